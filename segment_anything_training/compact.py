@@ -1,0 +1,1 @@
+"""The compact generator that ships with the project, and the small surrogate it is trained against."""

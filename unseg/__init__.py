@@ -1,0 +1,2 @@
+"""UnSeg: make images unlearnable to segmentation models."""
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""Errors that a user can do something about."""
+
+
+class UserError(Exception):
+    """What went wrong and the remedy, in one line that names the file or option. The command line prints it and exits 2."""
