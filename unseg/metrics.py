@@ -1,0 +1,58 @@
+"""What is measured: confusion matrix, intersection over union, and how much a network still learns from protected images."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+IGNORE_LABEL = 255
+
+
+def confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor, num_classes: int,
+                     ignore_label: int = IGNORE_LABEL) -> torch.Tensor:
+    """Pixel counts, num_classes×num_classes int64: row = true class, column = predicted class.
+
+    labels, predictions: integer tensors of one shape. Pixels whose label is `ignore_label` are not counted; every other
+    label and prediction lies in 0 … num_classes − 1.
+    """
+    counted = labels != ignore_label
+    pairs = labels[counted].to(torch.int64) * num_classes + predictions[counted].to(torch.int64)
+    return torch.bincount(pairs, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
+
+
+def class_iou(confusion: torch.Tensor) -> list[float | None]:
+    """Intersection over union of every class; None for a class that no label shows, which a mean must leave out."""
+    confusion = confusion.to(torch.float64)
+    intersection, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return [float(i / (t + p - i)) if t > 0 else None
+            for i, t, p in zip(intersection, labelled, predicted, strict=True)]
+
+
+def mean_iou(iou: Sequence[float | None]) -> float:
+    """Mean over the classes that the labels show (those that are not None)."""
+    present = [value for value in iou if value is not None]
+    if not present:
+        raise ValueError("mean_iou: no class has a labelled pixel")
+    return sum(present) / len(present)
+
+
+def retained_learning(protected: float, clean: float, trivial: float) -> float | None:
+    """(protected − trivial) / (clean − trivial): 1 = protection changed nothing, 0 = nothing was learnt.
+
+    All three are mIoU on the clean test images; `trivial` answers the majority class everywhere. None where the clean
+    network is no better than trivial: then there was nothing to retain.
+    """
+    return (protected - trivial) / (clean - trivial) if clean > trivial else None
+
+
+def majority_class(labels: np.ndarray, num_classes: int, ignore_label: int = IGNORE_LABEL) -> int:
+    """The class with most pixels in `labels` (integer array of any shape); the lowest index where several tie."""
+    return int(np.bincount(labels[labels != ignore_label].ravel(), minlength=num_classes).argmax())
+
+
+def trivial_iou(train_labels: np.ndarray, test_labels: np.ndarray, num_classes: int) -> list[float | None]:
+    """Every class's IoU on the test labels for the answer "the training labels' majority class" at every pixel."""
+    labels = torch.from_numpy(test_labels)
+    answer = torch.full_like(labels, majority_class(train_labels, num_classes))
+    return class_iou(confusion_matrix(labels, answer, num_classes))
