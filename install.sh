@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Makes the Python environment .venv in this folder and installs UnSeg in it, with the versions of constraints.txt.
+#
+#   bash install.sh
+#
+# Needs: python3 >= 3.10 with venv, and the network the first time (about 3 GB, mostly PyTorch).
+# Takes: 2 to 5 minutes the first time, a second when everything is there already.
+# Leaves: .venv/ (its log of the installation: .venv/install.log). Nothing outside this folder changes.
+# Settings: PYTHON=/path/to/python3  the interpreter to make .venv with (an existing .venv of another version is replaced).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+fail() {
+    echo "install.sh: $1" >&2
+    exit 1
+}
+
+# Succeeds where $1 is a Python that can make .venv; else leaves the reason in $problem.
+usable() {
+    if ! command -v "$1" >/dev/null 2>&1; then
+        problem="$1 is not there; install Python 3.10 or newer, or name one: PYTHON=/path/to/python3 bash install.sh"
+    elif ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        problem="$1 does not run or is older than Python 3.10; name a newer one: PYTHON=/path/to/python3 bash install.sh"
+    elif ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
+        problem="$1 has no venv; install that module (on Debian and Ubuntu: apt-get install python3-venv)"
+    else
+        return 0
+    fi
+    return 1
+}
+
+find_python() {
+    local candidate first_problem="" candidates=(python3 python3.13 python3.12 python3.11 python3.10)
+    if [[ -n ${PYTHON:-} ]]; then
+        candidates=("$PYTHON")
+    fi
+    for candidate in "${candidates[@]}"; do
+        if usable "$candidate"; then
+            python=$candidate
+            return
+        fi
+        first_problem=${first_problem:-$problem}
+    done
+    fail "$first_problem"
+}
+
+# What the installed environment depends on, as one line: the files that say what is installed, the interpreter, the folder.
+fingerprint() {
+    "$1" - <<'PY'
+import hashlib, os, pathlib, sys
+files = b"".join(pathlib.Path(name).read_bytes() for name in ("constraints.txt", "pyproject.toml", "install.sh"))
+print(hashlib.sha256(files).hexdigest(), sys.version.split()[0], os.getcwd())
+PY
+}
+
+version() {
+    "$1" -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null
+}
+
+# pip with its output in the log; a failure becomes one line.
+pip_install() {
+    if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" >>.venv/install.log 2>&1; then
+        local reason
+        reason=$(grep -E '^ERROR' .venv/install.log | tail -n 1 || true)
+        fail "pip failed (${reason:-see the log}); check the network and the free disk space, then run install.sh again (log: .venv/install.log)"
+    fi
+}
+
+installed_version=$(version .venv/bin/python || true)
+if [[ -n $installed_version && ( -z ${PYTHON:-} || $(version "$PYTHON" || true) == "$installed_version" ) ]] &&
+    [[ -f .venv/installed && $(cat .venv/installed) == "$(fingerprint .venv/bin/python)" ]]; then
+    exit 0
+fi
+
+find_python
+if [[ $installed_version != "$(version "$python")" ]]; then
+    echo "install.sh: making .venv with $(command -v "$python") ($(version "$python"))"
+    "$python" -m venv --clear .venv || fail "$python could not make .venv; remove the folder .venv and run install.sh again"
+fi
+rm -f .venv/installed
+: >.venv/install.log
+echo "install.sh: installing UnSeg and PyTorch into .venv; the first time this downloads about 3 GB and takes some minutes"
+# setuptools first, in its pinned version: the project is then built with it, not with whatever is newest that day.
+pip_install -c constraints.txt setuptools
+pip_install -c constraints.txt --no-build-isolation -e '.[evaluate,quickstart,test]'
+fingerprint .venv/bin/python >.venv/installed
+echo "install.sh: done; 'source .venv/bin/activate' puts the command unseg on your path"
