@@ -1,0 +1,43 @@
+"""A name → a network with random weights. Opens no file; `unseg.checkpoint` fills networks."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from segment_anything_training.compact import CompactGenerator, CompactSurrogate
+from segment_anything_training.generator import NoiseGenerator
+from segment_anything_training.sam import SamConfig
+from segment_anything_training.surrogate import Surrogate
+
+COMPACT = "compact"
+COMPACT_FINE = "compact_fine"  # the compact surrogate that starts with 3×3 pixels at full resolution
+SURROGATE_IMAGE_SIZE = 512
+
+# The sizes of SAM's three released models, as the generator uses them.
+SAM_CONFIGS = {
+    "vit_b": SamConfig(1024, embed_dim=768, depth=12, num_heads=12, global_blocks=(2, 5, 8, 11)),
+    "vit_l": SamConfig(1024, embed_dim=1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23)),
+    "vit_h": SamConfig(1024, embed_dim=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31)),
+}
+NAMES = (*SAM_CONFIGS, COMPACT)
+
+
+def build_generator(name: str) -> nn.Module:
+    """The generator `name` (one of NAMES), with random weights; ValueError lists the names."""
+    if name == COMPACT:
+        return CompactGenerator()
+    return NoiseGenerator(_config(name))
+
+
+def build_surrogate(name: str) -> nn.Module:
+    """The surrogate `name` (one of NAMES, or "compact_fine"), with random weights; SAM's at 512 pixels. ValueError lists the names."""
+    if name in (COMPACT, COMPACT_FINE):
+        return CompactSurrogate(wide_stem=name == COMPACT)
+    return Surrogate(replace(_config(name), image_size=SURROGATE_IMAGE_SIZE))
+
+
+def _config(name: str) -> SamConfig:
+    if name not in SAM_CONFIGS:
+        raise ValueError(f"unknown network {name!r}; available: {', '.join(NAMES)}")
+    return SAM_CONFIGS[name]

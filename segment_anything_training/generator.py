@@ -1,0 +1,47 @@
+"""The noise generator of the paper: a frozen SAM with a noise decoder."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from segment_anything_training.image_encoder import ImageEncoder
+from segment_anything_training.noise_decoder import NoiseDecoder
+from segment_anything_training.prompts import Prompts
+from segment_anything_training.sam import Normalise, SamConfig, check_images, encode_prompts, prompt_encoder
+
+
+def is_noise_part(name: str) -> bool:
+    """Whether a parameter or state entry is one of the parts added to SAM, the only ones that are trained."""
+    return "noise" in name
+
+
+class NoiseGenerator(nn.Module):
+    """Images B×3×S×S in [0, 1], padded with zeros where they are not square, and prompts → noise B×3×S/4×S/4 in [−1, 1].
+
+    image_size: S. mask_size: side of mask prompts, S/4. antialias: how images are brought to S (False, as published).
+    Only the parts that `is_noise_part` names require gradients.
+    """
+
+    antialias = False
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = config.image_size
+        self.mask_size = config.mask_size
+        self.normalise = Normalise()
+        self.image_encoder = ImageEncoder(config)
+        self.prompt_encoder = prompt_encoder(config)
+        self.mask_decoder = NoiseDecoder(config.embed_dim)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(is_noise_part(name))
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What training moves: the noise parts."""
+        return [parameter for name, parameter in self.named_parameters() if is_noise_part(name)]
+
+    def forward(self, images_B3SS: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        check_images(images_B3SS, self.image_size)
+        embeddings, first_global = self.image_encoder(self.normalise(images_B3SS))
+        sparse, dense = encode_prompts(self.prompt_encoder, prompts, len(images_B3SS))
+        return self.mask_decoder(embeddings, first_global, self.prompt_encoder.get_dense_pe(), sparse, dense)

@@ -1,0 +1,88 @@
+"""SAM's mask decoder with the trainable parts that turn it into a noise decoder; all their names contain "noise".
+
+Shapes: B batch, G side of the patch grid, D width of the image encoder, T sparse prompt tokens.
+"""
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.mask_decoder import MLP
+from torch import nn
+
+from segment_anything_training.sam import PROMPT_DIM, combine, run_tokens, token_transformer
+
+NOISE_CHANNELS = 3
+FEATURES = PROMPT_DIM // 8
+
+# Where the noise tokens' states are read. The tokens are [IoU 0, masks 1–4, noise 5–7, prompts 8 …], so 5 would be meant;
+# the published code reads from 4 (the last mask token and the first two noise tokens) and its weights were trained so.
+# Another value gives other noise from the published weights.
+NOISE_STATES_START = 4
+
+
+def upscale(dim: int, hidden: int) -> list[nn.Module]:
+    """Four times the side: dim → hidden → 32 channels."""
+    return [
+        nn.ConvTranspose2d(dim, hidden, kernel_size=2, stride=2),
+        LayerNorm2d(hidden),
+        nn.GELU(),
+        nn.ConvTranspose2d(hidden, FEATURES, kernel_size=2, stride=2),
+    ]
+
+
+class NoiseDecoder(MaskDecoder):
+    """Image embeddings, encoder features and prompts → noise B×3×4G×4G in (−1, 1).
+
+    SAM's mask and IoU outputs are not computed; their weights are kept, as the published state has them.
+    """
+
+    def __init__(self, encoder_dim: int) -> None:
+        super().__init__(transformer_dim=PROMPT_DIM, transformer=token_transformer())
+        self.noise_token = nn.Embedding(NOISE_CHANNELS, PROMPT_DIM)
+        self.noise_mlp = nn.ModuleList(MLP(PROMPT_DIM, PROMPT_DIM, FEATURES, 3) for _ in range(NOISE_CHANNELS))
+        self.noise_compress_vit_feat = nn.Sequential(
+            nn.Conv2d(encoder_dim, encoder_dim, kernel_size=3, padding=1),
+            LayerNorm2d(encoder_dim),
+            nn.GELU(),
+            *upscale(encoder_dim, PROMPT_DIM),
+        )
+        self.noise_embedding_encoder = nn.Sequential(
+            nn.Conv2d(PROMPT_DIM, PROMPT_DIM, kernel_size=3, padding=1),
+            LayerNorm2d(PROMPT_DIM),
+            nn.GELU(),
+            *upscale(PROMPT_DIM, PROMPT_DIM // 4),
+        )
+        self.noise_embedding_maskfeature = nn.Sequential(
+            nn.Conv2d(FEATURES, 2 * FEATURES, kernel_size=3, padding=1),
+            LayerNorm2d(2 * FEATURES),
+            nn.GELU(),
+            nn.Conv2d(2 * FEATURES, FEATURES, kernel_size=3, padding=1),
+        )
+        self._start_xavier()
+
+    def _start_xavier(self) -> None:
+        """Xavier-uniform noise tokens and convolutions, as published; the MLPs keep PyTorch's start."""
+        nn.init.xavier_uniform_(self.noise_token.weight)
+        for part in (self.noise_compress_vit_feat, self.noise_embedding_encoder, self.noise_embedding_maskfeature):
+            for layer in part:
+                if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                    nn.init.xavier_uniform_(layer.weight)
+
+    def forward(
+        self,
+        embeddings_B256GG: torch.Tensor,
+        first_global_BDGG: torch.Tensor,
+        position_1256GG: torch.Tensor,
+        sparse_BT256: torch.Tensor,
+        dense_B256GG: torch.Tensor,
+    ) -> torch.Tensor:
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.noise_token.weight])
+        states, upscaled = run_tokens(self, tokens, embeddings_B256GG, position_1256GG, sparse_BT256, dense_B256GG)
+        features = (
+            self.noise_embedding_maskfeature(upscaled)
+            + self.noise_embedding_encoder(embeddings_B256GG)
+            + self.noise_compress_vit_feat(first_global_BDGG)
+        )
+        weights = torch.stack([mlp(states[:, NOISE_STATES_START + i]) for i, mlp in enumerate(self.noise_mlp)], dim=1)
+        return torch.tanh(combine(weights, features))

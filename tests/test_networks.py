@@ -1,0 +1,346 @@
+"""The SAM-derived networks against the published ones (tests/conformance) and against segment_anything's own code."""
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conformance.fill_weights import fill_weights
+from safetensors.torch import load_file
+from segment_anything import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
+from segment_anything.modeling.image_encoder import Attention as SamAttention
+from segment_anything.modeling.image_encoder import ImageEncoderViT
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segment_anything_training import build, image_encoder, noise_decoder
+from segment_anything_training.generator import NoiseGenerator, is_noise_part
+from segment_anything_training.image_encoder import ImageEncoder
+from segment_anything_training.prompts import Prompts
+from segment_anything_training.sam import SamConfig
+from segment_anything_training.surrogate import Surrogate
+from unseg import frame, noise
+from unseg.config import Budget
+
+VECTORS = Path(__file__).parent / "conformance"
+SMALL_GENERATOR = SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7)
+SMALL_SURROGATE = SamConfig(128, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7)
+
+
+def shapes(network: torch.nn.Module) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def published_shapes(name: str) -> dict[str, list[int]]:
+    return json.loads((VECTORS / f"state_dict_{name}.json").read_text())
+
+
+def filled(network: torch.nn.Module) -> torch.nn.Module:
+    fill_weights(network)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def vectors() -> dict[str, torch.Tensor]:
+    return load_file(VECTORS / "small.safetensors")
+
+
+@pytest.fixture(scope="module")
+def generator() -> NoiseGenerator:
+    return filled(NoiseGenerator(SMALL_GENERATOR))
+
+
+def batch_of(vectors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    return torch.stack([vectors[f"input.{name}.{i}"] for i in range(2)])
+
+
+def prompts_of(vectors: dict[str, torch.Tensor], kinds: str) -> Prompts:
+    return Prompts(
+        masks=batch_of(vectors, "mask_inputs")[:, 0] if "mask" in kinds else None,
+        boxes=batch_of(vectors, "boxes")[:, 0] if "box" in kinds else None,
+        points=batch_of(vectors, "point_coords")[:, 0] if "points" in kinds else None,
+    )
+
+
+# State names
+
+
+def test_published_state_names():
+    assert shapes(NoiseGenerator(SMALL_GENERATOR)) == published_shapes("generator_small")
+    assert shapes(Surrogate(SMALL_SURROGATE)) == published_shapes("surrogate_small")
+    with torch.device("meta"):
+        assert shapes(build.build_generator("vit_b")) == published_shapes("generator_vit_b")
+        assert shapes(build.build_surrogate("vit_b")) == published_shapes("surrogate_vit_b")
+
+
+@pytest.mark.parametrize(
+    ("name", "official"), [("vit_b", build_sam_vit_b), ("vit_l", build_sam_vit_l), ("vit_h", build_sam_vit_h)]
+)
+def test_generator_without_noise_parts_is_sam(name, official):
+    with torch.device("meta"):
+        ours, sam = shapes(build.build_generator(name)), shapes(official())
+    assert {key: shape for key, shape in ours.items() if not is_noise_part(key)} == sam
+
+
+# Conformance vectors
+
+
+@pytest.mark.parametrize("kinds", ["none", "mask", "box", "points", "points_mask", "box_points_mask"])
+def test_noise_equals_published(generator, vectors, kinds):
+    with torch.no_grad():
+        noise_B3NN = generator(batch_of(vectors, "image"), prompts_of(vectors, kinds))
+    torch.testing.assert_close(noise_B3NN, vectors[f"noise.{kinds}"], rtol=0, atol=1e-4)
+
+
+def test_noise_equals_published_with_gradients(vectors):
+    """Where gradients flow, other attention code runs: every weight trains here, so that it runs throughout."""
+    generator = filled(NoiseGenerator(SMALL_GENERATOR)).requires_grad_(True)
+    noise_B3NN = generator(batch_of(vectors, "image"), prompts_of(vectors, "mask"))
+    torch.testing.assert_close(noise_B3NN.detach(), vectors["noise.mask"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kinds", ["none", "box_points_mask"])
+def test_batch_equals_one_by_one(generator, vectors, kinds):
+    images, prompts = batch_of(vectors, "image"), prompts_of(vectors, kinds)
+    with torch.no_grad():
+        together = generator(images, prompts)
+        single = torch.cat([generator(images[i : i + 1], prompts[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(together, single, rtol=0, atol=1e-5)
+
+
+def test_noise_states_start_one_token_early(generator, vectors, monkeypatch):
+    """The published weights expect position 4; either neighbour misses the vectors far beyond their 1e-4."""
+    assert noise_decoder.NOISE_STATES_START == 4
+    for start in (3, 5):
+        monkeypatch.setattr(noise_decoder, "NOISE_STATES_START", start)
+        with torch.no_grad():
+            noise_B3NN = generator(batch_of(vectors, "image"), Prompts())
+        assert (noise_B3NN - vectors["noise.none"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["box", "points", "mask"])
+def test_surrogate_equals_published(vectors, kind):
+    surrogate = filled(Surrogate(SMALL_SURROGATE))
+    label_B1SS = torch.nn.functional.interpolate(vectors["input.label"] / 255, (128, 128), mode="bilinear").round()
+    images = noise.add_noise(
+        batch_of(vectors, "surrogate_image"), vectors["noise.mask"], label_B1SS, Budget(object=1, background=0.25)
+    )
+    torch.testing.assert_close(
+        surrogate.normalise(images)[0], vectors["surrogate.normalised_input.0"], rtol=0, atol=1e-5
+    )
+    prompts = prompts_of(vectors, kind)
+    halved = Prompts(
+        masks=None if prompts.masks is None else prompts.masks[:, :, ::2, ::2],
+        boxes=None if prompts.boxes is None else prompts.boxes / 2,
+        points=None if prompts.points is None else prompts.points / 2,
+    )
+    with torch.no_grad():
+        logits = surrogate(images, halved)
+    torch.testing.assert_close(logits, vectors[f"logits.{kind}"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_vit_b_noise_equals_published():
+    row, column = torch.arange(1024.0)[:, None], torch.arange(1024.0)[None, :]
+    image = torch.stack(
+        [0.5 + 0.25 * torch.sin(row * (c + 1) / 37) + 0.25 * torch.cos(column * (c + 2) / 53) for c in range(3)]
+    )
+    disc = (torch.arange(256)[:, None] - 120) ** 2 + (torch.arange(256)[None, :] - 140) ** 2 < 70**2
+    generator = filled(build.build_generator("vit_b"))
+    with torch.no_grad():
+        noise_13NN = generator(image[None], Prompts(masks=255.0 * disc[None, None]))
+    expected = load_file(VECTORS / "vit_b.safetensors")["noise_every_4th"]
+    torch.testing.assert_close(noise_13NN[:, :, ::4, ::4], expected, rtol=0, atol=2e-4)
+
+
+def test_unlearnable_image_equals_published():
+    """From image, label and noise to the finished image, to the last bit."""
+    vectors = load_file(VECTORS / "apply_noise.safetensors")
+    image, label = vectors["image"].permute(1, 2, 0).numpy(), vectors["label"].numpy()
+    fed = frame.image_frame(image, 1024)[:, :, ::16, ::16]
+    torch.testing.assert_close(fed, vectors["generator_input"], rtol=0, atol=1e-6)
+    for mode, mask in (("all", (label != 0) & (label != 255)), ("single_6", label == 6)):
+        prompt = frame.mask_prompts(mask, 1024, 256).masks
+        assert torch.equal(prompt, vectors[f"{mode}.mask_prompt"])
+        region = noise.published_region(prompt[0, 0], *label.shape).numpy()
+        unlearnable = noise.apply(image, vectors["noise"][0], region, Budget(object=8, background=2))
+        assert np.array_equal(unlearnable.transpose(2, 0, 1), vectors[f"{mode}.unlearnable_image"].numpy())
+
+
+# Attention
+
+
+def attention_pair(size: int, dim: int = 32, heads: int = 4) -> tuple[image_encoder.Attention, SamAttention]:
+    """This project's attention and segment_anything's, with equal weights."""
+    torch.manual_seed(0)
+    reference = SamAttention(dim, heads, use_rel_pos=True, input_size=(size, size))
+    torch.nn.init.normal_(reference.rel_pos_h)
+    torch.nn.init.normal_(reference.rel_pos_w)
+    ours = image_encoder.Attention(dim, heads, size)
+    ours.load_state_dict(reference.state_dict())
+    return ours, reference
+
+
+@pytest.mark.parametrize("tile_elements", [1 << 20, 1000, 1])
+def test_attention_forward_equals_sam(monkeypatch, tile_elements):
+    """Folded (one large tile would do), tiles of rows with a partial last one, and one query a tile."""
+    monkeypatch.setattr(image_encoder, "TILE_ELEMENTS", tile_elements)
+    ours, reference = attention_pair(size=9)
+    x = torch.randn(2, 9, 9, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), reference(x), rtol=0, atol=1e-5)
+
+
+def test_attention_gradients_equal_sam():
+    ours, reference = attention_pair(size=9)
+    inputs = [torch.randn(2, 9, 9, 32).requires_grad_()]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    weight = torch.randn(2, 9, 9, 32)
+    for attention, x in zip((ours, reference), inputs):
+        (attention(x) * weight).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
+    expected = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-3, msg=name)
+
+
+def test_gradients_flow_where_tiles_would_run(monkeypatch):
+    monkeypatch.setattr(image_encoder, "TILE_ELEMENTS", 1)
+    ours, _ = attention_pair(size=5)
+    ours.requires_grad_(False)
+    ours.rel_pos_w.requires_grad_(True)
+    ours(torch.randn(1, 5, 5, 32)).sum().backward()
+    assert ours.rel_pos_w.grad.abs().sum() > 0
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation's result had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_attention_never_builds_all_logits(gradients):
+    size, heads = 48, 2
+    logits_of_one_head = size**4
+    ours, reference = attention_pair(size, dim=32, heads=heads)
+    x = torch.randn(1, size, size, 32)
+    with torch.set_grad_enabled(gradients):
+        with LargestTensor() as largest:
+            y = ours(x)
+            if gradients:
+                y.sum().backward()
+        with LargestTensor() as largest_of_sam:
+            reference(x)
+    assert largest.elements <= max(image_encoder.TILE_ELEMENTS, logits_of_one_head // 4)
+    assert largest_of_sam.elements >= heads * logits_of_one_head
+
+
+def test_encoder_equals_sam_and_returns_first_global_block():
+    config = SMALL_GENERATOR
+    reference = ImageEncoderViT(
+        img_size=config.image_size, embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads,
+        use_rel_pos=True, window_size=config.window, global_attn_indexes=config.global_blocks,
+        norm_layer=lambda dim: torch.nn.LayerNorm(dim, eps=1e-6),
+    )
+    ours = ImageEncoder(config)
+    fill_weights(reference)
+    ours.load_state_dict(reference.state_dict())
+    kept = []
+    reference.blocks[config.global_blocks[0]].register_forward_hook(lambda module, args, output: kept.append(output))
+    images = torch.randn(1, 3, config.image_size, config.image_size)
+    with torch.no_grad():
+        embedding, features = ours(images)
+        torch.testing.assert_close(embedding, reference(images), rtol=0, atol=1e-4)
+    torch.testing.assert_close(features, kept[0].permute(0, 3, 1, 2), rtol=0, atol=1e-4)
+
+
+# Training
+
+
+def test_only_noise_parts_train():
+    with torch.device("meta"):
+        generator = build.build_generator("vit_b")
+    trainable = sum(parameter.numel() for parameter in generator.trainable_parameters())
+    assert round(trainable / 1e6, 2) == 7.25
+    assert round(sum(parameter.numel() for parameter in generator.parameters()) / 1e6) == 101
+    assert trainable == sum(parameter.numel() for parameter in generator.parameters() if parameter.requires_grad)
+
+
+def test_generator_gradients_reach_every_noise_part_and_no_other(vectors):
+    generator = filled(NoiseGenerator(SMALL_GENERATOR))
+    generator(batch_of(vectors, "image"), prompts_of(vectors, "mask")).sum().backward()
+    for name, parameter in generator.named_parameters():
+        if is_noise_part(name):
+            assert parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_surrogate_gradients_reach_its_input():
+    surrogate = Surrogate(SMALL_SURROGATE)
+    images = torch.rand(2, 3, 128, 128, requires_grad=True)
+    surrogate(images, Prompts(boxes=torch.tensor([[8.0, 8, 90, 70]] * 2))).sum().backward()
+    assert (images.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
+    assert len(surrogate.trainable_parameters()) == len(list(surrogate.parameters()))
+    assert surrogate.image_encoder.pos_embed.grad.abs().sum() > 0
+
+
+def test_noise_parts_start_xavier_uniform():
+    decoder = noise_decoder.NoiseDecoder(encoder_dim=96)
+    layers = {
+        decoder.noise_token: 3 + 256,
+        decoder.noise_compress_vit_feat[0]: 9 * (96 + 96),
+        decoder.noise_embedding_encoder[3]: 4 * (256 + 64),
+        decoder.noise_embedding_maskfeature[3]: 9 * (64 + 32),
+    }
+    for layer, fans in layers.items():
+        bound = (6 / fans) ** 0.5
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+
+
+# Building and misuse
+
+
+def test_build_names():
+    assert build.NAMES == ("vit_b", "vit_l", "vit_h", "compact")
+    for make in (build.build_generator, build.build_surrogate):
+        with pytest.raises(ValueError, match="'vit_x'; available: vit_b, vit_l, vit_h, compact"):
+            make("vit_x")
+
+
+def test_sizes_of_the_interface(generator):
+    assert (generator.image_size, generator.mask_size, generator.antialias) == (256, 64, False)
+    with torch.device("meta"):
+        surrogate = build.build_surrogate("vit_b")
+    assert (surrogate.image_size, surrogate.mask_size) == (512, 128)
+
+
+def test_constructors_open_no_file(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"opened {args[0]}")
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    NoiseGenerator(SMALL_GENERATOR)
+    Surrogate(SMALL_SURROGATE)
+
+
+def test_misuse_is_named(generator):
+    with pytest.raises(ValueError, match=r"images: expected B×3×256×256, got \(1, 3, 128, 128\)"):
+        generator(torch.zeros(1, 3, 128, 128), Prompts())
+    with pytest.raises(ValueError, match="prompts.boxes: 1 entries for 2 images"):
+        generator(torch.zeros(2, 3, 256, 256), Prompts(boxes=torch.zeros(1, 4)))
+    with pytest.raises(ValueError, match="multiple of 16"):
+        SamConfig(100, embed_dim=96, depth=4, num_heads=4, global_blocks=(1,))
+    with pytest.raises(ValueError, match="global_blocks"):
+        SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=())
