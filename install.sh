@@ -61,7 +61,7 @@ version() {
 pip_install() {
     if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" >>.venv/install.log 2>&1; then
         local reason
-        reason=$(grep -E '^ERROR' .venv/install.log | tail -n 1 || true)
+        reason=$(grep -E '^ERROR' .venv/install.log | head -n 1 || true)
         fail "pip failed (${reason:-see the log}); check the network and the free disk space, then run install.sh again (log: .venv/install.log)"
     fi
 }
