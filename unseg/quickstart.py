@@ -1,0 +1,84 @@
+"""The quick start: protects photographs that scikit-image ships, and draws one picture a photograph.
+
+`python -m unseg.quickstart [FOLDER]` does with the `unseg` command what a user would do with a folder of their own.
+"""
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from unseg import cli
+from unseg.errors import UserError
+from unseg.images import read_image, read_label, write_png
+from unseg.report import before_after_noise_mask
+
+# File in scikit-image's wheel → folder-friendly name. All are inside the wheel: nothing is downloaded.
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+
+def copy_photographs(folder: Path) -> None:
+    """The photographs into FOLDER/photographs and their masks into FOLDER/masks, both as the files they are."""
+    if find_spec("skimage") is None:
+        raise UserError("the quick start needs the photographs of scikit-image: pip install 'unseg[quickstart]'")
+    for kind in ("photographs", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for name in PHOTOGRAPHS:
+        mask = Path(name).with_suffix(".png").name
+        for source, target in ((resources.files("skimage.data") / name, folder / "photographs" / name),
+                               (resources.files("unseg") / "quickstart_data" / mask, folder / "masks" / mask)):
+            if not source.is_file():
+                raise UserError(f"{source}: not installed; run `bash install.sh` again")
+            target.write_bytes(source.read_bytes())
+
+
+def draw_pictures(folder: Path) -> list[Path]:
+    """FOLDER/pictures/NAME.png for every photograph: original, unlearnable version, noise × 16, mask."""
+    pictures = []
+    for name in PHOTOGRAPHS:
+        as_png = Path(name).with_suffix(".png").name
+        original = read_image(folder / "photographs" / name).pixels
+        unlearnable = read_image(folder / "protected" / as_png).pixels
+        mask = read_label(folder / "masks" / as_png) == 1
+        pictures.append(folder / "pictures" / as_png)
+        write_png(pictures[-1], before_after_noise_mask(original, unlearnable, mask))
+    return pictures
+
+
+def run(folder: Path) -> int:
+    """The whole quick start in `folder`; returns the exit code of the first command that fails, or 0."""
+    copy_photographs(folder)
+    if (folder / "protected").exists():
+        shutil.rmtree(folder / "protected")  # of an earlier quick start: each one protects anew
+    commands = (
+        ["protect", f"{folder / 'photographs'}", "--masks", f"{folder / 'masks'}", "--out", f"{folder / 'protected'}"],
+        ["verify", f"{folder / 'protected'}"],
+    )
+    for command in commands:
+        print(f"\n$ unseg {' '.join(command)}", flush=True)
+        code = cli.main(command)
+        if code != 0:
+            return code
+    print("\nOriginal, unlearnable version, noise × 16 and mask, side by side:")
+    for picture in draw_pictures(folder):
+        print(f"  {picture}")
+    print(f"The protected photographs are in {folder / 'protected'}. For your own: unseg protect IMAGES --out DIR")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+        print("usage: python -m unseg.quickstart [FOLDER]", file=sys.stderr)
+        return 2
+    try:
+        return run(Path(*arguments) if arguments else Path("quickstart"))
+    except UserError as error:
+        print(f"unseg: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
