@@ -1,0 +1,118 @@
+"""From what a mask file holds to the object: H×W bool."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from unseg.errors import UserError
+from unseg.images import ImageError, Label, open_label
+
+MaskKind = Literal["binary", "index"]
+BINARY_THRESHOLD = 127  # above it is object; the published generation rounds value / 255, which is the same
+HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """Which values of a mask file are object.
+
+    kind: "binary" (grey levels, above 127 is object) or "index" (class ids). objects: the ids that are object, or None
+    for every id but `background_label`. ignore_label: an id that is never object. Either label may be None.
+    """
+
+    kind: MaskKind = "index"
+    objects: tuple[int, ...] | None = None
+    ignore_label: int | None = 255
+    background_label: int | None = 0
+
+    def __post_init__(self) -> None:
+        if self.kind == "binary" and self.objects is not None:
+            raise UserError("--objects with class ids needs class-index masks, but the masks are binary: give --objects all"
+                            " or --mask-type index")
+
+
+def object_mask(values_HW: np.ndarray, rule: MaskRule) -> np.ndarray:
+    """The object, H×W bool. values: H×W integers as `unseg.images.read_label` gives them."""
+    if rule.kind == "binary":
+        threshold = 0 if values_HW.max(initial=0) <= 1 else BINARY_THRESHOLD  # some tools write 0 and 1
+        return values_HW > threshold
+    if rule.objects is None:
+        chosen = np.ones(values_HW.shape, bool) if rule.background_label is None else values_HW != rule.background_label
+    else:
+        chosen = np.isin(values_HW, rule.objects)
+    return chosen if rule.ignore_label is None else chosen & (values_HW != rule.ignore_label)
+
+
+def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """The pixels inside any of the boxes (XYXY, corners inclusive), H×W bool."""
+    mask = np.zeros((height, width), bool)
+    for left, top, right, bottom in boxes_N4:
+        rows = slice(max(0, int(np.ceil(top))), max(0, int(np.floor(bottom)) + 1))
+        columns = slice(max(0, int(np.ceil(left))), max(0, int(np.floor(right)) + 1))
+        mask[rows, columns] = True
+    return mask
+
+
+def parse_objects(text: str) -> tuple[int, ...] | None:
+    """`all` → None; `3,4` or `1-5,9` → the ids, sorted. Anything else is a UserError."""
+    if text.strip().lower() == "all":
+        return None
+    ids: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
+            raise UserError(f"--objects {text}: give `all` or class ids such as 3,4 or 1-5")
+        ids.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(ids))
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What the masks of a folder are, and the sentence that tells the user."""
+
+    kind: MaskKind
+    statement: str
+
+
+def detect_kind(paths: Sequence[Path], executor: Executor | None = None,
+                progress: Callable[[Iterable], Iterable] = iter) -> Detected:
+    """Decide for all the masks of a folder together, so that one file cannot be read unlike its neighbours.
+
+    A palette anywhere means class ids. Else only 0 and 255 (or JPEG files) mean binary. Else 255 beside values over 200
+    without a palette means binary with grey edges. Else class ids. Files that cannot be read do not vote.
+    """
+    seen = np.zeros(256, bool)
+    lossy = larger = False
+    for label in progress((executor.map if executor else map)(_try_label, paths)):
+        if label is None:
+            continue
+        if label.palette:
+            return Detected("index", "class ids (palette PNG)")
+        if label.lossy:
+            lossy = True
+            continue
+        larger |= bool(label.values.max(initial=0) > 255)
+        seen[np.unique(label.values[label.values < 256])] = True
+    values = np.flatnonzero(seen)
+    between = values[(values > 0) & (values < 255)]
+    if larger:
+        return Detected("index", "class ids (values over 255)")
+    if between.size == 0:
+        return Detected("binary", "binary (above 127 is object)" if lossy else "binary (0 and 255)")
+    if seen[255] and between.max() > HIGHEST_CLASS_ID:
+        return Detected("binary", f"binary with grey edges (values such as {between.max()} beside 0 and 255): above 127 is"
+                                  " object; if they are class ids give --mask-type index")
+    return Detected("index", f"class ids ({between.size} of them, {between.min()} to {between.max()}); if they are grey"
+                             " levels give --mask-type binary")
+
+
+def _try_label(path: Path) -> Label | None:
+    try:
+        return open_label(path)
+    except ImageError:
+        return None  # reported by name when its image is protected
