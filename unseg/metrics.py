@@ -1,6 +1,7 @@
 """What is measured: confusion matrix, intersection over union, and how much a network still learns from protected images."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,3 +57,9 @@ def trivial_iou(train_labels: np.ndarray, test_labels: np.ndarray, num_classes: 
     labels = torch.from_numpy(test_labels)
     answer = torch.full_like(labels, majority_class(train_labels, num_classes))
     return class_iou(confusion_matrix(labels, answer, num_classes))
+
+
+def psnr(original: np.ndarray, changed: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB over all values of two uint8 images of one shape; infinite where they are equal."""
+    error = float(np.mean(np.square(original.astype(np.float64) - changed)))
+    return 10 * math.log10(255.0 ** 2 / error) if error > 0 else math.inf

@@ -4,7 +4,8 @@ Layout: ROOT/images/{train,test}/NAME.jpg|jpeg|png and ROOT/labels/{train,test}/
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from unseg.errors import UserError
-from unseg.images import read_image, read_label
+from unseg.images import read_bytes, read_image, read_label
 from unseg.metrics import IGNORE_LABEL
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -31,58 +32,91 @@ class Pair:
         return read_image(self.image).pixels
 
     def classes(self) -> np.ndarray:
-        """H×W uint8, class or 255; the size of the image."""
-        label = read_label(self.label)
-        if label.min() < 0 or label.max() > IGNORE_LABEL:
-            raise UserError(f"{self.label}: class {label.max()} is out of range; labels are class indices from 0 to 254, or 255")
-        return label.astype(np.uint8)
+        """H×W uint8: a class, or 255 for pixels that are not labelled."""
+        classes = read_label(self.label)
+        if classes.min() < 0 or classes.max() > IGNORE_LABEL:
+            raise UserError(f"{self.label}: value {classes.max()} is out of range; a label map holds classes from 0 to 254, "
+                            "and 255 where nothing is labelled")
+        return classes.astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learnt. objects: the classes that are the object; None: every labelled pixel is, and classes stay apart."""
+    """What is to be learnt. objects: the classes that are the object, against the rest; None: every class apart."""
 
     name: str
-    num_classes: int
     objects: tuple[int, ...] | None = None
 
-    def labels(self, classes_HW: np.ndarray) -> np.ndarray:
-        """The training label of every pixel: with objects, 1 on them and 0 elsewhere; 255 stays 255. uint8."""
+    def labels(self, classes: np.ndarray) -> np.ndarray:
+        """The training labels of class maps of any shape: with objects, 1 on them, 0 elsewhere; 255 stays. uint8."""
         if self.objects is None:
-            return classes_HW
-        binary = np.isin(classes_HW, self.objects).astype(np.uint8)
-        return np.where(classes_HW == IGNORE_LABEL, np.uint8(IGNORE_LABEL), binary)
+            return classes
+        return np.where(classes == IGNORE_LABEL, classes, np.isin(classes, self.objects).astype(np.uint8))
 
     def object_mask(self, classes_HW: np.ndarray) -> np.ndarray:
-        """The pixels that are prompted with and that get the object's budget: H×W bool."""
+        """The pixels that prompt the generator and have the object's budget: H×W bool. Without objects, all labelled ones."""
         if self.objects is None:
             return classes_HW != IGNORE_LABEL
         return np.isin(classes_HW, self.objects)
 
+    def num_classes(self, train_classes: np.ndarray) -> int:
+        """2 with objects, else one more than the highest class of the training labels."""
+        labelled = train_classes[train_classes != IGNORE_LABEL]
+        if labelled.size == 0:
+            raise UserError(f"--data: the training labels hold no class (every pixel is {IGNORE_LABEL}, not labelled)")
+        if self.objects is None:
+            return int(labelled.max()) + 1
+        missing = [str(value) for value in self.objects if not (labelled == value).any()]
+        if missing:
+            raise UserError(f"--object-classes: no training label has class {', '.join(missing)}; "
+                            f"there are {', '.join(map(str, np.unique(labelled)))}")
+        return 2
+
 
 def list_pairs(root: Path, split: str) -> list[Pair]:
-    """The images of `split` that have a label map, by name. UserError where a folder is missing or they share no name."""
+    """The images of `split` with their label maps, by name. UserError where a folder or a label map is missing."""
     images, labels = root / "images" / split, root / "labels" / split
     for folder in (images, labels):
         if not folder.is_dir():
-            raise UserError(f"--data {root}: no folder {folder.relative_to(root)}; expected images/{{train,test}} and "
-                            "labels/{train,test}")
+            raise UserError(f"--data {root}: there is no folder {folder.relative_to(root)}; "
+                            "expected images/train, images/test, labels/train and labels/test")
     found: dict[str, Path] = {}
     for path in sorted(images.iterdir()):
         if path.suffix.lower() in SUFFIXES:
             if path.stem in found:
-                raise UserError(f"{path}: has the same name as {found[path.stem].name}; keep one of the two")
+                raise UserError(f"{path}: {found[path.stem].name} has the same name; remove one of the two")
             found[path.stem] = path
     if not found:
-        raise UserError(f"--data {root}: no image in images/{split} ({', '.join(SUFFIXES)})")
+        raise UserError(f"--data {root}: no image ({', '.join(SUFFIXES)}) in images/{split}")
     unlabelled = [name for name in found if not (labels / f"{name}.png").is_file()]
     if len(unlabelled) == len(found):
-        raise UserError(f"--data {root}: images/{split} and labels/{split} have no common name; "
-                        "labels are NAME.png for an image NAME.jpg or NAME.png")
+        raise UserError(f"--data {root}: images/{split} and labels/{split} have no name in common; "
+                        "the label map of NAME.jpg is NAME.png")
     if unlabelled:
-        raise UserError(f"{found[unlabelled[0]]}: no label map {labels / (unlabelled[0] + '.png')} "
-                        f"({len(unlabelled)} images lack one); add it or remove the image")
+        raise UserError(f"{found[unlabelled[0]]}: its label map {labels / (unlabelled[0] + '.png')} is missing "
+                        f"(so for {len(unlabelled)} of {len(found)} images); add it or remove the image")
     return [Pair(name, path, labels / f"{name}.png") for name, path in found.items()]
+
+
+def check_disjoint(train: Sequence[Pair], test: Sequence[Pair]) -> None:
+    """Raises UserError where a test image is, byte for byte, a training image: it would measure memory."""
+    seen = {_digest(pair.image): pair for pair in train}
+    for pair in test:
+        twin = seen.get(_digest(pair.image))
+        if twin is not None:
+            raise UserError(f"{pair.image}: this test image is also a training image ({twin.image}); remove one of the two")
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Short hash over the names and contents of files: whether results were made from the same ones."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(f"{path.name} {_digest(path)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def shrink_image(pixels_HW3: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -95,14 +129,22 @@ def shrink_label(label_HW: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(label_HW, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def load_split(pairs: Sequence[Pair], task: Task, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """All of a split at the training size: images N×H×W×3 uint8 and the task's labels N×H×W uint8."""
+def load_split(pairs: Sequence[Pair], width: int, height: int,
+               tick: Callable[[], None] = lambda: None) -> tuple[np.ndarray, np.ndarray]:
+    """A split at the training size: images N×H×W×3 uint8 and class maps N×H×W uint8 (Task.labels makes labels of them)."""
     images = np.empty((len(pairs), height, width, 3), np.uint8)
-    labels = np.empty((len(pairs), height, width), np.uint8)
+    classes = np.empty((len(pairs), height, width), np.uint8)
     for i, pair in enumerate(pairs):
-        pixels, classes = pair.pixels(), pair.classes()
-        if pixels.shape[:2] != classes.shape:
-            raise UserError(f"{pair.image}: {pixels.shape[1]}×{pixels.shape[0]} pixels, but its label map {pair.label} has "
-                            f"{classes.shape[1]}×{classes.shape[0]}; they must be of one size")
-        images[i], labels[i] = shrink_image(pixels, width, height), shrink_label(task.labels(classes), width, height)
-    return images, labels
+        pixels, label = read_pair(pair)
+        images[i], classes[i] = shrink_image(pixels, width, height), shrink_label(label, width, height)
+        tick()
+    return images, classes
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels H×W×3 and classes H×W uint8 at full size; UserError where their sizes differ."""
+    pixels, classes = pair.pixels(), pair.classes()
+    if pixels.shape[:2] != classes.shape:
+        raise UserError(f"{pair.image}: {pixels.shape[1]}×{pixels.shape[0]} pixels, but its label map {pair.label} has "
+                        f"{classes.shape[1]}×{classes.shape[0]}; they must be of one size")
+    return pixels, classes

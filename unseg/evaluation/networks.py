@@ -1,24 +1,58 @@
 """The networks that are trained from scratch on clean and on protected images. None starts from pretrained weights.
 
-A network is a callable from images B×3×H×W to logits B×C×H×W (H and W multiples of 32). To add one, add a row.
+To add one, add a row to NETWORKS: a function from the number of classes to a module that takes B×3×H×W, H and W multiples
+of 32, to logits B×C×H×W.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from unseg.errors import UserError
 
+STRIDE = 32  # the encoders below halve their input five times
+
+
+def _smp(architecture: str, encoder: str, **options: int) -> Callable[[int], nn.Module]:
+    def build(classes: int) -> nn.Module:
+        try:
+            import segmentation_models_pytorch as smp  # an optional dependency: only measuring needs it
+        except ImportError:
+            raise UserError("segmentation-models-pytorch is not installed; run: pip install 'unseg[evaluate]'") from None
+        return getattr(smp, architecture)(encoder, encoder_weights=None, classes=classes, **options)
+    return build
+
+
+# Cost of one training step on 4 images of 128×96, on one 2.5 GHz AVX2 core: 0.6 s, 0.2 s, 0.2 s.
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
-    "unet_resnet18": lambda classes: smp.Unet("resnet18", encoder_weights=None, classes=classes),
-    "fpn_mobilenet_v2": lambda classes: smp.FPN("mobilenet_v2", encoder_weights=None, classes=classes),
+    "unet_resnet18": _smp("Unet", "resnet18"),
+    "fpn_mobilenet_v2": _smp("FPN", "mobilenet_v2", decoder_pyramid_channels=128, decoder_segmentation_channels=64),
+    "segformer_b0": _smp("Segformer", "mit_b0", decoder_segmentation_channels=64),
 }
+
+
+class AnySize(nn.Module):
+    """`network` for images of any size: pads with zeros right and below to a multiple of STRIDE, crops the logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        height, width = images_B3HW.shape[-2:]
+        return self.network(F.pad(images_B3HW, (0, -width % STRIDE, 0, -height % STRIDE)))[..., :height, :width]
+
+
+def check_network(name: str) -> None:
+    """Raises UserError where there is no such network."""
+    if name not in NETWORKS:
+        raise UserError(f"--networks: unknown network '{name}'; available: {', '.join(NETWORKS)}")
 
 
 def build_network(name: str, num_classes: int) -> nn.Module:
     """The network `name` with `num_classes` outputs and random weights drawn from torch's global generator."""
-    if name not in NETWORKS:
-        raise UserError(f"--networks: unknown network '{name}'; available: {', '.join(NETWORKS)}")
-    return NETWORKS[name](num_classes)
+    check_network(name)
+    return AnySize(NETWORKS[name](num_classes))

@@ -79,8 +79,8 @@ def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_imag
                    tick: Callable[[int], None] = lambda step: None) -> Result:
     """Trains `network` from random weights and tests it every `eval_every` steps and at the end.
 
-    images: N×H×W×3 uint8; labels: N×H×W uint8, class or 255 (not counted). H and W multiples of 32. device: cpu, cuda, or
-    auto (cuda where there is one). report is called after each evaluation, tick after each step. On one machine and one number
+    images: N×H×W×3 uint8; labels: N×H×W uint8, class or 255 (not counted). device: cpu, cuda, or auto (cuda where there is
+    one). report is called after each evaluation, tick after each step. On one machine and one number
     of threads, the same arguments give the same weights on the CPU.
     """
     schedule = Schedule(steps=steps, batch=batch, eval_every=eval_every, seed=seed)
