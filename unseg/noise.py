@@ -4,11 +4,15 @@ Shapes: B batch, S side of a square frame, H×W the image's own size.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from unseg.config import Budget
+from unseg.frame import WHOLE, resize_part
 
 GREY_LEVELS = 255.0
 
@@ -22,12 +26,14 @@ def epsilon_map(region: torch.Tensor, budget: Budget) -> torch.Tensor:
     return (budget.background + (budget.object - budget.background) * region) / GREY_LEVELS
 
 
-def add_noise(images_B3HW: torch.Tensor, noise_B3NN: torch.Tensor, region_B1HW: torch.Tensor, budget: Budget) -> torch.Tensor:
+def add_noise(images_B3HW: torch.Tensor, noise_B3NN: torch.Tensor, region_B1HW: torch.Tensor, budget: Budget,
+              antialias: bool = False) -> torch.Tensor:
     """Noised images in [0, 1], differentiable in the noise: what the surrogate sees.
 
     images: float in [0, 1]; noise: in [−1, 1], resized bilinearly to the images' size; region: 1 on the object, else 0.
+    antialias: whether that resizing averages over the area of a pixel, as a reader that shrinks images well does.
     """
-    noise = F.interpolate(noise_B3NN, images_B3HW.shape[-2:], mode="bilinear", align_corners=False)
+    noise = F.interpolate(noise_B3NN, images_B3HW.shape[-2:], mode="bilinear", align_corners=False, antialias=antialias)
     return (images_B3HW + epsilon_map(region_B1HW, budget) * noise).clamp(0, 1)
 
 
@@ -36,15 +42,33 @@ def published_region(mask_prompt_MM: torch.Tensor, height: int, width: int) -> t
 
     mask_prompt: M×M of 0 or 255, covering the image padded right and below to a square. Returns H×W bool.
     """
-    side = max(height, width)
-    mask = F.interpolate(mask_prompt_MM[None, None] / 255.0, (side, side), mode="bilinear", align_corners=False)
-    return mask[0, 0, :height, :width].round() > 0
+    region = torch.empty((height, width), dtype=torch.bool)
+    for columns, mask in _resized_strips(mask_prompt_MM[None] / 255.0, height, width):
+        region[:, columns] = mask[0].round() > 0
+    return region
 
 
 def resize_noise(noise_3NN: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Noise of the padded square, resized bilinearly to the image's long side and cropped: 3×H×W."""
-    side = max(height, width)
-    return F.interpolate(noise_3NN[None], (side, side), mode="bilinear", align_corners=False)[0, :, :height, :width]
+    return torch.cat([strip for _, strip in _resized_strips(noise_3NN, height, width)], dim=2)
+
+
+def _resized_strips(square_CNN: torch.Tensor, height: int, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The crop at the top left of `square` resized bilinearly to the long side: columns, and their C×H×columns values.
+
+    The square itself is never built (a 20,000×20 image would need 4.8 GB for its noise). An image of up to `WHOLE` pixels
+    is one strip with exactly the values of F.interpolate; of a larger one the columns are resized before the rows,
+    which moves values by at most 2e-7.
+    """
+    square, scale = square_CNN[None], max(height, width) / square_CNN.shape[-1]
+    if height * width <= WHOLE:
+        yield slice(0, width), resize_part(square, height, width, scale, scale)[0]
+        return
+    wide = resize_part(square, square.shape[2], width, 1.0, scale)
+    step = max(1, WHOLE // height)
+    for start in range(0, width, step):
+        strip = wide[..., start:start + step].contiguous()
+        yield slice(start, start + strip.shape[3]), resize_part(strip, height, strip.shape[3], scale, 1.0)[0]
 
 
 def apply(image_HW3: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:
@@ -61,13 +85,21 @@ def apply(image_HW3: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray,
         raise ValueError(f"image: expected H×W×3 uint8, got {image_HW3.shape} {image_HW3.dtype}")
     if region_HW.shape != (height, width):
         raise ValueError(f"region: expected {height}×{width}, got {region_HW.shape}")
-    image = torch.from_numpy(np.ascontiguousarray(image_HW3))
-    region = torch.from_numpy(np.ascontiguousarray(region_HW, dtype=bool))
-    noise = resize_noise(noise_3NN, height, width).permute(1, 2, 0)
-    scaled = noise * (epsilon_map(region, budget)[..., None] * GREY_LEVELS)
-    limit = torch.where(region, int(budget.object), int(budget.background)).to(torch.int16)[..., None]
-    change = ((image + scaled).clamp(0, 255).round().to(torch.int16) - image).clamp(-limit, limit)
-    return (image + change).to(torch.uint8).numpy()
+    noised = np.empty_like(image_HW3)
+    for columns, noise in _resized_strips(noise_3NN, height, width):
+        strip = torch.from_numpy(np.stack(cv2.split(np.ascontiguousarray(image_HW3[:, columns]))))
+        strip_region = torch.from_numpy(np.ascontiguousarray(region_HW[:, columns], dtype=bool))
+        noised[:, columns] = cv2.merge(list(_add(strip, noise, strip_region, budget).numpy()))
+    return noised
+
+
+def _add(image_3HW: torch.Tensor, noise_3HW: torch.Tensor, region_HW: torch.Tensor, budget: Budget) -> torch.Tensor:
+    """`apply` for pixels and noise of one size; in place where that saves memory."""
+    sum_ = noise_3HW * (epsilon_map(region_HW, budget) * GREY_LEVELS)
+    sum_ = sum_.add_(image_3HW).clamp_(0, 255).round_()
+    limit = torch.where(region_HW, int(budget.object), int(budget.background)).to(torch.float32)
+    change = sum_.sub_(image_3HW).clamp_(-limit, limit)  # whole numbers up to 255: exact as floats
+    return change.add_(image_3HW).to(torch.uint8)
 
 
 def uniform(height: int, width: int, generator: np.random.Generator) -> torch.Tensor:
