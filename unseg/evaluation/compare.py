@@ -1,17 +1,20 @@
 """Clean against protected against random noise: every condition and network through one trainer, results in one JSON file.
 
 OUT/results.json holds a run for each (task, network, condition) and is rewritten after each run; a run that is there with
-equal settings is not repeated. OUT/curves.jsonl gains a line for each evaluation, for watching a run.
+equal settings is not repeated; a folder with runs of the same task under another schedule, size or data is refused, since
+they could not be compared. OUT/curves.jsonl gains a line for each evaluation, for watching a run.
 """
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from unseg import metrics
 from unseg.config import Budget
@@ -28,7 +31,7 @@ SMALLEST_SIDE = 32
 
 @dataclass(frozen=True)
 class Source:
-    """How the training images of a condition are made. identity: what it depends on, for the settings of a run."""
+    """How the training images of a condition are made. identity: all that it depends on; another one makes a run anew."""
 
     change: Change
     identity: Json = field(default_factory=dict)
@@ -87,21 +90,22 @@ def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()
     train_labels, test_labels = plan.task.labels(train_classes), plan.task.labels(test_classes)
     check_labels(test_labels, num_classes, "--data: test labels")
     common = {**_common_settings(plan, train, test), "num_classes": num_classes}
-    results = Results(plan.out, _facts(plan, len(train), train_labels, test_labels, num_classes))
+    results = Results(plan.out, common, _facts(plan, len(train), train_labels, test_labels, num_classes))
     for condition in plan.conditions:
         source = sources.get(condition)
-        settings = {network: {**common, "network": network, "condition": condition, **(source.identity if source else {})}
-                    for network in plan.networks}
-        open_networks = [network for network in plan.networks if not results.holds(settings[network])]
-        for network in set(plan.networks) - set(open_networks):
-            watcher.reused(condition, network)
-        if not open_networks:
+        settings = {network: {**common, "network": network, "condition": condition,
+                              "images": source.identity if source else {}} for network in plan.networks}
+        missing = [network for network in plan.networks if not results.holds(settings[network])]
+        for network in plan.networks:
+            if network not in missing:
+                watcher.reused(condition, network)
+        if not missing:
             continue
         made = TrainingImages(images)
         if source is not None:
             watcher.begin(f"{condition}: images", len(train))
             made = changed_images(train, plan.task, plan.width, plan.height, source.change, watcher.tick)
-        for network in open_networks:
+        for network in missing:
             _run(plan, settings[network], made, (train_labels, test_images, test_labels), results, watcher)
     return results.content
 
@@ -116,6 +120,7 @@ def _run(plan: Plan, settings: Json, made: TrainingImages, rest: tuple[np.ndarra
         watcher.evaluated(condition, network, evaluation)
 
     watcher.begin(f"{condition}: {network}", schedule.steps)
+    started = time.perf_counter()
     result = train_and_test(made.images, *rest, settings["num_classes"], network, schedule.steps, schedule.seed,
                             batch=schedule.batch, eval_every=schedule.eval_every, device=plan.device, report=report,
                             tick=lambda step: watcher.tick())
@@ -124,6 +129,8 @@ def _run(plan: Plan, settings: Json, made: TrainingImages, rest: tuple[np.ndarra
         "per_class_iou": result.per_class_iou, "curve": [asdict(point) for point in result.curve],
         "psnr": made.psnr, "max_change_object": made.max_change_object,
         "max_change_background": made.max_change_background,
+        "seconds": round(time.perf_counter() - started, 1), "device": str(choose_device(plan.device)),
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
     })
 
 
@@ -148,10 +155,19 @@ def _facts(plan: Plan, train_count: int, train_labels: np.ndarray, test_labels: 
 class Results:
     """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}."""
 
-    def __init__(self, out: Path, facts: Json) -> None:
+    def __init__(self, out: Path, common: Json, facts: Json) -> None:
+        """common: the settings that every run of the task shares; facts: what every table of the task needs."""
         self.path, self.curves = out / "results.json", out / "curves.jsonl"
         self.content = read_results(self.path) if self.path.exists() else {"tasks": {}, "runs": []}
+        self._check_same(common)
         self.content["tasks"][facts["task"]] = facts
+
+    def _check_same(self, common: Json) -> None:
+        for settings in (run["settings"] for run in self.content["runs"]):
+            other = [key for key in common if settings.get(key) != common[key]]
+            if settings["task"] == common["task"] and other:
+                raise UserError(f"--out {self.path.parent}: its runs of task {common['task']} were made with "
+                                f"{other[0]} {settings.get(other[0])}, now it is {common[other[0]]}; give another --out")
 
     def holds(self, settings: Json) -> bool:
         return any(run["settings"] == settings for run in self.content["runs"])
@@ -212,9 +228,3 @@ def rows(results: Json) -> list[Row]:
                 table.append(Row(task, network, condition, run["final_miou"], run["best_miou"], run["psnr"],
                                  run["train_loss"], retained))
     return table
-
-
-def check_conditions(conditions: Sequence[str], generator: str | None, protected: Path | None) -> None:
-    """Raises UserError unless exactly one source of protected images is named where one is needed."""
-    if "protected" in conditions and (generator is None) == (protected is None):
-        raise UserError("--conditions protected: give either --generator (compact or a weight file) or --protected DIR")

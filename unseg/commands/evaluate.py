@@ -1,0 +1,199 @@
+"""unseg evaluate: how much a network still learns from protected images."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from unseg.config import Budget
+from unseg.errors import UserError
+
+if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
+    from unseg.evaluation.compare import Plan, Row, Source
+    from unseg.evaluation.data import Task
+    from unseg.evaluation.trainer import Evaluation
+
+SHOWN = {"trivial": "(trivial)", "clean": "clean", "protected": "protected", "random": "random noise"}
+
+
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Folder with images/{train,test} and labels/{train,test}.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, curves.jsonl and pictures.")],
+    task: Annotated[str, typer.Option(help="binary (object classes against the rest) or classes (every class apart).")] = "binary",
+    object_classes: Annotated[str, typer.Option(help="The classes that are the object of the binary task.")] = "3,4",
+    generator: Annotated[Optional[str], typer.Option(help="Noise generator: compact or a weight file. Default: compact.")] = None,
+    protected: Annotated[Optional[Path], typer.Option(help="Folder of protected training images, in place of --generator.")] = None,
+    conditions: Annotated[str, typer.Option(help="Which training images: clean, protected, random.")] = "clean,protected,random",
+    networks: Annotated[str, typer.Option(help="Networks to train: unet_resnet18, fpn_mobilenet_v2, segformer_b0.")] = "unet_resnet18",
+    epsilon: Annotated[float, typer.Option(help="Budget on the object, grey levels of 255.")] = 8.0,
+    background_epsilon: Annotated[float, typer.Option(help="Budget elsewhere, grey levels of 255.")] = 2.0,
+    size: Annotated[str, typer.Option(help="Training size WIDTHxHEIGHT; images are protected at full size and then shrunk.")] = "128x96",
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 8,
+    eval_every: Annotated[int, typer.Option(help="Test every so many steps.")] = 250,
+    seed: Annotated[int, typer.Option(help="First weights, batch order, augmentations, random noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    threads: Annotated[Optional[int], typer.Option(help="CPU threads. Default: torch's choice.")] = None,
+) -> None:
+    """Train networks from scratch on clean, protected and random-noise images, test them on clean ones.
+
+    Finished runs in OUT/results.json are not repeated. Retained learning = (protected − trivial) / (clean − trivial).
+    """
+    import torch
+
+    from unseg import report
+    from unseg.evaluation.compare import Plan, compare, rows
+    from unseg.evaluation.trainer import Schedule
+    from unseg.images import write_png
+
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"--threads {threads}: give at least 1")
+        torch.set_num_threads(threads)
+    width, height = parse_size(size)
+    plan = Plan(data, out, parse_task(task, object_classes), split_list("--networks", networks),
+                split_list("--conditions", conditions), width, height,
+                Schedule(steps=steps, batch=batch, eval_every=eval_every, seed=seed),
+                Budget(epsilon, background_epsilon), device)
+    console = Console()
+    with progress_bar(console) as progress:
+        results = compare(plan, training_sources(plan, generator, protected), ConsoleWatcher(progress))
+    write_png(out / "curves.png", report.learning_curves(results))
+    write_png(out / "final.png", report.final_bars(results))
+    console.print(result_table(task, [row for row in rows(results) if row.task == task]))
+    for line in remarks(results, plan):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`128x96` as (width, height)."""
+    match = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
+    if match is None:
+        raise UserError(f"--size {text}: give WIDTHxHEIGHT, such as 240x180")
+    return int(match[1]), int(match[2])
+
+
+def split_list(option: str, text: str) -> tuple[str, ...]:
+    """Names separated by commas, each once."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UserError(f"{option}: give at least one name")
+    return names
+
+
+def parse_task(name: str, object_classes: str) -> "Task":
+    """The task `name`; `object_classes` such as `3,4` matters to the binary one only."""
+    from unseg.evaluation.data import Task
+
+    if name == "classes":
+        return Task(name)
+    if name != "binary":
+        raise UserError(f"--task {name}: give binary or classes")
+    classes = split_list("--object-classes", object_classes)
+    if not all(value.isdecimal() and int(value) < 255 for value in classes):
+        raise UserError(f"--object-classes {object_classes}: give class indices from 0 to 254, such as 3,4")
+    return Task(name, tuple(int(value) for value in classes))
+
+
+def training_sources(plan: "Plan", generator: str | None, protected: Path | None) -> dict[str, "Source"]:
+    """What makes the training images of each condition of the plan but clean. Without either, the compact generator."""
+    from unseg.evaluation.compare import Source
+    from unseg.evaluation.conditions import random_noise
+
+    sources = {}
+    budget = {"object": plan.budget.object, "background": plan.budget.background}
+    if "random" in plan.conditions:
+        sources["random"] = Source(random_noise(plan.budget, plan.schedule.seed), {"budget": budget})
+    if "protected" in plan.conditions:
+        if generator is not None and protected is not None:
+            raise UserError("--generator and --protected: give one of the two")
+        sources["protected"] = protected_folder(plan, protected) if protected else loaded_generator(plan, generator or "compact")
+    return sources
+
+
+def protected_folder(plan: "Plan", folder: Path) -> "Source":
+    """Images protected before, read from `folder`."""
+    from unseg.evaluation.compare import Source
+    from unseg.evaluation.conditions import protected_file, protected_files
+    from unseg.evaluation.data import fingerprint, list_pairs
+
+    if not folder.is_dir():
+        raise UserError(f"--protected {folder}: no such folder")
+    names = [pair.name for pair in list_pairs(plan.data, "train")]
+    return Source(protected_files(folder), {"files": fingerprint(protected_file(folder, name) for name in names)})
+
+
+def loaded_generator(plan: "Plan", which: str) -> "Source":
+    """Images protected on the way by a generator, exactly as `unseg protect` does it."""
+    from unseg.checkpoint import load_generator
+    from unseg.evaluation.compare import Source
+    from unseg.evaluation.trainer import choose_device
+    from unseg.protect import Protector
+
+    loaded = load_generator(which, device=str(choose_device(plan.device)))
+    protector = Protector(loaded.network, plan.budget)
+    return Source(lambda name, pixels, mask: protector(pixels, mask),
+                  {"generator": loaded.sha256, "budget": {"object": plan.budget.object, "background": plan.budget.background}})
+
+
+class ConsoleWatcher:
+    """Progress bars with the time left, and a line for each evaluation."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.bar = progress, TaskID(-1)
+
+    def begin(self, what: str, total: int) -> None:
+        if self.bar != TaskID(-1):
+            self.progress.remove_task(self.bar)
+        self.bar = self.progress.add_task(what, total=total)
+
+    def tick(self) -> None:
+        self.progress.advance(self.bar)
+
+    def evaluated(self, condition: str, network: str, evaluation: "Evaluation") -> None:
+        self.progress.console.print(f"{network} on {condition}, step {evaluation.step}: mIoU {evaluation.miou:.4f}, "
+                                    f"training loss {evaluation.train_loss:.4f}", highlight=False)
+
+    def reused(self, condition: str, network: str) -> None:
+        self.progress.console.print(f"{network} on {condition}: done before, kept", highlight=False)
+
+
+def progress_bar(console: Console) -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    console=console, transient=True)
+
+
+def result_table(task: str, rows: "list[Row]") -> Table:
+    """The closing table of a task: a block of lines for each network. It fits in 80 columns."""
+    table = Table(title=f"{task}: mIoU on clean test images")
+    for column in ("network", "trained on"):
+        table.add_column(column, no_wrap=True)
+    for column in ("final", "best", "PSNR", "train\nloss", "retained\nlearning"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        if table.rows and row.condition == "trivial":
+            table.add_section()
+        table.add_row(row.network, SHOWN[row.condition], _number(row.final_miou, 3), _number(row.best_miou, 3),
+                      _number(row.psnr, 1), _number(row.train_loss, 3), _number(row.retained, 2))
+    return table
+
+
+def remarks(results: dict, plan: "Plan") -> list[str]:
+    """What the table does not say: sizes, the majority class, classes left out of the mean."""
+    facts = results["tasks"][plan.task.name]
+    lines = [f"{facts['train_images']} training and {facts['test_images']} test images at {plan.width}x{plan.height}, "
+             f"{plan.schedule.steps} steps of {plan.schedule.batch}, seed {plan.schedule.seed}; "
+             f"trivial = class {facts['majority_class']} everywhere."]
+    if facts["absent_classes"]:
+        lines.append(f"Left out of the mean, since no test image shows them: classes {', '.join(map(str, facts['absent_classes']))}.")
+    lines.append(f"Written: {plan.out}/results.json, curves.png, final.png")
+    return lines
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,152 @@
+"""Pictures of results, drawn with Pillow alone. Each is a pure function of its input and returns H×W×3 uint8."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+NOISE_GAIN = 16
+INK, FAINT, GRID, PAPER = (34, 34, 34), (110, 110, 110), (225, 225, 225), (255, 255, 255)
+COLOURS = {"clean": (31, 119, 180), "protected": (214, 39, 40), "random": (127, 127, 127), "trivial": INK}
+SHOWN = {"clean": "clean", "protected": "protected", "random": "random noise", "trivial": "trivial answer"}
+
+
+# --- photographs -----------------------------------------------------------------------------------------------------
+
+
+def before_after_noise_mask(original: np.ndarray, unlearnable: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Original, unlearnable, noise × 16 (grey 128 = no change) and mask, side by side under small captions.
+
+    original, unlearnable: H×W×3 uint8. mask: H×W bool, white in the picture. The photographs keep their own size.
+    """
+    noise = (unlearnable.astype(np.int16) - original) * NOISE_GAIN + 128
+    panels = {  # "x", not "×": Pillow's own font has no such sign
+        "original": original, "unlearnable": unlearnable,
+        f"noise x{NOISE_GAIN}": noise.clip(0, 255).astype(np.uint8),
+        "mask": np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255,
+    }
+    height, width = mask.shape
+    gap = max(4, width // 64)
+    font = _font(max(12, min(width // 16, 32)))
+    top = round(1.6 * font.size)
+    picture = Image.new("RGB", (4 * width + 5 * gap, top + height + gap), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for i, (caption, panel) in enumerate(panels.items()):
+        left = gap + i * (width + gap)
+        picture.paste(Image.fromarray(panel), (left, top))
+        draw.text((left + width / 2, top / 2), caption, INK, font, anchor="mm")
+    return np.asarray(picture)
+
+
+# --- results.json ----------------------------------------------------------------------------------------------------
+
+
+# Drawn at twice the size and shrunk, since Pillow's lines are not antialiased.
+ZOOM = 2
+PANEL_WIDTH, PANEL_HEIGHT = 520 * ZOOM, 360 * ZOOM
+LEFT, RIGHT, TOP, BOTTOM = 60 * ZOOM, 20 * ZOOM, 64 * ZOOM, 46 * ZOOM
+TITLE, SMALL, GAP = 16 * ZOOM, 13 * ZOOM, 8 * ZOOM
+
+
+def learning_curves(results: dict[str, Any]) -> np.ndarray:
+    """mIoU on the clean test images over training, a panel for each task and network; dashed: the trivial answer."""
+    groups = _groups(results)
+    picture = _blank(len(groups))
+    for i, ((task, network), runs) in enumerate(groups.items()):
+        trivial = results["tasks"][task]["trivial_miou"]
+        last = max(run["curve"][-1]["step"] for run in runs.values())
+        axes = _Axes(ImageDraw.Draw(picture), i * PANEL_WIDTH, last)
+        axes.frame(f"{task}, {network}: mIoU on clean images")
+        axes.line([(0, trivial), (last, trivial)], COLOURS["trivial"], dashed=True)
+        for condition, run in runs.items():
+            axes.line([(point["step"], point["miou"]) for point in run["curve"]], COLOURS[condition])
+        axes.legend([*runs, "trivial"])
+    return np.asarray(picture.reduce(ZOOM))
+
+
+def final_bars(results: dict[str, Any]) -> np.ndarray:
+    """Final mIoU of every condition as bars, a panel for each task and network; dashed: the trivial answer."""
+    groups = _groups(results)
+    picture = _blank(len(groups))
+    for i, ((task, network), runs) in enumerate(groups.items()):
+        trivial = results["tasks"][task]["trivial_miou"]
+        axes = _Axes(ImageDraw.Draw(picture), i * PANEL_WIDTH, len(runs))
+        axes.frame(f"{task}, {network}: final mIoU", steps=False)
+        for position, (condition, run) in enumerate(runs.items()):
+            axes.bar(position, run["final_miou"], COLOURS[condition], SHOWN[condition])
+        axes.line([(0, trivial), (len(runs), trivial)], COLOURS["trivial"], dashed=True)
+    return np.asarray(picture.reduce(ZOOM))
+
+
+def _blank(panels: int) -> Image.Image:
+    return Image.new("RGB", (PANEL_WIDTH * max(1, panels), PANEL_HEIGHT), PAPER)
+
+
+def _groups(results: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(task, network) → condition → result, conditions in the order of COLOURS."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for condition in COLOURS:
+        for run in results["runs"]:
+            if run["settings"]["condition"] == condition:
+                key = run["settings"]["task"], run["settings"]["network"]
+                groups.setdefault(key, {})[condition] = run["result"]
+    return groups
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """A panel that begins at `left`: x from 0 to `last`, y from 0 to 1."""
+
+    draw: ImageDraw.ImageDraw
+    left: int
+    last: float
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """The picture's pixel for a point of the plot."""
+        return (self.left + LEFT + x / self.last * (PANEL_WIDTH - LEFT - RIGHT),
+                TOP + (1 - y) * (PANEL_HEIGHT - TOP - BOTTOM))
+
+    def frame(self, title: str, steps: bool = True) -> None:
+        """Title, grid and tick labels; steps: whether the x axis counts training steps."""
+        self.draw.text((self.left + LEFT, TOP / 3), title, INK, _font(TITLE), anchor="lm")
+        for tenth in range(0, 11, 2):
+            y = tenth / 10
+            self.draw.line([self.at(0, y), self.at(self.last, y)], GRID, ZOOM)
+            self.draw.text((self.left + LEFT - GAP, self.at(0, y)[1]), f"{y:.1f}", FAINT, _font(SMALL), anchor="rm")
+        for quarter in range(5 if steps else 0):
+            x, y = self.at(self.last * quarter / 4, 0)
+            self.draw.text((x, y + GAP), f"{round(self.last * quarter / 4)}", FAINT, _font(SMALL), anchor="mt")
+        if steps:
+            self.draw.text((self.at(self.last / 2, 0)[0], PANEL_HEIGHT - GAP), "training steps", FAINT, _font(SMALL), anchor="mb")
+
+    def line(self, points: list[tuple[float, float]], colour: tuple[int, int, int], dashed: bool = False) -> None:
+        """A curve with a dot at each point; a dashed one is level and has none."""
+        places = [self.at(*point) for point in points]
+        if dashed:
+            (first, y), (last, _) = places
+            for start in np.arange(first, last, 10 * ZOOM):
+                self.draw.line([(start, y), (min(start + 5 * ZOOM, last), y)], colour, ZOOM)
+            return
+        self.draw.line(places, colour, 2 * ZOOM, joint="curve")
+        for x, y in places:
+            self.draw.ellipse([x - 3 * ZOOM, y - 3 * ZOOM, x + 3 * ZOOM, y + 3 * ZOOM], colour)
+
+    def bar(self, position: int, height: float, colour: tuple[int, int, int], caption: str) -> None:
+        """The bar number `position`, with its value above and its name below."""
+        (x0, top), (x1, bottom) = self.at(position + 0.2, height), self.at(position + 0.8, 0)
+        self.draw.rectangle([x0, top, x1, bottom], colour)
+        self.draw.text(((x0 + x1) / 2, top - GAP / 2), f"{height:.3f}", INK, _font(SMALL), anchor="mb")
+        self.draw.text(((x0 + x1) / 2, bottom + GAP), caption, FAINT, _font(SMALL), anchor="mt")
+
+    def legend(self, names: list[str]) -> None:
+        """Names in their colours, from the left, below the title."""
+        x = self.left + LEFT
+        for name in names:
+            self.draw.text((x, TOP * 2 / 3), SHOWN[name], COLOURS[name], _font(SMALL), anchor="lm")
+            x += self.draw.textlength(SHOWN[name], _font(SMALL)) + 2 * GAP
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
