@@ -1,1 +1,181 @@
-"""The compact generator that ships with the project, and the small surrogate it is trained against."""
+"""The compact generator that ships with the project, and the small surrogates that it is trained against.
+
+Both are plain convolutional networks behind the same interface as the networks derived from SAM, a thousandth of their
+cost. Being convolutional they take any square whose side is a multiple of `STRIDE`; `image_size` is what generation uses.
+Shapes: B batch, S side of the square frame.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segment_anything_training.prompts import Prompts
+
+STRIDE = 16
+POINT_RADIUS = 1 / 64  # of the frame's side: wide enough to survive the first down-sampling
+PROMPT_PLANES = 3
+BLOCK = 4
+TILE = 32
+WAVES = 6
+CARRIER_PERIODS = (4.0, 16.0)  # pixels of the frame: fine enough to hide, coarse enough to outlive shrinking by 2
+
+
+def prompt_planes(prompts: Prompts, batch: int, side: int) -> Tensor:
+    """Prompts drawn as planes, B×3×S×S: mask, box, points. +1 on the object, −1 off it, 0 everywhere if not given."""
+    device = next((field.device for field in (prompts.masks, prompts.boxes, prompts.points) if field is not None), None)
+    planes = torch.zeros(batch, PROMPT_PLANES, side, side, device=device)
+    if prompts.masks is not None:
+        masks = prompts.masks.to(torch.float32) / 255.0
+        if masks.shape[-1] != side:
+            masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+        planes[:, 0] = masks[:, 0] * 2 - 1
+    pixels = torch.arange(side, device=device, dtype=torch.float32)
+    if prompts.boxes is not None:
+        left, top, right, bottom = (edge[:, None] for edge in prompts.boxes.unbind(-1))
+        columns = (pixels >= left - 0.5) & (pixels <= right + 0.5)
+        rows = (pixels >= top - 0.5) & (pixels <= bottom + 0.5)
+        planes[:, 1] = (rows[:, :, None] & columns[:, None, :]).float() * 2 - 1
+    if prompts.points is not None:
+        x, y = prompts.points[..., 0, None], prompts.points[..., 1, None]
+        near_column = (pixels - x).abs() <= POINT_RADIUS * side
+        near_row = (pixels - y).abs() <= POINT_RADIUS * side
+        planes[:, 2] = (near_row[..., :, None] & near_column[..., None, :]).any(1).float() * 2 - 1
+    return planes
+
+
+def _check_frame(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[-1] != images.shape[-2] or images.shape[-1] % STRIDE:
+        raise ValueError(f"images: expected B×3×S×S with S a multiple of {STRIDE}, got {tuple(images.shape)}")
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
+
+
+def plane_waves(count: int, side: int, periods: tuple[float, float], seed: int) -> Tensor:
+    """`count` patterns that tile the plane, each 3×side×side with values of about ±1: sums of a few coloured plane waves.
+
+    Every wave has a whole number of cycles over the tile, and a period between `periods` pixels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cycles = torch.arange(-side // 2, side // 2 + 1)
+    rows, columns = torch.meshgrid(cycles, cycles, indexing="ij")
+    frequency = (rows**2 + columns**2).float().sqrt() / side
+    usable = torch.nonzero((frequency >= 1 / periods[1]) & (frequency <= 1 / periods[0])) - side // 2
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    patterns = []
+    for _ in range(count):
+        chosen = usable[torch.randperm(len(usable), generator=generator)[:WAVES]]
+        phases = torch.rand(WAVES, 1, 1, generator=generator)
+        colours = torch.randn(WAVES, 3, generator=generator)
+        angle = (chosen[:, 0, None, None] * y + chosen[:, 1, None, None] * x) / side + phases
+        pattern = torch.einsum("wc,whx->chx", colours, torch.sin(2 * torch.pi * angle))
+        patterns.append(pattern / pattern.std())
+    return torch.stack(patterns)
+
+
+class CompactGenerator(nn.Module):
+    """A U-Net from an image and drawn prompts to noise, with two learned carriers.
+
+    A convolutional network sees no position, so on its own it can repeat a texture only with the period of its own
+    stride, which victims lose when they shrink images. It is therefore given two carriers, learned tiles of `TILE` pixels
+    repeated over the frame, one for the object and one for the background; at every pixel the U-Net mixes them and adds
+    to them. The U-Net works at a quarter of the frame's resolution and below, on blocks of `BLOCK`×`BLOCK` pixels unfolded
+    into channels: wide layers at low resolution use a processor best.
+
+    forward: images B×3×S×S float32 in [0, 1], padded with zeros right and below; prompts in pixels of the frame, masks of
+    any square size. Returns noise B×3×S×S in [−1, 1].
+    """
+
+    antialias = True
+
+    def __init__(self, widths: tuple[int, ...] = (48, 64, 96)) -> None:
+        super().__init__()
+        self.image_size = self.mask_size = 256
+        self.stem = nn.Conv2d((3 + PROMPT_PLANES) * BLOCK**2, widths[0], 3, padding=1)
+        self.encoders = nn.ModuleList(_Residual(width) for width in widths)
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:]))
+        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
+        self.decoders = nn.ModuleList(_Residual(width) for width in widths[:-1])
+        self.head = nn.Conv2d(widths[0], (3 + 1) * BLOCK**2, 3, padding=1)
+        self.carriers = nn.Parameter(plane_waves(2, TILE, CARRIER_PERIODS, seed=0))
+        # How far each prompt, as drawn, is believed before anything is learned: logits of "this pixel is the object".
+        self.prompt_belief = nn.Parameter(torch.tensor([4.0, 2.0, 0.0]))
+        nn.init.zeros_(self.head.bias)
+        self.head.weight.data.mul_(0.1)  # the start is the carriers alone, nearly
+
+    def forward(self, images: Tensor, prompts: Prompts) -> Tensor:
+        _check_frame(images)
+        side = images.shape[-1]
+        planes = prompt_planes(prompts, images.shape[0], side).to(images)
+        x = self.stem(F.pixel_unshuffle(torch.cat([images * 2 - 1, planes], 1), BLOCK))
+        skips = []
+        for level, encoder in enumerate(self.encoders):
+            x = encoder(x)
+            if level < len(self.downs):
+                skips.append(x)
+                x = self.downs[level](x)
+        for level in reversed(range(len(self.downs))):
+            # The 1×1 convolution goes first: a quarter of the pixels, the same sum as after nearest up-sampling.
+            x = skips[level] + F.interpolate(self.ups[level](x), scale_factor=2, mode="nearest")
+            x = self.decoders[level](x)
+        own, belief = F.pixel_shuffle(self.head(x), BLOCK).split((3, 1), 1)
+        on_object = torch.sigmoid(belief + (planes * self.prompt_belief[:, None, None]).sum(1, keepdim=True))
+        repeats = -(-side // TILE)
+        tiled = self.carriers.repeat(1, 1, repeats, repeats)[..., :side, :side]
+        return torch.tanh(own + tiled[1] + on_object * (tiled[0] - tiled[1]))
+
+
+class _Unit(nn.Sequential):
+    """Convolution, batch statistics, ReLU. Nothing is tracked between batches, so a frozen surrogate keeps every bit."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs, track_running_stats=False),
+            nn.ReLU(inplace=True),
+        )
+
+
+class CompactSurrogate(nn.Module):
+    """A small U-Net from (noised) images and prompts to mask logits: what a segmentation network learns, in miniature.
+
+    Two first layers stand for the two families of victims: `wide_stem` sees 7×7 pixels at stride 2 as ResNets do and
+    works at a half of the resolution and below; otherwise 3×3 pixels at full resolution as U-Nets do.
+
+    forward: images B×3×S×S float32 in [0, 1]; prompts in pixels of the frame. Returns logits B×1×S×S, or half that size
+    with `wide_stem`.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128), wide_stem: bool = True) -> None:
+        super().__init__()
+        self.image_size = self.mask_size = 128
+        if not wide_stem:
+            widths = (widths[0] // 2, *widths)
+        self.stem = _Unit(3 + PROMPT_PLANES, widths[0], 7 if wide_stem else 3, 2 if wide_stem else 1)
+        self.downs = nn.ModuleList(
+            nn.Sequential(_Unit(a, b, 3, 2), _Unit(b, b)) for a, b in zip(widths, widths[1:])
+        )
+        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
+        self.fuse = nn.ModuleList(_Unit(a, a) for a in widths[:-1])
+        self.head = nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, images: Tensor, prompts: Prompts) -> Tensor:
+        _check_frame(images)
+        planes = prompt_planes(prompts, images.shape[0], images.shape[-1]).to(images)
+        x = self.stem(torch.cat([images * 4 - 2, planes], 1))
+        skips = []
+        for down in self.downs:
+            skips.append(x)
+            x = down(x)
+        for up, fuse, skip in reversed(list(zip(self.ups, self.fuse, skips))):
+            x = fuse(skip + F.interpolate(up(x), scale_factor=2, mode="nearest"))
+        return self.head(x)

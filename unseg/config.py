@@ -22,3 +22,85 @@ class Budget:
         for option, value in (("--epsilon", self.object), ("--background-epsilon", self.background)):
             if not (math.isfinite(value) and 0 <= value <= 255):
                 raise UserError(f"{option} {value}: give a number of grey levels from 0 to 255 (the paper uses 8 and 2)")
+
+
+PLAYERS = ("surrogate", "generator")
+TARGETS = ("ones", "mask")
+PROMPT_KINDS = ("box", "points", "noisy_mask", "mask")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a training run computes. `unseg.recipes` holds the complete ones.
+
+    A run is a row of phases. A phase trains one player, its opponent frozen; `phases` names the players in turn and is
+    repeated until `total_phases` have been run. A phase lasts `steps_per_phase` steps, or one epoch if that is 0.
+    """
+
+    generator: str = "vit_b"
+    """Name of the generator network."""
+    surrogates: tuple[str, ...] = ("vit_b",)
+    """Names of the surrogate networks; with several, every round of `phases` takes the next one."""
+    phases: tuple[str, ...] = ("surrogate", "generator", "generator", "generator")
+    steps_per_phase: int = 0
+    total_phases: int = 27
+    batch_size: int = 4
+    """Images a process and step."""
+
+    generator_learning_rate: float = 1e-4
+    surrogate_learning_rate: float = 1e-4
+    final_learning_rate_factor: float = 0.1
+    """Learning rates are multiplied by this from phase `decay_phase` on."""
+    decay_phase: int = 20
+    surrogate_lifetime: int = 0
+    """A surrogate starts afresh after this many of its own steps (0: never), the several ones at staggered times."""
+
+    budget: Budget = Budget(1.0, 0.25)
+    target: str = "ones"
+    """What the generator's step wants the surrogate to answer: ones (label modification) or the true mask."""
+    loss_points: int = 112 * 112
+    """Points that the losses compare; 0 compares every pixel."""
+    generator_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
+    """A random non-empty subset of these goes to the generator."""
+    surrogate_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
+    """Exactly one of these goes to the surrogate; none if empty."""
+
+    view_size: int = 1024
+    """Side of the square view that the generator sees."""
+    frame_size: int = 1024
+    """Side of the frame that generation uses: an image whose long side has this length is at scale 1."""
+    jitter: tuple[float, float] = (0.1, 2.0)
+    """Range of the scale, uniform."""
+    surrogate_sizes: tuple[int, ...] = (512,)
+    """Sides of the surrogate's view; with several, each step draws one."""
+    antialias: bool = False
+    """Whether views are resized with antialiasing."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+
+    seed: int = 42
+    log_every: int = 50
+    """Steps between lines of the log."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        def require(good: bool, field: str, remedy: str) -> None:
+            if not good:
+                raise UserError(f"{field}={getattr(self, field)!r}: {remedy}")
+
+        require(bool(self.phases) and set(self.phases) <= set(PLAYERS), "phases", f"name players among {', '.join(PLAYERS)}")
+        require(bool(self.surrogates), "surrogates", "name at least one surrogate network")
+        require(self.target in TARGETS, "target", f"choose one of {', '.join(TARGETS)}")
+        for field in ("generator_prompts", "surrogate_prompts"):
+            require(set(getattr(self, field)) <= set(PROMPT_KINDS), field, f"choose among {', '.join(PROMPT_KINDS)}")
+        require(bool(self.generator_prompts), "generator_prompts", f"choose among {', '.join(PROMPT_KINDS)}")
+        for field in ("total_phases", "batch_size", "view_size", "frame_size", "log_every", "checkpoint_every"):
+            require(getattr(self, field) >= 1, field, "give a whole number from 1")
+        for field in ("steps_per_phase", "decay_phase", "surrogate_lifetime", "loss_points", "seed"):
+            require(getattr(self, field) >= 0, field, "give a whole number from 0")
+        for field in ("generator_learning_rate", "surrogate_learning_rate", "final_learning_rate_factor"):
+            require(getattr(self, field) > 0, field, "give a number above 0")
+        require(bool(self.surrogate_sizes) and min(self.surrogate_sizes) >= 16, "surrogate_sizes", "give sides from 16")
+        require(0 < self.jitter[0] <= self.jitter[1], "jitter", "give two rising positive scales")
+        require(0 <= self.flip <= 1, "flip", "give a probability")

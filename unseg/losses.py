@@ -1,0 +1,57 @@
+"""The training losses of the paper: binary cross entropy and dice, both at the same sampled points.
+
+Point sampling follows PointRend (Kirillov et al., CVPR 2020) as Mask2Former uses it. Shapes: B batch, P points.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+POINTS = 112 * 112
+OVERSAMPLE = 3
+UNCERTAIN_SHARE = 0.75
+DICE_SMOOTHING = 1.0
+
+
+def sample_at(maps_B1HW: Tensor, points_BP2: Tensor) -> Tensor:
+    """Bilinear values of `maps` at `points` ((x, y) in [0, 1], 0 and 1 being the outer edges of the map): B×P."""
+    grid = points_BP2[:, :, None] * 2 - 1
+    return F.grid_sample(maps_B1HW, grid, mode="bilinear", align_corners=False)[:, 0, :, 0]
+
+
+@torch.no_grad()
+def uncertain_points(logits_B1HW: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """`count` points of each map, B×count×2 in [0, 1]: three quarters the least certain of 3 × count, the rest uniform.
+
+    Uncertainty is −|logit|. generator: the source of randomness, on the CPU.
+    """
+    batch, device = logits_B1HW.shape[0], logits_B1HW.device
+    candidates = torch.rand(batch, count * OVERSAMPLE, 2, generator=generator).to(device)
+    kept = int(count * UNCERTAIN_SHARE)
+    order = sample_at(logits_B1HW, candidates).abs().topk(kept, dim=1, largest=False).indices
+    chosen = candidates.gather(1, order[..., None].expand(-1, -1, 2))
+    uniform = torch.rand(batch, count - kept, 2, generator=generator).to(device)
+    return torch.cat([chosen, uniform], 1)
+
+
+def dice_loss(logits_BP: Tensor, targets_BP: Tensor) -> Tensor:
+    """1 − (2·Σpt + 1) / (Σp + Σt + 1), p = sigmoid(logit), mean over the batch."""
+    probabilities = logits_BP.sigmoid()
+    overlap = 2 * (probabilities * targets_BP).sum(1)
+    total = probabilities.sum(1) + targets_BP.sum(1)
+    return (1 - (overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
+
+
+def mask_loss(logits_B1HW: Tensor, targets_B1SS: Tensor, points: int = POINTS,
+              generator: torch.Generator | None = None) -> Tensor:
+    """BCE + dice, weighted 1 : 1. targets: in [0, 1], of any size; points: 0 compares every pixel of the logits instead."""
+    if points:
+        where = uncertain_points(logits_B1HW, points, generator)
+        logits, targets = sample_at(logits_B1HW, where), sample_at(targets_B1SS, where)
+    else:
+        if targets_B1SS.shape != logits_B1HW.shape:
+            targets_B1SS = F.interpolate(targets_B1SS, logits_B1HW.shape[-2:], mode="bilinear", align_corners=False,
+                                         antialias=True)
+        logits, targets = logits_B1HW.flatten(1), targets_B1SS.flatten(1)
+    return F.binary_cross_entropy_with_logits(logits, targets) + dice_loss(logits, targets)
