@@ -6,7 +6,7 @@
 # Needs: python3 >= 3.10 with venv, and the network the first time (about 3 GB, mostly PyTorch).
 # Takes: 2 to 5 minutes the first time, a second when everything is there already.
 # Leaves: .venv/ (its log of the installation: .venv/install.log). Nothing outside this folder changes.
-# Settings: PYTHON=/path/to/python3  the interpreter to make .venv with (an existing .venv of another version is replaced).
+# Settings: PYTHON=/path/to/python3  makes .venv; one made with another version is replaced.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -20,7 +20,7 @@ usable() {
     if ! command -v "$1" >/dev/null 2>&1; then
         problem="$1 is not there; install Python 3.10 or newer, or name one: PYTHON=/path/to/python3 bash install.sh"
     elif ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-        problem="$1 does not run or is older than Python 3.10; name a newer one: PYTHON=/path/to/python3 bash install.sh"
+        problem="$1 is older than Python 3.10 or broken; name another: PYTHON=/path/to/python3 bash install.sh"
     elif ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
         problem="$1 has no venv; install that module (on Debian and Ubuntu: apt-get install python3-venv)"
     else
@@ -44,7 +44,7 @@ find_python() {
     fail "$first_problem"
 }
 
-# What the installed environment depends on, as one line: the files that say what is installed, the interpreter, the folder.
+# What the environment depends on, in one line: the files that say what is installed, the interpreter, the folder.
 fingerprint() {
     "$1" - <<'PY'
 import hashlib, os, pathlib, sys
@@ -59,10 +59,12 @@ version() {
 
 # pip with its output in the log; a failure becomes one line.
 pip_install() {
-    if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" >>.venv/install.log 2>&1; then
+    if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" \
+        >>.venv/install.log 2>&1; then
         local reason
         reason=$(grep -E '^ERROR' .venv/install.log | head -n 1 || true)
-        fail "pip failed (${reason:-see the log}); check the network and the free disk space, then run install.sh again (log: .venv/install.log)"
+        reason=${reason:-see the log}
+        fail "pip failed (${reason#ERROR: }); check network and disk, run install.sh again (log: .venv/install.log)"
     fi
 }
 
@@ -75,11 +77,11 @@ fi
 find_python
 if [[ $installed_version != "$(version "$python")" ]]; then
     echo "install.sh: making .venv with $(command -v "$python") ($(version "$python"))"
-    "$python" -m venv --clear .venv || fail "$python could not make .venv; remove the folder .venv and run install.sh again"
+    "$python" -m venv --clear .venv || fail "$python could not make .venv; remove that folder and run install.sh again"
 fi
 rm -f .venv/installed
 : >.venv/install.log
-echo "install.sh: installing UnSeg and PyTorch into .venv; the first time this downloads about 3 GB and takes some minutes"
+echo "install.sh: installing UnSeg into .venv; the first time this downloads about 3 GB (PyTorch) and takes minutes"
 # setuptools first, in its pinned version: the project is then built with it, not with whatever is newest that day.
 pip_install -c constraints.txt setuptools
 pip_install -c constraints.txt --no-build-isolation -e '.[evaluate,quickstart,test]'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a segmentation network from scratch on clean and on unlearnable training images, and tests both on clean images.
+# Trains a segmentation network from scratch on clean and on unlearnable training images; tests both on clean images.
 #
 #   DATA_ROOT=VOCdevkit/VOC2012 PROTECTED=protected/voc bash eval/run_seg.sh
 #   DATA_ROOT=data/camvid bash eval/run_seg.sh --task binary --object-classes 3,4    more options go to `unseg evaluate`

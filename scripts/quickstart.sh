@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh
 #
-# Needs: what install.sh needs; no GPU, no data, and no network once .venv is there (the photographs come with scikit-image).
+# Needs: what install.sh needs; no GPU, no data, and no network once .venv is there: scikit-image holds the photographs.
 # Takes: the set-up's minutes the first time, then under a minute on 2 cores.
 # Leaves: quickstart/ with photographs/, masks/, protected/ (and its manifest) and pictures/.
 # Settings: OUT=quickstart  where the results go (in the current folder); its folder protected/ is made anew.

@@ -13,8 +13,9 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 RECIPE=${RECIPE:-compact}
 if [[ -z ${DATA_ROOT:-} ]]; then
-    echo "run_train.sh: DATA_ROOT is not set; name the folder of images and masks: DATA_ROOT=data/my_set bash scripts/run_train.sh" >&2
+    echo "run_train.sh: DATA_ROOT is not set; name the folder of images and masks, as in DATA_ROOT=data/my_set" >&2
     exit 2
 fi
 bash "$root/install.sh"
-exec "$root/.venv/bin/python" "$root/train.py" --recipe "$RECIPE" --data-root "$DATA_ROOT" --output "${OUTPUT:-runs/$RECIPE}" "$@"
+exec "$root/.venv/bin/python" "$root/train.py" --recipe "$RECIPE" --data-root "$DATA_ROOT" \
+    --output "${OUTPUT:-runs/$RECIPE}" "$@"

@@ -1,4 +1,4 @@
-"""The rules of the house, read off the syntax trees: imports point down, nothing is caught in silence, nothing is unused.
+"""The rules of the house, read off the syntax trees: imports point down, nothing is hidden, nothing is unused.
 
 Every rule is a function from source text to a list of complaints, so that each can be shown to fail on a bad snippet.
 """
@@ -16,14 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module imports only from its own layer and those before it. The longest prefix decides.
 LAYERS = (
     ("segment_anything_training",),
-    ("unseg", "unseg.errors", "unseg.config", "unseg.images", "unseg.distributed"),
+    ("unseg", "unseg.errors", "unseg.config", "unseg.images", "unseg.device", "unseg.distributed"),
     ("unseg.frame", "unseg.noise", "unseg.data", "unseg.prompts", "unseg.losses", "unseg.metrics", "unseg.recipes",
-     "unseg.checkpoint", "unseg.manifest"),
+     "unseg.checkpoint", "unseg.manifest", "unseg.outputs"),
     ("unseg.bilevel", "unseg.protect", "unseg.evaluation", "unseg.report"),
     ("unseg.commands",),
-    ("unseg.cli", "unseg.__main__", "unseg.quickstart"),
+    ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark"),
     ("train", "generate", "eval", "scripts", "utils", "tests"),
 )
+LEFTOVERS = (".venv", ".pytest_cache", ".hypothesis", ".ruff_cache", "build", "dist", "data", "weight_dir",
+             "pretrained_checkpoint", "runs", "quickstart")
 PACKAGES = ("unseg", "segment_anything_training")
 ENTRIES = LAYERS[-1]
 
@@ -39,8 +41,9 @@ def project_files() -> list[Path]:
         listing = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                                  cwd=ROOT, check=True, capture_output=True, text=True).stdout
         paths = [Path(name) for name in listing.split("\0") if name]
-    else:  # an unpacked archive of the project
-        paths = [path.relative_to(ROOT) for path in ROOT.rglob("*") if not path.relative_to(ROOT).parts[0].startswith(".venv")]
+    else:  # an unpacked archive of the project: all but what set-up, tests and runs leave
+        tops = [path for path in ROOT.iterdir() if path.name not in LEFTOVERS and path.suffix != ".egg-info"]
+        paths = [path.relative_to(ROOT) for top in tops for path in (top, *top.rglob("*"))]
     return sorted(path for path in paths if (ROOT / path).is_file())
 
 
@@ -81,7 +84,7 @@ def imports(module: str, sources: Sources) -> set[str]:
             for alias in node.names:
                 full = f"{base}.{alias.name}"
                 found.add(full if full in sources else base)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module", "__import__"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
             found |= {argument.value for argument in node.args[:1]
                       if isinstance(argument, ast.Constant) and isinstance(argument.value, str)}
     return found
@@ -163,7 +166,7 @@ def broad_excepts(sources: Sources) -> list[str]:
 
 
 def is_dataclass(node: ast.AST) -> bool:
-    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
+    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(part) for part in node.decorator_list)
 
 
 def attributes_read(tree: ast.AST) -> set[str]:
@@ -185,9 +188,11 @@ def unread_settings(sources: Sources, config: str = "unseg.config") -> list[str]
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
-MACHINE_PATH = re.compile(r"(?<![\w.~:/*$}-])/(?:root|home|Users|work|workspace|mnt|media|scratch|opt|tmp|srv)/[\w.-]|\b[A-Z]:\\{1,2}\w")
+MACHINE_PATH = re.compile(
+    r"(?<![\w.~:/*$}-])/(?:root|home|Users|work|workspace|mnt|media|scratch|opt|tmp|srv)/[\w.-]|\b[A-Z]:\\{1,2}\w")
 PACKAGE_INDEX = re.compile(
-    r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.org|registry\.npmjs|index[-_]url|find[-_]links", re.IGNORECASE)
+    r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.org|registry\.npmjs|index[-_]url|find[-_]links",
+    re.IGNORECASE)
 
 
 def matches(contents: Sources, pattern: re.Pattern[str]) -> list[str]:
@@ -237,24 +242,27 @@ def test_networks_know_nothing_of_the_method() -> None:
 
 
 def test_relative_import_in_a_package_is_resolved() -> None:
-    sources = {"unseg": "", "unseg.data": "from .masks import load", "unseg.data.masks": "from .. import bilevel", "unseg.bilevel": ""}
+    sources = {"unseg": "", "unseg.data": "from .masks import load", "unseg.data.masks": "from .. import bilevel",
+               "unseg.bilevel": ""}
     assert imports("unseg.data", sources) == {"unseg.data.masks"}
     assert upward_imports(sources) == ["unseg.data.masks imports unseg.bilevel, which lies above it"]
 
 
 def test_module_without_a_place_is_found() -> None:
-    assert unplaced_modules({"unseg.misc": "", "unseg.data.catalog": "", "utils.join": ""}) == ["unseg.misc: give it a place in LAYERS"]
+    sources = {"unseg.misc": "", "unseg.data.catalog": "", "utils.join": ""}
+    assert unplaced_modules(sources) == ["unseg.misc: give it a place in LAYERS"]
 
 
 def test_circle_is_found() -> None:
-    sources = {"unseg.noise": "from unseg import frame", "unseg.frame": "import unseg.losses", "unseg.losses": "from unseg.noise import apply"}
+    sources = {"unseg.noise": "from unseg import frame", "unseg.frame": "import unseg.losses",
+               "unseg.losses": "from unseg.noise import apply"}
     assert import_cycles(sources) == ["unseg.noise → unseg.frame → unseg.losses → unseg.noise"]
     assert import_cycles({**sources, "unseg.losses": "import torch"}) == []
 
 
 def test_import_of_utils_is_found() -> None:
-    sources = {"unseg.checkpoint": "from utils.join import join", "utils.join": "", "unseg.noise": "import torch.utils.data",
-               "tests.test_join": "import utils.join"}
+    sources = {"unseg.checkpoint": "from utils.join import join", "utils.join": "",
+               "unseg.noise": "import torch.utils.data", "tests.test_join": "import utils.join"}
     assert imports_of_utils(sources) == ["unseg.checkpoint imports utils.join"]
 
 
@@ -273,8 +281,10 @@ def test_broad_suppress_is_found() -> None:
 def test_unread_setting_is_found() -> None:
     config = ("@dataclass(frozen=True)\nclass Settings:\n    used: int = 1\n    checked: int = 2\n    stored: int = 3\n"
               "    def __post_init__(self):\n        assert self.checked > 0\n")
-    sources = {"unseg.config": config, "unseg.bilevel": "print(settings.used)\nother.stored = 1", "tests.test_x": "settings.stored"}
-    assert unread_settings(sources) == ["unseg.config.Settings.checked is never read", "unseg.config.Settings.stored is never read"]
+    sources = {"unseg.config": config, "unseg.bilevel": "print(settings.used)\nother.stored = 1",
+               "tests.test_x": "settings.stored"}
+    assert unread_settings(sources) == ["unseg.config.Settings.checked is never read",
+                                        "unseg.config.Settings.stored is never read"]
 
 
 # The bad lines are put together here, so that this file keeps the rules itself.
@@ -284,12 +294,13 @@ def test_machine_path_is_found(line: str) -> None:
     assert matches({"f": f"fine\n{line}"}, MACHINE_PATH) == [f"f:2: {line}"]
 
 
-@pytest.mark.parametrize("line", ["#!/usr/bin/env bash", "PYTHON=/path/to/python3", "data/root/x", "~/work/photos", "$HOME/tmp/x",
-                                  "https://example.com/home/x", "A: fine"])
+@pytest.mark.parametrize("line", ["#!/usr/bin/env bash", "PYTHON=/path/to/python3", "data/root/x", "~/work/photos",
+                                  "$HOME/tmp/x", "https://example.com/home/x", "A: fine"])
 def test_other_slashes_are_no_machine_path(line: str) -> None:
     assert matches({"f": line}, MACHINE_PATH) == []
 
 
-@pytest.mark.parametrize("line", ["pip install --" + "index" + "-url x", "https://pypi" + ".org/simple", "PIP_FIND" + "_LINKS=x"])
+@pytest.mark.parametrize("line", ["pip install --" + "index" + "-url x", "https://pypi" + ".org/simple",
+                                  "PIP_FIND" + "_LINKS=x"])
 def test_package_index_is_found(line: str) -> None:
     assert matches({"f": line}, PACKAGE_INDEX) == [f"f:1: {line}"]

@@ -27,7 +27,7 @@ def run(*command: str | Path, **options) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that no build/ of the checkout leaks in, with the setuptools at hand: nothing is downloaded."""
+    """Built from a copy, so that no build/ of the checkout leaks in, and without network."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
@@ -88,10 +88,11 @@ def test_installed_wheel_protects_with_its_own_weights(installed: Path, tmp_path
     (tmp_path / "photographs").mkdir()
     photograph = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     write_png(tmp_path / "photographs" / "one.png", photograph)
-    imported = run(sys.executable, "-c", "import unseg, segment_anything_training as s; print(unseg.__file__, s.__file__)",
-                   cwd=tmp_path, env=environment)
+    where = "import unseg, segment_anything_training as networks; print(unseg.__file__, networks.__file__)"
+    imported = run(sys.executable, "-c", where, cwd=tmp_path, env=environment)
     assert imported.split() == [str(installed / package / "__init__.py") for package in PACKAGES]
 
-    run(sys.executable, installed / "bin" / "unseg", "protect", "photographs", "--out", "protected", cwd=tmp_path, env=environment)
+    run(sys.executable, installed / "bin" / "unseg", "protect", "photographs", "--out", "protected",
+        cwd=tmp_path, env=environment)
     change = read_image(tmp_path / "protected" / "one.png").pixels.astype(int) - photograph
     assert 0 < np.abs(change).max() <= 8

@@ -55,7 +55,8 @@ def test_quick_start_protects_verifies_and_draws(tmp_path: Path) -> None:
     """Twice in the same folder: the second run starts afresh and gives the same bytes."""
     written = []
     for _ in range(2):
-        finished = subprocess.run([sys.executable, "-m", "unseg.quickstart", "results"], cwd=tmp_path, capture_output=True, text=True)
+        finished = subprocess.run([sys.executable, "-m", "unseg.quickstart", "results"], cwd=tmp_path,
+                                  capture_output=True, text=True)
         assert finished.returncode == 0, finished.stdout + finished.stderr
         written.append({path.relative_to(tmp_path).as_posix(): path.read_bytes()
                         for path in tmp_path.rglob("*.png") if "masks" not in path.parts})
