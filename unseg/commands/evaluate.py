@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
     from unseg.evaluation.data import Task
     from unseg.evaluation.trainer import Evaluation
 
+CAMVID_ROAD_AND_PAVEMENT = (3, 4)
 SHOWN = {"trivial": "(trivial)", "clean": "clean", "protected": "protected", "random": "random noise"}
 
 
@@ -25,7 +26,8 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder with images/{train,test} and labels/{train,test}.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json, curves.jsonl and pictures.")],
     task: Annotated[str, typer.Option(help="binary (object classes against the rest) or classes (every class apart).")] = "binary",
-    object_classes: Annotated[str, typer.Option(help="The classes that are the object of the binary task.")] = "3,4",
+    object_classes: Annotated[Optional[str], typer.Option(
+        help="The classes that are the object. Default: 3,4 if binary (CamVid's road and pavement), else all.")] = None,
     generator: Annotated[Optional[str], typer.Option(help="Noise generator: compact or a weight file. Default: compact.")] = None,
     protected: Annotated[Optional[Path], typer.Option(help="Folder of protected training images, in place of --generator.")] = None,
     conditions: Annotated[str, typer.Option(help="Which training images: clean, protected, random.")] = "clean,protected,random",
@@ -86,18 +88,18 @@ def split_list(option: str, text: str) -> tuple[str, ...]:
     return names
 
 
-def parse_task(name: str, object_classes: str) -> "Task":
-    """The task `name`; `object_classes` such as `3,4` matters to the binary one only."""
+def parse_task(name: str, object_classes: str | None) -> "Task":
+    """The task `name`. object_classes: such as `3,4`."""
     from unseg.evaluation.data import Task
 
-    if name == "classes":
-        return Task(name)
-    if name != "binary":
+    if name not in ("binary", "classes"):
         raise UserError(f"--task {name}: give binary or classes")
+    if object_classes is None:
+        return Task(name, name == "binary", CAMVID_ROAD_AND_PAVEMENT if name == "binary" else None)
     classes = split_list("--object-classes", object_classes)
     if not all(value.isdecimal() and int(value) < 255 for value in classes):
         raise UserError(f"--object-classes {object_classes}: give class indices from 0 to 254, such as 3,4")
-    return Task(name, tuple(int(value) for value in classes))
+    return Task(name, name == "binary", tuple(int(value) for value in classes))
 
 
 def training_sources(plan: "Plan", generator: str | None, protected: Path | None) -> dict[str, "Source"]:
@@ -131,8 +133,8 @@ def protected_folder(plan: "Plan", folder: Path) -> "Source":
 def loaded_generator(plan: "Plan", which: str) -> "Source":
     """Images protected on the way by a generator, exactly as `unseg protect` does it."""
     from unseg.checkpoint import load_generator
+    from unseg.device import choose_device
     from unseg.evaluation.compare import Source
-    from unseg.evaluation.trainer import choose_device
     from unseg.protect import Protector
 
     loaded = load_generator(which, device=str(choose_device(plan.device)))

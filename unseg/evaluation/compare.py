@@ -18,11 +18,12 @@ import torch
 
 from unseg import metrics
 from unseg.config import Budget
+from unseg.device import choose_device
 from unseg.errors import UserError
 from unseg.evaluation.conditions import CONDITIONS, Change, TrainingImages, changed_images
 from unseg.evaluation.data import Pair, Task, check_disjoint, fingerprint, list_pairs, load_split
 from unseg.evaluation.networks import check_network
-from unseg.evaluation.trainer import Evaluation, Schedule, check_labels, choose_device, train_and_test
+from unseg.evaluation.trainer import Evaluation, Schedule, check_labels, train_and_test
 from unseg.images import write_bytes
 
 Json = dict[str, Any]

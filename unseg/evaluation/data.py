@@ -42,35 +42,42 @@ class Pair:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learnt. objects: the classes that are the object, against the rest; None: every class apart."""
+    """What is to be learnt, and which pixels are the object that is protected.
+
+    binary: learn the object against the rest; otherwise every class apart. objects: the classes that are the object;
+    None: all labelled pixels are.
+    """
 
     name: str
+    binary: bool
     objects: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.binary and self.objects is None:
+            raise UserError("--object-classes: the binary task needs the classes that are the object, such as 3,4")
+
     def labels(self, classes: np.ndarray) -> np.ndarray:
-        """The training labels of class maps of any shape: with objects, 1 on them, 0 elsewhere; 255 stays. uint8."""
-        if self.objects is None:
+        """The training labels of class maps of any shape: if binary 1 on objects, 0 elsewhere; 255 stays. uint8."""
+        if not self.binary:
             return classes
         return np.where(classes == IGNORE_LABEL, classes, np.isin(classes, self.objects).astype(np.uint8))
 
     def object_mask(self, classes_HW: np.ndarray) -> np.ndarray:
-        """The pixels that prompt the generator and have the object's budget: H×W bool. Without objects, all labelled ones."""
+        """The pixels that prompt the generator and have the object's budget: H×W bool."""
         if self.objects is None:
             return classes_HW != IGNORE_LABEL
         return np.isin(classes_HW, self.objects)
 
     def num_classes(self, train_classes: np.ndarray) -> int:
-        """2 with objects, else one more than the highest class of the training labels."""
-        labelled = train_classes[train_classes != IGNORE_LABEL]
-        if labelled.size == 0:
+        """2 if binary, else one more than the highest class of the training labels."""
+        present = np.unique(train_classes[train_classes != IGNORE_LABEL])
+        if present.size == 0:
             raise UserError(f"--data: the training labels hold no class (every pixel is {IGNORE_LABEL}, not labelled)")
-        if self.objects is None:
-            return int(labelled.max()) + 1
-        missing = [str(value) for value in self.objects if not (labelled == value).any()]
+        missing = [str(value) for value in self.objects or () if value not in present]
         if missing:
             raise UserError(f"--object-classes: no training label has class {', '.join(missing)}; "
-                            f"there are {', '.join(map(str, np.unique(labelled)))}")
-        return 2
+                            f"there are {', '.join(map(str, present))}")
+        return 2 if self.binary else int(present[-1]) + 1
 
 
 def list_pairs(root: Path, split: str) -> list[Pair]:

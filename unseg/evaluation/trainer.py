@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unseg import metrics
+from unseg.device import choose_device
 from unseg.errors import UserError
 from unseg.evaluation.networks import build_network
 
@@ -101,20 +102,6 @@ def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_imag
                 curve.append(Evaluation(step, metrics.mean_iou(iou), loss))
                 report(curve[-1])
     return Result(curve, iou, model)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one, else cpu."""
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: give cpu, cuda or auto") from None
-    if device.type == "cuda" and not available:
-        raise UserError(f"--device {name}: torch sees no GPU here; give --device cpu")
-    return device
 
 
 def check_labels(labels: np.ndarray, num_classes: int, what: str) -> None:

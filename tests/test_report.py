@@ -1,0 +1,75 @@
+"""Pictures: what stands where."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unseg import report
+
+
+def panels(picture: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+    """The four photographs of a picture, found by its layout: equal gaps at the sides, between them and below."""
+    gap = (picture.shape[1] - 4 * width) // 5
+    top = picture.shape[0] - gap - height
+    return [picture[top:top + height, gap + i * (width + gap):][:, :width] for i in range(4)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (200, 90)])
+def test_photograph_noise_and_mask_stand_side_by_side(height: int, width: int) -> None:
+    draw = np.random.default_rng(0)
+    original = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mask = draw.random((height, width)) < 0.5
+    change = draw.integers(-8, 9, original.shape)
+    unlearnable = (original + change).clip(0, 255).astype(np.uint8)
+    first, second, noise, white = panels(report.before_after_noise_mask(original, unlearnable, mask), height, width)
+    assert np.array_equal(first, original)
+    assert np.array_equal(second, unlearnable)
+    real = unlearnable.astype(int) - original
+    expected = np.where(real == 0, 128, np.clip(128 + 16 * real, 0, 255))
+    assert np.array_equal(noise, expected)
+    assert np.array_equal(white, np.where(mask[..., None], 255, 0) * np.ones(3, int))
+
+
+def test_captions_are_drawn_above_the_photographs() -> None:
+    white = np.full((64, 128, 3), 255, np.uint8)
+    picture = report.before_after_noise_mask(white, white, np.ones((64, 128), bool))
+    gap = (picture.shape[1] - 4 * 128) // 5
+    above = picture[:picture.shape[0] - 64 - gap]
+    for i in range(4):
+        assert above[:, gap + i * (128 + gap):][:, :128].min() < 100
+
+
+def results(**final: float) -> dict:
+    runs = [{"settings": {"task": "binary", "network": "net", "condition": condition},
+             "result": {"final_miou": value, "curve": [{"step": 5, "miou": value}, {"step": 10, "miou": value}]}}
+            for condition, value in final.items()]
+    return {"tasks": {"binary": {"trivial_miou": 0.3}}, "runs": runs}
+
+
+def rows_of(picture: np.ndarray, colour: tuple[int, int, int], columns: slice) -> np.ndarray:
+    """The rows in which `colour` appears, below the legend."""
+    rows = np.flatnonzero((np.abs(picture[:, columns].astype(int) - colour).max(2) < 8).any(1))
+    return rows[rows > report.TOP // report.ZOOM - 5]
+
+
+def test_curves_lie_at_their_values() -> None:
+    picture = report.learning_curves(results(clean=0.9, protected=0.4))
+    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
+    middle = slice(380, 390)  # between the two points, where only the curves are
+    for condition, value in (("clean", 0.9), ("protected", 0.4)):
+        assert rows_of(picture, report.COLOURS[condition], middle).mean() == pytest.approx(top + (1 - value) * (bottom - top), abs=2)
+
+
+def test_bars_are_as_high_as_their_values() -> None:
+    picture = report.final_bars(results(clean=0.9, protected=0.4))
+    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
+    for condition, value in (("clean", 0.9), ("protected", 0.4)):
+        rows = rows_of(picture, report.COLOURS[condition], slice(None))
+        assert len(rows) == pytest.approx(value * (bottom - top), abs=3)
+
+
+def test_a_panel_for_each_task_and_network() -> None:
+    one, two = results(clean=0.9), results(clean=0.9)
+    two["runs"][0]["settings"] = {**two["runs"][0]["settings"], "network": "other"}
+    both = {"tasks": one["tasks"], "runs": one["runs"] + two["runs"]}
+    assert report.learning_curves(both).shape[1] == 2 * report.learning_curves(one).shape[1]
