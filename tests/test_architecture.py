@@ -19,7 +19,7 @@ LAYERS = (
     ("unseg", "unseg.errors", "unseg.config", "unseg.images", "unseg.device", "unseg.distributed"),
     ("unseg.frame", "unseg.noise", "unseg.data", "unseg.prompts", "unseg.losses", "unseg.metrics", "unseg.recipes",
      "unseg.checkpoint", "unseg.manifest", "unseg.outputs"),
-    ("unseg.bilevel", "unseg.protect", "unseg.evaluation", "unseg.report"),
+    ("unseg.bilevel", "unseg.protect", "unseg.verify", "unseg.evaluation", "unseg.report"),
     ("unseg.commands",),
     ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark"),
     ("train", "generate", "eval", "scripts", "utils", "tests"),

@@ -26,6 +26,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MULTI_PICTURE = "MPO"  # a JPEG with a second picture behind it, as many phones write; the first is the photograph
 MAX_PIXELS = 200_000_000
+WEBP_SIDE, JPEG_SIDE = 16_383, 65_500  # the most that libwebp and libjpeg write
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unseg-", ".tmp"
 # What Pillow raises on broken files of the formats above; anything else is a bug and must be seen.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, TypeError, KeyError, IndexError,

@@ -73,11 +73,6 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def mask_files(masks: Path) -> list[Path]:
-    """Every mask of a folder, sorted, whether or not an image needs it."""
-    return [path for path in _walk(masks, []) if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
 def _samples_of(given: Path, masks: Path | None, problems: list[Problem], other_files: list[str]) -> Iterable[SampleFile]:
     if given.is_file():
         yield SampleFile(given.name, given, given.parent)

@@ -1,0 +1,61 @@
+"""The `unseg` command. Each sub-command is one function of `unseg.commands`; torch is imported only when one runs."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from unseg import __version__
+from unseg.commands.evaluate import evaluate
+from unseg.commands.info import info
+from unseg.commands.protect import protect
+from unseg.commands.train import train_command
+from unseg.commands.verify import verify
+from unseg.errors import UserError
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+
+app = typer.Typer(name="unseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Make images unlearnable to segmentation models (UnSeg, NeurIPS 2024).")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"unseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit.")] = False,
+) -> None:
+    """Options before the sub-command."""
+
+
+app.command("protect")(protect)
+app.command("verify")(verify)
+app.command("train")(train_command)
+app.command("evaluate")(evaluate)
+app.command("info")(info)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 all done; 1 something was not protected; 2 user error; 130 Ctrl-C."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="unseg")
+    except SystemExit as end:  # how typer hands over an exit code
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except UserError as error:
+        message = f"unseg: error: {error}"
+        print(message.encode(errors="backslashreplace").decode(), file=sys.stderr)  # file names may hold stray bytes
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("unseg: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

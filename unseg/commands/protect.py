@@ -1,0 +1,115 @@
+"""unseg protect: folder or files → their unlearnable versions."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from unseg.commands.console import print_list, printable, progress
+from unseg.config import Budget
+from unseg.data.masks import parse_objects
+from unseg.images import MAX_PIXELS
+from unseg.manifest import MANIFEST
+
+if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
+    from unseg.protect import ProtectSettings, Summary
+
+T = TypeVar("T")
+
+
+def protect(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders (recursive) and image files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")],
+    masks: Annotated[Optional[Path], typer.Option(help="Folder of masks, paired by relative name without suffix. "
+                                                       "Without masks and boxes the whole image is the object.")] = None,
+    objects: Annotated[str, typer.Option(help="Which class ids are the object: all, or ids such as 3,4 or 1-5.")] = "all",
+    ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255,
+    background_label: Annotated[int, typer.Option(help="Class id that `--objects all` leaves out; -1: none.")] = 0,
+    mask_type: Annotated[str, typer.Option(help="binary (above 127 is the object), index (class ids), or auto.")] = "auto",
+    boxes: Annotated[Optional[Path], typer.Option(
+        help='JSON file of boxes, {"relative/name.jpg": [[x1, y1, x2, y2], ...]}, in place of masks.')] = None,
+    epsilon: Annotated[float, typer.Option(help="Most that a value of the object may change, grey levels of 255.")] = 8.0,
+    background_epsilon: Annotated[float, typer.Option(help="The same for all other pixels.")] = 2.0,
+    generator: Annotated[str, typer.Option(help="compact (shipped), or a weight file.")] = "compact",
+    region: Annotated[str, typer.Option(help="Where --epsilon holds: mask (exactly the object), or published (the 256-pixel "
+                                             "mask prompt resized back, as the published script does).")] = "mask",
+    form: Annotated[str, typer.Option("--format", help="png, webp (lossless, smaller, slower), or jpeg: changes values "
+                                                       "beyond the budget, and the run says by how much.")] = "png",
+    png_level: Annotated[int, typer.Option(help="PNG compression, 0 to 9.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[Optional[int], typer.Option(help="Images a batch. Default: 1 on a CPU, 8 on a GPU.")] = None,
+    workers: Annotated[Optional[int], typer.Option(help="Threads. Default: the number of cores.")] = None,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the closing table.")] = False,
+) -> None:
+    """Make images unlearnable to segmentation models.
+
+    Nothing of yours is ever overwritten. What cannot be protected is listed at the end and in the manifest; the exit code is 0
+    only if every image was protected. Run the same command again to go on after an interruption.
+    """
+    from unseg.protect import ProtectSettings, protect as run
+
+    settings = ProtectSettings(
+        budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type,
+        objects=parse_objects(objects), ignore_label=_label(ignore_label), background_label=_label(background_label),
+        format=form, png_level=png_level, device=device, batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
+    console = Console(highlight=False)
+    try:
+        summary = run(inputs, out, settings, masks=masks, boxes=boxes, reporter=_Terminal(console, quiet))
+    except KeyboardInterrupt:
+        typer.echo("unseg: interrupted; what is finished is kept, run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+    _print_summary(console, summary, out, settings)
+    raise typer.Exit(summary.exit_code)
+
+
+def _label(value: int) -> int | None:
+    return None if value < 0 else value
+
+
+class _Terminal:
+    """Tells what a run does: sentences on stdout, bars on stderr."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(printable(text), markup=False, soft_wrap=True)
+
+    def track(self, items: Iterable[T], total: int, what: str) -> Iterable[T]:
+        return progress(items, total, what, self.quiet)
+
+
+def _print_summary(console: Console, summary: "Summary", out: Path, settings: "ProtectSettings") -> None:
+    protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
+    table = Table(title="unseg protect", title_justify="left")
+    for heading, justify in (("", "left"), ("images", "right"), ("", "left")):
+        table.add_column(heading, justify=justify)
+    ratios = [entry.psnr for entry in protected if entry.psnr is not None]
+    quality = f"PSNR {sum(ratios) / len(ratios):.1f} dB on average, {min(ratios):.1f} at least" if ratios else ""
+    kept = f"{summary.kept} of them by an earlier run" if summary.kept else ""
+    table.add_row("protected", str(len(protected)), "; ".join(filter(None, (quality, kept))))
+    table.add_row("copied without protection", str(len(copied)), "byte for byte" if copied else "")
+    table.add_row("failed", str(len(failed)), "nothing written" if failed else "")
+    console.print(table)
+    manifest = str(out / MANIFEST)
+    print_list(console, "copied without protection", [f"{entry.input}: {entry.reason}" for entry in copied], "yellow", manifest)
+    print_list(console, "failed", [f"{entry.input}: {entry.reason}" for entry in failed], "red", manifest)
+    notes = [f"{entry.input}: {entry.note}" for entry in protected if entry.note]
+    print_list(console, "notes", notes, "default", manifest)
+    measured = [entry for entry in protected if entry.over_budget is not None]
+    if measured:
+        share = sum(entry.over_budget for entry in measured) / len(measured)
+        console.print(f"JPEG breaks the bound: {share:.2%} of the values are beyond the budget (--epsilon "
+                      f"{settings.budget.object:g}, --background-epsilon {settings.budget.background:g}), by up to "
+                      f"{max(entry.max_over for entry in measured)} grey levels. PNG keeps it exactly.", style="yellow",
+                      soft_wrap=True)
+    made = len(summary.entries) - summary.kept
+    if summary.seconds > 0:
+        console.print(f"{made} images in {summary.seconds:.1f} s ({made / summary.seconds:.1f} images/s). "
+                      f"Manifest: {printable(manifest)}", markup=False, soft_wrap=True)

@@ -1,0 +1,43 @@
+"""unseg verify: the proof that protected files keep their promise."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from unseg.commands.console import print_list, printable, progress
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of `unseg protect`.")],
+    originals: Annotated[Optional[Path], typer.Option(help="The original images, if not where the manifest says.")] = None,
+    masks: Annotated[Optional[Path], typer.Option(help="The masks, if not where the manifest says.")] = None,
+    workers: Annotated[Optional[int], typer.Option(min=1, help="Threads.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Read every file back and prove the bound at every pixel against the originals.
+
+    The exit code is 0 only if every image is protected and within its budget, and nothing is missing, changed or extra.
+    """
+    from unseg.verify import verify as check
+
+    result = check(folder, originals=originals, masks=masks, workers=workers,
+                   track=lambda items, total: progress(items, total, "verify", quiet=as_json))
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=1))
+        raise typer.Exit(result.exit_code)
+    console = Console(highlight=False)
+    lists = (("failed", [f"{item.name}: {item.problem}" for item in result.failures], "red"),
+             ("not protected", [f"{item.name}: {item.problem}" for item in result.unprotected], "yellow"),
+             ("missing", list(result.missing), "red"), ("not written by unseg", list(result.extra), "yellow"))
+    for title, lines, style in lists:
+        print_list(console, title, lines, style, "the list that --json prints")
+    good = [item for item in result.findings if not item.problem]
+    on_object = max((item.max_object for item in good if item.max_object is not None), default=0)
+    elsewhere = max((item.max_background for item in good if item.max_background is not None), default=0)
+    console.print(f"{printable(str(folder))}: {len(good)} of {len(result.findings) + len(result.unprotected)} images hold the"
+                  f" bound at every pixel; most change {on_object} on objects, {elsewhere} elsewhere", markup=False, soft_wrap=True)
+    raise typer.Exit(result.exit_code)

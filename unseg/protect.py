@@ -1,0 +1,608 @@
+"""From images to their unlearnable versions: one image in memory (`Protector`), or folders on disk (`protect`).
+
+On disk: decoding threads → generator → encoding threads, a bounded number of pixels at a time, results in sorted order. What
+is written does not depend on the order or grouping of the inputs: every batch has the same shape (filled with zeros), and
+small networks run on one thread an image, so not on the number of cores either.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from segment_anything_training.prompts import Prompts
+from unseg import __version__, frame, images, noise
+from unseg.checkpoint import LoadedGenerator, load_generator
+from unseg.config import Budget
+from unseg.data.masks import MaskKind, MaskRule, box_mask, detect_kind, object_mask
+from unseg.data.samples import SampleFile, SampleList, find_samples
+from unseg.device import choose_device
+from unseg.errors import UserError
+from unseg.images import ImageError
+from unseg.manifest import FORMAT, Entry, Key, Manifest, ManifestWriter, read_manifest
+from unseg.metrics import psnr
+from unseg.outputs import Planned, check_folders, plan_outputs
+
+Region = Literal["mask", "published"]
+Boxes = Sequence[Sequence[float]]
+T = TypeVar("T")
+
+PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
+SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
+CUDA_BATCH_SIZE = 8
+NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
+
+
+# --- one image in memory ---------------------------------------------------------------------------------------------
+
+
+def image_region(mask_HW: np.ndarray, kind: Region, image_size: int, mask_size: int) -> np.ndarray:
+    """Where the object's budget holds, H×W bool.
+
+    "mask": exactly the object's pixels. "published": where the mask prompt, resized back, rounds to 1, as in the
+    published script: its border follows the 256-pixel prompt, so some background pixels get the object's budget.
+    """
+    if kind == "mask":
+        return np.ascontiguousarray(mask_HW, dtype=bool)
+    prompt = frame.mask_prompts(mask_HW, image_size, mask_size).masks
+    return noise.published_region(prompt[0, 0], *mask_HW.shape).numpy()
+
+
+@dataclass(frozen=True)
+class Framed:
+    """What the network is given for one image: image 1×3×S×S float32 in [0, 1], and its prompts."""
+
+    image: torch.Tensor
+    prompts: Prompts
+
+
+class Protector:
+    """A generator, a budget and the rule of where each part of the budget holds.
+
+    network: any generator of the project. region: see `image_region`. batch_size: every batch that the network sees has this
+    size, filled with zeros, so that an image's noise does not depend on its company.
+    """
+
+    def __init__(self, network: nn.Module, budget: Budget = Budget(), region: Region = "mask", *,
+                 device: str | torch.device = "cpu", batch_size: int = 1) -> None:
+        self.network = network.to(device).eval()
+        self.budget, self.region_kind = budget, region
+        self.device, self.batch_size = torch.device(device), batch_size
+
+    def __call__(self, pixels_HW3: np.ndarray, mask_HW: np.ndarray | None = None, boxes: Boxes | None = None) -> np.ndarray:
+        """The unlearnable image, H×W×3 uint8. pixels: H×W×3 uint8. mask: H×W bool; boxes: N×4 XYXY, corners inclusive.
+
+        Boxes make a box prompt and the object is what lies inside; without either the whole image is the object.
+        """
+        mask = self.object(pixels_HW3, mask_HW, boxes)
+        noise_3NN = self.noise([self.frame(pixels_HW3, mask, boxes)])[0]
+        return noise.apply(pixels_HW3, noise_3NN, self.region(mask), self.budget)
+
+    @staticmethod
+    def object(pixels_HW3: np.ndarray, mask_HW: np.ndarray | None, boxes: Boxes | None) -> np.ndarray:
+        """The object's pixels, H×W bool, from whichever of mask and boxes is given."""
+        height, width = pixels_HW3.shape[:2]
+        if boxes is not None:
+            return box_mask(boxes, height, width)
+        return np.ones((height, width), bool) if mask_HW is None else np.asarray(mask_HW, dtype=bool)
+
+    def region(self, mask_HW: np.ndarray) -> np.ndarray:
+        return image_region(mask_HW, self.region_kind, self.network.image_size, self.network.mask_size)
+
+    def frame(self, pixels_HW3: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None = None) -> Framed:
+        """Image and prompts in the network's frame: the box around `boxes` where given, else the mask."""
+        height, width = pixels_HW3.shape[:2]
+        size = self.network.image_size
+        image = frame.image_frame(pixels_HW3, size, antialias=self.network.antialias)
+        if boxes is not None:
+            inside = np.clip(np.asarray(boxes, np.float32), 0, [width - 1, height - 1] * 2)
+            return Framed(image, frame.box_prompts(inside, height, width, size))
+        prompts = frame.mask_prompts(mask_HW, size, self.network.mask_size)
+        if self.region_kind == "mask" and not prompts.masks.any():
+            prompts = Prompts(masks=_touched_cells(mask_HW, self.network.mask_size))
+        return Framed(image, prompts)
+
+    def noise(self, framed: Sequence[Framed]) -> torch.Tensor:
+        """The noise of up to `batch_size` images with prompts of one kind: K×3×N×N float32 in [−1, 1], on the CPU."""
+        count = len(framed)
+        if not 0 < count <= self.batch_size:
+            raise ValueError(f"{count} images for a batch of {self.batch_size}")
+        batch = self._fill(torch.cat([item.image for item in framed]))
+        prompts = Prompts(*(None if getattr(framed[0].prompts, name) is None
+                            else self._fill(torch.cat([getattr(item.prompts, name) for item in framed]))
+                            for name in ("masks", "boxes", "points")))
+        # Benchmarking and TF32 would let the same image give other noise from run to run and from card to card.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            return self.network(batch, prompts)[:count].float().cpu().clone()
+
+    def _fill(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor` on the device, with zeros up to the batch size."""
+        missing = self.batch_size - tensor.shape[0]
+        filled = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) if missing else tensor
+        return filled.to(self.device)
+
+
+def _touched_cells(mask_HW: np.ndarray, mask_size: int) -> torch.Tensor:
+    """A mask prompt with every cell on that an object pixel falls into: for objects so small that resizing loses them."""
+    side = max(mask_HW.shape)
+    rows, columns = np.nonzero(mask_HW)
+    prompt = torch.zeros(1, 1, mask_size, mask_size)
+    prompt[0, 0, rows * mask_size // side, columns * mask_size // side] = frame.MASK_ON
+    return prompt
+
+
+# --- folders on disk -------------------------------------------------------------------------------------------------
+
+
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{option} {value}: choose from {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class ProtectSettings:
+    """Everything that a run of `protect` may vary. None for batch_size or workers: chosen from the device."""
+
+    budget: Budget = field(default_factory=Budget)
+    generator: str | Path = "compact"
+    region: Region = "mask"
+    mask_type: Literal["auto", "binary", "index"] = "auto"
+    objects: tuple[int, ...] | None = None
+    ignore_label: int | None = 255
+    background_label: int | None = 0
+    format: Literal["png", "webp", "jpeg"] = "png"
+    png_level: int = 1
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    max_megapixels: float = images.MAX_PIXELS / 1e6
+
+    def __post_init__(self) -> None:
+        _check_choice("--region", self.region, ("mask", "published"))
+        _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
+        _check_choice("--format", self.format, ("png", "webp", "jpeg"))
+        if not 0 <= self.png_level <= 9:
+            raise UserError(f"--png-level {self.png_level}: give 0 (stored) to 9 (smallest)")
+        for option, value in (("--batch-size", self.batch_size), ("--workers", self.workers)):
+            if value is not None and value < 1:
+                raise UserError(f"{option} {value}: give 1 or more")
+        if not self.max_megapixels > 0:
+            raise UserError(f"--max-megapixels {self.max_megapixels}: give a number over 0")
+
+
+class Reporter(Protocol):
+    """What a run tells while it works. The default says nothing."""
+
+    def say(self, text: str) -> None: ...
+    def track(self, items: Iterable[T], total: int, what: str) -> Iterable[T]: ...
+
+
+class Silent:
+    def say(self, text: str) -> None:
+        pass
+
+    def track(self, items: Iterable[T], total: int, what: str) -> Iterable[T]:
+        return items
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. entries: every input of this run, sorted. kept: how many were found done. seconds: of the images."""
+
+    entries: tuple[Entry, ...]
+    kept: int
+    seconds: float
+
+    def of(self, status: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.status == status]
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every image is protected, else 1."""
+        return int(any(entry.status != "protected" for entry in self.entries))
+
+
+def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSettings = ProtectSettings(), *,
+            masks: str | Path | None = None, boxes: str | Path | None = None, generator: LoadedGenerator | None = None,
+            reporter: Reporter = Silent()) -> Summary:
+    """Protect images on disk.
+
+    inputs: folders (recursive) and files. out: the output folder; see `unseg.manifest` and `unseg.outputs` for what is found
+    there. masks: a folder, paired by relative stem. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}.
+    generator: one that is loaded already, instead of `settings.generator`. Whatever concerns one image is in the summary
+    and the manifest; whatever concerns the run is a UserError before anything is written.
+    """
+    inputs, out = [Path(path) for path in inputs], Path(out)
+    masks = None if masks is None else Path(masks)
+    if masks is not None and boxes is not None:
+        raise UserError("--masks and --boxes: give one of them, each says what the object is")
+    found = find_samples(inputs, masks)
+    check_folders(inputs, out, masks)
+    boxes_of = None if boxes is None else read_boxes(Path(boxes))
+    earlier = read_manifest(out)
+    device = choose_device(settings.device)
+    workers = settings.workers or _cores()
+    loaded = generator or load_generator(settings.generator, str(device))
+    if any(path.is_dir() for path in inputs):  # for single files, most of a folder of masks has no image
+        _tell_leftovers(found, boxes_of, reporter)
+    with images.own_size_limit(), ThreadPoolExecutor(workers) as pool:
+        rule = _mask_rule(settings, masks, found, pool, reporter)
+        run = _Run(settings, loaded, device, out, rule, boxes_of, masks, workers)
+        _check_same_settings(run.header(), earlier, out)
+        samples = {(sample.name, run.relative(sample.root)): sample for sample in found.samples}
+        before = {key: entry for key, entry in earlier.entries.items() if entry.input_root != NO_ROOT} if earlier else {}
+        planned = plan_outputs(samples, out, settings.format, before)
+        jobs = [_Job(samples[key], planned[key], key, before.get(key)) for key in sorted(samples)]
+        problems = [Entry(problem.name, NO_ROOT, "failed", reason=problem.reason) for problem in found.problems]
+        return run.work(jobs, problems, before.values(), pool, reporter)
+
+
+def read_boxes(path: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """The boxes file, checked: image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--boxes {path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f'--boxes {path}: give an object {{"name.jpg": [[x1, y1, x2, y2], …]}}')
+    for name, boxes in content.items():
+        for box in boxes if isinstance(boxes, list) else [None]:
+            if not _is_box(box):
+                raise UserError(f"--boxes {path}: {name}: {box} is no box; give [x1, y1, x2, y2] with x1 ≤ x2 and y1 ≤ y2")
+    return {name: tuple(tuple(box) for box in boxes) for name, boxes in content.items()}
+
+
+def _is_box(box: Any) -> bool:
+    numbers = isinstance(box, list) and len(box) == 4 and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in box)
+    return numbers and box[0] <= box[2] and box[1] <= box[3]
+
+
+@dataclass(frozen=True)
+class _Job:
+    sample: SampleFile
+    planned: Planned
+    key: Key
+    earlier: Entry | None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A decoded sample, ready for the network. facts: what of its manifest line is known."""
+
+    job: _Job
+    image: images.Image
+    mask_HW: np.ndarray
+    framed: Framed
+    facts: Entry
+
+
+class _Refused(Exception):
+    """A sample that stays without protection: "copied" or "failed", and why."""
+
+    def __init__(self, status: Literal["copied", "failed"], reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class _Run:
+    """One run over a folder: what is the same for all its images."""
+
+    def __init__(self, settings: ProtectSettings, loaded: LoadedGenerator, device: torch.device, out: Path,
+                 rule: MaskRule | None, boxes: Mapping[str, Boxes] | None, masks: Path | None, workers: int) -> None:
+        self.settings, self.loaded, self.out, self.rule, self.boxes = settings, loaded, out, rule, boxes
+        self.workers, self.max_pixels = workers, int(settings.max_megapixels * 1e6)
+        self.masks_root = None if masks is None else self.relative(masks)
+        batch_size = settings.batch_size or (CUDA_BATCH_SIZE if device.type == "cuda" else 1)
+        self.protector = Protector(loaded.network, settings.budget, settings.region, device=device, batch_size=batch_size)
+        side_by_side = device.type == "cpu" and loaded.network.image_size <= SMALL_NETWORK_SIDE
+        self.generators = workers if side_by_side else 1
+        self.torch_threads = 1 if side_by_side or device.type != "cpu" else workers
+
+    def relative(self, folder: Path) -> str:
+        """`folder` as the manifest names it."""
+        return Path(os.path.relpath(folder.resolve(), self.out.resolve())).as_posix()
+
+    @property
+    def prompt(self) -> str:
+        return "mask" if self.rule else "boxes" if self.boxes is not None else "whole"
+
+    def header(self) -> dict[str, Any]:
+        """The manifest's first line. Under "settings" is what must not differ between runs into one folder."""
+        network, budget = self.loaded.network, self.settings.budget
+        return {
+            "format": FORMAT, "unseg": __version__,
+            "settings": {
+                "object_budget": float(budget.object), "background_budget": float(budget.background),
+                "generator": self.loaded.sha256, "region": self.settings.region, "format": self.settings.format,
+                "prompt": self.prompt, "mask_rule": asdict(self.rule) if self.rule else None,
+                "image_size": network.image_size, "mask_size": network.mask_size,
+            },
+            "generator": {"name": self.loaded.name, "source": self.loaded.source, "sha256": self.loaded.sha256},
+            "device": self.protector.device.type, "batch_size": self.protector.batch_size,
+        }
+
+    def work(self, jobs: Sequence[_Job], problems: Sequence[Entry], earlier: Iterable[Entry], pool: Executor,
+             reporter: Reporter) -> Summary:
+        """Everything that writes."""
+        self._prepare_folder()
+        header = json.loads(json.dumps(self.header()))
+        manifest = ManifestWriter(self.out, header, earlier)
+        started = time.perf_counter()
+        kept, entries = 0, list(problems)
+        try:
+            for problem in problems:
+                manifest.add(problem)
+            with _torch_threads(self.torch_threads), closing(self._entries(jobs, manifest, pool)) as results:
+                for job, entry in reporter.track(results, len(jobs), "images"):
+                    manifest.add(entry)
+                    entries.append(entry)
+                    kept += entry is job.earlier
+        finally:
+            manifest.close()
+        return Summary(tuple(sorted(entries, key=lambda entry: entry.key)), kept, time.perf_counter() - started)
+
+    def _prepare_folder(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            for left in self.out.rglob(f"{images.TEMPORARY_PREFIX}*{images.TEMPORARY_SUFFIX}"):
+                left.unlink()  # of a run that was killed
+            probe = self.out / f"{images.TEMPORARY_PREFIX}probe{images.TEMPORARY_SUFFIX}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"--out {self.out}: cannot be written: {error.strerror}") from error
+
+    def _entries(self, jobs: Sequence[_Job], manifest: ManifestWriter, pool: Executor) -> Iterator[tuple[_Job, Entry]]:
+        """The results in the order of the jobs, while later jobs are being worked on."""
+        window: deque[tuple[int, Sequence[_Job], Future[list[Entry | Future[Entry]]]]] = deque()
+        depth = self.generators + 2 + 2 * self.workers // self.protector.batch_size
+        generators = ThreadPoolExecutor(self.generators)
+
+        def oldest() -> Iterator[tuple[_Job, Entry]]:
+            _, group, future = window[0]
+            for job, result in zip(group, future.result(), strict=True):
+                yield job, result.result() if isinstance(result, Future) else result
+            window.popleft()
+
+        try:
+            for start in range(0, len(jobs), self.protector.batch_size):
+                group = jobs[start:start + self.protector.batch_size]
+                pixels = sum(images.pixel_count(job.sample.image) for job in group)
+                while window and (len(window) >= depth or sum(item[0] for item in window) + pixels > PIXELS_IN_FLIGHT):
+                    yield from oldest()
+                for job in group:
+                    self._announce(job, manifest)
+                loads = [pool.submit(self._load, job) for job in group]
+                window.append((pixels, group, generators.submit(self._generate, loads, pool)))
+            while window:
+                yield from oldest()
+        finally:
+            generators.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @staticmethod
+    def _announce(job: _Job, manifest: ManifestWriter) -> None:
+        """Say in the manifest what a job may write before it does, so that a killed run's files are known as its own."""
+        claims = {job.planned.output, job.planned.copy, *(job.earlier.owned if job.earlier else ())} - {None}
+        manifest.add(Entry(*job.key, "started", claims=tuple(sorted(claims))))
+
+    # --- in the decoding threads
+
+    def _load(self, job: _Job) -> _Loaded | Entry:
+        try:
+            if job.earlier is not None and self._is_done(job, job.earlier):
+                return job.earlier
+            return self._decode(job)
+        except _Refused as refused:
+            return self._unprotected(job, refused)
+        except ImageError as error:
+            mask_is_bad = error.path == job.sample.mask
+            return self._unprotected(job, _Refused("failed", f"mask: {error.reason}" if mask_is_bad else error.reason))
+        except MemoryError:
+            return self._unprotected(job, _Refused("failed", "not enough memory to decode it"))
+
+    def _is_done(self, job: _Job, earlier: Entry) -> bool:
+        """Whether an earlier run protected this very input, and its output is still what was written."""
+        return (earlier.status == "protected" and earlier.output == job.planned.output
+                and (self.boxes is None or earlier.boxes == self.boxes.get(job.sample.name))
+                and earlier.input_sha256 == images.sha256_of(job.sample.image)
+                and earlier.output_sha256 == images.sha256_of(self.out / job.planned.output)
+                and (None if job.sample.mask is None else images.sha256_of(job.sample.mask)) == earlier.mask_sha256)
+
+    def _decode(self, job: _Job) -> _Loaded:
+        image = images.read_image(job.sample.image, self.max_pixels)
+        height, width = image.pixels.shape[:2]
+        notes = "; ".join(filter(None, (image.note, job.planned.note)))
+        facts = Entry(*job.key, "protected", output=job.planned.output, note=notes or None, width=width, height=height,
+                      input_sha256=image.sha256, prompt=self.prompt, object_budget=float(self.settings.budget.object),
+                      background_budget=float(self.settings.budget.background), generator=self.loaded.sha256)
+        mask, boxes = None, None
+        if self.rule is not None:
+            mask, facts = self._mask(job, facts)
+        if self.boxes is not None:
+            boxes = self.boxes.get(job.sample.name)
+            facts = replace(facts, boxes=boxes)
+            if not boxes:
+                raise _Refused("copied", "no box for it in the boxes file")
+        mask = Protector.object(image.pixels, mask, boxes)
+        if not mask.any():
+            if boxes is not None:
+                raise _Refused("failed", f"every box lies outside the image ({width}×{height})")
+            raise _Refused("copied", f"no object in its mask ({job.sample.mask_name})")
+        facts = replace(facts, object_share=float(mask.mean()))
+        return _Loaded(job, image, mask, self.protector.frame(image.pixels, mask, boxes), facts)
+
+    def _mask(self, job: _Job, facts: Entry) -> tuple[np.ndarray, Entry]:
+        if job.sample.mask is None:
+            raise _Refused("copied", "no mask for it")
+        label = images.open_label(job.sample.mask, self.max_pixels)
+        if label.values.shape != (facts.height, facts.width):
+            height, width = label.values.shape
+            raise _Refused("failed", f"mask {job.sample.mask_name} is {width}×{height}, the image (upright) is"
+                                     f" {facts.width}×{facts.height}: make them one size")
+        facts = replace(facts, mask=job.sample.mask_name, mask_root=self.masks_root, mask_sha256=label.sha256)
+        return object_mask(label.values, self.rule), facts
+
+    def _unprotected(self, job: _Job, refused: _Refused) -> Entry:
+        """The line of an image that is not protected, after it has been copied where that is what happens to it."""
+        earlier = job.earlier
+        if refused.status == "copied":
+            try:
+                return self._copy(job, refused.reason)
+            except ImageError as error:
+                refused = _Refused("failed", f"{refused.reason}; and copying it failed: {error.reason}")
+            except OSError as error:
+                refused = _Refused("failed", f"{refused.reason}; and copying it failed: {error.strerror}")
+        # What an earlier run wrote for it stays, and stays ours.
+        kept = {} if earlier is None else {"output": earlier.output, "output_sha256": earlier.output_sha256,
+                                           "claims": earlier.claims}
+        return Entry(*job.key, "failed", reason=refused.reason, **kept)
+
+    def _copy(self, job: _Job, reason: str) -> Entry:
+        name = job.planned.copy
+        if name is None:
+            raise ImageError(self.out / job.sample.name, f"{job.sample.name} exists in the output folder")
+        data = images.read_bytes(job.sample.image)
+        sha256 = images.write_bytes(self.out / name, data)
+        entry = Entry(*job.key, "copied", output=name, reason=reason, input_sha256=sha256, output_sha256=sha256,
+                      prompt=self.prompt)
+        self._remove_replaced(job, entry)
+        return entry
+
+    # --- in the generator's thread
+
+    def _generate(self, loads: Sequence[Future[_Loaded | Entry]], pool: Executor) -> list[Entry | Future[Entry]]:
+        results = [load.result() for load in loads]
+        ready = [result for result in results if isinstance(result, _Loaded)]
+        if not ready:
+            return results
+        try:
+            noises = iter(self.protector.noise([item.framed for item in ready]))
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
+                            " smaller one, or --device cpu") from error
+        return [pool.submit(self._save, result, next(noises)) if isinstance(result, _Loaded) else result
+                for result in results]
+
+    # --- in the encoding threads
+
+    def _save(self, loaded: _Loaded, noise_3NN: torch.Tensor) -> Entry:
+        job = loaded.job
+        try:
+            if not torch.isfinite(noise_3NN).all():
+                raise _Refused("failed", "the generator's noise is not finite: its weights are damaged or not trained")
+            region = self.protector.region(loaded.mask_HW)
+            protected = noise.apply(loaded.image.pixels, noise_3NN, region, self.settings.budget)
+            data = self._encode(protected, loaded.image)
+            measured = {}
+            if self.settings.format == "jpeg":
+                protected = images.decode_pixels(data)
+                measured = breach(loaded.image.pixels, protected, region, self.settings.budget)
+            ratio = psnr(loaded.image.pixels, protected)
+            sha256 = images.write_bytes(self.out / job.planned.output, data)
+        except _Refused as refused:
+            return self._unprotected(job, refused)
+        except MemoryError:
+            return self._unprotected(job, _Refused("failed", "not enough memory to protect it"))
+        except OSError as error:
+            return self._unprotected(job, _Refused("failed", f"cannot be written: {error.strerror or error}"))
+        entry = replace(loaded.facts, output_sha256=sha256, psnr=ratio if math.isfinite(ratio) else None, **measured)
+        self._remove_replaced(job, entry)
+        return entry
+
+    def _encode(self, pixels: np.ndarray, image: images.Image) -> bytes:
+        extra = {"icc_profile": image.icc_profile}
+        if self.settings.format == "png":
+            return images.encode_png(pixels, self.settings.png_level, alpha=image.alpha, **extra)
+        if self.settings.format == "webp":
+            if max(pixels.shape) > images.WEBP_SIDE:
+                raise _Refused("failed", f"WebP holds at most {images.WEBP_SIDE} pixels a side: use --format png")
+            return images.encode_webp(pixels, alpha=image.alpha, **extra)
+        if max(pixels.shape) > images.JPEG_SIDE:
+            raise _Refused("failed", f"JPEG holds at most {images.JPEG_SIDE} pixels a side: use --format png")
+        if image.alpha is not None:
+            raise _Refused("failed", "JPEG cannot keep its transparency: use --format png")
+        return images.encode_jpeg(pixels, **extra)
+
+    def _remove_replaced(self, job: _Job, entry: Entry) -> None:
+        """Remove what an earlier run wrote for this input under another name, if it is still exactly that."""
+        earlier = job.earlier
+        if earlier and earlier.output and earlier.output != entry.output and earlier.output_sha256:
+            replaced = self.out / earlier.output
+            if images.sha256_of(replaced) == earlier.output_sha256:
+                replaced.unlink()
+
+
+def breach(original_HW3: np.ndarray, changed_HW3: np.ndarray, region_HW: np.ndarray, budget: Budget) -> dict[str, float]:
+    """How far an image is outside its budget: over_budget, the share of its values, and max_over, in whole grey levels."""
+    change = np.abs(changed_HW3.astype(np.int16) - original_HW3)
+    over = change - np.where(region_HW, int(budget.object), int(budget.background)).astype(np.int16)[..., None]
+    return {"over_budget": float((over > 0).mean()), "max_over": max(0, int(over.max()))}
+
+
+def _check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out: Path) -> None:
+    """Refuse to mix images of different settings in one folder."""
+    if earlier is None:
+        return
+    now, before = json.loads(json.dumps(header["settings"])), earlier.header.get("settings", {})
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise UserError(f"--out {out}: holds images made with other settings ({name}: {before.get(name)}, now {value});"
+                            " give another folder or remove it")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _mask_rule(settings: ProtectSettings, masks: Path | None, found: SampleList, pool: Executor,
+               reporter: Reporter) -> MaskRule | None:
+    """What mask values mean, and the sentence that says so; None without masks.
+
+    All masks of the folder are looked at, also those without an image in this run: the answer must not depend on which
+    images are protected together.
+    """
+    if masks is None:
+        return None
+    kind: MaskKind = settings.mask_type if settings.mask_type != "auto" else "binary"
+    if settings.mask_type == "auto":
+        paired = {sample.mask for sample in found.samples if sample.mask}
+        paths = sorted(paired | {masks / name for name in found.unused_masks})
+        track: Callable[[Iterable], Iterable] = lambda items: reporter.track(items, len(paths), "masks")
+        detected = detect_kind(paths, pool, track)
+        kind = detected.kind
+        reporter.say(f"masks: {detected.statement}")
+    return MaskRule(kind, settings.objects, settings.ignore_label, settings.background_label)
+
+
+def _tell_leftovers(found: SampleList, boxes: Mapping[str, Boxes] | None, reporter: Reporter) -> None:
+    """What was given and is not used: said, since it may be a mistake."""
+    names = {sample.name for sample in found.samples}
+    unused_boxes = sorted(set(boxes or {}) - names)
+    for what, left in (("files are no images and are left out", found.other_files),
+                       ("masks have no image", found.unused_masks), ("boxes have no image", unused_boxes)):
+        if left:
+            reporter.say(f"note: {len(left)} {what} ({', '.join(left[:3])}{', …' if len(left) > 3 else ''})")
