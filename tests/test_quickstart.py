@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from unseg import quickstart
-from unseg.images import read_image, read_label
+from unseg import cli, quickstart
+from unseg.images import read_image, read_label, write_png
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = tuple(Path(name).stem for name in quickstart.PHOTOGRAPHS)
@@ -48,6 +48,14 @@ def test_photographs_come_with_the_wheel(tmp_path: Path) -> None:
 def test_wrong_use_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert quickstart.main(arguments) == 2
     assert capsys.readouterr().err == "usage: python -m unseg.quickstart [FOLDER]\n"
+
+
+def test_other_protected_images_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_png(tmp_path / "mine" / "holiday.png", np.zeros((8, 8, 3), np.uint8))
+    assert cli.main(["protect", str(tmp_path / "mine"), "--out", str(tmp_path / "protected"), "--quiet"]) == 0
+    assert quickstart.main([str(tmp_path)]) == 2
+    assert "holiday.png" in capsys.readouterr().err
+    assert (tmp_path / "protected" / "holiday.png").is_file()
 
 
 @pytest.mark.slow

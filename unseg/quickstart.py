@@ -4,7 +4,6 @@
 """
 from __future__ import annotations
 
-import shutil
 import sys
 from importlib import resources
 from importlib.util import find_spec
@@ -13,9 +12,10 @@ from pathlib import Path
 from unseg import cli
 from unseg.errors import UserError
 from unseg.images import read_image, read_label, write_png
+from unseg.manifest import MANIFEST, read_manifest
 from unseg.report import before_after_noise_mask
 
-# File in scikit-image's wheel → folder-friendly name. All are inside the wheel: nothing is downloaded.
+# Files inside scikit-image's wheel: nothing is downloaded.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
@@ -34,6 +34,21 @@ def copy_photographs(folder: Path) -> None:
             target.write_bytes(source.read_bytes())
 
 
+def forget_earlier(folder: Path) -> None:
+    """Remove what an earlier quick start wrote into FOLDER/protected, and nothing else: this one protects anew."""
+    protected = folder / "protected"
+    earlier = read_manifest(protected)
+    if earlier is None:
+        return
+    strangers = [entry.input for entry in earlier.entries.values() if entry.input not in PHOTOGRAPHS]
+    if strangers:
+        raise UserError(f"{protected}: other protected images are there ({strangers[0]}); give another folder")
+    for entry in earlier.entries.values():
+        for name in entry.owned:
+            (protected / name).unlink(missing_ok=True)
+    (protected / MANIFEST).unlink()
+
+
 def draw_pictures(folder: Path) -> list[Path]:
     """FOLDER/pictures/NAME.png for every photograph: original, unlearnable version, noise × 16, mask."""
     pictures = []
@@ -49,9 +64,8 @@ def draw_pictures(folder: Path) -> list[Path]:
 
 def run(folder: Path) -> int:
     """The whole quick start in `folder`; returns the exit code of the first command that fails, or 0."""
+    forget_earlier(folder)
     copy_photographs(folder)
-    if (folder / "protected").exists():
-        shutil.rmtree(folder / "protected")  # of an earlier quick start: each one protects anew
     commands = (
         ["protect", f"{folder / 'photographs'}", "--masks", f"{folder / 'masks'}", "--out", f"{folder / 'protected'}"],
         ["verify", f"{folder / 'protected'}"],
