@@ -31,7 +31,10 @@ def build_generator(name: str) -> nn.Module:
 
 
 def build_surrogate(name: str) -> nn.Module:
-    """The surrogate `name` (one of NAMES, or "compact_fine"), with random weights; SAM's at 512 pixels. ValueError lists the names."""
+    """The surrogate `name` (one of NAMES, or "compact_fine"), with random weights; SAM's at 512 pixels.
+
+    ValueError lists the names.
+    """
     if name in (COMPACT, COMPACT_FINE):
         return CompactSurrogate(wide_stem=name == COMPACT)
     return Surrogate(replace(_config(name), image_size=SURROGATE_IMAGE_SIZE))

@@ -16,7 +16,7 @@ def is_noise_part(name: str) -> bool:
 
 
 class NoiseGenerator(nn.Module):
-    """Images B×3×S×S in [0, 1], padded with zeros where they are not square, and prompts → noise B×3×S/4×S/4 in [−1, 1].
+    """Images B×3×S×S in [0, 1], zeros where padded, and prompts → noise B×3×S/4×S/4 in [−1, 1].
 
     image_size: S. mask_size: side of mask prompts, S/4. antialias: how images are brought to S (False, as published).
     Only the parts that `is_noise_part` names require gradients.

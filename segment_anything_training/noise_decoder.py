@@ -15,8 +15,8 @@ from segment_anything_training.sam import PROMPT_DIM, combine, run_tokens, token
 NOISE_CHANNELS = 3
 FEATURES = PROMPT_DIM // 8
 
-# Where the noise tokens' states are read. The tokens are [IoU 0, masks 1–4, noise 5–7, prompts 8 …], so 5 would be meant;
-# the published code reads from 4 (the last mask token and the first two noise tokens) and its weights were trained so.
+# Where the noise tokens' states are read. The tokens are [IoU 0, masks 1–4, noise 5–7, prompts 8 …], so 5 would be
+# meant; the published code reads from 4 (last mask token, first two noise tokens) and its weights were trained so.
 # Another value gives other noise from the published weights.
 NOISE_STATES_START = 4
 

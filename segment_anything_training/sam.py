@@ -25,7 +25,7 @@ class SamConfig:
     """The sizes in which SAM's networks differ; everything else is the same in all of them.
 
     image_size: side of the square input, a multiple of 16. window: side of the attention windows, in patches.
-    global_blocks: indices of the blocks that attend over the whole grid; the first one's output feeds the noise decoder.
+    global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder.
     """
 
     image_size: int
@@ -41,7 +41,7 @@ class SamConfig:
         if self.num_heads <= 0 or self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.num_heads} heads")
         if not self.global_blocks or not all(0 <= index < self.depth for index in self.global_blocks):
-            raise ValueError(f"global_blocks {self.global_blocks}: expected at least one index below depth {self.depth}")
+            raise ValueError(f"global_blocks {self.global_blocks}: expected one or more below depth {self.depth}")
 
     @property
     def grid(self) -> int:
@@ -113,9 +113,9 @@ def run_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Let output tokens and prompts attend to the images, each of the batch to its own.
 
-    SAM's `predict_masks` does this for many prompts of one image by repeating that image; here image and prompt number i
-    belong together, so that a whole batch is decoded at once. Returns the tokens' states B×(K+T)×256 and the up-scaled
-    image embedding B×32×4G×4G.
+    SAM's `predict_masks` does this for many prompts of one image by repeating that image; here image and prompt number
+    i belong together, so that a whole batch is decoded at once. Returns the tokens' states B×(K+T)×256 and the
+    up-scaled image embedding B×32×4G×4G.
     """
     batch, channels, height, width = embeddings_B256GG.shape
     tokens = torch.cat([output_tokens_K256.expand(batch, -1, -1), sparse_BT256], dim=1)

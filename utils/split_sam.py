@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Split an official SAM file into the three files of the published code, or join them back.
+
+    python utils/split_sam.py split pretrained_checkpoint/sam_vit_b_01ec64.pth pretrained_checkpoint
+    python utils/split_sam.py join pretrained_checkpoint pretrained_checkpoint/sam_vit_b.pth
+
+UnSeg reads either layout, so this is needed only to exchange files with the published code. Nothing is downloaded.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from segment_anything_training.build import SAM_CONFIGS
+from unseg.checkpoint import SAM_PARTS, read_sam, read_state, sam_config_of, sam_name, save_pth, shapes_of, split_sam
+from unseg.errors import UserError
+
+
+def split(file: Path, folder: Path) -> list[Path]:
+    """Write the three parts of the SAM in `file` into `folder`, named after its size."""
+    state, _ = read_state(file)
+    config = sam_config_of(shapes_of(state))
+    parts = split_sam(state)
+    if config is None or "" in parts or not all(parts.values()):
+        raise UserError(f"{file}: is not an official SAM file (image_encoder, prompt_encoder and mask_decoder)")
+    size = sam_name(config) if sam_name(config) in SAM_CONFIGS else "vit_b"
+    written = []
+    for part, suffix in SAM_PARTS.items():
+        written.append(folder / f"sam_{size}_{suffix}.pth")
+        # Cloned: parts of one file may share its storage, which would be written whole into each.
+        save_pth({name: tensor.clone() for name, tensor in parts[part].items()}, written[-1])
+    return written
+
+
+def join(folder: Path, file: Path, size: str) -> list[Path]:
+    """Write the SAM whose three parts are in `folder` into `file`."""
+    save_pth(read_sam(folder, size), file)
+    return [file]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    splitting = commands.add_parser("split", help="official file → three files")
+    splitting.add_argument("file", type=Path)
+    splitting.add_argument("folder", type=Path)
+    joining = commands.add_parser("join", help="three files → one file")
+    joining.add_argument("folder", type=Path)
+    joining.add_argument("file", type=Path)
+    joining.add_argument("--size", choices=list(SAM_CONFIGS), default="vit_b")
+    options = parser.parse_args()
+    try:
+        if options.command == "split":
+            written = split(options.file, options.folder)
+        else:
+            written = join(options.folder, options.file, options.size)
+    except UserError as error:
+        print(f"split_sam: error: {error}", file=sys.stderr)
+        return 2
+    for path in written:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
