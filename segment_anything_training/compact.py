@@ -6,6 +6,7 @@ Shapes: B batch, S side of the square frame.
 """
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ POINT_RADIUS = 1 / 64  # of the frame's side: wide enough to survive the first d
 PROMPT_PLANES = 3
 BLOCK = 4
 TILE = 32
-WAVES = 6
-CARRIER_PERIODS = (4.0, 16.0)  # pixels of the frame: fine enough to hide, coarse enough to outlive shrinking by 2
+WAVES = 3
+MAGENTA = (1.0, -1.0, 1.0)
+CARRIER_PERIODS = (6.0, 16.0)  # pixels of the frame: fine enough to hide, coarse enough to outlive shrinking by 2
 
 
 def prompt_planes(prompts: Prompts, batch: int, side: int) -> Tensor:
@@ -61,25 +63,24 @@ class _Residual(nn.Module):
 
 
 def plane_waves(count: int, side: int, periods: tuple[float, float], seed: int) -> Tensor:
-    """`count` patterns that tile the plane, each 3×side×side with values of about ±1: sums of a few coloured plane waves.
+    """`count` patterns that tile the plane, each 3×side×side of unit variance: sums of a few plane waves.
 
-    Every wave has a whole number of cycles over the tile, and a period between `periods` pixels.
+    Every wave has a whole number of cycles over the tile, and a period between `periods` pixels. All run from green to
+    magenta, the direction in which photographs vary least, so that little noise says much.
     """
-    generator = torch.Generator().manual_seed(seed)
-    cycles = torch.arange(-side // 2, side // 2 + 1)
-    rows, columns = torch.meshgrid(cycles, cycles, indexing="ij")
-    frequency = (rows**2 + columns**2).float().sqrt() / side
-    usable = torch.nonzero((frequency >= 1 / periods[1]) & (frequency <= 1 / periods[0])) - side // 2
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    random = np.random.default_rng(seed)
+    cycles = np.stack(np.meshgrid(*[np.arange(-(side // 2), side // 2 + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    frequency = np.linalg.norm(cycles, axis=1) / side
+    usable = cycles[(frequency >= 1 / periods[1]) & (frequency <= 1 / periods[0])]
+    pixels = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"))
     patterns = []
     for _ in range(count):
-        chosen = usable[torch.randperm(len(usable), generator=generator)[:WAVES]]
-        phases = torch.rand(WAVES, 1, 1, generator=generator)
-        colours = torch.randn(WAVES, 3, generator=generator)
-        angle = (chosen[:, 0, None, None] * y + chosen[:, 1, None, None] * x) / side + phases
-        pattern = torch.einsum("wc,whx->chx", colours, torch.sin(2 * torch.pi * angle))
+        chosen = random.choice(usable, WAVES, replace=False)
+        angles = np.tensordot(chosen, pixels, 1) / side + random.random((WAVES, 1, 1))
+        pattern = np.sin(2 * np.pi * angles).sum(0) * np.array(MAGENTA)[:, None, None]
         patterns.append(pattern / pattern.std())
-    return torch.stack(patterns)
+    # Made by numpy, so that the constructor also works where tensors hold no values (torch.device("meta")).
+    return torch.tensor(np.stack(patterns), dtype=torch.float32)
 
 
 class CompactGenerator(nn.Module):

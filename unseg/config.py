@@ -61,7 +61,7 @@ class TrainConfig:
     loss_points: int = 112 * 112
     """Points that the losses compare; 0 compares every pixel."""
     generator_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
-    """A random non-empty subset of these goes to the generator."""
+    """A random non-empty subset of these goes to the generator; what is named twice is drawn more often."""
     surrogate_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
     """Exactly one of these goes to the surrogate; none if empty."""
 
