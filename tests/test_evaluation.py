@@ -1,0 +1,466 @@
+"""Measuring an effect: one trainer, equal views, errors in one line, and a resumable comparison with known answers."""
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unseg import metrics
+from unseg.commands import evaluate as command
+from unseg.config import Budget
+from unseg.errors import UserError
+from unseg.evaluation import train_and_test, trainer
+from unseg.evaluation.compare import Plan, Source, Watcher, compare, rows
+from unseg.evaluation.conditions import changed_images, protected_files, random_noise
+from unseg.evaluation.data import Task, check_disjoint, list_pairs, load_split, shrink_label
+from unseg.evaluation.networks import NETWORKS, build_network
+from unseg.evaluation.trainer import Schedule
+from unseg.images import read_image, write_png
+
+WIDTH, HEIGHT = 64, 48
+
+
+def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A dark picture with a bright rectangle of class 1 over class 0; class 2 is a blue strip; the last row is unlabelled."""
+    pixels = draw.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    classes = np.zeros((HEIGHT, WIDTH), np.uint8)
+    top, left = draw.integers(0, HEIGHT // 2), draw.integers(0, WIDTH // 2)
+    pixels[top:top + 20, left:left + 28] += 150
+    classes[top:top + 20, left:left + 28] = 1
+    pixels[-8:-1, :, 2] += 190
+    classes[-8:-1] = 2
+    classes[-1] = 255
+    return pixels, classes
+
+
+def tiny(classes: int) -> torch.nn.Module:
+    """A network for tests: sees colours in a small neighbourhood, and has batch norm and dropout as the real ones do."""
+    nn = torch.nn
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1))
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETWORKS, "tiny", tiny)
+
+
+@pytest.fixture()
+def data(tmp_path: Path) -> Path:
+    root, draw = tmp_path / "data", np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for i in range(count):
+            pixels, classes = scene(draw)
+            write_png(root / "images" / split / f"{split}{i}.png", pixels)
+            write_png(root / "labels" / split / f"{split}{i}.png", classes)
+    return root
+
+
+def arrays(count: int, seed: int, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Images whose class is their brightness."""
+    draw = np.random.default_rng(seed)
+    labels = np.kron(draw.integers(0, 2, (count, 4, 4)), np.ones((size // 4, size // 4), int)).astype(np.uint8)
+    return (labels[..., None] * 150 + draw.integers(0, 60, (*labels.shape, 3))).astype(np.uint8), labels
+
+
+def plan(data: Path, out: Path, **changes: object) -> Plan:
+    fields: dict = {"task": Task("binary", True, (1,)), "networks": ("tiny",), "conditions": ("clean", "protected"),
+                    "width": WIDTH, "height": HEIGHT, "schedule": Schedule(steps=2, batch=2, eval_every=1),
+                    "budget": Budget(), "device": "cpu"}
+    return Plan(data, out, **{**fields, **changes})
+
+
+def same(name: str, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return pixels
+
+
+# --- the trainer -----------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_of_one_seed_give_the_same_weights_and_another_seed_others() -> None:
+    data = (*arrays(6, 0), *arrays(2, 1))
+    first, second, third = (train_and_test(*data, 2, "tiny", 3, seed, batch=2, device="cpu") for seed in (0, 0, 1))
+    pairs = list(zip(first.network.state_dict().values(), second.network.state_dict().values(), strict=True))
+    assert pairs and all(torch.equal(one, two) for one, two in pairs)
+    assert first.curve == second.curve
+    assert first.train_loss != third.train_loss
+
+
+def test_a_callers_random_numbers_do_not_move() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train_and_test(*arrays(2, 0), *arrays(2, 1), 2, "tiny", 1, batch=2, device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_views_and_batches_do_not_depend_on_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What clean and protected runs see differs in the pixels alone: labels after augmentation are equal, step by step."""
+    (images, labels), seen = arrays(5, 0), []
+
+    def recording(view: np.ndarray, target: np.ndarray, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        result = original(view, target, draw)
+        seen.append(result[1])
+        return result
+
+    original = trainer.augment
+    monkeypatch.setattr(trainer, "augment", recording)
+    for pixels in (images, 255 - images):
+        train_and_test(pixels, labels, *arrays(2, 1), 2, "tiny", 4, batch=2, device="cpu")
+    assert len(seen) == 8
+    assert all(torch.equal(clean, other) for clean, other in zip(seen[:4], seen[4:], strict=True))
+    assert not all(torch.equal(seen[0], later) for later in seen[1:4])
+
+
+def test_final_miou_is_that_of_the_returned_network() -> None:
+    test_images, test_labels = arrays(5, 1)
+    result = train_and_test(*arrays(6, 0), test_images, test_labels, 2, "tiny", 3, batch=2, device="cpu")
+    pixels = (torch.from_numpy(test_images).permute(0, 3, 1, 2) / 255 - torch.tensor(trainer.MEAN)[:, None, None]) \
+        / torch.tensor(trainer.STD)[:, None, None]
+    with torch.no_grad():
+        answer = result.network(pixels).argmax(1).numpy()
+    iou = [np.sum((answer == c) & (test_labels == c)) / np.sum((answer == c) | (test_labels == c)) for c in (0, 1)]
+    assert result.per_class_iou == pytest.approx(iou)
+    assert result.final_miou == pytest.approx(sum(iou) / 2)
+
+
+def test_evaluations_come_at_the_asked_steps_and_at_the_end() -> None:
+    ticks, reports = [], []
+    result = train_and_test(*arrays(2, 0), *arrays(1, 1), 2, "tiny", 5, batch=2, eval_every=2, device="cpu",
+                            tick=ticks.append, report=reports.append)
+    assert ticks and set(ticks) == {1, 2, 3, 4, 5}
+    assert [point.step for point in result.curve] == [2, 4, 5]
+    assert reports == result.curve
+    assert result.best_miou == max(point.miou for point in result.curve)
+
+
+def test_a_network_learns_what_brightness_shows() -> None:
+    result = train_and_test(*arrays(12, 0, 64), *arrays(6, 1, 64), 2, "tiny", 60, batch=4, device="cpu")
+    assert result.final_miou > 0.8
+    assert result.train_loss < 0.55  # ln 2 = 0.69 where nothing is learnt
+
+
+def test_learning_rate_climbs_then_falls_to_zero() -> None:
+    rates = [trainer.rate_factor(step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == 1
+    assert rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
+
+
+def test_batches_show_every_image_once_an_epoch() -> None:
+    batches = trainer.batch_order(5, 2, torch.Generator().manual_seed(0))
+    indices = torch.cat([next(batches) for _ in range(10)]).tolist()
+    assert all(sorted(indices[i:i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 20, 5))
+    assert len({tuple(indices[i:i + 5]) for i in range(0, 20, 5)}) > 1
+    assert len(next(trainer.batch_order(1, 4, torch.Generator()))) == 4
+
+
+def test_views_move_labels_with_pixels_and_ignore_what_lies_outside() -> None:
+    labels = torch.zeros(40, 32, 48, dtype=torch.uint8)
+    labels[:, 8:20, 10:30] = 1
+    images = labels[..., None].repeat(1, 1, 1, 3) * 255
+    view, target = trainer.augment(images, labels, torch.Generator().manual_seed(0))
+    brightness = view[:, 0] * trainer.STD[0] + trainer.MEAN[0]
+    inside = (target != 255) & ((brightness < 0.02) | (brightness > 0.98))  # away from interpolated edges
+    assert torch.equal((brightness > 0.5)[inside], (target == 1)[inside])
+    assert inside.float().mean() > 0.7
+    outside = target == 255
+    assert 0 < outside.float().mean() < 0.3 and not outside.flatten(1).any(1).all()
+    assert set(target.unique().tolist()) == {0, 1, 255}
+    areas = (target == 1).flatten(1).sum(1) / 240
+    assert trainer.ZOOM[0] ** 2 - 0.1 < areas.min() < 0.9 and areas.max() > 1.1
+    assert torch.equal(view.isfinite().all(), torch.tensor(True))
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_networks_answer_at_the_size_of_their_input(name: str) -> None:
+    network = build_network(name, 5).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 45, 60)).shape == (1, 5, 45, 60)
+
+
+def test_padding_leaves_images_of_a_fitting_size_as_they_are() -> None:
+    network = build_network("fpn_mobilenet_v2", 2).eval()
+    images = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        assert torch.equal(network(images), network.network(images))
+
+
+# --- data and conditions ---------------------------------------------------------------------------------------------
+
+
+def test_tasks_by_hand() -> None:
+    classes = np.array([[0, 3, 4, 10, 255]], np.uint8)
+    binary, apart, chosen = Task("binary", True, (3, 4)), Task("classes", False), Task("classes", False, (10,))
+    assert binary.labels(classes).tolist() == [[0, 1, 1, 0, 255]]
+    assert binary.object_mask(classes).tolist() == [[False, True, True, False, False]]
+    assert binary.num_classes(classes) == 2
+    assert apart.labels(classes).tolist() == classes.tolist()
+    assert apart.object_mask(classes).tolist() == [[True, True, True, True, False]]
+    assert apart.num_classes(classes) == chosen.num_classes(classes) == 11
+    assert chosen.labels(classes).tolist() == classes.tolist()
+    assert chosen.object_mask(classes).tolist() == [[False, False, False, True, False]]
+
+
+def test_labels_shrink_by_nearest_neighbour_at_pixel_centres() -> None:
+    label = np.arange(36, dtype=np.uint8).reshape(6, 6)
+    assert shrink_label(label, 2, 2).tolist() == [[7, 10], [25, 28]]  # the centres of 3×3 blocks
+
+
+def test_random_noise_keeps_the_budget_and_depends_on_seed_and_name_alone() -> None:
+    pixels = np.full((64, 96, 3), 128, np.uint8)
+    mask = np.zeros((64, 96), bool)
+    mask[:32] = True
+    noised = random_noise(Budget(8, 2), 0)("a", pixels, mask).astype(int) - 128
+    assert np.abs(noised[mask]).max() == 8 and np.abs(noised[~mask]).max() == 2
+    assert abs(noised.mean()) < 0.1
+    assert noised[mask].var() == pytest.approx(64 / 3, rel=0.05)  # of a uniform distribution on ±8, rounding adds 1/12
+    again = random_noise(Budget(8, 2), 0)
+    again("b", pixels, mask)
+    assert np.array_equal(again("a", pixels, mask).astype(int) - 128, noised)
+    assert not np.array_equal(random_noise(Budget(8, 2), 1)("a", pixels, mask).astype(int) - 128, noised)
+    assert not np.array_equal(random_noise(Budget(8, 2), 0)("b", pixels, mask).astype(int) - 128, noised)
+
+
+def test_changed_images_are_measured_at_full_size(data: Path) -> None:
+    pairs = list_pairs(data, "train")
+
+    def brighter(name: str, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return pixels + np.where(mask, 4, 1).astype(np.uint8)[..., None]
+
+    made = changed_images(pairs, Task("binary", True, (1,)), WIDTH // 2, HEIGHT // 2, brighter)
+    clean, _ = load_split(pairs, WIDTH // 2, HEIGHT // 2)
+    assert (made.max_change_object, made.max_change_background) == (4, 1)
+    share = np.mean([(pair.classes() == 1).mean() for pair in pairs])  # every rectangle is whole or cut alike
+    errors = [16 * (pair.classes() == 1).mean() + (pair.classes() != 1).mean() for pair in pairs]
+    assert 0 < share < 1
+    assert made.psnr == pytest.approx(np.mean([10 * math.log10(255 ** 2 / error) for error in errors]))
+    assert made.images.shape == clean.shape == (6, HEIGHT // 2, WIDTH // 2, 3)
+    assert 1 <= (made.images.astype(int) - clean).min() and (made.images.astype(int) - clean).max() <= 4
+    assert changed_images(pairs, Task("binary", True, (1,)), WIDTH, HEIGHT, same).psnr is None
+
+
+def test_protected_files_are_read_as_they_are(data: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    write_png(tmp_path / "p" / "train0.png", pixels)
+    read = protected_files(tmp_path / "p")
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    assert np.array_equal(read("train0", np.zeros_like(pixels), mask), pixels)
+    with pytest.raises(UserError, match="train1"):
+        read("train1", pixels, mask)
+    with pytest.raises(UserError, match="64×48 pixels, but the clean image has 10×10"):
+        read("train0", np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), bool))
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+class Recorder(Watcher):
+    """Counts what was trained and what was kept."""
+
+    def __init__(self) -> None:
+        self.trained: list[str] = []
+        self.kept: list[str] = []
+
+    def begin(self, what: str, total: int) -> None:
+        if ": tiny" in what:
+            self.trained.append(what.partition(":")[0])
+
+    def reused(self, condition: str, network: str) -> None:
+        self.kept.append(condition)
+
+
+def test_unchanged_images_retain_everything(data: Path, tmp_path: Path) -> None:
+    """The whole comparison with images that are not changed: both runs are one and the same."""
+    results = compare(plan(data, tmp_path / "out"), {"protected": Source(same, {"files": "x"})})
+    clean, protected = (run["result"] for run in results["runs"])
+    assert clean["curve"] == protected["curve"] and protected["psnr"] is None
+    table = {row.condition: row for row in rows(results)}
+    assert list(table) == ["trivial", "clean", "protected"]
+    assert table["clean"].final_miou == clean["final_miou"]
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
+    curve = [json.loads(line) for line in (tmp_path / "out" / "curves.jsonl").read_text().splitlines()]
+    assert [(line["condition"], line["step"]) for line in curve] == [("clean", 1), ("clean", 2), ("protected", 1), ("protected", 2)]
+
+
+def test_trivial_is_the_majority_answer_on_the_test_images(data: Path, tmp_path: Path) -> None:
+    results = compare(plan(data, tmp_path / "out", conditions=("clean",)), {})
+    facts = results["tasks"]["binary"]
+    labels = [pair.classes() for pair in list_pairs(data, "test")]
+    share = sum((label[:-1] != 1).sum() for label in labels) / sum(label[:-1].size for label in labels)
+    assert facts["majority_class"] == 0
+    assert facts["trivial_miou"] == pytest.approx(share / 2)
+
+
+def test_rows_compute_retained_learning_for_each_task_and_network() -> None:
+    def run(task: str, condition: str, miou: float) -> dict:
+        return {"settings": {"task": task, "network": "net", "condition": condition},
+                "result": {"final_miou": miou, "best_miou": miou + 0.01, "psnr": 35.0, "train_loss": 0.1}}
+
+    results = {"tasks": {"binary": {"trivial_miou": 0.3}, "classes": {"trivial_miou": 0.05}},
+               "runs": [run("binary", "protected", 0.4), run("classes", "clean", 0.45), run("binary", "clean", 0.9),
+                        run("binary", "random", 0.84), run("classes", "protected", 0.15)]}
+    got = {(row.task, row.condition): row.retained for row in rows(results)}
+    assert got[("binary", "protected")] == pytest.approx(1 / 6)
+    assert got[("binary", "random")] == pytest.approx(0.9)
+    assert got[("classes", "protected")] == pytest.approx(0.25)
+    assert got[("binary", "clean")] == 1 and got[("binary", "trivial")] is None
+
+
+def test_finished_runs_are_kept_and_others_repeated(data: Path, tmp_path: Path) -> None:
+    out, first, second, third = tmp_path / "out", Recorder(), Recorder(), Recorder()
+    compare(plan(data, out, conditions=("clean",)), {}, first)
+    before = compare(plan(data, out), {"protected": Source(same, {"files": "x"})}, second)
+    after = compare(plan(data, out), {"protected": Source(same, {"files": "y"})}, third)
+    assert (first.trained, first.kept) == (["clean"], [])
+    assert (second.trained, second.kept) == (["protected"], ["clean"])
+    assert (third.trained, third.kept) == (["protected"], ["clean"])
+    assert len(before["runs"]) == len(after["runs"]) == 2
+
+
+def test_runs_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compare(plan(data, out, conditions=("clean",)), {})
+    with pytest.raises(UserError, match="steps 2, now it is 3"):
+        compare(plan(data, out, conditions=("clean",), schedule=Schedule(steps=3, batch=2, eval_every=1)), {})
+    pixels, _ = scene(np.random.default_rng(9))
+    write_png(data / "images" / "test" / "test0.png", pixels)
+    with pytest.raises(UserError, match="made with test "):
+        compare(plan(data, out, conditions=("clean",)), {})
+    assert compare(plan(data, out, conditions=("clean",), task=Task("classes", False)), {})["tasks"].keys() == {"binary", "classes"}
+
+
+def test_classes_that_the_test_images_lack_are_named(data: Path, tmp_path: Path) -> None:
+    for pair in list_pairs(data, "test"):
+        classes = pair.classes()
+        write_png(pair.label, np.where(classes == 2, 0, classes).astype(np.uint8))
+    chosen = plan(data, tmp_path / "out", conditions=("clean",), task=Task("classes", False))
+    results = compare(chosen, {})
+    assert results["tasks"]["classes"]["absent_classes"] == [2]
+    assert results["runs"][0]["result"]["per_class_iou"][2] is None
+    assert any("classes 2" in line for line in command.remarks(results, chosen))
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def refused(call: object, *arguments: object) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_or_empty_folder_is_named(data: Path, tmp_path: Path) -> None:
+    assert "images/train" in refused(list_pairs, tmp_path, "train")
+    for path in (data / "images" / "test").iterdir():
+        path.unlink()
+    assert "no image" in refused(list_pairs, data, "test")
+
+
+def test_images_without_label_maps_are_named(data: Path) -> None:
+    labels = data / "labels" / "train"
+    (labels / "train1.png").unlink()
+    assert "train1.png is missing" in refused(list_pairs, data, "train")
+    for path in labels.iterdir():
+        path.rename(labels / f"other_{path.name}")
+    assert "no name in common" in refused(list_pairs, data, "train")
+
+
+def test_two_images_of_one_name_are_refused(data: Path) -> None:
+    (data / "images" / "train" / "train0.jpg").write_bytes((data / "images" / "train" / "train0.png").read_bytes())
+    assert "train0.jpg has the same name" in refused(list_pairs, data, "train")
+
+
+def test_a_test_image_among_the_training_images_is_named(data: Path) -> None:
+    train, test = list_pairs(data, "train"), list_pairs(data, "test")
+    check_disjoint(train, test)
+    test[1].image.write_bytes(train[4].image.read_bytes())
+    message = refused(check_disjoint, train, test)
+    assert "test1.png" in message and "train4.png" in message
+
+
+def test_labels_of_another_size_or_range_are_named(data: Path) -> None:
+    pairs = list_pairs(data, "train")
+    write_png(pairs[2].label, np.zeros((HEIGHT, WIDTH // 2), np.uint8))
+    message = refused(load_split, pairs, WIDTH, HEIGHT)
+    assert "train2.png" in message and "64×48" in message and "32×48" in message
+    assert "class 7 is out of range" in refused(trainer.check_labels, np.array([0, 7, 255]), 3, "labels")
+    assert "no pixel" in refused(trainer.check_labels, np.array([255]), 3, "labels")
+    trainer.check_labels(np.array([0, 2, 255]), 3, "labels")
+
+
+def test_objects_that_no_label_shows_are_named() -> None:
+    message = refused(Task("binary", True, (3, 9)).num_classes, np.array([0, 3, 255]))
+    assert "class 9" in message and "0, 3" in message
+    assert "hold no class" in refused(Task("classes", False).num_classes, np.array([255, 255]))
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"networks": ("resnet999",)}, "resnet999"), ({"conditions": ("dirty",)}, "dirty"), ({"width": 8}, "--size 8x48"),
+    ({"device": "abacus"}, "abacus")])
+def test_a_plan_is_checked_before_anything_is_read(tmp_path: Path, changes: dict, words: str) -> None:
+    assert words in refused(lambda: plan(tmp_path / "nothing", tmp_path / "out", **changes))
+
+
+def test_options_are_checked() -> None:
+    assert command.parse_size("240x180") == (240, 180)
+    assert "--size 240" in refused(command.parse_size, "240")
+    assert command.parse_task("binary", None).objects == (3, 4)
+    assert command.parse_task("classes", None).objects is None
+    assert command.parse_task("classes", "1, 2").objects == (1, 2)
+    assert "--task both" in refused(command.parse_task, "both", None)
+    assert "--object-classes" in refused(command.parse_task, "binary", "road")
+    assert "--steps 0" in refused(lambda: Schedule(steps=0))
+    assert command.split_list("--networks", "a, b,a") == ("a", "b")
+
+
+def test_foreign_results_are_not_overwritten(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[1, 2]")
+    assert "not the results of unseg evaluate" in refused(compare, plan(data, tmp_path), {})
+    assert (tmp_path / "results.json").read_text() == "[1, 2]"
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, folder = tmp_path / "out", tmp_path / "protected"
+    for pair in list_pairs(data, "train"):
+        write_png(folder / f"{pair.name}.png", pair.pixels() ^ 1)
+    command.evaluate(data, out, object_classes="1", protected=folder, networks="tiny", size=f"{WIDTH}x{HEIGHT}",
+                     steps=2, batch=2, eval_every=1, device="cpu")
+    results = json.loads((out / "results.json").read_text())
+    assert [run["settings"]["condition"] for run in results["runs"]] == ["clean", "protected", "random"]
+    protected = results["runs"][1]["result"]
+    assert protected["psnr"] == pytest.approx(20 * math.log10(255)) and protected["max_change_object"] == 1
+    printed = capsys.readouterr().out
+    for words in ("clean", "protected", "random noise", "(trivial)", "48.1", "6 training and 3 test images"):
+        assert words in printed
+    for name in ("curves.png", "final.png"):
+        assert read_image(out / name).pixels.std() > 0
+
+
+def test_the_command_wants_one_source_of_protected_images(data: Path, tmp_path: Path) -> None:
+    assert "one of the two" in refused(lambda: command.evaluate(data, tmp_path, generator="compact", protected=tmp_path))
+    assert "no such folder" in refused(lambda: command.evaluate(data, tmp_path, protected=tmp_path / "nothing"))
+
+
+def test_metrics_of_a_perfect_and_a_trivial_network(data: Path) -> None:
+    """A network that answers the majority everywhere has exactly the trivial mIoU; one that knows the labels has 1."""
+    images, classes = load_split(list_pairs(data, "test"), WIDTH, HEIGHT)
+
+    class Constant(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([1.0, 0.0, 0.0])[None, :, None, None].expand(len(pixels), 3, *pixels.shape[-2:])
+
+    class Knowing(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            truth = torch.from_numpy(np.where(classes == 255, 0, classes).astype(np.int64))
+            return torch.nn.functional.one_hot(truth, 3).permute(0, 3, 1, 2).float()
+
+    tensors = torch.from_numpy(images), torch.from_numpy(classes)
+    assert trainer.measure(Constant(), *tensors, 3) == metrics.trivial_iou(classes, classes, 3)
+    assert trainer.measure(Knowing(), *tensors, 3) == [1, 1, 1]
