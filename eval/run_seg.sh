@@ -7,12 +7,13 @@
 # Needs: what install.sh needs, and in DATA_ROOT either of
 #          JPEGImages/NAME.jpg, SegmentationClass/NAME.png, ImageSets/Segmentation/{train,val}.txt   (Pascal VOC)
 #          images/{train,test}/NAME.jpg, labels/{train,test}/NAME.png                                (anything else)
-#        where the labels are class-index PNG, 255 = ignored.
+#        The labels are class-index PNG, 255 = ignored.
 # Takes: minutes on a GPU; hours on 2 CPU cores at the default size and steps.
 # Leaves: results.json, the learning curves and pictures in OUT; a run that is in results.json already is not repeated.
 # Settings: DATA_ROOT (required)
 #           PROTECTED  folder of unlearnable training images, as `unseg protect --masks` wrote them; without it they are
-#                      made on the way by GENERATOR, with every labelled pixel as the object
+#                      made on the way by GENERATOR
+#           OBJECTS    classes that are the object: 1 to 20 for VOC, else every class; such as 3,4
 #           GENERATOR=compact  OUT=runs/run_seg  TASK=classes  SIZE=240x180  STEPS=6000
 #           VOC only: TRAIN_LIST=train  TEST_LIST=val  LABELS=SegmentationClass (SegmentationClassAug for the 10,582)
 set -euo pipefail
@@ -31,7 +32,7 @@ link_split() {
         echo "run_seg.sh: $list: no such file; name the list of the $split images with TRAIN_LIST or TEST_LIST" >&2
         exit 2
     fi
-    while read -r name _; do
+    while read -r name _ || [[ -n $name ]]; do
         ln -sf "$voc/JPEGImages/$name.jpg" "$out/voc/images/$split/"
         ln -sf "$voc/${LABELS:-SegmentationClass}/$name.png" "$out/voc/labels/$split/"
     done <"$list"
@@ -44,13 +45,17 @@ if [[ -d $DATA_ROOT/JPEGImages ]]; then
     link_split train "${TRAIN_LIST:-train}"
     link_split test "${TEST_LIST:-val}"
     DATA_ROOT=$out/voc
+    OBJECTS=${OBJECTS:-1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20}
 fi
 
-source_options=(--generator "${GENERATOR:-compact}")
+options=(--generator "${GENERATOR:-compact}")
 if [[ -n ${PROTECTED:-} ]]; then
-    source_options=(--protected "$PROTECTED")
+    options=(--protected "$PROTECTED")
+fi
+if [[ -n ${OBJECTS:-} ]]; then
+    options+=(--object-classes "$OBJECTS")
 fi
 
 bash "$root/install.sh"
 exec "$root/.venv/bin/unseg" evaluate --data "$DATA_ROOT" --out "$out" --task "${TASK:-classes}" \
-    --size "${SIZE:-240x180}" --steps "${STEPS:-6000}" "${source_options[@]}" "$@"
+    --size "${SIZE:-240x180}" --steps "${STEPS:-6000}" "${options[@]}" "$@"
