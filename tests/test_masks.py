@@ -1,0 +1,127 @@
+"""From mask files to objects, and from folders to samples."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from unseg.data.masks import MaskRule, box_mask, detect_kind, object_mask, parse_objects
+from unseg.data.samples import find_samples
+from unseg.errors import UserError
+
+VALUES = np.array([[0, 1, 2, 15, 255]])
+
+
+@pytest.mark.parametrize(("rule", "expected"), [
+    (MaskRule("index"), [0, 1, 1, 1, 0]),
+    (MaskRule("index", ignore_label=None), [0, 1, 1, 1, 1]),
+    (MaskRule("index", background_label=None), [1, 1, 1, 1, 0]),  # ADE20K: 0 is a class
+    (MaskRule("index", objects=(0, 15)), [1, 0, 0, 1, 0]),
+    (MaskRule("index", objects=(255,)), [0, 0, 0, 0, 0]),  # ignored stays ignored
+    (MaskRule("index", ignore_label=2), [0, 1, 0, 1, 1]),
+    (MaskRule("binary"), [0, 0, 0, 0, 1]),
+])
+def test_rules(rule: MaskRule, expected: list[int]) -> None:
+    assert object_mask(VALUES, rule).astype(int).tolist() == [expected]
+
+
+def test_binary_masks_split_above_127_or_above_0_where_they_hold_0_and_1() -> None:
+    assert object_mask(np.array([[0, 127, 128, 255]]), MaskRule("binary")).tolist() == [[False, False, True, True]]
+    assert object_mask(np.array([[0, 1]]), MaskRule("binary")).tolist() == [[False, True]]
+    assert object_mask(np.array([[0, 65535]]), MaskRule("binary")).tolist() == [[False, True]]
+
+
+def test_class_ids_for_binary_masks_are_a_user_error() -> None:
+    with pytest.raises(UserError, match="--objects .* binary"):
+        MaskRule("binary", objects=(1,))
+
+
+def test_objects_are_parsed() -> None:
+    assert parse_objects("all") is None and parse_objects("4, 3") == (3, 4) and parse_objects("1-3,9") == (1, 2, 3, 9)
+    for text in ("", "a", "3,", "5-1", "-1"):
+        with pytest.raises(UserError, match="--objects"):
+            parse_objects(text)
+
+
+def test_box_corners_are_inclusive_and_boxes_are_cut_at_the_border() -> None:
+    assert np.argwhere(box_mask([[1, 0, 2, 1]], 3, 4)).tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
+    assert box_mask([[-5, -5, 0, 0], [3, 2, 99, 99]], 3, 4).sum() == 2
+    assert np.argwhere(box_mask([[0.5, 0.5, 2.5, 1.5]], 3, 4)).tolist() == [[1, 1], [1, 2]]
+    assert not box_mask([[10, 10, 12, 12], [-9, -9, -2, -2]], 3, 4).any()
+
+
+def masks_in(folder: Path, **arrays: np.ndarray) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        Pillow.fromarray(array.astype(np.uint8)).save(folder / f"{name}.png")
+    return sorted(folder.iterdir())
+
+
+def test_detection(tmp_path: Path) -> None:
+    binary = np.array([[0, 255], [255, 0]])
+    classes = np.array([[0, 3], [255, 12]])
+    soft = np.array([[0, 255, 30, 231]])
+    cases = {"binary": ([binary, binary], "binary", "0 and 255"), "mixed": ([binary, classes], "index", "2 of them, 3 to 12"),
+             "soft": ([binary, soft], "binary", "grey edges (values such as 231"), "ones": ([binary // 255], "index", "1 of them")}
+    for name, (arrays, kind, statement) in cases.items():
+        paths = masks_in(tmp_path / name, **{f"m{number}": array for number, array in enumerate(arrays)})
+        detected = detect_kind(paths)
+        assert detected.kind == kind and statement in detected.statement
+        assert detect_kind(paths[::-1]) == detected
+    paths = masks_in(tmp_path / "palette", a=binary)
+    Pillow.fromarray(binary.astype(np.uint8)).convert("P").save(tmp_path / "palette" / "b.png")
+    assert detect_kind(sorted(paths[0].parent.iterdir())).kind == "index"
+    (tmp_path / "palette" / "c.png").write_bytes(b"broken")
+    assert detect_kind([tmp_path / "palette" / "c.png", *paths]).kind == "binary"
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def test_images_and_masks_are_paired_by_relative_stem(tmp_path: Path) -> None:
+    touch(tmp_path / "images", "a.jpg", "b/c.PNG", "b/d.jpeg", "notes.txt", ".hidden.png", ".cache/e.png")
+    touch(tmp_path / "masks", "a.png", "a.jpg", "b/c.png", "other.png")
+    found = find_samples([tmp_path / "images"], tmp_path / "masks")
+    assert [(sample.name, sample.mask_name) for sample in found.samples] == [
+        ("a.jpg", "a.png"), ("b/c.PNG", "b/c.png"), ("b/d.jpeg", None)]
+    assert found.samples[1].image == tmp_path / "images" / "b" / "c.PNG"
+    assert found.samples[1].mask == tmp_path / "masks" / "b" / "c.png"
+    assert found.unused_masks == ["other.png"] and found.other_files == ["notes.txt"] and not found.problems
+
+
+def test_the_order_of_the_inputs_does_not_matter_and_a_file_counts_once(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.jpg", "y/b.jpg")
+    forward = find_samples([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "a.jpg"])
+    backward = find_samples([tmp_path / "x" / "a.jpg", tmp_path / "y", tmp_path / "x"])
+    assert forward == backward and [sample.name for sample in forward.samples] == ["a.jpg", "b.jpg"]
+
+
+def test_masks_beside_or_below_the_images_are_not_images(tmp_path: Path) -> None:
+    touch(tmp_path / "flat", "a.jpg", "a.png", "b.jpg")
+    assert [(s.name, s.mask_name) for s in find_samples([tmp_path / "flat"], tmp_path / "flat").samples] == [
+        ("a.jpg", "a.png"), ("b.jpg", None)]
+    touch(tmp_path / "deep", "a.jpg", "masks/a.png")
+    assert [(s.name, s.mask_name) for s in find_samples([tmp_path / "deep"], tmp_path / "deep" / "masks").samples] == [
+        ("a.jpg", "a.png")]
+
+
+def test_what_is_not_there_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for inputs, masks, message in (([tmp_path / "none"], None, "none: no such file or folder"),
+                                   ([tmp_path / "empty"], None, "no image found"),
+                                   ([tmp_path / "empty"], tmp_path / "none", "--masks .*none: no such folder")):
+        with pytest.raises(UserError, match=message):
+            find_samples(inputs, masks)
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "real", "a.jpg")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "back").symlink_to(tmp_path / "images")
+    assert [sample.name for sample in find_samples([tmp_path / "images"]).samples] == ["link/a.jpg"]

@@ -1,0 +1,131 @@
+"""The budget at every pixel, and frames that equal the plain way of making them: pad to a square, then resize that."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unseg import frame, noise
+from unseg.config import Budget
+from unseg.errors import UserError
+
+SIZES = [(1, 1), (1, 9), (9, 1), (31, 64), (64, 64), (65, 64), (53, 12), (12, 53), (100, 37), (130, 200)]
+
+
+def padded(tensor: torch.Tensor) -> torch.Tensor:
+    height, width = tensor.shape[-2:]
+    side = max(height, width)
+    return F.pad(tensor, (0, side - width, 0, side - height))
+
+
+def resized(tensor: torch.Tensor, size: int, antialias: bool = False) -> torch.Tensor:
+    return F.interpolate(tensor[None], (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+
+
+def test_whole_noise_moves_pixels_by_exactly_the_budget_and_stops_at_black_and_white() -> None:
+    image = np.array([[[100, 250, 3], [100, 254, 1]]], np.uint8)
+    region = np.array([[True, False]])
+    plus = noise.apply(image, torch.ones(3, 4, 4), region, Budget(8, 2))
+    minus = noise.apply(image, -torch.ones(3, 4, 4), region, Budget(8, 2))
+    assert plus.tolist() == [[[108, 255, 11], [102, 255, 3]]]
+    assert minus.tolist() == [[[92, 242, 0], [98, 252, 0]]]
+
+
+def test_halves_are_rounded_to_even_as_published_and_a_fractional_budget_is_never_exceeded() -> None:
+    image, region = np.array([[[100, 101, 102]]], np.uint8), np.array([[True]])
+    assert noise.apply(image, torch.full((3, 2, 2), 0.5), region, Budget(5, 0)).tolist() == [[[102, 104, 104]]]
+    assert noise.apply(image, torch.ones(3, 2, 2), region, Budget(3.5, 0)).tolist() == [[[103, 104, 105]]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16), st.floats(0, 255), st.floats(0, 255), st.floats(0.1, 3),
+       st.integers(0, 2**32 - 1))
+def test_no_pixel_leaves_its_budget(height: int, width: int, side: int, on_object: float, elsewhere: float, gain: float,
+                                    seed: int) -> None:
+    """Also where a network breaks its promise to stay in [−1, 1]."""
+    random = np.random.default_rng(seed)
+    image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    region = random.random((height, width)) < 0.5
+    square = torch.from_numpy(random.uniform(-gain, gain, (3, side, side)).astype(np.float32))
+    protected = noise.apply(image, square, region, Budget(on_object, elsewhere))
+    assert protected.dtype == np.uint8 and protected.shape == image.shape
+    change = np.abs(protected.astype(int) - image).max(axis=2)
+    assert (change <= np.where(region, on_object, elsewhere)).all()
+
+
+def test_training_adds_the_same_noise_as_generation() -> None:
+    """add_noise (floats, batches) and apply (bytes) agree to half a grey level, the rounding."""
+    random = np.random.default_rng(0)
+    image, region = random.integers(0, 256, (48, 48, 3), dtype=np.uint8), random.random((48, 48)) < 0.5
+    square = torch.from_numpy(random.uniform(-1, 1, (3, 16, 16)).astype(np.float32))
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    trained = noise.add_noise(batch, square[None], torch.from_numpy(region)[None, None], Budget())
+    written = torch.from_numpy(noise.apply(image, square, region, Budget())).permute(2, 0, 1)[None]
+    assert (trained * 255 - written).abs().max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_frames_equal_those_of_a_padded_square(height: int, width: int) -> None:
+    random = np.random.default_rng(height * 1000 + width)
+    image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mask = random.random((height, width)) < 0.5
+    square = padded(torch.from_numpy(image).permute(2, 0, 1)).float() / 255
+    for size in (16, 64, 65):
+        for antialias in (False, True):
+            assert torch.equal(frame.image_frame(image, size, antialias), resized(square, size, antialias))
+        nearest = F.interpolate(padded(torch.from_numpy(mask).float())[None, None], (size, size), mode="nearest")
+        assert torch.equal(frame.label_frame(mask, size), nearest)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_resized_noise_and_region_equal_the_crop_of_a_square(height: int, width: int) -> None:
+    square = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prompt = (square[0] > 0).float() * 255
+    plain = resized(square, max(height, width))[0, :, :height, :width]
+    assert torch.equal(noise.resize_noise(square, height, width), plain)
+    region = resized(prompt[None] / 255, max(height, width))[0, 0, :height, :width].round() > 0
+    assert torch.equal(noise.published_region(prompt, height, width), region)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_large_images_go_by_strips_with_the_same_result(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    square = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    region = image[..., 0] > 127
+    whole = (frame.image_frame(image, 64, False), frame.image_frame(image, 64, True), noise.resize_noise(square, height, width),
+             noise.apply(image, square, region, Budget()))
+    monkeypatch.setattr(frame, "WHOLE", 200)
+    monkeypatch.setattr(noise, "WHOLE", 200)
+    strips = (frame.image_frame(image, 64, False), frame.image_frame(image, 64, True), noise.resize_noise(square, height, width),
+              noise.apply(image, square, region, Budget()))
+    assert (whole[0] - strips[0]).abs().max() <= 1e-6
+    assert torch.equal(whole[1], strips[1])
+    assert (whole[2] - strips[2]).abs().max() <= 1e-6
+    assert (whole[3] != strips[3]).mean() <= 1e-3
+
+
+def test_the_region_follows_the_mask_prompt_at_its_border() -> None:
+    """A 4×4 prompt with its left half on, resized to 8: values 1, 1, 1, .75 | .25 …; rounding puts the border back."""
+    prompt = torch.zeros(4, 4)
+    prompt[:, :2] = 255
+    region = noise.published_region(prompt, 8, 8)
+    assert region.tolist() == [[True] * 4 + [False] * 4] * 8
+
+
+def test_wrong_shapes_are_refused() -> None:
+    image, square = np.zeros((4, 5, 3), np.uint8), torch.zeros(3, 8, 8)
+    with pytest.raises(ValueError, match="region: expected 4×5"):
+        noise.apply(image, square, np.zeros((5, 4), bool), Budget())
+    with pytest.raises(ValueError, match="image: expected"):
+        noise.apply(image.astype(np.float32), square, np.zeros((4, 5), bool), Budget())
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, float("nan"), float("inf")])
+def test_a_budget_outside_the_grey_levels_is_a_user_error(value: float) -> None:
+    with pytest.raises(UserError, match="--epsilon"):
+        Budget(object=value)
+    with pytest.raises(UserError, match="--background-epsilon"):
+        Budget(background=value)
