@@ -1,10 +1,11 @@
 """Weight files in every layout, made here with random weights, and the errors of wrong ones."""
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -96,10 +97,7 @@ def test_own_safetensors_round_trip(tmp_path, trained):
     path = tmp_path / "generator.safetensors"
     sha256 = save_generator(trained, "custom", path, {"seed": "7", "data": "photographs"})
     loaded = load_generator(path)
-    assert loaded.sha256 == sha256 == subprocess.run(
-        [sys.executable, "-c", f"import hashlib; print(hashlib.sha256(open({str(path)!r}, 'rb').read()).hexdigest())"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()
+    assert loaded.sha256 == sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert loaded.metadata["seed"] == "7" and loaded.metadata["network"] == "custom"
     assert not loaded.network.training
     assert not any(parameter.requires_grad for parameter in loaded.network.parameters())
@@ -116,9 +114,9 @@ def test_own_safetensors_are_read_by_the_library(tmp_path, trained):
 
 
 def test_equal_weights_and_facts_give_equal_bytes(tmp_path, trained):
-    """The library alone writes metadata in an order drawn anew each time: of 10 files of 8 facts, none would agree."""
+    """The library alone writes metadata in an order drawn anew each time: 4 files of 8 facts hardly ever agree."""
     facts = {f"fact {i}": str(i) for i in range(8)}
-    assert len({save_generator(trained, "custom", tmp_path / f"{i}.safetensors", facts) for i in range(10)}) == 1
+    assert len({save_generator(trained, "custom", tmp_path / f"{i}.safetensors", facts) for i in range(4)}) == 1
 
 
 def test_custom_size_whose_windows_cover_the_grid(tmp_path):
@@ -171,19 +169,30 @@ def test_real_size(tmp_path):
 # Splitting and joining
 
 
-def test_split_and_join_by_hand(tmp_path, sam_state):
+def run_split_sam(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", ["split_sam.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as finished:
+        runpy.run_path(str(REPOSITORY / "utils" / "split_sam.py"), run_name="__main__")
+    return finished.value.code
+
+
+def test_split_and_join_by_hand(tmp_path, sam_state, monkeypatch):
     official, joined = tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "joined.pth"
     torch.save(sam_state, official)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    for arguments in (["split", official, tmp_path / "parts"], ["join", tmp_path / "parts", joined]):
-        subprocess.run(
-            [sys.executable, REPOSITORY / "utils" / "split_sam.py", *arguments], check=True, env=environment
-        )
+    assert run_split_sam(monkeypatch, "split", official, tmp_path / "parts") == 0
+    assert run_split_sam(monkeypatch, "join", tmp_path / "parts", joined) == 0
     backbone = torch.load(tmp_path / "parts" / "sam_vit_b_backbone.pth", weights_only=True)
     assert "pos_embed" in backbone and not any(name.startswith("image_encoder") for name in backbone)
     state = torch.load(joined, weights_only=True)
     assert list(state) == list(sam_state)
     assert all(torch.equal(state[name], tensor) for name, tensor in sam_state.items())
+
+
+def test_split_refuses_what_is_no_sam(tmp_path, trained, monkeypatch, capsys):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
+    assert run_split_sam(monkeypatch, "split", tmp_path / "resnet.pth", tmp_path / "parts") == 2
+    assert "resnet.pth: is not an official SAM file" in capsys.readouterr().err
+    assert not (tmp_path / "parts").exists()
 
 
 def test_split_keeps_foreign_entries_apart():
