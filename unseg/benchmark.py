@@ -65,19 +65,27 @@ def photographs(folder: Path, count: int, seed: int = 0) -> None:
         cv2.imwrite(str(folder / f"{i:05d}.jpg"), cv2.cvtColor(square, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
+# A process's peak on Linux is never below that of the one that started it, hence a small one in between.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[2:], stdout=sys.stderr)
+_, status, usage = os.wait4(process.pid, 0)
+json.dump([time.perf_counter() - started, usage.ru_maxrss, os.waitstatus_to_exitcode(status)], open(sys.argv[1], "w"))
+"""
+
+
 def timed_process(arguments: list[str]) -> tuple[float, float]:
     """Wall seconds and peak resident set (MiB) of a Python process; UserError with its last words where it fails."""
-    with tempfile.TemporaryFile() as log:
-        started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            log.seek(0)
-            words = log.read().decode(errors="replace").strip().splitlines() or ["no output"]
-            raise UserError(f"{' '.join(arguments)}: exit code {process.returncode}: {words[-1]}")
-    return seconds, usage.ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        launched = subprocess.run([sys.executable, "-c", LAUNCHER, str(figures), sys.executable, *arguments], check=True,
+                                  stderr=subprocess.PIPE, text=True, errors="replace")
+        seconds, peak, code = json.loads(figures.read_text())
+    if code != 0:
+        words = launched.stderr.strip().splitlines() or ["no output"]
+        raise UserError(f"{' '.join(arguments)}: exit code {code}: {words[-1]}")
+    return seconds, peak / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
 
 
 def protect_run(images: Path, count: int, out: Path, generator: str) -> Run:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from unseg.config import Budget
+from unseg.data.masks import parse_objects
 from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -89,17 +90,15 @@ def split_list(option: str, text: str) -> tuple[str, ...]:
 
 
 def parse_task(name: str, object_classes: str | None) -> "Task":
-    """The task `name`. object_classes: such as `3,4`."""
+    """The task `name`. object_classes: such as `3,4`, or all."""
     from unseg.evaluation.data import Task
 
     if name not in ("binary", "classes"):
         raise UserError(f"--task {name}: give binary or classes")
+    binary = name == "binary"
     if object_classes is None:
-        return Task(name, name == "binary", CAMVID_ROAD_AND_PAVEMENT if name == "binary" else None)
-    classes = split_list("--object-classes", object_classes)
-    if not all(value.isdecimal() and int(value) < 255 for value in classes):
-        raise UserError(f"--object-classes {object_classes}: give class indices from 0 to 254, such as 3,4")
-    return Task(name, name == "binary", tuple(int(value) for value in classes))
+        return Task(name, binary, CAMVID_ROAD_AND_PAVEMENT if binary else None)
+    return Task(name, binary, parse_objects(object_classes, "--object-classes"))
 
 
 def training_sources(plan: "Plan", generator: str | None, protected: Path | None) -> dict[str, "Source"]:
@@ -137,8 +136,9 @@ def loaded_generator(plan: "Plan", which: str) -> "Source":
     from unseg.evaluation.compare import Source
     from unseg.protect import Protector
 
-    loaded = load_generator(which, device=str(choose_device(plan.device)))
-    protector = Protector(loaded.network, plan.budget)
+    device = choose_device(plan.device)
+    loaded = load_generator(which, device=str(device))
+    protector = Protector(loaded.network, plan.budget, device=device)
     return Source(lambda name, pixels, mask: protector(pixels, mask),
                   {"generator": loaded.sha256, "budget": {"object": plan.budget.object, "background": plan.budget.background}})
 

@@ -58,7 +58,7 @@ def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np
     return mask
 
 
-def parse_objects(text: str) -> tuple[int, ...] | None:
+def parse_objects(text: str, option: str = "--objects") -> tuple[int, ...] | None:
     """`all` → None; `3,4` or `1-5,9` → the ids, sorted. Anything else is a UserError."""
     if text.strip().lower() == "all":
         return None
@@ -66,7 +66,7 @@ def parse_objects(text: str) -> tuple[int, ...] | None:
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
-            raise UserError(f"--objects {text}: give `all` or class ids such as 3,4 or 1-5")
+            raise UserError(f"{option} {text}: give `all` or class ids such as 3,4 or 1-5")
         ids.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(ids))
 
