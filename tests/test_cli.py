@@ -1,0 +1,158 @@
+"""The `unseg` command: exit codes, one-line errors, the closing table, and help without torch."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+import unseg.checkpoint
+import unseg.protect
+from fake_generator import loaded
+from unseg import __version__, cli
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(unseg.protect, "load_generator", lambda which, device: loaded())
+    monkeypatch.setattr(unseg.checkpoint, "load_generator", lambda which: loaded())
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Pillow.fromarray(PHOTO).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def python(*arguments: str, **options: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, **options)
+
+
+def test_protect_and_verify_end_well(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    out = photos.parent / "out"
+    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"]) == 0
+    captured = capsys.readouterr()
+    assert "protected" in captured.out and "PSNR" in captured.out and "images/s" in captured.out
+    assert "image/s" in captured.err and "2/2" in captured.err  # the bar
+    assert cli.main(["verify", str(out)]) == 0
+    assert "2 of 2 images hold the bound at every pixel; most change 8 on objects" in capsys.readouterr().out
+    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert "2 of them by an earlier run" in captured.out and captured.err == ""
+
+
+def test_what_is_not_protected_is_listed_and_the_exit_code_is_1(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    (photos / "empty [red].png").touch()
+    masks = photos.parent / "masks"
+    masks.mkdir()
+    Pillow.new("L", (32, 24), 255).save(masks / "a.png")
+    arguments = ["protect", str(photos), "--out", str(photos.parent / "out"), "--masks", str(masks), "--device", "cpu"]
+    assert cli.main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "masks: binary (0 and 255)" in out
+    assert "empty [red].png: the file is empty (0 bytes)" in out and "b.jpg: no mask for it" in out
+    assert cli.main(["verify", str(photos.parent / "out")]) == 1
+    assert "b.jpg: copied without protection: no mask for it" in capsys.readouterr().out
+
+
+def test_verify_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    out = photos.parent / "out"
+    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "-q"])
+    (out / "extra.png").touch()
+    capsys.readouterr()
+    assert cli.main(["verify", str(out), "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert (result["ok"], result["verified"], result["extra"], result["failures"]) == (False, 2, ["extra.png"], [])
+
+
+def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "--format", "jpeg"])
+    out = capsys.readouterr().out
+    assert "JPEG breaks the bound: " in out and "PNG keeps it exactly" in out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
+    (["--objects", "cat"], "--objects cat: give `all` or class ids"),
+    (["--format", "gif"], "--format gif: choose from png, webp, jpeg"),
+    (["--device", "abacus"], "--device abacus"),
+    (["--masks", "nowhere"], "--masks nowhere: no such folder"),
+    (["--batch-size", "0"], "--batch-size 0: give 1 or more"),
+])
+def test_user_errors_are_one_line_and_exit_2(photos: Path, capsys: pytest.CaptureFixture, arguments: list[str],
+                                             message: str) -> None:
+    out = photos.parent / "out"
+    assert cli.main(["protect", str(photos), "--out", str(out), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"unseg: error: {message}") and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_output_inside_input_is_refused(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["protect", str(photos), "--out", str(photos / "out")]) == 2
+    assert "lies in the input folder" in capsys.readouterr().err
+
+
+def test_wrong_usage_exits_2(photos: Path) -> None:
+    assert cli.main(["protect", str(photos)]) == 2  # no --out
+    assert cli.main(["nonsense"]) == 2
+    assert cli.main(["verify", str(photos)]) == 2  # no manifest
+
+
+def test_ctrl_c_is_one_line_and_exits_130(photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unseg.protect, "protect", interrupted)
+    assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out")]) == 130
+    error = capsys.readouterr().err
+    assert error == "unseg: interrupted; what is finished is kept, run the same command again to go on\n"
+
+
+def test_info(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert __version__ in out and "fake.safetensors" in out and "0" * 64 in out
+
+
+def test_version_and_help_do_not_import_torch() -> None:
+    code = "import sys; from unseg import cli; code = cli.main([{!r}]); print('torch' in sys.modules, code)"
+    for option in ("--version", "--help"):
+        result = python("-c", code.format(option))
+        assert result.stdout.splitlines()[-1] == "False 0", result.stderr
+    assert f"unseg {__version__}" in python("-m", "unseg.cli", "--version").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp_path: Path) -> None:
+    """SIGINT to a process in the middle of its images."""
+    (tmp_path / "photos").mkdir()
+    for number in range(24):
+        Pillow.fromarray(np.roll(np.tile(PHOTO, (12, 12, 1)), number, 1)).save(tmp_path / "photos" / f"{number:02}.png")
+    tests = Path(__file__).resolve().parent
+    script = ("import sys; sys.path[:0] = [{!r}, {!r}]; import unseg.protect; from fake_generator import loaded; from unseg import cli;"
+              "unseg.protect.load_generator = lambda which, device: loaded();"
+              "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))")
+    command = [sys.executable, "-c", script.format(str(tests), str(tests.parent))]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and len(list((tmp_path / "out").glob("*.png"))) < 5:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert error.rstrip().endswith("run the same command again to go on")
+    done = len(list((tmp_path / "out").glob("*.png")))
+    assert 5 <= done < 24 and not list((tmp_path / "out").glob(".unseg-*"))
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0 and "by an earlier run" in again.stdout
+    assert len(list((tmp_path / "out").glob("*.png"))) == 24

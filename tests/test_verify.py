@@ -1,0 +1,166 @@
+"""unseg.verify finds every way in which a protected folder can break its promise."""
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from fake_generator import loaded
+from unseg.config import Budget
+from unseg.errors import UserError
+from unseg.images import read_image, write_png
+from unseg.manifest import MANIFEST
+from unseg.protect import ProtectSettings, protect
+from unseg.verify import Verification, verify
+
+SETTINGS = ProtectSettings(device="cpu", workers=1, budget=Budget(8, 2))
+
+
+@pytest.fixture
+def protected(tmp_path: Path) -> Path:
+    """photos/ with masks/ (object: the lower half), protected into out/."""
+    random = np.random.default_rng(0)
+    for name in ("a.png", "sub/b.png"):
+        photo, mask = tmp_path / "photos" / name, tmp_path / "masks" / name
+        for path in (photo, mask):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(random.integers(60, 200, (40, 50, 3), dtype=np.uint8)).save(photo)
+        Pillow.fromarray((np.arange(40)[:, None] >= 20).repeat(50, 1).astype(np.uint8) * 255).save(mask)
+    assert protect([tmp_path / "photos"], tmp_path / "out", SETTINGS, masks=tmp_path / "masks", generator=loaded()).exit_code == 0
+    return tmp_path / "out"
+
+
+def tamper(path: Path, row: int, value: int) -> None:
+    pixels = read_image(path).pixels.copy()
+    pixels[row, 7] = value
+    write_png(path, pixels)
+
+
+def problem(result: Verification) -> str:
+    assert result.exit_code == 1 and len(result.failures) == 1
+    return f"{result.failures[0].name}: {result.failures[0].problem}"
+
+
+def test_a_protected_folder_is_proved(protected: Path) -> None:
+    result = verify(protected)
+    assert result.exit_code == 0 and [finding.name for finding in result.findings] == ["a.png", "sub/b.png"]
+    assert {(finding.max_object, finding.max_background) for finding in result.findings} == {(8, 2)}
+
+
+@pytest.mark.parametrize(("row", "by", "expected"), [(30, 9, "changes the object by 9, budget 8"),
+                                                     (3, 3, "changes the background by 3, budget 2"),
+                                                     (3, 8, "changes the background by 8, budget 2")])
+def test_one_pixel_beyond_its_budget_is_found(protected: Path, row: int, by: int, expected: str) -> None:
+    original = read_image(protected.parent / "photos" / "a.png").pixels
+    pixels = read_image(protected / "a.png").pixels.copy()
+    pixels[row, 7, 1] = original[row, 7, 1] + by
+    write_png(protected / "a.png", pixels)
+    assert problem(verify(protected)) == f"a.png: {expected}; changed since it was written (another sha256)"
+
+
+def test_a_change_within_the_budget_is_still_a_change(protected: Path) -> None:
+    shutil.copy(protected.parent / "photos" / "a.png", protected / "a.png")
+    assert problem(verify(protected)) == "a.png: changed since it was written (another sha256)"
+
+
+def test_missing_extra_and_broken_files(protected: Path) -> None:
+    (protected / "sub" / "b.png").unlink()
+    (protected / "sub" / "new.txt").write_text("x")
+    (protected / "a.png").write_bytes((protected / "a.png").read_bytes()[:1000])
+    result = verify(protected)
+    assert result.missing == ("sub/b.png",) and result.extra == ("sub/new.txt",)
+    assert [finding.problem for finding in result.failures if finding.name == "sub/b.png"] == ["missing"]
+    assert "broken image" in next(finding.problem for finding in result.failures if finding.name == "a.png")
+    assert result.exit_code == 1
+
+
+def test_an_extra_file_alone_fails(protected: Path) -> None:
+    (protected / "original.jpg").write_bytes(b"x")
+    result = verify(protected)
+    assert not result.failures and result.exit_code == 1
+
+
+def test_another_size_and_changed_originals_and_masks_are_found(protected: Path) -> None:
+    shutil.copytree(protected.parent, protected.parent / "copy")
+    write_png(protected / "a.png", read_image(protected / "a.png").pixels[:-1])
+    assert problem(verify(protected)).startswith("a.png: its size 50×39 is not the original's 50×40")
+    copy = protected.parent / "copy"
+    tamper(copy / "photos" / "a.png", 30, 130)
+    assert "its original changed since" in problem(verify(copy / "out"))
+    Pillow.new("L", (50, 40), 255).save(copy / "masks" / "sub" / "b.png")
+    assert [("mask" in finding.problem) for finding in verify(copy / "out").failures] == [False, True]
+
+
+def test_moved_trees_and_given_folders(protected: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("out", "photos", "masks"):
+        shutil.move(tmp_path / name, moved / name)
+    assert verify(moved / "out").exit_code == 0  # together
+    shutil.move(moved / "photos", tmp_path / "originals")
+    shutil.move(moved / "masks", tmp_path / "labels")
+    assert "its original" in verify(moved / "out").failures[0].problem
+    assert "its mask" in verify(moved / "out", originals=tmp_path / "originals").failures[0].problem
+    assert verify(moved / "out", originals=tmp_path / "originals", masks=tmp_path / "labels").exit_code == 0
+
+
+def test_unprotected_images_are_no_success(protected: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks" / "a.png").unlink()
+    (tmp_path / "photos" / "sub" / "b.png").write_bytes(b"")
+    protect([tmp_path / "photos"], tmp_path / "new", SETTINGS, masks=tmp_path / "masks", generator=loaded())
+    result = verify(tmp_path / "new")
+    assert [(finding.name, finding.problem) for finding in result.unprotected] == [
+        ("a.png", "copied without protection: no mask for it"), ("sub/b.png", "failed: the file is empty (0 bytes)")]
+    assert result.exit_code == 1 and not result.extra and not result.missing
+
+
+def test_the_published_region_is_proved_too(protected: Path, tmp_path: Path) -> None:
+    settings = ProtectSettings(device="cpu", region="published")
+    protect([tmp_path / "photos"], tmp_path / "published", settings, masks=tmp_path / "masks", generator=loaded())
+    assert verify(tmp_path / "published").exit_code == 0
+
+
+def test_boxes_are_proved_from_the_manifest_alone(protected: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a.png": [[3, 3, 20, 20]], "sub/b.png": [[0, 0, 5.5, 9]]}))
+    assert protect([tmp_path / "photos"], tmp_path / "boxed", SETTINGS, boxes=boxes, generator=loaded()).exit_code == 0
+    boxes.unlink()
+    assert verify(tmp_path / "boxed").exit_code == 0
+    pixels, original = (read_image(tmp_path / folder / "a.png").pixels.copy() for folder in ("boxed", "photos"))
+    pixels[21, 20] = original[21, 20] + 3
+    write_png(tmp_path / "boxed" / "a.png", pixels)
+    assert "changes the background by 3" in problem(verify(tmp_path / "boxed"))
+
+
+def test_transparency_must_be_the_original_one(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    pixels = np.full((9, 9, 3), 100, np.uint8)
+    write_png(tmp_path / "photos" / "a.png", pixels, alpha=np.full((9, 9), 200, np.uint8))
+    protect([tmp_path / "photos"], tmp_path / "out", SETTINGS, generator=loaded())
+    assert verify(tmp_path / "out").exit_code == 0
+    write_png(tmp_path / "out" / "a.png", read_image(tmp_path / "out" / "a.png").pixels)
+    assert "its transparency is not the original's" in problem(verify(tmp_path / "out"))
+
+
+def test_jpeg_outputs_do_not_pass(protected: Path, tmp_path: Path) -> None:
+    settings = ProtectSettings(device="cpu", format="jpeg", budget=Budget(8, 0))
+    protect([tmp_path / "photos"], tmp_path / "jpeg", settings, masks=tmp_path / "masks", generator=loaded())
+    assert "changes the background by" in verify(tmp_path / "jpeg").failures[0].problem
+
+
+@pytest.mark.parametrize("content", ["", "no json\n", "[]\n", '{"format": 99}\n', '{"format": 1}\n{"strange": 1}\n'])
+def test_a_strange_manifest_is_a_user_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(UserError, match=MANIFEST):
+        verify(tmp_path)
+
+
+def test_a_folder_without_manifest_and_missing_folders_are_user_errors(protected: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no unseg-manifest.jsonl in it"):
+        verify(tmp_path / "photos")
+    with pytest.raises(UserError, match="--originals .*none: no such folder"):
+        verify(protected, originals=tmp_path / "none")
