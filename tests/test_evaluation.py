@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from segment_anything_training.build import build_generator
 from unseg import metrics
+from unseg.checkpoint import load_generator, save_generator
 from unseg.commands import evaluate as command
 from unseg.config import Budget
 from unseg.errors import UserError
@@ -19,7 +21,8 @@ from unseg.evaluation.conditions import changed_images, protected_files, random_
 from unseg.evaluation.data import Task, check_disjoint, list_pairs, load_split, shrink_label
 from unseg.evaluation.networks import NETWORKS, build_network
 from unseg.evaluation.trainer import Schedule
-from unseg.images import read_image, write_png
+from unseg.images import read_image, sha256_of, write_png
+from unseg.protect import Protector
 
 WIDTH, HEIGHT = 64, 48
 
@@ -441,6 +444,21 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
         assert words in printed
     for name in ("curves.png", "final.png"):
         assert read_image(out / name).pixels.std() > 0
+
+
+def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_generator(build_generator("compact"), "compact", tmp_path / "generator.safetensors", {})
+    chosen = plan(data, tmp_path / "out", budget=Budget(6, 1))
+    source = command.loaded_generator(chosen, str(tmp_path / "generator.safetensors"))
+    pair = list_pairs(data, "train")[0]
+    mask = chosen.task.object_mask(pair.classes())
+    protected = source.change(pair.name, pair.pixels(), mask)
+    network = load_generator(tmp_path / "generator.safetensors").network
+    assert np.array_equal(protected, Protector(network, Budget(6, 1))(pair.pixels(), mask))
+    difference = np.abs(protected.astype(int) - pair.pixels())
+    assert difference.any() and difference[mask].max() <= 6 and difference[~mask].max() <= 1
+    assert source.identity["generator"] == sha256_of(tmp_path / "generator.safetensors")
 
 
 def test_the_command_wants_one_source_of_protected_images(data: Path, tmp_path: Path) -> None:
