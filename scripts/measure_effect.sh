@@ -7,8 +7,8 @@
 #
 # Needs: what install.sh needs, and CamVid in the SegNet 11-class edition as DATA_ROOT/images/{train,test}/NAME.jpg and
 #        DATA_ROOT/labels/{train,test}/NAME.png (class index, 255 = not labelled); see data/README.md.
-# Takes: on 2 CPU cores with nothing else running 2 to 3 hours for everything (a training of unet_resnet18 35 minutes of one
-#        core, of fpn_mobilenet_v2 10); minutes on a GPU.
+# Takes: 2 hours on 2 free CPU cores with PARALLEL=1 (a training of unet_resnet18 takes 26 minutes of one core, of
+#        fpn_mobilenet_v2 11; each is done three times a task); minutes on a GPU.
 # Leaves: OUT/TASK/ with results.json, curves.jsonl, curves.png, final.png. A run that is there already is not repeated, so
 #        after an interruption start it again.
 # Settings: DATA_ROOT=data/camvid  OUT=runs/effect  TASKS="binary classes"  GENERATOR=compact (or a weight file)
