@@ -107,7 +107,8 @@ def test_wrong_usage_exits_2(photos: Path) -> None:
     assert cli.main(["verify", str(photos)]) == 2  # no manifest
 
 
-def test_ctrl_c_is_one_line_and_exits_130(photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_one_line_and_exits_130(photos: Path, capsys: pytest.CaptureFixture,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -139,7 +140,8 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
     for number in range(24):
         Pillow.fromarray(np.roll(np.tile(PHOTO, (12, 12, 1)), number, 1)).save(tmp_path / "photos" / f"{number:02}.png")
     tests = Path(__file__).resolve().parent
-    script = ("import sys; sys.path[:0] = [{!r}, {!r}]; import unseg.protect; from fake_generator import loaded; from unseg import cli;"
+    script = ("import sys; sys.path[:0] = [{!r}, {!r}];"
+              "import unseg.protect; from fake_generator import loaded; from unseg import cli;"
               "unseg.protect.load_generator = lambda which, device: loaded();"
               "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))")
     command = [sys.executable, "-c", script.format(str(tests), str(tests.parent))]

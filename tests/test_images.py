@@ -1,4 +1,4 @@
-"""Image files: every format comes back upright and whole or is an error that names the file; writing is lossless and atomic."""
+"""Image files come back upright and whole or are an error that names the file; writing is lossless and atomic."""
 from __future__ import annotations
 
 import io
@@ -35,8 +35,8 @@ def test_lossless_formats_are_read_exactly(tmp_path: Path, suffix: str, options:
 def test_jpeg_and_multi_picture_jpeg_are_read(tmp_path: Path) -> None:
     image = read_image(saved(tmp_path / "a.jpg", PHOTO, quality=98, subsampling=0))
     assert np.abs(image.pixels.astype(int) - PHOTO).max() < 20
-    second = Pillow.fromarray(PHOTO[::-1])
-    saved(tmp_path / "phone.jpg", Pillow.fromarray(PHOTO), format="MPO", save_all=True, append_images=[second], quality=98)
+    first, second = Pillow.fromarray(PHOTO), Pillow.fromarray(PHOTO[::-1])
+    saved(tmp_path / "phone.jpg", first, format="MPO", save_all=True, append_images=[second], quality=98)
     assert read_image(tmp_path / "phone.jpg").pixels.shape == PHOTO.shape
 
 

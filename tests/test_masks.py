@@ -63,8 +63,10 @@ def test_detection(tmp_path: Path) -> None:
     binary = np.array([[0, 255], [255, 0]])
     classes = np.array([[0, 3], [255, 12]])
     soft = np.array([[0, 255, 30, 231]])
-    cases = {"binary": ([binary, binary], "binary", "0 and 255"), "mixed": ([binary, classes], "index", "2 of them, 3 to 12"),
-             "soft": ([binary, soft], "binary", "grey edges (values such as 231"), "ones": ([binary // 255], "index", "1 of them")}
+    cases = {"binary": ([binary, binary], "binary", "0 and 255"),
+             "mixed": ([binary, classes], "index", "2 of them, 3 to 12"),
+             "soft": ([binary, soft], "binary", "grey edges (values such as 231"),
+             "ones": ([binary // 255], "index", "1 of them")}
     for name, (arrays, kind, statement) in cases.items():
         paths = masks_in(tmp_path / name, **{f"m{number}": array for number, array in enumerate(arrays)})
         detected = detect_kind(paths)

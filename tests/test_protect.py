@@ -1,4 +1,4 @@
-"""unseg.protect: the same bytes whatever the order and grouping, names that lose nothing, runs that go on after a kill."""
+"""unseg.protect: the same bytes whatever order and grouping, names that lose nothing, runs that go on after a kill."""
 from __future__ import annotations
 
 import json
@@ -18,16 +18,19 @@ from unseg.errors import UserError
 from unseg.images import read_image
 from unseg.manifest import MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.metrics import psnr
-from unseg.protect import Protector, ProtectSettings, Summary, breach, image_region, protect, read_boxes
+from unseg.protect import (
+    Protector, ProtectSettings, Summary, breach, image_region, protect, read_boxes, single_threaded_pool)
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
-SIZES = {"a.jpg": (30, 44), "b.png": (64, 64), "sub/c.bmp": (70, 21), "sub/deep/d.webp": (33, 90), "sub/e.jpeg": (41, 40)}
+SIZES = {"a.jpg": (30, 44), "b.png": (64, 64), "sub/c.bmp": (70, 21), "sub/deep/d.webp": (33, 90),
+         "sub/e.jpeg": (41, 40)}
 
 
 def photograph(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth colours with some texture, from black to white."""
     random = np.random.default_rng(seed)
-    coarse = Pillow.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((width, height), Pillow.BICUBIC)
+    coarse = Pillow.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    coarse = coarse.resize((width, height), Pillow.BICUBIC)
     return np.clip(np.array(coarse, int) + random.integers(-9, 10, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
@@ -54,7 +57,8 @@ def add_masks(folder: Path, kind: str = "index") -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -93,7 +97,8 @@ def test_boxes_prompt_the_network_in_its_frame_and_the_region_is_inside_them() -
     network, pixels = FakeGenerator(), photograph(100, 128, 0)
     protected = Protector(network, Budget(8, 0))(pixels, boxes=[[10, 20, 29, 39], [60, 50, 500, 61]])
     assert network.seen[0][1].masks is None
-    assert torch.equal(network.seen[0][1].boxes, torch.tensor([[5.0, 10.0, 63.5, 30.5]]))  # enclosing, inside the image, halved
+    # Around both boxes, inside the image, and halved from 128 to 64.
+    assert torch.equal(network.seen[0][1].boxes, torch.tensor([[5.0, 10.0, 63.5, 30.5]]))
     changed = (protected != pixels).any(axis=2)
     assert changed[20:40, 10:30].mean() > 0.5 and changed[50:62, 60:].mean() > 0.5
     changed[20:40, 10:30] = changed[50:62, 60:] = False
@@ -166,7 +171,8 @@ def test_the_manifest_says_what_was_done(folder: Path, tmp_path: Path) -> None:
     assert (line["width"], line["height"], line["prompt"]) == (21, 70, "mask")
     original, output = read_image(folder / "sub/c.bmp").pixels, read_image(tmp_path / "out" / "sub/c.png").pixels
     assert line["psnr"] == pytest.approx(psnr(original, output))
-    assert psnr(original, output) == pytest.approx(10 * np.log10(255**2 / np.mean((original - output.astype(float)) ** 2)))
+    squared_error = np.mean((original - output.astype(float)) ** 2)
+    assert psnr(original, output) == pytest.approx(10 * np.log10(255**2 / squared_error))
 
 
 def test_two_runs_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -192,7 +198,8 @@ def test_order_and_grouping_do_not_matter(folder: Path, tmp_path: Path, batch_si
 def test_another_batch_size_moves_next_to_nothing(folder: Path, tmp_path: Path) -> None:
     for size in (1, 4):
         run(folder, tmp_path / str(size), replace(SETTINGS, batch_size=size))
-    first, second = (np.concatenate([read_image(tmp_path / size / name).pixels.ravel() for name in pictures(tmp_path / size)])
+    names = sorted(pictures(tmp_path / "1"))
+    first, second = (np.concatenate([read_image(tmp_path / size / name).pixels.ravel() for name in names])
                      for size in ("1", "4"))
     difference = np.abs(first.astype(int) - second)
     assert difference.max() <= 1 and (difference > 0).mean() <= 1e-4
@@ -404,6 +411,23 @@ def test_a_failure_keeps_what_an_earlier_run_made(folder: Path, tmp_path: Path) 
     assert run(folder, tmp_path / "out").exit_code == 0
 
 
+def test_the_callers_threads_are_left_as_they_were(folder: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(folder, tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_worker_threads_keep_their_own_number_of_torch_threads() -> None:
+    with single_threaded_pool(2) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+        torch.set_num_threads(3)
+        assert pool.submit(torch.get_num_threads).result() == 1
+
+
 # --- formats
 
 
@@ -421,7 +445,8 @@ def test_jpeg_tells_by_how_much_it_breaks_the_bound(folder: Path, tmp_path: Path
     for entry in summary.entries:
         original = read_image(folder / entry.input).pixels.astype(int)
         difference = np.abs(read_image(tmp_path / "out" / entry.output).pixels - original)
-        assert entry.over_budget == pytest.approx((difference > 8).mean()) and entry.max_over == max(0, difference.max() - 8)
+        assert entry.over_budget == pytest.approx((difference > 8).mean())
+        assert entry.max_over == max(0, difference.max() - 8)
     assert max(entry.max_over for entry in summary.entries) > 0
 
 

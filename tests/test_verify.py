@@ -30,7 +30,8 @@ def protected(tmp_path: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
         Pillow.fromarray(random.integers(60, 200, (40, 50, 3), dtype=np.uint8)).save(photo)
         Pillow.fromarray((np.arange(40)[:, None] >= 20).repeat(50, 1).astype(np.uint8) * 255).save(mask)
-    assert protect([tmp_path / "photos"], tmp_path / "out", SETTINGS, masks=tmp_path / "masks", generator=loaded()).exit_code == 0
+    summary = protect([tmp_path / "photos"], tmp_path / "out", SETTINGS, masks=tmp_path / "masks", generator=loaded())
+    assert summary.exit_code == 0
     return tmp_path / "out"
 
 

@@ -1,6 +1,6 @@
 """The square frame that networks see: an image padded right and below with zeros, resized to the network's input side.
 
-The published generation pads first and resizes without antialiasing; both are kept, since published weights were trained so.
+The published generation pads first and resizes without antialiasing; both are kept: published weights were trained so.
 """
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> to
 
     image: H×W×3 uint8. antialias: off as published; the compact generator, whose input is small, turns it on.
 
-    Equal to padding the image to a square and resizing that, without ever building the square: a 20,000×20 image would
-    need 4.8 GB. Above `WHOLE` pixels the columns are resized before the rows, which moves unantialiased values by
-    at most 2e-7 and antialiased ones not at all.
+    Equal to padding the image to a square and resizing that (on one thread; how torch splits the work among several
+    decides the last bit), without ever building the square: a 20,000×20 image would need 4.8 GB. Above `WHOLE` pixels
+    the columns are resized before the rows, which moves unantialiased values by at most 2e-7, antialiased ones not.
     """
     side = max(image_HW3.shape[:2])
     reach = max(1.0, side / size)  # how far, in source pixels, an output pixel looks
@@ -50,10 +50,10 @@ def _extent(length: int, side: int, size: int, reach: float) -> tuple[int, int]:
 
 def resize_part(image: torch.Tensor, rows: int, columns: int, row_scale: float, column_scale: float,
                 antialias: bool = False) -> torch.Tensor:
-    """The first `rows` × `columns` of a bilinearly resized image (1×C×H×W): F.interpolate's kernels, size and scale apart.
+    """The first `rows` × `columns` of a bilinearly resized image (1×C×H×W), by F.interpolate's kernels.
 
-    The scales are output over input. Where an output has its input's length the kernels copy and forget the scale, so one
-    more row or column is asked for and dropped.
+    They take size and scale apart. The scales are output over input. Where an output has its input's length the kernels
+    copy and forget the scale, so one more row or column is asked for and dropped.
     """
     resize = torch.ops.aten._upsample_bilinear2d_aa if antialias else torch.ops.aten.upsample_bilinear2d
     extra_row = int(rows == image.shape[2] and row_scale != 1)
@@ -74,7 +74,7 @@ def label_frame(mask_HW: np.ndarray, size: int) -> torch.Tensor:
 
 
 def mask_prompt(label_B1SS: torch.Tensor, mask_size: int) -> torch.Tensor:
-    """The mask prompt of a label in the frame: B×1×M×M float32 of 0 or 255. label: 0 to 1; halves round down, to even."""
+    """The mask prompt of a label in the frame: B×1×M×M float32 of 0 or 255. label: 0 to 1; halves round to even, 0."""
     mask = F.interpolate(label_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False)
     return mask.round() * MASK_ON
 

@@ -1,8 +1,8 @@
-"""The manifest: what a run wrote, line by line, so that it can be verified, resumed, and never overwrites what is not its own.
+"""The manifest: what a run wrote, line by line, so that it can be verified and resumed and never overwrites a stranger.
 
-`unseg-manifest.jsonl` in the output folder. The first line holds the run's settings, each other line one input. Names use
-forward slashes; folders are relative to the output folder, so that a tree that moves as a whole stays valid. No line
-holds a time: two runs write the same bytes.
+`unseg-manifest.jsonl` in the output folder. The first line holds the run's settings, each other line one input. Names
+use forward slashes; folders are relative to the output folder, so that a tree that moves as a whole stays valid. No
+line holds a time: two runs write the same bytes.
 """
 from __future__ import annotations
 

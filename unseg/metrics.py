@@ -1,4 +1,4 @@
-"""What is measured: confusion matrix, intersection over union, and how much a network still learns from protected images."""
+"""Measures: confusion matrix, intersection over union, how much a network still learns from protected images."""
 from __future__ import annotations
 
 import math
@@ -61,7 +61,7 @@ def trivial_iou(train_labels: np.ndarray, test_labels: np.ndarray, num_classes: 
 
 
 def psnr(original: np.ndarray, changed: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB over all values of two uint8 images of one shape; infinite where they are equal."""
+    """Peak signal-to-noise ratio in dB over all values of two uint8 images of one shape; infinite where equal."""
     if original.shape != changed.shape or original.dtype != np.uint8 or changed.dtype != np.uint8:
         raise ValueError(f"psnr: {original.shape} {original.dtype} against {changed.shape} {changed.dtype}")
     error = cv2.norm(original, changed, cv2.NORM_L2SQR) / original.size  # whole-number sums: exact, and needs no copies

@@ -1,4 +1,4 @@
-"""All arithmetic on ε: from a generator's noise in [−1, 1] to an image within its budget. Training and generation share it.
+"""All arithmetic on ε, for training and generation alike: from noise in [−1, 1] to an image within its budget.
 
 Shapes: B batch, S side of a square frame, H×W the image's own size.
 """
@@ -18,7 +18,7 @@ GREY_LEVELS = 255.0
 
 
 def epsilon_map(region: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """The bound of every pixel, as a fraction of the range: `budget.object`/255 where `region` is 1, else background/255.
+    """Every pixel's bound as a fraction of the range: `budget.object`/255 where `region` is 1, else background/255.
 
     region: any shape, bool or float of 0 and 1. Returns float32 of the same shape.
     """
@@ -56,9 +56,9 @@ def resize_noise(noise_3NN: torch.Tensor, height: int, width: int) -> torch.Tens
 def _resized_strips(square_CNN: torch.Tensor, height: int, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
     """The crop at the top left of `square` resized bilinearly to the long side: columns, and their C×H×columns values.
 
-    The square itself is never built (a 20,000×20 image would need 4.8 GB for its noise). An image of up to `WHOLE` pixels
-    is one strip with exactly the values of F.interpolate; of a larger one the columns are resized before the rows,
-    which moves values by at most 2e-7.
+    The square itself is never built (a 20,000×20 image would need 4.8 GB for its noise). An image of up to `WHOLE`
+    pixels is one strip with exactly the values of F.interpolate; of a larger one the columns are resized before the
+    rows, which moves values by at most 2e-7.
     """
     square, scale = square_CNN[None], max(height, width) / square_CNN.shape[-1]
     if height * width <= WHOLE:
@@ -103,6 +103,6 @@ def _add(image_3HW: torch.Tensor, noise_3HW: torch.Tensor, region_HW: torch.Tens
 
 
 def uniform(height: int, width: int, generator: np.random.Generator) -> torch.Tensor:
-    """The control: independent uniform noise in [−1, 1] for every value, 3×S×S with S the long side (so never resized)."""
+    """The control: independent uniform noise in [−1, 1] for every value, 3×S×S, S the long side (so never resized)."""
     side = max(height, width)
     return torch.from_numpy(generator.uniform(-1, 1, (3, side, side)).astype(np.float32))

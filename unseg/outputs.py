@@ -41,12 +41,13 @@ def check_folders(inputs: Sequence[Path], out: Path, masks: Path | None) -> None
         raise UserError(f"--out {out}: lies in the masks' folder {masks}; give a folder beside it")
 
 
-def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry]) -> dict[Key, Planned]:
+def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str,
+                 earlier: Mapping[Key, Entry]) -> dict[Key, Planned]:
     """A name for every input, unique even where upper and lower case are the same, whatever the order of the inputs.
 
-    Names of earlier runs stay. Then inputs that need no new suffix are served, then the others in sorted order: of a.jpg
-    and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Raises UserError where a file that no manifest line
-    owns is in the way.
+    Names of earlier runs stay. Then inputs that need no new suffix are served, then the others in sorted order: of
+    a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Raises UserError where a file that no manifest
+    line owns is in the way.
     """
     taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
     taken[MANIFEST.casefold()] = ("", "")
@@ -68,8 +69,9 @@ def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str, earlie
 
 
 def _check_nothing_in_the_way(planned: Mapping[Key, Planned], out: Path, earlier: Mapping[Key, Entry]) -> None:
-    foreign = sorted(plan.output for key, plan in planned.items()
-                     if os.path.lexists(out / plan.output) and not (key in earlier and plan.output in earlier[key].owned))
+    owned = {name for key in planned if key in earlier for name in earlier[key].owned}
+    foreign = sorted(plan.output for plan in planned.values()
+                     if plan.output not in owned and os.path.lexists(out / plan.output))
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(f"--out {out}: {foreign[0]}{more} exists and was not written by unseg for this input;"

@@ -1,8 +1,8 @@
 """From images to their unlearnable versions: one image in memory (`Protector`), or folders on disk (`protect`).
 
-On disk: decoding threads → generator → encoding threads, a bounded number of pixels at a time, results in sorted order. What
-is written does not depend on the order or grouping of the inputs: every batch has the same shape (filled with zeros), and
-small networks run on one thread an image, so not on the number of cores either.
+On disk: decoding threads → generator → encoding threads, a bounded number of pixels at a time, results in sorted order.
+What is written does not depend on the order or grouping of the inputs: every batch has the same shape (filled with
+zeros), and small networks run on one thread an image, so not on the number of cores either.
 """
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Framed:
 class Protector:
     """A generator, a budget and the rule of where each part of the budget holds.
 
-    network: any generator of the project. region: see `image_region`. batch_size: every batch that the network sees has this
-    size, filled with zeros, so that an image's noise does not depend on its company.
+    network: any generator of the project. region: see `image_region`. batch_size: every batch that the network sees has
+    this size, filled with zeros, so that an image's noise does not depend on its company.
     """
 
     def __init__(self, network: nn.Module, budget: Budget = Budget(), region: Region = "mask", *,
@@ -81,7 +81,8 @@ class Protector:
         self.budget, self.region_kind = budget, region
         self.device, self.batch_size = torch.device(device), batch_size
 
-    def __call__(self, pixels_HW3: np.ndarray, mask_HW: np.ndarray | None = None, boxes: Boxes | None = None) -> np.ndarray:
+    def __call__(self, pixels_HW3: np.ndarray, mask_HW: np.ndarray | None = None,
+                 boxes: Boxes | None = None) -> np.ndarray:
         """The unlearnable image, H×W×3 uint8. pixels: H×W×3 uint8. mask: H×W bool; boxes: N×4 XYXY, corners inclusive.
 
         Boxes make a box prompt and the object is what lies inside; without either the whole image is the object.
@@ -135,7 +136,7 @@ class Protector:
 
 
 def _touched_cells(mask_HW: np.ndarray, mask_size: int) -> torch.Tensor:
-    """A mask prompt with every cell on that an object pixel falls into: for objects so small that resizing loses them."""
+    """A mask prompt with every cell on that an object pixel falls into: for objects that resizing would lose."""
     side = max(mask_HW.shape)
     rows, columns = np.nonzero(mask_HW)
     prompt = torch.zeros(1, 1, mask_size, mask_size)
@@ -199,7 +200,7 @@ class Silent:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. entries: every input of this run, sorted. kept: how many were found done. seconds: of the images."""
+    """What a run did. entries: every input of it, sorted. kept: how many were found done. seconds: of the images."""
 
     entries: tuple[Entry, ...]
     kept: int
@@ -219,10 +220,11 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
             reporter: Reporter = Silent()) -> Summary:
     """Protect images on disk.
 
-    inputs: folders (recursive) and files. out: the output folder; see `unseg.manifest` and `unseg.outputs` for what is found
-    there. masks: a folder, paired by relative stem. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}.
-    generator: one that is loaded already, instead of `settings.generator`. Whatever concerns one image is in the summary
-    and the manifest; whatever concerns the run is a UserError before anything is written.
+    inputs: folders (recursive) and files. out: the output folder; see `unseg.manifest` and `unseg.outputs` for what is
+    found there. masks: a folder, paired by relative stem. boxes: a JSON file,
+    {"relative/name.jpg": [[x1, y1, x2, y2], …]}. generator: one that is loaded already, instead of
+    `settings.generator`. Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a
+    UserError before anything is written.
     """
     inputs, out = [Path(path) for path in inputs], Path(out)
     masks = None if masks is None else Path(masks)
@@ -233,16 +235,17 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
     boxes_of = None if boxes is None else read_boxes(Path(boxes))
     earlier = read_manifest(out)
     device = choose_device(settings.device)
-    workers = settings.workers or _cores()
+    workers = settings.workers or cores()
     loaded = generator or load_generator(settings.generator, str(device))
     if any(path.is_dir() for path in inputs):  # for single files, most of a folder of masks has no image
         _tell_leftovers(found, boxes_of, reporter)
-    with images.own_size_limit(), ThreadPoolExecutor(workers) as pool:
+    with images.own_size_limit(), single_threaded_pool(workers) as pool:
         rule = _mask_rule(settings, masks, found, pool, reporter)
         run = _Run(settings, loaded, device, out, rule, boxes_of, masks, workers)
         _check_same_settings(run.header(), earlier, out)
         samples = {(sample.name, run.relative(sample.root)): sample for sample in found.samples}
-        before = {key: entry for key, entry in earlier.entries.items() if entry.input_root != NO_ROOT} if earlier else {}
+        known = earlier.entries if earlier else {}
+        before = {key: entry for key, entry in known.items() if entry.input_root != NO_ROOT}
         planned = plan_outputs(samples, out, settings.format, before)
         jobs = [_Job(samples[key], planned[key], key, before.get(key)) for key in sorted(samples)]
         problems = [Entry(problem.name, NO_ROOT, "failed", reason=problem.reason) for problem in found.problems]
@@ -260,7 +263,7 @@ def read_boxes(path: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
     for name, boxes in content.items():
         for box in boxes if isinstance(boxes, list) else [None]:
             if not _is_box(box):
-                raise UserError(f"--boxes {path}: {name}: {box} is no box; give [x1, y1, x2, y2] with x1 ≤ x2 and y1 ≤ y2")
+                raise UserError(f"--boxes {path}: {name}: {box} is no box; give [x1, y1, x2, y2] with x1 ≤ x2, y1 ≤ y2")
     return {name: tuple(tuple(box) for box in boxes) for name, boxes in content.items()}
 
 
@@ -306,7 +309,8 @@ class _Run:
         self.workers, self.max_pixels = workers, int(settings.max_megapixels * 1e6)
         self.masks_root = None if masks is None else self.relative(masks)
         batch_size = settings.batch_size or (CUDA_BATCH_SIZE if device.type == "cuda" else 1)
-        self.protector = Protector(loaded.network, settings.budget, settings.region, device=device, batch_size=batch_size)
+        self.protector = Protector(loaded.network, settings.budget, settings.region, device=device,
+                                   batch_size=batch_size)
         side_by_side = device.type == "cpu" and loaded.network.image_size <= SMALL_NETWORK_SIDE
         self.generators = workers if side_by_side else 1
         self.torch_threads = 1 if side_by_side or device.type != "cpu" else workers
@@ -345,7 +349,7 @@ class _Run:
         try:
             for problem in problems:
                 manifest.add(problem)
-            with _torch_threads(self.torch_threads), closing(self._entries(jobs, manifest, pool)) as results:
+            with closing(self._entries(jobs, manifest, pool)) as results:
                 for job, entry in reporter.track(results, len(jobs), "images"):
                     manifest.add(entry)
                     entries.append(entry)
@@ -369,7 +373,7 @@ class _Run:
         """The results in the order of the jobs, while later jobs are being worked on."""
         window: deque[tuple[int, Sequence[_Job], Future[list[Entry | Future[Entry]]]]] = deque()
         depth = self.generators + 2 + 2 * self.workers // self.protector.batch_size
-        generators = ThreadPoolExecutor(self.generators)
+        generators = ThreadPoolExecutor(self.generators, initializer=_use_threads, initargs=(self.torch_threads,))
 
         def oldest() -> Iterator[tuple[_Job, Entry]]:
             _, group, future = window[0]
@@ -395,7 +399,7 @@ class _Run:
 
     @staticmethod
     def _announce(job: _Job, manifest: ManifestWriter) -> None:
-        """Say in the manifest what a job may write before it does, so that a killed run's files are known as its own."""
+        """Say in the manifest what a job may write before it does, so that a killed run's files are known as ours."""
         claims = {job.planned.output, job.planned.copy, *(job.earlier.owned if job.earlier else ())} - {None}
         manifest.add(Entry(*job.key, "started", claims=tuple(sorted(claims))))
 
@@ -546,8 +550,9 @@ class _Run:
                 replaced.unlink()
 
 
-def breach(original_HW3: np.ndarray, changed_HW3: np.ndarray, region_HW: np.ndarray, budget: Budget) -> dict[str, float]:
-    """How far an image is outside its budget: over_budget, the share of its values, and max_over, in whole grey levels."""
+def breach(original_HW3: np.ndarray, changed_HW3: np.ndarray, region_HW: np.ndarray,
+           budget: Budget) -> dict[str, float]:
+    """How far an image is outside its budget: over_budget, the share of its values; max_over, whole grey levels."""
     change = np.abs(changed_HW3.astype(np.int16) - original_HW3)
     over = change - np.where(region_HW, int(budget.object), int(budget.background)).astype(np.int16)[..., None]
     return {"over_budget": float((over > 0).mean()), "max_over": max(0, int(over.max()))}
@@ -560,22 +565,34 @@ def _check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, ou
     now, before = json.loads(json.dumps(header["settings"])), earlier.header.get("settings", {})
     for name, value in now.items():
         if before.get(name) != value:
-            raise UserError(f"--out {out}: holds images made with other settings ({name}: {before.get(name)}, now {value});"
-                            " give another folder or remove it")
+            raise UserError(f"--out {out}: holds images made with other settings ({name}: {before.get(name)}, now"
+                            f" {value}); give another folder or remove it")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which torch works alone.
+
+    It shares no core with the others then, and frames and regions do not depend on the number of cores (how torch
+    splits a resize among threads decides its last bit). The caller's own number of threads is as before in the end.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
-        yield
+        with ThreadPoolExecutor(workers, initializer=_use_threads, initargs=(1,)) as pool:
+            yield pool
     finally:
         torch.set_num_threads(before)
+
+
+def _use_threads(count: int) -> None:
+    """Let torch use `count` threads for what the calling thread asks of it."""
+    torch.get_num_threads()  # a thread takes over the global number once, when first asked; only then can it differ
+    torch.set_num_threads(count)
 
 
 def _mask_rule(settings: ProtectSettings, masks: Path | None, found: SampleList, pool: Executor,

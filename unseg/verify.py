@@ -1,8 +1,7 @@
-"""Proof that protected files keep their promise: what is read back differs from the original by at most the budget, everywhere."""
+"""Proof that protected files keep their promise: what is read back differs from the original by at most the budget."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from unseg.errors import UserError
 from unseg.images import ImageError
 from unseg.manifest import MANIFEST, Entry, Manifest, read_manifest
 from unseg.metrics import psnr
-from unseg.protect import image_region
+from unseg.protect import cores, image_region, single_threaded_pool
 
 UNLIMITED_PIXELS = 2**40  # what was protected under some limit is verified under any
 
@@ -24,8 +23,8 @@ UNLIMITED_PIXELS = 2**40  # what was protected under some limit is verified unde
 class Finding:
     """What was found about one input or file. problem: None where all is well.
 
-    max_object, max_background: the greatest change on the object's region and elsewhere, in grey levels (None where there
-    is no such pixel or nothing could be compared).
+    max_object, max_background: the greatest change on the object's region and elsewhere, in grey levels (None where
+    there is no such pixel or nothing could be compared).
     """
 
     name: str
@@ -61,7 +60,8 @@ class Verification:
 
 
 def verify(folder: str | Path, *, originals: str | Path | None = None, masks: str | Path | None = None,
-           workers: int | None = None, track: Callable[[Iterable, int], Iterable] = lambda items, total: items) -> Verification:
+           workers: int | None = None,
+           track: Callable[[Iterable, int], Iterable] = lambda items, total: items) -> Verification:
     """Check every file of an output folder against the manifest and the originals.
 
     originals, masks: where these lie now, if not where the manifest says. Nothing is written.
@@ -76,7 +76,7 @@ def verify(folder: str | Path, *, originals: str | Path | None = None, masks: st
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     protected = [entry for entry in entries if entry.status == "protected"]
     checker = _Checker(folder, manifest, originals and Path(originals), masks and Path(masks))
-    with images.own_size_limit(), ThreadPoolExecutor(workers) as pool:
+    with images.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         findings = tuple(track(pool.map(checker.finding, protected), len(protected)))
     unprotected = tuple(Finding(entry.input, _not_protected(entry)) for entry in entries if entry.status != "protected")
     missing = tuple(sorted(entry.output for entry in entries if entry.output and entry.status != "failed"
@@ -132,7 +132,8 @@ class _Checker:
         if original.sha256 != entry.input_sha256:
             problems.append("its original changed since (another sha256)")
         ratio = psnr(original.pixels, output.pixels)
-        return Finding(entry.output, "; ".join(problems) or None, on_object, elsewhere, ratio if np.isfinite(ratio) else None)
+        ratio = ratio if np.isfinite(ratio) else None
+        return Finding(entry.output, "; ".join(problems) or None, on_object, elsewhere, ratio)
 
     def _original(self, entry: Entry) -> images.Image:
         path = self.folder / entry.input_root / entry.input if self.originals is None else self.originals / entry.input

@@ -20,9 +20,10 @@ def info(generator: Annotated[str, typer.Option(help="compact (shipped), or a we
 
     loaded = load_generator(generator)
     count = sum(parameter.numel() for parameter in loaded.network.parameters())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     facts = {
         "unseg": __version__, "python": platform.python_version(), "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "device": device,
         "generator": f"{loaded.name} ({loaded.source})", "sha256": loaded.sha256,
         "parameters": f"{count:,}", "input side": str(loaded.network.image_size),
         "mask prompt side": str(loaded.network.mask_size), **loaded.metadata,

@@ -25,18 +25,18 @@ def protect(
     inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders (recursive) and image files.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")],
     masks: Annotated[Optional[Path], typer.Option(help="Folder of masks, paired by relative name without suffix. "
-                                                       "Without masks and boxes the whole image is the object.")] = None,
-    objects: Annotated[str, typer.Option(help="Which class ids are the object: all, or ids such as 3,4 or 1-5.")] = "all",
+                                                       "Without masks and boxes: the whole image.")] = None,
+    objects: Annotated[str, typer.Option(help="Class ids that are the object: all, or such as 3,4 or 1-5.")] = "all",
     ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255,
     background_label: Annotated[int, typer.Option(help="Class id that `--objects all` leaves out; -1: none.")] = 0,
-    mask_type: Annotated[str, typer.Option(help="binary (above 127 is the object), index (class ids), or auto.")] = "auto",
+    mask_type: Annotated[str, typer.Option(help="binary (above 127 is object), index (class ids), or auto.")] = "auto",
     boxes: Annotated[Optional[Path], typer.Option(
         help='JSON file of boxes, {"relative/name.jpg": [[x1, y1, x2, y2], ...]}, in place of masks.')] = None,
-    epsilon: Annotated[float, typer.Option(help="Most that a value of the object may change, grey levels of 255.")] = 8.0,
+    epsilon: Annotated[float, typer.Option(help="Most that values of the object may change, of 255.")] = 8.0,
     background_epsilon: Annotated[float, typer.Option(help="The same for all other pixels.")] = 2.0,
     generator: Annotated[str, typer.Option(help="compact (shipped), or a weight file.")] = "compact",
-    region: Annotated[str, typer.Option(help="Where --epsilon holds: mask (exactly the object), or published (the 256-pixel "
-                                             "mask prompt resized back, as the published script does).")] = "mask",
+    region: Annotated[str, typer.Option(help="Where --epsilon holds: mask (exactly the object), or published "
+                                             "(the 256-pixel mask prompt resized back).")] = "mask",
     form: Annotated[str, typer.Option("--format", help="png, webp (lossless, smaller, slower), or jpeg: changes values "
                                                        "beyond the budget, and the run says by how much.")] = "png",
     png_level: Annotated[int, typer.Option(help="PNG compression, 0 to 9.")] = 1,
@@ -48,15 +48,16 @@ def protect(
 ) -> None:
     """Make images unlearnable to segmentation models.
 
-    Nothing of yours is ever overwritten. What cannot be protected is listed at the end and in the manifest; the exit code is 0
-    only if every image was protected. Run the same command again to go on after an interruption.
+    Nothing of yours is ever overwritten. What cannot be protected is listed at the end and in the manifest; the exit
+    code is 0 only if every image was protected. Run the same command again to go on after an interruption.
     """
     from unseg.protect import ProtectSettings, protect as run
 
     settings = ProtectSettings(
         budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type,
         objects=parse_objects(objects), ignore_label=_label(ignore_label), background_label=_label(background_label),
-        format=form, png_level=png_level, device=device, batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
+        format=form, png_level=png_level, device=device, batch_size=batch_size, workers=workers,
+        max_megapixels=max_megapixels)
     console = Console(highlight=False)
     try:
         summary = run(inputs, out, settings, masks=masks, boxes=boxes, reporter=_Terminal(console, quiet))
@@ -98,8 +99,8 @@ def _print_summary(console: Console, summary: "Summary", out: Path, settings: "P
     table.add_row("failed", str(len(failed)), "nothing written" if failed else "")
     console.print(table)
     manifest = str(out / MANIFEST)
-    print_list(console, "copied without protection", [f"{entry.input}: {entry.reason}" for entry in copied], "yellow", manifest)
-    print_list(console, "failed", [f"{entry.input}: {entry.reason}" for entry in failed], "red", manifest)
+    for title, entries, style in (("copied without protection", copied, "yellow"), ("failed", failed, "red")):
+        print_list(console, title, [f"{entry.input}: {entry.reason}" for entry in entries], style, manifest)
     notes = [f"{entry.input}: {entry.note}" for entry in protected if entry.note]
     print_list(console, "notes", notes, "default", manifest)
     measured = [entry for entry in protected if entry.over_budget is not None]

@@ -13,7 +13,7 @@ from unseg.commands.console import print_list, printable, progress
 
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of `unseg protect`.")],
-    originals: Annotated[Optional[Path], typer.Option(help="The original images, if not where the manifest says.")] = None,
+    originals: Annotated[Optional[Path], typer.Option(help="The originals, if not where the manifest says.")] = None,
     masks: Annotated[Optional[Path], typer.Option(help="The masks, if not where the manifest says.")] = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="Threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
@@ -38,6 +38,7 @@ def verify(
     good = [item for item in result.findings if not item.problem]
     on_object = max((item.max_object for item in good if item.max_object is not None), default=0)
     elsewhere = max((item.max_background for item in good if item.max_background is not None), default=0)
-    console.print(f"{printable(str(folder))}: {len(good)} of {len(result.findings) + len(result.unprotected)} images hold the"
-                  f" bound at every pixel; most change {on_object} on objects, {elsewhere} elsewhere", markup=False, soft_wrap=True)
+    total = len(result.findings) + len(result.unprotected)
+    console.print(f"{printable(str(folder))}: {len(good)} of {total} images hold the bound at every pixel; most change"
+                  f" {on_object} on objects, {elsewhere} elsewhere", markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)

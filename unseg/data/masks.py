@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from unseg.errors import UserError
-from unseg.images import ImageError, Label, open_label
+from unseg.images import ImageError, open_label
 
 MaskKind = Literal["binary", "index"]
 BINARY_THRESHOLD = 127  # above it is object; the published generation rounds value / 255, which is the same
@@ -32,8 +32,8 @@ class MaskRule:
 
     def __post_init__(self) -> None:
         if self.kind == "binary" and self.objects is not None:
-            raise UserError("--objects with class ids needs class-index masks, but the masks are binary: give --objects all"
-                            " or --mask-type index")
+            raise UserError("--objects with class ids needs class-index masks, but the masks are binary: give"
+                            " --objects all or --mask-type index")
 
 
 def object_mask(values_HW: np.ndarray, rule: MaskRule) -> np.ndarray:
@@ -86,33 +86,40 @@ def detect_kind(paths: Sequence[Path], executor: Executor | None = None,
     A palette anywhere means class ids. Else only 0 and 255 (or JPEG files) mean binary. Else 255 beside values over 200
     without a palette means binary with grey edges. Else class ids. Files that cannot be read do not vote.
     """
-    seen = np.zeros(256, bool)
-    lossy = larger = False
-    for label in progress((executor.map if executor else map)(_try_label, paths)):
-        if label is None:
+    seen: set[int] = set()
+    lossy = False
+    for look in progress((executor.map if executor else map)(_look, paths)):
+        if look is None:
             continue
-        if label.palette:
+        if look.palette:
             return Detected("index", "class ids (palette PNG)")
-        if label.lossy:
-            lossy = True
-            continue
-        larger |= bool(label.values.max(initial=0) > 255)
-        seen[np.unique(label.values[label.values < 256])] = True
-    values = np.flatnonzero(seen)
-    between = values[(values > 0) & (values < 255)]
-    if larger:
+        lossy |= look.lossy
+        seen |= look.values
+    between = np.array(sorted(seen - {0, 255}), dtype=int)
+    if seen and max(seen) > 255:
         return Detected("index", "class ids (values over 255)")
     if between.size == 0:
         return Detected("binary", "binary (above 127 is object)" if lossy else "binary (0 and 255)")
-    if seen[255] and between.max() > HIGHEST_CLASS_ID:
-        return Detected("binary", f"binary with grey edges (values such as {between.max()} beside 0 and 255): above 127 is"
-                                  " object; if they are class ids give --mask-type index")
+    if 255 in seen and between.max() > HIGHEST_CLASS_ID:
+        return Detected("binary", f"binary with grey edges (values such as {between.max()} beside 0 and 255): above 127"
+                                  " is object; if they are class ids give --mask-type index")
     return Detected("index", f"class ids ({between.size} of them, {between.min()} to {between.max()}); if they are grey"
                              " levels give --mask-type binary")
 
 
-def _try_label(path: Path) -> Label | None:
+@dataclass(frozen=True)
+class _Look:
+    """What one mask file shows: the little that may be kept for each of a hundred thousand files."""
+
+    palette: bool
+    lossy: bool
+    values: frozenset[int]
+
+
+def _look(path: Path) -> _Look | None:
     try:
-        return open_label(path)
+        label = open_label(path)
     except ImageError:
         return None  # reported by name when its image is protected
+    values = () if label.palette or label.lossy else np.unique(label.values).tolist()
+    return _Look(label.palette, label.lossy, frozenset(values))

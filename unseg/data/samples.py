@@ -15,7 +15,7 @@ class SampleFile:
     """One image on disk.
 
     name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. image: the file.
-    root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to the masks' folder.
+    root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to its folder.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SampleList:
-    """samples: sorted by name. problems: unreadable folders. unused_masks: masks without an image. other_files: not images."""
+    """samples: sorted by name. problems: unreadable folders. unused_masks: without an image. other_files: no images."""
 
     samples: list[SampleFile]
     problems: list[Problem] = field(default_factory=list)
@@ -73,7 +73,8 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _samples_of(given: Path, masks: Path | None, problems: list[Problem], other_files: list[str]) -> Iterable[SampleFile]:
+def _samples_of(given: Path, masks: Path | None, problems: list[Problem],
+                other_files: list[str]) -> Iterable[SampleFile]:
     if given.is_file():
         yield SampleFile(given.name, given, given.parent)
         return
@@ -128,5 +129,5 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
             mask = min(candidates, key=lambda path: (path.suffix.lower() != ".png", path))
             sample = SampleFile(sample.name, sample.image, sample.root, mask, mask.relative_to(masks).as_posix())
         paired.append(sample)
-    unused = sorted(path.relative_to(masks).as_posix() for stem, paths in by_stem.items() if stem not in used for path in paths)
-    return paired, unused
+    unused = [path for stem, paths in by_stem.items() if stem not in used for path in paths]
+    return paired, sorted(path.relative_to(masks).as_posix() for path in unused)
