@@ -198,11 +198,16 @@ def test_the_compact_networks_take_any_square_of_the_stride():
         CompactGenerator()(torch.rand(1, 3, 60, 60), Prompts())
 
 
-def test_carriers_tile_without_a_seam():
-    from segment_anything_training.compact import plane_waves
-    tile = plane_waves(1, 32, (6.0, 16.0), seed=3)[0]
-    spectrum = torch.fft.fft2(tile).abs()
-    rows, columns = torch.meshgrid(*[torch.fft.fftfreq(32)] * 2, indexing="ij")
-    inside = ((rows**2 + columns**2).sqrt() >= 1 / 16 - 1e-6) & ((rows**2 + columns**2).sqrt() <= 1 / 6 + 1e-6)
-    assert spectrum[:, ~inside].max() < 1e-3 * spectrum.max()  # whole cycles only, of the periods asked for
-    assert tile.std().item() == pytest.approx(1, abs=0.01)
+def test_the_untrained_generator_marks_the_object_with_stripes():
+    from segment_anything_training.compact import STRIPE_PERIOD, TILE
+    from segment_anything_training.prompts import Prompts
+    torch.manual_seed(0)
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., 64:] = 255.0
+    with torch.no_grad():
+        noise = CompactGenerator()(torch.full((1, 3, 128, 128), 0.5), Prompts(masks=mask))[0]
+    assert TILE % STRIPE_PERIOD == 0  # so that tiles join without a seam
+    inside, outside = noise[:, 16:-16, 80:-16], noise[:, 16:-16, 16:-80]
+    assert torch.sign(inside).mean().abs() < 0.1 and inside.abs().mean() > 0.6
+    torch.testing.assert_close(inside[..., :16], inside[..., 16:], atol=0.3, rtol=0)  # the period
+    assert outside[1].min() > 0.5 and outside[0].max() < -0.5
