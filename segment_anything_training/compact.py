@@ -6,7 +6,6 @@ Shapes: B batch, S side of the square frame.
 """
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +16,7 @@ STRIDE = 16
 POINT_RADIUS = 1 / 64  # of the frame's side: wide enough to survive the first down-sampling
 PROMPT_PLANES = 3
 BLOCK = 4
-TILE = 32
-STRIPE_PERIOD = 16  # pixels of the frame: coarse enough to outlive shrinking by 4
+FIRST_TINT = 1.5  # before the tanh
 
 
 def prompt_planes(prompts: Prompts, batch: int, side: int) -> Tensor:
@@ -60,28 +58,16 @@ class _Residual(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
-def first_carriers() -> Tensor:
-    """The carriers before training, 2×3×TILE×TILE: stripes from green to magenta for the object, plain green for the rest.
-
-    Photographs vary least from green to magenta, so little noise says much in that direction. Of the patterns that were
-    tried on fresh surrogates (loss after 200 steps), saturated stripes of 8 and 16 pixels were learned first (0.5), sums of
-    several waves not at all (1.3), and a plain tint half-way (1.0).
-    """
-    stripes = 2.0 * np.sin(2 * np.pi * (np.arange(TILE) + 0.5) / STRIPE_PERIOD)[None, :].repeat(TILE, 0)
-    plain = np.full((TILE, TILE), -1.5)
-    magenta = np.array([1.0, -1.0, 1.0])[:, None, None]
-    # Made by numpy, so that the constructor also works where tensors hold no values (torch.device("meta")).
-    return torch.tensor(np.stack([stripes * magenta, plain * magenta]), dtype=torch.float32)
-
-
 class CompactGenerator(nn.Module):
-    """A U-Net from an image and drawn prompts to noise, with two learned carriers.
+    """A U-Net from an image and drawn prompts to noise, with two learned tints.
 
-    A convolutional network sees no position, so on its own it can repeat a texture only with the period of its own
-    stride, which victims lose when they shrink images. It is therefore given two carriers, learned tiles of `TILE` pixels
-    repeated over the frame, one for the object and one for the background; at every pixel the U-Net mixes them and adds
-    to them. The U-Net works at a quarter of the frame's resolution and below, on blocks of `BLOCK`×`BLOCK` pixels unfolded
-    into channels: wide layers at low resolution use a processor best.
+    One tint is for the object, one for the background; at every pixel the U-Net mixes them, where the prompts leave doubt,
+    and adds to them. They start as green and magenta, the direction in which photographs vary least, so that little noise
+    says much. (Training that started from stripes or from random waves instead left them for these tints within 500
+    steps, and segmentation networks relied on tints far sooner than on textures.)
+
+    The U-Net works at a quarter of the frame's resolution and below, on blocks of `BLOCK`×`BLOCK` pixels unfolded into
+    channels: wide layers at low resolution use a processor best.
 
     forward: images B×3×S×S float32 in [0, 1], padded with zeros right and below; prompts in pixels of the frame, masks of
     any square size. Returns noise B×3×S×S in [−1, 1].
@@ -98,11 +84,12 @@ class CompactGenerator(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.decoders = nn.ModuleList(_Residual(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], (3 + 1) * BLOCK**2, 3, padding=1)
-        self.carriers = nn.Parameter(first_carriers())
+        magenta = torch.tensor([1.0, -1.0, 1.0])[:, None, None]
+        self.tints = nn.Parameter(torch.stack([-FIRST_TINT * magenta, FIRST_TINT * magenta]))
         # How far each prompt, as drawn, is believed before anything is learned: logits of "this pixel is the object".
         self.prompt_belief = nn.Parameter(torch.tensor([4.0, 2.0, 0.0]))
         nn.init.zeros_(self.head.bias)
-        self.head.weight.data.mul_(0.1)  # the start is the carriers alone, nearly
+        self.head.weight.data.mul_(0.1)  # the start is the tints alone, nearly
 
     def forward(self, images: Tensor, prompts: Prompts) -> Tensor:
         _check_frame(images)
@@ -121,9 +108,7 @@ class CompactGenerator(nn.Module):
             x = self.decoders[level](x)
         own, belief = F.pixel_shuffle(self.head(x), BLOCK).split((3, 1), 1)
         on_object = torch.sigmoid(belief + (planes * self.prompt_belief[:, None, None]).sum(1, keepdim=True))
-        repeats = -(-side // TILE)
-        tiled = self.carriers.repeat(1, 1, repeats, repeats)[..., :side, :side]
-        return torch.tanh(own + tiled[1] + on_object * (tiled[0] - tiled[1]))
+        return torch.tanh(own + self.tints[1] + on_object * (self.tints[0] - self.tints[1]))
 
 
 class _Unit(nn.Sequential):

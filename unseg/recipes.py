@@ -23,8 +23,8 @@ def compact() -> TrainConfig:
     """
     return TrainConfig(
         generator="compact", surrogates=("compact", "compact_fine"), phases=("surrogate", "generator"), steps_per_phase=1,
-        total_phases=4_000, batch_size=8, generator_learning_rate=1e-3, surrogate_learning_rate=1e-3,
-        decay_phase=3_000, surrogate_lifetime=400, budget=Budget(8.0, 2.0), target="mask", loss_points=0,
+        total_phases=2_400, batch_size=8, generator_learning_rate=1e-3, surrogate_learning_rate=1e-3,
+        decay_phase=1_800, surrogate_lifetime=400, budget=Budget(8.0, 2.0), target="mask", loss_points=0,
         generator_prompts=("mask", "mask", "box", "points"), surrogate_prompts=(), view_size=128, frame_size=256,
         jitter=(0.5, 2.0), surrogate_sizes=(64, 96, 128), antialias=True,
     )
