@@ -53,6 +53,7 @@ def test_pairs_by_stem_with_several_annotations_and_splits(folder):
     (lambda root: (root / "images/train/b.jpg").unlink(), "train/b"),
     (lambda root: save(root / "segments/train/a.x.png", np.ones((8, 9), np.uint8)), "9×8"),
     (lambda root: (root / "images").rename(root / "pictures"), "images"),
+    (lambda root: save(root / "images/train/a.png", np.ones((60, 80, 3), np.uint8)), "a.jpg has the same name"),
 ])
 def test_faults_are_named(folder, spoil, part):
     spoil(folder)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from segment_anything_training.build import build_generator, build_surrogate
 from segment_anything_training.prompts import Prompts
 from unseg import noise
-from unseg.checkpoint import save_generator
+from unseg.checkpoint import save_generator, write_durably
 from unseg.config import TrainConfig
 from unseg.data.views import TrainingImage, draw_batch
 from unseg.errors import UserError
@@ -239,12 +239,9 @@ class Training:
 
 
 def _save(training: Training, output: Path, facts: dict[str, str]) -> None:
-    temporary = output / f".{STATE_FILE}.part"
-    with open(temporary, "wb") as file:
-        torch.save(training.state(), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, output / STATE_FILE)
+    buffer = io.BytesIO()
+    torch.save(training.state(), buffer)
+    write_durably(output / STATE_FILE, buffer.getvalue())
     metadata = facts | {"step": str(training.step), "hours": f"{training.seconds / 3600:.3f}",
                         "config": json.dumps(dataclasses.asdict(training.config))}
     save_generator(training.generator.network, training.config.generator, output / GENERATOR_FILE, metadata)

@@ -14,10 +14,8 @@ import hashlib
 import importlib.resources
 import io
 import json
-import os
 import pickle
 import re
-import secrets
 import struct
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -32,6 +30,7 @@ from segment_anything_training.build import COMPACT, NAMES, SAM_CONFIGS, build_g
 from segment_anything_training.generator import NoiseGenerator, is_noise_part
 from segment_anything_training.sam import PATCH_SIZE, SamConfig
 from unseg.errors import UserError
+from unseg.images import write_bytes
 
 State = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -391,18 +390,7 @@ def save_pth(state: State, path: str | Path) -> str:
 
 def write_durably(path: str | Path, data: bytes) -> str:
     """Write `data` so that `path` holds either what it held or all of it, whatever happens; returns its sha256."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        return write_bytes(path, data, durable=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); check space and permissions") from None
-    return hashlib.sha256(data).hexdigest()

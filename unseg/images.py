@@ -170,14 +170,20 @@ def decode_pixels(data: bytes) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def write_bytes(path: str | Path, data: bytes) -> str:
-    """Write atomically (temporary file beside it, then rename) and return the sha256; makes missing folders."""
+def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> str:
+    """Write atomically (temporary file beside it, then rename) and return the sha256; makes missing folders.
+
+    durable: also wait until the disk has it, so that it outlives a loss of power.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     try:
         with open(temporary, "xb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

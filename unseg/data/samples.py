@@ -82,7 +82,7 @@ def _samples_of(given: Path, masks: Path | None, problems: list[Problem],
         raise UserError(f"{given}: no such file or folder")
     masks_here = masks is not None and masks.resolve() == given.resolve()
     skipped = None if masks is None or masks_here else masks.resolve()
-    for path in _walk(given, problems, skipped):
+    for path in walk(given, problems, skipped):
         name = path.relative_to(given).as_posix()
         suffix = path.suffix.lower()
         if suffix not in IMAGE_SUFFIXES:
@@ -91,7 +91,7 @@ def _samples_of(given: Path, masks: Path | None, problems: list[Problem],
             yield SampleFile(name, path, given)
 
 
-def _walk(folder: Path, problems: list[Problem], skipped: Path | None = None) -> list[Path]:
+def walk(folder: Path, problems: list[Problem], skipped: Path | None = None) -> list[Path]:
     """Files under `folder`, sorted; hidden ones are left out. Linked folders are followed, each folder once."""
     files: list[Path] = []
     visited: set[str] = set()
@@ -115,7 +115,7 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
     by_stem: dict[str, list[Path]] = {}
     mask_problems: list[Problem] = []
     images = {sample.image.resolve() for sample in samples}
-    for path in _walk(masks, mask_problems):
+    for path in walk(masks, mask_problems):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.resolve() not in images:
             by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
     problems += [Problem(f"masks: {problem.name}", problem.reason) for problem in mask_problems]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from unseg.config import TrainConfig
+from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.images import IMAGE_SUFFIXES, read_image, read_label
 from unseg.prompts import seeded
@@ -33,10 +34,18 @@ class TrainingImage:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.is_file():
-            found[path.relative_to(folder).with_suffix("").as_posix()] = path
+    """The folder's files with one of the suffixes, by relative stem."""
+    found: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for path in walk(folder, problems):
+        stem = stem_of(path.relative_to(folder).as_posix())
+        if path.suffix.lower() not in suffixes:
+            continue
+        if stem in found:
+            raise UserError(f"{path}: {found[stem].name} has the same name; keep one of them")
+        found[stem] = path
+    if problems:
+        raise UserError(f"{folder / problems[0].name}: {problems[0].reason}")
     return found
 
 
