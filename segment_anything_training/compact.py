@@ -74,6 +74,7 @@ class CompactGenerator(nn.Module):
     """
 
     antialias = True
+    size_step = STRIDE
 
     def __init__(self, widths: tuple[int, ...] = (48, 64, 96)) -> None:
         super().__init__()
@@ -131,6 +132,8 @@ class CompactSurrogate(nn.Module):
     forward: images B×3×S×S float32 in [0, 1]; prompts in pixels of the frame. Returns logits B×1×S×S, or half that size
     with `wide_stem`.
     """
+
+    size_step = STRIDE
 
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128), wide_stem: bool = True) -> None:
         super().__init__()

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from segment_anything_training import build
 from segment_anything_training.compact import CompactGenerator, CompactSurrogate
+from segment_anything_training.sam import SamConfig
 from unseg import bilevel
 from unseg.bilevel import Player, Training, generator_step, prepare, surrogate_step, train
 from unseg.config import Budget
@@ -185,6 +187,34 @@ def test_a_loss_that_is_not_a_number_stops_the_run(samples, monkeypatch):
     monkeypatch.setattr(bilevel, "surrogate_step", lambda *rest: float("nan"))
     with pytest.raises(UserError, match="step 0: the surrogate's loss is nan"):
         Training.start(CONFIG, CPU).take_step(samples, 2)
+
+
+@pytest.mark.parametrize("change, part", [
+    ({"generator": "vit_x"}, "generator=vit_x"), ({"surrogates": ("compact", "vit_y")}, "surrogates=vit_y"),
+    ({"view_size": 100}, "multiple of 16"), ({"surrogate_sizes": (64, 90)}, "surrogate_sizes=90"),
+])
+def test_networks_that_do_not_fit_are_named(change, part):
+    with pytest.raises(UserError) as error:
+        Training.start(dataclasses.replace(CONFIG, **change), CPU)
+    assert part in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_papers_recipe_trains_networks_derived_from_sam(samples, monkeypatch):
+    """Everything as published but the size of the networks and of the views."""
+    monkeypatch.setitem(build.SAM_CONFIGS, "vit_b", SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3),
+                                                             window=7))
+    monkeypatch.setattr(build, "SURROGATE_IMAGE_SIZE", 128)
+    config = dataclasses.replace(recipe("paper"), batch_size=2, view_size=256, frame_size=256, surrogate_sizes=(128,),
+                                 loss_points=256, generator_learning_rate=1e-3)
+    training = Training.start(config, CPU)
+    start = copy.deepcopy(training.generator.network.state_dict())
+    for _ in range(4):  # two steps an epoch: one epoch of the surrogate, one of the generator
+        training.take_step(samples, steps_per_epoch=2)
+    assert training.surrogates[0].steps == 2 and training.generator.steps == 2
+    moved = {name for name, value in training.generator.network.state_dict().items() if not torch.equal(value, start[name])}
+    assert moved and all("noise" in name for name in moved)
+    with pytest.raises(UserError, match="view_size=128: this network takes 256"):
+        Training.start(dataclasses.replace(config, view_size=128), CPU)
 
 
 def test_the_compact_networks_take_any_square_of_the_stride():

@@ -12,7 +12,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -150,6 +150,21 @@ def surrogate_losses(generator: nn.Module, surrogate: nn.Module, batch: Batch, c
     )
 
 
+def _build(build: Callable[[str], nn.Module], name: str, field: str) -> nn.Module:
+    try:
+        return build(name)
+    except ValueError as error:
+        raise UserError(f"--set {field}={name}: {error}") from None
+
+
+def _check_size(network: nn.Module, side: int, field: str) -> None:
+    """SAM's networks take one size of input, the compact ones every multiple of their `size_step`."""
+    step = getattr(network, "size_step", None)
+    if side != network.image_size and (step is None or side % step):
+        remedy = f"a multiple of {step}" if step else f"{network.image_size}"
+        raise UserError(f"--set {field}={side}: this network takes {remedy}")
+
+
 @dataclass
 class Training:
     """The state of a run: what a checkpoint holds."""
@@ -167,7 +182,9 @@ class Training:
     @classmethod
     def start(cls, config: TrainConfig, device: torch.device) -> "Training":
         torch.manual_seed(config.seed)
-        generator = Player.start(config.generator, build_generator(config.generator), config.generator_learning_rate, device)
+        network = _build(build_generator, config.generator, "generator")
+        _check_size(network, config.view_size, "view_size")
+        generator = Player.start(config.generator, network, config.generator_learning_rate, device)
         training = cls(config, device, generator, [])
         training.surrogates = [training._new_surrogate(name) for name in config.surrogates]
         for place, surrogate in enumerate(training.surrogates):  # staggered, so that they never start afresh together
@@ -178,7 +195,9 @@ class Training:
         self.births += 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seeded(self.config.seed, "surrogate", self.births).integers(2**62)))
-            network = build_surrogate(name)
+            network = _build(build_surrogate, name, "surrogates")
+        for size in self.config.surrogate_sizes:
+            _check_size(network, size, "surrogate_sizes")
         return Player.start(name, network, self.config.surrogate_learning_rate, self.device)
 
     @property
