@@ -140,9 +140,12 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
     for number in range(24):
         Pillow.fromarray(np.roll(np.tile(PHOTO, (12, 12, 1)), number, 1)).save(tmp_path / "photos" / f"{number:02}.png")
     tests = Path(__file__).resolve().parent
-    script = ("import sys; sys.path[:0] = [{!r}, {!r}];"
+    # A fifth of a second an image: time to be interrupted on the busiest machine.
+    script = ("import sys, time; sys.path[:0] = [{!r}, {!r}];"
               "import unseg.protect; from fake_generator import loaded; from unseg import cli;"
-              "unseg.protect.load_generator = lambda which, device: loaded();"
+              "slow = loaded(); fast = slow.network.forward;"
+              "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
+              "unseg.protect.load_generator = lambda which, device: slow;"
               "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))")
     command = [sys.executable, "-c", script.format(str(tests), str(tests.parent))]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

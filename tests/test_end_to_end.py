@@ -76,3 +76,7 @@ def test_the_shipped_generator_marks_objects_in_photographs_it_never_saw(photogr
         mask = np.asarray(Image.open((photographs / "masks" / name).with_suffix(".png")).convert("L")) > 0
         change = np.abs(protected - original).mean(-1)
         assert change[mask].mean() > 3 > 2 >= change[~mask].max()  # a strong mark, not a faint one
+
+
+def test_training_leaves_the_processors_arithmetic_as_it_was(weights):
+    assert np.float32(1e-40) * np.float32(1) != 0  # numbers this small are flushed to zero while training runs

@@ -65,8 +65,6 @@ def train_command(
     chosen = choose_device(device)
     if threads:
         torch.set_num_threads(threads)
-    # Weights that decay to denormal numbers slow a processor down many times over and change no result that matters.
-    torch.set_flush_denormal(True)
     samples = TrainingFolder(data_root, _names(splits))
     watched = TrainingFolder(data_root, _names(watch)) if watch else ()
     held = set() if not watch else {name for name, _, _ in watched.pairs}
@@ -75,11 +73,16 @@ def train_command(
         raise UserError(f"--watch {watch}: {len(shared)} of its images are trained on ({shared[0]}, …); name the training "
                         "folders with --splits")
     print(f"{len(samples)} images to train on, {len(watched)} held out · {config.generator} generator on {chosen}")
-    path = train(
-        config, samples, output, str(chosen), resume, watched,
-        initialise=None if sam is None else lambda generator, _: initialise_from_sam(generator, sam),
-        facts={"recipe": recipe, "revision": _revision(), "data": data_root.name, "splits": splits or "all",
-               "overrides": " ".join(settings or []), "images": str(len(samples))},
-        quiet=quiet,
-    )
+    # Numbers that decay below the normal ones slow a processor down many times over and change no result that matters.
+    torch.set_flush_denormal(True)
+    try:
+        path = train(
+            config, samples, output, str(chosen), resume, watched,
+            initialise=None if sam is None else lambda generator, _: initialise_from_sam(generator, sam),
+            facts={"recipe": recipe, "revision": _revision(), "data": data_root.name, "splits": splits or "all",
+                   "overrides": " ".join(settings or []), "images": str(len(samples))},
+            quiet=quiet,
+        )
+    finally:
+        torch.set_flush_denormal(False)  # it holds for the whole process
     print(f"generator: {path}\nlog:       {output / LOG_FILE}")
