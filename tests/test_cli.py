@@ -140,8 +140,10 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
     for number in range(24):
         Pillow.fromarray(np.roll(np.tile(PHOTO, (12, 12, 1)), number, 1)).save(tmp_path / "photos" / f"{number:02}.png")
     tests = Path(__file__).resolve().parent
-    # A fifth of a second an image: time to be interrupted on the busiest machine.
-    script = ("import sys, time; sys.path[:0] = [{!r}, {!r}];"
+    # A fifth of a second an image: time to be interrupted on the busiest machine. The handler is set because a shell's
+    # background job, and so whatever it starts, ignores SIGINT.
+    script = ("import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+              "sys.path[:0] = [{!r}, {!r}];"
               "import unseg.protect; from fake_generator import loaded; from unseg import cli;"
               "slow = loaded(); fast = slow.network.forward;"
               "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
