@@ -84,6 +84,6 @@ rm -f .venv/installed
 echo "install.sh: installing UnSeg into .venv; the first time this downloads about 3 GB (PyTorch) and takes minutes"
 # setuptools first, in its pinned version: the project is then built with it, not with whatever is newest that day.
 pip_install -c constraints.txt setuptools
-pip_install -c constraints.txt --no-build-isolation -e '.[evaluate,quickstart,test]'
+pip_install -c constraints.txt --no-build-isolation -e '.[evaluate,quickstart,train,test]'
 fingerprint .venv/bin/python >.venv/installed
 echo "install.sh: done; 'source .venv/bin/activate' puts the command unseg on your path"
