@@ -14,12 +14,12 @@ from PIL import Image as Pillow
 from fake_generator import FakeGenerator, loaded
 from unseg import images
 from unseg.config import Budget
+from unseg.device import single_threaded_pool
 from unseg.errors import UserError
 from unseg.images import read_image
 from unseg.manifest import MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.metrics import psnr
-from unseg.protect import (
-    Protector, ProtectSettings, Summary, breach, image_region, protect, read_boxes, single_threaded_pool)
+from unseg.protect import Protector, ProtectSettings, Summary, breach, image_region, protect, read_boxes
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 SIZES = {"a.jpg": (30, 44), "b.png": (64, 64), "sub/c.bmp": (70, 21), "sub/deep/d.webp": (33, 90),

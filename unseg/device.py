@@ -1,5 +1,10 @@
-"""Where networks run."""
+"""Where networks run, and on how many threads."""
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -20,3 +25,29 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not available:
         raise UserError(f"--device {name}: torch sees no GPU here; give --device cpu")
     return device
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which torch works alone.
+
+    It shares no core with the others then, and frames and regions do not depend on the number of cores (how torch
+    splits a resize among threads decides its last bit). The caller's own number of threads is as before in the end.
+    """
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=use_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
+
+
+def use_threads(count: int) -> None:
+    """Let torch use `count` threads for what the calling thread asks of it."""
+    torch.get_num_threads()  # a thread takes over the global number once, when first asked; only then can it differ
+    torch.set_num_threads(count)

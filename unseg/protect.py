@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -28,7 +28,7 @@ from unseg.checkpoint import LoadedGenerator, load_generator
 from unseg.config import Budget
 from unseg.data.masks import MaskKind, MaskRule, box_mask, detect_kind, object_mask
 from unseg.data.samples import SampleFile, SampleList, find_samples
-from unseg.device import choose_device
+from unseg.device import choose_device, cores, single_threaded_pool, use_threads
 from unseg.errors import UserError
 from unseg.images import ImageError
 from unseg.manifest import FORMAT, Entry, Key, Manifest, ManifestWriter, read_manifest
@@ -373,7 +373,7 @@ class _Run:
         """The results in the order of the jobs, while later jobs are being worked on."""
         window: deque[tuple[int, Sequence[_Job], Future[list[Entry | Future[Entry]]]]] = deque()
         depth = self.generators + 2 + 2 * self.workers // self.protector.batch_size
-        generators = ThreadPoolExecutor(self.generators, initializer=_use_threads, initargs=(self.torch_threads,))
+        generators = ThreadPoolExecutor(self.generators, initializer=use_threads, initargs=(self.torch_threads,))
 
         def oldest() -> Iterator[tuple[_Job, Entry]]:
             _, group, future = window[0]
@@ -567,32 +567,6 @@ def _check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, ou
         if before.get(name) != value:
             raise UserError(f"--out {out}: holds images made with other settings ({name}: {before.get(name)}, now"
                             f" {value}); give another folder or remove it")
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which torch works alone.
-
-    It shares no core with the others then, and frames and regions do not depend on the number of cores (how torch
-    splits a resize among threads decides its last bit). The caller's own number of threads is as before in the end.
-    """
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=_use_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)
-
-
-def _use_threads(count: int) -> None:
-    """Let torch use `count` threads for what the calling thread asks of it."""
-    torch.get_num_threads()  # a thread takes over the global number once, when first asked; only then can it differ
-    torch.set_num_threads(count)
 
 
 def _mask_rule(settings: ProtectSettings, masks: Path | None, found: SampleList, pool: Executor,

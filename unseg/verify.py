@@ -10,11 +10,12 @@ import numpy as np
 
 from unseg import images
 from unseg.data.masks import MaskRule, box_mask, object_mask
+from unseg.device import cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.images import ImageError
 from unseg.manifest import MANIFEST, Entry, Manifest, read_manifest
 from unseg.metrics import psnr
-from unseg.protect import cores, image_region, single_threaded_pool
+from unseg.protect import image_region
 
 UNLIMITED_PIXELS = 2**40  # what was protected under some limit is verified under any
 
