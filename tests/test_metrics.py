@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from unseg import metrics
 
@@ -65,6 +67,49 @@ def test_trivial_answer_is_the_training_majority() -> None:
     assert metrics.majority_class(train, 2) == 1  # 255 is no class, however frequent
     # answering 1 everywhere: class 0 gets nothing, class 1 one pixel of four; by the test labels' majority it were 3/4, 0
     assert metrics.trivial_iou(train, test, 2) == [0.0, 0.25]
+
+
+def scipy_boundary_iou(label: np.ndarray, answer: np.ndarray, share: float) -> float:
+    """Boundary IoU by one erosion with a whole square, through another library."""
+    reach = max(1, int(round(share * (label.shape[0] ** 2 + label.shape[1] ** 2) ** 0.5)))
+    square = np.ones((2 * reach + 1, 2 * reach + 1), bool)
+    bands = [mask & ~ndimage.binary_erosion(mask, square, border_value=0) for mask in (label, answer)]
+    union = (bands[0] | bands[1]).sum()
+    return (bands[0] & bands[1]).sum() / union if union else 1.0
+
+
+def test_mask_iou_by_hand() -> None:
+    label, answer = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
+    assert metrics.mask_iou(label, answer) == 1  # both say that nothing is there
+    label[:2], answer[1:3] = True, True  # 12 pixels each, 6 of them shared
+    assert metrics.mask_iou(label, answer) == 6 / 18
+    assert metrics.mask_iou(label, np.zeros_like(label)) == 0
+
+
+def test_boundary_iou_by_hand() -> None:
+    """100×100: the band is 2 % of 141.4 pixels, 3 wide."""
+    label, answer = np.zeros((100, 100), bool), np.zeros((100, 100), bool)
+    label[20:60, 20:60] = True
+    assert metrics.boundary(label).sum() == 40 * 40 - 34 * 34
+    answer[23:57, 23:57] = True  # its band lies wholly inside, where the label's is not
+    assert metrics.boundary_iou(label, answer) == 0 and metrics.mask_iou(label, answer) == 34 ** 2 / 40 ** 2
+    answer[:] = label
+    answer[30:50, 30:50] = False  # a hole 10 from the outline has an outline of its own, a band of 3 around it
+    assert metrics.boundary_iou(label, answer) == pytest.approx(444 / (444 + 26 ** 2 - 20 ** 2))
+    everything = np.ones((100, 100), bool)  # the image's edge is an outline
+    assert metrics.boundary(everything).sum() == 100 * 100 - 94 * 94
+    assert metrics.boundary_iou(np.zeros((5, 5), bool), np.zeros((5, 5), bool)) == 1
+
+
+@given(st.integers(1, 24), st.integers(1, 24), st.sampled_from([0.0, 0.02, 0.1, 0.3]), st.data())
+def test_boundary_iou_equals_scipys_erosion(height: int, width: int, share: float, data: st.DataObject) -> None:
+    # large blocks, so that masks have an inside: single random pixels are all boundary
+    blocks = arrays(bool, (-(-height // 6), -(-width // 6)))
+    label, answer = (np.kron(data.draw(blocks), np.ones((6, 6), bool))[:height, :width] for _ in range(2))
+    got = metrics.boundary_iou(label, answer, share)
+    assert got == pytest.approx(scipy_boundary_iou(label, answer, share))
+    assert got == metrics.boundary_iou(answer, label, share) and 0 <= got <= 1
+    assert metrics.boundary_iou(label, label, share) == 1
 
 
 def test_retained_learning_by_hand() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 IGNORE_LABEL = 255
+BOUNDARY_SHARE = 0.02  # of the image's diagonal: Cheng et al.'s choice, and the paper's
 
 
 def confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor, num_classes: int,
@@ -37,6 +38,30 @@ def mean_iou(iou: Sequence[float | None]) -> float:
     if not present:
         raise ValueError("mean_iou: no class has a labelled pixel")
     return sum(present) / len(present)
+
+
+def mask_iou(label_HW: np.ndarray, answer_HW: np.ndarray) -> float:
+    """Intersection over union of two H×W bool masks; 1 where both are empty."""
+    union = np.count_nonzero(label_HW | answer_HW)
+    return np.count_nonzero(label_HW & answer_HW) / union if union else 1.0
+
+
+def boundary(mask_HW: np.ndarray, share: float = BOUNDARY_SHARE) -> np.ndarray:
+    """The pixels of a mask (H×W bool) that lie within a band along its outline, inside it: H×W bool.
+
+    The band is `share` of the image's diagonal wide, rounded to whole pixels, at least one; distances count king's moves, and
+    what lies outside the image is not object (Cheng et al., "Boundary IoU", CVPR 2021, and its published code).
+    """
+    height, width = mask_HW.shape
+    reach = max(1, round(share * math.hypot(height, width)))
+    inner = cv2.erode(mask_HW.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=reach, borderType=cv2.BORDER_CONSTANT,
+                      borderValue=0)
+    return mask_HW & (inner == 0)
+
+
+def boundary_iou(label_HW: np.ndarray, answer_HW: np.ndarray, share: float = BOUNDARY_SHARE) -> float:
+    """Boundary IoU (Cheng et al., CVPR 2021) of two H×W bool masks: the IoU of their `boundary` bands; 1 where both are empty."""
+    return mask_iou(boundary(label_HW, share), boundary(answer_HW, share))
 
 
 def retained_learning(protected: float, clean: float, trivial: float) -> float | None:
