@@ -94,7 +94,11 @@ def open_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> Label:
     A colour image is accepted only where its channels are equal and nothing is transparent.
     """
     path = Path(path)
-    data = read_bytes(path)
+    return decode_label(path, read_bytes(path), max_pixels)
+
+
+def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
+    """`open_label` for bytes that are in memory already; `path` is what errors name."""
     with _decoding(path, data, max_pixels) as image:
         mode, lossy = image.mode, image.format in ("JPEG", MULTI_PICTURE)
         if mode not in ("1", "L", "P", "I", "I;16", "I;16B", "LA", "RGB", "RGBA"):

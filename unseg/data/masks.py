@@ -4,15 +4,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from unseg.errors import UserError
-from unseg.images import ImageError, open_label
+from unseg.images import ImageError, Label, open_label
 
 MaskKind = Literal["binary", "index"]
+T = TypeVar("T")
 BINARY_THRESHOLD = 127  # above it is object; the published generation rounds value / 255, which is the same
 HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
 
@@ -79,16 +79,17 @@ class Detected:
     statement: str
 
 
-def detect_kind(paths: Sequence[Path], executor: Executor | None = None,
-                progress: Callable[[Iterable], Iterable] = iter) -> Detected:
+def detect_kind(paths: Iterable[T], executor: Executor | None = None, progress: Callable[[Iterable], Iterable] = iter,
+                opener: Callable[[T], Label] = open_label) -> Detected:
     """Decide for all the masks of a folder together, so that one file cannot be read unlike its neighbours.
 
     A palette anywhere means class ids. Else only 0 and 255 (or JPEG files) mean binary. Else 255 beside values over 200
-    without a palette means binary with grey edges. Else class ids. Files that cannot be read do not vote.
+    without a palette means binary with grey edges. Else class ids. Files that cannot be read do not vote. opener: what
+    reads one of `paths`, for masks that lie elsewhere than in files of their own.
     """
     seen: set[int] = set()
     lossy = False
-    for look in progress((executor.map if executor else map)(_look, paths)):
+    for look in progress((executor.map if executor else map)(lambda item: _look(item, opener), paths)):
         if look is None:
             continue
         if look.palette:
@@ -116,9 +117,9 @@ class _Look:
     values: frozenset[int]
 
 
-def _look(path: Path) -> _Look | None:
+def _look(item: T, opener: Callable[[T], Label]) -> _Look | None:
     try:
-        label = open_label(path)
+        label = opener(item)
     except ImageError:
         return None  # reported by name when its image is protected
     values = () if label.palette or label.lossy else np.unique(label.values).tolist()
