@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as Pillow
@@ -175,7 +176,15 @@ def decode_pixels(data: bytes) -> np.ndarray:
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> str:
-    """Write atomically (temporary file beside it, then rename) and return the sha256; makes missing folders.
+    """Write atomically and return the sha256; makes missing folders. durable: as for `writing`."""
+    with writing(path, durable) as file:
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def writing(path: str | Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once all is written (temporary file beside it, then rename).
 
     durable: also wait until the disk has it, so that it outlives a loss of power.
     """
@@ -184,14 +193,13 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> str:
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return hashlib.sha256(data).hexdigest()
 
 
 def sha256_of(path: Path) -> str | None:
