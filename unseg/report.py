@@ -1,6 +1,7 @@
 """Pictures of results, drawn with Pillow alone. Each is a pure function of its input and returns H×W×3 uint8."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 NOISE_GAIN = 16
 INK, FAINT, GRID, PAPER = (34, 34, 34), (110, 110, 110), (225, 225, 225), (255, 255, 255)
+WRONG, MISSED = (230, 130, 30), (70, 130, 220)
 COLOURS = {"clean": (31, 119, 180), "protected": (214, 39, 40), "random": (127, 127, 127), "trivial": INK}
 SHOWN = {"clean": "clean", "protected": "protected", "random": "random noise", "trivial": "trivial answer"}
 
@@ -21,23 +23,70 @@ def before_after_noise_mask(original: np.ndarray, unlearnable: np.ndarray, mask:
 
     original, unlearnable: H×W×3 uint8. mask: H×W bool, white in the picture. The photographs keep their own size.
     """
-    noise = (unlearnable.astype(np.int16) - original) * NOISE_GAIN + 128
-    panels = {  # "x", not "×": Pillow's own font has no such sign
-        "original": original, "unlearnable": unlearnable,
-        f"noise x{NOISE_GAIN}": noise.clip(0, 255).astype(np.uint8),
-        "mask": np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255,
-    }
-    height, width = mask.shape
+    change = unlearnable.astype(np.int16) - original
+    return captioned_grid([[
+        ("original", original), ("unlearnable", unlearnable),
+        (f"noise x{NOISE_GAIN}", noise_panel(change, NOISE_GAIN)),  # "x", not "×": Pillow's own font has no such sign
+        ("mask", mask_panel(mask)),
+    ]])
+
+
+def noise_panel(change_HW3: np.ndarray, gain: float) -> np.ndarray:
+    """A change in grey levels, enlarged around grey (128 = no change): H×W×3 uint8. change: H×W×3 numbers."""
+    return np.rint(change_HW3 * gain + 128).clip(0, 255).astype(np.uint8)
+
+
+def mask_panel(mask_HW: np.ndarray) -> np.ndarray:
+    """A mask (H×W bool) in white on black: H×W×3 uint8."""
+    return np.repeat(mask_HW[..., None], 3, axis=2).astype(np.uint8) * 255
+
+
+def answer_panel(label_HW: np.ndarray, answer_HW: np.ndarray) -> np.ndarray:
+    """A mask against the true one (both H×W bool): found in white, what is no object in orange, missed in blue: H×W×3 uint8."""
+    panel = mask_panel(label_HW & answer_HW)
+    panel[answer_HW & ~label_HW] = WRONG
+    panel[label_HW & ~answer_HW] = MISSED
+    return panel
+
+
+def captioned_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]],
+                   legend: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> np.ndarray:
+    """Rows of panels (H×W×3 uint8, shown at their own size), each under its caption; below them a legend, each word in its
+    colour. Panels are centred in columns as wide as the widest panel; captions are cut to that width.
+    """
+    panels = [panel for row in rows for _, panel in row]
+    width = max(panel.shape[1] for panel in panels)
     gap = max(4, width // 64)
     font = _font(max(12, min(width // 16, 32)))
     top = round(1.6 * font.size)
-    picture = Image.new("RGB", (4 * width + 5 * gap, top + height + gap), PAPER)
+    heights = [top + max(panel.shape[0] for _, panel in row) + gap for row in rows]
+    columns = max(len(row) for row in rows)
+    picture = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + (top if legend else 0)), PAPER)
     draw = ImageDraw.Draw(picture)
-    for i, (caption, panel) in enumerate(panels.items()):
-        left = gap + i * (width + gap)
-        picture.paste(Image.fromarray(panel), (left, top))
-        draw.text((left + width / 2, top / 2), caption, INK, font, anchor="mm")
+    above = 0
+    for row, height in zip(rows, heights):
+        for column, (caption, panel) in enumerate(row):
+            left = gap + column * (width + gap)
+            x, y = left + (width - panel.shape[1]) // 2, above + top
+            # A line around it: masks are white to their edge, as the paper is.
+            draw.rectangle([x - 1, y - 1, x + panel.shape[1], y + panel.shape[0]], outline=FAINT)
+            picture.paste(Image.fromarray(panel), (x, y))
+            draw.text((left + width / 2, above + top / 2), _cut(caption, font, width), INK, font, anchor="mm")
+        above += height
+    left = gap
+    for word, colour in legend:
+        draw.text((left, above + top / 2 - gap / 2), word, colour, font, anchor="lm")
+        left += draw.textlength(f"{word}   ", font)
     return np.asarray(picture)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, or as much of its end as fits into `width` after two dots: files differ in the ends of their names."""
+    cut = text
+    while font.getlength(cut) > width and len(cut) > 2:
+        text = text[1:]
+        cut = f"..{text}"
+    return cut
 
 
 # --- results.json ----------------------------------------------------------------------------------------------------
