@@ -30,8 +30,8 @@ from unseg.losses import mask_loss
 from unseg.metrics import boundary_iou, mask_iou
 from unseg.prompts import draw_prompts, seeded
 
-GROUP = 4  # images that go through the networks together
-AHEAD = 2  # groups that are read while one is in the networks
+GROUP = 8  # the most images that go through the networks together
+AHEAD = 1  # groups that are read while one is in the networks
 THREADS = 4  # that read and measure; each holds an image and its float copy
 LABEL_THRESHOLD = 128
 NAMED = 3  # images with an empty label that are named
@@ -140,15 +140,17 @@ def score_shard(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: 
                 autocast: Autocast = contextlib.nullcontext) -> Tensor:
     """One process's part of the table: a float64 row for each of `chosen(sets, limit)`, zeros where another process measures.
 
-    Whole groups go to a process, the same whatever the number of processes, because the compact surrogates take statistics of
-    the images that they see together. Each row is filled by one process, so the sum of the parts is exact, to the last bit.
+    Whole groups go to a process, the same whatever the number of processes and of much the same size, because the compact
+    surrogates take statistics of the images that they see together: their scores depend a little on `limit` and the order of the
+    sets. Each row is filled by one process, so the sum of the parts is exact, to the last bit.
     """
     rank, processes = shard
     images = chosen(sets, limit)
     table = torch.zeros(len(images), FIRST_MEASURE + len(MEASURES), dtype=torch.float64)
     sides = input_sides(generator, config)
-    groups = [range(start, min(start + GROUP, end)) for first, end in _spans(sets, limit)
-              for start in range(first, end, GROUP)][rank::processes]
+    count = -(-len(images) // GROUP)
+    ends = [len(images) * place // count for place in range(1, count + 1)]
+    groups = [range(first, end) for first, end in zip([0, *ends], ends)][rank::processes]
     with single_threaded_pool(THREADS) as pool, _evaluating(generator, surrogate):
         measured: list[tuple[int, Future[list[float]]]] = []
         for group, read in _ahead(groups, lambda row: pool.submit(read_example, *images[row], sets, config, sides)):
