@@ -39,12 +39,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def train_command(
-    data_root: Annotated[Path, typer.Option("--data-root", help="Folder with images/ and masks/ (or segments/, gt/, labels/).")],
+    data_root: Annotated[Path, typer.Option("--data-root", help="HQSeg-44K's folders, or images/ with masks/ (or segments/, "
+                                                   "gt/, labels/).")],
     output: Annotated[Path, typer.Option("--output", help="Where weights, log and checkpoint go.")],
     recipe: Annotated[str, typer.Option("--recipe", help="paper, compact or smoke.")] = "compact",
     settings: Annotated[Optional[list[str]], typer.Option("--set", help="Override of a recipe's field, FIELD=VALUE.")] = None,
-    splits: Annotated[str, typer.Option("--splits", help="Sub-folders of images/ to train on; all if empty.")] = "",
-    watch: Annotated[str, typer.Option("--watch", help="Sub-folders held out for the log.")] = "",
+    splits: Annotated[str, typer.Option("--splits", help="Sub-folders of images/, or sets of HQSeg-44K, to train on; all if "
+                                        "empty.")] = "",
+    watch: Annotated[str, typer.Option("--watch", help="Sub-folders, or validation sets of HQSeg-44K, held out for the "
+                                       "log.")] = "",
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Train on what is there where sets, masks or images "
+                                                "are missing, and say what was left out.")] = False,
     sam: Annotated[Optional[Path], typer.Option("--sam", help="SAM weights that the generator starts from: the official "
                                                 "file, or the folder of its three parts.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
@@ -57,7 +62,7 @@ def train_command(
 
     from unseg.bilevel import LOG_FILE, train
     from unseg.checkpoint import initialise_from_sam
-    from unseg.data.views import TrainingFolder
+    from unseg.data.training import TrainingSet, open_training_data
     from unseg.device import choose_device
     from unseg.recipes import recipe as named_recipe
 
@@ -65,14 +70,10 @@ def train_command(
     chosen = choose_device(device)
     if threads:
         torch.set_num_threads(threads)
-    samples = TrainingFolder(data_root, _names(splits))
-    watched = TrainingFolder(data_root, _names(watch)) if watch else ()
-    held = set() if not watch else {name for name, _, _ in watched.pairs}
-    shared = sorted(held & {name for name, _, _ in samples.pairs})
-    if shared:
-        raise UserError(f"--watch {watch}: {len(shared)} of its images are trained on ({shared[0]}, …); name the training "
-                        "folders with --splits")
-    print(f"{len(samples)} images to train on, {len(watched)} held out · {config.generator} generator on {chosen}")
+    data = open_training_data(data_root, _names(splits), allow_missing, watch=_names(watch), listing=output / "data-faults.txt")
+    samples = data.train
+    watched = TrainingSet([pair for held_out in data.validation.values() for pair in held_out.pairs])
+    print(f"{config.generator} generator on {chosen}")
     # Numbers that decay below the normal ones slow a processor down many times over and change no result that matters.
     torch.set_flush_denormal(True)
     try:

@@ -1,127 +1,35 @@
-"""Training views: a photograph and one of its object masks, flipped, scaled and cropped into a square."""
+"""Training views: a photograph and one of its object masks, flipped, scaled and cropped into a square.
+
+Shapes: B batch, V side of the view.
+"""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Sequence
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from unseg.config import TrainConfig
-from unseg.data.samples import Problem, stem_of, walk
+from unseg.data.training import TrainingImage
 from unseg.errors import UserError
-from unseg.images import IMAGE_SUFFIXES, read_image, read_label
 from unseg.prompts import seeded
 
-IMAGE_FOLDERS = ("images", "im", "image", "JPEGImages")
-MASK_FOLDERS = ("segments", "masks", "gt", "mask", "labels", "SegmentationClass")
 MIN_OBJECT_PIXELS = 64  # in a view: fewer say nothing about a texture
 CROP_TRIES = 10
 SHARE_OF_SEGMENTS = (0.15, 0.6)  # of an image's segments that a random object takes in
 
 
-@dataclass(frozen=True)
-class TrainingImage:
-    """A photograph and its annotations: paths, and what was read from them."""
-
-    name: str
-    pixels: np.ndarray
-    """H×W×3 uint8."""
-    labels: tuple[np.ndarray, ...]
-    """Each H×W uint8 of 0 and 255 (a mask) or of segment ids."""
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The folder's files with one of the suffixes, by relative stem."""
-    found: dict[str, Path] = {}
-    problems: list[Problem] = []
-    for path in walk(folder, problems):
-        stem = stem_of(path.relative_to(folder).as_posix())
-        if path.suffix.lower() not in suffixes:
-            continue
-        if stem in found:
-            raise UserError(f"{path}: {found[stem].name} has the same name; keep one of them")
-        found[stem] = path
-    if problems:
-        raise UserError(f"{folder / problems[0].name}: {problems[0].reason}")
-    return found
-
-
-def _folder(root: Path, names: tuple[str, ...], what: str) -> Path:
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    raise UserError(f"{root}: no folder of {what} in it; expected one of {', '.join(names)}")
-
-
-def find_pairs(root: Path, splits: tuple[str, ...] = ()) -> list[tuple[str, Path, list[Path]]]:
-    """Images under `root` and the annotations of each, paired by relative stem: (name, image, annotations).
-
-    An image may have several annotations: NAME.png, or NAME.SOMETHING.png. splits: sub-folders to take (all if empty).
-    An image without annotation, or an annotation without image, is an error that names the first few.
-    """
-    if not root.is_dir():
-        raise UserError(f"--data-root {root}: no such folder; it must hold images/ and masks/ (or segments/)")
-    images = _files(_folder(root, IMAGE_FOLDERS, "images"), IMAGE_SUFFIXES)
-    annotations: dict[str, list[Path]] = {}
-    orphans = []
-    for stem, path in _files(_folder(root, MASK_FOLDERS, "masks"), (".png",)).items():
-        name = stem if stem in images else stem.rpartition(".")[0]
-        if name in images:
-            annotations.setdefault(name, []).append(path)
-        else:
-            orphans.append(stem)
-    chosen = [name for name in images if not splits or name.split("/")[0] in splits]
-    bare = [name for name in chosen if name not in annotations]
-    for names, fault in ((bare, "images without a mask"), (orphans, "masks without an image")):
-        if names:
-            raise UserError(f"{root}: {len(names)} {fault}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
-    if not chosen:
-        raise UserError(f"{root}: no images{' in ' + ', '.join(splits) if splits else ''}")
-    return [(name, images[name], annotations[name]) for name in chosen]
-
-
-def read_training_image(name: str, image: Path, annotations: list[Path]) -> TrainingImage:
-    """Reads a pair; sizes must agree."""
-    pixels = read_image(image).pixels
-    labels = tuple(read_label(path).astype(np.int32) for path in annotations)
-    for path, label in zip(annotations, labels):
-        if label.shape != pixels.shape[:2]:
-            raise UserError(f"{path}: {label.shape[1]}×{label.shape[0]} pixels, but {image} has "
-                            f"{pixels.shape[1]}×{pixels.shape[0]}; a mask must have the size of its image")
-    return TrainingImage(name, pixels, labels)
-
-
-class TrainingFolder:
-    """The samples of a folder, read when asked for and kept in memory while that is cheap."""
-
-    CACHED = 2_000  # photographs of half a megapixel with three annotations: about 2 GB
-
-    def __init__(self, root: Path, splits: tuple[str, ...] = ()) -> None:
-        self.pairs = find_pairs(root, splits)
-        self._cache: dict[int, TrainingImage] = {}
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> TrainingImage:
-        if index in self._cache:
-            return self._cache[index]
-        sample = read_training_image(*self.pairs[index])
-        if len(self.pairs) <= self.CACHED:
-            self._cache[index] = sample
-        return sample
-
-
 def draw_object(label_HW: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """An object mask from an annotation, H×W uint8 of 0 and 255.
 
-    A grey or binary mask (its largest value is 255) is taken as it is. Otherwise the values are segment ids, and the
-    object is the union of some random segments.
+    A grey or binary mask (its largest value is 255) is taken as it is, and so is an empty one (all 0). Otherwise the
+    values are segment ids, and the object is the union of some random segments.
     """
-    if label_HW.max() == 255:
+    if label_HW.max(initial=0) in (0, 255):
         return label_HW.astype(np.uint8)
     ids = np.unique(label_HW)
     if len(ids) == 1:
@@ -131,19 +39,37 @@ def draw_object(label_HW: np.ndarray, random: np.random.Generator) -> np.ndarray
     return np.isin(label_HW, chosen).astype(np.uint8) * 255
 
 
-def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A view and its label: 3×V×V and 1×V×V float32 in [0, 1].
+def draw_mask(sample: TrainingImage, random: np.random.Generator) -> np.ndarray:
+    """The object of one of the sample's annotations, H×W uint8 of 0 to 255."""
+    label = sample.labels[random.integers(len(sample.labels))]
+    return label.astype(np.uint8) if sample.grey else draw_object(label, random)
+
+
+def shrunk(mask_HW: np.ndarray, width: int, height: int, interpolation: int) -> np.ndarray:
+    """The mask resized. An object so thin that the interpolation misses all of it keeps the pixels that it falls into."""
+    small = cv2.resize(mask_HW, (width, height), interpolation=interpolation)
+    if not small.any():
+        rows, columns = np.nonzero(mask_HW)
+        small[rows * height // mask_HW.shape[0], columns * width // mask_HW.shape[1]] = mask_HW[rows, columns]
+    return small
+
+
+def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Generator) -> np.ndarray:
+    """A view with its label as the fourth channel: V×V×4 uint8.
 
     Horizontal flip, large-scale jitter (long side = U(jitter) × frame_size, image and label bilinear), random crop, zeros
     to the right and below. Crops that hardly show the object are drawn again; if none of a few shows it, the crop is laid
-    over the object's first pixel.
+    over the object's first pixel, so that no view is without object. UserError where the mask is empty.
     """
-    mask = draw_object(sample.labels[random.integers(len(sample.labels))], random)
+    mask = draw_mask(sample, random)
+    if not mask.any():
+        raise UserError(f"{sample.name}: its mask has no object pixel; remove it from the training data "
+                        "(utils/check_data.py finds all such masks)")
     scale = random.uniform(*config.jitter) * config.frame_size / max(mask.shape)
     width, height = (max(1, round(side * scale)) for side in mask.shape[::-1])
     interpolation = cv2.INTER_AREA if config.antialias and scale < 1 else cv2.INTER_LINEAR
     image = cv2.resize(sample.pixels, (width, height), interpolation=interpolation)
-    mask = cv2.resize(mask, (width, height), interpolation=interpolation)
+    mask = shrunk(mask, width, height, interpolation)
     if random.random() < config.flip:
         image, mask = image[:, ::-1], mask[:, ::-1]
     size = config.view_size
@@ -153,28 +79,81 @@ def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Gene
         if (mask[top:top + size, left:left + size] > 128).sum() >= min(MIN_OBJECT_PIXELS, mask.size // 4):
             break
     else:
-        rows, columns = np.nonzero(mask >= max(1, mask.max()))
-        if not len(rows):
-            raise UserError(f"{sample.name}: its mask has no object pixel; remove it from the training data")
+        rows, columns = np.nonzero(mask >= mask.max())
         top, left = min(int(rows[0]), spare_rows), min(int(columns[0]), spare_columns)
     view = np.zeros((size, size, 4), np.uint8)
     crop = image[top:top + size, left:left + size]
     view[:crop.shape[0], :crop.shape[1], :3] = crop
     view[:crop.shape[0], :crop.shape[1], 3] = mask[top:top + size, left:left + size]
-    tensor = torch.from_numpy(view).permute(2, 0, 1).float() / 255.0
-    return tensor[:3], tensor[3:]
+    return view
 
 
-def draw_batch(samples: Sequence[TrainingImage], config: TrainConfig, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch of a step: B×3×V×V and B×1×V×V. It depends on the seed and the step alone, so a resumed run sees the same.
+@dataclass(frozen=True)
+class ViewBatch:
+    """One process's share of a step's views.
 
-    Every epoch is a new permutation of the samples; its last partial batch is dropped. A folder smaller than a batch is
-    gone through several times for one.
+    step: which. names: the samples, one a view. pixels: B×V×V×4 uint8, colours and label: a quarter of the bytes that
+    float32 would carry from process to process and to the device, where `images` and `labels` are made from it.
     """
-    per_epoch = max(1, len(samples) // config.batch_size)
-    epoch, position = divmod(step, per_epoch)
-    order = seeded(config.seed, "order", epoch).permutation(max(len(samples), config.batch_size)) % len(samples)
-    chosen = order[position * config.batch_size:(position + 1) * config.batch_size]
-    views = [draw_view(samples[index], config, seeded(config.seed, "view", step, slot)) for slot, index in enumerate(chosen)]
-    images, labels = zip(*views)
-    return torch.stack(images), torch.stack(labels)
+
+    step: int
+    names: tuple[str, ...]
+    pixels: Tensor
+
+    @cached_property
+    def images(self) -> Tensor:
+        """B×3×V×V float32 in [0, 1], on the device of `pixels`."""
+        return _floats(self.pixels[..., :3])
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """B×1×V×V float32 in [0, 1], on the device of `pixels`."""
+        return _floats(self.pixels[..., 3:])
+
+    def to(self, device: torch.device | str) -> ViewBatch:
+        """The same on `device`; the copy does not wait where `pixels` is pinned."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ViewBatch:
+        """The same in memory that a GPU copies from directly (what DataLoader calls)."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+def _floats(pixels_BVVC: Tensor) -> Tensor:
+    return pixels_BVVC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255.0
+
+
+def steps_per_epoch(count: int, config: TrainConfig, world_size: int = 1) -> int:
+    """Steps in which `world_size` processes together see `count` samples once; the last partial batch is dropped."""
+    return max(1, count // (config.batch_size * world_size))
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, count: int, at_least: int) -> np.ndarray:
+    """The samples' indices in the order of an epoch: a permutation, gone through several times up to `at_least`."""
+    return seeded(seed, "order", epoch).permutation(max(count, at_least)) % count
+
+
+def draw_views(samples: Sequence[TrainingImage], config: TrainConfig, step: int, rank: int = 0,
+               world_size: int = 1) -> ViewBatch:
+    """The views of process `rank` at a step. They depend on the seed and the step alone, so a resumed run sees the same.
+
+    Every epoch is a new permutation of the samples; its last partial global batch is dropped. Process r takes the global
+    slots from r × batch_size on, so two processes see what one with the doubled batch would. A folder smaller than a
+    global batch is gone through several times for one.
+    """
+    epoch, position = divmod(step, steps_per_epoch(len(samples), config, world_size))
+    order = epoch_order(config.seed, epoch, len(samples), config.batch_size * world_size)
+    slots = range(rank * config.batch_size, (rank + 1) * config.batch_size)
+    names, views = [], []
+    for slot in slots:
+        sample = samples[int(order[position * config.batch_size * world_size + slot])]
+        names.append(sample.name)
+        views.append(torch.from_numpy(draw_view(sample, config, seeded(config.seed, "view", step, slot))))
+    return ViewBatch(step, tuple(names), torch.stack(views))
+
+
+def draw_batch(samples: Sequence[TrainingImage], config: TrainConfig, step: int) -> tuple[Tensor, Tensor]:
+    """`draw_views` of a single process as images B×3×V×V and labels B×1×V×V."""
+    batch = draw_views(samples, config, step)
+    return batch.images, batch.labels
