@@ -198,6 +198,15 @@ def test_two_processes_get_the_scores_of_one(tmp_path: Path):
     assert json.loads(outputs[0]) == json.loads(json.dumps([dataclasses.asdict(score) for score in alone]))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_scores_on_a_gpu_are_those_of_the_cpu():
+    networks, sets = compact(CONFIG), random_sets()
+    on_cpu = validate(*networks, sets, CONFIG, CPU)
+    on_gpu = validate(*(network.cuda() for network in networks), sets, CONFIG, torch.device("cuda"))
+    for left, right in zip(on_cpu, on_gpu):
+        assert [getattr(right, name) for name in MEASURES] == pytest.approx([getattr(left, name) for name in MEASURES], abs=0.01)
+
+
 def test_what_is_shown_is_what_was_measured():
     mask = rectangle(60, 120, (15, 45), (30, 60))
     sets = {"a": [bright("a0", mask), bright("a1", mask), bright("a2", mask)], "b": [bright("b0", mask)]}

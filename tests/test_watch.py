@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import sys
 import time
 
 import numpy as np
@@ -161,11 +162,15 @@ def test_other_processes_write_and_say_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
 
 
-def test_the_bar_counts_images_and_empty_labels_are_said_once(tmp_path, capsys):
+def test_the_bar_counts_images_and_empty_labels_are_said_once(tmp_path, capsys, monkeypatch):
     said = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with open_watch(tmp_path, quiet=False, tensorboard=False, say=said.append) as watched:
-        run(watched, 1, 30)
+        run(watched, 1, 10)
+        watched.validated(3), watched.validated(4)
+        run(watched, 11, 30)
     bar = capsys.readouterr().err
+    assert "validation, image 7" in bar and "validation" not in bar.rpartition("\r")[2]
     assert "240/240" in bar and "img/s" in bar and "epoch=3.00" in bar and "noised=0.200" in bar
     assert said == ["validation set COIFT: 2 of 3 images show no object and are left out (a, b)",
                     "validation set void: 5 of 5 images show no object and are left out (c, d, e, …)"]

@@ -156,11 +156,12 @@ class Watch:
         if main:
             self._resume_log(step)
             self._events = _open_events(output / EVENTS_FOLDER, step, tensorboard, say)
-        in_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._in_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar = tqdm(total=total_steps * images_per_step, initial=step * images_per_step, unit="img", dynamic_ncols=True,
-                         disable=quiet or not main, mininterval=REDRAW_SECONDS if in_terminal else REDRAW_SECONDS_IN_FILES)
+                         disable=quiet or not main, mininterval=REDRAW_SECONDS if self._in_terminal else REDRAW_SECONDS_IN_FILES)
         self._latest: dict[str, str] = {}
         self._said_empty = False
+        self._validated = 0
         self._images = 0
         self._seconds = 0.0
         self._waited = self._waited_before = 0.0
@@ -190,6 +191,11 @@ class Watch:
         if self._events is not None and step % self.config.log_every == 0:
             self._events.add_scalar(f"step_loss/{player}", loss, step)
 
+    def validated(self, images: int) -> None:
+        """While `validate` runs (its `progress`): `images` more are done, so that the bar does not seem to stand still."""
+        self._validated += images
+        self._bar.set_description(f"validation, image {self._validated}", refresh=self._in_terminal)
+
     def record(self, step: int, *, seconds: float, losses: Mapping[str, float], scores: Sequence[SetScore],
                learning_rates: Mapping[str, float], shown: Sequence[Shown] = (),
                facts: Mapping[str, Any] | None = None) -> None:
@@ -216,6 +222,8 @@ class Watch:
             if line[f"surrogate_{kind}"] is not None:
                 self._latest[kind] = f"{line[f'surrogate_{kind}']:.3f}"
         self._say_empty(scores)
+        self._validated = 0
+        self._bar.set_description(refresh=False)
         # What passed since the last step was validation and drawing: no part of the rates.
         self._images, self._seconds, self._waited_before, self._mark = 0, 0.0, self._waited, time.monotonic()
 
