@@ -39,7 +39,8 @@ def prompt_planes(prompts: Prompts, batch: int, side: int) -> Tensor:
         near_column = (pixels - x).abs() <= POINT_RADIUS * side
         near_row = (pixels - y).abs() <= POINT_RADIUS * side
         planes[:, 2] = (near_row[..., :, None] & near_column[..., None, :]).any(1).float() * 2 - 1
-    return planes
+    # The planes come in the order of `given`'s columns.
+    return planes if prompts.given is None else planes * prompts.given[:, :, None, None]
 
 
 def _check_frame(images: Tensor) -> None:

@@ -5,26 +5,32 @@ tokens of one image or window, N = h·w, n heads of width c, D = n·c.
 
 SAM adds to the attention logits of query (i, j) and key (k, l) the terms q·R_h[i−k] + q·R_w[j−l]. Its own code builds
 that bias, and the logits, as B·n·N×N tensors (805 MB an image in each global layer of ViT-B at 1024). Two exact forms
-avoid them. One attention layer of ViT-B on one core of a busy processor, median of 3 (SAM's own: 8.2 s where global,
-0.79 s in windows):
+avoid them, forward and backward:
 
-- `folded_attention` (3.9 s; windows 0.65 s): the terms become dot products of longer queries and keys,
-  (q ‖ rel_h ‖ rel_w) · (k ‖ one-hot row ‖ one-hot column), for the fused kernel, forward and backward.
-- `tiled_attention` (2.4 s; windows 0.64 s): one head and a few rows of queries at a time, so that the logits stay in the
-  processor's cache. CPU only, without gradients.
+- `tiled_attention`, on the CPU: a few rows of queries, or a few whole heads, at a time, so that the logits stay in the
+  processor's cache; the way back computes them again.
+- `folded_attention`, elsewhere: the terms become dot products of longer queries and keys, (q ‖ rel_h ‖ rel_w) ·
+  (k ‖ one-hot row ‖ one-hot column), for PyTorch's fused kernels.
+
+docs/performance.md has the time and memory of both, and of what was tried beside them.
 """
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, SamConfig
 
-# Elements of one tile of logits: 4 MB of float32, the fastest of 1, 4 and 14 rows of 64 queries against 4096 keys.
+# Elements of one tile of logits: 4 MB of float32, the fastest of 2^17 to 2^21 over all of ViT-B's layers.
 TILE_ELEMENTS = 1 << 20
+# Fused kernels want widths that fill vectors: a window's 64 + 14 + 14 becomes 96.
+WIDTH_STEP = 8
 
 
 def relative_positions(table_LC: torch.Tensor, size: int) -> torch.Tensor:
@@ -54,26 +60,71 @@ def folded_attention(
     places = torch.cat([F.one_hot(index // width, height), F.one_hot(index % width, width)], dim=-1).to(k.dtype)
     q = torch.cat([q * channels**-0.5, rel_h.to(q.dtype), rel_w.to(q.dtype)], dim=-1)
     k = torch.cat([k, places.expand(batch, heads, -1, -1)], dim=-1)
+    padding = -q.shape[-1] % WIDTH_STEP
     # The kernels want values as wide as keys; the padding's outputs are cut off.
-    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, height + width)), scale=1.0)[..., :channels]
+    v = F.pad(v, (0, height + width + padding))
+    return F.scaled_dot_product_attention(F.pad(q, (0, padding)), F.pad(k, (0, padding)), v, scale=1.0)[..., :channels]
 
 
+def _tiles(heads: int, tokens: int) -> Iterator[tuple[slice, slice]]:
+    """Heads and query rows whose logits make up one tile: several whole heads, or some rows of one."""
+    group, rows = max(1, TILE_ELEMENTS // tokens**2), max(1, TILE_ELEMENTS // tokens)
+    for head in range(0, heads, group):
+        for row in range(0, tokens, rows):
+            yield slice(head, head + group), slice(row, row + rows)
+
+
+def _probabilities(q: torch.Tensor, k: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor) -> torch.Tensor:
+    """The attention of a tile's queries to all keys: m×rows×N."""
+    logits = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
+    logits.baddbmm_(q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)
+    return torch.softmax(logits, dim=-1, out=logits)
+
+
+class _TiledAttention(torch.autograd.Function):
+    """Attention over m heads, tile by tile. q, k, v, result: m×N×c; rel_h: m×N×h; rel_w: m×N×w; float32 or float64.
+
+    Backward follows FlashAttention (Dao et al., 2022, section 3.1): with P the probabilities and O the result, the
+    gradient of the logits is P ∘ (dO·Vᵀ − rowsum(dO ∘ O)); P is computed again, a tile at a time.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, rel_h, rel_w):
+        out = torch.empty(q.shape, dtype=q.dtype)
+        for heads, rows in _tiles(*q.shape[:2]):
+            tile = _probabilities(q[heads, rows], k[heads], rel_h[heads, rows], rel_w[heads, rows])
+            torch.bmm(tile, v[heads], out=out[heads, rows])
+        ctx.save_for_backward(q, k, v, rel_h, rel_w, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, rel_h, rel_w, out = ctx.saved_tensors
+        scale = q.shape[-1]**-0.5
+        grad_q, grad_h, grad_w = (torch.empty(tensor.shape, dtype=q.dtype) for tensor in (q, rel_h, rel_w))
+        grad_k, grad_v = (torch.zeros(tensor.shape, dtype=q.dtype) for tensor in (k, v))
+        row_sums = (grad_out * out).sum(-1, keepdim=True)
+        for heads, rows in _tiles(*q.shape[:2]):
+            tile = _probabilities(q[heads, rows], k[heads], rel_h[heads, rows], rel_w[heads, rows])
+            grad_v[heads].baddbmm_(tile.transpose(1, 2), grad_out[heads, rows])
+            grad_logits = torch.baddbmm(row_sums[heads, rows], grad_out[heads, rows], v[heads].transpose(1, 2), beta=-1)
+            grad_logits.mul_(tile)
+            torch.bmm(grad_logits, k[heads], out=grad_q[heads, rows])
+            grad_k[heads].baddbmm_(grad_logits.transpose(1, 2), q[heads, rows], alpha=scale)
+            grid = grad_logits.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
+            torch.sum(grid, -1, out=grad_h[heads, rows])
+            torch.sum(grid, -2, out=grad_w[heads, rows])
+        return grad_q.mul_(scale), grad_k, grad_v, grad_h, grad_w
+
+
+@torch.compiler.disable  # a compiler would unroll the loop over the tiles
 def tiled_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
 ) -> torch.Tensor:
-    """Attention with relative terms, tile by tile, without gradients. q, k, v: B×n×N×c; returns B×n×N×c."""
-    tokens, channels = q.shape[-2:]
-    step = max(1, TILE_ELEMENTS // tokens)
-    out = torch.empty(q.shape, dtype=q.dtype)
-    heads = (tensor.flatten(0, 1) for tensor in (q, k, v, rel_h, rel_w, out))
-    for q_Nc, k_Nc, v_Nc, rel_h_Nh, rel_w_Nw, out_Nc in zip(*heads):
-        for start in range(0, tokens, step):
-            tile = slice(start, start + step)
-            logits = (rel_h_Nh[tile, :, None] + rel_w_Nw[tile, None, :]).view(-1, tokens)
-            logits.addmm_(q_Nc[tile], k_Nc.t(), alpha=channels**-0.5)
-            torch.softmax(logits, dim=-1, out=logits)
-            torch.mm(logits, v_Nc, out=out_Nc[tile])
-    return out
+    """Attention with relative terms, tile by tile, on the CPU. q, k, v: B×n×N×c, float32 or float64; returns B×n×N×c."""
+    out = _TiledAttention.apply(*(tensor.flatten(0, 1) for tensor in (q, k, v, rel_h, rel_w)))
+    return out.unflatten(0, q.shape[:2])
 
 
 class Attention(nn.Module):
@@ -93,10 +144,9 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BhwD).view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         rel_h, rel_w = relative_terms(q, self.rel_pos_h, self.rel_pos_w, height, width)
-        # Tiles win where one head's logits do not fit a tile; they write in place, so never where gradients flow.
-        differentiable = any(tensor.requires_grad for tensor in (q, k, v, rel_h, rel_w))
-        tiles_pay = q.device.type == "cpu" and tokens * tokens > TILE_ELEMENTS
-        attend = tiled_attention if tiles_pay and not differentiable else folded_attention
+        # Half precision on a CPU goes to the fused kernel, which adds up in float32.
+        tiles_pay = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+        attend = tiled_attention if tiles_pay else folded_attention
         x = attend(q, k, v, rel_h, rel_w)
         return self.proj(x.transpose(1, 2).reshape(batch, height, width, dim))
 

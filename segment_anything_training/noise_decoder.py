@@ -10,7 +10,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
 
-from segment_anything_training.sam import PROMPT_DIM, combine, run_tokens, token_transformer
+from segment_anything_training.sam import PROMPT_DIM, EncodedPrompts, combine, run_tokens, token_transformer
 
 NOISE_CHANNELS = 3
 FEATURES = PROMPT_DIM // 8
@@ -74,15 +74,27 @@ class NoiseDecoder(MaskDecoder):
         embeddings_B256GG: torch.Tensor,
         first_global_BDGG: torch.Tensor,
         position_1256GG: torch.Tensor,
-        sparse_BT256: torch.Tensor,
-        dense_B256GG: torch.Tensor,
+        prompts: EncodedPrompts,
     ) -> torch.Tensor:
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.noise_token.weight])
-        states, upscaled = run_tokens(self, tokens, embeddings_B256GG, position_1256GG, sparse_BT256, dense_B256GG)
+        states, upscaled = run_tokens(self, self.output_tokens(), embeddings_B256GG, position_1256GG, prompts)
+        return self.noise(states, upscaled, embeddings_B256GG, first_global_BDGG)
+
+    def output_tokens(self) -> torch.Tensor:
+        """The tokens whose states make masks and noise, 8×256."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.noise_token.weight])
+
+    def noise(
+        self,
+        states_BT256: torch.Tensor,
+        upscaled_B32MM: torch.Tensor,
+        embeddings_B256GG: torch.Tensor,
+        first_global_BDGG: torch.Tensor,
+    ) -> torch.Tensor:
+        """Noise from the output tokens' states and the feature maps; M = 4G."""
         features = (
-            self.noise_embedding_maskfeature(upscaled)
+            self.noise_embedding_maskfeature(upscaled_B32MM)
             + self.noise_embedding_encoder(embeddings_B256GG)
             + self.noise_compress_vit_feat(first_global_BDGG)
         )
-        weights = torch.stack([mlp(states[:, NOISE_STATES_START + i]) for i, mlp in enumerate(self.noise_mlp)], dim=1)
-        return torch.tanh(combine(weights, features))
+        weights = [mlp(states_BT256[:, NOISE_STATES_START + i]) for i, mlp in enumerate(self.noise_mlp)]
+        return torch.tanh(combine(torch.stack(weights, dim=1), features))

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+# The columns of `Prompts.given`.
+MASK, BOX, POINTS = range(3)
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -16,15 +19,36 @@ class Prompts:
         not SAM's logits).
     boxes: B×4 float32, XYXY, corners inclusive.
     points: B×N×2 float32 (x, y); every point lies on the object (label 1).
+    given: B×3 bool, for batches whose images have different prompts: whether image i has its mask, its box, its points
+        (columns MASK, BOX, POINTS). An entry that is not given can hold any finite numbers; networks do not see it.
+        None: every image has every field that is not None.
     """
 
     masks: torch.Tensor | None = None
     boxes: torch.Tensor | None = None
     points: torch.Tensor | None = None
+    given: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Prompts":
-        return Prompts(*(None if field is None else field.to(device) for field in (self.masks, self.boxes, self.points)))
+        return Prompts(*(None if field is None else field.to(device) for field in self._fields()))
 
     def __getitem__(self, index: slice) -> "Prompts":
         """The prompts of the images that `index` (a slice) selects."""
-        return Prompts(*(None if field is None else field[index] for field in (self.masks, self.boxes, self.points)))
+        return Prompts(*(None if field is None else field[index] for field in self._fields()))
+
+    def of_image(self, index: int) -> "Prompts":
+        """The prompts of one image alone, as a batch of 1 without `given`: what it does not have is None."""
+        alone = self[index:index + 1]
+        if alone.given is None:
+            return alone
+        has = alone.given[0].tolist()
+        return Prompts(*(field if given else None for field, given in zip(alone._fields(), has)))
+
+    def check(self, batch: int) -> None:
+        """ValueError unless every field is of `batch` images."""
+        for name, field in zip(("masks", "boxes", "points", "given"), self._fields()):
+            if field is not None and field.shape[0] != batch:
+                raise ValueError(f"prompts.{name}: {field.shape[0]} entries for {batch} images")
+
+    def _fields(self) -> tuple[torch.Tensor | None, ...]:
+        return self.masks, self.boxes, self.points, self.given

@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from segment_anything_training.prompts import Prompts
+from segment_anything_training.prompts import BOX, MASK, POINTS, Prompts
 
 PATCH_SIZE = 16
 PROMPT_DIM = 256
-FOREGROUND_POINT = 1
+FOREGROUND_POINT, FIRST_CORNER = 1, 2  # of SAM's point embeddings
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -87,20 +89,91 @@ def token_transformer() -> TwoWayTransformer:
     return TwoWayTransformer(depth=2, embedding_dim=PROMPT_DIM, mlp_dim=2048, num_heads=8)
 
 
-def encode_prompts(encoder: PromptEncoder, prompts: Prompts, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sparse embeddings B×T×256 (points, then box corners) and dense ones B×256×G×G of a batch's prompts.
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """A batch's prompts as SAM's decoders take them.
 
-    SAM adds a padding point to points that come without a box; without any prompt T is 0.
+    sparse: B×T×256, a token for every point and box corner. dense: B×256×G×G, of the mask. kept: B×T bool, which tokens
+    an image has; None: all of them.
     """
-    for name, field in (("masks", prompts.masks), ("boxes", prompts.boxes), ("points", prompts.points)):
-        if field is not None and field.shape[0] != batch:
-            raise ValueError(f"prompts.{name}: {field.shape[0]} entries for {batch} images")
-    points = None
+
+    sparse_BT256: torch.Tensor
+    dense_B256GG: torch.Tensor
+    kept_BT: torch.Tensor | None
+
+
+def encode_prompts(encoder: PromptEncoder, prompts: Prompts, batch: int) -> EncodedPrompts:
+    """Encodes a batch's prompts at once, whatever each image has; without points and boxes T is 0.
+
+    SAM's own `forward` takes one combination of prompts for all that it is given; every token here has the value that it
+    has there. As there, points come first, then a padding point if there is no box, then the box's corners.
+    """
+    prompts.check(batch)
+    size, given = encoder.input_image_size, prompts.given
+    tokens, kept = [encoder.no_mask_embed.weight.new_empty(batch, 0, encoder.embed_dim)], []
+
+    def embed(coordinates_BN2: torch.Tensor, *kinds: nn.Embedding) -> None:
+        centres = coordinates_BN2 + 0.5
+        tokens.append(encoder.pe_layer.forward_with_coords(centres, size) + torch.cat([kind.weight for kind in kinds]))
+
     if prompts.points is not None:
-        labels = torch.full(prompts.points.shape[:2], FOREGROUND_POINT, device=prompts.points.device)
-        points = (prompts.points, labels)
-    sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
-    return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1)
+        embed(prompts.points, encoder.point_embeddings[FOREGROUND_POINT])
+        if prompts.boxes is None or given is not None:
+            tokens.append(encoder.not_a_point_embed.weight.expand(batch, 1, -1))
+    if prompts.boxes is not None:
+        embed(prompts.boxes.reshape(batch, 2, 2), *encoder.point_embeddings[FIRST_CORNER:])
+    if given is not None and prompts.points is not None:
+        kept.append(given[:, POINTS, None].expand(batch, prompts.points.shape[1]))
+        kept.append(given[:, POINTS, None] & ~given[:, BOX, None])
+    if given is not None and prompts.boxes is not None:
+        kept.append(given[:, BOX, None].expand(batch, 2))
+
+    dense = encoder.no_mask_embed.weight[:, :, None, None].expand(batch, -1, *encoder.image_embedding_size)
+    if prompts.masks is not None:
+        with_mask = encoder.mask_downscaling(prompts.masks)
+        dense = with_mask if given is None else torch.where(given[:, MASK, None, None, None], with_mask, dense)
+    return EncodedPrompts(torch.cat(tokens, 1), dense, torch.cat(kept, 1) if kept else None)
+
+
+def attend(
+    attention: Attention, q_BQC: torch.Tensor, k_BKC: torch.Tensor, v_BKC: torch.Tensor, kept_BK: torch.Tensor | None = None
+) -> torch.Tensor:
+    """One attention layer of SAM's token transformer, B×Q×C, fused. kept: which keys exist; None: all of them."""
+    q, k, v = (
+        project(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for project, x in ((attention.q_proj, q_BQC), (attention.k_proj, k_BKC), (attention.v_proj, v_BKC))
+    )
+    mask = None if kept_BK is None else kept_BK[:, None, None, :]
+    return attention.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+
+
+def two_way(
+    transformer: TwoWayTransformer,
+    image_BNC: torch.Tensor,
+    position_1NC: torch.Tensor,
+    tokens_BTC: torch.Tensor,
+    kept_BT: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """SAM's token transformer: states B×T×C of the tokens and B×N×C of the image.
+
+    The steps of `segment_anything`'s TwoWayTransformer, where tokens that an image does not have (not in `kept`) are no
+    keys; their own states mean nothing.
+    """
+    states, image = tokens_BTC, image_BNC
+    for block in transformer.layers:
+        if block.skip_first_layer_pe:
+            states = block.norm1(attend(block.self_attn, states, states, states, kept_BT))
+        else:
+            queries = states + tokens_BTC
+            states = block.norm1(states + attend(block.self_attn, queries, queries, states, kept_BT))
+        placed = image + position_1NC
+        states = block.norm2(states + attend(block.cross_attn_token_to_image, states + tokens_BTC, placed, image))
+        states = block.norm3(states + block.mlp(states))
+        keys = states + tokens_BTC
+        image = block.norm4(image + attend(block.cross_attn_image_to_token, placed, keys, states, kept_BT))
+    last = transformer.final_attn_token_to_image
+    states = transformer.norm_final_attn(states + attend(last, states + tokens_BTC, image + position_1NC, image))
+    return states, image
 
 
 def run_tokens(
@@ -108,24 +181,39 @@ def run_tokens(
     output_tokens_K256: torch.Tensor,
     embeddings_B256GG: torch.Tensor,
     position_1256GG: torch.Tensor,
-    sparse_BT256: torch.Tensor,
-    dense_B256GG: torch.Tensor,
+    prompts: EncodedPrompts,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Let output tokens and prompts attend to the images, each of the batch to its own.
 
     SAM's `predict_masks` does this for many prompts of one image by repeating that image; here image and prompt number
-    i belong together, so that a whole batch is decoded at once. Returns the tokens' states B×(K+T)×256 and the
+    i belong together, so that a whole batch is decoded at once. Returns the output tokens' states B×K×256 and the
     up-scaled image embedding B×32×4G×4G.
     """
-    batch, channels, height, width = embeddings_B256GG.shape
-    tokens = torch.cat([output_tokens_K256.expand(batch, -1, -1), sparse_BT256], dim=1)
-    position = position_1256GG.expand(batch, -1, -1, -1)
-    states, image = decoder.transformer(embeddings_B256GG + dense_B256GG, position, tokens)
-    image = image.transpose(1, 2).reshape(batch, channels, height, width)
-    return states, decoder.output_upscaling(image)
+    batch, _, *grid = embeddings_B256GG.shape
+    outputs = output_tokens_K256.expand(batch, -1, -1)
+    kept = prompts.kept_BT
+    if kept is not None:
+        kept = torch.cat([kept.new_ones(outputs.shape[:2]), kept], dim=1)
+    # Few tokens and their positions: half precision would save nothing and cost digits.
+    with torch.autocast(embeddings_B256GG.device.type, enabled=False):
+        states, image = two_way(
+            decoder.transformer,
+            (embeddings_B256GG.float() + prompts.dense_B256GG).flatten(2).transpose(1, 2),
+            position_1256GG.flatten(2).transpose(1, 2),
+            torch.cat([outputs, prompts.sparse_BT256], dim=1),
+            kept,
+        )
+    image = image.transpose(1, 2).unflatten(-1, grid)
+    return states[:, :outputs.shape[1]], decoder.output_upscaling(image)
 
 
 def combine(weights_BKC: torch.Tensor, features_BCHW: torch.Tensor) -> torch.Tensor:
-    """K maps, each a weighted sum of C feature maps: B×K×H×W."""
+    """K maps, each a weighted sum of C feature maps: B×K×H×W, float32 in whatever precision the features came."""
     batch, _, height, width = features_BCHW.shape
-    return (weights_BKC @ features_BCHW.flatten(2)).view(batch, -1, height, width)
+    with torch.autocast(features_BCHW.device.type, enabled=False):
+        return (weights_BKC.float() @ features_BCHW.float().flatten(2)).view(batch, -1, height, width)
+
+
+def mixed_precision(device: torch.device, bf16: bool) -> torch.autocast:
+    """Within, matrix products and convolutions run in bfloat16 if `bf16` is set; weights and their gradients stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)

@@ -9,11 +9,13 @@ from segment_anything_training.image_encoder import ImageEncoder
 from segment_anything_training.prompts import Prompts
 from segment_anything_training.sam import (
     PROMPT_DIM,
+    EncodedPrompts,
     Normalise,
     SamConfig,
     check_images,
     combine,
     encode_prompts,
+    mixed_precision,
     prompt_encoder,
     run_tokens,
     token_transformer,
@@ -31,21 +33,24 @@ class SurrogateDecoder(MaskDecoder):
         self,
         embeddings_B256GG: torch.Tensor,
         position_1256GG: torch.Tensor,
-        sparse_BT256: torch.Tensor,
-        dense_B256GG: torch.Tensor,
+        prompts: EncodedPrompts,
     ) -> torch.Tensor:
         """Logits B×1×4G×4G."""
-        states, upscaled = run_tokens(
-            self, self.mask_tokens.weight, embeddings_B256GG, position_1256GG, sparse_BT256, dense_B256GG
-        )
-        return combine(self.output_hypernetworks_mlps[0](states[:, 0])[:, None], upscaled)
+        states, upscaled = run_tokens(self, self.mask_tokens.weight, embeddings_B256GG, position_1256GG, prompts)
+        return self.logits(states, upscaled)
+
+    def logits(self, states_BT256: torch.Tensor, upscaled_B32MM: torch.Tensor) -> torch.Tensor:
+        """Mask 0 from the output tokens' states and the up-scaled embedding; M = 4G."""
+        return combine(self.output_hypernetworks_mlps[0](states_BT256[:, 0])[:, None], upscaled_B32MM)
 
 
 class Surrogate(nn.Module):
     """Noised images B×3×S×S in [0, 1] and prompts → mask logits B×1×S/4×S/4 (object where above 0).
 
-    image_size: S. mask_size: side of mask prompts, S/4.
+    image_size: S. mask_size: side of mask prompts, S/4. bf16: whether large products run in bfloat16.
     """
+
+    bf16 = False
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -63,6 +68,8 @@ class Surrogate(nn.Module):
 
     def forward(self, images_B3SS: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         check_images(images_B3SS, self.image_size)
-        embeddings, _ = self.image_encoder(self.normalise(images_B3SS))
-        sparse, dense = encode_prompts(self.prompt_encoder, prompts, len(images_B3SS))
-        return self.mask_decoder(embeddings, self.prompt_encoder.get_dense_pe(), sparse, dense)
+        encoded = encode_prompts(self.prompt_encoder, prompts, len(images_B3SS))
+        position = self.prompt_encoder.get_dense_pe()
+        with mixed_precision(images_B3SS.device, self.bf16):
+            embeddings, _ = self.image_encoder(self.normalise(images_B3SS))
+            return self.mask_decoder(embeddings, position, encoded)

@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module imports only from its own layer and those before it. The longest prefix decides.
 LAYERS = (
     ("segment_anything_training",),
-    ("unseg", "unseg.errors", "unseg.config", "unseg.images", "unseg.device", "unseg.distributed"),
+    ("unseg", "unseg.errors", "unseg.config", "unseg.images", "unseg.device", "unseg.distributed", "unseg.stopping"),
     ("unseg.frame", "unseg.noise", "unseg.data", "unseg.prompts", "unseg.losses", "unseg.metrics", "unseg.recipes",
      "unseg.checkpoint", "unseg.manifest", "unseg.outputs"),
     ("unseg.bilevel", "unseg.protect", "unseg.verify", "unseg.evaluation", "unseg.report",
-     "unseg.validation", "unseg.watch"),
+     "unseg.validation", "unseg.watch", "unseg.run_folder", "unseg.training_state"),
     ("unseg.commands",),
-    ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark"),
+    ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark", "unseg.launch", "unseg.plain_step"),
     ("train", "generate", "eval", "scripts", "utils", "tests"),
 )
 LEFTOVERS = (".venv", ".pytest_cache", ".hypothesis", ".ruff_cache", "build", "dist", "data", "weight_dir",

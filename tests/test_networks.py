@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from segment_anything import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling.image_encoder import Attention as SamAttention
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from segment_anything_training import build, image_encoder, noise_decoder
 from segment_anything_training.generator import NoiseGenerator, is_noise_part
@@ -23,6 +25,7 @@ from segment_anything_training.sam import SamConfig
 from segment_anything_training.surrogate import Surrogate
 from unseg import frame, noise
 from unseg.config import Budget
+from unseg.plain_step import PlainGenerator, PlainSurrogate
 
 VECTORS = Path(__file__).parent / "conformance"
 SMALL_GENERATOR = SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7)
@@ -94,20 +97,75 @@ def test_noise_equals_published(generator, vectors, kinds):
     torch.testing.assert_close(noise_B3NN, vectors[f"noise.{kinds}"], rtol=0, atol=1e-4)
 
 
-def test_noise_equals_published_with_gradients(vectors):
-    """Where gradients flow, other attention code runs: every weight trains here, so that it runs throughout."""
-    generator = filled(NoiseGenerator(SMALL_GENERATOR)).requires_grad_(True)
-    noise_B3NN = generator(batch_of(vectors, "image"), prompts_of(vectors, "mask"))
-    torch.testing.assert_close(noise_B3NN.detach(), vectors["noise.mask"], rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("kinds", ["none", "box_points_mask"])
-def test_batch_equals_one_by_one(generator, vectors, kinds):
-    images, prompts = batch_of(vectors, "image"), prompts_of(vectors, kinds)
+def test_noise_equals_published_with_the_attention_of_gpus(generator, vectors, monkeypatch):
+    monkeypatch.setattr(image_encoder, "tiled_attention", image_encoder.folded_attention)
     with torch.no_grad():
-        together = generator(images, prompts)
-        single = torch.cat([generator(images[i : i + 1], prompts[i : i + 1]) for i in range(2)])
-    torch.testing.assert_close(together, single, rtol=0, atol=1e-5)
+        noise_B3NN = generator(batch_of(vectors, "image"), prompts_of(vectors, "mask"))
+    torch.testing.assert_close(noise_B3NN, vectors["noise.mask"], rtol=0, atol=1e-4)
+
+
+# A batch at once against segment_anything's own modules, one image at a time
+
+
+def prompts_for(side: int, mask_size: int, given: torch.Tensor | None) -> Prompts:
+    torch.manual_seed(3)
+    masks = 255.0 * (torch.rand(4, 1, mask_size, mask_size) > 0.5)
+    corners = torch.rand(4, 2, 2).sort(dim=1).values * side
+    return Prompts(masks, corners.flatten(1).round(), (torch.rand(4, 10, 2) * side).round(), given)
+
+
+EVERY_SUBSET = torch.tensor([[bool(subset & 1), bool(subset & 2), bool(subset & 4)] for subset in range(8)])
+
+
+@pytest.mark.parametrize("given", [None, EVERY_SUBSET[:4], EVERY_SUBSET[4:], EVERY_SUBSET[[1, 1, 2, 4]]])
+@pytest.mark.parametrize("network", ["generator", "surrogate"])
+def test_a_batch_equals_one_by_one_forward_and_backward(network, given):
+    """Every combination of prompts within one batch, noise or logits and every gradient, within 1e-5 of the largest."""
+    if network == "generator":
+        config = replace(SMALL_GENERATOR, image_size=128)
+        ours, reference = (make(filled(NoiseGenerator(config))) for make in (lambda network: network, PlainGenerator))
+    else:
+        ours, reference = (make(filled(Surrogate(SMALL_SURROGATE))) for make in (lambda network: network, PlainSurrogate))
+    torch.manual_seed(0)
+    prompts = prompts_for(128, 32, given)
+    images, weights = torch.rand(4, 3, 128, 128), torch.randn(4, 3, 32, 32)
+    outputs, grads = [], []
+    for player in (ours, reference):
+        pixels = images.clone().requires_grad_()
+        outputs.append(player(pixels, prompts))
+        (outputs[-1] * weights[:, :outputs[-1].shape[1]]).sum().backward()
+        named = {name.removeprefix("network."): parameter for name, parameter in player.named_parameters()}
+        if network == "surrogate":
+            named["pixels"] = pixels
+        grads.append({name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for name, tensor in named.items()})
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5 * max(1, outputs[1].abs().max().item()))
+    assert sum(expected.abs().sum() > 0 for expected in grads[1].values()) > 30
+    for name, expected in grads[1].items():
+        torch.testing.assert_close(grads[0][name], expected, rtol=0, atol=1e-5 * max(1, expected.abs().max().item()), msg=name)
+
+
+def test_what_is_not_given_is_not_seen(generator):
+    given = EVERY_SUBSET[[1, 2, 4, 0]]
+    prompts = prompts_for(256, 64, given)
+    other = Prompts(
+        torch.where(given[:, 0, None, None, None], prompts.masks, 7.0), torch.where(given[:, 1, None], prompts.boxes, 3.0),
+        torch.where(given[:, 2, None, None], prompts.points, 5.0), given,
+    )
+    images = torch.rand(4, 3, 256, 256)
+    with torch.no_grad():
+        torch.testing.assert_close(generator(images, prompts), generator(images, other), rtol=0, atol=0)
+        changed = Prompts(prompts.masks, prompts.boxes + 40, prompts.points, given)
+        differs = (generator(images, prompts) != generator(images, changed)).flatten(1).any(1)
+    assert differs.tolist() == [False, True, False, False]
+
+
+def test_prompts_of_one_image():
+    prompts = prompts_for(128, 32, EVERY_SUBSET[4:])
+    second = prompts.of_image(1)  # mask and points
+    assert torch.equal(second.masks, prompts.masks[1:2]) and torch.equal(second.points, prompts.points[1:2])
+    assert second.boxes is None and second.given is None
+    assert Prompts(boxes=prompts.boxes).of_image(3).boxes.tolist() == [prompts.boxes[3].tolist()]
+    assert prompts.to("cpu").given is not None and prompts[1:3].given.tolist() == EVERY_SUBSET[5:7].tolist()
 
 
 def test_noise_states_start_one_token_early(generator, vectors, monkeypatch):
@@ -183,9 +241,9 @@ def attention_pair(size: int, dim: int = 32, heads: int = 4) -> tuple[image_enco
     return ours, reference
 
 
-@pytest.mark.parametrize("tile_elements", [1 << 20, 1000, 1])
+# All heads in one tile; three whole heads a tile, the last tile partial; rows of one head, the last tile partial; one query.
+@pytest.mark.parametrize("tile_elements", [1 << 20, 20_000, 1000, 1])
 def test_attention_forward_equals_sam(monkeypatch, tile_elements):
-    """Folded (one large tile would do), tiles of rows with a partial last one, and one query a tile."""
     monkeypatch.setattr(image_encoder, "TILE_ELEMENTS", tile_elements)
     ours, reference = attention_pair(size=9)
     x = torch.randn(2, 9, 9, 32)
@@ -193,7 +251,18 @@ def test_attention_forward_equals_sam(monkeypatch, tile_elements):
         torch.testing.assert_close(ours(x), reference(x), rtol=0, atol=1e-5)
 
 
-def test_attention_gradients_equal_sam():
+@pytest.mark.parametrize("tile_elements", [1 << 20, 80, 20, 1])  # as above, of 3 heads with 6 × 6 logits
+def test_tiled_attention_gradients_equal_numerical_ones(monkeypatch, tile_elements):
+    monkeypatch.setattr(image_encoder, "TILE_ELEMENTS", tile_elements)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 3, 6, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    rel_h, rel_w = (torch.randn(1, 3, 6, side, dtype=torch.float64, requires_grad=True) for side in (2, 3))
+    assert torch.autograd.gradcheck(image_encoder.tiled_attention, (q, k, v, rel_h, rel_w))
+
+
+@pytest.mark.parametrize("attend", ["tiled_attention", "folded_attention"])
+def test_attention_gradients_equal_sam(monkeypatch, attend):
+    monkeypatch.setattr(image_encoder, "tiled_attention", getattr(image_encoder, attend))
     ours, reference = attention_pair(size=9)
     inputs = [torch.randn(2, 9, 9, 32).requires_grad_()]
     inputs.append(inputs[0].detach().clone().requires_grad_())
@@ -206,13 +275,17 @@ def test_attention_gradients_equal_sam():
         torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-3, msg=name)
 
 
-def test_gradients_flow_where_tiles_would_run(monkeypatch):
-    monkeypatch.setattr(image_encoder, "TILE_ELEMENTS", 1)
-    ours, _ = attention_pair(size=5)
-    ours.requires_grad_(False)
-    ours.rel_pos_w.requires_grad_(True)
-    ours(torch.randn(1, 5, 5, 32)).sum().backward()
-    assert ours.rel_pos_w.grad.abs().sum() > 0
+def test_attention_in_half_precision_is_near(monkeypatch):
+    """bfloat16 on a CPU goes through the fused kernel; 8 bits of mantissa leave errors of a few thousandths."""
+    ours, reference = attention_pair(size=9)
+    monkeypatch.setattr(image_encoder, "tiled_attention", None)
+    x = torch.randn(2, 9, 9, 32)
+    with torch.no_grad():
+        expected = reference(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = ours(x)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().max() < 0.03 * expected.abs().max()
 
 
 class LargestTensor(TorchDispatchMode):
@@ -284,6 +357,33 @@ def test_generator_gradients_reach_every_noise_part_and_no_other(vectors):
             assert parameter.grad.abs().sum() > 0, name
         else:
             assert parameter.grad is None, name
+
+
+def test_nothing_is_kept_of_the_frozen_encoder(generator, vectors):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        embeddings, first_global = generator.image_encoder(batch_of(vectors, "image"))
+    assert not kept and not embeddings.requires_grad
+    generator.image_encoder.requires_grad_(True)  # whatever a caller asks of it
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
+        generator(batch_of(vectors, "image"), Prompts()).sum().backward()
+    generator.image_encoder.requires_grad_(False)
+    assert torch.Size([2, 16, 16, 4 * 96]) not in kept and generator.image_encoder.pos_embed.grad is None
+
+
+def test_a_frozen_surrogate_computes_no_gradient_of_weights():
+    """Backward through matrix products costs as much again for the input alone, twice that with the weights."""
+    surrogate, prompts = Surrogate(SMALL_SURROGATE), Prompts(boxes=torch.tensor([[8.0, 8, 90, 70]] * 2))
+    costs = []
+    for trains in (False, True):
+        surrogate.requires_grad_(trains)
+        with FlopCounterMode(display=False) as forward:
+            loss = surrogate(torch.rand(2, 3, 128, 128, requires_grad=True), prompts).sum()
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+        costs.append(backward.get_total_flops() / forward.get_total_flops())
+        assert all((parameter.grad is not None) <= trains for parameter in surrogate.parameters())
+    assert 0.9 < costs[0] < 1.35 and costs[1] > costs[0] + 0.7
 
 
 def test_surrogate_gradients_reach_its_input():

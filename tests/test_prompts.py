@@ -76,6 +76,41 @@ def test_drawing_depends_on_seed_and_name_alone():
     assert not torch.equal(first.points, other.points)
 
 
+def test_images_of_a_batch_may_have_different_prompts():
+    label = torch.zeros(4, 1, 64, 64)
+    for index in range(4):
+        label[index, 0, 10 + index:40, 20:50] = 1.0
+    kinds = [("box",), ("points", "noisy_mask"), ("mask",), ("box", "mask", "noisy_mask")]
+    drawn = draw_prompts(label, kinds, 64, seeded(1, "name"))
+    assert drawn.given.tolist() == [[False, True, False], [True, False, True], [True, False, False], [True, True, False]]
+    assert drawn.boxes.tolist() == [[20, 10 + index, 49, 39] for index in range(4)]
+    assert torch.equal(drawn.masks[2], label[2] * 255)
+    noisy = noisy_mask_of(label, 64, seeded(1, "name"))  # the first thing drawn
+    assert torch.equal(drawn.masks[[1, 3]], noisy[[1, 3]]) and not torch.equal(noisy[2], label[2] * 255)
+    assert (drawn.points[1] >= torch.tensor([20, 11])).all() and (drawn.points[1] <= torch.tensor([49, 39])).all()
+
+
+def test_alike_prompts_need_no_table_of_what_is_given():
+    label = torch.ones(2, 1, 32, 32)
+    named_once, named_each = (draw_prompts(label, kinds, 32, seeded(1, "name"))
+                              for kinds in (("box", "points"), [("box", "points"), ("points", "box")]))
+    assert named_once.given is None and named_each.given is None
+    assert torch.equal(named_once.points, named_each.points)
+    assert draw_prompts(label, (), 32, seeded(1, "name")) == Prompts()
+    with pytest.raises(ValueError, match="kinds: 1 entries for 2 images"):
+        draw_prompts(label, [("box",)], 32, seeded(1, "name"))
+
+
+def test_drawn_planes_leave_out_what_is_not_given():
+    prompts = Prompts(torch.full((2, 1, 16, 16), 255.0), torch.tensor([[1.0, 1, 9, 9]] * 2), torch.full((2, 10, 2), 4.0),
+                      torch.tensor([[True, False, True], [False, True, False]]))
+    planes = prompt_planes(prompts, 2, 16)
+    for index, present in enumerate(([0, 2], [1])):
+        alone = prompt_planes(prompts.of_image(index), 1, 16)[0]
+        assert torch.equal(planes[index], alone)
+        assert [plane for plane in range(3) if alone[plane].abs().sum() > 0] == present
+
+
 def test_unknown_kinds_are_named():
     with pytest.raises(ValueError, match="scribble"):
         draw_prompts(torch.ones(1, 1, 16, 16), ("scribble",), 16, np.random.default_rng(0))

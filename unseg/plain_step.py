@@ -1,0 +1,80 @@
+"""The networks computed plainly, as the published training computes them: what the benchmark compares this project's step with.
+
+The same weights under the same names, but attention with the full N×N logits and bias (segment_anything's own module), and
+images that are encoded together but go one at a time through segment_anything's own prompt encoder and token transformer
+and through the decoder. Nothing of this is used to train or to protect.
+"""
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder
+from segment_anything.modeling.image_encoder import Attention
+from torch import Tensor, nn
+
+from segment_anything_training.generator import NoiseGenerator
+from segment_anything_training.image_encoder import ImageEncoder
+from segment_anything_training.prompts import Prompts
+from segment_anything_training.sam import FOREGROUND_POINT
+from segment_anything_training.surrogate import Surrogate
+
+
+def with_full_attention(encoder: ImageEncoder) -> None:
+    """Replaces the encoder's attention layers by segment_anything's, with the same weights."""
+    for block in encoder.blocks:
+        ours = block.attn
+        side = (len(ours.rel_pos_h) + 1) // 2
+        plain = Attention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(side, side))
+        plain.load_state_dict(ours.state_dict())
+        for parameter, of_ours in zip(plain.parameters(), ours.parameters(), strict=True):
+            parameter.requires_grad_(of_ours.requires_grad)
+        block.attn = plain
+
+
+class PlainGenerator(nn.Module):
+    """A noise generator, computed plainly. forward: as NoiseGenerator's."""
+
+    def __init__(self, network: NoiseGenerator) -> None:
+        super().__init__()
+        with_full_attention(network.image_encoder)
+        self.network = network
+
+    def forward(self, images_B3SS: Tensor, prompts: Prompts) -> Tensor:
+        network, decoder = self.network, self.network.mask_decoder
+        embeddings, first_global = network.image_encoder(network.normalise(images_B3SS))
+        noise = []
+        for index in range(len(images_B3SS)):
+            image, features = embeddings[index:index + 1], first_global[index:index + 1]
+            states, upscaled = decode_one(decoder, network.prompt_encoder, decoder.output_tokens(), image, prompts.of_image(index))
+            noise.append(decoder.noise(states, upscaled, image, features))
+        return torch.cat(noise)
+
+
+class PlainSurrogate(nn.Module):
+    """A surrogate, computed plainly. forward: as Surrogate's."""
+
+    def __init__(self, network: Surrogate) -> None:
+        super().__init__()
+        with_full_attention(network.image_encoder)
+        self.network = network
+
+    def forward(self, images_B3SS: Tensor, prompts: Prompts) -> Tensor:
+        network, decoder = self.network, self.network.mask_decoder
+        embeddings, _ = network.image_encoder(network.normalise(images_B3SS))
+        return torch.cat([
+            decoder.logits(*decode_one(decoder, network.prompt_encoder, decoder.mask_tokens.weight,
+                                       embeddings[index:index + 1], prompts.of_image(index)))
+            for index in range(len(images_B3SS))
+        ])
+
+
+def decode_one(decoder: MaskDecoder, encoder: PromptEncoder, output_tokens_K256: Tensor, embedding_1256GG: Tensor,
+               prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Tokens' states and up-scaled embedding of one image, by segment_anything's own modules alone."""
+    points = None
+    if prompts.points is not None:
+        labels = torch.full(prompts.points.shape[:2], FOREGROUND_POINT, device=prompts.points.device)
+        points = (prompts.points, labels)
+    sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
+    tokens = torch.cat([output_tokens_K256[None], sparse], dim=1)
+    states, image = decoder.transformer(embedding_1256GG + dense, encoder.get_dense_pe(), tokens)
+    return states, decoder.output_upscaling(image.transpose(1, 2).reshape(embedding_1256GG.shape))
