@@ -184,6 +184,12 @@ def test_networks_answer_at_the_size_of_their_input(name: str) -> None:
         assert network(torch.zeros(1, 3, 45, 60)).shape == (1, 5, 45, 60)
 
 
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_networks_take_a_step_at_the_smallest_batch_and_size(name: str) -> None:
+    result = train_and_test(*arrays(2, 0), *arrays(1, 1), 2, name, 1, batch=2, device="cpu")
+    assert math.isfinite(result.train_loss) and 0 <= result.final_miou <= 1
+
+
 def test_padding_leaves_images_of_a_fitting_size_as_they_are() -> None:
     network = build_network("fpn_mobilenet_v2", 2).eval()
     images = torch.rand(1, 3, 32, 64)
@@ -417,6 +423,7 @@ def test_options_are_checked() -> None:
     assert "--task both" in refused(command.parse_task, "both", None)
     assert "--object-classes" in refused(command.parse_task, "binary", "road")
     assert "--steps 0" in refused(lambda: Schedule(steps=0))
+    assert "--batch 1: give at least 2" in refused(lambda: Schedule(batch=1))
     assert command.split_list("--networks", "a, b,a") == ("a", "b")
 
 

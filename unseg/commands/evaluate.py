@@ -32,7 +32,8 @@ def evaluate(
     generator: Annotated[Optional[str], typer.Option(help="Noise generator: compact or a weight file. Default: compact.")] = None,
     protected: Annotated[Optional[Path], typer.Option(help="Folder of protected training images, in place of --generator.")] = None,
     conditions: Annotated[str, typer.Option(help="Which training images: clean, protected, random.")] = "clean,protected,random",
-    networks: Annotated[str, typer.Option(help="Networks to train: unet_resnet18, fpn_mobilenet_v2, segformer_b0.")] = "unet_resnet18",
+    networks: Annotated[str, typer.Option(help="Networks to train: unet_resnet18, fpn_resnet34, fpn_mobilenet_v2, "
+                                             "deeplabv3plus_mobilenet_v2, segformer_b0.")] = "unet_resnet18",
     epsilon: Annotated[float, typer.Option(help="Budget on the object, grey levels of 255.")] = 8.0,
     background_epsilon: Annotated[float, typer.Option(help="Budget elsewhere, grey levels of 255.")] = 2.0,
     size: Annotated[str, typer.Option(help="Training size WIDTHxHEIGHT; images are protected at full size and then shrunk.")] = "128x96",

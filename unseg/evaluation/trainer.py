@@ -38,9 +38,10 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "eval_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
+        # A batch of one image has no statistics where a network normalises over the batch at a single place.
+        for name, least in (("steps", 1), ("batch", 2), ("eval_every", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {least}")
 
 
 @dataclass(frozen=True)
