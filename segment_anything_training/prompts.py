@@ -1,12 +1,13 @@
 """The prompts that condition a network, as tensors."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-# The columns of `Prompts.given`.
-MASK, BOX, POINTS = range(3)
+FIELDS = ("masks", "boxes", "points")
+MASK, BOX, POINTS = range(len(FIELDS))  # the columns of `Prompts.given`
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,25 @@ class Prompts:
     points: torch.Tensor | None = None
     given: torch.Tensor | None = None
 
+    @classmethod
+    def join(cls, each: Sequence["Prompts"]) -> "Prompts":
+        """One batch from the prompts of single images (batches of 1 without `given`), whatever each of them has.
+
+        All that have points must have the same number of them, and mask prompts one size: ValueError otherwise.
+        """
+        columns = [[getattr(one, name) for one in each] for name in FIELDS]
+        for name, column in zip(FIELDS, columns):
+            shapes = {tuple(field.shape) for field in column if field is not None}
+            if len(shapes) > 1 or any(shape[0] != 1 for shape in shapes) or any(one.given is not None for one in each):
+                raise ValueError(f"prompts.{name}: expected entries of single images, alike in shape, got {sorted(shapes)}")
+        has = [tuple(field is not None for field in one._fields()[:-1]) for one in each]
+        some = next((field for column in columns for field in column if field is not None), None)
+        joined = []
+        for column in columns:
+            blank = next((torch.zeros_like(field) for field in column if field is not None), None)
+            joined.append(None if blank is None else torch.cat([blank if field is None else field for field in column]))
+        return cls(*joined, given=None if len(set(has)) <= 1 else torch.tensor(has, device=some.device))
+
     def to(self, device: torch.device | str) -> "Prompts":
         return Prompts(*(None if field is None else field.to(device) for field in self._fields()))
 
@@ -46,7 +66,7 @@ class Prompts:
 
     def check(self, batch: int) -> None:
         """ValueError unless every field is of `batch` images."""
-        for name, field in zip(("masks", "boxes", "points", "given"), self._fields()):
+        for name, field in zip((*FIELDS, "given"), self._fields()):
             if field is not None and field.shape[0] != batch:
                 raise ValueError(f"prompts.{name}: {field.shape[0]} entries for {batch} images")
 

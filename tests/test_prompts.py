@@ -76,29 +76,27 @@ def test_drawing_depends_on_seed_and_name_alone():
     assert not torch.equal(first.points, other.points)
 
 
-def test_images_of_a_batch_may_have_different_prompts():
-    label = torch.zeros(4, 1, 64, 64)
-    for index in range(4):
-        label[index, 0, 10 + index:40, 20:50] = 1.0
-    kinds = [("box",), ("points", "noisy_mask"), ("mask",), ("box", "mask", "noisy_mask")]
-    drawn = draw_prompts(label, kinds, 64, seeded(1, "name"))
-    assert drawn.given.tolist() == [[False, True, False], [True, False, True], [True, False, False], [True, True, False]]
-    assert drawn.boxes.tolist() == [[20, 10 + index, 49, 39] for index in range(4)]
-    assert torch.equal(drawn.masks[2], label[2] * 255)
-    noisy = noisy_mask_of(label, 64, seeded(1, "name"))  # the first thing drawn
-    assert torch.equal(drawn.masks[[1, 3]], noisy[[1, 3]]) and not torch.equal(noisy[2], label[2] * 255)
-    assert (drawn.points[1] >= torch.tensor([20, 11])).all() and (drawn.points[1] <= torch.tensor([49, 39])).all()
+def test_prompts_of_single_images_make_a_batch():
+    box, points, mask = torch.tensor([[1.0, 2, 3, 4]]), torch.full((1, 10, 2), 5.0), torch.full((1, 1, 16, 16), 255.0)
+    each = [Prompts(boxes=box), Prompts(masks=mask, points=points), Prompts(), Prompts(mask / 5, box + 1, points + 1)]
+    joined = Prompts.join(each)
+    assert joined.given.tolist() == [[False, True, False], [True, False, True], [False, False, False], [True, True, True]]
+    for index, one in enumerate(each):
+        back = joined.of_image(index)
+        for name in ("masks", "boxes", "points"):
+            field = getattr(one, name)
+            assert getattr(back, name) is None if field is None else torch.equal(getattr(back, name), field)
 
 
 def test_alike_prompts_need_no_table_of_what_is_given():
-    label = torch.ones(2, 1, 32, 32)
-    named_once, named_each = (draw_prompts(label, kinds, 32, seeded(1, "name"))
-                              for kinds in (("box", "points"), [("box", "points"), ("points", "box")]))
-    assert named_once.given is None and named_each.given is None
-    assert torch.equal(named_once.points, named_each.points)
-    assert draw_prompts(label, (), 32, seeded(1, "name")) == Prompts()
-    with pytest.raises(ValueError, match="kinds: 1 entries for 2 images"):
-        draw_prompts(label, [("box",)], 32, seeded(1, "name"))
+    box, points = torch.tensor([[1.0, 2, 3, 4]]), torch.full((1, 10, 2), 5.0)
+    joined = Prompts.join([Prompts(boxes=box, points=points)] * 3)
+    assert joined.given is None and joined.masks is None and joined.boxes.shape == (3, 4) and joined.points.shape == (3, 10, 2)
+    assert Prompts.join([Prompts()] * 2) == Prompts()
+    with pytest.raises(ValueError, match=r"prompts.points: .* \[\(1, 9, 2\), \(1, 10, 2\)\]"):
+        Prompts.join([Prompts(points=points), Prompts(points=points[:, 1:])])
+    with pytest.raises(ValueError, match="prompts.boxes: expected entries of single images"):
+        Prompts.join([Prompts(boxes=box.expand(2, 4))])
 
 
 def test_drawn_planes_leave_out_what_is_not_given():

@@ -72,31 +72,19 @@ def draw_subset(kinds: Sequence[str], random: np.random.Generator) -> tuple[str,
     return tuple(kinds[index] for index in sorted(random.choice(len(kinds), size, replace=False)))
 
 
-def draw_prompts(labels_B1SS: Tensor, kinds: Sequence[str] | Sequence[Sequence[str]], mask_size: int,
-                 random: np.random.Generator) -> Prompts:
+def draw_prompts(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, random: np.random.Generator) -> Prompts:
     """Prompts of the given kinds ("box", "points", "noisy_mask", "mask") for a batch of labels in [0, 1].
 
-    kinds: names, for every image the same, or one sequence of names for each of the B images. A noisy mask goes before a
-    mask. Every label must have object pixels if boxes or points are asked for.
+    Every label must have object pixels if boxes or points are asked for.
     """
-    alike = all(isinstance(kind, str) for kind in kinds)
-    kinds_of = [set(kinds)] * len(labels_B1SS) if alike else [set(names) for names in kinds]
-    if len(kinds_of) != len(labels_B1SS):
-        raise ValueError(f"kinds: {len(kinds_of)} entries for {len(labels_B1SS)} images")
-    asked = set().union(*kinds_of)
-    unknown = asked - {*KINDS, "mask"}
+    unknown = set(kinds) - {*KINDS, "mask"}
     if unknown:
         raise ValueError(f"unknown prompt kinds {sorted(unknown)}; available: {', '.join((*KINDS, 'mask'))}")
     masks = None
-    if "mask" in asked:
+    if "noisy_mask" in kinds:
+        masks = noisy_mask_of(labels_B1SS, mask_size, random)
+    elif "mask" in kinds:
         masks = F.interpolate(labels_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False).round() * MASK_ON
-    if "noisy_mask" in asked:
-        noisy = noisy_mask_of(labels_B1SS, mask_size, random)
-        chosen = torch.tensor(["noisy_mask" in names for names in kinds_of], device=noisy.device)[:, None, None, None]
-        masks = noisy if masks is None else torch.where(chosen, noisy, masks)
-    boxes = torch.stack([box_of(label[0]) for label in labels_B1SS]) if "box" in asked else None
-    points = torch.stack([points_of(label[0], random) for label in labels_B1SS]) if "points" in asked else None
-    # In the order of Prompts.given's columns.
-    has = [(bool(names & {"mask", "noisy_mask"}), "box" in names, "points" in names) for names in kinds_of]
-    given = None if len(set(has)) <= 1 else torch.tensor(has, device=labels_B1SS.device)
-    return Prompts(masks=masks, boxes=boxes, points=points, given=given)
+    boxes = torch.stack([box_of(label[0]) for label in labels_B1SS]) if "box" in kinds else None
+    points = torch.stack([points_of(label[0], random) for label in labels_B1SS]) if "points" in kinds else None
+    return Prompts(masks=masks, boxes=boxes, points=points)
