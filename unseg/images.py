@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as Pillow
@@ -120,10 +121,10 @@ def read_label(path: str | Path) -> np.ndarray:
     return open_label(path).values
 
 
-def pixel_count(path: Path) -> int:
+def pixel_count(file: Path | BinaryIO) -> int:
     """Pixels that the file's header promises, without decoding; 0 where the header cannot be read."""
     try:
-        with Pillow.open(path, formats=FORMATS) as image:
+        with Pillow.open(file, formats=FORMATS) as image:
             return image.width * image.height
     except DECODE_ERRORS:
         return 0
