@@ -55,6 +55,7 @@ def test_a_line_holds_what_was_measured():
     assert got["sets"]["void"]["iou_clean"] is None and got["images_per_second"] == 31.4159 and got["surrogate_age"] == 7
     assert got["revision"] == "abc" and got["config"] == json.loads(json.dumps(dataclasses.asdict(PAPER)))
     assert json.loads(json.dumps(got, allow_nan=False)) == got
+    assert json.dumps(got).encode().startswith(watch.LINE_START) and watch.OWN_FIELDS <= got.keys()
 
 
 def test_numbers_that_are_not_finite_become_null():
@@ -72,7 +73,7 @@ def test_lines_are_due_at_epochs_or_every_few_steps():
 
 @given(st.integers(0, 5), st.data())
 def test_a_log_cut_at_any_byte_keeps_its_whole_lines(step, data):
-    lines = [json.dumps({"step": number, "text": "ε\nü"}, ensure_ascii=False).encode() + b"\n" for number in range(1, 6)]
+    lines = [json.dumps({"step": number, "revision": "ε\nü", "config": {}}, ensure_ascii=False).encode() + b"\n" for number in range(1, 6)]
     whole = b"".join(lines)
     cut = data.draw(st.integers(0, len(whole)))
     kept = kept_lines(whole[:cut], step)
@@ -82,12 +83,30 @@ def test_a_log_cut_at_any_byte_keeps_its_whole_lines(step, data):
     assert kept_lines(kept, step) == kept
 
 
-def test_a_file_that_is_no_log_is_left_alone(tmp_path):
+OWN = '{"step": 1, "revision": "", "config": {}}'
+
+
+@pytest.mark.parametrize("text, number", [(f"{OWN}\nshopping list\n{OWN}\n", 2), ("shopping list", 1), ('{"step": 5}\n', 1),
+                                          (f"{OWN}\n\n{OWN}", 2)])
+def test_a_file_that_is_no_log_is_left_alone(tmp_path, text, number):
     path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\nshopping list\n{"step": 2}\n')
-    with pytest.raises(UserError, match="log.jsonl: line 2 is no line of a training log; move"):
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"log.jsonl: line {number} is no line of a training log; move"):
         open_watch(tmp_path, step=1)
-    assert "shopping" in path.read_text()
+    assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.raises(UserError, match="tensorboard: cannot be written .*--no-tensorboard"):
+        open_watch(tmp_path)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(UserError, match="log.jsonl: cannot be read"):
+        open_watch(tmp_path, tensorboard=False)
+    (tmp_path / "log.jsonl").rmdir()
+    (tmp_path / "pictures").write_text("")
+    with open_watch(tmp_path, tensorboard=False) as watched, pytest.raises(UserError, match="epoch_001.png: cannot be written"):
+        run(watched, 1, 10)
 
 
 def open_watch(output, step=0, config=PAPER, **changes):

@@ -20,15 +20,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from unseg.checkpoint import write_durably
 from unseg.config import PLAYERS, Budget, TrainConfig
 from unseg.errors import UserError
-from unseg.images import write_bytes, write_png
+from unseg.images import encode_png
 from unseg.report import INK, MISSED, NOISE_GAIN, WRONG, answer_panel, captioned_grid, mask_panel, noise_panel
 from unseg.validation import MEASURES, SetScore, Shown, mean_over_images
 
 LOG_FILE = "log.jsonl"
 PICTURES_FOLDER = "pictures"
 EVENTS_FOLDER = "tensorboard"
+LINE_START = b'{"step": '
+OWN_FIELDS = {"step", "revision", "config"}  # by which a line of this log is told from another program's
 DIGITS = 6  # significant ones of a number in the log
 REDRAW_SECONDS, REDRAW_SECONDS_IN_FILES = 0.5, 30.0  # a bar that goes to a file grows with every redraw
 HALF_RANGE = 128.0  # from grey to black or white
@@ -80,19 +83,19 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
 def kept_lines(data: bytes, step: int, source: str | Path = LOG_FILE) -> bytes:
     """What stays of a log when its run goes on after `step` steps: whole lines of steps up to that one.
 
-    A kill can leave a half line, at the end only. UserError where another line is no line of a log.
+    A kill can leave a half line, at the end only. UserError where anything else is in the file: it is not a log of ours.
     """
     *whole, rest = data.split(b"\n")
     kept = []
     for number, text in enumerate([*whole, rest], 1):
-        last = number == len(whole) + 1
         try:
             line = json.loads(text)
         except ValueError:
             line = None
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        torn = number > len(whole) and (text.startswith(LINE_START) or LINE_START.startswith(text))
+        if isinstance(line, dict) and OWN_FIELDS <= line.keys():
             kept += [text + b"\n"] if line["step"] <= step else []
-        elif not last:
+        elif not torn:
             raise UserError(f"{source}: line {number} is no line of a training log; move the file away or use another --output")
     return b"".join(kept)
 
@@ -211,7 +214,7 @@ class Watch:
         self._append(line)
         picture = draw(shown, self.config.budget) if shown else None
         if picture is not None:
-            write_png(self.output / PICTURES_FOLDER / self._picture_name(step), picture)
+            write_durably(self.output / PICTURES_FOLDER / self._picture_name(step), encode_png(picture))
         if self._events is not None:
             for tag, value in scalars(line).items():
                 self._events.add_scalar(tag, value, step)
@@ -243,16 +246,16 @@ class Watch:
         path = self.output / LOG_FILE
         try:
             data = path.read_bytes() if path.exists() else b""
-            kept = kept_lines(data, step, path)
-            if kept != data:
-                write_bytes(path, kept, durable=True)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read or written ({error.strerror or error}); check the permissions") from None
+            raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+        kept = kept_lines(data, step, path)
+        if kept != data:
+            write_durably(path, kept)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         path = self.output / LOG_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab") as file:
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
                 file.flush()
@@ -274,4 +277,8 @@ def _open_events(folder: Path, step: int, wanted: bool | None, say: Callable[[st
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    try:
+        return SummaryWriter(str(folder), purge_step=step + 1)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); check space and permissions, or leave it out "
+                        "with --no-tensorboard") from None
