@@ -12,7 +12,7 @@
 # Leaves: OUT/TASK/ with results.json, curves.jsonl, curves.png, final.png. A run that is there already is not repeated, so
 #        after an interruption start it again.
 # Settings: DATA_ROOT=data/camvid  OUT=runs/effect  TASKS="binary classes"  GENERATOR=compact (or a weight file)
-#           NETWORKS=unet_resnet18,fpn_mobilenet_v2  SIZE=128x96  STEPS=3000  BATCH=4  SEED=0
+#           NETWORKS=unet_resnet18,fpn_mobilenet_v2  SIZE=128x96  STEPS=3000  BATCH=4  SEEDS=0
 #           PARALLEL=1 runs the tasks side by side, one thread each (faster on 2 cores; output goes to OUT/TASK.log)
 #           More options go to `unseg evaluate`.
 set -euo pipefail
@@ -31,7 +31,7 @@ evaluate() {
     shift
     "$root/.venv/bin/unseg" evaluate --data "$data" --out "$out/$task" --task "$task" --generator "${GENERATOR:-compact}" \
         --networks "${NETWORKS:-unet_resnet18,fpn_mobilenet_v2}" --size "${SIZE:-128x96}" --steps "${STEPS:-3000}" \
-        --batch "${BATCH:-4}" --seed "${SEED:-0}" "$@"
+        --batch "${BATCH:-4}" --seeds "${SEEDS:-0}" "$@"
 }
 
 if [[ -z ${PARALLEL:-} ]]; then

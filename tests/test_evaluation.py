@@ -1,6 +1,7 @@
 """Measuring an effect: one trainer, equal views, errors in one line, and a resumable comparison with known answers."""
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from segment_anything_training.build import build_generator
 from unseg import metrics
@@ -16,10 +19,11 @@ from unseg.commands import evaluate as command
 from unseg.config import Budget
 from unseg.errors import UserError
 from unseg.evaluation import train_and_test, trainer
-from unseg.evaluation.compare import Plan, Source, Watcher, compare, rows
-from unseg.evaluation.conditions import changed_images, protected_files, random_noise
+from unseg.evaluation.compare import Plan, RunName, Source, Watcher, compare
+from unseg.evaluation.conditions import CONDITIONS, Change, changed_images, protected_files, random_noise
 from unseg.evaluation.data import Task, check_disjoint, list_pairs, load_split, shrink_label
 from unseg.evaluation.networks import NETWORKS, build_network
+from unseg.evaluation.results import Spread, grouped, rows, spread
 from unseg.evaluation.trainer import Schedule
 from unseg.images import read_image, sha256_of, write_png
 from unseg.protect import Protector
@@ -76,8 +80,26 @@ def plan(data: Path, out: Path, **changes: object) -> Plan:
     return Plan(data, out, **{**fields, **changes})
 
 
+def run(task: str, condition: str, miou: float, seed: int = 0) -> dict:
+    """A run as results.json holds it, of the network "net"."""
+    return {"settings": {"task": task, "network": "net", "condition": condition, "seed": seed},
+            "result": {"final_miou": miou, "best_miou": miou + 0.01, "psnr": 35.0, "train_loss": 0.1}}
+
+
+def printed(table: Table) -> list[str]:
+    """The lines of a table on a terminal of 200 columns."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
 def same(name: str, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return pixels
+
+
+def unchanged(files: str) -> dict[str, Source]:
+    """The protected images are the clean ones."""
+    return {"protected": Source(lambda seed: same, {"files": files})}
 
 
 # --- the trainer -----------------------------------------------------------------------------------------------------
@@ -274,21 +296,21 @@ class Recorder(Watcher):
         self.kept: list[str] = []
 
     def begin(self, what: str, total: int) -> None:
-        if ": tiny" in what:
-            self.trained.append(what.partition(":")[0])
+        if what.startswith("tiny on "):
+            self.trained.append(what.removeprefix("tiny on "))
 
-    def reused(self, condition: str, network: str) -> None:
-        self.kept.append(condition)
+    def reused(self, run: RunName) -> None:
+        self.kept.append(str(run).removeprefix("tiny on "))
 
 
 def test_unchanged_images_retain_everything(data: Path, tmp_path: Path) -> None:
     """The whole comparison with images that are not changed: both runs are one and the same."""
-    results = compare(plan(data, tmp_path / "out"), {"protected": Source(same, {"files": "x"})})
+    results = compare(plan(data, tmp_path / "out"), unchanged("x"))
     clean, protected = (run["result"] for run in results["runs"])
     assert clean["curve"] == protected["curve"] and protected["psnr"] is None
     table = {row.condition: row for row in rows(results)}
     assert list(table) == ["trivial", "clean", "protected"]
-    assert table["clean"].final_miou == clean["final_miou"]
+    assert table["clean"].final_miou == Spread(clean["final_miou"], None, 1)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     curve = [json.loads(line) for line in (tmp_path / "out" / "curves.jsonl").read_text().splitlines()]
     assert [(line["condition"], line["step"]) for line in curve] == [("clean", 1), ("clean", 2), ("protected", 1), ("protected", 2)]
@@ -304,29 +326,84 @@ def test_trivial_is_the_majority_answer_on_the_test_images(data: Path, tmp_path:
 
 
 def test_rows_compute_retained_learning_for_each_task_and_network() -> None:
-    def run(task: str, condition: str, miou: float) -> dict:
-        return {"settings": {"task": task, "network": "net", "condition": condition},
-                "result": {"final_miou": miou, "best_miou": miou + 0.01, "psnr": 35.0, "train_loss": 0.1}}
-
     results = {"tasks": {"binary": {"trivial_miou": 0.3}, "classes": {"trivial_miou": 0.05}},
                "runs": [run("binary", "protected", 0.4), run("classes", "clean", 0.45), run("binary", "clean", 0.9),
                         run("binary", "random", 0.84), run("classes", "protected", 0.15)]}
     got = {(row.task, row.condition): row.retained for row in rows(results)}
-    assert got[("binary", "protected")] == pytest.approx(1 / 6)
-    assert got[("binary", "random")] == pytest.approx(0.9)
-    assert got[("classes", "protected")] == pytest.approx(0.25)
-    assert got[("binary", "clean")] == 1 and got[("binary", "trivial")] is None
+    assert got[("binary", "protected")].mean == pytest.approx(1 / 6)
+    assert got[("binary", "random")].mean == pytest.approx(0.9)
+    assert got[("classes", "protected")].mean == pytest.approx(0.25)
+    assert got[("binary", "clean")] == Spread(1, None, 1) and got[("binary", "trivial")] is None
+
+
+def test_rows_are_means_over_seeds_each_against_its_own_clean_run() -> None:
+    """By hand: clean 0.9, 0.7, 0.5 against trivial 0.1; protected 0.5, 0.1; seed 3 has no clean run."""
+    results = {"tasks": {"binary": {"trivial_miou": 0.1}},
+               "runs": [*(run("binary", "clean", miou, seed) for seed, miou in enumerate((0.9, 0.7, 0.5))),
+                        run("binary", "protected", 0.1, 1), run("binary", "protected", 0.5, 0), run("binary", "protected", 0.3, 3),
+                        run("binary", "random", 0.4, 3)]}
+    clean, protected, noise = rows(results)[1:]
+    assert (clean.seeds, protected.seeds, noise.seeds) == ((0, 1, 2), (0, 1, 3), (3,))
+    assert clean.final_miou == Spread(pytest.approx(0.7), pytest.approx(0.2), 3)
+    assert clean.retained == Spread(1, 0, 3)
+    assert protected.final_miou == Spread(pytest.approx(0.3), pytest.approx(0.2), 3)
+    assert protected.retained == Spread(pytest.approx(0.25), pytest.approx(0.25 * math.sqrt(2)), 2)  # of 0.5 and 0
+    assert noise.retained is None
+    table = command.result_table("binary", [clean, protected, noise])
+    assert list(table.columns[5].cells) == ["1.00 ± 0.00", "0.25 ± 0.35 (n 2)", ""]
+    assert list(table.columns[1].cells) == ["0.700 ± 0.200", "0.300 ± 0.200", "0.400"]
+    assert list(table.columns[6].cells) == ["3", "3", "1"]
+
+
+def test_runs_of_an_earlier_generator_are_not_averaged_with_those_of_the_latest() -> None:
+    old, new = run("binary", "protected", 0.9, 0), run("binary", "protected", 0.2, 1)
+    old["settings"]["images"], new["settings"]["images"] = {"generator": "a"}, {"generator": "b"}
+    results = {"tasks": {"binary": {"trivial_miou": 0.1}}, "runs": [old, new]}
+    assert grouped(results) == {("binary", "net"): {"protected": {1: new["result"]}}}
+    assert rows(results)[1].seeds == (1,)
+
+
+def test_spread_by_hand() -> None:
+    assert spread([2.0, None, 4.0, 9.0]) == Spread(5, pytest.approx(math.sqrt(13)), 3)
+    assert spread([None, 2.0]) == Spread(2, None, 1)
+    assert spread([None]) is None and spread([]) is None
+
+
+def test_the_closing_table_fits_in_80_columns() -> None:
+    runs = [run("binary", condition, 0.9, seed) for condition in CONDITIONS for seed in range(3)]
+    for line in printed(command.result_table("binary, deeplabv3plus_mobilenet_v2", rows({"tasks": {"binary": {"trivial_miou": 0.1}},
+                                                                                        "runs": runs}))):
+        assert len(line) <= 80 and "…" not in line
 
 
 def test_finished_runs_are_kept_and_others_repeated(data: Path, tmp_path: Path) -> None:
     out, first, second, third = tmp_path / "out", Recorder(), Recorder(), Recorder()
     compare(plan(data, out, conditions=("clean",)), {}, first)
-    before = compare(plan(data, out), {"protected": Source(same, {"files": "x"})}, second)
-    after = compare(plan(data, out), {"protected": Source(same, {"files": "y"})}, third)
-    assert (first.trained, first.kept) == (["clean"], [])
-    assert (second.trained, second.kept) == (["protected"], ["clean"])
-    assert (third.trained, third.kept) == (["protected"], ["clean"])
+    before = compare(plan(data, out), unchanged("x"), second)
+    after = compare(plan(data, out), unchanged("y"), third)
+    assert (first.trained, first.kept) == (["clean, seed 0"], [])
+    assert (second.trained, second.kept) == (["protected, seed 0"], ["clean, seed 0"])
+    assert (third.trained, third.kept) == (["protected, seed 0"], ["clean, seed 0"])
     assert len(before["runs"]) == len(after["runs"]) == 2
+
+
+def test_seeds_add_up_in_one_file(data: Path, tmp_path: Path) -> None:
+    """Seed by seed; what is there is kept; a run is the same whether it was made alone or with others."""
+    out, recorder, seen = tmp_path / "out", Recorder(), []
+
+    def change_of(seed: int) -> Change:
+        seen.append(seed)
+        return same
+
+    compare(plan(data, out, seeds=(1,)), unchanged("x"))
+    results = compare(plan(data, out, seeds=(0, 1, 2)), {"protected": Source(change_of, {"files": "x"})}, recorder)
+    assert recorder.trained == ["clean, seed 0", "protected, seed 0", "clean, seed 2", "protected, seed 2"]
+    assert recorder.kept == ["clean, seed 1", "protected, seed 1"]
+    assert seen == [0, 2]
+    losses = {(run["settings"]["condition"], run["settings"]["seed"]): run["result"]["train_loss"] for run in results["runs"]}
+    assert len(losses) == 6 and all(losses["clean", seed] == losses["protected", seed] for seed in (0, 1, 2))
+    assert len(set(losses.values())) == 3
+    assert [(row.condition, row.seeds) for row in rows(results)] == [("trivial", ()), ("clean", (0, 1, 2)), ("protected", (0, 1, 2))]
 
 
 def test_runs_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) -> None:
@@ -425,6 +502,9 @@ def test_options_are_checked() -> None:
     assert "--steps 0" in refused(lambda: Schedule(steps=0))
     assert "--batch 1: give at least 2" in refused(lambda: Schedule(batch=1))
     assert command.split_list("--networks", "a, b,a") == ("a", "b")
+    assert command.parse_seeds("0, 2,00") == (0, 2)
+    for seeds in ("-1", "1.5", "x", "", "9" * 19):
+        assert "--seeds" in refused(command.parse_seeds, seeds)
 
 
 def test_foreign_results_are_not_overwritten(data: Path, tmp_path: Path) -> None:
@@ -460,7 +540,7 @@ def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: P
     source = command.loaded_generator(chosen, str(tmp_path / "generator.safetensors"))
     pair = list_pairs(data, "train")[0]
     mask = chosen.task.object_mask(pair.classes())
-    protected = source.change(pair.name, pair.pixels(), mask)
+    protected = source.change_of(0)(pair.name, pair.pixels(), mask)
     network = load_generator(tmp_path / "generator.safetensors").network
     assert np.array_equal(protected, Protector(network, Budget(6, 1))(pair.pixels(), mask))
     difference = np.abs(protected.astype(int) - pair.pixels())

@@ -39,10 +39,12 @@ def test_captions_are_drawn_above_the_photographs() -> None:
         assert above[:, gap + i * (128 + gap):][:, :128].min() < 100
 
 
-def results(**final: float) -> dict:
-    runs = [{"settings": {"task": "binary", "network": "net", "condition": condition},
+def results(**final: float | tuple[float, ...]) -> dict:
+    """Level curves: for each condition the value of its one seed, or those of several."""
+    runs = [{"settings": {"task": "binary", "network": "net", "condition": condition, "seed": seed},
              "result": {"final_miou": value, "curve": [{"step": 5, "miou": value}, {"step": 10, "miou": value}]}}
-            for condition, value in final.items()]
+            for condition, values in final.items()
+            for seed, value in enumerate(values if isinstance(values, tuple) else (values,))]
     return {"tasks": {"binary": {"trivial_miou": 0.3}}, "runs": runs}
 
 
@@ -66,6 +68,29 @@ def test_bars_are_as_high_as_their_values() -> None:
     for condition, value in (("clean", 0.9), ("protected", 0.4)):
         rows = rows_of(picture, report.COLOURS[condition], slice(None))
         assert len(rows) == pytest.approx(value * (bottom - top), abs=3)
+
+
+def test_several_seeds_give_a_strong_mean_and_faint_lines() -> None:
+    picture = report.learning_curves(results(clean=(0.8, 0.5)))
+    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
+    strip = picture[:, 383:387].astype(int)  # between the two points, where only the curves are
+    coloured = np.flatnonzero((strip.max(2) - strip.min(2) > 20).all(1))
+    lines = [line for line in np.split(coloured, np.flatnonzero(np.diff(coloured) > 1) + 1) if line[0] > top - 5]
+    assert [line.mean() for line in lines] == pytest.approx([top + (1 - value) * (bottom - top) for value in (0.8, 0.65, 0.5)], abs=2)
+    darkest = [strip[line].sum(2).min() for line in lines]
+    assert darkest[1] == sum(report.COLOURS["clean"]) and min(darkest[0], darkest[2]) > darkest[1] + 200
+
+
+def test_whiskers_reach_a_standard_deviation_from_the_mean() -> None:
+    """Of 0.4 and 0.6: 0.5 ± 0.141."""
+    picture = report.final_bars(results(clean=(0.4, 0.6)))
+    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
+    bar = np.flatnonzero(np.abs(picture[round(bottom) - 3].astype(int) - report.COLOURS["clean"]).max(1) < 8)
+    beside = round(bar.mean()) - 6  # where only the two ends of the whisker are dark
+    high, low = (top + (1 - value) * (bottom - top) for value in (0.5 + 0.1 * 2 ** 0.5, 0.5 - 0.1 * 2 ** 0.5))
+    dark = np.flatnonzero(picture[:, beside].max(1) < 100)
+    dark = dark[dark > high - 4]  # below the digits of the value
+    assert (dark.min(), dark.max()) == (pytest.approx(high, abs=2), pytest.approx(low, abs=2))
 
 
 def test_a_panel_for_each_task_and_network() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unseg.evaluation.results import grouped, spread
+
 NOISE_GAIN = 16
 INK, FAINT, GRID, PAPER = (34, 34, 34), (110, 110, 110), (225, 225, 225), (255, 255, 255)
 WRONG, MISSED = (230, 130, 30), (70, 130, 220)
@@ -100,32 +102,43 @@ TITLE, SMALL, GAP = 16 * ZOOM, 13 * ZOOM, 8 * ZOOM
 
 
 def learning_curves(results: dict[str, Any]) -> np.ndarray:
-    """mIoU on the clean test images over training, a panel for each task and network; dashed: the trivial answer."""
-    groups = _groups(results)
+    """mIoU on the clean test images over training, a panel for each task and network; dashed: the trivial answer.
+
+    Strong lines are means over seeds; with several seeds, each has a faint line of its own.
+    """
+    groups = grouped(results)
     picture = _blank(len(groups))
-    for i, ((task, network), runs) in enumerate(groups.items()):
+    for i, ((task, network), conditions) in enumerate(groups.items()):
         trivial = results["tasks"][task]["trivial_miou"]
-        last = max(run["curve"][-1]["step"] for run in runs.values())
+        curves = {condition: [_curve(run) for run in runs.values()] for condition, runs in conditions.items()}
+        last = max(step for of_seeds in curves.values() for curve in of_seeds for step, _ in curve)
         axes = _Axes(ImageDraw.Draw(picture), i * PANEL_WIDTH, last)
         axes.frame(f"{task}, {network}: mIoU on clean images")
         axes.line([(0, trivial), (last, trivial)], COLOURS["trivial"], dashed=True)
-        for condition, run in runs.items():
-            axes.line([(point["step"], point["miou"]) for point in run["curve"]], COLOURS[condition])
-        axes.legend([*runs, "trivial"])
+        for condition, of_seeds in curves.items():
+            for curve in of_seeds if len(of_seeds) > 1 else ():
+                axes.faint_line(curve, _faint(COLOURS[condition]))
+        for condition, of_seeds in curves.items():
+            axes.line(_mean_curve(of_seeds), COLOURS[condition])
+        axes.legend([*curves, "trivial"])
     return np.asarray(picture.reduce(ZOOM))
 
 
 def final_bars(results: dict[str, Any]) -> np.ndarray:
-    """Final mIoU of every condition as bars, a panel for each task and network; dashed: the trivial answer."""
-    groups = _groups(results)
+    """Final mIoU of every condition as bars, a panel for each task and network; dashed: the trivial answer.
+
+    With several seeds a bar is as high as their mean, its whisker reaches one sample standard deviation up and down.
+    """
+    groups = grouped(results)
     picture = _blank(len(groups))
-    for i, ((task, network), runs) in enumerate(groups.items()):
+    for i, ((task, network), conditions) in enumerate(groups.items()):
         trivial = results["tasks"][task]["trivial_miou"]
-        axes = _Axes(ImageDraw.Draw(picture), i * PANEL_WIDTH, len(runs))
+        axes = _Axes(ImageDraw.Draw(picture), i * PANEL_WIDTH, len(conditions))
         axes.frame(f"{task}, {network}: final mIoU", steps=False)
-        for position, (condition, run) in enumerate(runs.items()):
-            axes.bar(position, run["final_miou"], COLOURS[condition], SHOWN[condition])
-        axes.line([(0, trivial), (len(runs), trivial)], COLOURS["trivial"], dashed=True)
+        for position, (condition, runs) in enumerate(conditions.items()):
+            final = spread(run["final_miou"] for run in runs.values())
+            axes.bar(position, final.mean, final.sd, COLOURS[condition], SHOWN[condition])
+        axes.line([(0, trivial), (len(conditions), trivial)], COLOURS["trivial"], dashed=True)
     return np.asarray(picture.reduce(ZOOM))
 
 
@@ -133,15 +146,18 @@ def _blank(panels: int) -> Image.Image:
     return Image.new("RGB", (PANEL_WIDTH * max(1, panels), PANEL_HEIGHT), PAPER)
 
 
-def _groups(results: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """(task, network) → condition → result, conditions in the order of COLOURS."""
-    groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for condition in COLOURS:
-        for run in results["runs"]:
-            if run["settings"]["condition"] == condition:
-                key = run["settings"]["task"], run["settings"]["network"]
-                groups.setdefault(key, {})[condition] = run["result"]
-    return groups
+def _curve(run: dict[str, Any]) -> list[tuple[float, float]]:
+    return [(point["step"], point["miou"]) for point in run["curve"]]
+
+
+def _mean_curve(curves: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean of curves that were tested at the same steps, as those of one results.json are."""
+    return [(points[0][0], sum(miou for _, miou in points) / len(points)) for points in zip(*curves, strict=True)]
+
+
+def _faint(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The colour mixed half and half with the paper's."""
+    return tuple((own + paper) // 2 for own, paper in zip(colour, PAPER, strict=True))
 
 
 @dataclass(frozen=True)
@@ -172,7 +188,7 @@ class _Axes:
 
     def line(self, points: list[tuple[float, float]], colour: tuple[int, int, int], dashed: bool = False) -> None:
         """A curve with a dot at each point; a dashed one is level and has none."""
-        places = [self.at(*point) for point in points]
+        places = self._places(points)
         if dashed:
             (first, y), (last, _) = places
             for start in np.arange(first, last, 10 * ZOOM):
@@ -182,11 +198,24 @@ class _Axes:
         for x, y in places:
             self.draw.ellipse([x - 3 * ZOOM, y - 3 * ZOOM, x + 3 * ZOOM, y + 3 * ZOOM], colour)
 
-    def bar(self, position: int, height: float, colour: tuple[int, int, int], caption: str) -> None:
-        """The bar number `position`, with its value above and its name below."""
+    def faint_line(self, points: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
+        """A thin curve without dots."""
+        self.draw.line(self._places(points), colour, ZOOM, joint="curve")
+
+    def _places(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [self.at(*point) for point in points]
+
+    def bar(self, position: int, height: float, reach: float | None, colour: tuple[int, int, int], caption: str) -> None:
+        """The bar number `position`, with its value above and its name below, and a whisker of ±`reach` where given."""
         (x0, top), (x1, bottom) = self.at(position + 0.2, height), self.at(position + 0.8, 0)
         self.draw.rectangle([x0, top, x1, bottom], colour)
-        self.draw.text(((x0 + x1) / 2, top - GAP / 2), f"{height:.3f}", INK, _font(SMALL), anchor="mb")
+        middle, above = (x0 + x1) / 2, top
+        if reach is not None:
+            above, below = (self.at(0, min(max(height + way * reach, 0), 1))[1] for way in (1, -1))
+            self.draw.line([(middle, above), (middle, below)], INK, 2 * ZOOM)
+            for y in (above, below):
+                self.draw.line([(middle - GAP, y), (middle + GAP, y)], INK, 2 * ZOOM)
+        self.draw.text((middle, above - GAP / 2), f"{height:.3f}", INK, _font(SMALL), anchor="mb")
         self.draw.text(((x0 + x1) / 2, bottom + GAP), caption, FAINT, _font(SMALL), anchor="mt")
 
     def legend(self, names: list[str]) -> None:

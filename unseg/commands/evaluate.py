@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,8 +16,11 @@ from unseg.data.masks import parse_objects
 from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
-    from unseg.evaluation.compare import Plan, Row, Source
+    import numpy as np
+
+    from unseg.evaluation.compare import Plan, RunName, Source
     from unseg.evaluation.data import Task
+    from unseg.evaluation.results import Row, Spread
     from unseg.evaluation.trainer import Evaluation
 
 CAMVID_ROAD_AND_PAVEMENT = (3, 4)
@@ -40,7 +44,8 @@ def evaluate(
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 8,
     eval_every: Annotated[int, typer.Option(help="Test every so many steps.")] = 250,
-    seed: Annotated[int, typer.Option(help="First weights, batch order, augmentations, random noise.")] = 0,
+    seeds: Annotated[str, typer.Option(help="One run each, such as 0,1,2: first weights, batch order, augmentations, "
+                                            "random noise.")] = "0",
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="CPU threads. Default: torch's choice.")] = None,
 ) -> None:
@@ -51,7 +56,8 @@ def evaluate(
     import torch
 
     from unseg import report
-    from unseg.evaluation.compare import Plan, compare, rows
+    from unseg.evaluation.compare import Plan, compare
+    from unseg.evaluation.results import rows
     from unseg.evaluation.trainer import Schedule
     from unseg.images import write_png
 
@@ -62,14 +68,16 @@ def evaluate(
     width, height = parse_size(size)
     plan = Plan(data, out, parse_task(task, object_classes), split_list("--networks", networks),
                 split_list("--conditions", conditions), width, height,
-                Schedule(steps=steps, batch=batch, eval_every=eval_every, seed=seed),
-                Budget(epsilon, background_epsilon), device)
+                Schedule(steps=steps, batch=batch, eval_every=eval_every),
+                Budget(epsilon, background_epsilon), parse_seeds(seeds), device)
     console = Console()
     with progress_bar(console) as progress:
         results = compare(plan, training_sources(plan, generator, protected), ConsoleWatcher(progress))
     write_png(out / "curves.png", report.learning_curves(results))
     write_png(out / "final.png", report.final_bars(results))
-    console.print(result_table(task, [row for row in rows(results) if row.task == task]))
+    table = [row for row in rows(results) if row.task == task]
+    for network in dict.fromkeys(row.network for row in table):
+        console.print(result_table(f"{task}, {network}", [row for row in table if row.network == network]))
     for line in remarks(results, plan):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -88,6 +96,14 @@ def split_list(option: str, text: str) -> tuple[str, ...]:
     if not names:
         raise UserError(f"{option}: give at least one name")
     return names
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0,1,2` as (0, 1, 2)."""
+    seeds = split_list("--seeds", text)
+    if not all(re.fullmatch(r"\d{1,18}", seed, re.ASCII) for seed in seeds):
+        raise UserError(f"--seeds {text}: give whole numbers from 0, such as 0,1,2")
+    return tuple(dict.fromkeys(map(int, seeds)))
 
 
 def parse_task(name: str, object_classes: str | None) -> "Task":
@@ -110,7 +126,7 @@ def training_sources(plan: "Plan", generator: str | None, protected: Path | None
     sources = {}
     budget = {"object": plan.budget.object, "background": plan.budget.background}
     if "random" in plan.conditions:
-        sources["random"] = Source(random_noise(plan.budget, plan.schedule.seed), {"budget": budget})
+        sources["random"] = Source(lambda seed: random_noise(plan.budget, seed), {"budget": budget})
     if "protected" in plan.conditions:
         if generator is not None and protected is not None:
             raise UserError("--generator and --protected: give one of the two")
@@ -127,7 +143,8 @@ def protected_folder(plan: "Plan", folder: Path) -> "Source":
     if not folder.is_dir():
         raise UserError(f"--protected {folder}: no such folder")
     names = [pair.name for pair in list_pairs(plan.data, "train")]
-    return Source(protected_files(folder), {"files": fingerprint(protected_file(folder, name) for name in names)})
+    change = protected_files(folder)
+    return Source(lambda seed: change, {"files": fingerprint(protected_file(folder, name) for name in names)})
 
 
 def loaded_generator(plan: "Plan", which: str) -> "Source":
@@ -140,7 +157,11 @@ def loaded_generator(plan: "Plan", which: str) -> "Source":
     device = choose_device(plan.device)
     loaded = load_generator(which, device=str(device))
     protector = Protector(loaded.network, plan.budget, device=device)
-    return Source(lambda name, pixels, mask: protector(pixels, mask),
+
+    def change(name: str, pixels: "np.ndarray", mask: "np.ndarray") -> "np.ndarray":
+        return protector(pixels, mask)
+
+    return Source(lambda seed: change,
                   {"generator": loaded.sha256, "budget": {"object": plan.budget.object, "background": plan.budget.background}})
 
 
@@ -158,12 +179,12 @@ class ConsoleWatcher:
     def tick(self) -> None:
         self.progress.advance(self.bar)
 
-    def evaluated(self, condition: str, network: str, evaluation: "Evaluation") -> None:
-        self.progress.console.print(f"{network} on {condition}, step {evaluation.step}: mIoU {evaluation.miou:.4f}, "
+    def evaluated(self, run: "RunName", evaluation: "Evaluation") -> None:
+        self.progress.console.print(f"{run}, step {evaluation.step}: mIoU {evaluation.miou:.4f}, "
                                     f"training loss {evaluation.train_loss:.4f}", highlight=False)
 
-    def reused(self, condition: str, network: str) -> None:
-        self.progress.console.print(f"{network} on {condition}: done before, kept", highlight=False)
+    def reused(self, run: "RunName") -> None:
+        self.progress.console.print(f"{run}: done before, kept", highlight=False)
 
 
 def progress_bar(console: Console) -> Progress:
@@ -171,18 +192,15 @@ def progress_bar(console: Console) -> Progress:
                     console=console, transient=True)
 
 
-def result_table(task: str, rows: "list[Row]") -> Table:
-    """The closing table of a task: a block of lines for each network. It fits in 80 columns."""
-    table = Table(title=f"{task}: mIoU on clean test images")
-    for column in ("network", "trained on"):
-        table.add_column(column, no_wrap=True)
-    for column in ("final", "best", "PSNR", "train\nloss", "retained\nlearning"):
+def result_table(title: str, rows: "list[Row]") -> Table:
+    """The closing table of a task and network: mean ± sample sd over `n` seeds. It fits in 80 columns."""
+    table = Table(title=f"{title}: mIoU on clean test images", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("trained on", no_wrap=True)
+    for column in ("final", "best", "PSNR", "train\nloss", "retained\nlearning", "n"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        if table.rows and row.condition == "trivial":
-            table.add_section()
-        table.add_row(row.network, SHOWN[row.condition], _number(row.final_miou, 3), _number(row.best_miou, 3),
-                      _number(row.psnr, 1), _number(row.train_loss, 3), _number(row.retained, 2))
+        table.add_row(SHOWN[row.condition], _number(row.final_miou, 3), _number(row.best_miou, 3), _mean(row.psnr, 1),
+                      _mean(row.train_loss, 3), _retained(row), str(len(row.seeds) or ""))
     return table
 
 
@@ -190,13 +208,24 @@ def remarks(results: dict, plan: "Plan") -> list[str]:
     """What the table does not say: sizes, the majority class, classes left out of the mean."""
     facts = results["tasks"][plan.task.name]
     lines = [f"{facts['train_images']} training and {facts['test_images']} test images at {plan.width}x{plan.height}, "
-             f"{plan.schedule.steps} steps of {plan.schedule.batch}, seed {plan.schedule.seed}; "
-             f"trivial = class {facts['majority_class']} everywhere."]
+             f"{plan.schedule.steps} steps of {plan.schedule.batch}; n seeds, each against the clean run of the same seed: "
+             f"mean ± sample standard deviation; trivial = class {facts['majority_class']} everywhere."]
     if facts["absent_classes"]:
         lines.append(f"Left out of the mean, since no test image shows them: classes {', '.join(map(str, facts['absent_classes']))}.")
     lines.append(f"Written: {plan.out}/results.json, curves.png, final.png")
     return lines
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _number(value: "Spread | None", digits: int) -> str:
+    """Mean ± standard deviation; the mean alone where there is one seed; nothing where there is none."""
+    return _mean(value, digits) if value is None or value.sd is None else f"{value.mean:.{digits}f} ± {value.sd:.{digits}f}"
+
+
+def _mean(value: "Spread | None", digits: int) -> str:
+    return "" if value is None else f"{value.mean:.{digits}f}"
+
+
+def _retained(row: "Row") -> str:
+    """Retained learning, and over how many seeds where some of the row's have no clean run."""
+    shown = _number(row.retained, 2)
+    return shown if row.retained is None or row.retained.count == len(row.seeds) else f"{shown} (n {row.retained.count})"

@@ -1,17 +1,16 @@
 """Clean against protected against random noise: every condition and network through one trainer, results in one JSON file.
 
-OUT/results.json holds a run for each (task, network, condition) and is rewritten after each run; a run that is there with
-equal settings is not repeated; a folder with runs of the same task under another schedule, size or data is refused, since
+OUT/results.json holds a run for each (task, network, condition, seed) and is rewritten after each run; a run that is there
+with equal settings is not repeated; a folder with runs of the same task under another schedule, size or data is refused, since
 they could not be compared. OUT/curves.jsonl gains a line for each evaluation, for watching a run.
 """
 from __future__ import annotations
 
-import json
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,24 +22,39 @@ from unseg.errors import UserError
 from unseg.evaluation.conditions import CONDITIONS, Change, TrainingImages, changed_images
 from unseg.evaluation.data import Pair, Task, check_disjoint, fingerprint, list_pairs, load_split
 from unseg.evaluation.networks import check_network
+from unseg.evaluation.results import Json, Results
 from unseg.evaluation.trainer import Evaluation, Schedule, check_labels, train_and_test
-from unseg.images import write_bytes
 
-Json = dict[str, Any]
 SMALLEST_SIDE = 32
 
 
 @dataclass(frozen=True)
 class Source:
-    """How the training images of a condition are made. identity: all that it depends on; another one makes a run anew."""
+    """How the training images of a condition are made.
 
-    change: Change
+    change_of: from a run's seed to the change of its images. identity: all else that they depend on; another one makes a run
+    anew.
+    """
+
+    change_of: Callable[[int], Change]
     identity: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class RunName:
+    """Which run of a task this is."""
+
+    network: str
+    condition: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.network} on {self.condition}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class Plan:
-    """One comparison: which task, networks and conditions, on which data, at which size and schedule."""
+    """One comparison: which task, networks, conditions and seeds, on which data, at which size and schedule."""
 
     data: Path
     out: Path
@@ -51,6 +65,7 @@ class Plan:
     height: int
     schedule: Schedule
     budget: Budget
+    seeds: tuple[int, ...] = (0,)
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -73,15 +88,18 @@ class Watcher:
     def tick(self) -> None:
         """One image made or one training step done."""
 
-    def evaluated(self, condition: str, network: str, evaluation: Evaluation) -> None:
+    def evaluated(self, run: RunName, evaluation: Evaluation) -> None:
         """A network was tested."""
 
-    def reused(self, condition: str, network: str) -> None:
+    def reused(self, run: RunName) -> None:
         """A run was found in results.json."""
 
 
 def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()) -> Json:
-    """Runs what results.json does not hold yet and returns its content. sources: for each condition but clean."""
+    """Runs what results.json does not hold yet and returns its content. sources: for each condition but clean.
+
+    Seed by seed, so that what is there after an interruption is as many whole comparisons as possible.
+    """
     train, test = list_pairs(plan.data, "train"), list_pairs(plan.data, "test")
     check_disjoint(train, test)
     watcher.begin("reading", len(train) + len(test))
@@ -92,37 +110,33 @@ def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()
     check_labels(test_labels, num_classes, "--data: test labels")
     common = {**_common_settings(plan, train, test), "num_classes": num_classes}
     results = Results(plan.out, common, _facts(plan, len(train), train_labels, test_labels, num_classes))
-    for condition in plan.conditions:
+    for seed, condition in itertools.product(plan.seeds, plan.conditions):
         source = sources.get(condition)
-        settings = {network: {**common, "network": network, "condition": condition,
-                              "images": source.identity if source else {}} for network in plan.networks}
-        missing = [network for network in plan.networks if not results.holds(settings[network])]
-        for network in plan.networks:
-            if network not in missing:
-                watcher.reused(condition, network)
-        if not missing:
-            continue
-        made = TrainingImages(images)
-        if source is not None:
-            watcher.begin(f"{condition}: images", len(train))
-            made = changed_images(train, plan.task, plan.width, plan.height, source.change, watcher.tick)
-        for network in missing:
-            _run(plan, settings[network], made, (train_labels, test_images, test_labels), results, watcher)
+        made = TrainingImages(images) if source is None else None
+        for run in (RunName(network, condition, seed) for network in plan.networks):
+            settings = {**common, **asdict(run), "images": source.identity if source else {}}
+            if results.holds(settings):
+                watcher.reused(run)
+                continue
+            if made is None:
+                watcher.begin(f"{condition}: images", len(train))
+                made = changed_images(train, plan.task, plan.width, plan.height, source.change_of(seed), watcher.tick)
+            _run(plan, run, settings, made, (train_labels, test_images, test_labels), results, watcher)
     return results.content
 
 
-def _run(plan: Plan, settings: Json, made: TrainingImages, rest: tuple[np.ndarray, np.ndarray, np.ndarray],
-         results: "Results", watcher: Watcher) -> None:
+def _run(plan: Plan, run: RunName, settings: Json, made: TrainingImages, rest: tuple[np.ndarray, np.ndarray, np.ndarray],
+         results: Results, watcher: Watcher) -> None:
     """Trains one network on one condition and records it. rest: training labels, test images, test labels."""
-    schedule, network, condition = plan.schedule, settings["network"], settings["condition"]
+    schedule = plan.schedule
 
     def report(evaluation: Evaluation) -> None:
-        results.log({"task": plan.task.name, "network": network, "condition": condition, **asdict(evaluation)})
-        watcher.evaluated(condition, network, evaluation)
+        results.log({"task": plan.task.name, **asdict(run), **asdict(evaluation)})
+        watcher.evaluated(run, evaluation)
 
-    watcher.begin(f"{condition}: {network}", schedule.steps)
+    watcher.begin(str(run), schedule.steps)
     started = time.perf_counter()
-    result = train_and_test(made.images, *rest, settings["num_classes"], network, schedule.steps, schedule.seed,
+    result = train_and_test(made.images, *rest, settings["num_classes"], run.network, schedule.steps, run.seed,
                             batch=schedule.batch, eval_every=schedule.eval_every, device=plan.device, report=report,
                             tick=lambda step: watcher.tick())
     results.add(settings, {
@@ -151,81 +165,3 @@ def _facts(plan: Plan, train_count: int, train_labels: np.ndarray, test_labels: 
             "num_classes": num_classes, "absent_classes": [i for i, iou in enumerate(trivial) if iou is None],
             "majority_class": metrics.majority_class(train_labels, num_classes),
             "trivial_miou": metrics.mean_iou(trivial)}
-
-
-class Results:
-    """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}."""
-
-    def __init__(self, out: Path, common: Json, facts: Json) -> None:
-        """common: the settings that every run of the task shares; facts: what every table of the task needs."""
-        self.path, self.curves = out / "results.json", out / "curves.jsonl"
-        self.content = read_results(self.path) if self.path.exists() else {"tasks": {}, "runs": []}
-        self._check_same(common)
-        self.content["tasks"][facts["task"]] = facts
-
-    def _check_same(self, common: Json) -> None:
-        for settings in (run["settings"] for run in self.content["runs"]):
-            other = [key for key in common if settings.get(key) != common[key]]
-            if settings["task"] == common["task"] and other:
-                raise UserError(f"--out {self.path.parent}: its runs of task {common['task']} were made with "
-                                f"{other[0]} {settings.get(other[0])}, now it is {common[other[0]]}; give another --out")
-
-    def holds(self, settings: Json) -> bool:
-        return any(run["settings"] == settings for run in self.content["runs"])
-
-    def add(self, settings: Json, result: Json) -> None:
-        """Adds a run in place of one of the same task, network and condition, and writes the file."""
-        self.content["runs"] = [run for run in self.content["runs"] if _key(run["settings"]) != _key(settings)]
-        self.content["runs"].append({"settings": settings, "result": result})
-        write_bytes(self.path, (json.dumps(self.content, indent=1, ensure_ascii=False) + "\n").encode())
-
-    def log(self, line: Json) -> None:
-        self.curves.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.curves, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _key(settings: Json) -> tuple[str, str, str]:
-    return settings["task"], settings["network"], settings["condition"]
-
-
-def read_results(path: Path) -> Json:
-    """The content of a results.json; UserError where it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
-    if not isinstance(content, dict) or not {"tasks", "runs"} <= content.keys():
-        raise UserError(f"{path}: not the results of unseg evaluate; remove it or give another --out")
-    return content
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the closing table. retained: share of what is learnt from clean images; None where it has no meaning."""
-
-    task: str
-    network: str
-    condition: str
-    final_miou: float
-    best_miou: float
-    psnr: float | None
-    train_loss: float | None
-    retained: float | None
-
-
-def rows(results: Json) -> list[Row]:
-    """For each task and network: trivial, clean, protected, random, as far as they were run."""
-    runs = {_key(run["settings"]): run["result"] for run in results["runs"]}
-    table = []
-    for task, network in dict.fromkeys(key[:2] for key in runs):
-        trivial = results["tasks"][task]["trivial_miou"]
-        clean = runs.get((task, network, "clean"))
-        table.append(Row(task, network, "trivial", trivial, trivial, None, None, None))
-        for condition in CONDITIONS:
-            run = runs.get((task, network, condition))
-            if run is not None:
-                retained = None if clean is None else metrics.retained_learning(run["final_miou"], clean["final_miou"], trivial)
-                table.append(Row(task, network, condition, run["final_miou"], run["best_miou"], run["psnr"],
-                                 run["train_loss"], retained))
-    return table

@@ -28,14 +28,13 @@ EVAL_BATCH = 16
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training run, apart from its data. The rate climbs linearly to `learning_rate`, then falls to 0 as a half cosine."""
+    """A training run, apart from its data and its seed. The rate climbs linearly to `learning_rate`, then falls to 0 as a half cosine."""
 
     steps: int = 3000
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     eval_every: int = 250
-    seed: int = 0
 
     def __post_init__(self) -> None:
         # A batch of one image has no statistics where a network normalises over the batch at a single place.
@@ -85,7 +84,7 @@ def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_imag
     one). report is called after each evaluation, tick after each step. On one machine and one number
     of threads, the same arguments give the same weights on the CPU.
     """
-    schedule = Schedule(steps=steps, batch=batch, eval_every=eval_every, seed=seed)
+    schedule = Schedule(steps=steps, batch=batch, eval_every=eval_every)
     check_labels(train_labels, num_classes, "training labels")
     check_labels(test_labels, num_classes, "test labels")
     target = choose_device(device)
@@ -96,7 +95,7 @@ def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_imag
         torch.manual_seed(seed)
         model = build_network(network, num_classes).to(target, memory_format=torch.channels_last)
         curve, iou = [], []
-        for step, loss in _train(model, train, schedule):
+        for step, loss in _train(model, train, schedule, seed):
             tick(step)
             if loss is not None:
                 iou = measure(model, *test, num_classes)
@@ -117,10 +116,10 @@ def check_labels(labels: np.ndarray, num_classes: int, what: str) -> None:
 
 
 def _train(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor],
-           schedule: Schedule) -> Iterator[tuple[int, float | None]]:
+           schedule: Schedule, seed: int) -> Iterator[tuple[int, float | None]]:
     """Yields (step, None) after every step, and (step, mean loss since the last evaluation) where one is due."""
     images, labels = data
-    draw = torch.Generator().manual_seed(schedule.seed)
+    draw = torch.Generator().manual_seed(seed)
     order = batch_order(len(images), schedule.batch, draw)
     optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, schedule.steps))
@@ -146,7 +145,7 @@ def _train(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor],
 def _finite(loss: torch.Tensor, step: int) -> float:
     value = float(loss)
     if not math.isfinite(value):
-        raise UserError(f"training diverged: the loss is {value} at step {step}; try another --seed or a larger --batch")
+        raise UserError(f"training diverged: the loss is {value} at step {step}; try another seed (--seeds) or a larger --batch")
     return value
 
 

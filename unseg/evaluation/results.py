@@ -1,0 +1,138 @@
+"""results.json: every run of a comparison, and what they come to over their seeds."""
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unseg import metrics
+from unseg.errors import UserError
+from unseg.evaluation.conditions import CONDITIONS
+from unseg.images import write_bytes
+
+Json = dict[str, Any]
+
+
+class Results:
+    """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}."""
+
+    def __init__(self, out: Path, common: Json, facts: Json) -> None:
+        """common: the settings that every run of the task shares; facts: what every table of the task needs."""
+        self.path, self.curves = out / "results.json", out / "curves.jsonl"
+        self.content = read_results(self.path) if self.path.exists() else {"tasks": {}, "runs": []}
+        self._check_same(common)
+        self.content["tasks"][facts["task"]] = facts
+
+    def _check_same(self, common: Json) -> None:
+        for settings in (run["settings"] for run in self.content["runs"]):
+            other = [key for key in common if settings.get(key) != common[key]]
+            if settings["task"] == common["task"] and other:
+                raise UserError(f"--out {self.path.parent}: its runs of task {common['task']} were made with "
+                                f"{other[0]} {settings.get(other[0])}, now it is {common[other[0]]}; give another --out")
+
+    def holds(self, settings: Json) -> bool:
+        return any(run["settings"] == settings for run in self.content["runs"])
+
+    def add(self, settings: Json, result: Json) -> None:
+        """Adds a run in place of one of the same task, network, condition and seed, and writes the file."""
+        self.content["runs"] = [run for run in self.content["runs"] if _key(run["settings"]) != _key(settings)]
+        self.content["runs"].append({"settings": settings, "result": result})
+        write_bytes(self.path, (json.dumps(self.content, indent=1, ensure_ascii=False) + "\n").encode())
+
+    def log(self, line: Json) -> None:
+        self.curves.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.curves, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _key(settings: Json) -> tuple[str, str, str, int]:
+    return settings["task"], settings["network"], settings["condition"], settings["seed"]
+
+
+def read_results(path: Path) -> Json:
+    """The content of a results.json; UserError where it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
+    if not isinstance(content, dict) or not {"tasks", "runs"} <= content.keys() or not all(map(_is_run, content["runs"])):
+        raise UserError(f"{path}: not the results of unseg evaluate; remove it or give another --out")
+    return content
+
+
+def _is_run(run: object) -> bool:
+    return (isinstance(run, dict) and isinstance(run.get("settings"), dict) and isinstance(run.get("result"), dict)
+            and {"task", "network", "condition", "seed"} <= run["settings"].keys())
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds. sd: sample standard deviation; None where there is one seed."""
+
+    mean: float
+    sd: float | None
+    count: int
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """The spread of the values that are not None; None where there is none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the closing table: a condition over its seeds.
+
+    seeds: rising; empty for the trivial answer, which has none. retained: share of what is learnt from clean images, each seed
+    against the clean run of that seed, so over those seeds that have one; None where there is no such seed, or no meaning.
+    """
+
+    task: str
+    network: str
+    condition: str
+    seeds: tuple[int, ...]
+    final_miou: Spread
+    best_miou: Spread
+    psnr: Spread | None
+    train_loss: Spread | None
+    retained: Spread | None
+
+
+def grouped(results: Json) -> dict[tuple[str, str], dict[str, dict[int, Json]]]:
+    """(task, network) → condition, in the order of tables → seed, rising → the run's result.
+
+    A condition's runs whose images were made otherwise than its latest run's (by another generator, say) are left out: they are
+    what an interruption leaves of an earlier comparison.
+    """
+    latest = {_key(run["settings"])[:3]: run["settings"].get("images") for run in results["runs"]}
+    groups: dict[tuple[str, str], dict[str, dict[int, Json]]] = {}
+    for run in sorted(results["runs"], key=lambda run: (CONDITIONS.index(run["settings"]["condition"]), run["settings"]["seed"])):
+        task, network, condition, seed = _key(run["settings"])
+        of_network = groups.setdefault((task, network), {})
+        if run["settings"].get("images") == latest[task, network, condition]:
+            of_network.setdefault(condition, {})[seed] = run["result"]
+    order = dict.fromkeys(_key(run["settings"])[:2] for run in results["runs"])
+    return {which: groups[which] for which in order}
+
+
+def rows(results: Json) -> list[Row]:
+    """For each task and network: trivial, then the conditions that were run."""
+    table = []
+    for (task, network), conditions in grouped(results).items():
+        trivial = results["tasks"][task]["trivial_miou"]
+        level = Spread(trivial, None, 1)
+        table.append(Row(task, network, "trivial", (), level, level, None, None, None))
+        clean = conditions.get("clean", {})
+        for condition, runs in conditions.items():
+            columns = {name: spread(run[name] for run in runs.values())
+                       for name in ("final_miou", "best_miou", "psnr", "train_loss")}
+            retained = spread(metrics.retained_learning(run["final_miou"], clean[seed]["final_miou"], trivial)
+                              for seed, run in runs.items() if seed in clean)
+            table.append(Row(task, network, condition, tuple(runs), **columns, retained=retained))
+    return table
