@@ -17,6 +17,14 @@ POINT_RADIUS = 1 / 64  # of the frame's side: wide enough to survive the first d
 PROMPT_PLANES = 3
 BLOCK = 4
 FIRST_TINT = 1.5  # before the tanh
+# The tints that classes are told apart by, as shares of the budget. Grey counts as no tint, so what is left of
+# the cube of changes is a hexagon of colours: its corners come first, the middles of its edges after them. The second place is
+# that of an untouched image: a clean image then looks like the class that stands there, for a network that goes by tints.
+NO_TINT_PLACE = 1
+CODE_TINTS = (
+    (-0.8, 0.8, -0.8), (0.0, 0.0, 0.0), (0.8, -0.8, 0.8), (0.8, 0.8, -0.8), (-0.8, -0.8, 0.8), (0.0, -0.8, 0.8),
+    (-0.8, 0.8, 0.8), (0.0, 0.8, -0.8), (0.8, -0.8, -0.8), (0.8, 0.0, -0.8), (-0.8, 0.0, 0.8), (-0.8, 0.8, 0.0),
+)
 
 
 def prompt_planes(prompts: Prompts, batch: int, side: int) -> Tensor:
@@ -72,6 +80,9 @@ class CompactGenerator(nn.Module):
 
     forward: images B×3×S×S float32 in [0, 1], padded with zeros right and below; prompts in pixels of the frame, masks of
     any square size. Returns noise B×3×S×S in [−1, 1].
+
+    code_tints: one more tint for each of `codes` codes, K×3 in [−1, 1]. Where every pixel has a class, a class is told by
+    its code's tint; see `code_noise`.
     """
 
     antialias = True
@@ -90,8 +101,19 @@ class CompactGenerator(nn.Module):
         self.tints = nn.Parameter(torch.stack([-FIRST_TINT * magenta, FIRST_TINT * magenta]))
         # How far each prompt, as drawn, is believed before anything is learned: logits of "this pixel is the object".
         self.prompt_belief = nn.Parameter(torch.tensor([4.0, 2.0, 0.0]))
+        # A buffer: chosen by measurement, not by descent.
+        self.register_buffer("code_tints", torch.tensor(CODE_TINTS))
         nn.init.zeros_(self.head.bias)
         self.head.weight.data.mul_(0.1)  # the start is the tints alone, nearly
+
+    @property
+    def codes(self) -> int:
+        """How many codes there are, K."""
+        return len(self.code_tints)
+
+    def code_noise(self) -> Tensor:
+        """The noise of each code, the same at all of its pixels: K×3 in [−1, 1]."""
+        return self.code_tints
 
     def forward(self, images: Tensor, prompts: Prompts) -> Tensor:
         _check_frame(images)

@@ -145,3 +145,38 @@ def test_a_budget_outside_the_grey_levels_is_a_user_error(value: float) -> None:
         Budget(object=value)
     with pytest.raises(UserError, match="--background-epsilon"):
         Budget(background=value)
+
+
+def test_tints_by_hand() -> None:
+    image = np.array([[[100, 100, 100], [3, 250, 128], [0, 255, 7], [9, 9, 9]]], np.uint8)
+    tints = torch.tensor([[1.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-1.0, 1.0, -0.3]])
+    noised = noise.apply_tints(image, np.array([[0, 2, 2, noise.NO_CODE]], np.uint8), tints, Budget(8, 2))
+    assert noised.tolist() == [[[108, 92, 104], [0, 255, 126], [0, 255, 5], [9, 9, 9]]]  # 7 − 2.4 = 4.6, rounded
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 20), st.integers(1, 255))
+def test_tints_keep_any_budget_and_leave_pixels_without_code(seed: int, budget: float, codes: int) -> None:
+    draw = np.random.default_rng(seed)
+    image = draw.integers(0, 256, (13, 17, 3), dtype=np.uint8)
+    code = draw.choice([*range(codes), noise.NO_CODE], (13, 17)).astype(np.uint8)
+    tints = torch.from_numpy(draw.uniform(-1, 1, (codes, 3)).astype(np.float32))
+    change = np.abs(noise.apply_tints(image, code, tints, Budget(budget, 2)).astype(int) - image)
+    assert change.max() <= budget and not change[code == noise.NO_CODE].any()
+
+
+def test_tints_in_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    image = draw.integers(0, 256, (50, 30, 3), dtype=np.uint8)
+    code, tints = draw.integers(0, 3, (50, 30), dtype=np.uint8), torch.rand(3, 3) * 2 - 1
+    whole = noise.apply_tints(image, code, tints, Budget())
+    monkeypatch.setattr(noise, "WHOLE", 200)
+    assert np.array_equal(noise.apply_tints(image, code, tints, Budget()), whole)
+
+
+def test_codes_that_no_tint_has_or_of_another_size_are_refused() -> None:
+    image = np.zeros((2, 2, 3), np.uint8)
+    with pytest.raises(ValueError, match="3 is out of range; there are 3 tints"):
+        noise.apply_tints(image, np.full((2, 2), 3, np.uint8), torch.zeros(3, 3), Budget())
+    with pytest.raises(ValueError, match=r"expected \(2, 2\) uint8"):
+        noise.apply_tints(image, np.zeros((2, 3), np.uint8), torch.zeros(3, 3), Budget())

@@ -15,6 +15,9 @@ from unseg.config import Budget
 from unseg.frame import WHOLE, resize_part
 
 GREY_LEVELS = 255.0
+VALUES_A_GREY_LEVEL = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 257}  # 65535 / 255
+LUMINANCE = (0.299, 0.587, 0.114)
+NO_CODE = 255  # of pixels that belong to no class
 
 
 def epsilon_map(region: torch.Tensor, budget: Budget) -> torch.Tensor:
@@ -71,35 +74,69 @@ def _resized_strips(square_CNN: torch.Tensor, height: int, width: int) -> Iterat
         yield slice(start, start + strip.shape[3]), resize_part(strip, height, strip.shape[3], scale, 1.0)[0]
 
 
-def apply(image_HW3: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:
+def apply(image_HWC: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:
     """The unlearnable image: `image` plus noise, within `budget` at every pixel by construction.
 
-    image: H×W×3 uint8. noise: 3×N×N float32 in [−1, 1], for the image padded right and below to a square.
-    region: H×W bool, true on the object. Returns H×W×3 uint8.
+    image: H×W×3 (RGB) or H×W×1 (grey), uint8 or uint16. noise: 3×N×N float32 in [−1, 1], for the image padded right and
+    below to a square. region: H×W bool, true on the object. Returns an array like `image`.
 
-    Sum, clamp and rounding follow the published generation. The change is then limited to whole grey levels within the
-    budget, which matters only for fractional budgets (rounding 2.5 up would break a bound of 2.5).
+    Sum, clamp and rounding follow the published generation. The change is then limited to whole values within the
+    budget, which matters only for fractional budgets (rounding 2.5 up would break a bound of 2.5). A grey image takes
+    the noise's luminance, which lies in [−1, 1] as its channels do. In 16 bits the budget is that of 8 bits times 257
+    (65535 / 255), and so are the steps finer.
     """
-    height, width = image_HW3.shape[:2]
-    if image_HW3.dtype != np.uint8 or image_HW3.shape != (height, width, 3):
-        raise ValueError(f"image: expected H×W×3 uint8, got {image_HW3.shape} {image_HW3.dtype}")
+    if image_HWC.dtype not in VALUES_A_GREY_LEVEL or image_HWC.ndim != 3 or image_HWC.shape[2] not in (1, 3):
+        raise ValueError("image: expected H×W×3 or H×W×1 of uint8 or uint16, got"
+                         f" {image_HWC.shape} {image_HWC.dtype}")
+    height, width, channels = image_HWC.shape
     if region_HW.shape != (height, width):
         raise ValueError(f"region: expected {height}×{width}, got {region_HW.shape}")
-    noised = np.empty_like(image_HW3)
+    values = VALUES_A_GREY_LEVEL[image_HWC.dtype]
+    noised = np.empty_like(image_HWC)
     for columns, noise in _resized_strips(noise_3NN, height, width):
-        strip = torch.from_numpy(np.stack(cv2.split(np.ascontiguousarray(image_HW3[:, columns]))))
+        planes = np.stack(cv2.split(np.ascontiguousarray(image_HWC[:, columns])))
+        strip = torch.from_numpy(planes if values == 1 else planes.astype(np.int32))
         strip_region = torch.from_numpy(np.ascontiguousarray(region_HW[:, columns], dtype=bool))
-        noised[:, columns] = cv2.merge(list(_add(strip, noise, strip_region, budget).numpy()))
+        added = _add(strip, noise if channels == 3 else luminance(noise), strip_region, budget, values).numpy()
+        noised[:, columns] = cv2.merge(list(added.astype(image_HWC.dtype, copy=False))).reshape(height, -1, channels)
     return noised
 
 
-def _add(image_3HW: torch.Tensor, noise_3HW: torch.Tensor, region_HW: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """`apply` for pixels and noise of one size; in place where that saves memory."""
-    sum_ = noise_3HW * (epsilon_map(region_HW, budget) * GREY_LEVELS)
-    sum_ = sum_.add_(image_3HW).clamp_(0, 255).round_()
-    limit = torch.where(region_HW, int(budget.object), int(budget.background)).to(torch.float32)
-    change = sum_.sub_(image_3HW).clamp_(-limit, limit)  # whole numbers up to 255: exact as floats
-    return change.add_(image_3HW).to(torch.uint8)
+def apply_tints(image_HW3: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Tensor, budget: Budget) -> np.ndarray:
+    """The image with the tint of each pixel's code, within `budget.object`: H×W×3 uint8. Pixels without a code stay as they are.
+
+    image: H×W×3 uint8. codes: H×W uint8, below K, or `NO_CODE`. tints: K×3 float32 in [−1, 1]. Rounding and bound as in `apply`.
+    """
+    if codes_HW.shape != image_HW3.shape[:2] or codes_HW.dtype != np.uint8:
+        raise ValueError(f"codes: expected {image_HW3.shape[:2]} uint8, got {codes_HW.shape} {codes_HW.dtype}")
+    coded = codes_HW != NO_CODE
+    if int(codes_HW.max(initial=0, where=coded)) >= len(tints_K3):
+        raise ValueError(f"codes: {codes_HW[coded].max()} is out of range; there are {len(tints_K3)} tints")
+    table = torch.zeros(NO_CODE + 1, 3)
+    table[:len(tints_K3)] = tints_K3
+    noised = np.empty_like(image_HW3)
+    rows = max(1, WHOLE // max(1, image_HW3.shape[1]))
+    for top in range(0, len(image_HW3), rows):  # a strip at a time: floats of a whole photograph would take gigabytes
+        strip = slice(top, top + rows)
+        noise = table[torch.from_numpy(codes_HW[strip].astype(np.int64))].permute(2, 0, 1)
+        image = torch.from_numpy(image_HW3[strip]).permute(2, 0, 1)
+        noised[strip] = _add(image, noise, torch.from_numpy(coded[strip]), budget).permute(1, 2, 0).numpy()
+    return noised
+
+
+def luminance(noise_3HW: torch.Tensor) -> torch.Tensor:
+    """Noise for a grey image, 1×H×W: the weights with which RGB becomes grey (ITU-R BT.601)."""
+    return (noise_3HW * torch.tensor(LUMINANCE)[:, None, None]).sum(dim=0, keepdim=True)
+
+
+def _add(image_CHW: torch.Tensor, noise_CHW: torch.Tensor, region_HW: torch.Tensor, budget: Budget,
+         values: int = 1) -> torch.Tensor:
+    """`apply` for values and noise of one size; in place where that saves memory. values: in a grey level, 1 or 257."""
+    sum_ = noise_CHW * (epsilon_map(region_HW, budget) * (GREY_LEVELS * values))
+    sum_ = sum_.add_(image_CHW).clamp_(0, GREY_LEVELS * values).round_()
+    most = torch.where(region_HW, int(budget.object * values), int(budget.background * values)).to(torch.float32)
+    change = sum_.sub_(image_CHW).clamp_(-most, most)  # whole numbers up to 65535: exact as floats
+    return change.add_(image_CHW).to(torch.uint8 if values == 1 else torch.int32)
 
 
 def uniform(height: int, width: int, generator: np.random.Generator) -> torch.Tensor:
