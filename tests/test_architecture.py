@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module imports only from its own layer and those before it. The longest prefix decides.
 LAYERS = (
     ("segment_anything_training",),
-    ("unseg", "unseg.errors", "unseg.config", "unseg.images", "unseg.device", "unseg.distributed", "unseg.stopping"),
+    ("unseg", "unseg.errors", "unseg.config", "unseg.files", "unseg.images", "unseg.device", "unseg.distributed", "unseg.stopping"),
     ("unseg.frame", "unseg.noise", "unseg.data", "unseg.prompts", "unseg.losses", "unseg.metrics", "unseg.recipes",
-     "unseg.checkpoint", "unseg.manifest", "unseg.outputs"),
+     "unseg.checkpoint", "unseg.forecast", "unseg.lock", "unseg.manifest", "unseg.outputs"),
     ("unseg.bilevel", "unseg.protect", "unseg.verify", "unseg.evaluation", "unseg.report",
      "unseg.validation", "unseg.watch", "unseg.run_folder", "unseg.training_state"),
     ("unseg.commands",),

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -64,11 +63,11 @@ def truncated(path: Path) -> Path:
     (truncated, "broken image: image file is truncated"),
     (lambda path: path.write_text("not a picture at all"), "not an image of a known format"),
     (lambda path: path.touch(), "the file is empty (0 bytes)"),
-    (lambda path: cv2.imwrite(str(path), PHOTO.astype(np.uint16) * 257), "more than 8 bits a channel: convert"),
+    (lambda path: Pillow.fromarray(PHOTO[..., 0].astype(np.float32)).save(path, "TIFF"), "floating-point values: convert"),
     (lambda path: Pillow.fromarray(PHOTO).save(path, save_all=True, append_images=[Pillow.new("RGB", (32, 24))]),
-     "2 frames or pages: only still images"),
+     "several frames or pages: only still images"),
     (lambda path: path.symlink_to("gone"), "cannot be read: No such file"),
-], ids=["truncated", "text", "empty", "16-bit", "animation", "dangling"])
+], ids=["truncated", "text", "empty", "float", "animation", "dangling"])
 def test_a_bad_image_fails_alone(photos: Path, make: Callable[[Path], object], reason: str) -> None:
     make(photos / "bad.png")
     assert reason in only_failure(photos, run(photos))
@@ -76,7 +75,7 @@ def test_a_bad_image_fails_alone(photos: Path, make: Callable[[Path], object], r
 
 @pytest.mark.parametrize(("name", "image", "note"), [
     ("one.png", Pillow.fromarray(PHOTO[:1, :1].copy()), None),
-    ("grey.png", Pillow.fromarray(PHOTO[..., 0].copy()), "grey to RGB"),
+    ("grey.png", Pillow.fromarray(PHOTO[..., 0].copy()), None),
     ("rgba.png", Pillow.fromarray(np.dstack([PHOTO, PHOTO[..., 0]])), None),
     ("cmyk.jpg", Pillow.fromarray(PHOTO).convert("CMYK"), "CMYK to RGB"),
 ], ids=["1x1", "grey", "rgba", "cmyk"])
@@ -164,27 +163,27 @@ def test_an_unreadable_image_is_named(photos: Path) -> None:
     assert "cannot be read: Permission denied" in only_failure(photos, run(photos))
 
 
-def test_a_full_disk_fails_the_image_that_meets_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_cannot_be_written_fails_alone(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Pillow.fromarray(PHOTO).save(photos / "bad.png")
     replace = os.replace
 
-    def full(source: object, target: object) -> None:
+    def broken(source: object, target: object) -> None:
         if Path(target).name == "bad.png":
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(errno.EIO, "Input/output error")
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", full)
-    assert only_failure(photos, run(photos)) == "cannot be written: No space left on device"
+    monkeypatch.setattr(os, "replace", broken)
+    assert only_failure(photos, run(photos)) == "cannot be written: Input/output error"
 
 
 def test_too_little_memory_fails_the_image_that_meets_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Pillow.fromarray(PHOTO).save(photos / "bad.png")
     decode = images.read_image
 
-    def hungry(path: Path, *arguments: object) -> images.Image:
+    def hungry(path: Path, *arguments: object, **options: object) -> images.Image:
         if path.name == "bad.png":
             raise MemoryError
-        return decode(path, *arguments)
+        return decode(path, *arguments, **options)
 
     monkeypatch.setattr(images, "read_image", hungry)
     assert only_failure(photos, run(photos)) == "not enough memory to decode it"
@@ -233,5 +232,5 @@ def test_a_batch_with_failures_protects_the_rest_alike(photos: Path) -> None:
 
 
 def test_a_protector_refuses_a_foreign_array() -> None:
-    with pytest.raises(ValueError, match="image: expected H×W×3 uint8"):
+    with pytest.raises(ValueError, match="image: expected H×W×3 or H×W×1 of uint8 or uint16"):
         Protector(FakeGenerator())(PHOTO.astype(np.float32))

@@ -82,7 +82,7 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
     (["--objects", "cat"], "--objects cat: give `all` or class ids"),
-    (["--format", "gif"], "--format gif: choose from png, webp, jpeg"),
+    (["--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
     (["--device", "abacus"], "--device abacus"),
     (["--masks", "nowhere"], "--masks nowhere: no such folder"),
     (["--batch-size", "0"], "--batch-size 0: give 1 or more"),

@@ -12,12 +12,14 @@ import torch
 from PIL import Image as Pillow
 
 from fake_generator import FakeGenerator, loaded
+import unseg.protect
 from unseg import images
 from unseg.config import Budget
 from unseg.device import single_threaded_pool
 from unseg.errors import UserError
+from unseg.files import sha256_of
 from unseg.images import read_image
-from unseg.manifest import MANIFEST, Entry, ManifestWriter, read_manifest
+from unseg.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.metrics import psnr
 from unseg.protect import Protector, ProtectSettings, Summary, breach, image_region, protect, read_boxes
 
@@ -165,9 +167,9 @@ def test_the_manifest_says_what_was_done(folder: Path, tmp_path: Path) -> None:
     assert [line["input"] for line in lines] == sorted(SIZES)
     line = lines[2]
     assert line["input"] == "sub/c.bmp" and line["output"] == "sub/c.png" and line["input_root"] == "../photos"
-    assert line["input_sha256"] == images.sha256_of(folder / "sub/c.bmp")
-    assert line["output_sha256"] == images.sha256_of(tmp_path / "out" / "sub/c.png")
-    assert line["mask_sha256"] == images.sha256_of(tmp_path / "masks_index" / "sub/c.png")
+    assert line["input_sha256"] == sha256_of(folder / "sub/c.bmp")
+    assert line["output_sha256"] == sha256_of(tmp_path / "out" / "sub/c.png")
+    assert line["mask_sha256"] == sha256_of(tmp_path / "masks_index" / "sub/c.png")
     assert (line["width"], line["height"], line["prompt"]) == (21, 70, "mask")
     original, output = read_image(folder / "sub/c.bmp").pixels, read_image(tmp_path / "out" / "sub/c.png").pixels
     assert line["psnr"] == pytest.approx(psnr(original, output))
@@ -385,8 +387,8 @@ def test_a_killed_run_leaves_files_that_are_known_as_its_own(folder: Path, tmp_p
     """As after kill -9: an output written but not recorded, a torn last line, a temporary file."""
     out = tmp_path / "out"
     out.mkdir()
-    writer = ManifestWriter(out, {"format": 1, "settings": settings_of(folder, tmp_path)}, [])
-    writer.add(Entry("a.jpg", "../photos", "started", claims=("a.jpg", "a.png")))
+    writer = ManifestWriter(out, {"format": FORMAT, "settings": settings_of(folder, tmp_path)}, [])
+    writer.announce([Entry("a.jpg", "../photos", "started", claims=("a.jpg", "a.png"))])
     with open(out / MANIFEST, "a") as file:
         file.write('{"input": "b.png", "inp')
     (out / "a.png").write_bytes(b"half")
@@ -471,19 +473,19 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
     for number in range(40):
         Pillow.fromarray(photograph(16, 16, number)).save(tmp_path / "in" / f"{number:02}.png")
     alive, most = set(), []
-    decode, save = images.read_image, images.write_bytes
+    decode, save = images.read_image, unseg.protect.write_blocks
 
-    def counted_read(path: Path, *arguments: object) -> images.Image:
+    def counted_read(path: Path, *arguments: object, **options: object) -> images.Image:
         alive.add(path.stem)
         most.append(len(alive))
-        return decode(path, *arguments)
+        return decode(path, *arguments, **options)
 
-    def counted_write(path: Path, data: bytes) -> str:
+    def counted_write(path: Path, *arguments: object, **options: object) -> str:
         alive.discard(Path(path).stem)
-        return save(path, data)
+        return save(path, *arguments, **options)
 
     monkeypatch.setattr(images, "read_image", counted_read)
-    monkeypatch.setattr(images, "write_bytes", counted_write)
+    monkeypatch.setattr(unseg.protect, "write_blocks", counted_write)
     assert run(tmp_path / "in", tmp_path / "out").exit_code == 0
     assert len(most) == 40 and max(most) <= 10
 

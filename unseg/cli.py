@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unseg import __version__
+from unseg.commands.console import printable
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
 from unseg.commands.protect import protect
@@ -43,14 +44,16 @@ app.command("info")(info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 all done; 1 something was not protected; 2 user error; 130 Ctrl-C."""
+    """Run one command and return its exit code.
+
+    0 all done; 1 something was not protected, or does not hold; 2 user error; 130 Ctrl-C; 143 terminated.
+    """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="unseg")
     except SystemExit as end:  # how typer hands over an exit code
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
-        message = f"unseg: error: {error}"
-        print(message.encode(errors="backslashreplace").decode(), file=sys.stderr)  # file names may hold stray bytes
+        print(printable(f"unseg: error: {error}"), file=sys.stderr)  # file names may hold any byte
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("unseg: interrupted", file=sys.stderr)

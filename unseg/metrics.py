@@ -86,8 +86,11 @@ def trivial_iou(train_labels: np.ndarray, test_labels: np.ndarray, num_classes: 
 
 
 def psnr(original: np.ndarray, changed: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB over all values of two uint8 images of one shape; infinite where equal."""
-    if original.shape != changed.shape or original.dtype != np.uint8 or changed.dtype != np.uint8:
+    """Peak signal-to-noise ratio in dB over all values of two images of one shape and type; infinite where equal.
+
+    uint8 or uint16; the peak is the type's highest value.
+    """
+    if original.shape != changed.shape or original.dtype != changed.dtype or original.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"psnr: {original.shape} {original.dtype} against {changed.shape} {changed.dtype}")
     error = cv2.norm(original, changed, cv2.NORM_L2SQR) / original.size  # whole-number sums: exact, and needs no copies
-    return 10 * math.log10(255.0 ** 2 / error) if error > 0 else math.inf
+    return 10 * math.log10(float(np.iinfo(original.dtype).max) ** 2 / error) if error > 0 else math.inf

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
+from unseg.files import link_on_the_way
 from unseg.manifest import MANIFEST, Entry, Key
 
-SUFFIXES = {"png": (".png",), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
+SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,15 @@ def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str,
 
     Names of earlier runs stay. Then inputs that need no new suffix are served, then the others in sorted order: of
     a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Raises UserError where a file that no manifest
-    line owns is in the way.
+    line owns is in the way, or a linked folder, which would lead out of the output.
     """
     taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
     taken[MANIFEST.casefold()] = ("", "")
     planned: dict[Key, Planned] = {}
+    for folder in sorted({str(PurePosixPath(name).parent) for name, _ in samples}):
+        link = link_on_the_way(out, folder)
+        if link is not None:
+            raise UserError(f"--out {out}: {link} in it is a link, which is not followed; remove it or give another folder")
     for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], form), key)):
         before = earlier.get(key)
         kept = before.output if before and before.status != "copied" else None

@@ -6,16 +6,18 @@ zeros), and small networks run on one thread an image, so not on the number of c
 """
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -30,10 +32,13 @@ from unseg.data.masks import MaskKind, MaskRule, box_mask, detect_kind, object_m
 from unseg.data.samples import SampleFile, SampleList, find_samples
 from unseg.device import choose_device, cores, single_threaded_pool, use_threads
 from unseg.errors import UserError
+from unseg.files import blocks_of, link_on_the_way, remove_temporaries, sha256_of, sync_folder, write_blocks
+from unseg.forecast import Forecast, Trial, forecast, spread
 from unseg.images import ImageError
-from unseg.manifest import FORMAT, Entry, Key, Manifest, ManifestWriter, read_manifest
+from unseg.lock import FolderLock
+from unseg.manifest import FORMAT, Entry, Key, Manifest, ManifestWriter, cannot_go_on, read_manifest
 from unseg.metrics import psnr
-from unseg.outputs import Planned, check_folders, plan_outputs
+from unseg.outputs import SUFFIXES, Planned, check_folders, plan_outputs
 
 Region = Literal["mask", "published"]
 Boxes = Sequence[Sequence[float]]
@@ -42,6 +47,10 @@ T = TypeVar("T")
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
 CUDA_BATCH_SIZE = 8
+FARTHEST = 2.0**31  # pixels: boxes reach no farther
+ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
+TRIALS, TRIED_FROM = 3, 100  # images that are tried to foretell a run's length, and the length that is worth it
+STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
 
@@ -81,20 +90,21 @@ class Protector:
         self.budget, self.region_kind = budget, region
         self.device, self.batch_size = torch.device(device), batch_size
 
-    def __call__(self, pixels_HW3: np.ndarray, mask_HW: np.ndarray | None = None,
+    def __call__(self, image_HWC: np.ndarray, mask_HW: np.ndarray | None = None,
                  boxes: Boxes | None = None) -> np.ndarray:
-        """The unlearnable image, H×W×3 uint8. pixels: H×W×3 uint8. mask: H×W bool; boxes: N×4 XYXY, corners inclusive.
+        """The unlearnable image, like `image`: H×W×3 RGB or H×W×1 grey, uint8 or uint16.
 
-        Boxes make a box prompt and the object is what lies inside; without either the whole image is the object.
+        mask: H×W bool; boxes: N×4 XYXY, corners inclusive. Boxes make a box prompt and the object is what lies inside;
+        without either the whole image is the object.
         """
-        mask = self.object(pixels_HW3, mask_HW, boxes)
-        noise_3NN = self.noise([self.frame(pixels_HW3, mask, boxes)])[0]
-        return noise.apply(pixels_HW3, noise_3NN, self.region(mask), self.budget)
+        mask = self.object(image_HWC, mask_HW, boxes)
+        noise_3NN = self.noise([self.frame(image_HWC, mask, boxes)])[0]
+        return noise.apply(image_HWC, noise_3NN, self.region(mask), self.budget)
 
     @staticmethod
-    def object(pixels_HW3: np.ndarray, mask_HW: np.ndarray | None, boxes: Boxes | None) -> np.ndarray:
+    def object(image_HWC: np.ndarray, mask_HW: np.ndarray | None, boxes: Boxes | None) -> np.ndarray:
         """The object's pixels, H×W bool, from whichever of mask and boxes is given."""
-        height, width = pixels_HW3.shape[:2]
+        height, width = image_HWC.shape[:2]
         if boxes is not None:
             return box_mask(boxes, height, width)
         return np.ones((height, width), bool) if mask_HW is None else np.asarray(mask_HW, dtype=bool)
@@ -102,11 +112,11 @@ class Protector:
     def region(self, mask_HW: np.ndarray) -> np.ndarray:
         return image_region(mask_HW, self.region_kind, self.network.image_size, self.network.mask_size)
 
-    def frame(self, pixels_HW3: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None = None) -> Framed:
+    def frame(self, image_HWC: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None = None) -> Framed:
         """Image and prompts in the network's frame: the box around `boxes` where given, else the mask."""
-        height, width = pixels_HW3.shape[:2]
+        height, width = image_HWC.shape[:2]
         size = self.network.image_size
-        image = frame.image_frame(pixels_HW3, size, antialias=self.network.antialias)
+        image = frame.image_frame(images.eight_bit_rgb(image_HWC), size, antialias=self.network.antialias)
         if boxes is not None:
             inside = np.clip(np.asarray(boxes, np.float32), 0, [width - 1, height - 1] * 2)
             return Framed(image, frame.box_prompts(inside, height, width, size))
@@ -163,8 +173,10 @@ class ProtectSettings:
     objects: tuple[int, ...] | None = None
     ignore_label: int | None = 255
     background_label: int | None = 0
-    format: Literal["png", "webp", "jpeg"] = "png"
+    format: Literal["png", "tiff", "webp", "jpeg"] = "png"
     png_level: int = 1
+    metadata: Literal["keep", "icc", "none"] = "icc"
+    keep_times: bool = False
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
@@ -173,13 +185,14 @@ class ProtectSettings:
     def __post_init__(self) -> None:
         _check_choice("--region", self.region, ("mask", "published"))
         _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
-        _check_choice("--format", self.format, ("png", "webp", "jpeg"))
+        _check_choice("--format", self.format, tuple(SUFFIXES))
+        _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
         if not 0 <= self.png_level <= 9:
             raise UserError(f"--png-level {self.png_level}: give 0 (stored) to 9 (smallest)")
         for option, value in (("--batch-size", self.batch_size), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise UserError(f"{option} {value}: give 1 or more")
-        if not self.max_megapixels > 0:
+        if not 0 < self.max_megapixels < math.inf:
             raise UserError(f"--max-megapixels {self.max_megapixels}: give a number over 0")
 
 
@@ -221,7 +234,7 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
     """Protect images on disk.
 
     inputs: folders (recursive) and files. out: the output folder; see `unseg.manifest` and `unseg.outputs` for what is
-    found there. masks: a folder, paired by relative stem. boxes: a JSON file,
+    found there; it is locked meanwhile. masks: a folder, paired by relative stem. boxes: a JSON file,
     {"relative/name.jpg": [[x1, y1, x2, y2], …]}. generator: one that is loaded already, instead of
     `settings.generator`. Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a
     UserError before anything is written.
@@ -233,13 +246,15 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
     found = find_samples(inputs, masks)
     check_folders(inputs, out, masks)
     boxes_of = None if boxes is None else read_boxes(Path(boxes))
-    earlier = read_manifest(out)
     device = choose_device(settings.device)
     workers = settings.workers or cores()
     loaded = generator or load_generator(settings.generator, str(device))
     if any(path.is_dir() for path in inputs):  # for single files, most of a folder of masks has no image
         _tell_leftovers(found, boxes_of, reporter)
-    with images.own_size_limit(), single_threaded_pool(workers) as pool:
+    with FolderLock(out) as lock, images.own_size_limit(), single_threaded_pool(workers) as pool:
+        if lock.stale:
+            reporter.say(f"note: an earlier run ({lock.stale}) was cut off; this one goes on from there")
+        earlier = read_manifest(out)
         rule = _mask_rule(settings, masks, found, pool, reporter)
         run = _Run(settings, loaded, device, out, rule, boxes_of, masks, workers)
         _check_same_settings(run.header(), earlier, out)
@@ -255,21 +270,23 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
 def read_boxes(path: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
     """The boxes file, checked: image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(images.read_bytes(path))
+    except ImageError as error:
+        raise UserError(f"--boxes {path}: {error.reason}") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--boxes {path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f'--boxes {path}: give an object {{"name.jpg": [[x1, y1, x2, y2], …]}}')
     for name, boxes in content.items():
         for box in boxes if isinstance(boxes, list) else [None]:
             if not _is_box(box):
-                raise UserError(f"--boxes {path}: {name}: {box} is no box; give [x1, y1, x2, y2] with x1 ≤ x2, y1 ≤ y2")
+                raise UserError(f"--boxes {path}: {name[:200]}: {str(box)[:80]} is no box; give [x1, y1, x2, y2] with x1 ≤ x2, y1 ≤ y2")
     return {name: tuple(tuple(box) for box in boxes) for name, boxes in content.items()}
 
 
 def _is_box(box: Any) -> bool:
     numbers = isinstance(box, list) and len(box) == 4 and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in box)
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= FARTHEST for value in box)
     return numbers and box[0] <= box[2] and box[1] <= box[3]
 
 
@@ -290,6 +307,14 @@ class _Loaded:
     mask_HW: np.ndarray
     framed: Framed
     facts: Entry
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What became of an input. kept: an earlier run had finished it."""
+
+    entry: Entry
+    kept: bool = False
 
 
 class _Refused(Exception):
@@ -331,6 +356,7 @@ class _Run:
             "settings": {
                 "object_budget": float(budget.object), "background_budget": float(budget.background),
                 "generator": self.loaded.sha256, "region": self.settings.region, "format": self.settings.format,
+                "metadata": self.settings.metadata,
                 "prompt": self.prompt, "mask_rule": asdict(self.rule) if self.rule else None,
                 "image_size": network.image_size, "mask_size": network.mask_size,
             },
@@ -342,43 +368,76 @@ class _Run:
              reporter: Reporter) -> Summary:
         """Everything that writes."""
         self._prepare_folder()
+        for sentence in self._forecast(jobs, pool).sentences(str(self.out)):
+            reporter.say(sentence)
         header = json.loads(json.dumps(self.header()))
-        manifest = ManifestWriter(self.out, header, earlier)
         started = time.perf_counter()
         kept, entries = 0, list(problems)
-        try:
+        with ManifestWriter(self.out, header, earlier) as manifest:
             for problem in problems:
                 manifest.add(problem)
             with closing(self._entries(jobs, manifest, pool)) as results:
-                for job, entry in reporter.track(results, len(jobs), "images"):
-                    manifest.add(entry)
-                    entries.append(entry)
-                    kept += entry is job.earlier
-        finally:
-            manifest.close()
+                for result in reporter.track(results, len(jobs), "images"):
+                    manifest.add(result.entry)
+                    entries.append(result.entry)
+                    kept += result.kept
+                    if len(entries) % ANNOUNCED == 0:
+                        self._sync(entries[-ANNOUNCED:])
+            self._sync(entries)
         return Summary(tuple(sorted(entries, key=lambda entry: entry.key)), kept, time.perf_counter() - started)
+
+    def _sync(self, entries: Iterable[Entry]) -> None:
+        """Wait until the disk has the names of the entries' files; their contents were waited for when they were written."""
+        for folder in {(self.out / entry.output).parent for entry in entries if entry.output}:
+            with suppress(FileNotFoundError):  # of an earlier run, removed since
+                sync_folder(folder)
 
     def _prepare_folder(self) -> None:
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            for left in self.out.rglob(f"{images.TEMPORARY_PREFIX}*{images.TEMPORARY_SUFFIX}"):
-                left.unlink()  # of a run that was killed
-            probe = self.out / f"{images.TEMPORARY_PREFIX}probe{images.TEMPORARY_SUFFIX}"
-            probe.touch()
-            probe.unlink()
+            remove_temporaries(self.out)
         except OSError as error:
             raise UserError(f"--out {self.out}: cannot be written: {error.strerror}") from error
 
-    def _entries(self, jobs: Sequence[_Job], manifest: ManifestWriter, pool: Executor) -> Iterator[tuple[_Job, Entry]]:
+    def _forecast(self, jobs: Sequence[_Job], pool: Executor) -> Forecast:
+        """What the run will take; for long ones from the trial of a few images of all sizes, which writes nothing."""
+        to_do = [job for job in jobs if job.earlier is None or job.earlier.status != "protected"]
+        sizes = {job.key: _size_of(job.sample.image) for job in to_do}
+        trials = []
+        if len(to_do) >= TRIED_FROM:
+            by_size = sorted(to_do, key=lambda job: (sizes[job.key], job.key))
+            chosen = spread(by_size, TRIALS if self.generators > 1 or self.protector.device.type != "cpu" else 1)
+            with ThreadPoolExecutor(1, initializer=use_threads, initargs=(self.torch_threads,)) as generator:
+                trials = [trial for job in chosen if (trial := self._try(job, sizes[job.key], generator, pool))]
+        free = shutil.disk_usage(self.out).free
+        return forecast(len(jobs), len(jobs) - len(to_do), list(sizes.values()), trials, self.generators, self.workers, free)
+
+    def _try(self, job: _Job, size: int, generator: Executor, pool: Executor) -> Trial | None:
+        """Protect one image without writing it; None where that fails, as the run will tell."""
+        def timed(executor: Executor, work: Callable[..., T], *arguments: object) -> tuple[T, float]:
+            started = time.perf_counter()
+            return executor.submit(work, *arguments).result(), time.perf_counter() - started
+
+        try:
+            loaded, decoding = timed(pool, self._decode, job)
+            noises, generating = timed(generator, self._noises, [loaded])
+            if generating < 1:  # the first time has the network's start in it
+                noises, generating = timed(generator, self._noises, [loaded])
+            (data, _), encoding = timed(pool, self._make, loaded, noises[0])
+        except (_Refused, ImageError, MemoryError):
+            return None
+        return Trial(generating / self.protector.batch_size, decoding + encoding, size, len(data))
+
+    def _entries(self, jobs: Sequence[_Job], manifest: ManifestWriter, pool: Executor) -> Iterator[_Result]:
         """The results in the order of the jobs, while later jobs are being worked on."""
-        window: deque[tuple[int, Sequence[_Job], Future[list[Entry | Future[Entry]]]]] = deque()
+        window: deque[tuple[int, Future[list[_Result | Future[_Result]]]]] = deque()
         depth = self.generators + 2 + 2 * self.workers // self.protector.batch_size
         generators = ThreadPoolExecutor(self.generators, initializer=use_threads, initargs=(self.torch_threads,))
+        announced = 0
 
-        def oldest() -> Iterator[tuple[_Job, Entry]]:
-            _, group, future = window[0]
-            for job, result in zip(group, future.result(), strict=True):
-                yield job, result.result() if isinstance(result, Future) else result
+        def oldest() -> Iterator[_Result]:
+            _, future = window[0]
+            for result in future.result():
+                yield result.result() if isinstance(result, Future) else result
             window.popleft()
 
         try:
@@ -387,10 +446,12 @@ class _Run:
                 pixels = sum(images.pixel_count(job.sample.image) for job in group)
                 while window and (len(window) >= depth or sum(item[0] for item in window) + pixels > PIXELS_IN_FLIGHT):
                     yield from oldest()
-                for job in group:
-                    self._announce(job, manifest)
+                while announced < start + len(group):
+                    claims = map(self._claims, jobs[announced:announced + ANNOUNCED])
+                    manifest.announce(entry for entry in claims if entry is not None)
+                    announced += ANNOUNCED
                 loads = [pool.submit(self._load, job) for job in group]
-                window.append((pixels, group, generators.submit(self._generate, loads, pool)))
+                window.append((pixels, generators.submit(self._generate, loads, pool)))
             while window:
                 yield from oldest()
         finally:
@@ -398,17 +459,26 @@ class _Run:
             pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
-    def _announce(job: _Job, manifest: ManifestWriter) -> None:
-        """Say in the manifest what a job may write before it does, so that a killed run's files are known as ours."""
-        claims = {job.planned.output, job.planned.copy, *(job.earlier.owned if job.earlier else ())} - {None}
-        manifest.add(Entry(*job.key, "started", claims=tuple(sorted(claims))))
+    def _claims(job: _Job) -> Entry | None:
+        """The line that says what a job may write before it does, so that a killed run's files are known as ours.
+
+        None where the manifest says it already. What an earlier run finished stays finished.
+        """
+        owned = set(job.earlier.owned) if job.earlier else set()
+        claims = {job.planned.output, job.planned.copy, *owned} - {None}
+        if claims <= owned:
+            return None
+        earlier = job.earlier or Entry(*job.key, "started")
+        return replace(earlier, claims=tuple(sorted(claims)))
 
     # --- in the decoding threads
 
-    def _load(self, job: _Job) -> _Loaded | Entry:
+    def _load(self, job: _Job) -> _Loaded | _Result:
         try:
             if job.earlier is not None and self._is_done(job, job.earlier):
-                return job.earlier
+                if self.settings.keep_times:
+                    self._set_times(job)
+                return _Result(replace(job.earlier, claims=None), kept=True)
             return self._decode(job)
         except _Refused as refused:
             return self._unprotected(job, refused)
@@ -422,14 +492,26 @@ class _Run:
         """Whether an earlier run protected this very input, and its output is still what was written."""
         return (earlier.status == "protected" and earlier.output == job.planned.output
                 and (self.boxes is None or earlier.boxes == self.boxes.get(job.sample.name))
-                and earlier.input_sha256 == images.sha256_of(job.sample.image)
-                and earlier.output_sha256 == images.sha256_of(self.out / job.planned.output)
-                and (None if job.sample.mask is None else images.sha256_of(job.sample.mask)) == earlier.mask_sha256)
+                and link_on_the_way(self.out, job.planned.output) is None
+                and earlier.input_sha256 == sha256_of(job.sample.image)
+                and earlier.output_sha256 == sha256_of(self.out / job.planned.output)
+                and (None if job.sample.mask is None else sha256_of(job.sample.mask)) == earlier.mask_sha256)
+
+    def _set_times(self, job: _Job) -> None:
+        try:
+            os.utime(self.out / job.planned.output, ns=_times(job.sample.image))
+        except OSError as error:
+            raise _Refused("failed", f"its time stamp cannot be set: {error.strerror or error}") from error
 
     def _decode(self, job: _Job) -> _Loaded:
-        image = images.read_image(job.sample.image, self.max_pixels)
-        height, width = image.pixels.shape[:2]
-        notes = "; ".join(filter(None, (image.note, job.planned.note)))
+        image = images.read_image(job.sample.image, self.max_pixels, describe=self.settings.metadata == "keep")
+        height, width, channels = image.samples.shape
+        reason = images.unsupported(self.settings.format, image.samples, image.alpha)
+        if reason:
+            raise _Refused("failed", reason)
+        as_rgb = "grey kept as RGB with equal channels: WebP has no grey" \
+            if channels == 1 and self.settings.format == "webp" else None
+        notes = "; ".join(filter(None, (image.note, as_rgb, job.planned.note)))
         facts = Entry(*job.key, "protected", output=job.planned.output, note=notes or None, width=width, height=height,
                       input_sha256=image.sha256, prompt=self.prompt, object_budget=float(self.settings.budget.object),
                       background_budget=float(self.settings.budget.background), generator=self.loaded.sha256)
@@ -441,13 +523,13 @@ class _Run:
             facts = replace(facts, boxes=boxes)
             if not boxes:
                 raise _Refused("copied", "no box for it in the boxes file")
-        mask = Protector.object(image.pixels, mask, boxes)
+        mask = Protector.object(image.samples, mask, boxes)
         if not mask.any():
             if boxes is not None:
                 raise _Refused("failed", f"every box lies outside the image ({width}×{height})")
             raise _Refused("copied", f"no object in its mask ({job.sample.mask_name})")
         facts = replace(facts, object_share=float(mask.mean()))
-        return _Loaded(job, image, mask, self.protector.frame(image.pixels, mask, boxes), facts)
+        return _Loaded(job, image, mask, self.protector.frame(image.samples, mask, boxes), facts)
 
     def _mask(self, job: _Job, facts: Entry) -> tuple[np.ndarray, Entry]:
         if job.sample.mask is None:
@@ -460,27 +542,34 @@ class _Run:
         facts = replace(facts, mask=job.sample.mask_name, mask_root=self.masks_root, mask_sha256=label.sha256)
         return object_mask(label.values, self.rule), facts
 
-    def _unprotected(self, job: _Job, refused: _Refused) -> Entry:
+    def _unprotected(self, job: _Job, refused: _Refused) -> _Result:
         """The line of an image that is not protected, after it has been copied where that is what happens to it."""
         earlier = job.earlier
         if refused.status == "copied":
             try:
-                return self._copy(job, refused.reason)
+                return _Result(self._copy(job, refused.reason))
             except ImageError as error:
                 refused = _Refused("failed", f"{refused.reason}; and copying it failed: {error.reason}")
-            except OSError as error:
-                refused = _Refused("failed", f"{refused.reason}; and copying it failed: {error.strerror}")
+            except _Refused as error:
+                refused = _Refused("failed", f"{refused.reason}; and copying it failed: {error.reason}")
         # What an earlier run wrote for it stays, and stays ours.
-        kept = {} if earlier is None else {"output": earlier.output, "output_sha256": earlier.output_sha256,
-                                           "claims": earlier.claims}
-        return Entry(*job.key, "failed", reason=refused.reason, **kept)
+        there = [name for name in (earlier.owned if earlier else ()) if os.path.lexists(self.out / name)]
+        entry = Entry(*job.key, "failed", reason=refused.reason)
+        if earlier and earlier.output in there:
+            entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256)
+            there.remove(earlier.output)
+        return _Result(replace(entry, claims=tuple(sorted(set(there))) or None))
 
     def _copy(self, job: _Job, reason: str) -> Entry:
         name = job.planned.copy
         if name is None:
             raise ImageError(self.out / job.sample.name, f"{job.sample.name} exists in the output folder")
-        data = images.read_bytes(job.sample.image)
-        sha256 = images.write_bytes(self.out / name, data)
+        there = None if link_on_the_way(self.out, name) else sha256_of(self.out / name)
+        if there is not None and there == sha256_of(job.sample.image):
+            sha256 = there
+        else:
+            with images.open_regular(job.sample.image) as file:
+                sha256 = self._write(name, blocks_of(file), job)
         entry = Entry(*job.key, "copied", output=name, reason=reason, input_sha256=sha256, output_sha256=sha256,
                       prompt=self.prompt)
         self._remove_replaced(job, entry)
@@ -488,72 +577,92 @@ class _Run:
 
     # --- in the generator's thread
 
-    def _generate(self, loads: Sequence[Future[_Loaded | Entry]], pool: Executor) -> list[Entry | Future[Entry]]:
+    def _generate(self, loads: Sequence[Future[_Loaded | _Result]], pool: Executor) -> list[_Result | Future[_Result]]:
         results = [load.result() for load in loads]
-        ready = [result for result in results if isinstance(result, _Loaded)]
-        if not ready:
-            return results
-        try:
-            noises = iter(self.protector.noise([item.framed for item in ready]))
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
-                            " smaller one, or --device cpu") from error
+        noises = iter(self._noises([result for result in results if isinstance(result, _Loaded)]))
         return [pool.submit(self._save, result, next(noises)) if isinstance(result, _Loaded) else result
                 for result in results]
 
+    def _noises(self, ready: Sequence[_Loaded]) -> Sequence[torch.Tensor]:
+        try:
+            return self.protector.noise([item.framed for item in ready]) if ready else ()
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
+                            " smaller one, or --device cpu") from error
+
     # --- in the encoding threads
 
-    def _save(self, loaded: _Loaded, noise_3NN: torch.Tensor) -> Entry:
+    def _save(self, loaded: _Loaded, noise_3NN: torch.Tensor) -> _Result:
         job = loaded.job
         try:
-            if not torch.isfinite(noise_3NN).all():
-                raise _Refused("failed", "the generator's noise is not finite: its weights are damaged or not trained")
-            region = self.protector.region(loaded.mask_HW)
-            protected = noise.apply(loaded.image.pixels, noise_3NN, region, self.settings.budget)
-            data = self._encode(protected, loaded.image)
-            measured = {}
-            if self.settings.format == "jpeg":
-                protected = images.decode_pixels(data)
-                measured = breach(loaded.image.pixels, protected, region, self.settings.budget)
-            ratio = psnr(loaded.image.pixels, protected)
-            sha256 = images.write_bytes(self.out / job.planned.output, data)
+            data, facts = self._make(loaded, noise_3NN)
+            sha256 = self._write(job.planned.output, [data], job)
         except _Refused as refused:
             return self._unprotected(job, refused)
         except MemoryError:
             return self._unprotected(job, _Refused("failed", "not enough memory to protect it"))
-        except OSError as error:
-            return self._unprotected(job, _Refused("failed", f"cannot be written: {error.strerror or error}"))
-        entry = replace(loaded.facts, output_sha256=sha256, psnr=ratio if math.isfinite(ratio) else None, **measured)
+        entry = replace(facts, output_sha256=sha256)
         self._remove_replaced(job, entry)
-        return entry
+        return _Result(entry)
 
-    def _encode(self, pixels: np.ndarray, image: images.Image) -> bytes:
-        extra = {"icc_profile": image.icc_profile}
-        if self.settings.format == "png":
-            return images.encode_png(pixels, self.settings.png_level, alpha=image.alpha, **extra)
-        if self.settings.format == "webp":
-            if max(pixels.shape) > images.WEBP_SIDE:
-                raise _Refused("failed", f"WebP holds at most {images.WEBP_SIDE} pixels a side: use --format png")
-            return images.encode_webp(pixels, alpha=image.alpha, **extra)
-        if max(pixels.shape) > images.JPEG_SIDE:
-            raise _Refused("failed", f"JPEG holds at most {images.JPEG_SIDE} pixels a side: use --format png")
-        if image.alpha is not None:
-            raise _Refused("failed", "JPEG cannot keep its transparency: use --format png")
-        return images.encode_jpeg(pixels, **extra)
+    def _make(self, loaded: _Loaded, noise_3NN: torch.Tensor) -> tuple[bytes, Entry]:
+        """The protected image's file, and what its manifest line says of it."""
+        if not torch.isfinite(noise_3NN).all():
+            raise _Refused("failed", "the generator's noise is not finite: its weights are damaged or not trained")
+        image, settings = loaded.image, self.settings
+        region = self.protector.region(loaded.mask_HW)
+        protected = noise.apply(image.samples, noise_3NN, region, settings.budget)
+        metadata = image.metadata.select(settings.metadata)
+        if settings.format == "webp" and protected.shape[2] == 1:
+            metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
+        data = images.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
+        measured = {}
+        if settings.format == "jpeg":
+            protected = images.decode_samples(data)
+            measured = breach(image.samples, protected, region, settings.budget)
+        ratio = psnr(image.samples, protected)
+        return data, replace(loaded.facts, psnr=ratio if math.isfinite(ratio) else None, **measured)
+
+    def _write(self, name: str, blocks: Iterable[bytes], job: _Job) -> str:
+        """Write an output whole, wait for the disk, return its sha256. A disk that takes nothing more ends the run."""
+        link = link_on_the_way(self.out, str(PurePosixPath(name).parent))
+        if link is not None:
+            raise _Refused("failed", f"{link} in the output is a link, which is not followed")
+        try:
+            times = _times(job.sample.image) if self.settings.keep_times else None
+            return write_blocks(self.out / name, blocks, durable=True, times=times)
+        except OSError as error:
+            if error.errno in STOPS_THE_RUN:
+                raise cannot_go_on(self.out, error) from error
+            raise _Refused("failed", f"cannot be written: {error.strerror or error}") from error
 
     def _remove_replaced(self, job: _Job, entry: Entry) -> None:
         """Remove what an earlier run wrote for this input under another name, if it is still exactly that."""
         earlier = job.earlier
         if earlier and earlier.output and earlier.output != entry.output and earlier.output_sha256:
             replaced = self.out / earlier.output
-            if images.sha256_of(replaced) == earlier.output_sha256:
+            if link_on_the_way(self.out, earlier.output) is None and sha256_of(replaced) == earlier.output_sha256:
                 replaced.unlink()
 
 
-def breach(original_HW3: np.ndarray, changed_HW3: np.ndarray, region_HW: np.ndarray,
+def _times(path: Path) -> tuple[int, int]:
+    """When a file was last read and changed, in ns."""
+    found = os.stat(path)
+    return found.st_atime_ns, found.st_mtime_ns
+
+
+def _size_of(path: Path) -> int:
+    """Bytes; 0 where the file is gone, which its own line will tell."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def breach(original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray,
            budget: Budget) -> dict[str, float]:
-    """How far an image is outside its budget: over_budget, the share of its values; max_over, whole grey levels."""
-    change = np.abs(changed_HW3.astype(np.int16) - original_HW3)
+    """How far an image (uint8) is outside its budget: over_budget, the share of its values; max_over, whole grey levels."""
+    change = np.abs(changed_HWC.astype(np.int16) - original_HWC)
     over = change - np.where(region_HW, int(budget.object), int(budget.background)).astype(np.int16)[..., None]
     return {"over_budget": float((over > 0).mean()), "max_over": max(0, int(over.max()))}
 
@@ -563,10 +672,16 @@ def _check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, ou
     if earlier is None:
         return
     now, before = json.loads(json.dumps(header["settings"])), earlier.header.get("settings", {})
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise UserError(f"--out {out}: holds images made with other settings ({name}: {before.get(name)}, now"
-                            f" {value}); give another folder or remove it")
+    changed = [f"{name}: {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in dict.fromkeys([*now, *before])
+               if before.get(name) != now.get(name)]
+    if changed:
+        raise UserError(f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
+                        " remove it")
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def _mask_rule(settings: ProtectSettings, masks: Path | None, found: SampleList, pool: Executor,

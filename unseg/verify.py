@@ -1,37 +1,41 @@
 """Proof that protected files keep their promise: what is read back differs from the original by at most the budget."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unseg import images
+from unseg import images, noise
 from unseg.data.masks import MaskRule, box_mask, object_mask
 from unseg.device import cores, single_threaded_pool
 from unseg.errors import UserError
+from unseg.files import files_under, link_on_the_way
 from unseg.images import ImageError
+from unseg.lock import LOCK_FILE, holder_of
 from unseg.manifest import MANIFEST, Entry, Manifest, read_manifest
 from unseg.metrics import psnr
 from unseg.protect import image_region
 
-UNLIMITED_PIXELS = 2**40  # what was protected under some limit is verified under any
+# What the bound is computed from; a manifest without one of them is no manifest.
+SETTINGS = ("mask_rule", "region", "image_size", "mask_size", "format", "metadata")
 
 
 @dataclass(frozen=True)
 class Finding:
     """What was found about one input or file. problem: None where all is well.
 
-    max_object, max_background: the greatest change on the object's region and elsewhere, in grey levels (None where
-    there is no such pixel or nothing could be compared).
+    max_object, max_background: the greatest change on the object's region and elsewhere, in grey levels of 255, a
+    fraction where a channel has 16 bits (None where there is no such pixel or nothing could be compared).
     """
 
     name: str
     problem: str | None
-    max_object: int | None = None
-    max_background: int | None = None
+    max_object: float | None = None
+    max_background: float | None = None
     psnr: float | None = None
 
 
@@ -61,30 +65,39 @@ class Verification:
 
 
 def verify(folder: str | Path, *, originals: str | Path | None = None, masks: str | Path | None = None,
-           workers: int | None = None,
+           workers: int | None = None, max_megapixels: float = images.MAX_PIXELS / 1e6,
            track: Callable[[Iterable, int], Iterable] = lambda items, total: items) -> Verification:
     """Check every file of an output folder against the manifest and the originals.
 
-    originals, masks: where these lie now, if not where the manifest says. Nothing is written.
+    originals, masks: where these lie now, if not where the manifest says. max_megapixels: larger images are not
+    decoded. Nothing is written.
     """
     folder = Path(folder)
+    if not 0 < max_megapixels < math.inf:
+        raise UserError(f"--max-megapixels {max_megapixels}: give a number over 0")
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder}: no {MANIFEST} in it; give the --out folder of `unseg protect`")
+    writer = holder_of(folder)
+    if writer is not None:
+        raise UserError(f"{folder}: {writer} is writing there; verify it once that has ended")
     for option, given in (("--originals", originals), ("--masks", masks)):
         if given is not None and not Path(given).is_dir():
             raise UserError(f"{option} {given}: no such folder")
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     protected = [entry for entry in entries if entry.status == "protected"]
-    checker = _Checker(folder, manifest, originals and Path(originals), masks and Path(masks))
+    checker = _Checker(folder, manifest, originals and Path(originals), masks and Path(masks), int(max_megapixels * 1e6))
     with images.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         findings = tuple(track(pool.map(checker.finding, protected), len(protected)))
     unprotected = tuple(Finding(entry.input, _not_protected(entry)) for entry in entries if entry.status != "protected")
     missing = tuple(sorted(entry.output for entry in entries if entry.output and entry.status != "failed"
                            and not (folder / entry.output).is_file()))
-    owned = {name for entry in entries for name in entry.owned} | {MANIFEST}
-    extra = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
-                         if not path.is_dir() and path.relative_to(folder).as_posix() not in owned))
+    owned = {name for entry in entries for name in entry.owned} | {MANIFEST, LOCK_FILE}
+    try:
+        found = {path.relative_to(folder).as_posix() for path in files_under(folder)}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}; verify needs the whole folder") from error
+    extra = tuple(sorted(found - owned))
     return Verification(findings, unprotected, missing, extra)
 
 
@@ -98,68 +111,115 @@ class _Broken(Exception):
 
 
 class _Checker:
-    def __init__(self, folder: Path, manifest: Manifest, originals: Path | None, masks: Path | None) -> None:
-        self.folder, self.originals, self.masks = folder, originals, masks
-        self.settings: Mapping[str, Any] = manifest.header["settings"]
-        rule = self.settings["mask_rule"]
-        self.rule = MaskRule(**{**rule, "objects": rule["objects"] and tuple(rule["objects"])}) if rule else None
+    def __init__(self, folder: Path, manifest: Manifest, originals: Path | None, masks: Path | None,
+                 max_pixels: int) -> None:
+        self.folder, self.originals, self.masks, self.max_pixels = folder, originals, masks, max_pixels
+        self.settings: Mapping[str, Any] = manifest.header.get("settings", {})
+        try:
+            lacking = [name for name in SETTINGS if name not in self.settings]
+            rule = self.settings.get("mask_rule")
+            self.rule = MaskRule(**{**rule, "objects": rule["objects"] and tuple(rule["objects"])}) if rule else None
+            sizes = [self.settings.get(name) for name in ("image_size", "mask_size")]
+            if lacking or not all(isinstance(size, int) and 0 < size <= 2**16 for size in sizes):
+                raise ValueError(f"settings without {', '.join(lacking)}" if lacking else "sizes that are none")
+        except (TypeError, ValueError, LookupError) as error:
+            raise UserError(f"{folder / MANIFEST}: not a manifest of unseg ({error})") from error
 
     def finding(self, entry: Entry) -> Finding:
         try:
             return self._compare(entry)
         except (_Broken, ImageError) as error:
-            return Finding(entry.output, str(error))
+            return Finding(entry.output or entry.input, str(error))
+        except MemoryError:
+            return Finding(entry.output or entry.input, "not enough memory to decode it")
 
     def _compare(self, entry: Entry) -> Finding:
+        if None in (entry.output, entry.object_budget, entry.background_budget):
+            raise _Broken("its line in the manifest has no output or no budget")
+        link = link_on_the_way(self.folder, entry.output)
+        if link is not None:
+            raise _Broken(f"{link} is a link, which is not followed")
         path = self.folder / entry.output
         if not path.is_file():
             raise _Broken("missing")
-        output = images.read_image(path, UNLIMITED_PIXELS)
+        output = images.read_image(path, self.max_pixels)
         original = self._original(entry)
-        if output.pixels.shape != original.pixels.shape:
-            raise _Broken(f"its size {_size(output.pixels)} is not the original's {_size(original.pixels)}")
-        region = self._region(entry)
-        change = np.maximum(output.pixels, original.pixels) - np.minimum(output.pixels, original.pixels)
-        largest = change.max(axis=2)
-        on_object, elsewhere = (int(part.max()) if part.size else None for part in (largest[region], largest[~region]))
-        problems = [f"changes {where} by {value}, budget {limit:g}"
+        changed = _like(output.samples, original.samples)
+        on_object, elsewhere = self._greatest_changes(entry, original.samples, changed)
+        problems = [f"changes {where} by {value:g}, budget {limit:g}"
                     for where, value, limit in (("the object", on_object, entry.object_budget),
                                                 ("the background", elsewhere, entry.background_budget))
                     if value is not None and value > limit]
+        problems += self._other_differences(entry, output, original)
+        ratio = psnr(original.samples, changed)
+        return Finding(entry.output, "; ".join(problems) or None, on_object, elsewhere, ratio if np.isfinite(ratio) else None)
+
+    def _greatest_changes(self, entry: Entry, original_HWC: np.ndarray,
+                          changed_HWC: np.ndarray) -> tuple[float | None, float | None]:
+        """On the object's region and elsewhere, in grey levels of 255; None where there is no pixel."""
+        largest = (np.maximum(changed_HWC, original_HWC) - np.minimum(changed_HWC, original_HWC)).max(axis=2)
+        region = self._region(entry, *largest.shape)
+        values = noise.VALUES_A_GREY_LEVEL[largest.dtype]
+        levels = [int(part.max()) if part.size else None for part in (largest[region], largest[~region])]
+        on_object, elsewhere = (level if level is None or values == 1 else level / values for level in levels)
+        return on_object, elsewhere
+
+    def _other_differences(self, entry: Entry, output: images.Image, original: images.Image) -> Iterator[str]:
+        policy = self.settings["metadata"]
         if not _same(output.alpha, original.alpha):
-            problems.append("its transparency is not the original's")
+            yield "its transparency is not the original's"
+        as_rgb = output.samples.shape[2] != original.samples.shape[2]  # a profile for grey does not fit then
+        if output.metadata.icc_profile != (None if as_rgb else original.metadata.select(policy).icc_profile):
+            yield f"its colour profile is not what --metadata {policy} leaves"
+        if policy != "keep" and output.tells:
+            yield f"it carries {' and '.join(output.tells)}, which --metadata {policy} leaves out"
         if output.sha256 != entry.output_sha256:
-            problems.append("changed since it was written (another sha256)")
+            yield "changed since it was written (another sha256)"
         if original.sha256 != entry.input_sha256:
-            problems.append("its original changed since (another sha256)")
-        ratio = psnr(original.pixels, output.pixels)
-        ratio = ratio if np.isfinite(ratio) else None
-        return Finding(entry.output, "; ".join(problems) or None, on_object, elsewhere, ratio)
+            yield "its original changed since (another sha256)"
 
     def _original(self, entry: Entry) -> images.Image:
         path = self.folder / entry.input_root / entry.input if self.originals is None else self.originals / entry.input
         if not path.is_file():
             raise _Broken(f"its original {path} is not there: give --originals")
-        return images.read_image(path, UNLIMITED_PIXELS)
+        return images.read_image(path, self.max_pixels)
 
-    def _region(self, entry: Entry) -> np.ndarray:
-        height, width = entry.height, entry.width
+    def _region(self, entry: Entry, height: int, width: int) -> np.ndarray:
         if entry.boxes is not None:
             mask = box_mask(entry.boxes, height, width)
         elif self.rule is None:
             mask = np.ones((height, width), bool)
         else:
             mask = self._mask(entry)
+            if mask.shape != (height, width):
+                raise _Broken(f"its mask {entry.mask} is {_size(mask)}, the image is {width}×{height}")
         return image_region(mask, self.settings["region"], self.settings["image_size"], self.settings["mask_size"])
 
     def _mask(self, entry: Entry) -> np.ndarray:
+        if entry.mask is None or (entry.mask_root is None and self.masks is None):
+            raise _Broken("its line in the manifest names no mask")
         path = self.folder / entry.mask_root / entry.mask if self.masks is None else self.masks / entry.mask
         if not path.is_file():
             raise _Broken(f"its mask {path} is not there: give --masks")
-        label = images.open_label(path, UNLIMITED_PIXELS)
+        label = images.open_label(path, self.max_pixels)
         if label.sha256 != entry.mask_sha256:
             raise _Broken(f"its mask {path} changed since (another sha256)")
         return object_mask(label.values, self.rule)
+
+
+def _like(output_HWC: np.ndarray, original_HWC: np.ndarray) -> np.ndarray:
+    """The output's samples in the original's layout: a grey original may have three equal channels (WebP)."""
+    if output_HWC.shape[2] == 3 and original_HWC.shape[2] == 1 and (output_HWC == output_HWC[..., :1]).all():
+        output_HWC = output_HWC[..., :1]
+    if output_HWC.shape[:2] != original_HWC.shape[:2]:
+        raise _Broken(f"its size {_size(output_HWC)} is not the original's {_size(original_HWC)}")
+    if output_HWC.shape != original_HWC.shape or output_HWC.dtype != original_HWC.dtype:
+        raise _Broken(f"it is {_kind(output_HWC)}, its original is {_kind(original_HWC)}")
+    return output_HWC
+
+
+def _kind(samples_HWC: np.ndarray) -> str:
+    return f"{8 * samples_HWC.itemsize}-bit {'grey' if samples_HWC.shape[2] == 1 else 'colour'}"
 
 
 def _size(pixels: np.ndarray) -> str:

@@ -1,9 +1,14 @@
 """What the commands share on the terminal: progress bars, lists that do not flood it, names that may hold any byte."""
 from __future__ import annotations
 
+import logging
+import signal
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -21,8 +26,9 @@ def progress(items: Iterable[T], total: int, what: str, quiet: bool = False) -> 
 
 
 def printable(name: str) -> str:
-    """`name` without the bytes that are no text, which terminals and encodings refuse."""
-    return name.encode(errors="backslashreplace").decode()
+    """`name` in one line, without the bytes that are no text and the control characters that terminals obey."""
+    text = name.encode(errors="backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def print_list(console: Console, title: str, lines: Sequence[str], style: str, where_more: str) -> None:
@@ -34,3 +40,38 @@ def print_list(console: Console, title: str, lines: Sequence[str], style: str, w
         console.print(Text(f"  {printable(line)}"), soft_wrap=True)
     if len(lines) > SHOWN:
         console.print(Text(f"  … and {len(lines) - SHOWN} more in {where_more}"), soft_wrap=True)
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked the process to end, as job schedulers do before they kill it."""
+
+
+@contextmanager
+def terminated_as_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM ends a run in good order, as Ctrl-C does."""
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Inside, decoders do not print what they think of odd files: what matters is in the ledger, by the file's name."""
+    import cv2
+
+    log, pillow = cv2.utils.logging, logging.getLogger("PIL")
+    levels = log.getLogLevel(), pillow.level
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    pillow.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        log.setLogLevel(levels[0])
+        pillow.setLevel(levels[1])

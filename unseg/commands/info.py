@@ -1,6 +1,7 @@
 """unseg info: what is installed, which generator, on which device."""
 from __future__ import annotations
 
+import json
 import platform
 from typing import Annotated
 
@@ -12,7 +13,10 @@ from rich.text import Text
 from unseg import __version__
 
 
-def info(generator: Annotated[str, typer.Option(help="compact (shipped), or a weight file.")] = "compact") -> None:
+def info(
+    generator: Annotated[str, typer.Option(help="compact (shipped), or a weight file.")] = "compact",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
     """Print the version, the device and the facts of a generator."""
     import torch
 
@@ -28,6 +32,9 @@ def info(generator: Annotated[str, typer.Option(help="compact (shipped), or a we
         "parameters": f"{count:,}", "input side": str(loaded.network.image_size),
         "mask prompt side": str(loaded.network.mask_size), **loaded.metadata,
     }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         table.add_row(Text(name), Text(str(value), overflow="fold"))

@@ -1,15 +1,17 @@
 """unseg protect: folder or files → their unlearnable versions."""
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from unseg.commands.console import print_list, printable, progress
+from unseg.commands.console import (
+    Terminated, print_list, printable, progress, quiet_decoders, terminated_as_interrupt)
 from unseg.config import Budget
 from unseg.data.masks import parse_objects
 from unseg.images import MAX_PIXELS
@@ -37,34 +39,44 @@ def protect(
     generator: Annotated[str, typer.Option(help="compact (shipped), or a weight file.")] = "compact",
     region: Annotated[str, typer.Option(help="Where --epsilon holds: mask (exactly the object), or published "
                                              "(the 256-pixel mask prompt resized back).")] = "mask",
-    form: Annotated[str, typer.Option("--format", help="png, webp (lossless, smaller, slower), or jpeg: changes values "
-                                                       "beyond the budget, and the run says by how much.")] = "png",
-    png_level: Annotated[int, typer.Option(help="PNG compression, 0 to 9.")] = 1,
+    form: Annotated[str, typer.Option("--format", help="png, tiff, webp (lossless, smaller, slower), or jpeg: changes "
+                                                       "values beyond the budget, and the run says by how much.")] = "png",
+    png_level: Annotated[int, typer.Option(help="Compression of PNG and TIFF, 0 to 9.")] = 1,
+    metadata: Annotated[str, typer.Option(
+        help="What a protected image keeps: icc (its colour profile alone), keep (EXIF and XMP too, with place and "
+             "camera), or none. Copies keep all.")] = "icc",
+    keep_times: Annotated[bool, typer.Option("--keep-times", help="Give outputs their inputs' time stamps.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[Optional[int], typer.Option(help="Images a batch. Default: 1 on a CPU, 8 on a GPU.")] = None,
     workers: Annotated[Optional[int], typer.Option(help="Threads. Default: the number of cores.")] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the closing table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON, all else to stderr.")] = False,
 ) -> None:
     """Make images unlearnable to segmentation models.
 
-    Nothing of yours is ever overwritten. What cannot be protected is listed at the end and in the manifest; the exit
-    code is 0 only if every image was protected. Run the same command again to go on after an interruption.
+    Nothing of yours is ever overwritten. What cannot be protected is listed at the end and in the manifest. Run the
+    same command again to go on after an interruption. Exit codes: 0 every image was protected; 1 some were not, the
+    table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
     from unseg.protect import ProtectSettings, protect as run
 
     settings = ProtectSettings(
         budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type,
         objects=parse_objects(objects), ignore_label=_label(ignore_label), background_label=_label(background_label),
-        format=form, png_level=png_level, device=device, batch_size=batch_size, workers=workers,
-        max_megapixels=max_megapixels)
-    console = Console(highlight=False)
+        format=form, png_level=png_level, metadata=metadata, keep_times=keep_times, device=device,
+        batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
+    console = Console(highlight=False, stderr=as_json)
     try:
-        summary = run(inputs, out, settings, masks=masks, boxes=boxes, reporter=_Terminal(console, quiet))
-    except KeyboardInterrupt:
+        with terminated_as_interrupt(), quiet_decoders():
+            summary = run(inputs, out, settings, masks=masks, boxes=boxes, reporter=_Terminal(console, quiet))
+    except KeyboardInterrupt as stop:
         typer.echo("unseg: interrupted; what is finished is kept, run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
-    _print_summary(console, summary, out, settings)
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+    if as_json:
+        print(json.dumps(_as_dict(summary, out), indent=1))
+    else:
+        _print_summary(console, summary, out, settings)
     raise typer.Exit(summary.exit_code)
 
 
@@ -84,6 +96,24 @@ class _Terminal:
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterable[T]:
         return progress(items, total, what, self.quiet)
+
+
+def _as_dict(summary: "Summary", out: Path) -> dict[str, Any]:
+    """What a run did, for programs. not_protected: every input that is not, with its status and why."""
+    protected = summary.of("protected")
+    ratios = [entry.psnr for entry in protected if entry.psnr is not None]
+    measured = [entry for entry in protected if entry.over_budget is not None]
+    return {
+        "ok": summary.exit_code == 0, "manifest": str(out / MANIFEST), "seconds": round(summary.seconds, 3),
+        "protected": len(protected), "kept_from_earlier_runs": summary.kept,
+        "copied": len(summary.of("copied")), "failed": len(summary.of("failed")),
+        "psnr": {"mean": sum(ratios) / len(ratios), "lowest": min(ratios)} if ratios else None,
+        "over_budget": {"share": sum(entry.over_budget for entry in measured) / len(measured),
+                        "grey_levels": max(entry.max_over for entry in measured)} if measured else None,
+        "not_protected": [{"input": entry.input, "input_root": entry.input_root, "status": entry.status,
+                           "reason": entry.reason} for entry in summary.entries if entry.status != "protected"],
+        "notes": [{"input": entry.input, "note": entry.note} for entry in protected if entry.note],
+    }
 
 
 def _print_summary(console: Console, summary: "Summary", out: Path, settings: "ProtectSettings") -> None:

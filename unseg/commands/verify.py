@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from unseg.commands.console import print_list, printable, progress
+from unseg.commands.console import print_list, printable, progress, quiet_decoders
+from unseg.images import MAX_PIXELS
 
 
 def verify(
@@ -16,16 +17,20 @@ def verify(
     originals: Annotated[Optional[Path], typer.Option(help="The originals, if not where the manifest says.")] = None,
     masks: Annotated[Optional[Path], typer.Option(help="The masks, if not where the manifest says.")] = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="Threads.")] = None,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Read every file back and prove the bound at every pixel against the originals.
 
-    The exit code is 0 only if every image is protected and within its budget, and nothing is missing, changed or extra.
+    Exit codes: 0 every image is protected and within its budget, and nothing is missing, changed or extra; 1 something
+    is not, the lists say what; 2 it could not start, one line says why; 130 Ctrl-C.
     """
     from unseg.verify import verify as check
 
-    result = check(folder, originals=originals, masks=masks, workers=workers,
-                   track=lambda items, total: progress(items, total, "verify", quiet=as_json))
+    with quiet_decoders():
+        result = check(folder, originals=originals, masks=masks, workers=workers, max_megapixels=max_megapixels,
+                       track=lambda items, total: progress(items, total, "verify", quiet=quiet or as_json))
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))
         raise typer.Exit(result.exit_code)
@@ -40,5 +45,5 @@ def verify(
     elsewhere = max((item.max_background for item in good if item.max_background is not None), default=0)
     total = len(result.findings) + len(result.unprotected)
     console.print(f"{printable(str(folder))}: {len(good)} of {total} images hold the bound at every pixel; most change"
-                  f" {on_object} on objects, {elsewhere} elsewhere", markup=False, soft_wrap=True)
+                  f" {on_object:g} on objects, {elsewhere:g} elsewhere", markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)

@@ -1,0 +1,121 @@
+"""Files on disk: written whole or not at all, known by their hashes, never through a link that lies in the way."""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
+
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unseg-", ".tmp"
+TEMPORARY = re.compile(r"\.unseg-(?:[0-9a-f]{16}|probe)\.tmp")
+BLOCK = 2**20
+Times = tuple[int, int]
+
+
+def write_bytes(path: str | Path, data: bytes, durable: bool = False, times: Times | None = None) -> str:
+    """Write atomically and return the sha256; makes missing folders. durable, times: as for `writing`."""
+    return write_blocks(path, [data], durable, times)
+
+
+def write_blocks(path: str | Path, blocks: Iterable[bytes], durable: bool = False, times: Times | None = None) -> str:
+    """`write_bytes` for what does not fit in memory."""
+    digest = hashlib.sha256()
+    with writing(path, durable, times) as file:
+        for block in blocks:
+            file.write(block)
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def writing(path: str | Path, durable: bool = False, times: Times | None = None) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once all is written (temporary file beside it, then rename).
+
+    durable: also wait until the disk has it, so that after a loss of power the name holds the old file or the whole new
+    one. times: of last access and last change, in ns.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if times is not None:
+            os.utime(temporary, ns=times)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's names; does nothing where folders cannot be opened (Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def blocks_of(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
+
+
+def sha256_of(path: Path) -> str | None:
+    """sha256 of a regular file, or None where there is none, or it is unreadable."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            for block in blocks_of(file):
+                digest.update(block)
+        return digest.hexdigest()
+    except OSError:
+        return None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed runs left under `folder`."""
+    for path in files_under(folder):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Everything under `folder` that is no folder; links are listed, not followed."""
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        yield from (Path(parent) / name for name in names)
+        yield from (Path(parent) / name for name in folders if os.path.islink(os.path.join(parent, name)))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def stays_inside(name: str, windows: bool = os.name == "nt") -> bool:
+    """Whether a name relative to a folder stays in it: no way up, no root, no drive, no zero byte."""
+    path = PureWindowsPath(name) if windows else PurePosixPath(name)
+    return bool(path.parts) and not ("\0" in name or path.drive or path.root or ".." in path.parts)
+
+
+def link_on_the_way(folder: Path, name: str) -> str | None:
+    """The first part of `name` under `folder` that is a link, itself included; None where there is none.
+
+    `folder` may be a link: that is where the user wants it.
+    """
+    path = PurePosixPath(name)
+    for part in (*reversed(path.parents), path):
+        if part.parts and os.path.islink(folder / part):
+            return str(part)
+    return None

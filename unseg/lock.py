@@ -1,0 +1,177 @@
+"""One run at a time in an output folder: `.unseg-lock`, which names the process that holds it and its host.
+
+The system's own lock (flock) decides between processes of one host, so that a killed run holds nothing. Between hosts,
+and where there is no flock, the holder's sign of life decides: it touches the file every `BEAT` seconds, and is taken for
+dead after `SILENCE`.
+"""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from unseg.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK_FILE = ".unseg-lock"
+BEAT, SILENCE = 15.0, 120.0  # seconds
+_NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Whoever holds a lock, or held it: None where the file does not say. silent: seconds since its last sign of life."""
+
+    pid: int | None
+    host: str | None
+    silent: float
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "an unknown process"
+        return f"process {self.pid} on {self.host}"
+
+
+class FolderLock:
+    """A context that makes `folder` and holds its lock; UserError where another run does.
+
+    stale: who held the lock last, where that run was killed. Folders that were made are removed again if an error ends
+    the context before anything lies in them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / LOCK_FILE
+        self.stale: Holder | None = None
+        self._made: list[Path] = []
+        self._done = threading.Event()
+
+    def __enter__(self) -> FolderLock:
+        try:
+            self._make_folder()
+            self._descriptor = self._acquire()
+        except OSError as error:
+            self._remove_made()
+            raise UserError(f"--out {self.folder}: cannot be written: {error.strerror or error}") from error
+        self._thread = threading.Thread(target=self._beat, name="unseg-lock", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._done.set()
+        if fcntl is None:  # Windows removes no open file
+            os.close(self._descriptor)
+        with suppress(OSError):  # a disk that has become read-only: the lock goes with the process
+            self.path.unlink(missing_ok=True)
+        if fcntl is not None:
+            os.close(self._descriptor)
+        if kind is not None:
+            self._remove_made()
+
+    def _make_folder(self) -> None:
+        missing = self.folder
+        while not missing.exists():
+            self._made.append(missing)
+            missing = missing.parent
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _remove_made(self) -> None:
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:  # something lies in it, or it was never made
+                return
+
+    def _acquire(self) -> int:
+        while True:
+            # O_NOFOLLOW: a link in the output is not followed
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            try:
+                holder = _read(descriptor)
+                if not _flock(descriptor) or (holder and _is_alive_elsewhere(holder)):
+                    elsewhere = f" (after {SILENCE:g} s without a sign of life it is taken for dead)" \
+                        if holder and holder.host != socket.gethostname() else ""
+                    raise UserError(f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until"
+                                    " it ends, or give another folder")
+                if not _is_still(descriptor, self.path):  # its last holder removed it between our two calls
+                    os.close(descriptor)
+                    continue
+                self.stale = holder
+                os.ftruncate(descriptor, 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                return descriptor
+            except (OSError, UserError):
+                os.close(descriptor)
+                raise
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.path)
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Whoever is writing into `folder` now, None where nobody is. Writes nothing."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        holder = _read(descriptor)
+        if _flock(descriptor, shared=True) and not (holder and _is_alive_elsewhere(holder)):
+            return None
+        return holder or Holder(None, None, 0.0)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> Holder | None:
+    """Who wrote the lock file; None where it is new."""
+    found = os.fstat(descriptor)
+    if found.st_size == 0:
+        return None
+    try:
+        content = json.loads(os.read(descriptor, 4096))
+        pid, host = content["pid"], content["host"]
+    except (ValueError, TypeError, KeyError, RecursionError):  # cut short by a kill
+        pid = host = None
+    return Holder(pid, host, time.time() - found.st_mtime)
+
+
+def _flock(descriptor: int, shared: bool = False) -> bool:
+    """Take the system's lock. False where another process has it; True also where the system has no such locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if error.errno not in _NO_FLOCK:
+            raise
+    return True
+
+
+def _is_alive_elsewhere(holder: Holder) -> bool:
+    """Whether a holder that the system's lock says nothing about has shown life of late."""
+    told_by_flock = fcntl is not None and holder.host in (None, socket.gethostname())
+    return not told_by_flock and holder.silent < SILENCE
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether the file behind `descriptor` is the one that has the name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
