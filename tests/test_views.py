@@ -27,7 +27,7 @@ def square(side=100, top=20, left=30, height=40, width=50):
 
 def view_of(sample, config, seed):
     """A view as floats in [0, 1]: 3×V×V and 1×V×V."""
-    view = torch.from_numpy(draw_view(sample, config, np.random.default_rng(seed))).permute(2, 0, 1) / 255.0
+    view = torch.from_numpy(draw_view(sample, config, np.random.default_rng(seed))) / 255.0
     return view[:3], view[3:]
 
 
@@ -157,10 +157,10 @@ def test_shards_of_an_epoch_are_disjoint_and_complete_but_for_the_last_partial_b
 
 def test_a_batch_carries_bytes_and_gives_floats():
     batch = draw_views(Numbered(3), CONFIG, 0)
-    assert batch.step == 0 and batch.pixels.dtype == torch.uint8 and batch.pixels.shape == (2, 64, 64, 4)
+    assert batch.step == 0 and batch.pixels.dtype == torch.uint8 and batch.pixels.shape == (2, 4, 64, 64)
     assert batch.images.shape == (2, 3, 64, 64) and batch.labels.shape == (2, 1, 64, 64)
     assert batch.images.dtype == torch.float32 and batch.images.is_contiguous() and batch.labels.is_contiguous()
     for image, label, pixels, name in zip(batch.images, batch.labels, batch.pixels, batch.names):
-        assert torch.equal(image, pixels[..., :3].permute(2, 0, 1).float() / 255)
-        assert torch.equal(label[0], pixels[..., 3].float() / 255)
-        assert pixels[..., 0].max() == int(name)
+        assert torch.equal(image, pixels[:3].float() / 255)
+        assert torch.equal(label[0], pixels[3].float() / 255)
+        assert pixels[0].max() == int(name)

@@ -55,7 +55,7 @@ def shrunk(mask_HW: np.ndarray, width: int, height: int, interpolation: int) -> 
 
 
 def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Generator) -> np.ndarray:
-    """A view with its label as the fourth channel: V×V×4 uint8.
+    """A view with its label as the fourth plane: 4×V×V uint8.
 
     Horizontal flip, large-scale jitter (long side = U(jitter) × frame_size, image and label bilinear), random crop, zeros
     to the right and below. Crops that hardly show the object are drawn again; if none of a few shows it, the crop is laid
@@ -71,7 +71,7 @@ def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Gene
     image = cv2.resize(sample.pixels, (width, height), interpolation=interpolation)
     mask = shrunk(mask, width, height, interpolation)
     if random.random() < config.flip:
-        image, mask = image[:, ::-1], mask[:, ::-1]
+        image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
     size = config.view_size
     spare_rows, spare_columns = max(height - size, 0), max(width - size, 0)
     for _ in range(CROP_TRIES):
@@ -81,10 +81,10 @@ def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Gene
     else:
         rows, columns = np.nonzero(mask >= mask.max())
         top, left = min(int(rows[0]), spare_rows), min(int(columns[0]), spare_columns)
-    view = np.zeros((size, size, 4), np.uint8)
-    crop = image[top:top + size, left:left + size]
-    view[:crop.shape[0], :crop.shape[1], :3] = crop
-    view[:crop.shape[0], :crop.shape[1], 3] = mask[top:top + size, left:left + size]
+    view = np.zeros((4, size, size), np.uint8)
+    planes = (*cv2.split(image[top:top + size, left:left + size]), mask[top:top + size, left:left + size])
+    for place, plane in zip(view, planes):
+        place[:plane.shape[0], :plane.shape[1]] = plane
     return view
 
 
@@ -92,7 +92,7 @@ def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Gene
 class ViewBatch:
     """One process's share of a step's views.
 
-    step: which. names: the samples, one a view. pixels: B×V×V×4 uint8, colours and label: a quarter of the bytes that
+    step: which. names: the samples, one a view. pixels: B×4×V×V uint8, colours and label: a quarter of the bytes that
     float32 would carry from process to process and to the device, where `images` and `labels` are made from it.
     """
 
@@ -103,12 +103,12 @@ class ViewBatch:
     @cached_property
     def images(self) -> Tensor:
         """B×3×V×V float32 in [0, 1], on the device of `pixels`."""
-        return _floats(self.pixels[..., :3])
+        return _floats(self.pixels[:, :3])
 
     @cached_property
     def labels(self) -> Tensor:
         """B×1×V×V float32 in [0, 1], on the device of `pixels`."""
-        return _floats(self.pixels[..., 3:])
+        return _floats(self.pixels[:, 3:])
 
     def to(self, device: torch.device | str) -> ViewBatch:
         """The same on `device`; the copy does not wait where `pixels` is pinned."""
@@ -119,8 +119,8 @@ class ViewBatch:
         return replace(self, pixels=self.pixels.pin_memory())
 
 
-def _floats(pixels_BVVC: Tensor) -> Tensor:
-    return pixels_BVVC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255.0
+def _floats(pixels_BCVV: Tensor) -> Tensor:
+    return pixels_BCVV.to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
 
 
 def steps_per_epoch(count: int, config: TrainConfig, world_size: int = 1) -> int:
@@ -145,12 +145,12 @@ def draw_views(samples: Sequence[TrainingImage], config: TrainConfig, step: int,
     epoch, position = divmod(step, steps_per_epoch(len(samples), config, world_size))
     order = epoch_order(config.seed, epoch, len(samples), config.batch_size * world_size)
     slots = range(rank * config.batch_size, (rank + 1) * config.batch_size)
-    names, views = [], []
-    for slot in slots:
+    names, pixels = [], torch.empty((config.batch_size, 4, config.view_size, config.view_size), dtype=torch.uint8)
+    for place, slot in enumerate(slots):
         sample = samples[int(order[position * config.batch_size * world_size + slot])]
         names.append(sample.name)
-        views.append(torch.from_numpy(draw_view(sample, config, seeded(config.seed, "view", step, slot))))
-    return ViewBatch(step, tuple(names), torch.stack(views))
+        pixels[place] = torch.from_numpy(draw_view(sample, config, seeded(config.seed, "view", step, slot)))
+    return ViewBatch(step, tuple(names), pixels)
 
 
 def draw_batch(samples: Sequence[TrainingImage], config: TrainConfig, step: int) -> tuple[Tensor, Tensor]:
