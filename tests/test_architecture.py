@@ -22,7 +22,7 @@ LAYERS = (
     ("unseg.bilevel", "unseg.protect", "unseg.verify", "unseg.evaluation", "unseg.report",
      "unseg.validation", "unseg.watch", "unseg.run_folder", "unseg.training_state"),
     ("unseg.commands",),
-    ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark", "unseg.launch", "unseg.plain_step"),
+    ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark", "unseg.launch", "unseg.plain_step", "unseg.step_benchmark"),
     ("train", "generate", "eval", "scripts", "utils", "tests"),
 )
 LEFTOVERS = (".venv", ".pytest_cache", ".hypothesis", ".ruff_cache", "build", "dist", "data", "weight_dir",

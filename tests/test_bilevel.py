@@ -1,7 +1,6 @@
 """Bilevel steps: who moves, what they learn, and that a resumed run is the unbroken one."""
 import copy
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -11,14 +10,16 @@ from segment_anything_training import build
 from segment_anything_training.compact import CompactGenerator, CompactSurrogate
 from segment_anything_training.sam import SamConfig
 from unseg import bilevel
-from unseg.bilevel import Player, Training, generator_step, prepare, surrogate_step, train
+from unseg.bilevel import generator_step, prepare, surrogate_step, take_step
 from unseg.config import Budget
-from unseg.data.views import TrainingImage, draw_batch
+from unseg.data.training import TrainingImage
+from unseg.data.views import ViewBatch, draw_views
 from unseg.errors import UserError
+from unseg.prompts import POINTS
 from unseg.recipes import recipe
+from unseg.training_state import NonFiniteStep, Training
 
 CONFIG = recipe("smoke")
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def samples():
 
 
 def batch_of(samples, config=CONFIG, step=0):
-    return prepare(*draw_batch(samples, config, step), config, step, (1.0, 1.0), CPU)
+    return prepare(draw_views(samples, config, step), config, (1.0, 1.0))
 
 
 def state_of(player):
@@ -52,32 +53,32 @@ def same(left, right):
 
 
 def test_each_step_moves_its_player_and_keeps_every_bit_of_the_other(samples):
-    training = Training.start(CONFIG, CPU)
+    training = Training.start(CONFIG)
     generator, surrogate, batch = training.generator, training.surrogates[0], batch_of(samples)
     before = state_of(generator), state_of(surrogate)
-    surrogate_step(generator.network, surrogate, batch, CONFIG, 1e-3, torch.Generator())
+    surrogate_step(generator.network, surrogate, batch, CONFIG, 1e-3)
     assert same(state_of(generator), before[0]) and not same(state_of(surrogate)[0], before[1][0])
     before = state_of(generator), state_of(surrogate)
-    generator_step(generator, surrogate.network, batch, CONFIG, 1e-3, torch.Generator())
+    generator_step(generator, surrogate.network, batch, CONFIG, 1e-3)
     assert same(state_of(surrogate), before[1]) and not same(state_of(generator)[0], before[0][0])
     assert all(parameter.requires_grad for parameter in surrogate.network.parameters())
 
 
 def test_the_generators_gradient_flows_through_the_frozen_surrogate(samples):
-    training = Training.start(CONFIG, CPU)
-    generator_step(training.generator, training.surrogates[0].network, batch_of(samples), CONFIG, 1e-3, torch.Generator())
+    training = Training.start(CONFIG)
+    generator_step(training.generator, training.surrogates[0].network, batch_of(samples), CONFIG, 1e-3)
     moved = [bool(moments["exp_avg"].abs().sum() > 0) for moments in training.generator.optimizer.state.values()]
     assert sum(moved) >= len(moved) - 1  # every weight but the belief in prompts of a kind that was not drawn
 
 
 def test_steps_lower_their_losses(samples):
     config = dataclasses.replace(CONFIG, generator_prompts=("mask",))
-    training, batch = Training.start(config, CPU), batch_of(samples, config)
+    training, batch = Training.start(config), batch_of(samples, config)
     surrogate = training.surrogates[0]
-    first, *_, last = [surrogate_step(training.generator.network, surrogate, batch, config, 1e-3, torch.Generator())
+    first, *_, last = [surrogate_step(training.generator.network, surrogate, batch, config, 1e-3)
                        for _ in range(12)]
     assert last < 0.8 * first
-    first, *_, last = [generator_step(training.generator, surrogate.network, batch, config, 1e-3, torch.Generator())
+    first, *_, last = [generator_step(training.generator, surrogate.network, batch, config, 1e-3)
                        for _ in range(12)]
     assert last < first
 
@@ -85,10 +86,10 @@ def test_steps_lower_their_losses(samples):
 def test_label_modification_asks_for_ones(samples, monkeypatch):
     seen = []
     monkeypatch.setattr(bilevel, "mask_loss", lambda logits, target, *rest: seen.append(target) or logits.square().mean())
-    training, batch = Training.start(CONFIG, CPU), batch_of(samples)
+    training, batch = Training.start(CONFIG), batch_of(samples)
     for target in ("ones", "mask"):
         config = dataclasses.replace(CONFIG, target=target)
-        generator_step(training.generator, training.surrogates[0].network, batch, config, 1e-3, torch.Generator())
+        generator_step(training.generator, training.surrogates[0].network, batch, config, 1e-3)
     assert seen[0].min() == 1 and torch.equal(seen[1], batch.small_labels)
 
 
@@ -108,9 +109,9 @@ def test_phases_take_turns_as_the_recipe_says(samples, monkeypatch):
     monkeypatch.setattr(bilevel, "generator_step", lambda *rest: turns.append("generator") or 1.0)
     config = dataclasses.replace(CONFIG, phases=("surrogate", "generator", "generator", "generator"), steps_per_phase=0,
                                  surrogate_lifetime=0)
-    training = Training.start(config, CPU)
-    for _ in range(10):
-        training.take_step(samples, steps_per_epoch=2)
+    training = Training.start(config)
+    for step in range(10):
+        take_step(training, draw_views(samples, config, step), step // 2)
     assert turns == ["surrogate"] * 2 + ["generator"] * 6 + ["surrogate"] * 2
 
 
@@ -119,14 +120,14 @@ def test_learning_rates_drop_once(samples, monkeypatch):
     monkeypatch.setattr(bilevel, "surrogate_step", lambda *rest: rates.append(rest[4]) or 1.0)
     monkeypatch.setattr(bilevel, "generator_step", lambda *rest: rates.append(rest[4]) or 1.0)
     config = dataclasses.replace(CONFIG, decay_phase=4, generator_learning_rate=1.0, surrogate_learning_rate=2.0)
-    training = Training.start(config, CPU)
-    for _ in range(8):
-        training.take_step(samples, 2)
+    training = Training.start(config)
+    for step in range(8):
+        take_step(training, draw_views(samples, config, step), step)
     assert rates == pytest.approx([2, 1, 2, 1, 0.2, 0.1, 0.2, 0.1])
 
 
 def test_surrogates_start_afresh_at_staggered_times(samples):
-    training = Training.start(dataclasses.replace(CONFIG, surrogate_lifetime=4), CPU)
+    training = Training.start(dataclasses.replace(CONFIG, surrogate_lifetime=4))
     assert [surrogate.steps for surrogate in training.surrogates] == [0, 2]
     second = training.surrogates[1].network
     training.surrogates[1].steps = 4
@@ -136,57 +137,67 @@ def test_surrogates_start_afresh_at_staggered_times(samples):
     assert not torch.equal(renewed.network.head.weight, second.head.weight)
 
 
-def test_a_resumed_run_is_the_unbroken_one(samples, tmp_path):
-    train(CONFIG, samples, tmp_path / "whole", quiet=True)
-
-    class Killed(Exception):
-        pass
-
-    class Dying:
-        """Samples that fail in the middle of the seventh step, three steps after a checkpoint."""
-        asked = 0
-
-        def __len__(self):
-            return len(samples)
-
-        def __getitem__(self, index):
-            self.asked += 1
-            if self.asked > 7 * CONFIG.batch_size + 2 * 3 * CONFIG.batch_size:  # steps and the log's own batches
-                raise Killed
-            return samples[index]
-
-    with pytest.raises(Killed):
-        train(CONFIG, Dying(), tmp_path / "broken", quiet=True)
-    train(CONFIG, samples, tmp_path / "broken", resume=True, quiet=True)
-    left, right = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "broken"))
-    for key in ("generator", "surrogates", "step", "births"):
-        assert same(left[key], right[key]), key
-    assert left["step"] == CONFIG.total_phases
+def test_a_loss_that_is_not_a_number_changes_nothing(samples, monkeypatch):
+    training, views = Training.start(CONFIG), draw_views(samples, CONFIG, 0)
+    take_step(training, views, 0)
+    before = copy.deepcopy(training.own_state())
+    for bad in (lambda logits: logits.sum() * float("nan"), lambda logits: (logits.abs().sum() * 0).sqrt()):  # the latter's gradient
+        monkeypatch.setattr(bilevel, "mask_loss", lambda logits, *rest: bad(logits))
+        for phase in (0, 1):
+            with pytest.raises(NonFiniteStep):
+                take_step(training, views, phase)
+    assert same(training.own_state(), before)
 
 
-def test_the_log_shows_both_losses_and_the_gap(samples, tmp_path):
-    train(CONFIG, samples, tmp_path, quiet=True)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(2, 13, 2))
-    assert all(np.isfinite(line[key]) for line in lines
-               for key in ("surrogate_loss", "generator_loss", "surrogate_noised", "surrogate_clean"))
-    assert lines[0]["surrogate_noised"] != lines[0]["surrogate_clean"]
+def test_prompts_of_an_image_depend_on_its_slot_alone(samples):
+    """Two processes draw for their images what one with the doubled batch draws, where the kinds are given."""
+    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=4,
+                                 generator_prompts=("points",), surrogate_prompts=("noisy_mask",))
+    views = draw_views(samples, config, 3)
+    whole = prepare(views, config, (0.25, 0.25))
+    parts = [prepare(ViewBatch(3, views.names[half], views.pixels[half]), config, (0.25, 0.25), rank)
+             for rank, half in enumerate((slice(0, 2), slice(2, 4)))]
+    for name in ("images", "small_labels"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+    assert torch.equal(whole.generator_prompts.points, torch.cat([part.generator_prompts.points for part in parts]))
+    assert torch.equal(whole.surrogate_prompts.masks, torch.cat([part.surrogate_prompts.masks for part in parts]))
+    assert [one.initial_seed() for one in whole.points] == [one.initial_seed() for part in parts for one in part.points]
+    assert len({one.initial_seed() for one in whole.points}) == 4
 
 
-def test_nothing_is_overwritten_and_settings_must_agree(samples, tmp_path):
-    train(CONFIG, samples, tmp_path, quiet=True)
-    with pytest.raises(UserError, match="--resume"):
-        train(CONFIG, samples, tmp_path, quiet=True)
-    with pytest.raises(UserError, match="batch_size 2 → 3"):
-        train(dataclasses.replace(CONFIG, batch_size=3), samples, tmp_path, resume=True, quiet=True)
-    with pytest.raises(UserError, match="start without --resume"):
-        train(CONFIG, samples, tmp_path / "new", resume=True, quiet=True)
+def test_kinds_of_prompts_differ_between_processes_and_steps(samples):
+    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=1)
+    seen = [set(), set()]
+    for step in range(24):
+        views = draw_views(samples, config, step)
+        for rank in (0, 1):
+            batch = prepare(views, config, (0.25, 0.25), rank)
+            kinds = [tuple(getattr(prompts, name) is not None for name in ("masks", "boxes", "points"))
+                     for prompts in (batch.generator_prompts, batch.surrogate_prompts)]
+            assert sum(kinds[0]) >= 1 and sum(kinds[1]) == 1
+            seen[rank].add((step, *kinds))
+    assert seen[0] != seen[1]
+    assert {sum(generator) for _, generator, _ in seen[0]} == {1, 2, 3} and len({own for *_, own in seen[0]}) == 3
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(samples, monkeypatch):
-    monkeypatch.setattr(bilevel, "surrogate_step", lambda *rest: float("nan"))
-    with pytest.raises(UserError, match="step 0: the surrogate's loss is nan"):
-        Training.start(CONFIG, CPU).take_step(samples, 2)
+@pytest.mark.parametrize("label, config", [
+    ("dot", {}), ("line", {}), ("dot", {"jitter": (0.1, 0.1)}), ("corner", {"jitter": (2.0, 2.0)}),
+])
+def test_objects_that_hardly_show_still_train(label, config):
+    """A dot of 2 pixels vanishes at half size; a line is thinner than that; a corner lies outside most crops."""
+    mask = np.zeros((96, 96), np.uint8)
+    mask[{"dot": (slice(40, 41), slice(40, 42)), "line": (slice(30, 31), slice(5, 90)),
+          "corner": (slice(0, 1), slice(0, 3))}[label]] = 255
+    image = TrainingImage("thin", np.full((96, 96, 3), 128, np.uint8), (mask,))
+    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=64, surrogate_sizes=(16,), batch_size=2, **config)
+    for step in range(6):
+        batch = prepare(draw_views([image], config, step), config, (0.25, 0.25))
+        assert batch.labels.amax((1, 2, 3)).min() > 0
+        for prompts, side in ((batch.generator_prompts, 64), (batch.surrogate_prompts, 16)):
+            if prompts.points is not None:
+                assert prompts.points.shape == (2, POINTS, 2) and 0 <= prompts.points.min() and prompts.points.max() < side
+            if prompts.boxes is not None:
+                assert (prompts.boxes[:, 2:] >= prompts.boxes[:, :2]).all() and prompts.boxes.max() < side
 
 
 @pytest.mark.parametrize("change, part", [
@@ -195,7 +206,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(samples, monkeypatch):
 ])
 def test_networks_that_do_not_fit_are_named(change, part):
     with pytest.raises(UserError) as error:
-        Training.start(dataclasses.replace(CONFIG, **change), CPU)
+        Training.start(dataclasses.replace(CONFIG, **change))
     assert part in str(error.value) and "\n" not in str(error.value)
 
 
@@ -205,16 +216,16 @@ def test_the_papers_recipe_trains_networks_derived_from_sam(samples, monkeypatch
                                                              window=7))
     monkeypatch.setattr(build, "SURROGATE_IMAGE_SIZE", 128)
     config = dataclasses.replace(recipe("paper"), batch_size=2, view_size=256, frame_size=256, surrogate_sizes=(128,),
-                                 loss_points=256, generator_learning_rate=1e-3)
-    training = Training.start(config, CPU)
+                                 loss_points=256, generator_learning_rate=1e-3, generator_start="random")
+    training = Training.start(config)
     start = copy.deepcopy(training.generator.network.state_dict())
-    for _ in range(4):  # two steps an epoch: one epoch of the surrogate, one of the generator
-        training.take_step(samples, steps_per_epoch=2)
+    for step in range(4):  # two steps an epoch: one epoch of the surrogate, one of the generator
+        take_step(training, draw_views(samples, config, step), step // 2)
     assert training.surrogates[0].steps == 2 and training.generator.steps == 2
     moved = {name for name, value in training.generator.network.state_dict().items() if not torch.equal(value, start[name])}
     assert moved and all("noise" in name for name in moved)
     with pytest.raises(UserError, match="view_size=128: this network takes 256"):
-        Training.start(dataclasses.replace(config, view_size=128), CPU)
+        Training.start(dataclasses.replace(config, view_size=128))
 
 
 def test_the_compact_networks_take_any_square_of_the_stride():

@@ -9,11 +9,14 @@ from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.prompts import Prompts
 from segment_anything_training.sam import SamConfig
-from unseg.bilevel import Training
+from unseg.bilevel import take_step
 from unseg.config import Budget
-from unseg.data.views import TrainingImage
+from unseg.data.training import TrainingImage
+from unseg.data.views import draw_views
+from unseg.distributed import World
 from unseg.protect import Protector
 from unseg.recipes import recipe
+from unseg.training_state import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -52,9 +55,9 @@ def test_training_steps_on_the_gpu(photographs):
     samples = [TrainingImage(str(index), image, (mask.astype(np.int32) * 255,))
                for index, (image, mask) in enumerate(zip(*photographs))]
     config = dataclasses.replace(recipe("smoke"), surrogate_lifetime=2)
-    training = Training.start(config, torch.device("cuda"))
-    for _ in range(6):
-        training.take_step(samples, steps_per_epoch=3)
+    training = Training.start(config, World(device=torch.device("cuda")))
+    for step in range(6):
+        take_step(training, draw_views(samples, config, step).to("cuda"), step)
     assert training.generator.steps == 3
     assert all(parameter.is_cuda and parameter.isfinite().all() for parameter in training.generator.network.parameters())
 

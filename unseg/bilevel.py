@@ -7,57 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from signal import Signals
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from segment_anything_training.build import build_generator, build_surrogate
 from segment_anything_training.prompts import Prompts
 from unseg import noise
-from unseg.checkpoint import save_generator, write_durably
-from unseg.config import TrainConfig
-from unseg.data.views import TrainingImage, draw_batch
+from unseg.checkpoint import save_generator
+from unseg.config import BOOKKEEPING, TrainConfig
+from unseg.data.loader import BatchLoader
+from unseg.data.training import TrainingImage
+from unseg.data.views import ViewBatch, steps_per_epoch
+from unseg.distributed import PeerFailure, World, collectives
 from unseg.errors import UserError
 from unseg.losses import mask_loss
 from unseg.prompts import draw_prompts, draw_subset, seeded
-
-STATE_FILE = "state.pt"
-LOG_FILE = "log.jsonl"
-GENERATOR_FILE = "generator.safetensors"
-
-
-@dataclass
-class Player:
-    """A network, its optimizer, and how many steps it has taken."""
-
-    name: str
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    steps: int = 0
-
-    @classmethod
-    def start(cls, name: str, network: nn.Module, learning_rate: float, device: torch.device) -> "Player":
-        network.to(device=device, memory_format=torch.channels_last)
-        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        return cls(name, network, torch.optim.Adam(trainable, lr=learning_rate))
-
-    def update(self, loss: Tensor, learning_rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.steps += 1
+from unseg.run_folder import GENERATOR_FILE, RunFolder, Settings, read_state
+from unseg.stopping import StopRequest
+from unseg.training_state import Loader, NonFiniteStep, Player, Training
+from unseg.validation import Sets, SetScore, Shown, show, validate
+from unseg.watch import Watch, is_due
 
 
 @contextlib.contextmanager
@@ -75,9 +52,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's views with the prompts drawn for them.
+    """A step's views with what is drawn for them.
 
-    images: B×3×V×V in [0, 1]; small_images: B×3×S×S; labels: B×1×V×V in [0, 1]; small_labels: B×1×S×S in [0, 1].
+    images: B×3×V×V in [0, 1]; small_images: B×3×S×S; labels: B×1×V×V in [0, 1]; small_labels: B×1×S×S in [0, 1]. points: a source
+    of randomness for each image, on the CPU, that says where the losses compare.
     """
 
     images: Tensor
@@ -86,30 +64,42 @@ class Batch:
     small_labels: Tensor
     generator_prompts: Prompts
     surrogate_prompts: Prompts
+    points: tuple[torch.Generator, ...]
 
 
-def prepare(images: Tensor, labels: Tensor, config: TrainConfig, step: int, mask_sides: tuple[float, float],
-            device: torch.device) -> Batch:
-    """Moves the views to the device and draws sizes and prompts; everything depends on the seed and the step alone.
+def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, float], rank: int = 0) -> Batch:
+    """Draws sizes and prompts for the views, on their device; everything depends on seed, step and rank alone.
 
-    mask_sides: the side of a mask prompt as a share of the generator's and of the surrogate's input.
+    mask_sides: the side of a mask prompt as a share of the generator's and of the surrogate's input. The kinds of prompts are
+    drawn from seed + rank, as published; what differs from image to image comes from the image's slot in the step's batch
+    over all processes, so that two processes draw for their images what one with the doubled batch would.
     """
-    draws = seeded(config.seed, "prompts", step)
-    size = int(draws.choice(config.surrogate_sizes))
-    images, labels = images.to(device), labels.to(device)
+    images, labels, step = views.images, views.labels, views.step
+    size = int(seeded(config.seed, "size", step).choice(config.surrogate_sizes))
+    kinds = seeded(config.seed + rank, "kinds", step)
+    generator_kinds = draw_subset(config.generator_prompts, kinds)
+    surrogate_kinds = (str(kinds.choice(config.surrogate_prompts)),) if config.surrogate_prompts else ()
     small_images, small_labels = (
         F.interpolate(view, (size, size), mode="bilinear", align_corners=False, antialias=config.antialias)
         for view in (images, labels)
     )
-    generator_kinds = draw_subset(config.generator_prompts, draws)
-    surrogate_kinds = (str(draws.choice(config.surrogate_prompts)),) if config.surrogate_prompts else ()
     # A tiny object can vanish from the smaller view: its prompts are then found as the larger one's maximum.
     findable = torch.where(small_labels.amax((1, 2, 3), keepdim=True) > 0, small_labels, F.adaptive_max_pool2d(labels, size))
+    slots = range(rank * len(images), (rank + 1) * len(images))
+    draws = [seeded(config.seed, "prompts", step, slot) for slot in slots]
     return Batch(
         images, labels, small_images, small_labels,
-        draw_prompts(labels, generator_kinds, round(config.view_size * mask_sides[0]), draws),
-        draw_prompts(findable, surrogate_kinds, round(size * mask_sides[1]), draws),
+        _draw_each(labels, generator_kinds, round(config.view_size * mask_sides[0]), draws),
+        _draw_each(findable, surrogate_kinds, round(size * mask_sides[1]), draws),
+        tuple(torch.Generator().manual_seed(int(seeded(config.seed, "points", step, slot).integers(2**62))) for slot in slots),
     )
+
+
+def _draw_each(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, draws: Sequence[Any]) -> Prompts:
+    """`draw_prompts` with a source of randomness for each image."""
+    drawn = [draw_prompts(label[None], kinds, mask_size, random) for label, random in zip(labels_B1SS, draws)]
+    each = {field.name: [getattr(prompts, field.name) for prompts in drawn] for field in dataclasses.fields(Prompts)}
+    return Prompts(**{name: None if parts[0] is None else torch.cat(parts) for name, parts in each.items()})
 
 
 def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
@@ -117,201 +107,192 @@ def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
     return noise.add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
 
 
-def surrogate_step(generator: nn.Module, surrogate: Player, batch: Batch, config: TrainConfig, learning_rate: float,
-                   points: torch.Generator) -> float:
+def surrogate_step(generator: nn.Module, surrogate: Player, batch: Batch, config: TrainConfig, learning_rate: float) -> float:
     """The surrogate learns the true mask from noised images; the generator gets no gradient. Returns the loss."""
     with torch.no_grad():
         noise_B3NN = generator(batch.images, batch.generator_prompts)
     logits = surrogate.network(noised(batch, noise_B3NN, config), batch.surrogate_prompts)
-    loss = mask_loss(logits, batch.small_labels, config.loss_points, points)
-    surrogate.update(loss, learning_rate)
-    return loss.item()
+    return surrogate.update(mask_loss(logits, batch.small_labels, config.loss_points, batch.points), learning_rate)
 
 
-def generator_step(generator: Player, surrogate: nn.Module, batch: Batch, config: TrainConfig, learning_rate: float,
-                   points: torch.Generator) -> float:
+def generator_step(generator: Player, surrogate: nn.Module, batch: Batch, config: TrainConfig, learning_rate: float) -> float:
     """The generator learns noise with which the frozen surrogate answers the target. Returns the loss."""
     with frozen(surrogate):
         noise_B3NN = generator.network(batch.images, batch.generator_prompts)
         logits = surrogate(noised(batch, noise_B3NN, config), batch.surrogate_prompts)
         target = torch.ones_like(batch.small_labels) if config.target == "ones" else batch.small_labels
-        loss = mask_loss(logits, target, config.loss_points, points)
-        generator.update(loss, learning_rate)
-    return loss.item()
+        return generator.update(mask_loss(logits, target, config.loss_points, batch.points), learning_rate)
 
 
-@torch.no_grad()
-def surrogate_losses(generator: nn.Module, surrogate: nn.Module, batch: Batch, config: TrainConfig) -> tuple[float, float]:
-    """The surrogate's loss against the true mask on noised and on clean images: the gap is what the noise does."""
-    noise_B3NN = generator(batch.images, batch.generator_prompts)
-    return tuple(
-        mask_loss(surrogate(images, batch.surrogate_prompts), batch.small_labels, points=0).item()
-        for images in (noised(batch, noise_B3NN, config), batch.small_images)
-    )
+def learning_rates(config: TrainConfig, phase: int) -> dict[str, float]:
+    """Each player's rate in a phase."""
+    factor = config.final_learning_rate_factor if phase >= config.decay_phase else 1.0
+    return {"surrogate": config.surrogate_learning_rate * factor, "generator": config.generator_learning_rate * factor}
 
 
-def _build(build: Callable[[str], nn.Module], name: str, field: str) -> nn.Module:
-    try:
-        return build(name)
-    except ValueError as error:
-        raise UserError(f"--set {field}={name}: {error}") from None
+def take_step(training: Training, views: ViewBatch, phase: int) -> tuple[str, float]:
+    """One step of the player whose turn it is in that phase: its name and loss. NonFiniteStep leaves all as it was."""
+    config = training.config
+    batch = prepare(views, config, training.mask_sides, training.world.rank)
+    player = config.phases[phase % len(config.phases)]
+    surrogate = training.surrogates[phase // len(config.phases) % len(training.surrogates)]
+    rate = learning_rates(config, phase)[player]
+    if player == "surrogate":
+        loss = surrogate_step(training.generator.network, surrogate, batch, config, rate)
+    else:
+        loss = generator_step(training.generator, surrogate.network, batch, config, rate)
+    training.recent.setdefault(player, []).append(loss)
+    training.step += 1
+    training.renew()
+    return player, loss
 
 
-def _check_size(network: nn.Module, side: int, field: str) -> None:
-    """SAM's networks take one size of input, the compact ones every multiple of their `size_step`."""
-    step = getattr(network, "size_step", None)
-    if side != network.image_size and (step is None or side % step):
-        remedy = f"a multiple of {step}" if step else f"{network.image_size}"
-        raise UserError(f"--set {field}={side}: this network takes {remedy}")
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run does besides its computation.
 
-
-@dataclass
-class Training:
-    """The state of a run: what a checkpoint holds."""
-
-    config: TrainConfig
-    device: torch.device
-    generator: Player
-    surrogates: list[Player]
-    step: int = 0
-    seconds: float = 0.0
-    births: int = 0
-    """How many surrogates have been started; each takes its random weights from this number."""
-    recent: dict[str, list[float]] = field(default_factory=dict)
-
-    @classmethod
-    def start(cls, config: TrainConfig, device: torch.device) -> "Training":
-        torch.manual_seed(config.seed)
-        network = _build(build_generator, config.generator, "generator")
-        _check_size(network, config.view_size, "view_size")
-        generator = Player.start(config.generator, network, config.generator_learning_rate, device)
-        training = cls(config, device, generator, [])
-        training.surrogates = [training._new_surrogate(name) for name in config.surrogates]
-        for place, surrogate in enumerate(training.surrogates):  # staggered, so that they never start afresh together
-            surrogate.steps = config.surrogate_lifetime * place // len(training.surrogates)
-        return training
-
-    def _new_surrogate(self, name: str) -> Player:
-        self.births += 1
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seeded(self.config.seed, "surrogate", self.births).integers(2**62)))
-            network = _build(build_surrogate, name, "surrogates")
-        for size in self.config.surrogate_sizes:
-            _check_size(network, size, "surrogate_sizes")
-        return Player.start(name, network, self.config.surrogate_learning_rate, self.device)
-
-    @property
-    def mask_sides(self) -> tuple[float, float]:
-        generator, surrogate = self.generator.network, self.surrogates[0].network
-        return generator.mask_size / generator.image_size, surrogate.mask_size / surrogate.image_size
-
-    def phase_of(self, step: int, steps_per_epoch: int) -> int:
-        return step // (self.config.steps_per_phase or steps_per_epoch)
-
-    def renew(self) -> None:
-        """Replaces every surrogate whose life is over."""
-        for place, surrogate in enumerate(self.surrogates):
-            if self.config.surrogate_lifetime and surrogate.steps >= self.config.surrogate_lifetime:
-                self.surrogates[place] = self._new_surrogate(surrogate.name)
-
-    def take_step(self, samples: Sequence[TrainingImage], steps_per_epoch: int) -> None:
-        """One step of the player whose turn it is."""
-        config, phase = self.config, self.phase_of(self.step, steps_per_epoch)
-        batch = prepare(*draw_batch(samples, config, self.step), config, self.step, self.mask_sides, self.device)
-        surrogate = self.surrogates[phase // len(config.phases) % len(self.surrogates)]
-        decay = config.final_learning_rate_factor if phase >= config.decay_phase else 1.0
-        points = torch.Generator().manual_seed(int(seeded(config.seed, "points", self.step).integers(2**62)))
-        player = config.phases[phase % len(config.phases)]
-        if player == "surrogate":
-            loss = surrogate_step(self.generator.network, surrogate, batch, config,
-                                  config.surrogate_learning_rate * decay, points)
-        else:
-            loss = generator_step(self.generator, surrogate.network, batch, config,
-                                  config.generator_learning_rate * decay, points)
-        if not np.isfinite(loss):
-            raise UserError(f"step {self.step}: the {player}'s loss is {loss}; lower its learning rate with --set "
-                            f"{player}_learning_rate=… and continue from the last checkpoint with --resume")
-        self.recent.setdefault(player, []).append(loss)
-        self.step += 1
-        self.renew()
-
-    def state(self) -> dict[str, Any]:
-        def of(player: Player) -> dict[str, Any]:
-            return {"name": player.name, "network": player.network.state_dict(), "steps": player.steps,
-                    "optimizer": player.optimizer.state_dict()}
-
-        return {"config": json.dumps(dataclasses.asdict(self.config)), "step": self.step, "seconds": self.seconds,
-                "births": self.births, "recent": self.recent, "generator": of(self.generator),
-                "surrogates": [of(surrogate) for surrogate in self.surrogates]}
-
-    def load(self, state: dict[str, Any], source: Path) -> None:
-        if json.loads(state["config"]) != json.loads(json.dumps(dataclasses.asdict(self.config))):
-            theirs, ours = json.loads(state["config"]), json.loads(json.dumps(dataclasses.asdict(self.config)))
-            changed = [f"{key} {theirs.get(key)} → {ours.get(key)}" for key in ours if theirs.get(key) != ours.get(key)]
-            raise UserError(f"{source}: made with other settings ({'; '.join(changed)}); resume with the same, or use "
-                            "another --output")
-        for player, saved in zip([self.generator, *self.surrogates], [state["generator"], *state["surrogates"]]):
-            player.network.load_state_dict(saved["network"])
-            player.optimizer.load_state_dict(saved["optimizer"])
-            player.steps = saved["steps"]
-        self.step, self.seconds, self.births, self.recent = (state[key] for key in ("step", "seconds", "births", "recent"))
-
-
-def _save(training: Training, output: Path, facts: dict[str, str]) -> None:
-    buffer = io.BytesIO()
-    torch.save(training.state(), buffer)
-    write_durably(output / STATE_FILE, buffer.getvalue())
-    metadata = facts | {"step": str(training.step), "hours": f"{training.seconds / 3600:.3f}",
-                        "config": json.dumps(dataclasses.asdict(training.config))}
-    save_generator(training.generator.network, training.config.generator, output / GENERATOR_FILE, metadata)
-
-
-def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, device: str = "cpu", resume: bool = False,
-          watched: Sequence[TrainingImage] = (), initialise: Any = None, facts: dict[str, str] | None = None,
-          quiet: bool = False) -> Path:
-    """Runs the configuration and returns the path of the generator's weights.
-
-    samples: what to train on. watched: held-out samples for the log (the first samples if empty). initialise: a function
-    that loads pretrained weights into (generator network, surrogate networks) before a fresh start. facts: put into the
-    weights' metadata. output receives `generator.safetensors`, `state.pt` (for resume) and `log.jsonl`: a line every
-    `log_every` steps with the players' mean losses and the surrogate's losses on noised and on clean held-out images.
+    keep: checkpoints that stay. workers: processes that prepare batches ahead of each training process. resume: insist on
+    an earlier run to go on with. validation_images: measured of each held-out set (0: all; None: all where the log has a line an
+    epoch, else 16). tensorboard: see `Watch`. facts: put into the weights' metadata; same: what else, besides the configuration,
+    must be the same when a run goes on.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    state_path = output / STATE_FILE
-    if not resume and (state_path.exists() or (output / GENERATOR_FILE).exists()):
-        raise UserError(f"--output {output}: holds an earlier run; continue it with --resume, or use another folder")
-    if resume and not state_path.exists():
-        raise UserError(f"--resume: {state_path} does not exist; start without --resume")
-    training = Training.start(config, torch.device(device))
-    if resume:
-        training.load(torch.load(state_path, map_location=device, weights_only=True), state_path)
-    elif initialise is not None:
-        initialise(training.generator.network, [surrogate.network for surrogate in training.surrogates])
 
-    steps_per_epoch = max(1, len(samples) // config.batch_size)
-    total = config.total_phases * (config.steps_per_phase or steps_per_epoch)
-    watch_config = dataclasses.replace(config, seed=config.seed + 1)
-    clock = time.monotonic() - training.seconds
-    with open(output / LOG_FILE, "a", encoding="utf-8") as log, \
-            tqdm(total=total, initial=training.step, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+    keep: int = 3
+    workers: int = 0
+    resume: bool = False
+    validation_images: int | None = None
+    tensorboard: bool | None = None
+    quiet: bool = False
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    same: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def limit(self, config: TrainConfig) -> int:
+        return self.validation_images if self.validation_images is not None else 16 if config.steps_per_phase else 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """weights: the generator's file. step: the steps that were taken. stopped_by: the signal that ended the run early."""
+
+    weights: Path
+    step: int
+    stopped_by: Signals | None = None
+
+
+def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, world: World = World(), held_out: Sets | None = None,
+          load_generator: Loader | None = None, load_surrogate: Loader | None = None, options: RunOptions = RunOptions()) -> Outcome:
+    """Runs the configuration, or goes on with the run that `output` holds, to the same weights as if it had never stopped.
+
+    samples: what to train on. held_out: sets for validation (some of the samples if there are none). load_generator,
+    load_surrogate: fill new networks with pretrained weights. output receives `checkpoints/`, `generator.safetensors` and what
+    `unseg.watch` writes. Every process of `world` calls this with the same arguments; the first one writes.
+    """
+    per_epoch = steps_per_epoch(len(samples), config, world.size)
+    total = config.total_phases * (config.steps_per_phase or per_epoch)
+    settings = run_settings(config, {"processes": world.size, "images": len(samples), **options.same})
+    with contextlib.ExitStack() as stack:
+        folder = RunFolder(output, options.keep)
+        if world.leads:
+            stack.enter_context(folder)
+        newest = _newest(folder, settings, options, world)
+        training = Training.start(config, world, *_loaders(config, load_generator, load_surrogate, fresh=newest is None))
+        if newest is not None:
+            training.load(read_state(newest))
+            world.say(f"{newest}: {training.step} of {total} steps are done; " + ("nothing is left to do" if training.step >= total
+                                                                                 else "goes on from there"))
+        watch = stack.enter_context(Watch(
+            output, config, step=training.step, total_steps=total, steps_per_epoch=per_epoch, quiet=options.quiet, main=world.leads,
+            images_per_step=config.batch_size * world.size, revision=options.facts.get("revision", ""), say=world.say,
+            tensorboard=options.tensorboard,
+        ))
+        loader = stack.enter_context(BatchLoader(samples, config, training.step, total, world.rank, world.size, options.workers,
+                                                 pin=world.device.type == "cuda"))
+        stop = stack.enter_context(StopRequest())
+        clock = time.monotonic() - training.seconds
         while training.step < total:
-            training.take_step(samples, steps_per_epoch)
+            phase = training.step // (config.steps_per_phase or per_epoch)
+            views = next(loader)
+            try:
+                player, loss = take_step(training, views.to(world.device), phase)
+            except NonFiniteStep as error:
+                raise _not_finite(error, training, views, config.phases[phase % len(config.phases)], folder) from None
             training.seconds = time.monotonic() - clock
-            if training.step % config.log_every == 0 or training.step == total:
-                line = _log_line(training, prepare(*draw_batch(watched or samples, watch_config, training.step), watch_config,
-                                                   training.step, training.mask_sides, training.device))
-                print(json.dumps(line), file=log, flush=True)
-                bar.set_postfix(noised=f"{line['surrogate_noised']:.3f}", clean=f"{line['surrogate_clean']:.3f}")
-            bar.update()
-            if training.step % config.checkpoint_every == 0 or training.step == total:
-                _save(training, output, facts or {})
-    return output / GENERATOR_FILE
+            watch.advance(training.step, player, loss, loader.waited)
+            if is_due(config, training.step, per_epoch, total):
+                scores, shown = look(training, held_out or {"training images": samples}, options.limit(config))
+                watch.record(training.step, seconds=training.seconds, losses=training.take_losses(), scores=scores, shown=shown,
+                             learning_rates=learning_rates(config, phase), facts={"surrogate_age": training.oldest_surrogate.steps})
+            stopped_by = _agreed_signal(stop, world)
+            done = training.step == total or stopped_by is not None
+            epoch_ends = not config.steps_per_phase and training.step % per_epoch == 0
+            if done or epoch_ends or training.step % config.checkpoint_every == 0:
+                path = _save(training, folder, settings, options.facts)
+            if stopped_by is not None and training.step < total:
+                world.say(f"stopped by {stopped_by.name} after step {training.step} of {total}; {path} is saved, and the same command "
+                    "goes on from there")
+                return Outcome(output / GENERATOR_FILE, training.step, stopped_by)
+    return Outcome(output / GENERATOR_FILE, training.step)
 
 
-def _log_line(training: Training, batch: Batch) -> dict[str, Any]:
-    oldest = max(training.surrogates, key=lambda surrogate: surrogate.steps)
-    on_noised, on_clean = surrogate_losses(training.generator.network, oldest.network, batch, training.config)
-    means = {f"{player}_loss": round(float(np.mean(losses)), 5) for player, losses in training.recent.items()}
-    training.recent = {}
-    return {"step": training.step, "seconds": round(training.seconds, 1), **means, "surrogate_noised": round(on_noised, 5),
-            "surrogate_clean": round(on_clean, 5), "surrogate_age": oldest.steps}
+def look(training: Training, sets: Sets, limit: int) -> tuple[list[SetScore], list[Shown]]:
+    """Validation against the oldest surrogate, shared among the processes, and what the first one shows of it."""
+    world = training.world
+    networks = training.generator.network, training.oldest_surrogate.network
+    with collectives():
+        scores = validate(*networks, sets, training.config, world.device, limit=limit, shard=(world.rank, world.size))
+    return scores, show(*networks, sets, training.config, world.device) if world.leads else []
+
+
+def run_settings(config: TrainConfig, same: Mapping[str, Any]) -> Settings:
+    """What must be the same when a run goes on."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in BOOKKEEPING} | dict(same)
+
+
+def _newest(folder: RunFolder, settings: Settings, options: RunOptions, world: World) -> Path | None:
+    """The checkpoint to go on from, chosen by the first process for all."""
+    newest = folder.newest(settings, world.say) if world.leads else None
+    if world.leads and options.resume and newest is None:
+        raise UserError(f"--resume: {folder.output} holds no checkpoint; start without --resume")
+    name = world.from_first(str(newest or ""))
+    return Path(name) if name else None
+
+
+def _loaders(config: TrainConfig, generator: Loader | None, surrogate: Loader | None,
+             fresh: bool) -> tuple[Loader | None, Loader | None]:
+    """What fills new networks, as the configuration says. The generator of a run that goes on needs nothing."""
+    if fresh and config.generator_start == "sam" and generator is None:
+        raise UserError("generator_start=sam: the generator starts from SAM; name its weights with --sam, or start from random "
+                        "ones with --set generator_start=random")
+    if config.surrogate_start == "mae" and surrogate is None:
+        raise UserError("surrogate_start=mae: the surrogate starts from MAE; name its weights with --mae, or start from scratch "
+                        "with --set surrogate_start=scratch")
+    needs_surrogate = config.surrogate_start == "mae" and (fresh or config.surrogate_lifetime > 0)
+    return generator if fresh and config.generator_start == "sam" else None, surrogate if needs_surrogate else None
+
+
+def _agreed_signal(stop: StopRequest, world: World) -> Signals | None:
+    """The signal that some process was sent, on all of them: they stop after the same step."""
+    number = max(int(sent) for sent in world.gather(torch.tensor(stop.signal or 0)))
+    return Signals(number) if number else None
+
+
+def _save(training: Training, folder: RunFolder, settings: Settings, facts: Mapping[str, str]) -> Path:
+    state = training.state()
+    if training.world.leads:
+        metadata = dict(facts) | {"step": str(training.step), "hours": f"{training.seconds / 3600:.3f}",
+                                  "config": json.dumps(dataclasses.asdict(training.config))}
+        save_generator(training.generator.network, training.config.generator, folder.output / GENERATOR_FILE, metadata)
+        folder.save(state, training.step, settings)
+    return folder.path(training.step)
+
+
+def _not_finite(error: NonFiniteStep, training: Training, views: ViewBatch, player: str, folder: RunFolder) -> Exception:
+    """What stops the run: the process whose batch it was saves it with the state before the step, and says so."""
+    rank = training.world.rank
+    if rank != error.ranks[0]:
+        training.world.barrier()  # fails, as it should, once that process has saved and left
+        return PeerFailure(str(error))
+    path = folder.save_failure(training.own_state() | {"names": list(views.names), "pixels": views.pixels.cpu()}, training.step, rank)
+    return UserError(f"step {training.step}: the {player}'s loss is {error.loss} or its gradient is not finite, on the images "
+                     f"{', '.join(views.names)}; the state before the step and the batch are in {path}; lower the rate with --set "
+                     f"{player}_learning_rate=… and another --output, or look at these images")

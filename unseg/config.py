@@ -24,8 +24,14 @@ class Budget:
                 raise UserError(f"{option} {value}: give a number of grey levels from 0 to 255 (the paper uses 8 and 2)")
 
 
+BOOKKEEPING = ("log_every", "checkpoint_every")
+"""Fields of TrainConfig that do not change what is computed, so that a run may go on with others."""
+
 PLAYERS = ("surrogate", "generator")
 TARGETS = ("ones", "mask")
+GENERATOR_STARTS = ("sam", "random")
+SURROGATE_STARTS = ("scratch", "mae")
+PRECISIONS = ("auto", "float32", "bf16")
 PROMPT_KINDS = ("box", "points", "noisy_mask", "mask")
 
 
@@ -41,6 +47,10 @@ class TrainConfig:
     """Name of the generator network."""
     surrogates: tuple[str, ...] = ("vit_b",)
     """Names of the surrogate networks; with several, every round of `phases` takes the next one."""
+    generator_start: str = "sam"
+    """What the generator starts from: sam (its frozen parts are SAM's, the noise parts random) or random."""
+    surrogate_start: str = "scratch"
+    """What surrogates start from: scratch (random weights, as the paper says) or mae (MAE's encoder, as the published code does)."""
     phases: tuple[str, ...] = ("surrogate", "generator", "generator", "generator")
     steps_per_phase: int = 0
     total_phases: int = 27
@@ -52,6 +62,8 @@ class TrainConfig:
     final_learning_rate_factor: float = 0.1
     """Learning rates are multiplied by this from phase `decay_phase` on."""
     decay_phase: int = 20
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
     surrogate_lifetime: int = 0
     """A surrogate starts afresh after this many of its own steps (0: never), the several ones at staggered times."""
 
@@ -78,11 +90,16 @@ class TrainConfig:
     flip: float = 0.5
     """Probability of a horizontal flip."""
 
+    precision: str = "auto"
+    """Of large products in networks derived from SAM: float32, bf16, or auto (bf16 on GPUs that have it, else float32)."""
+    compile: bool = False
+    """Whether torch.compile makes faster code of the networks: minutes at the start, and it needs a C++ compiler."""
+
     seed: int = 42
     log_every: int = 50
     """Steps between lines of the log."""
     checkpoint_every: int = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints; where phases are epochs there is one at the end of each, too."""
 
     def __post_init__(self) -> None:
         def require(good: bool, field: str, remedy: str) -> None:
@@ -91,7 +108,9 @@ class TrainConfig:
 
         require(bool(self.phases) and set(self.phases) <= set(PLAYERS), "phases", f"name players among {', '.join(PLAYERS)}")
         require(bool(self.surrogates), "surrogates", "name at least one surrogate network")
-        require(self.target in TARGETS, "target", f"choose one of {', '.join(TARGETS)}")
+        for field, choices in (("target", TARGETS), ("generator_start", GENERATOR_STARTS), ("surrogate_start", SURROGATE_STARTS),
+                               ("precision", PRECISIONS)):
+            require(getattr(self, field) in choices, field, f"choose one of {', '.join(choices)}")
         for field in ("generator_prompts", "surrogate_prompts"):
             require(set(getattr(self, field)) <= set(PROMPT_KINDS), field, f"choose among {', '.join(PROMPT_KINDS)}")
         require(bool(self.generator_prompts), "generator_prompts", f"choose among {', '.join(PROMPT_KINDS)}")
@@ -100,7 +119,9 @@ class TrainConfig:
         for field in ("steps_per_phase", "decay_phase", "surrogate_lifetime", "loss_points", "seed"):
             require(getattr(self, field) >= 0, field, "give a whole number from 0")
         for field in ("generator_learning_rate", "surrogate_learning_rate", "final_learning_rate_factor"):
-            require(getattr(self, field) > 0, field, "give a number above 0")
+            require(0 < getattr(self, field) < math.inf, field, "give a number above 0")
+        require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", "give two numbers from 0 to below 1")
+        require(0 <= self.weight_decay < math.inf, "weight_decay", "give a number from 0")
         require(bool(self.surrogate_sizes) and min(self.surrogate_sizes) >= 16, "surrogate_sizes", "give sides from 16")
-        require(0 < self.jitter[0] <= self.jitter[1], "jitter", "give two rising positive scales")
+        require(0 < self.jitter[0] <= self.jitter[1] < math.inf, "jitter", "give two rising positive scales")
         require(0 <= self.flip <= 1, "flip", "give a probability")

@@ -4,6 +4,8 @@ Point sampling follows PointRend (Kirillov et al., CVPR 2020) as Mask2Former use
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,8 @@ OVERSAMPLE = 3
 UNCERTAIN_SHARE = 0.75
 DICE_SMOOTHING = 1.0
 
+Random = torch.Generator | Sequence[torch.Generator] | None
+
 
 def sample_at(maps_B1HW: Tensor, points_BP2: Tensor) -> Tensor:
     """Bilinear values of `maps` at `points` ((x, y) in [0, 1], 0 and 1 being the outer edges of the map): B×P."""
@@ -21,18 +25,24 @@ def sample_at(maps_B1HW: Tensor, points_BP2: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def uncertain_points(logits_B1HW: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+def uncertain_points(logits_B1HW: Tensor, count: int, random: Random = None) -> Tensor:
     """`count` points of each map, B×count×2 in [0, 1]: three quarters the least certain of 3 × count, the rest uniform.
 
-    Uncertainty is −|logit|. generator: the source of randomness, on the CPU.
+    Uncertainty is −|logit|. random: the source of randomness on the CPU, one for all maps or one for each.
     """
     batch, device = logits_B1HW.shape[0], logits_B1HW.device
-    candidates = torch.rand(batch, count * OVERSAMPLE, 2, generator=generator).to(device)
+    candidates = _uniform(batch, count * OVERSAMPLE, random).to(device)
     kept = int(count * UNCERTAIN_SHARE)
     order = sample_at(logits_B1HW, candidates).abs().topk(kept, dim=1, largest=False).indices
     chosen = candidates.gather(1, order[..., None].expand(-1, -1, 2))
-    uniform = torch.rand(batch, count - kept, 2, generator=generator).to(device)
+    uniform = _uniform(batch, count - kept, random).to(device)
     return torch.cat([chosen, uniform], 1)
+
+
+def _uniform(batch: int, count: int, random: Random) -> Tensor:
+    if random is None or isinstance(random, torch.Generator):
+        return torch.rand(batch, count, 2, generator=random)
+    return torch.stack([torch.rand(count, 2, generator=own) for own in random])
 
 
 def dice_loss(logits_BP: Tensor, targets_BP: Tensor) -> Tensor:
@@ -44,10 +54,10 @@ def dice_loss(logits_BP: Tensor, targets_BP: Tensor) -> Tensor:
 
 
 def mask_loss(logits_B1HW: Tensor, targets_B1SS: Tensor, points: int = POINTS,
-              generator: torch.Generator | None = None) -> Tensor:
+              random: Random = None) -> Tensor:
     """BCE + dice, weighted 1 : 1. targets: in [0, 1], of any size; points: 0 compares every pixel of the logits instead."""
     if points:
-        where = uncertain_points(logits_B1HW, points, generator)
+        where = uncertain_points(logits_B1HW, points, random)
         logits, targets = sample_at(logits_B1HW, where), sample_at(targets_B1SS, where)
     else:
         if targets_B1SS.shape != logits_B1HW.shape:

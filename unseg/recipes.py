@@ -10,7 +10,12 @@ from unseg.errors import UserError
 
 
 def paper() -> TrainConfig:
-    """The published training: ViT-B generator from SAM, ViT-B surrogate, 27 epochs of HQSeg-44K, 4 images on each of 8 GPUs."""
+    """The published training: ViT-B generator from SAM, ViT-B surrogate, 27 epochs of HQSeg-44K, 4 images on each of 8 GPUs.
+
+    With fewer processes the batch of a step is smaller and an epoch has more steps; `batch_size` is per process. Where an image
+    has fewer than 10 object pixels, points are drawn twice (the published code drops points for the whole batch), and a
+    view without any is drawn again.
+    """
     return TrainConfig()
 
 
@@ -22,8 +27,9 @@ def compact() -> TrainConfig:
     of many sizes, since victims resize their images.
     """
     return TrainConfig(
-        generator="compact", surrogates=("compact", "compact_fine"), phases=("surrogate", "generator"), steps_per_phase=1,
-        total_phases=2_400, batch_size=8, generator_learning_rate=1e-3, surrogate_learning_rate=1e-3,
+        generator="compact", surrogates=("compact", "compact_fine"), generator_start="random",
+        phases=("surrogate", "generator"), steps_per_phase=1, total_phases=2_400, batch_size=8,
+        generator_learning_rate=1e-3, surrogate_learning_rate=1e-3,
         decay_phase=1_800, surrogate_lifetime=400, budget=Budget(8.0, 2.0), target="mask", loss_points=0,
         generator_prompts=("mask", "mask", "box", "points"), surrogate_prompts=(), view_size=128, frame_size=256,
         jitter=(0.5, 2.0), surrogate_sizes=(64, 96, 128), antialias=True,

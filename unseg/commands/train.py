@@ -1,14 +1,19 @@
 """`unseg train`: recipe + overrides → bilevel training."""
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from unseg import __version__
 from unseg.errors import UserError
+
+if TYPE_CHECKING:
+    from unseg.training_state import Loader
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -52,38 +57,97 @@ def train_command(
                                                 "are missing, and say what was left out.")] = False,
     sam: Annotated[Optional[Path], typer.Option("--sam", help="SAM weights that the generator starts from: the official "
                                                 "file, or the folder of its three parts.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    mae: Annotated[Optional[Path], typer.Option("--mae", help="MAE weights (CC BY-NC 4.0: not for commercial use) that "
+                                                "surrogates start from; without, they start from scratch.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Insist on going on with the run in --output; without, a run that "
+                                         "is there goes on, too, and else a new one starts.")] = False,
+    keep: Annotated[int, typer.Option("--keep", help="Checkpoints that stay; older ones are removed.")] = 3,
+    workers: Annotated[Optional[int], typer.Option("--workers", help="Processes that prepare images ahead, for each training "
+                                                   "process; without: what the cores allow.")] = None,
+    validation_images: Annotated[Optional[int], typer.Option("--validation-images", min=0, help="Images measured of each held-out "
+                                                             "set, 0 for all; without: all where the log has a line an epoch, "
+                                                             "else 16.")] = None,
+    tensorboard: Annotated[Optional[bool], typer.Option("--tensorboard/--no-tensorboard", help="Curves and pictures for "
+                                                        "TensorBoard; without: if it is installed.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", help="Processor threads; 0: as many as there are cores.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Train a noise generator against surrogates on any folder of images with masks or segment maps."""
+    """Train a noise generator against surrogates on any folder of images with masks or segment maps.
+
+    The same command goes on after an interruption, to the same weights as if there had been none. Exit code 0: trained; 2: it
+    could not start or go on; 130 and 143: stopped by Ctrl-C or SIGTERM, with a checkpoint.
+    """
     import torch
 
-    from unseg.bilevel import LOG_FILE, train
-    from unseg.checkpoint import initialise_from_sam
-    from unseg.data.training import TrainingSet, open_training_data
-    from unseg.device import choose_device
+    from unseg.bilevel import RunOptions, train
+    from unseg.data.loader import default_workers
+    from unseg.data.training import open_training_data
+    from unseg.distributed import EXIT_PEER_FAILED, PeerFailure, connect
     from unseg.recipes import recipe as named_recipe
+    from unseg.stopping import EXIT_SIGNAL
+    from unseg.watch import LOG_FILE
 
-    config = named_recipe(recipe, _overrides(settings or []))
-    chosen = choose_device(device)
-    if threads:
-        torch.set_num_threads(threads)
-    data = open_training_data(data_root, _names(splits), allow_missing, watch=_names(watch), listing=output / "data-faults.txt")
-    samples = data.train
-    watched = TrainingSet([pair for held_out in data.validation.values() for pair in held_out.pairs])
-    print(f"{config.generator} generator on {chosen}")
     # Numbers that decay below the normal ones slow a processor down many times over and change no result that matters.
     torch.set_flush_denormal(True)
     try:
-        path = train(
-            config, samples, output, str(chosen), resume, watched,
-            initialise=None if sam is None else lambda generator, _: initialise_from_sam(generator, sam),
-            facts={"recipe": recipe, "revision": _revision(), "data": data_root.name, "splits": splits or "all",
-                   "overrides": " ".join(settings or []), "images": str(len(samples))},
-            quiet=quiet,
-        )
+        with connect(device) as world:
+            overrides = _overrides(settings or [])
+            config = named_recipe(recipe, _with_starts(overrides, sam, mae))
+            if threads:
+                torch.set_num_threads(threads)
+            data = open_training_data(data_root, _names(splits), allow_missing, world.say, watch=_names(watch),
+                                      listing=output / "data-faults.txt" if world.leads else None)
+            world.say(f"{config.generator} generator on {world.device}, {_count(world.size, 'process')}, {config.batch_size * world.size} "
+                "images a step")
+            if config.surrogate_start == "mae":
+                world.say(f"surrogates start from {mae}: MAE's weights are CC BY-NC 4.0, so what is trained from them is not for "
+                    "commercial use")
+            outcome = train(
+                config, data.train, output, world, data.validation, *_loaders(sam, mae),
+                RunOptions(
+                    keep, default_workers(_local_processes()) if workers is None else workers, resume, validation_images, tensorboard,
+                    quiet, same={"samples": _digest([pair.name for pair in data.train.pairs])},
+                    facts={"recipe": recipe, "revision": _revision(), "data": data_root.name, "splits": splits or "all",
+                           "overrides": " ".join(settings or []), "images": str(len(data.train)), "processes": str(world.size)},
+                ),
+            )
+            world.say(f"generator: {outcome.weights}\nlog:       {output / LOG_FILE}")
+    except PeerFailure:
+        raise typer.Exit(EXIT_PEER_FAILED) from None
     finally:
         torch.set_flush_denormal(False)  # it holds for the whole process
-    print(f"generator: {path}\nlog:       {output / LOG_FILE}")
+    if outcome.stopped_by is not None:
+        raise typer.Exit(EXIT_SIGNAL + outcome.stopped_by)
+
+
+def _with_starts(overrides: dict[str, str], sam: Path | None, mae: Path | None) -> dict[str, str]:
+    """A weight file says what its network starts from."""
+    starts = {}
+    for option, path, field, value in (("--sam", sam, "generator_start", "sam"), ("--mae", mae, "surrogate_start", "mae")):
+        if path is not None:
+            starts[field] = value
+            if overrides.get(field, value) != value:
+                raise UserError(f"{option} {path}: contradicts --set {field}={overrides[field]}; leave one of them out")
+    return overrides | starts
+
+
+def _loaders(sam: Path | None, mae: Path | None) -> tuple[Loader | None, Loader | None]:
+    """What fills a new generator and a new surrogate."""
+    from unseg import checkpoint
+
+    return (None if sam is None else lambda network: checkpoint.initialise_from_sam(network, sam),
+            None if mae is None else lambda network: checkpoint.initialise_from_mae(network, mae))
+
+
+def _local_processes() -> int:
+    """How many training processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}es"
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()[:12]

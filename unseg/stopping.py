@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM (Slurm, a system that shuts down) as a request that a loop obeys between two steps."""
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+
+EXIT_SIGNAL = 128
+"""Exit code of a process that a signal stopped: this plus its number."""
+INSISTED_AFTER = 1.0  # seconds: one Ctrl-C may arrive twice, from the terminal and through the launcher
+
+
+class StopRequest:
+    """A context; within, the first SIGINT or SIGTERM sets `signal`. A second Ctrl-C interrupts at once.
+
+    A signal that the process was started to ignore stays ignored, as for a job in a shell's background.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._since = 0.0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > INSISTED_AFTER:
+            raise KeyboardInterrupt
