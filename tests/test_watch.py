@@ -73,7 +73,8 @@ def test_lines_are_due_at_epochs_or_every_few_steps():
 
 @given(st.integers(0, 5), st.data())
 def test_a_log_cut_at_any_byte_keeps_its_whole_lines(step, data):
-    lines = [json.dumps({"step": number, "revision": "ε\nü", "config": {}}, ensure_ascii=False).encode() + b"\n" for number in range(1, 6)]
+    lines = [json.dumps({"step": number, "revision": "ε\nü", "config": {}}, ensure_ascii=False).encode() + b"\n"
+             for number in range(1, 6)]
     whole = b"".join(lines)
     cut = data.draw(st.integers(0, len(whole)))
     kept = kept_lines(whole[:cut], step)
