@@ -1,0 +1,212 @@
+"""Which format annotations have, found out by content and layout; what is ambiguous is refused, not guessed."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from unseg.data.annotations.coco import CITYSCAPES_PANOPTIC, CityscapesPanoptic, CocoInstances, CocoPanoptic
+from unseg.data.annotations.core import Annotations, first_few
+from unseg.data.annotations.huggingface import (
+    METADATA, TABLES, HuggingFaceTables, metadata_files, open_image_folder, table_files,
+)
+from unseg.data.annotations.json_stream import open_json
+from unseg.data.annotations.label_files import CITYSCAPES_SUFFIXES, Cityscapes, open_label_files
+from unseg.data.annotations.labelme import LabelMe
+from unseg.data.annotations.yolo import Yolo, label_texts, looks_like_yolo
+from unseg.data.samples import Problem, stem_of, walk
+from unseg.errors import UserError
+from unseg.images import IMAGE_SUFFIXES
+
+OPTION = "--annotations-format"
+FORMATS = ("coco", "coco-panoptic", "voc", "index", "binary", "cityscapes", "cityscapes-panoptic", "yolo", "labelme",
+           "huggingface")
+JSON_FORMATS = {"coco": CocoInstances, "coco-panoptic": CocoPanoptic, "cityscapes-panoptic": CityscapesPanoptic}
+MASK_FILES = "masks"  # which of voc, index and binary they are shows only when they are read
+FILES_LOOKED_AT = 20  # json or text files of a folder; formats with one file an image have thousands of one kind
+VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "SegmentationObject")  # of a VOC data set
+
+
+def open_annotations(path: str | Path, images_root: str | Path | None, format: str = "auto") -> Annotations:
+    """Open and check the annotations of the images under `images_root`.
+
+    path: a json, a data.yaml, a table, or a folder. format: one of FORMATS, `huggingface:COLUMN` (the column of the
+    masks), or "auto". images_root: a folder; None only for tables that hold the images themselves. UserError for
+    whatever concerns all images: an unknown or ambiguous format, broken json, names that lead out of the folder, ids
+    that are unknown or there twice. Whatever concerns one image is raised when it is read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"--annotations {path}: no such file or folder")
+    name, _, column = format.partition(":")
+    if (name not in FORMATS and name != "auto") or (column and name != "huggingface"):
+        raise UserError(f"{OPTION} {format}: choose from auto, {', '.join(FORMATS)} (or huggingface:COLUMN)")
+    found, place = name, path
+    if name == "auto":
+        found, place = detect(path, None if images_root is None else Path(images_root))
+    if images_root is None:
+        if found != "huggingface" or not _has_tables(place):
+            raise UserError(f"--annotations {path}: {found} annotations need a folder of images")
+        return _finished(HuggingFaceTables(place, None, column or None), name)
+    return _finished(_open(found, place, Path(images_root), column or None), name)
+
+
+def _finished(annotations: Annotations, named: str) -> Annotations:
+    if named == "auto":
+        annotations.statement += f" (if they are something else, give {OPTION})"
+    return annotations
+
+
+def _open(found: str, place: Path, images_root: Path, column: str | None) -> Annotations:
+    if found in JSON_FORMATS:
+        if place.is_dir():
+            place = _only_json(place, found)
+        return JSON_FORMATS[found](place, images_root)
+    if found == "labelme":
+        return LabelMe(place, images_root)
+    if found == "yolo":
+        return Yolo(place, images_root)
+    if found == "huggingface":
+        if _has_tables(place):
+            return HuggingFaceTables(place, images_root, column)
+        return open_image_folder(place, images_root, column)
+    if not place.is_dir():
+        raise UserError(f"--annotations {place}: {found} annotations are a folder, this is a file")
+    if found == "cityscapes":
+        return Cityscapes(place, images_root)
+    return open_label_files(place, images_root, None if found == MASK_FILES else found)
+
+
+def _has_tables(place: Path) -> bool:
+    problems: list[Problem] = []
+    return bool(table_files(place, problems)) and not metadata_files(place, problems)
+
+
+def _only_json(folder: Path, wanted: str) -> Path:
+    """The one json of a format in a folder that the user named without the file."""
+    problems: list[Problem] = []
+    files = [file for file in walk(folder, problems) if file.suffix.lower() == ".json"]
+    fitting = [file for file in files if json_format(file) == wanted]
+    if len(fitting) != 1:
+        raise UserError(f"--annotations {folder}: {len(fitting) or 'no'} {wanted} files there; name one json"
+                        + (f" ({first_few(file.name for file in fitting)})" if fitting else ""))
+    return fitting[0]
+
+
+# --- detection -------------------------------------------------------------------------------------------------------
+
+
+def detect(path: Path, images_root: Path | None) -> tuple[str, Path]:
+    """The format, and the file or folder that holds it. "masks" stands for voc, index or binary."""
+    if path.is_file():
+        return _detect_file(path), path
+    problems: list[Problem] = []
+    found = _formats_in(path, images_root, walk(path, problems))
+    if not found:
+        raise UserError(f"--annotations {path}: no annotations of a known format there; name one with {OPTION}"
+                        f" ({', '.join(FORMATS)})")
+    if len(found) > 1:
+        choices = "; ".join(f"{format} ({_relative(path, places)})" for format, places in sorted(found.items()))
+        raise UserError(f"--annotations {path}: holds several formats: {choices}. Name one with {OPTION}, or give the"
+                        " file or folder of one")
+    (format, places), = found.items()
+    if format == MASK_FILES:
+        within = [path / name for name in VOC_FOLDERS if (path / name).is_dir()]
+        if len(within) > 1:
+            raise UserError(f"--annotations {path}: holds {_relative(path, within)}; give one of these folders")
+        return format, within[0] if within else path
+    if format in JSON_FORMATS:
+        if len(places) > 1:
+            raise UserError(f"--annotations {path}: holds {len(places)} {format} files ({_relative(path, places)});"
+                            " name one of them")
+        return format, places[0]
+    return format, path
+
+
+def _relative(folder: Path, places: list[Path]) -> str:
+    return first_few(place.relative_to(folder).as_posix() for place in places)
+
+
+def _detect_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        found = json_format(path)
+        if found is None:
+            raise UserError(f"--annotations {path}: this json has neither COCO's lists (images, annotations, categories)"
+                            " nor LabelMe's (shapes)")
+        return found
+    if suffix in TABLES or path.name in METADATA:
+        return "huggingface"
+    if suffix in (".yaml", ".yml"):
+        return "yolo"
+    raise UserError(f"--annotations {path}: give a folder, a .json, a data.yaml, a metadata.jsonl or .csv, or a .parquet"
+                    " or .arrow file")
+
+
+def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> dict[str, list[Path]]:
+    """Every format that the files of a folder show, with the files that show it."""
+    found: dict[str, list[Path]] = {}
+    problems: list[Problem] = []
+    by_suffix: dict[str, list[Path]] = {}
+    for file in files:
+        by_suffix.setdefault(file.suffix.lower(), []).append(file)
+    hugging = [*metadata_files(folder, problems), *table_files(folder, problems)]
+    if hugging:
+        found["huggingface"] = hugging
+    cityscapes = [file for file in by_suffix.get(".png", ()) if file.name.endswith(CITYSCAPES_SUFFIXES)]
+    if cityscapes:
+        found["cityscapes"] = cityscapes
+    for file in by_suffix.get(".json", ())[:FILES_LOOKED_AT]:
+        if not (cityscapes and file.name.endswith("_polygons.json")):  # Cityscapes' own, beside its label files
+            format = json_format(file, quiet=True)
+            if format is not None:
+                found.setdefault(format, []).append(file)
+    texts = [file for file in label_texts(folder, problems)[:FILES_LOOKED_AT] if looks_like_yolo(file)]
+    if texts:
+        found["yolo"] = texts
+    if not found:
+        masks = _mask_files(folder, images_root, files)
+        if masks:
+            found[MASK_FILES] = masks
+    return found
+
+
+def _mask_files(folder: Path, images_root: Path | None, files: list[Path]) -> list[Path]:
+    """Images that can be masks: any of a folder of their own, .png files beside images of the same name."""
+    pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if images_root is None or images_root.resolve() != folder.resolve():
+        return pictures
+    photographs = {stem_of(file.relative_to(folder).as_posix()) for file in pictures if file.suffix.lower() != ".png"}
+    return [file for file in pictures if file.suffix.lower() == ".png"
+            and stem_of(file.relative_to(folder).as_posix()) in photographs]
+
+
+def json_format(path: Path, quiet: bool = False) -> str | None:
+    """What a json holds, by its keys and its first annotation; None where that is nothing known.
+
+    quiet: None also where it cannot be read, as for a json among many.
+    """
+    try:
+        with open_json(path) as stream:
+            keys = set()
+            for key in stream.members():
+                keys.add(key)
+                if key == "annotations":
+                    for entry, _, _ in stream.elements():
+                        return _entry_format(entry)
+                    return "coco"  # a list without entries
+                if key == "shapes":
+                    return "labelme"
+                stream.skip()
+            return "coco" if "images" in keys and "categories" in keys else None
+    except UserError:
+        if quiet:
+            return None
+        raise
+
+
+def _entry_format(entry: object) -> str | None:
+    if not isinstance(entry, dict):
+        return None
+    if "segments_info" in entry:
+        cityscapes = str(entry.get("file_name")).endswith(CITYSCAPES_PANOPTIC)
+        return "cityscapes-panoptic" if cityscapes else "coco-panoptic"
+    return "coco" if "image_id" in entry else None

@@ -1,0 +1,189 @@
+"""Masks and label maps as image files, one an image: VOC's palette PNG, class ids, binary masks, Cityscapes."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from unseg.data.annotations.core import (
+    Annotated, Annotations, ClassMap, ClassTable, Indexed, ObjectRule, Segment, Unannotated,
+    check_pixel_count, check_segment_count, check_size, index_values,
+)
+from unseg.data.annotations.names import ImagesFolder
+from unseg.data.masks import MaskKind, MaskRule, detect_kind
+from unseg.data.samples import Problem, find_samples, walk
+from unseg.errors import UserError
+from unseg.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
+
+VOC_CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+               "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+               "tvmonitor")
+VOC_INSTANCES = "SegmentationObject"  # same palette as SegmentationClass, but the values number the objects
+
+# Cityscapes' label ids (cityscapesScripts, helpers/labels.py). Those that its evaluation leaves out are void here.
+CITYSCAPES_CLASSES = dict(enumerate((
+    "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road", "sidewalk",
+    "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole", "polegroup",
+    "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus",
+    "caravan", "trailer", "train", "motorcycle", "bicycle")))
+CITYSCAPES_VOID = frozenset((*range(7), 9, 10, 14, 15, 16, 18, 29, 30))
+CITYSCAPES_THINGS = frozenset(range(24, 34))
+INSTANCES_A_CLASS = 1000  # instanceIds: class × 1000 + number; below 1000 the class of what is not told apart
+CITYSCAPES_SUFFIXES = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
+
+
+def label_map(label: Label, path: Path, height: int, width: int, kind: MaskKind, classes: ClassTable) -> ClassMap:
+    """A decoded label as a class map, its size checked."""
+    check_size(path, "the mask", label.values.shape, height, width)
+    return ClassMap(label.values, kind, classes)
+
+
+class LabelFiles(Annotations):
+    """A mask file an image. files: image name → its file."""
+
+    def __init__(self, format_name: str, files: Mapping[str, Path], missing: Sequence[Problem],
+                 named_kind: MaskKind | None, folder: Path) -> None:
+        self._files, self.missing = dict(files), tuple(missing)
+        self.kind, found = named_kind, ""
+        if named_kind is None:
+            paths = sorted(self._files.values())
+            detected = detect_kind(paths)
+            self.kind, found = detected.kind, detected.statement
+            format_name = "voc" if self.kind == "index" and _all_of_voc(folder, paths) else self.kind
+        self.format = format_name
+        names = dict(enumerate(VOC_CLASSES)) if format_name == "voc" else {}
+        self.classes = ClassTable(names)
+        told = found or {"voc": "class ids of VOC", "index": "class ids", "binary": "above 127 is object"}[format_name]
+        what = "VOC palette PNG" if format_name == "voc" else f"{format_name} masks"
+        self.statement = f"{what}: {len(self._files)} files in {folder}, {told}"
+
+    def names(self) -> Sequence[str]:
+        return sorted([*self._files, *(problem.name for problem in self.missing)])
+
+    def read(self, image_name: str, height: int, width: int) -> Annotated:
+        path = self._files.get(image_name)
+        if path is None:
+            raise Unannotated(Path(image_name), "no mask for it")
+        check_pixel_count(path, height, width)
+        return label_map(open_label(path, height * width), path, height, width, self.kind, self.classes)
+
+    def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
+        super().check_rule(rule, option)
+        check_kind(rule, self.kind)
+
+
+def check_kind(rule: ObjectRule, kind: MaskKind) -> None:
+    """UserError where class ids are asked of binary masks."""
+    if isinstance(rule.which, tuple):
+        MaskRule(kind, rule.which)  # says so itself
+
+
+def open_label_files(path: Path, images_root: Path, format_name: str | None) -> LabelFiles:
+    """Masks paired with images by relative name without suffix. format_name: voc, index, binary or None: detected."""
+    found = find_samples([images_root], path)
+    files = {sample.name: sample.mask for sample in found.samples if sample.mask is not None}
+    missing = [*found.problems, *(Problem(name, "a mask without an image") for name in found.unused_masks)]
+    if not files:
+        raise UserError(f"{path}: no mask there has the name of an image in {images_root}")
+    kind: MaskKind | None = None if format_name is None else "binary" if format_name == "binary" else "index"
+    return LabelFiles(format_name or "", files, missing, kind, path)
+
+
+def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
+    """Whether the first mask has VOC's colours, so that its ids are VOC's classes."""
+    if folder.name.startswith(VOC_INSTANCES) or not paths:
+        return False
+    try:
+        with Pillow.open(paths[0], formats=FORMATS) as image:
+            palette = image.getpalette() if image.mode == "P" else None
+    except DECODE_ERRORS:
+        return False
+    return palette is not None and palette[:3 * len(VOC_CLASSES)] == voc_palette()[:3 * len(VOC_CLASSES)]
+
+
+def voc_palette() -> list[int]:
+    """VOC's 256 colours, flat: the id's bits, three at a time, fill the channels from their highest bit down.
+
+    Source: VOCdevkit's VOClabelcolormap.
+    """
+    colours = []
+    for number in range(256):
+        for channel in range(3):
+            colours.append(sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)))
+    return colours
+
+
+class Cityscapes(Annotations):
+    """X_gtFine_labelIds.png for X_leftImg8bit.png, whatever folders lie between.
+
+    Where X_gtFine_instanceIds.png lies beside it, that is read: it has the same classes, and tells objects and crowds
+    apart, as Cityscapes' own panoptic conversion does.
+    """
+
+    format = "cityscapes"
+    classes = ClassTable(CITYSCAPES_CLASSES, CITYSCAPES_THINGS, CITYSCAPES_VOID, frozenset(CITYSCAPES_CLASSES))
+
+    def __init__(self, path: Path, images_root: Path) -> None:
+        folder = ImagesFolder(images_root)
+        problems = list(folder.problems)
+        labels = _by_key(walk(path, problems), CITYSCAPES_SUFFIXES, path)
+        if not labels:
+            raise UserError(f"{path}: no file named …{CITYSCAPES_SUFFIXES[0]} there")
+        images = _by_key([images_root / name for name in folder.names],
+                         tuple(f"_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES), images_root)
+        self._files = {image.relative_to(images_root).as_posix(): labels[key]
+                       for key, image in images.items() if key in labels}
+        unused = sorted(labels[key] for key in labels.keys() - images.keys())
+        self.missing = tuple([*problems, *(Problem(label.relative_to(path).as_posix(), "a label file without an image")
+                                           for label in unused)])
+        instances = sum(_instances_beside(label).is_file() for label in labels.values())
+        self.statement = (f"Cityscapes: {len(labels)} label files in {path}, {instances} of them with instances; classes"
+                          " outside its evaluation are left out")
+
+    def names(self) -> Sequence[str]:
+        return sorted([*self._files, *(problem.name for problem in self.missing)])
+
+    def read(self, image_name: str, height: int, width: int) -> Annotated:
+        label = self._files.get(image_name)
+        if label is None:
+            raise Unannotated(Path(image_name), "no Cityscapes label file for it")
+        instances = _instances_beside(label)
+        path = instances if instances.is_file() else label
+        check_pixel_count(path, height, width)
+        decoded = open_label(path, height * width)
+        if path == label:
+            return label_map(decoded, path, height, width, "index", self.classes)
+        check_size(path, "the mask", decoded.values.shape, height, width)
+        known = np.unique(decoded.values)
+        check_segment_count(path, known.size)
+        index = index_values(decoded.values, known)
+        return Indexed(index, [self._segment(value, index, place) for place, value in enumerate(known.tolist())])
+
+    def _segment(self, value: int, index: np.ndarray, place: int) -> Segment:
+        apart = value >= INSTANCES_A_CLASS
+        class_id = value // INSTANCES_A_CLASS if apart else value
+        thing = class_id in CITYSCAPES_THINGS
+        void = class_id in CITYSCAPES_VOID or class_id not in CITYSCAPES_CLASSES
+        return Segment(class_id, CITYSCAPES_CLASSES.get(class_id), value if apart else None, thing and not apart,
+                       thing, void, lambda: index == place)
+
+
+def _instances_beside(label: Path) -> Path:
+    return label.with_name(label.name.replace("_labelIds.png", "_instanceIds.png"))
+
+
+def _by_key(paths: Sequence[Path], suffixes: Sequence[str], root: Path) -> dict[str, Path]:
+    """Files by what stands before the suffix; UserError where two have the same."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        suffix = next((suffix for suffix in suffixes if path.name.endswith(suffix)), None)
+        if suffix is None:
+            continue
+        key = path.name[:-len(suffix)]
+        if key in found:
+            raise UserError(f"{root}: both {found[key].relative_to(root)} and {path.relative_to(root)} are {key}; give a"
+                            " folder with one of them")
+        found[key] = path
+    return found
