@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 from PIL import ExifTags
 from PIL import Image as Pillow
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from unseg.errors import UserError
 from unseg.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, write_bytes, writing
@@ -519,36 +518,52 @@ def encode_png(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None =
 
 def encode_tiff(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None,
                 metadata: Metadata = Metadata()) -> bytes:
-    """TIFF bytes, little-endian, deflated strips with horizontal differences (TIFF 6.0, predictor 2)."""
+    """TIFF bytes: deflated strips with horizontal differences (TIFF 6.0, predictor 2). level: as for `encode_png`.
+
+    An EXIF block is a TIFF file without picture, so it is the start of the file: what its entries point to stays where it
+    is, and only its first directory is written anew, with the picture's entries among its own.
+    """
+    start = metadata.exif or b"II*\0" + bytes(4)
+    order = "<" if start[:2] == b"II" else ">"
     samples = _with_alpha(pixels, alpha)
     height, width, channels = samples.shape
     rows = max(1, 2**20 // (width * channels * samples.itemsize))
     strips = []
-    for start in range(0, height, rows):
-        strip = samples[start:start + rows].astype(samples.dtype.newbyteorder("<"))
-        strip[:, 1:] -= strip[:, :-1].copy()
-        strips.append(zlib.compress(strip.tobytes(), level))
-    offsets = np.cumsum([8, *map(len, strips)]).tolist()
-    directory = ImageFileDirectory_v2(prefix=b"II")
-    bits = 8 * samples.itemsize
-    for tag, value in ((256, width), (257, height), (258, (bits,) * channels), (259, 8), (262, 2 if channels > 2 else 1),
-                       (273, tuple(offsets[:-1])), (277, channels), (278, rows), (279, tuple(map(len, strips))),
-                       (284, 1), (317, 2)):
-        directory[tag] = value
+    for top in range(0, height, rows):
+        strip = samples[top:top + rows].copy()
+        strip[:, 1:] -= samples[top:top + rows, :-1]
+        strips.append(zlib.compress(strip.astype(strip.dtype.newbyteorder(order)).tobytes(), level))
+    offsets = np.cumsum([len(start), *map(len, strips)]).tolist()
+    own = {tag: (3, 2, np.array(values, f"{order}u2").tobytes()) for tag, values in (
+        (258, [8 * samples.itemsize] * channels), (259, 8), (262, 2 if channels > 2 else 1), (277, channels), (284, 1), (317, 2))}
+    own |= {tag: (4, 4, np.array(values, f"{order}u4").tobytes()) for tag, values in (
+        (256, width), (257, height), (273, offsets[:-1]), (278, rows), (279, [len(strip) for strip in strips]))}
     if alpha is not None:
-        directory[338] = 2  # straight, not premultiplied
-    for tag, content in ((ICC, metadata.icc_profile), (XMP, metadata.xmp)):
-        if content:
-            directory.tagtype[tag] = 7  # bytes of no further type
-            directory[tag] = content
-    if metadata.exif:
-        exif = Pillow.Exif()
-        exif.load(b"Exif\0\0" + metadata.exif)
-        for tag, value in exif.items():
-            directory[tag] = exif.get_ifd(tag) if tag in (EXIF, GPS) else value
-    pad = b"\0" * (offsets[-1] % 2)  # a directory starts at an even place
-    start = offsets[-1] + len(pad)
-    return b"".join([b"II*\0", struct.pack("<I", start), *strips, pad, directory.tobytes(start)])
+        own[338] = 3, 2, struct.pack(f"{order}H", 2)  # straight, not premultiplied
+    own |= {tag: (7, 1, content) for tag, content in ((ICC, metadata.icc_profile), (XMP, metadata.xmp)) if content}
+    entries = _tiff_entries(start, order)
+    end = offsets[-1] + offsets[-1] % 2  # directories and values start at even places
+    beyond, place = [], end + 2 + 12 * len(entries.keys() | own.keys()) + 4
+    for tag, (kind, size, content) in own.items():
+        value = content.ljust(4, b"\0")
+        if len(content) > 4:
+            value = struct.pack(f"{order}I", place)
+            beyond.append(content + bytes(len(content) % 2))
+            place += len(beyond[-1])
+        entries[tag] = struct.pack(f"{order}HHI4s", tag, kind, len(content) // size, value)
+    directory = struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    header = start[:4] + struct.pack(f"{order}I", end) + start[8:]
+    return b"".join([header, *strips, bytes(end - offsets[-1]), directory, *beyond])
+
+
+def _tiff_entries(block: bytes, order: str) -> dict[int, bytes]:
+    """The entries of a TIFF structure's first directory, 12 bytes each, by tag."""
+    place, = struct.unpack_from(f"{order}I", block, 4)
+    if place == 0:
+        return {}
+    count, = struct.unpack_from(f"{order}H", block, place)
+    rows = (block[place + 2 + 12 * number:place + 14 + 12 * number] for number in range(count))
+    return {struct.unpack_from(f"{order}H", row)[0]: row for row in rows}
 
 
 def encode_webp(pixels: np.ndarray, *, alpha: np.ndarray | None = None, metadata: Metadata = Metadata()) -> bytes:
