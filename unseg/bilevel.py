@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -153,8 +153,8 @@ class RunOptions:
 
     keep: checkpoints that stay. workers: processes that prepare batches ahead of each training process. resume: insist on
     an earlier run to go on with. validation_images: measured of each held-out set (0: all; None: all where the log has a line an
-    epoch, else 16). tensorboard: see `Watch`. facts: put into the weights' metadata; same: what else, besides the configuration,
-    must be the same when a run goes on.
+    epoch, else 16; of the training images, where nothing is held out, 16). tensorboard: see `Watch`. facts: put into the
+    weights' metadata; same: what else, besides the configuration, must be the same when a run goes on.
     """
 
     keep: int = 3
@@ -166,8 +166,11 @@ class RunOptions:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     same: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def limit(self, config: TrainConfig) -> int:
-        return self.validation_images if self.validation_images is not None else 16 if config.steps_per_phase else 0
+    def limit(self, config: TrainConfig, held_out: bool) -> int:
+        """Images measured of each set. held_out: there are validation sets; else it is the training images, which are many."""
+        if self.validation_images is not None:
+            return self.validation_images
+        return 0 if held_out and not config.steps_per_phase else 16
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,8 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
             training.seconds = time.monotonic() - clock
             watch.advance(training.step, player, loss, loader.waited)
             if is_due(config, training.step, per_epoch, total):
-                scores, shown = look(training, held_out or {"training images": samples}, options.limit(config))
+                scores, shown = look(training, held_out or {"training images": samples}, options.limit(config, bool(held_out)),
+                                     watch.validated)
                 watch.record(training.step, seconds=training.seconds, losses=training.take_losses(), scores=scores, shown=shown,
                              learning_rates=learning_rates(config, phase), facts={"surrogate_age": training.oldest_surrogate.steps})
             stopped_by = _agreed_signal(stop, world)
@@ -234,12 +238,13 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
     return Outcome(output / GENERATOR_FILE, training.step)
 
 
-def look(training: Training, sets: Sets, limit: int) -> tuple[list[SetScore], list[Shown]]:
+def look(training: Training, sets: Sets, limit: int, progress: Callable[[int], None]) -> tuple[list[SetScore], list[Shown]]:
     """Validation against the oldest surrogate, shared among the processes, and what the first one shows of it."""
     world = training.world
     networks = training.generator.network, training.oldest_surrogate.network
     with collectives():
-        scores = validate(*networks, sets, training.config, world.device, limit=limit, shard=(world.rank, world.size))
+        scores = validate(*networks, sets, training.config, world.device, limit=limit, shard=(world.rank, world.size),
+                          progress=progress)
     return scores, show(*networks, sets, training.config, world.device) if world.leads else []
 
 

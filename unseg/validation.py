@@ -41,7 +41,6 @@ MEASURES = ("iou_noised", "iou_clean", "boundary_iou_noised", "boundary_iou_clea
 SCORED, EMPTY, FIRST_MEASURE = 0, 1, 2
 
 Sets = Mapping[str, Sequence[TrainingImage]]
-Autocast = Callable[[], contextlib.AbstractContextManager]
 
 
 @dataclass(frozen=True)
@@ -116,19 +115,18 @@ class Answers:
 
 
 def validate(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device, *,
-             limit: int = 0, shard: tuple[int, int] = (0, 1), progress: Callable[[int], None] = lambda images: None,
-             autocast: Autocast = contextlib.nullcontext) -> list[SetScore]:
+             limit: int = 0, shard: tuple[int, int] = (0, 1),
+             progress: Callable[[int], None] = lambda images: None) -> list[SetScore]:
     """The scores of every set, in the order of `sets`; the same on every process, and whatever their number.
 
     sets: name → images, read when they are asked for. limit: images taken of each set, spread evenly over it (0: all). shard:
     (rank, number of processes); with several, every one of them must call this, with torch's process group running. progress:
-    called with the number of images that this process has done since the last call. autocast: the networks' arithmetic.
+    called with the number of images that this process has done since the last call.
 
     Where a label is a map of segments, a union of random ones is the object, drawn from the seed and the image's name alone. An
     image whose label is empty cannot be prompted for: it is not measured but counted and named.
     """
-    table = score_shard(generator, surrogate, sets, config, device, limit=limit, shard=shard, progress=progress,
-                        autocast=autocast)
+    table = score_shard(generator, surrogate, sets, config, device, limit=limit, shard=shard, progress=progress)
     if shard[1] > 1:
         table = table.to(device)  # NCCL adds on GPUs only
         torch.distributed.all_reduce(table)
@@ -136,8 +134,7 @@ def validate(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: Tra
 
 
 def score_shard(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device, *,
-                limit: int = 0, shard: tuple[int, int] = (0, 1), progress: Callable[[int], None] = lambda images: None,
-                autocast: Autocast = contextlib.nullcontext) -> Tensor:
+                limit: int = 0, shard: tuple[int, int] = (0, 1), progress: Callable[[int], None] = lambda images: None) -> Tensor:
     """One process's part of the table: a float64 row for each of `chosen(sets, limit)`, zeros where another process measures.
 
     Whole groups go to a process, the same whatever the number of processes and of much the same size, because the compact
@@ -155,7 +152,7 @@ def score_shard(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: 
         measured: list[tuple[int, Future[list[float]]]] = []
         for group, read in _ahead(groups, lambda row: pool.submit(read_example, *images[row], sets, config, sides)):
             examples = {row: example for row, future in zip(group, read) if (example := future.result()) is not None}
-            answers = answer(generator, surrogate, list(examples.values()), config, device, autocast) if examples else None
+            answers = answer(generator, surrogate, list(examples.values()), config, device) if examples else None
             _collect(table, measured)  # of the group before: measured while this one was in the networks
             measured = [(row, pool.submit(_measure, example, answers, place))
                         for place, (row, example) in enumerate(examples.items())]
@@ -256,8 +253,8 @@ def _stretch_label(label_1HW: Tensor, side: int, antialias: bool) -> Tensor:
 
 
 @torch.no_grad()
-def answer(generator: nn.Module, surrogate: nn.Module, examples: Sequence[Example], config: TrainConfig, device: torch.device,
-           autocast: Autocast = contextlib.nullcontext) -> Answers:
+def answer(generator: nn.Module, surrogate: nn.Module, examples: Sequence[Example], config: TrainConfig,
+           device: torch.device) -> Answers:
     """What the generator makes of a group of images, and the surrogate of them with and without that noise."""
     images_V, labels_V, images_S, labels_S = (
         torch.stack([getattr(example, field) for example in examples]).to(device)
@@ -267,11 +264,10 @@ def answer(generator: nn.Module, surrogate: nn.Module, examples: Sequence[Exampl
     mask_side = round(images_S.shape[-1] * surrogate.mask_size / surrogate.image_size)
     prompts_V = draw_prompts(labels_V, _prompt_kind(config.generator_prompts), generator.mask_size, draws)
     prompts_S = draw_prompts(labels_S, _prompt_kind(config.surrogate_prompts), mask_side, draws)
-    with autocast():
-        noise_B3NN = generator(images_V, prompts_V).float()
-        noised_B3SS = noise.add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
-        # One after the other, since the compact surrogates take statistics of their batch.
-        logits = [surrogate(images, prompts_S).float() for images in (noised_B3SS, images_S)]
+    noise_B3NN = generator(images_V, prompts_V)
+    noised_B3SS = noise.add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
+    # One after the other, since the compact surrogates take statistics of their batch.
+    logits = [surrogate(images, prompts_S) for images in (noised_B3SS, images_S)]
     losses = [torch.stack([mask_loss(of[place:place + 1], labels_S[place:place + 1], points=0) for place in range(len(examples))])
               for of in logits]
     return Answers(*(tensor.cpu() for tensor in (noise_B3NN, *logits, *losses)))
@@ -304,8 +300,8 @@ def _evaluating(*networks: nn.Module) -> Iterator[None]:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def show(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device, count: int = 4,
-         autocast: Autocast = contextlib.nullcontext) -> list[Shown]:
+def show(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device,
+         count: int = 4) -> list[Shown]:
     """At most `count` images for a person to look at: always the same ones, from each set in turn, those with an object."""
     by_set = [chosen({name: images}, -(-count // len(sets))) for name, images in sets.items()]
     turns = [turn for row in itertools.zip_longest(*by_set) for turn in row if turn is not None][:count]
@@ -315,7 +311,7 @@ def show(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainCo
     with _evaluating(generator, surrogate):
         for start in range(0, len(examples), GROUP):
             group = examples[start:start + GROUP]
-            answers = answer(generator, surrogate, group, config, device, autocast)
+            answers = answer(generator, surrogate, group, config, device)
             shown += [_shown(example, answers, place, config) for place, example in enumerate(group)]
     return shown
 
