@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 from rich.console import Console
 from rich.table import Table
 
@@ -18,10 +19,20 @@ from unseg.checkpoint import load_generator, save_generator
 from unseg.commands import evaluate as command
 from unseg.config import Budget
 from unseg.errors import UserError
-from unseg.evaluation import train_and_test, trainer
+from unseg.evaluation import conditions, train_and_test, trainer
 from unseg.evaluation.compare import Plan, RunName, Source, Watcher, compare
-from unseg.evaluation.conditions import CONDITIONS, Change, changed_images, protected_files, random_noise
+from unseg.evaluation.conditions import (
+    Change,
+    Distance,
+    changed_images,
+    class_pattern,
+    protected_files,
+    random_noise,
+    reencoded,
+    unchanged,
+)
 from unseg.evaluation.data import Task, check_disjoint, list_pairs, load_split, shrink_label
+from unseg.evaluation.names import BASES, Condition, in_order, parse_condition, shown_name
 from unseg.evaluation.networks import NETWORKS, build_network
 from unseg.evaluation.results import Spread, grouped, rows, spread
 from unseg.evaluation.trainer import Schedule
@@ -93,13 +104,9 @@ def printed(table: Table) -> list[str]:
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-def same(name: str, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return pixels
-
-
-def unchanged(files: str) -> dict[str, Source]:
+def same(files: str) -> dict[str, Source]:
     """The protected images are the clean ones."""
-    return {"protected": Source(lambda seed: same, {"files": files})}
+    return {"protected": Source(lambda seed: unchanged, {"files": files})}
 
 
 # --- the trainer -----------------------------------------------------------------------------------------------------
@@ -244,33 +251,96 @@ def test_random_noise_keeps_the_budget_and_depends_on_seed_and_name_alone() -> N
     pixels = np.full((64, 96, 3), 128, np.uint8)
     mask = np.zeros((64, 96), bool)
     mask[:32] = True
-    noised = random_noise(Budget(8, 2), 0)("a", pixels, mask).astype(int) - 128
+
+    def noise(change: Change, name: str) -> np.ndarray:
+        return change(name, pixels, mask, mask.astype(np.uint8)).astype(int) - 128
+
+    noised = noise(random_noise(Budget(8, 2), 0), "a")
     assert np.abs(noised[mask]).max() == 8 and np.abs(noised[~mask]).max() == 2
     assert abs(noised.mean()) < 0.1
     assert noised[mask].var() == pytest.approx(64 / 3, rel=0.05)  # of a uniform distribution on ±8, rounding adds 1/12
     again = random_noise(Budget(8, 2), 0)
-    again("b", pixels, mask)
-    assert np.array_equal(again("a", pixels, mask).astype(int) - 128, noised)
-    assert not np.array_equal(random_noise(Budget(8, 2), 1)("a", pixels, mask).astype(int) - 128, noised)
-    assert not np.array_equal(random_noise(Budget(8, 2), 0)("b", pixels, mask).astype(int) - 128, noised)
+    noise(again, "b")
+    assert np.array_equal(noise(again, "a"), noised)
+    assert not np.array_equal(noise(random_noise(Budget(8, 2), 1), "a"), noised)
+    assert not np.array_equal(noise(random_noise(Budget(8, 2), 0), "b"), noised)
+
+
+def test_a_class_pattern_is_locked_to_class_and_position() -> None:
+    """Of full strength everywhere, the same in every image of any size, another one for every class and seed."""
+    def pattern(labels: np.ndarray, seed: int = 0, name: str = "a") -> np.ndarray:
+        pixels = np.full((*labels.shape, 3), 100, np.uint8)
+        return class_pattern(Budget(8, 2), seed)(name, pixels, labels > 0, labels).astype(int) - 100
+
+    first, second = np.zeros((40, 60), np.uint8), np.ones((50, 30), np.uint8)
+    mixed = np.zeros((40, 60), np.uint8)
+    mixed[10:20, 5:25] = 1
+    assert set(np.unique(pattern(first))) == {-2, 2} and set(np.unique(pattern(second))) == {-8, 8}
+    assert np.array_equal(pattern(mixed)[mixed == 0], pattern(first)[mixed == 0])
+    assert np.array_equal(pattern(mixed, name="b")[10:20, 5:25], pattern(second)[10:20, 5:25])
+    assert abs(np.sign(pattern(first)).mean()) < 0.05
+    share = np.mean(np.sign(pattern(first))[:40, :30] == np.sign(pattern(second))[:40, :30])
+    assert share == pytest.approx(0.5, abs=0.05)  # unrelated
+    assert np.mean(np.sign(pattern(second, 1)) == np.sign(pattern(second))) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_class_pattern_repeats_where_images_are_larger_than_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "TILE", 16)
+    labels = np.ones((20, 50), np.uint8)
+    noised = class_pattern(Budget(), 0)("a", np.full((20, 50, 3), 99, np.uint8), labels > 0, labels)
+    assert np.array_equal(noised[:, :16], noised[:, 16:32]) and np.array_equal(noised[16:], noised[:4])
+
+
+def brighter(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    return pixels + np.where(mask, 4, 1).astype(np.uint8)[..., None]
 
 
 def test_changed_images_are_measured_at_full_size(data: Path) -> None:
-    pairs = list_pairs(data, "train")
-
-    def brighter(name: str, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return pixels + np.where(mask, 4, 1).astype(np.uint8)[..., None]
-
-    made = changed_images(pairs, Task("binary", True, (1,)), WIDTH // 2, HEIGHT // 2, brighter)
+    pairs, task = list_pairs(data, "train"), Task("binary", True, (1,))
+    made = changed_images(pairs, task, WIDTH // 2, HEIGHT // 2, brighter)
     clean, _ = load_split(pairs, WIDTH // 2, HEIGHT // 2)
-    assert (made.max_change_object, made.max_change_background) == (4, 1)
+    assert (made.change.max_change_object, made.change.max_change_background) == (4, 1)
     share = np.mean([(pair.classes() == 1).mean() for pair in pairs])  # every rectangle is whole or cut alike
     errors = [16 * (pair.classes() == 1).mean() + (pair.classes() != 1).mean() for pair in pairs]
     assert 0 < share < 1
-    assert made.psnr == pytest.approx(np.mean([10 * math.log10(255 ** 2 / error) for error in errors]))
+    assert made.change.psnr == pytest.approx(np.mean([10 * math.log10(255 ** 2 / error) for error in errors]))
+    assert made.stored is None
     assert made.images.shape == clean.shape == (6, HEIGHT // 2, WIDTH // 2, 3)
     assert 1 <= (made.images.astype(int) - clean).min() and (made.images.astype(int) - clean).max() <= 4
-    assert changed_images(pairs, Task("binary", True, (1,)), WIDTH, HEIGHT, same).psnr is None
+    assert changed_images(pairs, task, WIDTH, HEIGHT, unchanged).change == Distance(None, 0, 0)
+
+
+def test_re_encoding_comes_after_the_change_and_is_measured_apart(data: Path) -> None:
+    pairs, task = list_pairs(data, "train"), Task("binary", True, (1,))
+    plain, coded = (changed_images(pairs, task, WIDTH, HEIGHT, brighter, jpeg) for jpeg in (None, 60))
+    assert coded.change == plain.change
+    pixels = [pair.pixels() for pair in pairs]
+    expected = []
+    for image in plain.images:
+        file = io.BytesIO()
+        Pillow.fromarray(image).save(file, "JPEG", quality=60)  # Pillow's own subsampling
+        expected.append(np.asarray(Pillow.open(file)))
+    assert np.array_equal(coded.images, expected)
+    objects = [pair.classes() == 1 for pair in pairs]
+    assert coded.stored.max_change_object == max(int(np.abs(image.astype(int) - clean)[mask].max())
+                                                 for image, clean, mask in zip(expected, pixels, objects, strict=True))
+    ratios = [metrics.psnr(clean, image) for image, clean in zip(expected, pixels, strict=True)]
+    assert coded.stored.psnr == pytest.approx(np.mean(ratios))
+    assert coded.stored.psnr < coded.change.psnr
+    errors = [np.abs(reencoded(pixels[0], quality).astype(int) - pixels[0]).mean() for quality in (100, 75, 10)]
+    assert errors == sorted(errors) and 0 < errors[0] < errors[2]
+
+
+def test_names_of_conditions() -> None:
+    assert parse_condition("protected") == Condition("protected", None)
+    assert parse_condition("clean+jpeg100") == Condition("clean", 100)
+    for name in ("dirty", "protected+jpeg", "protected+jpeg0", "protected+jpeg101", "protected+jpeg075", "protected+png",
+                 "trivial", "", "clean+jpeg٧"):
+        assert name in refused(parse_condition, name)
+    assert [shown_name(name) for name in ("random+jpeg75", "pattern", "trivial", "new", "new+blur2")] == \
+        ["random noise, JPEG 75", "class pattern", "trivial answer", "new", "new, blur2"]
+    ordered = ["clean", "protected", "protected+jpeg75", "protected+jpeg9", "protected+blur", "random", "pattern", "new"]
+    assert in_order(reversed(ordered)) == ordered
 
 
 def test_protected_files_are_read_as_they_are(data: Path, tmp_path: Path) -> None:
@@ -278,11 +348,11 @@ def test_protected_files_are_read_as_they_are(data: Path, tmp_path: Path) -> Non
     write_png(tmp_path / "p" / "train0.png", pixels)
     read = protected_files(tmp_path / "p")
     mask = np.zeros((HEIGHT, WIDTH), bool)
-    assert np.array_equal(read("train0", np.zeros_like(pixels), mask), pixels)
+    assert np.array_equal(read("train0", np.zeros_like(pixels), mask, mask), pixels)
     with pytest.raises(UserError, match="train1"):
-        read("train1", pixels, mask)
+        read("train1", pixels, mask, mask)
     with pytest.raises(UserError, match="64×48 pixels, but the clean image has 10×10"):
-        read("train0", np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), bool))
+        read("train0", np.zeros((10, 10, 3), np.uint8), *2 * [np.zeros((10, 10), bool)])
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -305,7 +375,7 @@ class Recorder(Watcher):
 
 def test_unchanged_images_retain_everything(data: Path, tmp_path: Path) -> None:
     """The whole comparison with images that are not changed: both runs are one and the same."""
-    results = compare(plan(data, tmp_path / "out"), unchanged("x"))
+    results = compare(plan(data, tmp_path / "out"), same("x"))
     clean, protected = (run["result"] for run in results["runs"])
     assert clean["curve"] == protected["curve"] and protected["psnr"] is None
     table = {row.condition: row for row in rows(results)}
@@ -313,7 +383,8 @@ def test_unchanged_images_retain_everything(data: Path, tmp_path: Path) -> None:
     assert table["clean"].final_miou == Spread(clean["final_miou"], None, 1)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     curve = [json.loads(line) for line in (tmp_path / "out" / "curves.jsonl").read_text().splitlines()]
-    assert [(line["condition"], line["step"]) for line in curve] == [("clean", 1), ("clean", 2), ("protected", 1), ("protected", 2)]
+    assert [(line["condition"], line["seed"], line["step"]) for line in curve] == \
+        [("clean", 0, 1), ("clean", 0, 2), ("protected", 0, 1), ("protected", 0, 2)]
 
 
 def test_trivial_is_the_majority_answer_on_the_test_images(data: Path, tmp_path: Path) -> None:
@@ -340,8 +411,8 @@ def test_rows_are_means_over_seeds_each_against_its_own_clean_run() -> None:
     """By hand: clean 0.9, 0.7, 0.5 against trivial 0.1; protected 0.5, 0.1; seed 3 has no clean run."""
     results = {"tasks": {"binary": {"trivial_miou": 0.1}},
                "runs": [*(run("binary", "clean", miou, seed) for seed, miou in enumerate((0.9, 0.7, 0.5))),
-                        run("binary", "protected", 0.1, 1), run("binary", "protected", 0.5, 0), run("binary", "protected", 0.3, 3),
-                        run("binary", "random", 0.4, 3)]}
+                        run("binary", "protected", 0.1, 1), run("binary", "protected", 0.5, 0),
+                        run("binary", "protected", 0.3, 3), run("binary", "random", 0.4, 3)]}
     clean, protected, noise = rows(results)[1:]
     assert (clean.seeds, protected.seeds, noise.seeds) == ((0, 1, 2), (0, 1, 3), (3,))
     assert clean.final_miou == Spread(pytest.approx(0.7), pytest.approx(0.2), 3)
@@ -350,8 +421,8 @@ def test_rows_are_means_over_seeds_each_against_its_own_clean_run() -> None:
     assert protected.retained == Spread(pytest.approx(0.25), pytest.approx(0.25 * math.sqrt(2)), 2)  # of 0.5 and 0
     assert noise.retained is None
     table = command.result_table("binary", [clean, protected, noise])
-    assert list(table.columns[5].cells) == ["1.00 ± 0.00", "0.25 ± 0.35 (n 2)", ""]
-    assert list(table.columns[1].cells) == ["0.700 ± 0.200", "0.300 ± 0.200", "0.400"]
+    assert list(table.columns[5].cells) == ["1.00±0.00", "0.25±0.35 (n 2)", ""]
+    assert list(table.columns[1].cells) == ["0.700±0.200", "0.300±0.200", "0.400"]
     assert list(table.columns[6].cells) == ["3", "3", "1"]
 
 
@@ -370,17 +441,17 @@ def test_spread_by_hand() -> None:
 
 
 def test_the_closing_table_fits_in_80_columns() -> None:
-    runs = [run("binary", condition, 0.9, seed) for condition in CONDITIONS for seed in range(3)]
-    for line in printed(command.result_table("binary, deeplabv3plus_mobilenet_v2", rows({"tasks": {"binary": {"trivial_miou": 0.1}},
-                                                                                        "runs": runs}))):
+    runs = [run("binary", base + suffix, 0.9, seed) for base in BASES for suffix in ("", "+jpeg100") for seed in range(3)]
+    table = rows({"tasks": {"binary": {"trivial_miou": 0.1}}, "runs": runs})
+    for line in printed(command.result_table("binary, deeplabv3plus_mobilenet_v2", table)):
         assert len(line) <= 80 and "…" not in line
 
 
 def test_finished_runs_are_kept_and_others_repeated(data: Path, tmp_path: Path) -> None:
     out, first, second, third = tmp_path / "out", Recorder(), Recorder(), Recorder()
     compare(plan(data, out, conditions=("clean",)), {}, first)
-    before = compare(plan(data, out), unchanged("x"), second)
-    after = compare(plan(data, out), unchanged("y"), third)
+    before = compare(plan(data, out), same("x"), second)
+    after = compare(plan(data, out), same("y"), third)
     assert (first.trained, first.kept) == (["clean, seed 0"], [])
     assert (second.trained, second.kept) == (["protected, seed 0"], ["clean, seed 0"])
     assert (third.trained, third.kept) == (["protected, seed 0"], ["clean, seed 0"])
@@ -393,9 +464,9 @@ def test_seeds_add_up_in_one_file(data: Path, tmp_path: Path) -> None:
 
     def change_of(seed: int) -> Change:
         seen.append(seed)
-        return same
+        return unchanged
 
-    compare(plan(data, out, seeds=(1,)), unchanged("x"))
+    compare(plan(data, out, seeds=(1,)), same("x"))
     results = compare(plan(data, out, seeds=(0, 1, 2)), {"protected": Source(change_of, {"files": "x"})}, recorder)
     assert recorder.trained == ["clean, seed 0", "protected, seed 0", "clean, seed 2", "protected, seed 2"]
     assert recorder.kept == ["clean, seed 1", "protected, seed 1"]
@@ -403,7 +474,8 @@ def test_seeds_add_up_in_one_file(data: Path, tmp_path: Path) -> None:
     losses = {(run["settings"]["condition"], run["settings"]["seed"]): run["result"]["train_loss"] for run in results["runs"]}
     assert len(losses) == 6 and all(losses["clean", seed] == losses["protected", seed] for seed in (0, 1, 2))
     assert len(set(losses.values())) == 3
-    assert [(row.condition, row.seeds) for row in rows(results)] == [("trivial", ()), ("clean", (0, 1, 2)), ("protected", (0, 1, 2))]
+    assert [(row.condition, row.seeds) for row in rows(results)] == \
+        [("trivial", ()), ("clean", (0, 1, 2)), ("protected", (0, 1, 2))]
 
 
 def test_runs_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) -> None:
@@ -415,7 +487,8 @@ def test_runs_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) ->
     write_png(data / "images" / "test" / "test0.png", pixels)
     with pytest.raises(UserError, match="made with test "):
         compare(plan(data, out, conditions=("clean",)), {})
-    assert compare(plan(data, out, conditions=("clean",), task=Task("classes", False)), {})["tasks"].keys() == {"binary", "classes"}
+    both = compare(plan(data, out, conditions=("clean",), task=Task("classes", False)), {})
+    assert both["tasks"].keys() == {"binary", "classes"}
 
 
 def test_classes_that_the_test_images_lack_are_named(data: Path, tmp_path: Path) -> None:
@@ -520,14 +593,18 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
     out, folder = tmp_path / "out", tmp_path / "protected"
     for pair in list_pairs(data, "train"):
         write_png(folder / f"{pair.name}.png", pair.pixels() ^ 1)
+    names = ["clean", "protected", "protected+jpeg50", "random", "pattern+jpeg50"]
     command.evaluate(data, out, object_classes="1", protected=folder, networks="tiny", size=f"{WIDTH}x{HEIGHT}",
-                     steps=2, batch=2, eval_every=1, device="cpu")
+                     conditions=",".join(names), steps=2, batch=2, eval_every=1, device="cpu")
     results = json.loads((out / "results.json").read_text())
-    assert [run["settings"]["condition"] for run in results["runs"]] == ["clean", "protected", "random"]
-    protected = results["runs"][1]["result"]
+    assert [run["settings"]["condition"] for run in results["runs"]] == names
+    protected, coded = (results["runs"][i]["result"] for i in (1, 2))
+    assert protected["stored"] is None and coded["psnr"] == protected["psnr"] > coded["stored"]["psnr"]
+    assert coded["train_loss"] != protected["train_loss"]
     assert protected["psnr"] == pytest.approx(20 * math.log10(255)) and protected["max_change_object"] == 1
     printed = capsys.readouterr().out
-    for words in ("clean", "protected", "random noise", "(trivial)", "48.1", "6 training and 3 test images"):
+    for words in ("clean", "protected", "random noise", "class pattern, JPEG 50", "protected, JPEG 50",
+                  "PSNR is that of the change", "(trivial)", "48.1", "6 training and 3 test images"):
         assert words in printed
     for name in ("curves.png", "final.png"):
         assert read_image(out / name).pixels.std() > 0
@@ -540,7 +617,7 @@ def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: P
     source = command.loaded_generator(chosen, str(tmp_path / "generator.safetensors"))
     pair = list_pairs(data, "train")[0]
     mask = chosen.task.object_mask(pair.classes())
-    protected = source.change_of(0)(pair.name, pair.pixels(), mask)
+    protected = source.change_of(0)(pair.name, pair.pixels(), mask, chosen.task.labels(pair.classes()))
     network = load_generator(tmp_path / "generator.safetensors").network
     assert np.array_equal(protected, Protector(network, Budget(6, 1))(pair.pixels(), mask))
     difference = np.abs(protected.astype(int) - pair.pixels())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from unseg import report
+from unseg.evaluation.names import BASES
 
 
 def panels(picture: np.ndarray, height: int, width: int) -> list[np.ndarray]:
@@ -59,7 +60,8 @@ def test_curves_lie_at_their_values() -> None:
     top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
     middle = slice(380, 390)  # between the two points, where only the curves are
     for condition, value in (("clean", 0.9), ("protected", 0.4)):
-        assert rows_of(picture, report.COLOURS[condition], middle).mean() == pytest.approx(top + (1 - value) * (bottom - top), abs=2)
+        rows = rows_of(picture, report.COLOURS[condition], middle)
+        assert rows.mean() == pytest.approx(top + (1 - value) * (bottom - top), abs=2)
 
 
 def test_bars_are_as_high_as_their_values() -> None:
@@ -76,7 +78,8 @@ def test_several_seeds_give_a_strong_mean_and_faint_lines() -> None:
     strip = picture[:, 383:387].astype(int)  # between the two points, where only the curves are
     coloured = np.flatnonzero((strip.max(2) - strip.min(2) > 20).all(1))
     lines = [line for line in np.split(coloured, np.flatnonzero(np.diff(coloured) > 1) + 1) if line[0] > top - 5]
-    assert [line.mean() for line in lines] == pytest.approx([top + (1 - value) * (bottom - top) for value in (0.8, 0.65, 0.5)], abs=2)
+    expected = [top + (1 - value) * (bottom - top) for value in (0.8, 0.65, 0.5)]
+    assert [line.mean() for line in lines] == pytest.approx(expected, abs=2)
     darkest = [strip[line].sum(2).min() for line in lines]
     assert darkest[1] == sum(report.COLOURS["clean"]) and min(darkest[0], darkest[2]) > darkest[1] + 200
 
@@ -91,6 +94,27 @@ def test_whiskers_reach_a_standard_deviation_from_the_mean() -> None:
     dark = np.flatnonzero(picture[:, beside].max(1) < 100)
     dark = dark[(dark > high - 4) & (dark < low + 10)]  # between the digits of the value and the trivial answer
     assert (dark.min(), dark.max()) == (pytest.approx(high, abs=2), pytest.approx(low, abs=2))
+
+
+def test_every_condition_has_a_colour_of_its_own_and_can_be_drawn() -> None:
+    names = [base + suffix for base in BASES for suffix in ("", "+jpeg75", "+jpeg10")] + ["new", "trivial"]
+    assert len({report.colour_of(name) for name in names}) == len(names)
+    shown = {"clean": 0.9, "pattern": 0.5, "protected+jpeg75": 0.4, "new+blur2": 0.2, "random+jpeg75": 0.7}
+    for draw in (report.learning_curves, report.final_bars):
+        picture = draw(results(**shown))
+        for name in shown:
+            assert (picture == report.colour_of(name)).all(2).sum() > 20
+
+
+def test_a_row_of_panels_for_each_task() -> None:
+    one = results(clean=0.9)
+    run = one["runs"][0]
+    other = {**run, "settings": {**run["settings"], "task": "classes"}, "result": {**run["result"], "final_miou": 0.5}}
+    facts = {"binary": {"trivial_miou": 0.3}, "classes": {"trivial_miou": 0.1}}
+    picture, alone = report.final_bars({"tasks": facts, "runs": [run, other]}), report.final_bars(one)
+    assert np.array_equal(picture[:len(alone)], alone) and picture.shape == (2 * len(alone), alone.shape[1], 3)
+    first, second = (rows_of(half, report.COLOURS["clean"], slice(None)).min() for half in (alone, picture[len(alone):]))
+    assert second > first + 50  # the second task's bar is lower
 
 
 def test_a_panel_for_each_task_and_network() -> None:

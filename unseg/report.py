@@ -1,6 +1,7 @@
 """Pictures of results, drawn with Pillow alone. Each is a pure function of its input and returns H×W×3 uint8."""
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unseg.evaluation.names import TRIVIAL, shown_name
 from unseg.evaluation.results import grouped, spread
 
 NOISE_GAIN = 16
 INK, FAINT, GRID, PAPER = (34, 34, 34), (110, 110, 110), (225, 225, 225), (255, 255, 255)
 WRONG, MISSED = (230, 130, 30), (70, 130, 220)
-COLOURS = {"clean": (31, 119, 180), "protected": (214, 39, 40), "random": (127, 127, 127), "trivial": INK}
-SHOWN = {"clean": "clean", "protected": "protected", "random": "random noise", "trivial": "trivial answer"}
+COLOURS = {"clean": (31, 119, 180), "protected": (214, 39, 40), "random": (127, 127, 127), "pattern": (44, 160, 44), TRIVIAL: INK}
+UNKNOWN = (148, 103, 189)  # conditions that this version does not know
 
 
 # --- photographs -----------------------------------------------------------------------------------------------------
@@ -96,54 +98,71 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 # Drawn at twice the size and shrunk, since Pillow's lines are not antialiased.
 ZOOM = 2
-PANEL_WIDTH, PANEL_HEIGHT = 520 * ZOOM, 360 * ZOOM
-LEFT, RIGHT, TOP, BOTTOM = 60 * ZOOM, 20 * ZOOM, 64 * ZOOM, 46 * ZOOM
-TITLE, SMALL, GAP = 16 * ZOOM, 13 * ZOOM, 8 * ZOOM
+PANEL_WIDTH, PANEL_HEIGHT = 520 * ZOOM, 400 * ZOOM
+LEFT, RIGHT, TOP, BOTTOM = 60 * ZOOM, 20 * ZOOM, 88 * ZOOM, 62 * ZOOM
+TITLE, SMALL, GAP, LINE = 16 * ZOOM, 13 * ZOOM, 8 * ZOOM, 16 * ZOOM
 
 
 def learning_curves(results: dict[str, Any]) -> np.ndarray:
-    """mIoU on the clean test images over training, a panel for each task and network; dashed: the trivial answer.
+    """mIoU on the clean test images over training, a row of panels for each task; dashed: the trivial answer.
 
     Strong lines are means over seeds; with several seeds, each has a faint line of its own.
     """
-    groups = grouped(results)
-    picture = _blank(len(groups))
-    for i, ((task, network), conditions) in enumerate(groups.items()):
+    picture, panels = _panels(results)
+    for task, network, conditions, left, top in panels:
         trivial = results["tasks"][task]["trivial_miou"]
         curves = {condition: [_curve(run) for run in runs.values()] for condition, runs in conditions.items()}
         last = max(step for of_seeds in curves.values() for curve in of_seeds for step, _ in curve)
-        axes = _Axes(ImageDraw.Draw(picture), i * PANEL_WIDTH, last)
+        axes = _Axes(ImageDraw.Draw(picture), left, top, last)
         axes.frame(f"{task}, {network}: mIoU on clean images")
-        axes.line([(0, trivial), (last, trivial)], COLOURS["trivial"], dashed=True)
+        axes.line([(0, trivial), (last, trivial)], colour_of(TRIVIAL), dashed=True)
         for condition, of_seeds in curves.items():
             for curve in of_seeds if len(of_seeds) > 1 else ():
-                axes.faint_line(curve, _faint(COLOURS[condition]))
+                axes.faint_line(curve, _faint(colour_of(condition)))
         for condition, of_seeds in curves.items():
-            axes.line(_mean_curve(of_seeds), COLOURS[condition])
-        axes.legend([*curves, "trivial"])
+            axes.line(_mean_curve(of_seeds), colour_of(condition))
+        axes.legend([*curves, TRIVIAL])
     return np.asarray(picture.reduce(ZOOM))
 
 
 def final_bars(results: dict[str, Any]) -> np.ndarray:
-    """Final mIoU of every condition as bars, a panel for each task and network; dashed: the trivial answer.
+    """Final mIoU of every condition as bars, a row of panels for each task; dashed: the trivial answer.
 
     With several seeds a bar is as high as their mean, its whisker reaches one sample standard deviation up and down.
     """
-    groups = grouped(results)
-    picture = _blank(len(groups))
-    for i, ((task, network), conditions) in enumerate(groups.items()):
+    picture, panels = _panels(results)
+    for task, network, conditions, left, top in panels:
         trivial = results["tasks"][task]["trivial_miou"]
-        axes = _Axes(ImageDraw.Draw(picture), i * PANEL_WIDTH, len(conditions))
+        axes = _Axes(ImageDraw.Draw(picture), left, top, len(conditions))
         axes.frame(f"{task}, {network}: final mIoU", steps=False)
         for position, (condition, runs) in enumerate(conditions.items()):
             final = spread(run["final_miou"] for run in runs.values())
-            axes.bar(position, final.mean, final.sd, COLOURS[condition], SHOWN[condition])
-        axes.line([(0, trivial), (len(conditions), trivial)], COLOURS["trivial"], dashed=True)
+            axes.bar(position, final.mean, final.sd, colour_of(condition), shown_name(condition))
+        axes.line([(0, trivial), (len(conditions), trivial)], colour_of(TRIVIAL), dashed=True)
     return np.asarray(picture.reduce(ZOOM))
 
 
-def _blank(panels: int) -> Image.Image:
-    return Image.new("RGB", (PANEL_WIDTH * max(1, panels), PANEL_HEIGHT), PAPER)
+def colour_of(condition: str) -> tuple[int, int, int]:
+    """A condition's colour: its base's, darker where the images are re-encoded, the more so the lower the quality."""
+    base, _, suffix = condition.partition("+")
+    colour = COLOURS.get(base, UNKNOWN)
+    if not suffix:
+        return colour
+    quality = int(suffix.removeprefix("jpeg")) if re.fullmatch(r"jpeg\d+", suffix, re.ASCII) else 0
+    return tuple(round(value * (0.4 + 0.3 * min(quality, 100) / 100)) for value in colour)
+
+
+def _panels(results: dict[str, Any]) -> tuple[Image.Image, list[tuple[str, str, dict[str, dict[int, Any]], int, int]]]:
+    """Blank paper with a row for each task, and its panels: task, network, condition → seed → result, left and top edge."""
+    groups = grouped(results)
+    tasks = list(dict.fromkeys(task for task, _ in groups))
+    filled = dict.fromkeys(tasks, 0)
+    panels = []
+    for (task, network), conditions in groups.items():
+        panels.append((task, network, conditions, filled[task] * PANEL_WIDTH, tasks.index(task) * PANEL_HEIGHT))
+        filled[task] += 1
+    size = PANEL_WIDTH * max(filled.values(), default=1), PANEL_HEIGHT * max(1, len(tasks))
+    return Image.new("RGB", size, PAPER), panels
 
 
 def _curve(run: dict[str, Any]) -> list[tuple[float, float]]:
@@ -162,20 +181,21 @@ def _faint(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class _Axes:
-    """A panel that begins at `left`: x from 0 to `last`, y from 0 to 1."""
+    """A panel whose corner is at `left`, `top`: x from 0 to `last`, y from 0 to 1."""
 
     draw: ImageDraw.ImageDraw
     left: int
+    top: int
     last: float
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The picture's pixel for a point of the plot."""
         return (self.left + LEFT + x / self.last * (PANEL_WIDTH - LEFT - RIGHT),
-                TOP + (1 - y) * (PANEL_HEIGHT - TOP - BOTTOM))
+                self.top + TOP + (1 - y) * (PANEL_HEIGHT - TOP - BOTTOM))
 
     def frame(self, title: str, steps: bool = True) -> None:
         """Title, grid and tick labels; steps: whether the x axis counts training steps."""
-        self.draw.text((self.left + LEFT, TOP / 3), title, INK, _font(TITLE), anchor="lm")
+        self.draw.text((self.left + LEFT, self.top + LINE), title, INK, _font(TITLE), anchor="lm")
         for tenth in range(0, 11, 2):
             y = tenth / 10
             self.draw.line([self.at(0, y), self.at(self.last, y)], GRID, ZOOM)
@@ -184,7 +204,8 @@ class _Axes:
             x, y = self.at(self.last * quarter / 4, 0)
             self.draw.text((x, y + GAP), f"{round(self.last * quarter / 4)}", FAINT, _font(SMALL), anchor="mt")
         if steps:
-            self.draw.text((self.at(self.last / 2, 0)[0], PANEL_HEIGHT - GAP), "training steps", FAINT, _font(SMALL), anchor="mb")
+            below = self.at(self.last / 2, 0)[0], self.top + PANEL_HEIGHT - 2 * GAP
+            self.draw.text(below, "training steps", FAINT, _font(SMALL), anchor="mb")
 
     def line(self, points: list[tuple[float, float]], colour: tuple[int, int, int], dashed: bool = False) -> None:
         """A curve with a dot at each point; a dashed one is level and has none."""
@@ -216,14 +237,22 @@ class _Axes:
             for y in (above, below):
                 self.draw.line([(middle - GAP, y), (middle + GAP, y)], INK, 2 * ZOOM)
         self.draw.text((middle, above - GAP / 2), f"{height:.3f}", INK, _font(SMALL), anchor="mb")
-        self.draw.text(((x0 + x1) / 2, bottom + GAP), caption, FAINT, _font(SMALL), anchor="mt")
+        # A word a line, in letters that leave the neighbours' captions alone; "JPEG 75" is one word.
+        words = re.sub(r",? (?!\d)", "\n", caption)
+        room, size = self.at(1, 0)[0] - self.at(0, 0)[0], SMALL
+        while size > SMALL // 2 and self.draw.multiline_textbbox((0, 0), words, _font(size))[2] > room - GAP / 2:
+            size -= 1
+        self.draw.multiline_text((middle, bottom + GAP), words, FAINT, _font(size), anchor="ma", align="center")
 
     def legend(self, names: list[str]) -> None:
-        """Names in their colours, from the left, below the title."""
-        x = self.left + LEFT
+        """Names in their colours, from the left, below the title, in as many lines as they need (there is room for three)."""
+        x, y = self.left + LEFT, self.top + 2.5 * LINE
         for name in names:
-            self.draw.text((x, TOP * 2 / 3), SHOWN[name], COLOURS[name], _font(SMALL), anchor="lm")
-            x += self.draw.textlength(SHOWN[name], _font(SMALL)) + 2 * GAP
+            width = self.draw.textlength(shown_name(name), _font(SMALL))
+            if x + width > self.left + PANEL_WIDTH:
+                x, y = self.left + LEFT, y + LINE
+            self.draw.text((x, y), shown_name(name), colour_of(name), _font(SMALL), anchor="lm")
+            x += width + 2 * GAP
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

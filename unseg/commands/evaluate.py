@@ -24,23 +24,23 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
     from unseg.evaluation.trainer import Evaluation
 
 CAMVID_ROAD_AND_PAVEMENT = (3, 4)
-SHOWN = {"trivial": "(trivial)", "clean": "clean", "protected": "protected", "random": "random noise"}
 
 
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder with images/{train,test} and labels/{train,test}.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json, curves.jsonl and pictures.")],
-    task: Annotated[str, typer.Option(help="binary (object classes against the rest) or classes (every class apart).")] = "binary",
+    task: Annotated[str, typer.Option(help="binary (object classes against the rest) or classes (each apart).")] = "binary",
     object_classes: Annotated[Optional[str], typer.Option(
         help="The classes that are the object. Default: 3,4 if binary (CamVid's road and pavement), else all.")] = None,
     generator: Annotated[Optional[str], typer.Option(help="Noise generator: compact or a weight file. Default: compact.")] = None,
-    protected: Annotated[Optional[Path], typer.Option(help="Folder of protected training images, in place of --generator.")] = None,
-    conditions: Annotated[str, typer.Option(help="Which training images: clean, protected, random.")] = "clean,protected,random",
+    protected: Annotated[Optional[Path], typer.Option(help="Protected training images, in place of --generator.")] = None,
+    conditions: Annotated[str, typer.Option(help="Which training images: clean, protected, random, pattern (one a class); "
+                                                 "+jpeg75 behind one re-encodes them.")] = "clean,protected,random",
     networks: Annotated[str, typer.Option(help="Networks to train: unet_resnet18, fpn_resnet34, fpn_mobilenet_v2, "
                                              "deeplabv3plus_mobilenet_v2, segformer_b0.")] = "unet_resnet18",
     epsilon: Annotated[float, typer.Option(help="Budget on the object, grey levels of 255.")] = 8.0,
     background_epsilon: Annotated[float, typer.Option(help="Budget elsewhere, grey levels of 255.")] = 2.0,
-    size: Annotated[str, typer.Option(help="Training size WIDTHxHEIGHT; images are protected at full size and then shrunk.")] = "128x96",
+    size: Annotated[str, typer.Option(help="Training size WIDTHxHEIGHT; images change at full size, then shrink.")] = "128x96",
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 8,
     eval_every: Annotated[int, typer.Option(help="Test every so many steps.")] = 250,
@@ -51,6 +51,7 @@ def evaluate(
 ) -> None:
     """Train networks from scratch on clean, protected and random-noise images, test them on clean ones.
 
+    The training images of a condition with +jpeg75 are re-encoded at full size as JPEG of that quality (1 to 100, 4:2:0).
     Finished runs in OUT/results.json are not repeated. Retained learning = (protected − trivial) / (clean − trivial).
     """
     import torch
@@ -119,15 +120,18 @@ def parse_task(name: str, object_classes: str | None) -> "Task":
 
 
 def training_sources(plan: "Plan", generator: str | None, protected: Path | None) -> dict[str, "Source"]:
-    """What makes the training images of each condition of the plan but clean. Without either, the compact generator."""
+    """What makes the training images of each base of the plan's conditions but clean. Without either, the compact generator."""
     from unseg.evaluation.compare import Source
-    from unseg.evaluation.conditions import random_noise
+    from unseg.evaluation.conditions import class_pattern, random_noise
+    from unseg.evaluation.names import parse_condition
 
-    sources = {}
+    sources, bases = {}, {parse_condition(name).base for name in plan.conditions}
     budget = {"object": plan.budget.object, "background": plan.budget.background}
-    if "random" in plan.conditions:
+    if "random" in bases:
         sources["random"] = Source(lambda seed: random_noise(plan.budget, seed), {"budget": budget})
-    if "protected" in plan.conditions:
+    if "pattern" in bases:
+        sources["pattern"] = Source(lambda seed: class_pattern(plan.budget, seed), {"budget": budget})
+    if "protected" in bases:
         if generator is not None and protected is not None:
             raise UserError("--generator and --protected: give one of the two")
         sources["protected"] = protected_folder(plan, protected) if protected else loaded_generator(plan, generator or "compact")
@@ -158,7 +162,7 @@ def loaded_generator(plan: "Plan", which: str) -> "Source":
     loaded = load_generator(which, device=str(device))
     protector = Protector(loaded.network, plan.budget, device=device)
 
-    def change(name: str, pixels: "np.ndarray", mask: "np.ndarray") -> "np.ndarray":
+    def change(name: str, pixels: "np.ndarray", mask: "np.ndarray", classes: "np.ndarray") -> "np.ndarray":
         return protector(pixels, mask)
 
     return Source(lambda seed: change,
@@ -194,13 +198,17 @@ def progress_bar(console: Console) -> Progress:
 
 def result_table(title: str, rows: "list[Row]") -> Table:
     """The closing table of a task and network: mean ± sample sd over `n` seeds. It fits in 80 columns."""
-    table = Table(title=f"{title}: mIoU on clean test images", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    from unseg.evaluation.names import TRIVIAL, shown_name
+
+    table = Table(title=f"{title}: mIoU on clean test images", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+                  show_edge=False)
     table.add_column("trained on", no_wrap=True)
     for column in ("final", "best", "PSNR", "train\nloss", "retained\nlearning", "n"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=not column.startswith("retained"))
     for row in rows:
-        table.add_row(SHOWN[row.condition], _number(row.final_miou, 3), _number(row.best_miou, 3), _mean(row.psnr, 1),
-                      _mean(row.train_loss, 3), _retained(row), str(len(row.seeds) or ""))
+        table.add_row("(trivial)" if row.condition == TRIVIAL else shown_name(row.condition), _number(row.final_miou, 3),
+                      _number(row.best_miou, 3), _mean(row.psnr, 1), _mean(row.train_loss, 3), _retained(row),
+                      str(len(row.seeds) or ""))
     return table
 
 
@@ -211,14 +219,17 @@ def remarks(results: dict, plan: "Plan") -> list[str]:
              f"{plan.schedule.steps} steps of {plan.schedule.batch}; n seeds, each against the clean run of the same seed: "
              f"mean ± sample standard deviation; trivial = class {facts['majority_class']} everywhere."]
     if facts["absent_classes"]:
-        lines.append(f"Left out of the mean, since no test image shows them: classes {', '.join(map(str, facts['absent_classes']))}.")
+        absent = ", ".join(map(str, facts["absent_classes"]))
+        lines.append(f"Left out of the mean, since no test image shows them: classes {absent}.")
+    if any("+jpeg" in name for name in plan.conditions):
+        lines.append("PSNR is that of the change, before images are re-encoded; results.json has both (stored: after it).")
     lines.append(f"Written: {plan.out}/results.json, curves.png, final.png")
     return lines
 
 
 def _number(value: "Spread | None", digits: int) -> str:
     """Mean ± standard deviation; the mean alone where there is one seed; nothing where there is none."""
-    return _mean(value, digits) if value is None or value.sd is None else f"{value.mean:.{digits}f} ± {value.sd:.{digits}f}"
+    return _mean(value, digits) if value is None or value.sd is None else f"{value.mean:.{digits}f}±{value.sd:.{digits}f}"
 
 
 def _mean(value: "Spread | None", digits: int) -> str:

@@ -19,8 +19,9 @@ from unseg import metrics
 from unseg.config import Budget
 from unseg.device import choose_device
 from unseg.errors import UserError
-from unseg.evaluation.conditions import CONDITIONS, Change, TrainingImages, changed_images
+from unseg.evaluation.conditions import Change, TrainingImages, changed_images, unchanged
 from unseg.evaluation.data import Pair, Task, check_disjoint, fingerprint, list_pairs, load_split
+from unseg.evaluation.names import parse_condition
 from unseg.evaluation.networks import check_network
 from unseg.evaluation.results import Json, Results
 from unseg.evaluation.trainer import Evaluation, Schedule, check_labels, train_and_test
@@ -38,6 +39,9 @@ class Source:
 
     change_of: Callable[[int], Change]
     identity: Json = field(default_factory=dict)
+
+
+CLEAN = Source(lambda seed: unchanged)
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,7 @@ class Plan:
         for name in self.networks:
             check_network(name)
         for name in self.conditions:
-            if name not in CONDITIONS:
-                raise UserError(f"--conditions: unknown condition '{name}'; available: {', '.join(CONDITIONS)}")
+            parse_condition(name)
         if min(self.width, self.height) < SMALLEST_SIDE:
             raise UserError(f"--size {self.width}x{self.height}: give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
         choose_device(self.device)
@@ -96,7 +99,7 @@ class Watcher:
 
 
 def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()) -> Json:
-    """Runs what results.json does not hold yet and returns its content. sources: for each condition but clean.
+    """Runs what results.json does not hold yet and returns its content. sources: for each base of the conditions but clean.
 
     Seed by seed, so that what is there after an interruption is as many whole comparisons as possible.
     """
@@ -111,16 +114,17 @@ def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()
     common = {**_common_settings(plan, train, test), "num_classes": num_classes}
     results = Results(plan.out, common, _facts(plan, len(train), train_labels, test_labels, num_classes))
     for seed, condition in itertools.product(plan.seeds, plan.conditions):
-        source = sources.get(condition)
-        made = TrainingImages(images) if source is None else None
+        kind = parse_condition(condition)
+        source = CLEAN if kind.base == "clean" else sources[kind.base]
+        made = TrainingImages(images) if condition == "clean" else None
         for run in (RunName(network, condition, seed) for network in plan.networks):
-            settings = {**common, **asdict(run), "images": source.identity if source else {}}
+            settings = {**common, **asdict(run), "images": source.identity}
             if results.holds(settings):
                 watcher.reused(run)
                 continue
             if made is None:
                 watcher.begin(f"{condition}: images", len(train))
-                made = changed_images(train, plan.task, plan.width, plan.height, source.change_of(seed), watcher.tick)
+                made = changed_images(train, plan.task, plan.width, plan.height, source.change_of(seed), kind.jpeg, watcher.tick)
             _run(plan, run, settings, made, (train_labels, test_images, test_labels), results, watcher)
     return results.content
 
@@ -142,8 +146,7 @@ def _run(plan: Plan, run: RunName, settings: Json, made: TrainingImages, rest: t
     results.add(settings, {
         "final_miou": result.final_miou, "best_miou": result.best_miou, "train_loss": result.train_loss,
         "per_class_iou": result.per_class_iou, "curve": [asdict(point) for point in result.curve],
-        "psnr": made.psnr, "max_change_object": made.max_change_object,
-        "max_change_background": made.max_change_background,
+        **asdict(made.change), "stored": asdict(made.stored) if made.stored else None,
         "seconds": round(time.perf_counter() - started, 1), "device": str(choose_device(plan.device)),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     })

@@ -10,7 +10,7 @@ from typing import Any
 
 from unseg import metrics
 from unseg.errors import UserError
-from unseg.evaluation.conditions import CONDITIONS
+from unseg.evaluation.names import TRIVIAL, in_order
 from unseg.images import write_bytes
 
 Json = dict[str, Any]
@@ -112,13 +112,12 @@ def grouped(results: Json) -> dict[tuple[str, str], dict[str, dict[int, Json]]]:
     """
     latest = {_key(run["settings"])[:3]: run["settings"].get("images") for run in results["runs"]}
     groups: dict[tuple[str, str], dict[str, dict[int, Json]]] = {}
-    for run in sorted(results["runs"], key=lambda run: (CONDITIONS.index(run["settings"]["condition"]), run["settings"]["seed"])):
+    for run in results["runs"]:
         task, network, condition, seed = _key(run["settings"])
-        of_network = groups.setdefault((task, network), {})
         if run["settings"].get("images") == latest[task, network, condition]:
-            of_network.setdefault(condition, {})[seed] = run["result"]
-    order = dict.fromkeys(_key(run["settings"])[:2] for run in results["runs"])
-    return {which: groups[which] for which in order}
+            groups.setdefault((task, network), {}).setdefault(condition, {})[seed] = run["result"]
+    return {which: {condition: dict(sorted(conditions[condition].items())) for condition in in_order(conditions)}
+            for which, conditions in groups.items()}
 
 
 def rows(results: Json) -> list[Row]:
@@ -127,7 +126,7 @@ def rows(results: Json) -> list[Row]:
     for (task, network), conditions in grouped(results).items():
         trivial = results["tasks"][task]["trivial_miou"]
         level = Spread(trivial, None, 1)
-        table.append(Row(task, network, "trivial", (), level, level, None, None, None))
+        table.append(Row(task, network, TRIVIAL, (), level, level, None, None, None))
         clean = conditions.get("clean", {})
         for condition, runs in conditions.items():
             columns = {name: spread(run[name] for run in runs.values())

@@ -1,7 +1,7 @@
 """One trainer for every condition: only the pixels of the training images differ between clean, protected and random.
 
-The seed fixes first weights, batch order and augmentations, all drawn on the CPU, so two runs that differ in their images alone see
-the same views in the same order. Shapes: N images, B batch, C classes, H×W the training size.
+The seed fixes first weights, batch order and augmentations, all drawn on the CPU, so two runs that differ in their images alone
+see the same views in the same order. Shapes: N images, B batch, C classes, H×W the training size.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVAL_BATCH = 16
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training run, apart from its data and its seed. The rate climbs linearly to `learning_rate`, then falls to 0 as a half cosine."""
+    """A training run, apart from data and seed. The rate climbs linearly to `learning_rate`, then falls to 0 as a half cosine."""
 
     steps: int = 3000
     batch: int = 8
