@@ -174,9 +174,17 @@ def test_tints_in_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(noise.apply_tints(image, code, tints, Budget()), whole)
 
 
+def test_tints_on_grey_and_in_sixteen_bits() -> None:
+    tints = torch.tensor([[1.0, -1.0, 0.5]])
+    grey = noise.apply_tints(np.full((1, 1, 1), 100, np.uint8), np.zeros((1, 1), np.uint8), tints, Budget(8, 2))
+    assert grey.tolist() == [[[98]]]  # (0.299 − 0.587 + 0.057) × 8 = −1.85
+    deep = noise.apply_tints(np.full((1, 1, 3), 10_000, np.uint16), np.zeros((1, 1), np.uint8), tints, Budget(8, 2))
+    assert deep.tolist() == [[[10_000 + 8 * 257, 10_000 - 8 * 257, 10_000 + 4 * 257]]]
+
+
 def test_codes_that_no_tint_has_or_of_another_size_are_refused() -> None:
     image = np.zeros((2, 2, 3), np.uint8)
     with pytest.raises(ValueError, match="3 is out of range; there are 3 tints"):
         noise.apply_tints(image, np.full((2, 2), 3, np.uint8), torch.zeros(3, 3), Budget())
-    with pytest.raises(ValueError, match=r"expected \(2, 2\) uint8"):
+    with pytest.raises(ValueError, match=r"expected 2×2 uint8"):
         noise.apply_tints(image, np.zeros((2, 3), np.uint8), torch.zeros(3, 3), Budget())

@@ -85,43 +85,55 @@ def apply(image_HWC: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray,
     the noise's luminance, which lies in [−1, 1] as its channels do. In 16 bits the budget is that of 8 bits times 257
     (65535 / 255), and so are the steps finer.
     """
+    _check_image(image_HWC)
+    height, width = image_HWC.shape[:2]
+    if region_HW.shape != (height, width):
+        raise ValueError(f"region: expected {height}×{width}, got {region_HW.shape}")
+    noised = np.empty_like(image_HWC)
+    for columns, noise in _resized_strips(noise_3NN, height, width):
+        noised[:, columns] = _add_to_part(image_HWC[:, columns], noise, region_HW[:, columns], budget)
+    return noised
+
+
+def apply_tints(image_HWC: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Tensor, budget: Budget) -> np.ndarray:
+    """The image with the tint of each pixel's code, within `budget.object`. Pixels without a code stay as they are.
+
+    image: as for `apply`. codes: H×W uint8, below K, or `NO_CODE`. tints: K×3 float32 in [−1, 1]. Returns an array like
+    `image`; rounding, bound, grey images and 16 bits are those of `apply`.
+    """
+    _check_image(image_HWC)
+    height, width = image_HWC.shape[:2]
+    if codes_HW.shape != (height, width) or codes_HW.dtype != np.uint8:
+        raise ValueError(f"codes: expected {height}×{width} uint8, got {codes_HW.shape} {codes_HW.dtype}")
+    coded_HW = codes_HW != NO_CODE
+    highest = int(codes_HW.max(initial=0, where=coded_HW))
+    if highest >= len(tints_K3):
+        raise ValueError(f"codes: {highest} is out of range; there are {len(tints_K3)} tints")
+    table = torch.zeros(3, NO_CODE + 1)
+    table[:, :len(tints_K3)] = tints_K3.T
+    noised = np.empty_like(image_HWC)
+    step = max(1, WHOLE // height)
+    for start in range(0, width, step):  # a strip at a time: floats of a whole photograph would take gigabytes
+        columns = slice(start, start + step)
+        noise = table[:, torch.from_numpy(codes_HW[:, columns].astype(np.int64))]
+        noised[:, columns] = _add_to_part(image_HWC[:, columns], noise, coded_HW[:, columns], budget)
+    return noised
+
+
+def _check_image(image_HWC: np.ndarray) -> None:
     if image_HWC.dtype not in VALUES_A_GREY_LEVEL or image_HWC.ndim != 3 or image_HWC.shape[2] not in (1, 3):
         raise ValueError("image: expected H×W×3 or H×W×1 of uint8 or uint16, got"
                          f" {image_HWC.shape} {image_HWC.dtype}")
-    height, width, channels = image_HWC.shape
-    if region_HW.shape != (height, width):
-        raise ValueError(f"region: expected {height}×{width}, got {region_HW.shape}")
-    values = VALUES_A_GREY_LEVEL[image_HWC.dtype]
-    noised = np.empty_like(image_HWC)
-    for columns, noise in _resized_strips(noise_3NN, height, width):
-        planes = np.stack(cv2.split(np.ascontiguousarray(image_HWC[:, columns])))
-        strip = torch.from_numpy(planes if values == 1 else planes.astype(np.int32))
-        strip_region = torch.from_numpy(np.ascontiguousarray(region_HW[:, columns], dtype=bool))
-        added = _add(strip, noise if channels == 3 else luminance(noise), strip_region, budget, values).numpy()
-        noised[:, columns] = cv2.merge(list(added.astype(image_HWC.dtype, copy=False))).reshape(height, -1, channels)
-    return noised
 
 
-def apply_tints(image_HW3: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Tensor, budget: Budget) -> np.ndarray:
-    """The image with the tint of each pixel's code, within `budget.object`: H×W×3 uint8. Pixels without a code stay as they are.
-
-    image: H×W×3 uint8. codes: H×W uint8, below K, or `NO_CODE`. tints: K×3 float32 in [−1, 1]. Rounding and bound as in `apply`.
-    """
-    if codes_HW.shape != image_HW3.shape[:2] or codes_HW.dtype != np.uint8:
-        raise ValueError(f"codes: expected {image_HW3.shape[:2]} uint8, got {codes_HW.shape} {codes_HW.dtype}")
-    coded = codes_HW != NO_CODE
-    if int(codes_HW.max(initial=0, where=coded)) >= len(tints_K3):
-        raise ValueError(f"codes: {codes_HW[coded].max()} is out of range; there are {len(tints_K3)} tints")
-    table = torch.zeros(NO_CODE + 1, 3)
-    table[:len(tints_K3)] = tints_K3
-    noised = np.empty_like(image_HW3)
-    rows = max(1, WHOLE // max(1, image_HW3.shape[1]))
-    for top in range(0, len(image_HW3), rows):  # a strip at a time: floats of a whole photograph would take gigabytes
-        strip = slice(top, top + rows)
-        noise = table[torch.from_numpy(codes_HW[strip].astype(np.int64))].permute(2, 0, 1)
-        image = torch.from_numpy(image_HW3[strip]).permute(2, 0, 1)
-        noised[strip] = _add(image, noise, torch.from_numpy(coded[strip]), budget).permute(1, 2, 0).numpy()
-    return noised
+def _add_to_part(part_HWC: np.ndarray, noise_3HW: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:
+    """`apply` for a part of an image whose noise has its size."""
+    values, channels = VALUES_A_GREY_LEVEL[part_HWC.dtype], part_HWC.shape[2]
+    planes = np.stack(cv2.split(np.ascontiguousarray(part_HWC)))
+    image = torch.from_numpy(planes if values == 1 else planes.astype(np.int32))
+    region = torch.from_numpy(np.ascontiguousarray(region_HW, dtype=bool))
+    added = _add(image, noise_3HW if channels == 3 else luminance(noise_3HW), region, budget, values).numpy()
+    return cv2.merge(list(added.astype(part_HWC.dtype, copy=False))).reshape(part_HWC.shape)
 
 
 def luminance(noise_3HW: torch.Tensor) -> torch.Tensor:

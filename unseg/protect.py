@@ -101,6 +101,16 @@ class Protector:
         noise_3NN = self.noise([self.frame(image_HWC, mask, boxes)])[0]
         return noise.apply(image_HWC, noise_3NN, self.region(mask), self.budget)
 
+    def by_class(self, image_HWC: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
+        """The unlearnable image where classes are to be told apart, like `image`. codes: H×W uint8, each class's code as
+        `unseg.data.codes` assigns it, or `noise.NO_CODE`; the object's budget holds wherever there is a code.
+
+        UserError where the generator has no codes.
+        """
+        if not getattr(self.network, "codes", 0):
+            raise UserError("--objects by-class: this generator has no codes for classes; use --generator compact")
+        return noise.apply_tints(image_HWC, codes_HW, self.network.code_noise().float().cpu(), self.budget)
+
     @staticmethod
     def object(image_HWC: np.ndarray, mask_HW: np.ndarray | None, boxes: Boxes | None) -> np.ndarray:
         """The object's pixels, H×W bool, from whichever of mask and boxes is given."""
