@@ -185,7 +185,23 @@ def test_split_and_join_by_hand(tmp_path, sam_state, monkeypatch):
     assert "pos_embed" in backbone and not any(name.startswith("image_encoder") for name in backbone)
     state = torch.load(joined, weights_only=True)
     assert list(state) == list(sam_state)
-    assert all(torch.equal(state[name], tensor) for name, tensor in sam_state.items())
+    assert safetensors.torch.save(state) == safetensors.torch.save(sam_state), "names, types, shapes and bytes are the same"
+
+
+def test_splitting_and_joining_write_over_nothing(tmp_path, sam_state, monkeypatch, capsys):
+    official, parts = tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "parts"
+    torch.save(sam_state, official)
+    parts.mkdir()
+    mine = parts / "sam_vit_b_maskdecoder.pth"
+    mine.write_bytes(b"mine")
+    assert run_split_sam(monkeypatch, "split", official, parts) == 2
+    assert f"{mine}: exists already" in capsys.readouterr().err
+    assert mine.read_bytes() == b"mine" and list(parts.iterdir()) == [mine], "nothing is written if not everything can be"
+    mine.unlink()
+    assert run_split_sam(monkeypatch, "split", official, parts) == 0
+    before = official.read_bytes()
+    assert run_split_sam(monkeypatch, "join", parts, official) == 2
+    assert f"{official}: exists already" in capsys.readouterr().err and official.read_bytes() == before
 
 
 def test_split_refuses_what_is_no_sam(tmp_path, trained, monkeypatch, capsys):

@@ -4,7 +4,9 @@ Layouts read:
 - the official SAM file (`sam_vit_b_01ec64.pth`): entries `image_encoder.…`, `prompt_encoder.…`, `mask_decoder.…`;
 - the same in three files of one folder, as the published code wants it: each part's entries without prefix;
 - a published generator (`Generator_unseg_final.pth`): the whole state of a generator;
-- this project's safetensors: the whole state, with the network's name, the format's version and facts of its training.
+- this project's safetensors: the whole state, with the network's name, the format's version and facts of its training;
+- MAE's official file (`mae_pretrain_vit_base.pth`, or with its decoder), and the same in SAM's names
+  (`modified_mae_pretrain_vit_base.pth`), for surrogates.
 
 Only tensors are ever unpickled (`weights_only=True`): code in a file is not run. Every entry must fit, name and shape.
 """
@@ -14,9 +16,12 @@ import hashlib
 import importlib.resources
 import io
 import json
+import math
+import os
 import pickle
 import re
 import struct
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,11 +29,13 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from segment_anything_training.build import COMPACT, NAMES, SAM_CONFIGS, build_generator
 from segment_anything_training.generator import NoiseGenerator, is_noise_part
 from segment_anything_training.sam import PATCH_SIZE, SamConfig
+from segment_anything_training.surrogate import Surrogate
 from unseg.errors import UserError
 from unseg.images import write_bytes
 
@@ -54,7 +61,19 @@ REMEDIES = {
         for suffix in SAM_PARTS.values()
     },
     "Generator_unseg_final.pth": "get it from https://github.com/sunye23/UnSeg and put it into weight_dir/",
+    "mae_pretrain_vit_base.pth": "get it from https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth (CC BY-NC"
+    " 4.0) and put it into pretrained_checkpoint/",
+    "modified_mae_pretrain_vit_base.pth": "give MAE's official mae_pretrain_vit_base.pth, which is read as it is, or make it"
+    " from that with utils/convert_mae.py",
 }
+
+MAE_LICENCE = "CC BY-NC 4.0"
+# MAE's names → SAM's, where they differ.
+_MAE_RENAMED = ((".mlp.fc1.", ".mlp.lin1."), (".mlp.fc2.", ".mlp.lin2."))
+# What MAE has and SAM's encoder does not: the class token, the last norm (SAM has its neck there), the decoder.
+_MAE_DROPPED = re.compile(r"cls_token|mask_token|norm\.(weight|bias)|decoder_(pos_embed|(embed|blocks\.\d+|norm|pred)\..+)")
+# What SAM's encoder has and MAE does not. A file holds all of a group or none of it.
+_SAM_ONLY = (re.compile(r"blocks\.\d+\.attn\.rel_pos_[hw]"), re.compile(r"neck\.[0-3]\.(weight|bias)"))
 
 # What reading a damaged or foreign pickle raises, besides OSError.
 _UNREADABLE = (
@@ -114,6 +133,32 @@ def expected_shapes(target: str | SamConfig) -> Shapes:
 
 def _build(target: str | SamConfig) -> nn.Module:
     return build_generator(target) if isinstance(target, str) else NoiseGenerator(target)
+
+
+def is_dropped_from_mae(name: str) -> bool:
+    """Whether an entry of a MAE file has no place in SAM's image encoder: class token, mask token, last norm, decoder."""
+    return _MAE_DROPPED.fullmatch(name) is not None
+
+
+def mae_to_sam(state: State, grid: int) -> State:
+    """The encoder of a MAE in the names of SAM's image encoder (`blocks.0.mlp.lin1.weight`, …); SAM's names stay.
+
+    `pos_embed`, 1×(1 + n²)×D with the class token's entry first, becomes 1×grid×grid×D: without that entry, resized
+    bicubically where n is not `grid`, as MAE does for other image sizes. What SAM has no place for is left out.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        if not is_dropped_from_mae(name):
+            for theirs, ours in _MAE_RENAMED:
+                name = name.replace(theirs, ours)
+            renamed[name] = tensor
+    position = renamed.get("pos_embed")
+    if position is not None and position.ndim == 3 and (side := math.isqrt(position.shape[1])) ** 2 + 1 == position.shape[1]:
+        table = position[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        if side != grid:
+            table = F.interpolate(table, (grid, grid), mode="bicubic", align_corners=False)
+        renamed["pos_embed"] = table.permute(0, 2, 3, 1).contiguous()
+    return renamed
 
 
 def sam_config_of(shapes: Shapes) -> SamConfig | None:
@@ -184,8 +229,11 @@ def _size(shape: tuple[int, ...]) -> str:
 # Reading
 
 
-def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
-    """Tensors and metadata of one weight file, safetensors or .pth, told apart by content. UserError names the file."""
+def read_state(path: str | Path, inside: str | None = None) -> tuple[State, dict[str, str]]:
+    """Tensors and metadata of one weight file, safetensors or .pth, told apart by content. UserError names the file.
+
+    inside: the entry of a .pth under which the dictionary of tensors lies, if it lies under one.
+    """
     path = Path(path)
     try:
         if path.is_dir():
@@ -193,7 +241,7 @@ def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
         with open(path, "rb") as file:
             start = file.read(9)
         # Safetensors: the header's length in 8 bytes, then the header, which is JSON.
-        state, metadata = _read_safetensors(path) if start[8:] == b"{" else (_read_pickle(path), {})
+        state, metadata = _read_safetensors(path) if start[8:] == b"{" else (_read_pickle(path, inside), {})
     except FileNotFoundError:
         raise UserError(_missing_file(path)) from None
     except OSError as error:
@@ -212,7 +260,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         raise UserError(f"{path}: damaged safetensors file ({error}); get it again") from None
 
 
-def _read_pickle(path: Path) -> State:
+def _read_pickle(path: Path, inside: str | None) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
@@ -220,6 +268,8 @@ def _read_pickle(path: Path) -> State:
             f"{path}: not a file of weights that can be read ({type(error).__name__}); it is damaged or holds "
             "more than tensors, which is refused because it could run code; get the file again"
         ) from None
+    if isinstance(state, dict) and isinstance(state.get(inside), dict):
+        state = state[inside]
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path}: holds no weights; expected a dictionary of tensors, found {type(state).__name__}")
     named = {name for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
@@ -248,7 +298,40 @@ def read_sam(path: str | Path, size: str = "vit_b") -> State:
     return join_sam({part: read_state(file)[0] for part, file in files.items()})
 
 
+def read_mae(path: str | Path, expected: Shapes) -> State:
+    """The entries that a MAE file gives to SAM's image encoder, whose own are `expected`, in its names.
+
+    path: MAE's official file, with or without decoder, or one whose entries bear SAM's names, in which `pos_embed` may be
+    missing. What the result leaves out of `expected` is all of the relative positions, all of the neck, and in the latter
+    case perhaps `pos_embed`; anything else missing is a UserError, as is what fits nowhere. The official weights are
+    licensed CC BY-NC 4.0: not for commercial use.
+    """
+    given, _ = read_state(path, inside="model")
+    state = mae_to_sam(given, expected["pos_embed"][1])
+    groups = [{name for name in expected if group.fullmatch(name)} for group in _SAM_ONLY]
+    if not any(theirs in name for theirs, _ in _MAE_RENAMED for name in given):
+        groups.append({"pos_embed"})
+    absent = {name for group in groups if group.isdisjoint(state) for name in group}
+    misfit = compare(shapes_of(state), {name: shape for name, shape in expected.items() if name not in absent})
+    if misfit:
+        raise UserError(f"{path}: is not a MAE for this encoder: {misfit}; give the official MAE file of its size")
+    return state
+
+
 # Loading
+
+
+def initialise_from_mae(network: nn.Module, path: str | Path) -> None:
+    """Fill the image encoder of a Surrogate from MAE, as the published code does; all else stays as it was made.
+
+    path: see `read_mae`. The weights are licensed CC BY-NC 4.0: what is trained from them is not for commercial use.
+    """
+    if not isinstance(network, Surrogate):
+        raise UserError(f"{path}: MAE weights start SAM-derived surrogates only ({', '.join(SAM_CONFIGS)})")
+    expected = shapes_of(network.image_encoder.state_dict())
+    state = read_mae(path, expected)
+    left_fresh = network.image_encoder.load_state_dict(state, strict=False).missing_keys
+    assert set(left_fresh) == expected.keys() - state.keys(), "exactly what read_mae left out starts fresh"
 
 
 def initialise_from_sam(network: nn.Module, path: str | Path) -> None:
@@ -379,6 +462,13 @@ def sorted_header(data: bytes) -> bytes:
     header_bytes = header.encode()
     header_bytes += b" " * (-len(header_bytes) % 8)
     return struct.pack("<Q", len(header_bytes)) + header_bytes + data[8 + length :]
+
+
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """UserError where one of the files to be written is there already."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise UserError(f"{path}: exists already; give another name, or move it away")
 
 
 def save_pth(state: State, path: str | Path) -> str:

@@ -4,7 +4,8 @@
     python utils/split_sam.py split pretrained_checkpoint/sam_vit_b_01ec64.pth pretrained_checkpoint
     python utils/split_sam.py join pretrained_checkpoint pretrained_checkpoint/sam_vit_b.pth
 
-UnSeg reads either layout, so this is needed only to exchange files with the published code. Nothing is downloaded.
+UnSeg reads either layout, so this is needed only to exchange files with the published code. Nothing is downloaded, and no
+file that exists is written over.
 """
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ import sys
 from pathlib import Path
 
 from segment_anything_training.build import SAM_CONFIGS
-from unseg.checkpoint import SAM_PARTS, read_sam, read_state, sam_config_of, sam_name, save_pth, shapes_of, split_sam
+from unseg.checkpoint import (
+    SAM_PARTS,
+    read_sam,
+    read_state,
+    refuse_existing,
+    sam_config_of,
+    sam_name,
+    save_pth,
+    shapes_of,
+    split_sam,
+)
 from unseg.errors import UserError
 
 
@@ -25,16 +36,17 @@ def split(file: Path, folder: Path) -> list[Path]:
     if config is None or "" in parts or not all(parts.values()):
         raise UserError(f"{file}: is not an official SAM file (image_encoder, prompt_encoder and mask_decoder)")
     size = sam_name(config) if sam_name(config) in SAM_CONFIGS else "vit_b"
-    written = []
-    for part, suffix in SAM_PARTS.items():
-        written.append(folder / f"sam_{size}_{suffix}.pth")
+    files = {part: folder / f"sam_{size}_{suffix}.pth" for part, suffix in SAM_PARTS.items()}
+    refuse_existing(files.values())
+    for part, path in files.items():
         # Cloned: parts of one file may share its storage, which would be written whole into each.
-        save_pth({name: tensor.clone() for name, tensor in parts[part].items()}, written[-1])
-    return written
+        save_pth({name: tensor.clone() for name, tensor in parts[part].items()}, path)
+    return list(files.values())
 
 
 def join(folder: Path, file: Path, size: str) -> list[Path]:
     """Write the SAM whose three parts are in `folder` into `file`."""
+    refuse_existing([file])
     save_pth(read_sam(folder, size), file)
     return [file]
 
