@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segment_anything_training.build import build_generator
-from unseg import metrics
+from unseg import metrics, report
 from unseg.checkpoint import load_generator, save_generator
 from unseg.commands import evaluate as command
 from unseg.config import Budget
@@ -34,7 +34,7 @@ from unseg.evaluation.conditions import (
 from unseg.evaluation.data import Task, check_disjoint, list_pairs, load_split, shrink_label
 from unseg.evaluation.names import BASES, Condition, in_order, parse_condition, shown_name
 from unseg.evaluation.networks import NETWORKS, build_network
-from unseg.evaluation.results import Spread, grouped, rows, spread
+from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
 from unseg.evaluation.trainer import Schedule
 from unseg.images import read_image, sha256_of, write_png
 from unseg.protect import Protector
@@ -487,8 +487,43 @@ def test_runs_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) ->
     write_png(data / "images" / "test" / "test0.png", pixels)
     with pytest.raises(UserError, match="made with test "):
         compare(plan(data, out, conditions=("clean",)), {})
+    with pytest.raises(UserError, match="images/val"):
+        compare(plan(data, out, conditions=("clean",), test_split="val"), {})
     both = compare(plan(data, out, conditions=("clean",), task=Task("classes", False)), {})
     assert both["tasks"].keys() == {"binary", "classes"}
+
+
+def test_choices_of_design_are_tested_on_val_alone(data: Path, tmp_path: Path) -> None:
+    """The test images may be missing; runs on the two splits do not mix, even where the splits hold the same files."""
+    for kind in ("images", "labels"):
+        (data / kind / "test").rename(data / kind / "val")
+    chosen = plan(data, tmp_path / "out", conditions=("clean",), test_split="val")
+    results = compare(chosen, {})
+    assert results["runs"][0]["settings"]["test_split"] == "val"
+    assert "6 training and 3 val images" in command.remarks(results, chosen)[0]
+    for kind in ("images", "labels"):
+        (data / kind / "val").rename(data / kind / "test")
+    with pytest.raises(UserError, match="test_split val, now it is test"):
+        compare(plan(data, tmp_path / "out", conditions=("clean",)), {})
+
+
+def test_results_of_earlier_versions_are_read_and_gone_on_with(data: Path, tmp_path: Path) -> None:
+    """They were all tested on the test split, and do not say so."""
+    out, recorder = tmp_path / "out", Recorder()
+    results = compare(plan(data, out, conditions=("clean",)), {})
+    del results["runs"][0]["settings"]["test_split"], results["tasks"]["binary"]["test_split"]
+    (out / "results.json").write_text(json.dumps(results))
+    compare(plan(data, out), same("x"), recorder)
+    assert (recorder.trained, recorder.kept) == (["protected, seed 0"], ["clean, seed 0"])
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("docs/results/*.json")), ids=lambda path: path.stem)
+def test_the_published_results_can_be_read_and_drawn(path: Path) -> None:
+    results = read_results(path)
+    table = rows(results)
+    assert len(table) > 2 and all(row.retained.mean == pytest.approx(1) for row in table if row.condition == "clean")
+    for picture in (report.learning_curves(results), report.final_bars(results)):
+        assert picture.std() > 0
 
 
 def test_classes_that_the_test_images_lack_are_named(data: Path, tmp_path: Path) -> None:
@@ -559,7 +594,8 @@ def test_objects_that_no_label_shows_are_named() -> None:
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"networks": ("resnet999",)}, "resnet999"), ({"conditions": ("dirty",)}, "dirty"), ({"width": 8}, "--size 8x48"),
-    ({"device": "abacus"}, "abacus")])
+    ({"device": "abacus"}, "abacus"),
+    ({"test_split": "train"}, "--test-split train: give val or test")])
 def test_a_plan_is_checked_before_anything_is_read(tmp_path: Path, changes: dict, words: str) -> None:
     assert words in refused(lambda: plan(tmp_path / "nothing", tmp_path / "out", **changes))
 
@@ -584,6 +620,8 @@ def test_foreign_results_are_not_overwritten(data: Path, tmp_path: Path) -> None
     (tmp_path / "results.json").write_text("[1, 2]")
     assert "not the results of unseg evaluate" in refused(compare, plan(data, tmp_path), {})
     assert (tmp_path / "results.json").read_text() == "[1, 2]"
+    (tmp_path / "results.json").write_text('{"tasks": {}, "runs": [{"settings": {"task": "binary"}, "result": {}}]}')
+    assert "not the results of unseg evaluate" in refused(read_results, tmp_path / "results.json")
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -604,7 +642,7 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
     assert protected["psnr"] == pytest.approx(20 * math.log10(255)) and protected["max_change_object"] == 1
     printed = capsys.readouterr().out
     for words in ("clean", "protected", "random noise", "class pattern, JPEG 50", "protected, JPEG 50",
-                  "PSNR is that of the change", "(trivial)", "48.1", "6 training and 3 test images"):
+                  "PSNR is that of the change", "(trivial)", "48.1", "6 training and 3 test images, 64x48"):
         assert words in printed
     for name in ("curves.png", "final.png"):
         assert read_image(out / name).pixels.std() > 0

@@ -27,7 +27,7 @@ CAMVID_ROAD_AND_PAVEMENT = (3, 4)
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder with images/{train,test} and labels/{train,test}.")],
+    data: Annotated[Path, typer.Option(help="Folder with images/SPLIT and labels/SPLIT: train, val or test.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json, curves.jsonl and pictures.")],
     task: Annotated[str, typer.Option(help="binary (object classes against the rest) or classes (each apart).")] = "binary",
     object_classes: Annotated[Optional[str], typer.Option(
@@ -46,6 +46,7 @@ def evaluate(
     eval_every: Annotated[int, typer.Option(help="Test every so many steps.")] = 250,
     seeds: Annotated[str, typer.Option(help="One run each, such as 0,1,2: first weights, batch order, augmentations, "
                                             "random noise.")] = "0",
+    test_split: Annotated[str, typer.Option(help="The clean images to test on: test, or val for choices of design.")] = "test",
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="CPU threads. Default: torch's choice.")] = None,
 ) -> None:
@@ -70,7 +71,7 @@ def evaluate(
     plan = Plan(data, out, parse_task(task, object_classes), split_list("--networks", networks),
                 split_list("--conditions", conditions), width, height,
                 Schedule(steps=steps, batch=batch, eval_every=eval_every),
-                Budget(epsilon, background_epsilon), parse_seeds(seeds), device)
+                Budget(epsilon, background_epsilon), parse_seeds(seeds), test_split, device)
     console = Console()
     with progress_bar(console) as progress:
         results = compare(plan, training_sources(plan, generator, protected), ConsoleWatcher(progress))
@@ -215,7 +216,8 @@ def result_table(title: str, rows: "list[Row]") -> Table:
 def remarks(results: dict, plan: "Plan") -> list[str]:
     """What the table does not say: sizes, the majority class, classes left out of the mean."""
     facts = results["tasks"][plan.task.name]
-    lines = [f"{facts['train_images']} training and {facts['test_images']} test images at {plan.width}x{plan.height}, "
+    lines = [f"{facts['train_images']} training and {facts['test_images']} {plan.test_split} images, "
+             f"{plan.width}x{plan.height}, "
              f"{plan.schedule.steps} steps of {plan.schedule.batch}; n seeds, each against the clean run of the same seed: "
              f"mean ± sample standard deviation; trivial = class {facts['majority_class']} everywhere."]
     if facts["absent_classes"]:

@@ -27,6 +27,7 @@ from unseg.evaluation.results import Json, Results
 from unseg.evaluation.trainer import Evaluation, Schedule, check_labels, train_and_test
 
 SMALLEST_SIDE = 32
+TEST_SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Plan:
     schedule: Schedule
     budget: Budget
     seeds: tuple[int, ...] = (0,)
+    test_split: str = "test"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class Plan:
             check_network(name)
         for name in self.conditions:
             parse_condition(name)
+        if self.test_split not in TEST_SPLITS:
+            raise UserError(f"--test-split {self.test_split}: give {' or '.join(TEST_SPLITS)}")
         if min(self.width, self.height) < SMALLEST_SIDE:
             raise UserError(f"--size {self.width}x{self.height}: give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
         choose_device(self.device)
@@ -103,7 +107,7 @@ def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()
 
     Seed by seed, so that what is there after an interruption is as many whole comparisons as possible.
     """
-    train, test = list_pairs(plan.data, "train"), list_pairs(plan.data, "test")
+    train, test = list_pairs(plan.data, "train"), list_pairs(plan.data, plan.test_split)
     check_disjoint(train, test)
     watcher.begin("reading", len(train) + len(test))
     images, train_classes = load_split(train, plan.width, plan.height, watcher.tick)
@@ -155,7 +159,7 @@ def _run(plan: Plan, run: RunName, settings: Json, made: TrainingImages, rest: t
 def _common_settings(plan: Plan, train: Sequence[Pair], test: Sequence[Pair]) -> Json:
     return {
         "task": plan.task.name, "object_classes": None if plan.task.objects is None else list(plan.task.objects),
-        "size": [plan.width, plan.height], **asdict(plan.schedule),
+        "size": [plan.width, plan.height], **asdict(plan.schedule), "test_split": plan.test_split,
         "train": fingerprint(path for pair in train for path in (pair.image, pair.label)),
         "test": fingerprint(path for pair in test for path in (pair.image, pair.label)),
     }
@@ -165,6 +169,7 @@ def _facts(plan: Plan, train_count: int, train_labels: np.ndarray, test_labels: 
     """What holds for every run of the task: the trivial answer and the classes that the test images lack."""
     trivial = metrics.trivial_iou(train_labels, test_labels, num_classes)
     return {"task": plan.task.name, "train_images": train_count, "test_images": len(test_labels),
-            "num_classes": num_classes, "absent_classes": [i for i, iou in enumerate(trivial) if iou is None],
+            "test_split": plan.test_split, "num_classes": num_classes,
+            "absent_classes": [i for i, iou in enumerate(trivial) if iou is None],
             "majority_class": metrics.majority_class(train_labels, num_classes),
             "trivial_miou": metrics.mean_iou(trivial)}

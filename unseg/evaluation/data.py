@@ -1,6 +1,7 @@
 """A segmentation data set in memory, at the size that networks are trained at.
 
-Layout: ROOT/images/{train,test}/NAME.jpg|jpeg|png and ROOT/labels/{train,test}/NAME.png (class index; 255 = not labelled).
+Layout: ROOT/images/SPLIT/NAME.jpg|jpeg|png and ROOT/labels/SPLIT/NAME.png (class index; 255 = not labelled); SPLIT is train,
+val or test.
 """
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def list_pairs(root: Path, split: str) -> list[Pair]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"--data {root}: there is no folder {folder.relative_to(root)}; "
-                            "expected images/train, images/test, labels/train and labels/test")
+                            f"expected images/{split} and labels/{split}")
     found: dict[str, Path] = {}
     for path in sorted(images.iterdir()):
         if path.suffix.lower() in SUFFIXES:

@@ -60,6 +60,8 @@ def read_results(path: Path) -> Json:
         raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
     if not isinstance(content, dict) or not {"tasks", "runs"} <= content.keys() or not all(map(_is_run, content["runs"])):
         raise UserError(f"{path}: not the results of unseg evaluate; remove it or give another --out")
+    for run in content["runs"]:
+        run["settings"].setdefault("test_split", "test")  # older files know no other
     return content
 
 
