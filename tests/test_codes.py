@@ -1,0 +1,53 @@
+"""Codes of classes: the largest class has code 0, whatever the classes are called."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unseg.data.codes import NO_CODE, class_areas, class_codes, code_map
+
+AREAS = st.dictionaries(st.integers(0, 70_000), st.integers(1, 50), max_size=40)
+
+
+def test_codes_fall_with_area_and_ties_go_by_class() -> None:
+    assert class_codes({3: 10, 7: 50, 0: 10, 11: 1}) == {7: 0, 0: 1, 3: 2, 11: 3}
+    assert class_codes({}) == {}
+
+
+@given(AREAS)
+def test_codes_are_a_ranking(areas: dict[int, int]) -> None:
+    codes = class_codes(areas)
+    assert sorted(codes.values()) == list(range(len(areas)))
+    assert codes == class_codes(dict(reversed(areas.items())))
+    for one in areas:
+        for other in areas:
+            if areas[one] > areas[other] or (areas[one] == areas[other] and one < other):
+                assert codes[one] < codes[other]
+
+
+def test_areas_add_up_over_maps_of_any_size() -> None:
+    maps = [np.array([[0, 255, 4]], np.uint8), np.array([[4, 4], [300, 0]], np.uint16)]
+    assert class_areas(maps) == {0: 2, 4: 3, 300: 1}
+    assert class_areas(maps, ignore_label=None) == {0: 2, 4: 3, 300: 1, 255: 1}
+    assert class_areas([]) == {}
+
+
+@given(st.lists(st.sampled_from([0, 1, 9, 255, 4000]), min_size=6, max_size=6))
+def test_a_map_holds_the_code_of_every_pixels_class(classes: list[int]) -> None:
+    codes = {0: 2, 1: 0, 9: 254, 4000: 1}
+    coded = code_map(np.array(classes).reshape(2, 3), codes)
+    assert coded.dtype == np.uint8 and coded.shape == (2, 3)
+    assert coded.ravel().tolist() == [NO_CODE if value == 255 else codes[value] for value in classes]
+
+
+@pytest.mark.parametrize("codes", [{0: 1}, {0: 1, 5: 255}, {0: 1, 5: -1}])
+def test_a_class_without_a_usable_code_is_an_error(codes: dict[int, int]) -> None:
+    with pytest.raises(ValueError, match="class 5 has code"):
+        code_map(np.array([[0, 5]], np.uint8), codes)
+
+
+def test_where_no_label_is_ignored_every_value_needs_a_code() -> None:
+    with pytest.raises(ValueError, match="class 255"):
+        code_map(np.array([[255]], np.uint8), {0: 0}, ignore_label=None)
