@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_generator import loaded
 from PIL import Image as Pillow
 from rich.console import Console
 from rich.table import Table
 
 from segment_anything_training.build import build_generator
-from unseg import metrics, report
+from unseg import checkpoint, metrics, report
 from unseg.checkpoint import load_generator, save_generator
 from unseg.commands import evaluate as command
 from unseg.config import Budget
@@ -240,6 +241,9 @@ def test_tasks_by_hand() -> None:
     assert apart.num_classes(classes) == chosen.num_classes(classes) == 11
     assert chosen.labels(classes).tolist() == classes.tolist()
     assert chosen.object_mask(classes).tolist() == [[False, False, False, True, False]]
+    for task in (Task("binary", True, (3, 4), by_class=True), Task("classes", False, (10,), by_class=True)):
+        assert task.object_mask(classes).tolist() == [[True, True, True, True, False]]
+    assert Task("binary", True, (3, 4), by_class=True).labels(classes).tolist() == [[0, 1, 1, 0, 255]]
 
 
 def test_labels_shrink_by_nearest_neighbour_at_pixel_centres() -> None:
@@ -661,6 +665,60 @@ def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: P
     difference = np.abs(protected.astype(int) - pair.pixels())
     assert difference.any() and difference[mask].max() <= 6 and difference[~mask].max() <= 1
     assert source.identity["generator"] == sha256_of(tmp_path / "generator.safetensors")
+
+
+@pytest.fixture()
+def coded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """A generator of three codes takes the compact one's place; what it is given is kept."""
+    seen: list[np.ndarray] = []
+    generator = loaded()
+    generator.network.codes = 3
+
+    def by_class(protector: Protector, pixels: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        seen.append(codes)
+        return pixels ^ 1
+
+    monkeypatch.setattr(checkpoint, "load_generator", lambda which, device: generator)
+    monkeypatch.setattr(Protector, "by_class", by_class, raising=False)
+    return seen
+
+
+def test_by_class_the_generator_is_told_codes_by_area(data: Path, tmp_path: Path, coded: list[np.ndarray]) -> None:
+    """The training scenes show most of class 0; turned into 9, it still has the first code: codes follow area, not number."""
+    for pair in list_pairs(data, "train"):
+        classes = pair.classes()
+        write_png(pair.label, np.where(classes == 0, 9, classes).astype(np.uint8))
+    areas = [sum((pair.classes() == label).sum() for pair in list_pairs(data, "train")) for label in (9, 1, 2)]
+    assert areas[0] > max(areas[1:]) and areas[1] != areas[2]
+    chosen = plan(data, tmp_path / "out", task=Task("classes", False, None, by_class=True))
+    source = command.loaded_generator(chosen, "compact")
+    pair = list_pairs(data, "train")[0]
+    classes = pair.classes()
+    protected = source.change_of(0)("x", pair.pixels(), chosen.task.object_mask(classes), chosen.task.labels(classes))
+    assert np.array_equal(protected, pair.pixels() ^ 1)
+    one, two = (1, 2) if areas[1] > areas[2] else (2, 1)
+    expected = np.select([classes == 9, classes == 1, classes == 2], [0, one, two], 255)
+    assert np.array_equal(coded[0], expected)
+    assert source.identity["by_class"] is True
+
+
+def test_by_class_the_binary_task_has_codes_0_and_1(data: Path, tmp_path: Path, coded: list[np.ndarray]) -> None:
+    command.evaluate(data, tmp_path / "out", object_classes="1", by_class=True, conditions="protected,random",
+                     networks="tiny", size=f"{WIDTH}x{HEIGHT}", steps=1, batch=2, device="cpu")
+    for pair, codes in zip(list_pairs(data, "train"), coded, strict=True):
+        classes = pair.classes()
+        assert np.array_equal(codes, np.select([classes == 255, classes == 1], [255, 1], 0))
+    protected, random = read_results(tmp_path / "out" / "results.json")["runs"]
+    assert random["result"]["max_change_object"] == 8  # on every labelled pixel, so on class 0 too
+    assert random["result"]["max_change_background"] == 2
+    assert protected["settings"]["images"]["object_budget_on"] == random["settings"]["images"]["object_budget_on"]
+
+
+def test_a_generator_that_tells_no_or_too_few_classes_apart_is_refused(data: Path, tmp_path: Path) -> None:
+    chosen = plan(data, tmp_path / "out", task=Task("classes", False, None, by_class=True))
+    assert "does not tell classes apart" in refused(command.training_codes, chosen, 0, "compact")
+    assert "3 classes, generator compact has 2 codes" in refused(command.training_codes, chosen, 2, "compact")
+    assert sorted(command.training_codes(chosen, 3, "compact").values()) == [0, 1, 2]
 
 
 def test_the_command_wants_one_source_of_protected_images(data: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def evaluate(
     task: Annotated[str, typer.Option(help="binary (object classes against the rest) or classes (each apart).")] = "binary",
     object_classes: Annotated[Optional[str], typer.Option(
         help="The classes that are the object. Default: 3,4 if binary (CamVid's road and pavement), else all.")] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Tell the generator every pixel's class; the object's budget then "
+                                                              "holds on every labelled pixel.")] = False,
     generator: Annotated[Optional[str], typer.Option(help="Noise generator: compact or a weight file. Default: compact.")] = None,
     protected: Annotated[Optional[Path], typer.Option(help="Protected training images, in place of --generator.")] = None,
     conditions: Annotated[str, typer.Option(help="Which training images: clean, protected, random, pattern (one a class); "
@@ -68,7 +70,7 @@ def evaluate(
             raise UserError(f"--threads {threads}: give at least 1")
         torch.set_num_threads(threads)
     width, height = parse_size(size)
-    plan = Plan(data, out, parse_task(task, object_classes), split_list("--networks", networks),
+    plan = Plan(data, out, parse_task(task, object_classes, by_class), split_list("--networks", networks),
                 split_list("--conditions", conditions), width, height,
                 Schedule(steps=steps, batch=batch, eval_every=eval_every),
                 Budget(epsilon, background_epsilon), parse_seeds(seeds), test_split, device)
@@ -108,7 +110,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, seeds)))
 
 
-def parse_task(name: str, object_classes: str | None) -> "Task":
+def parse_task(name: str, object_classes: str | None, by_class: bool = False) -> "Task":
     """The task `name`. object_classes: such as `3,4`, or all."""
     from unseg.evaluation.data import Task
 
@@ -116,8 +118,8 @@ def parse_task(name: str, object_classes: str | None) -> "Task":
         raise UserError(f"--task {name}: give binary or classes")
     binary = name == "binary"
     if object_classes is None:
-        return Task(name, binary, CAMVID_ROAD_AND_PAVEMENT if binary else None)
-    return Task(name, binary, parse_objects(object_classes, "--object-classes"))
+        return Task(name, binary, CAMVID_ROAD_AND_PAVEMENT if binary else None, by_class)
+    return Task(name, binary, parse_objects(object_classes, "--object-classes"), by_class)
 
 
 def training_sources(plan: "Plan", generator: str | None, protected: Path | None) -> dict[str, "Source"]:
@@ -127,16 +129,23 @@ def training_sources(plan: "Plan", generator: str | None, protected: Path | None
     from unseg.evaluation.names import parse_condition
 
     sources, bases = {}, {parse_condition(name).base for name in plan.conditions}
-    budget = {"object": plan.budget.object, "background": plan.budget.background}
+    where = budget_identity(plan)
     if "random" in bases:
-        sources["random"] = Source(lambda seed: random_noise(plan.budget, seed), {"budget": budget})
+        sources["random"] = Source(lambda seed: random_noise(plan.budget, seed), where)
     if "pattern" in bases:
-        sources["pattern"] = Source(lambda seed: class_pattern(plan.budget, seed), {"budget": budget})
+        sources["pattern"] = Source(lambda seed: class_pattern(plan.budget, seed), where)
     if "protected" in bases:
         if generator is not None and protected is not None:
             raise UserError("--generator and --protected: give one of the two")
         sources["protected"] = protected_folder(plan, protected) if protected else loaded_generator(plan, generator or "compact")
     return sources
+
+
+def budget_identity(plan: "Plan") -> dict:
+    """What random noise and patterns depend on: the budget, and where the object's holds if that is not on the object."""
+    everywhere = plan.task.by_class and plan.task.objects is not None
+    return {"budget": {"object": plan.budget.object, "background": plan.budget.background},
+            **({"object_budget_on": "every labelled pixel"} if everywhere else {})}
 
 
 def protected_folder(plan: "Plan", folder: Path) -> "Source":
@@ -153,8 +162,9 @@ def protected_folder(plan: "Plan", folder: Path) -> "Source":
 
 
 def loaded_generator(plan: "Plan", which: str) -> "Source":
-    """Images protected on the way by a generator, exactly as `unseg protect` does it."""
+    """Images protected on the way by a generator, exactly as `unseg protect` does it. UserError where it knows no codes."""
     from unseg.checkpoint import load_generator
+    from unseg.data.codes import code_map
     from unseg.device import choose_device
     from unseg.evaluation.compare import Source
     from unseg.protect import Protector
@@ -162,12 +172,34 @@ def loaded_generator(plan: "Plan", which: str) -> "Source":
     device = choose_device(plan.device)
     loaded = load_generator(which, device=str(device))
     protector = Protector(loaded.network, plan.budget, device=device)
+    codes = training_codes(plan, getattr(loaded.network, "codes", 0), which) if plan.task.by_class else None
 
     def change(name: str, pixels: "np.ndarray", mask: "np.ndarray", classes: "np.ndarray") -> "np.ndarray":
-        return protector(pixels, mask)
+        return protector(pixels, mask) if codes is None else protector.by_class(pixels, code_map(classes, codes))
 
     return Source(lambda seed: change,
-                  {"generator": loaded.sha256, "budget": {"object": plan.budget.object, "background": plan.budget.background}})
+                  {"generator": loaded.sha256, **budget_identity(plan), **({"by_class": True} if plan.task.by_class else {})})
+
+
+def training_codes(plan: "Plan", available: int, which: str) -> dict[int, int]:
+    """The code of every label of the task: 0 and 1 if binary, else by the classes' areas over the training labels.
+
+    available: how many codes the generator `which` has; UserError where they are none, or too few.
+    """
+    from unseg.data.codes import class_areas, class_codes
+    from unseg.evaluation.data import list_pairs
+
+    if available == 0:
+        raise UserError(f"--by-class: generator {which} does not tell classes apart; name one that was trained with codes, "
+                        "or leave out --by-class")
+    if plan.task.binary:
+        codes = {0: 0, 1: 1}
+    else:
+        codes = class_codes(class_areas(pair.classes() for pair in list_pairs(plan.data, "train")))
+    if len(codes) > available:
+        raise UserError(f"--by-class: the training labels have {len(codes)} classes, generator {which} has {available} codes; "
+                        "name one that was trained with more, or leave out --by-class")
+    return codes
 
 
 class ConsoleWatcher:
@@ -223,6 +255,8 @@ def remarks(results: dict, plan: "Plan") -> list[str]:
     if facts["absent_classes"]:
         absent = ", ".join(map(str, facts["absent_classes"]))
         lines.append(f"Left out of the mean, since no test image shows them: classes {absent}.")
+    if plan.task.by_class:
+        lines.append("By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel.")
     if any("+jpeg" in name for name in plan.conditions):
         lines.append("PSNR is that of the change, before images are re-encoded; results.json has both (stored: after it).")
     lines.append(f"Written: {plan.out}/results.json, curves.png, final.png")

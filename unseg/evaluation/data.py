@@ -46,12 +46,14 @@ class Task:
     """What is to be learnt, and which pixels are the object that is protected.
 
     binary: learn the object against the rest; otherwise every class apart. objects: the classes that are the object;
-    None: all labelled pixels are.
+    None: all labelled pixels are. by_class: the generator is told every pixel's class (in the binary task, object or rest), so
+    every labelled pixel has the object's budget, whatever `objects` says.
     """
 
     name: str
     binary: bool
     objects: tuple[int, ...] | None = None
+    by_class: bool = False
 
     def __post_init__(self) -> None:
         if self.binary and self.objects is None:
@@ -65,7 +67,7 @@ class Task:
 
     def object_mask(self, classes_HW: np.ndarray) -> np.ndarray:
         """The pixels that prompt the generator and have the object's budget: H×W bool."""
-        if self.objects is None:
+        if self.objects is None or self.by_class:
             return classes_HW != IGNORE_LABEL
         return np.isin(classes_HW, self.objects)
 
