@@ -10,26 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from training_folders import make_hqseg, save
 
 from unseg.data.catalog import HQSEG, HQSEG_TRAIN, HQSEG_VALIDATION, NO_IMAGE, NO_MASK, pair_folders, pair_plain
 from unseg.data.training import TrainingSet, open_training_data
 from unseg.errors import UserError
-
-
-def save(path: Path, array: np.ndarray, **options) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
-
-
-def make_hqseg(root: Path, pairs: int = 2) -> Path:
-    """The published folders with `pairs` small pairs each."""
-    random = np.random.default_rng(0)
-    for row in HQSEG:
-        for number in range(pairs):
-            pixels = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-            save(root / row.images / f"{row.name.lower()}_{number}.jpg", pixels)
-            save(root / row.masks / f"{row.name.lower()}_{number}.png", (pixels[..., 0] > 99).astype(np.uint8) * 255)
-    return root
 
 
 def refused(root: Path, *arguments, **options) -> str:

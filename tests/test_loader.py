@@ -135,7 +135,7 @@ def test_signals_to_the_group_leave_the_workers_alone(samples):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from tests.test_loader import CONFIG, BatchLoader
+from test_loader import CONFIG, BatchLoader
 from unseg.data.training import open_training_data
 
 if __name__ == "__main__":
@@ -160,7 +160,7 @@ def test_workers_die_with_a_killed_parent(samples, tmp_path):
     root = Path(samples.pairs[0].image).parents[1]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with subprocess.Popen([sys.executable, str(program), str(root)], stdout=subprocess.PIPE, text=True,
                           env=environment) as parent:
         workers = [int(pid) for pid in parent.stdout.readline().split()]

@@ -5,12 +5,13 @@ is an error.
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from unseg.data.samples import Problem, stem_of, walk
+from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.images import IMAGE_SUFFIXES
 
@@ -134,18 +135,18 @@ def pair_folders(images: Path, masks: Path, prefix: str = "", *, grey: bool = Fa
     together = images.resolve() == masks.resolve()
     found: dict[str, str] = {}
     twice: set[str] = set()
-    for stem, path in _by_stem(images, IMAGE_SUFFIXES, prefix, problems):
-        if together and path.suffix.lower() == MASK_SUFFIX:
+    for stem, suffix, path in _by_stem(images, IMAGE_SUFFIXES, prefix, problems):
+        if together and suffix == MASK_SUFFIX:
             continue
         if stem in found:
             twice.add(stem)
-            problems.append(Problem(f"{prefix}{path.relative_to(images).as_posix()}", SAME_NAME))
-        found.setdefault(stem, str(path))
+            problems.append(Problem(f"{prefix}{stem}{suffix}", SAME_NAME))
+        found.setdefault(stem, path)
     masks_of: dict[str, list[str]] = {}
-    for stem, path in _by_stem(masks, (MASK_SUFFIX,), prefix, problems):
+    for stem, _, path in _by_stem(masks, (MASK_SUFFIX,), prefix, problems):
         name = stem if stem in found or not several else stem.rpartition(".")[0]
         if name in found:
-            masks_of.setdefault(name, []).append(str(path))
+            masks_of.setdefault(name, []).append(path)
         else:
             problems.append(Problem(f"{prefix}{stem}", NO_IMAGE))
     problems += [Problem(f"{prefix}{stem}", NO_MASK) for stem in found if stem not in masks_of]
@@ -155,11 +156,15 @@ def pair_folders(images: Path, masks: Path, prefix: str = "", *, grey: bool = Fa
     return Pairing(pairs, sorted(set(problems)))
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...], prefix: str, problems: list[Problem]) -> Iterable[tuple[str, Path]]:
+def _by_stem(folder: Path, suffixes: tuple[str, ...], prefix: str,
+             problems: list[Problem]) -> Iterable[tuple[str, str, str]]:
+    """Relative stem, suffix in lower case, and path of the folder's files that have one of the suffixes."""
     unreadable: list[Problem] = []
-    for path in walk(folder, unreadable):
-        if path.suffix.lower() in suffixes:
-            yield stem_of(path.relative_to(folder).as_posix()), path
+    start = len(os.path.join(folder, ""))
+    for path in map(str, walk(folder, unreadable)):  # as text: pathlib takes three times as long for 90,000 files
+        stem, suffix = os.path.splitext(path[start:])
+        if suffix.lower() in suffixes:
+            yield stem.replace(os.sep, "/"), suffix.lower(), path
     problems += [Problem(f"{prefix}{problem.name}", problem.reason) for problem in unreadable]
 
 

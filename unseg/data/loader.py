@@ -9,6 +9,7 @@ thread pools (OpenMP, OpenCV) and CUDA's state.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
@@ -119,8 +120,8 @@ class BatchLoader:
         begun = time.perf_counter()
         try:
             batch = next(self._batches)
-        except RuntimeError as error:
-            if not str(error).startswith(DEAD_WORKER):
+        except (RuntimeError, EOFError, OSError) as error:  # the last two: it died while handing a batch over
+            if not str(error).startswith(DEAD_WORKER) and not self._has_lost_a_worker():
                 raise
             raise UserError("a process that prepares training images has ended unexpectedly, perhaps for want of memory; "
                             f"give a smaller number than --workers {self._workers}") from None
@@ -129,6 +130,10 @@ class BatchLoader:
         if isinstance(batch, _Failed):
             raise UserError(batch.message)
         return replace(batch, pixels=torch.as_tensor(batch.pixels))
+
+    def _has_lost_a_worker(self) -> bool:
+        sentinels = [child.sentinel for child in self._children]
+        return bool(sentinels and multiprocessing.connection.wait(sentinels, timeout=1))
 
     def __enter__(self) -> BatchLoader:
         return self
