@@ -173,6 +173,19 @@ def test_workers_die_with_a_killed_parent(samples, tmp_path):
     assert not any(map(running, workers))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_for_a_gpu_are_pinned(samples, workers):
+    with BatchLoader(samples, CONFIG, 0, 5, workers=workers, pin=True) as loader:
+        for batch in loader:
+            assert batch.pixels.is_pinned()
+            expected, there = draw_views(samples, CONFIG, batch.step), batch.to("cuda")
+            assert torch.equal(there.pixels.cpu(), expected.pixels)
+            for ours, theirs in ((there.images, expected.images), (there.labels, expected.labels)):
+                # A GPU multiplies by 1/255 where a CPU divides: the last bit may differ.
+                torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1.2e-7)
+
+
 def test_numbers_that_make_no_sense(samples):
     with pytest.raises(UserError, match="--workers -1"):
         BatchLoader(samples, CONFIG, 0, 1, workers=-1)

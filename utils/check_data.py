@@ -57,7 +57,8 @@ def examine(pair: Pair) -> list[Problem]:
         sample = read_training_image(pair)
     except ImageError as error:
         return [Problem(pair.name, f"{Path(error.path).name}: {error.reason}")]
-    return [Problem(pair.name, f"{EMPTY} ({Path(path).name})") for path, label in zip(pair.masks, sample.labels) if not label.any()]
+    empty = [Path(path).name for path, label in zip(pair.masks, sample.labels) if not label.any()]
+    return [Problem(pair.name, f"{EMPTY} ({name})") for name in empty]
 
 
 def examine_all(pairs: list[Pair], threads: int) -> Iterator[list[Problem]]:

@@ -151,9 +151,3 @@ def draw_views(samples: Sequence[TrainingImage], config: TrainConfig, step: int,
         names.append(sample.name)
         pixels[place] = torch.from_numpy(draw_view(sample, config, seeded(config.seed, "view", step, slot)))
     return ViewBatch(step, tuple(names), pixels)
-
-
-def draw_batch(samples: Sequence[TrainingImage], config: TrainConfig, step: int) -> tuple[Tensor, Tensor]:
-    """`draw_views` of a single process as images B×3×V×V and labels B×1×V×V."""
-    batch = draw_views(samples, config, step)
-    return batch.images, batch.labels
