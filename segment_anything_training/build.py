@@ -40,6 +40,18 @@ def build_surrogate(name: str) -> nn.Module:
     return Surrogate(replace(_config(name), image_size=SURROGATE_IMAGE_SIZE))
 
 
+def set_speed(network: nn.Module, bf16: bool, compiled: bool) -> None:
+    """How a network computes, not what: it keeps its state names.
+
+    bf16: large products in bfloat16, in networks derived from SAM; the compact ones stay as they are. compiled: their
+    image encoder, or the whole of a compact network, through torch.compile, which does its work at the first call.
+    """
+    if isinstance(network, (NoiseGenerator, Surrogate)):
+        network.bf16 = bf16
+    if compiled:
+        getattr(network, "image_encoder", network).compile()
+
+
 def _config(name: str) -> SamConfig:
     if name not in SAM_CONFIGS:
         raise ValueError(f"unknown network {name!r}; available: {', '.join(NAMES)}")

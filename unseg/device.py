@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,25 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not available:
         raise UserError(f"--device {name}: torch sees no GPU here; give --device cpu")
     return device
+
+
+def in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether large products run in bfloat16 on the device. precision: auto, float32 or bf16.
+
+    auto leaves processors at float32, most of which have no bfloat16 arithmetic, and so compute as the published vectors do.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def compiles(wanted: bool) -> bool:
+    """`wanted`, where torch.compile finds the C++ compiler that it needs; UserError where it is wanted and there is none."""
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if wanted and not any(shutil.which(compiler) for compiler in compilers):
+        raise UserError(f"--set compile=true: torch.compile needs a C++ compiler, and there is no {' or '.join(compilers)}; "
+                        "install one, or leave compile at false")
+    return wanted
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segment_anything_training.build import build_generator, build_surrogate, set_speed
 from unseg.config import TrainConfig
-from unseg.device import in_bf16
+from unseg.device import compiles, in_bf16
 from unseg.distributed import GradientMean, World
 from unseg.errors import UserError
 from unseg.prompts import seeded
@@ -40,7 +40,7 @@ class Player:
     @classmethod
     def start(cls, name: str, network: nn.Module, learning_rate: float, config: TrainConfig, world: World) -> Player:
         network.to(device=world.device, memory_format=torch.channels_last)
-        set_speed(network, in_bf16(config.precision, world.device), config.compile)
+        set_speed(network, in_bf16(config.precision, world.device), compiles(config.compile))
         world.share_state(network)
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay,
