@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unseg.data.codes import NO_CODE, class_areas, class_codes, code_map
+from unseg.data.codes import class_areas, class_codes, code_map
+from unseg.noise import NO_CODE
 
 AREAS = st.dictionaries(st.integers(0, 70_000), st.integers(1, 50), max_size=40)
 

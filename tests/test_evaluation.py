@@ -19,6 +19,7 @@ from unseg import checkpoint, metrics, report
 from unseg.checkpoint import load_generator, save_generator
 from unseg.commands import evaluate as command
 from unseg.config import Budget
+from unseg.data.codes import code_map
 from unseg.errors import UserError
 from unseg.evaluation import conditions, train_and_test, trainer
 from unseg.evaluation.compare import Plan, RunName, Source, Watcher, compare
@@ -620,6 +621,23 @@ def test_options_are_checked() -> None:
         assert "--seeds" in refused(command.parse_seeds, seeds)
 
 
+def test_two_processes_may_share_a_folder(data: Path, tmp_path: Path) -> None:
+    """One adds a run while the other trains: both are there in the end, and neither repeats the other's."""
+    out, outer = tmp_path / "out", Recorder()
+
+    class Interrupting(Recorder):
+        def evaluated(self, run: RunName, evaluation: object) -> None:
+            if len(self.trained) == 1 and evaluation.step == 1:
+                compare(plan(data, out, conditions=("clean",), seeds=(1,)), {})
+
+    meanwhile = Interrupting()
+    results = compare(plan(data, out, conditions=("clean",), seeds=(0, 1)), {}, meanwhile)
+    assert sorted(run["settings"]["seed"] for run in results["runs"]) == [0, 1]
+    assert (meanwhile.trained, meanwhile.kept) == (["clean, seed 0"], ["clean, seed 1"])
+    compare(plan(data, out, conditions=("clean",), seeds=(0, 1)), {}, outer)
+    assert outer.trained == []
+
+
 def test_foreign_results_are_not_overwritten(data: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[1, 2]")
     assert "not the results of unseg evaluate" in refused(compare, plan(data, tmp_path), {})
@@ -679,7 +697,7 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
         return pixels ^ 1
 
     monkeypatch.setattr(checkpoint, "load_generator", lambda which, device: generator)
-    monkeypatch.setattr(Protector, "by_class", by_class, raising=False)
+    monkeypatch.setattr(Protector, "by_class", by_class)
     return seen
 
 
@@ -719,6 +737,17 @@ def test_a_generator_that_tells_no_or_too_few_classes_apart_is_refused(data: Pat
     assert "does not tell classes apart" in refused(command.training_codes, chosen, 0, "compact")
     assert "3 classes, generator compact has 2 codes" in refused(command.training_codes, chosen, 2, "compact")
     assert sorted(command.training_codes(chosen, 3, "compact").values()) == [0, 1, 2]
+
+
+def test_by_class_the_shipped_generator_protects_as_protect_does(data: Path, tmp_path: Path) -> None:
+    chosen = plan(data, tmp_path / "out", task=Task("classes", False, None, by_class=True))
+    pair = list_pairs(data, "train")[0]
+    pixels, classes = pair.pixels(), pair.classes()
+    protected = command.loaded_generator(chosen, "compact").change_of(0)("x", pixels, classes != 255, classes)
+    codes = code_map(classes, command.training_codes(chosen, 3, "compact"))
+    assert np.array_equal(protected, Protector(load_generator("compact").network).by_class(pixels, codes))
+    change = np.abs(protected.astype(int) - pixels)
+    assert 0 < change[classes != 255].max() <= 8 and change[classes == 255].max(initial=0) <= 2
 
 
 def test_the_command_wants_one_source_of_protected_images(data: Path, tmp_path: Path) -> None:

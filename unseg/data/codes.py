@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-NO_CODE = 255  # in a map of codes: not labelled
+from unseg.noise import NO_CODE
 
 
 def class_areas(label_maps: Iterable[np.ndarray], ignore_label: int | None = 255) -> dict[int, int]:

@@ -130,7 +130,7 @@ def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()
                 watcher.begin(f"{condition}: images", len(train))
                 made = changed_images(train, plan.task, plan.width, plan.height, source.change_of(seed), kind.jpeg, watcher.tick)
             _run(plan, run, settings, made, (train_labels, test_images, test_labels), results, watcher)
-    return results.content
+    return results.content()
 
 
 def _run(plan: Plan, run: RunName, settings: Json, made: TrainingImages, rest: tuple[np.ndarray, np.ndarray, np.ndarray],

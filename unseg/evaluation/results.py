@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from unseg import metrics
 from unseg.errors import UserError
 from unseg.evaluation.names import TRIVIAL, in_order
@@ -17,30 +19,39 @@ Json = dict[str, Any]
 
 
 class Results:
-    """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}."""
+    """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}.
+
+    The file is read anew for every question and every addition, so that several processes may share the work of one folder.
+    """
 
     def __init__(self, out: Path, common: Json, facts: Json) -> None:
         """common: the settings that every run of the task shares; facts: what every table of the task needs."""
         self.path, self.curves = out / "results.json", out / "curves.jsonl"
-        self.content = read_results(self.path) if self.path.exists() else {"tasks": {}, "runs": []}
-        self._check_same(common)
-        self.content["tasks"][facts["task"]] = facts
+        self.common, self.facts = common, facts
+        self.content()
 
-    def _check_same(self, common: Json) -> None:
-        for settings in (run["settings"] for run in self.content["runs"]):
-            other = [key for key in common if settings.get(key) != common[key]]
-            if settings["task"] == common["task"] and other:
-                raise UserError(f"--out {self.path.parent}: its runs of task {common['task']} were made with "
-                                f"{other[0]} {settings.get(other[0])}, now it is {common[other[0]]}; give another --out")
+    def content(self) -> Json:
+        """What the file holds, with this task's facts. UserError where its runs cannot be compared with this one's."""
+        content = read_results(self.path) if self.path.exists() else {"tasks": {}, "runs": []}
+        for settings in (run["settings"] for run in content["runs"]):
+            other = [key for key in self.common if settings.get(key) != self.common[key]]
+            if settings["task"] == self.common["task"] and other:
+                raise UserError(f"--out {self.path.parent}: its runs of task {self.common['task']} were made with "
+                                f"{other[0]} {settings.get(other[0])}, now it is {self.common[other[0]]}; give another --out")
+        content["tasks"][self.facts["task"]] = self.facts
+        return content
 
     def holds(self, settings: Json) -> bool:
-        return any(run["settings"] == settings for run in self.content["runs"])
+        return any(run["settings"] == settings for run in self.content()["runs"])
 
     def add(self, settings: Json, result: Json) -> None:
         """Adds a run in place of one of the same task, network, condition and seed, and writes the file."""
-        self.content["runs"] = [run for run in self.content["runs"] if _key(run["settings"]) != _key(settings)]
-        self.content["runs"].append({"settings": settings, "result": result})
-        write_bytes(self.path, (json.dumps(self.content, indent=1, ensure_ascii=False) + "\n").encode())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(".results.lock")):
+            content = self.content()
+            content["runs"] = [run for run in content["runs"] if _key(run["settings"]) != _key(settings)]
+            content["runs"].append({"settings": settings, "result": result})
+            write_bytes(self.path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def log(self, line: Json) -> None:
         self.curves.parent.mkdir(parents=True, exist_ok=True)
