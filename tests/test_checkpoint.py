@@ -377,8 +377,12 @@ def test_missing_files_say_where_to_get_them(tmp_path):
     message = error_of(initialise_from_sam, NoiseGenerator(CONFIG), folder / "sam_vit_b_01ec64.pth")
     assert message == (
         f"{folder / 'sam_vit_b_01ec64.pth'}: no such file; get it from "
-        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth and put it into pretrained_checkpoint/"
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth (sha256 "
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912) and put it into pretrained_checkpoint/"
     )
+    table = (REPOSITORY / "pretrained_checkpoint" / "README.md").read_text(encoding="utf-8")
+    for name, sha256 in checkpoint._SAM_FILES.items():
+        assert re.search(rf"`{name}` .*`{sha256}`", table)
     assert "weight_dir/" in error_of(load_generator, tmp_path / "Generator_unseg_final.pth")
     assert error_of(load_generator, tmp_path / "mine.pth").endswith("no such file; check the path")
     folder.mkdir()

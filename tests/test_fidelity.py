@@ -273,7 +273,8 @@ def test_every_orientation_is_turned_upright_once(tmp_path: Path, orientation: i
         assert np.array_equal(read_image(tmp_path / "in" / name).samples[..., 0] >> 8, turned)
     for metadata in ("keep", "icc"):
         out = tmp_path / metadata
-        assert protect([tmp_path / "in"], out, replace(SETTINGS, metadata=metadata, format="tiff"), generator=loaded()).exit_code == 0
+        options = replace(SETTINGS, metadata=metadata, format="tiff")
+        assert protect([tmp_path / "in"], out, options, generator=loaded()).exit_code == 0
         assert verify(out).exit_code == 0
         for path in out.glob("*.tif"):
             assert Pillow.open(path).getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -294,7 +295,7 @@ def telling(path: Path, deep: bool = False) -> Path:
                                ExifTags.Base.MakerNote: b"secret notes" * 9}
     exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N", ExifTags.GPS.GPSLatitude: (52.0, 31.0, 12.0)}
     photo = Pillow.fromarray(DEEP[..., 0] if deep else EIGHT[..., :3])
-    extra = {"lossless": True} if path.suffix == ".webp" else {"quality": 95, "comment": b"a comment"} if path.suffix == ".jpg" else {}
+    extra = {".webp": {"lossless": True}, ".jpg": {"quality": 95, "comment": b"a comment"}}.get(path.suffix, {})
     if path.suffix == ".png":
         from PIL.PngImagePlugin import PngInfo
         extra["pnginfo"] = PngInfo()
@@ -385,7 +386,7 @@ def test_a_thumbnail_and_an_orientation_are_never_kept(tmp_path: Path) -> None:
     for packet, why in ((b"<tiff:Orientation>6", "orientation"), (b"<xmpGImg:image>", "thumbnail")):
         Pillow.fromarray(EIGHT[..., :3]).save(tmp_path / "b.webp", xmp=packet)
         image = read_image(tmp_path / "b.webp", describe=True)
-        assert image.metadata.xmp is None and image.note == f"its XMP holds {'an' if why[0] == 'o' else 'a'} {why} and was left out"
+        assert image.metadata.xmp is None and image.note.endswith(f"{why} and was left out")
 
 
 def test_a_profile_that_does_not_fit_is_left_out_and_said(tmp_path: Path) -> None:

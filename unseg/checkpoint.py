@@ -51,16 +51,24 @@ KEYS_SHOWN = 3
 SAM_PARTS = {"image_encoder": "backbone", "prompt_encoder": "prompt_decoder", "mask_decoder": "maskdecoder"}
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
-_SAM_FILES = ("sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth")
+_SAM_FILES = {  # name → sha256, as in pretrained_checkpoint/README.md
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+}
 # What users are told about a known file that is not there.
 REMEDIES = {
-    **{name: f"get it from {_SAM_URL}{name} and put it into pretrained_checkpoint/" for name in _SAM_FILES},
+    **{
+        name: f"get it from {_SAM_URL}{name} (sha256 {sha256}) and put it into pretrained_checkpoint/"
+        for name, sha256 in _SAM_FILES.items()
+    },
     **{
         f"sam_{size}_{suffix}.pth": "make it from the official SAM file with utils/split_sam.py, or give that file"
         for size in SAM_CONFIGS
         for suffix in SAM_PARTS.values()
     },
-    "Generator_unseg_final.pth": "get it from https://github.com/sunye23/UnSeg and put it into weight_dir/",
+    "Generator_unseg_final.pth": "get it from https://github.com/sunye23/UnSeg (its sha256 is not published) and put it into"
+    " weight_dir/",
     "mae_pretrain_vit_base.pth": "get it from https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth (CC BY-NC"
     " 4.0) and put it into pretrained_checkpoint/",
     "modified_mae_pretrain_vit_base.pth": "give MAE's official mae_pretrain_vit_base.pth, which is read as it is, or make it"

@@ -41,7 +41,8 @@ class Forecast:
             room = "" if self.bytes_free is None else f"; {decimal(self.bytes_free)} are free"
             said.append(f"this will take about {duration(self.seconds)} and {decimal(self.bytes_out)} on disk{room}")
             if self.bytes_free is not None and self.bytes_out > self.bytes_free:
-                said.append("note: that is not enough room; the run will stop when the disk is full, and go on once there is more")
+                said.append("note: that is not enough room; the run will stop when the disk is full, and can go on once"
+                            " there is more")
         return said
 
 

@@ -29,17 +29,22 @@ class Planned:
 
 def check_folders(inputs: Sequence[Path], out: Path, masks: Path | None) -> None:
     """Refuse an output folder inside an input or the other way round: a later run would take outputs for inputs."""
-    real_out = out.resolve()
+    real_out = _real(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder")
     for given in inputs:
-        real = given.resolve()
+        real = _real(given)
         if given.is_dir() and (real_out == real or real in real_out.parents):
             raise UserError(f"--out {out}: lies in the input folder {given}; give a folder beside it")
         if real_out in real.parents:
             raise UserError(f"--out {out}: holds the input {given}; give another folder")
-    if masks is not None and (real_out == masks.resolve() or masks.resolve() in real_out.parents):
+    if masks is not None and _real(masks) in (real_out, *real_out.parents):
         raise UserError(f"--out {out}: lies in the masks' folder {masks}; give a folder beside it")
+
+
+def _real(path: Path) -> Path:
+    """Where `path` leads; a link that leads to itself stays as it is, and whoever opens it learns so."""
+    return Path(os.path.realpath(path))
 
 
 def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str,

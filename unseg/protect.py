@@ -290,7 +290,8 @@ def read_boxes(path: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
     for name, boxes in content.items():
         for box in boxes if isinstance(boxes, list) else [None]:
             if not _is_box(box):
-                raise UserError(f"--boxes {path}: {name[:200]}: {str(box)[:80]} is no box; give [x1, y1, x2, y2] with x1 ≤ x2, y1 ≤ y2")
+                raise UserError(f"--boxes {path}: {name[:200]}: {str(box)[:80]} is no box; give [x1, y1, x2, y2] with x1 ≤ x2,"
+                                " y1 ≤ y2")
     return {name: tuple(tuple(box) for box in boxes) for name, boxes in content.items()}
 
 
@@ -352,7 +353,7 @@ class _Run:
 
     def relative(self, folder: Path) -> str:
         """`folder` as the manifest names it."""
-        return Path(os.path.relpath(folder.resolve(), self.out.resolve())).as_posix()
+        return Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(self.out))).as_posix()
 
     @property
     def prompt(self) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,29 @@ from unseg.manifest import MANIFEST, Entry, Manifest, read_manifest
 from unseg.metrics import psnr
 from unseg.protect import image_region
 
-# What the bound is computed from; a manifest without one of them is no manifest.
-SETTINGS = ("mask_rule", "region", "image_size", "mask_size", "format", "metadata")
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and 0 < value <= 2**16
+
+
+def _is_rule(value: Any) -> bool:
+    """None, or the fields of a MaskRule; class ids are 32-bit numbers."""
+    def is_id(given: Any) -> bool:
+        return isinstance(given, int) and abs(given) < 2**31
+
+    if value is None or not isinstance(value, dict):
+        return value is None
+    objects = value.get("objects")
+    return (value.keys() == {field.name for field in fields(MaskRule)} and value["kind"] in ("binary", "index")
+            and (objects is None or value["kind"] == "index" and isinstance(objects, list) and all(map(is_id, objects)))
+            and all(value[name] is None or is_id(value[name]) for name in ("ignore_label", "background_label")))
+
+
+# What the bound is computed from, and what it must look like.
+SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "mask_rule": _is_rule, "image_size": _is_size, "mask_size": _is_size,
+    "region": lambda value: value in ("mask", "published"), "metadata": lambda value: value in ("keep", "icc", "none"),
+}
 
 
 @dataclass(frozen=True)
@@ -115,15 +136,11 @@ class _Checker:
                  max_pixels: int) -> None:
         self.folder, self.originals, self.masks, self.max_pixels = folder, originals, masks, max_pixels
         self.settings: Mapping[str, Any] = manifest.header.get("settings", {})
-        try:
-            lacking = [name for name in SETTINGS if name not in self.settings]
-            rule = self.settings.get("mask_rule")
-            self.rule = MaskRule(**{**rule, "objects": rule["objects"] and tuple(rule["objects"])}) if rule else None
-            sizes = [self.settings.get(name) for name in ("image_size", "mask_size")]
-            if lacking or not all(isinstance(size, int) and 0 < size <= 2**16 for size in sizes):
-                raise ValueError(f"settings without {', '.join(lacking)}" if lacking else "sizes that are none")
-        except (TypeError, ValueError, LookupError) as error:
-            raise UserError(f"{folder / MANIFEST}: not a manifest of unseg ({error})") from error
+        wrong = [name for name, is_good in SETTINGS.items() if not is_good(self.settings.get(name))]
+        if wrong:
+            raise UserError(f"{folder / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)})")
+        rule = self.settings.get("mask_rule")
+        self.rule = MaskRule(**{**rule, "objects": rule["objects"] and tuple(rule["objects"])}) if rule else None
 
     def finding(self, entry: Entry) -> Finding:
         try:

@@ -53,12 +53,12 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None) 
     masks = None if masks is None else Path(masks)
     if masks is not None and not masks.is_dir():
         raise UserError(f"--masks {masks}: no such folder")
-    found: dict[Path, SampleFile] = {}
+    found: dict[str, SampleFile] = {}
     problems: list[Problem] = []
     other_files: list[str] = []
     for given in sorted({Path(path) for path in inputs}):
         for sample in _samples_of(given, masks, problems, other_files):
-            found.setdefault(sample.image.resolve(), sample)
+            found.setdefault(os.path.realpath(sample.image), sample)
     if not found and not problems:
         raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
     samples = sorted(found.values())
@@ -80,8 +80,8 @@ def _samples_of(given: Path, masks: Path | None, problems: list[Problem],
         return
     if not given.is_dir():
         raise UserError(f"{given}: no such file or folder")
-    masks_here = masks is not None and masks.resolve() == given.resolve()
-    skipped = None if masks is None or masks_here else masks.resolve()
+    masks_here = masks is not None and os.path.realpath(masks) == os.path.realpath(given)
+    skipped = None if masks is None or masks_here else os.path.realpath(masks)
     for path in walk(given, problems, skipped):
         name = path.relative_to(given).as_posix()
         suffix = path.suffix.lower()
@@ -91,7 +91,7 @@ def _samples_of(given: Path, masks: Path | None, problems: list[Problem],
             yield SampleFile(name, path, given)
 
 
-def walk(folder: Path, problems: list[Problem], skipped: Path | None = None) -> list[Path]:
+def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> list[Path]:
     """Files under `folder`, sorted; hidden ones are left out. Linked folders are followed, each folder once."""
     files: list[Path] = []
     visited: set[str] = set()
@@ -102,7 +102,7 @@ def walk(folder: Path, problems: list[Problem], skipped: Path | None = None) -> 
 
     for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(parent)
-        if real in visited or (skipped is not None and Path(real) == skipped):
+        if real in visited or real == skipped:
             folders.clear()
             continue
         visited.add(real)
@@ -114,9 +114,9 @@ def walk(folder: Path, problems: list[Problem], skipped: Path | None = None) -> 
 def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tuple[list[SampleFile], list[str]]:
     by_stem: dict[str, list[Path]] = {}
     mask_problems: list[Problem] = []
-    images = {sample.image.resolve() for sample in samples}
+    images = {os.path.realpath(sample.image) for sample in samples}
     for path in walk(masks, mask_problems):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.resolve() not in images:
+        if path.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(path) not in images:
             by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
     problems += [Problem(f"masks: {problem.name}", problem.reason) for problem in mask_problems]
     paired, used = [], set()
