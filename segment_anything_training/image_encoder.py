@@ -20,12 +20,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.common import LayerNorm2d, MLPBlock
+from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, SamConfig
+from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, ChannelNorm, SamConfig
 
 # Elements of one tile of logits: 4 MB of float32, the fastest of 2^17 to 2^21 over all of ViT-B's layers.
 TILE_ELEMENTS = 1 << 20
@@ -190,9 +190,9 @@ class ImageEncoder(nn.Module):
         )
         self.neck = nn.Sequential(
             nn.Conv2d(dim, PROMPT_DIM, kernel_size=1, bias=False),
-            LayerNorm2d(PROMPT_DIM),
+            ChannelNorm(PROMPT_DIM),
             nn.Conv2d(PROMPT_DIM, PROMPT_DIM, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(PROMPT_DIM),
+            ChannelNorm(PROMPT_DIM),
         )
 
     def forward(self, images_B3SS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

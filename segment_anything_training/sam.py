@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import nn
 
@@ -68,6 +69,24 @@ class Normalise(nn.Module):
         return (images_B3SS - self.mean) / self.std
 
 
+class ChannelNorm(LayerNorm2d):
+    """SAM's LayerNorm2d, over the channels of each pixel, by PyTorch's fused kernel; B×C×H×W as there.
+
+    Made for channels last in memory, where the channels of a pixel lie side by side; the result lies so, too.
+    """
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1)
+        return F.layer_norm(x_BHWC, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+def fuse_norms(layers: nn.Sequential) -> None:
+    """Puts a ChannelNorm in the place of every LayerNorm2d of a sequence that SAM has made; nothing was learned in it yet."""
+    for index, layer in enumerate(layers):
+        if type(layer) is LayerNorm2d:
+            layers[index] = ChannelNorm(len(layer.weight), layer.eps)
+
+
 def check_images(images_B3SS: torch.Tensor, image_size: int) -> None:
     """Raise ValueError unless `images` is a batch of square colour images of the network's input size."""
     if images_B3SS.ndim != 4 or images_B3SS.shape[1:] != (3, image_size, image_size):
@@ -76,12 +95,14 @@ def check_images(images_B3SS: torch.Tensor, image_size: int) -> None:
 
 def prompt_encoder(config: SamConfig) -> PromptEncoder:
     """SAM's prompt encoder for this input size."""
-    return PromptEncoder(
+    encoder = PromptEncoder(
         embed_dim=PROMPT_DIM,
         image_embedding_size=(config.grid, config.grid),
         input_image_size=(config.image_size, config.image_size),
         mask_in_chans=16,
     )
+    fuse_norms(encoder.mask_downscaling)
+    return encoder
 
 
 def token_transformer() -> TwoWayTransformer:

@@ -13,6 +13,7 @@ import torch
 from conformance.fill_weights import fill_weights
 from safetensors.torch import load_file
 from segment_anything import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Attention as SamAttention
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,7 +23,7 @@ from segment_anything_training import build, image_encoder, noise_decoder
 from segment_anything_training.generator import NoiseGenerator, is_noise_part
 from segment_anything_training.image_encoder import ImageEncoder
 from segment_anything_training.prompts import Prompts
-from segment_anything_training.sam import SamConfig
+from segment_anything_training.sam import ChannelNorm, SamConfig
 from segment_anything_training.surrogate import Surrogate
 from unseg import frame, noise
 from unseg.config import Budget
@@ -338,6 +339,30 @@ def test_encoder_equals_sam_and_returns_first_global_block():
         embedding, features = ours(images)
         torch.testing.assert_close(embedding, reference(images), rtol=0, atol=1e-4)
     torch.testing.assert_close(features, kept[0].permute(0, 3, 1, 2), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_fused_norm_equals_sam(memory_format):
+    torch.manual_seed(0)
+    reference, ours = LayerNorm2d(24), ChannelNorm(24)
+    torch.nn.init.normal_(reference.weight)
+    torch.nn.init.normal_(reference.bias)
+    ours.load_state_dict(reference.state_dict())
+    results = []
+    for norm in (reference, ours):
+        x = (torch.randn(2, 24, 5, 7, generator=torch.Generator().manual_seed(1)) * 3 + 1).to(memory_format=memory_format)
+        y = norm(x.requires_grad_())
+        (y * torch.arange(y.numel()).view(y.shape)).sum().backward()
+        results.append((y, x.grad, norm.weight.grad, norm.bias.grad))
+    for found, expected in zip(*reversed(results)):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    assert results[1][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_norm_of_single_operations_is_left(generator):
+    for network in (generator, Surrogate(SMALL_SURROGATE)):
+        norms = [module for module in network.modules() if isinstance(module, LayerNorm2d)]
+        assert len(norms) >= 5 and all(isinstance(norm, ChannelNorm) for norm in norms)
 
 
 # Training
