@@ -1,14 +1,23 @@
 #!/usr/bin/env bash
-# Measures how fast images are protected and how much memory it takes, and prints a table.
+# Measures how fast images are protected or networks trained, and how much memory it takes; prints a table.
 #
-#   bash scripts/benchmark.sh            100 and 1,000 photographs of 512×512, and the ViT-B generator
-#   bash scripts/benchmark.sh --quick    a few images: checks that it runs, measures nothing
+#   bash scripts/benchmark.sh                  protecting: 100 and 1,000 photographs of 512×512, and the ViT-B generator
+#   bash scripts/benchmark.sh train            training: this project's step and a plain one, in one run
+#   bash scripts/benchmark.sh [train] --quick  a few images, tiny networks: checks that it runs, measures nothing
 #
-# Needs: what install.sh needs; 700 MB of temporary disk space; a machine that does nothing else meanwhile.
-# Takes: about 3 minutes on 2 cores.
+# Needs: what install.sh needs; 700 MB of temporary disk space; a machine that does nothing else meanwhile. Training is
+# measured with ViT-B on a GPU of 48 GB or more, where there is one, else with a reduced ViT on the processor (6 GB of memory).
+# Takes: about 3 minutes on 2 cores, training 10.
 # Leaves: the figures as JSON in OUT, with the machine's name, cores, torch version and date.
-# Settings: OUT=runs/benchmark.json  GENERATOR=compact (or a weight file)
+# Settings: OUT=runs/benchmark.json (training: runs/benchmark-train.json)  GENERATOR=compact (or a weight file; protecting)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+what=generate
+case "${1:-}" in
+  generate | train) what=$1; shift ;;
+esac
 bash "$root/install.sh"
+if [ "$what" = train ]; then
+  exec "$root/.venv/bin/python" -m unseg.step_benchmark --out "${OUT:-runs/benchmark-train.json}" "$@"
+fi
 exec "$root/.venv/bin/python" -m unseg.benchmark --out "${OUT:-runs/benchmark.json}" --generator "${GENERATOR:-compact}" "$@"

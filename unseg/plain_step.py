@@ -1,33 +1,39 @@
 """The networks computed plainly, as the published training computes them: what the benchmark compares this project's step with.
 
-The same weights under the same names, but attention with the full N×N logits and bias (segment_anything's own module), and
-images that are encoded together but go one at a time through segment_anything's own prompt encoder and token transformer
-and through the decoder. Nothing of this is used to train or to protect.
+The same weights under the same names, but attention with the full N×N logits and bias and norms of pixels made of single
+operations (segment_anything's own modules), and images that are encoded together but go one at a time through
+segment_anything's own prompt encoder and token transformer and through the decoder. Nothing of this is used to train or to protect.
 """
 from __future__ import annotations
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
-from segment_anything.modeling.image_encoder import Attention
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.image_encoder import Attention as SamAttention
 from torch import Tensor, nn
 
 from segment_anything_training.generator import NoiseGenerator
-from segment_anything_training.image_encoder import ImageEncoder
+from segment_anything_training.image_encoder import Attention
 from segment_anything_training.prompts import Prompts
-from segment_anything_training.sam import FOREGROUND_POINT
+from segment_anything_training.sam import FOREGROUND_POINT, ChannelNorm
 from segment_anything_training.surrogate import Surrogate
 
 
-def with_full_attention(encoder: ImageEncoder) -> None:
-    """Replaces the encoder's attention layers by segment_anything's, with the same weights."""
-    for block in encoder.blocks:
-        ours = block.attn
-        side = (len(ours.rel_pos_h) + 1) // 2
-        plain = Attention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(side, side))
-        plain.load_state_dict(ours.state_dict())
-        for parameter, of_ours in zip(plain.parameters(), ours.parameters(), strict=True):
-            parameter.requires_grad_(of_ours.requires_grad)
-        block.attn = plain
+def with_plain_parts(network: NoiseGenerator | Surrogate) -> None:
+    """Replaces the network's attention layers and its norms of pixels by segment_anything's, with the same weights."""
+    for module in list(network.modules()):
+        for name, ours in list(module.named_children()):
+            if isinstance(ours, Attention):
+                side = (len(ours.rel_pos_h) + 1) // 2
+                plain = SamAttention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(side, side))
+            elif isinstance(ours, ChannelNorm):
+                plain = LayerNorm2d(len(ours.weight), ours.eps)
+            else:
+                continue
+            plain.load_state_dict(ours.state_dict())
+            for parameter, of_ours in zip(plain.parameters(), ours.parameters(), strict=True):
+                parameter.requires_grad_(of_ours.requires_grad)
+            setattr(module, name, plain)
 
 
 class PlainGenerator(nn.Module):
@@ -35,7 +41,7 @@ class PlainGenerator(nn.Module):
 
     def __init__(self, network: NoiseGenerator) -> None:
         super().__init__()
-        with_full_attention(network.image_encoder)
+        with_plain_parts(network)
         self.network = network
 
     def forward(self, images_B3SS: Tensor, prompts: Prompts) -> Tensor:
@@ -54,7 +60,7 @@ class PlainSurrogate(nn.Module):
 
     def __init__(self, network: Surrogate) -> None:
         super().__init__()
-        with_full_attention(network.image_encoder)
+        with_plain_parts(network)
         self.network = network
 
     def forward(self, images_B3SS: Tensor, prompts: Prompts) -> Tensor:
