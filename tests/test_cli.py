@@ -73,6 +73,48 @@ def test_verify_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     assert (result["ok"], result["verified"], result["extra"], result["failures"]) == (False, 2, ["extra.png"], [])
 
 
+def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    (photos / "c.png").write_bytes(b"x")
+    out = photos.parent / "out"
+    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--json"]) == 1
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert (result["ok"], result["protected"], result["failed"], result["copied"]) == (False, 2, 1, 0)
+    assert result["not_protected"] == [{"input": "c.png", "input_root": "../photos", "status": "failed",
+                                        "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF)"}]
+    assert 30 < result["psnr"]["lowest"] <= result["psnr"]["mean"] < 50
+    assert "3 images to protect" in captured.err and "3/3" in captured.err  # sentences and bar
+    (photos / "c.png").unlink()
+    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--json", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["kept_from_earlier_runs"] == 2 and captured.err == ""
+
+
+def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    out = photos.parent / "out"
+    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    size = sum(path.stat().st_size for path in photos.iterdir())
+    assert lines[0] == f"2 images to protect ({size / 1000:.1f} kB), into {out}"
+    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"])
+    assert capsys.readouterr().out.startswith(f"0 images to protect (0 bytes), into {out}; 2 are finished already\n")
+
+
+def test_verify_quiet_has_no_bar(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    out = photos.parent / "out"
+    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "-q"])
+    capsys.readouterr()
+    assert cli.main(["verify", str(out)]) == 0 and "verify" in capsys.readouterr().err
+    assert cli.main(["verify", str(out), "-q"]) == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["protect", "verify"])
+def test_help_documents_the_exit_codes(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Exit codes: 0 every image" in text and "; 2 it could not start" in text and "130 Ctrl-C" in text
+
+
 def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) -> None:
     cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "--format", "jpeg"])
     out = capsys.readouterr().out
@@ -122,6 +164,12 @@ def test_info(photos: Path, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
     assert __version__ in out and "fake.safetensors" in out and "0" * 64 in out
+
+
+def test_info_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["unseg"] == __version__ and facts["sha256"] == "0" * 64
 
 
 def test_version_and_help_do_not_import_torch() -> None:

@@ -68,6 +68,61 @@ def test_a_change_within_the_budget_is_still_a_change(protected: Path) -> None:
     assert problem(verify(protected)) == "a.png: changed since it was written (another sha256)"
 
 
+def test_any_changed_byte_is_found(protected: Path) -> None:
+    content = (protected / "a.png").read_bytes()
+    for place in np.random.default_rng(5).integers(0, len(content), 40).tolist() + [0, len(content) - 1]:
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (protected / "a.png").write_bytes(changed)
+        assert problem(verify(protected, workers=1)).startswith("a.png: ")
+    (protected / "a.png").write_bytes(content + b"\0")
+    assert problem(verify(protected)) == "a.png: changed since it was written (another sha256)"
+    (protected / "a.png").write_bytes(content)
+    assert verify(protected).exit_code == 0
+
+
+@pytest.mark.parametrize(("row", "limit"), [(30, 8), (3, 2)])
+def test_the_bound_of_16_bits_is_proved_to_the_last_value(tmp_path: Path, row: int, limit: int) -> None:
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
+    original = np.random.default_rng(0).integers(20_000, 40_000, (40, 50, 3), dtype=np.uint16)
+    write_png(tmp_path / "photos" / "a.png", original)
+    write_png(tmp_path / "masks" / "a.png", (np.arange(40)[:, None] >= 20).repeat(50, 1).astype(np.uint8) * 255)
+    out = tmp_path / "out"
+    protect([tmp_path / "photos"], out, SETTINGS, masks=tmp_path / "masks", generator=loaded())
+    assert verify(out).exit_code == 0
+    for over in (0, 1):
+        changed = read_image(out / "a.png").samples.copy()
+        changed[row, 7, 1] = original[row, 7, 1] - limit * 257 - over
+        write_png(out / "a.png", changed)
+        beyond = f"changes the {'object' if limit == 8 else 'background'} by {limit + 1 / 257:g}, budget {limit}; " if over else ""
+        assert problem(verify(out)) == f"a.png: {beyond}changed since it was written (another sha256)"
+
+
+def test_another_depth_or_colour_is_found(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    write_png(tmp_path / "photos" / "a.png", np.full((9, 9), 100, np.uint8))
+    out = tmp_path / "out"
+    protect([tmp_path / "photos"], out, SETTINGS, generator=loaded())
+    write_png(out / "a.png", np.full((9, 9), 100 * 257, np.uint16))
+    assert problem(verify(out)) == "a.png: it is 16-bit grey, its original is 8-bit grey"
+    write_png(out / "a.png", np.arange(243, dtype=np.uint8).reshape(9, 9, 3))
+    assert problem(verify(out)) == "a.png: it is 8-bit colour, its original is 8-bit grey"
+
+
+def test_hidden_and_temporary_files_are_extra_too(protected: Path) -> None:
+    for name in (".hidden", ".unseg-0123456789abcdef.tmp", "sub/.cache"):
+        (protected / name).touch()
+    assert verify(protected).extra == (".hidden", ".unseg-0123456789abcdef.tmp", "sub/.cache")
+
+
+def test_large_images_are_not_decoded_beyond_the_limit(protected: Path) -> None:
+    result = verify(protected, max_megapixels=0.001)
+    assert all("is over the limit of 0.001 megapixels: raise --max-megapixels" in item.problem for item in result.failures)
+    with pytest.raises(UserError, match="--max-megapixels nan: give a number over 0"):
+        verify(protected, max_megapixels=float("nan"))
+
+
 def test_missing_extra_and_broken_files(protected: Path) -> None:
     (protected / "sub" / "b.png").unlink()
     (protected / "sub" / "new.txt").write_text("x")

@@ -69,8 +69,8 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "40 seconds", "14 minutes", "3.2 hours", "2.5 days"."""
+    """Seconds as people say them: "a second", "40 seconds", "14 minutes", "3.2 hours", "2.5 days"."""
     for unit, length in (("days", 86400), ("hours", 3600)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{round(seconds / 60)} minutes" if seconds >= 90 else f"{max(1, round(seconds))} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds >= 90 else f"{round(seconds)} seconds" if seconds >= 1.5 else "a second"
