@@ -189,11 +189,11 @@ def test_objects_that_hardly_show_still_train(label, config):
     mask[{"dot": (slice(40, 41), slice(40, 42)), "line": (slice(30, 31), slice(5, 90)),
           "corner": (slice(0, 1), slice(0, 3))}[label]] = 255
     image = TrainingImage("thin", np.full((96, 96, 3), 128, np.uint8), (mask,))
-    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=64, surrogate_sizes=(16,), batch_size=2, **config)
+    config = dataclasses.replace(recipe("paper"), view_size=128, frame_size=128, surrogate_sizes=(32,), batch_size=2, **config)
     for step in range(6):
         batch = prepare(draw_views([image], config, step), config, (0.25, 0.25))
         assert batch.labels.amax((1, 2, 3)).min() > 0
-        for prompts, side in ((batch.generator_prompts, 64), (batch.surrogate_prompts, 16)):
+        for prompts, side in ((batch.generator_prompts, 128), (batch.surrogate_prompts, 32)):
             if prompts.points is not None:
                 assert prompts.points.shape == (2, POINTS, 2) and 0 <= prompts.points.min() and prompts.points.max() < side
             if prompts.boxes is not None:

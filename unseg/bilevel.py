@@ -97,9 +97,7 @@ def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, floa
 
 def _draw_each(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, draws: Sequence[Any]) -> Prompts:
     """`draw_prompts` with a source of randomness for each image."""
-    drawn = [draw_prompts(label[None], kinds, mask_size, random) for label, random in zip(labels_B1SS, draws)]
-    each = {field.name: [getattr(prompts, field.name) for prompts in drawn] for field in dataclasses.fields(Prompts)}
-    return Prompts(**{name: None if parts[0] is None else torch.cat(parts) for name, parts in each.items()})
+    return Prompts.join([draw_prompts(label[None], kinds, mask_size, random) for label, random in zip(labels_B1SS, draws)])
 
 
 def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
@@ -286,7 +284,8 @@ def _save(training: Training, folder: RunFolder, settings: Settings, facts: Mapp
     if training.world.leads:
         metadata = dict(facts) | {"step": str(training.step), "hours": f"{training.seconds / 3600:.3f}",
                                   "config": json.dumps(dataclasses.asdict(training.config))}
-        save_generator(training.generator.network, training.config.generator, folder.output / GENERATOR_FILE, metadata)
+        with torch.random.fork_rng(devices=[]):  # it builds a network to compare with; how often it saves must not show in a run
+            save_generator(training.generator.network, training.config.generator, folder.output / GENERATOR_FILE, metadata)
         folder.save(state, training.step, settings)
     return folder.path(training.step)
 
