@@ -83,6 +83,29 @@ def test_steps_lower_their_losses(samples):
     assert last < first
 
 
+def test_the_fused_optimizer_is_adam(samples):
+    """Weights and gradients may lie in memory in different orders, which a fused kernel has to heed."""
+    training, expected = Training.start(CONFIG), []
+
+    def step_plainly(optimizer, *_):
+        assert optimizer.defaults["fused"]
+        expected.clear()
+        for parameter in optimizer.param_groups[0]["params"]:
+            copied = torch.nn.Parameter(parameter.detach().clone(memory_format=torch.contiguous_format))
+            copied.grad = parameter.grad.clone(memory_format=torch.contiguous_format)
+            plain = torch.optim.Adam([copied], lr=optimizer.param_groups[0]["lr"], fused=False, foreach=False)
+            plain.state[copied] = {key: value.clone(memory_format=torch.contiguous_format)
+                                   for key, value in optimizer.state.get(parameter, {}).items()}
+            plain.step()
+            expected.append((parameter, copied))
+
+    for player in (training.generator, *training.surrogates):
+        player.optimizer.register_step_pre_hook(step_plainly)
+    for step in range(6):
+        take_step(training, draw_views(samples, CONFIG, step), step)
+        assert all(torch.allclose(parameter, copied, rtol=0, atol=1e-6) for parameter, copied in expected) and len(expected) > 10
+
+
 def test_label_modification_asks_for_ones(samples, monkeypatch):
     seen = []
     monkeypatch.setattr(bilevel, "mask_loss", lambda logits, target, *rest: seen.append(target) or logits.square().mean())

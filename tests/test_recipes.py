@@ -2,25 +2,72 @@
 import dataclasses
 
 import pytest
+import torch
 
+from segment_anything_training.build import build_generator, build_surrogate
+from unseg import losses, prompts
+from unseg.bilevel import learning_rates
 from unseg.config import Budget, TrainConfig
+from unseg.distributed import World
 from unseg.errors import UserError
 from unseg.recipes import RECIPES, recipe
+from unseg.training_state import Player
 
 
-def test_the_papers_numbers():
-    config = recipe("paper")
-    assert (config.generator, config.surrogates) == ("vit_b", ("vit_b",))
-    assert [config.phases[epoch % 4] for epoch in range(5)] == ["surrogate", "generator", "generator", "generator", "surrogate"]
-    assert (config.total_phases, config.steps_per_phase, config.decay_phase) == (27, 0, 20)
-    assert (config.generator_learning_rate, config.surrogate_learning_rate, config.final_learning_rate_factor) == (1e-4, 1e-4, 0.1)
-    assert config.budget == Budget(1, 0.25) and config.target == "ones" and config.loss_points == 12544
-    assert (config.view_size, config.surrogate_sizes, config.jitter, config.flip) == (1024, (512,), (0.1, 2.0), 0.5)
-    assert config.batch_size == 4 and config.seed == 42 and not config.antialias
+PAPER = recipe("paper")
+
+
+@pytest.mark.parametrize("field, published", [
+    ("generator", "vit_b"), ("surrogates", ("vit_b",)), ("generator_start", "sam"), ("surrogate_start", "scratch"),
+    ("total_phases", 27), ("steps_per_phase", 0), ("surrogate_lifetime", 0),
+    ("generator_learning_rate", 1e-4), ("surrogate_learning_rate", 1e-4), ("final_learning_rate_factor", 0.1), ("decay_phase", 20),
+    ("adam_betas", (0.9, 0.999)), ("weight_decay", 0.0), ("batch_size", 4), ("seed", 42),
+    ("budget", Budget(1, 0.25)), ("target", "ones"), ("loss_points", 112 * 112),
+    ("generator_prompts", ("box", "points", "noisy_mask")), ("surrogate_prompts", ("box", "points", "noisy_mask")),
+    ("view_size", 1024), ("frame_size", 1024), ("surrogate_sizes", (512,)), ("jitter", (0.1, 2.0)), ("flip", 0.5),
+    ("antialias", False),
+])
+def test_the_papers_numbers(field, published):
+    assert getattr(PAPER, field) == published
+
+
+def test_every_field_of_the_papers_recipe_is_checked_or_is_no_number_of_the_paper():
+    checked = {field for field, _ in test_the_papers_numbers.pytestmark[0].args[1]} | {"phases"}
+    ours = {"log_every", "checkpoint_every", "precision", "compile"}
+    assert {field.name for field in dataclasses.fields(TrainConfig)} == checked | ours
+
+
+def test_the_papers_epochs():
+    turns = [PAPER.phases[epoch % len(PAPER.phases)] for epoch in range(PAPER.total_phases)]
+    assert turns == ["surrogate" if epoch % 4 == 0 else "generator" for epoch in range(27)]
+    rates = [learning_rates(PAPER, epoch) for epoch in range(27)]
+    assert rates[:20] == [{"surrogate": 1e-4, "generator": 1e-4}] * 20
+    assert all(rate == pytest.approx(1e-5) for epoch in rates[20:] for rate in epoch.values()) and len(rates[20:]) == 7
+
+
+def test_the_papers_numbers_that_are_constants():
+    assert (losses.POINTS, losses.OVERSAMPLE, losses.UNCERTAIN_SHARE, losses.DICE_SMOOTHING) == (112 * 112, 3, 0.75, 1.0)
+    assert (prompts.POINTS, prompts.COARSENING, prompts.UNSURE) == (10, 8, 0.01)
+    levels = torch.arange(256) / 255
+    assert (levels > prompts.OBJECT_THRESHOLD).tolist() == [level > 128 for level in range(256)]
+
+
+def test_the_papers_networks_and_optimizers(monkeypatch):
+    """On the meta device: nothing is computed."""
+    with torch.device("meta"):
+        generator, surrogate = build_generator(PAPER.generator), build_surrogate(PAPER.surrogates[0])
+    assert (generator.image_size, generator.mask_size, surrogate.image_size, surrogate.mask_size) == (1024, 256, 512, 128)
+    adam = Player.start("vit_b", generator, 1e-4, PAPER, World(device=torch.device("meta"))).optimizer
+    group, = adam.param_groups
+    assert isinstance(adam, torch.optim.Adam) and not group["amsgrad"]
+    assert (group["lr"], group["betas"], group["weight_decay"], group["eps"]) == (1e-4, (0.9, 0.999), 0, 1e-8)
+    trained = sum(parameter.numel() for parameter in group["params"])
+    assert 7.2e6 < trained < 7.3e6 and 100e6 < sum(parameter.numel() for parameter in generator.parameters()) < 102e6
 
 
 @pytest.mark.parametrize("field, text, value", [
     ("batch_size", "2", 2), ("budget", "4,1", Budget(4, 1)), ("target", "mask", "mask"), ("antialias", "true", True),
+    ("adam_betas", "0.5,0.9", (0.5, 0.9)), ("surrogate_start", "mae", "mae"), ("phases", "surrogate,generator", ("surrogate", "generator")),
     ("surrogate_sizes", "64, 96", (64, 96)), ("jitter", "0.5,1.5", (0.5, 1.5)), ("surrogate_prompts", "", ()),
 ])
 def test_overrides(field, text, value):
@@ -30,7 +77,9 @@ def test_overrides(field, text, value):
 @pytest.mark.parametrize("field, text, part", [
     ("batch_size", "two", "whole number"), ("batch_size", "0", "from 1"), ("colour", "1", "unknown"), ("target", "zeros", "ones"),
     ("jitter", "1", "separated"), ("antialias", "maybe", "true or false"), ("phases", "critic", "surrogate"),
-    ("generator_prompts", "", "choose"), ("budget", "300,2", "0 to 255"), ("generator_learning_rate", "-1", "above 0"),
+    ("generator_prompts", "", "choose"), ("generator_start", "mae", "sam, random"), ("surrogate_start", "sam", "scratch, mae"),
+    ("adam_betas", "0.9,1", "below 1"), ("weight_decay", "-1", "from 0"), ("surrogate_learning_rate", "inf", "above 0"),
+    ("jitter", "1,nan", "rising"), ("budget", "300,2", "0 to 255"), ("generator_learning_rate", "-1", "above 0"),
 ])
 def test_bad_overrides_name_the_remedy(field, text, part):
     with pytest.raises(UserError) as error:

@@ -44,7 +44,7 @@ class Player:
         world.share_state(network)
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay,
-                                     fused=world.device.type in ("cpu", "cuda"))
+                                     fused=True)
         return cls(name, network, optimizer, GradientMean(trainable, world))
 
     def update(self, loss: Tensor, learning_rate: float) -> float:
