@@ -71,6 +71,7 @@ def test_verify_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["verify", str(out), "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert (result["ok"], result["verified"], result["extra"], result["failures"]) == (False, 2, ["extra.png"], [])
+    assert (result["images"], result["max_object"], result["max_background"]) == (2, 8, None)
 
 
 def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:

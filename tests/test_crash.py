@@ -324,6 +324,16 @@ def test_folders_made_for_nothing_are_removed(photos: Path) -> None:
     assert not (photos.parent / "new").exists()
 
 
+def test_a_disk_too_full_for_the_lock_is_left_as_it_was(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(UserError, match="--out .*out: cannot be written: No space left on device"):
+        run(photos)
+    assert not (photos.parent / "out").exists()
+
+
 def test_a_lock_that_is_a_link_is_not_followed(photos: Path) -> None:
     out = photos.parent / "out"
     out.mkdir()

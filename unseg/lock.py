@@ -107,13 +107,22 @@ class FolderLock:
                     os.close(descriptor)
                     continue
                 self.stale = holder
-                os.ftruncate(descriptor, 0)
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                self._sign(descriptor)
                 return descriptor
             except (OSError, UserError):
                 os.close(descriptor)
                 raise
+
+    def _sign(self, descriptor: int) -> None:
+        """Write who holds the lock; where the disk does not take even that, nothing of it is left."""
+        try:
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        except OSError:
+            with suppress(OSError):
+                self.path.unlink()
+            raise
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT):

@@ -78,8 +78,21 @@ class Verification:
         """0 where every input is protected, within its budget at every pixel, and the folder holds nothing else."""
         return int(bool(self.failures or self.unprotected or self.extra))
 
+    @property
+    def images(self) -> int:
+        return len(self.findings) + len(self.unprotected)
+
+    def largest_changes(self) -> tuple[float | None, float | None]:
+        """On objects and elsewhere, over the images that hold the bound, in grey levels; None where nothing was compared."""
+        good = [finding for finding in self.findings if not finding.problem]
+        on_object, elsewhere = (max((value for value in values if value is not None), default=None) for values in (
+            [finding.max_object for finding in good], [finding.max_background for finding in good]))
+        return on_object, elsewhere
+
     def as_dict(self) -> dict[str, Any]:
-        return {"ok": self.exit_code == 0, "verified": len(self.findings) - len(self.failures),
+        on_object, elsewhere = self.largest_changes()
+        return {"ok": self.exit_code == 0, "images": self.images, "verified": len(self.findings) - len(self.failures),
+                "max_object": on_object, "max_background": elsewhere,
                 "failures": [asdict(finding) for finding in self.failures],
                 "unprotected": [asdict(finding) for finding in self.unprotected],
                 "missing": list(self.missing), "extra": list(self.extra)}

@@ -125,7 +125,7 @@ def _print_summary(console: Console, summary: "Summary", out: Path, settings: "P
     quality = f"PSNR {sum(ratios) / len(ratios):.1f} dB on average, {min(ratios):.1f} at least" if ratios else ""
     kept = f"{summary.kept} of them by an earlier run" if summary.kept else ""
     table.add_row("protected", str(len(protected)), "; ".join(filter(None, (quality, kept))))
-    table.add_row("copied without protection", str(len(copied)), "byte for byte" if copied else "")
+    table.add_row("copied without protection", str(len(copied)), "byte for byte, with all their metadata" if copied else "")
     table.add_row("failed", str(len(failed)), "nothing written" if failed else "")
     console.print(table)
     manifest = str(out / MANIFEST)

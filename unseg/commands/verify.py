@@ -40,10 +40,8 @@ def verify(
              ("missing", list(result.missing), "red"), ("not written by unseg", list(result.extra), "yellow"))
     for title, lines, style in lists:
         print_list(console, title, lines, style, "the list that --json prints")
-    good = [item for item in result.findings if not item.problem]
-    on_object = max((item.max_object for item in good if item.max_object is not None), default=0)
-    elsewhere = max((item.max_background for item in good if item.max_background is not None), default=0)
-    total = len(result.findings) + len(result.unprotected)
-    console.print(f"{printable(str(folder))}: {len(good)} of {total} images hold the bound at every pixel; most change"
+    good = len(result.findings) - len(result.failures)
+    on_object, elsewhere = (value or 0 for value in result.largest_changes())
+    console.print(f"{printable(str(folder))}: {good} of {result.images} images hold the bound at every pixel; most change"
                   f" {on_object:g} on objects, {elsewhere:g} elsewhere", markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
