@@ -164,7 +164,8 @@ def test_a_loss_that_is_not_a_number_changes_nothing(samples, monkeypatch):
     training, views = Training.start(CONFIG), draw_views(samples, CONFIG, 0)
     take_step(training, views, 0)
     before = copy.deepcopy(training.own_state())
-    for bad in (lambda logits: logits.sum() * float("nan"), lambda logits: (logits.abs().sum() * 0).sqrt()):  # the latter's gradient
+    for bad in (lambda logits: logits.sum() * float("nan"),
+                lambda logits: (logits.abs().sum() * 0).sqrt()):  # 0, but its gradient is not finite
         monkeypatch.setattr(bilevel, "mask_loss", lambda logits, *rest: bad(logits))
         for phase in (0, 1):
             with pytest.raises(NonFiniteStep):

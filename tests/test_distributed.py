@@ -29,6 +29,7 @@ from unseg.recipes import recipe
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(__file__).with_name("training_runs.py")
 LAUNCH = [sys.executable, "-m", "unseg.launch", "--nproc-per-node", "2", "--standalone", "--local-addr", "127.0.0.1"]
+ENDLESS = ("--set", "total_phases=100000", "--set", "log_every=100000")
 SINGLE_THREADED = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -219,7 +220,7 @@ def test_a_wrong_option_is_told_once(photographs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_launcher_saves_once_and_leaves(photographs, tmp_path, number, code):
-    command, environment = train(photographs, tmp_path / "run", "--set", "total_phases=100000", "--set", "log_every=100000")
+    command, environment = train(photographs, tmp_path / "run", *ENDLESS)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     wait_for(tmp_path / "run/checkpoints/step_00000004.json", process)
@@ -232,8 +233,8 @@ def test_a_signal_to_the_launcher_saves_once_and_leaves(photographs, tmp_path, n
 
 
 @pytest.mark.parametrize("environment, part", [
-    ({"NGPU": "two"}, "NGPU=two: give a whole number"), ({"NPROC": "0"}, "NPROC=0"), ({"NNODES": "2"}, "RDZV_ENDPOINT is not set"),
-    ({"DATA_ROOT": ""}, "DATA_ROOT is not set"),
+    ({"NGPU": "two"}, "NGPU=two: give a whole number"), ({"NPROC": "0"}, "NPROC=0"),
+    ({"NNODES": "2"}, "RDZV_ENDPOINT is not set"), ({"DATA_ROOT": ""}, "DATA_ROOT is not set"),
 ])
 def test_wrong_settings_of_the_script_are_one_line(tmp_path, environment, part):
     failed = finish(*train(tmp_path, tmp_path / "run", **environment))
@@ -248,7 +249,8 @@ def test_several_machines_meet_at_the_endpoint(photographs, tmp_path):
         endpoint = f"127.0.0.1:{free.getsockname()[1]}"
     started = []
     for rank in (0, 1):
-        command, environment = train(photographs, tmp_path / "run", NNODES="2", NODE_RANK=str(rank), RDZV_ENDPOINT=endpoint, NPROC="1")
+        command, environment = train(photographs, tmp_path / "run", NNODES="2", NODE_RANK=str(rank), RDZV_ENDPOINT=endpoint,
+                                     NPROC="1")
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
@@ -264,7 +266,7 @@ def test_slurm_starts_again_what_it_had_to_stop(photographs, tmp_path):
     (programs / "scontrol").write_text(f'#!/bin/bash\necho "$@" >>{tmp_path}/asked\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    command, environment = train(photographs, tmp_path / "run", "--set", "total_phases=100000", "--set", "log_every=100000", NPROC="1",
+    command, environment = train(photographs, tmp_path / "run", *ENDLESS, NPROC="1",
                                  SLURM_JOB_NUM_NODES="1", SLURM_JOB_ID="77", SLURM_SUBMIT_DIR=str(ROOT), SLURM_JOB_NODELIST="n1",
                                  PATH=f"{programs}:{os.environ['PATH']}")
     command[1] = str(ROOT / "scripts/run_train.slurm")
@@ -285,7 +287,8 @@ class Failure:
 
 
 @pytest.mark.parametrize("codes, code, part", [
-    ([3, 2], 2, ""), ([-15, 1], 1, ""), ([3, -11], 139, "process 1 was ended by SIGSEGV"), ([3, -9], 137, "memory may have run out"),
+    ([3, 2], 2, ""), ([-15, 1], 1, ""), ([3, -11], 139, "process 1 was ended by SIGSEGV"),
+    ([3, -9], 137, "memory may have run out"),
     ([3, 3], 3, "another machine"), ([143, -15], 3, "another machine"),
 ])
 def test_the_launcher_tells_what_the_processes_could_not(capsys, codes, code, part):

@@ -20,7 +20,8 @@ PAPER = recipe("paper")
 @pytest.mark.parametrize("field, published", [
     ("generator", "vit_b"), ("surrogates", ("vit_b",)), ("generator_start", "sam"), ("surrogate_start", "scratch"),
     ("total_phases", 27), ("steps_per_phase", 0), ("surrogate_lifetime", 0),
-    ("generator_learning_rate", 1e-4), ("surrogate_learning_rate", 1e-4), ("final_learning_rate_factor", 0.1), ("decay_phase", 20),
+    ("generator_learning_rate", 1e-4), ("surrogate_learning_rate", 1e-4), ("final_learning_rate_factor", 0.1),
+    ("decay_phase", 20),
     ("adam_betas", (0.9, 0.999)), ("weight_decay", 0.0), ("batch_size", 4), ("seed", 42),
     ("budget", Budget(1, 0.25)), ("target", "ones"), ("loss_points", 112 * 112),
     ("generator_prompts", ("box", "points", "noisy_mask")), ("surrogate_prompts", ("box", "points", "noisy_mask")),
@@ -67,7 +68,8 @@ def test_the_papers_networks_and_optimizers(monkeypatch):
 
 @pytest.mark.parametrize("field, text, value", [
     ("batch_size", "2", 2), ("budget", "4,1", Budget(4, 1)), ("target", "mask", "mask"), ("antialias", "true", True),
-    ("adam_betas", "0.5,0.9", (0.5, 0.9)), ("surrogate_start", "mae", "mae"), ("phases", "surrogate,generator", ("surrogate", "generator")),
+    ("adam_betas", "0.5,0.9", (0.5, 0.9)), ("surrogate_start", "mae", "mae"),
+    ("phases", "surrogate,generator", ("surrogate", "generator")),
     ("surrogate_sizes", "64, 96", (64, 96)), ("jitter", "0.5,1.5", (0.5, 1.5)), ("surrogate_prompts", "", ()),
 ])
 def test_overrides(field, text, value):

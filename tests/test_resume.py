@@ -129,7 +129,8 @@ def broken(tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("suffix, how", [(".pt", "a flipped bit"), (".pt", "half a file"), (".pt", "nothing"), (".json", "no JSON")])
+@pytest.mark.parametrize("suffix, how", [(".pt", "a flipped bit"), (".pt", "half a file"), (".pt", "nothing"),
+                                         (".json", "no JSON")])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_chosen(broken, tmp_path, suffix, how):
     output, said = tmp_path / "run", []
     shutil.copytree(broken, output)
@@ -202,8 +203,9 @@ def test_weights_without_a_checkpoint_are_not_written_over(tmp_path):
 
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "LOCK_WITHIN", 0.1)
-    holder = subprocess.Popen([sys.executable, "-c", "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
-                               "print(flush=True); sys.stdin.read()", tmp_path / ".training.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", hold, tmp_path / ".training.lock"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
     try:
         holder.stdout.readline()
         with pytest.raises(UserError, match="another process trains into it"):

@@ -26,7 +26,7 @@ from unseg.config import BOOKKEEPING, TrainConfig
 from unseg.data.loader import BatchLoader
 from unseg.data.training import TrainingImage
 from unseg.data.views import ViewBatch, steps_per_epoch
-from unseg.distributed import PeerFailure, World, collectives
+from unseg.distributed import PeerFailure, World
 from unseg.errors import UserError
 from unseg.losses import mask_loss
 from unseg.prompts import draw_prompts, draw_subset, seeded
@@ -180,8 +180,9 @@ class Outcome:
     stopped_by: Signals | None = None
 
 
-def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, world: World = World(), held_out: Sets | None = None,
-          load_generator: Loader | None = None, load_surrogate: Loader | None = None, options: RunOptions = RunOptions()) -> Outcome:
+def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, world: World = World(),
+          held_out: Sets | None = None, load_generator: Loader | None = None, load_surrogate: Loader | None = None,
+          options: RunOptions = RunOptions()) -> Outcome:
     """Runs the configuration, or goes on with the run that `output` holds, to the same weights as if it had never stopped.
 
     samples: what to train on. held_out: sets for validation (some of the samples if there are none). load_generator,
@@ -199,11 +200,11 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
         training = Training.start(config, world, *_loaders(config, load_generator, load_surrogate, fresh=newest is None))
         if newest is not None:
             training.load(read_state(newest))
-            world.say(f"{newest}: {training.step} of {total} steps are done; " + ("nothing is left to do" if training.step >= total
-                                                                                 else "goes on from there"))
+            rest = "goes on from there" if training.step < total else "nothing is left to do"
+            world.say(f"{newest}: {training.step} of {total} steps are done; {rest}")
         watch = stack.enter_context(Watch(
-            output, config, step=training.step, total_steps=total, steps_per_epoch=per_epoch, quiet=options.quiet, main=world.leads,
-            images_per_step=config.batch_size * world.size, revision=options.facts.get("revision", ""), say=world.say,
+            output, config, step=training.step, total_steps=total, steps_per_epoch=per_epoch, quiet=options.quiet,
+            main=world.leads, images_per_step=config.batch_size * world.size, revision=options.facts.get("revision", ""), say=world.say,
             tensorboard=options.tensorboard,
         ))
         loader = stack.enter_context(BatchLoader(samples, config, training.step, total, world.rank, world.size, options.workers,
@@ -217,21 +218,25 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
                 player, loss = take_step(training, views.to(world.device), phase)
             except NonFiniteStep as error:
                 raise _not_finite(error, training, views, config.phases[phase % len(config.phases)], folder) from None
+            except torch.cuda.OutOfMemoryError:
+                raise UserError(f"step {training.step}: {world.device} has too little memory for it; give a smaller number than "
+                                f"--set batch_size={config.batch_size} and another --output") from None
             training.seconds = time.monotonic() - clock
             watch.advance(training.step, player, loss, loader.waited)
             if is_due(config, training.step, per_epoch, total):
                 scores, shown = look(training, held_out or {"training images": samples}, options.limit(config, bool(held_out)),
                                      watch.validated)
-                watch.record(training.step, seconds=training.seconds, losses=training.take_losses(), scores=scores, shown=shown,
-                             learning_rates=learning_rates(config, phase), facts={"surrogate_age": training.oldest_surrogate.steps})
+                watch.record(training.step, seconds=training.seconds, losses=training.take_losses(), scores=scores,
+                             shown=shown, learning_rates=learning_rates(config, phase),
+                             facts={"surrogate_age": training.oldest_surrogate.steps})
             stopped_by = _agreed_signal(stop, world)
             done = training.step == total or stopped_by is not None
             epoch_ends = not config.steps_per_phase and training.step % per_epoch == 0
             if done or epoch_ends or training.step % config.checkpoint_every == 0:
                 path = _save(training, folder, settings, options.facts)
             if stopped_by is not None and training.step < total:
-                world.say(f"stopped by {stopped_by.name} after step {training.step} of {total}; {path} is saved, and the same command "
-                    "goes on from there")
+                world.say(f"stopped by {stopped_by.name} after step {training.step} of {total}; {path} is saved, and the same "
+                          "command goes on from there")
                 return Outcome(output / GENERATOR_FILE, training.step, stopped_by)
     return Outcome(output / GENERATOR_FILE, training.step)
 
@@ -240,9 +245,8 @@ def look(training: Training, sets: Sets, limit: int, progress: Callable[[int], N
     """Validation against the oldest surrogate, shared among the processes, and what the first one shows of it."""
     world = training.world
     networks = training.generator.network, training.oldest_surrogate.network
-    with collectives():
-        scores = validate(*networks, sets, training.config, world.device, limit=limit, shard=(world.rank, world.size),
-                          progress=progress)
+    scores = validate(*networks, sets, training.config, world.device, limit=limit, shard=(world.rank, world.size),
+                      progress=progress)
     return scores, show(*networks, sets, training.config, world.device) if world.leads else []
 
 
@@ -296,7 +300,8 @@ def _not_finite(error: NonFiniteStep, training: Training, views: ViewBatch, play
     if rank != error.ranks[0]:
         training.world.barrier()  # fails, as it should, once that process has saved and left
         return PeerFailure(str(error))
-    path = folder.save_failure(training.own_state() | {"names": list(views.names), "pixels": views.pixels.cpu()}, training.step, rank)
+    batch = {"names": list(views.names), "pixels": views.pixels.cpu()}
+    path = folder.save_failure(training.own_state() | batch, training.step, rank)
     return UserError(f"step {training.step}: the {player}'s loss is {error.loss} or its gradient is not finite, on the images "
-                     f"{', '.join(views.names)}; the state before the step and the batch are in {path}; lower the rate with --set "
-                     f"{player}_learning_rate=… and another --output, or look at these images")
+                     f"{', '.join(views.names)}; the state before the step and the batch are in {path}; lower the rate with "
+                     f"--set {player}_learning_rate=… and another --output, or look at these images")

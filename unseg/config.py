@@ -50,7 +50,8 @@ class TrainConfig:
     generator_start: str = "sam"
     """What the generator starts from: sam (its frozen parts are SAM's, the noise parts random) or random."""
     surrogate_start: str = "scratch"
-    """What surrogates start from: scratch (random weights, as the paper says) or mae (MAE's encoder, as the published code does)."""
+    """What surrogates start from: scratch (random weights, as the paper says) or mae (MAE's encoder, as the published code
+    does)."""
     phases: tuple[str, ...] = ("surrogate", "generator", "generator", "generator")
     steps_per_phase: int = 0
     total_phases: int = 27

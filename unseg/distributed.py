@@ -68,10 +68,7 @@ class World:
         """Each value added over all processes, in float64; the same on each."""
         if self.size == 1:
             return [float(value) for value in values]
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        with collectives():
-            dist.all_reduce(total)
-            return total.tolist()
+        return add_up(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes, of equal shape and dtype, by rank, on the CPU; the same on each."""
@@ -109,11 +106,18 @@ class World:
 
 @contextmanager
 def collectives() -> Iterator[None]:
-    """Around whatever talks to the other processes: PeerFailure when one is gone, which gloo says within milliseconds."""
+    """Around what talks to the other processes, and nothing else: PeerFailure when one is gone, as gloo says at once."""
     try:
         yield
     except RuntimeError as error:  # torch's DistError and what gloo raises are RuntimeErrors
         raise PeerFailure(str(error).splitlines()[0]) from None
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The tensor, which becomes the sum of those of all processes; on the device that they compute on."""
+    with collectives():
+        dist.all_reduce(tensor)
+    return tensor
 
 
 class GradientMean:
@@ -155,11 +159,12 @@ class GradientMean:
         self._active = False
         if kind is not None:
             return
-        with torch.no_grad(), collectives():
+        with torch.no_grad():
             while len(self._sent) < len(self._buckets):
                 self._send()
             for bucket, (flat, work) in zip(self._buckets, self._sent):
-                work.wait()
+                with collectives():
+                    work.wait()
                 self._unpack(bucket, flat)
         self._sent = []
 
@@ -167,7 +172,7 @@ class GradientMean:
         if not self._active:
             return
         self._missing[self._bucket_of[parameter]] -= 1
-        with torch.no_grad(), collectives():
+        with torch.no_grad():
             while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
                 self._send()
 
@@ -177,7 +182,8 @@ class GradientMean:
         parts = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in bucket]
         here = torch.tensor([parameter.grad is not None for parameter in bucket], dtype=parts[0].dtype).to(parts[0].device)
         flat = torch.cat([*(part.flatten() for part in parts), here])
-        self._sent.append((flat, dist.all_reduce(flat, async_op=True)))
+        with collectives():
+            self._sent.append((flat, dist.all_reduce(flat, async_op=True)))
 
     def _unpack(self, bucket: list[nn.Parameter], flat: Tensor) -> None:
         *parts, anywhere = flat.split([*(parameter.numel() for parameter in bucket), len(bucket)])
@@ -256,8 +262,8 @@ def connect(device: str = "auto") -> Iterator[World]:
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)
         with collectives():
-            dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", store=dist.PrefixStore("group", alarm.store),
-                                    rank=rank, world_size=size, timeout=COLLECTIVE_WITHIN)
+            dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", rank=rank, world_size=size,
+                                    store=dist.PrefixStore("group", alarm.store), timeout=COLLECTIVE_WITHIN)
         yield world
         world.barrier()  # nobody leaves, and takes the store along, while others still work
         completed = True

@@ -48,8 +48,8 @@ def _tell(failures: list[tuple[int, ProcessFailure]]) -> int:
     if cause.exitcode < 0:
         name = signal.Signals(-cause.exitcode).name
         hint = " (memory may have run out)" if name == "SIGKILL" else ""
-        print(f"unseg: error: process {rank} was ended by {name}{hint}, so all were stopped; the same command goes on from the last "
-              "checkpoint", file=sys.stderr)
+        print(f"unseg: error: process {rank} was ended by {name}{hint}, so all were stopped; the same command goes on from the "
+              "last checkpoint", file=sys.stderr)
         return EXIT_SIGNAL - cause.exitcode
     return cause.exitcode
 

@@ -45,7 +45,8 @@ class RunFolder:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=LOCK_WITHIN)
         except Timeout:
-            raise UserError(f"--output {self.output}: another process trains into it; wait for it, or use another folder") from None
+            raise UserError(f"--output {self.output}: another process trains into it; wait for it, or use another "
+                            "folder") from None
         except OSError as error:
             raise UserError(f"--output {self.output}: cannot be written ({error.strerror or error}); check the path and "
                             "permissions") from None

@@ -65,8 +65,8 @@ class Player:
 
     def _checked(self, loss: Tensor) -> list[float]:
         """The losses of all processes by rank."""
-        norms = [torch.linalg.vector_norm(parameter.grad) for group in self.optimizer.param_groups for parameter in group["params"]
-                 if parameter.grad is not None]
+        norms = [torch.linalg.vector_norm(parameter.grad) for group in self.optimizer.param_groups
+                 for parameter in group["params"] if parameter.grad is not None]
         reports = self.gradients.world.gather(torch.stack([loss.double(), torch.stack(norms).sum().double()]))
         if all(report.isfinite().all() for report in reports):
             return [report[0].item() for report in reports]

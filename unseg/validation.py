@@ -26,6 +26,7 @@ from unseg import noise
 from unseg.config import TrainConfig
 from unseg.data.views import TrainingImage, draw_object
 from unseg.device import single_threaded_pool
+from unseg.distributed import add_up
 from unseg.losses import mask_loss
 from unseg.metrics import boundary_iou, mask_iou
 from unseg.prompts import draw_prompts, seeded
@@ -128,8 +129,7 @@ def validate(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: Tra
     """
     table = score_shard(generator, surrogate, sets, config, device, limit=limit, shard=shard, progress=progress)
     if shard[1] > 1:
-        table = table.to(device)  # NCCL adds on GPUs only
-        torch.distributed.all_reduce(table)
+        table = add_up(table.to(device))  # NCCL adds on GPUs only
     return summarise(table.cpu(), sets, limit)
 
 

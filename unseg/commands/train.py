@@ -64,8 +64,8 @@ def train_command(
     keep: Annotated[int, typer.Option("--keep", help="Checkpoints that stay; older ones are removed.")] = 3,
     workers: Annotated[Optional[int], typer.Option("--workers", help="Processes that prepare images ahead, for each training "
                                                    "process; without: what the cores allow.")] = None,
-    validation_images: Annotated[Optional[int], typer.Option("--validation-images", min=0, help="Images measured of each held-out "
-                                                             "set, 0 for all; without: all where the log has a line an epoch, "
+    validation_images: Annotated[Optional[int], typer.Option("--validation-images", min=0, help="Images measured of each "
+                                                             "held-out set, 0 for all; without: all where the log has a line an epoch, "
                                                              "else 16.")] = None,
     tensorboard: Annotated[Optional[bool], typer.Option("--tensorboard/--no-tensorboard", help="Curves and pictures for "
                                                         "TensorBoard; without: if it is installed.")] = None,
@@ -98,16 +98,15 @@ def train_command(
                 torch.set_num_threads(threads)
             data = open_training_data(data_root, _names(splits), allow_missing, world.say, watch=_names(watch),
                                       listing=output / "data-faults.txt" if world.leads else None)
-            world.say(f"{config.generator} generator on {world.device}, {_count(world.size, 'process')}, {config.batch_size * world.size} "
-                "images a step")
-            if config.surrogate_start == "mae":
-                world.say(f"surrogates start from {mae}: MAE's weights are CC BY-NC 4.0, so what is trained from them is not for "
-                    "commercial use")
+            world.say(f"{config.generator} generator on {world.device}, {world.size} process{'es' if world.size > 1 else ''}, "
+                      f"{config.batch_size * world.size} images a step")
+            if mae is not None:
+                world.say(f"surrogates start from {mae}: MAE's weights are CC BY-NC 4.0, not for commercial use")
             outcome = train(
                 config, data.train, output, world, data.validation, *_loaders(sam, mae),
                 RunOptions(
-                    keep, default_workers(_local_processes()) if workers is None else workers, resume, validation_images, tensorboard,
-                    quiet, same={"samples": _digest([pair.name for pair in data.train.pairs])},
+                    keep, default_workers(_local_processes()) if workers is None else workers, resume, validation_images,
+                    tensorboard, quiet, same={"samples": _digest([pair.name for pair in data.train.pairs])},
                     facts={"recipe": recipe, "revision": _revision(), "data": data_root.name, "splits": splits or "all",
                            "overrides": " ".join(settings or []), "images": str(len(data.train)), "processes": str(world.size)},
                 ),
@@ -143,10 +142,6 @@ def _loaders(sam: Path | None, mae: Path | None) -> tuple[Loader | None, Loader 
 def _local_processes() -> int:
     """How many training processes share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}es"
 
 
 def _digest(names: list[str]) -> str:
