@@ -38,7 +38,8 @@ from unseg.evaluation.names import BASES, Condition, in_order, parse_condition, 
 from unseg.evaluation.networks import NETWORKS, build_network
 from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
 from unseg.evaluation.trainer import Schedule
-from unseg.images import read_image, sha256_of, write_png
+from unseg.files import sha256_of
+from unseg.images import read_image, write_png
 from unseg.protect import Protector
 
 WIDTH, HEIGHT = 64, 48

@@ -21,7 +21,7 @@ from unseg import cli, images
 from unseg.checkpoint import load_generator, save_generator
 from unseg.commands.console import printable
 from unseg.errors import UserError
-from unseg.files import link_on_the_way, stays_inside
+from unseg.files import link_on_the_way, sha256_of, stays_inside
 from unseg.images import ImageError, open_label, read_image, write_png
 from unseg.manifest import FORMAT, MANIFEST, Entry, read_manifest
 from unseg.protect import ProtectSettings, Summary, protect, read_boxes
@@ -187,8 +187,8 @@ def manifest(folder: Path, **values: object) -> Path:
 def test_a_manifest_that_leads_elsewhere_is_refused_whole(photos: Path, values: dict) -> None:
     victim = photos.parent / "victim.png"
     victim.write_bytes(b"mine")
-    out = manifest(photos.parent / "out", output_sha256=images.sha256_of(victim), **values) if "output" not in values else \
-        manifest(photos.parent / "out", **{**values, "output_sha256": images.sha256_of(victim)})
+    out = manifest(photos.parent / "out", output_sha256=sha256_of(victim), **values) if "output" not in values else \
+        manifest(photos.parent / "out", **{**values, "output_sha256": sha256_of(victim)})
     for work in (lambda: run(photos), lambda: verify(out)):
         with pytest.raises(UserError, match=f"{MANIFEST}: not a manifest of unseg \\(line 2: ") as raised:
             work()

@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 from PIL import ImageCms
 
 from unseg import images
+from unseg.files import sha256_of
 from unseg.images import ImageError, open_label, read_image, read_label, write_png
 
 RANDOM = np.random.default_rng(0)
@@ -152,7 +153,7 @@ def test_jpeg_is_written_without_chroma_subsampling() -> None:
 def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sub" / "a.png"
     sha256 = write_png(path, PHOTO)
-    assert sha256 == images.sha256_of(path) and images.sha256_of(tmp_path / "none") is None
+    assert sha256 == sha256_of(path) and sha256_of(tmp_path / "none") is None
 
     def full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")

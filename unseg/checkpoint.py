@@ -37,7 +37,7 @@ from segment_anything_training.generator import NoiseGenerator, is_noise_part
 from segment_anything_training.sam import PATCH_SIZE, SamConfig
 from segment_anything_training.surrogate import Surrogate
 from unseg.errors import UserError
-from unseg.images import write_bytes
+from unseg.files import write_bytes
 
 State = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]

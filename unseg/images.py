@@ -24,7 +24,7 @@ from PIL import ExifTags
 from PIL import Image as Pillow
 
 from unseg.errors import UserError
-from unseg.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, write_bytes, writing
+from unseg.files import write_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")

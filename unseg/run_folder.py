@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from unseg.checkpoint import write_durably
 from unseg.errors import UserError
-from unseg.images import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, writing
+from unseg.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, writing
 
 GENERATOR_FILE = "generator.safetensors"
 CHECKPOINTS = "checkpoints"

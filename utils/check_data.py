@@ -26,7 +26,8 @@ from unseg.data.catalog import HQSEG, MISSING_SET, Pair, hqseg_root, pair_plain,
 from unseg.data.samples import Problem
 from unseg.data.training import read_training_image
 from unseg.errors import UserError
-from unseg.images import ImageError, write_bytes
+from unseg.files import write_bytes
+from unseg.images import ImageError
 
 EMPTY = "mask without an object pixel"
 PLAIN = "images"

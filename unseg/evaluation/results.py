@@ -13,7 +13,7 @@ from filelock import FileLock
 from unseg import metrics
 from unseg.errors import UserError
 from unseg.evaluation.names import TRIVIAL, in_order
-from unseg.images import write_bytes
+from unseg.files import write_bytes
 
 Json = dict[str, Any]
 
