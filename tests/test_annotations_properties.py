@@ -74,7 +74,7 @@ def test_union_and_painting_equal_plain_loops(masks: list[np.ndarray], random) -
 
 
 def test_empty_runs() -> None:
-    nothing = Runs(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    nothing = Runs(np.zeros(0, np.int32), np.zeros(0, np.int32))
     assert not nothing.mask(2, 3).any() and (paint([nothing], [5], -1, 2, 3) == -1).all()
     with pytest.raises(OutlineError, match="add up to 0 pixels"):
         runs_of_counts(parse_counts(""), 2, 3)

@@ -21,7 +21,6 @@ MAX_ENTRY = 8 << 20  # characters; a text of this length can become 240 MB of Py
 MAX_MEMBERS = 10_000  # of the outermost object
 SPACE = re.compile(r"[ \t\n\r]*")
 NUMBER = re.compile(r"[0-9.eE+-]*")  # what may still belong to a number where the text so far ends
-QUOTE_OR_ESCAPE = re.compile(r'["\\]')
 DECODER = json.JSONDecoder()
 
 
@@ -124,19 +123,20 @@ class JsonStream:
     def _skip_text(self) -> None:
         self._at += 1
         while True:
-            found = QUOTE_OR_ESCAPE.search(self._text, self._at)
-            if found is None:
+            quote = self._text.find('"', self._at)
+            escape = self._text.find("\\", self._at, quote if quote >= 0 else len(self._text))
+            if escape >= 0:
+                self._at = escape + 1
+                if self._at == len(self._text):
+                    self._more()
+                self._at += 1  # whatever is escaped, a quote perhaps
+            elif quote >= 0:
+                self._at = quote + 1
+                return
+            else:
                 self._at = len(self._text)
                 if not self._more():
                     raise self._error("a text without end; is the file cut short?")
-            elif found.group() == '"':
-                self._at = found.end()
-                return
-            else:
-                self._at = found.end()
-                if self._at == len(self._text):
-                    self._more()
-                self._at += 1
 
     def _closes(self, bracket: str) -> bool:
         """Whether the list or object ends here; else its next entry follows."""

@@ -58,7 +58,7 @@ class ImagesFolder:
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder of images")
-        self.root = root
+        self.root, self._root_parts = root, root.resolve().parts
         self.problems: list[Problem] = []
         self.names = sorted(path.relative_to(root).as_posix() for path in walk(root, self.problems)
                             if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -78,10 +78,10 @@ class ImagesFolder:
         """
         if name in self._known:
             return name
-        parts, root = name.split("/"), self.root.resolve().parts
+        parts = name.split("/")
         for count in range(1, len(parts)):
             rest = "/".join(parts[count:])
-            if tuple(parts[:count]) == root[-count:] and rest in self._known:
+            if tuple(parts[:count]) == self._root_parts[-count:] and rest in self._known:
                 return rest
         deeper = [there for there in self._by_last_part.get(parts[-1], ()) if there.endswith(f"/{name}")]
         if len(deeper) > 1:
