@@ -4,6 +4,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,12 @@ from fake_generator import loaded
 from PIL import Image as Pillow
 from rich.console import Console
 from rich.table import Table
+from typer.main import get_command
 
 from segment_anything_training.build import build_generator
 from unseg import checkpoint, metrics, report
 from unseg.checkpoint import load_generator, save_generator
+from unseg.cli import app
 from unseg.commands import evaluate as command
 from unseg.config import Budget
 from unseg.data.codes import code_map
@@ -749,6 +754,49 @@ def test_by_class_the_shipped_generator_protects_as_protect_does(data: Path, tmp
     assert np.array_equal(protected, Protector(load_generator("compact").network).by_class(pixels, codes))
     change = np.abs(protected.astype(int) - pixels)
     assert 0 < change[classes != 255].max() <= 8 and change[classes == 255].max(initial=0) <= 2
+
+
+def recorded_calls(tmp_path: Path, **settings: str) -> dict[str, list[str]]:
+    """Task → arguments with which scripts/measure_effect.sh calls unseg, in a tree where a shell script takes its place."""
+    tree, root = tmp_path / "tree", Path(__file__).parents[1]
+    for folder in ("scripts", ".venv/bin", "data"):
+        (tree / folder).mkdir(parents=True, exist_ok=True)
+    shutil.copy(root / "scripts" / "measure_effect.sh", tree / "scripts")
+    (tree / "install.sh").write_text("true\n")
+    (tree / ".venv" / "bin" / "unseg").write_text('#!/bin/sh\nfor word; do echo "$word"; done >>"$CALLS"; echo >>"$CALLS"\n')
+    (tree / ".venv" / "bin" / "unseg").chmod(0o755)
+    calls = tree / "calls"
+    calls.unlink(missing_ok=True)
+    environment = {"PATH": os.environ["PATH"], "CALLS": str(calls), "DATA_ROOT": str(tree / "data"), "OUT": str(tree / "out"),
+                   **settings}
+    subprocess.run(["bash", tree / "scripts" / "measure_effect.sh", "--eval-every", "9"], env=environment, check=True,
+                   capture_output=True)
+    blocks = (block.split("\n") for block in calls.read_text().strip().split("\n\n"))
+    return {words[words.index("--task") + 1]: words for words in blocks}
+
+
+def test_the_script_asks_for_what_the_command_knows(tmp_path: Path) -> None:
+    calls = recorded_calls(tmp_path)
+    assert list(calls) == ["binary", "classes"]
+    for task, words in calls.items():
+        def value(option: str) -> str:
+            return words[words.index(option) + 1]
+
+        assert words[0] == "evaluate" and value("--eval-every") == "9" and value("--out").endswith(f"out/{task}")
+        assert command.parse_seeds(value("--seeds")) == (0, 1, 2)
+        chosen = plan(tmp_path, tmp_path, networks=command.split_list("", value("--networks")),
+                      conditions=command.split_list("", value("--conditions")), test_split=value("--test-split"))
+        assert len(chosen.networks) == 4 and len(chosen.conditions) == 5
+        assert ("--by-class" in words) == (task == "classes")
+        known = {option for parameter in get_command(app).commands["evaluate"].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_scripts_settings_reach_the_command(tmp_path: Path) -> None:
+    calls = recorded_calls(tmp_path, TASKS="classes", BY_CLASS="0", SEEDS="4", CONDITIONS="clean", TEST_SPLIT="val", PARALLEL="1")
+    assert list(calls) == ["classes"] and "--by-class" not in calls["classes"]
+    words = calls["classes"]
+    assert [words[words.index(option) + 1] for option in ("--seeds", "--conditions", "--test-split")] == ["4", "clean", "val"]
 
 
 def test_the_command_wants_one_source_of_protected_images(data: Path, tmp_path: Path) -> None:

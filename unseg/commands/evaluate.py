@@ -218,10 +218,10 @@ class ConsoleWatcher:
 
     def evaluated(self, run: "RunName", evaluation: "Evaluation") -> None:
         self.progress.console.print(f"{run}, step {evaluation.step}: mIoU {evaluation.miou:.4f}, "
-                                    f"training loss {evaluation.train_loss:.4f}", highlight=False)
+                                    f"training loss {evaluation.train_loss:.4f}", highlight=False, soft_wrap=True)
 
     def reused(self, run: "RunName") -> None:
-        self.progress.console.print(f"{run}: done before, kept", highlight=False)
+        self.progress.console.print(f"{run}: done before, kept", highlight=False, soft_wrap=True)
 
 
 def progress_bar(console: Console) -> Progress:
