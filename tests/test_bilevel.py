@@ -174,32 +174,35 @@ def test_a_loss_that_is_not_a_number_changes_nothing(samples, monkeypatch):
 
 
 def test_prompts_of_an_image_depend_on_its_slot_alone(samples):
-    """Two processes draw for their images what one with the doubled batch draws, where the kinds are given."""
-    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=4,
-                                 generator_prompts=("points",), surrogate_prompts=("noisy_mask",))
+    """Two processes draw for their images what one with the doubled batch draws."""
+    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=4)
     views = draw_views(samples, config, 3)
     whole = prepare(views, config, (0.25, 0.25))
     parts = [prepare(ViewBatch(3, views.names[half], views.pixels[half]), config, (0.25, 0.25), rank)
              for rank, half in enumerate((slice(0, 2), slice(2, 4)))]
     for name in ("images", "small_labels"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
-    assert torch.equal(whole.generator_prompts.points, torch.cat([part.generator_prompts.points for part in parts]))
-    assert torch.equal(whole.surrogate_prompts.masks, torch.cat([part.surrogate_prompts.masks for part in parts]))
+    for player in ("generator_prompts", "surrogate_prompts"):
+        of_parts = [getattr(part, player).of_image(index) for part in parts for index in range(2)]
+        for index, expected in enumerate(of_parts):
+            found = getattr(whole, player).of_image(index)
+            for name in ("masks", "boxes", "points"):
+                ours, theirs = getattr(found, name), getattr(expected, name)
+                assert theirs is None if ours is None else torch.equal(ours, theirs)
     assert [one.initial_seed() for one in whole.points] == [one.initial_seed() for part in parts for one in part.points]
     assert len({one.initial_seed() for one in whole.points}) == 4
 
 
-def test_kinds_of_prompts_differ_between_processes_and_steps(samples):
-    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=1)
+def test_kinds_of_prompts_differ_between_images_and_steps(samples):
+    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=2)
     seen = [set(), set()]
     for step in range(24):
-        views = draw_views(samples, config, step)
-        for rank in (0, 1):
-            batch = prepare(views, config, (0.25, 0.25), rank)
-            kinds = [tuple(getattr(prompts, name) is not None for name in ("masks", "boxes", "points"))
+        batch = prepare(draw_views(samples, config, step), config, (0.25, 0.25))
+        for slot in (0, 1):
+            kinds = [tuple(getattr(prompts.of_image(slot), name) is not None for name in ("masks", "boxes", "points"))
                      for prompts in (batch.generator_prompts, batch.surrogate_prompts)]
             assert sum(kinds[0]) >= 1 and sum(kinds[1]) == 1
-            seen[rank].add((step, *kinds))
+            seen[slot].add((step, *kinds))
     assert seen[0] != seen[1]
     assert {sum(generator) for _, generator, _ in seen[0]} == {1, 2, 3} and len({own for *_, own in seen[0]}) == 3
 

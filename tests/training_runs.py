@@ -65,11 +65,10 @@ def same(left: object, right: object) -> bool:
 
 
 def small_paper(batch_size: int) -> TrainConfig:
-    """The paper's recipe in small, its kinds of prompts fixed: they are drawn anew on every process."""
+    """The paper's recipe in small."""
     build.SAM_CONFIGS["vit_b"], build.SURROGATE_IMAGE_SIZE = SMALL_SAM, 128
     return dataclasses.replace(recipe("paper"), batch_size=batch_size, view_size=256, frame_size=256, surrogate_sizes=(128,),
-                               loss_points=256, generator_start="random", generator_prompts=("points",),
-                               surrogate_prompts=("box",), precision="float32", budget=Budget(32, 8))
+                               loss_points=256, generator_start="random", precision="float32", budget=Budget(32, 8))
 
 
 def one_step_each(config: TrainConfig, world: World) -> dict:

@@ -70,15 +70,12 @@ class Batch:
 def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, float], rank: int = 0) -> Batch:
     """Draws sizes and prompts for the views, on their device; everything depends on seed, step and rank alone.
 
-    mask_sides: the side of a mask prompt as a share of the generator's and of the surrogate's input. The kinds of prompts are
-    drawn from seed + rank, as published; what differs from image to image comes from the image's slot in the step's batch
-    over all processes, so that two processes draw for their images what one with the doubled batch would.
+    mask_sides: the side of a mask prompt as a share of the generator's and of the surrogate's input. Every image has kinds of
+    prompts of its own, as published. What is drawn for it comes from its slot in the step's batch over all processes, so that
+    two processes draw for their images what one with the doubled batch would.
     """
     images, labels, step = views.images, views.labels, views.step
     size = int(seeded(config.seed, "size", step).choice(config.surrogate_sizes))
-    kinds = seeded(config.seed + rank, "kinds", step)
-    generator_kinds = draw_subset(config.generator_prompts, kinds)
-    surrogate_kinds = (str(kinds.choice(config.surrogate_prompts)),) if config.surrogate_prompts else ()
     small_images, small_labels = (
         F.interpolate(view, (size, size), mode="bilinear", align_corners=False, antialias=config.antialias)
         for view in (images, labels)
@@ -87,6 +84,8 @@ def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, floa
     findable = torch.where(small_labels.amax((1, 2, 3), keepdim=True) > 0, small_labels, F.adaptive_max_pool2d(labels, size))
     slots = range(rank * len(images), (rank + 1) * len(images))
     draws = [seeded(config.seed, "prompts", step, slot) for slot in slots]
+    generator_kinds = [draw_subset(config.generator_prompts, random) for random in draws]
+    surrogate_kinds = [(str(random.choice(config.surrogate_prompts)),) if config.surrogate_prompts else () for random in draws]
     return Batch(
         images, labels, small_images, small_labels,
         _draw_each(labels, generator_kinds, round(config.view_size * mask_sides[0]), draws),
@@ -95,9 +94,10 @@ def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, floa
     )
 
 
-def _draw_each(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, draws: Sequence[Any]) -> Prompts:
-    """`draw_prompts` with a source of randomness for each image."""
-    return Prompts.join([draw_prompts(label[None], kinds, mask_size, random) for label, random in zip(labels_B1SS, draws)])
+def _draw_each(labels_B1SS: Tensor, kinds: Sequence[Sequence[str]], mask_size: int, draws: Sequence[Any]) -> Prompts:
+    """`draw_prompts` with kinds and a source of randomness for each image."""
+    return Prompts.join([draw_prompts(label[None], names, mask_size, random)
+                         for label, names, random in zip(labels_B1SS, kinds, draws)])
 
 
 def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
