@@ -25,6 +25,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=${DATA_ROOT:-data/camvid}
 out=${OUT:-runs/effect}
 read -ra tasks <<<"${TASKS:-binary classes}"
+run= # what evaluate puts before its command
 if [[ ! -d $data ]]; then
     echo "measure_effect.sh: no data set in $data; put CamVid there (see data/README.md) or name its folder with DATA_ROOT=" >&2
     exit 2
@@ -37,7 +38,7 @@ evaluate() {
     if [[ $task == classes && ${BY_CLASS:-1} != 0 ]]; then
         set -- --by-class "$@"
     fi
-    ${run:-} "$root/.venv/bin/unseg" evaluate --data "$data" --out "$out/$task" --task "$task" \
+    $run "$root/.venv/bin/unseg" evaluate --data "$data" --out "$out/$task" --task "$task" \
         --generator "${GENERATOR:-compact}" \
         --networks "${NETWORKS:-unet_resnet18,fpn_resnet34,deeplabv3plus_mobilenet_v2,segformer_b0}" \
         --conditions "${CONDITIONS:-clean,random,pattern,protected,protected+jpeg75}" --seeds "${SEEDS:-0,1,2}" \
