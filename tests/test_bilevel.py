@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from training_runs import same
+
 from segment_anything_training import build
 from segment_anything_training.compact import CompactGenerator, CompactSurrogate
 from segment_anything_training.sam import SamConfig
@@ -41,15 +43,6 @@ def batch_of(samples, config=CONFIG, step=0):
 def state_of(player):
     return copy.deepcopy([player.network.state_dict(), player.optimizer.state_dict()])
 
-
-def same(left, right):
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right))
-    return left == right
 
 
 def test_each_step_moves_its_player_and_keeps_every_bit_of_the_other(samples):
