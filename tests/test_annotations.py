@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from skimage.measure import points_in_poly
 
 import annotation_sets
 from annotation_sets import BUILDERS, Built, build, class_map, expected, photographs, write_images, write_json
-from unseg.data.annotations import FORMATS, NO_CLASS, ObjectRule, Unannotated, open_annotations
+from unseg.data.annotations import FORMATS, NO_CLASS, Looking, ObjectRule, Unannotated, open_annotations
 from unseg.data.annotations.label_files import CITYSCAPES_THINGS, CITYSCAPES_VOID, voc_palette
 from unseg.errors import UserError
 from unseg.images import ImageError
@@ -117,6 +118,21 @@ def test_an_image_of_another_size_is_refused_by_itself(name: str, tmp_path: Path
         with pytest.raises(ImageError, match="120×80|9600 pixels"):
             annotations.read(built.name("a.png"), *size)
     assert read(annotations, built, "a.png").object_mask(ALL).any()
+
+
+@pytest.mark.parametrize(("name", "what"), [("index", "masks"), ("huggingface arrow", "masks"),
+                                            ("huggingface csv", "masks"), ("labelme masks", "annotations")])
+def test_looking_at_all_files_is_told_and_may_use_threads(name: str, what: str, tmp_path: Path) -> None:
+    built, told = build(name, tmp_path), []
+
+    def track(items, total: int, what: str):
+        told.append((total, what))
+        return items
+
+    with ThreadPoolExecutor(2) as pool:
+        annotations = open_annotations(built.path, built.images, looking=Looking(pool, track))
+    assert told == [(3, what)] and annotations.statement == opened(built).statement
+    assert np.array_equal(read(annotations, built, "a.png").object_mask(ALL), expected("a.png"))
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------

@@ -7,19 +7,21 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from unseg.data.annotations.runs import Runs, count_coverage, paint
-from unseg.data.masks import MaskKind, MaskRule, object_mask, parse_objects
+from unseg.data.masks import Detected, MaskKind, MaskRule, detect_kind, object_mask, parse_objects
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.images import ImageError, pixel_count
+from unseg.images import ImageError, Label, open_label, pixel_count
 
+T = TypeVar("T")
 NO_CLASS = -1  # in class codes: the pixel belongs to nothing that the rule takes
 MAX_SEGMENTS = 10_000  # an image; the largest sets of dense aerial images stay below
 
@@ -217,6 +219,21 @@ class ClassMap(Annotated):
         elif self.classes.void and self.classes.ids is not None:
             ids = tuple(sorted(self.classes.ids - self.classes.void))
         return MaskRule(self.kind, ids, rule.ignore_label, rule.background_label)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How all the files of a set are looked at when it is opened: in which threads, and who is told how far it is.
+
+    track: called with the files, their number and what they are; see `unseg.protect.Reporter`.
+    """
+
+    executor: Executor | None = None
+    track: Callable[[Iterable[Any], int, str], Iterable[Any]] = lambda items, total, what: items
+
+    def kind_of(self, masks: Sequence[T], opener: Callable[[T], Label] = open_label) -> Detected:
+        """What masks hold; see `detect_kind`."""
+        return detect_kind(masks, self.executor, lambda looks: self.track(looks, len(masks), "masks"), opener)
 
 
 class Annotations(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unseg.data.annotations.coco import CITYSCAPES_PANOPTIC, CityscapesPanoptic, CocoInstances, CocoPanoptic
-from unseg.data.annotations.core import Annotations, first_few
+from unseg.data.annotations.core import Annotations, Looking, first_few
 from unseg.data.annotations.huggingface import (
     METADATA, TABLES, HuggingFaceTables, metadata_files, open_image_folder, table_files,
 )
@@ -25,13 +25,15 @@ FILES_LOOKED_AT = 20  # json or text files of a folder; formats with one file an
 VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "SegmentationObject")  # of a VOC data set
 
 
-def open_annotations(path: str | Path, images_root: str | Path | None, format: str = "auto") -> Annotations:
+def open_annotations(path: str | Path, images_root: str | Path | None, format: str = "auto",
+                     looking: Looking = Looking()) -> Annotations:
     """Open and check the annotations of the images under `images_root`.
 
     path: a json, a data.yaml, a table, or a folder. format: one of FORMATS, `huggingface:COLUMN` (the column of the
     masks), or "auto". images_root: a folder; None only for tables that hold the images themselves. UserError for
     whatever concerns all images: an unknown or ambiguous format, broken json, names that lead out of the folder, ids
-    that are unknown or there twice. Whatever concerns one image is raised when it is read.
+    that are unknown or there twice. Whatever concerns one image is raised when it is read. looking: threads and
+    progress, for formats of which every file must be looked at first.
     """
     path = Path(path)
     if not path.exists():
@@ -45,8 +47,8 @@ def open_annotations(path: str | Path, images_root: str | Path | None, format: s
     if images_root is None:
         if found != "huggingface" or not _has_tables(place):
             raise UserError(f"--annotations {path}: {found} annotations need a folder of images")
-        return _finished(HuggingFaceTables(place, None, column or None), name)
-    return _finished(_open(found, place, Path(images_root), column or None), name)
+        return _finished(HuggingFaceTables(place, None, column or None, looking), name)
+    return _finished(_open(found, place, Path(images_root), column or None, looking), name)
 
 
 def _finished(annotations: Annotations, named: str) -> Annotations:
@@ -55,24 +57,24 @@ def _finished(annotations: Annotations, named: str) -> Annotations:
     return annotations
 
 
-def _open(found: str, place: Path, images_root: Path, column: str | None) -> Annotations:
+def _open(found: str, place: Path, images_root: Path, column: str | None, looking: Looking) -> Annotations:
     if found in JSON_FORMATS:
         if place.is_dir():
             place = _only_json(place, found)
         return JSON_FORMATS[found](place, images_root)
     if found == "labelme":
-        return LabelMe(place, images_root)
+        return LabelMe(place, images_root, looking)
     if found == "yolo":
         return Yolo(place, images_root)
     if found == "huggingface":
         if _has_tables(place):
-            return HuggingFaceTables(place, images_root, column)
-        return open_image_folder(place, images_root, column)
+            return HuggingFaceTables(place, images_root, column, looking)
+        return open_image_folder(place, images_root, column, looking)
     if not place.is_dir():
         raise UserError(f"--annotations {place}: {found} annotations are a folder, this is a file")
     if found == "cityscapes":
         return Cityscapes(place, images_root)
-    return open_label_files(place, images_root, None if found == MASK_FILES else found)
+    return open_label_files(place, images_root, None if found == MASK_FILES else found, looking)
 
 
 def _has_tables(place: Path) -> bool:

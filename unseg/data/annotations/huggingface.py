@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.core import (
-    Annotated, Annotations, ClassTable, ObjectRule, Unannotated, check_pixel_count, first_few,
+    Annotated, Annotations, ClassTable, Looking, ObjectRule, Unannotated, check_pixel_count, first_few,
 )
 from unseg.data.annotations.label_files import LabelFiles, check_kind, label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
-from unseg.data.masks import detect_kind
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
@@ -59,7 +58,7 @@ def choose_columns(names: Sequence[str], given: str | None, where: str) -> tuple
 # --- imagefolder -----------------------------------------------------------------------------------------------------
 
 
-def open_image_folder(path: Path, images_root: Path, column: str | None) -> LabelFiles:
+def open_image_folder(path: Path, images_root: Path, column: str | None, looking: Looking = Looking()) -> LabelFiles:
     """metadata.jsonl or metadata.csv in a folder or its split folders; file names are relative to their own folder."""
     problems: list[Problem] = []
     found = metadata_files(path, problems)
@@ -88,7 +87,8 @@ def open_image_folder(path: Path, images_root: Path, column: str | None) -> Labe
                 files[there] = mask
             if number > MAX_ROWS:
                 raise UserError(f"{metadata}: over {MAX_ROWS} rows")
-    annotations = LabelFiles("huggingface", files, [*problems, *folder.problems, *absent(without)], None, path)
+    annotations = LabelFiles("huggingface", files, [*problems, *folder.problems, *absent(without)], None, path,
+                             looking)
     annotations.statement = (f"Hugging Face imagefolder: {len(files) + len(without)} rows in"
                              f" {first_few(file.name for file in found)}; masks are {annotations.statement}")
     annotations.format = "huggingface"
@@ -139,7 +139,7 @@ class HuggingFaceTables(Annotations):
 
     format = "huggingface"
 
-    def __init__(self, path: Path, images_root: Path | None, column: str | None) -> None:
+    def __init__(self, path: Path, images_root: Path | None, column: str | None, looking: Looking = Looking()) -> None:
         problems: list[Problem] = []
         root = path.parent if path.is_file() else path
         tables = [_Table(file) for file in table_files(path, problems)]
@@ -167,7 +167,7 @@ class HuggingFaceTables(Annotations):
                 else:
                     self._rows[name] = table, row
         self.missing = tuple([*problems, *(folder.problems if folder else ()), *absent(without)])
-        detected = detect_kind(self._rows.values(), opener=lambda item: item[0].mask(item[1]))
+        detected = looking.kind_of(list(self._rows.values()), opener=lambda item: item[0].mask(item[1]))
         self.kind, self.classes = detected.kind, ClassTable()
         self.statement = (f"Hugging Face tables: {len(self._rows) + len(without)} rows in {len(tables)} files, masks in"
                           f" the column {tables[0].mask_column}: {detected.statement}")
@@ -201,13 +201,14 @@ def table_files(path: Path, problems: list[Problem]) -> list[Path]:
 
 
 class _Table:
-    """A file of rows, in pieces (row groups or record batches) of which the last one used is kept."""
+    """A file of rows, in pieces (row groups or record batches); of each column the last one used is kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._arrow = _import("pyarrow")
         self._errors = (self._arrow.ArrowException, OSError, UnicodeDecodeError)
-        self._lock, self._kept = threading.Lock(), (-1, "", None)
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[int, Any]] = {}
         try:
             if path.suffix.lower() == ".parquet":
                 self._open_parquet()
@@ -282,14 +283,14 @@ class _Table:
 
     def _piece(self, piece: int, column: str) -> Any:
         """A piece of a column as an array, checked: arrow itself trusts the offsets in a file."""
-        if self._kept[:2] != (piece, column):
+        if column not in self._kept or self._kept[column][0] != piece:
             try:
                 table = self._read(piece, column)
                 table.validate(full=True)
-                self._kept = piece, column, table.column(0)
+                self._kept[column] = piece, table.column(0)
             except self._errors as error:
                 raise ImageError(self.path, f"is broken: {_one_line(error)}") from error
-        return self._kept[2]
+        return self._kept[column][1]
 
 
 def _one_line(error: Exception) -> str:

@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image as Pillow
 
 from unseg.data.annotations.core import (
-    Annotated, Annotations, ClassMap, ClassTable, Indexed, ObjectRule, Segment, Unannotated,
+    Annotated, Annotations, ClassMap, ClassTable, Indexed, Looking, ObjectRule, Segment, Unannotated,
     check_pixel_count, check_segment_count, check_size, index_values,
 )
 from unseg.data.annotations.names import ImagesFolder
-from unseg.data.masks import MaskKind, MaskRule, detect_kind
+from unseg.data.masks import MaskKind, MaskRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
 from unseg.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
@@ -44,12 +44,12 @@ class LabelFiles(Annotations):
     """A mask file an image. files: image name → its file."""
 
     def __init__(self, format_name: str, files: Mapping[str, Path], missing: Sequence[Problem],
-                 named_kind: MaskKind | None, folder: Path) -> None:
+                 named_kind: MaskKind | None, folder: Path, looking: Looking = Looking()) -> None:
         self._files, self.missing = dict(files), tuple(missing)
         self.kind, found = named_kind, ""
         if named_kind is None:
             paths = sorted(self._files.values())
-            detected = detect_kind(paths)
+            detected = looking.kind_of(paths)
             self.kind, found = detected.kind, detected.statement
             format_name = "voc" if self.kind == "index" and _all_of_voc(folder, paths) else self.kind
         self.format = format_name
@@ -80,7 +80,8 @@ def check_kind(rule: ObjectRule, kind: MaskKind) -> None:
         MaskRule(kind, rule.which)  # says so itself
 
 
-def open_label_files(path: Path, images_root: Path, format_name: str | None) -> LabelFiles:
+def open_label_files(path: Path, images_root: Path, format_name: str | None,
+                     looking: Looking = Looking()) -> LabelFiles:
     """Masks paired with images by relative name without suffix. format_name: voc, index, binary or None: detected."""
     found = find_samples([images_root], path)
     files = {sample.name: sample.mask for sample in found.samples if sample.mask is not None}
@@ -88,7 +89,7 @@ def open_label_files(path: Path, images_root: Path, format_name: str | None) -> 
     if not files:
         raise UserError(f"{path}: no mask there has the name of an image in {images_root}")
     kind: MaskKind | None = None if format_name is None else "binary" if format_name == "binary" else "index"
-    return LabelFiles(format_name or "", files, missing, kind, path)
+    return LabelFiles(format_name or "", files, missing, kind, path, looking)
 
 
 def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:

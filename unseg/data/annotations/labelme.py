@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.core import (
-    Annotated, Annotations, ClassTable, Unannotated, check_pixel_count, check_size, first_few,
+    Annotated, Annotations, ClassTable, Looking, Unannotated, check_pixel_count, check_size, first_few,
 )
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.names import ImagesFolder, safe_name, shown, whole_number
@@ -39,7 +39,7 @@ class LabelMe(Annotations):
 
     format = "labelme"
 
-    def __init__(self, path: Path, images_root: Path) -> None:
+    def __init__(self, path: Path, images_root: Path, looking: Looking = Looking()) -> None:
         problems: list[Problem] = []
         root = path.parent if path.is_file() else path
         files = [path] if path.is_file() else walk(path, problems)
@@ -55,7 +55,7 @@ class LabelMe(Annotations):
         self._declared: dict[str, tuple[object, object]] = {}  # height and width as the files say, not checked yet
         labels: set[str] = set()
         broken: list[UserError] = []
-        for file in files:
+        for file in looking.track(files, len(files), "annotations"):
             relative = file.relative_to(root).as_posix()
             said, reason = {}, "a LabelMe file without an image"
             try:
