@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 
 from training_runs import SMOKE, final_state, made_samples, run, same
 from unseg import bilevel, run_folder
-from unseg.bilevel import run_settings, take_step
+from unseg.commands import train as train_options
+from unseg.bilevel import RunOptions, run_settings, take_step
 from unseg.errors import UserError
 from unseg.run_folder import RunFolder
 
+QUIET = RunOptions(quiet=True, tensorboard=False, validation_images=2)
 PROGRAM = Path(__file__).with_name("training_runs.py")
 
 
@@ -284,6 +286,38 @@ def test_only_the_last_checkpoints_stay(tmp_path):
         "step_00000004.json", "step_00000004.pt", "step_00000005.json", "step_00000005.pt"]
     with pytest.raises(UserError, match="--keep 0"):
         run(tmp_path, keep=0)
+
+
+def test_pretrained_weights_that_the_settings_ask_for_must_be_named(tmp_path):
+    for field, option in (("generator_start=sam", "--sam"), ("surrogate_start=mae", "--mae")):
+        name, value = field.split("=")
+        with pytest.raises(UserError, match=f"{field}: .*{option}"):
+            run(tmp_path / name, dataclasses.replace(SMOKE, **{name: value}))
+    for settings, file, part in ((["generator_start=random"], "--sam", "contradicts --set generator_start=random"),
+                                 (["surrogate_start=scratch"], "--mae", "contradicts --set surrogate_start=scratch")):
+        with pytest.raises(UserError, match=part):
+            train_options._with_starts(train_options._overrides(settings), *[Path("w.pth") if file == name else None
+                                                                             for name in ("--sam", "--mae")])
+    assert train_options._with_starts({}, Path("a"), Path("b")) == {"generator_start": "sam", "surrogate_start": "mae"}
+
+
+def test_pretrained_weights_fill_what_is_new_and_nothing_else(tmp_path, monkeypatch):
+    """Also surrogates that start afresh later; not the generator of a run that goes on."""
+    filled = []
+
+    def fill(network):
+        filled.append(type(network).__name__)
+        for parameter in network.parameters():
+            torch.nn.init.constant_(parameter, 0.01)
+
+    config = dataclasses.replace(SMOKE, generator_start="sam", surrogate_start="mae", surrogates=("compact",),
+                                 surrogate_lifetime=3)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_at(patch, 5)
+        bilevel.train(config, made_samples(), tmp_path, load_generator=fill, load_surrogate=fill, options=QUIET)
+    assert filled == ["CompactGenerator", "CompactSurrogate", "CompactSurrogate"]  # the second surrogate after step 4 (its third)
+    bilevel.train(config, made_samples(), tmp_path, load_generator=fill, load_surrogate=fill, options=QUIET)
+    assert filled.count("CompactGenerator") == 1 and filled.count("CompactSurrogate") > 2
 
 
 def test_epochs_end_with_a_checkpoint(tmp_path):

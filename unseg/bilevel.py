@@ -204,8 +204,8 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
             world.say(f"{newest}: {training.step} of {total} steps are done; {rest}")
         watch = stack.enter_context(Watch(
             output, config, step=training.step, total_steps=total, steps_per_epoch=per_epoch, quiet=options.quiet,
-            main=world.leads, images_per_step=config.batch_size * world.size, revision=options.facts.get("revision", ""), say=world.say,
-            tensorboard=options.tensorboard,
+            main=world.leads, images_per_step=config.batch_size * world.size, revision=options.facts.get("revision", ""),
+            say=world.say, tensorboard=options.tensorboard,
         ))
         loader = stack.enter_context(BatchLoader(samples, config, training.step, total, world.rank, world.size, options.workers,
                                                  pin=world.device.type == "cuda"))

@@ -27,6 +27,7 @@ from unseg.config import TrainConfig
 from unseg.data.views import TrainingImage, draw_object
 from unseg.device import single_threaded_pool
 from unseg.distributed import add_up
+from unseg.distributed import shard as part_of
 from unseg.losses import mask_loss
 from unseg.metrics import boundary_iou, mask_iou
 from unseg.prompts import draw_prompts, seeded
@@ -147,7 +148,7 @@ def score_shard(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: 
     sides = input_sides(generator, config)
     count = -(-len(images) // GROUP)
     ends = [len(images) * place // count for place in range(1, count + 1)]
-    groups = [range(first, end) for first, end in zip([0, *ends], ends)][rank::processes]
+    groups = part_of([range(first, end) for first, end in zip([0, *ends], ends)], rank, processes)
     with single_threaded_pool(THREADS) as pool, _evaluating(generator, surrogate):
         measured: list[tuple[int, Future[list[float]]]] = []
         for group, read in _ahead(groups, lambda row: pool.submit(read_example, *images[row], sets, config, sides)):
