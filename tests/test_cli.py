@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import unseg.checkpoint
 import unseg.protect
 from fake_generator import loaded
 from unseg import __version__, cli
+from unseg.images import read_image
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
@@ -99,6 +101,17 @@ def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, caps
     assert lines[0] == f"2 images to protect ({size / 1000:.1f} kB), into {out}"
     cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"])
     assert capsys.readouterr().out.startswith(f"0 images to protect (0 bytes), into {out}; 2 are finished already\n")
+
+
+def test_what_decoders_think_of_odd_files_is_not_printed(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    odd = photos / "odd.jpg"
+    Pillow.fromarray(PHOTO).save(odd, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x12\x01\x03\0\xff\xff\0\0\xff\xff\xff\x7f")
+    with pytest.warns(UserWarning):
+        read_image(odd)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]) == 0
+    assert warned == [] and capsys.readouterr().err == ""
 
 
 def test_verify_quiet_has_no_bar(photos: Path, capsys: pytest.CaptureFixture) -> None:
