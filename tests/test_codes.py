@@ -13,15 +13,19 @@ AREAS = st.dictionaries(st.integers(0, 70_000), st.integers(1, 50), max_size=40)
 
 
 def test_codes_fall_with_area_and_ties_go_by_class() -> None:
-    assert class_codes({3: 10, 7: 50, 0: 10, 11: 1}) == {7: 0, 0: 1, 3: 2, 11: 3}
-    assert class_codes({}) == {}
+    assert class_codes({3: 10, 7: 50, 0: 10, 11: 1}, 12) == {7: 0, 0: 1, 3: 2, 11: 3}
+    assert class_codes({}, 12) == {}
+
+
+def test_classes_beyond_the_codes_begin_again_at_the_first() -> None:
+    assert class_codes({3: 10, 7: 50, 0: 10, 11: 1}, 3) == {7: 0, 0: 1, 3: 2, 11: 0}
 
 
 @given(AREAS)
 def test_codes_are_a_ranking(areas: dict[int, int]) -> None:
-    codes = class_codes(areas)
+    codes = class_codes(areas, 40)
     assert sorted(codes.values()) == list(range(len(areas)))
-    assert codes == class_codes(dict(reversed(areas.items())))
+    assert codes == class_codes(dict(reversed(areas.items())), 40)
     for one in areas:
         for other in areas:
             if areas[one] > areas[other] or (areas[one] == areas[other] and one < other):

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -28,6 +28,7 @@ from segment_anything_training.prompts import Prompts
 from unseg import __version__, frame, images, noise
 from unseg.checkpoint import LoadedGenerator, load_generator
 from unseg.config import Budget
+from unseg.data.codes import class_areas, class_codes, code_map
 from unseg.data.masks import MaskKind, MaskRule, box_mask, detect_kind, object_mask
 from unseg.data.samples import SampleFile, SampleList, find_samples
 from unseg.device import choose_device, cores, single_threaded_pool, use_threads
@@ -174,13 +175,18 @@ def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class ProtectSettings:
-    """Everything that a run of `protect` may vary. None for batch_size or workers: chosen from the device."""
+    """Everything that a run of `protect` may vary. None for batch_size or workers: chosen from the device.
+
+    by_class: every class of class-id masks gets a noise of its own (see `unseg.data.codes`), and every pixel whose class is
+    not `ignore_label` the object's budget.
+    """
 
     budget: Budget = field(default_factory=Budget)
     generator: str | Path = "compact"
     region: Region = "mask"
     mask_type: Literal["auto", "binary", "index"] = "auto"
     objects: tuple[int, ...] | None = None
+    by_class: bool = False
     ignore_label: int | None = 255
     background_label: int | None = 0
     format: Literal["png", "tiff", "webp", "jpeg"] = "png"
@@ -194,6 +200,10 @@ class ProtectSettings:
 
     def __post_init__(self) -> None:
         _check_choice("--region", self.region, ("mask", "published"))
+        if self.by_class and self.region != "mask":
+            raise UserError(f"--objects by-class: has no prompt, so no --region {self.region}; leave it out")
+        if self.by_class and self.mask_type == "binary":
+            raise UserError("--objects by-class: needs masks of class ids, so no --mask-type binary")
         _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
         _check_choice("--format", self.format, tuple(SUFFIXES))
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
@@ -253,6 +263,8 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
     masks = None if masks is None else Path(masks)
     if masks is not None and boxes is not None:
         raise UserError("--masks and --boxes: give one of them, each says what the object is")
+    if settings.by_class and masks is None:
+        raise UserError("--objects by-class: needs masks of class ids; name their folder with --masks")
     found = find_samples(inputs, masks)
     check_folders(inputs, out, masks)
     boxes_of = None if boxes is None else read_boxes(Path(boxes))
@@ -266,7 +278,8 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
             reporter.say(f"note: an earlier run ({lock.stale}) was cut off; this one goes on from there")
         earlier = read_manifest(out)
         rule = _mask_rule(settings, masks, found, pool, reporter)
-        run = _Run(settings, loaded, device, out, rule, boxes_of, masks, workers)
+        codes = _class_codes(settings, rule, masks, found, loaded, pool, reporter)
+        run = _Run(settings, loaded, device, out, rule, boxes_of, masks, workers, codes)
         _check_same_settings(run.header(), earlier, out)
         samples = {(sample.name, run.relative(sample.root)): sample for sample in found.samples}
         known = earlier.entries if earlier else {}
@@ -311,13 +324,16 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A decoded sample, ready for the network. facts: what of its manifest line is known."""
+    """A decoded sample, ready for the network. facts: what of its manifest line is known. codes: in place of what the network
+    is given, where classes are told apart.
+    """
 
     job: _Job
     image: images.Image
     mask_HW: np.ndarray
-    framed: Framed
+    framed: Framed | None
     facts: Entry
+    codes_HW: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -340,7 +356,9 @@ class _Run:
     """One run over a folder: what is the same for all its images."""
 
     def __init__(self, settings: ProtectSettings, loaded: LoadedGenerator, device: torch.device, out: Path,
-                 rule: MaskRule | None, boxes: Mapping[str, Boxes] | None, masks: Path | None, workers: int) -> None:
+                 rule: MaskRule | None, boxes: Mapping[str, Boxes] | None, masks: Path | None, workers: int,
+                 codes: Mapping[int, int] | None = None) -> None:
+        self.codes = codes
         self.settings, self.loaded, self.out, self.rule, self.boxes = settings, loaded, out, rule, boxes
         self.workers, self.max_pixels = workers, int(settings.max_megapixels * 1e6)
         self.masks_root = None if masks is None else self.relative(masks)
@@ -357,6 +375,8 @@ class _Run:
 
     @property
     def prompt(self) -> str:
+        if self.codes is not None:
+            return "classes"
         return "mask" if self.rule else "boxes" if self.boxes is not None else "whole"
 
     def header(self) -> dict[str, Any]:
@@ -370,6 +390,7 @@ class _Run:
                 "metadata": self.settings.metadata,
                 "prompt": self.prompt, "mask_rule": asdict(self.rule) if self.rule else None,
                 "image_size": network.image_size, "mask_size": network.mask_size,
+                **({} if self.codes is None else {"codes": {str(label): code for label, code in sorted(self.codes.items())}}),
             },
             "generator": {"name": self.loaded.name, "source": self.loaded.source, "sha256": self.loaded.sha256},
             "device": self.protector.device.type, "batch_size": self.protector.batch_size,
@@ -526,9 +547,11 @@ class _Run:
         facts = Entry(*job.key, "protected", output=job.planned.output, note=notes or None, width=width, height=height,
                       input_sha256=image.sha256, prompt=self.prompt, object_budget=float(self.settings.budget.object),
                       background_budget=float(self.settings.budget.background), generator=self.loaded.sha256)
-        mask, boxes = None, None
+        mask, boxes, codes = None, None, None
         if self.rule is not None:
-            mask, facts = self._mask(job, facts)
+            values, facts = self._mask_values(job, facts)
+            mask = object_mask(values, self.rule)
+            codes = None if self.codes is None else code_map(values, self.codes, self.settings.ignore_label)
         if self.boxes is not None:
             boxes = self.boxes.get(job.sample.name)
             facts = replace(facts, boxes=boxes)
@@ -540,9 +563,10 @@ class _Run:
                 raise _Refused("failed", f"every box lies outside the image ({width}×{height})")
             raise _Refused("copied", f"no object in its mask ({job.sample.mask_name})")
         facts = replace(facts, object_share=float(mask.mean()))
-        return _Loaded(job, image, mask, self.protector.frame(image.samples, mask, boxes), facts)
+        framed = self.protector.frame(image.samples, mask, boxes) if codes is None else None
+        return _Loaded(job, image, mask, framed, facts, codes)
 
-    def _mask(self, job: _Job, facts: Entry) -> tuple[np.ndarray, Entry]:
+    def _mask_values(self, job: _Job, facts: Entry) -> tuple[np.ndarray, Entry]:
         if job.sample.mask is None:
             raise _Refused("copied", "no mask for it")
         label = images.open_label(job.sample.mask, self.max_pixels)
@@ -551,7 +575,7 @@ class _Run:
             raise _Refused("failed", f"mask {job.sample.mask_name} is {width}×{height}, the image (upright) is"
                                      f" {facts.width}×{facts.height}: make them one size")
         facts = replace(facts, mask=job.sample.mask_name, mask_root=self.masks_root, mask_sha256=label.sha256)
-        return object_mask(label.values, self.rule), facts
+        return label.values, facts
 
     def _unprotected(self, job: _Job, refused: _Refused) -> _Result:
         """The line of an image that is not protected, after it has been copied where that is what happens to it."""
@@ -594,7 +618,9 @@ class _Run:
         return [pool.submit(self._save, result, next(noises)) if isinstance(result, _Loaded) else result
                 for result in results]
 
-    def _noises(self, ready: Sequence[_Loaded]) -> Sequence[torch.Tensor]:
+    def _noises(self, ready: Sequence[_Loaded]) -> Sequence[torch.Tensor | None]:
+        if self.codes is not None:
+            return [None] * len(ready)  # a class's noise is the same everywhere: no network is asked
         try:
             return self.protector.noise([item.framed for item in ready]) if ready else ()
         except torch.OutOfMemoryError as error:
@@ -603,7 +629,7 @@ class _Run:
 
     # --- in the encoding threads
 
-    def _save(self, loaded: _Loaded, noise_3NN: torch.Tensor) -> _Result:
+    def _save(self, loaded: _Loaded, noise_3NN: torch.Tensor | None) -> _Result:
         job = loaded.job
         try:
             data, facts = self._make(loaded, noise_3NN)
@@ -616,13 +642,16 @@ class _Run:
         self._remove_replaced(job, entry)
         return _Result(entry)
 
-    def _make(self, loaded: _Loaded, noise_3NN: torch.Tensor) -> tuple[bytes, Entry]:
+    def _make(self, loaded: _Loaded, noise_3NN: torch.Tensor | None) -> tuple[bytes, Entry]:
         """The protected image's file, and what its manifest line says of it."""
-        if not torch.isfinite(noise_3NN).all():
+        if noise_3NN is not None and not torch.isfinite(noise_3NN).all():
             raise _Refused("failed", "the generator's noise is not finite: its weights are damaged or not trained")
         image, settings = loaded.image, self.settings
         region = self.protector.region(loaded.mask_HW)
-        protected = noise.apply(image.samples, noise_3NN, region, settings.budget)
+        if loaded.codes_HW is not None:
+            protected = self.protector.by_class(image.samples, loaded.codes_HW)
+        else:
+            protected = noise.apply(image.samples, noise_3NN, region, settings.budget)
         metadata = image.metadata.select(settings.metadata)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
@@ -706,13 +735,47 @@ def _mask_rule(settings: ProtectSettings, masks: Path | None, found: SampleList,
         return None
     kind: MaskKind = settings.mask_type if settings.mask_type != "auto" else "binary"
     if settings.mask_type == "auto":
-        paired = {sample.mask for sample in found.samples if sample.mask}
-        paths = sorted(paired | {masks / name for name in found.unused_masks})
-        track: Callable[[Iterable], Iterable] = lambda items: reporter.track(items, len(paths), "masks")
-        detected = detect_kind(paths, pool, track)
+        paths = _all_masks(masks, found)
+        detected = detect_kind(paths, pool, lambda items: reporter.track(items, len(paths), "masks"))
         kind = detected.kind
         reporter.say(f"masks: {detected.statement}")
+    if settings.by_class:
+        if kind == "binary":
+            raise UserError(f"--objects by-class: the masks in {masks} hold no class ids; leave it out, or give --mask-type index")
+        return MaskRule(kind, None, settings.ignore_label, None)
     return MaskRule(kind, settings.objects, settings.ignore_label, settings.background_label)
+
+
+def _all_masks(masks: Path, found: SampleList) -> list[Path]:
+    return sorted({sample.mask for sample in found.samples if sample.mask} | {masks / name for name in found.unused_masks})
+
+
+def _class_codes(settings: ProtectSettings, rule: MaskRule | None, masks: Path | None, found: SampleList,
+                 loaded: LoadedGenerator, pool: Executor, reporter: Reporter) -> dict[int, int] | None:
+    """The code of every class in the masks' folder, and the sentence that says so; None where classes are not told apart.
+
+    All masks count, as in `_mask_rule`, and for the same reason. One that cannot be read does not: its image's line tells.
+    """
+    if not settings.by_class:
+        return None
+    available = getattr(loaded.network, "codes", 0)
+    if not available:
+        raise UserError(f"--objects by-class: generator {loaded.source} has no codes for classes; use --generator compact")
+    paths = _all_masks(masks, found)
+    areas: Counter[int] = Counter()
+    for counted in reporter.track(pool.map(lambda path: _areas_of(path, settings, rule), paths), len(paths), "classes"):
+        areas.update(counted)
+    codes = class_codes(areas, available)
+    shared = f"; classes beyond the {available} codes share one with a larger class" if len(codes) > available else ""
+    reporter.say(f"classes: {len(codes)}, codes by falling area{shared}")
+    return codes
+
+
+def _areas_of(path: Path, settings: ProtectSettings, rule: MaskRule) -> dict[int, int]:
+    try:
+        return class_areas([images.open_label(path, int(settings.max_megapixels * 1e6)).values], rule.ignore_label)
+    except ImageError:
+        return {}
 
 
 def _tell_leftovers(found: SampleList, boxes: Mapping[str, Boxes] | None, reporter: Reporter) -> None:

@@ -184,7 +184,7 @@ def loaded_generator(plan: "Plan", which: str) -> "Source":
 def training_codes(plan: "Plan", available: int, which: str) -> dict[int, int]:
     """The code of every label of the task: 0 and 1 if binary, else by the classes' areas over the training labels.
 
-    available: how many codes the generator `which` has; UserError where they are none, or too few.
+    available: how many codes the generator `which` has; UserError where they are none.
     """
     from unseg.data.codes import class_areas, class_codes
     from unseg.evaluation.data import list_pairs
@@ -193,13 +193,8 @@ def training_codes(plan: "Plan", available: int, which: str) -> dict[int, int]:
         raise UserError(f"--by-class: generator {which} does not tell classes apart; name one that was trained with codes, "
                         "or leave out --by-class")
     if plan.task.binary:
-        codes = {0: 0, 1: 1}
-    else:
-        codes = class_codes(class_areas(pair.classes() for pair in list_pairs(plan.data, "train")))
-    if len(codes) > available:
-        raise UserError(f"--by-class: the training labels have {len(codes)} classes, generator {which} has {available} codes; "
-                        "name one that was trained with more, or leave out --by-class")
-    return codes
+        return {0: 0, 1: 1}
+    return class_codes(class_areas(pair.classes() for pair in list_pairs(plan.data, "train")), available)
 
 
 class ConsoleWatcher:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
     from unseg.protect import ProtectSettings, Summary
 
 T = TypeVar("T")
+BY_CLASS = "by-class"
 
 
 def protect(
@@ -28,7 +29,8 @@ def protect(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")],
     masks: Annotated[Optional[Path], typer.Option(help="Folder of masks, paired by relative name without suffix. "
                                                        "Without masks and boxes: the whole image.")] = None,
-    objects: Annotated[str, typer.Option(help="Class ids that are the object: all, or such as 3,4 or 1-5.")] = "all",
+    objects: Annotated[str, typer.Option(help="Class ids that are the object: all, or such as 3,4 or 1-5; by-class: every "
+                                                   "class gets a noise of its own and the object's budget.")] = "all",
     ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255,
     background_label: Annotated[int, typer.Option(help="Class id that `--objects all` leaves out; -1: none.")] = 0,
     mask_type: Annotated[str, typer.Option(help="binary (above 127 is object), index (class ids), or auto.")] = "auto",
@@ -63,7 +65,7 @@ def protect(
 
     settings = ProtectSettings(
         budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type,
-        objects=parse_objects(objects), ignore_label=_label(ignore_label), background_label=_label(background_label),
+        objects=None if objects == BY_CLASS else parse_objects(objects), by_class=objects == BY_CLASS, ignore_label=_label(ignore_label), background_label=_label(background_label),
         format=form, png_level=png_level, metadata=metadata, keep_times=keep_times, device=device,
         batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
     console = Console(highlight=False, stderr=as_json)

@@ -19,13 +19,14 @@ def class_areas(label_maps: Iterable[np.ndarray], ignore_label: int | None = 255
     return areas
 
 
-def class_codes(areas: Mapping[int, int]) -> dict[int, int]:
+def class_codes(areas: Mapping[int, int], available: int) -> dict[int, int]:
     """Class → code: 0 for the class of the largest area, 1 for the next, and so on; of equal areas the lower class comes first.
 
-    A generator's first codes are thus the most used ones, whatever numbers a data set gives to its classes.
+    A generator's first codes are thus the most used ones, whatever numbers a data set gives to its classes. available: how
+    many codes the generator has; classes beyond them begin again at 0, so that small classes share a code with large ones.
     """
     ranked = sorted(areas, key=lambda value: (-areas[value], value))
-    return {value: code for code, value in enumerate(ranked)}
+    return {value: rank % available for rank, value in enumerate(ranked)}
 
 
 def code_map(classes_HW: np.ndarray, codes: Mapping[int, int], ignore_label: int | None = 255) -> np.ndarray:
