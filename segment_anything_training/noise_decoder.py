@@ -12,11 +12,13 @@ from torch import nn
 from segment_anything_training.sam import (
     PROMPT_DIM,
     ChannelNorm,
+    Convolution3,
+    Doubling,
     EncodedPrompts,
     combine,
-    fuse_norms,
     run_tokens,
     token_transformer,
+    use_fast_layers,
 )
 
 NOISE_CHANNELS = 3
@@ -31,10 +33,10 @@ NOISE_STATES_START = 4
 def upscale(dim: int, hidden: int) -> list[nn.Module]:
     """Four times the side: dim → hidden → 32 channels."""
     return [
-        nn.ConvTranspose2d(dim, hidden, kernel_size=2, stride=2),
+        Doubling(dim, hidden),
         ChannelNorm(hidden),
         nn.GELU(),
-        nn.ConvTranspose2d(hidden, FEATURES, kernel_size=2, stride=2),
+        Doubling(hidden, FEATURES),
     ]
 
 
@@ -46,26 +48,26 @@ class NoiseDecoder(MaskDecoder):
 
     def __init__(self, encoder_dim: int) -> None:
         super().__init__(transformer_dim=PROMPT_DIM, transformer=token_transformer())
-        fuse_norms(self.output_upscaling)
+        use_fast_layers(self.output_upscaling)
         self.noise_token = nn.Embedding(NOISE_CHANNELS, PROMPT_DIM)
         self.noise_mlp = nn.ModuleList(MLP(PROMPT_DIM, PROMPT_DIM, FEATURES, 3) for _ in range(NOISE_CHANNELS))
         self.noise_compress_vit_feat = nn.Sequential(
-            nn.Conv2d(encoder_dim, encoder_dim, kernel_size=3, padding=1),
+            Convolution3(encoder_dim, encoder_dim),
             ChannelNorm(encoder_dim),
             nn.GELU(),
             *upscale(encoder_dim, PROMPT_DIM),
         )
         self.noise_embedding_encoder = nn.Sequential(
-            nn.Conv2d(PROMPT_DIM, PROMPT_DIM, kernel_size=3, padding=1),
+            Convolution3(PROMPT_DIM, PROMPT_DIM),
             ChannelNorm(PROMPT_DIM),
             nn.GELU(),
             *upscale(PROMPT_DIM, PROMPT_DIM // 4),
         )
         self.noise_embedding_maskfeature = nn.Sequential(
-            nn.Conv2d(FEATURES, 2 * FEATURES, kernel_size=3, padding=1),
+            Convolution3(FEATURES, 2 * FEATURES),
             ChannelNorm(2 * FEATURES),
             nn.GELU(),
-            nn.Conv2d(2 * FEATURES, FEATURES, kernel_size=3, padding=1),
+            Convolution3(2 * FEATURES, FEATURES),
         )
         self._start_xavier()
 

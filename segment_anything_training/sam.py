@@ -80,11 +80,51 @@ class ChannelNorm(LayerNorm2d):
         return F.layer_norm(x_BHWC, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
-def fuse_norms(layers: nn.Sequential) -> None:
-    """Puts a ChannelNorm in the place of every LayerNorm2d of a sequence that SAM has made; nothing was learned in it yet."""
+class Doubling(nn.ConvTranspose2d):
+    """Twice the side, every pixel becoming 2×2: B×C×H×W → B×D×2H×2W.
+
+    On the CPU it is one matrix product, which is what this convolution amounts to; PyTorch's own backward takes three times
+    as long there with channels last in memory.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=2, stride=2)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        if x_BCHW.device.type != "cpu":
+            return super().forward(x_BCHW)
+        batch, inputs, height, width = x_BCHW.shape
+        weight = self.weight.permute(0, 2, 3, 1).reshape(inputs, -1)  # inputs × (row, column, output)
+        pixels = (x_BCHW.permute(0, 2, 3, 1).reshape(-1, inputs) @ weight).view(batch, height, width, 2, 2, -1)
+        doubled = pixels.transpose(2, 3).reshape(batch, 2 * height, 2 * width, -1) + self.bias
+        return doubled.permute(0, 3, 1, 2)
+
+
+class Convolution3(nn.Conv2d):
+    """A 3×3 convolution that keeps the size.
+
+    On the CPU it works on channels first in memory where gradients are wanted: that of the weights takes twice as long with
+    channels last.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=3, padding=1)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        if x_BCHW.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad:
+            return self._conv_forward(x_BCHW.contiguous(), self.weight.contiguous(), self.bias)
+        return super().forward(x_BCHW)
+
+
+def use_fast_layers(layers: nn.Sequential) -> None:
+    """Puts ChannelNorm and Doubling in their places in a sequence that SAM has made, with the same weights."""
     for index, layer in enumerate(layers):
-        if type(layer) is LayerNorm2d:
-            layers[index] = ChannelNorm(len(layer.weight), layer.eps)
+        with torch.device("meta"):  # draws no random numbers: what is built after it stays what it was
+            if type(layer) is LayerNorm2d:
+                layers[index] = ChannelNorm(len(layer.weight), layer.eps)
+            elif type(layer) is nn.ConvTranspose2d:
+                layers[index] = Doubling(layer.in_channels, layer.out_channels)
+        layers[index].load_state_dict(layer.state_dict(), assign=True)
 
 
 def check_images(images_B3SS: torch.Tensor, image_size: int) -> None:
@@ -101,7 +141,7 @@ def prompt_encoder(config: SamConfig) -> PromptEncoder:
         input_image_size=(config.image_size, config.image_size),
         mask_in_chans=16,
     )
-    fuse_norms(encoder.mask_downscaling)
+    use_fast_layers(encoder.mask_downscaling)
     return encoder
 
 

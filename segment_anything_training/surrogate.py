@@ -15,11 +15,11 @@ from segment_anything_training.sam import (
     check_images,
     combine,
     encode_prompts,
-    fuse_norms,
     mixed_precision,
     prompt_encoder,
     run_tokens,
     token_transformer,
+    use_fast_layers,
 )
 
 
@@ -28,7 +28,7 @@ class SurrogateDecoder(MaskDecoder):
 
     def __init__(self) -> None:
         super().__init__(transformer_dim=PROMPT_DIM, transformer=token_transformer(), num_multimask_outputs=2)
-        fuse_norms(self.output_upscaling)
+        use_fast_layers(self.output_upscaling)
         del self.iou_token, self.iou_prediction_head
 
     def forward(
