@@ -15,7 +15,7 @@ from segment_anything.modeling.image_encoder import Attention as SamAttention
 
 from segment_anything_training.build import build_generator
 from segment_anything_training.prompts import Prompts
-from segment_anything_training.sam import ChannelNorm
+from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling
 from unseg import benchmark, step_benchmark
 from unseg.checkpoint import save_generator
 from unseg.errors import UserError
@@ -81,11 +81,13 @@ def test_the_plain_way_builds_all_logits_and_takes_images_one_by_one() -> None:
     for player in ("generator", "surrogate"):
         ours, theirs = getattr(this, player), getattr(plain, player)
         assert all(isinstance(block.attn, SamAttention) for block in theirs.network.network.image_encoder.blocks)
-        assert not any(isinstance(module, ChannelNorm) for module in theirs.network.modules())
+        assert not any(isinstance(module, (ChannelNorm, Convolution3, Doubling)) for module in theirs.network.modules())
+        assert all(parameter.is_contiguous() for parameter in theirs.network.parameters())
         assert not any(isinstance(block.attn, SamAttention) for block in ours.network.image_encoder.blocks)
         assert ours.optimizer.param_groups[0]["fused"] and not theirs.optimizer.param_groups[0]["fused"]
         calls = []
-        theirs.network.network.mask_decoder.transformer.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+        transformer = theirs.network.network.mask_decoder.transformer
+        transformer.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
         side = theirs.network.network.image_size
         theirs.network(torch.rand(3, 3, side, side), Prompts(boxes=torch.tensor([[4.0, 4, 30, 30]] * 3)))
         assert calls == [1, 1, 1]

@@ -1,8 +1,8 @@
-"""The networks computed plainly, as the published training computes them: what the benchmark compares this project's step with.
+"""The networks computed plainly, as the published training does: what the benchmark compares this project's step with.
 
-The same weights under the same names, but attention with the full N×N logits and bias and norms of pixels made of single
-operations (segment_anything's own modules), and images that are encoded together but go one at a time through
-segment_anything's own prompt encoder and token transformer and through the decoder. Nothing of this is used to train or to protect.
+The same weights under the same names, but attention with the full N×N logits and bias, norms of pixels made of single
+operations, PyTorch's own convolutions, and images that are encoded together but go one at a time through segment_anything's
+own prompt encoder and token transformer and through the decoder. Nothing of this is used to train or to protect.
 """
 from __future__ import annotations
 
@@ -15,25 +15,35 @@ from torch import Tensor, nn
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.image_encoder import Attention
 from segment_anything_training.prompts import Prompts
-from segment_anything_training.sam import FOREGROUND_POINT, ChannelNorm
+from segment_anything_training.sam import FOREGROUND_POINT, ChannelNorm, Convolution3, Doubling
 from segment_anything_training.surrogate import Surrogate
 
 
 def with_plain_parts(network: NoiseGenerator | Surrogate) -> None:
-    """Replaces the network's attention layers and its norms of pixels by segment_anything's, with the same weights."""
+    """Puts segment_anything's and PyTorch's own layers in the places of this project's, with the same weights."""
     for module in list(network.modules()):
         for name, ours in list(module.named_children()):
-            if isinstance(ours, Attention):
-                side = (len(ours.rel_pos_h) + 1) // 2
-                plain = SamAttention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(side, side))
-            elif isinstance(ours, ChannelNorm):
-                plain = LayerNorm2d(len(ours.weight), ours.eps)
-            else:
+            plain = _plain_layer(ours)
+            if plain is None:
                 continue
             plain.load_state_dict(ours.state_dict())
             for parameter, of_ours in zip(plain.parameters(), ours.parameters(), strict=True):
                 parameter.requires_grad_(of_ours.requires_grad)
             setattr(module, name, plain)
+
+
+def _plain_layer(ours: nn.Module) -> nn.Module | None:
+    """The layer that computes the same plainly; None where there is none of this project's."""
+    if isinstance(ours, Attention):
+        side = (len(ours.rel_pos_h) + 1) // 2
+        return SamAttention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(side, side))
+    if isinstance(ours, ChannelNorm):
+        return LayerNorm2d(len(ours.weight), ours.eps)
+    if isinstance(ours, Doubling):
+        return nn.ConvTranspose2d(ours.in_channels, ours.out_channels, kernel_size=2, stride=2)
+    if isinstance(ours, Convolution3):
+        return nn.Conv2d(ours.in_channels, ours.out_channels, kernel_size=3, padding=1)
+    return None
 
 
 class PlainGenerator(nn.Module):
@@ -50,7 +60,8 @@ class PlainGenerator(nn.Module):
         noise = []
         for index in range(len(images_B3SS)):
             image, features = embeddings[index:index + 1], first_global[index:index + 1]
-            states, upscaled = decode_one(decoder, network.prompt_encoder, decoder.output_tokens(), image, prompts.of_image(index))
+            states, upscaled = decode_one(decoder, network.prompt_encoder, decoder.output_tokens(), image,
+                                          prompts.of_image(index))
             noise.append(decoder.noise(states, upscaled, image, features))
         return torch.cat(noise)
 

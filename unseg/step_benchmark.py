@@ -2,7 +2,7 @@
 
 Both take the same steps of bilevel training (`unseg.bilevel`) from the same weights on the same batches, in the paper's
 proportion: a round is one step of the surrogate and three of the generator. "This" step is the one that `unseg train` takes;
-the plain one is float32 with the networks of `unseg.plain_step` and an unfused Adam. Neither computes gradients of frozen parts,
+the plain one is float32 with the networks of `unseg.plain_step`, channels first in memory, and an unfused Adam. Neither computes gradients of frozen parts,
 nor did the published code.
 
 - images/s: the images of a round by the median of its seconds; rounds of the two alternate, and change order.
@@ -65,9 +65,9 @@ class Scale:
 
 
 FULL = Scale("ViT-B at 1024 and 512", SAM_CONFIGS["vit_b"], SURROGATE_IMAGE_SIZE, batch_size=4, rounds=7)
-# A third of ViT-B's width and half of its depth, so that a step takes seconds; images, windows and heads are as large as there.
+# A quarter of ViT-B's width and half of its depth, so that a step takes seconds; images, windows and heads are as large as there.
 REDUCED = Scale("a reduced ViT (width 192, depth 6, 3 heads) at 1024 and 512",
-                SamConfig(1024, embed_dim=192, depth=6, num_heads=3, global_blocks=(2, 5)), SURROGATE_IMAGE_SIZE, 2, 5)
+                SamConfig(1024, embed_dim=192, depth=6, num_heads=3, global_blocks=(2, 5)), SURROGATE_IMAGE_SIZE, 2, 3)
 QUICK = Scale("a tiny ViT, which measures nothing", SamConfig(128, 64, 2, 2, (1,), window=4), 64, 2, 1)
 
 
@@ -105,6 +105,7 @@ class Pair:
                                            (config.generator_learning_rate, config.surrogate_learning_rate)))
         if way == "plain":
             for player in (self.generator, self.surrogate):
+                player.network.to(memory_format=torch.contiguous_format)  # as networks are made
                 trained = [parameter for group in player.optimizer.param_groups for parameter in group["params"]]
                 player.optimizer = torch.optim.Adam(trained, lr=1e-4)
 
@@ -148,7 +149,7 @@ def compare(samples: TrainingSet, scale: Scale, device: torch.device) -> dict:
 
 
 def peak_memory(way: str, scale: Scale, device: torch.device, root: Path) -> float:
-    """MiB that a process needs which takes two rounds of steps one way and nothing else."""
+    """MiB that a process needs which takes a round of steps one way, the surrogate's twice, and nothing else."""
     figures = root / f"peak-{way}.json"
     _, resident = timed_process(["-m", "unseg.step_benchmark", "--peak-of", way, "--samples", str(root), "--device", str(device),
                                  "--out", str(figures), *(["--quick"] if scale is QUICK else [])])
@@ -158,19 +159,19 @@ def peak_memory(way: str, scale: Scale, device: torch.device, root: Path) -> flo
 def take_rounds(way: str, scale: Scale, device: torch.device, samples: TrainingSet) -> dict:
     """What a process of `peak_memory` does. gpu_mib: the peak on the GPU, None without one."""
     batches, pair = draw_round(samples, scale), Pair(way, scale, device)
-    for _ in range(2):
-        pair.round(batches)
+    pair.round(batches)
+    pair.step("surrogate", batches[0])  # once more, now that its optimizer holds its state
     return {"gpu_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None}
 
 
 def waiting_share(samples: TrainingSet, scale: Scale, device: torch.device, workers: int) -> float:
-    """The share of the time that this step waits for the data loader, over two rounds after a first step."""
-    pair, steps = Pair("this", scale, device), 1 + 2 * len(scale.config.phases)
+    """The share of the time that this step waits for the data loader, over a round after a first step."""
+    pair, steps = Pair("this", scale, device), 1 + len(scale.config.phases)
     with BatchLoader(samples, scale.config, 0, steps, workers=workers, pin=device.type == "cuda") as loader:
         pair.step("surrogate", next(loader))
         started, waited = time.perf_counter(), loader.waited
         for number, views in enumerate(loader):
-            pair.step(scale.config.phases[number % len(scale.config.phases)], views)
+            pair.step(scale.config.phases[number], views)
         return (loader.waited - waited) / (time.perf_counter() - started)
 
 
@@ -215,7 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
         device = choose_device(options.device)
         scale = QUICK if options.quick else FULL if device.type == "cuda" else REDUCED
         if options.peak_of:
-            figures = take_rounds(options.peak_of, scale, device, open_training_data(options.samples, say=lambda note: None).train)
+            samples = open_training_data(options.samples, say=lambda note: None).train
+            figures = take_rounds(options.peak_of, scale, device, samples)
         else:
             figures = benchmark(scale, device)
     except UserError as error:
