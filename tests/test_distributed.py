@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -230,6 +231,23 @@ def test_a_signal_to_the_launcher_saves_once_and_leaves(photographs, tmp_path, n
     assert said.count(f"stopped by {number.name} after step ") == 1
     step = max(int(path.stem[len("step_"):]) for path in (tmp_path / "run/checkpoints").glob("*.json"))
     assert f"after step {step} of 100000" in said
+
+
+@pytest.mark.slow
+def test_no_process_trains_on_without_its_launcher(photographs, tmp_path):
+    """Two that nobody can stop would write into the folder in which the next command goes on."""
+    command, environment = train(photographs, tmp_path / "run", *ENDLESS)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(tmp_path / "run/checkpoints/step_00000004.json", process)
+    orphans = training_processes(process)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{orphan}/cmdline").exists() and Path(f"/proc/{orphan}/cmdline").read_bytes() for orphan in orphans):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    with FileLock(tmp_path / "run/.training.lock", timeout=5):
+        pass
 
 
 @pytest.mark.parametrize("environment, part", [

@@ -234,13 +234,12 @@ class _Alarm:
         self._thread.join()
 
     def _watch(self) -> None:
+        failed = False
         while not self._over.wait(LOOK_EVERY):
-            try:
-                failed = self._watched.check([self.FAILED])
-            except RuntimeError:
-                return  # the process that served the store is gone: over, or found by the next collective
             if os.getppid() != self._parent:
                 os._exit(EXIT_PEER_FAILED)
+            with suppress(RuntimeError):  # the process that served the store is gone: what that means, the next collective finds
+                failed = self._watched.check([self.FAILED])
             if failed and not self._over.wait(2 * LINGER):
                 os._exit(EXIT_PEER_FAILED)
 
