@@ -1,14 +1,18 @@
 """What only a GPU can show. Skipped where there is none."""
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
+from segment_anything_training.image_encoder import folded_attention, tiled_attention
 from segment_anything_training.prompts import Prompts
 from segment_anything_training.sam import SamConfig
+from unseg import step_benchmark
 from unseg.bilevel import take_step
 from unseg.config import Budget
 from unseg.data.training import TrainingImage
@@ -16,7 +20,7 @@ from unseg.data.views import draw_views
 from unseg.distributed import World
 from unseg.protect import Protector
 from unseg.recipes import recipe
-from unseg.training_state import Training
+from unseg.training_state import Player, Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -66,3 +70,66 @@ def test_prompts_may_lie_on_the_gpu():
     box = torch.tensor([[4.0, 4.0, 40.0, 40.0]], device="cuda")
     noise = CompactGenerator().cuda()(torch.rand(1, 3, 64, 64, device="cuda"), Prompts(boxes=box))
     assert noise.is_cuda
+
+
+# Training with networks derived from SAM
+
+
+SAM = SamConfig(256, embed_dim=128, depth=2, num_heads=2, global_blocks=(1,), window=14)  # heads 64 wide, as in ViT-B
+
+
+# Global attention at 1024 and at 512 pixels, and a window: 64 + 64 + 64, 64 + 32 + 32, and 64 + 14 + 14 filled up to 96 wide.
+@pytest.mark.parametrize("side", [64, 32, 14])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_has_a_fused_kernel_forward_and_backward(side, dtype):
+    """An error where only the kernel that builds all logits would do; values and gradients against float64 in tiles."""
+    torch.manual_seed(0)
+    tokens = side * side
+    inputs = [torch.randn(2, 2, tokens, 64) for _ in range(3)] + [torch.randn(2, 2, tokens, side) for _ in range(2)]
+    weight, results = torch.randn(2, 2, tokens, 64), []
+    for device, kind, attend in (("cpu", torch.float64, tiled_attention), ("cuda", dtype, folded_attention)):
+        own = [tensor.to(device, dtype).to(kind).requires_grad_() for tensor in inputs]
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+            y = attend(*own)
+            (y * weight.to(y)).sum().backward()
+        results.append([tensor.double().cpu() for tensor in (y.detach(), *(tensor.grad for tensor in own))])
+    for expected, found in zip(*results):
+        # 8 bits of mantissa, or the 11 of TF32, in which kernels may multiply float32.
+        assert (found - expected).abs().max() < (0.03 if dtype == torch.bfloat16 else 2e-3) * expected.abs().max()
+
+
+def test_attention_takes_memory_in_proportion_to_the_tokens():
+    peaks = []
+    for side in (32, 64):
+        inputs = [torch.randn(1, 12, side * side, width, device="cuda", requires_grad=True)
+                  for width in (64, 64, 64, side, side)]
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        folded_attention(*inputs).sum().backward()
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert peaks[1] < 8 * peaks[0]  # four times the tokens, 1.5 times as wide; all logits would take 16 times as much
+
+
+def test_precision_on_the_gpu():
+    """auto is bfloat16 where the GPU has it; noise stays near float32's, weights and gradients are float32."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(recipe("paper"), view_size=256)
+    images = torch.rand(2, 3, 256, 256, device="cuda")
+    prompts = Prompts(boxes=torch.tensor([[9.0, 9, 99, 99]] * 2, device="cuda"))
+    generator = NoiseGenerator(SAM)
+    noises = []
+    for precision in ("float32", "auto"):
+        player = Player.start("generator", copy.deepcopy(generator), 1e-4, dataclasses.replace(config, precision=precision),
+                              World(device=torch.device("cuda")))
+        assert player.network.bf16 == (precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False))
+        noises.append(player.network(images, prompts))
+        noises[-1].sum().backward()
+        assert all(parameter.grad.dtype == torch.float32 for parameter in player.network.trainable_parameters())
+    assert noises[1].dtype == torch.float32 and (noises[0] - noises[1]).abs().max() < 0.1
+
+
+def test_benchmark_of_training_steps(tmp_path):
+    scale = dataclasses.replace(step_benchmark.QUICK, networks=SAM, surrogate_side=128)
+    figures = step_benchmark.compare(step_benchmark.write_samples(tmp_path, 8), scale, torch.device("cuda"))
+    assert figures["this"]["losses"] == pytest.approx(figures["plain"]["losses"], abs=0.05)
+    assert all(figures[way]["images_per_second"] > 0 for way in step_benchmark.STEPS)
