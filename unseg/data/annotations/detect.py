@@ -132,15 +132,15 @@ def _detect_file(path: Path) -> str:
     if suffix == ".json":
         found = json_format(path)
         if found is None:
-            raise UserError(f"--annotations {path}: this json has neither COCO's lists (images, annotations, categories)"
-                            " nor LabelMe's (shapes)")
+            raise UserError(f"--annotations {path}: this json has neither COCO's lists (images, annotations,"
+                            " categories) nor LabelMe's (shapes)")
         return found
     if suffix in TABLES or path.name in METADATA:
         return "huggingface"
     if suffix in (".yaml", ".yml"):
         return "yolo"
-    raise UserError(f"--annotations {path}: give a folder, a .json, a data.yaml, a metadata.jsonl or .csv, or a .parquet"
-                    " or .arrow file")
+    raise UserError(f"--annotations {path}: give a folder, a .json, a data.yaml, a metadata.jsonl or .csv, or a"
+                    " .parquet or .arrow file")
 
 
 def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> dict[str, list[Path]]:

@@ -140,8 +140,8 @@ class Cityscapes(Annotations):
         self.missing = tuple([*problems, *(Problem(label.relative_to(path).as_posix(), "a label file without an image")
                                            for label in unused)])
         instances = sum(_instances_beside(label).is_file() for label in labels.values())
-        self.statement = (f"Cityscapes: {len(labels)} label files in {path}, {instances} of them with instances; classes"
-                          " outside its evaluation are left out")
+        self.statement = (f"Cityscapes: {len(labels)} label files in {path}, {instances} of them with instances;"
+                          " classes outside its evaluation are left out")
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
@@ -184,7 +184,7 @@ def _by_key(paths: Sequence[Path], suffixes: Sequence[str], root: Path) -> dict[
             continue
         key = path.name[:-len(suffix)]
         if key in found:
-            raise UserError(f"{root}: both {found[key].relative_to(root)} and {path.relative_to(root)} are {key}; give a"
-                            " folder with one of them")
+            raise UserError(f"{root}: both {found[key].relative_to(root)} and {path.relative_to(root)} are {key}; give"
+                            " a folder with one of them")
         found[key] = path
     return found

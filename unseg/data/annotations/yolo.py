@@ -88,8 +88,8 @@ class Yolo(Annotations):
         if not (0 <= class_id < 2**31 and class_id.is_integer()):
             raise ImageError(path, f"line {number}: {shown(fields[0])} is no class id")
         if self.classes.ids is not None and int(class_id) not in self.classes.ids:
-            raise ImageError(path, f"line {number}: class {int(class_id)} is not among the {len(self.classes.ids)} named"
-                                   " classes")
+            raise ImageError(path, f"line {number}: class {int(class_id)} is not among the {len(self.classes.ids)}"
+                                   " named classes")
         if corners.min() < -BORDER or corners.max() > 1 + BORDER:
             raise ImageError(path, f"line {number}: a polygon outside the image: coordinates from {corners.min():g} to"
                                    f" {corners.max():g}, they must be shares from 0 to 1")
