@@ -5,7 +5,7 @@
     python tests/fuzz_annotations.py CORPUS -max_total_time=600 -timeout=20 -rss_limit_mb=1024 -max_len=20000
 
 An input is one byte that chooses a reader, then the file that it reads. Whatever is not a UserError is a finding; so are
-20 seconds and 1 GB. What it found is kept in tests/test_annotations_hostile.py.
+20 seconds and 1 GB. Keep what it finds as a test in test_annotations_hostile.py.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 # The file that an input becomes, in the order of the choosing byte. Where it stands decides which reader gets it.
-TARGETS = ("x.json", "pan.json", "labels/x.json", "labels/x.txt", "labels/data.yaml", "images/metadata.jsonl",
+TARGETS = ("x.json", "pan.json", "labelme/x.json", "yolo/x.txt", "yolo/data.yaml", "images/metadata.jsonl",
            "images/metadata.csv", "masks/x.png", "pan/x.png", "table.parquet", "table.arrow", "counts")
 SIZE = 8, 12  # of the one image, rows and columns
 
@@ -42,14 +42,14 @@ def seeds(corpus: Path) -> None:
                 for target in chosen:
                     if len(data) < 20_000:
                         (corpus / f"{number}-{place}-{target}").write_bytes(bytes([target]) + data)
-    for text in (b"431N2", b"05", b"ooooooo3"):
+    for text in (b"431N2", b"43i2", b"ooooooo3"):
         (corpus / f"counts-{text.decode()}").write_bytes(bytes([11]) + text)
     shape = b'[[0,0,5,0,5,5,0,5]]'
     (corpus / "coco-x").write_bytes(
         b'\0{"images":[{"id":1,"file_name":"x.png","height":8,"width":12}],"annotations":[{"id":1,"image_id":1,'
         b'"category_id":1,"segmentation":' + shape + b'},{"id":2,"image_id":1,"category_id":1,"iscrowd":1,'
         b'"segmentation":{"size":[8,12],"counts":[4,3,89]}},{"id":3,"image_id":1,"category_id":1,"segmentation":'
-        b'{"size":[8,12],"counts":"43YU2"}}],"categories":[{"id":1,"name":"a"}]}')
+        b'{"size":[8,12],"counts":"43i2"}}],"categories":[{"id":1,"name":"a"}]}')
     (corpus / "panoptic-x").write_bytes(
         b'\1{"images":[{"id":1,"file_name":"x.png","height":8,"width":12}],"annotations":[{"image_id":1,"file_name":'
         b'"x.png","segments_info":[{"id":7,"category_id":1,"iscrowd":0}]}],"categories":[{"id":1,"name":"a",'
@@ -64,13 +64,13 @@ def prepare(folder: Path) -> None:
     import numpy as np
     from PIL import Image as Pillow
 
-    for name in ("images", "images/masks", "labels", "masks", "pan"):
+    for name in ("images", "images/masks", "labelme", "yolo", "masks", "pan"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("images/x.png", "images/masks/x.png", "masks/x.png", "pan/x.png"):
         Pillow.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(folder / name)
     (folder / "pan.json").write_text('{"images":[{"id":1,"file_name":"x.png","height":8,"width":12}],"annotations":['
                                      '{"image_id":1,"file_name":"x.png","segments_info":[]}],"categories":[]}')
-    (folder / "labels" / "x.txt").write_text("0 0 0 1 0 1 1\n")
+    (folder / "yolo" / "x.txt").write_text("0 0 0 1 0 1 1\n")
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def main() -> None:
 
     valid = Path(tempfile.mkdtemp(prefix="fuzz-valid-"))
     prepare(valid)
-    place = {"labels": "labels", "images": "images", "masks": "masks", "pan": "pan.json"}
+    place = {"labelme": "labelme", "yolo": "yolo", "images": "images", "masks": "masks", "pan": "pan.json"}
 
     def one_input(data: bytes) -> None:
         if not data:

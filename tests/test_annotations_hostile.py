@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import fuzz_annotations
 from annotation_check import use
 from annotation_hostile import BOMBS
 
@@ -32,6 +33,16 @@ def test_mutated_annotations_of_all_formats_are_refused_or_read() -> None:
     result = run("mutations", "1", "320", timeout=300)
     assert result["cases"] == 320 and result["refused"] > 60 and result["cases"] - result["whole"] > 160
     assert result["seconds"] < 20 and result["peak_mb"] < PEAK_MB, result
+
+
+def test_the_fuzzer_starts_from_annotations_that_reach_the_decoders(tmp_path: Path) -> None:
+    fuzz_annotations.seeds(tmp_path / "corpus")
+    for seed, place in (("coco-x", "x.json"), ("panoptic-x", "pan.json"), ("labelme-x", "labelme")):
+        folder = tmp_path / seed
+        fuzz_annotations.prepare(folder)
+        data = (tmp_path / "corpus" / seed).read_bytes()
+        (folder / fuzz_annotations.TARGETS[data[0]]).write_bytes(data[1:])
+        assert use(folder / place, folder / "images", {"x.png": fuzz_annotations.SIZE}) == 1
 
 
 @pytest.mark.slow
