@@ -89,7 +89,7 @@ def corpus_figures(tmp_path: Path, count: int) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="units of the peak memory")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak memory is read from /proc")
 def test_the_whole_corpus_harms_nothing(tmp_path: Path) -> None:
     """1,000 mutants, all bombs, a pipe, a circle of links and a sparse file of 5 GB, protected in a process of its own."""
     figures = corpus_figures(tmp_path, 1000)
