@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import resource
 import struct
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from PIL import Image as Pillow
 
 from annotation_check import use
 from annotation_sets import BUILDERS, Built, build, photographs, write_json
+from own_memory import peak_memory_mib
 
 NASTY = (None, True, -1, 0, 0.5, 2 ** 31, 10 ** 40, -1e308, 1e308, float("nan"), float("inf"), "", "x", "\0", "../x",
          "9" * 300, "\ud800", [], {}, [[]], [None], {"id": 1}, [1e9] * 6, [[0, 0]] * 3, "A" * 5000)
@@ -246,12 +246,12 @@ def main(kind: str, seed: str = "0", count: str = "0") -> None:
             now = time.process_time()
             taken.append((now - before, name, readable))
             print(f"{len(taken)} {name}: {readable} readable, {now - before:.2f} s,"
-                  f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB", file=sys.stderr, flush=True)
+                  f" {peak_memory_mib()} MB", file=sys.stderr, flush=True)
             before = time.process_time()
     seconds, slowest, _ = max(taken)
     print(json.dumps({"cases": len(taken), "refused": sum(readable == 0 for *_, readable in taken),
                       "whole": sum(readable == 3 for *_, readable in taken), "slowest": slowest, "seconds": seconds,
-                      "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}))
+                      "peak_mb": peak_memory_mib()}))
 
 
 if __name__ == "__main__":

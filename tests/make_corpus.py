@@ -24,6 +24,8 @@ import tifffile
 from PIL import Image as Pillow
 from skimage import data
 
+from own_memory import peak_memory_mib
+
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp"}
 
 
@@ -263,12 +265,6 @@ def run_corpus(folder: Path, names: list[str]) -> dict[str, object]:
         "seconds": round(summary.seconds, 1), "slowest_decoding": {"seconds": round(slowest[0], 3), "file": slowest[1]},
         "memory_mib_before": before, "memory_mib_peak": peak_memory_mib(),
     }
-
-
-def peak_memory_mib() -> int:
-    """The most memory that this process ever held, by Linux's own book; getrusage counts its parent's too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 1024
 
 
 def main() -> int:

@@ -178,7 +178,8 @@ def test_two_processes_get_the_scores_of_one(tmp_path: Path):
         "torch.distributed.init_process_group('gloo', init_method=sys.argv[2], rank=rank, world_size=2)\n"
         "torch.set_num_threads(1)\n"
         "scores = validate(*compact(CONFIG), random_sets(), CONFIG, CPU, shard=(rank, 2))\n"
-        "print(json.dumps([dataclasses.asdict(score) for score in scores]))\n"
+        "print(json.dumps([dataclasses.asdict(score) for score in scores]), flush=True)\n"
+        "torch.distributed.destroy_process_group()\n"  # its threads, left to the interpreter's end, may abort it
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
