@@ -18,7 +18,8 @@ from unseg import images
 from unseg.checkpoint import LoadedGenerator
 from unseg.errors import UserError
 from unseg.images import read_image
-from unseg.protect import Protector, ProtectSettings, Summary, protect
+from unseg.protect import ProtectSettings, Summary, protect
+from unseg.protector import Protector
 from unseg.verify import verify
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)

@@ -45,7 +45,7 @@ from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
 from unseg.evaluation.trainer import Schedule
 from unseg.files import sha256_of
 from unseg.images import read_image, write_png
-from unseg.protect import Protector
+from unseg.protector import Protector
 
 WIDTH, HEIGHT = 64, 48
 

@@ -18,7 +18,7 @@ from unseg.config import Budget
 from unseg.data.training import TrainingImage
 from unseg.data.views import draw_views
 from unseg.distributed import World
-from unseg.protect import Protector
+from unseg.protector import Protector
 from unseg.recipes import recipe
 from unseg.training_state import Player, Training
 

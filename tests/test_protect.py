@@ -21,7 +21,8 @@ from unseg.files import sha256_of
 from unseg.images import read_image
 from unseg.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.metrics import psnr
-from unseg.protect import Protector, ProtectSettings, Summary, breach, image_region, protect, read_boxes
+from unseg.protect import ProtectSettings, Summary, breach, protect, read_boxes
+from unseg.protector import Protector, image_region
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 SIZES = {"a.jpg": (30, 44), "b.png": (64, 64), "sub/c.bmp": (70, 21), "sub/deep/d.webp": (33, 90),

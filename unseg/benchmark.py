@@ -30,7 +30,7 @@ from rich.table import Table
 from segment_anything_training.build import build_generator
 from unseg.config import Budget
 from unseg.errors import UserError
-from unseg.protect import Protector
+from unseg.protector import Protector
 
 SIDE = 512
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # in scikit-image's own package: nothing is fetched

@@ -18,7 +18,7 @@ from unseg.images import ImageError
 from unseg.lock import LOCK_FILE, holder_of
 from unseg.manifest import MANIFEST, Entry, Manifest, read_manifest
 from unseg.metrics import psnr
-from unseg.protect import image_region
+from unseg.protector import image_region
 
 
 def _is_size(value: Any) -> bool:

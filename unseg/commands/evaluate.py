@@ -167,7 +167,7 @@ def loaded_generator(plan: "Plan", which: str) -> "Source":
     from unseg.data.codes import code_map
     from unseg.device import choose_device
     from unseg.evaluation.compare import Source
-    from unseg.protect import Protector
+    from unseg.protector import Protector
 
     device = choose_device(plan.device)
     loaded = load_generator(which, device=str(device))
