@@ -1,0 +1,102 @@
+"""What the one trainer asks of a task: a network, its loss on a batch, its metrics on clean test images.
+
+Every evaluator is a `Learner`: semantic networks, Mask2Former, Mask R-CNN, detectors, promptable SAM. The trainer
+(`unseg.evaluation.trainer`) owns the schedule, the seeds, precision, processes, checkpoints and the learning curve, so that clean and
+protected runs differ in their training images alone.
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from unseg.data.annotations import Annotated, ClassTable
+
+# JSON-able. Numbers in [0, 1]; None where a class or size is absent from the test set, which leaves it out of every mean.
+Metrics = dict[str, Any]
+
+
+class AnnotatedImages(Protocol):
+    """Images with their true annotations, read on demand; may be called from any thread.
+
+    names: sorted, relative to the images' folder. classes: what the annotations say of their classes.
+    """
+
+    names: Sequence[str]
+    classes: ClassTable
+
+    def pixels(self, index: int) -> np.ndarray:
+        """H×W×3 uint8 at the image's own size, upright: clean, or as the run's condition has them."""
+
+    def annotated(self, index: int) -> Annotated:
+        """The true annotations, whatever the pixels are."""
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    """What every task may be told. size: (width, height) of training and testing, pixels. weights: a local file or folder of
+    pretrained weights for the network (or its backbone); None: random weights. extra: options of one family of networks.
+    """
+
+    size: tuple[int, int]
+    weights: Path | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clean test image with truth and prediction as pictures, H×W×3 uint8 each, for the report."""
+
+    name: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+class Learner(ABC):
+    """One network on one task, with its training images (of one condition) and its clean test images.
+
+    metric: the number of `evaluate` that curves, tables and retained learning are about; higher is better, 0 to 1.
+    train_count: how many training images there are. trivial: the same metrics of an answer that was not learnt from images, such as
+    the majority class everywhere or no detection at all.
+    """
+
+    metric: str
+    train_count: int
+    trivial: Metrics
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network, in float32 on the CPU. Random weights come from torch's global generator, which the trainer has seeded;
+        weights of a file are loaded strictly. UserError where a file or package is missing."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
+        """The mean loss of augmented views of these training images: a scalar with a graph.
+
+        All augmentation is drawn from `draw`, on the CPU, in an amount that does not depend on pixel values, so that clean
+        and protected runs see the same views. The network is called through `model(…)` alone, which may be wrapped for several
+        processes; the trainer has set autocast.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
+        """All metrics of the network on all clean test images, among them `metric`. tick: called once an image or batch."""
+
+    def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
+        """The first `count` clean test images with their truth and what the network says; for the report."""
+        return []
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups for the optimizer; `rate`: a factor on the learning rate (default 1)."""
+        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+
+
+# network name, training images, test images, options → Learner. One entry a task in `unseg.evaluation.tasks.TASKS`.
+MakeLearner = Callable[[str, AnnotatedImages, AnnotatedImages, LearnerOptions], Learner]
