@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from unseg import report
+from unseg.report import plots
 from unseg.evaluation.names import BASES
 
 
@@ -52,43 +53,43 @@ def results(**final: float | tuple[float, ...]) -> dict:
 def rows_of(picture: np.ndarray, colour: tuple[int, int, int], columns: slice) -> np.ndarray:
     """The rows in which `colour` appears, below the legend."""
     rows = np.flatnonzero((np.abs(picture[:, columns].astype(int) - colour).max(2) < 8).any(1))
-    return rows[rows > report.TOP // report.ZOOM - 5]
+    return rows[rows > plots.TOP // plots.ZOOM - 5]
 
 
 def test_curves_lie_at_their_values() -> None:
     picture = report.learning_curves(results(clean=0.9, protected=0.4))
-    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
+    top, bottom = plots.TOP / plots.ZOOM, (plots.PANEL_HEIGHT - plots.BOTTOM) / plots.ZOOM
     middle = slice(380, 390)  # between the two points, where only the curves are
     for condition, value in (("clean", 0.9), ("protected", 0.4)):
-        rows = rows_of(picture, report.COLOURS[condition], middle)
+        rows = rows_of(picture, plots.COLOURS[condition], middle)
         assert rows.mean() == pytest.approx(top + (1 - value) * (bottom - top), abs=2)
 
 
 def test_bars_are_as_high_as_their_values() -> None:
     picture = report.final_bars(results(clean=0.9, protected=0.4))
-    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
+    top, bottom = plots.TOP / plots.ZOOM, (plots.PANEL_HEIGHT - plots.BOTTOM) / plots.ZOOM
     for condition, value in (("clean", 0.9), ("protected", 0.4)):
-        rows = rows_of(picture, report.COLOURS[condition], slice(None))
+        rows = rows_of(picture, plots.COLOURS[condition], slice(None))
         assert len(rows) == pytest.approx(value * (bottom - top), abs=3)
 
 
 def test_several_seeds_give_a_strong_mean_and_faint_lines() -> None:
     picture = report.learning_curves(results(clean=(0.8, 0.5)))
-    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
+    top, bottom = plots.TOP / plots.ZOOM, (plots.PANEL_HEIGHT - plots.BOTTOM) / plots.ZOOM
     strip = picture[:, 383:387].astype(int)  # between the two points, where only the curves are
     coloured = np.flatnonzero((strip.max(2) - strip.min(2) > 20).all(1))
     lines = [line for line in np.split(coloured, np.flatnonzero(np.diff(coloured) > 1) + 1) if line[0] > top - 5]
     expected = [top + (1 - value) * (bottom - top) for value in (0.8, 0.65, 0.5)]
     assert [line.mean() for line in lines] == pytest.approx(expected, abs=2)
     darkest = [strip[line].sum(2).min() for line in lines]
-    assert darkest[1] == sum(report.COLOURS["clean"]) and min(darkest[0], darkest[2]) > darkest[1] + 200
+    assert darkest[1] == sum(plots.COLOURS["clean"]) and min(darkest[0], darkest[2]) > darkest[1] + 200
 
 
 def test_whiskers_reach_a_standard_deviation_from_the_mean() -> None:
     """Of 0.4 and 0.6: 0.5 ± 0.141."""
     picture = report.final_bars(results(clean=(0.4, 0.6)))
-    top, bottom = report.TOP / report.ZOOM, (report.PANEL_HEIGHT - report.BOTTOM) / report.ZOOM
-    bar = np.flatnonzero(np.abs(picture[round(bottom) - 3].astype(int) - report.COLOURS["clean"]).max(1) < 8)
+    top, bottom = plots.TOP / plots.ZOOM, (plots.PANEL_HEIGHT - plots.BOTTOM) / plots.ZOOM
+    bar = np.flatnonzero(np.abs(picture[round(bottom) - 3].astype(int) - plots.COLOURS["clean"]).max(1) < 8)
     beside = round(bar.mean()) - 6  # where only the two ends of the whisker are dark
     high, low = (top + (1 - value) * (bottom - top) for value in (0.5 + 0.1 * 2 ** 0.5, 0.5 - 0.1 * 2 ** 0.5))
     dark = np.flatnonzero(picture[:, beside].max(1) < 100)
@@ -98,12 +99,12 @@ def test_whiskers_reach_a_standard_deviation_from_the_mean() -> None:
 
 def test_every_condition_has_a_colour_of_its_own_and_can_be_drawn() -> None:
     names = [base + suffix for base in BASES for suffix in ("", "+jpeg75", "+jpeg10")] + ["new", "trivial"]
-    assert len({report.colour_of(name) for name in names}) == len(names)
+    assert len({plots.colour_of(name) for name in names}) == len(names)
     shown = {"clean": 0.9, "pattern": 0.5, "protected+jpeg75": 0.4, "new+blur2": 0.2, "random+jpeg75": 0.7}
     for draw in (report.learning_curves, report.final_bars):
         picture = draw(results(**shown))
         for name in shown:
-            assert (picture == report.colour_of(name)).all(2).sum() > 20
+            assert (picture == plots.colour_of(name)).all(2).sum() > 20
 
 
 def test_a_row_of_panels_for_each_task() -> None:
@@ -113,7 +114,7 @@ def test_a_row_of_panels_for_each_task() -> None:
     facts = {"binary": {"trivial_miou": 0.3}, "classes": {"trivial_miou": 0.1}}
     picture, alone = report.final_bars({"tasks": facts, "runs": [run, other]}), report.final_bars(one)
     assert np.array_equal(picture[:len(alone)], alone) and picture.shape == (2 * len(alone), alone.shape[1], 3)
-    first, second = (rows_of(half, report.COLOURS["clean"], slice(None)).min() for half in (alone, picture[len(alone):]))
+    first, second = (rows_of(half, plots.COLOURS["clean"], slice(None)).min() for half in (alone, picture[len(alone):]))
     assert second > first + 50  # the second task's bar is lower
 
 

@@ -19,7 +19,7 @@ from unseg.config import Budget
 from unseg.errors import UserError
 from unseg.images import read_image
 from unseg.recipes import recipe
-from unseg.report import MISSED, WRONG
+from unseg.report.panels import MISSED, WRONG
 from unseg.validation import SetScore, Shown
 from unseg.watch import Watch, draw, is_due, kept_lines, log_line, noise_gain, scalars
 

@@ -24,7 +24,7 @@ from unseg.checkpoint import write_durably
 from unseg.config import PLAYERS, Budget, TrainConfig
 from unseg.errors import UserError
 from unseg.images import encode_png
-from unseg.report import INK, MISSED, NOISE_GAIN, WRONG, answer_panel, captioned_grid, mask_panel, noise_panel
+from unseg.report.panels import INK, MISSED, NOISE_GAIN, WRONG, answer_panel, captioned_grid, mask_panel, noise_panel
 from unseg.validation import MEASURES, SetScore, Shown, mean_over_images
 
 LOG_FILE = "log.jsonl"

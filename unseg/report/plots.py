@@ -1,100 +1,20 @@
-"""Pictures of results, drawn with Pillow alone. Each is a pure function of its input and returns H×W×3 uint8."""
+"""Pictures of results.json, drawn with Pillow alone. Each is a pure function of its input and returns H×W×3 uint8."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from unseg.evaluation.names import TRIVIAL, shown_name
 from unseg.evaluation.results import grouped, spread
+from unseg.report.panels import FAINT, INK, PAPER, font_of
 
-NOISE_GAIN = 16
-INK, FAINT, GRID, PAPER = (34, 34, 34), (110, 110, 110), (225, 225, 225), (255, 255, 255)
-WRONG, MISSED = (230, 130, 30), (70, 130, 220)
+GRID = (225, 225, 225)
 COLOURS = {"clean": (31, 119, 180), "protected": (214, 39, 40), "random": (127, 127, 127), "pattern": (44, 160, 44), TRIVIAL: INK}
 UNKNOWN = (148, 103, 189)  # conditions that this version does not know
-
-
-# --- photographs -----------------------------------------------------------------------------------------------------
-
-
-def before_after_noise_mask(original: np.ndarray, unlearnable: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Original, unlearnable, noise × 16 (grey 128 = no change) and mask, side by side under small captions.
-
-    original, unlearnable: H×W×3 uint8. mask: H×W bool, white in the picture. The photographs keep their own size.
-    """
-    change = unlearnable.astype(np.int16) - original
-    return captioned_grid([[
-        ("original", original), ("unlearnable", unlearnable),
-        (f"noise x{NOISE_GAIN}", noise_panel(change, NOISE_GAIN)),  # "x", not "×": Pillow's own font has no such sign
-        ("mask", mask_panel(mask)),
-    ]])
-
-
-def noise_panel(change_HW3: np.ndarray, gain: float) -> np.ndarray:
-    """A change in grey levels, enlarged around grey (128 = no change): H×W×3 uint8. change: H×W×3 numbers."""
-    return np.rint(change_HW3 * gain + 128).clip(0, 255).astype(np.uint8)
-
-
-def mask_panel(mask_HW: np.ndarray) -> np.ndarray:
-    """A mask (H×W bool) in white on black: H×W×3 uint8."""
-    return np.repeat(mask_HW[..., None], 3, axis=2).astype(np.uint8) * 255
-
-
-def answer_panel(label_HW: np.ndarray, answer_HW: np.ndarray) -> np.ndarray:
-    """A mask against the true one (both H×W bool): found in white, what is no object in orange, missed in blue: H×W×3 uint8."""
-    panel = mask_panel(label_HW & answer_HW)
-    panel[answer_HW & ~label_HW] = WRONG
-    panel[label_HW & ~answer_HW] = MISSED
-    return panel
-
-
-def captioned_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]],
-                   legend: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> np.ndarray:
-    """Rows of panels (H×W×3 uint8, shown at their own size), each under its caption; below them a legend, each word in its
-    colour. Panels are centred in columns as wide as the widest panel; captions are cut to that width.
-    """
-    panels = [panel for row in rows for _, panel in row]
-    width = max(panel.shape[1] for panel in panels)
-    gap = max(4, width // 64)
-    font = _font(max(12, min(width // 16, 32)))
-    top = round(1.6 * font.size)
-    heights = [top + max(panel.shape[0] for _, panel in row) + gap for row in rows]
-    columns = max(len(row) for row in rows)
-    picture = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + (top if legend else 0)), PAPER)
-    draw = ImageDraw.Draw(picture)
-    above = 0
-    for row, height in zip(rows, heights):
-        for column, (caption, panel) in enumerate(row):
-            left = gap + column * (width + gap)
-            x, y = left + (width - panel.shape[1]) // 2, above + top
-            # A line around it: masks are white to their edge, as the paper is.
-            draw.rectangle([x - 1, y - 1, x + panel.shape[1], y + panel.shape[0]], outline=FAINT)
-            picture.paste(Image.fromarray(panel), (x, y))
-            draw.text((left + width / 2, above + top / 2), _cut(caption, font, width), INK, font, anchor="mm")
-        above += height
-    left = gap
-    for word, colour in legend:
-        draw.text((left, above + top / 2 - gap / 2), word, colour, font, anchor="lm")
-        left += draw.textlength(f"{word}   ", font)
-    return np.asarray(picture)
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, or as much of its end as fits into `width` after two dots: files differ in the ends of their names."""
-    cut = text
-    while font.getlength(cut) > width and len(cut) > 2:
-        text = text[1:]
-        cut = f"..{text}"
-    return cut
-
-
-# --- results.json ----------------------------------------------------------------------------------------------------
-
 
 # Drawn at twice the size and shrunk, since Pillow's lines are not antialiased.
 ZOOM = 2
@@ -195,17 +115,17 @@ class _Axes:
 
     def frame(self, title: str, steps: bool = True) -> None:
         """Title, grid and tick labels; steps: whether the x axis counts training steps."""
-        self.draw.text((self.left + LEFT, self.top + LINE), title, INK, _font(TITLE), anchor="lm")
+        self.draw.text((self.left + LEFT, self.top + LINE), title, INK, font_of(TITLE), anchor="lm")
         for tenth in range(0, 11, 2):
             y = tenth / 10
             self.draw.line([self.at(0, y), self.at(self.last, y)], GRID, ZOOM)
-            self.draw.text((self.left + LEFT - GAP, self.at(0, y)[1]), f"{y:.1f}", FAINT, _font(SMALL), anchor="rm")
+            self.draw.text((self.left + LEFT - GAP, self.at(0, y)[1]), f"{y:.1f}", FAINT, font_of(SMALL), anchor="rm")
         for quarter in range(5 if steps else 0):
             x, y = self.at(self.last * quarter / 4, 0)
-            self.draw.text((x, y + GAP), f"{round(self.last * quarter / 4)}", FAINT, _font(SMALL), anchor="mt")
+            self.draw.text((x, y + GAP), f"{round(self.last * quarter / 4)}", FAINT, font_of(SMALL), anchor="mt")
         if steps:
             below = self.at(self.last / 2, 0)[0], self.top + PANEL_HEIGHT - 2 * GAP
-            self.draw.text(below, "training steps", FAINT, _font(SMALL), anchor="mb")
+            self.draw.text(below, "training steps", FAINT, font_of(SMALL), anchor="mb")
 
     def line(self, points: list[tuple[float, float]], colour: tuple[int, int, int], dashed: bool = False) -> None:
         """A curve with a dot at each point; a dashed one is level and has none."""
@@ -236,24 +156,20 @@ class _Axes:
             self.draw.line([(middle, above), (middle, below)], INK, 2 * ZOOM)
             for y in (above, below):
                 self.draw.line([(middle - GAP, y), (middle + GAP, y)], INK, 2 * ZOOM)
-        self.draw.text((middle, above - GAP / 2), f"{height:.3f}", INK, _font(SMALL), anchor="mb")
+        self.draw.text((middle, above - GAP / 2), f"{height:.3f}", INK, font_of(SMALL), anchor="mb")
         # A word a line, in letters that leave the neighbours' captions alone; "JPEG 75" is one word.
         words = re.sub(r",? (?!\d)", "\n", caption)
         room, size = self.at(1, 0)[0] - self.at(0, 0)[0], SMALL
-        while size > SMALL // 2 and self.draw.multiline_textbbox((0, 0), words, _font(size))[2] > room - GAP / 2:
+        while size > SMALL // 2 and self.draw.multiline_textbbox((0, 0), words, font_of(size))[2] > room - GAP / 2:
             size -= 1
-        self.draw.multiline_text((middle, bottom + GAP), words, FAINT, _font(size), anchor="ma", align="center")
+        self.draw.multiline_text((middle, bottom + GAP), words, FAINT, font_of(size), anchor="ma", align="center")
 
     def legend(self, names: list[str]) -> None:
         """Names in their colours, from the left, below the title, in as many lines as they need (there is room for three)."""
         x, y = self.left + LEFT, self.top + 2.5 * LINE
         for name in names:
-            width = self.draw.textlength(shown_name(name), _font(SMALL))
+            width = self.draw.textlength(shown_name(name), font_of(SMALL))
             if x + width > self.left + PANEL_WIDTH:
                 x, y = self.left + LEFT, y + LINE
-            self.draw.text((x, y), shown_name(name), colour_of(name), _font(SMALL), anchor="lm")
+            self.draw.text((x, y), shown_name(name), colour_of(name), font_of(SMALL), anchor="lm")
             x += width + 2 * GAP
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)

@@ -1,0 +1,86 @@
+"""Photographs side by side under captions, drawn with Pillow alone. Each picture is H×W×3 uint8."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+NOISE_GAIN = 16
+INK, FAINT, PAPER = (34, 34, 34), (110, 110, 110), (255, 255, 255)
+WRONG, MISSED = (230, 130, 30), (70, 130, 220)
+
+
+def before_after_noise_mask(original: np.ndarray, unlearnable: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Original, unlearnable, noise × 16 (grey 128 = no change) and mask, side by side under small captions.
+
+    original, unlearnable: H×W×3 uint8. mask: H×W bool, white in the picture. The photographs keep their own size.
+    """
+    change = unlearnable.astype(np.int16) - original
+    return captioned_grid([[
+        ("original", original), ("unlearnable", unlearnable),
+        (f"noise x{NOISE_GAIN}", noise_panel(change, NOISE_GAIN)),  # "x", not "×": Pillow's own font has no such sign
+        ("mask", mask_panel(mask)),
+    ]])
+
+
+def noise_panel(change_HW3: np.ndarray, gain: float) -> np.ndarray:
+    """A change in grey levels, enlarged around grey (128 = no change): H×W×3 uint8. change: H×W×3 numbers."""
+    return np.rint(change_HW3 * gain + 128).clip(0, 255).astype(np.uint8)
+
+
+def mask_panel(mask_HW: np.ndarray) -> np.ndarray:
+    """A mask (H×W bool) in white on black: H×W×3 uint8."""
+    return np.repeat(mask_HW[..., None], 3, axis=2).astype(np.uint8) * 255
+
+
+def answer_panel(label_HW: np.ndarray, answer_HW: np.ndarray) -> np.ndarray:
+    """A mask against the true one (both H×W bool): found in white, what is no object in orange, missed in blue: H×W×3 uint8."""
+    panel = mask_panel(label_HW & answer_HW)
+    panel[answer_HW & ~label_HW] = WRONG
+    panel[label_HW & ~answer_HW] = MISSED
+    return panel
+
+
+def captioned_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]],
+                   legend: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> np.ndarray:
+    """Rows of panels (H×W×3 uint8, shown at their own size), each under its caption; below them a legend, each word in its
+    colour. Panels are centred in columns as wide as the widest panel; captions are cut to that width.
+    """
+    panels = [panel for row in rows for _, panel in row]
+    width = max(panel.shape[1] for panel in panels)
+    gap = max(4, width // 64)
+    font = font_of(max(12, min(width // 16, 32)))
+    top = round(1.6 * font.size)
+    heights = [top + max(panel.shape[0] for _, panel in row) + gap for row in rows]
+    columns = max(len(row) for row in rows)
+    picture = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + (top if legend else 0)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    above = 0
+    for row, height in zip(rows, heights):
+        for column, (caption, panel) in enumerate(row):
+            left = gap + column * (width + gap)
+            x, y = left + (width - panel.shape[1]) // 2, above + top
+            # A line around it: masks are white to their edge, as the paper is.
+            draw.rectangle([x - 1, y - 1, x + panel.shape[1], y + panel.shape[0]], outline=FAINT)
+            picture.paste(Image.fromarray(panel), (x, y))
+            draw.text((left + width / 2, above + top / 2), _cut(caption, font, width), INK, font, anchor="mm")
+        above += height
+    left = gap
+    for word, colour in legend:
+        draw.text((left, above + top / 2 - gap / 2), word, colour, font, anchor="lm")
+        left += draw.textlength(f"{word}   ", font)
+    return np.asarray(picture)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, or as much of its end as fits into `width` after two dots: files differ in the ends of their names."""
+    cut = text
+    while font.getlength(cut) > width and len(cut) > 2:
+        text = text[1:]
+        cut = f"..{text}"
+    return cut
+
+
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
