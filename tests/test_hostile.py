@@ -19,9 +19,8 @@ import make_corpus
 from fake_generator import FakeGenerator, loaded
 from unseg import cli, images
 from unseg.checkpoint import load_generator, save_generator
-from unseg.commands.console import printable
 from unseg.errors import UserError
-from unseg.files import link_on_the_way, sha256_of, stays_inside
+from unseg.files import link_on_the_way, printable, sha256_of, stays_inside
 from unseg.images import ImageError, open_label, read_image, write_png
 from unseg.manifest import FORMAT, MANIFEST, Entry, read_manifest
 from unseg.protect import ProtectSettings, Summary, protect, read_boxes

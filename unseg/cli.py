@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from unseg import __version__
-from unseg.commands.console import printable
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
 from unseg.commands.protect import protect
 from unseg.commands.train import train_command
 from unseg.commands.verify import verify
 from unseg.errors import UserError
+from unseg.files import printable
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 

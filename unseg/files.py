@@ -103,6 +103,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def printable(name: str) -> str:
+    """`name` in one line, without the bytes that are no text and the control characters that terminals obey."""
+    text = name.encode(errors="backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def stays_inside(name: str, windows: bool = os.name == "nt") -> bool:
     """Whether a name relative to a folder stays in it: no way up, no root, no drive, no zero byte."""
     path = PureWindowsPath(name) if windows else PurePosixPath(name)

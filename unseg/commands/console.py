@@ -1,4 +1,4 @@
-"""What the commands share on the terminal: progress bars, lists that do not flood it, names that may hold any byte."""
+"""What the commands share on the terminal: progress bars, lists that do not flood it, stopping in good order."""
 from __future__ import annotations
 
 import logging
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
+from unseg.files import printable
+
 SHOWN = 20
 T = TypeVar("T")
 
@@ -23,12 +25,6 @@ def progress(items: Iterable[T], total: int, what: str, quiet: bool = False) -> 
     terminal = sys.stderr.isatty()
     return tqdm(items, total=total, desc=what, unit="image", smoothing=0.05, disable=quiet, dynamic_ncols=terminal,
                 mininterval=0.2 if terminal else 10)
-
-
-def printable(name: str) -> str:
-    """`name` in one line, without the bytes that are no text and the control characters that terminals obey."""
-    text = name.encode(errors="backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def print_list(console: Console, title: str, lines: Sequence[str], style: str, where_more: str) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from unseg.commands.console import print_list, printable, progress, quiet_decoders
+from unseg.commands.console import print_list, progress, quiet_decoders
+from unseg.files import printable
 from unseg.images import MAX_PIXELS
 
 
