@@ -1,0 +1,259 @@
+"""What networks of objects learn from: the regions of an image, taken from its annotations, and its views in training.
+
+Shapes: H×W the image's own size or that of a view, N regions. Labels are places in `ClassList.ids`.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule
+from unseg.data.annotations.core import first_few
+from unseg.errors import UserError
+from unseg.evaluation.augmentation import recoloured, standardised
+from unseg.evaluation.coco_metrics import NOTHING, RunLengths, TrueRegion, decode, encode
+from unseg.evaluation.learner import AnnotatedImages
+
+What = Literal["instances", "panoptic"]
+ZOOM = (0.7, 1.6)  # a view's magnification over "the whole image fits", log-uniform
+GEOMETRY_DRAWS = 4  # random numbers a view: flip, zoom, shift across and down
+LEFT_OUT = frozenset((0, 255))  # of class-id masks: background and "not labelled"
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes that a network tells apart. ids: as the annotations number them, sorted; names: each once; things: the countable ones."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    things: tuple[bool, ...]
+
+    def label(self, class_id: int) -> int | None:
+        """The place of a class id; None where it is not among them."""
+        return self.ids.index(class_id) if class_id in self.ids else None
+
+
+def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What) -> ClassList:
+    """The classes of both sets. Where the format does not list them, all annotations are looked through once.
+
+    UserError where the two sets number their classes differently, where there is none, or where panoptic classes are wanted of
+    annotations that do not tell things from stuff.
+    """
+    check_same_numbering(train.classes, test.classes)
+    if what == "panoptic" and train.classes.things is None:
+        raise UserError("--task panoptic: these annotations do not tell things from stuff; give coco-panoptic, cityscapes or"
+                        " cityscapes-panoptic annotations")
+    known = train.classes.ids
+    if known is None:
+        known = frozenset(class_id for images in (train, test) for place in range(len(images.names))
+                          for class_id, _, _ in pieces(images.annotated(place), what))
+    table = train.classes
+    ids = tuple(class_id for class_id in sorted(known - table.void)
+                if what == "panoptic" or table.is_thing(class_id) is not False)
+    if not ids:
+        raise UserError("--annotations: there is no class of objects; detectors and instance networks need countable things")
+    names = [table.names.get(class_id, str(class_id)) for class_id in ids]
+    names = [name if names.count(name) == 1 else f"{name} ({class_id})" for name, class_id in zip(names, ids, strict=True)]
+    return ClassList(ids, tuple(names),
+                     tuple(table.is_thing(class_id) is not False for class_id in ids))
+
+
+def check_same_numbering(train: ClassTable, test: ClassTable) -> None:
+    """UserError where a class of the test annotations is another one, or none, in the training annotations."""
+    for class_id, name in sorted(test.names.items()):
+        if train.ids is not None and class_id not in train.ids:
+            raise UserError(f"--test-annotations: class {class_id} ({name}) is not among the classes of --annotations; both must"
+                            " number their classes alike")
+        if train.names.get(class_id, name) != name:
+            raise UserError(f"--test-annotations: class {class_id} is {name}, in --annotations it is {train.names[class_id]};"
+                            " both must number their classes alike")
+
+
+# --- regions ---------------------------------------------------------------------------------------------------------
+
+
+def pieces(annotated: Annotated, what: What) -> list[tuple[int, bool, np.ndarray]]:
+    """Class id, crowd and mask (H×W bool) of every region, void left out; masks of class ids and binary masks have no instances:
+    there, every connected component (8 neighbours) of a class is one."""
+    if isinstance(annotated, ClassMap) and what == "instances":
+        return [(class_id, False, part) for class_id, mask in class_masks(annotated)
+                if annotated.classes.is_thing(class_id) is not False for part in components(mask)]
+    if isinstance(annotated, ClassMap):
+        return [(class_id, False, mask) for class_id, mask in class_masks(annotated)]
+    found = [(segment.class_id, segment.crowd, segment.thing, segment.mask) for segment in annotated.segments if not segment.void]
+    if what == "instances":
+        return [(class_id, crowd, mask) for class_id, crowd, thing, mask in found if thing is not False and mask.any()]
+    stuff: dict[int, np.ndarray] = {}  # one segment a class, which it is in most sets anyway
+    for class_id, crowd, thing, mask in found:
+        if thing is False and not crowd:
+            stuff[class_id] = stuff.get(class_id, False) | mask
+    return [*((class_id, crowd, mask) for class_id, crowd, thing, mask in found if (thing is not False or crowd) and mask.any()),
+            *((class_id, False, mask) for class_id, mask in stuff.items() if mask.any())]
+
+
+def class_masks(annotated: ClassMap) -> list[tuple[int, np.ndarray]]:
+    """Each class of a class map with its mask: background, "not labelled" and what the format calls void left out."""
+    if annotated.kind == "binary":
+        mask = annotated.object_mask(ObjectRule())
+        return [(1, mask)] if mask.any() else []
+    without = LEFT_OUT if annotated.classes.ids is None else frozenset()  # a format that lists its classes knows its void itself
+    return [(segment.class_id, segment.mask) for segment in annotated.segments
+            if not segment.void and segment.class_id not in without]
+
+
+def components(mask_HW: np.ndarray) -> list[np.ndarray]:
+    """The connected components of a mask, 8 neighbours."""
+    count, numbers = cv2.connectedComponents(mask_HW.astype(np.uint8), connectivity=8)
+    return [numbers == number for number in range(1, count)]
+
+
+def read_regions(images: AnnotatedImages, place: int, classes: ClassList, what: What) -> list[TrueRegion]:
+    """The regions of an image in the classes' labels; UserError, naming the image, where one is of a class that is not listed, or
+    where panoptic regions are wanted of a map that does not tell single things apart."""
+    annotated = images.annotated(place)
+    if what == "panoptic" and isinstance(annotated, ClassMap) and any(
+            annotated.classes.is_thing(class_id) for class_id, _ in class_masks(annotated)):
+        raise UserError(f"{images.names[place]}: its annotation does not tell single things apart (Cityscapes: the instanceIds"
+                        " file is missing beside labelIds), which --task panoptic needs")
+    regions = []
+    for class_id, crowd, mask in pieces(annotated, what):
+        label = classes.label(class_id)
+        if label is None:
+            raise UserError(f"{images.names[place]}: its annotation has class {class_id}, which is not among the"
+                            f" {len(classes.ids)} classes ({first_few(classes.names, 5)})")
+        regions.append(TrueRegion(label, crowd, encode(mask)))
+    return regions
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The regions of a view. labels: N int64. masks: N×H×W bool. boxes: N×4 float32, XYXY, each the tight box of its mask."""
+
+    labels: torch.Tensor
+    masks: torch.Tensor
+    boxes: torch.Tensor
+
+    def to(self, device: torch.device) -> Targets:
+        return Targets(self.labels.to(device), self.masks.to(device), self.boxes.to(device))
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image becomes a view of `size` (width, height): scaled to content (width, height), flipped, a window at (left, top).
+
+    What the window has beyond the content is empty, to the right and below. colour: factors of brightness, contrast and
+    saturation and a shift of the hue; None: colours stay.
+    """
+
+    size: tuple[int, int]
+    content: tuple[int, int]
+    flip: bool = False
+    left: int = 0
+    top: int = 0
+    colour: tuple[float, float, float, float] | None = None
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """Columns and rows of the view that show the image."""
+        return min(self.size[0], self.content[0] - self.left), min(self.size[1], self.content[1] - self.top)
+
+    def place(self, pixels: np.ndarray, interpolation: int) -> np.ndarray:
+        """The window over the scaled image, its filled part alone."""
+        scaled = cv2.resize(pixels, self.content, interpolation=interpolation)
+        if self.flip:
+            scaled = cv2.flip(scaled, 1)
+        columns, rows = self.filled
+        return scaled[self.top:self.top + rows, self.left:self.left + columns]
+
+
+def whole(size: tuple[int, int], image_size: tuple[int, int], zoom: float = 1.0) -> tuple[int, int]:
+    """The width and height of an image (width, height) that fits into `size`, its shape kept, times `zoom`."""
+    fit = min(size[0] / image_size[0], size[1] / image_size[1]) * zoom
+    return max(1, round(image_size[0] * fit)), max(1, round(image_size[1] * fit))
+
+
+def draw_view(draws: Sequence[float], image_size: tuple[int, int], size: tuple[int, int],
+              colour: tuple[float, float, float, float] | None) -> View:
+    """A random view. draws: GEOMETRY_DRAWS numbers in [0, 1). colour: as `unseg.evaluation.augmentation.recoloured` takes it."""
+    flip, zoom, across, down = draws
+    content = whole(size, image_size, math.exp(math.log(ZOOM[0]) + zoom * math.log(ZOOM[1] / ZOOM[0])))
+    spare = (max(0, content[0] - size[0]), max(0, content[1] - size[1]))
+    return View(size, content, flip < 0.5, int(across * (spare[0] + 1)), int(down * (spare[1] + 1)), colour)
+
+
+def reduced(pixels_HW3: np.ndarray, regions: Sequence[TrueRegion],
+            size: tuple[int, int]) -> tuple[np.ndarray, list[TrueRegion]]:
+    """An image and its regions no larger than the largest view of `size` shows them, for keeping; smaller ones as they are."""
+    content = whole(size, pixels_HW3.shape[1::-1], ZOOM[1])
+    if content[0] >= pixels_HW3.shape[1]:
+        return pixels_HW3, list(regions)
+    masks = [cv2.resize(decode(region.mask).astype(np.uint8), content, interpolation=cv2.INTER_NEAREST) for region in regions]
+    return (cv2.resize(pixels_HW3, content, interpolation=cv2.INTER_AREA),
+            [TrueRegion(region.label, region.crowd, encode(mask))
+             for region, mask in zip(regions, masks, strict=True) if mask.any()])
+
+
+def view_pixels(pixels_HW3: np.ndarray, view: View) -> torch.Tensor:
+    """The normalised view of an H×W×3 uint8 image, 3×H×W float32; 0, the mean colour, where it is not filled."""
+    shrinks = view.content[0] < pixels_HW3.shape[1]
+    shown = view.place(pixels_HW3, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    plain = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].to(torch.float32) / 255
+    if view.colour is not None:
+        plain = recoloured(plain, torch.tensor([view.colour]))
+    image = torch.zeros(3, view.size[1], view.size[0])
+    image[:, :shown.shape[0], :shown.shape[1]] = standardised(plain.permute(0, 2, 3, 1))[0]
+    return image
+
+
+def view_targets(regions: Sequence[TrueRegion], view: View) -> Targets:
+    """The regions of a view. Crowds are left out, and so is what the window or the scaling leaves no pixel of."""
+    labels, masks = [], []
+    for region in regions:
+        if region.crowd:
+            continue
+        shown = view.place(decode(region.mask).astype(np.uint8), cv2.INTER_NEAREST)
+        if shown.any():
+            mask = np.zeros(view.size[::-1], bool)
+            mask[:shown.shape[0], :shown.shape[1]] = shown
+            labels.append(region.label)
+            masks.append(mask)
+    stacked = np.stack(masks) if masks else np.zeros((0, *view.size[::-1]), bool)
+    return Targets(torch.tensor(labels, dtype=torch.int64), torch.from_numpy(stacked), torch.from_numpy(tight_boxes(stacked)))
+
+
+def tight_boxes(masks_NHW: np.ndarray) -> np.ndarray:
+    """N×4 float32 XYXY: the smallest boxes around masks that are not empty; right and lower edges lie behind the last pixel."""
+    boxes = np.zeros((len(masks_NHW), 4), np.float32)
+    for box, mask in zip(boxes, masks_NHW, strict=True):
+        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
+
+
+def restore(probabilities_NHW: torch.Tensor, view: View, image_size: tuple[int, int]) -> torch.Tensor:
+    """Maps of a view of the whole image (N×h×w, of any size over the view's frame), on the image itself: N×H×W."""
+    columns, rows = view.filled
+    frame = F.interpolate(probabilities_NHW[None], view.size[::-1], mode="bilinear", align_corners=False)
+    return F.interpolate(frame[..., :rows, :columns], image_size[::-1], mode="bilinear", align_corners=False)[0]
+
+
+def painted(regions: Sequence[RunLengths], height: int, width: int) -> np.ndarray:
+    """H×W int32: the place of the region that owns the pixel, or NOTHING. Of regions that overlap, the smaller one is on top."""
+    masks = [decode(region) for region in regions]
+    owner = np.full((height, width), NOTHING, np.int32)
+    for place in sorted(range(len(masks)), key=lambda place: -int(masks[place].sum())):
+        owner[masks[place]] = place
+    return owner
