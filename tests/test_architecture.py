@@ -19,7 +19,7 @@ LAYERS = (
     ("unseg", "unseg.errors", "unseg.config", "unseg.files", "unseg.images", "unseg.device", "unseg.distributed", "unseg.stopping"),
     ("unseg.frame", "unseg.noise", "unseg.data", "unseg.prompts", "unseg.losses", "unseg.metrics", "unseg.recipes",
      "unseg.checkpoint", "unseg.forecast", "unseg.lock", "unseg.manifest", "unseg.outputs"),
-    ("unseg.protector",),
+    ("unseg.protector", "unseg.objects", "unseg.settings", "unseg.pipeline"),
     ("unseg.bilevel", "unseg.protect", "unseg.verify", "unseg.evaluation", "unseg.report",
      "unseg.validation", "unseg.watch", "unseg.run_folder", "unseg.training_state"),
     ("unseg.commands",),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image as Pillow
 
 from fake_generator import FakeGenerator, loaded
-import unseg.protect
+import unseg.pipeline
 from unseg import images
 from unseg.config import Budget
 from unseg.device import single_threaded_pool
@@ -21,7 +21,8 @@ from unseg.files import sha256_of
 from unseg.images import read_image
 from unseg.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.metrics import psnr
-from unseg.protect import ProtectSettings, Summary, breach, protect, read_boxes
+from unseg.pipeline import breach
+from unseg.protect import ProtectSettings, Summary, protect, read_boxes
 from unseg.protector import Protector, image_region
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
@@ -353,7 +354,7 @@ def test_a_link_does_not_hide_that_the_output_lies_in_the_input(folder: Path, tm
 
 def test_the_output_is_not_put_among_the_masks(folder: Path, tmp_path: Path) -> None:
     masks = add_masks(folder)
-    with pytest.raises(UserError, match="lies in the masks' folder"):
+    with pytest.raises(UserError, match="lies in .*, where the masks or annotations are"):
         run(folder, masks / "out", masks=masks)
 
 
@@ -474,7 +475,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
     for number in range(40):
         Pillow.fromarray(photograph(16, 16, number)).save(tmp_path / "in" / f"{number:02}.png")
     alive, most = set(), []
-    decode, save = images.read_image, unseg.protect.write_blocks
+    decode, save = images.read_image, unseg.pipeline.write_blocks
 
     def counted_read(path: Path, *arguments: object, **options: object) -> images.Image:
         alive.add(path.stem)
@@ -486,7 +487,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
         return save(path, *arguments, **options)
 
     monkeypatch.setattr(images, "read_image", counted_read)
-    monkeypatch.setattr(unseg.protect, "write_blocks", counted_write)
+    monkeypatch.setattr(unseg.pipeline, "write_blocks", counted_write)
     assert run(tmp_path / "in", tmp_path / "out").exit_code == 0
     assert len(most) == 40 and max(most) <= 10
 

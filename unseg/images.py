@@ -139,12 +139,14 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, describe: bool
     says so. describe: also read EXIF and XMP into the metadata.
     """
     path = Path(path)
-    data = _bytes_of_image(path, max_pixels)
+    return decode_image(path, _bytes_of_image(path, max_pixels), max_pixels, describe=describe)
+
+
+def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, describe: bool = False) -> Image:
+    """`read_image` for bytes that are in memory already; `path` is what errors name."""
     with _decoding(path, data, max_pixels) as image:
-        bits = _bits_per_channel(path, image, data)
+        bits = _check_kind(path, image, data)
         grey, has_alpha = image.mode in GREY_MODES, _has_alpha(image)
-        if not grey and image.mode not in RGB_MODES:
-            raise ImageError(path, f"{image.mode} colours: save it as RGB or grey first")
         orientation = image.getexif().get(ORIENTATION, 1)
         if bits == 16:
             samples, alpha, grey = _deep_samples(path, image, data, grey, has_alpha)
@@ -194,6 +196,22 @@ def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label
 def read_label(path: str | Path) -> np.ndarray:
     """The values of a mask or label map, H×W integers; see `open_label`."""
     return open_label(path).values
+
+
+def upright_size(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> tuple[int, int]:
+    """Height and width that `read_image` would find, from the header alone. data: the file's bytes, where it is none of its
+    own. ImageError for what the header shows to be unusable.
+    """
+    data = _bytes_of_image(path, max_pixels) if data is None else data
+    with _image_errors(path):
+        _check_size(path, *_webp_size(data[:30]), max_pixels)
+        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_header(path, image, max_pixels)
+            _check_kind(path, image, data)
+            # Pillow decodes a PNG to look for EXIF behind its pixels; there is none without the chunk's name.
+            exif = image.getexif() if image.format != "PNG" or b"eXIf" in data else Pillow.Image.getexif(image)
+            turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def pixel_count(file: Path | BinaryIO) -> int:
@@ -324,6 +342,14 @@ def _webp_size(start: bytes) -> tuple[int, int]:
         bits = int.from_bytes(start[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return int.from_bytes(start[26:28], "little") & 0x3FFF, int.from_bytes(start[28:30], "little") & 0x3FFF
+
+
+def _check_kind(path: Path, image: Pillow.Image, data: bytes) -> int:
+    """Bits a channel, 8 or 16; ImageError for kinds of images that cannot be kept exactly."""
+    bits = _bits_per_channel(path, image, data)
+    if image.mode not in (*GREY_MODES, *RGB_MODES):
+        raise ImageError(path, f"{image.mode} colours: save it as RGB or grey first")
+    return bits
 
 
 def _bits_per_channel(path: Path, image: Pillow.Image, data: bytes) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
-from unseg.files import link_on_the_way
+from unseg.files import link_on_the_way, stays_inside
 from unseg.manifest import MANIFEST, Entry, Key
 
 SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
@@ -39,7 +39,7 @@ def check_folders(inputs: Sequence[Path], out: Path, masks: Path | None) -> None
         if real_out in real.parents:
             raise UserError(f"--out {out}: holds the input {given}; give another folder")
     if masks is not None and _real(masks) in (real_out, *real_out.parents):
-        raise UserError(f"--out {out}: lies in the masks' folder {masks}; give a folder beside it")
+        raise UserError(f"--out {out}: lies in {masks}, where the masks or annotations are; give a folder beside it")
 
 
 def _real(path: Path) -> Path:
@@ -47,14 +47,19 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str,
-                 earlier: Mapping[Key, Entry]) -> dict[Key, Planned]:
+def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry],
+                 names: str = "suffix") -> dict[Key, Planned]:
     """A name for every input, unique even where upper and lower case are the same, whatever the order of the inputs.
 
     Names of earlier runs stay. Then inputs that need no new suffix are served, then the others in sorted order: of
-    a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Raises UserError where a file that no manifest
-    line owns is in the way, or a linked folder, which would lead out of the output.
+    a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png; names "keep": every input needs no
+    new suffix. Raises UserError where a name leads out of the output, a file that no manifest line owns is in the way, or
+    a linked folder.
     """
+    outside = next((name for name, _ in samples if not stays_inside(name)), None)
+    if outside is not None:
+        raise UserError(f"--out {out}: the name {outside!r} leads out of it; nothing is written there")
+    suffixes = SUFFIXES[form] if names == "suffix" else None
     taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
     taken[MANIFEST.casefold()] = ("", "")
     planned: dict[Key, Planned] = {}
@@ -62,14 +67,14 @@ def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str,
         link = link_on_the_way(out, folder)
         if link is not None:
             raise UserError(f"--out {out}: {link} in it is a link, which is not followed; remove it or give another folder")
-    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], form), key)):
+    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
         before = earlier.get(key)
         kept = before.output if before and before.status != "copied" else None
-        if kept and not _keeps_suffix(kept, form):
+        if kept and not _keeps_suffix(kept, suffixes):
             kept = None
-        output = kept or _first_free(_output_names(key[0], form), key, taken)
+        output = kept or _first_free(_output_names(key[0], suffixes), key, taken)
         copy = _first_free(_copy_names(key[0]), key, taken)
-        simple = next(iter(_output_names(key[0], form)))
+        simple = next(iter(_output_names(key[0], suffixes)))
         note = None if output == simple else f"named {output} because another input has the name {simple}"
         owned = before.owned if before else ()
         free = copy in owned or not os.path.lexists(out / copy)
@@ -88,13 +93,14 @@ def _check_nothing_in_the_way(planned: Mapping[Key, Planned], out: Path, earlier
                         " give another folder")
 
 
-def _keeps_suffix(name: str, form: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES[form]
+def _keeps_suffix(name: str, suffixes: Sequence[str] | None) -> bool:
+    """suffixes: of the output's format; None where every name is kept."""
+    return suffixes is None or PurePosixPath(name).suffix.lower() in suffixes
 
 
-def _output_names(name: str, form: str) -> chain[str]:
-    suffix = SUFFIXES[form][0]
-    simple = name if _keeps_suffix(name, form) else str(PurePosixPath(name).with_suffix(suffix))
+def _output_names(name: str, suffixes: Sequence[str] | None) -> chain[str]:
+    suffix = PurePosixPath(name).suffix if suffixes is None else suffixes[0]
+    simple = name if _keeps_suffix(name, suffixes) else str(PurePosixPath(name).with_suffix(suffix))
     return chain([simple, f"{name}{suffix}"], (f"{name}.{number}{suffix}" for number in count(2)))
 
 

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from unseg import images, noise
+from unseg.data.annotations import FORMATS, Looking, ObjectRule
 from unseg.data.masks import MaskRule, box_mask, object_mask
 from unseg.device import cores, single_threaded_pool
 from unseg.errors import UserError
@@ -18,6 +20,7 @@ from unseg.images import ImageError
 from unseg.lock import LOCK_FILE, holder_of
 from unseg.manifest import MANIFEST, Entry, Manifest, read_manifest
 from unseg.metrics import psnr
+from unseg.objects import OpenAnnotations, found_in
 from unseg.protector import image_region
 
 
@@ -25,22 +28,37 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and 0 < value <= 2**16
 
 
-def _is_rule(value: Any) -> bool:
-    """None, or the fields of a MaskRule; class ids are 32-bit numbers."""
-    def is_id(given: Any) -> bool:
-        return isinstance(given, int) and abs(given) < 2**31
+def _is_id(value: Any) -> bool:
+    """Whether it can be a class id: a 32-bit number."""
+    return isinstance(value, int) and abs(value) < 2**31
 
+
+def _is_rule(value: Any) -> bool:
+    """None, or the fields of a MaskRule."""
     if value is None or not isinstance(value, dict):
         return value is None
     objects = value.get("objects")
     return (value.keys() == {field.name for field in fields(MaskRule)} and value["kind"] in ("binary", "index")
-            and (objects is None or value["kind"] == "index" and isinstance(objects, list) and all(map(is_id, objects)))
-            and all(value[name] is None or is_id(value[name]) for name in ("ignore_label", "background_label")))
+            and (objects is None or value["kind"] == "index" and isinstance(objects, list) and all(map(_is_id, objects)))
+            and all(value[name] is None or _is_id(value[name]) for name in ("ignore_label", "background_label")))
+
+
+def _is_annotated(value: Any) -> bool:
+    """None, or what `unseg.objects.AnnotatedImages` puts into the settings."""
+    if value is None or not isinstance(value, dict):
+        return value is None
+    rule = value.get("rule")
+    if value.get("format") not in FORMATS or not isinstance(value.get("holds_images"), bool) or not isinstance(rule, dict):
+        return False
+    which = rule.get("which")
+    return (rule.keys() == {field.name for field in fields(ObjectRule)} and isinstance(rule["by_class"], bool)
+            and (which in ("all", "things") if isinstance(which, str) else isinstance(which, list) and all(map(_is_id, which)))
+            and all(rule[name] is None or _is_id(rule[name]) for name in ("ignore_label", "background_label")))
 
 
 # What the bound is computed from, and what it must look like.
 SETTINGS: dict[str, Callable[[Any], bool]] = {
-    "mask_rule": _is_rule, "image_size": _is_size, "mask_size": _is_size,
+    "mask_rule": _is_rule, "annotations": _is_annotated, "image_size": _is_size, "mask_size": _is_size,
     "region": lambda value: value in ("mask", "published"), "metadata": lambda value: value in ("keep", "icc", "none"),
 }
 
@@ -99,11 +117,11 @@ class Verification:
 
 
 def verify(folder: str | Path, *, originals: str | Path | None = None, masks: str | Path | None = None,
-           workers: int | None = None, max_megapixels: float = images.MAX_PIXELS / 1e6,
+           annotations: str | Path | OpenAnnotations | None = None, workers: int | None = None, max_megapixels: float = images.MAX_PIXELS / 1e6,
            track: Callable[[Iterable, int], Iterable] = lambda items, total: items) -> Verification:
     """Check every file of an output folder against the manifest and the originals.
 
-    originals, masks: where these lie now, if not where the manifest says. max_megapixels: larger images are not
+    originals, masks, annotations: where these lie now, if not where the manifest says; annotations also open ones. max_megapixels: larger images are not
     decoded. Nothing is written.
     """
     folder = Path(folder)
@@ -118,10 +136,14 @@ def verify(folder: str | Path, *, originals: str | Path | None = None, masks: st
     for option, given in (("--originals", originals), ("--masks", masks)):
         if given is not None and not Path(given).is_dir():
             raise UserError(f"{option} {given}: no such folder")
+    if isinstance(annotations, (str, Path)) and not Path(annotations).exists():
+        raise UserError(f"--annotations {annotations}: no such file or folder")
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     protected = [entry for entry in entries if entry.status == "protected"]
-    checker = _Checker(folder, manifest, originals and Path(originals), masks and Path(masks), int(max_megapixels * 1e6))
+    checker = _Checker(folder, manifest, originals and Path(originals), masks and Path(masks), annotations,
+                       int(max_megapixels * 1e6))
     with images.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
+        checker.open_annotations(protected, pool)
         findings = tuple(track(pool.map(checker.finding, protected), len(protected)))
     unprotected = tuple(Finding(entry.input, _not_protected(entry)) for entry in entries if entry.status != "protected")
     missing = tuple(sorted(entry.output for entry in entries if entry.output and entry.status != "failed"
@@ -146,14 +168,51 @@ class _Broken(Exception):
 
 class _Checker:
     def __init__(self, folder: Path, manifest: Manifest, originals: Path | None, masks: Path | None,
-                 max_pixels: int) -> None:
+                 annotations: str | Path | OpenAnnotations | None, max_pixels: int) -> None:
         self.folder, self.originals, self.masks, self.max_pixels = folder, originals, masks, max_pixels
+        self.annotations = annotations
         self.settings: Mapping[str, Any] = manifest.header.get("settings", {})
         wrong = [name for name, is_good in SETTINGS.items() if not is_good(self.settings.get(name))]
         if wrong:
             raise UserError(f"{folder / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)})")
         rule = self.settings.get("mask_rule")
         self.rule = MaskRule(**{**rule, "objects": rule["objects"] and tuple(rule["objects"])}) if rule else None
+
+        annotated = self.settings.get("annotations")
+        self.object_rule = None
+        if annotated:
+            rule = annotated["rule"]
+            which = rule["which"] if isinstance(rule["which"], str) else tuple(rule["which"])
+            self.object_rule = ObjectRule(**{**rule, "which": which})
+            self.holds_images = annotated["holds_images"]
+            self.named_format = manifest.header.get("annotations_format", "auto")
+        self._opened: dict[tuple[Path, Path | None], OpenAnnotations | UserError] = {}
+
+    def open_annotations(self, entries: Iterable[Entry], pool: Executor) -> None:
+        """Open all that the lines speak of, once each; what cannot be opened is told with every image that needs it."""
+        if self.object_rule is None or isinstance(self.annotations, OpenAnnotations):
+            return
+        for place, root in dict.fromkeys(self._place_of(entry) for entry in entries):
+            try:
+                self._opened[place, root] = OpenAnnotations.open(place, root, self.named_format, Looking(pool))
+            except UserError as error:
+                self._opened[place, root] = error
+
+    def _place_of(self, entry: Entry) -> tuple[Path, Path | None]:
+        """Where an image's annotations lie, and the folder that the names in them are relative to."""
+        place = self.folder / (entry.mask_root or "") if self.annotations is None else Path(self.annotations)
+        if self.holds_images:
+            return place, None
+        parts, name = self._original_path(entry).parts, PurePosixPath(entry.mask or "").parts
+        return place, Path(*parts[:len(parts) - len(name)]) if parts[len(parts) - len(name):] == name else None
+
+    def _annotations_of(self, entry: Entry) -> OpenAnnotations:
+        if isinstance(self.annotations, OpenAnnotations):
+            return self.annotations
+        opened = self._opened[self._place_of(entry)]
+        if isinstance(opened, UserError):
+            raise _Broken(f"its annotations cannot be read; give --annotations ({opened})") from opened
+        return opened
 
     def finding(self, entry: Entry) -> Finding:
         try:
@@ -208,8 +267,16 @@ class _Checker:
         if original.sha256 != entry.input_sha256:
             yield "its original changed since (another sha256)"
 
+    def _original_path(self, entry: Entry) -> Path:
+        return self.folder / entry.input_root / entry.input if self.originals is None else self.originals / entry.input
+
     def _original(self, entry: Entry) -> images.Image:
-        path = self.folder / entry.input_root / entry.input if self.originals is None else self.originals / entry.input
+        path = self._original_path(entry)
+        if self.object_rule is not None and self.holds_images:
+            data = self._annotations_of(entry).reader.image_bytes(entry.input)
+            if data is None:
+                raise _Broken(f"its original is not in {self._annotations_of(entry).path}")
+            return images.decode_image(path, data, self.max_pixels)
         if not path.is_file():
             raise _Broken(f"its original {path} is not there: give --originals")
         return images.read_image(path, self.max_pixels)
@@ -217,6 +284,8 @@ class _Checker:
     def _region(self, entry: Entry, height: int, width: int) -> np.ndarray:
         if entry.boxes is not None:
             mask = box_mask(entry.boxes, height, width)
+        elif self.object_rule is not None:
+            mask = self._annotated(entry, height, width)
         elif self.rule is None:
             mask = np.ones((height, width), bool)
         else:
@@ -224,6 +293,15 @@ class _Checker:
             if mask.shape != (height, width):
                 raise _Broken(f"its mask {entry.mask} is {_size(mask)}, the image is {width}×{height}")
         return image_region(mask, self.settings["region"], self.settings["image_size"], self.settings["mask_size"])
+
+    def _annotated(self, entry: Entry, height: int, width: int) -> np.ndarray:
+        opened = self._annotations_of(entry)
+        if entry.mask is None:
+            raise _Broken("its line in the manifest does not say what it is called in the annotations")
+        found = found_in(opened.reader.read(entry.mask, height, width), self.object_rule)
+        if found.facts["mask_sha256"] != entry.mask_sha256:
+            raise _Broken(f"its annotations in {opened.path} changed since (the object is another)")
+        return found.mask_HW
 
     def _mask(self, entry: Entry) -> np.ndarray:
         if entry.mask is None or (entry.mask_root is None and self.masks is None):

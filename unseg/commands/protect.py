@@ -13,7 +13,6 @@ from rich.table import Table
 from unseg.commands.console import (
     Terminated, print_list, printable, progress, quiet_decoders, terminated_as_interrupt)
 from unseg.config import Budget
-from unseg.data.masks import parse_objects
 from unseg.images import MAX_PIXELS
 from unseg.manifest import MANIFEST
 
@@ -21,16 +20,21 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
     from unseg.protect import ProtectSettings, Summary
 
 T = TypeVar("T")
-BY_CLASS = "by-class"
 
 
 def protect(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders (recursive) and image files.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")],
+    inputs: Annotated[Optional[list[Path]], typer.Argument(
+        metavar="IMAGES...", help="Folders (recursive) and image files. None where --annotations holds the images.")] = None,
     masks: Annotated[Optional[Path], typer.Option(help="Folder of masks, paired by relative name without suffix. "
                                                        "Without masks and boxes: the whole image.")] = None,
-    objects: Annotated[str, typer.Option(help="Class ids that are the object: all, or such as 3,4 or 1-5; by-class: every "
-                                                   "class gets a noise of its own and the object's budget.")] = "all",
+    annotations: Annotated[Optional[Path], typer.Option(
+        help="Annotations in place of masks, a file or a folder: COCO, panoptic, VOC, Cityscapes, YOLO, LabelMe, Hugging "
+             "Face and more; see docs/annotations.md.")] = None,
+    annotations_format: Annotated[str, typer.Option(help="Their format, where it is not the detected one.")] = "auto",
+    objects: Annotated[str, typer.Option(help="What is the object: all; things (or multi), countable ones only; class ids "
+                                              "such as 3,4 or 1-5; by-class: every class gets a noise of its own and the "
+                                              "object's budget.")] = "all",
     ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255,
     background_label: Annotated[int, typer.Option(help="Class id that `--objects all` leaves out; -1: none.")] = 0,
     mask_type: Annotated[str, typer.Option(help="binary (above 127 is object), index (class ids), or auto.")] = "auto",
@@ -43,6 +47,9 @@ def protect(
                                              "(the 256-pixel mask prompt resized back).")] = "mask",
     form: Annotated[str, typer.Option("--format", help="png, tiff, webp (lossless, smaller, slower), or jpeg: changes "
                                                        "values beyond the budget, and the run says by how much.")] = "png",
+    names: Annotated[str, typer.Option(
+        help="png: an output gets its format's suffix; keep: exactly its input's name, so that a.jpg holds a PNG, which "
+             "programs that go by content read.")] = "png",
     png_level: Annotated[int, typer.Option(help="Compression of PNG and TIFF, 0 to 9.")] = 1,
     metadata: Annotated[str, typer.Option(
         help="What a protected image keeps: icc (its colour profile alone), keep (EXIF and XMP too, with place and "
@@ -52,6 +59,8 @@ def protect(
     batch_size: Annotated[Optional[int], typer.Option(help="Images a batch. Default: 1 on a CPU, 8 on a GPU.")] = None,
     workers: Annotated[Optional[int], typer.Option(help="Threads. Default: the number of cores.")] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
+    limit: Annotated[Optional[int], typer.Option(help="Only the first so many images, by name: for a try.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; count, forecast and list problems.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the closing table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON, all else to stderr.")] = False,
 ) -> None:
@@ -61,17 +70,20 @@ def protect(
     same command again to go on after an interruption. Exit codes: 0 every image was protected; 1 some were not, the
     table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
+    from unseg.data.annotations import ObjectRule
     from unseg.protect import ProtectSettings, protect as run
 
+    rule = ObjectRule.parse(objects, _label(ignore_label), _label(background_label))
     settings = ProtectSettings(
-        budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type,
-        objects=None if objects == BY_CLASS else parse_objects(objects), by_class=objects == BY_CLASS, ignore_label=_label(ignore_label), background_label=_label(background_label),
-        format=form, png_level=png_level, metadata=metadata, keep_times=keep_times, device=device,
-        batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
+        budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type, format=form,
+        names="suffix" if names == "png" else names, png_level=png_level, metadata=metadata, keep_times=keep_times,
+        device=device, batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
     console = Console(highlight=False, stderr=as_json)
     try:
         with terminated_as_interrupt(), quiet_decoders():
-            summary = run(inputs, out, settings, masks=masks, boxes=boxes, reporter=_Terminal(console, quiet))
+            summary = run(inputs or [], out, settings, masks=masks, boxes=boxes, annotations=annotations,
+                          annotations_format=annotations_format, rule=rule, limit=limit, dry_run=dry_run,
+                          reporter=_Terminal(console, quiet))
     except KeyboardInterrupt as stop:
         typer.echo("unseg: interrupted; what is finished is kept, run the same command again to go on", err=True)
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
@@ -106,8 +118,8 @@ def _as_dict(summary: "Summary", out: Path) -> dict[str, Any]:
     ratios = [entry.psnr for entry in protected if entry.psnr is not None]
     measured = [entry for entry in protected if entry.over_budget is not None]
     return {
-        "ok": summary.exit_code == 0, "manifest": str(out / MANIFEST), "seconds": round(summary.seconds, 3),
-        "protected": len(protected), "kept_from_earlier_runs": summary.kept,
+        "ok": summary.exit_code == 0, "dry_run": summary.dry, "manifest": str(out / MANIFEST),
+        "seconds": round(summary.seconds, 3), "protected": len(protected), "kept_from_earlier_runs": summary.kept,
         "copied": len(summary.of("copied")), "failed": len(summary.of("failed")),
         "psnr": {"mean": sum(ratios) / len(ratios), "lowest": min(ratios)} if ratios else None,
         "over_budget": {"share": sum(entry.over_budget for entry in measured) / len(measured),
@@ -120,7 +132,7 @@ def _as_dict(summary: "Summary", out: Path) -> dict[str, Any]:
 
 def _print_summary(console: Console, summary: "Summary", out: Path, settings: "ProtectSettings") -> None:
     protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
-    table = Table(title="unseg protect", title_justify="left")
+    table = Table(title="dry run: nothing was written" if summary.dry else "unseg protect", title_justify="left")
     for heading, justify in (("", "left"), ("images", "right"), ("", "left")):
         table.add_column(heading, justify=justify)
     ratios = [entry.psnr for entry in protected if entry.psnr is not None]
@@ -143,6 +155,6 @@ def _print_summary(console: Console, summary: "Summary", out: Path, settings: "P
                       f"{max(entry.max_over for entry in measured)} grey levels. PNG keeps it exactly.", style="yellow",
                       soft_wrap=True)
     made = len(summary.entries) - summary.kept
-    if summary.seconds > 0:
+    if summary.seconds > 0 and not summary.dry:
         console.print(f"{made} images in {summary.seconds:.1f} s ({made / summary.seconds:.1f} images/s). "
                       f"Manifest: {printable(manifest)}", markup=False, soft_wrap=True)

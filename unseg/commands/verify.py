@@ -17,6 +17,7 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of `unseg protect`.")],
     originals: Annotated[Optional[Path], typer.Option(help="The originals, if not where the manifest says.")] = None,
     masks: Annotated[Optional[Path], typer.Option(help="The masks, if not where the manifest says.")] = None,
+    annotations: Annotated[Optional[Path], typer.Option(help="The annotations, if not where the manifest says.")] = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="Threads.")] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -30,7 +31,8 @@ def verify(
     from unseg.verify import verify as check
 
     with quiet_decoders():
-        result = check(folder, originals=originals, masks=masks, workers=workers, max_megapixels=max_megapixels,
+        result = check(folder, originals=originals, masks=masks, annotations=annotations, workers=workers,
+                       max_megapixels=max_megapixels,
                        track=lambda items, total: progress(items, total, "verify", quiet=quiet or as_json))
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))

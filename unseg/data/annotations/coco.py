@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ class _CocoFile(Annotations):
                 other = self._images[self._by_name[found]][0]
                 raise UserError(f"{self.path}: both {other} and {name} are {found} in {folder.root}")
             if found is None:
-                without[name] = str(self.path)
+                without[name] = self.path.name
             else:
                 self._by_name[found] = number
         self.missing = tuple([*folder.problems, *absent(without)])
@@ -238,13 +238,16 @@ class CocoInstances(_CocoFile):
 
 
 class CocoPanoptic(_CocoFile):
-    """A json and, beside it, a folder of PNG files of its name, where a pixel's segment id is R + 256 G + 65536 B."""
+    """A json and a folder of PNG files, where a pixel's segment id is R + 256 G + 65536 B.
+
+    pngs: that folder; without it, the one of the json's name beside it.
+    """
 
     format = "coco-panoptic"
     one_entry_an_image = True
 
-    def __init__(self, path: Path, images_root: Path) -> None:
-        self.pngs = path.with_suffix("")
+    def __init__(self, path: Path, images_root: Path, pngs: Path | None = None) -> None:
+        self.pngs = pngs or path.with_suffix("")
         if not self.pngs.is_dir():
             raise UserError(f"{path}: expected its PNG files in the folder {self.pngs}, which is not there")
         super().__init__(path, images_root)
@@ -261,6 +264,9 @@ class CocoPanoptic(_CocoFile):
             whole_number(segment.get("id"), f"{where}.segments_info[{part}].id", 1, 256**3 - 1)
         return [whole_number(segment.get("category_id"), f"{where}.segments_info[{part}].category_id", 0, 2**31 - 1)
                 for part, segment in enumerate(segments)]
+
+    def own_images(self) -> Iterable[Path]:
+        return [self.pngs]
 
     def read(self, image_name: str, height: int, width: int) -> Annotated:
         places, spans = self._image_entries(image_name, height, width)
@@ -315,8 +321,8 @@ class CityscapesPanoptic(CocoPanoptic):
 
     format = "cityscapes-panoptic"
 
-    def __init__(self, path: Path, images_root: Path) -> None:
-        super().__init__(path, images_root)
+    def __init__(self, path: Path, images_root: Path, pngs: Path | None = None) -> None:
+        super().__init__(path, images_root, pngs)
         self.statement = self.statement.replace("COCO panoptic", "Cityscapes panoptic")
 
     def _image_name(self, image: dict[str, Any], where: str) -> str:

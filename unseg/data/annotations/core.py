@@ -265,6 +265,10 @@ class Annotations(ABC):
         """The encoded image, where the annotations hold it themselves, as Hugging Face tables do; else None."""
         return None
 
+    def own_images(self) -> Iterable[Path]:
+        """Files, and folders of files, that look like images and are annotations, such as masks: no images to protect."""
+        return ()
+
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
         """UserError where the rule asks for what these annotations cannot tell."""
         if rule.which == "things" and self.classes.things is None:

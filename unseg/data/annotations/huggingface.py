@@ -157,7 +157,8 @@ class HuggingFaceTables(Annotations):
                 where = f"{table.path}: row {row}"
                 last = None if image_path is None else image_path.replace("\\", "/").rpartition("/")[2]
                 if folder is None:
-                    name = f"{stem}/{row:06d}{Path(last or 'image.png').suffix.lower() or '.png'}"
+                    suffix = Path(last or "").suffix.lower()  # anyone's text: only known ones become part of a name
+                    name = f"{stem}/{row:06d}{suffix if suffix in IMAGE_SUFFIXES else '.png'}"
                 else:
                     name = folder.find(safe_name(last, f"{where}: {table.image_column}.path"), where)
                 if name in self._rows:

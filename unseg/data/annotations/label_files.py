@@ -1,7 +1,8 @@
 """Masks and label maps as image files, one an image: VOC's palette PNG, class ids, binary masks, Cityscapes."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ CITYSCAPES_CLASSES = dict(enumerate((
 CITYSCAPES_VOID = frozenset((*range(7), 9, 10, 14, 15, 16, 18, 29, 30))
 CITYSCAPES_THINGS = frozenset(range(24, 34))
 INSTANCES_A_CLASS = 1000  # instanceIds: class × 1000 + number; below 1000 the class of what is not told apart
+CITYSCAPES_OWN = re.compile(r"_gt(Fine|Coarse)_\w+\.png$")  # labels, instances and pictures of them
 CITYSCAPES_SUFFIXES = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
 
 
@@ -68,6 +70,9 @@ class LabelFiles(Annotations):
             raise Unannotated(Path(image_name), "no mask for it")
         check_pixel_count(path, height, width)
         return label_map(open_label(path, height * width), path, height, width, self.kind, self.classes)
+
+    def own_images(self) -> Iterable[Path]:
+        return self._files.values()
 
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
         super().check_rule(rule, option)
@@ -129,7 +134,9 @@ class Cityscapes(Annotations):
     def __init__(self, path: Path, images_root: Path) -> None:
         folder = ImagesFolder(images_root)
         problems = list(folder.problems)
-        labels = _by_key(walk(path, problems), CITYSCAPES_SUFFIXES, path)
+        files = walk(path, problems)
+        self._own = [file for file in files if CITYSCAPES_OWN.search(file.name)]
+        labels = _by_key(files, CITYSCAPES_SUFFIXES, path)
         if not labels:
             raise UserError(f"{path}: no file named …{CITYSCAPES_SUFFIXES[0]} there")
         images = _by_key([images_root / name for name in folder.names],
@@ -145,6 +152,9 @@ class Cityscapes(Annotations):
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
+
+    def own_images(self) -> Iterable[Path]:
+        return self._own
 
     def read(self, image_name: str, height: int, width: int) -> Annotated:
         label = self._files.get(image_name)
