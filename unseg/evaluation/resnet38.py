@@ -135,7 +135,7 @@ class DeepLabV1(nn.Module):
             module.requires_grad_(False)
 
     def _frozen_modules(self) -> list[nn.Module]:
-        normalisations = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        normalisations = [module for module in self.modules() if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm))]
         return [self.conv1a, *normalisations] if self.frozen else []
 
     def train(self, mode: bool = True) -> DeepLabV1:
