@@ -116,11 +116,53 @@ def test_large_images_go_by_strips_with_the_same_result(height: int, width: int,
     whole = results()
     monkeypatch.setattr(frame, "WHOLE", 200)
     monkeypatch.setattr(noise, "WHOLE", 200)
+    monkeypatch.setattr(noise, "BAND", 150)
     strips = results()
     assert (whole[0] - strips[0]).abs().max() <= 1e-6
     assert torch.equal(whole[1], strips[1])
     assert (whole[2] - strips[2]).abs().max() <= 1e-6
     assert (whole[3] != strips[3]).mean() <= 1e-3
+
+
+def plainly(image: np.ndarray, resized: torch.Tensor, region: np.ndarray, budget: Budget) -> np.ndarray:
+    """`apply` in single steps on whole arrays: sum, clamp, rounding, and the limit to whole values within the budget."""
+    values = 257 if image.dtype == np.uint16 else 1
+    change = noise.luminance(resized).numpy() if image.shape[2] == 1 else resized.numpy()
+    bound = np.where(region, *(np.float32(np.float32(level) / np.float32(255) * np.float32(255 * values))
+                               for level in (budget.object, budget.background)))
+    noised = np.rint(np.clip(change.transpose(1, 2, 0) * bound[..., None] + image.astype(np.float32), 0, 255 * values))
+    most = np.where(region, int(budget.object * values), int(budget.background * values))[..., None]
+    return np.clip(noised, image.astype(np.float32) - most, image.astype(np.float32) + most).astype(image.dtype)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("height", "width", "channels"), [(130, 200, 3), (200, 130, 1), (1, 9, 3), (64, 64, 3)])
+@pytest.mark.parametrize("budget", [Budget(), Budget(2.5, 0.5), Budget(0, 255)])
+def test_bands_give_the_very_values_of_single_steps(height: int, width: int, channels: int, kind: type, budget: Budget,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at black and white, and with noise beyond [−1, 1]; regions mixed and of one kind."""
+    random = np.random.default_rng(0)
+    image = random.integers(0, np.iinfo(kind).max + 1, (height, width, channels)).astype(kind)
+    image[random.random((height, width)) < 0.2] = 0
+    image[random.random((height, width)) < 0.2] = np.iinfo(kind).max
+    square = torch.from_numpy(random.uniform(-1.2, 1.2, (3, 32, 32)).astype(np.float32))
+    kept = square.clone()
+    monkeypatch.setattr(noise, "BAND", 700)
+    for region in (random.random((height, width)) < 0.5, np.ones((height, width), bool), np.arange(height)[:, None] < [2] * width):
+        plain = plainly(image, noise.resize_noise(square, height, width), region, budget)
+        assert np.array_equal(noise.apply(image, square, region, budget), plain)
+    assert torch.equal(square, kept)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90))
+def test_row_weights_are_those_of_interpolate(outputs: int, inputs: int) -> None:
+    """A resize of rows alone: each output a weighted sum of the inputs, by PyTorch's kernel and by the weights."""
+    rows = torch.eye(inputs)[None, None]
+    scale = outputs / inputs
+    if scale != 1:
+        kernel = frame.resize_part(rows, outputs, inputs, scale, 1.0)[0, 0]
+        assert (noise._row_weights(outputs, inputs, scale) - kernel).abs().max() <= 1e-6
 
 
 def test_the_region_follows_the_mask_prompt_at_its_border() -> None:
@@ -165,12 +207,12 @@ def test_tints_keep_any_budget_and_leave_pixels_without_code(seed: int, budget: 
     assert change.max() <= budget and not change[code == noise.NO_CODE].any()
 
 
-def test_tints_in_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tints_in_bands_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)
     image = draw.integers(0, 256, (50, 30, 3), dtype=np.uint8)
     code, tints = draw.integers(0, 3, (50, 30), dtype=np.uint8), torch.rand(3, 3) * 2 - 1
     whole = noise.apply_tints(image, code, tints, Budget())
-    monkeypatch.setattr(noise, "WHOLE", 200)
+    monkeypatch.setattr(noise, "BAND", 200)
     assert np.array_equal(noise.apply_tints(image, code, tints, Budget()), whole)
 
 
