@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from unseg import __version__
+from unseg.commands.datasets import datasets, edition
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
 from unseg.commands.protect import protect
+from unseg.commands.report import report
 from unseg.commands.train import train_command
 from unseg.commands.verify import verify
 from unseg.errors import UserError
@@ -40,6 +42,9 @@ app.command("protect")(protect)
 app.command("verify")(verify)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate)
+app.command("datasets")(datasets)
+app.command("edition")(edition)
+app.command("report")(report)
 app.command("info")(info)
 
 

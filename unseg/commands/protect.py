@@ -83,22 +83,27 @@ def protect(
         with terminated_as_interrupt(), quiet_decoders():
             summary = run(inputs or [], out, settings, masks=masks, boxes=boxes, annotations=annotations,
                           annotations_format=annotations_format, rule=rule, limit=limit, dry_run=dry_run,
-                          reporter=_Terminal(console, quiet))
+                          reporter=Terminal(console, quiet))
     except KeyboardInterrupt as stop:
-        typer.echo("unseg: interrupted; what is finished is kept, run the same command again to go on", err=True)
-        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+        raise typer.Exit(told_interrupted(stop)) from None
     if as_json:
         print(json.dumps(_as_dict(summary, out), indent=1))
     else:
-        _print_summary(console, summary, out, settings)
+        print_summary(console, summary, out, settings)
     raise typer.Exit(summary.exit_code)
+
+
+def told_interrupted(stop: KeyboardInterrupt) -> int:
+    """Say that a run was stopped, and how it goes on; the exit code."""
+    typer.echo("unseg: interrupted; what is finished is kept, run the same command again to go on", err=True)
+    return 143 if isinstance(stop, Terminated) else 130
 
 
 def _label(value: int) -> int | None:
     return None if value < 0 else value
 
 
-class _Terminal:
+class Terminal:
     """Tells what a run does: sentences on stdout, bars on stderr."""
 
     def __init__(self, console: Console, quiet: bool) -> None:
@@ -130,7 +135,7 @@ def _as_dict(summary: "Summary", out: Path) -> dict[str, Any]:
     }
 
 
-def _print_summary(console: Console, summary: "Summary", out: Path, settings: "ProtectSettings") -> None:
+def print_summary(console: Console, summary: "Summary", out: Path, settings: "ProtectSettings") -> None:
     protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
     table = Table(title="dry run: nothing was written" if summary.dry else "unseg protect", title_justify="left")
     for heading, justify in (("", "left"), ("images", "right"), ("", "left")):

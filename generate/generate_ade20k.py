@@ -1,0 +1,7 @@
+"""The unlearnable edition of ADE20K. Settings come from the environment: see scripts/generate_ade20k.sh."""
+import sys
+
+from unseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["edition", "ade20k", *sys.argv[1:]]))

@@ -1,0 +1,7 @@
+"""The unlearnable edition of HQSeg-44K. Settings come from the environment: see scripts/generate_interactive.sh."""
+import sys
+
+from unseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["edition", "interactive", *sys.argv[1:]]))

@@ -1,0 +1,7 @@
+"""The unlearnable edition of chest X-rays and Kvasir-SEG. Settings come from the environment: see scripts/generate_medical.sh."""
+import sys
+
+from unseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["edition", "medical", *sys.argv[1:]]))

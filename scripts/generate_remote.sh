@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes the unlearnable edition of NWPU VHR-10, WHU building and SSDD, in the set's own layout, ready for an evaluator.
+#
+#   DATA_ROOT=data/remote bash scripts/generate_remote.sh           all three
+#   DATA_ROOT=data/remote SET=WHU bash scripts/generate_remote.sh   one set
+#
+# Needs: what install.sh needs; in DATA_ROOT: NWPU/imgs, WHU/imgs/train/image and SSDD/imgs, with RSPrompter's json in
+#        NWPU/annotations and SSDD/annotations and the labels in WHU/imgs/train/label; or one merged mask PNG an image in
+#        NWPU/masks and SSDD/masks. Other layouts: data/README.md.
+# Takes: DRY_RUN=1 says it for this machine: how many images, how long, how much disk, and every problem found.
+# Leaves: in OUT the same folders with the training images protected, masks and json, and the images of val and test untouched.
+#         Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all else).
+#         Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on after an
+#         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed (exit
+#         code 1).
+# Settings: DATA_ROOT (required)  OUT=runs/unlearnable/remote
+#           GENERATOR=compact (or a weight file, such as the published one)
+#           SPLIT=train (val, test)
+#           SET=NWPU, WHU, SSDD; several with commas (all)
+#           ANNOTATIONS=json or masks (the one that is there)
+#           OBJECTS=all (the mask, or every annotated object)
+#           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           NAMES=keep: PNG bytes under the old name, as the json has it; png: X.png, file_name in the json follows
+#           FORMAT=png, which keeps the bound exactly; jpeg: quality 100, and the manifest says by how much it breaks the bound
+#           VAL=copy (evaluation images; link: symbolic links to yours; none: leave them out)
+#           LIMIT=N protects the first N images alone, for a try, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$root/install.sh"
+exec "$root/.venv/bin/python" "$root/generate/generate_remote.py" "$@"

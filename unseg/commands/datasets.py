@@ -1,0 +1,89 @@
+"""unseg datasets, unseg edition: the data sets of the paper, what of them is on disk, and the unlearnable edition of one."""
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from unseg.commands.console import quiet_decoders, terminated_as_interrupt
+from unseg.commands.protect import Terminal, print_summary, told_interrupted
+from unseg.errors import UserError
+from unseg.files import printable
+
+if TYPE_CHECKING:  # torch is imported only when an edition is made, so that --help is fast
+    from unseg.editions.settings import EditionSettings
+
+
+def datasets(
+    root: Annotated[Optional[Path], typer.Option(
+        help="The folder to look in. Default: DATA_ROOT, else DETECTRON2_DATASETS, from the environment.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """List the data sets whose unlearnable edition one command makes, what of each is on disk, and what is missing.
+
+    Exit codes: 0; 2 the folder is not there.
+    """
+    from unseg.editions.settings import root_from
+    from unseg.editions.survey import survey
+
+    if root is None and any(os.environ.get(name) for name in ("DATA_ROOT", "DETECTRON2_DATASETS")):
+        root = root_from(os.environ)
+    if root is not None and not root.is_dir():
+        raise UserError(f"--root {root}: no such folder; name the one that holds the data sets")
+    found = survey(root)
+    if as_json:
+        print(json.dumps({"root": None if root is None else str(root), "datasets": found}, indent=1))
+    else:
+        _print_survey(Console(highlight=False), root, found)
+
+
+def _print_survey(console: Console, root: Path | None, found: list[dict[str, Any]]) -> None:
+    """A line a set and split, and for each data set its command and what it needs."""
+    where = "no folder given (--root, DATA_ROOT or DETECTRON2_DATASETS)" if root is None else f"in {root}"
+    lines = [f"data sets {where}"]
+    for row in found:
+        lines += ["", f"{row['name']}: {row['title']}. {row['command']}", f"  needs {row['needs']}"]
+        for part in row["sets"] if root is not None else ():
+            state = f"found ({part['annotations']})" if part["found"] else f"missing: {', '.join(part['missing'])}"
+            name = " ".join(filter(None, (part["name"], part["split"])))
+            lines.append(f"  {name:<20} {state}")
+    for line in lines:
+        console.print(printable(line), markup=False, soft_wrap=True)
+
+
+def edition(
+    name: Annotated[str, typer.Argument(help="pascal, ade20k, coco, cityscapes, interactive, remote or medical.")],
+) -> None:
+    """Make the unlearnable edition of a data set, as scripts/generate_NAME.sh does; settings come from the environment.
+
+    DATA_ROOT, OUT, SPLIT, SET, ANNOTATIONS, OBJECTS, EPSILON, BACKGROUND_EPSILON, GENERATOR, NAMES, FORMAT, VAL, LIMIT, DRY_RUN, NGPU,
+    NPROC: see the header of that script. Run the same command again to go on after an interruption. Exit codes: 0 every image
+    was protected; 1 some were not, the table says which and why; 2 it could not start or go on; 130 Ctrl-C; 143 terminated.
+    """
+    from unseg.data.editions import edition_row
+    from unseg.editions.settings import settings_from
+
+    raise typer.Exit(_run(settings_from(edition_row(name), os.environ)))
+
+
+def _run(settings: EditionSettings) -> int:
+    """Make an edition, tell what was done, and return the exit code."""
+    from unseg.editions.run import make_edition, protect_settings
+
+    console = Console(highlight=False)
+    try:
+        with terminated_as_interrupt(), quiet_decoders():
+            made = make_edition(settings, Terminal(console, quiet=False))
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(told_interrupted(stop)) from None
+    print_summary(console, made.summary, settings.out, protect_settings(settings, 0))
+    if made.carried is not None:
+        done = Counter(line.how for line in made.carried)
+        told = ", ".join(f"{count:,} {how}" for how, count in sorted(done.items())) or "nothing else"
+        console.print(f"Beside the images: {told}. The edition: {printable(str(settings.out))}", markup=False, soft_wrap=True)
+    return made.summary.exit_code

@@ -1,0 +1,99 @@
+"""`unseg-edition.json`: what an edition is, beside the manifest of its images and the record of what was carried over."""
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unseg.data.editions import Located
+from unseg.editions.carry import CARRIED, Carried, read_carried
+from unseg.editions.settings import EditionSettings
+from unseg.errors import UserError
+from unseg.files import link_on_the_way, sha256_of, write_bytes
+from unseg.manifest import MANIFEST, Manifest
+
+EDITION = "unseg-edition.json"
+FORMAT = 1
+SAME = ("dataset", "split", "objects", "names", "image_format", "budget")  # what two runs into one folder must share
+
+
+def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, Any]:
+    """What of an edition is known before its images are made. sets: each with the annotations that its objects come from."""
+    return {
+        "edition": FORMAT, "dataset": settings.row.name, "title": settings.row.title, "split": settings.split,
+        "sets": {place.set.name: {"annotations": place.source.kind, "format": place.source.format,
+                                  "images": place.relative(place.source.images),
+                                  "from": place.relative(place.source.annotations)} for place in places},
+        "objects": settings.objects, "rule": asdict(settings.rule),
+        "budget": {"object": settings.budget.object, "background": settings.budget.background},
+        "names": settings.names, "image_format": settings.format,
+    }
+
+
+def check_same(description: dict[str, Any], earlier: dict[str, Any] | None, out: Path) -> None:
+    """UserError where the folder holds another edition: of another data set, or made with other settings."""
+    if earlier is None:
+        return
+    for name in SAME:
+        if json.loads(json.dumps(description.get(name))) != earlier.get(name):
+            raise UserError(f"OUT={out}: holds another edition ({name}: {str(earlier.get(name))[:60]}, now"
+                            f" {str(description.get(name))[:60]}); give another folder")
+
+
+def write_edition(out: Path, description: dict[str, Any], earlier: dict[str, Any] | None, manifest: Manifest,
+                  carried: Sequence[Carried], complete: bool) -> None:
+    """Write the description with its counts; leaves a file alone that says so already.
+
+    complete: whether annotations came along. Sets that earlier runs into the folder made stay described.
+    """
+    sets = {**(earlier or {}).get("sets", {}), **description["sets"]}
+    content = {
+        **description, "sets": dict(sorted(sets.items())), "complete": complete or bool((earlier or {}).get("complete")),
+        "images": dict(sorted(Counter(entry.status for entry in manifest.entries.values()).items())),
+        "carried": dict(sorted(Counter(line.how for line in carried).items())),
+        "rewritten": {line.name: line.sha256 for line in carried if line.how == "rewritten"},
+        "files": [MANIFEST, CARRIED],
+    }
+    data = (json.dumps(content, indent=1) + "\n").encode()
+    path = out / EDITION
+    if not path.is_file() or path.read_bytes() != data:
+        write_bytes(path, data, durable=True)
+
+
+def read_edition(out: Path) -> dict[str, Any] | None:
+    """The description of an edition, None where the folder holds none."""
+    path = out / EDITION
+    try:
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link, which is not followed")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not the description of an edition ({str(error)[:100]})") from error
+    if not isinstance(content, dict) or content.get("edition") != FORMAT or not isinstance(content.get("sets"), dict):
+        raise UserError(f"{path}: not the description of an edition that this version reads")
+    return content
+
+
+def check_carried(out: Path) -> list[tuple[str, str | None]]:
+    """Every file that came along, with what is wrong with it now: None where it is what was written."""
+    return [(name, _fault(out, line)) for name, line in sorted(read_carried(out).items())]
+
+
+def _fault(out: Path, line: Carried) -> str | None:
+    where = line.name if line.how != "linked" else str(Path(line.name).parent)
+    link = None if where == "." else link_on_the_way(out, where)
+    if link is not None:
+        return f"{link} is a link, which is not followed"
+    there = sha256_of(out / line.name)
+    if there is None:
+        return "missing"
+    if line.how == "linked" and not (out / line.name).is_symlink():
+        return "is no link any more"
+    return None if there == line.sha256 else "changed since it was written (another sha256)"
