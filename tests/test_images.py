@@ -5,8 +5,11 @@ import io
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms
 
@@ -143,6 +146,34 @@ def test_png_levels_are_lossless_and_smaller_with_effort() -> None:
         sizes[level] = len(data)
     assert sizes[0] > sizes[1] >= sizes[9]
     assert np.array_equal(images.decode_samples(images.encode_webp(noised)), noised)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.booleans(), st.booleans(), st.sampled_from([0, 1, 6]),
+       st.integers(0, 2**32 - 1))
+def test_png_of_any_shape_is_read_back_exactly(height: int, width: int, channels: int, deep: bool, has_alpha: bool, level: int,
+                                               seed: int) -> None:
+    """By OpenCV, which is not what wrote them, whatever the bands and chunks in which they were written."""
+    random, kind = np.random.default_rng(seed), np.uint16 if deep else np.uint8
+    values = random.integers(0, np.iinfo(kind).max + 1, (height, width, channels + has_alpha)).astype(kind)
+    alpha = values[..., -1] if has_alpha else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "PNG_BAND", 100)
+        patch.setattr(images, "PNG_CHUNK", 70)
+        data = images.encode_png(values[..., :channels], level, alpha=alpha)
+    read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    read = read if read.ndim == 3 else read[..., None]
+    if channels == 1 and has_alpha:  # OpenCV gives grey with alpha as BGRA
+        read = read[..., [0, 3]]
+    order = [2, 1, 0, 3][:read.shape[2]] if channels == 3 else slice(None)
+    assert read.dtype == kind and np.array_equal(read[..., order], values)
+
+
+def test_the_bands_of_a_png_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = images.encode_png(PHOTO)
+    monkeypatch.setattr(images, "PNG_BAND", 100)
+    assert np.array_equal(images.decode_samples(images.encode_png(PHOTO)), images.decode_samples(whole))
+    assert whole.count(b"IDAT") == 1
 
 
 def test_jpeg_is_written_without_chroma_subsampling() -> None:
