@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +27,17 @@ from unseg.commands import evaluate as command
 from unseg.config import Budget
 from unseg.data.codes import code_map
 from unseg.errors import UserError
-from unseg.evaluation import conditions, train_and_test, trainer
-from unseg.evaluation.compare import Plan, RunName, Source, Watcher, compare
-from unseg.evaluation.conditions import (
-    Change,
-    Distance,
-    changed_images,
-    class_pattern,
-    protected_files,
-    random_noise,
-    reencoded,
-    unchanged,
-)
-from unseg.evaluation.data import Task, check_disjoint, list_pairs, load_split, shrink_label
+from unseg.evaluation import augmentation, conditions, semantic, train_and_test
+from unseg.evaluation.compare import Plan, RunName, Source, Watcher, compare, study_of
+from unseg.evaluation.conditions import Change, class_pattern, random_noise, reencoded, unchanged
+from unseg.evaluation.data import Task, list_pairs, shrink_label
 from unseg.evaluation.names import BASES, Condition, in_order, parse_condition, shown_name
 from unseg.evaluation.networks import NETWORKS, build_network
+from unseg.evaluation.quality import Meter, Quality
 from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
-from unseg.evaluation.trainer import Schedule
+from unseg.evaluation.semantic import Arrays, TaskLabelling, read_arrays
+from unseg.evaluation.sets import ChangedImages, PairImages, ProtectedImages, ReencodedImages, check_apart, protected_files
+from unseg.evaluation.trainer import BatchOrder, Schedule
 from unseg.files import sha256_of
 from unseg.images import read_image, write_png
 from unseg.protector import Protector
@@ -102,7 +97,7 @@ def plan(data: Path, out: Path, **changes: object) -> Plan:
 def run(task: str, condition: str, miou: float, seed: int = 0) -> dict:
     """A run as results.json holds it, of the network "net"."""
     return {"settings": {"task": task, "network": "net", "condition": condition, "seed": seed},
-            "result": {"final_miou": miou, "best_miou": miou + 0.01, "psnr": 35.0, "train_loss": 0.1}}
+            "result": {"metric": "miou", "final": miou, "best": miou + 0.01, "quality": {"psnr": 35.0}, "train_loss": 0.1}}
 
 
 def printed(table: Table) -> list[str]:
@@ -141,13 +136,13 @@ def test_views_and_batches_do_not_depend_on_the_pixels(monkeypatch: pytest.Monke
     """What clean and protected runs see differs in the pixels alone: labels after augmentation are equal, step by step."""
     (images, labels), seen = arrays(5, 0), []
 
-    def recording(view: np.ndarray, target: np.ndarray, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        result = original(view, target, draw)
+    def recording(view: torch.Tensor, target: torch.Tensor, views: augmentation.Views) -> tuple[torch.Tensor, torch.Tensor]:
+        result = original(view, target, views)
         seen.append(result[1])
         return result
 
-    original = trainer.augment
-    monkeypatch.setattr(trainer, "augment", recording)
+    original = semantic.augment
+    monkeypatch.setattr(semantic, "augment", recording)
     for pixels in (images, 255 - images):
         train_and_test(pixels, labels, *arrays(2, 1), 2, "tiny", 4, batch=2, device="cpu")
     assert len(seen) == 8
@@ -158,13 +153,13 @@ def test_views_and_batches_do_not_depend_on_the_pixels(monkeypatch: pytest.Monke
 def test_final_miou_is_that_of_the_returned_network() -> None:
     test_images, test_labels = arrays(5, 1)
     result = train_and_test(*arrays(6, 0), test_images, test_labels, 2, "tiny", 3, batch=2, device="cpu")
-    pixels = (torch.from_numpy(test_images).permute(0, 3, 1, 2) / 255 - torch.tensor(trainer.MEAN)[:, None, None]) \
-        / torch.tensor(trainer.STD)[:, None, None]
+    pixels = (torch.from_numpy(test_images).permute(0, 3, 1, 2) / 255 - torch.tensor(augmentation.MEAN)[:, None, None]) \
+        / torch.tensor(augmentation.STD)[:, None, None]
     with torch.no_grad():
         answer = result.network(pixels).argmax(1).numpy()
     iou = [np.sum((answer == c) & (test_labels == c)) / np.sum((answer == c) | (test_labels == c)) for c in (0, 1)]
-    assert result.per_class_iou == pytest.approx(iou)
-    assert result.final_miou == pytest.approx(sum(iou) / 2)
+    assert list(result.metrics["class_iou"].values()) == pytest.approx(iou)
+    assert result.final == pytest.approx(sum(iou) / 2)
 
 
 def test_evaluations_come_at_the_asked_steps_and_at_the_end() -> None:
@@ -174,35 +169,35 @@ def test_evaluations_come_at_the_asked_steps_and_at_the_end() -> None:
     assert ticks and set(ticks) == {1, 2, 3, 4, 5}
     assert [point.step for point in result.curve] == [2, 4, 5]
     assert reports == result.curve
-    assert result.best_miou == max(point.miou for point in result.curve)
+    assert result.best == max(point.score for point in result.curve)
 
 
 def test_a_network_learns_what_brightness_shows() -> None:
     result = train_and_test(*arrays(12, 0, 64), *arrays(6, 1, 64), 2, "tiny", 60, batch=4, device="cpu")
-    assert result.final_miou > 0.8
+    assert result.final > 0.8
     assert result.train_loss < 0.55  # ln 2 = 0.69 where nothing is learnt
 
 
 def test_learning_rate_climbs_then_falls_to_zero() -> None:
-    rates = [trainer.rate_factor(step, 100) for step in range(101)]
+    rates = [Schedule(steps=100).rate_factor(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == 1
     assert rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
 
 
 def test_batches_show_every_image_once_an_epoch() -> None:
-    batches = trainer.batch_order(5, 2, torch.Generator().manual_seed(0))
-    indices = torch.cat([next(batches) for _ in range(10)]).tolist()
+    batches = BatchOrder(5, 2, torch.Generator().manual_seed(0))
+    indices = torch.cat([batches.next() for _ in range(10)]).tolist()
     assert all(sorted(indices[i:i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 20, 5))
     assert len({tuple(indices[i:i + 5]) for i in range(0, 20, 5)}) > 1
-    assert len(next(trainer.batch_order(1, 4, torch.Generator()))) == 4
+    assert len(BatchOrder(1, 4, torch.Generator()).next()) == 4
 
 
 def test_views_move_labels_with_pixels_and_ignore_what_lies_outside() -> None:
     labels = torch.zeros(40, 32, 48, dtype=torch.uint8)
     labels[:, 8:20, 10:30] = 1
     images = labels[..., None].repeat(1, 1, 1, 3) * 255
-    view, target = trainer.augment(images, labels, torch.Generator().manual_seed(0))
-    brightness = view[:, 0] * trainer.STD[0] + trainer.MEAN[0]
+    view, target = augmentation.augment(images, labels, augmentation.draw_views(len(images), torch.Generator().manual_seed(0)))
+    brightness = view[:, 0] * augmentation.STD[0] + augmentation.MEAN[0]
     inside = (target != 255) & ((brightness < 0.02) | (brightness > 0.98))  # away from interpolated edges
     assert torch.equal((brightness > 0.5)[inside], (target == 1)[inside])
     assert inside.float().mean() > 0.7
@@ -210,7 +205,7 @@ def test_views_move_labels_with_pixels_and_ignore_what_lies_outside() -> None:
     assert 0 < outside.float().mean() < 0.3 and not outside.flatten(1).any(1).all()
     assert set(target.unique().tolist()) == {0, 1, 255}
     areas = (target == 1).flatten(1).sum(1) / 240
-    assert trainer.ZOOM[0] ** 2 - 0.1 < areas.min() < 0.9 and areas.max() > 1.1
+    assert augmentation.ZOOM[0] ** 2 - 0.1 < areas.min() < 0.9 and areas.max() > 1.1
     assert torch.equal(view.isfinite().all(), torch.tensor(True))
 
 
@@ -224,7 +219,7 @@ def test_networks_answer_at_the_size_of_their_input(name: str) -> None:
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_networks_take_a_step_at_the_smallest_batch_and_size(name: str) -> None:
     result = train_and_test(*arrays(2, 0), *arrays(1, 1), 2, name, 1, batch=2, device="cpu")
-    assert math.isfinite(result.train_loss) and 0 <= result.final_miou <= 1
+    assert math.isfinite(result.train_loss) and 0 <= result.final <= 1
 
 
 def test_padding_leaves_images_of_a_fitting_size_as_they_are() -> None:
@@ -306,38 +301,52 @@ def brighter(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarra
     return pixels + np.where(mask, 4, 1).astype(np.uint8)[..., None]
 
 
+def changed(pairs: list, task: Task, change: Change) -> tuple[ChangedImages, Quality]:
+    """Training images under a change, and what was measured once all were read."""
+    clean = PairImages(pairs)
+    images = ChangedImages(clean, change, study_truth(task), Meter(len(clean)))
+    for index in range(len(clean)):
+        images.pixels(index)
+    return images, images.meter.total()
+
+
+def study_truth(task: Task) -> Callable:
+    return lambda annotated: (task.object_mask(annotated.values), task.labels(annotated.values))
+
+
 def test_changed_images_are_measured_at_full_size(data: Path) -> None:
     pairs, task = list_pairs(data, "train"), Task("binary", True, (1,))
-    made = changed_images(pairs, task, WIDTH // 2, HEIGHT // 2, brighter)
-    clean, _ = load_split(pairs, WIDTH // 2, HEIGHT // 2)
-    assert (made.change.max_change_object, made.change.max_change_background) == (4, 1)
+    images, quality = changed(pairs, task, brighter)
+    clean, made = (read_arrays(which, (WIDTH // 2, HEIGHT // 2), TaskLabelling(task)).images for which in (PairImages(pairs), images))
+    assert (quality.max_change_object, quality.max_change_background) == (4, 1)
     share = np.mean([(pair.classes() == 1).mean() for pair in pairs])  # every rectangle is whole or cut alike
     errors = [16 * (pair.classes() == 1).mean() + (pair.classes() != 1).mean() for pair in pairs]
     assert 0 < share < 1
-    assert made.change.psnr == pytest.approx(np.mean([10 * math.log10(255 ** 2 / error) for error in errors]))
-    assert made.stored is None
-    assert made.images.shape == clean.shape == (6, HEIGHT // 2, WIDTH // 2, 3)
-    assert 1 <= (made.images.astype(int) - clean).min() and (made.images.astype(int) - clean).max() <= 4
-    assert changed_images(pairs, task, WIDTH, HEIGHT, unchanged).change == Distance(None, 0, 0)
+    assert quality.psnr == pytest.approx(np.mean([10 * math.log10(255 ** 2 / error) for error in errors]))
+    assert 0.9 < quality.ssim < 1 and quality.lpips is None and quality.images == quality.differing == 6
+    assert made.shape == clean.shape == (6, HEIGHT // 2, WIDTH // 2, 3)
+    assert 1 <= (made.astype(int) - clean).min() and (made.astype(int) - clean).max() <= 4
+    assert changed(pairs, task, unchanged)[1] == Quality(images=6)
 
 
 def test_re_encoding_comes_after_the_change_and_is_measured_apart(data: Path) -> None:
     pairs, task = list_pairs(data, "train"), Task("binary", True, (1,))
-    plain, coded = (changed_images(pairs, task, WIDTH, HEIGHT, brighter, jpeg) for jpeg in (None, 60))
-    assert coded.change == plain.change
+    plain, before = changed(pairs, task, brighter)
+    coded = ReencodedImages(plain, plain.base, 60, study_truth(task), Meter(len(pairs)))
     pixels = [pair.pixels() for pair in pairs]
     expected = []
-    for image in plain.images:
+    for index in range(len(pairs)):
         file = io.BytesIO()
-        Pillow.fromarray(image).save(file, "JPEG", quality=60)  # Pillow's own subsampling
+        Pillow.fromarray(plain.pixels(index)).save(file, "JPEG", quality=60)  # Pillow's own subsampling
         expected.append(np.asarray(Pillow.open(file)))
-    assert np.array_equal(coded.images, expected)
-    objects = [pair.classes() == 1 for pair in pairs]
-    assert coded.stored.max_change_object == max(int(np.abs(image.astype(int) - clean)[mask].max())
-                                                 for image, clean, mask in zip(expected, pixels, objects, strict=True))
+    assert all(np.array_equal(coded.pixels(index), image) for index, image in enumerate(expected))
+    objects, stored = [pair.classes() == 1 for pair in pairs], coded.meter.total()
+    assert plain.meter.total() == before
+    assert stored.max_change_object == max(int(np.abs(image.astype(int) - clean)[mask].max())
+                                           for image, clean, mask in zip(expected, pixels, objects, strict=True))
     ratios = [metrics.psnr(clean, image) for image, clean in zip(expected, pixels, strict=True)]
-    assert coded.stored.psnr == pytest.approx(np.mean(ratios))
-    assert coded.stored.psnr < coded.change.psnr
+    assert stored.psnr == pytest.approx(np.mean(ratios))
+    assert stored.psnr < before.psnr and stored.ssim < before.ssim
     errors = [np.abs(reencoded(pixels[0], quality).astype(int) - pixels[0]).mean() for quality in (100, 75, 10)]
     assert errors == sorted(errors) and 0 < errors[0] < errors[2]
 
@@ -355,15 +364,21 @@ def test_names_of_conditions() -> None:
 
 
 def test_protected_files_are_read_as_they_are(data: Path, tmp_path: Path) -> None:
-    pixels = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    write_png(tmp_path / "p" / "train0.png", pixels)
-    read = protected_files(tmp_path / "p")
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    assert np.array_equal(read("train0", np.zeros_like(pixels), mask, mask), pixels)
-    with pytest.raises(UserError, match="train1"):
-        read("train1", pixels, mask, mask)
-    with pytest.raises(UserError, match="64×48 pixels, but the clean image has 10×10"):
-        read("train0", np.zeros((10, 10, 3), np.uint8), *2 * [np.zeros((10, 10), bool)])
+    pairs, folder = list_pairs(data, "train"), tmp_path / "p"
+    for number, pair in enumerate(pairs):
+        write_png(folder / f"{pair.name}.png", pair.pixels() ^ number)
+    (folder / "train0.jpg").write_bytes(b"not looked at, since there is a lossless file")
+    clean = PairImages(pairs)
+    files = protected_files(folder, clean.names)
+    images = ProtectedImages(clean, files, study_truth(Task("binary", True, (1,))), Meter(len(pairs)))
+    assert all(np.array_equal(images.pixels(index), pair.pixels() ^ index) for index, pair in enumerate(pairs))
+    assert images.meter.total().max_change_object == 5 and images.meter.total().differing == 5
+    (folder / "train1.png").unlink()
+    assert "no protected version of training image train1 (1 of 6" in refused(protected_files, folder, clean.names)
+    assert "no name in common" in refused(protected_files, folder, ["a/train0", "a/train2"])
+    write_png(files[0], np.zeros((10, 10, 3), np.uint8))
+    again = ProtectedImages(clean, files, study_truth(Task("binary", True, (1,))), Meter(len(pairs)))
+    assert "10×10 pixels, but the clean image has 64×48" in refused(again.pixels, 0)
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -388,10 +403,10 @@ def test_unchanged_images_retain_everything(data: Path, tmp_path: Path) -> None:
     """The whole comparison with images that are not changed: both runs are one and the same."""
     results = compare(plan(data, tmp_path / "out"), same("x"))
     clean, protected = (run["result"] for run in results["runs"])
-    assert clean["curve"] == protected["curve"] and protected["psnr"] is None
+    assert clean["curve"] == protected["curve"] and protected["quality"]["psnr"] is None
     table = {row.condition: row for row in rows(results)}
     assert list(table) == ["trivial", "clean", "protected"]
-    assert table["clean"].final_miou == Spread(clean["final_miou"], None, 1)
+    assert table["clean"].final == Spread(clean["final"], None, 1)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     curve = [json.loads(line) for line in (tmp_path / "out" / "curves.jsonl").read_text().splitlines()]
     assert [(line["condition"], line["seed"], line["step"]) for line in curve] == \
@@ -403,12 +418,12 @@ def test_trivial_is_the_majority_answer_on_the_test_images(data: Path, tmp_path:
     facts = results["tasks"]["binary"]
     labels = [pair.classes() for pair in list_pairs(data, "test")]
     share = sum((label[:-1] != 1).sum() for label in labels) / sum(label[:-1].size for label in labels)
-    assert facts["majority_class"] == 0
-    assert facts["trivial_miou"] == pytest.approx(share / 2)
+    assert facts["majority_class"] == "0"
+    assert facts["trivial"]["miou"] == pytest.approx(share / 2)
 
 
 def test_rows_compute_retained_learning_for_each_task_and_network() -> None:
-    results = {"tasks": {"binary": {"trivial_miou": 0.3}, "classes": {"trivial_miou": 0.05}},
+    results = {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.3}}, "classes": {"metric": "miou", "trivial": {"miou": 0.05}}},
                "runs": [run("binary", "protected", 0.4), run("classes", "clean", 0.45), run("binary", "clean", 0.9),
                         run("binary", "random", 0.84), run("classes", "protected", 0.15)]}
     got = {(row.task, row.condition): row.retained for row in rows(results)}
@@ -420,15 +435,15 @@ def test_rows_compute_retained_learning_for_each_task_and_network() -> None:
 
 def test_rows_are_means_over_seeds_each_against_its_own_clean_run() -> None:
     """By hand: clean 0.9, 0.7, 0.5 against trivial 0.1; protected 0.5, 0.1; seed 3 has no clean run."""
-    results = {"tasks": {"binary": {"trivial_miou": 0.1}},
+    results = {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.1}}},
                "runs": [*(run("binary", "clean", miou, seed) for seed, miou in enumerate((0.9, 0.7, 0.5))),
                         run("binary", "protected", 0.1, 1), run("binary", "protected", 0.5, 0),
                         run("binary", "protected", 0.3, 3), run("binary", "random", 0.4, 3)]}
     clean, protected, noise = rows(results)[1:]
     assert (clean.seeds, protected.seeds, noise.seeds) == ((0, 1, 2), (0, 1, 3), (3,))
-    assert clean.final_miou == Spread(pytest.approx(0.7), pytest.approx(0.2), 3)
+    assert clean.final == Spread(pytest.approx(0.7), pytest.approx(0.2), 3)
     assert clean.retained == Spread(1, 0, 3)
-    assert protected.final_miou == Spread(pytest.approx(0.3), pytest.approx(0.2), 3)
+    assert protected.final == Spread(pytest.approx(0.3), pytest.approx(0.2), 3)
     assert protected.retained == Spread(pytest.approx(0.25), pytest.approx(0.25 * math.sqrt(2)), 2)  # of 0.5 and 0
     assert noise.retained is None
     table = command.result_table("binary", [clean, protected, noise])
@@ -440,7 +455,7 @@ def test_rows_are_means_over_seeds_each_against_its_own_clean_run() -> None:
 def test_runs_of_an_earlier_generator_are_not_averaged_with_those_of_the_latest() -> None:
     old, new = run("binary", "protected", 0.9, 0), run("binary", "protected", 0.2, 1)
     old["settings"]["images"], new["settings"]["images"] = {"generator": "a"}, {"generator": "b"}
-    results = {"tasks": {"binary": {"trivial_miou": 0.1}}, "runs": [old, new]}
+    results = {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.1}}}, "runs": [old, new]}
     assert grouped(results) == {("binary", "net"): {"protected": {1: new["result"]}}}
     assert rows(results)[1].seeds == (1,)
 
@@ -453,7 +468,7 @@ def test_spread_by_hand() -> None:
 
 def test_the_closing_table_fits_in_80_columns() -> None:
     runs = [run("binary", base + suffix, 0.9, seed) for base in BASES for suffix in ("", "+jpeg100") for seed in range(3)]
-    table = rows({"tasks": {"binary": {"trivial_miou": 0.1}}, "runs": runs})
+    table = rows({"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.1}}}, "runs": runs})
     for line in printed(command.result_table("binary, deeplabv3plus_mobilenet_v2", table)):
         assert len(line) <= 80 and "…" not in line
 
@@ -511,7 +526,7 @@ def test_choices_of_design_are_tested_on_val_alone(data: Path, tmp_path: Path) -
     chosen = plan(data, tmp_path / "out", conditions=("clean",), test_split="val")
     results = compare(chosen, {})
     assert results["runs"][0]["settings"]["test_split"] == "val"
-    assert "6 training and 3 val images" in command.remarks(results, chosen)[0]
+    assert "6 training and 3 val images" in command.remarks(results, study_of(chosen, {}))[0]
     for kind in ("images", "labels"):
         (data / kind / "val").rename(data / kind / "test")
     with pytest.raises(UserError, match="test_split val, now it is test"):
@@ -543,9 +558,9 @@ def test_classes_that_the_test_images_lack_are_named(data: Path, tmp_path: Path)
         write_png(pair.label, np.where(classes == 2, 0, classes).astype(np.uint8))
     chosen = plan(data, tmp_path / "out", conditions=("clean",), task=Task("classes", False))
     results = compare(chosen, {})
-    assert results["tasks"]["classes"]["absent_classes"] == [2]
-    assert results["runs"][0]["result"]["per_class_iou"][2] is None
-    assert any("classes 2" in line for line in command.remarks(results, chosen))
+    assert results["tasks"]["classes"]["absent_classes"] == ["2"]
+    assert results["runs"][0]["result"]["metrics"]["class_iou"]["2"] is None
+    assert any("classes 2" in line for line in command.remarks(results, study_of(chosen, {})))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -581,20 +596,20 @@ def test_two_images_of_one_name_are_refused(data: Path) -> None:
 
 def test_a_test_image_among_the_training_images_is_named(data: Path) -> None:
     train, test = list_pairs(data, "train"), list_pairs(data, "test")
-    check_disjoint(train, test)
+    check_apart([pair.image for pair in train], [pair.image for pair in test])
     test[1].image.write_bytes(train[4].image.read_bytes())
-    message = refused(check_disjoint, train, test)
+    message = refused(check_apart, [pair.image for pair in train], [pair.image for pair in test])
     assert "test1.png" in message and "train4.png" in message
 
 
 def test_labels_of_another_size_or_range_are_named(data: Path) -> None:
     pairs = list_pairs(data, "train")
     write_png(pairs[2].label, np.zeros((HEIGHT, WIDTH // 2), np.uint8))
-    message = refused(load_split, pairs, WIDTH, HEIGHT)
+    message = refused(read_arrays, PairImages(pairs), (WIDTH, HEIGHT), TaskLabelling(Task("classes", False)))
     assert "train2.png" in message and "64×48" in message and "32×48" in message
-    assert "class 7 is out of range" in refused(trainer.check_labels, np.array([0, 7, 255]), 3, "labels")
-    assert "no pixel" in refused(trainer.check_labels, np.array([255]), 3, "labels")
-    trainer.check_labels(np.array([0, 2, 255]), 3, "labels")
+    assert "class 7 is out of range" in refused(semantic.check_labels, np.array([0, 7, 255]), 3, "labels")
+    assert "no pixel" in refused(semantic.check_labels, np.array([255]), 3, "labels")
+    semantic.check_labels(np.array([0, 2, 255]), 3, "labels")
 
 
 def test_objects_that_no_label_shows_are_named() -> None:
@@ -604,11 +619,15 @@ def test_objects_that_no_label_shows_are_named() -> None:
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"networks": ("resnet999",)}, "resnet999"), ({"conditions": ("dirty",)}, "dirty"), ({"width": 8}, "--size 8x48"),
+    ({"networks": ("resnet999",)}, "resnet999"), ({"width": 8}, "--size 8x48"),
     ({"device": "abacus"}, "abacus"),
     ({"test_split": "train"}, "--test-split train: give val or test")])
 def test_a_plan_is_checked_before_anything_is_read(tmp_path: Path, changes: dict, words: str) -> None:
     assert words in refused(lambda: plan(tmp_path / "nothing", tmp_path / "out", **changes))
+
+
+def test_conditions_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    assert "dirty" in refused(study_of, plan(tmp_path / "nothing", tmp_path / "out", conditions=("dirty",)), {})
 
 
 def test_options_are_checked() -> None:
@@ -632,7 +651,7 @@ def test_two_processes_may_share_a_folder(data: Path, tmp_path: Path) -> None:
     out, outer = tmp_path / "out", Recorder()
 
     class Interrupting(Recorder):
-        def evaluated(self, run: RunName, evaluation: object) -> None:
+        def evaluated(self, run: RunName, evaluation: object, metric: str) -> None:
             if len(self.trained) == 1 and evaluation.step == 1:
                 compare(plan(data, out, conditions=("clean",), seeds=(1,)), {})
 
@@ -646,7 +665,7 @@ def test_two_processes_may_share_a_folder(data: Path, tmp_path: Path) -> None:
 
 def test_foreign_results_are_not_overwritten(data: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[1, 2]")
-    assert "not the results of unseg evaluate" in refused(compare, plan(data, tmp_path), {})
+    assert "not the results of unseg evaluate" in refused(compare, plan(data, tmp_path), same("x"))
     assert (tmp_path / "results.json").read_text() == "[1, 2]"
     (tmp_path / "results.json").write_text('{"tasks": {}, "runs": [{"settings": {"task": "binary"}, "result": {}}]}')
     assert "not the results of unseg evaluate" in refused(read_results, tmp_path / "results.json")
@@ -660,14 +679,15 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
     for pair in list_pairs(data, "train"):
         write_png(folder / f"{pair.name}.png", pair.pixels() ^ 1)
     names = ["clean", "protected", "protected+jpeg50", "random", "pattern+jpeg50"]
-    command.evaluate(data, out, object_classes="1", protected=folder, networks="tiny", size=f"{WIDTH}x{HEIGHT}",
+    command.evaluate(data, out, object_classes="1", protected=[str(folder)], networks="tiny", size=f"{WIDTH}x{HEIGHT}",
                      conditions=",".join(names), steps=2, batch=2, eval_every=1, device="cpu")
     results = json.loads((out / "results.json").read_text())
     assert [run["settings"]["condition"] for run in results["runs"]] == names
     protected, coded = (results["runs"][i]["result"] for i in (1, 2))
-    assert protected["stored"] is None and coded["psnr"] == protected["psnr"] > coded["stored"]["psnr"]
+    assert protected["stored"] is None and coded["quality"] == protected["quality"]
+    assert coded["quality"]["psnr"] > coded["stored"]["psnr"]
     assert coded["train_loss"] != protected["train_loss"]
-    assert protected["psnr"] == pytest.approx(20 * math.log10(255)) and protected["max_change_object"] == 1
+    assert protected["quality"]["psnr"] == pytest.approx(20 * math.log10(255)) and protected["quality"]["max_change_object"] == 1
     printed = capsys.readouterr().out
     for words in ("clean", "protected", "random noise", "class pattern, JPEG 50", "protected, JPEG 50",
                   "PSNR is that of the change", "(trivial)", "48.1", "6 training and 3 test images, 64x48"):
@@ -729,12 +749,12 @@ def test_by_class_the_generator_is_told_codes_by_area(data: Path, tmp_path: Path
 def test_by_class_the_binary_task_has_codes_0_and_1(data: Path, tmp_path: Path, coded: list[np.ndarray]) -> None:
     command.evaluate(data, tmp_path / "out", object_classes="1", by_class=True, conditions="protected,random",
                      networks="tiny", size=f"{WIDTH}x{HEIGHT}", steps=1, batch=2, device="cpu")
-    for pair, codes in zip(list_pairs(data, "train"), coded, strict=True):
+    for pair, codes in zip(list_pairs(data, "train"), coded[:6], strict=True):
         classes = pair.classes()
         assert np.array_equal(codes, np.select([classes == 255, classes == 1], [255, 1], 0))
     protected, random = read_results(tmp_path / "out" / "results.json")["runs"]
-    assert random["result"]["max_change_object"] == 8  # on every labelled pixel, so on class 0 too
-    assert random["result"]["max_change_background"] == 2
+    assert random["result"]["quality"]["max_change_object"] == 8  # on every labelled pixel, so on class 0 too
+    assert random["result"]["quality"]["max_change_background"] == 2
     assert protected["settings"]["images"]["object_budget_on"] == random["settings"]["images"]["object_budget_on"]
 
 
@@ -800,13 +820,14 @@ def test_the_scripts_settings_reach_the_command(tmp_path: Path) -> None:
 
 
 def test_the_command_wants_one_source_of_protected_images(data: Path, tmp_path: Path) -> None:
-    assert "one of the two" in refused(lambda: command.evaluate(data, tmp_path, generator="compact", protected=tmp_path))
-    assert "no such folder" in refused(lambda: command.evaluate(data, tmp_path, protected=tmp_path / "nothing"))
+    assert "one of the two" in refused(lambda: command.evaluate(data, tmp_path, generator="compact", protected=[str(tmp_path)]))
+    assert "no such folder" in refused(lambda: command.evaluate(data, tmp_path, protected=[str(tmp_path / "nothing")]))
 
 
 def test_metrics_of_a_perfect_and_a_trivial_network(data: Path) -> None:
     """A network that answers the majority everywhere has exactly the trivial mIoU; one that knows the labels has 1."""
-    images, classes = load_split(list_pairs(data, "test"), WIDTH, HEIGHT)
+    arrays = read_arrays(PairImages(list_pairs(data, "test")), (WIDTH, HEIGHT), TaskLabelling(Task("classes", False)))
+    classes, device = arrays.maps, torch.device("cpu")
 
     class Constant(torch.nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -817,6 +838,7 @@ def test_metrics_of_a_perfect_and_a_trivial_network(data: Path) -> None:
             truth = torch.from_numpy(np.where(classes == 255, 0, classes).astype(np.int64))
             return torch.nn.functional.one_hot(truth, 3).permute(0, 3, 1, 2).float()
 
-    tensors = torch.from_numpy(images), torch.from_numpy(classes)
-    assert trainer.measure(Constant(), *tensors, 3) == metrics.trivial_iou(classes, classes, 3)
-    assert trainer.measure(Knowing(), *tensors, 3) == [1, 1, 1]
+    learner = semantic.SemanticLearner(tiny, arrays, arrays, "abc")
+    assert learner.evaluate(Constant(), device)["class_iou"] == dict(zip("abc", metrics.trivial_iou(classes, classes, 3)))
+    assert learner.evaluate(Constant(), device) == learner.trivial
+    assert learner.evaluate(Knowing(), device) == {"miou": 1, "pixel_accuracy": 1, "class_iou": {"a": 1, "b": 1, "c": 1}}

@@ -44,10 +44,10 @@ def test_captions_are_drawn_above_the_photographs() -> None:
 def results(**final: float | tuple[float, ...]) -> dict:
     """Level curves: for each condition the value of its one seed, or those of several."""
     runs = [{"settings": {"task": "binary", "network": "net", "condition": condition, "seed": seed},
-             "result": {"final_miou": value, "curve": [{"step": 5, "miou": value}, {"step": 10, "miou": value}]}}
+             "result": {"final": value, "curve": [{"step": 5, "score": value}, {"step": 10, "score": value}]}}
             for condition, values in final.items()
             for seed, value in enumerate(values if isinstance(values, tuple) else (values,))]
-    return {"tasks": {"binary": {"trivial_miou": 0.3}}, "runs": runs}
+    return {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.3}}}, "runs": runs}
 
 
 def rows_of(picture: np.ndarray, colour: tuple[int, int, int], columns: slice) -> np.ndarray:
@@ -110,8 +110,8 @@ def test_every_condition_has_a_colour_of_its_own_and_can_be_drawn() -> None:
 def test_a_row_of_panels_for_each_task() -> None:
     one = results(clean=0.9)
     run = one["runs"][0]
-    other = {**run, "settings": {**run["settings"], "task": "classes"}, "result": {**run["result"], "final_miou": 0.5}}
-    facts = {"binary": {"trivial_miou": 0.3}, "classes": {"trivial_miou": 0.1}}
+    other = {**run, "settings": {**run["settings"], "task": "classes"}, "result": {**run["result"], "final": 0.5}}
+    facts = {"binary": {"metric": "miou", "trivial": {"miou": 0.3}}, "classes": {"metric": "miou", "trivial": {"miou": 0.1}}}
     picture, alone = report.final_bars({"tasks": facts, "runs": [run, other]}), report.final_bars(one)
     assert np.array_equal(picture[:len(alone)], alone) and picture.shape == (2 * len(alone), alone.shape[1], 3)
     first, second = (rows_of(half, plots.COLOURS["clean"], slice(None)).min() for half in (alone, picture[len(alone):]))

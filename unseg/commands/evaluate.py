@@ -1,6 +1,7 @@
 """unseg evaluate: how much a network still learns from protected images."""
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -18,7 +19,8 @@ from unseg.errors import UserError
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     import numpy as np
 
-    from unseg.evaluation.compare import Plan, RunName, Source
+    from unseg.data.annotations import ObjectRule
+    from unseg.evaluation.compare import Plan, RunName, Source, Study
     from unseg.evaluation.data import Task
     from unseg.evaluation.results import Row, Spread
     from unseg.evaluation.trainer import Evaluation
@@ -27,63 +29,230 @@ CAMVID_ROAD_AND_PAVEMENT = (3, 4)
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder with images/SPLIT and labels/SPLIT: train, val or test.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.json, curves.jsonl and pictures.")],
-    task: Annotated[str, typer.Option(help="binary (object classes against the rest) or classes (each apart).")] = "binary",
+    data: Annotated[Optional[Path], typer.Option(help="Folder with images/SPLIT and labels/SPLIT (train, val or test), for the "
+                                                      "tasks binary and classes.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for results.json, checkpoints, curves and pictures. Required.")] = None,
+    task: Annotated[str, typer.Option(help="With --clean: semantic, instance, panoptic, detection, interactive, medical or remote. With "
+                                           "--data: binary (object classes against the rest) or classes (each apart).")] = "binary",
+    clean: Annotated[Optional[Path], typer.Option(help="Clean training images, any tree; or a folder that has them in images/ and their "
+                                                       "labels in labels/ or masks/.")] = None,
+    protected: Annotated[Optional[list[str]], typer.Option(
+        help="[NAME=]DIR: their protected versions, of the same relative names; again for each further folder.")] = None,
+    annotations: Annotated[Optional[Path], typer.Option(help="True annotations of --clean: a file or folder.")] = None,
+    test: Annotated[Optional[Path], typer.Option(help="Clean test images, like --clean.")] = None,
+    test_annotations: Annotated[Optional[Path], typer.Option(help="Annotations of --test.")] = None,
+    annotations_format: Annotated[str, typer.Option(help="Of both annotations; see docs/annotations.md.")] = "auto",
+    objects: Annotated[str, typer.Option(help="What is the object, for random noise, the measured bound and tasks with one object: all, "
+                                              "things, or class ids.")] = "all",
+    ignore_label: Annotated[int, typer.Option(help="Class id that is never learnt; -1: none.")] = 255,
+    background_label: Annotated[int, typer.Option(help="Class id that --objects all leaves out; -1: none.")] = 0,
     object_classes: Annotated[Optional[str], typer.Option(
-        help="The classes that are the object. Default: 3,4 if binary (CamVid's road and pavement), else all.")] = None,
-    by_class: Annotated[bool, typer.Option("--by-class", help="Tell the generator every pixel's class; the object's budget then "
-                                                              "holds on every labelled pixel.")] = False,
-    generator: Annotated[Optional[str], typer.Option(help="Noise generator: compact or a weight file. Default: compact.")] = None,
-    protected: Annotated[Optional[Path], typer.Option(help="Protected training images, in place of --generator.")] = None,
-    conditions: Annotated[str, typer.Option(help="Which training images: clean, protected, random, pattern (one a class); "
-                                                 "+jpeg75 behind one re-encodes them.")] = "clean,protected,random",
-    networks: Annotated[str, typer.Option(help="Networks to train: unet_resnet18, fpn_resnet34, fpn_mobilenet_v2, "
-                                             "deeplabv3plus_mobilenet_v2, segformer_b0.")] = "unet_resnet18",
+        help="With --data, the classes that are the object. Default: 3,4 if binary (CamVid's road and pavement), else all.")] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="With --data: tell the generator every pixel's class; the object's budget "
+                                                              "then holds on every labelled pixel.")] = False,
+    generator: Annotated[Optional[str], typer.Option(help="With --data, in place of --protected: compact or a weight file. Default: "
+                                                          "compact.")] = None,
+    conditions: Annotated[Optional[str], typer.Option(
+        help="Which training images: clean, protected (or the NAMEs), random, pattern (one a class); protected@40 mixes 40 % of them with "
+             "clean ones, clean@40 is the clean part alone; +jpeg75 behind one re-encodes them. Default: clean, all protected, "
+             "random.")] = None,
+    shares: Annotated[Optional[str], typer.Option(help="Sweep: percent of the training images that are protected, such as "
+                                                       "0,20,40,60,80,100, each beside its clean part alone.")] = None,
+    networks: Annotated[str, typer.Option(help="Networks to train, such as unet_resnet18,unetplusplus_resnet34 (ARCHITECTURE_ENCODER); "
+                                               "another task lists its own if you name one that it lacks.")] = "unet_resnet18",
+    weights: Annotated[Optional[list[str]], typer.Option(help="[NETWORK=]PATH: pretrained weights, a local file or folder; nothing is "
+                                                              "downloaded. Default: from scratch.")] = None,
+    settings: Annotated[Optional[list[str]], typer.Option("--set", help="NAME=VALUE: an option of a family of networks.")] = None,
     epsilon: Annotated[float, typer.Option(help="Budget on the object, grey levels of 255.")] = 8.0,
     background_epsilon: Annotated[float, typer.Option(help="Budget elsewhere, grey levels of 255.")] = 2.0,
-    size: Annotated[str, typer.Option(help="Training size WIDTHxHEIGHT; images change at full size, then shrink.")] = "128x96",
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 8,
-    eval_every: Annotated[int, typer.Option(help="Test every so many steps.")] = 250,
+    preset: Annotated[Optional[str], typer.Option(help="tiny (two processor cores) or paper: size and schedule; options here go "
+                                                       "before it.")] = None,
+    size: Annotated[Optional[str], typer.Option(help="Training size WIDTHxHEIGHT; images change at full size, then shrink. "
+                                                     "Default: 128x96.")] = None,
+    steps: Annotated[Optional[int], typer.Option(help="Training steps. Default: 3000.")] = None,
+    epochs: Annotated[Optional[float], typer.Option(help="In place of --steps.")] = None,
+    batch: Annotated[Optional[int], typer.Option(help="Images a step. Default: 8.")] = None,
+    eval_every: Annotated[Optional[int], typer.Option(help="Test every so many steps. Default: 250.")] = None,
+    optimizer: Annotated[Optional[str], typer.Option(help="adamw or sgd. Default: adamw.")] = None,
+    learning_rate: Annotated[Optional[float], typer.Option(help="At its peak. Default: 0.001.")] = None,
+    weight_decay: Annotated[Optional[float], typer.Option(help="Default: 0.01.")] = None,
+    decay: Annotated[Optional[str], typer.Option(help="Of the learning rate: cosine or poly. Default: cosine.")] = None,
+    warm_up: Annotated[Optional[float], typer.Option(help="Share of the steps in which the rate climbs. Default: 0.1.")] = None,
+    momentum: Annotated[Optional[float], typer.Option(help="Of sgd. Default: 0.9.")] = None,
+    clip: Annotated[Optional[float], typer.Option(help="Largest norm of the gradients. Default: none.")] = None,
+    colour_jitter: Annotated[bool, typer.Option("--colour-jitter/--no-colour-jitter", help="Views of the training images change in "
+                                                "colour as well (not with --data, whose published figures are without).")] = True,
     seeds: Annotated[str, typer.Option(help="One run each, such as 0,1,2: first weights, batch order, augmentations, "
                                             "random noise.")] = "0",
-    test_split: Annotated[str, typer.Option(help="The clean images to test on: test, or val for choices of design.")] = "test",
+    test_split: Annotated[str, typer.Option(help="With --data, the clean images to test on: test, or val for choices of "
+                                                 "design.")] = "test",
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints; there is one at each test, too.")] = 120.0,
+    lpips_weights: Annotated[Optional[Path], typer.Option(help="torchvision's AlexNet of ImageNet, a local file: LPIPS is measured, "
+                                                               "too.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="CPU threads. Default: torch's choice.")] = None,
 ) -> None:
-    """Train networks from scratch on clean, protected and random-noise images, test them on clean ones.
+    """Train networks on clean, protected and random-noise images, test them on clean ones.
 
     The training images of a condition with +jpeg75 are re-encoded at full size as JPEG of that quality (1 to 100, 4:2:0).
-    Finished runs in OUT/results.json are not repeated. Retained learning = (protected − trivial) / (clean − trivial).
+    Finished runs in OUT/results.json are not repeated; after an interruption the same command goes on from the last checkpoint.
+    Retained learning = (protected − trivial) / (clean − trivial). Several GPUs: torchrun --nproc-per-node 8 -m unseg.cli evaluate …
     """
     import torch
 
-    from unseg import report
-    from unseg.evaluation.compare import Plan, compare
-    from unseg.evaluation.results import rows
+    from unseg.distributed import EXIT_PEER_FAILED, PeerFailure, connect
+    from unseg.evaluation.compare import Plan, Watcher, run_study, study_of
+    from unseg.evaluation.folders import Folders, Setup, study_of_folders
+    from unseg.evaluation.presets import choose
+    from unseg.evaluation.quality import load_perceptual
     from unseg.evaluation.trainer import Schedule
-    from unseg.images import write_png
 
+    if out is None:
+        raise UserError("--out: name the folder for the results")
     if threads is not None:
         if threads < 1:
             raise UserError(f"--threads {threads}: give at least 1")
         torch.set_num_threads(threads)
-    width, height = parse_size(size)
-    plan = Plan(data, out, parse_task(task, object_classes, by_class), split_list("--networks", networks),
-                split_list("--conditions", conditions), width, height,
-                Schedule(steps=steps, batch=batch, eval_every=eval_every),
-                Budget(epsilon, background_epsilon), parse_seeds(seeds), test_split, device)
+    check_sources(task, data, clean, test, {"--object-classes": object_classes, "--by-class": by_class or None,
+                                            "--generator": generator}, {"--annotations": annotations, "--shares": shares,
+                                                                        "--test-annotations": test_annotations})
+    choices = choose(preset, task, {
+        "size": size, "steps": steps, "epochs": epochs, "batch": batch, "eval_every": eval_every, "optimizer": optimizer,
+        "learning_rate": learning_rate, "weight_decay": weight_decay, "decay": decay, "warm_up": warm_up, "momentum": momentum,
+        "clip": clip})
+    dimensions, budget = parse_size(choices.size), Budget(epsilon, background_epsilon)
+    names, chosen_seeds = split_list("--networks", networks), parse_seeds(seeds)
+    perceptual = load_perceptual(lpips_weights) if lpips_weights is not None else None
     console = Console()
-    with progress_bar(console) as progress:
-        results = compare(plan, training_sources(plan, generator, protected), ConsoleWatcher(progress))
-    write_png(out / "curves.png", report.learning_curves(results))
-    write_png(out / "final.png", report.final_bars(results))
-    table = [row for row in rows(results) if row.task == task]
+    try:
+        with connect(device) as world, progress_bar(console, world.leads) as progress:
+            watcher = ConsoleWatcher(progress) if world.leads else Watcher()
+            if data is not None:
+                if choices.epochs is not None:
+                    raise UserError("--epochs: give --steps with --data")
+                if weights or settings:
+                    raise UserError("--weights and --set: these are for --clean")
+                plan = Plan(data, out, parse_task(task, object_classes, by_class), names,
+                            split_list("--conditions", conditions or "clean,protected,random"), *dimensions,
+                            Schedule(**choices.schedule), budget, chosen_seeds, test_split, device, checkpoint_every)
+                study = study_of(plan, training_sources(plan, generator, one_folder(protected)), perceptual)
+            else:
+                folders = Folders(clean, named_folders(protected or []), test, annotations, test_annotations, annotations_format,
+                                  parse_rule(objects, ignore_label, background_label))
+                setup = Setup(task, out, names, choices, dimensions, budget,
+                              split_list("--conditions", conditions) if conditions is not None else None, parse_shares(shares),
+                              chosen_seeds, device, colour_jitter, named_weights(weights or []), parse_settings(settings or []),
+                              checkpoint_every, perceptual)
+                study = study_of_folders(folders, setup, watcher.begin)
+            results = run_study(study, world, watcher)
+    except PeerFailure:
+        raise typer.Exit(EXIT_PEER_FAILED) from None
+    if world.leads:
+        show_results(console, results, study)
+
+
+def show_results(console: Console, results: dict, study: "Study") -> None:
+    """Pictures in OUT, a table for each network, and what the tables do not say."""
+    from unseg import report
+    from unseg.evaluation.results import rows
+    from unseg.images import write_png
+
+    write_png(study.out / "curves.png", report.learning_curves(results))
+    write_png(study.out / "final.png", report.final_bars(results))
+    table = [row for row in rows(results) if row.task == study.task]
     for network in dict.fromkeys(row.network for row in table):
-        console.print(result_table(f"{task}, {network}", [row for row in table if row.network == network]))
-    for line in remarks(results, plan):
+        console.print(result_table(f"{study.task}, {network}", [row for row in table if row.network == network],
+                                   results["tasks"][study.task]["metric"]))
+    for line in remarks(results, study):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def check_sources(task: str, data: Path | None, clean: Path | None, test: Path | None, of_data: dict[str, object],
+                  of_clean: dict[str, object]) -> None:
+    """UserError unless the images are given in one of the two ways, with the options of that way."""
+    from unseg.evaluation.tasks import check_task
+
+    if (data is None) == (clean is None):
+        raise UserError("give the images: --clean DIR with --test DIR, or --data ROOT with images/train and labels/train"
+                        + ("; not both" if data is not None else ""))
+    if data is not None:
+        if task not in ("binary", "classes"):
+            raise UserError(f"--task {task}: give binary or classes with --data; other tasks take --clean DIR --test DIR")
+        wrong, way = [name for name, value in of_clean.items() if value is not None], "--clean"
+    else:
+        check_task(task)
+        if test is None:
+            raise UserError("--test: name the folder of clean test images")
+        wrong, way = [name for name, value in of_data.items() if value is not None], "--data"
+    if wrong:
+        raise UserError(f"{wrong[0]}: this is an option of {way}")
+
+
+def named_folders(given: list[str]) -> dict[str, Path]:
+    """`[NAME=]DIR …` as name → folder. One folder without a name is "protected", of several each has its folder's name."""
+    from unseg.evaluation.names import BASE_NAME, RESERVED
+
+    folders: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).is_dir():
+            name, path = ("protected" if len(given) == 1 else Path(text).name), text
+        if not re.fullmatch(BASE_NAME, name, re.ASCII) or name in RESERVED:
+            raise UserError(f"--protected {text}: '{name}' cannot be its name; give NAME=DIR with a NAME of letters, digits, _, . and - "
+                            f"that is none of {', '.join(RESERVED)}")
+        if name in folders:
+            raise UserError(f"--protected {text}: there is another folder called {name}; give NAME=DIR with names that differ")
+        folders[name] = Path(path)
+    return folders
+
+
+def one_folder(given: list[str] | None) -> Path | None:
+    """The protected folder of --data, which takes one."""
+    if given and len(given) > 1:
+        raise UserError("--protected: --data takes one folder; give several with --clean")
+    return Path(given[0]) if given else None
+
+
+def named_weights(given: list[str]) -> dict[str, Path]:
+    """`[NETWORK=]PATH …` as network → path; "" stands for all networks."""
+    pairs = (("", text) if Path(text).exists() or "=" not in text else tuple(text.split("=", 1)) for text in given)
+    weights: dict[str, Path] = {}
+    for name, path in pairs:
+        if name in weights:
+            raise UserError(f"--weights: given twice for {name or 'all networks'}; give NETWORK=PATH for each")
+        weights[name] = Path(path)
+    return weights
+
+
+def parse_settings(given: list[str]) -> dict[str, object]:
+    """`NAME=VALUE …`; values as JSON has them (true, 0.5, [1, 2]), else as text."""
+    values: dict[str, object] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {text}: give NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+def parse_shares(text: str | None) -> tuple[int, ...]:
+    """`0,20,100` as whole percents, each once."""
+    if text is None:
+        return ()
+    shares = split_list("--shares", text)
+    if not all(re.fullmatch(r"\d{1,3}", share, re.ASCII) and int(share) <= 100 for share in shares):
+        raise UserError(f"--shares {text}: give whole percents from 0 to 100, such as 0,20,40,60,80,100")
+    return tuple(dict.fromkeys(map(int, shares)))
+
+
+def parse_rule(objects: str, ignore_label: int, background_label: int) -> "ObjectRule":
+    """Which pixels are the object; -1 stands for no such label."""
+    from unseg.data.annotations import ObjectRule
+
+    return ObjectRule.parse(objects, None if ignore_label < 0 else ignore_label, None if background_label < 0 else background_label)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -150,15 +319,12 @@ def budget_identity(plan: "Plan") -> dict:
 
 def protected_folder(plan: "Plan", folder: Path) -> "Source":
     """Images protected before, read from `folder`."""
-    from unseg.evaluation.compare import Source
-    from unseg.evaluation.conditions import protected_file, protected_files
-    from unseg.evaluation.data import fingerprint, list_pairs
+    from unseg.evaluation.compare import Source, file_identity
+    from unseg.evaluation.data import list_pairs
+    from unseg.evaluation.sets import protected_files
 
-    if not folder.is_dir():
-        raise UserError(f"--protected {folder}: no such folder")
-    names = [pair.name for pair in list_pairs(plan.data, "train")]
-    change = protected_files(folder)
-    return Source(lambda seed: change, {"files": fingerprint(protected_file(folder, name) for name in names)})
+    files = protected_files(folder, [pair.name for pair in list_pairs(plan.data, "train")])
+    return Source(files=tuple(files), identity=file_identity(files))
 
 
 def loaded_generator(plan: "Plan", which: str) -> "Source":
@@ -211,50 +377,59 @@ class ConsoleWatcher:
     def tick(self) -> None:
         self.progress.advance(self.bar)
 
-    def evaluated(self, run: "RunName", evaluation: "Evaluation") -> None:
-        self.progress.console.print(f"{run}, step {evaluation.step}: mIoU {evaluation.miou:.4f}, "
+    def evaluated(self, run: "RunName", evaluation: "Evaluation", metric: str) -> None:
+        self.progress.console.print(f"{run}, step {evaluation.step}: {shown_metric(metric)} {evaluation.score:.4f}, "
                                     f"training loss {evaluation.train_loss:.4f}", highlight=False, soft_wrap=True)
 
     def reused(self, run: "RunName") -> None:
         self.progress.console.print(f"{run}: done before, kept", highlight=False, soft_wrap=True)
 
+    def resumed(self, run: "RunName", step: int) -> None:
+        self.progress.console.print(f"{run}: goes on from step {step}", highlight=False, soft_wrap=True)
 
-def progress_bar(console: Console) -> Progress:
+
+def progress_bar(console: Console, shown: bool = True) -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                    console=console, transient=True)
+                    console=console, transient=True, disable=not shown)
 
 
-def result_table(title: str, rows: "list[Row]") -> Table:
+def shown_metric(name: str) -> str:
+    """What a table calls a metric."""
+    return {"miou": "mIoU"}.get(name, name)
+
+
+def result_table(title: str, rows: "list[Row]", metric: str = "miou") -> Table:
     """The closing table of a task and network: mean ± sample sd over `n` seeds. It fits in 80 columns."""
     from unseg.evaluation.names import TRIVIAL, shown_name
 
-    table = Table(title=f"{title}: mIoU on clean test images", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    table = Table(title=f"{title}: {shown_metric(metric)} on clean test images", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
                   show_edge=False)
     table.add_column("trained on", no_wrap=True)
     for column in ("final", "best", "PSNR", "train\nloss", "retained\nlearning", "n"):
         table.add_column(column, justify="right", no_wrap=not column.startswith("retained"))
     for row in rows:
-        table.add_row("(trivial)" if row.condition == TRIVIAL else shown_name(row.condition), _number(row.final_miou, 3),
-                      _number(row.best_miou, 3), _mean(row.psnr, 1), _mean(row.train_loss, 3), _retained(row),
+        table.add_row("(trivial)" if row.condition == TRIVIAL else shown_name(row.condition), _number(row.final, 3),
+                      _number(row.best, 3), _mean(row.psnr, 1), _mean(row.train_loss, 3), _retained(row),
                       str(len(row.seeds) or ""))
     return table
 
 
-def remarks(results: dict, plan: "Plan") -> list[str]:
+def remarks(results: dict, study: "Study") -> list[str]:
     """What the table does not say: sizes, the majority class, classes left out of the mean."""
-    facts = results["tasks"][plan.task.name]
-    lines = [f"{facts['train_images']} training and {facts['test_images']} {plan.test_split} images, "
-             f"{plan.width}x{plan.height}, "
-             f"{plan.schedule.steps} steps of {plan.schedule.batch}; n seeds, each against the clean run of the same seed: "
-             f"mean ± sample standard deviation; trivial = class {facts['majority_class']} everywhere."]
-    if facts["absent_classes"]:
-        absent = ", ".join(map(str, facts["absent_classes"]))
-        lines.append(f"Left out of the mean, since no test image shows them: classes {absent}.")
-    if plan.task.by_class:
-        lines.append("By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel.")
-    if any("+jpeg" in name for name in plan.conditions):
+    facts, schedule = results["tasks"][study.task], study.schedule
+    majority = f"; trivial = class {facts['majority_class']} everywhere" if "majority_class" in facts else ""
+    width, height = study.common["size"]
+    lines = [f"{facts['train_images']} training and {facts['test_images']} {facts.get('test_split', 'test')} images, "
+             f"{width}x{height}, {schedule.steps} steps of {schedule.batch}; n seeds, each against the clean run of the same seed: "
+             f"mean ± sample standard deviation{majority}."]
+    if facts.get("absent_classes"):
+        lines.append(f"Left out of the mean, since no test image shows them: classes {', '.join(map(str, facts['absent_classes']))}.")
+    lines += facts.get("remarks", [])
+    if any("+jpeg" in name for name in study.conditions):
         lines.append("PSNR is that of the change, before images are re-encoded; results.json has both (stored: after it).")
-    lines.append(f"Written: {plan.out}/results.json, curves.png, final.png")
+    if study.perceptual is None and len(study.conditions) > 1:
+        lines.append("LPIPS was not measured: it needs a weight file (--lpips-weights).")
+    lines.append(f"Written: {study.out}/results.json, curves.png, final.png. Page and table: unseg report {study.out}")
     return lines
 
 

@@ -2,12 +2,14 @@
 
 OUT/results.json holds a run for each (task, network, condition, seed) and is rewritten after each run; a run that is there
 with equal settings is not repeated; a folder with runs of the same task under another schedule, size or data is refused, since
-they could not be compared. OUT/curves.jsonl gains a line for each evaluation, for watching a run.
+they could not be compared. OUT/curves.jsonl gains a line for each evaluation, for watching a run. OUT/checkpoints holds the state
+of a run until it is done, OUT/examples pictures of the first seed's runs. The schema: docs/evaluation.md.
 """
 from __future__ import annotations
 
+import hashlib
 import itertools
-import time
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,19 +17,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unseg import metrics
 from unseg.config import Budget
 from unseg.device import choose_device
+from unseg.distributed import World
 from unseg.errors import UserError
-from unseg.evaluation.conditions import Change, TrainingImages, changed_images, unchanged
-from unseg.evaluation.data import Pair, Task, check_disjoint, fingerprint, list_pairs, load_split
-from unseg.evaluation.names import parse_condition
+from unseg.evaluation.conditions import Change, unchanged
+from unseg.evaluation.data import Task, digest, fingerprint, list_pairs
+from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, Metrics
+from unseg.evaluation.names import Condition, parse_condition
 from unseg.evaluation.networks import check_network
+from unseg.evaluation.quality import Meter, Quality, Similarity
 from unseg.evaluation.results import Json, Results
-from unseg.evaluation.trainer import Evaluation, Schedule, check_labels, train_and_test
+from unseg.evaluation.semantic import SemanticLearner, TaskLabelling, learn_labels
+from unseg.evaluation.sets import (
+    ChangedImages, Images, MixedImages, PairImages, PartOfImages, ProtectedImages, ReencodedImages, Truth, check_apart,
+    choose_share,
+)
+from unseg.evaluation.trainer import Checkpoint, Evaluation, Schedule, Trained, train
+from unseg.images import write_png
 
 SMALLEST_SIDE = 32
 TEST_SPLITS = ("val", "test")
+BY_CLASS = "By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel."
+EXAMPLES = 4  # clean test images with truth and prediction, of each run of the first seed
+CHANGED_EXAMPLES = 2  # training images before and after, of each changed condition
+EXAMPLE_WIDTH, EXAMPLE_HEIGHT = 640, 480  # the middle part of a larger training image
+
+Make = Callable[[str, AnnotatedImages, AnnotatedImages], Learner]
 
 
 @dataclass(frozen=True)
@@ -35,14 +51,12 @@ class Source:
     """How the training images of a condition are made.
 
     change_of: from a run's seed to the change of its images. identity: all else that they depend on; another one makes a run
-    anew.
+    anew. files: in place of a change, the protected images, one for each clean image.
     """
 
-    change_of: Callable[[int], Change]
+    change_of: Callable[[int], Change] = lambda seed: unchanged
     identity: Json = field(default_factory=dict)
-
-
-CLEAN = Source(lambda seed: unchanged)
+    files: tuple[Path, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +71,262 @@ class RunName:
         return f"{self.network} on {self.condition}, seed {self.seed}"
 
 
+class Watcher:
+    """What a caller may hear of; this one is silent."""
+
+    def begin(self, what: str, total: int) -> None:
+        """A stretch of `total` ticks begins."""
+
+    def tick(self) -> None:
+        """One image made or one training step done."""
+
+    def evaluated(self, run: RunName, evaluation: Evaluation, metric: str) -> None:
+        """A network was tested."""
+
+    def reused(self, run: RunName) -> None:
+        """A run was found in results.json."""
+
+    def resumed(self, run: RunName, step: int) -> None:
+        """A run goes on from the checkpoint of an earlier process."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison on one task.
+
+    make: from network, training images and clean test images to a learner. common: the settings that all runs of the task share,
+    besides the schedule. weights: for each network the identity of its pretrained weights, if it has some. sources: for each base
+    of the conditions but clean. facts: what results.json says of the task besides what learners tell.
+    """
+
+    task: str
+    out: Path
+    train: Images
+    test: Images
+    make: Make
+    truth: Truth
+    networks: tuple[str, ...]
+    conditions: tuple[str, ...]
+    schedule: Schedule
+    sources: dict[str, Source]
+    seeds: tuple[int, ...] = (0,)
+    device: str = "auto"
+    common: Json = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
+    weights: Json = field(default_factory=dict)
+    checkpoint_every: float = 120.0
+    perceptual: Similarity | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.conditions:
+            parse_condition(name, ["clean", *self.sources])
+        choose_device(self.device)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A condition's training images. measure: their quality, of the images before JPEG and after it (None where there is none)."""
+
+    images: Images
+    changed: tuple[Images, Meter] | None = None
+    stored: tuple[Images, Meter] | None = None
+
+    def quality(self) -> tuple[Quality | None, Quality | None]:
+        """Reads what the training has not read, so that the bound is that of the whole folder."""
+        totals = []
+        for part in (self.changed, self.stored):
+            if part is not None:
+                images, meter = part
+                for index in meter.missing():
+                    images.pixels(index)
+            totals.append(part[1].total() if part is not None else None)
+        return totals[0], totals[1]
+
+
+class Conditions:
+    """The training images of a study's conditions; each is made once, so that what was read and measured is not read again."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.made: dict[tuple[str, int], Training] = {}
+
+    def get(self, name: str, seed: int) -> Training:
+        """Those of the condition, of one seed at a time: another seed's are forgotten."""
+        self.made = {key: made for key, made in self.made.items() if key[1] == seed}
+        if (name, seed) not in self.made:
+            self.made[name, seed] = self._make(parse_condition(name, ["clean", *self.study.sources]), seed)
+        return self.made[name, seed]
+
+    def _make(self, kind: Condition, seed: int) -> Training:
+        study = self.study
+        if kind.jpeg is not None:
+            inner = self.get(str_of(Condition(kind.base, None, kind.share)), seed)
+            clean = study.train if not isinstance(inner.images, PartOfImages) else inner.images
+            meter = Meter(len(clean), study.perceptual)
+            images = ReencodedImages(inner.images, clean, kind.jpeg, study.truth, meter)
+            return Training(images, inner.changed, (images, meter))
+        if kind.share is not None:
+            chosen = choose_share(study.train.names, kind.share, seed)
+            if kind.base == "clean":
+                rest = sorted(set(range(len(study.train))) - set(chosen))
+                if not rest:
+                    raise UserError(f"--conditions clean@{kind.share}: no image is left; there are only {len(study.train)}")
+                return Training(PartOfImages(study.train, rest))
+            whole = self.get(kind.base, seed)
+            return Training(MixedImages(study.train, whole.images, chosen), whole.changed)
+        if kind.base == "clean":
+            return Training(study.train)
+        source, meter = study.sources[kind.base], Meter(len(study.train), study.perceptual)
+        if source.files is not None:
+            images: Images = ProtectedImages(study.train, source.files, study.truth, meter)
+        else:
+            images = ChangedImages(study.train, source.change_of(seed), study.truth, meter)
+        return Training(images, (images, meter))
+
+
+def str_of(condition: Condition) -> str:
+    """`parse_condition` back."""
+    share = "" if condition.share is None else f"@{condition.share}"
+    return f"{condition.base}{share}{'' if condition.jpeg is None else f'+jpeg{condition.jpeg}'}"
+
+
+def run_study(study: Study, world: World | None = None, watcher: Watcher = Watcher()) -> Json:
+    """Runs what results.json does not hold yet and returns its content. watcher: of the first process.
+
+    Seed by seed, so that what is there after an interruption is as many whole comparisons as possible.
+    """
+    world = world or World(device=choose_device(study.device))
+    common = {"task": study.task, **asdict(study.schedule), **study.common}
+    results = Results(study.out, common, {"task": study.task, "train_images": len(study.train), "test_images": len(study.test),
+                                          **study.facts}, study.weights)
+    conditions = Conditions(study)
+    for seed, condition in itertools.product(study.seeds, study.conditions):
+        kind = parse_condition(condition, ["clean", *study.sources])
+        identity = {} if kind.base == "clean" else study.sources[kind.base].identity
+        for run in (RunName(network, condition, seed) for network in study.networks):
+            settings = {**common, **asdict(run), "images": identity}
+            if run.network in study.weights:
+                settings["weights"] = study.weights[run.network]
+            checkpoint = Checkpoint(study.out / "checkpoints" / f"{_slug(f'{study.task}-{run}')}.pt", settings, study.checkpoint_every)
+            if world.from_first("held" if world.leads and results.holds(settings) else ""):
+                watcher.reused(run)
+            else:
+                _run(study, run, settings, conditions.get(condition, seed), results, checkpoint, world, watcher)
+            if world.leads:
+                checkpoint.remove()
+    return results.content()
+
+
+def _run(study: Study, run: RunName, settings: Json, made: Training, results: Results, checkpoint: Checkpoint, world: World,
+         watcher: Watcher) -> None:
+    """Trains one network on one condition and records it."""
+    learner = _learner(study, run, made, watcher)
+
+    def report(evaluation: Evaluation) -> None:
+        results.log({"task": study.task, **asdict(run), **asdict(evaluation)})
+        watcher.evaluated(run, evaluation, learner.metric)
+
+    def resumed(step: int) -> None:
+        watcher.resumed(run, step)
+        for _ in range(step):
+            watcher.tick()
+
+    watcher.begin(str(run), study.schedule.steps)
+    trained = train(learner, study.schedule, run.seed, world, checkpoint=checkpoint, report=report, resumed=resumed,
+                    tick=lambda step: watcher.tick())
+    if world.leads:
+        results.add_facts({"metric": learner.metric, "trivial": learner.trivial, "absent_classes": absent_classes(learner.trivial),
+                           **({"majority_class": learner.majority} if isinstance(learner, SemanticLearner) else {})})
+        watcher.begin(f"measuring the images of {run.condition}", len(made.images))
+        results.add(settings, _recorded(study, run, made, learner, trained, world))
+    world.barrier()
+
+
+def _learner(study: Study, run: RunName, made: Training, watcher: Watcher) -> Learner:
+    """The run's learner; the images that it reads are told to the watcher."""
+    watcher.begin(f"{run.condition}: reading", len(made.images) + len(study.test))
+    made.images.heard = study.test.heard = watcher.tick
+    try:
+        return study.make(run.network, made.images, study.test)
+    finally:
+        made.images.heard = study.test.heard = lambda: None
+
+
+def _recorded(study: Study, run: RunName, made: Training, learner: Learner, trained: Trained, world: World) -> Json:
+    quality, stored = made.quality()
+    result: Json = {
+        "metric": learner.metric, "final": trained.final, "best": trained.best, "train_loss": trained.train_loss,
+        "trivial": learner.trivial, "metrics": trained.metrics, "curve": [asdict(point) for point in trained.curve],
+        "train_images": learner.train_count, "quality": asdict(quality) if quality else None,
+        "stored": asdict(stored) if stored else None, "seconds": round(trained.seconds, 1), "device": str(world.device),
+        "device_name": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
+        "processes": world.size, "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }
+    if run.seed == study.seeds[0]:
+        result["examples"] = _write_examples(study, run, learner, trained, world)
+        if made.changed is not None:
+            result["training_examples"] = _write_changed(study, run, made)
+    return result
+
+
+def _write_examples(study: Study, run: RunName, learner: Learner, trained: Trained, world: World) -> list[Json]:
+    """Clean test images with truth and prediction, as files; their paths are relative to OUT."""
+    trained.network.eval()
+    with torch.no_grad():
+        shown = learner.examples(trained.network, world.device, EXAMPLES)
+    entries = []
+    for example in shown:
+        paths = {kind: f"examples/{_slug(f'{study.task}-{run}')}/{_slug(example.name)}-{kind}.png"
+                 for kind in ("image", "truth", "prediction")}
+        for kind, path in paths.items():
+            write_png(study.out / path, getattr(example, kind))
+        entries.append({"name": example.name, **paths})
+    return entries
+
+
+def _write_changed(study: Study, run: RunName, made: Training) -> list[Json]:
+    """The first training images that differ, before and after, at their own size or its middle part."""
+    entries: list[Json] = []
+    for index, name in enumerate(made.images.names):
+        clean, changed = study.train.pixels(index), made.images.pixels(index)
+        if np.array_equal(clean, changed):
+            continue
+        folder = f"examples/{_slug(f'training-{run.condition}-{run.seed}')}"
+        paths = {kind: f"{folder}/{_slug(name)}-{kind}.png" for kind in ("clean", "changed")}
+        for path, pixels in zip(paths.values(), (clean, changed), strict=True):
+            write_png(study.out / path, _middle(pixels))
+        entries.append({"name": name, **paths})
+        if len(entries) == CHANGED_EXAMPLES:
+            break
+    return entries
+
+
+def _middle(pixels_HW3: np.ndarray) -> np.ndarray:
+    height, width = pixels_HW3.shape[:2]
+    top, left = max(0, height - EXAMPLE_HEIGHT) // 2, max(0, width - EXAMPLE_WIDTH) // 2
+    return np.ascontiguousarray(pixels_HW3[top:top + EXAMPLE_HEIGHT, left:left + EXAMPLE_WIDTH])
+
+
+def _slug(text: str) -> str:
+    """A file name of the text, short and harmless, that no other text of the run has."""
+    clean = re.sub(r"[^A-Za-z0-9._+@-]+", "-", text).strip("-.")
+    if clean == text and len(clean) <= 120:
+        return clean
+    return f"{clean[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def absent_classes(trivial: Metrics) -> list[str]:
+    """The names that the test set does not show: None in a dictionary of a metric by class, of whatever answer."""
+    return list(dict.fromkeys(name for key, values in trivial.items() if key.startswith("class_") and isinstance(values, dict)
+                              for name, value in values.items() if value is None))
+
+
+# --- images/SPLIT and labels/SPLIT -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One comparison: which task, networks, conditions and seeds, on which data, at which size and schedule."""
+    """One comparison on ROOT/images/SPLIT: which task, networks, conditions and seeds, at which size and schedule."""
 
     data: Path
     out: Path
@@ -73,103 +340,56 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     test_split: str = "test"
     device: str = "auto"
+    checkpoint_every: float = 120.0
 
     def __post_init__(self) -> None:
         for name in self.networks:
             check_network(name)
-        for name in self.conditions:
-            parse_condition(name)
         if self.test_split not in TEST_SPLITS:
             raise UserError(f"--test-split {self.test_split}: give {' or '.join(TEST_SPLITS)}")
-        if min(self.width, self.height) < SMALLEST_SIDE:
-            raise UserError(f"--size {self.width}x{self.height}: give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
+        check_size(self.width, self.height)
         choose_device(self.device)
 
 
-class Watcher:
-    """What a caller may hear of; this one is silent."""
+def check_size(width: int, height: int) -> None:
+    if min(width, height) < SMALLEST_SIDE:
+        raise UserError(f"--size {width}x{height}: give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
 
-    def begin(self, what: str, total: int) -> None:
-        """A stretch of `total` ticks begins."""
 
-    def tick(self) -> None:
-        """One image made or one training step done."""
-
-    def evaluated(self, run: RunName, evaluation: Evaluation) -> None:
-        """A network was tested."""
-
-    def reused(self, run: RunName) -> None:
-        """A run was found in results.json."""
+def study_of(plan: Plan, sources: dict[str, Source], perceptual: Similarity | None = None) -> Study:
+    """The plan with its images opened and checked. sources: for each base of the conditions but clean."""
+    for name in plan.conditions:
+        parse_condition(name, ["clean", *sources])
+    train_pairs, test_pairs = list_pairs(plan.data, "train"), list_pairs(plan.data, plan.test_split)
+    protected = [path for source in sources.values() for path in source.files or ()]
+    check_apart([pair.image for pair in train_pairs] + protected, [pair.image for pair in test_pairs])
+    task, labelling = plan.task, TaskLabelling(plan.task)
+    options = LearnerOptions((plan.width, plan.height), colour_jitter=False)
+    common = {
+        "object_classes": None if task.objects is None else list(task.objects), "size": [plan.width, plan.height],
+        "test_split": plan.test_split,
+        "train": fingerprint(path for pair in train_pairs for path in (pair.image, pair.label)),
+        "test": fingerprint(path for pair in test_pairs for path in (pair.image, pair.label)),
+    }
+    return Study(task.name, plan.out, PairImages(train_pairs), PairImages(test_pairs),
+                 lambda network, train_set, test_set: learn_labels(network, train_set, test_set, options, labelling),
+                 lambda annotated: (task.object_mask(annotated.values), task.labels(annotated.values)),
+                 plan.networks, plan.conditions, plan.schedule, sources, plan.seeds, plan.device, common,
+                 {"test_split": plan.test_split, "remarks": [BY_CLASS] if task.by_class else []}, {}, plan.checkpoint_every,
+                 perceptual)
 
 
 def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()) -> Json:
-    """Runs what results.json does not hold yet and returns its content. sources: for each base of the conditions but clean.
-
-    Seed by seed, so that what is there after an interruption is as many whole comparisons as possible.
-    """
-    train, test = list_pairs(plan.data, "train"), list_pairs(plan.data, plan.test_split)
-    check_disjoint(train, test)
-    watcher.begin("reading", len(train) + len(test))
-    images, train_classes = load_split(train, plan.width, plan.height, watcher.tick)
-    test_images, test_classes = load_split(test, plan.width, plan.height, watcher.tick)
-    num_classes = plan.task.num_classes(train_classes)
-    train_labels, test_labels = plan.task.labels(train_classes), plan.task.labels(test_classes)
-    check_labels(test_labels, num_classes, "--data: test labels")
-    common = {**_common_settings(plan, train, test), "num_classes": num_classes}
-    results = Results(plan.out, common, _facts(plan, len(train), train_labels, test_labels, num_classes))
-    for seed, condition in itertools.product(plan.seeds, plan.conditions):
-        kind = parse_condition(condition)
-        source = CLEAN if kind.base == "clean" else sources[kind.base]
-        made = TrainingImages(images) if condition == "clean" else None
-        for run in (RunName(network, condition, seed) for network in plan.networks):
-            settings = {**common, **asdict(run), "images": source.identity}
-            if results.holds(settings):
-                watcher.reused(run)
-                continue
-            if made is None:
-                watcher.begin(f"{condition}: images", len(train))
-                made = changed_images(train, plan.task, plan.width, plan.height, source.change_of(seed), kind.jpeg, watcher.tick)
-            _run(plan, run, settings, made, (train_labels, test_images, test_labels), results, watcher)
-    return results.content()
+    """Runs what OUT/results.json does not hold yet and returns its content. sources: for each base of the conditions but clean."""
+    return run_study(study_of(plan, sources), watcher=watcher)
 
 
-def _run(plan: Plan, run: RunName, settings: Json, made: TrainingImages, rest: tuple[np.ndarray, np.ndarray, np.ndarray],
-         results: Results, watcher: Watcher) -> None:
-    """Trains one network on one condition and records it. rest: training labels, test images, test labels."""
-    schedule = plan.schedule
-
-    def report(evaluation: Evaluation) -> None:
-        results.log({"task": plan.task.name, **asdict(run), **asdict(evaluation)})
-        watcher.evaluated(run, evaluation)
-
-    watcher.begin(str(run), schedule.steps)
-    started = time.perf_counter()
-    result = train_and_test(made.images, *rest, settings["num_classes"], run.network, schedule.steps, run.seed,
-                            batch=schedule.batch, eval_every=schedule.eval_every, device=plan.device, report=report,
-                            tick=lambda step: watcher.tick())
-    results.add(settings, {
-        "final_miou": result.final_miou, "best_miou": result.best_miou, "train_loss": result.train_loss,
-        "per_class_iou": result.per_class_iou, "curve": [asdict(point) for point in result.curve],
-        **asdict(made.change), "stored": asdict(made.stored) if made.stored else None,
-        "seconds": round(time.perf_counter() - started, 1), "device": str(choose_device(plan.device)),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
-    })
+def file_identity(paths: Sequence[Path]) -> Json:
+    """Of a protected folder: the files' names and contents."""
+    return {"files": fingerprint(paths)}
 
 
-def _common_settings(plan: Plan, train: Sequence[Pair], test: Sequence[Pair]) -> Json:
-    return {
-        "task": plan.task.name, "object_classes": None if plan.task.objects is None else list(plan.task.objects),
-        "size": [plan.width, plan.height], **asdict(plan.schedule), "test_split": plan.test_split,
-        "train": fingerprint(path for pair in train for path in (pair.image, pair.label)),
-        "test": fingerprint(path for pair in test for path in (pair.image, pair.label)),
-    }
-
-
-def _facts(plan: Plan, train_count: int, train_labels: np.ndarray, test_labels: np.ndarray, num_classes: int) -> Json:
-    """What holds for every run of the task: the trivial answer and the classes that the test images lack."""
-    trivial = metrics.trivial_iou(train_labels, test_labels, num_classes)
-    return {"task": plan.task.name, "train_images": train_count, "test_images": len(test_labels),
-            "test_split": plan.test_split, "num_classes": num_classes,
-            "absent_classes": [i for i, iou in enumerate(trivial) if iou is None],
-            "majority_class": metrics.majority_class(train_labels, num_classes),
-            "trivial_miou": metrics.mean_iou(trivial)}
+def weights_identity(path: Path) -> Json:
+    """Of pretrained weights: the name and a hash of the file, or of all files of the folder."""
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    return {"name": path.name, "sha256": digest(path)[:16] if path.is_file() else fingerprint(files)}

@@ -1,4 +1,4 @@
-"""What the training images of a condition are: clean, protected, or with a control's noise of the same budget.
+"""What is done to the training images of a condition: nothing, a control's noise of the same budget, JPEG.
 
 All are made at the images' own size, are whole 8-bit values as a PNG would hold them (or a JPEG, where the condition says so),
 and only then shrink to the training size.
@@ -8,19 +8,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from unseg import metrics, noise
+from unseg import noise
 from unseg.config import Budget
-from unseg.errors import UserError
-from unseg.evaluation.data import Pair, Task, read_pair, shrink_image
-from unseg.images import read_image
 
 TILE = 1024  # pixels after which a pattern per class repeats
 
@@ -67,89 +62,8 @@ def _draws(key: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
 
 
-def protected_files(folder: Path) -> Change:
-    """Images that were protected before: FOLDER/NAME.png (or another lossless file of that stem) of the same size."""
-    def change(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        path = protected_file(folder, name)
-        protected = read_image(path).pixels
-        if protected.shape != pixels.shape:
-            raise UserError(f"{path}: {protected.shape[1]}×{protected.shape[0]} pixels, but the clean image has "
-                            f"{pixels.shape[1]}×{pixels.shape[0]}; protect the images at full size")
-        return protected
-    return change
-
-
-def protected_file(folder: Path, name: str) -> Path:
-    """The protected version of image `name`; UserError where it is missing."""
-    for suffix in (".png", ".webp", ".jpg", ".jpeg"):
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
-    raise UserError(f"--protected {folder}: no protected version of training image {name} ({name}.png) there")
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far images are from the clean ones, at full size.
-
-    psnr: mean over the images that differ, dB; None where none does. max_change_object, max_change_background: grey levels.
-    """
-
-    psnr: float | None = None
-    max_change_object: int = 0
-    max_change_background: int = 0
-
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """A condition's images, N×H×W×3 uint8 at training size.
-
-    change: how far the change took them, before any re-encoding. stored: how far they are once re-encoded; None where they are
-    not.
-    """
-
-    images: np.ndarray
-    change: Distance = Distance()
-    stored: Distance | None = None
-
-
-def changed_images(pairs: Sequence[Pair], task: Task, width: int, height: int, change: Change, jpeg: int | None = None,
-                   tick: Callable[[], None] = lambda: None) -> TrainingImages:
-    """Every training image through `change` at full size, re-encoded as JPEG of quality `jpeg` if given, then shrunk."""
-    images = np.empty((len(pairs), height, width, 3), np.uint8)
-    before, after = _Distances(), _Distances()
-    for i, pair in enumerate(pairs):
-        pixels, classes = read_pair(pair)
-        mask = task.object_mask(classes)
-        changed = change(pair.name, pixels, mask, task.labels(classes))
-        before.add(pixels, changed, mask)
-        if jpeg is not None:
-            changed = reencoded(changed, jpeg)
-            after.add(pixels, changed, mask)
-        images[i] = shrink_image(changed, width, height)
-        tick()
-    return TrainingImages(images, before.total(), None if jpeg is None else after.total())
-
-
 def reencoded(pixels_HW3: np.ndarray, quality: int) -> np.ndarray:
     """What a reader gets of the pixels (uint8) after JPEG of that quality with 4:2:0 chroma subsampling, Pillow's default."""
     file = io.BytesIO()
     Pillow.fromarray(pixels_HW3).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return np.array(Pillow.open(file))
-
-
-class _Distances:
-    """Adds up the Distance of image after image."""
-
-    def __init__(self) -> None:
-        self.psnr: list[float] = []
-        self.on_object = self.on_background = 0
-
-    def add(self, clean_HW3: np.ndarray, changed_HW3: np.ndarray, mask_HW: np.ndarray) -> None:
-        difference = np.abs(changed_HW3.astype(np.int16) - clean_HW3).max(2)
-        self.on_object = max(self.on_object, int(difference[mask_HW].max(initial=0)))
-        self.on_background = max(self.on_background, int(difference[~mask_HW].max(initial=0)))
-        if difference.any():
-            self.psnr.append(metrics.psnr(clean_HW3, changed_HW3))
-
-    def total(self) -> Distance:
-        return Distance(float(np.mean(self.psnr)) if self.psnr else None, self.on_object, self.on_background)

@@ -5,8 +5,9 @@ val or test.
 """
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,25 +109,23 @@ def list_pairs(root: Path, split: str) -> list[Pair]:
     return [Pair(name, path, labels / f"{name}.png") for name, path in found.items()]
 
 
-def check_disjoint(train: Sequence[Pair], test: Sequence[Pair]) -> None:
-    """Raises UserError where a test image is, byte for byte, a training image: it would measure memory."""
-    seen = {_digest(pair.image): pair for pair in train}
-    for pair in test:
-        twin = seen.get(_digest(pair.image))
-        if twin is not None:
-            raise UserError(f"{pair.image}: this test image is also a training image ({twin.image}); remove one of the two")
-
-
 def fingerprint(paths: Iterable[Path]) -> str:
     """Short hash over the names and contents of files: whether results were made from the same ones."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(f"{path.name} {_digest(path)}\n".encode())
+        total.update(f"{path.name} {digest(path)}\n".encode())
     return total.hexdigest()[:16]
 
 
-def _digest(path: Path) -> str:
+@functools.lru_cache(maxsize=None)
+def _digest_of(path: Path, size: int, changed: int) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's content; read once as long as size and time stamp stay."""
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
 
 
 def shrink_image(pixels_HW3: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -137,24 +136,3 @@ def shrink_image(pixels_HW3: np.ndarray, width: int, height: int) -> np.ndarray:
 def shrink_label(label_HW: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resized by nearest neighbour at pixel centres, uint8."""
     return cv2.resize(label_HW, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def load_split(pairs: Sequence[Pair], width: int, height: int,
-               tick: Callable[[], None] = lambda: None) -> tuple[np.ndarray, np.ndarray]:
-    """A split at the training size: images N×H×W×3 uint8 and class maps N×H×W uint8 (Task.labels makes labels of them)."""
-    images = np.empty((len(pairs), height, width, 3), np.uint8)
-    classes = np.empty((len(pairs), height, width), np.uint8)
-    for i, pair in enumerate(pairs):
-        pixels, label = read_pair(pair)
-        images[i], classes[i] = shrink_image(pixels, width, height), shrink_label(label, width, height)
-        tick()
-    return images, classes
-
-
-def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels H×W×3 and classes H×W uint8 at full size; UserError where their sizes differ."""
-    pixels, classes = pair.pixels(), pair.classes()
-    if pixels.shape[:2] != classes.shape:
-        raise UserError(f"{pair.image}: {pixels.shape[1]}×{pixels.shape[0]} pixels, but its label map {pair.label} has "
-                        f"{classes.shape[1]}×{classes.shape[0]}; they must be of one size")
-    return pixels, classes

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from unseg.data.annotations import Annotated, ClassTable
+from unseg.data.annotations import Annotated, ClassTable, ObjectRule
+from unseg.errors import UserError
 
 # JSON-able. Numbers in [0, 1]; None where a class or size is absent from the test set, which leaves it out of every mean.
 Metrics = dict[str, Any]
@@ -41,12 +42,28 @@ class AnnotatedImages(Protocol):
 @dataclass(frozen=True)
 class LearnerOptions:
     """What every task may be told. size: (width, height) of training and testing, pixels. weights: a local file or folder of
-    pretrained weights for the network (or its backbone); None: random weights. extra: options of one family of networks.
+    pretrained weights for the network (or its backbone); None: random weights. extra: options of one family of networks, as
+    `--set NAME=VALUE` gives them. colour_jitter: whether views change in brightness, contrast, saturation and hue. rule: which
+    segments are the object, where a task has one; its ignore_label is never learnt.
     """
 
     size: tuple[int, int]
     weights: Path | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    colour_jitter: bool = True
+    rule: ObjectRule = ObjectRule()
+
+    def extras(self, **defaults: Any) -> dict[str, Any]:
+        """`extra` over `defaults`; UserError for an option that is not among them or has a value of another type."""
+        for name, value in self.extra.items():
+            if name not in defaults:
+                known = f"; there are {', '.join(defaults)}" if defaults else "; this network has no options"
+                raise UserError(f"--set {name}: no such option of this network{known}")
+            expected = defaults[name]
+            fits = isinstance(value, type(expected)) or (type(expected) is float and type(value) is int)
+            if expected is not None and (not fits or isinstance(value, bool) != isinstance(expected, bool)):
+                raise UserError(f"--set {name}={value}: give a {type(expected).__name__}, such as {expected}")
+        return {**defaults, **self.extra}
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,16 @@ class Learner(ABC):
         and protected runs see the same views. The network is called through `model(…)` alone, which may be wrapped for several
         processes; the trainer has set autocast.
         """
+
+    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device,
+                  rank: int, size: int) -> torch.Tensor:
+        """`loss` of the part of a batch that process `rank` of `size` works on: indices[rank::size].
+
+        Every process calls it with the same batch and the same state of `draw`, and leaves `draw` in the same state. A task
+        that can draw the views of the whole batch and then take its part gives several processes the views of one.
+        """
+        seeds = torch.randint(2**62, (size,), generator=draw)
+        return self.loss(model, indices[rank::size], torch.Generator().manual_seed(int(seeds[rank])), device)
 
     @abstractmethod
     def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:

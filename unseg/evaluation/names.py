@@ -1,8 +1,13 @@
-"""Names of conditions, that is of what is done to the training images: BASE, or BASE+jpegQ where a JPEG of quality Q follows."""
+"""Names of conditions, that is of what is done to the training images: BASE[@SHARE][+jpegQ].
+
+BASE is clean, random, pattern, or what a protected folder is called (protected, if it has no name of its own). BASE@40: 40 % of
+the images are BASE's, the rest is clean. clean@40: the clean part alone that is left when 40 % are taken away. +jpeg75: all are
+re-encoded as JPEG of that quality afterwards.
+"""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from unseg.errors import UserError
@@ -10,41 +15,59 @@ from unseg.errors import UserError
 # What a table and a picture call them; the order is theirs, too.
 BASES = {"clean": "clean", "protected": "protected", "random": "random noise", "pattern": "class pattern"}
 TRIVIAL = "trivial"  # no condition, but a row beside them: the answer "majority class" everywhere
+RESERVED = ("clean", "random", "pattern", TRIVIAL)  # what a protected folder cannot be called
+BASE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 SUFFIX = "+jpeg75"
 
 
 @dataclass(frozen=True)
 class Condition:
-    """base: one of BASES. jpeg: the quality, 1 to 100, at which images are re-encoded after the change; None: they are not."""
+    """base: what is done. share: to how many percent of the images, 1 to 99 (of clean: how many are taken away); None: to all.
+    jpeg: the quality, 1 to 100, at which images are re-encoded after the change; None: they are not."""
 
     base: str
     jpeg: int | None = None
+    share: int | None = None
 
 
-def parse_condition(name: str) -> Condition:
-    """`protected+jpeg75` as Condition("protected", 75); UserError where there is no such condition."""
-    match = re.fullmatch(rf"({'|'.join(BASES)})(?:\+jpeg([1-9]\d?|100))?", name, re.ASCII)
-    if match is None:
-        raise UserError(f"--conditions: unknown condition '{name}'; available: {', '.join(BASES)}, each also with a JPEG quality "
+def parse_condition(name: str, bases: Collection[str] = tuple(BASES)) -> Condition:
+    """`protected+jpeg75` as Condition("protected", 75); UserError where there is no such condition. bases: those that there are."""
+    match = re.fullmatch(rf"({BASE_NAME})(?:@([1-9]\d?))?(?:\+jpeg([1-9]\d?|100))?", name, re.ASCII)
+    if match is None or match[1] not in bases:
+        raise UserError(f"--conditions: unknown condition '{name}'; available: {', '.join(bases)}, each also with a JPEG quality "
                         f"from 1 to 100 behind it, such as protected{SUFFIX}")
-    return Condition(match[1], int(match[2]) if match[2] else None)
+    return Condition(match[1], int(match[3]) if match[3] else None, int(match[2]) if match[2] else None)
 
 
 def shown_name(name: str) -> str:
     """The condition in words: `random noise, JPEG 75`. A name that this version does not know is shown as it is."""
-    base, plus, suffix = name.partition("+")
+    front, plus, suffix = name.partition("+")
+    base, at, share = front.partition("@")
     words = "trivial answer" if name == TRIVIAL else BASES.get(base, base)
+    if at:
+        words = f"clean part alone, {100 - int(share)} %" if base == "clean" and share.isdecimal() else f"{words}, {share} %"
     return f"{words}, {re.sub(r'^jpeg(?=[0-9]+$)', 'JPEG ', suffix)}" if plus else words
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Conditions in the order of tables: by base, each with its re-encoded forms behind it, best quality first."""
+    """Conditions in the order of tables: by base, each with its shares behind it, rising, and then its re-encoded forms, best
+    quality first."""
     bases = list(BASES)
 
-    def place(name: str) -> tuple[int, str, int, str]:
-        base, _, suffix = name.partition("+")
+    def place(name: str) -> tuple[int, str, int, int, str]:
+        front, _, suffix = name.partition("+")
+        base, _, share = front.partition("@")
         quality = re.fullmatch(r"jpeg(\d+)", suffix, re.ASCII)
-        return (bases.index(base) if base in BASES else len(bases), base,
+        return (bases.index(base) if base in BASES else len(bases), base, int(share) if share.isdecimal() else 0,
                 -int(quality[1]) if quality else -1000 if not suffix else 0, suffix)
 
     return sorted(set(names), key=place)
+
+
+def sweep(bases: Iterable[str], shares: Iterable[int]) -> list[str]:
+    """The conditions of a share sweep: for each share the mixture of every base, and the clean part alone. 0 % is clean, 100 %
+    the base itself, whose clean part would be empty."""
+    bases = list(bases)
+    mixtures = ["clean" if share == 0 else base if share == 100 else f"{base}@{share}" for share in shares for base in bases]
+    parts = [f"clean@{share}" for share in shares if 0 < share < 100]
+    return list(dict.fromkeys([*mixtures, *parts]))

@@ -19,15 +19,16 @@ Json = dict[str, Any]
 
 
 class Results:
-    """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}.
+    """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}; see docs/evaluation.md.
 
     The file is read anew for every question and every addition, so that several processes may share the work of one folder.
     """
 
-    def __init__(self, out: Path, common: Json, facts: Json) -> None:
-        """common: the settings that every run of the task shares; facts: what every table of the task needs."""
+    def __init__(self, out: Path, common: Json, facts: Json, weights: Json | None = None) -> None:
+        """common: the settings that every run of the task shares; facts: what every table of the task needs; weights: for each
+        network the pretrained weights that all its runs share."""
         self.path, self.curves = out / "results.json", out / "curves.jsonl"
-        self.common, self.facts = common, facts
+        self.common, self.facts, self.weights = common, facts, weights or {}
         self.content()
 
     def content(self) -> Json:
@@ -38,8 +39,16 @@ class Results:
             if settings["task"] == self.common["task"] and other:
                 raise UserError(f"--out {self.path.parent}: its runs of task {self.common['task']} were made with "
                                 f"{other[0]} {settings.get(other[0])}, now it is {self.common[other[0]]}; give another --out")
-        content["tasks"][self.facts["task"]] = self.facts
+            before, now = settings.get("weights"), self.weights.get(settings["network"])
+            if settings["task"] == self.common["task"] and settings["network"] in self.weights and before != now:
+                raise UserError(f"--out {self.path.parent}: its runs of {settings['network']} were made with weights {before}, now "
+                                f"they are {now}; give another --out")
+        content["tasks"][self.facts["task"]] = {**content["tasks"].get(self.facts["task"], {}), **self.facts}
         return content
+
+    def add_facts(self, more: Json) -> None:
+        """What only learners know of the task."""
+        self.facts = {**self.facts, **more}
 
     def holds(self, settings: Json) -> bool:
         return any(run["settings"] == settings for run in self.content()["runs"])
@@ -71,8 +80,38 @@ def read_results(path: Path) -> Json:
         raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
     if not isinstance(content, dict) or not {"tasks", "runs"} <= content.keys() or not all(map(_is_run, content["runs"])):
         raise UserError(f"{path}: not the results of unseg evaluate; remove it or give another --out")
+    return upgraded(content)
+
+
+# What older versions did without saying so; the first ones knew no other test split.
+FORMER_SCHEDULE = {"optimizer": "adamw", "momentum": 0.9, "decay": "cosine", "warm_up": 0.1, "clip": None}
+
+
+def upgraded(content: Json) -> Json:
+    """The content of an older file in today's schema: mIoU was the only metric, and had its own names."""
+    for facts in content["tasks"].values():
+        if "trivial_miou" in facts:
+            facts["metric"], facts["trivial"] = "miou", {"miou": facts.pop("trivial_miou")}
+            facts["absent_classes"] = [str(label) for label in facts.get("absent_classes", ())]
     for run in content["runs"]:
-        run["settings"].setdefault("test_split", "test")  # older files know no other
+        settings, result = run["settings"], run["result"]
+        if settings["task"] in ("binary", "classes"):
+            settings.setdefault("test_split", "test")
+        if "final_miou" in result:
+            for name, value in FORMER_SCHEDULE.items():
+                settings.setdefault(name, value)
+            settings.pop("num_classes", None)  # follows from the data
+            iou = result.pop("per_class_iou", None)
+            result |= {"metric": "miou", "final": result.pop("final_miou"), "best": result.pop("best_miou", None)}
+            result["metrics"] = {"miou": result["final"]}
+            if iou is not None:
+                result["metrics"]["class_iou"] = {str(label): value for label, value in enumerate(iou)}
+            result["curve"] = [{**point, "score": point["miou"]} if "miou" in point else point for point in result.get("curve", ())]
+            for point in result["curve"]:
+                point.pop("miou", None)
+            names = [name for name in ("psnr", "max_change_object", "max_change_background") if name in result]
+            changed = {name: result.pop(name) for name in names}
+            result["quality"] = changed if changed.get("psnr") is not None else None
     return content
 
 
@@ -102,16 +141,17 @@ def spread(values: Iterable[float | None]) -> Spread | None:
 class Row:
     """A line of the closing table: a condition over its seeds.
 
-    seeds: rising; empty for the trivial answer, which has none. retained: share of what is learnt from clean images, each seed
-    against the clean run of that seed, so over those seeds that have one; None where there is no such seed, or no meaning.
+    seeds: rising; empty for the trivial answer, which has none. final, best: of the task's metric. psnr: of the change, dB.
+    retained: share of what is learnt from clean images, each seed against the clean run of that seed, so over those seeds that
+    have one; None where there is no such seed, or no meaning.
     """
 
     task: str
     network: str
     condition: str
     seeds: tuple[int, ...]
-    final_miou: Spread
-    best_miou: Spread
+    final: Spread
+    best: Spread
     psnr: Spread | None
     train_loss: Spread | None
     retained: Spread | None
@@ -133,18 +173,27 @@ def grouped(results: Json) -> dict[tuple[str, str], dict[str, dict[int, Json]]]:
             for which, conditions in groups.items()}
 
 
+def trivial_score(results: Json, task: str, runs: dict[str, dict[int, Json]]) -> float:
+    """The trivial answer's value of the metric: what the network's own runs say, else what the task's facts say."""
+    facts = results["tasks"][task]
+    for result in (result for seeds in runs.values() for result in seeds.values()):
+        if "trivial" in result:
+            return result["trivial"][result["metric"]] or 0.0
+    return facts["trivial"][facts["metric"]] or 0.0
+
+
 def rows(results: Json) -> list[Row]:
     """For each task and network: trivial, then the conditions that were run."""
     table = []
     for (task, network), conditions in grouped(results).items():
-        trivial = results["tasks"][task]["trivial_miou"]
+        trivial = trivial_score(results, task, conditions)
         level = Spread(trivial, None, 1)
         table.append(Row(task, network, TRIVIAL, (), level, level, None, None, None))
         clean = conditions.get("clean", {})
         for condition, runs in conditions.items():
-            columns = {name: spread(run[name] for run in runs.values())
-                       for name in ("final_miou", "best_miou", "psnr", "train_loss")}
-            retained = spread(metrics.retained_learning(run["final_miou"], clean[seed]["final_miou"], trivial)
+            final, best, loss = (spread(run.get(name) for run in runs.values()) for name in ("final", "best", "train_loss"))
+            ratio = spread((run.get("quality") or {}).get("psnr") for run in runs.values())
+            retained = spread(metrics.retained_learning(run["final"], clean[seed]["final"], trivial)
                               for seed, run in runs.items() if seed in clean)
-            table.append(Row(task, network, condition, tuple(runs), **columns, retained=retained))
+            table.append(Row(task, network, condition, tuple(runs), final, best, ratio, loss, retained))
     return table

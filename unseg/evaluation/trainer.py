@@ -1,215 +1,302 @@
-"""One trainer for every condition: only the pixels of the training images differ between clean, protected and random.
+"""One trainer for every task and condition: only the pixels of the training images differ between clean, protected and random.
 
 The seed fixes first weights, batch order and augmentations, all drawn on the CPU, so two runs that differ in their images alone
-see the same views in the same order. Shapes: N images, B batch, C classes, H×W the training size.
+see the same views in the same order. A run that is killed goes on from its last checkpoint and ends, on a CPU, with the same numbers
+to the bit. Several processes (`torchrun`) share every batch: process r of n computes the images r, r + n, … of it and gradients
+are averaged; the first process tests, writes and tells.
 """
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from unseg import metrics
-from unseg.device import choose_device
+from unseg.distributed import GradientMean, World
 from unseg.errors import UserError
-from unseg.evaluation.networks import build_network
+from unseg.evaluation.learner import Learner, Metrics
+from unseg.files import writing
 
-# ImageNet's statistics, as the smp networks are usually fed; any fixed affine map would do.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-ZOOM = (0.8, 1.4)  # a view's magnification, log-uniform
-WARM_UP = 0.1  # share of the steps in which the rate climbs to its peak
-EVAL_BATCH = 16
+OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly")
+POLY_POWER = 0.9
+LOOK_EVERY = 10  # steps between looks at the clock where several processes must agree on a checkpoint
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training run, apart from data and seed. The rate climbs linearly to `learning_rate`, then falls to 0 as a half cosine."""
+    """A training run, apart from data and seed.
+
+    The rate climbs linearly to `learning_rate` over a share `warm_up` of the steps, then falls to 0: as a half cosine, or as
+    (1 − step / steps)^0.9 of all the steps (poly). clip: the norm beyond which gradients are scaled down; None: never.
+    momentum: of sgd.
+    """
 
     steps: int = 3000
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     eval_every: int = 250
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    decay: str = "cosine"
+    warm_up: float = 0.1
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         # A batch of one image has no statistics where a network normalises over the batch at a single place.
         for name, least in (("steps", 1), ("batch", 2), ("eval_every", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {least}")
+        for name, known in (("optimizer", OPTIMIZERS), ("decay", DECAYS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"--{name} {getattr(self, name)}: give {' or '.join(known)}")
+        for name, low, high in (("learning_rate", 0, math.inf), ("clip", 0, math.inf)):
+            value = getattr(self, name)
+            if value is not None and not low < value < high:
+                raise UserError(f"--{name.replace('_', '-')} {value}: give a number above {low}")
+        for name, low, high in (("weight_decay", 0, math.inf), ("momentum", 0, 1), ("warm_up", 0, 1)):
+            if not low <= getattr(self, name) < high:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {low}"
+                                + (f" and below {high}" if high < math.inf else ""))
+
+    def rate_factor(self, step: int) -> float:
+        """The learning rate after `step` steps, as a share of its peak."""
+        climb = max(1, round(self.warm_up * self.steps)) if self.warm_up > 0 else 0
+        if step < climb:
+            return (step + 1) / climb
+        if self.decay == "poly":
+            return (1 - step / self.steps) ** POLY_POWER
+        return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, self.steps - climb)))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The state of a run after `step` steps. train_loss: mean cross entropy since the evaluation before."""
+    """The state of a run after `step` steps. score: the learner's metric on the clean test images. train_loss: mean since the
+    evaluation before."""
 
     step: int
-    miou: float
+    score: float
     train_loss: float
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run came to. All IoU are on the clean test images; per_class_iou (final) is None for absent classes."""
+class Trained:
+    """What a run came to. metrics: all of them, at the end. seconds: of all parts of a run that was interrupted."""
 
     curve: list[Evaluation]
-    per_class_iou: list[float | None]
+    metrics: Metrics
+    seconds: float
     network: nn.Module = field(repr=False)
 
     @property
-    def final_miou(self) -> float:
-        return self.curve[-1].miou
+    def final(self) -> float:
+        return self.curve[-1].score
 
     @property
-    def best_miou(self) -> float:
-        return max(point.miou for point in self.curve)
+    def best(self) -> float:
+        return max(point.score for point in self.curve)
 
     @property
     def train_loss(self) -> float:
         return self.curve[-1].train_loss
 
 
-def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_images: np.ndarray, test_labels: np.ndarray,
-                   num_classes: int, network: str = "unet_resnet18", steps: int = 3000, seed: int = 0, *, batch: int = 8,
-                   eval_every: int = 250, device: str = "auto",
-                   report: Callable[[Evaluation], None] = lambda evaluation: None,
-                   tick: Callable[[int], None] = lambda step: None) -> Result:
-    """Trains `network` from random weights and tests it every `eval_every` steps and at the end.
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run's state is kept until it is done. settings: those of the run; the state of another one is not gone on with.
+    every: seconds between two writes; there is one at every evaluation as well."""
 
-    images: N×H×W×3 uint8; labels: N×H×W uint8, class or 255 (not counted). device: cpu, cuda, or auto (cuda where there is
-    one). report is called after each evaluation, tick after each step. On one machine and one number
-    of threads, the same arguments give the same weights on the CPU.
+    path: Path
+    settings: dict[str, Any]
+    every: float = 120.0
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class BatchOrder:
+    """Endless batches of indices: every image once an epoch, in a new order; the last, partial batch of an epoch is filled up from
+    the next. A set smaller than the batch repeats images within one."""
+
+    def __init__(self, count: int, batch: int, draw: torch.Generator) -> None:
+        self.count, self.batch, self.draw = count, batch, draw
+        self.pool = torch.empty(0, dtype=torch.int64)
+
+    def next(self) -> torch.Tensor:
+        while len(self.pool) < self.batch:
+            self.pool = torch.cat([self.pool, torch.randperm(self.count, generator=self.draw)])
+        chosen, self.pool = self.pool[:self.batch], self.pool[self.batch:]
+        return chosen
+
+
+def train(learner: Learner, schedule: Schedule, seed: int, world: World = World(), *, checkpoint: Checkpoint | None = None,
+          report: Callable[[Evaluation], None] = lambda evaluation: None, tick: Callable[[int], None] = lambda step: None,
+          resumed: Callable[[int], None] = lambda step: None) -> Trained:
+    """Trains the learner's network and tests it every `eval_every` steps and at the end.
+
+    report: called after each evaluation, on the first process; tick: after each step; resumed: with the step that a checkpoint was
+    made at. On one machine, one number of threads and processes, the same arguments give the same weights on the CPU. UserError
+    where the loss is not finite, or the checkpoint cannot be used.
     """
-    schedule = Schedule(steps=steps, batch=batch, eval_every=eval_every)
-    check_labels(train_labels, num_classes, "training labels")
-    check_labels(test_labels, num_classes, "test labels")
-    target = choose_device(device)
-    train = _to_device(train_images, train_labels, target)
-    test = _to_device(test_images, test_labels, target)
+    if schedule.batch % world.size:
+        raise UserError(f"--batch {schedule.batch}: {world.size} processes share it, so give a multiple of {world.size}")
     # Forked, so that a caller's own random numbers do not move; dropout and first weights use the global generator.
-    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = build_network(network, num_classes).to(target, memory_format=torch.channels_last)
-        curve, iou = [], []
-        for step, loss in _train(model, train, schedule, seed):
-            tick(step)
-            if loss is not None:
-                iou = measure(model, *test, num_classes)
-                curve.append(Evaluation(step, metrics.mean_iou(iou), loss))
-                report(curve[-1])
-    return Result(curve, iou, model)
+        run = _Run(learner, schedule, seed, world)
+        if checkpoint is not None and run.load(checkpoint):
+            resumed(run.step)
+        return run.finish(checkpoint, report, tick)
 
 
-def check_labels(labels: np.ndarray, num_classes: int, what: str) -> None:
-    """Raises UserError unless every label is a class below `num_classes` or 255, and some pixel is labelled."""
-    labelled = labels[labels != metrics.IGNORE_LABEL]
-    if labelled.size == 0:
-        raise UserError(f"{what}: no pixel has a class (all are {metrics.IGNORE_LABEL}, which is ignored)")
-    if labelled.min() < 0 or labelled.max() >= num_classes:
-        worst = int(labelled.max() if labelled.max() >= num_classes else labelled.min())
-        raise UserError(f"{what}: class {worst} is out of range; with {num_classes} classes, "
-                        f"labels are 0 to {num_classes - 1} or {metrics.IGNORE_LABEL}")
+class _Run:
+    """A run between two steps."""
+
+    def __init__(self, learner: Learner, schedule: Schedule, seed: int, world: World) -> None:
+        self.learner, self.schedule, self.world = learner, schedule, world
+        model = learner.build().to(world.device, memory_format=torch.channels_last)
+        if world.size > 1:
+            if world.device.type == "cuda":
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            world.share_state(model)
+            torch.manual_seed(seed + 1_000_003 * world.rank)  # dropout differs between the images of a batch
+        self.model = model
+        self.groups = learner.parameter_groups(model)
+        self.rates = [group.get("rate", 1) for group in self.groups]
+        self.optimizer = _optimizer([{key: value for key, value in group.items() if key != "rate"} for group in self.groups],
+                                    schedule)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.gradients = GradientMean([parameter for parameter in self.parameters if parameter.requires_grad], world)
+        self.draw = torch.Generator().manual_seed(seed)
+        self.order = BatchOrder(learner.train_count, schedule.batch, self.draw)
+        self.step, self.since, self.seconds = 0, 0, 0.0
+        self.total = torch.zeros((), device=world.device)
+        self.curve: list[Evaluation] = []
+        self.metrics: Metrics = {}
+
+    def finish(self, checkpoint: Checkpoint | None, report: Callable[[Evaluation], None], tick: Callable[[int], None]) -> Trained:
+        schedule, saved = self.schedule, time.monotonic()
+        began = saved - self.seconds
+        while self.step < schedule.steps:
+            self._step()
+            tick(self.step)
+            due = self.step % schedule.eval_every == 0 or self.step == schedule.steps
+            if due:
+                self._evaluate()
+                if self.world.leads:
+                    report(self.curve[-1])
+            self.seconds = time.monotonic() - began
+            if checkpoint is not None and (due or self._late(saved, checkpoint.every)):
+                self._save(checkpoint)
+                saved = time.monotonic()
+        return Trained(self.curve, self.metrics, self.seconds, self.model)
+
+    def _step(self) -> None:
+        self.model.train()
+        indices = self.order.next().tolist()
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = self.schedule.learning_rate * rate * self.schedule.rate_factor(self.step)
+        with self._autocast():
+            loss = self._loss(indices)
+        self.optimizer.zero_grad()
+        with self.gradients:
+            loss.backward()
+        if self.schedule.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip)
+        self.optimizer.step()
+        self.total, self.since, self.step = self.total + loss.detach().float(), self.since + 1, self.step + 1
+
+    def _loss(self, indices: list[int]) -> torch.Tensor:
+        world = self.world
+        if world.size == 1:
+            return self.learner.loss(self.model, indices, self.draw, world.device)
+        return self.learner.part_loss(self.model, indices, self.draw, world.device, world.rank, world.size)
+
+    def _evaluate(self) -> None:
+        loss = self._finite(self.world.sum([float(self.total / self.since)])[0] / self.world.size)
+        told = ""
+        if self.world.leads:
+            self.model.eval()
+            with torch.no_grad(), self._autocast():
+                told = json.dumps(self.learner.evaluate(self.model, self.world.device))
+        self.metrics = json.loads(self.world.from_first(told))
+        score = self.metrics[self.learner.metric]
+        if score is None:
+            raise UserError(f"the test images show nothing that {self.learner.metric} could be measured on")
+        self.curve.append(Evaluation(self.step, score, loss))
+        self.total, self.since = torch.zeros_like(self.total), 0
+
+    def _finite(self, value: float) -> float:
+        if not math.isfinite(value):
+            raise UserError(f"training diverged: the loss is {value} at step {self.step}; try another seed (--seeds), a larger "
+                            "--batch or a smaller --learning-rate")
+        return value
+
+    def _autocast(self) -> AbstractContextManager:
+        kind = self.world.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+    def _late(self, saved: float, every: float) -> bool:
+        """Whether a checkpoint is due; the same on every process."""
+        late = time.monotonic() - saved >= every
+        if self.world.size == 1:
+            return late
+        return self.step % LOOK_EVERY == 0 and self.world.sum([float(late and self.world.leads)])[0] > 0
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        device = self.world.device
+        random = {"cpu": self.world.gather(torch.get_rng_state())}
+        if device.type == "cuda":
+            random["cuda"] = self.world.gather(torch.cuda.get_rng_state(device))
+        if not self.world.leads:
+            return
+        with writing(checkpoint.path) as file:
+            torch.save({
+                "settings": json.dumps(checkpoint.settings, sort_keys=True), "processes": self.world.size, "step": self.step,
+                "since": self.since, "seconds": self.seconds, "total": self.total, "pool": self.order.pool.clone(),
+                "draw": self.draw.get_state(), "random": random, "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "curve": [asdict(point) for point in self.curve],
+                "metrics": json.dumps(self.metrics)}, file)
+
+    def load(self, checkpoint: Checkpoint) -> bool:
+        """Goes on from the checkpoint, if there is one of this run."""
+        there = checkpoint.path.is_file()
+        if not self.world.from_first("yes" if there else ""):
+            return False
+        if not there:
+            raise UserError(f"{checkpoint.path}: this process does not see the checkpoint; --out must be a folder that all share")
+        try:
+            state = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+            raise UserError(f"{checkpoint.path}: this checkpoint cannot be read ({str(error).splitlines()[0]}); remove it and the run "
+                            "starts anew") from None
+        if state["settings"] != json.dumps(checkpoint.settings, sort_keys=True):
+            return False
+        if state["processes"] != self.world.size:
+            raise UserError(f"{checkpoint.path}: made by {state['processes']} processes, now there are {self.world.size}; start as "
+                            "many, or remove it and the run starts anew")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.draw.set_state(state["draw"])
+        self.order.pool = state["pool"]
+        self.step, self.since, self.seconds = state["step"], state["since"], state["seconds"]
+        self.total = state["total"].to(self.world.device)
+        self.curve = [Evaluation(**point) for point in state["curve"]]
+        self.metrics = json.loads(state["metrics"])
+        torch.set_rng_state(state["random"]["cpu"][self.world.rank])
+        if self.world.device.type == "cuda" and "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"][self.world.rank], self.world.device)
+        return True
 
 
-def _train(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor],
-           schedule: Schedule, seed: int) -> Iterator[tuple[int, float | None]]:
-    """Yields (step, None) after every step, and (step, mean loss since the last evaluation) where one is due."""
-    images, labels = data
-    draw = torch.Generator().manual_seed(seed)
-    order = batch_order(len(images), schedule.batch, draw)
-    optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, schedule.steps))
-    total, since = torch.zeros((), device=images.device), 0
-    for step in range(1, schedule.steps + 1):
-        model.train()
-        index = next(order).to(images.device)
-        view, target = augment(images[index], labels[index], draw)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-            logits = model(view)
-        loss = F.cross_entropy(logits.float(), target, ignore_index=metrics.IGNORE_LABEL)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rate.step()
-        total, since = total + loss.detach(), since + 1
-        due = step % schedule.eval_every == 0 or step == schedule.steps
-        yield step, _finite(total / since, step) if due else None
-        if due:
-            total, since = torch.zeros_like(total), 0
-
-
-def _finite(loss: torch.Tensor, step: int) -> float:
-    value = float(loss)
-    if not math.isfinite(value):
-        raise UserError(f"training diverged: the loss is {value} at step {step}; try another seed (--seeds) or a larger --batch")
-    return value
-
-
-def rate_factor(step: int, steps: int) -> float:
-    """The learning rate after `step` of `steps` steps, as a share of its peak."""
-    climb = max(1, round(WARM_UP * steps))
-    if step < climb:
-        return (step + 1) / climb
-    return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
-
-
-def batch_order(count: int, batch: int, draw: torch.Generator) -> Iterator[torch.Tensor]:
-    """Endless batches of indices: every image once an epoch, in a new order; the last, partial batch of an epoch is
-    filled up from the next. A set smaller than the batch repeats images within one."""
-    pool = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(pool) < batch:
-            pool = torch.cat([pool, torch.randperm(count, generator=draw)])
-        yield pool[:batch]
-        pool = pool[batch:]
-
-
-def augment(images_BHW3: torch.Tensor, labels_BHW: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random view of every image: horizontal flip, zoom within ZOOM, shift. Returns normalised B×3×H×W float32 and B×H×W int64.
-
-    images, labels: uint8. Zooming in crops; zooming out pads with the mean colour, labelled 255. `draw` lives on the CPU.
-    """
-    count = len(images_BHW3)
-    zoom = torch.exp(torch.empty(count).uniform_(math.log(ZOOM[0]), math.log(ZOOM[1]), generator=draw))
-    flip = torch.where(torch.rand(count, generator=draw) < 0.5, -1.0, 1.0)
-    room = (1 - 1 / zoom).abs()  # how far the view may shift and still be inside the image (or the image inside it)
-    shift = (torch.rand(count, 2, generator=draw) * 2 - 1) * room[:, None]
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flip / zoom, 1 / zoom, shift
-    images = normalise(images_BHW3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False).to(images.device)
-    view = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    # Shifted by 255 so that the zeros outside the image come back as "ignored".
-    labels = metrics.IGNORE_LABEL - labels_BHW[:, None].to(torch.float32)
-    target = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return (view.contiguous(memory_format=torch.channels_last),
-            (metrics.IGNORE_LABEL - target[:, 0]).round().to(torch.int64))
-
-
-def normalise(images_BHW3: torch.Tensor) -> torch.Tensor:
-    """uint8 B×H×W×3 to B×3×H×W float32 (channels last in memory), zero mean and unit variance by ImageNet's statistics."""
-    mean, std = (torch.tensor(value, device=images_BHW3.device) for value in (MEAN, STD))
-    return ((images_BHW3.to(torch.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-@torch.inference_mode()
-def measure(model: nn.Module, images_NHW3: torch.Tensor, labels_NHW: torch.Tensor,
-                 num_classes: int) -> list[float | None]:
-    """Every class's IoU over all the images together (not a mean over images)."""
-    model.eval()
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=images_NHW3.device)
-    for images, labels in zip(images_NHW3.split(EVAL_BATCH), labels_NHW.split(EVAL_BATCH), strict=True):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-            predictions = model(normalise(images)).argmax(1)
-        confusion += metrics.confusion_matrix(labels, predictions, num_classes)
-    return metrics.class_iou(confusion)
-
-
-def _to_device(images: np.ndarray, labels: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or images.shape[:3] != labels.shape:
-        raise ValueError(f"expected images N×H×W×3 uint8 and labels N×H×W, got {images.shape} {images.dtype}, {labels.shape}")
-    return torch.from_numpy(images).to(device), torch.from_numpy(labels.astype(np.uint8, copy=False)).to(device)
+def _optimizer(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay)
+    return torch.optim.AdamW(groups, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from unseg.evaluation.names import TRIVIAL, shown_name
-from unseg.evaluation.results import grouped, spread
+from unseg.evaluation.results import grouped, spread, trivial_score
 from unseg.report.panels import FAINT, INK, PAPER, font_of
 
 GRID = (225, 225, 225)
@@ -30,7 +30,7 @@ def learning_curves(results: dict[str, Any]) -> np.ndarray:
     """
     picture, panels = _panels(results)
     for task, network, conditions, left, top in panels:
-        trivial = results["tasks"][task]["trivial_miou"]
+        trivial = trivial_score(results, task, conditions)
         curves = {condition: [_curve(run) for run in runs.values()] for condition, runs in conditions.items()}
         last = max(step for of_seeds in curves.values() for curve in of_seeds for step, _ in curve)
         axes = _Axes(ImageDraw.Draw(picture), left, top, last)
@@ -52,11 +52,11 @@ def final_bars(results: dict[str, Any]) -> np.ndarray:
     """
     picture, panels = _panels(results)
     for task, network, conditions, left, top in panels:
-        trivial = results["tasks"][task]["trivial_miou"]
+        trivial = trivial_score(results, task, conditions)
         axes = _Axes(ImageDraw.Draw(picture), left, top, len(conditions))
         axes.frame(f"{task}, {network}: final mIoU", steps=False)
         for position, (condition, runs) in enumerate(conditions.items()):
-            final = spread(run["final_miou"] for run in runs.values())
+            final = spread(run["final"] for run in runs.values())
             axes.bar(position, final.mean, final.sd, colour_of(condition), shown_name(condition))
         axes.line([(0, trivial), (len(conditions), trivial)], colour_of(TRIVIAL), dashed=True)
     return np.asarray(picture.reduce(ZOOM))
@@ -86,7 +86,7 @@ def _panels(results: dict[str, Any]) -> tuple[Image.Image, list[tuple[str, str, 
 
 
 def _curve(run: dict[str, Any]) -> list[tuple[float, float]]:
-    return [(point["step"], point["miou"]) for point in run["curve"]]
+    return [(point["step"], point["score"]) for point in run["curve"]]
 
 
 def _mean_curve(curves: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:

@@ -1,0 +1,127 @@
+"""A comparison of folders: clean images with annotations, any number of protected folders beside them, clean test images."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unseg.config import Budget
+from unseg.data.annotations import ObjectRule
+from unseg.data.annotations.core import first_few
+from unseg.errors import UserError
+from unseg.evaluation.compare import Make, Source, Study, check_size, file_identity, weights_identity
+from unseg.evaluation.conditions import class_pattern, random_noise
+from unseg.evaluation.data import fingerprint
+from unseg.evaluation.learner import LearnerOptions
+from unseg.evaluation.names import parse_condition, sweep
+from unseg.evaluation.presets import Choices
+from unseg.evaluation.quality import Similarity
+from unseg.evaluation.sets import CleanImages, annotation_files, check_apart, open_clean, protected_files, truth_by
+from unseg.evaluation.tasks import find_maker
+from unseg.evaluation.trainer import Schedule
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What is compared.
+
+    clean, test: DIR of images (with their annotations beside them, if those are not named). protected: name → DIR. objects,
+    ignore_label, background_label: which pixels are the object that random noise and the measured bound go by; see `ObjectRule`.
+    """
+
+    clean: Path
+    protected: Mapping[str, Path]
+    test: Path
+    annotations: Path | None = None
+    test_annotations: Path | None = None
+    annotations_format: str = "auto"
+    rule: ObjectRule = ObjectRule()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How it is compared. conditions: None: clean, every protected folder, random. shares: percent, for a sweep, or none.
+    weights: network → file or folder; "" stands for all networks."""
+
+    task: str
+    out: Path
+    networks: tuple[str, ...]
+    choices: Choices
+    size: tuple[int, int]
+    budget: Budget
+    conditions: tuple[str, ...] | None = None
+    shares: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    device: str = "auto"
+    colour_jitter: bool = True
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_every: float = 120.0
+    perceptual: Similarity | None = None
+
+
+def study_of_folders(folders: Folders, setup: Setup, begin: Callable[[str, int], None] = lambda what, total: None) -> Study:
+    """Opens and checks everything. UserError for the first thing that is wrong. begin: told what takes long."""
+    check_size(*setup.size)
+    makers = {network: find_maker(setup.task, network) for network in setup.networks}
+    for network in setup.weights:
+        if network and network not in setup.networks:
+            raise UserError(f"--weights {network}=…: {network} is not among --networks {','.join(setup.networks)}")
+    weights = {network: path for network in setup.networks
+               if (path := setup.weights.get(network, setup.weights.get(""))) is not None}
+    for path in weights.values():
+        if not path.exists():
+            raise UserError(f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path")
+    conditions = _conditions(setup, list(folders.protected))
+    begin("annotations", 0)
+    train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean")
+    test, test_annotations = open_clean(folders.test, folders.test_annotations, folders.annotations_format, "--test")
+    for opened in (train, test):
+        opened.annotations.check_rule(folders.rule)
+    stems = [train.stem(index) for index in range(len(train))]
+    begin("comparing files", 0)
+    protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
+    check_apart([*train.files, *(path for files in protected.values() for path in files)], test.files)
+    where = {"budget": {"object": setup.budget.object, "background": setup.budget.background}}
+    sources = {name: Source(files=tuple(files), identity=file_identity(files)) for name, files in protected.items()}
+    sources["random"] = Source(lambda seed: random_noise(setup.budget, seed), where)
+    sources["pattern"] = Source(lambda seed: class_pattern(setup.budget, seed), where)
+    rule = folders.rule
+    common = {
+        "size": list(setup.size), "colour_jitter": setup.colour_jitter, "options": dict(setup.extra),
+        "objects": rule.which if isinstance(rule.which, str) else list(rule.which), "ignore_label": rule.ignore_label,
+        "background_label": rule.background_label,
+        "train": fingerprint([*train.files, *annotation_files(annotations)]),
+        "test": fingerprint([*test.files, *annotation_files(test_annotations)]),
+    }
+    return Study(setup.task, setup.out, train, test, _maker(makers, setup, weights, rule), truth_by(rule), setup.networks, conditions,
+                 Schedule(**setup.choices.steps_for(len(train))), sources, setup.seeds, setup.device, common,
+                 {"remarks": _remarks(train, "training") + _remarks(test, "test")},
+                 {network: weights_identity(path) for network, path in weights.items()}, setup.checkpoint_every, setup.perceptual)
+
+
+def _conditions(setup: Setup, protected: Sequence[str]) -> tuple[str, ...]:
+    chosen = list(setup.conditions or ("clean", *protected, "random"))
+    for name in chosen:
+        parse_condition(name, ["clean", *protected, "random", "pattern"])
+    if setup.shares and not protected:
+        raise UserError("--shares: there is no --protected folder to mix with the clean images")
+    return tuple(dict.fromkeys([*chosen, *(sweep(protected, setup.shares) if setup.shares else ())]))
+
+
+def _maker(makers: Mapping[str, Make], setup: Setup, weights: Mapping[str, Path], rule: ObjectRule) -> Make:
+    return lambda network, train, test: makers[network](network, train, test, LearnerOptions(
+        setup.size, weights.get(network), dict(setup.extra), setup.colour_jitter, rule))
+
+
+def _remarks(images: CleanImages, kind: str) -> list[str]:
+    """What was left out, in words."""
+    remarks = []
+    if images.unannotated:
+        remarks.append(f"{len(images.unannotated)} {kind} images have no annotations and are left out "
+                       f"({first_few(images.unannotated)}).")
+    if images.annotations.missing:
+        remarks.append(f"{len(images.annotations.missing)} annotated {kind} images are not there and are left out "
+                       f"({first_few(problem.name for problem in images.annotations.missing)}).")
+    return remarks

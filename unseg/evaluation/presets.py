@@ -1,0 +1,82 @@
+"""Schedules by name: `tiny` for two processor cores, `paper` close to what the tasks' published evaluators use.
+
+Epochs are turned into steps by the number of training images. What an option of the command says goes before the preset.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from unseg.errors import UserError
+
+Values = dict[str, Any]  # fields of `Schedule`, `size` as WIDTHxHEIGHT, `epochs` in place of `steps`
+
+# 128×96 is CamVid's shape. Instances, boxes and prompts cost several times a semantic network's step, so they get fewer steps.
+_TINY: Values = {"size": "128x96", "steps": 1000, "batch": 4, "eval_every": 250}
+_TINY_SMALL: Values = {"size": "128x96", "steps": 300, "batch": 2, "eval_every": 100}
+_TRANSFORMER: Values = {"batch": 16, "learning_rate": 1e-4, "decay": "poly", "warm_up": 0.0}
+
+PRESETS: dict[str, dict[str, Values]] = {
+    "tiny": {
+        **dict.fromkeys(("binary", "classes", "semantic", "medical"), _TINY),
+        **dict.fromkeys(("instance", "panoptic", "detection", "remote", "interactive"), _TINY_SMALL),
+    },
+    # Sources: Mask2Former (Cheng et al. 2022): ADE20K 160,000 steps of 16 at 512², COCO 50 epochs at 1024², rate 1e-4, decay 0.05,
+    # gradients clipped at 0.01. DETR's descendants: 50 epochs, clip 0.1. RSPrompter (Chen et al. 2024): 300 epochs, rate 2e-4.
+    # SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD, for want of a published one.
+    "paper": {
+        "semantic": {**_TRANSFORMER, "size": "512x512", "steps": 160_000, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
+        "instance": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
+        "panoptic": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
+        "detection": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 1e-4, "clip": 0.1},
+        "remote": {"size": "1024x1024", "epochs": 300, "batch": 16, "eval_every": 2000, "learning_rate": 2e-4, "decay": "cosine",
+                   "weight_decay": 0.05, "clip": 0.1},
+        "interactive": {"size": "1024x1024", "epochs": 12, "batch": 32, "eval_every": 2000, "learning_rate": 1e-3, "decay": "cosine",
+                        "weight_decay": 1e-4},
+        "medical": {"size": "352x352", "epochs": 100, "batch": 16, "eval_every": 500, "optimizer": "sgd", "learning_rate": 0.01,
+                    "decay": "poly", "warm_up": 0.0, "weight_decay": 1e-4},
+    },
+}
+DEFAULTS: Values = {"size": "128x96", "steps": 3000, "batch": 8, "eval_every": 250}
+
+
+def preset_values(name: str | None, task: str) -> Values:
+    """What a preset sets for a task; `DEFAULTS` where none is named. UserError where there is none."""
+    if name is None:
+        return dict(DEFAULTS)
+    if name not in PRESETS:
+        raise UserError(f"--preset {name}: give {' or '.join(PRESETS)}")
+    if task not in PRESETS[name]:
+        raise UserError(f"--preset {name}: there is none for task {task}; it has one for {', '.join(PRESETS[name])}")
+    return {key: value for key, value in DEFAULTS.items() if key != "steps" or "epochs" not in PRESETS[name][task]} \
+        | PRESETS[name][task]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is settled for a run: size (width, height) and the fields of a `Schedule`, with epochs if there are no steps."""
+
+    size: str
+    epochs: float | None
+    schedule: Values
+
+    def steps_for(self, train_images: int) -> Values:
+        """The schedule's fields, epochs counted in steps."""
+        if self.epochs is None:
+            return self.schedule
+        return {**self.schedule, "steps": max(1, round(self.epochs * train_images / self.schedule["batch"]))}
+
+
+def choose(preset: str | None, task: str, given: Values) -> Choices:
+    """The preset with what the user gave (None: not given) in its place."""
+    said = {key: value for key, value in given.items() if value is not None}
+    if "steps" in said and "epochs" in said:
+        raise UserError("--steps and --epochs: give one of the two")
+    values = preset_values(preset, task)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in said:
+            values.pop(other, None)
+    values |= said
+    if values.get("epochs") is not None and not values["epochs"] > 0:
+        raise UserError(f"--epochs {values['epochs']}: give a number above 0")
+    return Choices(values.pop("size"), values.pop("epochs", None), values)

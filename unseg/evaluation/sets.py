@@ -1,0 +1,291 @@
+"""Training and test images as every task reads them: with their true annotations, clean or as a condition has them.
+
+A condition changes pixels only. Protected images are matched to clean ones by their relative name without suffix.
+"""
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unseg.data.annotations import (
+    Annotated, Annotations, ClassMap, ClassTable, ObjectRule, open_annotations,
+)
+from unseg.data.annotations.core import first_few
+from unseg.data.samples import Problem, stem_of, walk
+from unseg.errors import UserError
+from unseg.evaluation.conditions import Change, reencoded
+from unseg.evaluation.data import Pair, digest
+from unseg.evaluation.quality import Meter
+from unseg.images import IMAGE_SUFFIXES, read_image
+
+LABEL_FOLDERS = ("labels", "masks", "annotations", "gt", "groundtruth")
+# Of two files of one name, the one that is lossless; the rest by name.
+PREFERRED = (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")
+
+# From an image's annotations to its object, H×W bool, and its classes, H×W integers: what a `Change` is told.
+Truth = Callable[[Annotated], tuple[np.ndarray, np.ndarray]]
+
+
+class Images(ABC):
+    """Base of all sets here. heard: called whenever the pixels of an image were read, for a progress bar."""
+
+    names: Sequence[str]
+    classes: ClassTable
+
+    def __init__(self) -> None:
+        self.heard: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """H×W×3 uint8 at the image's own size."""
+        pixels = self._pixels(index)
+        self.heard()
+        return pixels
+
+    @abstractmethod
+    def _pixels(self, index: int) -> np.ndarray: ...
+
+    @abstractmethod
+    def annotated(self, index: int) -> Annotated:
+        """The true annotations."""
+
+    def stem(self, index: int) -> str:
+        """The name without suffix: what a protected image is matched by, and noise is drawn by."""
+        return stem_of(self.names[index])
+
+
+class FileImages(Images):
+    """One file an image."""
+
+    files: Sequence[Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def _pixels(self, index: int) -> np.ndarray:
+        pixels = read_image(self.files[index]).pixels
+        self._sizes[index] = pixels.shape[:2]
+        return pixels
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width."""
+        if index not in self._sizes:
+            self._pixels(index)
+        return self._sizes[index]
+
+
+class CleanImages(FileImages):
+    """The annotated images of a folder. unannotated: those of the folder that the annotations do not name, which are left out."""
+
+    def __init__(self, root: Path, annotations: Annotations, option: str) -> None:
+        super().__init__()
+        self.root, self.annotations, self.classes = root, annotations, annotations.classes
+        problems: list[Problem] = []
+        files = {path.relative_to(root).as_posix() for path in walk(root, problems) if path.suffix.lower() in IMAGE_SUFFIXES}
+        if problems:
+            raise UserError(f"{root / problems[0].name}: {problems[0].reason}")
+        self.names = [name for name in annotations.names() if name in files]
+        self.unannotated = sorted(files - set(self.names))
+        if not self.names:
+            example = f"; there is {self.unannotated[0]}" if self.unannotated else ""
+            raise UserError(f"{option} {root}: no image there is named by the annotations "
+                            f"({first_few(annotations.names()) or 'which name none'}){example}; the two need relative names in common")
+        self.files = [root / name for name in self.names]
+
+    def annotated(self, index: int) -> Annotated:
+        return self.annotations.read(self.names[index], *self.size(index))
+
+
+class PairImages(FileImages):
+    """Images with class maps, as `unseg.evaluation.data` lists them; names are the pairs'."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        super().__init__()
+        self.pairs, self.classes = pairs, ClassTable()
+        self.names, self.files = [pair.name for pair in pairs], [pair.image for pair in pairs]
+
+    def annotated(self, index: int) -> Annotated:
+        pair, (height, width) = self.pairs[index], self.size(index)
+        classes = pair.classes()
+        if classes.shape != (height, width):
+            raise UserError(f"{pair.image}: {width}×{height} pixels, but its label map {pair.label} has "
+                            f"{classes.shape[1]}×{classes.shape[0]}; they must be of one size")
+        return ClassMap(classes, "index", self.classes)
+
+    def stem(self, index: int) -> str:
+        return self.names[index]
+
+
+class Derived(Images):
+    """Another set's names and annotations."""
+
+    def __init__(self, base: Images) -> None:
+        super().__init__()
+        self.base, self.names, self.classes = base, base.names, base.classes
+
+    def annotated(self, index: int) -> Annotated:
+        return self.base.annotated(index)
+
+    def stem(self, index: int) -> str:
+        return self.base.stem(index)
+
+
+class ChangedImages(Derived):
+    """`change` of every image. meter: measures each image when it is read first."""
+
+    def __init__(self, base: Images, change: Change, truth: Truth, meter: Meter) -> None:
+        super().__init__(base)
+        self.change, self.truth, self.meter = change, truth, meter
+
+    def _pixels(self, index: int) -> np.ndarray:
+        clean = self.base.pixels(index)
+        mask, classes = self.truth(self.base.annotated(index))
+        changed = self.change(self.stem(index), clean, mask, classes)
+        if self.meter.wants(index):
+            self.meter.add(index, clean, changed, mask)
+        return changed
+
+
+class ProtectedImages(Derived):
+    """Files that were protected before, one for each clean image."""
+
+    def __init__(self, base: Images, files: Sequence[Path], truth: Truth, meter: Meter) -> None:
+        super().__init__(base)
+        self.files, self.truth, self.meter = files, truth, meter
+
+    def _pixels(self, index: int) -> np.ndarray:
+        protected = read_image(self.files[index]).pixels
+        if self.meter.wants(index):
+            clean = self.base.pixels(index)
+            if protected.shape != clean.shape:
+                raise UserError(f"{self.files[index]}: {protected.shape[1]}×{protected.shape[0]} pixels, but the clean image has "
+                                f"{clean.shape[1]}×{clean.shape[0]}; protect the images at full size")
+            self.meter.add(index, clean, protected, self.truth(self.base.annotated(index))[0])
+        return protected
+
+
+class ReencodedImages(Derived):
+    """JPEG of every image of `inner`, measured against the clean ones."""
+
+    def __init__(self, inner: Images, clean: Images, quality: int, truth: Truth, meter: Meter) -> None:
+        super().__init__(clean)
+        self.inner, self.quality, self.truth, self.meter = inner, quality, truth, meter
+
+    def _pixels(self, index: int) -> np.ndarray:
+        coded = reencoded(self.inner.pixels(index), self.quality)
+        if self.meter.wants(index):
+            self.meter.add(index, self.base.pixels(index), coded, self.truth(self.base.annotated(index))[0])
+        return coded
+
+
+class MixedImages(Derived):
+    """The images `chosen` (indices) of `changed`, all others clean."""
+
+    def __init__(self, clean: Images, changed: Images, chosen: Iterable[int]) -> None:
+        super().__init__(clean)
+        self.changed, self.chosen = changed, frozenset(chosen)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        return (self.changed if index in self.chosen else self.base).pixels(index)
+
+
+class PartOfImages(Derived):
+    """The images `kept` (rising indices) of a set, and no others."""
+
+    def __init__(self, base: Images, kept: Sequence[int]) -> None:
+        super().__init__(base)
+        self.kept = list(kept)
+        self.names = [base.names[index] for index in self.kept]
+
+    def _pixels(self, index: int) -> np.ndarray:
+        return self.base.pixels(self.kept[index])
+
+    def annotated(self, index: int) -> Annotated:
+        return self.base.annotated(self.kept[index])
+
+    def stem(self, index: int) -> str:
+        return self.base.stem(self.kept[index])
+
+
+def choose_share(names: Sequence[str], share: int, seed: int) -> list[int]:
+    """The indices of `share` percent of the images (rounded to whole images), rising: drawn by seed and name, so that what is in
+    20 % is in 40 % too."""
+    order = sorted(range(len(names)), key=lambda index: hashlib.sha256(f"{seed} {names[index]}".encode()).digest())
+    return sorted(order[:round(len(names) * share / 100)])
+
+
+def truth_by(rule: ObjectRule) -> Truth:
+    """The object that `rule` takes, and the classes of all pixels that have one (NO_CLASS where none)."""
+    every = ObjectRule("all", True, rule.ignore_label, None)
+    return lambda annotated: (annotated.object_mask(rule), annotated.class_codes(every))
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def open_clean(folder: Path, annotations: Path | None, annotations_format: str, option: str) -> tuple[CleanImages, Path]:
+    """The images of DIR with their annotations, and the annotations' path.
+
+    Where DIR has a folder images, that is where the images are; annotations: by default the one of LABEL_FOLDERS that lies in DIR.
+    option: how the user named DIR, for messages.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder}: no such folder")
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    if annotations is None:
+        there = [folder / name for name in LABEL_FOLDERS if (folder / name).is_dir()]
+        prefix = "test-" if option == "--test" else ""
+        if len(there) != 1:
+            found = f"holds {', '.join(path.name for path in there)}" if there else f"has no folder {', '.join(LABEL_FOLDERS)}"
+            raise UserError(f"{option} {folder}: {found}; name the annotations with --{prefix}annotations")
+        annotations = there[0]
+    return CleanImages(root, open_annotations(annotations, root, annotations_format), option), annotations
+
+
+def protected_files(folder: Path, stems: Sequence[str], option: str = "--protected") -> list[Path]:
+    """The protected version of every image, by `stem`. UserError where the folder holds none or not all of them."""
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder}: no such folder")
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    problems: list[Problem] = []
+    by_stem: dict[str, list[Path]] = {}
+    for path in walk(root, problems):
+        if path.suffix.lower() in PREFERRED:
+            by_stem.setdefault(stem_of(path.relative_to(root).as_posix()), []).append(path)
+    if problems:
+        raise UserError(f"{root / problems[0].name}: {problems[0].reason}")
+    missing = [stem for stem in stems if stem not in by_stem]
+    if len(missing) == len(stems):
+        example = first_few(sorted(by_stem), 1) or "no image"
+        raise UserError(f"{option} {folder}: no name in common with the clean images (there is {example}, the clean images are "
+                        f"{first_few(stems, 2)}); protect the clean folder itself, so that relative names are kept")
+    if missing:
+        raise UserError(f"{option} {folder}: no protected version of training image {missing[0]} ({len(missing)} of {len(stems)} are "
+                        "missing); protect them too")
+    return [min(by_stem[stem], key=lambda path: (PREFERRED.index(path.suffix.lower()), path)) for stem in stems]
+
+
+def check_apart(train: Iterable[Path], test: Iterable[Path]) -> None:
+    """Raises UserError where a test image is, byte for byte, a training image (clean or protected): it would measure memory."""
+    seen: dict[int, list[Path]] = {}
+    for path in train:
+        seen.setdefault(path.stat().st_size, []).append(path)
+    for path in test:
+        for twin in seen.get(path.stat().st_size, ()):
+            if digest(twin) == digest(path):
+                raise UserError(f"{path}: this test image is also a training image ({twin}); remove one of the two")
+
+
+def annotation_files(path: Path) -> list[Path]:
+    """The files that annotations consist of: a file itself, or everything in a folder."""
+    if path.is_file():
+        return [path]
+    problems: list[Problem] = []
+    return walk(path, problems)
