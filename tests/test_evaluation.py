@@ -359,7 +359,7 @@ def test_names_of_conditions() -> None:
         assert name in refused(parse_condition, name)
     assert [shown_name(name) for name in ("random+jpeg75", "pattern", "trivial", "new", "new+blur2")] == \
         ["random noise, JPEG 75", "class pattern", "trivial answer", "new", "new, blur2"]
-    ordered = ["clean", "protected", "protected+jpeg75", "protected+jpeg9", "protected+blur", "random", "pattern", "new"]
+    ordered = ["clean", "protected", "protected+jpeg75", "protected+jpeg9", "protected+blur", "new", "random", "pattern"]
     assert in_order(reversed(ordered)) == ordered
 
 

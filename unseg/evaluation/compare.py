@@ -70,6 +70,10 @@ class RunName:
     def __str__(self) -> str:
         return f"{self.network} on {self.condition}, seed {self.seed}"
 
+    def file(self, task: str) -> str:
+        """What its files are called."""
+        return f"{task}-{self.network}-{self.condition}-{self.seed}"
+
 
 class Watcher:
     """What a caller may hear of; this one is silent."""
@@ -207,7 +211,7 @@ def run_study(study: Study, world: World | None = None, watcher: Watcher = Watch
             settings = {**common, **asdict(run), "images": identity}
             if run.network in study.weights:
                 settings["weights"] = study.weights[run.network]
-            checkpoint = Checkpoint(study.out / "checkpoints" / f"{_slug(f'{study.task}-{run}')}.pt", settings, study.checkpoint_every)
+            checkpoint = Checkpoint(study.out / "checkpoints" / f"{_slug(run.file(study.task))}.pt", settings, study.checkpoint_every)
             if world.from_first("held" if world.leads and results.holds(settings) else ""):
                 watcher.reused(run)
             else:
@@ -276,7 +280,7 @@ def _write_examples(study: Study, run: RunName, learner: Learner, trained: Train
         shown = learner.examples(trained.network, world.device, EXAMPLES)
     entries = []
     for example in shown:
-        paths = {kind: f"examples/{_slug(f'{study.task}-{run}')}/{_slug(example.name)}-{kind}.png"
+        paths = {kind: f"examples/{_slug(run.file(study.task))}/{_slug(example.name)}-{kind}.png"
                  for kind in ("image", "truth", "prediction")}
         for kind, path in paths.items():
             write_png(study.out / path, getattr(example, kind))
@@ -291,7 +295,7 @@ def _write_changed(study: Study, run: RunName, made: Training) -> list[Json]:
         clean, changed = study.train.pixels(index), made.images.pixels(index)
         if np.array_equal(clean, changed):
             continue
-        folder = f"examples/{_slug(f'training-{run.condition}-{run.seed}')}"
+        folder = f"examples/training-{run.condition}-{run.seed}"
         paths = {kind: f"{folder}/{_slug(name)}-{kind}.png" for kind in ("clean", "changed")}
         for path, pixels in zip(paths.values(), (clean, changed), strict=True):
             write_png(study.out / path, _middle(pixels))

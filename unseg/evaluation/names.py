@@ -50,15 +50,16 @@ def shown_name(name: str) -> str:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Conditions in the order of tables: by base, each with its shares behind it, rising, and then its re-encoded forms, best
-    quality first."""
+    """Conditions in the order of tables: by base (protected folders with names of their own before the controls), each with its
+    shares behind it, rising, and then its re-encoded forms, best quality first."""
     bases = list(BASES)
+    controls = bases.index("random")
 
-    def place(name: str) -> tuple[int, str, int, int, str]:
+    def place(name: str) -> tuple[float, str, int, int, str]:
         front, _, suffix = name.partition("+")
         base, _, share = front.partition("@")
         quality = re.fullmatch(r"jpeg(\d+)", suffix, re.ASCII)
-        return (bases.index(base) if base in BASES else len(bases), base, int(share) if share.isdecimal() else 0,
+        return (bases.index(base) if base in BASES else controls - 0.5, base, int(share) if share.isdecimal() else 0,
                 -int(quality[1]) if quality else -1000 if not suffix else 0, suffix)
 
     return sorted(set(names), key=place)
