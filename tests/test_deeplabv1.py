@@ -8,10 +8,12 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from conformance.fill_weights import fill_weights
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,9 +22,13 @@ from torch import nn
 
 from mxnet_files import VERSIONS, array_bytes, params_bytes
 from unseg.checkpoint import shapes_of
+from unseg.data.annotations import ClassMap, ClassTable
 from unseg.errors import UserError
+from unseg.evaluation.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
+from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.mxnet_params import read_array, read_directory
 from unseg.evaluation.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, parameter_count, read_mxnet
+from unseg.evaluation.trainer import Schedule, train
 
 CONFORMANCE = Path(__file__).parent / "conformance"
 CONVERT = Path(__file__).parents[1] / "utils" / "convert_resnet38.py"
@@ -316,3 +322,196 @@ def test_the_converter_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Mo
     assert convert(monkeypatch, narrow, tmp_path / "out.safetensors") == 2
     assert "narrow.params: is not ResNet38's ImageNet file" in capsys.readouterr().err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+# --- training and testing --------------------------------------------------------------------------------------------
+
+
+class Painted:
+    """Images and their class maps in memory, as an `AnnotatedImages`."""
+
+    classes = ClassTable()
+
+    def __init__(self, *pairs: tuple[np.ndarray, np.ndarray]) -> None:
+        self.pairs, self.names = pairs, [f"{number}.png" for number in range(len(pairs))]
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self.pairs[index][0]
+
+    def annotated(self, index: int) -> ClassMap:
+        return ClassMap(self.pairs[index][1], "index", self.classes)
+
+
+def painted(*sizes: tuple[int, int], seed: int = 0, classes: int = 3) -> Painted:
+    """Random pixels; labels in blocks, among them 255."""
+    generator = np.random.default_rng(seed)
+    return Painted(*((generator.integers(0, 256, (height, width, 3), np.uint8),
+                      np.kron(generator.choice([*range(classes), 255], (height // 4 + 1, width // 4 + 1)),
+                              np.ones((4, 4)))[:height, :width].astype(np.uint8)) for height, width in sizes))
+
+
+def learner_of(train: Painted, test: Painted, size: tuple[int, int] = (33, 25), **options) -> DeepLabV1Learner:
+    return make_deeplabv1("deeplabv1_resnet38", train, test,
+                          LearnerOptions(size, colour_jitter=False, extra={"width": NARROW}, **options))
+
+
+def test_a_view_without_scale_is_the_image_and_padding_right_and_below() -> None:
+    image = np.arange(5 * 6 * 3, dtype=np.float32).reshape(5, 6, 3)
+    view = View(1.0, False, (0.9, 0.9)).of(image, (8, 7), cv2.INTER_LINEAR, [1, 2, 3])
+    np.testing.assert_array_equal(view[:5, :6], image)
+    assert (view[5:] == [1, 2, 3]).all() and (view[:, 6:] == [1, 2, 3]).all()
+    labels = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    flipped = View(1.0, True, (0.5, 0.999)).of(labels, (4, 3), cv2.INTER_NEAREST_EXACT, 255)
+    np.testing.assert_array_equal(flipped, labels[:, ::-1][1:4, 1:5])  # int(0.5 · 2) rows, int(0.999 · 2) columns left out
+
+
+@given(st.integers(0, 2**31), st.integers(9, 40), st.integers(9, 40))
+def test_labels_stay_on_their_pixels(seed: int, height: int, width: int) -> None:
+    """Where the image is a ramp of its columns or rows, labels are where that ramp says; padding is where padding is."""
+    view = draw_views(1, torch.Generator().manual_seed(seed))[0]
+    y, x = np.mgrid[:height, :width]
+    labels = (x >= width / 2).astype(np.uint8)
+    ramp = np.stack([x, y, np.ones_like(x)], 2).astype(np.float32)
+    pixels = view.of(ramp, (24, 20), cv2.INTER_LINEAR, [0, 0, 0])
+    classes = view.of(labels, (24, 20), cv2.INTER_NEAREST_EXACT, 255)
+    np.testing.assert_array_equal(classes == 255, pixels[..., 2] == 0)
+    inside = classes != 255
+    middle = (width - 1) / 2
+    clear = inside & (np.abs(pixels[..., 0] - middle) > 0.75)  # not within a pixel of the border between the two
+    np.testing.assert_array_equal(classes[clear], (pixels[clear][:, 0] > middle).astype(np.uint8))
+
+
+def test_a_batch_has_one_scale_and_processes_share_its_views() -> None:
+    views = draw_views(5, torch.Generator().manual_seed(3))
+    assert len({view.scale for view in views}) == 1 and 0.7 <= views[0].scale <= 1.3
+    assert len({view.place for view in views}) == 5
+    scales = [draw_views(2, torch.Generator().manual_seed(seed))[0].scale for seed in range(200)]
+    assert min(scales) < 0.72 and max(scales) > 1.28
+
+
+def test_two_processes_see_the_views_of_one() -> None:
+    data = painted((30, 40), (50, 20), (26, 26), (40, 60))
+    learner, seen = learner_of(data, painted((20, 20), seed=1)), []
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return torch.zeros(len(images), 3, 4, 5, requires_grad=True)
+
+    states = []
+    for rank, size in ((0, 1), (0, 2), (1, 2)):
+        draw = torch.Generator().manual_seed(5)
+        learner.part_loss(model, [0, 1, 2, 3], draw, torch.device("cpu"), rank, size)
+        states.append(draw.get_state())
+    assert torch.equal(seen[0][::2], seen[1]) and torch.equal(seen[0][1::2], seen[2])
+    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
+
+
+def test_the_loss_is_cross_entropy_of_resized_logits_over_the_labelled_pixels() -> None:
+    data = painted((30, 40), (50, 20))
+    learner = learner_of(data, painted((20, 20), seed=1))
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    loss = learner.loss(lambda images: logits, [0, 1], torch.Generator().manual_seed(5), torch.device("cpu"))
+    views = draw_views(2, torch.Generator().manual_seed(5))
+    target = np.stack([view.of(labels, (33, 25), cv2.INTER_NEAREST_EXACT, 255)
+                       for view, (_, labels) in zip(views, data.pairs, strict=True)])
+    chances = F.interpolate(logits, (25, 33), mode="bilinear", align_corners=False).softmax(1).numpy()
+    each = [-np.log(chances[b, target[b, i, j], i, j]) for b, i, j in np.argwhere(target != 255)]
+    assert (target == 255).any() and float(loss) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_the_network_is_fed_imagenets_statistics() -> None:
+    grey = np.full((40, 50, 3), 128, np.uint8), np.zeros((40, 50), np.uint8)
+    learner, seen = learner_of(Painted(grey, grey), painted((20, 20), classes=1)), []
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return torch.zeros(len(images), 1, 4, 5)
+
+    learner.loss(model, [0], torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert seen[0].shape == (1, 3, 25, 33)
+    expected = [(128 / 255 - mean) / deviation for mean, deviation in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    torch.testing.assert_close(seen[0][0, :, 12, 16], torch.tensor(expected))
+
+
+class Answers(nn.Module):
+    """Logits whose argmax is a fixed map, at an eighth of the size."""
+
+    def __init__(self, of_size: dict[tuple[int, int], np.ndarray], classes: int) -> None:
+        super().__init__()
+        self.of_size, self.classes = of_size, classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        small = torch.from_numpy(self.of_size[tuple(images.shape[2:])])
+        return F.one_hot(small.long(), self.classes).permute(2, 0, 1)[None].float() * 9
+
+
+def test_metrics_are_those_of_all_test_pixels_at_full_size() -> None:
+    test = painted((30, 40), (50, 20), seed=4)
+    generator = np.random.default_rng(5)
+    small = {labels.shape: generator.integers(0, 3, tuple(-(-side // 8) for side in labels.shape)) for _, labels in test.pairs}
+    learner = learner_of(painted((30, 40)), test)
+    ticks: list[int] = []
+    found = learner.evaluate(Answers(small, 3), torch.device("cpu"), lambda: ticks.append(1))
+    hits, unions, right, all_of_them = np.zeros(3), np.zeros(3), 0, 0
+    for _, labels in test.pairs:
+        logits = F.one_hot(torch.from_numpy(small[labels.shape]), 3).permute(2, 0, 1)[None].float()
+        answer = F.interpolate(logits, labels.shape, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+        counted = labels != 255
+        for label in range(3):
+            hits[label] += ((answer == label) & (labels == label)).sum()
+            unions[label] += (((answer == label) & counted) | (labels == label)).sum()
+        right, all_of_them = right + (answer == labels)[counted].sum(), all_of_them + counted.sum()
+    assert found["miou"] == pytest.approx(np.mean(hits / unions))
+    assert list(found["class_iou"].values()) == pytest.approx(list(hits / unions))
+    assert found["pixel_accuracy"] == pytest.approx(right / all_of_them) and len(ticks) == 2
+
+
+def test_the_trivial_answer_is_the_majority_of_training() -> None:
+    train = Painted((np.zeros((4, 4, 3), np.uint8), np.array([[1, 1, 1, 2]] * 3 + [[0, 255, 255, 255]], np.uint8)))
+    test = Painted((np.zeros((2, 4, 3), np.uint8), np.array([[1, 1, 2, 255], [2, 2, 255, 255]], np.uint8)))
+    learner = learner_of(train, test)
+    assert learner.trivial["class_iou"] == {"0": None, "1": 2 / 5, "2": 0.0}  # 5 labelled pixels, 2 of them class 1
+    assert learner.trivial["miou"] == pytest.approx(0.2) and learner.trivial["pixel_accuracy"] == pytest.approx(0.4)
+
+
+def test_the_head_learns_ten_times_as_fast_and_the_frozen_part_not_at_all(tmp_path: Path) -> None:
+    train, test = painted((20, 20)), painted((20, 20), seed=1)
+    torch.save(DeepLabV1(3, NARROW).state_dict(), tmp_path / "w.pth")
+    for weights, frozen in ((None, 0), (tmp_path / "w.pth", 1 + 2 * 37)):
+        learner = learner_of(train, test, weights=weights)
+        model = learner.build()
+        backbone, head = learner.parameter_groups(model)
+        assert head["rate"] == 10 and "rate" not in backbone
+        assert {id(p) for p in head["params"]} == {id(p) for m in (model.fc8_seg_conv1, model.fc8_seg_conv2) for p in m.parameters()}
+        assert len(backbone["params"]) + len(head["params"]) + frozen == len(list(model.parameters()))
+
+
+def test_a_frozen_network_stays_frozen_where_processes_share_their_statistics() -> None:
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(DeepLabV1(3, NARROW)).train()
+    norms = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert len(norms) == 37 and not any(module.training for module in norms)
+
+
+def test_test_labels_that_training_lacks_are_refused() -> None:
+    with pytest.raises(UserError, match="test labels: class 4 is out of range; with 3 classes"):
+        learner_of(painted((20, 20)), painted((40, 40), classes=5))
+
+
+def test_unknown_networks_and_options_are_refused() -> None:
+    data = painted((20, 20))
+    with pytest.raises(UserError, match="deeplabv1_resnet50.*deeplabv1_resnet38"):
+        make_deeplabv1("deeplabv1_resnet50", data, data, LearnerOptions((33, 25)))
+    with pytest.raises(UserError, match="--set depth.*width"):
+        make_deeplabv1("deeplabv1_resnet38", data, data, LearnerOptions((33, 25), extra={"depth": 3}))
+
+
+@pytest.mark.slow
+def test_it_learns_what_two_colours_say() -> None:
+    """Left black and class 0, right white and class 1: 60 steps of a narrow network from random weights. Trivial: 0.25."""
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, 48:] = 255
+    data = Painted(*[(pixels, (pixels[..., 0] > 0).astype(np.uint8))] * 4)
+    schedule = Schedule(steps=60, batch=4, eval_every=60, optimizer="sgd", momentum=0.9, weight_decay=1e-5, decay="poly",
+                        warm_up=0, learning_rate=2e-2)
+    trained = train(learner_of(data, data, size=(49, 49)), schedule, 0)
+    assert trained.metrics["miou"] > 0.5

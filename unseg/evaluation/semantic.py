@@ -6,6 +6,7 @@ unnamed temporary file (in $TMPDIR).
 """
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from unseg.errors import UserError
 from unseg.evaluation.augmentation import augment, draw_views, normalise
 from unseg.evaluation.data import Task, shrink_image, shrink_label
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
-from unseg.evaluation.networks import build_network, check_network
+from unseg.evaluation.networks import AnySize, OutOf, build_network, check_network
 from unseg.evaluation.trainer import Evaluation, Schedule, Trained, train
 from unseg.evaluation.weights import load_strictly, read_weights
 
@@ -36,6 +37,7 @@ EVAL_BATCH = 16
 IN_MEMORY = 4 << 30  # bytes of a set's images
 ON_DEVICE = 2 << 30  # bytes of a set's images that a GPU holds; more are copied batch by batch
 BACKGROUND = "background"
+NO_HEAD, CLASSIFIER = r"(?!)", re.compile(r"(fc|classifier|head|last_linear)\.")
 HEADS = r"segmentation_head|classifier\.4|aux_classifier"  # entries of networks whose size is the number of classes
 
 
@@ -193,22 +195,19 @@ class SemanticLearner(Learner):
         check_labels(train.maps, len(class_names), "training labels")
         check_labels(test.maps, len(class_names), "test labels")
         self._build, self.class_names, self.colour_jitter, self.weights = build, list(class_names), colour_jitter, weights
-        self.test_names = list(names)
+        self.test_names, self.notes = list(names), []
         self.train_count = len(train.images)
         self._train, self._test = train, test
         self._held: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         majority = metrics.majority_class(train.maps, len(class_names))
         self.majority = self.class_names[majority]
         counts = np.bincount(test.maps[test.maps != metrics.IGNORE_LABEL].ravel(), minlength=len(class_names))
-        confusion = torch.zeros(len(class_names), len(class_names), dtype=torch.int64)
-        confusion[:, majority] = torch.from_numpy(counts)
-        self.trivial = self.metrics_of(confusion)
+        self.trivial = self.metrics_of(trivial_confusion(counts, majority))
 
     def build(self) -> nn.Module:
         network = self._build(len(self.class_names))
         if self.weights is not None:
-            inner = network.network if isinstance(getattr(network, "network", None), nn.Module) else network
-            load_strictly(inner, read_weights(self.weights), HEADS, self.weights)
+            self.notes = load_pretrained(network, self.weights)
         return network
 
     def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
@@ -239,19 +238,72 @@ class SemanticLearner(Learner):
         return self.metrics_of(measure(model, self._test, len(self.class_names), device, tick))
 
     def metrics_of(self, confusion: torch.Tensor) -> Metrics:
-        """All metrics of a confusion matrix (C×C, rows are true classes)."""
-        iou = metrics.class_iou(confusion)
-        return {"miou": metrics.mean_iou(iou), "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-                "class_iou": dict(zip(self.class_names, iou, strict=True))}
+        """All metrics of a confusion matrix; see `semantic_metrics`."""
+        return semantic_metrics(confusion, self.class_names)
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
         images, maps = self._test.images[:count], self._test.maps[:count]
         answers = predict(model, torch.from_numpy(np.ascontiguousarray(images)).to(device)).cpu().numpy()
-        colours = np.array(voc_palette(), np.uint8).reshape(-1, 3).copy()
-        colours[metrics.IGNORE_LABEL] = 255
         names = self.test_names or [str(index) for index in range(len(images))]
-        return [Example(name, image, colours[truth], colours[answer])
+        return [Example(name, image, label_colours(truth), label_colours(answer))
                 for name, image, truth, answer in zip(names, images, maps, answers)]
+
+
+def semantic_metrics(confusion: torch.Tensor, class_names: Sequence[str]) -> Metrics:
+    """miou, pixel_accuracy (share of the labelled pixels that are right) and class_iou by class name, of a confusion matrix
+    (C×C, rows are true classes)."""
+    iou = metrics.class_iou(confusion)
+    return {"miou": metrics.mean_iou(iou), "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
+            "class_iou": dict(zip(class_names, iou, strict=True))}
+
+
+def trivial_confusion(counts: np.ndarray, answer: int) -> torch.Tensor:
+    """The confusion matrix of the same answer everywhere. counts: how many pixels each of the C classes has."""
+    confusion = torch.zeros(len(counts), len(counts), dtype=torch.int64)
+    confusion[:, answer] = torch.from_numpy(counts)
+    return confusion
+
+
+def label_colours(labels: np.ndarray) -> np.ndarray:
+    """Labels of any shape in VOC's colours, uint8 with three channels last; what is not labelled is white."""
+    colours = np.array(voc_palette(), np.uint8).reshape(-1, 3)
+    colours[metrics.IGNORE_LABEL] = 255
+    return colours[labels]
+
+
+def confusion_metrics(confusion: torch.Tensor, class_names: Sequence[str]) -> Metrics:
+    """miou, pixel_accuracy and class_iou of a confusion matrix (C×C, rows are true classes); None for a class without pixels."""
+    iou = metrics.class_iou(confusion)
+    return {"miou": metrics.mean_iou(iou), "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
+            "class_iou": dict(zip(class_names, iou, strict=True))}
+
+
+def constant_confusion(counts: np.ndarray, answer: int) -> torch.Tensor:
+    """The confusion matrix of the same answer everywhere. counts: pixels of every true class, C."""
+    confusion = torch.zeros(len(counts), len(counts), dtype=torch.int64)
+    confusion[:, answer] = torch.from_numpy(np.asarray(counts, np.int64))
+    return confusion
+
+
+def coloured(labels_HW: np.ndarray) -> np.ndarray:
+    """Labels as a picture, H×W×3 uint8: VOC's colours; white where nothing is labelled."""
+    colours = np.array(voc_palette(), np.uint8).reshape(-1, 3).copy()
+    colours[metrics.IGNORE_LABEL] = 255
+    return colours[labels_HW]
+
+
+def load_pretrained(network: nn.Module, path: Path) -> list[str]:
+    """Loads a whole network's weights, or its encoder's alone (an ImageNet classifier: its last layer is left out). Returns
+    sentences on what starts from random weights. UserError where the file fits neither."""
+    inner = network.network if isinstance(network, AnySize) else network
+    inner = inner.network if isinstance(inner, OutOf) else inner
+    state = read_weights(path)
+    part = next((name for name in ("encoder", "backbone") if isinstance(getattr(inner, name, None), nn.Module)), None)
+    if part is not None and not any(name.startswith(f"{part}.") for name in state):
+        encoder = getattr(inner, part)
+        load_strictly(encoder, {name: tensor for name, tensor in state.items() if not CLASSIFIER.match(name)}, NO_HEAD, path)
+        return [f"--weights {path.name}: the {part}'s; all else starts from random weights"]
+    return load_strictly(inner, state, HEADS, path)
 
 
 def predict(model: nn.Module, images_BHW3: torch.Tensor) -> torch.Tensor:
@@ -272,16 +324,21 @@ def measure(model: nn.Module, test: Arrays, num_classes: int, device: torch.devi
 
 
 def learn_labels(network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions,
-                 labelling: Labelling, kind: type[SemanticLearner] = SemanticLearner) -> SemanticLearner:
-    """The learner of an smp or torchvision network on labels that `labelling` makes."""
-    check_network(network)
-    options.extras()
+                 labelling: Labelling, kind: type[SemanticLearner] = SemanticLearner,
+                 build: Callable[[int], nn.Module] | None = None) -> SemanticLearner:
+    """The learner of an smp or torchvision network on labels that `labelling` makes.
+
+    build: in place of `network`, from the number of classes to a network, which then loads its weights and reads its options itself.
+    """
+    if build is None:
+        check_network(network)
+        options.extras()
     train_arrays, test_arrays = (read_arrays(images, options.size, labelling) for images in (train_set, test_set))
     class_names = labelling.names(train_arrays.maps)
-    return kind(lambda classes: build_network(network, classes),
+    return kind(build or (lambda classes: build_network(network, classes)),
                 Arrays(train_arrays.images, labelling.labels(train_arrays.maps)),
                 Arrays(test_arrays.images, labelling.labels(test_arrays.maps)), class_names,
-                colour_jitter=options.colour_jitter, weights=options.weights, names=test_set.names)
+                colour_jitter=options.colour_jitter, weights=None if build else options.weights, names=test_set.names)
 
 
 def make_semantic(network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions) -> SemanticLearner:
