@@ -1,0 +1,30 @@
+"""unseg report: what networks learnt, as one page and a table."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from unseg.commands.console import print_list
+from unseg.files import printable
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders with a results.json of `unseg evaluate`, or such files.")],
+    out: Annotated[Optional[Path], typer.Option(help="The page; its tables as Markdown go beside it. Default: report.html in the first RUN.")] = None,
+    charts: Annotated[bool, typer.Option("--charts", help="Also write each figure as an SVG file beside the page.")] = False,
+) -> None:
+    """Write one HTML page and its tables as Markdown, from results.json alone.
+
+    The page holds its pictures and charts itself and loads nothing. The same files give the same bytes. Exit codes: 0 written;
+    2 a file is missing or broken, one line says which.
+    """
+    from unseg.report.files import write_report
+
+    written = write_report(runs, out, charts)
+    console = Console(highlight=False)
+    print_list(console, "not on the page", written.problems, "yellow", "the page")
+    names = ", ".join(printable(str(path)) for path in written.paths)
+    console.print(f"Written: {names} ({sum(path.stat().st_size for path in written.paths) / 1e3:,.0f} kB)", markup=False, soft_wrap=True)

@@ -1,0 +1,220 @@
+"""Charts as inline SVG: bars with whiskers, and lines over steps or shares. Each is a pure function of its numbers.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; each series has a marker of its own besides, and dashes or
+hatching where its images are re-encoded. The style sheet (palette.css) says what the classes look like, in light and dark.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element
+
+from unseg.report.markup import el, raw
+
+WIDTH = 360  # of a panel, in units that are pixels on a phone
+LABEL_END, PLOT_END = 124, 308  # of a bar's name, and of the longest bar; behind it there is room for its value
+LETTER = 6.4  # mean width of a letter, units
+BAR, ROW = 15, 27
+PLOT_LEFT, PLOT_RIGHT, PLOT_TOP, PLOT_HEIGHT = 40, 346, 12, 190
+GAP = 20  # around panels on one sheet
+AXIS = 40  # room below a plot of lines, for its ticks and their name
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series looks in every chart. colour: a class of palette.css. marker: a key of MARKERS. dashed: also hatched bars."""
+
+    colour: str
+    marker: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """sd: half the whisker, None: no whisker. seeds: single values, shown as dots where there are several."""
+
+    name: str
+    style: Style
+    value: float
+    sd: float | None
+    seeds: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """mean: the thick line. seeds: thin ones. sd: whiskers, one a point of the mean, where given."""
+
+    name: str
+    style: Style
+    mean: Points
+    seeds: Sequence[Points] = ()
+    sd: Sequence[float | None] = ()
+
+
+def scale_top(values: Sequence[float]) -> float:
+    """The end of an axis from 0 that holds the values: 1, 0.5 or 0.2 times a power of ten, at least 0.01."""
+    highest = max([0.01, *values])
+    power = 10.0 ** math.ceil(math.log10(highest))
+    return min(step * power for step in (0.2, 0.5, 1.0) if step * power >= highest * (1 - 1e-9))
+
+
+def bar_panel(title: str, bars: Sequence[Bar], level: tuple[str, float] | None, top: float, unit: str) -> Element:
+    """Bars from the left, one below the other. level: name and value of a dashed line across. top: where the axis ends."""
+    height = 10 + ROW * len(bars)
+    x = lambda value: LABEL_END + 6 + max(0.0, min(value / top, 1)) * (PLOT_END - LABEL_END - 6)  # noqa: E731
+    said = [f"{bar.name} {_with_sd(bar)}" for bar in bars] + ([f"{level[0]} {level[1]:.3f}"] if level else [])
+    picture = _panel(height + 34, f"{title}, {unit}: {'; '.join(said)}")
+    for tick in _ticks(top):
+        picture.append(el("line", x1=x(tick), x2=x(tick), y1=4, y2=height, class_="grid"))
+        picture.append(el("text", f"{tick:g}", x=x(tick), y=height + 15, class_="tick", text_anchor="middle"))
+    for i, bar in enumerate(bars):
+        picture.append(_bar(bar, x, 8 + i * ROW))
+    if level:
+        picture.append(el("line", x1=x(level[1]), x2=x(level[1]), y1=4, y2=height, class_="level"))
+        picture.append(el("text", f"{level[0]} {level[1]:.3f}", x=x(level[1]), y=height + 29, class_="tick strong",
+                          text_anchor="start" if level[1] < 0.25 * top else "middle" if level[1] < 0.75 * top else "end"))
+    return picture
+
+
+def _bar(bar: Bar, x, top: int) -> Element:
+    middle, end = top + BAR / 2, x(bar.value)
+    group = el("g", el("title", f"{bar.name}: {_with_sd(bar)}"), class_=bar.style.colour)
+    group.append(el("text", _cut(bar.name, LABEL_END), x=LABEL_END, y=middle + 4, class_="label", text_anchor="end"))
+    group.append(el("rect", x=x(0), y=top, width=end - x(0), height=BAR, class_="bar"))
+    if bar.style.dashed:
+        group.extend(el("line", x1=x(0) + at, x2=min(x(0) + at + 6, end), y1=top + BAR, y2=top + BAR - min(6, end - x(0) - at) * BAR / 6,
+                        class_="hatch") for at in range(0, int(end - x(0)), 6))
+    if len(bar.seeds) > 1:
+        group.extend(el("circle", cx=x(value), cy=middle, r=2.2, class_="seed") for value in bar.seeds)
+    furthest = end
+    if bar.sd is not None:
+        low, furthest = x(bar.value - bar.sd), x(bar.value + bar.sd)
+        group.append(el("path", d=f"M{low:.2f} {middle - 4}v8M{low:.2f} {middle}H{furthest:.2f}M{furthest:.2f} {middle - 4}v8", class_="whisker"))
+    group.append(el("text", f"{bar.value:.3f}", x=max(end, furthest) + 5, y=middle + 4, class_="value"))
+    return group
+
+
+def line_panel(title: str, lines: Sequence[Line], level: tuple[str, float] | None, top: float, unit: str, x_name: str,
+               last: float | None = None) -> Element:
+    """Lines over x from 0 to `last` (default: the largest x). level: a dashed line across. top: where the y axis ends."""
+    if last is None:
+        last = max((point[0] for line in lines for point in line.mean), default=1) or 1
+    bottom = PLOT_TOP + PLOT_HEIGHT
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        return (PLOT_LEFT + point[0] / last * (PLOT_RIGHT - PLOT_LEFT),
+                bottom - max(0.0, min(point[1] / top, 1)) * PLOT_HEIGHT)
+
+    said = [f"{line.name} from {line.mean[0][1]:.3f} to {line.mean[-1][1]:.3f}" for line in lines if line.mean]
+    picture = _panel(bottom + AXIS, f"{title}, {unit} over {x_name}: {'; '.join(said + ([f'{level[0]} {level[1]:.3f}'] if level else []))}")
+    for tick in _ticks(top):
+        y = at((0, tick))[1]
+        picture.append(el("line", x1=PLOT_LEFT, x2=PLOT_RIGHT, y1=y, y2=y, class_="grid"))
+        picture.append(el("text", f"{tick:g}", x=PLOT_LEFT - 6, y=y + 4, class_="tick", text_anchor="end"))
+    for quarter in range(5):
+        x, value = at((last * quarter / 4, 0))[0], last * quarter / 4
+        picture.append(el("text", f"{value:,.0f}" if last >= 8 else f"{value:g}", x=x, y=bottom + 16, class_="tick",
+                          text_anchor="end" if quarter == 4 else "middle"))
+    picture.append(el("text", x_name, x=(PLOT_LEFT + PLOT_RIGHT) / 2, y=bottom + 33, class_="tick", text_anchor="middle"))
+    if level:
+        y = at((0, level[1]))[1]
+        picture.append(el("line", x1=PLOT_LEFT, x2=PLOT_RIGHT, y1=y, y2=y, class_="level"))
+    for line in lines:  # the thin ones first, so that no mean is hidden
+        if len(line.seeds) > 1:
+            picture.append(el("g", [_path(map(at, seed), "thin") for seed in line.seeds if seed], class_=line.style.colour))
+    for line in lines:
+        group = el("g", el("title", line.name), class_=line.style.colour)
+        places = [at(point) for point in line.mean]
+        if places:
+            group.append(_path(places, "mean dashed" if line.style.dashed else "mean"))
+        for point, sd in zip(line.mean, line.sd):
+            if sd is not None:
+                x, low = at((point[0], point[1] - sd))
+                high = at((point[0], point[1] + sd))[1]
+                group.append(el("path", d=f"M{x - 3:.2f} {high:.2f}h6M{x:.2f} {high:.2f}V{low:.2f}M{x - 3:.2f} {low:.2f}h6", class_="whisker"))
+        group.extend(marker(line.style, x, y) for x, y in places)
+        picture.append(group)
+    return picture
+
+
+# A marker's outline around (0, 0).
+MARKERS = {
+    "circle": "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z", "square": "M-3.3-3.3h6.6v6.6h-6.6z", "triangle": "M0-4.2L4 3.2H-4z",
+    "diamond": "M0-4.6L4.6 0L0 4.6L-4.6 0z", "down": "M0 4.2L4-3.2H-4z", "cross": "M-1.3-4h2.6v2.7H4v2.6H1.3V4h-2.6V1.3H-4v-2.6h2.7z",
+}
+
+
+def marker(style: Style, x: float, y: float) -> Element:
+    """The series' marker at (x, y), hollow where its lines are dashed."""
+    return el("path", d=MARKERS[style.marker], transform=f"translate({x:.2f} {y:.2f})", class_="marker hollow" if style.dashed else "marker")
+
+
+def swatch(style: Style | None) -> Element:
+    """A piece of line with its marker, for a legend; None: the dashed line of a level."""
+    key = el("svg", viewBox="0 0 30 12", class_="swatch", aria_hidden="true")
+    if style is None:
+        key.append(el("line", x1=0, x2=30, y1=6, y2=6, class_="level"))
+    else:
+        key.append(el("g", el("path", d="M0 6H30", class_="mean dashed" if style.dashed else "mean"), marker(style, 15, 6), class_=style.colour))
+    key.tail = None
+    return key
+
+
+def sheet(panels: Sequence[tuple[str, Element]], legend: dict[str, Style | None], style: str, columns: int = 2) -> Element:
+    """Charts with their titles on one picture that stands alone, the legend below them. style: the palette's style sheet."""
+    rows = [panels[start:start + columns] for start in range(0, len(panels), columns)]
+    width, y = GAP + (WIDTH + GAP) * max(map(len, rows), default=1), float(GAP)
+    picture = el("svg", raw("style", style), class_="chart", role="img")
+    picture.append(el("rect", width="100%", height="100%", fill="var(--paper)"))
+    for row in rows:
+        for column, (title, chart) in enumerate(row):
+            left = GAP + column * (WIDTH + GAP)
+            picture.append(el("text", title, x=left, y=y + 14, class_="heading"))
+            chart = copy(chart)
+            chart.attrib |= {"x": str(left), "y": f"{y + 22:g}", "width": str(WIDTH), "height": _height(chart)}
+            picture.append(chart)
+        y += 22 + max(float(_height(chart)) for _, chart in row) + GAP
+    x = float(GAP)
+    for name, key in legend.items():
+        wide = 40 + LETTER * len(name) + GAP
+        if x > GAP and x + wide > width:
+            x, y = float(GAP), y + 20
+        mark = swatch(key)
+        mark.attrib |= {"x": f"{x:g}", "y": f"{y:g}", "width": "30", "height": "12"}
+        picture.extend([mark, el("text", name, x=x + 36, y=y + 10)])
+        x += wide
+    height = y + (12 + GAP if legend else 0)
+    picture.attrib |= {"viewBox": f"0 0 {width:g} {height:g}", "width": f"{width:g}", "height": f"{height:g}",
+                       "aria-label": "; ".join(chart.get("aria-label", "") for _, chart in panels)}
+    return picture
+
+
+def _height(chart: Element) -> str:
+    return chart.get("viewBox", "").split()[3]
+
+
+def _panel(height: float, description: str) -> Element:
+    return el("svg", viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=description, class_="chart")
+
+
+def _path(places, class_: str) -> Element:
+    return el("path", d="M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places), class_=class_)
+
+
+def _ticks(top: float) -> list[float]:
+    """Four or five steps to the top: of 0.2 to 1, of 0.1 to 0.5, of 0.05 to 0.2, and these by powers of ten."""
+    steps = 4 if f"{top:e}".startswith("2") else 5
+    return [round(top * i / steps, 12) for i in range(steps + 1)]
+
+
+def _with_sd(bar: Bar) -> str:
+    return f"{bar.value:.3f}" + ("" if bar.sd is None else f" ± {bar.sd:.3f}")
+
+
+def _cut(text: str, width: float) -> str:
+    """The text, or as much of its start as fits, and an ellipsis: the whole is in the bar's title."""
+    room = int(width / LETTER)
+    return text if len(text) <= room else text[:room - 1] + "…"

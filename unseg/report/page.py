@@ -1,0 +1,231 @@
+"""One HTML page, complete in itself: style sheet, charts and pictures inside, no script, nothing fetched.
+
+A pure function of results.json and the pictures that it names: the same input gives the same bytes.
+"""
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from xml.etree.ElementTree import Element
+
+from unseg.evaluation.names import shown_name
+from unseg.report import figures, text
+from unseg.report.charts import Style, swatch
+from unseg.report.figures import Figure, style_of
+from unseg.report.images import Album, Shown
+from unseg.report.markup import Child, add, el, html_page, raw
+from unseg.report.model import Change, Condition, Example, Network, Section
+from unseg.report.panels import NOISE_GAIN
+
+GENERATOR = "unseg report"  # in the page's head: by it the command knows its own pages
+TITLE = "What segmentation networks learn from protected images"
+# Nothing may be fetched or run, whatever else stands in the page.
+SHOWN_EXAMPLES = 2  # the others are folded
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Page:
+    """html: the document. problems: the pictures that are missing from it, a line each."""
+
+    html: str
+    problems: list[str]
+
+
+def page(sections: Sequence[Section]) -> Page:
+    """The document on these sections, with a table of contents where there are several."""
+    counters, album = (_Counter("Figure"), _Counter("Table")), Album()
+    main = el("main", el("header", el("h1", TITLE), el(
+        "p", "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first weights and views, and "
+             "tested on clean images. A protection works where training on protected images ends near the trivial answer.", class_="lede")))
+    if len(sections) > 1:
+        add(main, el("nav", el("ul", [el("li", el("a", text.heading(section), href=f"#s{i}")) for i, section in enumerate(sections, 1)]),
+                     aria_label="Contents"))
+    for i, section in enumerate(sections, 1):
+        add(main, _section(section, f"s{i}", counters, album))
+    add(main, el("footer", el("p", "Made by ", el("code", GENERATOR), " from ", _listed(
+        f"{source} (sha256 {sha256[:16]}…)" for source, sha256 in dict.fromkeys((s.source, s.sha256) for s in sections)), ".")))
+    style = "".join(resources.files("unseg.report").joinpath(name).read_text(encoding="utf-8") for name in ("palette.css", "page.css"))
+    head = el("head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+              el("meta", name="generator", content=GENERATOR), el("meta", http_equiv="Content-Security-Policy", content=POLICY),
+              el("title", TITLE), raw("style", style))
+    return Page(html_page(el("html", head, el("body", main), lang="en")), album.problems)
+
+
+def _section(section: Section, anchor: str, counters: tuple[_Counter, _Counter], album: Album) -> Element:
+    figure, table = counters
+    unit = text.metric_name(section.metric)
+    styles = style_of(section)
+    part = el("section", el("h2", text.heading(section), id=f"{anchor}-title"), el("p", section.subtitle, class_="meta"),
+              id=anchor, aria_labelledby=f"{anchor}-title")
+    found = text.finding(section)
+    if found:
+        add(part, el("p", found, class_="finding"))
+    add(part, _tiles(section, unit, styles))
+    for each in figures.figures(section, unit, styles):
+        add(part, el("h3", each.heading), _figure(each, figure))
+    add(part, el("h3", "Results"), _results(section, styles, table))
+    examples = _examples(section, figure, album)
+    if examples is not None:
+        add(part, el("h3", "Predictions on clean test images"), examples)
+    changes = _changes(section, figure, album)
+    if changes is not None:
+        add(part, el("h3", "Training images"), changes)
+    add(part, el("h3", "Details"), _by_class(section, table), _all_metrics(section, table), _settings(section))
+    if section.remarks:
+        add(part, el("h3", "Remarks"), el("ul", [el("li", remark) for remark in section.remarks], class_="remarks"))
+    return part
+
+
+# --- figures -----------------------------------------------------------------------------------------------------------
+
+
+class _Counter:
+    """Numbers figures, or tables, over the whole page."""
+
+    def __init__(self, word: str) -> None:
+        self.word, self.count = word, 0
+
+    def caption(self, what: str) -> Element:
+        self.count += 1
+        return el("p", el("strong", f"{self.word} {self.count}. "), what, class_="caption")
+
+
+def _tiles(section: Section, unit: str, styles: dict[str, Style]) -> Element:
+    """Means over networks, for a first look."""
+    final, retained = text.common_means(section, lambda run: run.final), text.common_means(section, lambda run: run.retained)
+    tiles = [(shown_name(name), mean, f"retained learning {text.number(retained[name], 2)}" if name in retained and name != "clean" else
+              f"final {unit}", styles[name].colour) for name, mean in final.items()]
+    tiles.append((figures.TRIVIAL, statistics.fmean(network.trivial for network in section.networks), unit, ""))
+    return el("dl", [el("div", el("dt", title), el("dd", text.number(value)), el("dd", below), class_=f"tile {colour}".strip())
+                     for title, value, below, colour in tiles], class_="tiles")
+
+
+def _figure(figure: Figure, counter: _Counter) -> Element:
+    """Small charts, one a network, as many side by side as there is room for."""
+    keys = el("ul", [el("li", swatch(style), name) for name, style in figure.legend.items()], class_="legend") if figure.legend else None
+    charts = el("div", [el("figure", el("p", name, class_="panel-title"), chart) for name, chart in figure.panels], class_="charts")
+    return el("div", keys, charts, counter.caption(figure.caption))
+
+
+# --- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _table(caption: Element, head: Sequence[str], groups: Iterable[tuple[str | None, Iterable[tuple[Child, Sequence[str]]]]]) -> Element:
+    """A table in a box of its own that scrolls where it is wider than the page. groups: name (a row of its own) → rows: head, cells."""
+    bodies = []
+    for name, rows in groups:
+        body = el("tbody", el("tr", el("th", name, scope="rowgroup", colspan=len(head))) if name else None)
+        add(body, [el("tr", el("th", first, scope="row"), [el("td", cell) for cell in cells]) for first, cells in rows])
+        bodies.append(body)
+    table = el("table", el("thead", el("tr", [el("th", title, scope="col") for title in head])), bodies)
+    title = "".join(caption.itertext())
+    return el("div", el("div", table, class_="scroll", tabindex=0, role="region", aria_label=title), caption)
+
+
+def _keyed(name: str, style: Style) -> list[Child]:
+    """A condition's name behind a patch of its colour."""
+    return [el("span", class_=f"key {style.colour}{' dashed' if style.dashed else ''}", aria_hidden="true"), name]
+
+
+def _results(section: Section, styles: dict[str, Style], table: _Counter) -> Element:
+    columns = text.columns(section)
+    groups = [(f"{network.name} (trivial answer {text.number(network.trivial)})", [(_keyed(condition.shown, styles[condition.name]), [column.cell(condition) for column in columns])
+                              for condition in network.conditions]) for network in section.networks]
+    caption = " ".join(filter(None, ("Networks trained on each kind of image, tested on clean images.", text.table_note(section), text.not_measured(section))))
+    return _table(table.caption(caption), ["trained on", *(column.title for column in columns)], groups)
+
+
+def _by_class(section: Section, table: _Counter) -> list[Element]:
+    """For each metric that is told by class: classes in rows, conditions in columns, a table for each network; folded."""
+    parts = []
+    for metric in dict.fromkeys(name for run in section.runs() for name in run.by_class):
+        inside = []
+        for network in section.networks:
+            conditions = [c for c in network.main() if any(metric in run.by_class for run in c.runs)]
+            classes = dict.fromkeys(name for c in conditions for run in c.runs for name in run.by_class.get(metric, {}))
+            rows = [(name, [text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name))) for c in conditions]) for name in classes]
+            if rows:
+                inside.append(_table(table.caption(f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step."),
+                                     [text.grouping(metric), *(c.shown for c in conditions)], [(None, rows)]))
+        parts.append(el("details", el("summary", text.metric_name(metric)), inside))
+    return parts
+
+
+def _all_metrics(section: Section, table: _Counter) -> Element | None:
+    """Every metric that is one number, where there are more than the section's own; folded."""
+    names = [name for name in dict.fromkeys(name for run in section.runs() for name in run.numbers) if name != section.metric]
+    if not names:
+        return None
+    groups = [(network.name, [(condition.shown, [text.with_sd(condition.spread(lambda run: run.numbers.get(name))) for name in names])
+                              for condition in network.conditions]) for network in section.networks]
+    return el("details", el("summary", "Every metric"), _table(table.caption("All metrics after the last step, on clean test images."),
+                                                               ["trained on", *map(text.metric_name, names)], groups))
+
+
+def _settings(section: Section) -> Element:
+    facts = [*((name, _listed(values)) for name, values in section.settings.items()),
+             *((f"images: {name}", how) for name, how in section.made.items())]
+    return el("details", el("summary", "Settings, data and machine"),
+              el("dl", [(el("dt", name), el("dd", value)) for name, value in facts], class_="facts"))
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(values)
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def _examples(section: Section, figure: _Counter, album: Album) -> Element | None:
+    """Clean test images with their truth, and below them what each network says after training on each kind of image."""
+    told: dict[str, list[tuple[Network, list[tuple[Condition, Example]]]]] = {}
+    for network in section.networks:
+        first = [(condition, example) for condition in network.main() for example in condition.runs[0].examples]
+        for name in dict.fromkeys(example.name for _, example in first):
+            told.setdefault(name, []).append((network, [pair for pair in first if pair[1].name == name]))
+    if not told:
+        return None
+    rows = [_example(name, networks, album) for name, networks in told.items()]
+    more = rows[SHOWN_EXAMPLES:]
+    seed = next(run.seed for run in section.runs() if run.examples)
+    return el("div", rows[:SHOWN_EXAMPLES], el("details", el("summary", f"{len(more)} more"), more) if more else None, figure.caption(
+        f"Clean test images with their truth, and the predictions of networks that were trained on each kind of image (seed {seed})."))
+
+
+def _example(name: str, networks: Sequence[tuple[Network, list[tuple[Condition, Example]]]], album: Album) -> Element:
+    example = networks[0][1][0][1]
+    rows = [_pictures(name, [album.photograph(example.image, name), album.masks(example.truth, "truth")])]
+    for network, told in networks:
+        rows += [el("p", network.name, class_="panel-title"),
+                 _pictures(f"{name}, {network.name}", [album.masks(each.prediction, f"trained on {condition.shown}") for condition, each in told])]
+    return el("div", rows, class_="example")
+
+
+def _changes(section: Section, figure: _Counter, album: Album) -> Element | None:
+    """Before, after and noise of each condition's training images, once for all networks."""
+    found: dict[tuple[str, str], Change] = {}
+    for network in section.networks:
+        for condition in network.main():
+            for change in (change for run in condition.runs for change in run.changes):
+                found.setdefault((condition.shown, change.name), change)
+    if not found:
+        return None
+    return el("div", [_pictures(name, album.before_after_noise(change, (f"{name}, clean", who, f"{who}, noise × {NOISE_GAIN}")), "pictures three")
+                      for (who, name), change in found.items()],
+              figure.caption(f"Training images before and after, and the difference × {NOISE_GAIN} (grey: no change)."))
+
+
+def _pictures(of: str, pictures: Sequence[Shown], class_: str = "pictures") -> Element:
+    """Pictures side by side, as many as there is room for. of: the image that all are about."""
+    return el("div", [_picture(picture, of) for picture in pictures], class_=class_)
+
+
+def _picture(picture: Shown, of: str) -> Element:
+    if picture.uri is None:
+        return el("figure", el("div", picture.problem, class_="missing"), el("figcaption", picture.caption))
+    said = picture.caption if of in picture.caption else f"{of}: {picture.caption}"
+    image = el("img", src=picture.uri, alt=said, width=picture.width, height=picture.height)
+    return el("figure", image, el("figcaption", picture.caption), class_="masks" if picture.masks else None)
