@@ -116,7 +116,7 @@ def test_large_images_go_by_strips_with_the_same_result(height: int, width: int,
     whole = results()
     monkeypatch.setattr(frame, "WHOLE", 200)
     monkeypatch.setattr(noise, "WHOLE", 200)
-    monkeypatch.setattr(noise, "BAND", 150)
+    monkeypatch.setattr(frame, "BAND", 150)
     strips = results()
     assert (whole[0] - strips[0]).abs().max() <= 1e-6
     assert torch.equal(whole[1], strips[1])
@@ -147,7 +147,7 @@ def test_bands_give_the_very_values_of_single_steps(height: int, width: int, cha
     image[random.random((height, width)) < 0.2] = np.iinfo(kind).max
     square = torch.from_numpy(random.uniform(-1.2, 1.2, (3, 32, 32)).astype(np.float32))
     kept = square.clone()
-    monkeypatch.setattr(noise, "BAND", 700)
+    monkeypatch.setattr(frame, "BAND", 700)
     for region in (random.random((height, width)) < 0.5, np.ones((height, width), bool), np.arange(height)[:, None] < [2] * width):
         plain = plainly(image, noise.resize_noise(square, height, width), region, budget)
         assert np.array_equal(noise.apply(image, square, region, budget), plain)
@@ -212,7 +212,7 @@ def test_tints_in_bands_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) 
     image = draw.integers(0, 256, (50, 30, 3), dtype=np.uint8)
     code, tints = draw.integers(0, 3, (50, 30), dtype=np.uint8), torch.rand(3, 3) * 2 - 1
     whole = noise.apply_tints(image, code, tints, Budget())
-    monkeypatch.setattr(noise, "BAND", 200)
+    monkeypatch.setattr(frame, "BAND", 200)
     assert np.array_equal(noise.apply_tints(image, code, tints, Budget()), whole)
 
 

@@ -5,6 +5,7 @@ The published generation pads first and resizes without antialiasing; both are k
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from segment_anything_training.prompts import Prompts
 
 MASK_ON = 255.0
 WHOLE = 2**22  # pixels that are turned into floats at once (50 MB)
+BAND = 2**17  # pixels: of 2^13 to 2^18 the fastest, for photographs of 0.25 and of 24 megapixels
 
 
 def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> torch.Tensor:
@@ -29,17 +31,25 @@ def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> to
     reach = max(1.0, side / size)  # how far, in source pixels, an output pixel looks
     rows, source_rows = _extent(image_HW3.shape[0], side, size, reach)
     columns, source_columns = _extent(image_HW3.shape[1], side, size, reach)
-    image = torch.from_numpy(np.ascontiguousarray(image_HW3)).permute(2, 0, 1)
-    image = F.pad(image, (0, source_columns - image.shape[2], 0, source_rows - image.shape[1]))[None]
-    scale = size / side
-    if source_rows * source_columns <= WHOLE:
-        frame = resize_part(image.to(torch.float32) / 255.0, rows, columns, scale, scale, antialias)
+    image_HW3, scale = np.ascontiguousarray(image_HW3), size / side
+    padding = (0, 0, 0, source_columns - image_HW3.shape[1])
+    if antialias or source_rows * source_columns > WHOLE:
+        seen = min(source_rows, image_HW3.shape[0])
+        narrow = torch.zeros(1, 3, source_rows, columns)
+        for part in bands(seen, source_columns):
+            band = F.pad(torch.from_numpy(image_HW3[part]), padding).permute(2, 0, 1)[None].float().div_(255.0)
+            narrow[:, :, part] = resize_part(band, band.shape[2], columns, 1.0, scale, antialias)
+        frame = resize_part(narrow, rows, columns, scale, 1.0, antialias)
     else:
-        step = max(1, WHOLE // source_columns)
-        strips = [resize_part(strip.to(torch.float32) / 255.0, strip.shape[2], columns, 1.0, scale, antialias)
-                  for strip in image.split(step, dim=2)]
-        frame = resize_part(torch.cat(strips, dim=2), rows, columns, scale, 1.0, antialias)
+        image = F.pad(torch.from_numpy(image_HW3), (*padding, 0, source_rows - image_HW3.shape[0])).permute(2, 0, 1)[None]
+        frame = resize_part(image.float().div_(255.0), rows, columns, scale, scale)
     return F.pad(frame, (0, size - columns, 0, size - rows))
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Rows of an image, `BAND` pixels at a time: what is done to them one step after another stays in a processor's cache."""
+    step = max(1, BAND // width)
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _extent(length: int, side: int, size: int, reach: float) -> tuple[int, int]:

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from unseg.config import Budget
-from unseg.frame import WHOLE, resize_part
+from unseg.frame import WHOLE, bands, resize_part
 
 GREY_LEVELS = 255.0
 VALUES_A_GREY_LEVEL = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 257}  # 65535 / 255
 LUMINANCE = (0.299, 0.587, 0.114)
 NO_CODE = 255  # of pixels that belong to no class
-BAND = 1 << 17  # pixels: of 2^13 to 2^18 the fastest, for photographs of 0.25 and of 24 megapixels
 
 
 def epsilon_map(region: torch.Tensor, budget: Budget) -> torch.Tensor:
@@ -67,13 +66,13 @@ def _resized_bands(square_CNN: torch.Tensor, height: int, width: int) -> Iterato
     scale = max(height, width) / square_CNN.shape[-1]
     if height * width <= WHOLE:
         whole = resize_part(square_CNN[None], height, width, scale, scale)[0]
-        for rows in _bands(height, width):
+        for rows in bands(height, width):
             yield rows, whole[:, rows]
         return
     wide = resize_part(square_CNN[None], square_CNN.shape[1], width, 1.0, scale)[0].contiguous()
     weights = _row_weights(height, wide.shape[1], scale)
     room = None
-    for rows in _bands(height, width):
+    for rows in bands(height, width):
         seen = weights[rows].any(dim=0).nonzero()[:, 0]
         seen = slice(int(seen[0]), int(seen[-1]) + 1)
         part = weights[rows, seen].contiguous()
@@ -81,12 +80,6 @@ def _resized_bands(square_CNN: torch.Tensor, height: int, width: int) -> Iterato
         for source, band in zip(wide, room):
             torch.mm(part, source[seen], out=band)
         yield rows, room
-
-
-def _bands(height: int, width: int) -> Iterator[slice]:
-    """Rows of an image, `BAND` pixels at a time: what is done to them one step after another stays in a processor's cache."""
-    step = max(1, BAND // width)
-    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _row_weights(outputs: int, inputs: int, scale: float) -> torch.Tensor:
@@ -141,7 +134,7 @@ def apply_tints(image_HWC: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Ten
     tables = np.zeros((3, NO_CODE + 1, 1), np.float32)
     tables[:, :len(tints_K3), 0] = tints_K3.T
     noised = np.empty_like(image_HWC)
-    for rows in _bands(height, width):
+    for rows in bands(height, width):
         codes = np.ascontiguousarray(codes_HW[rows])
         noise = np.stack([cv2.LUT(codes, table) for table in tables])
         noised[rows] = _add_to_part(image_HWC[rows], torch.from_numpy(noise), coded_HW[rows], budget)
