@@ -73,14 +73,19 @@ def _key(settings: Json) -> tuple[str, str, str, int]:
 
 
 def read_results(path: Path) -> Json:
-    """The content of a results.json; UserError where it is none."""
+    """The content of a results.json, of whatever version, in today's schema; UserError where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
-    if not isinstance(content, dict) or not {"tasks", "runs"} <= content.keys() or not all(map(_is_run, content["runs"])):
+    if not (isinstance(content, dict) and isinstance(content.get("tasks"), dict) and isinstance(content.get("runs"), list)
+            and all(map(_is_run, content["runs"]))):
         raise UserError(f"{path}: not the results of unseg evaluate; remove it or give another --out")
-    return upgraded(content)
+    try:
+        return upgraded(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not as unseg evaluate writes it ({type(error).__name__}: {error}); remove it or give another "
+                        "--out") from None
 
 
 # What older versions did without saying so; the first ones knew no other test split.
@@ -117,7 +122,8 @@ def upgraded(content: Json) -> Json:
 
 def _is_run(run: object) -> bool:
     return (isinstance(run, dict) and isinstance(run.get("settings"), dict) and isinstance(run.get("result"), dict)
-            and {"task", "network", "condition", "seed"} <= run["settings"].keys())
+            and all(isinstance(run["settings"].get(name), str) for name in ("task", "network", "condition"))
+            and type(run["settings"].get("seed")) is int)
 
 
 @dataclass(frozen=True)
