@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -22,9 +23,10 @@ from unseg.checkpoint import State
 from unseg.errors import UserError
 from unseg.evaluation.coco_metrics import MAX_DETECTIONS
 from unseg.evaluation.regions import Targets
-from unseg.evaluation.weights import load_strictly, read_weights, saved_config
+from unseg.evaluation.weights import build_transformers, load_strictly, read_weights
 
 RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."
+STRIDE = 32  # RT-DETR wants sides that can be halved five times
 DETR_HEADS = r"class_embed|enc_score_head|class_labels_classifier"
 
 
@@ -68,9 +70,9 @@ class RCNN(nn.Module):
             state = read_weights(weights)
             body = self.network.backbone.body
             if any(name.startswith("backbone.") for name in state):
-                self.notes = load_strictly(self.network, renamed_rcnn(state), RCNN_HEADS, weights)
+                self.notes = load_strictly(self.network, uncounted(renamed_rcnn(state)), RCNN_HEADS, weights)
             else:
-                load_strictly(body, classifier_body(state, backbone), r"^$", weights)
+                load_strictly(body, uncounted(classifier_body(state, backbone)), r"^$", weights)
                 self.notes = [f"--weights {weights.name}: of the backbone alone; all else starts from random weights"]
 
     def forward(self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor,
@@ -114,11 +116,15 @@ def renamed_rcnn(state: State) -> State:
 
 
 def classifier_body(state: State, backbone: str) -> State:
-    """The state of torchvision's image classifier without its last layer and without what frozen batch norms do not count."""
+    """The state of torchvision's image classifier without its last layers, in the names of a detector's backbone."""
     if backbone.startswith("mobilenet"):
-        state = {name.removeprefix("features."): tensor for name, tensor in state.items() if not name.startswith("classifier.")}
-    return {name: tensor for name, tensor in state.items()
-            if not name.startswith("fc.") and not name.endswith("num_batches_tracked")}
+        return {name.removeprefix("features."): tensor for name, tensor in state.items() if not name.startswith("classifier.")}
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def uncounted(state: State) -> State:
+    """Without the numbers of batches that batch norms have seen, which fixed ones do not keep."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
 # --- transformers ----------------------------------------------------------------------------------------------------
@@ -132,24 +138,16 @@ class Detr(nn.Module):
 
     def __init__(self, family: str, class_count: int, weights: Path | None, sizes: dict[str, Any]) -> None:
         super().__init__()
-        import transformers
-
-        config_class = getattr(transformers, f"{family}Config")
-        saved = saved_config(weights, config_class.model_type)
-        if saved is None:
-            config = config_class(num_labels=class_count, **sizes)
-        else:
-            config = config_class.from_dict({**saved, "num_labels": class_count, "id2label": None, "label2id": None})
-        if weights is None and family == "RTDetr":
-            config.freeze_backbone_batch_norms = False
-        self.network = getattr(transformers, f"{family}ForObjectDetection")(config)
+        self.network, self.notes = build_transformers(family, "ForObjectDetection", class_count, weights, DETR_HEADS,
+                                                      lambda config_class: config_class(num_labels=class_count, **sizes))
         if weights is None:
             thaw(self.network)
-        self.notes = [] if weights is None else load_strictly(self.network, read_weights(weights), DETR_HEADS, weights)
 
     def forward(self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor,
                 targets: Sequence[Targets] | None = None) -> torch.Tensor | list[Found]:
         """Its loss where there are targets, a scalar; else what it finds in each image."""
+        right, below = (-side % STRIDE for side in images_B3HW.shape[:1:-1])
+        images_B3HW, valid_BHW = F.pad(images_B3HW, (0, right, 0, below)), F.pad(valid_BHW, (0, right, 0, below))
         height, width = images_B3HW.shape[-2:]
         scale = images_B3HW.new_tensor([width, height, width, height])
         with torch.autocast(images_B3HW.device.type, enabled=False):
@@ -218,10 +216,11 @@ DETECTION: dict[str, Build] = {
     "deformable_detr_resnet50": _detr("DeformableDetr", backbone_config=_RESNET50, auxiliary_loss=True),
     "deformable_detr_tiny": _detr("DeformableDetr", auxiliary_loss=True, encoder_layers=2, decoder_layers=2,
                                   backbone_config={**_RESNET50, **_SMALL_RESNET}, **_SMALL_TRANSFORMER),
-    "rt_detr_resnet50": _detr("RTDetr"),
+    "rt_detr_resnet50": _detr("RTDetr", freeze_backbone_batch_norms=False),
     "rt_detr_tiny": _detr("RTDetr", backbone_config={"model_type": "rt_detr_resnet", "out_indices": [2, 3, 4], **_SMALL_RESNET},
                           encoder_in_channels=[64, 96, 128], encoder_hidden_dim=64, decoder_in_channels=[64, 64, 64],
-                          decoder_layers=2, num_denoising=20, hidden_expansion=0.5, **_SMALL_TRANSFORMER),
+                          decoder_layers=2, num_denoising=20, hidden_expansion=0.5, freeze_backbone_batch_norms=False,
+                          **_SMALL_TRANSFORMER),
 }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from unseg.errors import UserError
 from unseg.evaluation.coco_metrics import MAX_DETECTIONS
 from unseg.evaluation.regions import Targets
-from unseg.evaluation.weights import load_strictly, read_weights, saved_config
+from unseg.evaluation.weights import build_transformers
 
 STAGES = [f"stage{number}" for number in range(1, 5)]
 CLASS_HEAD = r"^class_predictor\.|^criterion\.empty_weight$"  # what depends on the number of classes
@@ -50,19 +51,10 @@ class Mask2Former(nn.Module):
 
     def __init__(self, name: str, class_count: int, weights: Path | None) -> None:
         super().__init__()
-        from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
-
-        saved = saved_config(weights, "mask2former")
-        if saved is None:
-            sizes = dict(SIZES[name])
-            backbone = {"model_type": "swin", "drop_path_rate": 0.3, "out_features": STAGES, **sizes.pop("backbone")}
-            config = Mask2FormerConfig(backbone_config=backbone, num_labels=class_count, **sizes)
-        else:
-            config = Mask2FormerConfig.from_dict({**saved, "num_labels": class_count, "id2label": None, "label2id": None})
-        self.network = Mask2FormerForUniversalSegmentation(config)
+        self.network, self.notes = build_transformers("Mask2Former", "ForUniversalSegmentation", class_count, weights, CLASS_HEAD,
+                                                      partial(_configuration, name, class_count))
         # The last norm of the Swin classifier: it is in every file of weights, but no part of the answer.
         self.network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
-        self.notes = [] if weights is None else load_strictly(self.network, read_weights(weights), CLASS_HEAD, weights)
 
     def forward(self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor,
                 targets: Sequence[Targets] | None = None) -> torch.Tensor | QueryAnswers:
@@ -77,6 +69,12 @@ class Mask2Former(nn.Module):
                                                [{name: logits.float() for name, logits in layer.items()}
                                                 for layer in found.auxiliary_logits])
             return self.network.get_loss(parts)
+
+
+def _configuration(name: str, class_count: int, config_class: Any) -> Any:
+    sizes = dict(SIZES[name])
+    backbone = {"model_type": "swin", "drop_path_rate": 0.3, "out_features": STAGES, **sizes.pop("backbone")}
+    return config_class(backbone_config=backbone, num_labels=class_count, **sizes)
 
 
 class SemanticMask2Former(nn.Module):

@@ -32,7 +32,7 @@ LEFT_OUT = frozenset((0, 255))  # of class-id masks: background and "not labelle
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes that a network tells apart. ids: as the annotations number them, sorted; names: each once; things: the countable ones."""
+    """The classes that a network tells apart. ids: the annotations' own, sorted. names: each once. things: countable or not."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -200,7 +200,7 @@ def reduced(pixels_HW3: np.ndarray, regions: Sequence[TrueRegion],
     content = whole(size, pixels_HW3.shape[1::-1], ZOOM[1])
     if content[0] >= pixels_HW3.shape[1]:
         return pixels_HW3, list(regions)
-    masks = [cv2.resize(decode(region.mask).astype(np.uint8), content, interpolation=cv2.INTER_NEAREST) for region in regions]
+    masks = [cv2.resize(decode(region.mask).astype(np.uint8), content, interpolation=cv2.INTER_NEAREST_EXACT) for region in regions]
     return (cv2.resize(pixels_HW3, content, interpolation=cv2.INTER_AREA),
             [TrueRegion(region.label, region.crowd, encode(mask))
              for region, mask in zip(regions, masks, strict=True) if mask.any()])
@@ -224,7 +224,7 @@ def view_targets(regions: Sequence[TrueRegion], view: View) -> Targets:
     for region in regions:
         if region.crowd:
             continue
-        shown = view.place(decode(region.mask).astype(np.uint8), cv2.INTER_NEAREST)
+        shown = view.place(decode(region.mask).astype(np.uint8), cv2.INTER_NEAREST_EXACT)
         if shown.any():
             mask = np.zeros(view.size[::-1], bool)
             mask[:shown.shape[0], :shown.shape[1]] = shown
