@@ -12,6 +12,7 @@ import numpy as np
 
 from unseg import images, noise
 from unseg.data.annotations import FORMATS, Looking, ObjectRule
+from unseg.data.editions import READER
 from unseg.data.masks import MaskRule, box_mask, object_mask
 from unseg.device import cores, single_threaded_pool
 from unseg.errors import UserError
@@ -48,7 +49,7 @@ def _is_annotated(value: Any) -> bool:
     if value is None or not isinstance(value, dict):
         return value is None
     rule = value.get("rule")
-    if value.get("format") not in FORMATS or not isinstance(value.get("holds_images"), bool) or not isinstance(rule, dict):
+    if value.get("format") not in (*FORMATS, READER) or not isinstance(value.get("holds_images"), bool) or not isinstance(rule, dict):
         return False
     which = rule.get("which")
     return (rule.keys() == {field.name for field in fields(ObjectRule)} and isinstance(rule["by_class"], bool)
@@ -80,12 +81,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """findings: one a manifest line. missing: outputs that are gone. extra: files that no manifest line owns."""
+    """findings: one a manifest line. missing: outputs that are gone. extra: files that no manifest line owns. other_files:
+    what is wrong with files that lie beside the images, as those of an edition.
+    """
 
     findings: tuple[Finding, ...]
     unprotected: tuple[Finding, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
+    other_files: tuple[Finding, ...] = ()
 
     @property
     def failures(self) -> list[Finding]:
@@ -94,7 +98,7 @@ class Verification:
     @property
     def exit_code(self) -> int:
         """0 where every input is protected, within its budget at every pixel, and the folder holds nothing else."""
-        return int(bool(self.failures or self.unprotected or self.extra))
+        return int(bool(self.failures or self.unprotected or self.extra or self.other_files))
 
     @property
     def images(self) -> int:
@@ -113,6 +117,7 @@ class Verification:
                 "max_object": on_object, "max_background": elsewhere,
                 "failures": [asdict(finding) for finding in self.failures],
                 "unprotected": [asdict(finding) for finding in self.unprotected],
+                "other_files": [{"name": item.name, "problem": item.problem} for item in self.other_files],
                 "missing": list(self.missing), "extra": list(self.extra)}
 
 

@@ -28,7 +28,7 @@ def verify(
     Exit codes: 0 every image is protected and within its budget, and nothing is missing, changed or extra; 1 something
     is not, the lists say what; 2 it could not start, one line says why; 130 Ctrl-C.
     """
-    from unseg.verify import verify as check
+    from unseg.editions.verify import verify_edition as check
 
     with quiet_decoders():
         result = check(folder, originals=originals, masks=masks, annotations=annotations, workers=workers,
@@ -40,6 +40,7 @@ def verify(
     console = Console(highlight=False)
     lists = (("failed", [f"{item.name}: {item.problem}" for item in result.failures], "red"),
              ("not protected", [f"{item.name}: {item.problem}" for item in result.unprotected], "yellow"),
+             ("annotations and other files", [f"{item.name}: {item.problem}" for item in result.other_files], "red"),
              ("missing", list(result.missing), "red"), ("not written by unseg", list(result.extra), "yellow"))
     for title, lines, style in lists:
         print_list(console, title, lines, style, "the list that --json prints")

@@ -22,6 +22,8 @@ ADE20K_INSTANCES = (
     92, 93, 95, 97, 98, 102, 103, 104, 107, 108, 110, 111, 112, 115, 116, 118, 119, 120, 121, 123, 124, 125, 126, 127,
     129, 130, 132, 133, 134, 135, 136, 137, 138, 139, 142, 143, 144, 146, 147, 148, 149)
 
+READER = "edition"  # what a manifest calls the annotations of an edition, which may be of several formats
+
 
 @dataclass(frozen=True)
 class Source:

@@ -10,7 +10,7 @@ from unseg.data.annotations import Annotated, Annotations, ClassTable, ObjectRul
 from unseg.data.annotations.coco import CityscapesPanoptic, CocoInstances, CocoPanoptic
 from unseg.data.annotations.label_files import Cityscapes, LabelFiles
 from unseg.data.annotations.names import ImagesFolder, safe_name
-from unseg.data.editions import EditionRow, EditionSet, Located, locate, nearest
+from unseg.data.editions import READER, EditionRow, EditionSet, Located, locate, nearest
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
 from unseg.errors import UserError
 from unseg.images import IMAGE_SUFFIXES
@@ -24,11 +24,12 @@ class Placed(Annotations):
     parts: folder of images, relative to the root → its annotations. missing: of all of them.
     """
 
-    format = "edition"
+    format = READER
 
     def __init__(self, parts: Mapping[str, Annotations]) -> None:
         self.parts = dict(parts)
-        self.statement = "; ".join(dict.fromkeys(part.statement for part in self.parts.values()))
+        statements = [part.statement for part in self.parts.values()]
+        self.statement = statements[0] if len(statements) == 1 else f"{len(statements)} sets of masks or annotations"
         self.classes = next(iter(self.parts.values())).classes if len(self.parts) == 1 else ClassTable()
         self.missing = tuple(Problem(f"{folder}/{problem.name}", problem.reason)
                              for folder, part in self.parts.items() for problem in part.missing)

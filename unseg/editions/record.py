@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from unseg.data.editions import Located
-from unseg.editions.carry import CARRIED, Carried, read_carried
+from unseg.editions.carry import CARRIED, Carried
 from unseg.editions.settings import EditionSettings
 from unseg.errors import UserError
-from unseg.files import link_on_the_way, sha256_of, write_bytes
-from unseg.manifest import MANIFEST, Manifest
+from unseg.files import write_bytes
+from unseg.manifest import Manifest
+from unseg.protect import relative
 
 EDITION = "unseg-edition.json"
 FORMAT = 1
@@ -24,6 +25,7 @@ def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, 
     """What of an edition is known before its images are made. sets: each with the annotations that its objects come from."""
     return {
         "edition": FORMAT, "dataset": settings.row.name, "title": settings.row.title, "split": settings.split,
+        "root": relative(settings.root, settings.out),
         "sets": {place.set.name: {"annotations": place.source.kind, "format": place.source.format,
                                   "images": place.relative(place.source.images),
                                   "from": place.relative(place.source.annotations)} for place in places},
@@ -55,7 +57,6 @@ def write_edition(out: Path, description: dict[str, Any], earlier: dict[str, Any
         "images": dict(sorted(Counter(entry.status for entry in manifest.entries.values()).items())),
         "carried": dict(sorted(Counter(line.how for line in carried).items())),
         "rewritten": {line.name: line.sha256 for line in carried if line.how == "rewritten"},
-        "files": [MANIFEST, CARRIED],
     }
     data = (json.dumps(content, indent=1) + "\n").encode()
     path = out / EDITION
@@ -76,24 +77,8 @@ def read_edition(out: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the description of an edition ({str(error)[:100]})") from error
-    if not isinstance(content, dict) or content.get("edition") != FORMAT or not isinstance(content.get("sets"), dict):
+    if not isinstance(content, dict) or content.get("edition") != FORMAT or not (
+            isinstance(content.get("sets"), dict) and all(isinstance(value, dict) for value in content["sets"].values())
+            and all(isinstance(content.get(name), str) for name in ("dataset", "split", "root"))):
         raise UserError(f"{path}: not the description of an edition that this version reads")
     return content
-
-
-def check_carried(out: Path) -> list[tuple[str, str | None]]:
-    """Every file that came along, with what is wrong with it now: None where it is what was written."""
-    return [(name, _fault(out, line)) for name, line in sorted(read_carried(out).items())]
-
-
-def _fault(out: Path, line: Carried) -> str | None:
-    where = line.name if line.how != "linked" else str(Path(line.name).parent)
-    link = None if where == "." else link_on_the_way(out, where)
-    if link is not None:
-        return f"{link} is a link, which is not followed"
-    there = sha256_of(out / line.name)
-    if there is None:
-        return "missing"
-    if line.how == "linked" and not (out / line.name).is_symlink():
-        return "is no link any more"
-    return None if there == line.sha256 else "changed since it was written (another sha256)"

@@ -22,7 +22,7 @@ from unseg.protect import ProtectSettings, Reporter, Silent, Summary, protect
 
 @dataclass(frozen=True)
 class Edition:
-    """What a run made. carried: None where it was told to bring no annotations along. notes: what is missing for
+    """What a run made. carried: what lies beside the images; None where the run brought nothing along. notes: what is missing for
     evaluation."""
 
     summary: Summary
@@ -56,14 +56,16 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
         reporter.say(note)
     if settings.dry_run or settings.limit is not None:
         _say_left_out(settings, items, reporter)
+    if settings.dry_run:
         return Edition(summary, None, notes)
     manifest = read_manifest(settings.out)
     outputs = {entry.input: entry.output for entry in manifest.entries.values()
                if entry.status == "protected" and entry.output != entry.input}
+    complete = settings.limit is None
     with FolderLock(settings.out):
-        carried = carry(items, settings.root, settings.out, outputs, reporter.track)
-        write_edition(settings.out, description, earlier, manifest, carried, complete=True)
-    return Edition(summary, carried, notes)
+        carried = carry(items if complete else (), settings.root, settings.out, outputs, reporter.track)
+        write_edition(settings.out, description, earlier, manifest, carried, complete)
+    return Edition(summary, carried if complete else None, notes)
 
 
 def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
