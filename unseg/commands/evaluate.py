@@ -424,7 +424,9 @@ def remarks(results: dict, study: "Study") -> list[str]:
              f"mean ± sample standard deviation{majority}."]
     if facts.get("absent_classes"):
         lines.append(f"Left out of the mean, since no test image shows them: classes {', '.join(map(str, facts['absent_classes']))}.")
-    lines += facts.get("remarks", [])
+    notes = [f"{run['settings']['network']}: {note}" for run in results["runs"] if run["settings"]["task"] == study.task
+             for note in run["result"].get("notes", ())]
+    lines += [*facts.get("remarks", []), *dict.fromkeys(notes)]
     if any("+jpeg" in name for name in study.conditions):
         lines.append("PSNR is that of the change, before images are re-encoded; results.json has both (stored: after it).")
     if study.perceptual is None and len(study.conditions) > 1:

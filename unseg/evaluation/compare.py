@@ -261,7 +261,7 @@ def _recorded(study: Study, run: RunName, made: Training, learner: Learner, trai
     result: Json = {
         "metric": learner.metric, "final": trained.final, "best": trained.best, "train_loss": trained.train_loss,
         "trivial": learner.trivial, "metrics": trained.metrics, "curve": [asdict(point) for point in trained.curve],
-        "train_images": learner.train_count, "quality": asdict(quality) if quality else None,
+        "train_images": learner.train_count, "notes": list(learner.notes), "quality": asdict(quality) if quality else None,
         "stored": asdict(stored) if stored else None, "seconds": round(trained.seconds, 1), "device": str(world.device),
         "device_name": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
         "processes": world.size, "threads": torch.get_num_threads(), "torch": torch.__version__,

@@ -21,6 +21,8 @@ from unseg.evaluation.sets import CleanImages, annotation_files, check_apart, op
 from unseg.evaluation.tasks import find_maker
 from unseg.evaluation.trainer import Schedule
 
+MASK_FORMATS = ("voc", "index", "binary")
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -76,7 +78,9 @@ def study_of_folders(folders: Folders, setup: Setup, begin: Callable[[str, int],
     conditions = _conditions(setup, list(folders.protected))
     begin("annotations", 0)
     train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean")
-    test, test_annotations = open_clean(folders.test, folders.test_annotations, folders.annotations_format, "--test")
+    # Few masks do not show what they are: test masks that are black all over would be taken for binary ones.
+    known = train.annotations.format if folders.annotations_format == "auto" and train.annotations.format in MASK_FORMATS else None
+    test, test_annotations = open_clean(folders.test, folders.test_annotations, known or folders.annotations_format, "--test")
     for opened in (train, test):
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]

@@ -81,12 +81,13 @@ class Learner(ABC):
 
     metric: the number of `evaluate` that curves, tables and retained learning are about; higher is better, 0 to 1.
     train_count: how many training images there are. trivial: the same metrics of an answer that was not learnt from images, such as
-    the majority class everywhere or no detection at all.
+    the majority class everywhere or no detection at all. notes: sentences for the person, complete once the network is built.
     """
 
     metric: str
     train_count: int
     trivial: Metrics
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def build(self) -> nn.Module:

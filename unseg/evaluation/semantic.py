@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unseg import metrics
+from unseg.checkpoint import compare, shapes_of
 from unseg.data.annotations import NO_CLASS, Annotated, ClassMap, ClassTable, ObjectRule
 from unseg.data.annotations.core import Outlined
 from unseg.data.annotations.label_files import voc_palette
@@ -37,7 +38,7 @@ EVAL_BATCH = 16
 IN_MEMORY = 4 << 30  # bytes of a set's images
 ON_DEVICE = 2 << 30  # bytes of a set's images that a GPU holds; more are copied batch by batch
 BACKGROUND = "background"
-NO_HEAD, CLASSIFIER = r"(?!)", re.compile(r"(fc|classifier|head|last_linear)\.")
+CLASSIFIER = re.compile(r"(fc|classifier|head|last_linear)\.")
 HEADS = r"segmentation_head|classifier\.4|aux_classifier"  # entries of networks whose size is the number of classes
 
 
@@ -85,7 +86,8 @@ class TableLabelling:
         """outlines: whether pixels without a class are background."""
         self.rule = ObjectRule("all", True, rule.ignore_label, None)
         self.table, self.outlines = classes, outlines
-        ids = None if classes.ids is None else sorted(classes.ids - classes.void - {rule.ignore_label})
+        listed = classes.ids or frozenset(classes.names)
+        ids = sorted(listed - classes.void - {rule.ignore_label}) if listed else None
         self.ids = ids
         first = int(outlines)
         self.place = None if ids is None else {number: place for place, number in enumerate(ids, first)}
@@ -107,6 +109,8 @@ class TableLabelling:
     def _label(self, number: int) -> int:
         if self.place is None:
             label = number + int(self.outlines)
+            if number == metrics.IGNORE_LABEL:
+                return metrics.IGNORE_LABEL
             if not 0 <= label < metrics.IGNORE_LABEL:
                 raise UserError(f"class {number} is out of range; label maps hold classes from 0 to 254, and the ignored label "
                                 f"{self.rule.ignore_label} (--ignore-label)")
@@ -300,8 +304,11 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     state = read_weights(path)
     part = next((name for name in ("encoder", "backbone") if isinstance(getattr(inner, name, None), nn.Module)), None)
     if part is not None and not any(name.startswith(f"{part}.") for name in state):
-        encoder = getattr(inner, part)
-        load_strictly(encoder, {name: tensor for name, tensor in state.items() if not CLASSIFIER.match(name)}, NO_HEAD, path)
+        encoder, given = getattr(inner, part), {name: tensor for name, tensor in state.items() if not CLASSIFIER.match(name)}
+        misfit = compare(shapes_of(given), shapes_of(encoder.state_dict()))
+        if misfit:
+            raise UserError(f"--weights {path}: fits neither the network nor its {part}: {misfit}")
+        nn.Module.load_state_dict(encoder, given)  # the encoders' own methods take no `strict`
         return [f"--weights {path.name}: the {part}'s; all else starts from random weights"]
     return load_strictly(inner, state, HEADS, path)
 
@@ -349,8 +356,9 @@ def make_semantic(network: str, train_set: AnnotatedImages, test_set: AnnotatedI
 def labelling_of(train_set: AnnotatedImages, options: LearnerOptions) -> TableLabelling:
     """How the annotations of a set become labels. Outlines and binary masks leave the background without a class."""
     first = train_set.annotated(0)
-    outlines = first.kind == "binary" if isinstance(first, ClassMap) else isinstance(first, Outlined)
-    return TableLabelling(train_set.classes, options.rule, outlines)
+    if isinstance(first, ClassMap) and first.kind == "binary":
+        return TableLabelling(ClassTable({1: "object"}), options.rule, True)
+    return TableLabelling(train_set.classes, options.rule, isinstance(first, Outlined))
 
 
 def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_images: np.ndarray, test_labels: np.ndarray,

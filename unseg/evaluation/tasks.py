@@ -7,18 +7,21 @@ import re
 from dataclasses import dataclass
 
 from unseg.errors import UserError
+from unseg.evaluation import networks
 from unseg.evaluation.learner import MakeLearner
 
 
 @dataclass(frozen=True)
 class Row:
     """Networks of one module. pattern: of their names, whole. listed: their names in words, for messages. make: a function of
-    `module` (under unseg.evaluation), a `MakeLearner`; it raises UserError where a name fits the pattern but is none."""
+    `module` (under unseg.evaluation), a `MakeLearner`; it raises UserError where a name fits the pattern but is none. check: a
+    function of unseg.evaluation.networks that says so before any data is read."""
 
     pattern: str
     listed: str
     module: str
     make: str
+    check: str | None = None
 
 
 SMP_NAMES = r"(?!mask2former|maskrcnn|fasterrcnn|deeplabv1)[a-z0-9]+_[a-z0-9_-]+"
@@ -30,14 +33,14 @@ TASKS: dict[str, tuple[Row, ...]] = {
     "semantic": (
         Row(r"deeplabv1_\w+", "deeplabv1_resnet38", "deeplabv1", "make_deeplabv1"),
         Row(r"mask2former_\w+", "mask2former_swin_t, mask2former_tiny", "coco_tasks", "make_semantic"),
-        Row(SMP_NAMES, SMP_LISTED, "semantic", "make_semantic"),
+        Row(SMP_NAMES, SMP_LISTED, "semantic", "make_semantic", "check_network"),
     ),
     "instance": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet", "coco_tasks",
                      "make_instance"),),
     "panoptic": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny", "coco_tasks", "make_panoptic"),),
     "detection": (Row(r"\w+", "deformable_detr, rt_detr, fasterrcnn_resnet50_fpn", "coco_tasks", "make_detection"),),
     "interactive": (Row(r"\w+", "sam_vit_b, samhq_vit_b, sam_tiny, samhq_tiny", "interactive", "make_interactive"),),
-    "medical": (Row(SMP_NAMES, SMP_LISTED, "medical", "make_medical"),),
+    "medical": (Row(SMP_NAMES, SMP_LISTED, "medical", "make_medical", "check_network"),),
     "remote": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet", "coco_tasks",
                    "make_remote"),),
 }
@@ -54,6 +57,8 @@ def find_maker(task: str, network: str) -> MakeLearner:
     check_task(task)
     for row in TASKS[task]:
         if re.fullmatch(row.pattern, network, re.ASCII):
+            if row.check is not None:
+                getattr(networks, row.check)(network)
             try:
                 return getattr(importlib.import_module(f"unseg.evaluation.{row.module}"), row.make)
             except ImportError as error:

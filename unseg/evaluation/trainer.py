@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,6 +27,8 @@ from unseg.files import writing
 
 OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly")
 POLY_POWER = 0.9
+# What torch.load raises for files that are none of its own, cut or altered.
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
 LOOK_EVERY = 10  # steps between looks at the clock where several processes must agree on a checkpoint
 
 
@@ -274,9 +277,9 @@ class _Run:
             raise UserError(f"{checkpoint.path}: this process does not see the checkpoint; --out must be a folder that all share")
         try:
             state = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-            raise UserError(f"{checkpoint.path}: this checkpoint cannot be read ({str(error).splitlines()[0]}); remove it and the run "
-                            "starts anew") from None
+        except UNREADABLE as error:
+            raise UserError(f"{checkpoint.path}: this checkpoint cannot be read ({type(error).__name__}); remove it and the run starts "
+                            "anew") from None
         if state["settings"] != json.dumps(checkpoint.settings, sort_keys=True):
             return False
         if state["processes"] != self.world.size:
