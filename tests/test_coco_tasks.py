@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 import annotation_sets
+from unseg.cli import main
 from unseg.data.annotations import ClassTable, open_annotations
 from unseg.errors import UserError
 from unseg.evaluation import coco_tasks, detectors, mask2former
@@ -349,6 +350,43 @@ def test_queries_that_know_the_truth_are_perfect(tmp_path: Path) -> None:
     assert average_precision(learner.truths, answers, 2, "segm")[0]["ap"] == pytest.approx(1)
 
 
+class Oracle(torch.nn.Module):
+    """Answers with the regions of the test images, as they lie in the view that it is shown."""
+
+    def __init__(self, learner: coco_tasks.RegionLearner, size: tuple[int, int], queries: bool) -> None:
+        super().__init__()
+        self.learner, self.size, self.queries, self.place = learner, size, queries, 0
+
+    def forward(self, images: torch.Tensor, valid: torch.Tensor) -> object:
+        said = []
+        for shown in valid:
+            pixels = self.learner.test.pixels(self.place)
+            view = View(self.size, whole(self.size, pixels.shape[1::-1]))
+            assert torch.equal(shown, coco_tasks.filled(view))
+            said.append(view_targets(self.learner.truths[self.place], view))
+            self.place += 1
+        if not self.queries:
+            return [detectors.Found(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said]
+        logits = torch.full((len(said), 30, len(self.learner.classes.ids) + 1), -20.0)
+        masks = torch.full((len(said), 30, *self.size[::-1]), -20.0)
+        for image, one in enumerate(said):
+            logits[image, range(len(one.labels)), one.labels] = 20
+            logits[image, len(one.labels):, -1] = 20
+            masks[image, :len(one.labels)][one.masks] = 20
+        return mask2former.QueryAnswers(logits, masks)
+
+
+@pytest.mark.parametrize(("make", "network", "layout", "queries"), [
+    (make_instance, "mask2former_tiny", "coco compressed", True), (make_instance, "maskrcnn_mobilenet", "cityscapes", False),
+    (make_detection, "rt_detr_tiny", "coco compressed", False), (make_panoptic, "mask2former_tiny", "coco-panoptic", True)])
+def test_what_is_right_in_the_view_is_right_on_the_image(make, network: str, layout: str, queries: bool, tmp_path: Path) -> None:
+    """The view is larger than the images and of another shape, so that what rounding costs is little."""
+    images, size = opened(layout, tmp_path), (400, 300)
+    learner = make(network, images, images, LearnerOptions(size))
+    numbers = learner.evaluate(Oracle(learner, size, queries), CPU)
+    assert numbers[learner.metric] > 0.97
+
+
 def test_panoptic_inference_by_hand() -> None:
     """Query 0, stuff, claims all; query 1, a thing, is surer on the right half; query 2 wins too little; query 3 is unsure."""
     masks = torch.zeros(4, 4, 8)
@@ -485,6 +523,137 @@ def test_loss_falls_on_two_images(case: str, steps: int, rate: float, share: flo
         optimizer.step()
         losses.append(float(loss.detach()))
     assert np.mean(losses[-3:]) < share * np.mean(losses[:3]), losses
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def changed(folder: Path, other: Path, change) -> Path:
+    """The images of a folder, changed, under the same names in another."""
+    for path in folder.rglob("*.png"):
+        pixels = change(np.array(Pillow.open(path)).astype(int)).clip(0, 255).astype(np.uint8)
+        (other / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(pixels).save(other / path.relative_to(folder))
+    return other
+
+
+def test_images_of(built: annotation_sets.Built) -> annotation_sets.Built:
+    """Darker ones: a test image must not be a training image."""
+    changed(built.images, built.images, lambda pixels: pixels // 2 + 10)
+    return built
+
+
+test_images_of.__test__ = False
+
+
+def plain_layout(name: str, root: Path) -> dict[str, Path]:
+    train, test = annotation_sets.build(name, root / "train"), test_images_of(annotation_sets.build(name, root / "test"))
+    return {"--clean": train.images, "--annotations": train.path, "--test": test.images, "--test-annotations": test.path}
+
+
+def nwpu_layout(root: Path) -> dict[str, Path]:
+    """NWPU VHR-10 as RSPrompter lays it out: all images in one folder, a json for each split."""
+    content = annotation_sets.coco_content(annotation_sets.polygons_of)
+    annotation_sets.write_images(root / "NWPU" / "imgs")
+    test = test_images_of(annotation_sets.Built(root, annotation_sets.write_images(root / "other")))
+    for path in test.images.iterdir():
+        path.rename(root / "NWPU" / "imgs" / f"test_{path.name}")
+    for split, prefix in (("train", ""), ("val", "test_")):
+        images = [{**image, "file_name": prefix + image["file_name"]} for image in content["images"]]
+        annotation_sets.write_json(root / "NWPU" / "annotations" / f"NWPU_instances_{split}.json", {**content, "images": images})
+    folder = root / "NWPU" / "annotations"
+    return {"--clean": root / "NWPU" / "imgs", "--annotations": folder / "NWPU_instances_train.json",
+            "--test": root / "NWPU" / "imgs", "--test-annotations": folder / "NWPU_instances_val.json"}
+
+
+def whu_layout(root: Path) -> dict[str, Path]:
+    """WHU building: an image and a label folder for each split; a label is one mask of all the houses."""
+    found = {}
+    for split, options in (("train", ("--clean", "--annotations")), ("val", ("--test", "--test-annotations"))):
+        built = annotation_sets.build("binary", root / split / "made")
+        built.images.rename(root / split / "image")
+        built.path.rename(root / split / "label")
+        found |= dict(zip(options, (root / split / "image", root / split / "label"), strict=True))
+    test_images_of(annotation_sets.Built(root, root / "val" / "image"))
+    return found
+
+
+LAYOUTS = {"NWPU": nwpu_layout, "WHU": whu_layout}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "network", "layout", "metric"), [
+    ("instance", "maskrcnn_mobilenet", "coco polygons", "ap"), ("instance", "mask2former_tiny", "cityscapes", "ap"),
+    ("panoptic", "mask2former_tiny", "coco-panoptic", "pq"), ("detection", "rt_detr_tiny", "coco compressed", "ap"),
+    ("detection", "deformable_detr_tiny", "yolo", "ap"), ("semantic", "mask2former_tiny", "voc", "miou"),
+    ("remote", "mask2former_tiny", "NWPU", "ap"), ("remote", "mask2former_tiny", "WHU", "ap")])
+def test_the_command_runs_each_task_on_a_small_set_in_its_layout(task: str, network: str, layout: str, metric: str,
+                                                                 tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = LAYOUTS[layout](tmp_path) if layout in LAYOUTS else plain_layout(layout, tmp_path)
+    where["--protected"] = changed(where["--clean"], tmp_path / "protected", lambda pixels: pixels + 4)
+    out = tmp_path / "out"
+    options = [str(part) for pair in where.items() for part in pair]
+    assert main(["evaluate", "--task", task, *options, "--networks", network, "--out", str(out), "--steps", "3", "--batch", "2",
+                 "--eval-every", "3", "--size", "64x48", "--conditions", "clean,protected", "--device", "cpu", "--threads",
+                 "1"]) == 0, capsys.readouterr()
+    results = json.loads((out / "results.json").read_text())
+    assert results["tasks"][task]["metric"] == metric
+    assert [run["settings"]["condition"] for run in results["runs"]] == ["clean", "protected"]
+    for run in results["runs"]:
+        assert 0 <= run["result"]["final"] <= 1 and len(run["result"]["curve"]) == 1
+        assert np.isfinite(run["result"]["curve"][0]["train_loss"])
+    assert list(out.rglob("*-prediction.png"))
+    assert ("every connected component" in capsys.readouterr().out) == (layout == "WHU")
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic", "detection", "remote"])
+def test_the_command_names_networks_and_missing_weights(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = plain_layout("coco-panoptic", tmp_path)
+    base = ["evaluate", "--task", task, *(str(part) for pair in where.items() for part in pair), "--out", str(tmp_path / "out"),
+            "--conditions", "clean", "--size", "64x48", "--steps", "2", "--batch", "2", "--device", "cpu"]
+    assert main([*base, "--networks", "unet_resnet18"]) == 2
+    assert "available: " in capsys.readouterr().err
+    network = {"detection": "rt_detr_tiny"}.get(task, "mask2former_tiny")
+    assert main([*base, "--networks", network, "--weights", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such file or folder; nothing is downloaded" in capsys.readouterr().err
+    assert main([*base, "--networks", network, "--set", "depth=3"]) == 2
+    assert "--set depth" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("case", MAKERS)
+def test_on_a_gpu_in_bfloat16(case: str, tmp_path: Path) -> None:
+    make, network, annotations = MAKERS[case]
+    images, device = PartOfImages(opened(annotations, tmp_path), [0, 1]), torch.device("cuda")
+    learner = make(network, images, images, LearnerOptions(SIZE))
+    torch.manual_seed(0)
+    model = learner.build().to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-4)
+    draw, losses = torch.Generator().manual_seed(0), []
+    for _ in range(30):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = learner.loss(model, [0, 1], draw, device)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    model.eval()
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        assert 0 <= learner.evaluate(model, device)[learner.metric] <= 1
+
+
+def test_a_pretrained_backbone_learns_at_a_tenth_of_the_rate(tmp_path: Path) -> None:
+    images = opened("coco compressed", tmp_path)
+    for case in ("instance mask2former", "detection rt", "instance maskrcnn"):
+        make, network, _ = MAKERS[case]
+        plain = make(network, images, images, LearnerOptions(SIZE))
+        model = plain.build()
+        assert [group.get("rate", 1) for group in plain.parameter_groups(model)] == [1]
+        groups = make(network, images, images, LearnerOptions(SIZE, tmp_path)).parameter_groups(model)
+        counts = [len(group["params"]) for group in groups]
+        assert [group["rate"] for group in groups] == [0.1, 1.0] and min(counts) > 5
+        assert sum(counts) == sum(parameter.requires_grad for parameter in model.parameters())
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
