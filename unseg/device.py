@@ -28,6 +28,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_of_gpus(count: int, processes: int) -> str:
+    """The device of so many GPUs with a process each; `cpu` for none. processes: as asked for beside it."""
+    visible = torch.cuda.device_count()
+    if not 0 <= count <= visible:
+        raise UserError(f"--gpus {count}: torch sees {visible} here; give 0 (the CPU) to {visible}")
+    if count and processes != 1:
+        raise UserError(f"--gpus {count} --processes {processes}: every GPU has one process; leave --processes out")
+    return "cuda" if count else "cpu"
+
+
 def in_bf16(precision: str, device: torch.device) -> bool:
     """Whether large products run in bfloat16 on the device. precision: auto, float32 or bf16.
 

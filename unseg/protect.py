@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from unseg import __version__, images
+from unseg import __version__, images, shards
 from unseg.checkpoint import LoadedGenerator, load_generator
 from unseg.data.annotations import Looking, ObjectRule
 from unseg.data.annotations.label_files import LabelFiles
@@ -87,7 +87,8 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
             masks: str | Path | None = None, boxes: str | Path | None = None,
             annotations: str | Path | OpenAnnotations | None = None, annotations_format: str = "auto",
             samples: SampleList | None = None, rule: ObjectRule | None = None, limit: int | None = None,
-            dry_run: bool = False, generator: LoadedGenerator | None = None, reporter: Reporter = Silent()) -> Summary:
+            dry_run: bool = False, processes: int = 1, generator: LoadedGenerator | None = None,
+            reporter: Reporter = Silent()) -> Summary:
     """Protect images on disk.
 
     inputs: folders (recursive) and files; none where annotations hold the images themselves. out: the output folder; see
@@ -101,7 +102,8 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
 
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output has
     that name under `out`. Their masks, if any, lie in the folder `masks`. limit: only the first so many by name. dry_run:
-    write nothing, not even `out`, and tell from headers, masks and annotations what a run would do.
+    write nothing, not even `out`, and tell from headers, masks and annotations what a run would do. processes: how many
+    share the work (see `unseg.shards`); on GPUs each has its own. What is written does not depend on it.
 
     Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a UserError before
     anything is written.
@@ -109,7 +111,7 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
     inputs, out = [Path(path) for path in inputs], Path(out)
     masks = None if masks is None else Path(masks)
     settings = settings if rule is None else settings.with_rule(rule)
-    _check_options(inputs, settings, masks, boxes, annotations, samples, limit)
+    _check_options(inputs, settings, masks, boxes, annotations, samples, limit, processes)
     workers = settings.workers or cores()
     with images.own_size_limit(), single_threaded_pool(workers) as pool:
         opened = _opened(annotations, annotations_format, inputs, samples, settings, pool, reporter)
@@ -126,7 +128,7 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
             objects = _objects(settings, out, masks, found, boxes_of, opened, pool, reporter)
             codes = _class_codes(settings, objects, loaded, pool, reporter)
             pipeline = Pipeline(settings, loaded, device, out, objects, codes, workers)
-            return _Run(pipeline, found, opened, limit, pool, reporter)
+            return _Run(pipeline, found, opened, limit, processes, generator, pool, reporter)
 
         if dry_run:
             return planned().foresee()
@@ -164,7 +166,7 @@ class _Run:
     """One run over a list of images: what is planned, and the two things that can be done with the plan."""
 
     def __init__(self, pipeline: Pipeline, found: SampleList, opened: OpenAnnotations | None, limit: int | None,
-                 pool: Executor, reporter: Reporter) -> None:
+                 processes: int, generator: LoadedGenerator | None, pool: Executor, reporter: Reporter) -> None:
         self.pipeline, self.pool, self.reporter, self.out = pipeline, pool, reporter, pipeline.out
         earlier = read_manifest(self.out)
         self.header = json.loads(json.dumps(_header(pipeline)))
@@ -181,6 +183,7 @@ class _Run:
                        and not (entry.input_root == annotated and _is_absent(entry, self.out))}
         planned = plan_outputs(samples, self.out, pipeline.settings.format, self.before, pipeline.settings.names)
         self.jobs = [Job(samples[key], planned[key], key, self.before.get(key)) for key in chosen]
+        self.processes, self.generator = max(1, min(processes, len(self.jobs))), generator
 
     def work(self) -> Summary:
         """Everything that writes."""
@@ -232,7 +235,11 @@ class _Run:
         return Entry(*job.key, "protected", output=job.planned.output, note=job.planned.note)
 
     def _results(self, manifest: ManifestWriter) -> Iterator[Result]:
-        return self.pipeline.results(self._announced(manifest), self.pool)
+        jobs = self._announced(manifest)
+        if self.processes == 1:
+            return self.pipeline.results(jobs, self.pool)
+        plan = shards.blueprint(self.pipeline, self.generator, self.processes)
+        return shards.results(plan, self.processes, jobs, len(self.jobs))
 
     def _announced(self, manifest: ManifestWriter) -> Iterator[Job]:
         """The jobs, each one put on record before it is handed out."""
@@ -256,6 +263,7 @@ class _Run:
     def _forecast(self, tried_from: int) -> Forecast:
         """What the run will take; for long ones from the trial of a few images of all sizes, which writes nothing."""
         pipeline, to_do = self.pipeline, [job for job in self.jobs if job.is_new]
+        share = self.processes if pipeline.protector.device.type == "cuda" else 1  # processes share the cores, not GPUs
         sizes = {job.key: self._size_of(job) for job in to_do}
         trials = []
         if len(to_do) >= tried_from:
@@ -265,7 +273,7 @@ class _Run:
                 trials = [trial for job in chosen if (trial := self._try(job, sizes[job.key], generator))]
         out = self.out.resolve()
         free = shutil.disk_usage(next(folder for folder in (out, *out.parents) if folder.exists())).free
-        return forecast(len(self.jobs), len(self.jobs) - len(to_do), list(sizes.values()), trials, pipeline.generators,
+        return forecast(len(self.jobs), len(self.jobs) - len(to_do), list(sizes.values()), trials, pipeline.generators * share,
                         pipeline.workers, free)
 
     def _size_of(self, job: Job) -> int:
@@ -358,7 +366,7 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _check_options(inputs: Sequence[Path], settings: ProtectSettings, masks: object, boxes: object, annotations: object,
-                   samples: SampleList | None, limit: int | None) -> None:
+                   samples: SampleList | None, limit: int | None, processes: int) -> None:
     given = [option for option, value in (("--masks", masks), ("--boxes", boxes), ("--annotations", annotations))
              if value is not None]
     if len(given) > 1:
@@ -375,6 +383,8 @@ def _check_options(inputs: Sequence[Path], settings: ProtectSettings, masks: obj
         raise UserError(f"--mask-type {settings.mask_type}: is for --masks; name annotations with --annotations-format")
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: give 1 or more")
+    if processes < 1:
+        raise UserError(f"--processes {processes}: give 1 or more")
 
 
 def _opened(annotations: str | Path | OpenAnnotations | None, form: str, inputs: Sequence[Path],

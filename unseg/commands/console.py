@@ -1,10 +1,8 @@
 """What the commands share on the terminal: progress bars, lists that do not flood it, stopping in good order."""
 from __future__ import annotations
 
-import logging
 import signal
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +11,10 @@ from typing import NoReturn, TypeVar
 from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
+
+from unseg.images import quiet_decoders
+
+__all__ = ["SHOWN", "Terminated", "print_list", "printable", "progress", "quiet_decoders", "terminated_as_interrupt"]
 
 from unseg.files import printable
 
@@ -53,21 +55,3 @@ def terminated_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: a handler that is not Python's
-
-
-@contextmanager
-def quiet_decoders() -> Iterator[None]:
-    """Inside, decoders do not print what they think of odd files: what matters is in the ledger, by the file's name."""
-    import cv2
-
-    log, pillow = cv2.utils.logging, logging.getLogger("PIL")
-    levels = log.getLogLevel(), pillow.level
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    pillow.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            yield
-    finally:
-        log.setLogLevel(levels[0])
-        pillow.setLevel(levels[1])

@@ -59,6 +59,8 @@ def protect(
     batch_size: Annotated[Optional[int], typer.Option(help="Images a batch. Default: 1 on a CPU, 8 on a GPU.")] = None,
     workers: Annotated[Optional[int], typer.Option(help="Threads. Default: the number of cores.")] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
+    processes: Annotated[int, typer.Option(help="Processes that share the work; what is written is the same.")] = 1,
+    gpus: Annotated[Optional[int], typer.Option(help="Use so many GPUs, one process each; 0: the CPU.")] = None,
     limit: Annotated[Optional[int], typer.Option(help="Only the first so many images, by name: for a try.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; count, forecast and list problems.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the closing table.")] = False,
@@ -71,8 +73,11 @@ def protect(
     table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
     from unseg.data.annotations import ObjectRule
+    from unseg.device import device_of_gpus
     from unseg.protect import ProtectSettings, protect as run
 
+    if gpus is not None:
+        device = device_of_gpus(gpus, processes)
     rule = ObjectRule.parse(objects, _label(ignore_label), _label(background_label))
     settings = ProtectSettings(
         budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type, format=form,
@@ -83,7 +88,7 @@ def protect(
         with terminated_as_interrupt(), quiet_decoders():
             summary = run(inputs or [], out, settings, masks=masks, boxes=boxes, annotations=annotations,
                           annotations_format=annotations_format, rule=rule, limit=limit, dry_run=dry_run,
-                          reporter=Terminal(console, quiet))
+                          processes=gpus or processes, reporter=Terminal(console, quiet))
     except KeyboardInterrupt as stop:
         raise typer.Exit(told_interrupted(stop)) from None
     if as_json:

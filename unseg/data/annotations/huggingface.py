@@ -244,6 +244,10 @@ class _Table:
         tables = [self._arrow.Table.from_batches([batch]) for batch in batches]
         self._read = lambda piece, column: tables[piece].select([column.partition(".")[0]])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: the table is opened anew there."""
+        return _reopened, (self.path, self.image_column, self.mask_column)
+
     def choose(self, column: str | None) -> None:
         """Find the columns of images and masks, and check what they hold."""
         names = [field.name for field in self._schema if self._holds_images(field.type)]
@@ -292,6 +296,12 @@ class _Table:
             except self._errors as error:
                 raise ImageError(self.path, f"is broken: {_one_line(error)}") from error
         return self._kept[column][1]
+
+
+def _reopened(path: Path, image_column: str, mask_column: str) -> _Table:
+    table = _Table(path)
+    table.image_column, table.mask_column = image_column, mask_column
+    return table
 
 
 def _one_line(error: Exception) -> str:
