@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
+from unseg.files import printable
 from unseg.images import quiet_decoders
 
 __all__ = ["SHOWN", "Terminated", "print_list", "printable", "progress", "quiet_decoders", "terminated_as_interrupt"]
-
-from unseg.files import printable
 
 SHOWN = 20
 T = TypeVar("T")
