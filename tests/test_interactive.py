@@ -270,6 +270,7 @@ def test_from_scratch_every_trained_parameter_has_a_gradient(name: str) -> None:
 def test_with_weights_the_encoder_stays(name: str, parts: tuple[str, ...], tmp_path: Path) -> None:
     network = sam.build_promptable(name, SIDE, save(sam_state(official_sam()), tmp_path / "sam.pth"))
     before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert "sam.pth" in network.note
     optimizer = torch.optim.AdamW([value for value in network.parameters() if value.requires_grad], 1e-2)
     network(*asked()).square().mean().backward()
     optimizer.step()
@@ -310,12 +311,24 @@ def test_prompts_of_training_views_lie_on_the_object(height: int, width: int, se
     mask = disc(height, width, height / 2, width / 2, 9)
     own = learner(Pictures([np.zeros((height, width, 3), np.uint8)], [mask.astype(np.uint8)]))
     random = np.random.default_rng(drawn)
-    view = own._training_view((0, random.random(5).tolist(), None, (seed, 0)))
-    on = view.label > 128 / 255
-    rows, columns = torch.nonzero(on).unbind(1)
-    assert view.box.tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
-    assert all(on[int(y), int(x)] for x, y in view.points)
-    assert on.sum() >= 32
+    view = own._training_view((0, random.random(4).tolist(), None, (seed, 0)))
+    assert view.labels.shape == (4, SIDE, SIDE)
+    for label, box, points in zip(view.labels, view.boxes, view.points, strict=True):
+        on = label > 128 / 255
+        rows, columns = torch.nonzero(on).unbind(1)
+        assert box.tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
+        assert points.shape == (10, 2) and all(on[int(y), int(x)] for x, y in points)
+        assert on.sum() >= 32
+
+
+def test_a_training_view_asks_for_different_objects() -> None:
+    own = learner(scenes(1))
+    view = own._training_view((0, [0.9, 0.43, 0, 0], None, (3, 0)))  # the whole image, as it is
+    assert len(own.train[0].masks) == 2
+    assert torch.equal(view.labels[0], view.labels[2]) and not torch.equal(view.labels[0], view.labels[1])
+    assert not torch.equal(view.points[0], view.points[2])
+    merged = learner(scenes(1), extra={"target": "merged"})._training_view((0, [0.9, 0.43, 0, 0], None, (3, 0)))
+    assert torch.equal(merged.labels[0], view.labels[0].maximum(view.labels[1])) and len(merged.labels) == 1
 
 
 def test_test_prompts_depend_on_the_name_alone() -> None:

@@ -1,7 +1,7 @@
 """Interactive segmentation: SAM and SAM-HQ are told by a box or by points which object of an image to segment.
 
-Each training view shows one object, asked for twice, by its box and by points on it. On clean test images every object is asked
-for in both ways. Prompts of a test image are drawn from its name alone, so that all networks and conditions meet the same ones.
+In each training view some objects are asked for, each twice: by its box and by points on it. On clean test images every object is
+asked for in both ways. Prompts of a test image are drawn from its name alone, so that all networks and conditions meet the same ones.
 Shapes: B images, S side of the square frame (the image with its shape kept, what is left to the right and below is empty), K objects of an
 image, N points of an object, M side of the logits, H×W an image's own size.
 """
@@ -26,7 +26,7 @@ from unseg.evaluation.augmentation import draw_colours
 from unseg.evaluation.coco_metrics import RunLengths, decode, encode
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
 from unseg.evaluation.regions import GEOMETRY_DRAWS, View, draw_view, restore, view_pixels, whole
-from unseg.evaluation.sam import NETWORKS, Promptable, build_promptable, frame_side
+from unseg.evaluation.sam import NETWORKS, build_promptable, frame_side
 from unseg.metrics import boundary_iou, mask_iou
 from unseg.prompts import OBJECT_THRESHOLD, POINTS, box_of, points_of, seeded
 
@@ -38,7 +38,8 @@ TARGETS = ("segments", "merged")
 TEST_SEED = 0  # of the test images' prompts, whatever a run's own seed is
 KEPT_BYTES = 1 << 30  # of images held in memory, for training and for testing each
 THREADS = 4  # that read images and make views
-COLOURS = np.array([(230, 60, 60), (60, 120, 230), (240, 200, 40), (60, 180, 90), (170, 80, 200), (240, 140, 40), (60, 200, 200)])
+COLOURS = np.array([(230, 60, 60), (60, 120, 230), (240, 200, 40), (60, 180, 90), (170, 80, 200), (240, 140, 40), (60, 200, 200),
+                    (240, 140, 190), (140, 90, 40), (170, 220, 60)])
 
 
 def make_interactive(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> Learner:
@@ -60,12 +61,13 @@ class Scene:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-class Prompted(NamedTuple):
-    """A view of an image with an object: image 3×S×S normalised, label S×S in [0, 1], box 4 (XYXY), points N×2, frame pixels."""
+class Asked(NamedTuple):
+    """A view of an image and what is asked of it: image 3×S×S normalised, labels K×S×S in [0, 1], boxes K×4 (XYXY), points K×N×2, in
+    frame pixels."""
 
     image: Tensor
-    label: Tensor
-    box: Tensor
+    labels: Tensor
+    boxes: Tensor
     points: Tensor
 
 
@@ -117,8 +119,9 @@ class Interactive(Learner):
     """A promptable network on a set of images with object masks.
 
     metric: the mean over `PROMPTS` of the IoU, which is a mean over all objects of all test images, each at its image's own size.
-    Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask an image);
-    max_objects, the most objects of a test image that are asked for (a random choice by its name).
+    Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask an image); per_view, how
+    many objects of a training view are asked for (some of them again where there are fewer; 1 if merged); max_objects, the most objects
+    of a test image that are asked for (a random choice by its name).
     Objects of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing, and counted; a training
     image without an object is replaced by the next one that has some.
     """
@@ -127,18 +130,21 @@ class Interactive(Learner):
 
     def __init__(self, network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> None:
         self.network, self.options, self.side = network, options, frame_side(network, options.size)
-        extra = options.extras(target=TARGETS[0], max_objects=10)
+        extra = options.extras(target=TARGETS[0], per_view=4, max_objects=10)
         if extra["target"] not in TARGETS:
             raise UserError(f"--set target={extra['target']}: give {' or '.join(TARGETS)}")
-        if extra["max_objects"] < 1:
-            raise UserError(f"--set max_objects={extra['max_objects']}: give at least 1")
-        self.max_objects = extra["max_objects"]
+        for name in ("per_view", "max_objects"):
+            if extra[name] < 1:
+                raise UserError(f"--set {name}={extra[name]}: give at least 1")
+        self.max_objects, self.per_view = extra["max_objects"], 1 if extra["target"] == "merged" else extra["per_view"]
         self.train, self.test = (Scenes(images, self.side, options.rule, extra["target"] == "merged") for images in (train, test))
         self.train_count = len(self.train)
         self._pool = ThreadPoolExecutor(THREADS)
 
     def build(self) -> nn.Module:
-        return build_promptable(self.network, self.side, self.options.weights)
+        network = build_promptable(self.network, self.side, self.options.weights)
+        self.notes = [network.note]
+        return network
 
     # --- training
 
@@ -148,32 +154,44 @@ class Interactive(Learner):
     def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device,
                   rank: int, size: int) -> Tensor:
         """Cross entropy + dice of both answers, over all pixels or, of large masks, at sampled points, as HQ-SAM is trained."""
-        draws = torch.rand(len(indices), GEOMETRY_DRAWS + 1, generator=draw).tolist()
+        draws = torch.rand(len(indices), GEOMETRY_DRAWS, generator=draw).tolist()
         colours = draw_colours(len(indices), draw).tolist() if self.options.colour_jitter else [None] * len(indices)
         seeds = torch.randint(2**31, (len(indices), 2), generator=draw).tolist()
         own = zip(indices[rank::size], draws[rank::size], colours[rank::size], seeds[rank::size])
         views = list(self._pool.map(self._training_view, own))
         images, labels, boxes, points = (torch.stack(field).to(device) for field in zip(*views))
-        logits_B2MM = model(images, boxes[:, None], points[:, None])[:, 0]
-        sampled = logits_B2MM[0, 0].numel() > losses.POINTS
-        random = [torch.Generator().manual_seed(seed) for _, seed in seeds[rank::size] for _ in PROMPTS]
-        return losses.mask_loss(logits_B2MM.flatten(0, 1)[:, None], labels[:, None].repeat_interleave(len(PROMPTS), 0),
+        logits_BK2MM = model(images, boxes, points)
+        sampled = logits_BK2MM[0, 0, 0].numel() > losses.POINTS
+        random = [torch.Generator().manual_seed(seed + place) for _, seed in seeds[rank::size]
+                  for place in range(self.per_view * len(PROMPTS))]
+        return losses.mask_loss(logits_BK2MM.flatten(0, 2)[:, None], labels.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0),
                                 losses.POINTS if sampled else 0, random if sampled else None)
 
-    def _training_view(self, drawn: tuple[int, Sequence[float], Sequence[float] | None, Sequence[int]]) -> Prompted:
-        """drawn: an image's index, what draws its object and then its view, its colours, the seed of its points.
+    def _training_view(self, drawn: tuple[int, Sequence[float], Sequence[float] | None, Sequence[int]]) -> Asked:
+        """drawn: an image's index, what draws its view, its colours, the seed of its objects and their points.
 
-        Where the view hardly shows the object, the whole image is the view.
+        Objects that the view hardly shows are not asked for; where it shows none, the whole image is the view.
         """
         index, draws, colours, (seed, _) = drawn
-        scene = self.train.with_object(index)
-        mask = decode(scene.masks[int(draws[0] * len(scene.masks))])
-        view = draw_view(draws[1:], scene.size, (self.side, self.side), colours)
-        label = _label(mask, view)
-        if np.count_nonzero(label > OBJECT_THRESHOLD) < MIN_OBJECT_PIXELS // 2:
+        scene, random = self.train.with_object(index), np.random.default_rng(seed)
+        masks = [scene.masks[place] for place in random.permutation(len(scene.masks))]
+        view = draw_view(draws, scene.size, (self.side, self.side), colours)
+        labels = self._shown(masks, view)
+        if not labels:
             view = self._whole(scene)
-            label = _label(mask, view)
-        return _prompted(view_pixels(scene.pixels, view), label, np.random.default_rng(seed))
+            labels = self._shown(masks, view) or [_label(decode(masks[0]), view)]
+        return _asked(view_pixels(scene.pixels, view), [labels[place % len(labels)] for place in range(self.per_view)], random)
+
+    def _shown(self, masks: Sequence[RunLengths], view: View) -> list[np.ndarray]:
+        """The labels of the first `per_view` masks of which the view shows enough."""
+        labels: list[np.ndarray] = []
+        for mask in masks:
+            label = _label(decode(mask), view)
+            if np.count_nonzero(label > OBJECT_THRESHOLD) >= MIN_OBJECT_PIXELS // 2:
+                labels.append(label)
+            if len(labels) == self.per_view:
+                break
+        return labels
 
     def _whole(self, scene: Scene) -> View:
         return View((self.side, self.side), whole((self.side, self.side), scene.size))
@@ -222,11 +240,9 @@ class Interactive(Learner):
                  objects: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
         """For every object the masks that the network answers to its box and to its points, H×W bool."""
         view = self._whole(scene)
-        image = view_pixels(scene.pixels, view)
         random = seeded(TEST_SEED, "prompts", self.test.images.names[index])
-        asked = [_prompted(image, _label(mask, view), random) for mask in objects]
-        boxes, points = (torch.stack([getattr(one, field) for one in asked])[None].to(device) for field in ("box", "points"))
-        logits_K2MM = model(image[None].to(device), boxes, points)[0].float()
+        asked = _asked(view_pixels(scene.pixels, view), [_label(mask, view) for mask in objects], random)
+        logits_K2MM = model(*(field[None].to(device) for field in (asked.image, asked.boxes, asked.points)))[0].float()
         return [list((restore(logits_2MM, view, scene.size) > 0).cpu().numpy()) for logits_2MM in logits_K2MM]
 
     def _summary(self, scores: Sequence[dict[str, float]]) -> Metrics:
@@ -244,15 +260,17 @@ class Interactive(Learner):
 def _label(mask_HW: np.ndarray, view: View) -> np.ndarray:
     """The object in a view, S×S float32 in [0, 1]: by pixel area where the view shrinks the image."""
     shrinks = view.content[0] < mask_HW.shape[1]
-    shown = view.place(mask_HW.astype(np.float32), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    shown = view.place(mask_HW.astype(np.uint8) * np.uint8(255), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     label = np.zeros(view.size[::-1], np.float32)
     label[:shown.shape[0], :shown.shape[1]] = shown
-    return label
+    return label / 255
 
 
-def _prompted(image: Tensor, label_SS: np.ndarray, random: np.random.Generator) -> Prompted:
-    label = torch.from_numpy(label_SS)
-    return Prompted(image, label, box_of(label), points_of(label, random, POINTS))
+def _asked(image: Tensor, labels: Sequence[np.ndarray], random: np.random.Generator) -> Asked:
+    """The box of every label and POINTS random points on it."""
+    stacked = torch.from_numpy(np.stack(labels))
+    return Asked(image, stacked, torch.stack([box_of(label) for label in stacked]),
+                 torch.stack([points_of(label, random, POINTS) for label in stacked]))
 
 
 def _scores(truth_HW: np.ndarray, answers: Sequence[np.ndarray]) -> dict[str, float]:

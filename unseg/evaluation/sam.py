@@ -98,10 +98,10 @@ def frame_side(name: str, size: tuple[int, int]) -> int:
 class Promptable(nn.Module):
     """SAM or SAM-HQ: one mask for every box, one for every set of points. See `build_promptable`."""
 
-    def __init__(self, network: nn.Module, trained: re.Pattern[str] | None) -> None:
-        """trained: the parameters that training changes; None: all that answers depend on."""
+    def __init__(self, network: nn.Module, trained: re.Pattern[str] | None, note: str) -> None:
+        """trained: the parameters that training changes; None: all that answers depend on. note: the same in a sentence."""
         super().__init__()
-        self.network, self.hq = network, hasattr(network.mask_decoder, "hq_token")
+        self.network, self.hq, self.note = network, hasattr(network.mask_decoder, "hq_token"), note
         unused = _UNUSED["samhq" if self.hq else "sam"]
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not (unused.match(name) or _FIXED.match(name)) and (trained is None or bool(trained.match(name))))
@@ -173,15 +173,20 @@ def build_promptable(name: str, side: int, weights: Path | None = None) -> Promp
     family, size = parse_network(name)
     network = _build(family, size, side)
     if weights is None:
-        return Promptable(network, None)
+        return Promptable(network, None, f"{name}: no --weights, so the image encoder and the decoder are trained from random weights")
     state = read_sam_weights(weights)
     given, expected = shapes_of(state), shapes_of(network.state_dict())
-    if family == "samhq" and not any(map(_HQ.match, state)):
+    started = family == "sam" or any(map(_HQ.match, state))
+    if not started:
         expected = {key: shape for key, shape in expected.items() if not _HQ.match(key)}
     if misfit := compare(given, expected):
         raise UserError(f"--weights {weights}: does not fit {name}: {_explained(misfit, given.get(POSITION), side, size.patch)}")
-    network.load_state_dict(state, strict=family == "sam" or len(expected) == len(network.state_dict()))
-    return Promptable(network, re.compile(r"mask_decoder\.") if family == "sam" else _HQ)
+    network.load_state_dict(state, strict=started)
+    if family == "sam":
+        return Promptable(network, re.compile(r"mask_decoder\."), f"{name}: image and prompt encoder stay as in {weights.name}, the mask "
+                                                                  "decoder is trained")
+    return Promptable(network, _HQ, f"{name}: SAM's parts stay as in {weights.name}, SAM-HQ's own are trained"
+                                    + ("" if started else " from random weights"))
 
 
 def _build(family: str, size: SamSize, side: int) -> nn.Module:
