@@ -216,6 +216,35 @@ def test_names_below_another_root_and_masks_among_the_images(tmp_path: Path) -> 
     assert sorted(lines(found)) == ["images/a.png", "images/b.png", "images/c.png"]  # not those of panoptic/
 
 
+# --- names
+
+
+def test_kept_names_hold_what_the_format_says_and_are_read_by_content(tmp_path: Path) -> None:
+    """JPEG photographs under their own names, as PNG and as JPEG of quality 100 without chroma subsampling."""
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "B.JPEG", "c.png"):
+        Pillow.fromarray(photographs()["a.png"][0]).save(tmp_path / "photos" / name)
+    inputs, png, jpeg = [tmp_path / "photos"], tmp_path / "png", tmp_path / "jpeg"
+    kept = replace(SETTINGS, names="keep")
+    assert protect(inputs, png, kept, generator=loaded()).exit_code == 0
+    assert sorted(path.name for path in png.iterdir()) == ["B.JPEG", "a.jpg", "c.png", MANIFEST]
+    for path in png.glob("[aBc].*"):
+        with Pillow.open(path) as image:
+            assert image.format == "PNG"
+    assert verify(png).exit_code == 0 and verify(png).largest_changes() == (8, None)
+    assert protect(inputs, png, kept, generator=loaded()).kept == 3
+    summary = protect(inputs, jpeg, replace(kept, format="jpeg"), generator=loaded())
+    for entry in summary.entries:
+        assert entry.over_budget is not None and entry.max_over is not None and entry.output == entry.input
+        with Pillow.open(jpeg / entry.output) as image:
+            assert image.format == "JPEG" and set(image.quantization[0]) == set(image.quantization[1]) == {1}  # quality 100
+            assert [sampling[1:3] for sampling in image.layer] == [(1, 1)] * 3  # 4:4:4
+    with pytest.raises(UserError, match="made with other settings .*names: keep, now null"):
+        protect(inputs, png, SETTINGS, generator=loaded())
+    with pytest.raises(UserError, match="--names both: choose from suffix, keep"):
+        replace(SETTINGS, names="both")
+
+
 # --- options
 
 
@@ -270,3 +299,25 @@ def test_a_dry_run_tells_what_a_run_then_does_and_writes_nothing(tmp_path: Path)
     done = run(built, out)
     assert lines(foreseen) == lines(done) and foreseen.exit_code == done.exit_code == 1
     assert foreseen.kept == 0 and run(built, out, dry_run=True).kept == 2
+
+
+def test_the_command_takes_annotations_names_a_limit_and_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from unseg import cli
+
+    built, out = build("coco-panoptic", tmp_path / "set"), tmp_path / "out"
+    command = ["protect", str(built.images), "--annotations", str(built.path), "--objects", "multi", "--out", str(out),
+               "--device", "cpu", "--names", "keep", "--json"]
+    assert cli.main([*command, "--dry-run"]) == 1  # c.png has no object
+    captured = capsys.readouterr()
+    foreseen = json.loads(captured.out)
+    assert (foreseen["dry_run"], foreseen["protected"], foreseen["copied"]) == (True, 2, 1) and not out.exists()
+    assert "annotations: COCO panoptic: 3 annotated images in 2 categories (1 of things)" in " ".join(captured.err.split())
+    assert cli.main([*command, "--limit", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["protected"] == 2
+    assert cli.main(["verify", str(out), "--annotations", str(built.path)]) == 0
+    assert "2 of 2 images hold the bound" in capsys.readouterr().out
+    settings = read_manifest(out).header["settings"]
+    assert settings["annotations"] == {"format": "coco-panoptic", "holds_images": False, "rule": {
+        "which": "things", "by_class": False, "ignore_label": 255, "background_label": 0}} and settings["names"] == "keep"
+    assert cli.main(["protect", str(built.images), "--annotations", str(built.path), "--objects", "9", "--out", str(out)]) == 2
+    assert "class 9 is not among the annotations' classes: 1 coin, 2 horse" in capsys.readouterr().err
