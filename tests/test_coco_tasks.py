@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
+from safetensors.torch import load_file, save_file
 
 import annotation_sets
 from unseg.cli import main
-from unseg.data.annotations import ClassTable, open_annotations
+from unseg.data.annotations import ClassTable, ObjectRule, open_annotations
 from unseg.errors import UserError
 from unseg.evaluation import coco_tasks, detectors, mask2former
 from unseg.evaluation.coco_metrics import (
@@ -30,6 +31,11 @@ from unseg.evaluation.sets import CleanImages, Images, PartOfImages
 
 SIZE = (64, 48)
 CPU = torch.device("cpu")
+
+
+def options(size: tuple[int, int], weights: Path | None = None, **more: object) -> LearnerOptions:
+    """As the command gives them, where class 0 of class-id masks is background."""
+    return LearnerOptions(size, weights, rule=ObjectRule(), **more)
 
 
 def box_mask(left: int, top: int, right: int, bottom: int, shape: tuple[int, int] = (100, 120)) -> np.ndarray:
@@ -279,6 +285,15 @@ def test_components_are_the_instances_of_a_merged_mask(tmp_path: Path) -> None:
     assert sorted(int(part.sum()) for part in components(touching)) == [2, 2]
 
 
+def test_background_is_what_the_rule_says(tmp_path: Path) -> None:
+    images = opened("index", tmp_path)
+    assert class_list(images, images, "instances").ids == (1, 2)
+    assert class_list(images, images, "instances", ObjectRule(background_label=None)).ids == (0, 1, 2)
+    only_two = class_list(images, images, "instances", ObjectRule(ignore_label=1))
+    assert only_two.ids == (2,)
+    assert {one.label for one in read_regions(images, 0, only_two, "instances")} == {0}
+
+
 def test_cityscapes_instances_are_things_and_its_stuff_is_one_segment_a_class(tmp_path: Path) -> None:
     images = opened("cityscapes", tmp_path)
     classes = class_list(images, images, "instances")
@@ -335,7 +350,7 @@ def said_perfectly(regions: list[TrueRegion], class_count: int) -> tuple[torch.T
 
 def test_queries_that_know_the_truth_are_perfect(tmp_path: Path) -> None:
     images = opened("coco-panoptic", tmp_path)
-    learner = make_panoptic("mask2former_tiny", images, images, LearnerOptions(SIZE))
+    learner = make_panoptic("mask2former_tiny", images, images, options(SIZE))
     judge = PanopticQuality(learner.classes.things)
     answers = []
     for place, regions in enumerate(learner.truths):
@@ -382,7 +397,7 @@ class Oracle(torch.nn.Module):
 def test_what_is_right_in_the_view_is_right_on_the_image(make, network: str, layout: str, queries: bool, tmp_path: Path) -> None:
     """The view is larger than the images and of another shape, so that what rounding costs is little."""
     images, size = opened(layout, tmp_path), (400, 300)
-    learner = make(network, images, images, LearnerOptions(size))
+    learner = make(network, images, images, options(size))
     numbers = learner.evaluate(Oracle(learner, size, queries), CPU)
     assert numbers[learner.metric] > 0.97
 
@@ -406,10 +421,10 @@ def test_panoptic_inference_by_hand() -> None:
 
 def test_trivial_answers(tmp_path: Path) -> None:
     images = opened("coco compressed", tmp_path / "coco")
-    assert make_instance("mask2former_tiny", images, images, LearnerOptions(SIZE)).trivial["ap"] == 0
-    assert make_detection("rt_detr_tiny", images, images, LearnerOptions(SIZE)).trivial["ap50"] == 0
+    assert make_instance("mask2former_tiny", images, images, options(SIZE)).trivial["ap"] == 0
+    assert make_detection("rt_detr_tiny", images, images, options(SIZE)).trivial["ap50"] == 0
     panoptic = opened("coco-panoptic", tmp_path / "panoptic")
-    trivial = make_panoptic("mask2former_tiny", panoptic, panoptic, LearnerOptions(SIZE)).trivial
+    trivial = make_panoptic("mask2former_tiny", panoptic, panoptic, options(SIZE)).trivial
     assert trivial["pq"] == 0 and 0 < trivial["class_iou"]["coin"] < 1 and trivial["class_iou"]["horse"] == 0
 
 
@@ -417,13 +432,13 @@ def test_a_test_set_without_objects_is_refused(tmp_path: Path) -> None:
     images = opened("coco compressed", tmp_path)
     empty = PartOfImages(images, [2])
     with pytest.raises(UserError, match="nothing to measure"):
-        make_instance("maskrcnn_mobilenet", images, empty, LearnerOptions(SIZE)).trivial
+        make_instance("maskrcnn_mobilenet", images, empty, options(SIZE)).trivial
 
 
 def test_names_of_networks() -> None:
     for make in (make_instance, make_detection, make_panoptic, make_remote, make_semantic):
         with pytest.raises(UserError, match="unknown network 'yolo'.*available: "):
-            make("yolo", None, None, LearnerOptions(SIZE))  # before any set is looked at
+            make("yolo", None, None, options(SIZE))  # before any set is looked at
     with pytest.raises(UserError, match="available: mask2former_swin_t"):
         mask2former.build_mask2former("swin", 2, None)
     with pytest.raises(UserError, match="available: maskrcnn"):
@@ -446,7 +461,7 @@ MAKERS = {"instance mask2former": (make_instance, "mask2former_tiny", "coco comp
 def test_loss_has_gradients_and_metrics_are_numbers(case: str, tmp_path: Path) -> None:
     make, network, annotations = MAKERS[case]
     images = opened(annotations, tmp_path)
-    learner = make(network, images, images, LearnerOptions(SIZE))
+    learner = make(network, images, images, options(SIZE))
     torch.manual_seed(0)
     model = learner.build()
     model.train()
@@ -474,7 +489,7 @@ def test_loss_has_gradients_and_metrics_are_numbers(case: str, tmp_path: Path) -
 def test_parts_of_a_batch_are_the_batch(tmp_path: Path) -> None:
     """Two processes see the views that one sees, and leave the generator where one leaves it."""
     images = opened("coco compressed", tmp_path)
-    learner = make_instance("mask2former_tiny", images, images, LearnerOptions(SIZE))
+    learner = make_instance("mask2former_tiny", images, images, options(SIZE))
     seen: list[torch.Tensor] = []
 
     def look(shown: torch.Tensor, valid: torch.Tensor, targets: list[Targets]) -> torch.Tensor:
@@ -496,7 +511,7 @@ def test_views_do_not_depend_on_pixels(tmp_path: Path) -> None:
     images = opened("coco compressed", tmp_path)
     found = []
     for one in (images, Dark(images, range(len(images)))):
-        learner = make_instance("mask2former_tiny", one, one, LearnerOptions(SIZE))
+        learner = make_instance("mask2former_tiny", one, one, options(SIZE))
         draw = torch.Generator().manual_seed(1)
         learner.loss(lambda shown, valid, targets: found.append((valid, targets)) or torch.zeros(()), [0, 1], draw, CPU)
     (valid, targets), (other_valid, other_targets) = found
@@ -511,7 +526,7 @@ def test_views_do_not_depend_on_pixels(tmp_path: Path) -> None:
 def test_loss_falls_on_two_images(case: str, steps: int, rate: float, share: float, tmp_path: Path) -> None:
     make, network, annotations = MAKERS[case]
     images = PartOfImages(opened(annotations, tmp_path), [0, 1])  # the third shows nothing
-    learner = make(network, images, images, LearnerOptions(SIZE, colour_jitter=False))
+    learner = make(network, images, images, options(SIZE, colour_jitter=False))
     torch.manual_seed(0)
     model = learner.build().train()
     optimizer = torch.optim.AdamW(learner.parameter_groups(model)[0]["params"], rate)
@@ -592,8 +607,8 @@ def test_the_command_runs_each_task_on_a_small_set_in_its_layout(task: str, netw
     where = LAYOUTS[layout](tmp_path) if layout in LAYOUTS else plain_layout(layout, tmp_path)
     where["--protected"] = changed(where["--clean"], tmp_path / "protected", lambda pixels: pixels + 4)
     out = tmp_path / "out"
-    options = [str(part) for pair in where.items() for part in pair]
-    assert main(["evaluate", "--task", task, *options, "--networks", network, "--out", str(out), "--steps", "3", "--batch", "2",
+    given = [str(part) for pair in where.items() for part in pair]
+    assert main(["evaluate", "--task", task, *given, "--networks", network, "--out", str(out), "--steps", "3", "--batch", "2",
                  "--eval-every", "3", "--size", "64x48", "--conditions", "clean,protected", "--device", "cpu", "--threads",
                  "1"]) == 0, capsys.readouterr()
     results = json.loads((out / "results.json").read_text())
@@ -625,7 +640,7 @@ def test_the_command_names_networks_and_missing_weights(task: str, tmp_path: Pat
 def test_on_a_gpu_in_bfloat16(case: str, tmp_path: Path) -> None:
     make, network, annotations = MAKERS[case]
     images, device = PartOfImages(opened(annotations, tmp_path), [0, 1]), torch.device("cuda")
-    learner = make(network, images, images, LearnerOptions(SIZE))
+    learner = make(network, images, images, options(SIZE))
     torch.manual_seed(0)
     model = learner.build().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-4)
@@ -647,10 +662,10 @@ def test_a_pretrained_backbone_learns_at_a_tenth_of_the_rate(tmp_path: Path) -> 
     images = opened("coco compressed", tmp_path)
     for case in ("instance mask2former", "detection rt", "instance maskrcnn"):
         make, network, _ = MAKERS[case]
-        plain = make(network, images, images, LearnerOptions(SIZE))
+        plain = make(network, images, images, options(SIZE))
         model = plain.build()
         assert [group.get("rate", 1) for group in plain.parameter_groups(model)] == [1]
-        groups = make(network, images, images, LearnerOptions(SIZE, tmp_path)).parameter_groups(model)
+        groups = make(network, images, images, options(SIZE, tmp_path)).parameter_groups(model)
         counts = [len(group["params"]) for group in groups]
         assert [group["rate"] for group in groups] == [0.1, 1.0] and min(counts) > 5
         assert sum(counts) == sum(parameter.requires_grad for parameter in model.parameters())
@@ -691,6 +706,24 @@ def test_a_hugging_face_folder_is_loaded(name: str, head: str, tmp_path: Path) -
     (tmp_path / "saved" / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
     with pytest.raises(UserError, match="is a vit, this network is a "):
         build(name, 3, tmp_path / "saved")
+
+
+def test_entries_of_published_folders_that_play_no_part(tmp_path: Path) -> None:
+    """Published Mask2Former files have the indices of Swin's windows and no last norm, which this release computes and adds."""
+    first = mask2former.build_mask2former("mask2former_tiny", 2, None)
+    first.network.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    plain = {name: tensor for name, tensor in state.items() if "swin.layernorm" not in name and "encoder.layernorm" not in name}
+    assert len(plain) == len(state) - 2
+    place = next(name for name in plain if name.endswith("relative_position_bias_table"))
+    plain[place.replace("relative_position_bias_table", "relative_position_index")] = torch.zeros(49, 49, dtype=torch.int64)
+    save_file(plain, tmp_path / "model.safetensors", {"format": "pt"})
+    again = mask2former.build_mask2former("mask2former_tiny", 2, tmp_path)
+    assert again.notes == [] and same(first.network, again.network)
+    lacking = {name: tensor for name, tensor in plain.items() if name != "class_predictor.weight"}
+    save_file(lacking, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="does not fit this network: 1 missing .class_predictor.weight"):
+        mask2former.build_mask2former("mask2former_tiny", 2, tmp_path)
 
 
 def test_a_torchvision_file_is_loaded_strictly(tmp_path: Path) -> None:

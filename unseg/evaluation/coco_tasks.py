@@ -58,7 +58,7 @@ class RegionLearner(Learner):
     def __init__(self, network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> None:
         options.extras()  # these networks have none
         self.network_name, self.train, self.test, self.options = network, train, test, options
-        self.classes: ClassList = class_list(train, test, self.what)
+        self.classes: ClassList = class_list(train, test, self.what, options.rule)
         self.train_count = len(train.names)
         self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
         self._kept: dict[int, tuple[np.ndarray, list[TrueRegion], tuple[int, int]]] = {}

@@ -189,6 +189,7 @@ def thaw(network: nn.Module) -> None:
 
 # --- by name ---------------------------------------------------------------------------------------------------------
 
+_NO_KERNELS = {"disable_custom_kernels": True}  # which transformers would get from elsewhere
 _RESNET50 = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}
 _SMALL_RESNET = {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "embedding_size": 32, "layer_type": "basic"}
 _SMALL_TRANSFORMER = {"d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "encoder_attention_heads": 4,
@@ -213,8 +214,8 @@ DETECTION: dict[str, Build] = {
     "fasterrcnn_resnet50_fpn": _rcnn(FasterRCNN, "resnet50"),
     "fasterrcnn_mobilenet_v3_large_fpn": _rcnn(FasterRCNN, "mobilenet_v3_large"),
     "fasterrcnn_mobilenet": _rcnn(FasterRCNN, "mobilenet_v3_large", small=True),
-    "deformable_detr_resnet50": _detr("DeformableDetr", backbone_config=_RESNET50, auxiliary_loss=True),
-    "deformable_detr_tiny": _detr("DeformableDetr", auxiliary_loss=True, encoder_layers=2, decoder_layers=2,
+    "deformable_detr_resnet50": _detr("DeformableDetr", backbone_config=_RESNET50, auxiliary_loss=True, **_NO_KERNELS),
+    "deformable_detr_tiny": _detr("DeformableDetr", auxiliary_loss=True, **_NO_KERNELS, encoder_layers=2, decoder_layers=2,
                                   backbone_config={**_RESNET50, **_SMALL_RESNET}, **_SMALL_TRANSFORMER),
     "rt_detr_resnet50": _detr("RTDetr", freeze_backbone_batch_norms=False),
     "rt_detr_tiny": _detr("RTDetr", backbone_config={"model_type": "rt_detr_resnet", "out_indices": [2, 3, 4], **_SMALL_RESNET},

@@ -21,6 +21,8 @@ from unseg.evaluation.weights import build_transformers
 
 STAGES = [f"stage{number}" for number in range(1, 5)]
 CLASS_HEAD = r"^class_predictor\.|^criterion\.empty_weight$"  # what depends on the number of classes
+# Published files have the indices of Swin's windows, which are computed now, and no last norm of Swin, which is not used.
+IDLE = r"relative_position_index$|swin\.layernorm\."
 # Of the published panoptic inference: a query's least score, and the share of its mask that it must win.
 LEAST_SCORE, LEAST_WON = 0.8, 0.8
 
@@ -52,8 +54,8 @@ class Mask2Former(nn.Module):
     def __init__(self, name: str, class_count: int, weights: Path | None) -> None:
         super().__init__()
         self.network, self.notes = build_transformers("Mask2Former", "ForUniversalSegmentation", class_count, weights, CLASS_HEAD,
-                                                      partial(_configuration, name, class_count))
-        # The last norm of the Swin classifier: it is in every file of weights, but no part of the answer.
+                                                      partial(_configuration, name, class_count), IDLE)
+        # The last norm of the Swin classifier is no part of the answer, so that it would never have a gradient.
         self.network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
 
     def forward(self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor,

@@ -32,19 +32,23 @@ LEFT_OUT = frozenset((0, 255))  # of class-id masks: background and "not labelle
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes that a network tells apart. ids: the annotations' own, sorted. names: each once. things: countable or not."""
+    """The classes that a network tells apart. ids: the annotations' own, sorted. names: each once. things: countable or not.
+    left_out: ids that class-id masks use for background and "not labelled".
+    """
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
     things: tuple[bool, ...]
+    left_out: frozenset[int] = LEFT_OUT
 
     def label(self, class_id: int) -> int | None:
         """The place of a class id; None where it is not among them."""
         return self.ids.index(class_id) if class_id in self.ids else None
 
 
-def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What) -> ClassList:
-    """The classes of both sets. Where the format does not list them, all annotations are looked through once.
+def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: ObjectRule = ObjectRule()) -> ClassList:
+    """The classes of both sets. Where the format does not list them, all annotations are looked through once. rule: its labels of
+    background and of pixels that are ignored are no classes of class-id masks.
 
     UserError where the two sets number their classes differently, where there is none, or where panoptic classes are wanted of
     annotations that do not tell things from stuff.
@@ -53,10 +57,11 @@ def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What) -> Cla
     if what == "panoptic" and train.classes.things is None:
         raise UserError("--task panoptic: these annotations do not tell things from stuff; give coco-panoptic, cityscapes or"
                         " cityscapes-panoptic annotations")
+    left_out = frozenset(label for label in (rule.ignore_label, rule.background_label) if label is not None)
     known = train.classes.ids
     if known is None:
         known = frozenset(class_id for images in (train, test) for place in range(len(images.names))
-                          for class_id, _, _ in pieces(images.annotated(place), what))
+                          for class_id, _, _ in pieces(images.annotated(place), what, left_out))
     table = train.classes
     ids = tuple(class_id for class_id in sorted(known - table.void)
                 if what == "panoptic" or table.is_thing(class_id) is not False)
@@ -65,7 +70,7 @@ def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What) -> Cla
     names = [table.names.get(class_id, str(class_id)) for class_id in ids]
     names = [name if names.count(name) == 1 else f"{name} ({class_id})" for name, class_id in zip(names, ids, strict=True)]
     return ClassList(ids, tuple(names),
-                     tuple(table.is_thing(class_id) is not False for class_id in ids))
+                     tuple(table.is_thing(class_id) is not False for class_id in ids), left_out)
 
 
 def check_same_numbering(train: ClassTable, test: ClassTable) -> None:
@@ -82,14 +87,14 @@ def check_same_numbering(train: ClassTable, test: ClassTable) -> None:
 # --- regions ---------------------------------------------------------------------------------------------------------
 
 
-def pieces(annotated: Annotated, what: What) -> list[tuple[int, bool, np.ndarray]]:
+def pieces(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_OUT) -> list[tuple[int, bool, np.ndarray]]:
     """Class id, crowd and mask (H×W bool) of every region, void left out; masks of class ids and binary masks have no instances:
-    there, every connected component (8 neighbours) of a class is one."""
+    there, every connected component (8 neighbours) of a class is one. left_out: see `ClassList`."""
     if isinstance(annotated, ClassMap) and what == "instances":
-        return [(class_id, False, part) for class_id, mask in class_masks(annotated)
+        return [(class_id, False, part) for class_id, mask in class_masks(annotated, left_out)
                 if annotated.classes.is_thing(class_id) is not False for part in components(mask)]
     if isinstance(annotated, ClassMap):
-        return [(class_id, False, mask) for class_id, mask in class_masks(annotated)]
+        return [(class_id, False, mask) for class_id, mask in class_masks(annotated, left_out)]
     found = [(segment.class_id, segment.crowd, segment.thing, segment.mask) for segment in annotated.segments if not segment.void]
     if what == "instances":
         return [(class_id, crowd, mask) for class_id, crowd, thing, mask in found if thing is not False and mask.any()]
@@ -101,12 +106,12 @@ def pieces(annotated: Annotated, what: What) -> list[tuple[int, bool, np.ndarray
             *((class_id, False, mask) for class_id, mask in stuff.items() if mask.any())]
 
 
-def class_masks(annotated: ClassMap) -> list[tuple[int, np.ndarray]]:
+def class_masks(annotated: ClassMap, left_out: frozenset[int] = LEFT_OUT) -> list[tuple[int, np.ndarray]]:
     """Each class of a class map with its mask: background, "not labelled" and what the format calls void left out."""
     if annotated.kind == "binary":
         mask = annotated.object_mask(ObjectRule())
         return [(1, mask)] if mask.any() else []
-    without = LEFT_OUT if annotated.classes.ids is None else frozenset()  # a format that lists its classes knows its void itself
+    without = left_out if annotated.classes.ids is None else frozenset()  # a format that lists its classes knows its void itself
     return [(segment.class_id, segment.mask) for segment in annotated.segments
             if not segment.void and segment.class_id not in without]
 
@@ -122,11 +127,11 @@ def read_regions(images: AnnotatedImages, place: int, classes: ClassList, what: 
     where panoptic regions are wanted of a map that does not tell single things apart."""
     annotated = images.annotated(place)
     if what == "panoptic" and isinstance(annotated, ClassMap) and any(
-            annotated.classes.is_thing(class_id) for class_id, _ in class_masks(annotated)):
+            annotated.classes.is_thing(class_id) for class_id, _ in class_masks(annotated, classes.left_out)):
         raise UserError(f"{images.names[place]}: its annotation does not tell single things apart (Cityscapes: the instanceIds"
                         " file is missing beside labelIds), which --task panoptic needs")
     regions = []
-    for class_id, crowd, mask in pieces(annotated, what):
+    for class_id, crowd, mask in pieces(annotated, what, classes.left_out):
         label = classes.label(class_id)
         if label is None:
             raise UserError(f"{images.names[place]}: its annotation has class {class_id}, which is not among the"
@@ -200,7 +205,8 @@ def reduced(pixels_HW3: np.ndarray, regions: Sequence[TrueRegion],
     content = whole(size, pixels_HW3.shape[1::-1], ZOOM[1])
     if content[0] >= pixels_HW3.shape[1]:
         return pixels_HW3, list(regions)
-    masks = [cv2.resize(decode(region.mask).astype(np.uint8), content, interpolation=cv2.INTER_NEAREST_EXACT) for region in regions]
+    masks = [cv2.resize(decode(region.mask).astype(np.uint8), content, interpolation=cv2.INTER_NEAREST_EXACT)
+             for region in regions]
     return (cv2.resize(pixels_HW3, content, interpolation=cv2.INTER_AREA),
             [TrueRegion(region.label, region.crowd, encode(mask))
              for region, mask in zip(regions, masks, strict=True) if mask.any()])

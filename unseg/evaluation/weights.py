@@ -58,11 +58,12 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], heads: 
 
 
 def build_transformers(family: str, head: str, class_count: int, weights: Path | None, heads: str,
-                       configure: Callable[[Any], Any]) -> tuple[nn.Module, list[str]]:
+                       configure: Callable[[Any], Any], idle: str = r"^$") -> tuple[nn.Module, list[str]]:
     """A network of transformers with `class_count` classes, and sentences on what weights left random.
 
     family, head: its class is transformers' FAMILY + HEAD, its configuration FAMILY + "Config". configure: from that class to the
-    configuration; a Hugging Face folder in `weights` brings its own. heads: see `load_strictly`. Nothing is downloaded.
+    configuration; a Hugging Face folder in `weights` brings its own. heads: see `load_strictly`. idle: entries (a pattern) that
+    play no part, so that a folder may lack them or have them. Nothing is downloaded.
     """
     import transformers
 
@@ -87,9 +88,10 @@ def build_transformers(family: str, head: str, class_count: int, weights: Path |
     misshaped = sorted(name for name, *_ in found["mismatched_keys"])
     renewed = [name for name in misshaped if head_of.search(name)]
     # How many batches a batch norm has seen is no weight, and fixed norms do not keep it.
-    unexpected = sorted(name for name in found["unexpected_keys"] if not name.endswith("num_batches_tracked"))
-    wrong = Misfit(sorted(found["missing_keys"]), unexpected,
-                   [name for name in misshaped if name not in renewed])
+    left_out = re.compile(rf"{idle}|num_batches_tracked$")
+    missing, unexpected = (sorted(name for name in found[kind] if not left_out.search(name))
+                           for kind in ("missing_keys", "unexpected_keys"))
+    wrong = Misfit(missing, unexpected, [name for name in misshaped if name not in renewed])
     if wrong:
         raise UserError(f"--weights {weights}: does not fit this network: {wrong}")
     return network.train(), _told(weights, renewed)
