@@ -476,10 +476,14 @@ def test_the_trivial_answer_is_the_majority_of_training() -> None:
 
 def test_the_head_learns_ten_times_as_fast_and_the_frozen_part_not_at_all(tmp_path: Path) -> None:
     train, test = painted((20, 20)), painted((20, 20), seed=1)
-    torch.save(DeepLabV1(3, NARROW).state_dict(), tmp_path / "w.pth")
-    for weights, frozen in ((None, 0), (tmp_path / "w.pth", 1 + 2 * 37)):
+    whole = DeepLabV1(3, NARROW).state_dict()
+    torch.save(whole, tmp_path / "w.pth")
+    torch.save({name: tensor for name, tensor in whole.items() if not name.startswith("fc8")}, tmp_path / "backbone.pth")
+    for weights, frozen, said in ((None, 0, "random weights"), (tmp_path / "w.pth", 1 + 2 * 37, ""),
+                                  (tmp_path / "backbone.pth", 1 + 2 * 37, "backbone.pth holds no head")):
         learner = learner_of(train, test, weights=weights)
         model = learner.build()
+        assert len(learner.notes) == bool(said) and said in " ".join(learner.notes)
         backbone, head = learner.parameter_groups(model)
         assert head["rate"] == 10 and "rate" not in backbone
         assert {id(p) for p in head["params"]} == {id(p) for m in (model.fc8_seg_conv1, model.fc8_seg_conv2) for p in m.parameters()}

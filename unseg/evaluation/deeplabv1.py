@@ -23,7 +23,7 @@ from unseg.errors import UserError
 from unseg.evaluation.augmentation import MEAN, draw_colours, recoloured, standardised
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
 from unseg.evaluation.resnet38 import HEAD, DeepLabV1, load_weights
-from unseg.evaluation.semantic import TableLabelling, check_labels, label_colours, labelling_of, semantic_metrics, trivial_confusion
+from unseg.evaluation.semantic import TableLabelling, check_labels, coloured, confusion_metrics, constant_confusion, labelling_of
 
 NAME = "deeplabv1_resnet38"
 SCALES = (0.7, 1.3)  # a batch's magnification, uniform
@@ -78,13 +78,15 @@ class DeepLabV1Learner(Learner):
         classes = len(self.class_names)
         check_labels(np.flatnonzero(train_counts), classes, "training labels")
         check_labels(np.flatnonzero(test_counts), classes, "test labels")
-        self.trivial = self.metrics_of(trivial_confusion(test_counts[:classes], int(train_counts[:classes].argmax())))
+        self.trivial = self.metrics_of(constant_confusion(test_counts[:classes], int(train_counts[:classes].argmax())))
 
     def build(self) -> nn.Module:
         """From random weights all of the network learns: frozen batch norms that never saw an image would not normalise."""
         network = DeepLabV1(len(self.class_names), self.width, frozen=self.options.weights is not None)
-        if self.options.weights is not None:
-            load_weights(network, self.options.weights)
+        if self.options.weights is None:
+            self.notes = [f"{NAME} starts from random weights, so its first convolution and its batch norms learn, too."]
+        elif not load_weights(network, self.options.weights):
+            self.notes = [f"{self.options.weights.name} holds no head, which starts from random weights."]
         return network
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -120,14 +122,14 @@ class DeepLabV1Learner(Learner):
         return self.metrics_of(confusion.cpu())
 
     def metrics_of(self, confusion: torch.Tensor) -> Metrics:
-        return semantic_metrics(confusion, self.class_names)
+        return confusion_metrics(confusion, self.class_names)
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
         shown = []
         for place, name in enumerate(self.test_images.names[:count]):
             pixels, labels = self._read(self.test_images, place)
             answer = self._predict(model, pixels, device).cpu().numpy()
-            shown.append(Example(name, pixels, label_colours(labels), label_colours(answer)))
+            shown.append(Example(name, pixels, coloured(labels), coloured(answer)))
         return shown
 
     def _predict(self, model: nn.Module, pixels_HW3: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -168,6 +168,11 @@ def read_arrays(images: AnnotatedImages, size: tuple[int, int], labelling: Label
     return known[key]
 
 
+def forget(images: AnnotatedImages) -> None:
+    """Frees what was read of a set."""
+    _READ.pop(images, None)
+
+
 def _room(shape: tuple[int, ...]) -> np.ndarray:
     if np.prod(shape) <= IN_MEMORY:
         return np.empty(shape, np.uint8)
@@ -206,7 +211,7 @@ class SemanticLearner(Learner):
         majority = metrics.majority_class(train.maps, len(class_names))
         self.majority = self.class_names[majority]
         counts = np.bincount(test.maps[test.maps != metrics.IGNORE_LABEL].ravel(), minlength=len(class_names))
-        self.trivial = self.metrics_of(trivial_confusion(counts, majority))
+        self.trivial = self.metrics_of(constant_confusion(counts, majority))
 
     def build(self) -> nn.Module:
         network = self._build(len(self.class_names))
@@ -242,37 +247,15 @@ class SemanticLearner(Learner):
         return self.metrics_of(measure(model, self._test, len(self.class_names), device, tick))
 
     def metrics_of(self, confusion: torch.Tensor) -> Metrics:
-        """All metrics of a confusion matrix; see `semantic_metrics`."""
-        return semantic_metrics(confusion, self.class_names)
+        """All metrics of a confusion matrix; see `confusion_metrics`."""
+        return confusion_metrics(confusion, self.class_names)
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
         images, maps = self._test.images[:count], self._test.maps[:count]
         answers = predict(model, torch.from_numpy(np.ascontiguousarray(images)).to(device)).cpu().numpy()
         names = self.test_names or [str(index) for index in range(len(images))]
-        return [Example(name, image, label_colours(truth), label_colours(answer))
+        return [Example(name, image, coloured(truth), coloured(answer))
                 for name, image, truth, answer in zip(names, images, maps, answers)]
-
-
-def semantic_metrics(confusion: torch.Tensor, class_names: Sequence[str]) -> Metrics:
-    """miou, pixel_accuracy (share of the labelled pixels that are right) and class_iou by class name, of a confusion matrix
-    (C×C, rows are true classes)."""
-    iou = metrics.class_iou(confusion)
-    return {"miou": metrics.mean_iou(iou), "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-            "class_iou": dict(zip(class_names, iou, strict=True))}
-
-
-def trivial_confusion(counts: np.ndarray, answer: int) -> torch.Tensor:
-    """The confusion matrix of the same answer everywhere. counts: how many pixels each of the C classes has."""
-    confusion = torch.zeros(len(counts), len(counts), dtype=torch.int64)
-    confusion[:, answer] = torch.from_numpy(counts)
-    return confusion
-
-
-def label_colours(labels: np.ndarray) -> np.ndarray:
-    """Labels of any shape in VOC's colours, uint8 with three channels last; what is not labelled is white."""
-    colours = np.array(voc_palette(), np.uint8).reshape(-1, 3)
-    colours[metrics.IGNORE_LABEL] = 255
-    return colours[labels]
 
 
 def confusion_metrics(confusion: torch.Tensor, class_names: Sequence[str]) -> Metrics:
