@@ -1,6 +1,7 @@
 """Interactive segmentation: SAM's official weights in transformers' networks, prompts, what is trained, and honest measures."""
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,12 +10,16 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from hypothesis import given, settings
+from PIL import Image as Pillow
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
+from typer.testing import CliRunner
 
+from unseg.cli import app
 from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule, Segment
 from unseg.data.annotations.core import Indexed
 from unseg.errors import UserError
@@ -515,3 +520,64 @@ def test_options_are_checked(change: dict, told: str) -> None:
 def test_unknown_network_lists_the_known() -> None:
     with pytest.raises(UserError, match="unknown network 'sam_vit_x'.*sam_vit_b.*samhq_tiny"):
         Interactive("sam_vit_x", scenes(), scenes(), LearnerOptions((SIDE, SIDE)))
+
+
+# --- through the command ---------------------------------------------------------------------------------------------
+
+
+def write_scenes(root: Path, count: int, first: int = 0) -> Path:
+    """images/ as JPEG and masks/ as PNG of segment ids, a folder each as HQSeg-44K and BSDS500 are kept."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    pictures = scenes(first + count)
+    for place in range(first, first + count):
+        Pillow.fromarray(pictures.images[place]).save(root / "images" / f"{place}.jpg")
+        Pillow.fromarray(pictures.maps[place]).save(root / "masks" / f"{place}.png")
+    return root
+
+
+def evaluate(tmp_path: Path, *options: str) -> tuple[Result, Path]:
+    folders = [tmp_path / "train", tmp_path / "test"]
+    if not folders[0].exists():
+        write_scenes(folders[0], 3)
+        write_scenes(folders[1], 2, 3)
+    out = tmp_path / "out"
+    return CliRunner().invoke(app, [
+        "evaluate", "--task", "interactive", "--clean", str(folders[0]), "--test", str(folders[1]), "--annotations-format", "index",
+        "--size", f"{SIDE}x{SIDE}", "--steps", "3", "--batch", "2", "--eval-every", "3", "--conditions", "clean,random", "--device",
+        "cpu", "--out", str(out), *options]), out
+
+
+@pytest.mark.slow
+def test_networks_of_both_families_run_end_to_end(tmp_path: Path) -> None:
+    ran, out = evaluate(tmp_path, "--networks", "sam_mini,samhq_tiny")
+    assert ran.exit_code == 0, ran.output
+    results = json.loads((out / "results.json").read_text())
+    runs = results["runs"]
+    assert {(run["settings"]["network"], run["settings"]["condition"]) for run in runs} == {
+        (network, condition) for network in ("sam_mini", "samhq_tiny") for condition in ("clean", "random")}
+    assert results["tasks"]["interactive"]["trivial"]["iou_box"] > 0.7
+    for run in runs:
+        metrics = run["result"]["metrics"]
+        assert run["result"]["final"] == metrics["iou"] and metrics["counts"]["objects"] == 4
+        assert run["result"]["notes"] == [f"{run['settings']['network']}: no --weights, so the image encoder and the decoder are "
+                                          "trained from random weights"]
+        assert all((out / example[kind]).is_file() for example in run["result"]["examples"] for kind in ("image", "truth", "prediction"))
+
+
+@pytest.mark.slow
+def test_weights_and_merged_objects_through_the_command(tmp_path: Path) -> None:
+    weights = save(sam_state(official_sam()), tmp_path / "sam_mini.pth")
+    ran, out = evaluate(tmp_path, "--networks", "samhq_mini", "--weights", str(weights), "--set", "target=merged")
+    assert ran.exit_code == 0, ran.output
+    result = json.loads((out / "results.json").read_text())["runs"][0]["result"]
+    assert result["notes"] == ["samhq_mini: SAM's parts stay as in sam_mini.pth, SAM-HQ's own are trained from random weights"]
+    assert result["metrics"]["counts"]["objects"] == 2
+
+
+def test_errors_through_the_command_are_one_line(tmp_path: Path) -> None:
+    for options, told in ((("--networks", "sam_vit_x"), "sam_vit_b"), (("--networks", "sam_mini", "--weights", "none.pth"), "none.pth"),
+                          (("--networks", "sam_mini", "--set", "per_view=0"), "--set per_view=0")):
+        ran, _ = evaluate(tmp_path, *options)
+        assert isinstance(ran.exception, UserError), ran.output
+        assert told in str(ran.exception) and "\n" not in str(ran.exception)
