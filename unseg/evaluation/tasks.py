@@ -38,7 +38,7 @@ TASKS: dict[str, tuple[Row, ...]] = {
     "instance": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet", "coco_tasks",
                      "make_instance"),),
     "panoptic": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny", "coco_tasks", "make_panoptic"),),
-    "detection": (Row(r"\w+", "deformable_detr, rt_detr, fasterrcnn_resnet50_fpn", "coco_tasks", "make_detection"),),
+    "detection": (Row(r"\w+", "deformable_detr_resnet50, rt_detr_resnet50, fasterrcnn_resnet50_fpn, …", "coco_tasks", "make_detection"),),
     "interactive": (Row(r"\w+", "sam_vit_b, samhq_vit_b (l and h as well), sam_tiny, samhq_tiny", "interactive", "make_interactive"),),
     "medical": (Row(SMP_NAMES, SMP_LISTED, "medical", "make_medical", "check_network"),),
     "remote": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet", "coco_tasks",
