@@ -50,7 +50,7 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
     summary = protect(
         data.folders, settings.out, protect_settings(settings, gpus), samples=data.samples, rule=settings.rule,
         annotations=OpenAnnotations(data.reader, places[0].path(places[0].source.annotations), settings.root),
-        limit=settings.limit, dry_run=settings.dry_run, reporter=reporter)
+        limit=settings.limit, dry_run=settings.dry_run, processes=gpus or settings.processes, reporter=reporter)
     notes = tuple(f"note: {note}" for note in notes)
     for note in notes:
         reporter.say(note)
