@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unseg.data.codes
 from unseg.data.codes import class_areas, class_codes, code_map
 from unseg.noise import NO_CODE
 
@@ -56,3 +57,19 @@ def test_a_class_without_a_usable_code_is_an_error(codes: dict[int, int]) -> Non
 def test_where_no_label_is_ignored_every_value_needs_a_code() -> None:
     with pytest.raises(ValueError, match="class 255"):
         code_map(np.array([[255]], np.uint8), {0: 0}, ignore_label=None)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 4), st.sampled_from([1, 7, 300, 70_000]), st.sampled_from([1, 20, 2**20]))
+def test_counting_in_tables_and_bands_is_counting(seed: int, height: int, span: int, band: int) -> None:
+    """Against numpy's own counting and one comparison a class; −1 stands for no class, as in annotations."""
+    random = np.random.default_rng(seed)
+    classes = random.integers(-1, span, (height, 9)).astype(np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unseg.data.codes, "BAND", band)
+        areas = class_areas([classes], ignore_label=-1)
+        codes = {value: random.integers(0, 255).item() for value in areas}
+        coded = code_map(classes, codes, ignore_label=-1)
+    values, counts = np.unique(classes[classes >= 0], return_counts=True)
+    assert areas == dict(zip(values.tolist(), counts.tolist()))
+    for value in (-1, *areas):
+        assert (coded[classes == value] == codes.get(value, NO_CODE)).all()
