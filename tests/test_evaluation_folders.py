@@ -19,21 +19,18 @@ from torch import nn
 
 from unseg import metrics
 from unseg.commands import evaluate as command
-from unseg.config import Budget
-from unseg.data.annotations import NO_CLASS, ClassMap, ClassTable, ObjectRule, open_annotations
+from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.distributed import World
 from unseg.errors import UserError
-from unseg.evaluation import augmentation, presets, quality, trainer
-from unseg.evaluation.compare import run_study
-from unseg.evaluation.folders import Folders, Setup, study_of_folders
+from unseg.evaluation import augmentation, presets, quality
 from unseg.evaluation.learner import Learner, LearnerOptions
 from unseg.evaluation.names import Condition, in_order, parse_condition, shown_name, sweep
 from unseg.evaluation.networks import ARCHITECTURES, NETWORKS, build_network, find_network
 from unseg.evaluation.results import read_results, rows
-from unseg.evaluation.semantic import Arrays, SemanticLearner, TableLabelling, labelling_of, load_pretrained, make_semantic
+from unseg.evaluation.semantic import Arrays, SemanticLearner, TableLabelling, labelling_of, load_pretrained
 from unseg.evaluation.sets import choose_share, open_clean
 from unseg.evaluation.tasks import TASKS, find_maker
-from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
+from unseg.evaluation.trainer import Checkpoint, Schedule, train
 from unseg.images import read_image, write_png
 
 WIDTH, HEIGHT = 64, 48
@@ -94,12 +91,6 @@ def evaluate(root: Path, out: Path, **options: object) -> dict:
              "networks": "tiny_one", "size": f"{WIDTH}x{HEIGHT}", "steps": 2, "batch": 2, "eval_every": 1, "device": "cpu"}
     command.evaluate(out=out, **{**given, **options})
     return read_results(out / "results.json")
-
-
-def setup(out: Path, **changes: object) -> Setup:
-    choices = presets.choose(None, "semantic", {"steps": 2, "batch": 2, "eval_every": 1, "size": f"{WIDTH}x{HEIGHT}"})
-    return Setup(**{"task": "semantic", "out": out, "networks": ("tiny_one",), "choices": choices, "size": (WIDTH, HEIGHT),
-                    "budget": Budget(), "device": "cpu", **changes})
 
 
 def refused(call: Callable, *arguments: object, **options: object) -> str:
@@ -407,6 +398,13 @@ def test_a_killed_run_ends_with_the_same_numbers(tmp_path: Path, at: int, schedu
     assert all(torch.equal(one, two) for one, two in pairs)
 
 
+def test_a_run_that_is_killed_between_its_last_step_and_its_record_is_not_repeated(tmp_path: Path) -> None:
+    checkpoint, seen = Checkpoint(tmp_path / "run.pt", {"a": 1}), []
+    first = train(learner(), OUTLINE, 5, checkpoint=checkpoint)
+    second = train(learner(), OUTLINE, 5, checkpoint=checkpoint, tick=seen.append)
+    assert seen == [] and second.curve == first.curve and second.metrics == first.metrics and second.seconds >= first.seconds
+
+
 def test_the_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     train(learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 1}))
     steps: list[int] = []
@@ -424,7 +422,7 @@ def command_line(root: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_kill_9_then_the_same_command_ends_with_the_same_metrics(folders: Path, tmp_path: Path) -> None:
-    schedule = ["--steps", "24", "--eval-every", "12", "--checkpoint-every", "0"]
+    schedule = ["--steps", "30", "--eval-every", "5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen(command_line(folders, tmp_path / "killed", *schedule), stdout=subprocess.DEVNULL, env=environment)
     kept = tmp_path / "killed" / "checkpoints" / "semantic-segformer_b0-protected-0.pt"

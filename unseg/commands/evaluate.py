@@ -143,7 +143,7 @@ def evaluate(
                               split_list("--conditions", conditions) if conditions is not None else None, parse_shares(shares),
                               chosen_seeds, device, colour_jitter, named_weights(weights or []), parse_settings(settings or []),
                               checkpoint_every, perceptual)
-                study = study_of_folders(folders, setup, watcher.begin)
+                study = study_of_folders(folders, setup, watcher)
             results = run_study(study, world, watcher)
     except PeerFailure:
         raise typer.Exit(EXIT_PEER_FAILED) from None

@@ -28,7 +28,7 @@ from unseg.evaluation.names import Condition, parse_condition
 from unseg.evaluation.networks import check_network
 from unseg.evaluation.quality import Meter, Quality, Similarity
 from unseg.evaluation.results import Json, Results
-from unseg.evaluation.semantic import SemanticLearner, TaskLabelling, learn_labels
+from unseg.evaluation.semantic import SemanticLearner, TaskLabelling, forget, learn_labels
 from unseg.evaluation.sets import (
     ChangedImages, Images, MixedImages, PairImages, PartOfImages, ProtectedImages, ReencodedImages, Truth, check_apart,
     choose_share,
@@ -135,16 +135,20 @@ class Training:
     changed: tuple[Images, Meter] | None = None
     stored: tuple[Images, Meter] | None = None
 
-    def quality(self) -> tuple[Quality | None, Quality | None]:
-        """Reads what the training has not read, so that the bound is that of the whole folder."""
-        totals = []
-        for part in (self.changed, self.stored):
-            if part is not None:
-                images, meter = part
-                for index in meter.missing():
-                    images.pixels(index)
-            totals.append(part[1].total() if part is not None else None)
-        return totals[0], totals[1]
+    def quality(self, tick: Callable[[], None] = lambda: None) -> tuple[Quality | None, Quality | None]:
+        """Reads what the training has not read, so that the bound is that of the whole folder. tick: called for each such image."""
+        for images, meter in self.parts():
+            for index in meter.missing():
+                images.pixels(index)
+                tick()
+        return tuple(part and part[1].total() for part in (self.changed, self.stored))
+
+    def unread(self) -> int:
+        """How many images `quality` has to read."""
+        return sum(len(meter.missing()) for _, meter in self.parts())
+
+    def parts(self) -> list[tuple[Images, Meter]]:
+        return [part for part in (self.changed, self.stored) if part is not None]
 
 
 class Conditions:
@@ -160,6 +164,12 @@ class Conditions:
         if (name, seed) not in self.made:
             self.made[name, seed] = self._make(parse_condition(name, ["clean", *self.study.sources]), seed)
         return self.made[name, seed]
+
+    def release(self, name: str, seed: int) -> None:
+        """The condition's images are not trained on again: they need not stay in memory. Clean ones are, by the next seed."""
+        made = self.made.get((name, seed))
+        if made is not None and made.images is not self.study.train:
+            forget(made.images)
 
     def _make(self, kind: Condition, seed: int) -> Training:
         study = self.study
@@ -218,6 +228,7 @@ def run_study(study: Study, world: World | None = None, watcher: Watcher = Watch
                 _run(study, run, settings, conditions.get(condition, seed), results, checkpoint, world, watcher)
             if world.leads:
                 checkpoint.remove()
+        conditions.release(condition, seed)
     return results.content()
 
 
@@ -241,8 +252,9 @@ def _run(study: Study, run: RunName, settings: Json, made: Training, results: Re
     if world.leads:
         results.add_facts({"metric": learner.metric, "trivial": learner.trivial, "absent_classes": absent_classes(learner.trivial),
                            **({"majority_class": learner.majority} if isinstance(learner, SemanticLearner) else {})})
-        watcher.begin(f"measuring the images of {run.condition}", len(made.images))
-        results.add(settings, _recorded(study, run, made, learner, trained, world))
+        if made.unread():
+            watcher.begin(f"measuring the images of {run.condition}", made.unread())
+        results.add(settings, _recorded(study, run, made, learner, trained, world, watcher))
     world.barrier()
 
 
@@ -256,8 +268,8 @@ def _learner(study: Study, run: RunName, made: Training, watcher: Watcher) -> Le
         made.images.heard = study.test.heard = lambda: None
 
 
-def _recorded(study: Study, run: RunName, made: Training, learner: Learner, trained: Trained, world: World) -> Json:
-    quality, stored = made.quality()
+def _recorded(study: Study, run: RunName, made: Training, learner: Learner, trained: Trained, world: World, watcher: Watcher) -> Json:
+    quality, stored = made.quality(watcher.tick)
     result: Json = {
         "metric": learner.metric, "final": trained.final, "best": trained.best, "train_loss": trained.train_loss,
         "trivial": learner.trivial, "metrics": trained.metrics, "curve": [asdict(point) for point in trained.curve],

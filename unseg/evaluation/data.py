@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from unseg.errors import UserError
-from unseg.images import read_bytes, read_image, read_label
+from unseg.files import sha256_of
+from unseg.images import read_image, read_label
 from unseg.metrics import IGNORE_LABEL
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -119,12 +120,18 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 @functools.lru_cache(maxsize=None)
 def _digest_of(path: Path, size: int, changed: int) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    digest = sha256_of(path)
+    if digest is None:
+        raise UserError(f"{path}: cannot be read; check its permissions")
+    return digest
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's content; read once as long as size and time stamp stay."""
-    status = path.stat()
+    """sha256 of a file's content; read once as long as size and time stamp stay. UserError where it cannot be read."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return _digest_of(path, status.st_size, status.st_mtime_ns)
 
 

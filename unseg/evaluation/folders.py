@@ -1,7 +1,7 @@
 """A comparison of folders: clean images with annotations, any number of protected folders beside them, clean test images."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from unseg.config import Budget
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.errors import UserError
-from unseg.evaluation.compare import Make, Source, Study, check_size, file_identity, weights_identity
+from unseg.evaluation.compare import Make, Source, Study, Watcher, check_size, weights_identity
 from unseg.evaluation.conditions import class_pattern, random_noise
 from unseg.evaluation.data import fingerprint
 from unseg.evaluation.learner import LearnerOptions
@@ -63,8 +63,8 @@ class Setup:
     perceptual: Similarity | None = None
 
 
-def study_of_folders(folders: Folders, setup: Setup, begin: Callable[[str, int], None] = lambda what, total: None) -> Study:
-    """Opens and checks everything. UserError for the first thing that is wrong. begin: told what takes long."""
+def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher()) -> Study:
+    """Opens and checks everything. UserError for the first thing that is wrong."""
     check_size(*setup.size)
     makers = {network: find_maker(setup.task, network) for network in setup.networks}
     for network in setup.weights:
@@ -76,7 +76,7 @@ def study_of_folders(folders: Folders, setup: Setup, begin: Callable[[str, int],
         if not path.exists():
             raise UserError(f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path")
     conditions = _conditions(setup, list(folders.protected))
-    begin("annotations", 0)
+    watcher.begin("opening annotations", 0)
     train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean")
     # Few masks do not show what they are: test masks that are black all over would be taken for binary ones.
     known = train.annotations.format if folders.annotations_format == "auto" and train.annotations.format in MASK_FORMATS else None
@@ -84,11 +84,14 @@ def study_of_folders(folders: Folders, setup: Setup, begin: Callable[[str, int],
     for opened in (train, test):
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]
-    begin("comparing files", 0)
     protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
+    parts = [*protected.values(), [*train.files, *annotation_files(annotations)], [*test.files, *annotation_files(test_annotations)]]
+    watcher.begin("reading files for their hashes", sum(map(len, parts)))
+    *identities, train_hash, test_hash = [fingerprint(_told(files, watcher.tick)) for files in parts]
     check_apart([*train.files, *(path for files in protected.values() for path in files)], test.files)
     where = {"budget": {"object": setup.budget.object, "background": setup.budget.background}}
-    sources = {name: Source(files=tuple(files), identity=file_identity(files)) for name, files in protected.items()}
+    sources = {name: Source(files=tuple(files), identity={"files": identity})
+               for (name, files), identity in zip(protected.items(), identities, strict=True)}
     sources["random"] = Source(lambda seed: random_noise(setup.budget, seed), where)
     sources["pattern"] = Source(lambda seed: class_pattern(setup.budget, seed), where)
     rule = folders.rule
@@ -96,13 +99,18 @@ def study_of_folders(folders: Folders, setup: Setup, begin: Callable[[str, int],
         "size": list(setup.size), "colour_jitter": setup.colour_jitter, "options": dict(setup.extra),
         "objects": rule.which if isinstance(rule.which, str) else list(rule.which), "ignore_label": rule.ignore_label,
         "background_label": rule.background_label,
-        "train": fingerprint([*train.files, *annotation_files(annotations)]),
-        "test": fingerprint([*test.files, *annotation_files(test_annotations)]),
+        "train": train_hash, "test": test_hash,
     }
     return Study(setup.task, setup.out, train, test, _maker(makers, setup, weights, rule), truth_by(rule), setup.networks, conditions,
                  Schedule(**setup.choices.steps_for(len(train))), sources, setup.seeds, setup.device, common,
                  {"remarks": _remarks(train, "training") + _remarks(test, "test")},
                  {network: weights_identity(path) for network, path in weights.items()}, setup.checkpoint_every, setup.perceptual)
+
+
+def _told(paths: Iterable[Path], tick: Callable[[], None]) -> Iterator[Path]:
+    for path in paths:
+        yield path
+        tick()
 
 
 def _conditions(setup: Setup, protected: Sequence[str]) -> tuple[str, ...]:
