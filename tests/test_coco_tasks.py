@@ -708,6 +708,22 @@ def test_a_hugging_face_folder_is_loaded(name: str, head: str, tmp_path: Path) -
         build(name, 3, tmp_path / "saved")
 
 
+def test_a_folder_of_a_swin_classifier_starts_the_backbone_of_mask2former(tmp_path: Path) -> None:
+    from transformers import SwinConfig, SwinForImageClassification
+
+    sizes = {key: value for key, value in mask2former.SIZES["mask2former_tiny"]["backbone"].items()}
+    classifier = SwinForImageClassification(SwinConfig(**sizes, num_labels=7))
+    classifier.save_pretrained(tmp_path / "swin")
+    network = mask2former.build_mask2former("mask2former_tiny", 2, tmp_path / "swin")
+    assert network.notes == ["--weights swin: of the backbone alone; all else starts from random weights"]
+    encoder = network.network.model.pixel_level_module.encoder
+    assert torch.equal(encoder.swin.embeddings.norm.weight, classifier.swin.embeddings.norm.weight)
+    theirs, ours = classifier.swin.encoder.state_dict(), encoder.swin.encoder.state_dict()
+    assert len(theirs) > 30 and all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    with pytest.raises(UserError, match="does not fit this network"):
+        mask2former.build_mask2former("mask2former_swin_t", 2, tmp_path / "swin")
+
+
 def test_entries_of_published_folders_that_play_no_part(tmp_path: Path) -> None:
     """Published Mask2Former files have the indices of Swin's windows and no last norm, which this release computes and adds."""
     first = mask2former.build_mask2former("mask2former_tiny", 2, None)

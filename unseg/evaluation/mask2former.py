@@ -17,12 +17,15 @@ from torch import nn
 from unseg.errors import UserError
 from unseg.evaluation.coco_metrics import MAX_DETECTIONS
 from unseg.evaluation.regions import Targets
-from unseg.evaluation.weights import build_transformers
+from unseg.evaluation.weights import Backbone, build_transformers
 
 STAGES = [f"stage{number}" for number in range(1, 5)]
 CLASS_HEAD = r"^class_predictor\.|^criterion\.empty_weight$"  # what depends on the number of classes
 # Published files have the indices of Swin's windows, which are computed now, and no last norm of Swin, which is not used.
 IDLE = r"relative_position_index$|swin\.layernorm\."
+# A Swin that classifies has a last norm and a classifier, and no norms of its stages' outputs.
+SWIN = Backbone("swin", "model.pixel_level_module", "encoder",
+                r"^classifier\.|^hidden_states_norms\.|(^|\.)layernorm\.(weight|bias)$")
 # Of the published panoptic inference: a query's least score, and the share of its mask that it must win.
 LEAST_SCORE, LEAST_WON = 0.8, 0.8
 
@@ -54,7 +57,7 @@ class Mask2Former(nn.Module):
     def __init__(self, name: str, class_count: int, weights: Path | None) -> None:
         super().__init__()
         self.network, self.notes = build_transformers("Mask2Former", "ForUniversalSegmentation", class_count, weights, CLASS_HEAD,
-                                                      partial(_configuration, name, class_count), IDLE)
+                                                      partial(_configuration, name, class_count), IDLE, SWIN)
         # The last norm of the Swin classifier is no part of the answer, so that it would never have a gradient.
         self.network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
 

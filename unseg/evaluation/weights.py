@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,17 @@ from unseg.errors import UserError
 
 CONFIG, SHARDS = "config.json", "model.safetensors.index.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network's part that a classifier's folder can start. model_type: the classifier's. place, name: the module that holds the
+    part, and its name there. idle: entries (a pattern) that only one of the two has."""
+
+    model_type: str
+    place: str
+    name: str
+    idle: str
 
 
 def read_weights(path: Path) -> State:
@@ -58,12 +70,14 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], heads: 
 
 
 def build_transformers(family: str, head: str, class_count: int, weights: Path | None, heads: str,
-                       configure: Callable[[Any], Any], idle: str = r"^$") -> tuple[nn.Module, list[str]]:
+                       configure: Callable[[Any], Any], idle: str = r"^$",
+                       backbone: Backbone | None = None) -> tuple[nn.Module, list[str]]:
     """A network of transformers with `class_count` classes, and sentences on what weights left random.
 
     family, head: its class is transformers' FAMILY + HEAD, its configuration FAMILY + "Config". configure: from that class to the
     configuration; a Hugging Face folder in `weights` brings its own. heads: see `load_strictly`. idle: entries (a pattern) that
-    play no part, so that a folder may lack them or have them. Nothing is downloaded.
+    play no part, so that a folder may lack them or have them. backbone: what a folder of a classifier starts. Nothing is
+    downloaded.
     """
     import transformers
 
@@ -72,21 +86,34 @@ def build_transformers(family: str, head: str, class_count: int, weights: Path |
         network = network_class(configure(config_class))
         return network, [] if weights is None else load_strictly(network, read_weights(weights), heads, weights)
     told = transformers.PreTrainedConfig.get_config_dict(weights, local_files_only=True)[0]
+    if backbone is not None and told.get("model_type") == backbone.model_type:
+        network = network_class(configure(config_class))
+        holder = network.get_submodule(backbone.place)
+        loaded, _ = _from_pretrained(type(getattr(holder, backbone.name)), getattr(holder, backbone.name).config, weights, r"^$",
+                                     rf"{idle}|{backbone.idle}")
+        setattr(holder, backbone.name, loaded)
+        return network, [f"--weights {weights.name}: of the backbone alone; all else starts from random weights"]
     if told.get("model_type") != config_class.model_type:
         raise UserError(f"--weights {weights}: is a {told.get('model_type')}, this network is a {config_class.model_type}")
     names = {place: str(place) for place in range(class_count)}
     config = config_class.from_dict({**told, "num_labels": class_count, "id2label": names,
                                      "label2id": {name: place for place, name in names.items()}})
-    # By the library's own loading, which knows the names that its earlier releases gave to entries.
+    network, renewed = _from_pretrained(network_class, config, weights, heads, idle)
+    return network, _told(weights, renewed)
+
+
+def _from_pretrained(network_class: Any, config: Any, weights: Path, heads: str, idle: str) -> tuple[nn.Module, list[str]]:
+    """By the library's own loading, which knows the names that its earlier releases gave to entries. Returns the network and the
+    entries of heads that stayed random."""
     with _quiet():
         try:
             network, found = network_class.from_pretrained(weights, config=config, local_files_only=True,
                                                            ignore_mismatched_sizes=True, output_loading_info=True)
         except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
             raise UserError(f"--weights {weights}: cannot be read ({str(error).splitlines()[0]}); get it again") from None
-    head_of = re.compile(heads)
+    head = re.compile(heads)
     misshaped = sorted(name for name, *_ in found["mismatched_keys"])
-    renewed = [name for name in misshaped if head_of.search(name)]
+    renewed = [name for name in misshaped if head.search(name)]
     # How many batches a batch norm has seen is no weight, and fixed norms do not keep it.
     left_out = re.compile(rf"{idle}|num_batches_tracked$")
     missing, unexpected = (sorted(name for name in found[kind] if not left_out.search(name))
@@ -94,7 +121,7 @@ def build_transformers(family: str, head: str, class_count: int, weights: Path |
     wrong = Misfit(missing, unexpected, [name for name in misshaped if name not in renewed])
     if wrong:
         raise UserError(f"--weights {weights}: does not fit this network: {wrong}")
-    return network.train(), _told(weights, renewed)
+    return network.train(), renewed
 
 
 def _told(source: Path, renewed: Sequence[str]) -> list[str]:
