@@ -469,7 +469,9 @@ def test_an_image_without_object_is_replaced() -> None:
     train = scenes(2)
     train.maps[0] = np.zeros((64, 64), np.uint8)
     own = learner(train)
+    assert own.notes == []
     assert own.train.with_object(0) is own.train[1]
+    assert len(own.notes) == 1 and own.notes[0].endswith("others were taken in their place: 1 (0.png)")
     with pytest.raises(UserError, match="no training image has an object"):
         learner(Pictures(train.images[:1], train.maps[:1])).train.with_object(0)
 
@@ -492,6 +494,18 @@ def test_it_learns(network: str) -> None:
         losses.append(loss.item())
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1
     assert own.evaluate(model, CPU)["iou_points"] > own.trivial["iou_points"] + 0.2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("network", ["sam_mini", "samhq_mini"])
+def test_gpus_in_half_precision_answer_like_the_cpu(network: str) -> None:
+    model, (images, boxes, points), cuda = sam.build_promptable(network, SIDE).eval(), asked(), torch.device("cuda")
+    with torch.no_grad():
+        expected = model(images, boxes, points)
+        with torch.autocast("cuda", torch.bfloat16):
+            answers = model.to(cuda)(images.to(cuda), boxes.to(cuda), points.to(cuda))
+    assert answers.dtype == torch.float32
+    torch.testing.assert_close(answers.cpu(), expected, rtol=0.05, atol=0.05 * expected.std().item())
 
 
 def test_examples_show_truth_and_answers() -> None:

@@ -8,7 +8,7 @@ image, N points of an object, M side of the logits, H×W an image's own size.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from unseg import losses
 from unseg.data.annotations import Annotated, ClassMap, ObjectRule
+from unseg.data.annotations.core import first_few
 from unseg.data.views import MIN_OBJECT_PIXELS
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import draw_colours
@@ -76,6 +77,7 @@ class Scenes:
 
     def __init__(self, images: AnnotatedImages, side: int, rule: ObjectRule, merged: bool) -> None:
         self.images, self.side, self.rule, self.merged = images, side, rule, merged
+        self.without: set[int] = set()  # scenes in whose place another one was shown
         self._kept: dict[int, Scene] = {}
         self._bytes = 0
 
@@ -85,11 +87,11 @@ class Scenes:
     def __getitem__(self, index: int) -> Scene:
         if index in self._kept:
             return self._kept[index]
-        annotated = self.images.annotated(index)
-        masks = objects_of(annotated, self.rule, self.merged)
-        shrunk = min(1.0, (self.side / max(annotated.height, annotated.width)) ** 2)  # share of its pixels that the frame keeps
-        large = [encode(mask) for mask in masks if np.count_nonzero(mask) * shrunk >= MIN_OBJECT_PIXELS]
-        scene = Scene(self.images.pixels(index), tuple(large), len(masks) - len(large))
+        pixels = self.images.pixels(index)
+        masks = objects_of(self.images.annotated(index), self.rule, self.merged)
+        scale = (self.side / max(pixels.shape[:2])) ** 2  # pixels of the frame for one of the image
+        large = [encode(mask) for mask in masks if np.count_nonzero(mask) * scale >= MIN_OBJECT_PIXELS]
+        scene = Scene(pixels, tuple(large), len(masks) - len(large))
         if self._bytes + scene.pixels.nbytes <= KEPT_BYTES:
             self._kept[index] = scene
             self._bytes += scene.pixels.nbytes
@@ -101,6 +103,7 @@ class Scenes:
             scene = self[(index + place) % len(self)]
             if scene.masks:
                 return scene
+            self.without.add((index + place) % len(self))
         raise UserError(f"--annotations: no training image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size")
 
 
@@ -122,8 +125,8 @@ class Interactive(Learner):
     Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask an image); per_view, how
     many objects of a training view are asked for (some of them again where there are fewer; 1 if merged); max_objects, the most objects
     of a test image that are asked for (a random choice by its name).
-    Objects of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing, and counted; a training
-    image without an object is replaced by the next one that has some.
+    Objects of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing (there they are counted). A
+    training image without an object is replaced by the next one that has some, and the notes say so.
     """
 
     metric = "iou"
@@ -139,12 +142,20 @@ class Interactive(Learner):
         self.max_objects, self.per_view = extra["max_objects"], 1 if extra["target"] == "merged" else extra["per_view"]
         self.train, self.test = (Scenes(images, self.side, options.rule, extra["target"] == "merged") for images in (train, test))
         self.train_count = len(self.train)
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool, self._note = ThreadPoolExecutor(THREADS), ""
 
     def build(self) -> nn.Module:
         network = build_promptable(self.network, self.side, self.options.weights)
-        self.notes = [network.note]
+        self._note = network.note
         return network
+
+    @property
+    def notes(self) -> list[str]:
+        """What is trained; how many training images another one stood in for so far."""
+        missed = sorted(self.train.images.names[index] for index in self.train.without)
+        return [*([self._note] if self._note else []), *(
+            [f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were taken in their place: "
+             f"{len(missed)} ({first_few(missed)})"] if missed else [])]
 
     # --- training
 
@@ -202,18 +213,27 @@ class Interactive(Learner):
     def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
         """MEASURES, as means of both PROMPTS and of each, over all objects; counts: objects, and what was left out."""
         model.eval()
-        scores = []
-        for index, scene, objects in self._asked():
-            if objects:
-                scores += [_scores(mask, answers) for mask, answers in zip(objects, self._answers(model, device, index, scene, objects))]
-            tick()
-        return self._summary(scores)
+        return self._scored(lambda *asked: self._answers(model, device, *asked), tick)
 
     @functools.cached_property
     def trivial(self) -> Metrics:
         """What the prompts say by themselves: the filled box is the object, and where there are only points, the whole image."""
-        return self._summary([_scores(mask, [_filled_box(mask), np.ones_like(mask)])
-                              for _, _, objects in self._asked() for mask in objects])
+        return self._scored(lambda index, scene, objects: [[_filled_box(mask), np.ones_like(mask)] for mask in objects])
+
+    def _scored(self, answers: Callable[[int, Scene, list[np.ndarray]], list[list[np.ndarray]]],
+                tick: Callable[[], None] = lambda: None) -> Metrics:
+        """answers: from an image's index, scene and objects to the answers to each object's box and points."""
+        scores, too_small, without = [], 0, 0
+        for index, scene, objects in self._asked():
+            too_small, without = too_small + scene.too_small, without + (not scene.masks)
+            if objects:
+                scores += map(_scores, objects, answers(index, scene, objects))
+            tick()
+        if not scores:
+            raise UserError(f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size")
+        means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+        both = {measure: sum(means[f"{measure}_{kind}"] for kind in PROMPTS) / len(PROMPTS) for measure in MEASURES}
+        return {**both, **means, "counts": {"objects": len(scores), "too_small": too_small, "images_without_object": without}}
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
         """The objects in colours; the network's are its answers to boxes."""
@@ -226,7 +246,7 @@ class Interactive(Learner):
                                  overlay(scene.pixels, answers)))
         return shown
 
-    def _asked(self, count: int | None = None):
+    def _asked(self, count: int | None = None) -> Iterator[tuple[int, Scene, list[np.ndarray]]]:
         """(index, scene, the objects that are asked for, each H×W bool) of the first `count` test images, or of all."""
         for index in range(len(self.test))[:count]:
             scene = self.test[index]
@@ -244,17 +264,6 @@ class Interactive(Learner):
         asked = _asked(view_pixels(scene.pixels, view), [_label(mask, view) for mask in objects], random)
         logits_K2MM = model(*(field[None].to(device) for field in (asked.image, asked.boxes, asked.points)))[0].float()
         return [list((restore(logits_2MM, view, scene.size) > 0).cpu().numpy()) for logits_2MM in logits_K2MM]
-
-    def _summary(self, scores: Sequence[dict[str, float]]) -> Metrics:
-        """scores: of each object, MEASURE_PROMPT → value."""
-        if not scores:
-            raise UserError(f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size")
-        means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
-        both = {measure: sum(means[f"{measure}_{kind}"] for kind in PROMPTS) / len(PROMPTS) for measure in MEASURES}
-        scenes = [self.test[index] for index in range(len(self.test))]
-        return {**both, **means, "counts": {
-            "objects": len(scores), "too_small": sum(scene.too_small for scene in scenes),
-            "images_without_object": sum(not scene.masks for scene in scenes)}}
 
 
 def _label(mask_HW: np.ndarray, view: View) -> np.ndarray:
