@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a segmentation network on clean and on unlearnable Pascal VOC images, tests both on clean images, and prints mIoU by class
-# beside each other: the published evaluation, DeepLabV1 on ResNet38 (docs/evaluation.md).
+# Trains a segmentation network on clean and on unlearnable Pascal VOC images, tests both on clean images, and prints the IoU of
+# every class beside each other: the published evaluation, DeepLabV1 on ResNet38 (docs/evaluation.md).
 #
 #   WEIGHTS=pretrained_checkpoint/ilsvrc-cls_rna-a1_cls1000_ep-0001.params DATA_ROOT=VOCdevkit/VOC2012 \
 #       PROTECTED=runs/unlearnable/pascal bash eval/run_seg.sh
@@ -11,12 +11,13 @@
 #          JPEGImages/NAME.jpg, SegmentationClass/NAME.png, ImageSets/Segmentation/{train,val}.txt   (Pascal VOC; also where it
 #          lies in DATA_ROOT/VOC2012 or DATA_ROOT/VOCdevkit/VOC2012); SegmentationClassAug for the 10,582 training images
 #          images/{train,test}/NAME.jpg, labels/{train,test}/NAME.png                                (anything else)
-#        The labels are class-index PNG, 255 = not labelled. The published size needs a GPU (16 crops of 321×321, 124 million weights).
-# Leaves: results.json, curves and example predictions in OUT; links to the images in OUT/voc; without PROTECTED the images that it
-#        made in OUT/protected. Nothing in DATA_ROOT changes. The same command goes on after an interruption.
+#        The labels are class-index PNG, 255 = not labelled. The published size needs a GPU (16 crops of 321×321, 124 million
+#        weights).
+# Leaves: results.json, curves and example predictions in OUT; links to the images in OUT/voc; without PROTECTED the images that
+#        it made in OUT/protected. Nothing in DATA_ROOT changes. The same command goes on after an interruption.
 # Settings: DATA_ROOT ($DETECTRON2_DATASETS if not set)  OUT=runs/run_seg
-#           PROTECTED  unlearnable training images, by the clean ones' names, PNG or PNG under names in .jpg: a folder, or an edition
-#                      of VOC as scripts/generate_pascal.sh writes it; without it GENERATOR makes them first
+#           PROTECTED  unlearnable training images, by the clean ones' names, PNG or PNG under names in .jpg: a folder, or an
+#                      edition of VOC as scripts/generate_pascal.sh writes it; without it GENERATOR makes them first
 #           GENERATOR=compact (or a weight file)  OBJECTS=all (every class but 0; or ids such as 15 or 3,4, or by-class)
 #           TRAIN_LIST=train  TEST_LIST=val: lists in ImageSets/Segmentation, or files with a name a line.  TRAIN_LIST=train_aug:
 #                      where VOC has no such list, every image in SegmentationClassAug that TEST_LIST does not name
@@ -25,9 +26,10 @@
 #           WEIGHTS    where the network starts (pretrained_checkpoint/README.md); without it from random weights
 #           CONDITIONS=clean,protected (also random: noise of the same budget, as a control)
 #           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
-#         Of deeplabv1_resnet38: EPOCHS=30 (or STEPS)  BATCH=16  SIZE=321x321 (the crop)  RATE=7e-4  WIDTH=1 (a factor on the channels)
-#           PUBLISHED_OPTIMIZER=1  momentum 1e-5 and no weight decay, as the published code ran by a slip, in place of the momentum of
-#                      0.9 and the decay of 1e-5 that it means
+#         Of deeplabv1_resnet38: EPOCHS=30 (or STEPS)  BATCH=16  SIZE=321x321 (the crop)  RATE=7e-4
+#           WIDTH=1    a factor on every layer's channels
+#           PUBLISHED_OPTIMIZER=1  momentum 1e-5 and no weight decay, as the published code ran by a slip, in place of the momentum
+#                      of 0.9 and the decay of 1e-5 that it means
 #         Of other networks: STEPS=6000  BATCH=8  SIZE=240x180.  More options go to `unseg evaluate`.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -87,7 +89,7 @@ if [[ -z $protected ]]; then
     "$root/.venv/bin/unseg" protect "$data/images/train" --masks "$data/labels/train" --objects "${OBJECTS:-all}" \
         --generator "${GENERATOR:-compact}" --out "$protected" || made=$?
     ((made <= 1)) || exit "$made"
-    ((made == 0)) || echo "run_seg.sh: some images are unprotected, as the table says; training goes on with the others protected" >&2
+    ((made == 0)) || echo "run_seg.sh: some images are unprotected, as the table says; training goes on" >&2
 elif [[ -d $protected/JPEGImages ]]; then
     protected=$protected/JPEGImages
 fi

@@ -28,7 +28,7 @@ from unseg.evaluation.deeplabv1 import DeepLabV1Learner, View, draw_views, make_
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.mxnet_params import read_array, read_directory
 from unseg.evaluation.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, parameter_count, read_mxnet
-from unseg.evaluation.trainer import Schedule, train
+from unseg.evaluation.trainer import Checkpoint, Schedule, train
 
 CONFORMANCE = Path(__file__).parent / "conformance"
 CONVERT = Path(__file__).parents[1] / "utils" / "convert_resnet38.py"
@@ -135,7 +135,8 @@ def test_every_entry_of_mxnets_file_finds_its_place(tmp_path: Path, version: int
     state = read_mxnet(write_params(tmp_path / "w.params", arrays, version), backbone_shapes(NARROW))
     assert shapes_of(state) == backbone_shapes(NARROW)
     pairs = {"conv1a.weight": "arg:conv1a_weight", "b2.conv_branch1.weight": "arg:res2a_branch1_weight",
-             "b4_5.conv_branch2b1.weight": "arg:res4b5_branch2b1_weight", "b7.conv_branch2b2.weight": "arg:res7a_branch2b2_weight",
+             "b4_5.conv_branch2b1.weight": "arg:res4b5_branch2b1_weight",
+             "b7.conv_branch2b2.weight": "arg:res7a_branch2b2_weight",
              "b3_2.bn_branch2a.weight": "arg:bn3b2_branch2a_gamma", "b6.bn_branch2b2.bias": "arg:bn6a_branch2b2_beta",
              "b5.bn_branch2b1.running_mean": "aux:bn5a_branch2b1_moving_mean", "bn7.running_var": "aux:bn7_moving_var",
              "bn7.weight": "arg:bn7_gamma"}
@@ -263,7 +264,8 @@ def test_folders_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".params", ".pth", ".safetensors"])
 def test_a_backbone_loads_from_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
-    path, state = tmp_path / f"w{suffix}", read_mxnet(write_params(tmp_path / "w.params", mxnet_arrays()), backbone_shapes(NARROW))
+    path = tmp_path / f"w{suffix}"
+    state = read_mxnet(write_params(tmp_path / "w.params", mxnet_arrays()), backbone_shapes(NARROW))
     if suffix == ".pth":
         torch.save(state, path)
     elif suffix == ".safetensors":
@@ -486,7 +488,8 @@ def test_the_head_learns_ten_times_as_fast_and_the_frozen_part_not_at_all(tmp_pa
         assert len(learner.notes) == bool(said) and said in " ".join(learner.notes)
         backbone, head = learner.parameter_groups(model)
         assert head["rate"] == 10 and "rate" not in backbone
-        assert {id(p) for p in head["params"]} == {id(p) for m in (model.fc8_seg_conv1, model.fc8_seg_conv2) for p in m.parameters()}
+        both = [*model.fc8_seg_conv1.parameters(), *model.fc8_seg_conv2.parameters()]
+        assert {id(parameter) for parameter in head["params"]} == {id(parameter) for parameter in both}
         assert len(backbone["params"]) + len(head["params"]) + frozen == len(list(model.parameters()))
 
 
@@ -507,6 +510,30 @@ def test_unknown_networks_and_options_are_refused() -> None:
         make_deeplabv1("deeplabv1_resnet50", data, data, LearnerOptions((33, 25)))
     with pytest.raises(UserError, match="--set depth.*width"):
         make_deeplabv1("deeplabv1_resnet38", data, data, LearnerOptions((33, 25), extra={"depth": 3}))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    learner = learner_of(painted((30, 40), (50, 20), (26, 26)), painted((20, 20), seed=1))
+    schedule = Schedule(steps=5, batch=2, eval_every=2, optimizer="sgd", decay="poly", warm_up=0, learning_rate=1e-2)
+    unbroken = train(learner, schedule, 7)
+
+    def kill(step: int) -> None:
+        if step == 4:
+            raise Killed
+
+    checkpoint = Checkpoint(tmp_path / "run.pt", {}, every=0)
+    with pytest.raises(Killed):
+        train(learner, schedule, 7, checkpoint=checkpoint, tick=kill)
+    resumed: list[int] = []
+    broken = train(learner, schedule, 7, checkpoint=checkpoint, resumed=resumed.append)
+    assert resumed == [3]
+    assert broken.metrics == unbroken.metrics and broken.curve == unbroken.curve
+    states = (run.network.state_dict().values() for run in (broken, unbroken))
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
 @pytest.mark.slow

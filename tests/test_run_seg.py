@@ -49,7 +49,8 @@ def test_lists_become_folders_of_links(tmp_path: Path) -> None:
 
 def test_list_files_of_every_form(tmp_path: Path) -> None:
     voc, file = write_voc(tmp_path / "voc"), tmp_path / "mine.txt"
-    file.write_text("\n2007_000001\n/JPEGImages/2007_000003.jpg /SegmentationClassAug/2007_000003.png\n2007_000001\n2007_000000.png\n")
+    file.write_text("\n2007_000001\n/JPEGImages/2007_000003.jpg /SegmentationClassAug/2007_000003.png\n"
+                    "2007_000001\n2007_000000.png\n")
     assert listed(voc, str(file)) == ["2007_000001", "2007_000003", "2007_000000"]
     assert listed(voc, "val") == list(TEST)
     assert listed(voc, "none") is None
@@ -127,7 +128,8 @@ def run_of(condition: str, seed: int, iou: dict[str, float | None]) -> dict:
 
 def test_classes_stand_beside_each_other() -> None:
     results = {"tasks": {}, "runs": [
-        run_of("protected", 0, {"sky": 0.25, "road": 0.05, "bus": None}), run_of("clean", 0, {"sky": 0.5, "road": 0.7, "bus": None}),
+        run_of("protected", 0, {"sky": 0.25, "road": 0.05, "bus": None}),
+        run_of("clean", 0, {"sky": 0.5, "road": 0.7, "bus": None}),
         run_of("clean", 1, {"sky": 0.7, "road": 0.9, "bus": None})]}
     (table,) = class_tables(results)
     columns = {str(column.header): list(column.cells) for column in table.columns}

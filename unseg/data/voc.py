@@ -23,8 +23,8 @@ def find_voc(root: Path) -> Path | None:
 def listed(voc: Path, which: str) -> list[str] | None:
     """The names of a list, in its order: one of VOC's own lists, or a file. None where there is none.
 
-    Lists for SBD's labels have paths and suffixes, such as `/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`; the
-    first column's name counts.
+    Lists for SBD's labels have paths and suffixes (`/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`): the name
+    in the first column counts.
     """
     file = Path(which) if Path(which).is_file() else voc / VOC_LISTS.format(split=which)
     if not file.is_file():
@@ -33,7 +33,8 @@ def listed(voc: Path, which: str) -> list[str] | None:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as a list of names ({error}); give a text file with a name a line") from None
-    return list(dict.fromkeys(Path(line.split()[0]).name.removesuffix(".jpg").removesuffix(".png") for line in lines if line.split()))
+    paths = [Path(line.split()[0]) for line in lines if line.split()]
+    return list(dict.fromkeys(path.name.removesuffix(".jpg").removesuffix(".png") for path in paths))
 
 
 def training_names(voc: Path, train_list: str, labels: str, test_names: Sequence[str]) -> list[str]:
@@ -43,12 +44,17 @@ def training_names(voc: Path, train_list: str, labels: str, test_names: Sequence
     if names is None and train_list == AUGMENTED_LIST and (voc / labels).is_dir():
         names = sorted({path.stem for path in (voc / labels).glob("*.png")} - set(test_names))
     if names is None:
-        raise UserError(f"{voc / VOC_LISTS.format(split=train_list)}: no such file; name the training images with TRAIN_LIST, a list of "
-                        "VOC or a file with a name a line")
+        raise _no_list(voc, train_list, "TRAIN_LIST")
     return names
 
 
-def link_splits(voc: Path, folder: Path, train_list: str = "train", test_list: str = "val", labels: str | None = None) -> dict[str, int]:
+def _no_list(voc: Path, which: str, setting: str) -> UserError:
+    return UserError(f"{voc / VOC_LISTS.format(split=which)}: no such file; name a list of VOC's, or a file with a name a line, with "
+                     f"{setting}")
+
+
+def link_splits(voc: Path, folder: Path, train_list: str = "train", test_list: str = "val",
+                labels: str | None = None) -> dict[str, int]:
     """Makes `folder` anew: images/{train,test} and labels/{train,test} with links into `voc`. Returns how many images each has.
 
     labels: the folder of the training labels; None: SegmentationClassAug for train_aug, else SegmentationClass, which test labels
@@ -57,12 +63,11 @@ def link_splits(voc: Path, folder: Path, train_list: str = "train", test_list: s
     labels = labels or (AUGMENTED if train_list == AUGMENTED_LIST else LABELS)
     test = listed(voc, test_list)
     if test is None:
-        raise UserError(f"{voc / VOC_LISTS.format(split=test_list)}: no such file; name the test images with TEST_LIST, a list of VOC or "
-                        "a file with a name a line")
+        raise _no_list(voc, test_list, "TEST_LIST")
     train = training_names(voc, train_list, labels, test)
     if both := set(train) & set(test):
-        raise UserError(f"{min(both)} is in the training list {train_list} and in the test list {test_list} ({len(both)} such names); "
-                        "training on test images would measure memory")
+        raise UserError(f"{min(both)} is in the training list {train_list} and in the test list {test_list} ({len(both)} such "
+                        "names): that would measure memory; give TRAIN_LIST and TEST_LIST without names in common")
     splits = {"train": (train, labels), "test": (test, LABELS)}
     files = {split: [(voc / VOC_IMAGES / f"{name}.jpg", voc / where / f"{name}.png") for name in names]
              for split, (names, where) in splits.items()}

@@ -1,4 +1,4 @@
-"""DeepLabV1-ResNet38 as published for UnSeg's evaluation on Pascal VOC: random scales and crops of whole images, tests at full size.
+"""DeepLabV1-ResNet38 as published for UnSeg's evaluation on Pascal VOC: random scales and crops of images, tests at full size.
 
 A batch has one scale; its crops are padded with the mean colour, whose pixels are not labelled (the published code labels them
 background, which teaches a network that a plain margin is background). The logits are resized to the crop before the loss.
@@ -40,8 +40,8 @@ class View:
     place: tuple[float, float]
 
     def of(self, values: np.ndarray, size: tuple[int, int], interpolation: int, padding: Sequence[float] | float) -> np.ndarray:
-        """The view of an image (H×W×3) or label map (H×W) as an array of `size` (width, height) and the same type; what lies outside
-        the image is `padding`."""
+        """The view of an image (H×W×3) or label map (H×W) as an array of `size` (width, height) and the same type; what lies
+        outside the image is `padding`."""
         height, width = (max(1, int(side * self.scale)) for side in values.shape[:2])
         scaled = cv2.resize(values, (width, height), interpolation=interpolation)
         if self.flip:
@@ -161,7 +161,7 @@ class DeepLabV1Learner(Learner):
             raise error if name in str(error) else UserError(f"{name}: {error}") from None
 
     def _count(self, images: AnnotatedImages) -> np.ndarray:
-        """How many pixels have each label, 255 among them: 256 counts. Every image is read once, so that what is broken shows now."""
+        """How many pixels have each label, 255 among them: 256 counts. Reads every image, so that what is broken shows now."""
         counts = self._pool.map(lambda index: np.bincount(self._read(images, index)[1].ravel(), minlength=256),
                                 range(len(images.names)))
         return np.sum(list(counts), axis=0)

@@ -55,7 +55,8 @@ def read_directory(path: Path) -> dict[str, Entry]:
         reader = _Reader(path, file)
         magic, _ = reader.words("<QQ", "its first 16 bytes")
         if magic != LIST_MAGIC:
-            raise UserError(f"{path}: is no MXNet .params file (it begins with 0x{magic:X}, not 0x112); give the file as downloaded")
+            raise UserError(f"{path}: is no MXNet .params file (it begins with 0x{magic:X}, not 0x112); give the file as it was "
+                            "downloaded")
         arrays = [reader.array(number) for number in range(reader.count("arrays", 4))]
         names = [reader.name(number) for number in range(reader.count("names", 8))]
         if len(names) != len(arrays):

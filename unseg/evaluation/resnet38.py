@@ -28,7 +28,8 @@ HEAD_WIDTH, HEAD_DILATION = 512, 12
 
 
 class _Plain(NamedTuple):
-    """A unit of two 3×3 convolutions: width of the first, of the second; stride and dilation of the first, dilation of the second."""
+    """A unit of two 3×3 convolutions of widths `mid` and `out`; the first has the stride and `first_dilation`, the second
+    `dilation`."""
 
     mid: int
     out: int
@@ -181,8 +182,8 @@ def backbone_shapes(width: float = 1.0) -> Shapes:
 
 
 def read_mxnet(path: str | Path, expected: Shapes | None = None) -> State:
-    """ResNet38's state, float32 in our names, from MXNet's ImageNet file. UserError where an entry is missing, unknown or of another
-    shape, or where numbers are not finite; only what fits is ever read into memory. ImageNet's classifier is left out.
+    """ResNet38's state, float32 in our names, from MXNet's ImageNet file, whose classifier is left out. UserError where an entry is
+    missing, unknown or of another shape, or where numbers are not finite; only what fits is ever read into memory.
 
     expected: our entries; None: those of the published width.
     """
@@ -204,8 +205,8 @@ def _tensor(path: Path, name: str, entry: Entry) -> torch.Tensor:
 
 
 def load_weights(network: DeepLabV1, path: str | Path) -> bool:
-    """Fills the network from a file: the published `.params`, or a .pth or safetensors of the backbone (as `utils/convert_resnet38.py`
-    writes it) or of the whole network. Returns whether the head was in it; if not, it stays as it was made.
+    """Fills the network from a file: the published `.params`, or a .pth or safetensors of the backbone (as
+    `utils/convert_resnet38.py` writes it) or of the whole network. Returns whether the head was in it; if not, it stays as it was.
 
     UserError names missing, unexpected and mis-shaped entries. PyTorch's counters of batches may be missing.
     """
@@ -219,8 +220,8 @@ def load_weights(network: DeepLabV1, path: str | Path) -> bool:
     has_head = any(name.startswith(HEAD) for name in state)
     misfit = compare(shapes_of(state), whole if has_head else backbone)
     if misfit:
-        raise UserError(f"{path}: does not fit DeepLabV1-ResNet38{_hint(network, misfit)}: {misfit}; give {IMAGENET_PARAMS}, or what "
-                        "utils/convert_resnet38.py makes of it")
+        raise UserError(f"{path}: does not fit DeepLabV1-ResNet38{_hint(network, misfit)}: {misfit}; give {IMAGENET_PARAMS}, or "
+                        "what utils/convert_resnet38.py makes of it")
     left = network.load_state_dict(state, strict=False).missing_keys
     assert all(name.endswith(_COUNTER) or (not has_head and name.startswith(HEAD)) for name in left), left
     return has_head
