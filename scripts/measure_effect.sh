@@ -11,8 +11,8 @@
 # Takes: 14 hours on 2 free cores of 2.5 GHz with PARALLEL=1, 28 hours of one core in all: 55 minutes for each seed and condition
 #        of a task through the four networks (0.29, 0.45, 0.21 and 0.10 s a step, 3,000 steps, 5 % more for the tests). Reckoned
 #        from these measured times; the whole was not run in one go.
-# Leaves: OUT/TASK/ with results.json, curves.jsonl, curves.png, final.png. A run that is there already is not repeated, so
-#        after an interruption start it again. Seed 0 of everything comes first.
+# Leaves: OUT/TASK/ with results.json, curves.jsonl and examples/; `unseg report OUT/binary OUT/classes` makes a page of them.
+#        A run that is there already is not repeated, so after an interruption start it again. Seed 0 of everything comes first.
 # Settings: DATA_ROOT=data/camvid  OUT=runs/effect  TASKS="binary classes"  GENERATOR=compact (or a weight file)
 #           NETWORKS=unet_resnet18,fpn_resnet34,deeplabv3plus_mobilenet_v2,segformer_b0  SEEDS=0,1,2
 #           CONDITIONS=clean,random,pattern,protected,protected+jpeg75

@@ -20,7 +20,7 @@ from rich.table import Table
 from typer.main import get_command
 
 from segment_anything_training.build import build_generator
-from unseg import checkpoint, metrics, report
+from unseg import checkpoint, metrics
 from unseg.checkpoint import load_generator, save_generator
 from unseg.cli import app
 from unseg.commands import evaluate as command
@@ -39,7 +39,7 @@ from unseg.evaluation.semantic import Arrays, TaskLabelling, read_arrays
 from unseg.evaluation.sets import ChangedImages, PairImages, ProtectedImages, ReencodedImages, check_apart, protected_files
 from unseg.evaluation.trainer import BatchOrder, Schedule
 from unseg.files import sha256_of
-from unseg.images import read_image, write_png
+from unseg.images import write_png
 from unseg.protector import Protector
 
 WIDTH, HEIGHT = 64, 48
@@ -544,12 +544,10 @@ def test_results_of_earlier_versions_are_read_and_gone_on_with(data: Path, tmp_p
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("docs/results/*.json")), ids=lambda path: path.stem)
-def test_the_published_results_can_be_read_and_drawn(path: Path) -> None:
+def test_the_published_results_can_be_read(path: Path) -> None:
     results = read_results(path)
     table = rows(results)
     assert len(table) > 2 and all(row.retained.mean == pytest.approx(1) for row in table if row.condition == "clean")
-    for picture in (report.learning_curves(results), report.final_bars(results)):
-        assert picture.std() > 0
 
 
 def test_classes_that_the_test_images_lack_are_named(data: Path, tmp_path: Path) -> None:
@@ -692,8 +690,7 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
     for words in ("clean", "protected", "random noise", "class pattern, JPEG 50", "protected, JPEG 50",
                   "PSNR is that of the change", "(trivial)", "48.1", "6 training and 3 test images, 64x48"):
         assert words in printed
-    for name in ("curves.png", "final.png"):
-        assert read_image(out / name).pixels.std() > 0
+    assert f"unseg report {out}" in printed.replace("\n", "")
 
 
 def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: Path) -> None:

@@ -152,13 +152,9 @@ def evaluate(
 
 
 def show_results(console: Console, results: dict, study: "Study") -> None:
-    """Pictures in OUT, a table for each network, and what the tables do not say."""
-    from unseg import report
+    """A table for each network, and what the tables do not say."""
     from unseg.evaluation.results import rows
-    from unseg.images import write_png
 
-    write_png(study.out / "curves.png", report.learning_curves(results))
-    write_png(study.out / "final.png", report.final_bars(results))
     table = [row for row in rows(results) if row.task == study.task]
     for network in dict.fromkeys(row.network for row in table):
         console.print(result_table(f"{study.task}, {network}", [row for row in table if row.network == network],
@@ -431,7 +427,7 @@ def remarks(results: dict, study: "Study") -> list[str]:
         lines.append("PSNR is that of the change, before images are re-encoded; results.json has both (stored: after it).")
     if study.perceptual is None and len(study.conditions) > 1:
         lines.append("LPIPS was not measured: it needs a weight file (--lpips-weights).")
-    lines.append(f"Written: {study.out}/results.json, curves.png, final.png. Page and table: unseg report {study.out}")
+    lines.append(f"Written: {study.out}/results.json. Page with charts and tables: unseg report {study.out}")
     return lines
 
 

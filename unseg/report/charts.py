@@ -58,7 +58,7 @@ def scale_top(values: Sequence[float]) -> float:
     """The end of an axis from 0 that holds the values: 1, 0.5 or 0.2 times a power of ten, at least 0.01."""
     highest = max([0.01, *values])
     power = 10.0 ** math.ceil(math.log10(highest))
-    return min(step * power for step in (0.2, 0.5, 1.0) if step * power >= highest * (1 - 1e-9))
+    return min(round(step * power, 12) for step in (0.2, 0.5, 1.0) if step * power >= highest * (1 - 1e-9))
 
 
 def bar_panel(title: str, bars: Sequence[Bar], level: tuple[str, float] | None, top: float, unit: str) -> Element:

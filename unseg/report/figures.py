@@ -12,8 +12,8 @@ from unseg.report.model import Condition, Network, Section
 
 FIXED = {"clean": Style("blue", "circle"), "protected": Style("vermillion", "square"), "random": Style("grey", "triangle"),
          "pattern": Style("green", "diamond")}
-FREE = (Style("purple", "down"), Style("orange", "cross"), Style("sky", "triangle"), Style("green", "square"), Style("vermillion", "diamond"),
-        Style("blue", "down"))
+FREE = (Style("purple", "down"), Style("sky", "cross"), Style("orange", "triangle"), Style("green", "square"),
+        Style("vermillion", "diamond"), Style("blue", "down"))
 ALONE = Style("blue", "circle", dashed=True)
 TRIVIAL = "trivial answer"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import stat
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,17 +73,21 @@ def _read(picture: Picture) -> np.ndarray | str:
     if not stays_inside(name) or link_on_the_way(picture.folder, name):
         return f"{picture.file}: not a file inside the folder of the results"
     path = picture.folder / name
-    if not path.is_file():
-        return f"{picture.file}: no such file"
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return f"{picture.file}: no file"
         return read_image(path, max_pixels=MAX_PIXELS).pixels
     except UserError as error:
         return str(error).replace(str(path), picture.file)
+    except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
+        return f"{picture.file}: no such file"
+    except OSError as error:
+        return f"{picture.file}: {error.strerror}"
 
 
 def _shown(caption: str, pixels: np.ndarray | str, masks: bool) -> Shown:
     if isinstance(pixels, str):
-        return Shown(captions[2], None, problem=pixels)
+        return Shown(caption, None, problem=pixels)
     image = Image.fromarray(pixels)
     shrink = min(1.0, LONGEST_SIDE / max(image.size))
     if shrink < 1:

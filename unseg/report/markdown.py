@@ -57,6 +57,6 @@ HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 def escaped(words: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no link, no second line."""
-    words = MARKUP.sub(lambda match: HTML.get(match[0], f"\\{match[0]}"), printable(words).strip())
+    words = MARKUP.sub(lambda match: HTML.get(match[0], f"\\{match[0]}"), printable(words).strip() or text.NONE)
     start = LINE_START.match(words)
     return f"{start[1]}\\{words[start.end(1):]}" if start else words

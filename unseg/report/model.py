@@ -175,10 +175,6 @@ def read_sections(path: Path) -> list[Section]:
         raise UserError(f"{path}: {what}; give what unseg evaluate wrote with --out")
     content = read_results(file)
     root = Node(content, file)
-    for run in root["runs"].items():
-        for key in ("task", "network", "condition"):
-            run["settings"][key].text()
-        run["settings"]["seed"].whole()
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     groups: dict[str, dict[str, dict[str, dict[int, Any]]]] = {}
     for (task, network), conditions in grouped(content).items():
@@ -235,7 +231,8 @@ class Node:
         return self.value
 
     def error(self, problem: str) -> UserError:
-        shown = printable(json.dumps(self.value, ensure_ascii=False))
+        kinds = {dict: "an object", list: "a list"}
+        shown = kinds.get(type(self.value)) or printable(json.dumps(self.value, ensure_ascii=False))
         return UserError(f"{self.file}: {printable(self.where) or 'the file'} {problem}: "
                          f"{shown if len(shown) <= 40 else shown[:39] + '…'}; it is not as unseg evaluate wrote it")
 
@@ -398,14 +395,15 @@ def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], lef
     return [*dict.fromkeys(lines), *(remark.text() for remark in _items(facts.get("remarks")))]
 
 
-def _in_words(value: Any) -> str:
-    """A value of the JSON for readers: a size as 128×96, objects and lists without brackets."""
+def _in_words(value: Any, depth: int = 4) -> str:
+    """A value of the JSON for readers: a size as 128×96, objects and lists without brackets, down to `depth` of them."""
+    if isinstance(value, (dict, list)) and depth == 0:
+        return "…"
     if isinstance(value, dict):
-        return ", ".join(f"{str(name).replace('_', ' ')} {_in_words(inner)}" for name, inner in value.items()) or "none"
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(inner, depth - 1)}" for name, inner in value.items()) or "none"
     if isinstance(value, list):
-        if len(value) == 2 and all(type(item) is int for item in value):
-            return "×".join(map(str, value))
-        return " ".join(map(_in_words, value)) or "none"
+        pair = len(value) == 2 and all(type(item) is int for item in value)
+        return ("×" if pair else " ").join(_in_words(item, depth - 1) for item in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return str(value)
