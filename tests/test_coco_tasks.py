@@ -28,6 +28,7 @@ from unseg.evaluation.regions import (
     reduced, restore, tight_boxes, view_pixels, view_targets, whole,
 )
 from unseg.evaluation.sets import CleanImages, Images, PartOfImages
+from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
 
 SIZE = (64, 48)
 CPU = torch.device("cpu")
@@ -538,6 +539,37 @@ def test_loss_falls_on_two_images(case: str, steps: int, rate: float, share: flo
         optimizer.step()
         losses.append(float(loss.detach()))
     assert np.mean(losses[-3:]) < share * np.mean(losses[:3]), losses
+
+
+class Killed(Exception):
+    """Not an error: what a signal would do."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["instance mask2former", "detection rt"])
+def test_a_killed_run_ends_with_the_same_numbers(case: str, tmp_path: Path) -> None:
+    """These networks draw random numbers of their own (points of masks, noised queries): they go on where they stopped, too."""
+    make, network, annotations = MAKERS[case]
+    images, schedule = opened(annotations, tmp_path), Schedule(steps=4, batch=2, eval_every=4)
+    checkpoint = Checkpoint(tmp_path / "run.pt", {"a": 1}, every=0)
+
+    def killing(step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    def run(**more: object) -> Trained:
+        return train(make(network, images, images, options(SIZE)), schedule, 5, **more)
+
+    whole = run()
+    with pytest.raises(Killed):
+        run(checkpoint=checkpoint, tick=killing)
+    torch.rand(7)
+    seen: list[int] = []
+    again = run(checkpoint=checkpoint, tick=seen.append)
+    assert seen == [3, 4]
+    assert again.curve == whole.curve and again.metrics == whole.metrics
+    pairs = zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
