@@ -56,7 +56,8 @@ REFUSED = {
     "a zero byte": (first_image(file_name="a\0.png"), "images[0].file_name", "holds a character that no file name has"),
     "two images of one name": (first_image(file_name="b.png"), "images[1]", "is there twice"),
     "two images of one id": (first_image(id=8), "images[1]", "is there twice"),
-    "an unknown category": (lambda content: content["annotations"][1].update(category_id=77), "annotations[1]", "the category 77"),
+    "an unknown category": (lambda content: content["annotations"][1].update(category_id=77), "annotations[1]",
+                            "the category 77"),
     "an unknown image": (lambda content: content["annotations"][1].update(image_id=77), "annotations[1]", "the image"),
     "no list of images": (lambda content: content.pop("images"), "", 'has no list "images"'),
 }

@@ -1,12 +1,14 @@
 """unseg protect --processes: the same bytes for any number, and none of them outlives the run."""
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,12 @@ from PIL import Image as Pillow
 import unseg.shards
 from annotation_sets import BUILDERS, build, photographs
 from fake_generator import loaded
+from slow_generator import loaded as slow_loaded
 from unseg import cli
 from unseg.data.annotations import ObjectRule, open_annotations
 from unseg.errors import UserError
 from unseg.files import TEMPORARY, files_under
-from unseg.manifest import MANIFEST, Entry, read_manifest
+from unseg.manifest import Entry, read_manifest
 from unseg.objects import AnnotatedImages, OpenAnnotations
 from unseg.pipeline import Result
 from unseg.protect import ProtectSettings, protect
@@ -61,25 +64,49 @@ def test_annotations_reach_other_processes(name: str, tmp_path: Path) -> None:
     objects = AnnotatedImages(opened, ObjectRule(), "x", 10**6)
     there = pickle.loads(pickle.dumps(objects))
     for image, (pixels, _) in photographs().items():
-        masks = [part.opened.reader.read(built.name(image), *pixels.shape[:2]).object_mask(ObjectRule()) for part in (objects, there)]
-        assert np.array_equal(*masks)
+        here, elsewhere = (part.opened.reader.read(built.name(image), *pixels.shape[:2]) for part in (objects, there))
+        assert np.array_equal(here.object_mask(ObjectRule()), elsewhere.object_mask(ObjectRule()))
+
+
+class Watcher:
+    """A reporter that does something once `count` images are told."""
+
+    def __init__(self, count: int, act: Callable[[], None]) -> None:
+        self.count, self.act = count, act
+
+    def say(self, text: str) -> None:
+        pass
+
+    def track(self, items: Iterable, total: int, what: str) -> Iterator:
+        for number, item in enumerate(items):
+            if number == self.count and what == "images":
+                self.act()
+            yield item
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path) -> None:
-    """With annotations; one image is broken, one without an object."""
-    built = build("coco compressed", tmp_path / "set")
-    for number in range(4):
-        Pillow.fromarray(photographs()["a.png"][0][number:]).save(built.images / f"not_named_{number}.png")
+def test_any_number_of_processes_writes_the_same_bytes_also_after_one_was_killed(tmp_path: Path) -> None:
+    """With annotations; one image is broken, some are not named, one has no object."""
+    built, out = build("coco compressed", tmp_path / "set"), tmp_path / "out"
+    for number in range(12):
+        Pillow.fromarray(photographs()["a.png"][0][number:]).save(built.images / f"not_named_{number:02}.png")
     (built.images / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    trees = []
-    for processes in (1, 2, 3):
-        out = tmp_path / f"out{processes}"
-        summary = protect([built.images], out, SETTINGS, annotations=built.path, processes=processes, generator=loaded())
-        assert sorted(entry.status for entry in summary.entries) == ["copied"] * 5 + ["failed"] + ["protected"] * 2
-        trees.append(tree(out))
-    assert all(found == trees[0] for found in trees[1:]) and MANIFEST in trees[0]
-    assert protect([built.images], tmp_path / "out2", SETTINGS, annotations=built.path, processes=2, generator=loaded()).kept == 2
+    given = {"annotations": built.path, "generator": slow_loaded()}
+    protect([built.images], tmp_path / "one", SETTINGS, **given)
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(multiprocessing.active_children()[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(UserError, match="process .* was killed by SIGKILL before its images were done") as error:
+        protect([built.images], out, SETTINGS, processes=2, reporter=Watcher(1, kill), **given)
+    assert "\n" not in str(error.value) and multiprocessing.active_children() == []
+    finished = check_what_is_left(out)
+    summary = protect([built.images], out, SETTINGS, processes=3, **given)
+    assert sorted(entry.status for entry in summary.entries) == ["copied"] * 13 + ["failed"] + ["protected"] * 2
+    assert summary.kept == finished and multiprocessing.active_children() == []
+    assert tree(out) == tree(tmp_path / "one")
 
 
 # --- how it ends
@@ -108,9 +135,8 @@ class Running:
         command = [sys.executable, "run.py", "protect", "photos", "--out", "out", "--device", "cpu", "--workers", "1",
                    "--processes", "2", "--quiet"]
         self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
-        before = len(list(self.out.glob("*.png")))
-        while self.process.poll() is None and len(list(self.out.glob("*.png"))) < before + 4:
+                                        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        while self.process.poll() is None and len(list(self.out.glob("*.png"))) < 4:
             time.sleep(0.02)
         assert self.process.poll() is None, self.process.stderr.read()
         self.workers = children(self.process.pid)
@@ -121,10 +147,7 @@ class Running:
         started = time.monotonic()
         error = self.process.communicate(timeout=60)[1]
         assert time.monotonic() - started < 20 and "Traceback" not in error, error
-        deadline = time.monotonic() + 10
-        while any(map(alive, self.workers)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not any(map(alive, self.workers))
+        wait_for_the_end(self.workers)
         return error.strip()
 
 
@@ -151,27 +174,56 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux's book of processes")
-def test_killed_workers_a_killed_parent_and_ctrl_c_end_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
     photos = write_photographs(tmp_path / "photos", 40)
     running = Running(tmp_path)
-    os.kill(running.workers[0], signal.SIGKILL)
-    said = running.ended()
-    assert running.process.returncode == 2 and "\n" not in said
-    assert f"process {running.workers[0]} was killed by SIGKILL before its images were done" in said
+    os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does: every process gets it
+    assert running.ended() == "unseg: interrupted; what is finished is kept, run the same command again to go on"
+    assert running.process.returncode == 130
     finished = check_what_is_left(running.out)
-
-    running = Running(tmp_path)
-    running.process.send_signal(signal.SIGINT)
-    assert running.ended().endswith("run the same command again to go on") and running.process.returncode == 130
-    assert check_what_is_left(running.out) >= finished
-
-    running = Running(tmp_path)
-    running.process.kill()
-    running.ended()
+    assert finished >= 2
     summary = protect([photos], running.out, SETTINGS, generator=loaded())
-    assert summary.exit_code == 0 and summary.kept >= finished
+    assert summary.exit_code == 0 and summary.kept == finished
     protect([photos], tmp_path / "whole", SETTINGS, generator=loaded())
     assert tree(running.out) == tree(tmp_path / "whole")
+
+
+ORPHAN = """
+import multiprocessing, sys, time
+from unseg.stopping import end_with_the_parent
+
+def work(connection):
+    end_with_the_parent()
+    connection.send("ready")
+    time.sleep(60)
+
+if __name__ == "__main__":
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs,))
+    process.start()
+    ours.recv()
+    print(process.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux's book of processes")
+def test_a_worker_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    parent = subprocess.Popen([sys.executable, "orphan.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
+    worker = int(parent.stdout.readline())
+    assert alive(worker)
+    parent.kill()
+    parent.communicate()
+    wait_for_the_end([worker])
+
+
+def wait_for_the_end(processes: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, processes))
 
 
 def check_what_is_left(out: Path) -> int:

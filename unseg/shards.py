@@ -7,7 +7,6 @@ but a pipe each with their parent.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import signal
 import threading
@@ -29,11 +28,11 @@ from unseg.files import remove_temporaries
 from unseg.objects import Objects
 from unseg.pipeline import Job, Pipeline, Result
 from unseg.settings import ProtectSettings
+from unseg.stopping import end_with_the_parent
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
 PART = 64  # jobs at most that a worker is given at a time
 ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is killed
-EXIT_ORPHANED = 3
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def _no_interrupt() -> Iterator[None]:
 
 
 def _work(connection: Connection) -> None:
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
         plan: Blueprint = pickle.loads(connection.recv_bytes())
         with images.own_size_limit(), images.quiet_decoders(), single_threaded_pool(plan.workers) as pool:
@@ -202,9 +201,3 @@ def _asked_for(connection: Connection) -> Iterator[Job]:
         if not part:
             return
         yield from part
-
-
-def _end_with_the_parent() -> None:
-    """Nobody would stop a worker whose parent was killed, and the folder is no longer locked for it."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(EXIT_ORPHANED)

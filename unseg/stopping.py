@@ -1,13 +1,30 @@
 """Ctrl-C and SIGTERM (Slurm, a system that shuts down) as a request that a loop obeys between two steps."""
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
+from multiprocessing.connection import wait
 from types import FrameType
 
 EXIT_SIGNAL = 128
 """Exit code of a process that a signal stopped: this plus its number."""
 INSISTED_AFTER = 1.0  # seconds: one Ctrl-C may arrive twice, from the terminal and through the launcher
+
+
+EXIT_ORPHANED = 3
+"""Exit code of a process of `multiprocessing` whose parent is gone."""
+
+
+def end_with_the_parent() -> None:
+    """Let this process of `multiprocessing` end as soon as its parent does, however that ends: nobody else would stop it."""
+    def watch() -> None:
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class StopRequest:
