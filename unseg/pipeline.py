@@ -92,7 +92,7 @@ class Pipeline:
         self.workers = workers
         batch_size = settings.batch_size or (CUDA_BATCH_SIZE if device.type == "cuda" else 1)
         self.protector = Protector(loaded.network, settings.budget, settings.region, device=device,
-                                   batch_size=batch_size)
+                                   batch_size=batch_size, precision=settings.precision)
         side_by_side = device.type == "cpu" and loaded.network.image_size <= SMALL_NETWORK_SIDE
         self.generators = workers if side_by_side else 1
         self.torch_threads = 1 if side_by_side or device.type != "cpu" else workers

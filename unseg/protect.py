@@ -356,6 +356,7 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
             "image_size": loaded.network.image_size, "mask_size": loaded.network.mask_size,
             **({} if codes is None else {"codes": {str(label): code for label, code in sorted(codes.items())}}),
             **({} if settings.names == "suffix" else {"names": settings.names}),
+            **({} if settings.precision == "float32" else {"precision": settings.precision}),
         },
         "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
         "device": pipeline.protector.device.type, "batch_size": pipeline.protector.batch_size,

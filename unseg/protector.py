@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from segment_anything_training.build import set_speed
 from segment_anything_training.prompts import Prompts
 from unseg import frame, images, noise
 from unseg.config import Budget
@@ -16,6 +17,7 @@ from unseg.data.masks import box_mask
 from unseg.errors import UserError
 
 Region = Literal["mask", "published"]
+Precision = Literal["float32", "bfloat16"]
 Boxes = Sequence[Sequence[float]]
 
 
@@ -43,12 +45,14 @@ class Protector:
     """A generator, a budget and the rule of where each part of the budget holds.
 
     network: any generator of the project. region: see `image_region`. batch_size: every batch that the network sees has
-    this size, filled with zeros, so that an image's noise does not depend on its company.
+    this size, filled with zeros, so that an image's noise does not depend on its company. precision: of the large products
+    in networks derived from SAM; it is set in the network. bfloat16 moves some values by a grey level (docs/performance.md).
     """
 
     def __init__(self, network: nn.Module, budget: Budget = Budget(), region: Region = "mask", *,
-                 device: str | torch.device = "cpu", batch_size: int = 1) -> None:
+                 device: str | torch.device = "cpu", batch_size: int = 1, precision: Precision = "float32") -> None:
         self.network = network.to(device).eval()
+        set_speed(self.network, bf16=precision == "bfloat16", compiled=False)
         self.budget, self.region_kind = budget, region
         self.device, self.batch_size = torch.device(device), batch_size
 

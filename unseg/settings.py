@@ -12,7 +12,7 @@ from unseg.config import Budget
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
 from unseg.outputs import SUFFIXES
-from unseg.protector import Region
+from unseg.protector import Precision, Region
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
@@ -44,6 +44,7 @@ class ProtectSettings:
     metadata: Literal["keep", "icc", "none"] = "icc"
     keep_times: bool = False
     device: str = "auto"
+    precision: Precision = "float32"
     batch_size: int | None = None
     workers: int | None = None
     max_megapixels: float = images.MAX_PIXELS / 1e6
@@ -71,6 +72,7 @@ class ProtectSettings:
         _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
         _check_choice("--format", self.format, tuple(SUFFIXES))
         _check_choice("--names", self.names, ("suffix", "keep"))
+        _check_choice("--precision", self.precision, ("float32", "bfloat16"))
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
         if not 0 <= self.png_level <= 9:
             raise UserError(f"--png-level {self.png_level}: give 0 (stored) to 9 (smallest)")

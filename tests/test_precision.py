@@ -1,0 +1,75 @@
+"""bfloat16 at generation: how far pixels move from float32's on real photographs, and that the bound holds all the same."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from segment_anything_training.compact import CompactGenerator
+from segment_anything_training.generator import NoiseGenerator
+from segment_anything_training.sam import SamConfig
+from unseg.checkpoint import LoadedGenerator
+from unseg.config import Budget
+from unseg.errors import UserError
+from unseg.images import read_image, write_png
+from unseg.manifest import read_manifest
+from unseg.protect import protect
+from unseg.protector import Protector
+from unseg.settings import ProtectSettings
+
+TINY = SamConfig(128, embed_dim=96, depth=3, num_heads=3, global_blocks=(1,), window=4)
+
+
+@pytest.fixture(scope="module")
+def network() -> NoiseGenerator:
+    torch.manual_seed(0)
+    return NoiseGenerator(TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[np.ndarray]:
+    return [cv2.resize(getattr(skimage.data, name)(), (160, 120), interpolation=cv2.INTER_AREA)
+            for name in ("astronaut", "coffee", "chelsea")]
+
+
+def test_bfloat16_moves_few_pixels_and_keeps_the_bound(network: NoiseGenerator, photographs: list[np.ndarray]) -> None:
+    mask = np.zeros((120, 160), bool)
+    mask[30:90, 40:120] = True
+    exact = [Protector(network, Budget())(image, mask) for image in photographs]
+    assert not network.bf16
+    rough = [Protector(network, Budget(), precision="bfloat16")(image, mask) for image in photographs]
+    assert network.bf16
+    change = np.abs(np.stack(exact).astype(int) - np.stack(rough))
+    assert 0 < (change > 0).mean() < 0.02  # it did compute in another precision, and little came of it
+    assert change.max() <= 2
+    for image, protected in zip(photographs, rough):
+        moved = np.abs(protected.astype(int) - image).max(axis=2)
+        assert (moved <= np.where(mask, 8, 2)).all() and moved.max() > 2
+    again = [Protector(network, Budget())(image, mask) for image in photographs]
+    assert all(np.array_equal(one, other) for one, other in zip(exact, again))
+
+
+def test_the_compact_generator_stays_in_float32(photographs: list[np.ndarray]) -> None:
+    torch.manual_seed(0)
+    compact = CompactGenerator()
+    one, other = (Protector(compact, Budget(), precision=precision)(photographs[0]) for precision in ("float32", "bfloat16"))
+    assert np.array_equal(one, other)
+
+
+def test_precisions_are_not_mixed_in_one_folder(network: NoiseGenerator, photographs: list[np.ndarray], tmp_path: Path) -> None:
+    write_png(tmp_path / "in" / "a.png", photographs[0])
+    generator = LoadedGenerator(network, "custom", "tiny.safetensors", "0" * 64)
+    settings = ProtectSettings(precision="bfloat16", device="cpu", workers=1)
+    assert protect([tmp_path / "in"], tmp_path / "out", settings, generator=generator).exit_code == 0
+    assert read_manifest(tmp_path / "out").header["settings"]["precision"] == "bfloat16"
+    mask = np.ones((120, 160), bool)
+    expected = Protector(network, Budget(), precision="bfloat16")(photographs[0], mask)
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png").pixels, expected)
+    with pytest.raises(UserError, match="precision: bfloat16, now null"):
+        protect([tmp_path / "in"], tmp_path / "out", ProtectSettings(device="cpu", workers=1), generator=generator)
+    with pytest.raises(UserError, match="--precision half: choose from float32, bfloat16"):
+        ProtectSettings(precision="half")
