@@ -90,9 +90,10 @@ if [[ -z $protected ]]; then
         --generator "${GENERATOR:-compact}" --out "$protected" || made=$?
     ((made <= 1)) || exit "$made"
     ((made == 0)) || echo "run_seg.sh: some images are unprotected, as the table says; training goes on" >&2
-elif [[ -d $protected/JPEGImages ]]; then
-    protected=$protected/JPEGImages
 fi
+for place in JPEGImages VOC2012/JPEGImages VOCdevkit/VOC2012/JPEGImages; do # of an edition
+    [[ ! -d $protected/$place ]] || protected=$protected/$place
+done
 
 run=("$root/.venv/bin/unseg")
 if ((processes > 1)); then

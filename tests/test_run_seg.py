@@ -131,7 +131,8 @@ def test_classes_stand_beside_each_other() -> None:
         run_of("protected", 0, {"sky": 0.25, "road": 0.05, "bus": None}),
         run_of("clean", 0, {"sky": 0.5, "road": 0.7, "bus": None}),
         run_of("clean", 1, {"sky": 0.7, "road": 0.9, "bus": None})]}
-    (table,) = class_tables(results)
+    ((heading, table),) = class_tables(results).items()
+    assert heading == "semantic, net: IoU on clean test images, in percent"
     columns = {str(column.header): list(column.cells) for column in table.columns}
     assert columns == {"class": ["sky", "road", "bus", "mean"],
                        "clean": ["60.0±14.1", "80.0±14.1", "–", "70.0±14.1"],  # sd of two values: their distance / √2
@@ -141,7 +142,7 @@ def test_classes_stand_beside_each_other() -> None:
 def test_other_tasks_have_no_table_of_classes() -> None:
     results = {"tasks": {}, "runs": [{"settings": {"task": "interactive", "network": "net", "condition": "clean", "seed": 0},
                                       "result": {"metrics": {"iou": 0.5}}}]}
-    assert class_tables(results) == []
+    assert class_tables(results) == {}
 
 
 # --- the script ------------------------------------------------------------------------------------------------------

@@ -23,15 +23,14 @@ def class_spreads(runs: dict[int, Json]) -> dict[str, Spread | None]:
             "mean": spread(found["miou"] for found in metrics)}
 
 
-def class_tables(results: Json) -> list[Table]:
-    """One table for each task and network whose runs have IoU by class."""
-    tables = []
+def class_tables(results: Json) -> dict[str, Table]:
+    """One table, by its heading, for each task and network whose runs have IoU by class."""
+    tables = {}
     for (task, network), conditions in grouped(results).items():
         if not all("class_iou" in run.get("metrics", {}) for runs in conditions.values() for run in runs.values()):
             continue
         columns = {condition: class_spreads(runs) for condition, runs in conditions.items()}
-        table = Table(title=f"{task}, {network}: IoU on clean test images, in percent", title_justify="left", box=box.SIMPLE_HEAD,
-                      padding=(0, 1, 0, 0), show_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         table.add_column("class")
         for condition in columns:
             table.add_column(shown_name(condition), justify="right", no_wrap=True)
@@ -40,7 +39,7 @@ def class_tables(results: Json) -> list[Table]:
             if name == "mean":
                 table.add_section()
             table.add_row(name, *(_percent(column.get(name)) for column in columns.values()))
-        tables.append(table)
+        tables[f"{task}, {network}: IoU on clean test images, in percent"] = table
     return tables
 
 
@@ -59,6 +58,8 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"class_table: error: {error}", file=sys.stderr)
         return 2
-    for table in tables:
-        Console().print(table)
+    console = Console()
+    for heading, table in tables.items():
+        console.print(f"\n{heading}", highlight=False, soft_wrap=True)
+        console.print(table)
     return 0
