@@ -202,7 +202,8 @@ def coco(root: Path, objects: str = "all", annotations: str = "panoptic") -> Min
                 mini.untouched.add(name)
                 continue
             things_only = objects == "multi" or annotations == "instances"
-            taken = [mask for mask, category, is_crowd in parts if not is_crowd and (COCO_CATEGORIES[category][1] or not things_only)]
+            taken = [mask for mask, category, is_crowd in parts
+                     if not is_crowd and (COCO_CATEGORIES[category][1] or not things_only)]
             if taken:
                 mini.objects[name] = np.any(taken, axis=0)
             else:

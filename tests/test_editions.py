@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -305,7 +306,7 @@ def test_a_limited_run_is_a_try_and_the_whole_goes_on_from_it(coco: Mini, tmp_pa
     assert coco.carried <= set(files_in(out))
 
 
-def test_jpeg_on_request_says_by_how_much_it_breaks_the_bound(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_on_request_says_how_far_it_breaks_the_bound(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert run(coco.root, out, "coco", monkeypatch, FORMAT="jpeg", VAL="none") == 1
     name, mask = next(iter(coco.objects.items()))
@@ -378,7 +379,8 @@ def test_another_edition_is_not_mixed_in(coco: Mini, tmp_path: Path, monkeypatch
         assert "holds another edition" in error_of(capsys)
 
 
-def test_a_mask_beside_its_image_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_mask_beside_its_image_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture) -> None:
     mini = BUILDERS["interactive"](tmp_path / "data")
     assert run(mini.root, tmp_path / "out", "interactive", monkeypatch, SET="DUTS-TR", NAMES="png") == 2
     assert "cascade_psp/DUTS-TR/003.png is a file of the data set already; use NAMES=keep" in error_of(capsys)
@@ -393,6 +395,33 @@ def test_nothing_is_written_through_a_link(coco: Mini, tmp_path: Path, monkeypat
     (out / "coco" / "annotations").symlink_to(outside)
     assert run(coco.root, out, "coco", monkeypatch) == 2
     assert "is a link, which is not followed" in error_of(capsys) and list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (lambda text: text.replace("000000000025.jpg", "../../025.jpg"), "images[1].file_name: '../../025.jpg' leads out of"),
+    (lambda text: text.replace('"000000000025.jpg"', '"/etc/25.jpg"'), "images[1].file_name: '/etc/25.jpg' is absolute"),
+    (lambda text: text.replace("000000000025.jpg", "000000000009.jpg"), "images[1]: the image '000000000009.jpg' is there twice"),
+    (lambda text: text.replace('"category_id": 18', '"category_id": 77'), "the category 77 is not among the file's categories"),
+    (lambda text: text[:-40], "not usable JSON at byte"),
+], ids=["out", "absolute", "twice", "category", "truncated"])
+def test_hostile_annotations_stop_before_anything_is_written(
+        change: Callable[[str], str], told: str, coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture) -> None:
+    path = coco.root / "coco/annotations/panoptic_train2017.json"
+    path.write_text(change(path.read_text()))
+    before = set(files_in(tmp_path))
+    assert run(coco.root, tmp_path / "out", "coco", monkeypatch, NAMES="png") == 2
+    message = error_of(capsys)
+    assert told in message and "panoptic_train2017.json" in message
+    assert set(files_in(tmp_path)) == before
+
+
+def test_errors_of_the_engine_name_the_variable(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture) -> None:
+    assert run(coco.root, tmp_path / "out", "coco", monkeypatch, GENERATOR=str(tmp_path / "none.safetensors")) == 2
+    assert "none.safetensors: no such file" in error_of(capsys)
+    assert run(coco.root, coco.root / "coco/train2017/out", "coco", monkeypatch) == 2
+    assert f"OUT={coco.root / 'coco/train2017/out'}: lies in the input folder" in error_of(capsys)
 
 
 def test_a_record_that_leads_out_is_refused(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -61,9 +62,10 @@ def edition(
 ) -> None:
     """Make the unlearnable edition of a data set, as scripts/generate_NAME.sh does; settings come from the environment.
 
-    DATA_ROOT, OUT, SPLIT, SET, ANNOTATIONS, OBJECTS, EPSILON, BACKGROUND_EPSILON, GENERATOR, NAMES, FORMAT, VAL, LIMIT, DRY_RUN, NGPU,
-    NPROC: see the header of that script. Run the same command again to go on after an interruption. Exit codes: 0 every image
-    was protected; 1 some were not, the table says which and why; 2 it could not start or go on; 130 Ctrl-C; 143 terminated.
+    DATA_ROOT, OUT, SPLIT, SET, ANNOTATIONS, OBJECTS, EPSILON, BACKGROUND_EPSILON, GENERATOR, NAMES, FORMAT, VAL, LIMIT,
+    DRY_RUN, NGPU, NPROC: see the header of that script. Run the same command again to go on after an interruption. Exit
+    codes: 0 every image was protected; 1 some were not, the table says which and why; 2 it could not start or go on;
+    130 Ctrl-C; 143 terminated.
     """
     from unseg.data.editions import edition_row
     from unseg.editions.settings import settings_from
@@ -79,6 +81,8 @@ def _run(settings: EditionSettings) -> int:
     try:
         with terminated_as_interrupt(), quiet_decoders():
             made = make_edition(settings, Terminal(console, quiet=False))
+    except UserError as error:  # options of `unseg protect` are variables here
+        raise UserError(re.sub(r"^--(out|generator) ", lambda option: f"{option[1].upper()}=", str(error))) from error
     except KeyboardInterrupt as stop:
         raise typer.Exit(told_interrupted(stop)) from None
     print_summary(console, made.summary, settings.out, protect_settings(settings, 0))

@@ -179,7 +179,8 @@ MEDICAL = EditionRow(
         )),
         EditionSet("Kvasir", "Kvasir-SEG", (Source("masks", "binary", "Kvasir-SEG/images", "Kvasir-SEG/masks"),), count=1_000),
     ),
-    "Lung/images with Lung/masks, and Kvasir-SEG/images with Kvasir-SEG/masks; or the one that SET names", classes=False, budget=Budget(4, 1))
+    "Lung/images with Lung/masks, and Kvasir-SEG/images with Kvasir-SEG/masks; or the one that SET names",
+    classes=False, budget=Budget(4, 1))
 
 EDITIONS = {row.name: row for row in (PASCAL, ADE20K, COCO, CITYSCAPES, INTERACTIVE, REMOTE, MEDICAL)}
 
