@@ -23,6 +23,7 @@ from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.distributed import World
 from unseg.errors import UserError
 from unseg.evaluation import augmentation, presets, quality
+from unseg.evaluation.folders import local_weights
 from unseg.evaluation.learner import Learner, LearnerOptions
 from unseg.evaluation.names import Condition, in_order, parse_condition, shown_name, sweep
 from unseg.evaluation.networks import ARCHITECTURES, NETWORKS, build_network, find_network
@@ -514,6 +515,26 @@ def test_tasks_that_know_no_parts_draw_apart_and_in_step() -> None:
     assert "2 processes share it" in refused(train, Line(), Schedule(steps=1, batch=3), 0, World(0, 2))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_learns_what_the_processor_learns(tmp_path: Path) -> None:
+    """In bfloat16, so only nearly; and a run that is killed goes on there, too."""
+    checkpoint, schedule = Checkpoint(tmp_path / "run.pt", {}, every=0), Schedule(steps=20, batch=4, eval_every=10)
+    world = World(device=torch.device("cuda", 0))
+
+    def killing(step: int) -> None:
+        if step == 15:
+            raise Killed
+
+    one = train(plain_learner(), schedule, 5)
+    with pytest.raises(Killed):
+        train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, tick=killing)
+    steps: list[int] = []
+    two = train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, resumed=steps.append)
+    assert steps == [14]
+    for there, here in zip(two.curve, one.curve, strict=True):
+        assert there.train_loss == pytest.approx(here.train_loss, rel=0.05) and there.score == pytest.approx(here.score, abs=0.05)
+
+
 # --- networks and weights --------------------------------------------------------------------------------------------
 
 
@@ -568,6 +589,22 @@ def test_weights_are_part_of_a_runs_settings(folders: Path, tmp_path: Path) -> N
     assert results["runs"][0]["settings"]["weights"]["name"] == "a.pth"
     assert "were made with weights" in refused(evaluate, folders, out, conditions="clean", weights=[str(tmp_path / "b.pth")])
     assert "not among --networks" in refused(evaluate, folders, out, weights=[f"tiny_two={tmp_path / 'a.pth'}"])
+
+
+def test_weights_from_the_hugging_face_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the cache's layout: models--ORGANISATION--NAME/refs/main names a folder of snapshots/. Nothing is asked of the network."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--some--model"
+    snapshot = model / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("a" * 40)
+    assert local_weights(Path("some/model")) == snapshot
+    assert "cache of this machine does not hold it" in refused(local_weights, Path("other/model"))
+    assert "nothing is downloaded" in refused(local_weights, Path("a/b/c"))
+    assert local_weights(tmp_path) == tmp_path
 
 
 # --- quality ---------------------------------------------------------------------------------------------------------

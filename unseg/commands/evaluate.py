@@ -60,8 +60,9 @@ def evaluate(
                                                        "0,20,40,60,80,100, each beside its clean part alone.")] = None,
     networks: Annotated[str, typer.Option(help="Networks to train, such as unet_resnet18,unetplusplus_resnet34 (ARCHITECTURE_ENCODER); "
                                                "another task lists its own if you name one that it lacks.")] = "unet_resnet18",
-    weights: Annotated[Optional[list[str]], typer.Option(help="[NETWORK=]PATH: pretrained weights, a local file or folder; nothing is "
-                                                              "downloaded. Default: from scratch.")] = None,
+    weights: Annotated[Optional[list[str]], typer.Option(help="[NETWORK=]PATH: pretrained weights, a local file or folder, or "
+                                                              "ORGANISATION/NAME in the Hugging Face cache; nothing is downloaded. "
+                                                              "Default: from scratch.")] = None,
     settings: Annotated[Optional[list[str]], typer.Option("--set", help="NAME=VALUE: an option of a family of networks.")] = None,
     epsilon: Annotated[float, typer.Option(help="Budget on the object, grey levels of 255.")] = 8.0,
     background_epsilon: Annotated[float, typer.Option(help="Budget elsewhere, grey levels of 255.")] = 2.0,

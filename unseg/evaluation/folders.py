@@ -1,6 +1,7 @@
 """A comparison of folders: clean images with annotations, any number of protected folders beside them, clean test images."""
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from unseg.evaluation.tasks import find_maker
 from unseg.evaluation.trainer import Schedule
 
 MASK_FORMATS = ("voc", "index", "binary")
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".params")
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,7 @@ def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher(
             raise UserError(f"--weights {network}=…: {network} is not among --networks {','.join(setup.networks)}")
     weights = {network: path for network in setup.networks
                if (path := setup.weights.get(network, setup.weights.get(""))) is not None}
-    for path in weights.values():
-        if not path.exists():
-            raise UserError(f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path")
+    weights = {network: local_weights(path) for network, path in weights.items()}
     conditions = _conditions(setup, list(folders.protected))
     watcher.begin("opening annotations", 0)
     train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean")
@@ -105,6 +105,26 @@ def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher(
                  Schedule(**setup.choices.steps_for(len(train))), sources, setup.seeds, setup.device, common,
                  {"remarks": _remarks(train, "training") + _remarks(test, "test")},
                  {network: weights_identity(path) for network, path in weights.items()}, setup.checkpoint_every, setup.perceptual)
+
+
+def local_weights(path: Path) -> Path:
+    """The path itself, or for ORGANISATION/NAME the folder that the Hugging Face cache of this machine has of it. UserError where there
+    is neither."""
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix(), re.ASCII) and not path.suffix.lower() in WEIGHT_SUFFIXES:
+        try:
+            import huggingface_hub  # comes with transformers
+            from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+        except ImportError:
+            raise UserError(f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not installed; "
+                            "run: pip install 'unseg[evaluate]'") from None
+        try:
+            return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            raise UserError(f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; nothing is "
+                            "downloaded, so get it first") from None
+    raise UserError(f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path")
 
 
 def _told(paths: Iterable[Path], tick: Callable[[], None]) -> Iterator[Path]:
