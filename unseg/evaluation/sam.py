@@ -173,7 +173,7 @@ def build_promptable(name: str, side: int, weights: Path | None = None) -> Promp
     family, size = parse_network(name)
     network = _build(family, size, side)
     if weights is None:
-        return Promptable(network, None, f"{name}: no --weights, so the image encoder and the decoder are trained from random weights")
+        return Promptable(network, None, "no --weights, so the image encoder and the decoder are trained from random weights")
     state = read_sam_weights(weights)
     given, expected = shapes_of(state), shapes_of(network.state_dict())
     started = family == "sam" or any(map(_HQ.match, state))
@@ -183,10 +183,10 @@ def build_promptable(name: str, side: int, weights: Path | None = None) -> Promp
         raise UserError(f"--weights {weights}: does not fit {name}: {_explained(misfit, given.get(POSITION), side, size.patch)}")
     network.load_state_dict(state, strict=started)
     if family == "sam":
-        return Promptable(network, re.compile(r"mask_decoder\."), f"{name}: image and prompt encoder stay as in {weights.name}, the mask "
-                                                                  "decoder is trained")
-    return Promptable(network, _HQ, f"{name}: SAM's parts stay as in {weights.name}, SAM-HQ's own are trained"
-                                    + ("" if started else " from random weights"))
+        note = f"image and prompt encoder stay as in {weights.name}, the mask decoder is trained"
+        return Promptable(network, re.compile(r"mask_decoder\."), note)
+    note = f"SAM's parts stay as in {weights.name}, SAM-HQ's own are trained{'' if started else ' from random weights'}"
+    return Promptable(network, _HQ, note)
 
 
 def _build(family: str, size: SamSize, side: int) -> nn.Module:
