@@ -71,6 +71,7 @@ def test_detection(tmp_path: Path) -> None:
         paths = masks_in(tmp_path / name, **{f"m{number}": array for number, array in enumerate(arrays)})
         detected = detect_kind(paths)
         assert detected.kind == kind and statement in detected.statement
+        assert bool(detected.otherwise) == (name != "binary") and "--mask-type" not in detected.statement
         assert detect_kind(paths[::-1]) == detected
     paths = masks_in(tmp_path / "palette", a=binary)
     Pillow.fromarray(binary.astype(np.uint8)).convert("P").save(tmp_path / "palette" / "b.png")

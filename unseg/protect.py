@@ -473,7 +473,7 @@ def _mask_rule(settings: ProtectSettings, masks: Path, found: SampleList, pool: 
         paths = _all_masks(masks, found)
         detected = detect_kind(paths, pool, lambda items: reporter.track(items, len(paths), "masks"))
         kind = detected.kind
-        reporter.say(f"masks: {detected.statement}")
+        reporter.say(f"masks: {detected.statement}{detected.otherwise}")
     if settings.by_class:
         if kind == "binary":
             raise UserError(f"--objects by-class: the masks in {masks} hold no class ids; leave it out, or give --mask-type"

@@ -73,10 +73,11 @@ def parse_objects(text: str, option: str = "--objects") -> tuple[int, ...] | Non
 
 @dataclass(frozen=True)
 class Detected:
-    """What the masks of a folder are, and the sentence that tells the user."""
+    """What the masks of a folder are, and the sentence that tells the user. otherwise: what to do if that is wrong."""
 
     kind: MaskKind
     statement: str
+    otherwise: str = ""
 
 
 def detect_kind(paths: Iterable[T], executor: Executor | None = None, progress: Callable[[Iterable], Iterable] = iter,
@@ -103,9 +104,9 @@ def detect_kind(paths: Iterable[T], executor: Executor | None = None, progress: 
         return Detected("binary", "binary (above 127 is object)" if lossy else "binary (0 and 255)")
     if 255 in seen and between.max() > HIGHEST_CLASS_ID:
         return Detected("binary", f"binary with grey edges (values such as {between.max()} beside 0 and 255): above 127"
-                                  " is object; if they are class ids give --mask-type index")
-    return Detected("index", f"class ids ({between.size} of them, {between.min()} to {between.max()}); if they are grey"
-                             " levels give --mask-type binary")
+                                  " is object", "; if they are class ids give --mask-type index")
+    return Detected("index", f"class ids ({between.size} of them, {between.min()} to {between.max()})",
+                    "; if they are grey levels give --mask-type binary")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from unseg.data.annotations.core import (
     check_pixel_count, check_segment_count, check_size, index_values,
 )
 from unseg.data.annotations.names import ImagesFolder
-from unseg.data.masks import MaskKind, MaskRule
+from unseg.data.masks import MaskKind
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
 from unseg.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
@@ -81,8 +81,9 @@ class LabelFiles(Annotations):
 
 def check_kind(rule: ObjectRule, kind: MaskKind) -> None:
     """UserError where class ids are asked of binary masks."""
-    if isinstance(rule.which, tuple):
-        MaskRule(kind, rule.which)  # says so itself
+    if isinstance(rule.which, tuple) and kind == "binary":
+        raise UserError("--objects with class ids needs class-index masks, but the masks are binary: give --objects all or"
+                        " --annotations-format index")
 
 
 def open_label_files(path: Path, images_root: Path, format_name: str | None,
