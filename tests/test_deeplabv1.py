@@ -1,6 +1,7 @@
 """DeepLabV1-ResNet38: the published network, entry for entry and number for number, and the files that it starts from."""
 from __future__ import annotations
 
+import copy
 import json
 import runpy
 import struct
@@ -23,6 +24,7 @@ from torch import nn
 from mxnet_files import VERSIONS, array_bytes, params_bytes
 from unseg.checkpoint import shapes_of
 from unseg.data.annotations import ClassMap, ClassTable
+from unseg.distributed import World
 from unseg.errors import UserError
 from unseg.evaluation.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
 from unseg.evaluation.learner import LearnerOptions
@@ -534,6 +536,20 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(tmp_path: P
     assert broken.metrics == unbroken.metrics and broken.curve == unbroken.curve
     states = (run.network.state_dict().values() for run in (broken, unbroken))
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_tests_as_the_processor_does_and_trains() -> None:
+    learner = learner_of(painted((30, 40), (50, 20)), painted((64, 80), (50, 90), seed=1))
+    torch.manual_seed(0)
+    model = learner.build().eval()
+    with torch.no_grad():
+        expected = learner.evaluate(model, torch.device("cpu"))
+        found = learner.evaluate(copy.deepcopy(model).cuda(), torch.device("cuda"))
+    assert found["miou"] == pytest.approx(expected["miou"], abs=0.01)  # a few pixels near a tie may fall otherwise
+    schedule = Schedule(steps=3, batch=2, eval_every=3, optimizer="sgd", decay="poly", warm_up=0, learning_rate=1e-3)
+    trained = train(learner, schedule, 0, World(device=torch.device("cuda")))
+    assert np.isfinite(trained.train_loss) and next(trained.network.parameters()).is_cuda
 
 
 @pytest.mark.slow
