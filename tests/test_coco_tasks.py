@@ -24,8 +24,8 @@ from unseg.evaluation.coco_metrics import (
 from unseg.evaluation.coco_tasks import make_detection, make_instance, make_panoptic, make_remote, make_semantic
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.regions import (
-    GEOMETRY_DRAWS, Targets, View, check_same_numbering, class_list, components, draw_view, painted, pieces, read_regions,
-    reduced, restore, tight_boxes, view_pixels, view_targets, whole,
+    GEOMETRY_DRAWS, Targets, View, all_regions, check_same_numbering, class_ids, class_list, components, draw_view, painted, pieces,
+    read_regions, reduced, restore, tight_boxes, view_pixels, view_targets, whole,
 )
 from unseg.evaluation.sets import CleanImages, Images, PartOfImages
 from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
@@ -274,6 +274,9 @@ def test_instances_of_every_format(name: str, tmp_path: Path) -> None:
     assert found == pytest.approx(wanted, rel=0 if name != "yolo" else 0.1)
     assert {classes.ids[one.label] for one in regions} == {1, 2}
     assert read_regions(images, 2, classes, "instances") == []
+    for place in range(3):
+        ids = class_ids(images.annotated(place), "instances")
+        assert ids == {class_id for class_id, _, _ in pieces(images.annotated(place), "instances")}
 
 
 def test_components_are_the_instances_of_a_merged_mask(tmp_path: Path) -> None:
@@ -284,6 +287,15 @@ def test_components_are_the_instances_of_a_merged_mask(tmp_path: Path) -> None:
     assert len(read_regions(images, 0, classes, "instances")) == len(truth)
     touching = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]], bool)  # corners touch
     assert sorted(int(part.sum()) for part in components(touching)) == [2, 2]
+
+
+def test_regions_are_read_once_for_all_runs(tmp_path: Path) -> None:
+    images, heard = opened("coco compressed", tmp_path), []
+    classes = class_list(images, images, "instances")
+    images.heard = lambda: heard.append(1)
+    found = all_regions(images, classes, "instances")
+    assert [len(regions) for regions in found] == [len(pieces(images.annotated(place), "instances")) for place in range(3)]
+    assert len(heard) == 3 and all_regions(images, classes, "instances") is found and len(heard) == 3
 
 
 def test_background_is_what_the_rule_says(tmp_path: Path) -> None:

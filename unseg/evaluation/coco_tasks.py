@@ -31,8 +31,8 @@ from unseg.evaluation.mask2former import (
     SIZES, QueryAnswers, SemanticMask2Former, build_mask2former, instances, panoptic,
 )
 from unseg.evaluation.regions import (
-    GEOMETRY_DRAWS, ClassList, Targets, View, What, class_list, draw_view, painted, read_regions, reduced, restore, tight_boxes,
-    view_pixels, view_targets, whole,
+    GEOMETRY_DRAWS, ClassList, Targets, View, What, all_regions, class_list, draw_view, painted, read_regions, reduced, restore,
+    tight_boxes, view_pixels, view_targets, whole,
 )
 from unseg.evaluation.semantic import SemanticLearner, labelling_of, learn_labels
 
@@ -59,6 +59,7 @@ class RegionLearner(Learner):
         options.extras()  # these networks have none
         self.network_name, self.train, self.test, self.options = network, train, test, options
         self.classes: ClassList = class_list(train, test, self.what, options.rule)
+        self.truths = all_regions(test, self.classes, self.what)
         self.train_count = len(train.names)
         self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
         self._kept: dict[int, tuple[np.ndarray, list[TrueRegion], tuple[int, int]]] = {}
@@ -117,11 +118,6 @@ class RegionLearner(Learner):
         return image
 
     # --- testing
-
-    @cached_property
-    def truths(self) -> list[list[TrueRegion]]:
-        """The regions of every test image."""
-        return [read_regions(self.test, place, self.classes, self.what) for place in range(len(self.test.names))]
 
     def answers(self, model: nn.Module, device: torch.device, count: int | None = None) -> Iterator[tuple[int, np.ndarray, Any]]:
         """Place, pixels and answer (see `_answer`) of each of the first `count` test images, in order."""
@@ -225,8 +221,10 @@ class PanopticLearner(RegionLearner):
     def trivial(self) -> Metrics:
         """The largest class of stuff in the training images at every pixel; nothing where there is no stuff."""
         quality, label = PanopticQuality(self.classes.things), self._largest_stuff()
-        for place in range(len(self.test.names)):
-            shape = self.test.pixels(place).shape[:2]
+        for place, regions in enumerate(self.truths):
+            if not regions:
+                continue  # nothing but void: whatever is said there is not counted
+            shape = regions[0].mask["size"]
             self._add(quality, place, np.full(shape, NOTHING if label is None else 0, np.int32), [] if label is None else [label])
         return self._measured(quality)
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -61,7 +62,7 @@ def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: 
     known = train.classes.ids
     if known is None:
         known = frozenset(class_id for images in (train, test) for place in range(len(images.names))
-                          for class_id, _, _ in pieces(images.annotated(place), what, left_out))
+                          for class_id in class_ids(images.annotated(place), what, left_out))
     table = train.classes
     ids = tuple(class_id for class_id in sorted(known - table.void)
                 if what == "panoptic" or table.is_thing(class_id) is not False)
@@ -106,6 +107,14 @@ def pieces(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_OUT
             *((class_id, False, mask) for class_id, mask in stuff.items() if mask.any())]
 
 
+def class_ids(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_OUT) -> set[int]:
+    """The classes of `pieces`, without taking them apart."""
+    if isinstance(annotated, ClassMap):
+        return {class_id for class_id, _ in class_masks(annotated, left_out)}
+    return {segment.class_id for segment in annotated.segments
+            if not segment.void and (what == "panoptic" or segment.thing is not False)}
+
+
 def class_masks(annotated: ClassMap, left_out: frozenset[int] = LEFT_OUT) -> list[tuple[int, np.ndarray]]:
     """Each class of a class map with its mask: background, "not labelled" and what the format calls void left out."""
     if annotated.kind == "binary":
@@ -138,6 +147,23 @@ def read_regions(images: AnnotatedImages, place: int, classes: ClassList, what: 
                             f" {len(classes.ids)} classes ({first_few(classes.names, 5)})")
         regions.append(TrueRegion(label, crowd, encode(mask)))
     return regions
+
+
+# What was read of a set, as long as the set itself lives: one set of test images serves all runs.
+_READ: WeakKeyDictionary[AnnotatedImages, dict[tuple[ClassList, What], list[list[TrueRegion]]]] = WeakKeyDictionary()
+
+
+def all_regions(images: AnnotatedImages, classes: ClassList, what: What) -> list[list[TrueRegion]]:
+    """`read_regions` of every image, read once for all networks and conditions. Sets that have `heard` are told of each image."""
+    known, key = _READ.setdefault(images, {}), (classes, what)
+    if key not in known:
+        heard = getattr(images, "heard", lambda: None)
+        found = []
+        for place in range(len(images.names)):
+            found.append(read_regions(images, place, classes, what))
+            heard()
+        known[key] = found
+    return known[key]
 
 
 # --- views -----------------------------------------------------------------------------------------------------------
