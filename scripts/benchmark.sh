@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Measures how fast images are protected or networks trained, and how much memory it takes; prints a table.
 #
-#   bash scripts/benchmark.sh                  protecting: 100 and 1,000 photographs of 512×512, and the ViT-B generator
+#   bash scripts/benchmark.sh                  protecting: the compact generator and ViT-B, beside a plain way; growth
+#   bash scripts/benchmark.sh generate --only compact,vit,growth    the same, or some of these sections
 #   bash scripts/benchmark.sh train            training: this project's step and a plain one, in one run
 #   bash scripts/benchmark.sh [train] --quick  a few images, tiny networks: checks that it runs, measures nothing
 #
-# Needs: what install.sh needs; 700 MB of temporary disk space; a machine that does nothing else meanwhile. Training is
+# Needs: what install.sh needs; 2 GB of temporary disk space; a machine that does nothing else meanwhile. Training is
 # measured with ViT-B on a GPU of 48 GB or more, where there is one, else with a reduced ViT on the processor (6 GB of memory).
-# Takes: about 3 minutes on 2 cores, training 10.
+# Takes: about 12 minutes on 2 cores (compact 2, vit 3, growth 7), training 10.
 # Leaves: the figures as JSON in OUT, with the machine's name, cores, torch version and date.
 # Settings: OUT=runs/benchmark.json (training: runs/benchmark-train.json)  GENERATOR=compact (or a weight file; protecting)
 set -euo pipefail

@@ -24,7 +24,7 @@ LAYERS = (
      "unseg.validation", "unseg.watch", "unseg.run_folder", "unseg.training_state"),
     ("unseg.editions",),
     ("unseg.commands",),
-    ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark", "unseg.launch", "unseg.plain_step", "unseg.step_benchmark"),
+    ("unseg.cli", "unseg.__main__", "unseg.quickstart", "unseg.benchmark", "unseg.stage_clock", "unseg.plain_generation", "unseg.launch", "unseg.plain_step", "unseg.step_benchmark"),
     ("train", "generate", "eval", "scripts", "utils", "tests"),
 )
 LEFTOVERS = (".venv", ".pytest_cache", ".hypothesis", ".ruff_cache", "build", "dist", "data", "weight_dir",

@@ -1,25 +1,31 @@
 """The benchmark: figures from processes of known length and size, photographs that can be decoded, one run of the real thing."""
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention as SamAttention
+from segment_anything.modeling.image_encoder import ImageEncoderViT
+from torch.utils.flop_counter import FlopCounterMode
 
-from segment_anything_training.build import build_generator
+from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.prompts import Prompts
-from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling
-from unseg import benchmark, step_benchmark
-from unseg.checkpoint import save_generator
+from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling, SamConfig
+from unseg import benchmark, plain_generation, stage_clock, step_benchmark
+from unseg.config import Budget
+from unseg.device import cores
 from unseg.errors import UserError
-from unseg.images import read_image
+from unseg.images import pixel_count, read_image
+from unseg.protector import Protector
+from unseg.settings import ProtectSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,10 +56,94 @@ def test_rate_leaves_start_up_out() -> None:
     assert benchmark.images_per_second(benchmark.Run(2, 5.0, 1), benchmark.Run(6, 4.9, 1)) is None
 
 
-def test_generator_time_is_a_median_without_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0, 100, 100, 101, 101, 104, 104, 106])  # runs of 100, 1, 3 and 2 seconds
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
-    assert benchmark.seconds_per_image("compact", 3) == 2
+TINY = SamConfig(128, embed_dim=64, depth=3, num_heads=2, global_blocks=(1,), window=4)
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    """Of segment_anything's own encoder, where the windows need no filling."""
+    plain = ImageEncoderViT(img_size=128, patch_size=16, embed_dim=64, depth=3, num_heads=2, out_chans=256, use_rel_pos=True,
+                            window_size=4, global_attn_indexes=(1,))
+    with FlopCounterMode(display=False) as counter:
+        plain(torch.zeros(1, 3, 128, 128))
+    assert benchmark.encoder_operations(TINY) == counter.get_total_flops()
+
+
+def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
+    """As `unseg protect --region published`, but for the JPEG that it writes; each image is timed, and each encoder call."""
+    torch.manual_seed(0)
+    network = NoiseGenerator(TINY).eval()
+    benchmark.photographs(tmp_path / "in", 3, height=90, width=140)
+    paths = sorted((tmp_path / "in").iterdir())
+    pixels = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
+    protector = Protector(copy.deepcopy(network), Budget(), "published")
+    framed = [protector.frame(image, np.ones(image.shape[:2], bool)) for image in pixels]
+    run = plain_generation.protect_plainly(paths, tmp_path / "out", network, Budget(), torch.device("cpu"))
+    assert (run.noise - protector.noise(framed[:1])[0]).abs().max() <= 1e-5
+    assert all(isinstance(block.attn, SamAttention) for block in network.image_encoder.blocks)
+    assert len(run.seconds) == len(run.encoder_seconds) == 3
+    assert all(0 < part < whole for part, whole in zip(run.encoder_seconds, run.seconds))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.jpg", "00001.jpg", "00002.jpg"]
+    mask = np.zeros(pixels[0].shape[:2], bool)
+    mask[20:70, 30:90] = True
+    noise = protector.noise([protector.frame(pixels[0], mask)])[0]
+    plain = plain_generation._noised(pixels[0], mask.astype(np.float32), noise, protector.network.mask_size, Budget())
+    ours = protector(pixels[0], mask)
+    assert (plain != ours).mean() < 1e-3 and np.abs(plain.astype(int) - ours).max() <= 1 and (ours != pixels[0]).any()
+
+
+def test_every_stage_is_timed_and_left_as_it_was(tmp_path: Path) -> None:
+    benchmark.photographs(tmp_path / "in", 5, height=64, width=64)
+    before = [getattr(owner, name) for _, owner, name in stage_clock.STAGES]
+    figures = stage_clock.stage_figures(tmp_path / "in", tmp_path / "out", ProtectSettings(device="cpu", workers=2))
+    assert [getattr(owner, name) for _, owner, name in stage_clock.STAGES] == before
+    calls = {name: stage["calls"] for name, stage in figures["stages"].items()}
+    assert calls.pop("manifest") == 5 + 1 and set(calls.values()) == {5} and len(calls) == 6  # 5 results, announced together
+    assert all(0 < stage["processor_ms"] for stage in figures["stages"].values())
+    assert figures["images"] == 5 and 0 <= figures["idle_share"] < 1 and figures["beside"] in calls
+
+
+def test_a_stage_that_fails_is_timed_too() -> None:
+    def fails() -> None:
+        raise KeyError("a")
+
+    clock = stage_clock.Clock()
+    with pytest.raises(KeyError):
+        clock.timed("write", fails)()
+    assert clock.stages["write"].calls == 1
+
+
+def test_noise_that_differs_is_no_comparison(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3, 4, 4), tmp_path / "a.pt")
+    torch.save(torch.full((3, 4, 4), 9e-5), tmp_path / "b.pt")
+    torch.save(torch.full((3, 4, 4), float("nan")), tmp_path / "c.pt")
+    assert benchmark.noise_difference(tmp_path, ("a", "b")) == pytest.approx(9e-5)
+    with pytest.raises(UserError, match="differ by nan"):
+        benchmark.noise_difference(tmp_path, ("a", "c"))
+
+
+def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 s of start-up, 0.5 s a megapixel and process: every figure is known."""
+    def protect_run(images: Path, count: int, out: Path, generator: str, device: str, processes: int = 1,
+                    on_cores: tuple[int, ...] | None = None) -> benchmark.Run:
+        paths = sorted(images.iterdir())
+        assert len(paths) == count and (on_cores is None or len(on_cores) == processes)
+        return benchmark.Run(count, 3 + 0.5 / processes * sum(map(pixel_count, paths)) / 1e6, 100 + count)
+
+    monkeypatch.setattr(benchmark, "protect_run", protect_run)
+    figures = benchmark.growth_section(benchmark.QUICK, "compact", torch.device("cpu"), tmp_path)
+    small = 64 * 64 / 1e6 * 0.5
+    assert [found["images"] for found in figures["images"]] == [2, 4]
+    assert [found["images_per_second"] for found in figures["images"]] == pytest.approx([1 / small] * 2)
+    assert [found["peak_mib"] for found in figures["images"]] == [102, 104]
+    assert figures["megapixels"][0.04]["images_per_second"] == pytest.approx(1 / 0.02, rel=0.01)
+    assert figures["single"]["start_up"] == pytest.approx(3 + small)
+    assert figures["single"]["seconds"] == pytest.approx(0.05 - small, rel=0.01)
+    if cores() > 1:
+        assert figures["scaling"] == pytest.approx(2)
+    assert list(tmp_path.iterdir()) == []
+    written = json.loads(json.dumps({"machine": benchmark.machine(), "device": "CPU", "matrix_tflops": {"float32": 0.1},
+                                     "growth": figures}))
+    assert benchmark.table(written).row_count > 8
 
 
 def ways(scale: step_benchmark.Scale = step_benchmark.QUICK) -> list[step_benchmark.Pair]:
@@ -129,13 +219,23 @@ def test_quick_benchmark_of_training_steps(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_quick_benchmark_of_the_real_command(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    weights, out = tmp_path / "generator.safetensors", tmp_path / "figures.json"
-    save_generator(build_generator("compact"), "compact", weights, {})
-    command = [sys.executable, "-m", "unseg.benchmark", "--quick", "--out", str(out), "--generator", str(weights)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    """ViT's section holds every kind of process that the others start but one, which the test of stages has."""
+    out = tmp_path / "figures.json"
+    command = ["bash", str(ROOT / "scripts" / "benchmark.sh"), "generate", "--quick", "--only", "vit", "--device", "cpu"]
+    environment = os.environ | {"OUT": str(out), "UNSEG_SKIP_INSTALL": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
     figures = json.loads(out.read_text())
-    assert [run["images"] for run in figures["runs"]] == list(benchmark.QUICK_COUNTS)
-    assert all(run["seconds"] > 0 and run["peak_mib"] > 100 for run in figures["runs"])
-    assert figures["machine"]["torch"] == torch.__version__ and figures["quick"] is True
-    assert "6 images: peak memory" in printed
+    vit = figures["vit"]
+    assert figures["quick"] is True and figures["matrix_tflops"]["float32"] > 0
+    assert figures["machine"]["torch"] == torch.__version__
+    assert [run["images"] for run in vit["runs"]] == list(benchmark.QUICK.vit_images)
+    assert all(run["seconds"] > 0 and run["peak_mib"] > 100 for run in vit["runs"])
+    assert vit["noise_difference"] <= 1e-4 and vit["plain"]["peak_mib"] > 100
+    assert 0 < vit["encoder"]["encoder_tflops"] and 0 < vit["plain"]["encoder_tflops"]
+    assert "ratio to the plain way" in ran.stdout
+
+
+def test_an_unknown_section_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert benchmark.main(["--only", "vit,all", "--out", str(tmp_path / "a.json")]) == 2
+    assert "--only vit,all: choose from compact, vit, growth" in capsys.readouterr().err

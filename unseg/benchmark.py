@@ -1,14 +1,22 @@
-"""Speed and memory of protecting images, printed as a table and written as JSON.
+"""Speed and memory of protecting images, printed as a table and written as JSON, beside the plain way of the published code.
 
-- images/s: the real `unseg protect` on 512×512 JPEG photographs, in a process of its own, decoding to written PNG. The rate is
-  that of the images beyond the first hundred (extra images ÷ extra seconds of the longer run), so start-up and warm-up,
-  which both runs share, are not in it.
-- peak memory: the largest resident set of those processes. It must not grow with the number of images.
-- seconds an image of the ViT-B generator, with random weights: the median of runs after one that is not counted.
+Figures are of images that were decoded from JPEG photographs and written to disk, after a first that is not counted:
+
+- images/s of the real `unseg protect`, in a process of its own: the images that a longer run has beyond a shorter one ÷ the
+  seconds that it takes beyond it, so that start-up and warm-up, which both share, are not in it.
+- peak memory: the largest resident set of those processes.
+- the plain way (`unseg.plain_generation`): the median of its images, one after another in one process.
+- achieved TFLOP/s: the operations of the image encoder (`encoder_operations`) ÷ its seconds, beside the rate of plain matrix
+  products on the same machine.
+
+Sections: `compact` and `vit`, the two kinds of generator, each with its seconds a stage from inside a run
+(`unseg.stage_clock`) and its ratio to the plain way at equal noise; `growth`, with the number of images, their size and the
+number of processes.
 """
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -17,9 +25,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,16 +37,53 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from segment_anything_training.build import build_generator
+from segment_anything_training.build import SAM_CONFIGS, build_generator
+from segment_anything_training.generator import NoiseGenerator
+from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, SamConfig
+from unseg.checkpoint import load_generator, save_generator
 from unseg.config import Budget
+from unseg.device import choose_device, cores
 from unseg.errors import UserError
+from unseg.images import read_image
+from unseg.plain_generation import clock_encoder, protect_plainly
 from unseg.protector import Protector
+from unseg.settings import ProtectSettings
+from unseg.stage_clock import stage_figures
 
 SIDE = 512
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # in scikit-image's own package: nothing is fetched
-COUNTS, QUICK_COUNTS = (100, 1000), (2, 6)
-WARM_UP_IMAGES = 2
-VIT_RUNS = 3
+SECTIONS = ("compact", "vit", "growth")
+EQUAL_NOISE = 1e-4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured. Pairs are the images of a shorter and a longer run. plain: images of the plain way. growing: the
+    numbers of small images, of `small` pixels a side. megapixels: size → pair. single: megapixels of one photograph alone.
+    vit: None for ViT-B.
+    """
+
+    compact: tuple[int, int]
+    compact_plain: int
+    stages: int
+    vit_images: tuple[int, int]
+    vit_plain: int
+    growing: tuple[int, ...]
+    small: int
+    megapixels: dict[float, tuple[int, int]]
+    single: float
+    processes: tuple[int, int]
+    vit: SamConfig | None = None
+
+
+FULL = Scale((100, 1000), 200, 96, (1, 3), 2, (10, 100, 1000, 10000), 96,
+             {0.25: (50, 200), 1: (20, 80), 4: (8, 32), 12: (3, 12), 24: (2, 8)}, 24, (50, 250))
+ON_GPU = dataclasses.replace(FULL, compact=(100, 2000), compact_plain=500, vit_images=(64, 512), vit_plain=16)
+QUICK = Scale((2, 6), 2, 4, (1, 2), 1, (1, 2, 4), 64, {0.01: (1, 2), 0.04: (1, 2)}, 0.1, (2, 6),
+              SamConfig(128, 64, 2, 2, (1,), window=4))
+
+
+# --- what is measured with --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -48,8 +95,8 @@ class Run:
     peak_mib: float
 
 
-def photographs(folder: Path, count: int, seed: int = 0) -> None:
-    """Writes `count` different 512×512 JPEG photographs: random squares of scikit-image's, resized."""
+def photographs(folder: Path, count: int, seed: int = 0, height: int = SIDE, width: int = SIDE) -> None:
+    """Writes `count` different JPEG photographs: random squares of scikit-image's, resized."""
     try:
         import skimage.data
     except ImportError:
@@ -61,7 +108,7 @@ def photographs(folder: Path, count: int, seed: int = 0) -> None:
         source = sources[i % len(sources)]
         side = int(draw.integers(min(source.shape[:2]) // 2, min(source.shape[:2]) + 1))
         top, left = (int(draw.integers(0, length - side + 1)) for length in source.shape[:2])
-        square = cv2.resize(source[top:top + side, left:left + side], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        square = cv2.resize(source[top:top + side, left:left + side], (width, height), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(folder / f"{i:05d}.jpg"), cv2.cvtColor(square, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
@@ -88,10 +135,13 @@ def timed_process(arguments: list[str]) -> tuple[float, float]:
     return seconds, peak / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
 
 
-def protect_run(images: Path, count: int, out: Path, generator: str) -> Run:
-    """`unseg protect` on the photographs of a folder, as a user runs it."""
-    command = "import sys; from unseg.cli import main; sys.exit(main())"
-    return Run(count, *timed_process(["-c", command, "protect", str(images), "--out", str(out), "--generator", generator]))
+def protect_run(images: Path, count: int, out: Path, generator: str, device: str = "auto", processes: int = 1,
+                on_cores: Sequence[int] | None = None) -> Run:
+    """`unseg protect` on the photographs of a folder, as a user runs it. on_cores: on these alone."""
+    pin = "" if on_cores is None else f"import os; os.sched_setaffinity(0, {list(on_cores)}); "
+    command = f"{pin}import sys; from unseg.cli import main; sys.exit(main())"
+    options = ["--generator", generator, "--device", device, "--processes", str(processes)]
+    return Run(count, *timed_process(["-c", command, "protect", str(images), "--out", str(out), *options]))
 
 
 def images_per_second(short: Run, long: Run) -> float | None:
@@ -100,26 +150,28 @@ def images_per_second(short: Run, long: Run) -> float | None:
     return (long.images - short.images) / seconds if seconds > 0 else None
 
 
-def seconds_per_image(name: str, runs: int) -> float:
-    """Median seconds that the generator `name` (random weights) takes for a 512×512 image with a mask, one run not counted."""
-    torch.manual_seed(0)
-    protector = Protector(build_generator(name).eval(), Budget())
-    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    mask = np.zeros((SIDE, SIDE), bool)
-    mask[SIDE // 4:-SIDE // 4, SIDE // 4:-SIDE // 4] = True
-    times = []
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        protector(pixels, mask)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+def runs_of(root: Path, counts: Sequence[int], generator: str, device: str, height: int = SIDE, width: int = SIDE,
+            **options: Any) -> dict[str, Any]:
+    """Runs of rising length, each on photographs of its own that do not stay: what each took, and the last one's rate."""
+    runs = []
+    for count in counts:
+        with tempfile.TemporaryDirectory(dir=root) as folder:
+            photographs(Path(folder) / "in", count, seed=count, height=height, width=width)
+            runs.append(protect_run(Path(folder) / "in", count, Path(folder) / "out", generator, device, **options))
+    return {"runs": [asdict(run) for run in runs], "images_per_second": images_per_second(*runs[-2:]) if len(runs) > 1 else None,
+            "peak_mib": max(run.peak_mib for run in runs)}
+
+
+def shape_of(megapixels: float) -> dict[str, int]:
+    """Height and width of a photograph of that size, 3:2."""
+    width = round((megapixels * 1.5e6) ** 0.5)
+    return {"height": round(width / 1.5), "width": width}
 
 
 def machine() -> dict[str, str | int | float]:
     """What the figures were measured on."""
-    return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "threads": torch.get_num_threads(), "load_before": round(os.getloadavg()[0], 2), "torch": torch.__version__,
-            "python": platform.python_version(), "system": platform.system(),
+    return {"processor": _processor(), "cores": cores(), "threads": torch.get_num_threads(),
+            "load_before": round(os.getloadavg()[0], 2), "torch": torch.__version__, "python": platform.python_version(), "system": platform.system(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
@@ -131,56 +183,254 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def benchmark(counts: tuple[int, int], generator: str, vit_runs: int) -> dict:
-    """All figures. counts: images of the shorter and the longer run; vit_runs 0 leaves ViT-B out."""
-    figures = {"machine": machine(), "generator": generator}
-    with tempfile.TemporaryDirectory(prefix="unseg-benchmark-") as folder:
-        root = Path(folder)
-        for name, count in (("warm-up", WARM_UP_IMAGES), ("short", counts[0]), ("long", counts[1])):
-            photographs(root / name, count)
-        protect_run(root / "warm-up", WARM_UP_IMAGES, root / "out", generator)
-        short = protect_run(root / "short", counts[0], root / "out-short", generator)
-        long = protect_run(root / "long", counts[1], root / "out-long", generator)
-    figures["runs"] = [asdict(short), asdict(long)]
-    figures["images_per_second"] = images_per_second(short, long)
-    if vit_runs:
-        figures["vit_b_seconds_per_image"] = seconds_per_image("vit_b", vit_runs)
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
+    """TFLOP/s of products of the shapes of ViT-B's largest layer (4,096×768 by 768×3,072; eight images on a GPU): the best."""
+    rows = 4096 * (8 if device.type == "cuda" else 1)
+    left, right = torch.randn(rows, 768, device=device, dtype=dtype), torch.randn(768, 3072, device=device, dtype=dtype)
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * rows * 768 * 3072 / best / 1e12
+
+
+def encoder_operations(config: SamConfig) -> int:
+    """Floating-point operations of SAM's image encoder for one image: two for every multiplication of its matrix products.
+
+    Windows count without the tokens that fill the last ones, as much as has to be computed.
+    """
+    tokens, dim = config.grid ** 2, config.embed_dim
+    layers = tokens * 12 * dim * dim  # queries, keys, values: 3; projection: 1; the two layers of the MLP: 8
+    attended = sum(tokens if index in config.global_blocks else config.window ** 2 for index in range(config.depth))
+    relative = sum(2 * (config.grid if index in config.global_blocks else config.window) for index in range(config.depth))
+    attention = tokens * dim * (2 * attended + relative)
+    patches = tokens * dim * 3 * PATCH_SIZE ** 2
+    neck = tokens * PROMPT_DIM * (dim + 9 * PROMPT_DIM)
+    return 2 * (config.depth * layers + attention + patches + neck)
+
+
+# --- parts that run in a process of their own ------------------------------------------------------------------------
+
+
+def run_part(part: str, images: Path, weights: str, device: torch.device, noise: Path) -> dict[str, Any]:
+    """What a process of `in_process` does; leaves the first image's noise in the file `noise`.
+
+    "stages": a run whose stages are timed. "plain": the images the plain way. "encoder": this project's network, and the
+    seconds of its image encoder; the first image is not counted in either.
+    """
+    if part == "stages":
+        return stage_figures(images, noise.parent / "stages", ProtectSettings(generator=weights, device=str(device)))
+    network, paths = load_generator(weights, str(device)).network, sorted(images.iterdir())
+    if part == "plain":
+        run = protect_plainly(paths, noise.parent / "plain", network, Budget(), device)
+        torch.save(run.noise, noise)
+        seconds, encoder_seconds = run.seconds[1:], run.encoder_seconds[1:]
+        figures = {"seconds": seconds, "images_per_second": 1 / statistics.median(seconds)}
+    else:
+        protector = Protector(network, Budget(), device=device)
+        encoder_seconds = clock_encoder(network, device)
+        for path in paths:
+            image = read_image(path).pixels
+            noises = protector.noise([protector.frame(image, np.ones(image.shape[:2], bool))])
+            if path == paths[0]:
+                torch.save(noises[0], noise)
+        encoder_seconds, figures = encoder_seconds[1:], {}
+    if encoder_seconds:
+        figures["encoder_tflops"] = encoder_operations(network.config) / statistics.median(encoder_seconds) / 1e12
+    if device.type == "cuda":
+        figures["gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return figures
 
 
-def table(figures: dict) -> Table:
+def in_process(part: str, images: Path, weights: str, device: torch.device, root: Path) -> dict[str, Any]:
+    """`run_part` in a process of its own; its peak memory is among the figures."""
+    out = root / f"{part}.json"
+    _, peak = timed_process(["-m", "unseg.benchmark", "--part", part, "--images", str(images), "--generator", weights, "--device",
+                             str(device), "--noise", str(root / f"{part}.pt"), "--out", str(out)])
+    return json.loads(out.read_text(encoding="utf-8")) | {"peak_mib": peak}
+
+
+def noise_difference(root: Path, parts: Sequence[str]) -> float:
+    """The largest difference between the noises that two parts left; UserError where they are not equal."""
+    one, other = (torch.load(root / f"{part}.pt", weights_only=True) for part in parts)
+    difference = float((one - other).abs().max())
+    if not difference <= EQUAL_NOISE:
+        raise UserError(f"the noise of {parts[0]} and of {parts[1]} differ by {difference:.2g}: their times cannot be compared")
+    return difference
+
+
+# --- the sections ----------------------------------------------------------------------------------------------------
+
+
+def compact_section(scale: Scale, generator: str, device: torch.device, root: Path) -> dict[str, Any]:
+    """The generator that ships, on photographs of 512×512."""
+    protected = runs_of(root, scale.compact, generator, str(device))
+    photographs(root / "some", scale.stages)
+    photographs(root / "plainly", 1 + scale.compact_plain)
+    figures = protected | {"where": in_process("stages", root / "some", generator, device, root),
+                                     "plain": in_process("plain", root / "plainly", generator, device, root)}
+    photographs(root / "one", 1)
+    in_process("encoder", root / "one", generator, device, root)
+    return _beside_plain(figures, root)
+
+
+def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any]:
+    """ViT-B with random weights, on photographs of 1024×768."""
+    torch.manual_seed(0)
+    weights = root / "vit.safetensors"
+    network = NoiseGenerator(scale.vit) if scale.vit else build_generator("vit_b")
+    save_generator(network, "custom" if scale.vit else "vit_b", weights, {})
+    figures = runs_of(root, scale.vit_images, str(weights), str(device), height=768, width=1024)
+    photographs(root / "vit-images", 1 + scale.vit_plain, height=768, width=1024)
+    figures["plain"] = in_process("plain", root / "vit-images", str(weights), device, root)
+    figures |= {"encoder": in_process("encoder", root / "vit-images", str(weights), device, root)}
+    figures["encoder_gflop"] = encoder_operations(scale.vit or SAM_CONFIGS["vit_b"]) / 1e9
+    if device.type == "cuda":
+        figures["where"] = in_process("stages", root / "vit-images", str(weights), device, root)
+    return _beside_plain(figures, root)
+
+
+def _beside_plain(figures: dict[str, Any], root: Path) -> dict[str, Any]:
+    rate = figures["images_per_second"]
+    return figures | {"ratio": None if rate is None else rate / figures["plain"]["images_per_second"],
+                      "noise_difference": noise_difference(root, ("encoder", "plain"))}
+
+
+def growth_section(scale: Scale, generator: str, device: torch.device, root: Path) -> dict[str, Any]:
+    """More images, larger ones, and more processes."""
+    figures: dict[str, Any] = {"small_side": scale.small}
+    few = runs_of(root, scale.growing, generator, str(device), scale.small, scale.small)["runs"]
+    runs = [Run(**run) for run in few]
+    figures["images"] = [asdict(run) | {"images_per_second": images_per_second(before, run)}
+                         for before, run in zip(runs, runs[1:])]
+    figures["megapixels"] = {size: shape_of(size) | runs_of(root, counts, generator, str(device), **shape_of(size))
+                             for size, counts in scale.megapixels.items()}
+    # Twice each: the first time may read from the disk what the second finds in memory.
+    alone = [min((runs_of(root, (1,), generator, str(device), **shape) for _ in range(2)),
+                 key=lambda found: found["runs"][0]["seconds"])
+             for shape in ({"height": 64, "width": 64}, shape_of(scale.single))]
+    start_up, seconds = (found["runs"][0]["seconds"] for found in alone)
+    figures["single"] = shape_of(scale.single) | {"megapixels": scale.single, "start_up": start_up, "seconds": seconds - start_up,
+                                                  "peak_mib": alone[1]["peak_mib"]}
+    if device.type == "cpu" and hasattr(os, "sched_setaffinity") and cores() > 1:
+        first, second = sorted(os.sched_getaffinity(0))[:2]
+        figures["processes"] = {
+            processes: runs_of(root, scale.processes, generator, str(device), processes=processes, on_cores=on_cores)
+            for processes, on_cores in ((1, (first,)), (2, (first, second)))}
+        rates = [figures["processes"][processes]["images_per_second"] for processes in (1, 2)]
+        figures["scaling"] = rates[1] / rates[0] if all(rates) else None
+    return figures
+
+
+def benchmark(only: Sequence[str], scale: Scale, generator: str, device: torch.device) -> dict[str, Any]:
+    """All figures of the sections named."""
+    figures: dict[str, Any] = {"machine": machine(), "generator": generator,
+                               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"}
+    figures["matrix_tflops"] = {"float32": matrix_rate(device)}
+    if device.type == "cuda":
+        figures["matrix_tflops"]["bfloat16"] = matrix_rate(device, torch.bfloat16)
+    sections = {"compact": lambda root: compact_section(scale, generator, device, root),
+                "vit": lambda root: vit_section(scale, device, root),
+                "growth": lambda root: growth_section(scale, generator, device, root)}
+    for section in only:
+        print(f"measuring: {section}", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="unseg-benchmark-") as folder:
+            figures[section] = sections[section](Path(folder))
+        figures[section]["took"] = time.perf_counter() - started
+    return figures
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+
+
+def table(figures: dict[str, Any]) -> Table:
     """The figures for people."""
     where = figures["machine"]
-    result = Table(title=f"{where['processor']}, {where['cores']} cores, {where['threads']} threads, torch {where['torch']}")
+    computer = figures["device"] if figures["device"] != "CPU" else f"{where['processor']}, {where['cores']} cores"
+    result = Table(title=f"{computer}, {where['threads']} threads, torch {where['torch']}")
     result.add_column("what")
     result.add_column("figure", justify="right")
-    rate = figures["images_per_second"]
-    result.add_row(f"{figures['generator']}: images/s, {SIDE}×{SIDE} JPEG to PNG", "not measurable" if rate is None else f"{rate:.1f}")
-    for run in figures["runs"]:
-        result.add_row(f"  {run['images']} images: seconds, start-up included", f"{run['seconds']:.1f}")
-        result.add_row(f"  {run['images']} images: peak memory", f"{run['peak_mib']:.0f} MiB")
-    if "vit_b_seconds_per_image" in figures:
-        result.add_row("vit_b: seconds an image", f"{figures['vit_b_seconds_per_image']:.1f}")
+    for kind, rate in figures["matrix_tflops"].items():
+        result.add_row(f"matrix products, {kind}", f"{rate:.3g} TFLOP/s")
+    for section, rows in (("compact", _generator_rows), ("vit", _generator_rows), ("growth", _growth_rows)):
+        if section in figures:
+            result.add_section()
+            for row in rows(section, figures[section]):
+                result.add_row(*row)
     return result
+
+
+def _rate(figure: float | None) -> str:
+    return "not measurable" if figure is None else f"{figure:.3g}"
+
+
+def _generator_rows(section: str, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(f"{section}: images/s, JPEG to PNG on disk", _rate(figures["images_per_second"])),
+            ("  the plain way, JPEG to JPEG", _rate(figures["plain"]["images_per_second"])),
+            ("  ratio to the plain way", _rate(figures["ratio"])),
+            ("  largest difference of the noise", f"{figures['noise_difference']:.1g}")]
+    for run in figures["runs"]:
+        rows.append((f"  {run['images']} images: seconds with start-up; peak memory",
+                     f"{run['seconds']:.1f}; {run['peak_mib']:.0f} MiB"))
+    rows.append(("  the plain way: peak memory", f"{figures['plain']['peak_mib']:.0f} MiB"))
+    for way in ("encoder", "plain"):
+        if "encoder_tflops" in figures.get(way, {}):
+            rows.append((f"  image encoder, {'this' if way == 'encoder' else 'plain'}",
+                         f"{figures[way]['encoder_tflops']:.3g} TFLOP/s"))
+    where = figures.get("where")
+    if where:
+        rows += [(f"  {name}: ms an image (of processor time)", f"{stage['milliseconds']:.1f} ({stage['processor_ms']:.1f})")
+                 for name, stage in where["stages"].items()]
+        rows.append((f"  device idle; most time beside the network: {where['beside']}", f"{where['idle_share']:.0%}"))
+    return rows
+
+
+def _growth_rows(section: str, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    side, alone = figures["small_side"], figures["single"]
+    rows = [(f"{found['images']} images of {side}×{side}: images/s; peak memory", found) for found in figures["images"]]
+    rows += [(f"{found['width']}×{found['height']}: images/s; peak memory", found) for found in figures["megapixels"].values()]
+    rows += [(f"{count} process{'' if count == 1 else 'es'}, one core each: images/s; peak memory", found)
+             for count, found in figures.get("processes", {}).items()]
+    shown = [(what, f"{_rate(found['images_per_second'])}; {found['peak_mib']:.0f} MiB") for what, found in rows]
+    if "scaling" in figures:
+        shown.append(("  two processes to one", _rate(figures["scaling"])))
+    return [*shown, (f"one photograph of {alone['width']}×{alone['height']}: seconds without start-up; peak memory",
+                     f"{alone['seconds']:.2f}; {alone['peak_mib']:.0f} MiB"), ("  start-up: seconds", f"{alone['start_up']:.2f}")]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m unseg.benchmark", description="Speed and memory of unseg protect.")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark.json"), help="where the figures go, as JSON")
-    parser.add_argument("--generator", default="compact", help="as for unseg protect")
-    parser.add_argument("--quick", action="store_true", help="a few images and no ViT-B: tests the benchmark, measures nothing")
+    parser.add_argument("--generator", default="compact", help="as for unseg protect; of the sections compact and growth")
+    parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections, separated by commas: {', '.join(SECTIONS)}")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="a few images and a tiny ViT: tests the benchmark, measures nothing")
+    for hidden in ("--part", "--images", "--noise"):  # what `in_process` starts
+        parser.add_argument(hidden, type=str if hidden == "--part" else Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
-        figures = benchmark(QUICK_COUNTS if options.quick else COUNTS, options.generator, 0 if options.quick else VIT_RUNS)
+        device = choose_device(options.device)
+        if options.part:
+            figures = run_part(options.part, options.images, options.generator, device, options.noise)
+        else:
+            only = options.only.split(",")
+            if not set(only) <= set(SECTIONS):
+                raise UserError(f"--only {options.only}: choose from {', '.join(SECTIONS)}")
+            scale = QUICK if options.quick else ON_GPU if device.type == "cuda" else FULL
+            figures = benchmark(only, scale, options.generator, device) | {"quick": options.quick}
     except UserError as error:
         print(f"unseg: error: {error}", file=sys.stderr)
         return 2
-    figures["quick"] = options.quick
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    console = Console()
-    console.print(table(figures))
-    console.print(f"Written: {options.out}", highlight=False)
+    if not options.part:
+        console = Console()
+        console.print(table(figures))
+        console.print(f"Written: {options.out}", highlight=False)
     return 0
 
 

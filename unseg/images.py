@@ -665,7 +665,8 @@ def _png_of_row_differences(samples_HWC: np.ndarray, level: int) -> bytes:
         packed.append(packer.compress(filtered))
         above = rows[-1:]
     packed.append(packer.flush())
-    return b"".join([b"\x89PNG\r\n\x1a\n", _png_chunk(b"IHDR", header), *_data_chunks(b"".join(packed)), _png_chunk(b"IEND", b"")])
+    return b"".join([b"\x89PNG\r\n\x1a\n", _png_chunk(b"IHDR", header), *_data_chunks(b"".join(packed)),
+                     _png_chunk(b"IEND", b"")])
 
 
 def _data_chunks(content: bytes) -> Iterator[bytes]:
