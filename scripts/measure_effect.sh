@@ -5,17 +5,16 @@
 #
 #   DATA_ROOT=data/camvid bash scripts/measure_effect.sh
 #   GENERATOR=weight_dir/my.safetensors TASKS=binary CONDITIONS=clean,protected SEEDS=0 bash scripts/measure_effect.sh
-#   STEPS=1000 SEEDS=0 CONDITIONS=clean,protected NETWORKS=unet_resnet18,pspnet_resnet18,fpn_resnet18,deeplabv3plus_mobilenet_v2,segformer_b0 \
-#       bash scripts/measure_effect.sh --shares 20,40,60,80
+#   TASKS=binary STEPS=1000 SEEDS=0 CONDITIONS=clean,protected,random bash scripts/measure_effect.sh --shares 20,40,60,80
 #
 # Needs: what install.sh needs, and CamVid in the SegNet 11-class edition as DATA_ROOT/images/{train,test}/NAME.jpg and
 #        DATA_ROOT/labels/{train,test}/NAME.png (class index, 255 = not labelled); see data/README.md.
 # Takes: 14 hours on 2 free cores of 2.5 GHz with PARALLEL=1, 28 hours of one core in all: 55 minutes for each seed and condition
 #        of a task through the four networks (0.29, 0.45, 0.21 and 0.10 s a step, 3,000 steps, 5 % more for the tests). Reckoned
 #        from these measured times; the whole was not run in one go.
-# Leaves: OUT/TASK/ with results.json, curves.jsonl, curves.png, final.png, examples/. A run that is there already is not repeated, and
-#        one that was interrupted goes on from its last checkpoint: start it again. Seed 0 of everything comes first.
-#        `unseg report OUT/TASK` makes a page of it. Any other data set and task: `unseg evaluate --clean …` (docs/evaluation.md).
+# Leaves: OUT/TASK/ with results.json, curves.jsonl and examples/; `unseg report OUT/binary OUT/classes` makes a page of them.
+#        A run that is there already is not repeated, and one that was interrupted goes on from its last checkpoint: start it again.
+#        Seed 0 of everything comes first. Any other data set and task: `unseg evaluate --clean …` (docs/evaluation.md).
 # Settings: DATA_ROOT=data/camvid  OUT=runs/effect  TASKS="binary classes"  GENERATOR=compact (or a weight file)
 #           NETWORKS=unet_resnet18,fpn_resnet34,deeplabv3plus_mobilenet_v2,segformer_b0  SEEDS=0,1,2
 #           CONDITIONS=clean,random,pattern,protected,protected+jpeg75

@@ -693,6 +693,17 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
     assert f"unseg report {out}" in printed.replace("\n", "")
 
 
+def test_shares_of_a_split_are_swept(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "protected"
+    for pair in list_pairs(data, "train"):
+        write_png(folder / f"{pair.name}.png", pair.pixels() ^ 1)
+    command.evaluate(data, tmp_path / "out", object_classes="1", protected=[str(folder)], networks="tiny", size=f"{WIDTH}x{HEIGHT}",
+                     conditions="clean", shares="0,50,100", steps=1, batch=2, device="cpu")
+    runs = read_results(tmp_path / "out" / "results.json")["runs"]
+    assert [(run["settings"]["condition"], run["result"]["train_images"]) for run in runs] == \
+        [("clean", 6), ("protected@50", 6), ("protected", 6), ("clean@50", 3)]
+
+
 def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_generator(build_generator("compact"), "compact", tmp_path / "generator.safetensors", {})

@@ -593,7 +593,8 @@ def test_weights_are_part_of_a_runs_settings(folders: Path, tmp_path: Path) -> N
 
 def test_weights_from_the_hugging_face_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the cache's layout: models--ORGANISATION--NAME/refs/main names a folder of snapshots/. Nothing is asked of the network."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     model = tmp_path / "models--some--model"
     snapshot = model / "snapshots" / ("a" * 40)

@@ -115,7 +115,7 @@ def evaluate(
             raise UserError(f"--threads {threads}: give at least 1")
         torch.set_num_threads(threads)
     check_sources(task, data, clean, test, {"--object-classes": object_classes, "--by-class": by_class or None,
-                                            "--generator": generator}, {"--annotations": annotations, "--shares": shares,
+                                            "--generator": generator}, {"--annotations": annotations,
                                                                         "--test-annotations": test_annotations})
     choices = choose(preset, task, {
         "size": size, "steps": steps, "epochs": epochs, "batch": batch, "eval_every": eval_every, "optimizer": optimizer,
@@ -134,7 +134,7 @@ def evaluate(
                 if weights or settings:
                     raise UserError("--weights and --set: these are for --clean")
                 plan = Plan(data, out, parse_task(task, object_classes, by_class), names,
-                            split_list("--conditions", conditions or "clean,protected,random"), *dimensions,
+                            with_shares(split_list("--conditions", conditions or "clean,protected,random"), shares), *dimensions,
                             Schedule(**choices.schedule), budget, chosen_seeds, test_split, device, checkpoint_every)
                 study = study_of(plan, training_sources(plan, generator, one_folder(protected)), perceptual)
             else:
@@ -243,6 +243,13 @@ def parse_shares(text: str | None) -> tuple[int, ...]:
     if not all(re.fullmatch(r"\d{1,3}", share, re.ASCII) and int(share) <= 100 for share in shares):
         raise UserError(f"--shares {text}: give whole percents from 0 to 100, such as 0,20,40,60,80,100")
     return tuple(dict.fromkeys(map(int, shares)))
+
+
+def with_shares(conditions: tuple[str, ...], shares: str | None) -> tuple[str, ...]:
+    """The conditions and those of a share sweep of the protected images."""
+    from unseg.evaluation.names import sweep
+
+    return tuple(dict.fromkeys([*conditions, *(sweep(["protected"], parse_shares(shares)) if shares is not None else ())]))
 
 
 def parse_rule(objects: str, ignore_label: int, background_label: int) -> "ObjectRule":
