@@ -4,9 +4,11 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import re
 import shutil
 import statistics
+import subprocess
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -199,6 +201,32 @@ def test_several_files_are_sections_with_a_table_of_contents(tmp_path: Path) -> 
     assert [section.attributes["id"] for section in root.all("section")] == ["s1", "s2"]
     ids = [tag.attributes["id"] for tag in root.all() if "id" in tag.attributes]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_title_is_the_pages_and_the_tables(tmp_path: Path) -> None:
+    write(tmp_path, results([run()]))
+    assert cli.main(["report", str(tmp_path), "--title", "Roads & <b>"]) == 0
+    root = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).root
+    assert root.all("h1")[0].text() == root.all("title")[0].text() == "Roads & <b>"
+    assert "# Roads &amp; &lt;b&gt;\n" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_run_is_published_by_one_script(tmp_path: Path) -> None:
+    """In a tree where a shell script takes unseg's place."""
+    tree = tmp_path / "tree"
+    for folder in ("scripts", ".venv/bin", "docs/results"):
+        (tree / folder).mkdir(parents=True)
+    script = shutil.copy(ROOT / "scripts" / "publish_results.sh", tree / "scripts")
+    (tree / "install.sh").write_text("exit 0\n")
+    (tree / ".venv" / "bin" / "unseg").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>"$CALLS"\n')
+    (tree / ".venv" / "bin" / "unseg").chmod(0o755)
+    made = write(tmp_path / "a run", results([run()]))
+    environment = {**os.environ, "CALLS": str(tmp_path / "calls"), "TITLE": "All roads"}
+    subprocess.run(["bash", script, str(made), "roads"], env=environment, check=True, cwd=tmp_path)
+    assert (tmp_path / "calls").read_text().splitlines() == ["report", str(made), "--charts", "--title", "All roads", "--out",
+                                                             str(tree / "docs" / "results" / "roads.html")]
+    assert (tree / "docs" / "results" / "roads.json").read_bytes() == (made / "results.json").read_bytes()
+    assert subprocess.run(["bash", script, str(made)], capture_output=True).returncode == 2
 
 
 # --- charts ------------------------------------------------------------------------------------------------------------

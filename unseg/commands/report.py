@@ -15,6 +15,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders with a results.json of `unseg evaluate`, or such files.")],
     out: Annotated[Optional[Path], typer.Option(help="The page; its tables as Markdown go beside it. Default: report.html in the first RUN.")] = None,
     charts: Annotated[bool, typer.Option("--charts", help="Also write each figure as an SVG file beside the page.")] = False,
+    title: Annotated[Optional[str], typer.Option(help="The page's heading.")] = None,
 ) -> None:
     """Write one HTML page and its tables as Markdown, from results.json alone.
 
@@ -22,8 +23,9 @@ def report(
     2 a file is missing or broken, one line says which.
     """
     from unseg.report.files import write_report
+    from unseg.report.text import TITLE
 
-    written = write_report(runs, out, charts)
+    written = write_report(runs, out, charts, title or TITLE)
     console = Console(highlight=False)
     print_list(console, "not on the page", written.problems, "yellow", "the page")
     names = ", ".join(printable(str(path)) for path in written.paths)

@@ -29,7 +29,8 @@ class Written:
     problems: list[str]
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None, charts: bool = False) -> Written:
+def write_report(runs: Sequence[Path], out: Path | None = None, charts: bool = False,
+                 title: str = text.TITLE) -> Written:
     """Writes the report on these folders with a results.json, or such files. out: the page, report.html in the first folder by default.
 
     The same files give the same bytes. UserError, and nothing written, where a file cannot be read, or something that is no
@@ -41,9 +42,9 @@ def write_report(runs: Sequence[Path], out: Path | None = None, charts: bool = F
     sections = [section for run in dict.fromkeys(runs) for section in read_sections(run)]
     if not sections:
         raise UserError(f"{runs[0]}: holds no run yet; let unseg evaluate finish one")
-    made = page(sections)
+    made = page(sections, title)
     pictures, names = _charts(sections, out.stem) if charts else ({}, [])
-    contents = {out: made.html, out.with_suffix(".md"): markdown(sections, names),
+    contents = {out: made.html, out.with_suffix(".md"): markdown(sections, names, title),
                 **{out.with_name(name): content for name, content in pictures.items()}}
     for path in contents:
         _check_free(path)

@@ -11,9 +11,10 @@ from unseg.report.model import Section
 MARK = "<!-- unseg report -->"  # the first line: by it the command knows its own files
 
 
-def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str, str]]] = ()) -> str:
+def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str, str]]] = (),
+             title: str = text.TITLE) -> str:
     """The document. pictures: for each section, captions and file names of charts beside it."""
-    lines = [MARK, "# What segmentation networks learn from protected images", "",
+    lines = [MARK, f"# {escaped(title)}", "",
              "Networks are trained with true labels on one kind of training image and tested on clean images.", ""]
     for i, section in enumerate(sections):
         lines += _section(section, pictures[i] if pictures else ())

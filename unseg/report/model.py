@@ -332,8 +332,8 @@ def _subtitle(facts: Node, runs: Sequence[Node]) -> str:
     if None not in counts:
         parts.append(f"{counts[0]:,.0f} training and {counts[1]:,.0f} clean test images")
     size = settings.get("size")
-    if size:
-        parts.append(f"{_in_words(size.value)} pixels")
+    if size is not None:
+        parts.append(f"{_in_words(size.value, between='×')} pixels")
     steps, batch = _number(settings.get("steps")), _number(settings.get("batch"))
     if steps is not None:
         parts.append(f"{steps:,.0f} steps" + ("" if batch is None else f" of {batch:,.0f} images"))
@@ -351,7 +351,7 @@ def _settings(facts: Node, runs: Sequence[Node]) -> dict[str, list[str]]:
     for run in runs:
         for name, value in run["settings"].value.items():
             if name not in PLACED:
-                found.setdefault(name.replace("_", " "), {})[_in_words(value)] = None
+                found.setdefault(name.replace("_", " "), {})[_in_words(value, between="×" if name == "size" else " ")] = None
         found.setdefault("seed", {})[str(run["settings"]["seed"].whole())] = None
         for name in MACHINE:
             if run["result"].get(name):
@@ -377,13 +377,15 @@ def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], lef
     if len({run["settings"]["seed"].whole() for run in runs}) == 1:
         lines.append("One seed: nothing is known of the spread between runs.")
     every = dict.fromkeys(condition.name for network in networks for condition in network.conditions)
+    lacking: dict[str, list[str]] = {}
     for network in networks:
-        missing = [shown_name(name) for name in every if network.find(name) is None]
+        missing = ", ".join(shown_name(name) for name in every if network.find(name) is None)
         if missing:
-            lines.append(f"Not run on {network.name}: {', '.join(missing)}.")
+            lacking.setdefault(missing, []).append(network.name)
         uneven = sorted({len(condition.runs) for condition in network.conditions})
         if len(uneven) > 1:
             lines.append(f"The conditions of {network.name} have between {uneven[0]} and {uneven[-1]} seeds.")
+    lines += [f"Not run on {', '.join(names)}: {missing}." for missing, names in lacking.items()]
     for name in every:
         again = spread(run.stored and run.stored.psnr for network in networks if (condition := network.find(name)) for run in condition.runs)
         if again is not None:
@@ -395,15 +397,14 @@ def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], lef
     return [*dict.fromkeys(lines), *(remark.text() for remark in _items(facts.get("remarks")))]
 
 
-def _in_words(value: Any, depth: int = 4) -> str:
-    """A value of the JSON for readers: a size as 128×96, objects and lists without brackets, down to `depth` of them."""
+def _in_words(value: Any, depth: int = 4, between: str = " ") -> str:
+    """A value of the JSON for readers: objects and lists without brackets, down to `depth` of them. between: the items of a list."""
     if isinstance(value, (dict, list)) and depth == 0:
         return "…"
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_in_words(inner, depth - 1)}" for name, inner in value.items()) or "none"
     if isinstance(value, list):
-        pair = len(value) == 2 and all(type(item) is int for item in value)
-        return ("×" if pair else " ").join(_in_words(item, depth - 1) for item in value) or "none"
+        return between.join(_in_words(item, depth - 1) for item in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return str(value)

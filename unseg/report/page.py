@@ -20,7 +20,6 @@ from unseg.report.model import Change, Condition, Example, Network, Section
 from unseg.report.panels import NOISE_GAIN
 
 GENERATOR = "unseg report"  # in the page's head: by it the command knows its own pages
-TITLE = "What segmentation networks learn from protected images"
 # Nothing may be fetched or run, whatever else stands in the page.
 SHOWN_EXAMPLES = 2  # the others are folded
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -34,10 +33,10 @@ class Page:
     problems: list[str]
 
 
-def page(sections: Sequence[Section]) -> Page:
+def page(sections: Sequence[Section], title: str = text.TITLE) -> Page:
     """The document on these sections, with a table of contents where there are several."""
     counters, album = (_Counter("Figure"), _Counter("Table")), Album()
-    main = el("main", el("header", el("h1", TITLE), el(
+    main = el("main", el("header", el("h1", title), el(
         "p", "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first weights and views, and "
              "tested on clean images. A protection works where training on protected images ends near the trivial answer.", class_="lede")))
     if len(sections) > 1:
@@ -50,7 +49,7 @@ def page(sections: Sequence[Section]) -> Page:
     style = "".join(resources.files("unseg.report").joinpath(name).read_text(encoding="utf-8") for name in ("palette.css", "page.css"))
     head = el("head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),
               el("meta", name="generator", content=GENERATOR), el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-              el("title", TITLE), raw("style", style))
+              el("title", title), raw("style", style))
     return Page(html_page(el("html", head, el("body", main), lang="en")), album.problems)
 
 
@@ -134,7 +133,8 @@ def _results(section: Section, styles: dict[str, Style], table: _Counter) -> Ele
     columns = text.columns(section)
     groups = [(f"{network.name} (trivial answer {text.number(network.trivial)})", [(_keyed(condition.shown, styles[condition.name]), [column.cell(condition) for column in columns])
                               for condition in network.conditions]) for network in section.networks]
-    caption = " ".join(filter(None, ("Networks trained on each kind of image, tested on clean images.", text.table_note(section), text.not_measured(section))))
+    about = f"Networks trained on each kind of image, tested on clean images; {text.table_note(section)}"
+    caption = " ".join(filter(None, (about, text.not_measured(section))))
     return _table(table.caption(caption), ["trained on", *(column.title for column in columns)], groups)
 
 

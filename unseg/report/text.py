@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from unseg.evaluation.results import Spread
 from unseg.report.model import Condition, Run, Section
 
+TITLE = "What segmentation networks learn from protected images"
 NONE = "–"
 METRIC_NAMES = {
     "miou": "mIoU", "iou": "IoU", "mean_iou": "mIoU", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "mask_ap": "mask AP", "box_ap": "box AP",
@@ -88,8 +89,8 @@ def columns(section: Section) -> list[Column]:
         Column(f"final {unit}", lambda c: with_sd(c.spread(lambda run: run.final)), "final: after the last step"),
         Column(f"best {unit}", lambda c: with_sd(c.spread(lambda run: run.best)), "best: the highest of all tests of a run on the test images"),
         Column("retained learning", lambda c: with_sd(c.spread(lambda run: run.retained), 2),
-               f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean run of that seed; "
-               "0: nothing was learnt, 1: protection changed nothing"),
+               f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean run of that seed "
+               "(0: nothing was learnt, 1: protection changed nothing)"),
         Column("PSNR (dB)", lambda c: mean(c, lambda run: run.quality.psnr, 1), "PSNR: mean over the training images that were changed"),
         Column("SSIM", lambda c: mean(c, lambda run: run.quality.ssim)),
         Column("LPIPS", lambda c: mean(c, lambda run: run.quality.lpips)),
