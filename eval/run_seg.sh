@@ -61,6 +61,8 @@ fi
 [[ -z ${STEPS:-} ]] || whole STEPS "$STEPS" 1
 NPROC=${NPROC:-1}
 whole NPROC "$NPROC" 1
+[[ -d ${PROTECTED:-.} ]] || fail "PROTECTED=$PROTECTED: no such folder"
+[[ -e ${WEIGHTS:-.} ]] || fail "WEIGHTS=$WEIGHTS: no such file; pretrained_checkpoint/README.md says where it comes from"
 if [[ -n ${WEIGHTS:-} ]]; then
     options+=(--weights "$WEIGHTS")
 else

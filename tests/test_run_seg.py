@@ -160,6 +160,8 @@ def run_script(folder: Path, **settings: object) -> subprocess.CompletedProcess:
     ({"DATA_ROOT": "x", "BATCH": "1"}, "BATCH=1: give a whole number from 2"),
     ({"DATA_ROOT": "x", "STEPS": "0"}, "STEPS=0: give a whole number from 1"),
     ({"DATA_ROOT": "x", "NPROC": "0"}, "NPROC=0: give a whole number from 1"),
+    ({"DATA_ROOT": "x", "PROTECTED": "y"}, "PROTECTED=y: no such folder"),
+    ({"DATA_ROOT": "x", "WEIGHTS": "y.params"}, "WEIGHTS=y.params: no such file"),
 ])
 def test_wrong_settings_are_one_line(tmp_path: Path, settings: dict[str, str], said: str) -> None:
     ended = run_script(tmp_path, **settings)
