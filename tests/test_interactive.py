@@ -92,8 +92,9 @@ def official_sam() -> Sam:
     torch.manual_seed(0)
     grid, width = SIDE // 16, MINI.prompt_width
     network = Sam(
-        ImageEncoderViT(img_size=SIDE, embed_dim=MINI.width, depth=MINI.depth, num_heads=MINI.heads, out_chans=width, use_rel_pos=True,
-                        window_size=MINI.window, global_attn_indexes=MINI.global_blocks, norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6)),
+        ImageEncoderViT(img_size=SIDE, embed_dim=MINI.width, depth=MINI.depth, num_heads=MINI.heads, out_chans=width,
+                        use_rel_pos=True, window_size=MINI.window, global_attn_indexes=MINI.global_blocks,
+                        norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6)),
         PromptEncoder(width, (grid, grid), (SIDE, SIDE), 16),
         MaskDecoder(transformer_dim=width, iou_head_hidden_dim=width,
                     transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=MINI.decoder_mlp, num_heads=8)))
@@ -150,7 +151,8 @@ def hq_answers(network: Sam, parts: nn.Module, image: torch.Tensor, boxes: torch
     """1×K×2×M×M: SAM-HQ's formula over Meta's modules. The token is the last of the output tokens, the early features are those
     after the first global block."""
     early: list[torch.Tensor] = []
-    hook = network.image_encoder.blocks[MINI.global_blocks[0]].register_forward_hook(lambda module, inputs, output: early.append(output))
+    block = network.image_encoder.blocks[MINI.global_blocks[0]]
+    hook = block.register_forward_hook(lambda module, inputs, output: early.append(output))
     seen = network.image_encoder(image)
     hook.remove()
     decoder = network.mask_decoder
@@ -263,8 +265,8 @@ def test_from_scratch_every_trained_parameter_has_a_gradient(name: str) -> None:
     with_gradient = {key.removeprefix("network.") for key, value in network.named_parameters() if value.grad is not None}
     assert with_gradient == trained(network)
     left = {key for key, _ in network.network.named_parameters()} - trained(network)
-    assert left and all(any(part in key for part in ("iou_prediction_head", "mask_embed.", "positional_embedding", "output_hypernetworks_mlps"
-                                                     if name == "samhq_mini" else "mask_embed.")) for key in left)
+    idle = ("iou_prediction_head", "mask_embed.", "positional_embedding", *["output_hypernetworks_mlps"] * (name == "samhq_mini"))
+    assert left and all(any(part in key for part in idle) for key in left)
 
 
 @pytest.mark.parametrize(("name", "parts"), [
@@ -389,8 +391,8 @@ def test_boxes_and_points_are_told_apart() -> None:
 
 
 def test_measures_by_hand() -> None:
-    """A square of 20×20 against its left half, in an image of 64×32: IoU 1/2. The band is round(0.02 × √(64² + 32²)) = 1 pixel wide:
-    the square's outline has 4 × 19 = 76 pixels, the half's 2 × (20 + 10) − 4 = 56; they share 20 + 2 × 9 = 38, so 38 / 94."""
+    """A square of 20×20 against its left half, in an image of 64×32: IoU 1/2. The band is round(0.02 × √(64² + 32²)) = 1 pixel
+    wide: the square's outline has 4 × 19 = 76 pixels, the half's 2 × (20 + 10) − 4 = 56; they share 20 + 2 × 9 = 38: 38 / 94."""
     values = np.zeros((64, 32), np.uint8)
     values[10:30, 4:24] = 1
     test = Pictures([np.zeros((64, 32, 3), np.uint8)], [values])
@@ -557,9 +559,9 @@ def evaluate(tmp_path: Path, *options: str) -> tuple[Result, Path]:
         write_scenes(folders[1], 2, 3)
     out = tmp_path / "out"
     return CliRunner().invoke(app, [
-        "evaluate", "--task", "interactive", "--clean", str(folders[0]), "--test", str(folders[1]), "--annotations-format", "index",
-        "--size", f"{SIDE}x{SIDE}", "--steps", "3", "--batch", "2", "--eval-every", "3", "--conditions", "clean,random", "--device",
-        "cpu", "--out", str(out), *options]), out
+        "evaluate", "--task", "interactive", "--clean", str(folders[0]), "--test", str(folders[1]), "--annotations-format",
+        "index", "--size", f"{SIDE}x{SIDE}", "--steps", "3", "--batch", "2", "--eval-every", "3", "--conditions", "clean,random",
+        "--device", "cpu", "--out", str(out), *options]), out
 
 
 @pytest.mark.slow
@@ -575,7 +577,8 @@ def test_networks_of_both_families_run_end_to_end(tmp_path: Path) -> None:
         metrics = run["result"]["metrics"]
         assert run["result"]["final"] == metrics["iou"] and metrics["counts"]["objects"] == 4
         assert run["result"]["notes"] == ["no --weights, so the image encoder and the decoder are trained from random weights"]
-        assert all((out / example[kind]).is_file() for example in run["result"]["examples"] for kind in ("image", "truth", "prediction"))
+        assert all((out / example[kind]).is_file() for example in run["result"]["examples"]
+                   for kind in ("image", "truth", "prediction"))
 
 
 @pytest.mark.slow
@@ -589,7 +592,8 @@ def test_weights_and_merged_objects_through_the_command(tmp_path: Path) -> None:
 
 
 def test_errors_through_the_command_are_one_line(tmp_path: Path) -> None:
-    for options, told in ((("--networks", "sam_vit_x"), "sam_vit_b"), (("--networks", "sam_mini", "--weights", "none.pth"), "none.pth"),
+    for options, told in ((("--networks", "sam_vit_x"), "sam_vit_b"),
+                          (("--networks", "sam_mini", "--weights", "none.pth"), "none.pth"),
                           (("--networks", "sam_mini", "--set", "per_view=0"), "--set per_view=0")):
         ran, _ = evaluate(tmp_path, *options)
         assert isinstance(ran.exception, UserError), ran.output

@@ -93,7 +93,7 @@ def test_trivial_is_the_better_of_everywhere_and_nowhere() -> None:
 
 
 def test_loss_by_hand() -> None:
-    """Undecided logits on 4 pixels, one of them not labelled, one object: cross entropy ln 2; Dice (2 · 0.5 + 1) / (1.5 + 1 + 1)."""
+    """Undecided on 4 pixels, one not labelled, one object: cross entropy ln 2; Dice (2 · 0.5 + 1) / (1.5 + 1 + 1)."""
     logits = torch.zeros(1, 2, 2, 2)
     target = torch.tensor([[[1, 0], [0, 255]]])
     expected = np.log(2) + 1 - 2 / 3.5
@@ -158,9 +158,10 @@ def write_set(root: Path, kind: str, count: int, shift: int) -> Path:
 def test_a_set_runs_end_to_end(kind: str, tmp_path: Path) -> None:
     train, test = write_set(tmp_path / "train", kind, 4, 0), write_set(tmp_path / "test", kind, 2, 20)
     out = tmp_path / "out"
-    ran = CliRunner().invoke(app, ["evaluate", "--task", "medical", "--clean", str(train), "--test", str(test), "--conditions",
-                                   "clean,random", "--networks", "unet_mobilenet_v2", "--size", "64x64", "--steps", "3", "--batch", "2",
-                                   "--eval-every", "3", "--device", "cpu", "--out", str(out)])
+    ran = CliRunner().invoke(app, [
+        "evaluate", "--task", "medical", "--clean", str(train), "--test", str(test), "--conditions", "clean,random", "--networks",
+        "unet_mobilenet_v2", "--size", "64x64", "--steps", "3", "--batch", "2", "--eval-every", "3", "--device", "cpu", "--out",
+        str(out)])
     assert ran.exit_code == 0, ran.output
     results = json.loads((out / "results.json").read_text())
     assert results["tasks"]["medical"]["metric"] == "dice" and results["tasks"]["medical"]["train_images"] == 4

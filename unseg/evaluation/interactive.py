@@ -1,9 +1,9 @@
 """Interactive segmentation: SAM and SAM-HQ are told by a box or by points which object of an image to segment.
 
 In each training view some objects are asked for, each twice: by its box and by points on it. On clean test images every object is
-asked for in both ways. Prompts of a test image are drawn from its name alone, so that all networks and conditions meet the same ones.
-Shapes: B images, S side of the square frame (the image with its shape kept, what is left to the right and below is empty), K objects of an
-image, N points of an object, M side of the logits, H×W an image's own size.
+asked for in both ways. Prompts of a test image are drawn from its name alone, so that all runs meet the same ones.
+Shapes: B images, S side of the square frame (the image with its shape kept, what is left to the right and below is empty), K
+objects of an image, N points of an object, M side of the logits, H×W an image's own size.
 """
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Scene:
 
 
 class Asked(NamedTuple):
-    """A view of an image and what is asked of it: image 3×S×S normalised, labels K×S×S in [0, 1], boxes K×4 (XYXY), points K×N×2, in
-    frame pixels."""
+    """A view of an image and what is asked of it: image 3×S×S normalised, labels K×S×S in [0, 1], boxes K×4 (XYXY) and points
+    K×N×2 in frame pixels."""
 
     image: Tensor
     labels: Tensor
@@ -122,11 +122,11 @@ class Interactive(Learner):
     """A promptable network on a set of images with object masks.
 
     metric: the mean over `PROMPTS` of the IoU, which is a mean over all objects of all test images, each at its image's own size.
-    Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask an image); per_view, how
-    many objects of a training view are asked for (some of them again where there are fewer; 1 if merged); max_objects, the most objects
-    of a test image that are asked for (a random choice by its name).
-    Objects of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing (there they are counted). A
-    training image without an object is replaced by the next one that has some, and the notes say so.
+    Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask an image); per_view,
+    how many objects of a training view are asked for (some of them again where there are fewer; 1 if merged); max_objects, the
+    most objects of a test image that are asked for (a random choice by its name).
+    Objects of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing (there they are counted).
+    A training image without an object is replaced by the next one that has some, and the notes say so.
     """
 
     metric = "iou"
@@ -154,8 +154,8 @@ class Interactive(Learner):
         """What is trained; how many training images another one stood in for so far."""
         missed = sorted(self.train.images.names[index] for index in self.train.without)
         return [*([self._note] if self._note else []), *(
-            [f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were taken in their place: "
-             f"{len(missed)} ({first_few(missed)})"] if missed else [])]
+            [f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were taken in their"
+             f" place: {len(missed)} ({first_few(missed)})"] if missed else [])]
 
     # --- training
 
@@ -175,8 +175,9 @@ class Interactive(Learner):
         sampled = logits_BK2MM[0, 0, 0].numel() > losses.POINTS
         random = [torch.Generator().manual_seed(seed + place) for _, seed in seeds[rank::size]
                   for place in range(self.per_view * len(PROMPTS))]
-        return losses.mask_loss(logits_BK2MM.flatten(0, 2)[:, None], labels.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0),
-                                losses.POINTS if sampled else 0, random if sampled else None)
+        targets = labels.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0)
+        return losses.mask_loss(logits_BK2MM.flatten(0, 2)[:, None], targets, losses.POINTS if sampled else 0,
+                                random if sampled else None)
 
     def _training_view(self, drawn: tuple[int, Sequence[float], Sequence[float] | None, Sequence[int]]) -> Asked:
         """drawn: an image's index, what draws its view, its colours, the seed of its objects and their points.
@@ -230,7 +231,8 @@ class Interactive(Learner):
                 scores += map(_scores, objects, answers(index, scene, objects))
             tick()
         if not scores:
-            raise UserError(f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size")
+            raise UserError(f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this"
+                            " --size")
         means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
         both = {measure: sum(means[f"{measure}_{kind}"] for kind in PROMPTS) / len(PROMPTS) for measure in MEASURES}
         return {**both, **means, "counts": {"objects": len(scores), "too_small": too_small, "images_without_object": without}}
@@ -284,7 +286,8 @@ def _asked(image: Tensor, labels: Sequence[np.ndarray], random: np.random.Genera
 
 def _scores(truth_HW: np.ndarray, answers: Sequence[np.ndarray]) -> dict[str, float]:
     """answers: to the box and to the points."""
-    return {f"{name}_{kind}": measure(truth_HW, answer) for name, measure in MEASURES.items() for kind, answer in zip(PROMPTS, answers)}
+    return {f"{name}_{kind}": measure(truth_HW, answer)
+            for name, measure in MEASURES.items() for kind, answer in zip(PROMPTS, answers)}
 
 
 def _filled_box(mask_HW: np.ndarray) -> np.ndarray:

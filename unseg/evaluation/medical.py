@@ -1,9 +1,9 @@
 """Medical segmentation: one object against the rest (a polyp, the lungs), cross entropy + dice, Dice and IoU.
 
-The networks are those of semantic segmentation, so are images, views and labels at the training size. Medical sets are scored image
-by image: `dice`, the mean over the test images of 2 · TP / (2 · TP + FP + FN), is the number that curves and tables are about, and
-`iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_set` count the pixels of all images together, so that large
-objects weigh more. An image without object counts 1 where none is found and 0 otherwise.
+The networks are those of semantic segmentation, so are images, views and labels at the training size. Medical sets are scored
+image by image: `dice`, the mean over the test images of 2 · TP / (2 · TP + FP + FN), is the number that curves and tables are
+about, and `iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_set` count the pixels of all images together, so that
+large objects weigh more. An image without object counts 1 where none is found and 0 otherwise.
 Shapes: N images, B batch, H×W the training size.
 """
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ObjectLabelling:
 
 
 class MedicalLearner(SemanticLearner):
-    """One object against the rest. majority, trivial: the better of "object everywhere" and "object nowhere" on the training images."""
+    """One object against the rest. majority, trivial: "object" everywhere or nowhere, by Dice on the training images."""
 
     metric = "dice"
 
@@ -78,7 +78,7 @@ class MedicalLearner(SemanticLearner):
 
 
 def pixel_counts(labels_NHW: np.ndarray, answers_NHW: np.ndarray) -> np.ndarray:
-    """True positive, false positive and false negative pixels of every image, N×3 int64. Labels and answers are 1 on the object."""
+    """True positive, false positive and false negative pixels of every image, N×3 int64. Objects are 1 in labels and answers."""
     truth, found = labels_NHW == 1, answers_NHW == 1
     return np.stack([np.count_nonzero(both, axis=(1, 2)) for both in (truth & found, ~truth & found, truth & ~found)], 1)
 

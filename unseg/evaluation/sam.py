@@ -40,14 +40,15 @@ class SamSize:
 
 
 SIZES = {
-    **{name: SamSize(sam.embed_dim, sam.depth, sam.num_heads, sam.global_blocks, sam.window) for name, sam in SAM_CONFIGS.items()},
+    **{name: SamSize(sam.embed_dim, sam.depth, sam.num_heads, sam.global_blocks, sam.window)
+       for name, sam in SAM_CONFIGS.items()},
     # What two cores train from scratch: finer patches on a smaller frame, an eightieth of ViT-B's weights.
     "tiny": SamSize(128, 4, 4, (1, 3), window=8, patch=8, prompt_width=64, decoder_mlp=256),
 }
 NETWORKS = tuple(f"{family}_{size}" for family in FAMILIES for size in SIZES)
 
-# Parts that no answer here depends on, never trained: the predicted IoU (one mask is asked for), mask prompts, and SAM's own masks in
-# SAM-HQ.
+# Parts that no answer here depends on, never trained: the predicted IoU (one mask is asked for), mask prompts, and SAM's own
+# masks in SAM-HQ.
 _UNUSED = {"sam": re.compile(r"mask_decoder\.iou_prediction_head\.|prompt_encoder\.mask_embed\."),
            "samhq": re.compile(r"mask_decoder\.(iou_prediction_head|output_hypernetworks_mlps)\.|prompt_encoder\.mask_embed\.")}
 # The random frequencies of positions: fixed in the published networks, too.
@@ -73,7 +74,8 @@ _RENAMED = tuple((re.compile(pattern), name) for pattern, name in (
     (r"\.output_upscaling\.3\.", ".upscale_conv2."),
     (r"\.hf_token\.", ".hq_token."), (r"\.hf_mlp\.", ".hq_mask_mlp."),
     *((rf"\.{theirs}\.{place}\.", f".{ours}_{part}.")
-      for theirs, ours in (("compress_vit_feat", "compress_vit"), ("embedding_encoder", "encoder"), ("embedding_maskfeature", "mask"))
+      for theirs, ours in (("compress_vit_feat", "compress_vit"), ("embedding_encoder", "encoder"),
+                           ("embedding_maskfeature", "mask"))
       for place, part in ((0, "conv1"), (1, "norm"), (3, "conv2"))),
     (_LAYERS + r"0\.", r"\1.proj_in."), (_LAYERS + r"1\.", r"\1.layers.0."), (_LAYERS + r"2\.", r"\1.proj_out."),
 ))
@@ -104,7 +106,8 @@ class Promptable(nn.Module):
         self.network, self.hq, self.note = network, hasattr(network.mask_decoder, "hq_token"), note
         unused = _UNUSED["samhq" if self.hq else "sam"]
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(not (unused.match(name) or _FIXED.match(name)) and (trained is None or bool(trained.match(name))))
+            wanted = trained is None or trained.match(name) is not None
+            parameter.requires_grad_(wanted and not (unused.match(name) or _FIXED.match(name)))
 
     def forward(self, images_B3SS: Tensor, boxes_BK4: Tensor, points_BKN2: Tensor) -> Tensor:
         """Logits B×K×2×M×M float32, those for the box first, then those for the points; M is a quarter of S for patches of 16.
@@ -124,12 +127,13 @@ class Promptable(nn.Module):
                 fused = hq_features(self.network.mask_decoder, embeddings, seen.intermediate_embeddings[0].float())
                 logits = [hq_logits(self.network, embeddings, fused, **given) for given in prompts]
             else:
-                logits = [self.network(image_embeddings=embeddings, multimask_output=False, **given).pred_masks for given in prompts]
+                logits = [self.network(image_embeddings=embeddings, multimask_output=False, **given).pred_masks
+                          for given in prompts]
         return torch.cat(logits, 2)
 
 
 def hq_features(decoder: nn.Module, embeddings_BCGG: Tensor, early_BGGD: Tensor) -> Tensor:
-    """What SAM-HQ adds to SAM's up-scaled features: of the image embedding and of the encoder's first global block. B×C/8×4G×4G."""
+    """What SAM-HQ adds to SAM's features, B×C/8×4G×4G: of the image embedding and of the encoder's first global block."""
     own = decoder.encoder_conv2(decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(embeddings_BCGG))))
     early = decoder.compress_vit_conv1(early_BGGD.permute(0, 3, 1, 2))
     return own + decoder.compress_vit_conv2(decoder.activation(decoder.compress_vit_norm(early)))
@@ -165,10 +169,10 @@ def hq_logits(network: nn.Module, embeddings_BCGG: Tensor, fused_BFHW: Tensor, i
 def build_promptable(name: str, side: int, weights: Path | None = None) -> Promptable:
     """The network `name` (one of NETWORKS) for frames of `side`.
 
-    Without weights they are drawn from torch's global generator and all are trained. weights: a folder that transformers saved, or
-    the official file of SAM or SAM-HQ; then the image encoder stays as it is, of SAM the mask decoder is trained, and of SAM-HQ what
-    it has beside SAM, as its authors do. SAM's own weights start a SAM-HQ, whose other parts begin at random. UserError where the
-    package or the file is missing, or an entry does not fit.
+    Without weights they are drawn from torch's global generator and all are trained. weights: a folder that transformers saved,
+    or the official file of SAM or SAM-HQ; then the image encoder stays as it is, of SAM the mask decoder is trained, and of
+    SAM-HQ what it has beside SAM, as its authors do. SAM's own weights start a SAM-HQ, whose other parts begin at random.
+    UserError where the package or the file is missing, or an entry does not fit.
     """
     family, size = parse_network(name)
     network = _build(family, size, side)
@@ -202,9 +206,11 @@ def _build(family: str, size: SamSize, side: int) -> nn.Module:
         num_pos_feats=size.prompt_width // 2, mlp_dim=4 * size.width, initializer_range=0.02)
     prompts = dict(hidden_size=size.prompt_width, image_size=side, patch_size=size.patch)
     decoder = dict(hidden_size=size.prompt_width, mlp_dim=size.decoder_mlp, iou_head_hidden_dim=size.prompt_width, **hq)
-    config = getattr(transformers, f"{prefix}Config")(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-    # Random weights are those of Meta's code, which are PyTorch's own. With those of transformers nothing is learnt in hundreds of steps:
-    # layers of this width start almost silent, and the frequencies of positions are so high that neighbours have nothing in common.
+    config = getattr(transformers, f"{prefix}Config")(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    # Random weights are those of Meta's code, which are PyTorch's own. With those of transformers nothing is learnt in hundreds
+    # of steps: narrow layers start almost silent, and the frequencies of positions are so high that neighbours have nothing in
+    # common.
     config.vision_config.scale = FREQUENCY
     network = getattr(transformers, f"{prefix}Model")(config)
     for module in network.modules():
