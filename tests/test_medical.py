@@ -176,3 +176,10 @@ def test_options_of_other_networks_are_refused() -> None:
     none = PairImages([])
     with pytest.raises(UserError, match="--set target"):
         make_medical("unet_resnet18", none, none, LearnerOptions((64, 64), extra={"target": "merged"}))
+
+
+def test_missing_weights_are_one_line(tmp_path: Path) -> None:
+    own = MedicalLearner(lambda classes: build_network("unet_mobilenet_v2", classes), Arrays(pictures(LABELS), LABELS),
+                         Arrays(pictures(LABELS), LABELS), ["background", "object"], weights=tmp_path / "none.pth")
+    with pytest.raises(UserError, match="^--weights .*none.pth: no such file"):
+        own.build()

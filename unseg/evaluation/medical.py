@@ -2,8 +2,8 @@
 
 The networks are those of semantic segmentation, so are images, views and labels at the training size. Medical sets are scored
 image by image: `dice`, the mean over the test images of 2 · TP / (2 · TP + FP + FN), is the number that curves and tables are
-about, and `iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_set` count the pixels of all images together, so that
-large objects weigh more. An image without object counts 1 where none is found and 0 otherwise.
+about, and `iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_set` count the pixels of all images together, so
+that large objects weigh more. An image without object counts 1 where none is found and 0 otherwise.
 Shapes: N images, B batch, H×W the training size.
 """
 from __future__ import annotations
