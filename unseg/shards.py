@@ -7,7 +7,6 @@ but a pipe each with their parent.
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -78,7 +77,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
                 workers[ours].start()
                 theirs.close()
         for rank, (connection, process) in enumerate(workers.items()):
-            _send(connection, pickle.dumps(_for_rank(plan, rank)))
+            _send(connection, _for_rank(plan, rank))
         yield from _collect(dict(workers), _Parts(jobs, count, processes))
         finished = True
     finally:
@@ -114,7 +113,7 @@ def _collect(workers: dict[Connection, BaseProcess], parts: _Parts) -> Iterator[
             if isinstance(message, Result):
                 yield message
             elif message == MORE:
-                _send(connection, pickle.dumps(parts.next()))
+                _send(connection, parts.next())
             elif message == DONE:
                 del workers[connection]
             else:
@@ -137,9 +136,9 @@ def _receive(connection: Connection) -> Result | str | tuple[str, str] | None:
         return None
 
 
-def _send(connection: Connection, data: bytes) -> None:
+def _send(connection: Connection, message: Blueprint | list[Job]) -> None:
     try:
-        connection.send_bytes(data)
+        connection.send(message)
     except OSError:
         return  # it is gone, as the next reading will tell
 
@@ -184,7 +183,7 @@ def _no_interrupt() -> Iterator[None]:
 def _work(connection: Connection) -> None:
     end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
-        plan: Blueprint = pickle.loads(connection.recv_bytes())
+        plan: Blueprint = connection.recv()
         with images.own_size_limit(), images.quiet_decoders(), single_threaded_pool(plan.workers) as pool:
             with closing(plan.build().results(_asked_for(connection), pool)) as made:
                 for result in made:
@@ -197,7 +196,7 @@ def _work(connection: Connection) -> None:
 def _asked_for(connection: Connection) -> Iterator[Job]:
     while True:
         connection.send(MORE)
-        part = pickle.loads(connection.recv_bytes())
+        part = connection.recv()
         if not part:
             return
         yield from part
