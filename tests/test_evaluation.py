@@ -35,7 +35,7 @@ from unseg.evaluation.names import BASES, Condition, in_order, parse_condition, 
 from unseg.evaluation.networks import NETWORKS, build_network
 from unseg.evaluation.quality import Meter, Quality
 from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
-from unseg.evaluation.semantic import Arrays, TaskLabelling, read_arrays
+from unseg.evaluation.semantic import TaskLabelling, read_arrays
 from unseg.evaluation.sets import ChangedImages, PairImages, ProtectedImages, ReencodedImages, check_apart, protected_files
 from unseg.evaluation.trainer import BatchOrder, Schedule
 from unseg.files import sha256_of
@@ -317,7 +317,8 @@ def study_truth(task: Task) -> Callable:
 def test_changed_images_are_measured_at_full_size(data: Path) -> None:
     pairs, task = list_pairs(data, "train"), Task("binary", True, (1,))
     images, quality = changed(pairs, task, brighter)
-    clean, made = (read_arrays(which, (WIDTH // 2, HEIGHT // 2), TaskLabelling(task)).images for which in (PairImages(pairs), images))
+    clean, made = (read_arrays(which, (WIDTH // 2, HEIGHT // 2), TaskLabelling(task)).images
+                   for which in (PairImages(pairs), images))
     assert (quality.max_change_object, quality.max_change_background) == (4, 1)
     share = np.mean([(pair.classes() == 1).mean() for pair in pairs])  # every rectangle is whole or cut alike
     errors = [16 * (pair.classes() == 1).mean() + (pair.classes() != 1).mean() for pair in pairs]
@@ -423,7 +424,8 @@ def test_trivial_is_the_majority_answer_on_the_test_images(data: Path, tmp_path:
 
 
 def test_rows_compute_retained_learning_for_each_task_and_network() -> None:
-    results = {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.3}}, "classes": {"metric": "miou", "trivial": {"miou": 0.05}}},
+    results = {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.3}},
+                         "classes": {"metric": "miou", "trivial": {"miou": 0.05}}},
                "runs": [run("binary", "protected", 0.4), run("classes", "clean", 0.45), run("binary", "clean", 0.9),
                         run("binary", "random", 0.84), run("classes", "protected", 0.15)]}
     got = {(row.task, row.condition): row.retained for row in rows(results)}
@@ -697,8 +699,8 @@ def test_shares_of_a_split_are_swept(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "protected"
     for pair in list_pairs(data, "train"):
         write_png(folder / f"{pair.name}.png", pair.pixels() ^ 1)
-    command.evaluate(data, tmp_path / "out", object_classes="1", protected=[str(folder)], networks="tiny", size=f"{WIDTH}x{HEIGHT}",
-                     conditions="clean", shares="0,50,100", steps=1, batch=2, device="cpu")
+    command.evaluate(data, tmp_path / "out", object_classes="1", protected=[str(folder)], networks="tiny",
+                     size=f"{WIDTH}x{HEIGHT}", conditions="clean", shares="0,50,100", steps=1, batch=2, device="cpu")
     runs = read_results(tmp_path / "out" / "results.json")["runs"]
     assert [(run["settings"]["condition"], run["result"]["train_images"]) for run in runs] == \
         [("clean", 6), ("protected@50", 6), ("protected", 6), ("clean@50", 3)]

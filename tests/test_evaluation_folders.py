@@ -209,7 +209,8 @@ def test_labels_of_every_kind_of_annotation(name: str, tmp_path: Path) -> None:
 def test_labels_out_of_range_are_named() -> None:
     values = np.array([[0, 3], [7, 255]], np.uint8)
     table = TableLabelling(ClassTable({0: "sky", 3: "car"}, ids=frozenset({0, 3})), ObjectRule(), False)
-    assert "class 7 is out of range; the annotations know the classes 0, 3" in refused(table.class_map, ClassMap(values, "index", ClassTable()))
+    message = refused(table.class_map, ClassMap(values, "index", ClassTable()))
+    assert "class 7 is out of range; the annotations know the classes 0, 3" in message
     plain = TableLabelling(ClassTable(), ObjectRule(), False)
     assert plain.class_map(ClassMap(values, "index", ClassTable())).tolist() == values.tolist()
     assert plain.names(values[None]) == [str(label) for label in range(8)]
@@ -276,7 +277,8 @@ def test_a_test_image_inside_train_is_named(folders: Path, tmp_path: Path, leak:
     assert "test2.png" in message and "train3.png" in message and "also a training image" in message
 
 
-def test_images_without_annotations_are_left_out_and_said(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_without_annotations_are_left_out_and_said(folders: Path, tmp_path: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
     (folders / "train" / "labels" / "sub" / "train7.png").unlink()
     results = evaluate(folders, tmp_path / "out", conditions="clean")
     assert results["tasks"]["semantic"]["train_images"] == 9
@@ -417,8 +419,8 @@ def test_the_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path) -> No
 
 def command_line(root: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "unseg.cli", "evaluate", "--task", "semantic", "--clean", str(root / "train"), "--protected",
-            str(root / "one"), "--test", str(root / "test"), "--networks", "segformer_b0", "--size", f"{WIDTH}x{HEIGHT}", "--batch", "2",
-            "--conditions", "protected", "--device", "cpu", "--threads", "1", "--out", str(out), *more]
+            str(root / "one"), "--test", str(root / "test"), "--networks", "segformer_b0", "--size", f"{WIDTH}x{HEIGHT}",
+            "--batch", "2", "--conditions", "protected", "--device", "cpu", "--threads", "1", "--out", str(out), *more]
 
 
 @pytest.mark.slow
@@ -452,7 +454,8 @@ torch.set_num_threads(1)
 with connect("cpu") as world:
     found = train(plain_learner(), Schedule(steps=6, batch=4, eval_every=3), 5, world)
     if world.leads:
-        torch.save({{"curve": [(p.step, p.score, p.train_loss) for p in found.curve], "state": found.network.state_dict()}}, {out!r})
+        torch.save({{"curve": [(p.step, p.score, p.train_loss) for p in found.curve], "state": found.network.state_dict()}},
+        {out!r})
 """
 
 
@@ -467,8 +470,9 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     another number of pixels for each process, so that means differ slightly: the numbers agree to a percent, not to the bit."""
     script, out = tmp_path / "two.py", tmp_path / "two.pt"
     script.write_text(TWO.format(tests=str(ROOT / "tests"), root=str(ROOT), out=str(out)))
-    found = subprocess.run([sys.executable, "-m", "unseg.launch", "--nproc-per-node", "2", "--standalone", "--local-addr", "127.0.0.1",
-                            str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, cwd=ROOT)
+    found = subprocess.run([sys.executable, "-m", "unseg.launch", "--nproc-per-node", "2", "--standalone", "--local-addr",
+                            "127.0.0.1", str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                           cwd=ROOT)
     assert found.returncode == 0, found.stderr[-2000:]
     two, one = torch.load(out), train(plain_learner(), Schedule(steps=6, batch=4, eval_every=3), 5)
     assert [point[0] for point in two["curve"]] == [3, 6]
@@ -480,7 +484,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 
 
 def test_parts_of_a_batch_are_seen_as_the_whole_batch_is() -> None:
-    """The mean of two processes' gradients, weighted by their labelled pixels, is the batch's; the draw ends in the same state."""
+    """The mean of two processes' gradients, weighted by their labelled pixels, is the batch's; the draw ends in the same
+    state."""
     whole, parts = plain_learner(), plain_learner()
     torch.manual_seed(0)
     model, indices, device = whole.build(), [0, 3, 5, 6], torch.device("cpu")
@@ -557,7 +562,8 @@ def test_torchvisions_deeplab_takes_a_step() -> None:
 
 def test_every_task_names_its_networks() -> None:
     for task in TASKS:
-        assert callable(find_maker(task, {"semantic": "unet_resnet18", "medical": "unet_resnet18"}.get(task, TASKS[task][0].listed.split(",")[0])))
+        listed = TASKS[task][0].listed.partition(",")[0]
+        assert callable(find_maker(task, "unet_resnet18" if task == "medical" else listed))
     assert "unknown network 'Ünet' of task semantic" in refused(find_maker, "semantic", "Ünet")
 
 
@@ -592,7 +598,8 @@ def test_weights_are_part_of_a_runs_settings(folders: Path, tmp_path: Path) -> N
 
 
 def test_weights_from_the_hugging_face_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the cache's layout: models--ORGANISATION--NAME/refs/main names a folder of snapshots/. Nothing is asked of the network."""
+    """In the cache's layout: models--ORGANISATION--NAME/refs/main names a folder of snapshots/. Nothing is asked of the
+    network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -654,9 +661,9 @@ def test_lpips_takes_a_local_file_alone(tmp_path: Path) -> None:
     one, two = (draw.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(2))
     assert distance(one, one) == 0 and distance(one, two) > 0 and distance(one[:20], two[:20]) is None
     reference = _NoTrainLpips(net="alex", pnet_rand=True)
-    for part, indices in zip(("slice1", "slice2", "slice3", "slice4", "slice5"), ((0, 1), (2, 3, 4), (5, 6, 7), (8, 9), (10, 11))):
+    for number, indices in enumerate(((0, 1), (2, 3, 4), (5, 6, 7), (8, 9), (10, 11)), 1):
         for index in indices:
-            getattr(reference.net, part)._modules[str(index)] = network.features[index]
+            getattr(reference.net, f"slice{number}")._modules[str(index)] = network.features[index]
     with torch.no_grad():
         images = [torch.from_numpy(image.transpose(2, 0, 1))[None] / 255 for image in (one, two)]
         assert distance(one, two) == pytest.approx(float(reference(*images, normalize=True)), rel=1e-4)

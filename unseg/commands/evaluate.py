@@ -31,38 +31,43 @@ CAMVID_ROAD_AND_PAVEMENT = (3, 4)
 def evaluate(
     data: Annotated[Optional[Path], typer.Option(help="Folder with images/SPLIT and labels/SPLIT (train, val or test), for the "
                                                       "tasks binary and classes.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder for results.json, checkpoints, curves and pictures. Required.")] = None,
-    task: Annotated[str, typer.Option(help="With --clean: semantic, instance, panoptic, detection, interactive, medical or remote. With "
-                                           "--data: binary (object classes against the rest) or classes (each apart).")] = "binary",
-    clean: Annotated[Optional[Path], typer.Option(help="Clean training images, any tree; or a folder that has them in images/ and their "
-                                                       "labels in labels/ or masks/.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for results.json, checkpoints, curves and pictures. "
+                                                     "Required.")] = None,
+    task: Annotated[str, typer.Option(help="With --clean: semantic, instance, panoptic, detection, interactive, medical or "
+                                           "remote. With --data: binary (object classes against the rest) or classes (each "
+                                           "apart).")] = "binary",
+    clean: Annotated[Optional[Path], typer.Option(help="Clean training images, any tree; or a folder that has them in images/ "
+                                                       "and their labels in labels/ or masks/.")] = None,
     protected: Annotated[Optional[list[str]], typer.Option(
         help="[NAME=]DIR: their protected versions, of the same relative names; again for each further folder.")] = None,
     annotations: Annotated[Optional[Path], typer.Option(help="True annotations of --clean: a file or folder.")] = None,
     test: Annotated[Optional[Path], typer.Option(help="Clean test images, like --clean.")] = None,
     test_annotations: Annotated[Optional[Path], typer.Option(help="Annotations of --test.")] = None,
     annotations_format: Annotated[str, typer.Option(help="Of both annotations; see docs/annotations.md.")] = "auto",
-    objects: Annotated[str, typer.Option(help="What is the object, for random noise, the measured bound and tasks with one object: all, "
-                                              "things, or class ids.")] = "all",
+    objects: Annotated[str, typer.Option(help="What is the object, for random noise, the measured bound and tasks with one "
+                                              "object: all, things, or class ids.")] = "all",
     ignore_label: Annotated[int, typer.Option(help="Class id that is never learnt; -1: none.")] = 255,
     background_label: Annotated[int, typer.Option(help="Class id that --objects all leaves out; -1: none.")] = 0,
     object_classes: Annotated[Optional[str], typer.Option(
-        help="With --data, the classes that are the object. Default: 3,4 if binary (CamVid's road and pavement), else all.")] = None,
-    by_class: Annotated[bool, typer.Option("--by-class", help="With --data: tell the generator every pixel's class; the object's budget "
-                                                              "then holds on every labelled pixel.")] = False,
-    generator: Annotated[Optional[str], typer.Option(help="With --data, in place of --protected: compact or a weight file. Default: "
-                                                          "compact.")] = None,
+        help="With --data, the classes that are the object. Default: 3,4 if binary (CamVid's road and pavement), else "
+             "all.")] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="With --data: tell the generator every pixel's class; the "
+                                                              "object's budget then holds on every labelled pixel.")] = False,
+    generator: Annotated[Optional[str], typer.Option(help="With --data, in place of --protected: compact or a weight file. "
+                                                          "Default: compact.")] = None,
     conditions: Annotated[Optional[str], typer.Option(
-        help="Which training images: clean, protected (or the NAMEs), random, pattern (one a class); protected@40 mixes 40 % of them with "
-             "clean ones, clean@40 is the clean part alone; +jpeg75 behind one re-encodes them. Default: clean, all protected, "
+        help="Which training images: clean, protected (or the NAMEs), random, pattern (one a class); protected@40 mixes 40 % of "
+             "them with clean ones, clean@40 is the clean part alone; +jpeg75 behind one re-encodes them. Default: clean, all "
+             "protected, "
              "random.")] = None,
     shares: Annotated[Optional[str], typer.Option(help="Sweep: percent of the training images that are protected, such as "
                                                        "0,20,40,60,80,100, each beside its clean part alone.")] = None,
-    networks: Annotated[str, typer.Option(help="Networks to train, such as unet_resnet18,unetplusplus_resnet34 (ARCHITECTURE_ENCODER); "
-                                               "another task lists its own if you name one that it lacks.")] = "unet_resnet18",
+    networks: Annotated[str, typer.Option(help="Networks to train, such as unet_resnet18,unetplusplus_resnet34 "
+                                               "(ARCHITECTURE_ENCODER); another task lists its own if you name one that it "
+                                               "lacks.")] = "unet_resnet18",
     weights: Annotated[Optional[list[str]], typer.Option(help="[NETWORK=]PATH: pretrained weights, a local file or folder, or "
-                                                              "ORGANISATION/NAME in the Hugging Face cache; nothing is downloaded. "
-                                                              "Default: from scratch.")] = None,
+                                                              "ORGANISATION/NAME in the Hugging Face cache; nothing is "
+                                                              "downloaded. Default: from scratch.")] = None,
     settings: Annotated[Optional[list[str]], typer.Option("--set", help="NAME=VALUE: an option of a family of networks.")] = None,
     epsilon: Annotated[float, typer.Option(help="Budget on the object, grey levels of 255.")] = 8.0,
     background_epsilon: Annotated[float, typer.Option(help="Budget elsewhere, grey levels of 255.")] = 2.0,
@@ -81,15 +86,16 @@ def evaluate(
     warm_up: Annotated[Optional[float], typer.Option(help="Share of the steps in which the rate climbs. Default: 0.1.")] = None,
     momentum: Annotated[Optional[float], typer.Option(help="Of sgd. Default: 0.9.")] = None,
     clip: Annotated[Optional[float], typer.Option(help="Largest norm of the gradients. Default: none.")] = None,
-    colour_jitter: Annotated[bool, typer.Option("--colour-jitter/--no-colour-jitter", help="Views of the training images change in "
-                                                "colour as well (not with --data, whose published figures are without).")] = True,
+    colour_jitter: Annotated[bool, typer.Option("--colour-jitter/--no-colour-jitter", help="Views of the training images "
+                                                "change in colour as well (not with --data, whose published figures are "
+                                                "without).")] = True,
     seeds: Annotated[str, typer.Option(help="One run each, such as 0,1,2: first weights, batch order, augmentations, "
                                             "random noise.")] = "0",
     test_split: Annotated[str, typer.Option(help="With --data, the clean images to test on: test, or val for choices of "
                                                  "design.")] = "test",
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints; there is one at each test, too.")] = 120.0,
-    lpips_weights: Annotated[Optional[Path], typer.Option(help="torchvision's AlexNet of ImageNet, a local file: LPIPS is measured, "
-                                                               "too.")] = None,
+    lpips_weights: Annotated[Optional[Path], typer.Option(help="torchvision's AlexNet of ImageNet, a local file: LPIPS is "
+                                                               "measured, too.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="CPU threads. Default: torch's choice.")] = None,
 ) -> None:
@@ -97,7 +103,8 @@ def evaluate(
 
     The training images of a condition with +jpeg75 are re-encoded at full size as JPEG of that quality (1 to 100, 4:2:0).
     Finished runs in OUT/results.json are not repeated; after an interruption the same command goes on from the last checkpoint.
-    Retained learning = (protected − trivial) / (clean − trivial). Several GPUs: torchrun --nproc-per-node 8 -m unseg.cli evaluate …
+    Retained learning = (protected − trivial) / (clean − trivial). Several GPUs: torchrun --nproc-per-node 8 -m unseg.cli
+    evaluate …
     """
     import torch
 
@@ -195,8 +202,8 @@ def named_folders(given: list[str]) -> dict[str, Path]:
         if not equals or Path(text).is_dir():
             name, path = ("protected" if len(given) == 1 else Path(text).name), text
         if not re.fullmatch(BASE_NAME, name, re.ASCII) or name in RESERVED:
-            raise UserError(f"--protected {text}: '{name}' cannot be its name; give NAME=DIR with a NAME of letters, digits, _, . and - "
-                            f"that is none of {', '.join(RESERVED)}")
+            raise UserError(f"--protected {text}: '{name}' cannot be its name; give NAME=DIR with a NAME of letters, digits, _, "
+                            f". and - that is none of {', '.join(RESERVED)}")
         if name in folders:
             raise UserError(f"--protected {text}: there is another folder called {name}; give NAME=DIR with names that differ")
         folders[name] = Path(path)
@@ -256,7 +263,8 @@ def parse_rule(objects: str, ignore_label: int, background_label: int) -> "Objec
     """Which pixels are the object; -1 stands for no such label."""
     from unseg.data.annotations import ObjectRule
 
-    return ObjectRule.parse(objects, None if ignore_label < 0 else ignore_label, None if background_label < 0 else background_label)
+    ignore, background = (None if label < 0 else label for label in (ignore_label, background_label))
+    return ObjectRule.parse(objects, ignore, background)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -406,8 +414,8 @@ def result_table(title: str, rows: "list[Row]", metric: str = "miou") -> Table:
     """The closing table of a task and network: mean ± sample sd over `n` seeds. It fits in 80 columns."""
     from unseg.evaluation.names import TRIVIAL, shown_name
 
-    table = Table(title=f"{title}: {shown_metric(metric)} on clean test images", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-                  show_edge=False)
+    table = Table(title=f"{title}: {shown_metric(metric)} on clean test images", title_justify="left", box=box.SIMPLE_HEAD,
+                  padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("trained on", no_wrap=True)
     for column in ("final", "best", "PSNR", "train\nloss", "retained\nlearning", "n"):
         table.add_column(column, justify="right", no_wrap=not column.startswith("retained"))
@@ -424,10 +432,11 @@ def remarks(results: dict, study: "Study") -> list[str]:
     majority = f"; trivial = class {facts['majority_class']} everywhere" if "majority_class" in facts else ""
     width, height = study.common["size"]
     lines = [f"{facts['train_images']} training and {facts['test_images']} {facts.get('test_split', 'test')} images, "
-             f"{width}x{height}, {schedule.steps} steps of {schedule.batch}; n seeds, each against the clean run of the same seed: "
-             f"mean ± sample standard deviation{majority}."]
+             f"{width}x{height}, {schedule.steps} steps of {schedule.batch}; n seeds, each against the clean run of the same "
+             f"seed: mean ± sample standard deviation{majority}."]
     if facts.get("absent_classes"):
-        lines.append(f"Left out of the mean, since no test image shows them: classes {', '.join(map(str, facts['absent_classes']))}.")
+        lines.append("Left out of the mean, since no test image shows them: classes "
+                     f"{', '.join(map(str, facts['absent_classes']))}.")
     notes = [f"{run['settings']['network']}: {note}" for run in results["runs"] if run["settings"]["task"] == study.task
              for note in run["result"].get("notes", ())]
     lines += [*facts.get("remarks", []), *dict.fromkeys(notes)]

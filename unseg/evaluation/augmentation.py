@@ -35,7 +35,8 @@ class Views:
 
 
 def draw_views(count: int, draw: torch.Generator, colour: bool = False, zoom_range: tuple[float, float] = ZOOM) -> Views:
-    """`count` views: horizontal flip, zoom within `zoom_range` (log-uniform), shift; and colours if asked. `draw` is on the CPU."""
+    """`count` views: horizontal flip, zoom within `zoom_range` (log-uniform), shift; and colours if asked. `draw` is on the
+    CPU."""
     zoom = torch.exp(torch.empty(count).uniform_(math.log(zoom_range[0]), math.log(zoom_range[1]), generator=draw))
     flip = torch.where(torch.rand(count, generator=draw) < 0.5, -1.0, 1.0)
     room = (1 - 1 / zoom).abs()  # how far the view may shift and still be inside the image (or the image inside it)

@@ -129,14 +129,16 @@ class Study:
 
 @dataclass(frozen=True)
 class Training:
-    """A condition's training images. measure: their quality, of the images before JPEG and after it (None where there is none)."""
+    """A condition's training images. measure: their quality, of the images before JPEG and after it (None where there is
+    none)."""
 
     images: Images
     changed: tuple[Images, Meter] | None = None
     stored: tuple[Images, Meter] | None = None
 
     def quality(self, tick: Callable[[], None] = lambda: None) -> tuple[Quality | None, Quality | None]:
-        """Reads what the training has not read, so that the bound is that of the whole folder. tick: called for each such image."""
+        """Reads what the training has not read, so that the bound is that of the whole folder. tick: called for each such
+        image."""
         for images, meter in self.parts():
             for index in meter.missing():
                 images.pixels(index)
@@ -221,7 +223,8 @@ def run_study(study: Study, world: World | None = None, watcher: Watcher = Watch
             settings = {**common, **asdict(run), "images": identity}
             if run.network in study.weights:
                 settings["weights"] = study.weights[run.network]
-            checkpoint = Checkpoint(study.out / "checkpoints" / f"{_slug(run.file(study.task))}.pt", settings, study.checkpoint_every)
+            path = study.out / "checkpoints" / f"{_slug(run.file(study.task))}.pt"
+            checkpoint = Checkpoint(path, settings, study.checkpoint_every)
             if world.from_first("held" if world.leads and results.holds(settings) else ""):
                 watcher.reused(run)
             else:
@@ -250,7 +253,8 @@ def _run(study: Study, run: RunName, settings: Json, made: Training, results: Re
     trained = train(learner, study.schedule, run.seed, world, checkpoint=checkpoint, report=report, resumed=resumed,
                     tick=lambda step: watcher.tick())
     if world.leads:
-        results.add_facts({"metric": learner.metric, "trivial": learner.trivial, "absent_classes": absent_classes(learner.trivial),
+        results.add_facts({"metric": learner.metric, "trivial": learner.trivial,
+                           "absent_classes": absent_classes(learner.trivial),
                            **({"majority_class": learner.majority} if isinstance(learner, SemanticLearner) else {})})
         if made.unread():
             watcher.begin(f"measuring the images of {run.condition}", made.unread())
@@ -268,7 +272,8 @@ def _learner(study: Study, run: RunName, made: Training, watcher: Watcher) -> Le
         made.images.heard = study.test.heard = lambda: None
 
 
-def _recorded(study: Study, run: RunName, made: Training, learner: Learner, trained: Trained, world: World, watcher: Watcher) -> Json:
+def _recorded(study: Study, run: RunName, made: Training, learner: Learner, trained: Trained, world: World,
+              watcher: Watcher) -> Json:
     quality, stored = made.quality(watcher.tick)
     result: Json = {
         "metric": learner.metric, "final": trained.final, "best": trained.best, "train_loss": trained.train_loss,
@@ -396,7 +401,8 @@ def study_of(plan: Plan, sources: dict[str, Source], perceptual: Similarity | No
 
 
 def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()) -> Json:
-    """Runs what OUT/results.json does not hold yet and returns its content. sources: for each base of the conditions but clean."""
+    """Runs what OUT/results.json does not hold yet and returns its content. sources: for each base of the conditions but
+    clean."""
     return run_study(study_of(plan, sources), watcher=watcher)
 
 

@@ -79,13 +79,16 @@ def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher(
     watcher.begin("opening annotations", 0)
     train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean")
     # Few masks do not show what they are: test masks that are black all over would be taken for binary ones.
-    known = train.annotations.format if folders.annotations_format == "auto" and train.annotations.format in MASK_FORMATS else None
-    test, test_annotations = open_clean(folders.test, folders.test_annotations, known or folders.annotations_format, "--test")
+    form = folders.annotations_format
+    if form == "auto" and train.annotations.format in MASK_FORMATS:
+        form = train.annotations.format
+    test, test_annotations = open_clean(folders.test, folders.test_annotations, form, "--test")
     for opened in (train, test):
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]
     protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
-    parts = [*protected.values(), [*train.files, *annotation_files(annotations)], [*test.files, *annotation_files(test_annotations)]]
+    parts = [*protected.values(), [*train.files, *annotation_files(annotations)],
+             [*test.files, *annotation_files(test_annotations)]]
     watcher.begin("reading files for their hashes", sum(map(len, parts)))
     *identities, train_hash, test_hash = [fingerprint(_told(files, watcher.tick)) for files in parts]
     check_apart([*train.files, *(path for files in protected.values() for path in files)], test.files)
@@ -101,15 +104,15 @@ def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher(
         "background_label": rule.background_label,
         "train": train_hash, "test": test_hash,
     }
-    return Study(setup.task, setup.out, train, test, _maker(makers, setup, weights, rule), truth_by(rule), setup.networks, conditions,
-                 Schedule(**setup.choices.steps_for(len(train))), sources, setup.seeds, setup.device, common,
+    return Study(setup.task, setup.out, train, test, _maker(makers, setup, weights, rule), truth_by(rule), setup.networks,
+                 conditions, Schedule(**setup.choices.steps_for(len(train))), sources, setup.seeds, setup.device, common,
                  {"remarks": _remarks(train, "training") + _remarks(test, "test")},
                  {network: weights_identity(path) for network, path in weights.items()}, setup.checkpoint_every, setup.perceptual)
 
 
 def local_weights(path: Path) -> Path:
-    """The path itself, or for ORGANISATION/NAME the folder that the Hugging Face cache of this machine has of it. UserError where there
-    is neither."""
+    """The path itself, or for ORGANISATION/NAME the folder that the Hugging Face cache of this machine has of it. UserError
+    where there is neither."""
     if path.exists():
         return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix(), re.ASCII) and not path.suffix.lower() in WEIGHT_SUFFIXES:
@@ -117,13 +120,13 @@ def local_weights(path: Path) -> Path:
             import huggingface_hub  # comes with transformers
             from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         except ImportError:
-            raise UserError(f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not installed; "
-                            "run: pip install 'unseg[evaluate]'") from None
+            raise UserError(f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
+                            "installed; run: pip install 'unseg[evaluate]'") from None
         try:
             return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
-            raise UserError(f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; nothing is "
-                            "downloaded, so get it first") from None
+            raise UserError(f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; "
+                            "nothing is downloaded, so get it first") from None
     raise UserError(f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path")
 
 

@@ -1,8 +1,8 @@
 """What the one trainer asks of a task: a network, its loss on a batch, its metrics on clean test images.
 
 Every evaluator is a `Learner`: semantic networks, Mask2Former, Mask R-CNN, detectors, promptable SAM. The trainer
-(`unseg.evaluation.trainer`) owns the schedule, the seeds, precision, processes, checkpoints and the learning curve, so that clean and
-protected runs differ in their training images alone.
+(`unseg.evaluation.trainer`) owns the schedule, the seeds, precision, processes, checkpoints and the learning curve, so that
+clean and protected runs differ in their training images alone.
 """
 from __future__ import annotations
 
@@ -80,8 +80,9 @@ class Learner(ABC):
     """One network on one task, with its training images (of one condition) and its clean test images.
 
     metric: the number of `evaluate` that curves, tables and retained learning are about; higher is better, 0 to 1.
-    train_count: how many training images there are. trivial: the same metrics of an answer that was not learnt from images, such as
-    the majority class everywhere or no detection at all. notes: sentences for the person, complete once the network is built.
+    train_count: how many training images there are. trivial: the same metrics of an answer that was not learnt from images,
+    such as the majority class everywhere or no detection at all. notes: sentences for the person, complete once the network is
+    built.
     """
 
     metric: str

@@ -31,7 +31,8 @@ class Condition:
 
 
 def parse_condition(name: str, bases: Collection[str] = tuple(BASES)) -> Condition:
-    """`protected+jpeg75` as Condition("protected", 75); UserError where there is no such condition. bases: those that there are."""
+    """`protected+jpeg75` as Condition("protected", 75); UserError where there is no such condition. bases: those that there
+    are."""
     match = re.fullmatch(rf"({BASE_NAME})(?:@([1-9]\d?))?(?:\+jpeg([1-9]\d?|100))?", name, re.ASCII)
     if match is None or match[1] not in bases:
         raise UserError(f"--conditions: unknown condition '{name}'; available: {', '.join(bases)}, each also with a JPEG quality "

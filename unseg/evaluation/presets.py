@@ -24,9 +24,10 @@ PRESETS: dict[str, dict[str, Values]] = {
         **dict.fromkeys(("instance", "panoptic", "detection", "remote"), _TINY_SMALL),
         "interactive": _TINY_PROMPTS,
     },
-    # Sources: Mask2Former (Cheng et al. 2022): ADE20K 160,000 steps of 16 at 512², COCO 50 epochs at 1024², rate 1e-4, decay 0.05,
-    # gradients clipped at 0.01. DETR's descendants: 50 epochs, clip 0.1. RSPrompter (Chen et al. 2024): 300 epochs, rate 2e-4.
-    # SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD, for want of a published one.
+    # Sources: Mask2Former (Cheng et al. 2022): ADE20K 160,000 steps of 16 at 512², COCO 50 epochs at 1024², rate 1e-4, decay
+    # 0.05, gradients clipped at 0.01. DETR's descendants: 50 epochs, clip 0.1. RSPrompter (Chen et al. 2024): 300 epochs, rate
+    # 2e-4. SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD, for want of a
+    # published one.
     "paper": {
         "semantic": {**_TRANSFORMER, "size": "512x512", "steps": 160_000, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
         "instance": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
@@ -34,8 +35,8 @@ PRESETS: dict[str, dict[str, Values]] = {
         "detection": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 1e-4, "clip": 0.1},
         "remote": {"size": "1024x1024", "epochs": 300, "batch": 16, "eval_every": 2000, "learning_rate": 2e-4, "decay": "cosine",
                    "weight_decay": 0.05, "clip": 0.1},
-        "interactive": {"size": "1024x1024", "epochs": 12, "batch": 32, "eval_every": 2000, "learning_rate": 1e-3, "decay": "cosine",
-                        "weight_decay": 1e-4},
+        "interactive": {"size": "1024x1024", "epochs": 12, "batch": 32, "eval_every": 2000, "learning_rate": 1e-3,
+                        "decay": "cosine", "weight_decay": 1e-4},
         "medical": {"size": "352x352", "epochs": 100, "batch": 16, "eval_every": 500, "optimizer": "sgd", "learning_rate": 0.01,
                     "decay": "poly", "warm_up": 0.0, "weight_decay": 1e-4},
     },

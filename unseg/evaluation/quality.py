@@ -96,7 +96,8 @@ def load_perceptual(path: Path) -> Similarity:
     places = {name.split(".", 1)[1]: name for name in own}  # slice2.3.weight is features.3.weight
     if not path.is_file():
         raise UserError(f"--lpips-weights {path}: no such file; give torchvision's AlexNet (alexnet-owt-7be5be79.pth)")
-    given = {name.removeprefix("features."): tensor for name, tensor in read_state(path)[0].items() if name.startswith("features.")}
+    given = {name.removeprefix("features."): tensor for name, tensor in read_state(path)[0].items()
+             if name.startswith("features.")}
     misfit = compare(shapes_of(given), shapes_of({short: own[name] for short, name in places.items()}))
     if misfit:
         raise UserError(f"--lpips-weights {path}: not torchvision's AlexNet: {misfit}")

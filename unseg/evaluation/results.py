@@ -41,8 +41,8 @@ class Results:
                                 f"{other[0]} {settings.get(other[0])}, now it is {self.common[other[0]]}; give another --out")
             before, now = settings.get("weights"), self.weights.get(settings["network"])
             if settings["task"] == self.common["task"] and settings["network"] in self.weights and before != now:
-                raise UserError(f"--out {self.path.parent}: its runs of {settings['network']} were made with weights {before}, now "
-                                f"they are {now}; give another --out")
+                raise UserError(f"--out {self.path.parent}: its runs of {settings['network']} were made with weights {before}, "
+                                f"now they are {now}; give another --out")
         content["tasks"][self.facts["task"]] = {**content["tasks"].get(self.facts["task"], {}), **self.facts}
         return content
 
@@ -111,9 +111,8 @@ def upgraded(content: Json) -> Json:
             result["metrics"] = {"miou": result["final"]}
             if iou is not None:
                 result["metrics"]["class_iou"] = {str(label): value for label, value in enumerate(iou)}
-            result["curve"] = [{**point, "score": point["miou"]} if "miou" in point else point for point in result.get("curve", ())]
-            for point in result["curve"]:
-                point.pop("miou", None)
+            for point in result.setdefault("curve", []):
+                point["score"] = point.pop("miou")
             names = [name for name in ("psnr", "max_change_object", "max_change_background") if name in result]
             changed = {name: result.pop(name) for name in names}
             result["quality"] = changed if changed.get("psnr") is not None else None

@@ -116,7 +116,8 @@ class TableLabelling:
                                 f"{self.rule.ignore_label} (--ignore-label)")
             return label
         if number not in self.place:
-            raise UserError(f"class {number} is out of range; the annotations know the classes {', '.join(map(str, self.ids or ()))}")
+            raise UserError(f"class {number} is out of range; the annotations know the classes "
+                            f"{', '.join(map(str, self.ids or ()))}")
         return self.place[number]
 
     def names(self, train_maps: np.ndarray) -> list[str]:
@@ -318,7 +319,8 @@ def learn_labels(network: str, train_set: AnnotatedImages, test_set: AnnotatedIm
                  build: Callable[[int], nn.Module] | None = None) -> SemanticLearner:
     """The learner of an smp or torchvision network on labels that `labelling` makes.
 
-    build: in place of `network`, from the number of classes to a network, which then loads its weights and reads its options itself.
+    build: in place of `network`, from the number of classes to a network, which then loads its weights and reads its options
+    itself.
     """
     if build is None:
         check_network(network)
@@ -331,7 +333,8 @@ def learn_labels(network: str, train_set: AnnotatedImages, test_set: AnnotatedIm
                 colour_jitter=options.colour_jitter, weights=None if build else options.weights, names=test_set.names)
 
 
-def make_semantic(network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions) -> SemanticLearner:
+def make_semantic(network: str, train_set: AnnotatedImages, test_set: AnnotatedImages,
+                  options: LearnerOptions) -> SemanticLearner:
     """A `MakeLearner`: the classes that the training annotations tell of."""
     return learn_labels(network, train_set, test_set, options, labelling_of(train_set, options))
 

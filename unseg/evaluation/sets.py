@@ -96,7 +96,8 @@ class CleanImages(FileImages):
         if not self.names:
             example = f"; there is {self.unannotated[0]}" if self.unannotated else ""
             raise UserError(f"{option} {root}: no image there is named by the annotations "
-                            f"({first_few(annotations.names()) or 'which name none'}){example}; the two need relative names in common")
+                            f"({first_few(annotations.names()) or 'which name none'}){example}; the two need relative "
+                            "names in common")
         self.files = [root / name for name in self.names]
 
     def annotated(self, index: int) -> Annotated:
@@ -233,8 +234,8 @@ def truth_by(rule: ObjectRule) -> Truth:
 def open_clean(folder: Path, annotations: Path | None, annotations_format: str, option: str) -> tuple[CleanImages, Path]:
     """The images of DIR with their annotations, and the annotations' path.
 
-    Where DIR has a folder images, that is where the images are; annotations: by default the one of LABEL_FOLDERS that lies in DIR.
-    option: how the user named DIR, for messages.
+    Where DIR has a folder images, that is where the images are; annotations: by default the one of LABEL_FOLDERS that lies in
+    DIR. option: how the user named DIR, for messages.
     """
     if not folder.is_dir():
         raise UserError(f"{option} {folder}: no such folder")
@@ -267,8 +268,8 @@ def protected_files(folder: Path, stems: Sequence[str], option: str = "--protect
         raise UserError(f"{option} {folder}: no name in common with the clean images (there is {example}, the clean images are "
                         f"{first_few(stems, 2)}); protect the clean folder itself, so that relative names are kept")
     if missing:
-        raise UserError(f"{option} {folder}: no protected version of training image {missing[0]} ({len(missing)} of {len(stems)} are "
-                        "missing); protect them too")
+        raise UserError(f"{option} {folder}: no protected version of training image {missing[0]} ({len(missing)} of "
+                        f"{len(stems)} are missing); protect them too")
     return [min(by_stem[stem], key=lambda path: (PREFERRED.index(path.suffix.lower()), path)) for stem in stems]
 
 

@@ -25,7 +25,8 @@ class Row:
 
 
 SMP_NAMES = r"(?!mask2former|maskrcnn|fasterrcnn|deeplabv1)[a-z0-9]+_[a-z0-9_-]+"
-SMP_LISTED = ("ARCHITECTURE_ENCODER of segmentation_models_pytorch (unet, unetplusplus, fpn, pspnet, deeplabv3plus, segformer, upernet, …"
+SMP_LISTED = ("ARCHITECTURE_ENCODER of segmentation_models_pytorch (unet, unetplusplus, fpn, pspnet, deeplabv3plus, segformer, "
+              "upernet, …"
               " with resnet18, resnet34, resnet50, mobilenet_v2, mit_b0, …; such as unetplusplus_resnet34), segformer_b0, "
               "torchvision_deeplabv3_resnet50")
 
@@ -40,7 +41,8 @@ TASKS: dict[str, tuple[Row, ...]] = {
     "panoptic": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny", "coco_tasks", "make_panoptic"),),
     "detection": (Row(r"\w+", "deformable_detr_resnet50, rt_detr_resnet50, fasterrcnn_resnet50_fpn, …", "coco_tasks",
                       "make_detection"),),
-    "interactive": (Row(r"\w+", "sam_vit_b, samhq_vit_b (l and h as well), sam_tiny, samhq_tiny", "interactive", "make_interactive"),),
+    "interactive": (Row(r"\w+", "sam_vit_b, samhq_vit_b (l and h as well), sam_tiny, samhq_tiny", "interactive",
+                        "make_interactive"),),
     "medical": (Row(SMP_NAMES, SMP_LISTED, "medical", "make_medical", "check_network"),),
     "remote": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet", "coco_tasks",
                    "make_remote"),),

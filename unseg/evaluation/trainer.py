@@ -1,9 +1,9 @@
 """One trainer for every task and condition: only the pixels of the training images differ between clean, protected and random.
 
 The seed fixes first weights, batch order and augmentations, all drawn on the CPU, so two runs that differ in their images alone
-see the same views in the same order. A run that is killed goes on from its last checkpoint and ends, on a CPU, with the same numbers
-to the bit. Several processes (`torchrun`) share every batch: process r of n computes the images r, r + n, … of it and gradients
-are averaged; the first process tests, writes and tells.
+see the same views in the same order. A run that is killed goes on from its last checkpoint and ends, on a CPU, with the same
+numbers to the bit. Several processes (`torchrun`) share every batch: process r of n computes the images r, r + n, … of it and
+gradients are averaged; the first process tests, writes and tells.
 """
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ class Checkpoint:
 
 
 class BatchOrder:
-    """Endless batches of indices: every image once an epoch, in a new order; the last, partial batch of an epoch is filled up from
-    the next. A set smaller than the batch repeats images within one."""
+    """Endless batches of indices: every image once an epoch, in a new order; the last, partial batch of an epoch is filled up
+    from the next. A set smaller than the batch repeats images within one."""
 
     def __init__(self, count: int, batch: int, draw: torch.Generator) -> None:
         self.count, self.batch, self.draw = count, batch, draw
@@ -144,9 +144,9 @@ def train(learner: Learner, schedule: Schedule, seed: int, world: World = World(
           resumed: Callable[[int], None] = lambda step: None) -> Trained:
     """Trains the learner's network and tests it every `eval_every` steps and at the end.
 
-    report: called after each evaluation, on the first process; tick: after each step; resumed: with the step that a checkpoint was
-    made at. On one machine, one number of threads and processes, the same arguments give the same weights on the CPU. UserError
-    where the loss is not finite, or the checkpoint cannot be used.
+    report: called after each evaluation, on the first process; tick: after each step; resumed: with the step that a checkpoint
+    was made at. On one machine, one number of threads and processes, the same arguments give the same weights on the CPU.
+    UserError where the loss is not finite, or the checkpoint cannot be used.
     """
     if schedule.batch % world.size:
         raise UserError(f"--batch {schedule.batch}: {world.size} processes share it, so give a multiple of {world.size}")
@@ -278,13 +278,13 @@ class _Run:
         try:
             state = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
         except UNREADABLE as error:
-            raise UserError(f"{checkpoint.path}: this checkpoint cannot be read ({type(error).__name__}); remove it and the run starts "
-                            "anew") from None
+            raise UserError(f"{checkpoint.path}: this checkpoint cannot be read ({type(error).__name__}); remove it and the run "
+                            "starts anew") from None
         if state["settings"] != json.dumps(checkpoint.settings, sort_keys=True):
             return False
         if state["processes"] != self.world.size:
-            raise UserError(f"{checkpoint.path}: made by {state['processes']} processes, now there are {self.world.size}; start as "
-                            "many, or remove it and the run starts anew")
+            raise UserError(f"{checkpoint.path}: made by {state['processes']} processes, now there are {self.world.size}; start "
+                            "as many, or remove it and the run starts anew")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.draw.set_state(state["draw"])
