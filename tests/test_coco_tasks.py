@@ -445,7 +445,7 @@ def test_a_test_set_without_objects_is_refused(tmp_path: Path) -> None:
     images = opened("coco compressed", tmp_path)
     empty = PartOfImages(images, [2])
     with pytest.raises(UserError, match="nothing to measure"):
-        make_instance("maskrcnn_mobilenet", images, empty, options(SIZE)).trivial
+        make_instance("maskrcnn_mobilenet", images, empty, options(SIZE))
 
 
 def test_names_of_networks() -> None:

@@ -60,6 +60,8 @@ class RegionLearner(Learner):
         self.network_name, self.train, self.test, self.options = network, train, test, options
         self.classes: ClassList = class_list(train, test, self.what, options.rule)
         self.truths = all_regions(test, self.classes, self.what)
+        if all(region.crowd for regions in self.truths for region in regions):
+            raise UserError("--test-annotations: no test image has an object of the classes; there is nothing to measure")
         self.train_count = len(train.names)
         self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
         self._kept: dict[int, tuple[np.ndarray, list[TrueRegion], tuple[int, int]]] = {}
@@ -131,8 +133,9 @@ class RegionLearner(Learner):
             with torch.inference_mode():
                 said = model(images, torch.stack([filled(view) for view in views]).to(device))
             with torch.inference_mode(), torch.autocast(device.type, enabled=False):  # thresholds want all digits
-                for place, image, view, one in zip(batch, pixels, views, separate(said), strict=True):
-                    yield place, image, self._answer(one, view, image.shape[1::-1])
+                found = [self._answer(one, view, image.shape[1::-1])
+                         for image, view, one in zip(pixels, views, separate(said), strict=True)]
+            yield from zip(batch, pixels, found, strict=True)  # outside, since what is entered here would hold for the caller
 
     @abstractmethod
     def _answer(self, said: Any, view: View, image_size: tuple[int, int]) -> Any:
@@ -168,8 +171,6 @@ class InstanceLearner(RegionLearner):
         return self._measured([Detections.none(self.kind == "segm")] * len(self.test.names))
 
     def _measured(self, answers: Sequence[Detections]) -> Metrics:
-        if not any(not region.crowd for regions in self.truths for region in regions):
-            raise UserError("--test-annotations: no test image has an object of the classes; there is nothing to measure")
         numbers, per_class = average_precision(self.truths, answers, len(self.classes.ids), self.kind)
         return {**numbers, "class_ap": dict(zip(self.classes.names, per_class, strict=True))}
 
@@ -244,8 +245,6 @@ class PanopticLearner(RegionLearner):
 
     def _measured(self, quality: PanopticQuality) -> Metrics:
         per_class = quality.class_pq()
-        if all(value is None for value in per_class):
-            raise UserError("--test-annotations: no test image has a segment of the classes; there is nothing to measure")
         return {**quality.numbers(), "class_pq": dict(zip(self.classes.names, per_class, strict=True)),
                 "class_iou": dict(zip(self.classes.names, quality.class_iou(), strict=True))}
 
