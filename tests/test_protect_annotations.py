@@ -204,6 +204,9 @@ def test_names_below_another_root_and_masks_among_the_images(tmp_path: Path) -> 
     root = tmp_path / "set"
     samples = SampleList([SampleFile(f"images/{name}", root / "images" / name, root) for name in ("a.png", "b.png", "c.png")])
     opened = OpenAnnotations.open(built.path, built.images)
+    for wrong in (SampleFile("x.png", built.images / "a.png", built.images), SampleFile("panoptic.json", built.path, root)):
+        with pytest.raises(ValueError, match="is not x.png in|does not lie in"):
+            protect([], out, SETTINGS, annotations=opened, samples=SampleList([wrong]), generator=loaded())
     summary = protect([], out, SETTINGS, annotations=opened, samples=samples, generator=loaded())
     assert lines(summary)["images/a.png"] == ("protected", None) and (out / "images" / "a.png").exists()
     assert verify(out).failures == []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 
 import unseg.shards
@@ -233,6 +234,15 @@ def check_what_is_left(out: Path) -> int:
     assert all((out / entry.output).is_file() for entry in finished)
     assert len(list(out.glob("*.png"))) - len(finished) <= 12
     return len(finished)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_processes_on_gpus_write_the_bytes_of_one(tmp_path: Path) -> None:
+    """The shipped generator; more processes than GPUs share them."""
+    photos, settings = write_photographs(tmp_path / "photos", 12), ProtectSettings(device="cuda", workers=1)
+    for processes in (1, 2):
+        assert protect([photos], tmp_path / str(processes), settings, processes=processes).exit_code == 0
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
 
 
 # --- options

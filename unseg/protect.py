@@ -26,7 +26,7 @@ from unseg.data.masks import MaskKind, MaskRule, detect_kind
 from unseg.data.samples import SampleFile, SampleList, find_samples
 from unseg.device import choose_device, cores, single_threaded_pool
 from unseg.errors import UserError
-from unseg.files import remove_temporaries, sync_folder
+from unseg.files import remove_temporaries, stays_inside, sync_folder
 from unseg.forecast import Forecast, Trial, forecast, spread
 from unseg.images import ImageError
 from unseg.lock import FolderLock
@@ -410,8 +410,14 @@ def _opened(annotations: str | Path | OpenAnnotations | None, form: str, inputs:
 
 def _find(inputs: Sequence[Path], masks: Path | None, samples: SampleList | None,
           opened: OpenAnnotations | None) -> SampleList:
-    """The images of the run, with what is left of the folders."""
+    """The images of the run, with what is left of the folders. ValueError where a caller's samples lie elsewhere than they
+    say: nobody could find their originals again."""
     if samples is not None:
+        for sample in samples.samples:
+            if not _is_below(sample.image, sample.root, sample.name):
+                raise ValueError(f"{sample.image} is not {sample.name} in {sample.root}")
+            if opened is not None and opened.images_root is not None and opened.images_root not in sample.image.parents:
+                raise ValueError(f"{sample.image} does not lie in {opened.images_root}, where the annotations' images are")
         return samples
     if opened is None:
         return find_samples(inputs, masks)
@@ -429,6 +435,10 @@ def _find(inputs: Sequence[Path], masks: Path | None, samples: SampleList | None
             if not own or not is_own(sample.image)]
     return SampleList(kept, [problem for problem in found.problems if not problem.name.startswith("masks: ")], [],
                       found.other_files)
+
+
+def _is_below(path: Path, root: Path, name: str) -> bool:
+    return os.path.normpath(root / name) == os.path.normpath(path) or not stays_inside(name)  # that is told by its name
 
 
 def _objects(settings: ProtectSettings, out: Path, masks: Path | None, found: SampleList,

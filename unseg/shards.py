@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -83,7 +83,8 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
     finally:
         _end(workers, ENDS_WITHIN if finished else 0)
         if not finished:
-            remove_temporaries(plan.out)
+            with suppress(OSError):  # a disk that has become read-only: the next run removes them
+                remove_temporaries(plan.out)
 
 
 def _for_rank(plan: Blueprint, rank: int) -> Blueprint:
