@@ -223,7 +223,7 @@ def test_labels_out_of_range_are_named() -> None:
 def test_a_class_that_only_test_images_show_is_named(folders: Path, tmp_path: Path) -> None:
     label = folders / "test" / "labels" / "sub" / "test1.png"
     write_png(label, np.full((HEIGHT, WIDTH), 5, np.uint8))
-    assert "test labels: class 5 is out of range; with 2 classes" in refused(evaluate, folders, tmp_path / "out")
+    assert "test labels of sub/test1.png: class 5 is out of range; with 2 classes" in refused(evaluate, folders, tmp_path / "out")
 
 
 def test_a_class_missing_from_the_test_images_is_left_out_and_said(folders: Path, tmp_path: Path,

@@ -180,13 +180,18 @@ def _room(shape: tuple[int, ...]) -> np.ndarray:
     return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)  # gone with the last reference
 
 
-def check_labels(labels: np.ndarray, num_classes: int, what: str) -> None:
-    """Raises UserError unless every label is a class below `num_classes` or 255, and some pixel is labelled."""
+def check_labels(labels: np.ndarray, num_classes: int, what: str, names: Sequence[str] = ()) -> None:
+    """Raises UserError unless every label is a class below `num_classes` or 255, and some pixel is labelled.
+
+    names: of the images along the labels' first axis, to name the one that is wrong.
+    """
     labelled = labels[labels != metrics.IGNORE_LABEL]
     if labelled.size == 0:
         raise UserError(f"{what}: no pixel has a class (all are {metrics.IGNORE_LABEL}, which is ignored)")
     if labelled.min() < 0 or labelled.max() >= num_classes:
         worst = int(labelled.max() if labelled.max() >= num_classes else labelled.min())
+        if len(names) == len(labels):
+            what += f" of {names[int(np.argmax((labels == worst).reshape(len(labels), -1).any(1)))]}"
         raise UserError(f"{what}: class {worst} is out of range; with {num_classes} classes, "
                         f"labels are 0 to {num_classes - 1} or {metrics.IGNORE_LABEL}")
 
@@ -203,7 +208,7 @@ class SemanticLearner(Learner):
     def __init__(self, build: Callable[[int], nn.Module], train: Arrays, test: Arrays, class_names: Sequence[str], *,
                  colour_jitter: bool = False, weights: Path | None = None, names: Sequence[str] = ()) -> None:
         check_labels(train.maps, len(class_names), "training labels")
-        check_labels(test.maps, len(class_names), "test labels")
+        check_labels(test.maps, len(class_names), "test labels", names)
         self._build, self.class_names, self.colour_jitter, self.weights = build, list(class_names), colour_jitter, weights
         self.test_names, self.notes = list(names), []
         self.train_count = len(train.images)
