@@ -6,9 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from segment_anything_training.compact import CompactGenerator, CompactSurrogate
-from segment_anything_training.generator import NoiseGenerator
-from segment_anything_training.sam import SamConfig
-from segment_anything_training.surrogate import Surrogate
+from segment_anything_training.sizes import SamConfig
 
 COMPACT = "compact"
 COMPACT_FINE = "compact_fine"  # the compact surrogate that starts with 3×3 pixels at full resolution
@@ -27,7 +25,14 @@ def build_generator(name: str) -> nn.Module:
     """The generator `name` (one of NAMES), with random weights; ValueError lists the names."""
     if name == COMPACT:
         return CompactGenerator()
-    return NoiseGenerator(_config(name))
+    return build_noise_generator(_config(name))
+
+
+def build_noise_generator(config: SamConfig) -> nn.Module:
+    """SAM's generator of any sizes, with random weights."""
+    from segment_anything_training.generator import NoiseGenerator  # takes two seconds that the compact one does not need
+
+    return NoiseGenerator(config)
 
 
 def build_surrogate(name: str) -> nn.Module:
@@ -37,6 +42,8 @@ def build_surrogate(name: str) -> nn.Module:
     """
     if name in (COMPACT, COMPACT_FINE):
         return CompactSurrogate(wide_stem=name == COMPACT)
+    from segment_anything_training.surrogate import Surrogate
+
     return Surrogate(replace(_config(name), image_size=SURROGATE_IMAGE_SIZE))
 
 
@@ -46,7 +53,7 @@ def set_speed(network: nn.Module, bf16: bool, compiled: bool) -> None:
     bf16: large products in bfloat16, in networks derived from SAM; the compact ones stay as they are. compiled: their
     image encoder, or the whole of a compact network, through torch.compile, which does its work at the first call.
     """
-    if isinstance(network, (NoiseGenerator, Surrogate)):
+    if hasattr(network, "bf16"):
         network.bf16 = bf16
     if compiled:
         getattr(network, "image_encoder", network).compile()

@@ -15,11 +15,7 @@ from segment_anything_training.sam import (
     mixed_precision,
     prompt_encoder,
 )
-
-
-def is_noise_part(name: str) -> bool:
-    """Whether a parameter or state entry is one of the parts added to SAM, the only ones that are trained."""
-    return "noise" in name
+from segment_anything_training.sizes import is_noise_part as is_noise_part
 
 
 class NoiseGenerator(nn.Module):

@@ -15,46 +15,13 @@ from segment_anything.modeling.transformer import Attention
 from torch import nn
 
 from segment_anything_training.prompts import BOX, MASK, POINTS, Prompts
+from segment_anything_training.sizes import PATCH_SIZE as PATCH_SIZE
+from segment_anything_training.sizes import SamConfig as SamConfig
 
-PATCH_SIZE = 16
 PROMPT_DIM = 256
 FOREGROUND_POINT, FIRST_CORNER = 1, 2  # of SAM's point embeddings
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class SamConfig:
-    """The sizes in which SAM's networks differ; everything else is the same in all of them.
-
-    image_size: side of the square input, a multiple of 16. window: side of the attention windows, in patches.
-    global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder.
-    """
-
-    image_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    global_blocks: tuple[int, ...]
-    window: int = 14
-
-    def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % PATCH_SIZE:
-            raise ValueError(f"image_size {self.image_size}: expected a positive multiple of {PATCH_SIZE}")
-        if self.num_heads <= 0 or self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.num_heads} heads")
-        if not self.global_blocks or not all(0 <= index < self.depth for index in self.global_blocks):
-            raise ValueError(f"global_blocks {self.global_blocks}: expected one or more below depth {self.depth}")
-
-    @property
-    def grid(self) -> int:
-        """Side of the patch grid."""
-        return self.image_size // PATCH_SIZE
-
-    @property
-    def mask_size(self) -> int:
-        """Side of mask prompts, and of the noise or logits that come out."""
-        return 4 * self.grid
 
 
 class Normalise(nn.Module):

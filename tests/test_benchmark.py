@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -239,3 +240,9 @@ def test_quick_benchmark_of_the_real_command(tmp_path: Path) -> None:
 def test_an_unknown_section_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert benchmark.main(["--only", "vit,all", "--out", str(tmp_path / "a.json")]) == 2
     assert "--only vit,all: choose from compact, vit, growth" in capsys.readouterr().err
+
+
+def test_protecting_with_the_compact_generator_starts_without_sam() -> None:
+    """segment_anything imports torchvision, which takes two of five seconds."""
+    program = "import sys, unseg.commands.protect, unseg.protect; print({'torchvision', 'segment_anything'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "set()\n"

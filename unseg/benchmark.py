@@ -171,7 +171,8 @@ def shape_of(megapixels: float) -> dict[str, int]:
 def machine() -> dict[str, str | int | float]:
     """What the figures were measured on."""
     return {"processor": _processor(), "cores": cores(), "threads": torch.get_num_threads(),
-            "load_before": round(os.getloadavg()[0], 2), "torch": torch.__version__, "python": platform.python_version(), "system": platform.system(),
+            "load_before": round(os.getloadavg()[0], 2), "torch": torch.__version__,
+            "python": platform.python_version(), "system": platform.system(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 

@@ -32,10 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segment_anything_training.build import COMPACT, NAMES, SAM_CONFIGS, build_generator
-from segment_anything_training.generator import NoiseGenerator, is_noise_part
-from segment_anything_training.sam import PATCH_SIZE, SamConfig
-from segment_anything_training.surrogate import Surrogate
+from segment_anything_training.build import COMPACT, NAMES, SAM_CONFIGS, build_generator, build_noise_generator
+from segment_anything_training.sizes import PATCH_SIZE, SamConfig, is_noise_part
 from unseg.errors import UserError
 from unseg.files import write_bytes
 
@@ -140,7 +138,7 @@ def expected_shapes(target: str | SamConfig) -> Shapes:
 
 
 def _build(target: str | SamConfig) -> nn.Module:
-    return build_generator(target) if isinstance(target, str) else NoiseGenerator(target)
+    return build_generator(target) if isinstance(target, str) else build_noise_generator(target)
 
 
 def is_dropped_from_mae(name: str) -> bool:
@@ -334,6 +332,8 @@ def initialise_from_mae(network: nn.Module, path: str | Path) -> None:
 
     path: see `read_mae`. The weights are licensed CC BY-NC 4.0: what is trained from them is not for commercial use.
     """
+    from segment_anything_training.surrogate import Surrogate
+
     if not isinstance(network, Surrogate):
         raise UserError(f"{path}: MAE weights start SAM-derived surrogates only ({', '.join(SAM_CONFIGS)})")
     expected = shapes_of(network.image_encoder.state_dict())
@@ -347,6 +347,8 @@ def initialise_from_sam(network: nn.Module, path: str | Path) -> None:
 
     path: the official SAM file, or the folder of its three-way split.
     """
+    from segment_anything_training.generator import NoiseGenerator
+
     if not isinstance(network, NoiseGenerator):
         raise UserError(f"{path}: SAM weights start SAM-derived generators only ({', '.join(SAM_CONFIGS)})")
     name = sam_name(network.config)
@@ -450,7 +452,7 @@ def save_generator(network: nn.Module, name: str, path: str | Path, metadata: di
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     own = {"format_version": str(FORMAT_VERSION), "network": name}
     target: str | SamConfig = name
-    if name == CUSTOM and isinstance(network, NoiseGenerator):
+    if name == CUSTOM and isinstance(getattr(network, "config", None), SamConfig):
         target = network.config
         own["sam_config"] = json.dumps(asdict(target))
     elif name not in NAMES:

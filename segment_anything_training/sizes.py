@@ -1,0 +1,45 @@
+"""The sizes and names of SAM's networks, apart from the networks: importing those takes seconds."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """The sizes in which SAM's networks differ; everything else is the same in all of them.
+
+    image_size: side of the square input, a multiple of 16. window: side of the attention windows, in patches.
+    global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder.
+    """
+
+    image_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    window: int = 14
+
+    def __post_init__(self) -> None:
+        if self.image_size <= 0 or self.image_size % PATCH_SIZE:
+            raise ValueError(f"image_size {self.image_size}: expected a positive multiple of {PATCH_SIZE}")
+        if self.num_heads <= 0 or self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.num_heads} heads")
+        if not self.global_blocks or not all(0 <= index < self.depth for index in self.global_blocks):
+            raise ValueError(f"global_blocks {self.global_blocks}: expected one or more below depth {self.depth}")
+
+    @property
+    def grid(self) -> int:
+        """Side of the patch grid."""
+        return self.image_size // PATCH_SIZE
+
+    @property
+    def mask_size(self) -> int:
+        """Side of mask prompts, and of the noise or logits that come out."""
+        return 4 * self.grid
+
+
+def is_noise_part(name: str) -> bool:
+    """Whether a parameter or state entry is one of the parts added to SAM, the only ones that are trained."""
+    return "noise" in name
