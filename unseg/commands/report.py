@@ -12,8 +12,10 @@ from unseg.files import printable
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders with a results.json of `unseg evaluate`, or such files.")],
-    out: Annotated[Optional[Path], typer.Option(help="The page; its tables as Markdown go beside it. Default: report.html in the first RUN.")] = None,
+    runs: Annotated[list[Path], typer.Argument(
+        metavar="RUN…", help="Folders with a results.json of `unseg evaluate`, or such files.")],
+    out: Annotated[Optional[Path], typer.Option(
+        help="The page; its tables as Markdown go beside it. Default: report.html in the first RUN.")] = None,
     charts: Annotated[bool, typer.Option("--charts", help="Also write each figure as an SVG file beside the page.")] = False,
     title: Annotated[Optional[str], typer.Option(help="The page's heading.")] = None,
 ) -> None:
@@ -29,4 +31,5 @@ def report(
     console = Console(highlight=False)
     print_list(console, "not on the page", written.problems, "yellow", "the page")
     names = ", ".join(printable(str(path)) for path in written.paths)
-    console.print(f"Written: {names} ({sum(path.stat().st_size for path in written.paths) / 1e3:,.0f} kB)", markup=False, soft_wrap=True)
+    size = sum(path.stat().st_size for path in written.paths)
+    console.print(f"Written: {names} ({size / 1e3:,.0f} kB)", markup=False, soft_wrap=True)

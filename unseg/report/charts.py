@@ -16,7 +16,7 @@ from unseg.report.markup import el, raw
 WIDTH = 360  # of a panel, in units that are pixels on a phone
 LABEL_END, PLOT_END = 124, 308  # of a bar's name, and of the longest bar; behind it there is room for its value
 LETTER = 6.4  # mean width of a letter, units
-BAR, ROW = 15, 27
+BAR, ROW, HATCH = 15, 27, 6
 PLOT_LEFT, PLOT_RIGHT, PLOT_TOP, PLOT_HEIGHT = 40, 346, 12, 190
 GAP = 20  # around panels on one sheet
 AXIS = 40  # room below a plot of lines, for its ticks and their name
@@ -85,14 +85,16 @@ def _bar(bar: Bar, x, top: int) -> Element:
     group.append(el("text", _cut(bar.name, LABEL_END), x=LABEL_END, y=middle + 4, class_="label", text_anchor="end"))
     group.append(el("rect", x=x(0), y=top, width=end - x(0), height=BAR, class_="bar"))
     if bar.style.dashed:
-        group.extend(el("line", x1=x(0) + at, x2=min(x(0) + at + 6, end), y1=top + BAR, y2=top + BAR - min(6, end - x(0) - at) * BAR / 6,
-                        class_="hatch") for at in range(0, int(end - x(0)), 6))
+        for left in range(round(x(0)), int(end), HATCH):
+            wide = min(HATCH, end - left)
+            group.append(el("line", x1=left, x2=left + wide, y1=top + BAR, y2=top + BAR * (1 - wide / HATCH), class_="hatch"))
     if len(bar.seeds) > 1:
         group.extend(el("circle", cx=x(value), cy=middle, r=2.2, class_="seed") for value in bar.seeds)
     furthest = end
     if bar.sd is not None:
         low, furthest = x(bar.value - bar.sd), x(bar.value + bar.sd)
-        group.append(el("path", d=f"M{low:.2f} {middle - 4}v8M{low:.2f} {middle}H{furthest:.2f}M{furthest:.2f} {middle - 4}v8", class_="whisker"))
+        line = f"M{low:.2f} {middle - 4}v8M{low:.2f} {middle}H{furthest:.2f}M{furthest:.2f} {middle - 4}v8"
+        group.append(el("path", d=line, class_="whisker"))
     group.append(el("text", f"{bar.value:.3f}", x=max(end, furthest) + 5, y=middle + 4, class_="value"))
     return group
 
@@ -109,7 +111,8 @@ def line_panel(title: str, lines: Sequence[Line], level: tuple[str, float] | Non
                 bottom - max(0.0, min(point[1] / top, 1)) * PLOT_HEIGHT)
 
     said = [f"{line.name} from {line.mean[0][1]:.3f} to {line.mean[-1][1]:.3f}" for line in lines if line.mean]
-    picture = _panel(bottom + AXIS, f"{title}, {unit} over {x_name}: {'; '.join(said + ([f'{level[0]} {level[1]:.3f}'] if level else []))}")
+    said += [f"{level[0]} {level[1]:.3f}"] if level else []
+    picture = _panel(bottom + AXIS, f"{title}, {unit} over {x_name}: {'; '.join(said)}")
     for tick in _ticks(top):
         y = at((0, tick))[1]
         picture.append(el("line", x1=PLOT_LEFT, x2=PLOT_RIGHT, y1=y, y2=y, class_="grid"))
@@ -134,7 +137,8 @@ def line_panel(title: str, lines: Sequence[Line], level: tuple[str, float] | Non
             if sd is not None:
                 x, low = at((point[0], point[1] - sd))
                 high = at((point[0], point[1] + sd))[1]
-                group.append(el("path", d=f"M{x - 3:.2f} {high:.2f}h6M{x:.2f} {high:.2f}V{low:.2f}M{x - 3:.2f} {low:.2f}h6", class_="whisker"))
+                whisker = f"M{x - 3:.2f} {high:.2f}h6M{x:.2f} {high:.2f}V{low:.2f}M{x - 3:.2f} {low:.2f}h6"
+                group.append(el("path", d=whisker, class_="whisker"))
         group.extend(marker(line.style, x, y) for x, y in places)
         picture.append(group)
     return picture
@@ -142,14 +146,16 @@ def line_panel(title: str, lines: Sequence[Line], level: tuple[str, float] | Non
 
 # A marker's outline around (0, 0).
 MARKERS = {
-    "circle": "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z", "square": "M-3.3-3.3h6.6v6.6h-6.6z", "triangle": "M0-4.2L4 3.2H-4z",
-    "diamond": "M0-4.6L4.6 0L0 4.6L-4.6 0z", "down": "M0 4.2L4-3.2H-4z", "cross": "M-1.3-4h2.6v2.7H4v2.6H1.3V4h-2.6V1.3H-4v-2.6h2.7z",
+    "circle": "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z", "square": "M-3.3-3.3h6.6v6.6h-6.6z",
+    "triangle": "M0-4.2L4 3.2H-4z", "down": "M0 4.2L4-3.2H-4z", "diamond": "M0-4.6L4.6 0L0 4.6L-4.6 0z",
+    "cross": "M-1.3-4h2.6v2.7H4v2.6H1.3V4h-2.6V1.3H-4v-2.6h2.7z",
 }
 
 
 def marker(style: Style, x: float, y: float) -> Element:
     """The series' marker at (x, y), hollow where its lines are dashed."""
-    return el("path", d=MARKERS[style.marker], transform=f"translate({x:.2f} {y:.2f})", class_="marker hollow" if style.dashed else "marker")
+    class_ = "marker hollow" if style.dashed else "marker"
+    return el("path", d=MARKERS[style.marker], transform=f"translate({x:.2f} {y:.2f})", class_=class_)
 
 
 def swatch(style: Style | None) -> Element:
@@ -158,7 +164,8 @@ def swatch(style: Style | None) -> Element:
     if style is None:
         key.append(el("line", x1=0, x2=30, y1=6, y2=6, class_="level"))
     else:
-        key.append(el("g", el("path", d="M0 6H30", class_="mean dashed" if style.dashed else "mean"), marker(style, 15, 6), class_=style.colour))
+        line = el("path", d="M0 6H30", class_="mean dashed" if style.dashed else "mean")
+        key.append(el("g", line, marker(style, 15, 6), class_=style.colour))
     key.tail = None
     return key
 

@@ -52,7 +52,9 @@ def _bars(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
         bars = [_bar(condition, styles) for condition in network.main()]
         if bars:
             panels.append((network.name, bar_panel(network.name, bars, _level(network), top, f"final {unit}")))
-    seeds = "Bars: mean over seeds; whiskers: one sample standard deviation up and down; dots: single seeds." if _several(section) else "One seed."
+    seeds = "One seed."
+    if _several(section):
+        seeds = "Bars: mean over seeds; whiskers: one sample standard deviation up and down; dots: single seeds."
     return Figure("final", f"Final {unit}", panels, {},
                   f"Final {unit} on clean test images, by what the network was trained on. {seeds} Dashed: the trivial answer.")
 
@@ -71,7 +73,8 @@ def _curves(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
             legend.update({line.name: line.style for line in lines})
             panels.append((network.name, line_panel(network.name, lines, _level(network), top, unit, "training steps", last)))
     seeds = " Thick: mean over seeds; thin: single seeds." if _several(section) else ""
-    return Figure("curves", "Learning curves", panels, {**legend, TRIVIAL: None}, f"{unit} on clean test images while the networks train.{seeds}")
+    return Figure("curves", "Learning curves", panels, {**legend, TRIVIAL: None},
+                  f"{unit} on clean test images while the networks train.{seeds}")
 
 
 def _curve(condition: Condition, styles: dict[str, Style]) -> Line:
@@ -92,13 +95,14 @@ def _sweep(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
                                                     "share of the training images that is changed, %", 100)))
     whiskers = " Whiskers: one sample standard deviation up and down." if _several(section) else ""
     return Figure("shares", "Where only a share is protected", panels, {**legend, TRIVIAL: None},
-                  f"Final {unit} where a share of the training images is protected and the rest clean, beside training on that clean rest alone. What "
-                  f"lies between the two lines is what networks still draw from the protected images.{whiskers}")
+                  f"Final {unit} where a share of the training images is protected and the rest clean, beside training on that "
+                  f"clean rest alone. What lies between the two lines is what networks still draw from the protected images."
+                  f"{whiskers}")
 
 
 def sweep_lines(network: Network, styles: dict[str, Style]) -> list[Line]:
-    """Final metric over the share of changed images: a line for each kind of them mixed with the clean rest, and one for that rest
-    alone. Clean images, and those that are all changed, are their ends."""
+    """Final metric over the share of changed images: a line for each kind of them mixed with the clean rest, and one for that
+    rest alone. Clean images, and those that are all changed, are their ends."""
     whole = {condition.name: condition for condition in network.main()}
     kinds: dict[str, list[tuple[int, Condition]]] = {}
     for condition in network.conditions:

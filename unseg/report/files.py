@@ -31,8 +31,9 @@ class Written:
 
 def write_report(runs: Sequence[Path], out: Path | None = None, charts: bool = False,
                  title: str = text.TITLE) -> Written:
-    """Writes the report on these folders with a results.json, or such files. out: the page, report.html in the first folder by default.
+    """Writes the report on these folders with a results.json, or such files.
 
+    out: the page, report.html in the first folder by default. charts: also write each figure as SVG. title: the page's heading.
     The same files give the same bytes. UserError, and nothing written, where a file cannot be read, or something that is no
     report stands where one would be written.
     """

@@ -55,8 +55,8 @@ class Album:
         if isinstance(clean, str) or isinstance(changed, str):
             return [*pictures, Shown(captions[2], None, problem="needs both pictures")]
         if clean.shape != changed.shape:
-            return [*pictures, self._keep(Shown(captions[2], None, problem=f"{change.changed.file}: not as large as {change.clean.file}"),
-                                          change.changed)]
+            problem = f"{change.changed.file}: not as large as {change.clean.file}"
+            return [*pictures, self._keep(Shown(captions[2], None, problem=problem), change.changed)]
         noise = noise_panel(changed.astype(np.int16) - clean, NOISE_GAIN)
         return [*pictures, _shown(captions[2], noise, masks=False)]
 

@@ -30,7 +30,8 @@ def _section(section: Section, pictures: Sequence[tuple[str, str]]) -> list[str]
     rows = []
     for network in section.networks:
         rows.append([network.name, "(trivial answer)", text.number(network.trivial), *[""] * (len(columns) - 1)])
-        rows += [[network.name, condition.shown, *(column.cell(condition) for column in columns)] for condition in network.conditions]
+        rows += [[network.name, condition.shown, *(column.cell(condition) for column in columns)]
+                 for condition in network.conditions]
     lines += _table(head, rows)
     notes = [text.table_note(section), text.not_measured(section), *section.remarks]
     lines += [*(f"- {escaped(note[:1].upper() + note[1:])}" for note in notes if note), ""]

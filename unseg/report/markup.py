@@ -9,15 +9,15 @@ from unseg.files import printable
 
 Child = Union[str, Element, None, Iterable["Child"]]
 # After these a line ends, so that pages can be compared line by line; it does not show.
-BLOCKS = {"html", "head", "meta", "title", "body", "header", "main", "nav", "section", "footer", "div", "p", "h1", "h2", "h3", "h4", "ul",
-          "li", "dl", "dt", "dd", "figure", "figcaption", "details", "summary", "table", "caption", "thead", "tbody", "tr", "svg", "g"}
+BLOCKS = {"html", "head", "meta", "title", "body", "header", "main", "nav", "section", "footer", "div", "p", "h1", "h2", "h3",
+          "ul", "li", "dl", "dt", "dd", "figure", "figcaption", "details", "summary", "table", "thead", "tbody", "tr", "svg", "g"}
 
 
 def el(tag: str, *children: Child, **attributes: object) -> Element:
     """An element with its attributes and children: text, elements, or lists of them; None is left out.
 
-    `class_` is class, `stroke_width` is stroke-width; an attribute that is None is left out, a float is shortened to two decimals. All text is
-    made `printable`, and escaped when it is written.
+    `class_` is class, `stroke_width` is stroke-width; an attribute that is None is left out, a float shortened to two decimals.
+    All text is made `printable`, and escaped when it is written.
     """
     element = Element(tag, {name.rstrip("_").replace("_", "-"): _value(value)
                             for name, value in attributes.items() if value is not None})

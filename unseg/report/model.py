@@ -23,6 +23,7 @@ from unseg.report.charts import Points
 
 RESULTS = "results.json"
 # Settings that have a place of their own on the page.
+LARGEST = 1e12  # of a number that can be shown
 PLACED = {"task", "network", "condition", "seed", "images"}
 # Facts of a task that stand among its settings, by the name that readers get.
 FACTS = {"train_images": "training images", "test_images": "test images", "test_split": "test split", "num_classes": "classes"}
@@ -31,7 +32,7 @@ MACHINE = ("device", "device_name", "machine", "processes", "threads", "torch") 
 
 @dataclass(frozen=True)
 class Quality:
-    """How far the training images of a run are from the clean ones. psnr: dB; max_change: grey levels of 255; None: not measured."""
+    """How far a run's training images are from the clean ones. psnr: dB; max_change: grey levels of 255; None: not measured."""
 
     psnr: float | None = None
     ssim: float | None = None
@@ -71,8 +72,8 @@ class Change:
 class Run:
     """One network trained on one condition's images with one seed. final, best, curve: of the task's metric.
 
-    retained: against the clean run of the same seed, None where there is none. numbers: every metric that is one number, under its
-    own name. by_class: name of a metric → class → number; None for what the test images do not show.
+    retained: against the clean run of the same seed, None where there is none. numbers: every metric that is one number, under
+    its own name. by_class: name of a metric → class → number; None for what the test images do not show.
     """
 
     seed: int
@@ -168,7 +169,8 @@ class Section:
 
 
 def read_sections(path: Path) -> list[Section]:
-    """The tasks of a results.json, or of that in a folder, in its own order. UserError where it is missing or broken, naming the place."""
+    """The tasks of a results.json, or of that in a folder, in its own order. UserError where it is missing, or broken: it names
+    the place."""
     file = path / RESULTS if path.is_dir() else path
     if not file.exists():
         what = f"no {RESULTS} in this folder" if path.is_dir() else "no such file or folder"
@@ -221,7 +223,7 @@ class Node:
         return self.value
 
     def number(self) -> float:
-        if not isinstance(self.value, (int, float)) or isinstance(self.value, bool) or abs(self.value) > 1e12 or math.isnan(self.value):
+        if type(self.value) not in (int, float) or abs(self.value) > LARGEST or math.isnan(self.value):
             raise self.error("is no number that can be shown")
         return float(self.value)
 
@@ -255,8 +257,9 @@ def _section(root: Node, task: str, networks: dict[str, dict[str, dict[int, Any]
         of_network = [runs[id(result)] for seeds in conditions.values() for result in seeds.values()]
         trivial = _trivial([run["result"] for run in of_network], facts, metric)
         clean = {seed: runs[id(result)]["result"]["final"].number() for seed, result in conditions.get("clean", {}).items()}
-        parts.append(Network(network, trivial, [Condition(name, [_run(runs[id(result)], clean, trivial) for result in seeds.values()])
-                                                for name, seeds in conditions.items()]))
+        parts.append(Network(network, trivial, [
+            Condition(name, [_run(runs[id(result)], clean, trivial) for result in seeds.values()])
+            for name, seeds in conditions.items()]))
     found = list(runs.values())
     return Section(source, sha256, task, metric, parts, _subtitle(facts, found), _settings(facts, found), _made(found),
                    _remarks(facts, found, parts, left_out))
@@ -276,8 +279,9 @@ def _run(run: Node, clean: Mapping[int, float], trivial: float) -> Run:
         raise result["curve"].error("has steps that do not rise")
     numbers, by_class = _metrics(result["metrics"])
     quality, stored = result.get("quality"), result.get("stored")
-    return Run(seed, final, result["best"].number(), curve, metrics.retained_learning(final, clean[seed], trivial) if seed in clean else None,
-               numbers, by_class, Quality() if quality is None else _quality(quality), stored and _quality(stored), _number(result.get("seconds")),
+    retained = metrics.retained_learning(final, clean[seed], trivial) if seed in clean else None
+    return Run(seed, final, result["best"].number(), curve, retained, numbers, by_class,
+               Quality() if quality is None else _quality(quality), stored and _quality(stored), _number(result.get("seconds")),
                [_example(example) for example in _items(result.get("examples"))],
                [_change(change) for change in _items(result.get("training_examples"))])
 
@@ -370,7 +374,8 @@ def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], lef
     lines = []
     majority = facts.get("majority_class")
     if majority is not None:
-        lines.append(f"The trivial answer is class {_in_words(majority.value)}, the most frequent one of the training labels, at every pixel.")
+        lines.append(f"The trivial answer is class {_in_words(majority.value)}, the most frequent one of the training labels, at "
+                     "every pixel.")
     absent = [item.value for item in _items(facts.get("absent_classes"))]
     if absent:
         lines.append(f"Left out of every mean, since no test image shows them: {', '.join(map(_in_words, absent))}.")
@@ -387,18 +392,20 @@ def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], lef
             lines.append(f"The conditions of {network.name} have between {uneven[0]} and {uneven[-1]} seeds.")
     lines += [f"Not run on {', '.join(names)}: {missing}." for missing, names in lacking.items()]
     for name in every:
-        again = spread(run.stored and run.stored.psnr for network in networks if (condition := network.find(name)) for run in condition.runs)
+        again = spread(run.stored and run.stored.psnr for network in networks if (condition := network.find(name))
+                       for run in condition.runs)
         if again is not None:
-            lines.append(f"{shown_name(name)}: PSNR and largest change are those of the change itself; once re-encoded, the images have a PSNR of "
-                         f"{again.mean:.1f} dB.")
+            lines.append(f"{shown_name(name)}: PSNR and largest change are those of the change itself; once re-encoded, the "
+                         f"images have a PSNR of {again.mean:.1f} dB.")
     if left_out:
         lines.append(f"{left_out} runs of images that were made otherwise than the latest ones of their condition are left out.")
-    lines += [f"{run['settings']['network'].text()}: {note.text()}" for run in runs for note in _items(run["result"].get("notes"))]
+    lines += [f"{run['settings']['network'].text()}: {note.text()}" for run in runs
+              for note in _items(run["result"].get("notes"))]
     return [*dict.fromkeys(lines), *(remark.text() for remark in _items(facts.get("remarks")))]
 
 
 def _in_words(value: Any, depth: int = 4, between: str = " ") -> str:
-    """A value of the JSON for readers: objects and lists without brackets, down to `depth` of them. between: the items of a list."""
+    """A value of the JSON for readers: objects and lists without brackets, down to `depth` of them. between: items of a list."""
     if isinstance(value, (dict, list)) and depth == 0:
         return "…"
     if isinstance(value, dict):

@@ -37,16 +37,18 @@ def page(sections: Sequence[Section], title: str = text.TITLE) -> Page:
     """The document on these sections, with a table of contents where there are several."""
     counters, album = (_Counter("Figure"), _Counter("Table")), Album()
     main = el("main", el("header", el("h1", title), el(
-        "p", "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first weights and views, and "
-             "tested on clean images. A protection works where training on protected images ends near the trivial answer.", class_="lede")))
+        "p", "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first "
+             "weights and views, and tested on clean images. A protection works where training on protected images ends near the "
+             "trivial answer.", class_="lede")))
     if len(sections) > 1:
-        add(main, el("nav", el("ul", [el("li", el("a", text.heading(section), href=f"#s{i}")) for i, section in enumerate(sections, 1)]),
-                     aria_label="Contents"))
+        links = [el("li", el("a", text.heading(section), href=f"#s{i}")) for i, section in enumerate(sections, 1)]
+        add(main, el("nav", el("ul", links), aria_label="Contents"))
     for i, section in enumerate(sections, 1):
         add(main, _section(section, f"s{i}", counters, album))
     add(main, el("footer", el("p", "Made by ", el("code", GENERATOR), " from ", _listed(
         f"{source} (sha256 {sha256[:16]}…)" for source, sha256 in dict.fromkeys((s.source, s.sha256) for s in sections)), ".")))
-    style = "".join(resources.files("unseg.report").joinpath(name).read_text(encoding="utf-8") for name in ("palette.css", "page.css"))
+    style = "".join(resources.files("unseg.report").joinpath(name).read_text(encoding="utf-8")
+                    for name in ("palette.css", "page.css"))
     head = el("head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),
               el("meta", name="generator", content=GENERATOR), el("meta", http_equiv="Content-Security-Policy", content=POLICY),
               el("title", title), raw("style", style))
@@ -95,25 +97,30 @@ class _Counter:
 def _tiles(section: Section, unit: str, styles: dict[str, Style]) -> Element:
     """Means over networks, for a first look."""
     final, retained = text.common_means(section, lambda run: run.final), text.common_means(section, lambda run: run.retained)
-    tiles = [(shown_name(name), mean, f"retained learning {text.number(retained[name], 2)}" if name in retained and name != "clean" else
-              f"final {unit}", styles[name].colour) for name, mean in final.items()]
+    below = {name: f"final {unit}" if name == "clean" or name not in retained else
+             f"retained learning {text.number(retained[name], 2)}" for name in final}
+    tiles = [(shown_name(name), mean, below[name], styles[name].colour) for name, mean in final.items()]
     tiles.append((figures.TRIVIAL, statistics.fmean(network.trivial for network in section.networks), unit, ""))
-    return el("dl", [el("div", el("dt", title), el("dd", text.number(value)), el("dd", below), class_=f"tile {colour}".strip())
-                     for title, value, below, colour in tiles], class_="tiles")
+    return el("dl", [el("div", el("dt", title), el("dd", text.number(value)), el("dd", what), class_=f"tile {colour}".strip())
+                     for title, value, what, colour in tiles], class_="tiles")
 
 
 def _figure(figure: Figure, counter: _Counter) -> Element:
     """Small charts, one a network, as many side by side as there is room for."""
-    keys = el("ul", [el("li", swatch(style), name) for name, style in figure.legend.items()], class_="legend") if figure.legend else None
-    charts = el("div", [el("figure", el("p", name, class_="panel-title"), chart) for name, chart in figure.panels], class_="charts")
-    return el("div", keys, charts, counter.caption(figure.caption))
+    keys = [el("li", swatch(style), name) for name, style in figure.legend.items()]
+    charts = [el("figure", el("p", name, class_="panel-title"), chart) for name, chart in figure.panels]
+    return el("div", el("ul", keys, class_="legend") if keys else None, el("div", charts, class_="charts"),
+              counter.caption(figure.caption))
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------
 
 
-def _table(caption: Element, head: Sequence[str], groups: Iterable[tuple[str | None, Iterable[tuple[Child, Sequence[str]]]]]) -> Element:
-    """A table in a box of its own that scrolls where it is wider than the page. groups: name (a row of its own) → rows: head, cells."""
+Rows = Iterable[tuple[Child, Sequence[str]]]  # head and cells
+
+
+def _table(caption: Element, head: Sequence[str], groups: Iterable[tuple[str | None, Rows]]) -> Element:
+    """A table in a box of its own that scrolls where it is wider than the page. groups: their names, as rows, with their rows."""
     bodies = []
     for name, rows in groups:
         body = el("tbody", el("tr", el("th", name, scope="rowgroup", colspan=len(head))) if name else None)
@@ -131,8 +138,9 @@ def _keyed(name: str, style: Style) -> list[Child]:
 
 def _results(section: Section, styles: dict[str, Style], table: _Counter) -> Element:
     columns = text.columns(section)
-    groups = [(f"{network.name} (trivial answer {text.number(network.trivial)})", [(_keyed(condition.shown, styles[condition.name]), [column.cell(condition) for column in columns])
-                              for condition in network.conditions]) for network in section.networks]
+    groups = [(f"{network.name} (trivial answer {text.number(network.trivial)})",
+               [(_keyed(condition.shown, styles[condition.name]), [column.cell(condition) for column in columns])
+                for condition in network.conditions]) for network in section.networks]
     about = f"Networks trained on each kind of image, tested on clean images; {text.table_note(section)}"
     caption = " ".join(filter(None, (about, text.not_measured(section))))
     return _table(table.caption(caption), ["trained on", *(column.title for column in columns)], groups)
@@ -146,10 +154,11 @@ def _by_class(section: Section, table: _Counter) -> list[Element]:
         for network in section.networks:
             conditions = [c for c in network.main() if any(metric in run.by_class for run in c.runs)]
             classes = dict.fromkeys(name for c in conditions for run in c.runs for name in run.by_class.get(metric, {}))
-            rows = [(name, [text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name))) for c in conditions]) for name in classes]
+            rows = [(name, [text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name))) for c in conditions])
+                    for name in classes]
             if rows:
-                inside.append(_table(table.caption(f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step."),
-                                     [text.grouping(metric), *(c.shown for c in conditions)], [(None, rows)]))
+                caption = table.caption(f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step.")
+                inside.append(_table(caption, [text.grouping(metric), *(c.shown for c in conditions)], [(None, rows)]))
         parts.append(el("details", el("summary", text.metric_name(metric)), inside))
     return parts
 
@@ -159,10 +168,10 @@ def _all_metrics(section: Section, table: _Counter) -> Element | None:
     names = [name for name in dict.fromkeys(name for run in section.runs() for name in run.numbers) if name != section.metric]
     if not names:
         return None
-    groups = [(network.name, [(condition.shown, [text.with_sd(condition.spread(lambda run: run.numbers.get(name))) for name in names])
-                              for condition in network.conditions]) for network in section.networks]
-    return el("details", el("summary", "Every metric"), _table(table.caption("All metrics after the last step, on clean test images."),
-                                                               ["trained on", *map(text.metric_name, names)], groups))
+    groups = [(network.name, [(c.shown, [text.with_sd(c.spread(lambda run: run.numbers.get(name))) for name in names])
+                              for c in network.conditions]) for network in section.networks]
+    caption = table.caption("All metrics after the last step, on clean test images.")
+    return el("details", el("summary", "Every metric"), _table(caption, ["trained on", *map(text.metric_name, names)], groups))
 
 
 def _settings(section: Section) -> Element:
@@ -191,16 +200,17 @@ def _examples(section: Section, figure: _Counter, album: Album) -> Element | Non
     rows = [_example(name, networks, album) for name, networks in told.items()]
     more = rows[SHOWN_EXAMPLES:]
     seed = next(run.seed for run in section.runs() if run.examples)
-    return el("div", rows[:SHOWN_EXAMPLES], el("details", el("summary", f"{len(more)} more"), more) if more else None, figure.caption(
-        f"Clean test images with their truth, and the predictions of networks that were trained on each kind of image (seed {seed})."))
+    folded = el("details", el("summary", f"{len(more)} more"), more) if more else None
+    return el("div", rows[:SHOWN_EXAMPLES], folded, figure.caption(
+        f"Clean test images, their truth, and the predictions of networks trained on each kind of image (seed {seed})."))
 
 
 def _example(name: str, networks: Sequence[tuple[Network, list[tuple[Condition, Example]]]], album: Album) -> Element:
     example = networks[0][1][0][1]
     rows = [_pictures(name, [album.photograph(example.image, name), album.masks(example.truth, "truth")])]
     for network, told in networks:
-        rows += [el("p", network.name, class_="panel-title"),
-                 _pictures(f"{name}, {network.name}", [album.masks(each.prediction, f"trained on {condition.shown}") for condition, each in told])]
+        predictions = [album.masks(each.prediction, f"trained on {condition.shown}") for condition, each in told]
+        rows += [el("p", network.name, class_="panel-title"), _pictures(f"{name}, {network.name}", predictions)]
     return el("div", rows, class_="example")
 
 
@@ -213,8 +223,11 @@ def _changes(section: Section, figure: _Counter, album: Album) -> Element | None
                 found.setdefault((condition.shown, change.name), change)
     if not found:
         return None
-    return el("div", [_pictures(name, album.before_after_noise(change, (f"{name}, clean", who, f"{who}, noise × {NOISE_GAIN}")), "pictures three")
-                      for (who, name), change in found.items()],
+    rows = []
+    for (who, name), change in found.items():
+        captions = f"{name}, clean", who, f"{who}, noise × {NOISE_GAIN}"
+        rows.append(_pictures(name, album.before_after_noise(change, captions), "pictures three"))
+    return el("div", rows,
               figure.caption(f"Training images before and after, and the difference × {NOISE_GAIN} (grey: no change)."))
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unseg.evaluation.results import Spread
@@ -11,10 +11,11 @@ from unseg.report.model import Condition, Run, Section
 TITLE = "What segmentation networks learn from protected images"
 NONE = "–"
 METRIC_NAMES = {
-    "miou": "mIoU", "iou": "IoU", "mean_iou": "mIoU", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "mask_ap": "mask AP", "box_ap": "box AP",
-    "pq": "PQ", "sq": "SQ", "rq": "RQ", "dice": "Dice", "box_iou": "IoU from boxes", "point_iou": "IoU from points",
-    "iou_boxes": "IoU from boxes", "iou_points": "IoU from points", "boundary_iou": "boundary IoU", "pixel_accuracy": "pixel accuracy",
+    "miou": "mIoU", "iou": "IoU", "boundary_iou": "boundary IoU", "pixel_accuracy": "pixel accuracy", "dice": "Dice",
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "pq": "PQ", "sq": "SQ", "rq": "RQ",
 }
+# What the end of a metric's key says it was measured with, or over.
+ENDINGS = {"box": "from boxes", "point": "from points", "set": "of the whole set"}
 GROUPS = ("class", "size")
 
 
@@ -33,10 +34,13 @@ def heading(section: Section) -> str:
 
 
 def metric_name(key: str) -> str:
-    """`miou` as mIoU, `class_iou` as IoU by class; what this version does not know, as it is."""
+    """`miou` as mIoU, `class_iou` as IoU by class, `iou_box` as IoU from boxes; what this version does not know, as it is."""
     group, _, rest = key.partition("_")
     if group in GROUPS and rest:
         return f"{metric_name(rest)} by {group}"
+    front, _, ending = key.rpartition("_")
+    if front in METRIC_NAMES and ending in ENDINGS:
+        return f"{METRIC_NAMES[front]} {ENDINGS[ending]}"
     return METRIC_NAMES.get(key, key.replace("_", " "))
 
 
@@ -75,7 +79,8 @@ def bound(condition: Condition) -> str:
     def largest(pick: Callable[[Run], float | None]) -> float | None:
         return max((value for value in map(pick, condition.runs) if value is not None), default=None)
 
-    on_object, elsewhere = largest(lambda run: run.quality.max_change_object), largest(lambda run: run.quality.max_change_background)
+    on_object = largest(lambda run: run.quality.max_change_object)
+    elsewhere = largest(lambda run: run.quality.max_change_background)
     if not on_object and not elsewhere:
         return NONE
     return f"{NONE if on_object is None else f'{on_object:g}'} / {NONE if elsewhere is None else f'{elsewhere:g}'}"
@@ -87,11 +92,13 @@ def columns(section: Section) -> list[Column]:
     several = len(section.seeds()) > 1
     found = [
         Column(f"final {unit}", lambda c: with_sd(c.spread(lambda run: run.final)), "final: after the last step"),
-        Column(f"best {unit}", lambda c: with_sd(c.spread(lambda run: run.best)), "best: the highest of all tests of a run on the test images"),
+        Column(f"best {unit}", lambda c: with_sd(c.spread(lambda run: run.best)),
+               "best: the highest of all tests of a run on the test images"),
         Column("retained learning", lambda c: with_sd(c.spread(lambda run: run.retained), 2),
-               f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean run of that seed "
-               "(0: nothing was learnt, 1: protection changed nothing)"),
-        Column("PSNR (dB)", lambda c: mean(c, lambda run: run.quality.psnr, 1), "PSNR: mean over the training images that were changed"),
+               f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean "
+               "run of that seed (0: nothing was learnt, 1: protection changed nothing)"),
+        Column("PSNR (dB)", lambda c: mean(c, lambda run: run.quality.psnr, 1),
+               "PSNR: mean over the training images that were changed"),
         Column("SSIM", lambda c: mean(c, lambda run: run.quality.ssim)),
         Column("LPIPS", lambda c: mean(c, lambda run: run.quality.lpips)),
         Column("largest change", bound, "largest change: measured, on objects / elsewhere, grey levels of 255"),
@@ -120,24 +127,34 @@ def table_note(section: Section) -> str:
 
 
 def common_means(section: Section, pick: Callable[[Run], float | None]) -> dict[str, float]:
-    """Means over networks (and seeds) for those conditions that every network was trained on, but mixtures and re-encoded images."""
+    """Means over networks (and seeds) for those conditions that every network was trained on; no mixture, nothing re-encoded."""
     names = dict.fromkeys(c.name for network in section.networks for c in network.conditions if c.base == c.name)
-    found = {name: [s for network in section.networks if (c := network.find(name)) and (s := c.spread(pick)) is not None] for name in names}
-    return {name: statistics.fmean(s.mean for s in spreads) for name, spreads in found.items() if len(spreads) == len(section.networks)}
+    means = {}
+    for name in names:
+        spreads = [network.find(name) and network.find(name).spread(pick) for network in section.networks]
+        if None not in spreads:
+            means[name] = statistics.fmean(found.mean for found in spreads)
+    return means
 
 
 def finding(section: Section) -> str | None:
     """What was found, in a sentence; None where clean and protected were not both run on every network."""
     means, unit = common_means(section, lambda run: run.final), metric_name(section.metric)
-    protected = [name for name in dict.fromkeys(c.name for network in section.networks for c in network.protected()) if name in means]
+    protected = [name for name in means if any(c.name == name for network in section.networks for c in network.protected())]
     if "clean" not in means or not protected:
         return None
     found = []
     for name in protected:
-        retained = [s.mean for network in section.networks if (s := network.find(name).spread(lambda run: run.retained)) is not None]
-        ends = " to ".join(dict.fromkeys((number(min(retained), 2), number(max(retained), 2)))) if retained else NONE
-        found.append(f"{number(means[name])} after {'protected images' if name == 'protected' else name} (retained learning {ends})")
-    levels = " to ".join(dict.fromkeys((number(min(n.trivial for n in section.networks)), number(max(n.trivial for n in section.networks)))))
+        spreads = [network.find(name).spread(lambda run: run.retained) for network in section.networks]
+        retained = _ends([each.mean for each in spreads if each is not None], 2)
+        what = "protected images" if name == "protected" else name
+        found.append(f"{number(means[name])} after {what} (retained learning {retained})")
+    levels = _ends([network.trivial for network in section.networks], 3)
     who = "One network" if len(section.networks) == 1 else f"Means over {len(section.networks)} networks"
-    return (f"{who}: final {unit} on clean test images is {number(means['clean'])} after training on clean images, {', '.join(found)}; "
-            f"the trivial answer has {levels}.")
+    return (f"{who}: final {unit} on clean test images is {number(means['clean'])} after training on clean images, "
+            f"{', '.join(found)}; the trivial answer has {levels}.")
+
+
+def _ends(values: Sequence[float], digits: int) -> str:
+    """`0.00 to 0.73`, or the one value that all are."""
+    return " to ".join(dict.fromkeys((number(min(values), digits), number(max(values), digits)))) if values else NONE
