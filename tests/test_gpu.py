@@ -12,7 +12,7 @@ from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.image_encoder import folded_attention, tiled_attention
 from segment_anything_training.prompts import Prompts
 from segment_anything_training.sam import SamConfig
-from unseg import step_benchmark
+from unseg import benchmark, step_benchmark
 from unseg.bilevel import take_step
 from unseg.config import Budget
 from unseg.data.training import TrainingImage
@@ -44,6 +44,21 @@ def test_unlearnable_pixels_are_those_of_the_cpu(photographs, network):
     on_gpu = [Protector(network, Budget(), device="cuda", batch_size=4)(image, mask) for image, mask in zip(*photographs)]
     change = np.abs(np.stack(on_cpu).astype(int) - np.stack(on_gpu))
     assert change.max() <= 1 and (change > 0).mean() <= 0.001
+
+
+def test_bfloat16_moves_few_pixels_and_keeps_the_bound(photographs):
+    torch.manual_seed(0)
+    network = NoiseGenerator(SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7))
+    made = {precision: [Protector(network, Budget(), device="cuda", batch_size=4, precision=precision)(image, mask)
+                        for image, mask in zip(*photographs)] for precision in ("float32", "bfloat16")}
+    change = np.abs(np.stack(made["float32"]).astype(int) - np.stack(made["bfloat16"]))
+    assert change.max() <= 2 and (change > 0).mean() < 0.02
+    for image, mask, protected in zip(*photographs, made["bfloat16"]):
+        assert (np.abs(protected.astype(int) - image).max(axis=2) <= np.where(mask, 8, 2)).all()
+
+
+def test_the_rate_of_matrix_products():
+    assert benchmark.matrix_rate(torch.device("cuda"), torch.bfloat16, seconds=0.2) > 0.1
 
 
 def test_noise_does_not_depend_on_the_company_in_a_batch(photographs):
