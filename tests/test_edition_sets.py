@@ -95,6 +95,13 @@ def test_budgets_are_the_papers() -> None:
     assert chosen.budget == Budget(8, 2)
 
 
+def test_the_evaluators_own_variable_names_the_root_too(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    variables = {"DETECTRON2_DATASETS": str(tmp_path)}
+    assert settings_from(EDITIONS["coco"], variables).root == tmp_path
+    assert settings_from(EDITIONS["coco"], {**variables, "DATA_ROOT": str(tmp_path / "other")}).root == tmp_path / "other"
+
+
 def test_by_class_the_background_is_a_class() -> None:
     assert settings_from(EDITIONS["pascal"], {"DATA_ROOT": ".", "OBJECTS": "by-class"}).rule == ObjectRule("all", True, 255, None)
 

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from edition_sets import BUILDERS, HEIGHT, WIDTH, Mini
+from edition_sets import BUILDERS, HEIGHT, LEFT, RIGHT, RING, WIDTH, Mini, class_map
 from unseg import cli
-from unseg.data.editions import EDITIONS
-from unseg.editions.record import EDITION
 from unseg.editions.carry import CARRIED
+from unseg.editions.record import EDITION
 from unseg.editions.verify import verify_edition
 from unseg.manifest import MANIFEST, Entry, read_manifest
 
@@ -365,6 +364,34 @@ def test_what_lies_in_the_output_already_stays(coco: Mini, tmp_path: Path, monke
         (coco.root / "coco/annotations/instances_val2017.json").read_text() + "\n")  # the user's own new version
     assert run(coco.root, out, "coco", monkeypatch) == 1
     assert theirs.read_text().endswith("}\n")
+
+
+def test_a_changed_annotation_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mini, out = BUILDERS["pascal"](tmp_path / "data"), tmp_path / "out"
+    assert run(mini.root, out, "pascal", monkeypatch) == 1
+    stem, before = "2007_000039", {name: path.stat().st_mtime_ns for name, path in files_in(out).items()}
+    label = mini.label(f"VOCdevkit/VOC2012/SegmentationClass/{stem}.png", class_map(0, (LEFT, 20)), palette=True)
+    assert verify_edition(out).exit_code == 1
+    assert run(mini.root, out, "pascal", monkeypatch) == 1
+    image = f"VOCdevkit/VOC2012/JPEGImages/{stem}.jpg"
+    check_bound(mini, out, image, LEFT, (8, 2))
+    assert (out / label).read_bytes() == (mini.root / label).read_bytes() and verify_edition(out).failures == []
+    changed = {name for name, path in files_in(out).items() if before[name] != path.stat().st_mtime_ns}
+    assert changed == {image, label, MANIFEST, CARRIED}
+
+
+def test_by_class_every_class_gets_a_noise_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mini, out = BUILDERS["pascal"](tmp_path / "data"), tmp_path / "out"
+    run(mini.root, out, "pascal", monkeypatch, OBJECTS="by-class", VAL="none")
+    name = "VOCdevkit/VOC2012/JPEGImages/2007_000032.jpg"
+    change = pixels(out / name) - pixels(mini.root / name)
+    values = class_map(0, (LEFT, 1), (RIGHT, 15), (RING, 255))
+    tints = [np.median(change[values == label], axis=0) for label in (0, 1, 15)]  # the background is a class as well
+    assert len({tuple(tint) for tint in tints}) == 3, tints
+    strengths = [np.abs(change[values == label]).max() for label in (0, 1, 15)]
+    assert max(strengths) <= 8 and sum(strength > 2 for strength in strengths) >= 2  # one of the tints may be none
+    assert np.abs(change[values == 255]).max() <= 2
+    assert verify_edition(out).failures == []
 
 
 def test_another_edition_is_not_mixed_in(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
