@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -610,19 +611,19 @@ def plain_layout(name: str, root: Path) -> dict[str, Path]:
     return {"--clean": train.images, "--annotations": train.path, "--test": test.images, "--test-annotations": test.path}
 
 
-def nwpu_layout(root: Path) -> dict[str, Path]:
-    """NWPU VHR-10 as RSPrompter lays it out: all images in one folder, a json for each split."""
+def rsprompter_layout(name: str, root: Path) -> dict[str, Path]:
+    """NWPU VHR-10 and SSDD as RSPrompter lays them out: all images in one folder, a json for each split."""
     content = annotation_sets.coco_content(annotation_sets.polygons_of)
-    annotation_sets.write_images(root / "NWPU" / "imgs")
+    images, folder = root / name / "imgs", root / name / "annotations"
+    annotation_sets.write_images(images)
     test = test_images_of(annotation_sets.Built(root, annotation_sets.write_images(root / "other")))
     for path in test.images.iterdir():
-        path.rename(root / "NWPU" / "imgs" / f"test_{path.name}")
+        path.rename(images / f"test_{path.name}")
     for split, prefix in (("train", ""), ("val", "test_")):
-        images = [{**image, "file_name": prefix + image["file_name"]} for image in content["images"]]
-        annotation_sets.write_json(root / "NWPU" / "annotations" / f"NWPU_instances_{split}.json", {**content, "images": images})
-    folder = root / "NWPU" / "annotations"
-    return {"--clean": root / "NWPU" / "imgs", "--annotations": folder / "NWPU_instances_train.json",
-            "--test": root / "NWPU" / "imgs", "--test-annotations": folder / "NWPU_instances_val.json"}
+        listed = [{**image, "file_name": prefix + image["file_name"]} for image in content["images"]]
+        annotation_sets.write_json(folder / f"{name}_instances_{split}.json", {**content, "images": listed})
+    return {"--clean": images, "--annotations": folder / f"{name}_instances_train.json",
+            "--test": images, "--test-annotations": folder / f"{name}_instances_val.json"}
 
 
 def whu_layout(root: Path) -> dict[str, Path]:
@@ -637,7 +638,7 @@ def whu_layout(root: Path) -> dict[str, Path]:
     return found
 
 
-LAYOUTS = {"NWPU": nwpu_layout, "WHU": whu_layout}
+LAYOUTS = {"NWPU": partial(rsprompter_layout, "NWPU"), "SSDD": partial(rsprompter_layout, "SSDD"), "WHU": whu_layout}
 
 
 @pytest.mark.slow
@@ -645,7 +646,8 @@ LAYOUTS = {"NWPU": nwpu_layout, "WHU": whu_layout}
     ("instance", "maskrcnn_mobilenet", "coco polygons", "ap"), ("instance", "mask2former_tiny", "cityscapes", "ap"),
     ("panoptic", "mask2former_tiny", "coco-panoptic", "pq"), ("detection", "rt_detr_tiny", "coco compressed", "ap"),
     ("detection", "deformable_detr_tiny", "yolo", "ap"), ("semantic", "mask2former_tiny", "voc", "miou"),
-    ("remote", "mask2former_tiny", "NWPU", "ap"), ("remote", "mask2former_tiny", "WHU", "ap")])
+    ("remote", "mask2former_tiny", "NWPU", "ap"), ("remote", "mask2former_tiny", "SSDD", "ap"),
+    ("remote", "mask2former_tiny", "WHU", "ap")])
 def test_the_command_runs_each_task_on_a_small_set_in_its_layout(task: str, network: str, layout: str, metric: str,
                                                                  tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = LAYOUTS[layout](tmp_path) if layout in LAYOUTS else plain_layout(layout, tmp_path)
