@@ -25,8 +25,8 @@ from unseg.evaluation.coco_metrics import (
 from unseg.evaluation.coco_tasks import make_detection, make_instance, make_panoptic, make_remote, make_semantic
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.regions import (
-    GEOMETRY_DRAWS, Targets, View, all_regions, check_same_numbering, class_ids, class_list, components, draw_view, painted, pieces,
-    read_regions, reduced, restore, tight_boxes, view_pixels, view_targets, whole,
+    GEOMETRY_DRAWS, Targets, View, all_regions, check_same_numbering, class_ids, class_list, components, draw_view, painted,
+    pieces, read_regions, reduced, restore, tight_boxes, view_pixels, view_targets, whole,
 )
 from unseg.evaluation.sets import CleanImages, Images, PartOfImages
 from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
