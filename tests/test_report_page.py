@@ -183,6 +183,17 @@ def test_metrics_by_class_are_folded_with_absent_ones_left_blank(tmp_path: Path)
     assert table_rows(folded["Every metric"]) == {"clean": ["0.700 ± 0.000"]}
 
 
+def test_counts_are_whole_numbers(tmp_path: Path) -> None:
+    root = read_page(sections_of(tmp_path, results([run(metrics={"miou": 0.5, "counts": {"prompts": 40, "images": 1}})])))
+    folded = {part.all("summary")[0].text(): part.all("table")[0] for part in root.all("details") if part.all("table")}
+    assert table_rows(folded["counts"]) == {"prompts": ["40"], "images": ["1"]}
+
+
+def test_where_clean_images_teach_nothing_no_retained_learning_is_claimed(tmp_path: Path) -> None:
+    root = read_page(sections_of(tmp_path, results([run(final=0.3), run(condition="protected", final=0.2)])))
+    assert "retained" not in root.all("p", class_="finding")[0].text() and "retained" not in root.all("table")[0].text()
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs" / "results").glob("*.json")))
 def test_published_results_of_every_version_are_read(name: str) -> None:
     path = ROOT / "docs" / "results" / name

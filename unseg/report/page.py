@@ -154,8 +154,9 @@ def _by_class(section: Section, table: _Counter) -> list[Element]:
         for network in section.networks:
             conditions = [c for c in network.main() if any(metric in run.by_class for run in c.runs)]
             classes = dict.fromkeys(name for c in conditions for run in c.runs for name in run.by_class.get(metric, {}))
-            rows = [(name, [text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name))) for c in conditions])
-                    for name in classes]
+            digits = 0 if all(text.is_count(run.by_class.get(metric, {})) for c in conditions for run in c.runs) else 3
+            rows = [(name, [text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name)), digits)
+                            for c in conditions]) for name in classes]
             if rows:
                 caption = table.caption(f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step.")
                 inside.append(_table(caption, [text.grouping(metric), *(c.shown for c in conditions)], [(None, rows)]))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from unseg.evaluation.results import Spread
@@ -15,7 +15,7 @@ METRIC_NAMES = {
     "ap": "AP", "ap50": "AP50", "ap75": "AP75", "pq": "PQ", "sq": "SQ", "rq": "RQ",
 }
 # What the end of a metric's key says it was measured with, or over.
-ENDINGS = {"box": "from boxes", "point": "from points", "set": "of the whole set"}
+ENDINGS = {"box": "from boxes", "points": "from points", "set": "of the whole set"}
 GROUPS = ("class", "size")
 
 
@@ -52,6 +52,12 @@ def grouping(key: str) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     return NONE if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
+
+
+def is_count(values: Mapping[str, float | None]) -> bool:
+    """Whether these are whole numbers beyond the shares that metrics are: how many there were of each."""
+    known = [value for value in values.values() if value is not None]
+    return all(value == round(value) for value in known) and max(known, default=2) > 1
 
 
 def with_sd(value: Spread | None, digits: int = 3) -> str:
@@ -146,9 +152,9 @@ def finding(section: Section) -> str | None:
     found = []
     for name in protected:
         spreads = [network.find(name).spread(lambda run: run.retained) for network in section.networks]
-        retained = _ends([each.mean for each in spreads if each is not None], 2)
+        retained = [each.mean for each in spreads if each is not None]
         what = "protected images" if name == "protected" else name
-        found.append(f"{number(means[name])} after {what} (retained learning {retained})")
+        found.append(f"{number(means[name])} after {what}" + (f" (retained learning {_ends(retained, 2)})" if retained else ""))
     levels = _ends([network.trivial for network in section.networks], 3)
     who = "One network" if len(section.networks) == 1 else f"Means over {len(section.networks)} networks"
     return (f"{who}: final {unit} on clean test images is {number(means['clean'])} after training on clean images, "
@@ -157,4 +163,4 @@ def finding(section: Section) -> str | None:
 
 def _ends(values: Sequence[float], digits: int) -> str:
     """`0.00 to 0.73`, or the one value that all are."""
-    return " to ".join(dict.fromkeys((number(min(values), digits), number(max(values), digits)))) if values else NONE
+    return " to ".join(dict.fromkeys((number(min(values), digits), number(max(values), digits))))
