@@ -5,6 +5,7 @@ Every kind of input goes through protect into every lossless format and is read 
 """
 from __future__ import annotations
 
+import io
 import os
 import struct
 from dataclasses import replace
@@ -228,11 +229,17 @@ def test_the_8_bit_path_is_what_it_was() -> None:
     assert np.array_equal(made, expected)
 
 
-@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("level", [0, 6, 9])
 def test_8_bit_png_is_pillows(level: int, tmp_path: Path) -> None:
     Pillow.fromarray(EIGHT).save(tmp_path / "a.png", compress_level=level, compress_type=1 if level == 9 else 3, icc_profile=SRGB)
     made = images.encode_png(EIGHT[..., :3], level, alpha=EIGHT[..., 3], metadata=Metadata(icc_profile=SRGB))
     assert made == (tmp_path / "a.png").read_bytes()
+
+
+def test_fast_8_bit_png_keeps_values_and_profile() -> None:
+    made = images.encode_png(EIGHT[..., :3], 1, alpha=EIGHT[..., 3], metadata=Metadata(icc_profile=SRGB))
+    with Pillow.open(io.BytesIO(made)) as image:
+        assert image.mode == "RGBA" and np.array_equal(np.array(image), EIGHT) and image.info["icc_profile"] == SRGB
 
 
 def test_grey_levels_of_16_bits_round_to_the_nearest() -> None:

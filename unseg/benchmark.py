@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -326,8 +326,9 @@ def growth_section(scale: Scale, generator: str, device: torch.device, root: Pat
     return figures
 
 
-def benchmark(only: Sequence[str], scale: Scale, generator: str, device: torch.device) -> dict[str, Any]:
-    """All figures of the sections named."""
+def benchmark(only: Sequence[str], scale: Scale, generator: str, device: torch.device,
+              keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All figures of the sections named. keep: is given what there is after each of them."""
     figures: dict[str, Any] = {"machine": machine(), "generator": generator,
                                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"}
     figures["matrix_tflops"] = {"float32": matrix_rate(device)}
@@ -342,6 +343,7 @@ def benchmark(only: Sequence[str], scale: Scale, generator: str, device: torch.d
         with tempfile.TemporaryDirectory(prefix="unseg-benchmark-") as folder:
             figures[section] = sections[section](Path(folder))
         figures[section]["took"] = time.perf_counter() - started
+        keep(figures)
     return figures
 
 
@@ -413,25 +415,27 @@ def main(arguments: list[str] | None = None) -> int:
     for hidden in ("--part", "--images", "--noise"):  # what `in_process` starts
         parser.add_argument(hidden, type=str if hidden == "--part" else Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+
+    def write(figures: dict[str, Any]) -> None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures | {"quick": options.quick}, indent=1) + "\n", encoding="utf-8")
+
     try:
         device = choose_device(options.device)
         if options.part:
-            figures = run_part(options.part, options.images, options.generator, device, options.noise)
-        else:
-            only = options.only.split(",")
-            if not set(only) <= set(SECTIONS):
-                raise UserError(f"--only {options.only}: choose from {', '.join(SECTIONS)}")
-            scale = QUICK if options.quick else ON_GPU if device.type == "cuda" else FULL
-            figures = benchmark(only, scale, options.generator, device) | {"quick": options.quick}
+            write(run_part(options.part, options.images, options.generator, device, options.noise))
+            return 0
+        only = options.only.split(",")
+        if not set(only) <= set(SECTIONS):
+            raise UserError(f"--only {options.only}: choose from {', '.join(SECTIONS)}")
+        scale = QUICK if options.quick else ON_GPU if device.type == "cuda" else FULL
+        figures = benchmark(only, scale, options.generator, device, write)
     except UserError as error:
         print(f"unseg: error: {error}", file=sys.stderr)
         return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if not options.part:
-        console = Console()
-        console.print(table(figures))
-        console.print(f"Written: {options.out}", highlight=False)
+    console = Console()
+    console.print(table(figures))
+    console.print(f"Written: {options.out}", highlight=False)
     return 0
 
 
