@@ -22,7 +22,6 @@ from unseg.data.samples import Problem, walk
 from unseg.editions.gather import list_images, open_data_set
 from unseg.errors import UserError
 from unseg.files import BLOCK, blocks_of, link_on_the_way, sha256_of, stays_inside, write_blocks
-from unseg.images import IMAGE_SUFFIXES
 from unseg.manifest import cannot_go_on
 
 CARRIED = "unseg-edition-files.jsonl"

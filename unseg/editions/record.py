@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unseg.data.editions import Located
-from unseg.editions.carry import CARRIED, Carried
+from unseg.editions.carry import Carried
 from unseg.editions.settings import EditionSettings
 from unseg.errors import UserError
 from unseg.files import write_bytes

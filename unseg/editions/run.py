@@ -1,14 +1,13 @@
 """One edition, from its settings to the finished folder: the images through `unseg.protect`, then all that belongs to them."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import torch
+from rich.filesize import decimal
 
-from unseg.data.editions import EditionRow
 from unseg.editions.carry import Carried, Item, carry, list_items
 from unseg.editions.gather import DataSet, by_city, open_data_set, place_sets
 from unseg.editions.record import check_same, describe, read_edition, write_edition
@@ -22,8 +21,8 @@ from unseg.protect import ProtectSettings, Reporter, Silent, Summary, protect
 
 @dataclass(frozen=True)
 class Edition:
-    """What a run made. carried: what lies beside the images; None where the run brought nothing along. notes: what is missing for
-    evaluation."""
+    """What a run made. carried: what lies beside the images; None where the run brought nothing along. notes: what is
+    missing for evaluation."""
 
     summary: Summary
     carried: list[Carried] | None
@@ -97,7 +96,7 @@ def _check_names(settings: EditionSettings, data: DataSet, items: Sequence[Item]
 def _say_left_out(settings: EditionSettings, items: Sequence[Item], reporter: Reporter) -> None:
     if settings.dry_run:
         size = sum((settings.root / item.name).stat().st_size for item in items if item.how == "copied")
-        reporter.say(f"besides, {len(items):,} annotation files and untouched images come along ({size / 1e6:,.1f} MB)")
+        reporter.say(f"besides, {len(items):,} annotation files and untouched images come along ({decimal(size)})")
     else:
         reporter.say(f"note: LIMIT={settings.limit}: annotations and untouched images are not brought along, so no evaluator can"
                      " use this yet; run it without LIMIT to complete it")
