@@ -6,7 +6,7 @@ hatching where its images are re-encoded. The style sheet (palette.css) says wha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
@@ -64,7 +64,10 @@ def scale_top(values: Sequence[float]) -> float:
 def bar_panel(title: str, bars: Sequence[Bar], level: tuple[str, float] | None, top: float, unit: str) -> Element:
     """Bars from the left, one below the other. level: name and value of a dashed line across. top: where the axis ends."""
     height = 10 + ROW * len(bars)
-    x = lambda value: LABEL_END + 6 + max(0.0, min(value / top, 1)) * (PLOT_END - LABEL_END - 6)  # noqa: E731
+
+    def x(value: float) -> float:
+        return LABEL_END + 6 + max(0.0, min(value / top, 1)) * (PLOT_END - LABEL_END - 6)
+
     said = [f"{bar.name} {_with_sd(bar)}" for bar in bars] + ([f"{level[0]} {level[1]:.3f}"] if level else [])
     picture = _panel(height + 34, f"{title}, {unit}: {'; '.join(said)}")
     for tick in _ticks(top):
@@ -79,7 +82,7 @@ def bar_panel(title: str, bars: Sequence[Bar], level: tuple[str, float] | None, 
     return picture
 
 
-def _bar(bar: Bar, x, top: int) -> Element:
+def _bar(bar: Bar, x: Callable[[float], float], top: int) -> Element:
     middle, end = top + BAR / 2, x(bar.value)
     group = el("g", el("title", f"{bar.name}: {_with_sd(bar)}"), class_=bar.style.colour)
     group.append(el("text", _cut(bar.name, LABEL_END), x=LABEL_END, y=middle + 4, class_="label", text_anchor="end"))
@@ -207,7 +210,7 @@ def _panel(height: float, description: str) -> Element:
     return el("svg", viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=description, class_="chart")
 
 
-def _path(places, class_: str) -> Element:
+def _path(places: Iterable[tuple[float, float]], class_: str) -> Element:
     return el("path", d="M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places), class_=class_)
 
 
