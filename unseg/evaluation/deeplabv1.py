@@ -84,7 +84,7 @@ class DeepLabV1Learner(Learner):
         """From random weights all of the network learns: frozen batch norms that never saw an image would not normalise."""
         network = DeepLabV1(len(self.class_names), self.width, frozen=self.options.weights is not None)
         if self.options.weights is None:
-            self.notes = [f"{NAME} starts from random weights, so its first convolution and its batch norms learn, too."]
+            self.notes = ["It starts from random weights, so its first convolution and its batch norms learn, too."]
         elif not load_weights(network, self.options.weights):
             self.notes = [f"{self.options.weights.name} holds no head, which starts from random weights."]
         return network
