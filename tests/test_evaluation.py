@@ -465,6 +465,7 @@ def test_runs_of_an_earlier_generator_are_not_averaged_with_those_of_the_latest(
 def test_spread_by_hand() -> None:
     assert spread([2.0, None, 4.0, 9.0]) == Spread(5, pytest.approx(math.sqrt(13)), 3)
     assert spread([None, 2.0]) == Spread(2, None, 1)
+    assert spread([0.0, None, 1.0]) == Spread(0.5, pytest.approx(math.sqrt(0.5)), 2)  # nothing learnt is a number, too
     assert spread([None]) is None and spread([]) is None
 
 

@@ -103,7 +103,8 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output has
     that name under `out`. Their masks, if any, lie in the folder `masks`. limit: only the first so many by name. dry_run:
     write nothing, not even `out`, and tell from headers, masks and annotations what a run would do. processes: how many
-    share the work (see `unseg.shards`); on GPUs each has its own. What is written does not depend on it.
+    share the work (see `unseg.shards`); on GPUs each has its own. What small generators write does not depend on it; for
+    large ones on a CPU see docs/trust.md.
 
     Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a UserError before
     anything is written.
