@@ -1,6 +1,8 @@
 """The `unseg` command: exit codes, one-line errors, the closing table, and help without torch."""
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ from fake_generator import loaded
 from unseg import __version__, cli
 from unseg.images import read_image
 
+ROOT = Path(__file__).resolve().parents[1]
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 
@@ -192,6 +195,58 @@ def test_version_and_help_do_not_import_torch() -> None:
         result = python("-c", code.format(option))
         assert result.stdout.splitlines()[-1] == "False 0", result.stderr
     assert f"unseg {__version__}" in python("-m", "unseg.cli", "--version").stdout
+
+
+# --- standard output and standard error that take nothing
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_2(photos: Path, capsys: pytest.CaptureFixture,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    out = photos.parent / "out"
+    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "-q"]) == 0
+    capsys.readouterr()
+    for more in ([], ["--json"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", Full())
+            assert cli.main(["verify", str(out), "-q", *more]) == 2
+        assert capsys.readouterr().err == ("unseg: error: standard output: cannot be written: No space left on device; what is"
+                                           " finished is kept: send it elsewhere and run the same command again\n")
+
+
+@pytest.mark.parametrize("stream", [Full(), None], ids=["full", "closed"])
+def test_a_standard_error_that_takes_nothing_stops_no_run(photos: Path, monkeypatch: pytest.MonkeyPatch,
+                                                          stream: object) -> None:
+    out = photos.parent / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"]) == 0  # with its bar
+        assert cli.main(["protect", str(photos), "--out", str(out), "--masks", "nowhere"]) == 2
+    assert cli.main(["verify", str(out)]) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors")
+def test_closed_descriptors_are_not_given_to_files() -> None:
+    """What a C library prints to descriptor 2 would go into the next file that is opened."""
+    code = ("import os; from unseg.commands.streams import standard_streams\n"
+            "with standard_streams(): os._exit(os.open(os.devnull, os.O_RDONLY))")
+    closed = subprocess.run(["sh", "-c", f"exec '{sys.executable}' -c \"$0\" <&- >&- 2>&-", code], cwd=ROOT, timeout=60)
+    assert closed.returncode >= 3
+
+
+def test_a_pipe_without_a_reader_leaves_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([sys.executable, "-m", "unseg.cli", "--version"], stdout=writer, stderr=subprocess.PIPE, text=True,
+                            cwd=ROOT, timeout=60)
+    os.close(writer)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1) and "standard output: cannot be written" in result.stderr
 
 
 @pytest.mark.slow

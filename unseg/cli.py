@@ -13,6 +13,7 @@ from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
 from unseg.commands.protect import protect
 from unseg.commands.report import report
+from unseg.commands.streams import standard_streams
 from unseg.commands.train import train_command
 from unseg.commands.verify import verify
 from unseg.errors import UserError
@@ -53,16 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 all done; 1 something was not protected, or does not hold; 2 user error; 130 Ctrl-C; 143 terminated.
     """
+    with standard_streams():
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+        except UserError as error:
+            print(printable(f"unseg: error: {error}"), file=sys.stderr)  # file names may hold any byte
+            code = EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            print("unseg: interrupted", file=sys.stderr)
+            code = EXIT_INTERRUPTED
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="unseg")
     except SystemExit as end:  # how typer hands over an exit code
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except UserError as error:
-        print(printable(f"unseg: error: {error}"), file=sys.stderr)  # file names may hold any byte
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("unseg: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     return 0
 
 

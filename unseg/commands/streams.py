@@ -1,0 +1,75 @@
+"""Standard output and standard error as commands need them: there, and without tracebacks where they take nothing more."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from unseg.errors import UserError
+
+
+class _Checked:
+    """A stream whose failure is a UserError: whoever reads standard output must not take a part for the whole."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> UserError:
+        with suppress(OSError, ValueError):  # the interpreter flushes once more when it ends, which would be a second error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return UserError(f"standard output: cannot be written: {error.strerror or error}; what is finished is kept: send it"
+                         " elsewhere and run the same command again")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Lossy(_Checked):
+    """A stream that drops what it cannot say: a run does not end because the disk of its log is full."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Inside, standard output raises UserError where it takes nothing more, standard error drops what it cannot say, and
+    both are there even if the process was started without them."""
+    _open_closed_descriptors()
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout, sys.stderr = _Checked(before[0] or nowhere), _Lossy(before[1] or nowhere)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _open_closed_descriptors() -> None:
+    """Give 0, 1 and 2 away where they are free: else the next file that is opened gets one of them, and what a decoder's
+    library prints goes into that file."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
