@@ -594,6 +594,13 @@ def test_yolo_bad_names(names: str, message: str, tmp_path: Path) -> None:
         yolo(tmp_path, "", names)
 
 
+def test_broken_yaml_is_told_by_place_and_not_quoted(tmp_path: Path) -> None:
+    """A file given by mistake may hold anything: its lines are not repeated in a message."""
+    with pytest.raises(UserError, match="data.yaml: cannot be read as YAML: .* in line 3, column ") as raised:
+        yolo(tmp_path, "", "a: 1\npassword: SECRETWORD\n\tb: [\n")
+    assert "SECRETWORD" not in str(raised.value)
+
+
 # --- LabelMe ---------------------------------------------------------------------------------------------------------
 
 

@@ -126,8 +126,12 @@ def read_names(path: Path) -> dict[int, str]:
             return {number: line.strip() for number, line in enumerate(text.splitlines()) if line.strip()}
         content = yaml.load(text, yaml.BaseLoader)  # texts only: no merge keys, which can grow without bound
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be read as {'text' if path.suffix == '.txt' else 'YAML'}: {reason}") from error
+        kind, mark = "text" if path.suffix == ".txt" else "YAML", getattr(error, "problem_mark", None)
+        if mark is None:
+            reason = " ".join(str(error).split())[:200]
+        else:  # the error's own text quotes the lines around it, and a file given by mistake may hold anything
+            reason = f"{error.problem or error.context} in line {mark.line + 1}, column {mark.column + 1}"
+        raise UserError(f"{path}: cannot be read as {kind}: {reason}") from error
     names = content.get("names") if isinstance(content, dict) else None
     if names is None:
         return {}
