@@ -10,6 +10,7 @@ import pytest
 from PIL import Image as Pillow
 
 from fake_generator import loaded
+from unseg import images
 from unseg.config import Budget
 from unseg.errors import UserError
 from unseg.images import read_image, write_png
@@ -200,6 +201,23 @@ def test_transparency_must_be_the_original_one(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").exit_code == 0
     write_png(tmp_path / "out" / "a.png", read_image(tmp_path / "out" / "a.png").pixels)
     assert "its transparency is not the original's" in problem(verify(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("form", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("level", [255, 254])
+def test_alpha_that_is_opaque_everywhere_is_the_same_as_none(tmp_path: Path, form: str, level: int) -> None:
+    """WebP's encoder leaves it out. Found by the fuzzer of images."""
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    write_png(tmp_path / "photos" / "a.png", pixels, alpha=np.full((9, 9), 255, np.uint8))
+    summary = protect([tmp_path / "photos"], tmp_path / "out", ProtectSettings(device="cpu", workers=1, format=form),
+                      generator=loaded())
+    assert verify(tmp_path / "out").exit_code == 0
+    changed = images.encode(form, read_image(tmp_path / "out" / summary.entries[0].output).samples,
+                            np.full((9, 9), level, np.uint8))
+    (tmp_path / "out" / summary.entries[0].output).write_bytes(changed)
+    found = [finding.problem or "" for finding in verify(tmp_path / "out").findings]
+    assert ["its transparency is not the original's" in problem for problem in found] == [level == 254]
 
 
 def test_jpeg_outputs_do_not_pass(protected: Path, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ class _Checker:
 
     def _other_differences(self, entry: Entry, output: images.Image, original: images.Image) -> Iterator[str]:
         policy = self.settings["metadata"]
-        if not _same(output.alpha, original.alpha):
+        if not _same_transparency(output.alpha, original.alpha):
             yield "its transparency is not the original's"
         as_rgb = output.samples.shape[2] != original.samples.shape[2]  # a profile for grey does not fit then
         if output.metadata.icc_profile != (None if as_rgb else original.metadata.select(policy).icc_profile):
@@ -339,5 +339,8 @@ def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[1]}×{pixels.shape[0]}"
 
 
-def _same(first: np.ndarray | None, second: np.ndarray | None) -> bool:
-    return first is second if first is None or second is None else np.array_equal(first, second)
+def _same_transparency(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    """Without alpha everything is opaque: WebP stores none where it says no more than that."""
+    if first is None or second is None:
+        return all(alpha is None or (alpha == np.iinfo(alpha.dtype).max).all() for alpha in (first, second))
+    return np.array_equal(first, second)
