@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ from unseg.config import Budget
 from unseg.errors import UserError
 from unseg.files import TEMPORARY, files_under
 from unseg.lock import LOCK_FILE, FolderLock, holder_of
-from unseg.manifest import MANIFEST, read_manifest
+from unseg.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protect import ProtectSettings, Summary, protect
 from unseg.verify import verify
 
@@ -373,6 +374,42 @@ def test_other_settings_are_all_named(photos: Path) -> None:
         protect([photos], photos.parent / "out", replace(SETTINGS, budget=Budget(4, 2), format="tiff", metadata="none"),
                 masks=photos.parent / "masks", generator=loaded())
     assert "(object_budget: 8.0, now 4.0; format: png, now tiff; metadata: icc, now none)" in str(raised.value)
+
+
+def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
+    """Also within settings that hold others, and in values too long to be shown whole."""
+    out = photos.parent / "out"
+    header = {"region": "mask", "mask_rule": {"kind": "index", "objects": list(range(90)), "background_label": 0},
+              "codes": {str(label): label % 12 for label in range(40)}, "names": "keep"}
+    other = json.loads(json.dumps(header))
+    other["mask_rule"]["objects"][50], other["mask_rule"]["background_label"], other["codes"]["33"] = 500, None, 11
+    del other["names"]
+    with pytest.raises(UserError) as raised:
+        unseg.protect._check_same_settings({"settings": other}, Manifest({"settings": header}, {}), out)
+    said = str(raised.value)
+    assert "(names: keep, now suffix; " in said and "; mask_rule.background_label: 0, now null; codes.33: 9, now 11)" in said
+    assert re.search(r"; mask_rule\.objects: ….{15,25} 50, 51,.{40,60}…, now ….{15,25} 500, 51,.{40,60}…; ", said), said
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"png_level": 6}, "png_level: 1, now 6"), ({"names": "keep"}, "names: suffix, now keep"),
+    ({"precision": "bfloat16"}, "precision: float32, now bfloat16"), ({"region": "published"}, "region: mask, now published"),
+    ({"background_label": None}, "mask_rule.background_label: 0, now null"), ({"budget": Budget(8, 3)}, "background_budget: 2.0, now 3.0")])
+def test_each_setting_that_changes_bytes_is_compared(photos: Path, changed: dict, said: str) -> None:
+    protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded())
+    before = tree(photos.parent / "out")
+    with pytest.raises(UserError) as raised:
+        protect([photos], photos.parent / "out", replace(SETTINGS, **changed), masks=photos.parent / "masks", generator=loaded())
+    assert f"with other settings ({said}); give another folder" in str(raised.value)
+    assert tree(photos.parent / "out") == before
+
+
+def test_another_generator_file_or_other_annotations_are_named(photos: Path) -> None:
+    protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded())
+    with pytest.raises(UserError, match="generator: 000000.*, now 111111"):
+        protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded("1" * 64))
+    with pytest.raises(UserError, match=r'\(.*mask_rule: {"kind": "binary".*, now null; annotations: null, now {"format": "binary"'):
+        protect([photos], photos.parent / "out", SETTINGS, annotations=photos.parent / "masks", generator=loaded())
 
 
 def test_a_copy_that_is_there_is_not_made_again(photos: Path) -> None:

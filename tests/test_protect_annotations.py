@@ -242,7 +242,7 @@ def test_kept_names_hold_what_the_format_says_and_are_read_by_content(tmp_path: 
         with Pillow.open(jpeg / entry.output) as image:
             assert image.format == "JPEG" and set(image.quantization[0]) == set(image.quantization[1]) == {1}  # quality 100
             assert [sampling[1:3] for sampling in image.layer] == [(1, 1)] * 3  # 4:4:4
-    with pytest.raises(UserError, match="made with other settings .*names: keep, now null"):
+    with pytest.raises(UserError, match="made with other settings .*names: keep, now suffix"):
         protect(inputs, png, SETTINGS, generator=loaded())
     with pytest.raises(UserError, match="--names both: choose from suffix, keep"):
         replace(SETTINGS, names="both")

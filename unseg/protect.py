@@ -44,6 +44,8 @@ T = TypeVar("T")
 FARTHEST = 2.0**31  # pixels: boxes reach no farther
 ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
 TRIALS, TRIED_FROM = 3, 100  # images that are tried to foretell a run's length, and the length that is worth it
+# Settings that a manifest's first line holds only where they have another value than this.
+WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "png_level": 1}
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
 
@@ -348,6 +350,8 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
     """The manifest's first line. Under "settings" is what must not differ between runs into one folder."""
     settings, loaded = pipeline.settings, pipeline.loaded
     codes, objects = pipeline.codes, pipeline.objects
+    level = settings.png_level if settings.format in ("png", "tiff") else WRITTEN_IF_OTHER["png_level"]
+    later = {"names": settings.names, "precision": settings.precision, "png_level": level}
     header = {
         "format": FORMAT, "unseg": __version__,
         "settings": {
@@ -356,8 +360,7 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
             "metadata": settings.metadata, "prompt": objects.prompt, **objects.settings(),
             "image_size": loaded.network.image_size, "mask_size": loaded.network.mask_size,
             **({} if codes is None else {"codes": {str(label): code for label, code in sorted(codes.items())}}),
-            **({} if settings.names == "suffix" else {"names": settings.names}),
-            **({} if settings.precision == "float32" else {"precision": settings.precision}),
+            **{name: value for name, value in later.items() if value != WRITTEN_IF_OTHER[name]},
         },
         "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
         "device": pipeline.protector.device.type, "batch_size": pipeline.protector.batch_size,
@@ -460,16 +463,28 @@ def _check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, ou
     if earlier is None:
         return
     now, before = json.loads(json.dumps(header["settings"])), earlier.header.get("settings", {})
-    changed = [f"{name}: {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in dict.fromkeys([*now, *before])
-               if before.get(name) != now.get(name)]
+    changed = list(_differences({**WRITTEN_IF_OTHER, **before}, {**WRITTEN_IF_OTHER, **now}))
     if changed:
         raise UserError(f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
                         " remove it")
 
 
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Every setting that is another, "name: value, now value"; of settings that hold others, those of these."""
+    for name in dict.fromkeys([*now, *before]):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{within}{name}.")
+        elif old != new:
+            yield f"{within}{name}: {', now '.join(_shown(old, new))}"
+
+
+def _shown(*values: Any) -> list[str]:
+    """The values in at most 80 characters each, which begin shortly before the place where they differ."""
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    same = len(os.path.commonprefix(texts))
+    start = same - 20 if same > 60 else 0
+    return [f"{'…' * bool(start)}{text[start:start + 80]}{'…' * (len(text) > start + 80)}" for text in texts]
 
 
 def _mask_rule(settings: ProtectSettings, masks: Path, found: SampleList, pool: Executor,
