@@ -12,7 +12,8 @@ avoid them, forward and backward:
 - `folded_attention`, elsewhere: the terms become dot products of longer queries and keys, (q ‖ rel_h ‖ rel_w) ·
   (k ‖ one-hot row ‖ one-hot column), for PyTorch's fused kernels.
 
-docs/performance.md has the time and memory of both, and of what was tried beside them.
+`attention_forms` has two more for GPUs, and measures which is the fastest. docs/performance.md has the time and memory of
+the two here, and of what was tried beside them.
 """
 from __future__ import annotations
 
@@ -25,12 +26,17 @@ from segment_anything.modeling.image_encoder import PatchEmbed, window_partition
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from segment_anything_training.attention_forms import Choices, Form, bias_attention, flex_attention
 from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, ChannelNorm, SamConfig
 
 # Elements of one tile of logits: 4 MB of float32, the fastest of 2^17 to 2^21 over all of ViT-B's layers.
 TILE_ELEMENTS = 1 << 20
 # Fused kernels want widths that fill vectors: a window's 64 + 14 + 14 becomes 96.
 WIDTH_STEP = 8
+# Up to here a bias tensor may be built, 2 MB a head in half precision; a window has 196 tokens, a global layer 4,096.
+BIAS_TOKENS = 1024
+FORMS = ("auto", "folded", "flex", "bias", "fastest")
+choices = Choices()
 
 
 def relative_positions(table_LC: torch.Tensor, size: int) -> torch.Tensor:
@@ -56,8 +62,9 @@ def folded_attention(
     """Attention with relative terms through the fused kernel. q, k, v: B×n×N×c; returns B×n×N×c."""
     batch, heads, tokens, channels = q.shape
     height, width = rel_h.shape[-1], rel_w.shape[-1]
-    index = torch.arange(tokens, device=q.device)
-    places = torch.cat([F.one_hot(index // width, height), F.one_hot(index % width, width)], dim=-1).to(k.dtype)
+    rows, columns = (torch.arange(side, device=q.device) for side in (height, width))
+    tokens_N = torch.arange(tokens, device=q.device)[:, None]
+    places = torch.cat([tokens_N // width == rows, tokens_N % width == columns], dim=-1).to(k.dtype)
     q = torch.cat([q * channels**-0.5, rel_h.to(q.dtype), rel_w.to(q.dtype)], dim=-1)
     k = torch.cat([k, places.expand(batch, heads, -1, -1)], dim=-1)
     padding = -q.shape[-1] % WIDTH_STEP
@@ -127,8 +134,25 @@ def tiled_attention(
     return out.unflatten(0, q.shape[:2])
 
 
+def forms_for(tensor: torch.Tensor, tokens: int) -> dict[str, Form]:
+    """The forms of attention that may be used on the device and precision of `tensor`, the fixed choice for it first."""
+    forms: dict[str, Form] = {"folded": folded_attention, "flex": flex_attention}
+    if tokens <= BIAS_TOKENS:
+        forms["bias"] = bias_attention
+    # Half precision on a CPU goes to the fused kernel, which adds up in float32.
+    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
+        forms = {"tiled": tiled_attention, **forms}
+    return forms
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with decomposed relative positions over a square of `size`×`size` tokens."""
+    """Multi-head self-attention with decomposed relative positions over a square of `size`×`size` tokens.
+
+    form: one of FORMS. auto: the same for every run on a kind of device; fastest: measured at the first call, and kept;
+    bias: where there are at most `BIAS_TOKENS` tokens, elsewhere as auto.
+    """
+
+    form = "auto"
 
     def __init__(self, dim: int, num_heads: int, size: int) -> None:
         super().__init__()
@@ -144,9 +168,10 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BhwD).view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         rel_h, rel_w = relative_terms(q, self.rel_pos_h, self.rel_pos_w, height, width)
-        # Half precision on a CPU goes to the fused kernel, which adds up in float32.
-        tiles_pay = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
-        attend = tiled_attention if tiles_pay else folded_attention
+        forms = forms_for(q, tokens)
+        if self.form == "fastest":
+            self.form = choices.fastest(forms, (q, k, v, rel_h, rel_w))
+        attend = forms.get(self.form) or next(iter(forms.values()))
         x = attend(q, k, v, rel_h, rel_w)
         return self.proj(x.transpose(1, 2).reshape(batch, height, width, dim))
 
