@@ -213,6 +213,20 @@ def test_what_reaches_the_disk_in_which_order(photos: Path, monkeypatch: pytest.
     assert ("sync", str(out)) in events[last:]
 
 
+def test_a_temporary_file_of_a_killed_runs_worker_is_removed_too(photos: Path, unbroken: dict[str, bytes]) -> None:
+    """A worker ends a moment after its parent, and may begin a file while the next run is at work already."""
+    class Late:
+        def say(self, text: str) -> None:
+            pass
+
+        def track(self, items: Iterator, total: int, what: str) -> Iterator:
+            yield from items
+            (photos.parent / "out" / "a" / f".unseg-{'0' * 16}.tmp").touch()
+
+    protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded(), reporter=Late())
+    assert tree(photos.parent / "out") == unbroken
+
+
 # --- two runs
 
 

@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 import unseg.shards
 from annotation_sets import BUILDERS, build, photographs
 from fake_generator import loaded
+from own_processes import children, is_alive
 from slow_generator import loaded as slow_loaded
 from unseg import cli
 from unseg.data.annotations import ObjectRule, open_annotations
@@ -152,27 +153,6 @@ class Running:
         return error.strip()
 
 
-def children(pid: int) -> list[int]:
-    """The processes that `pid` started and that work: not multiprocessing's own tracker of resources."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-            command = (status.parent / "cmdline").read_text()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and "spawn_main" in command:
-            found.append(int(status.parent.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux's book of processes")
 def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -214,7 +194,7 @@ def test_a_worker_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "orphan.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
                               env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
     worker = int(parent.stdout.readline())
-    assert alive(worker)
+    assert is_alive(worker)
     parent.kill()
     parent.communicate()
     wait_for_the_end([worker])
@@ -222,9 +202,9 @@ def test_a_worker_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 
 def wait_for_the_end(processes: list[int]) -> None:
     deadline = time.monotonic() + 10
-    while any(map(alive, processes)) and time.monotonic() < deadline:
+    while any(map(is_alive, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(map(alive, processes))
+    assert not any(map(is_alive, processes))
 
 
 def check_what_is_left(out: Path) -> int:

@@ -89,7 +89,7 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what killed runs left under `folder`."""
     for path in files_under(folder):
         if TEMPORARY.fullmatch(path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def files_under(folder: Path) -> Iterator[Path]:

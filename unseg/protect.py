@@ -190,10 +190,7 @@ class _Run:
 
     def work(self) -> Summary:
         """Everything that writes."""
-        try:
-            remove_temporaries(self.out)
-        except OSError as error:
-            raise UserError(f"--out {self.out}: cannot be written: {error.strerror}") from error
+        self._remove_temporaries()
         self._tell_forecast(TRIED_FROM)
         started = time.perf_counter()
         kept, entries = 0, list(self.problems)
@@ -208,7 +205,14 @@ class _Run:
                     if len(entries) % ANNOUNCED == 0:
                         self._sync(entries[-ANNOUNCED:])
             self._sync(entries)
+        self._remove_temporaries()  # of a killed run's workers, which end a moment after it
         return _summary(entries, kept, time.perf_counter() - started)
+
+    def _remove_temporaries(self) -> None:
+        try:
+            remove_temporaries(self.out)
+        except OSError as error:
+            raise UserError(f"--out {self.out}: cannot be written: {error.strerror}") from error
 
     def foresee(self) -> Summary:
         """What `work` would do, as far as headers, masks and annotations tell. Nothing is written."""
