@@ -17,6 +17,7 @@ from unseg.config import Budget
 from unseg.data.training import TrainingImage
 from unseg.data.views import ViewBatch, draw_views
 from unseg.errors import UserError
+from unseg.losses import LossRule
 from unseg.prompts import POINTS
 from unseg.recipes import recipe
 from unseg.training_state import NonFiniteStep, Training
@@ -107,6 +108,36 @@ def test_label_modification_asks_for_ones(samples, monkeypatch):
         config = dataclasses.replace(CONFIG, target=target)
         generator_step(training.generator, training.surrogates[0].network, batch, config, 1e-3)
     assert seen[0].min() == 1 and torch.equal(seen[1], batch.small_labels)
+
+
+def test_the_recipes_numbers_reach_losses_and_prompts(samples, monkeypatch):
+    config = dataclasses.replace(CONFIG, loss_points=64, loss_oversample=2, loss_uncertain_share=0.5, loss_weights=(2.0, 3.0),
+                                 dice_smoothing=4.0, generator_prompts=("points",), surrogate_prompts=("points",), prompt_points=3)
+    rules = []
+    monkeypatch.setattr(bilevel, "mask_loss", lambda logits, target, rule, random: rules.append(rule) or logits.square().mean())
+    training = Training.start(config)
+    batch = batch_of(samples, config)
+    generator_step(training.generator, training.surrogates[0].network, batch, config, 1e-3)
+    surrogate_step(training.generator.network, training.surrogates[0], batch, config, 1e-3)
+    assert rules == [LossRule(64, 2, 0.5, (2.0, 3.0), 4.0)] * 2
+    assert batch.generator_prompts.points.shape == batch.surrogate_prompts.points.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), torch.cuda.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …"),
+])
+def test_memory_that_runs_out_is_one_line(samples, monkeypatch, tmp_path, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(bilevel, "take_step", fail)
+    with pytest.raises(UserError, match="cpu has too little memory.* --set batch_size=2, and another --output"):
+        bilevel.train(CONFIG, samples, tmp_path, options=bilevel.RunOptions(quiet=True, tensorboard=False))
+
+
+def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), bilevel.enough_memory(CONFIG, torch.device("cpu")):
+        raise RuntimeError("shapes do not fit")
 
 
 def test_the_surrogate_sees_the_training_budget(samples):

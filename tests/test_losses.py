@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unseg.losses import dice_loss, mask_loss, sample_at, uncertain_points
+from unseg.losses import LossRule, dice_loss, mask_loss, sample_at, uncertain_points
 
 
 def test_dice_by_hand():
@@ -20,7 +20,7 @@ def test_dice_is_the_mean_over_the_batch():
 
 
 def test_dense_loss_by_hand():
-    loss = mask_loss(torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), points=0)
+    loss = mask_loss(torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), LossRule(points=0))
     # BCE log 2; dice: overlap 2·1 = 2, total 2 + 2, so 1 − 3/5.
     assert loss.item() == pytest.approx(math.log(2) + 0.4)
 
@@ -50,4 +50,21 @@ def test_both_losses_look_at_the_same_points():
     points = uncertain_points(logits, 64, torch.Generator().manual_seed(5))
     expected = F.binary_cross_entropy_with_logits(sample_at(logits, points), sample_at(targets, points)) \
         + dice_loss(sample_at(logits, points), sample_at(targets, points))
-    assert mask_loss(logits, targets, 64, torch.Generator().manual_seed(5)).item() == pytest.approx(expected.item())
+    assert mask_loss(logits, targets, LossRule(64), torch.Generator().manual_seed(5)).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("rule, expected", [
+    # Logits 0, targets 1 0 1 0: cross entropy log 2; dice with smoothing s: 1 − (2 + s)/(4 + s).
+    (LossRule(0, weights=(1, 0)), math.log(2)), (LossRule(0, weights=(0, 1)), 0.4), (LossRule(0, weights=(2, 3)), 2 * math.log(2) + 1.2),
+    (LossRule(0, weights=(0, 1), smoothing=0), 0.5), (LossRule(0, weights=(0, 1), smoothing=4), 0.25),
+])
+def test_weights_and_smoothing_by_hand(rule, expected):
+    assert mask_loss(torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), rule).item() == pytest.approx(expected)
+
+
+def test_how_many_points_are_uncertain_is_the_rules():
+    logits = torch.full((1, 1, 50, 50), 9.0)
+    logits[..., :5] = 0.0
+    for oversample, share, in_the_left in ((1, 1.0, (10, 80)), (10, 1.0, (300, 400)), (10, 0.25, (115, 220))):
+        points = uncertain_points(logits, 400, torch.Generator().manual_seed(0), oversample, share)
+        assert points.shape == (1, 400, 2) and in_the_left[0] <= (points[0, :, 0] < 0.1).sum() <= in_the_left[1]

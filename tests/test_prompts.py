@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from segment_anything_training.compact import prompt_planes
 from segment_anything_training.prompts import Prompts
-from unseg.prompts import box_of, draw_prompts, draw_subset, noisy_mask_of, object_pixels, points_of, seeded
+from unseg.prompts import PromptRule, box_of, draw_prompts, draw_subset, noisy_mask_of, object_pixels, points_of, seeded
 
 
 @st.composite
@@ -56,6 +56,19 @@ def test_a_noisy_mask_differs_near_the_outline_only():
     distance = torch.stack([(wrong - edge).abs() for edge in (31.5, 95.5)]).amin(0).amin(1)
     assert distance.max() < 12  # the 8× reduction reaches no further
     assert noisy[0, 0, 64, 64] == 255 and noisy[0, 0, 4, 4] == 0
+
+
+def test_rules_change_what_is_drawn():
+    label = torch.zeros(1, 1, 128, 128)
+    label[..., 32:96, 32:96] = 1.0
+
+    def wrong(rule):
+        return int((draw_prompts(label, ("noisy_mask",), 128, seeded(1, "name"), rule).masks / 255 != label).sum())
+
+    assert draw_prompts(label, ("points",), 128, seeded(1, "name"), PromptRule(points=3)).points.shape == (1, 3, 2)
+    assert wrong(PromptRule(deviation=0)) == wrong(PromptRule(unsure=2)) == 0  # no noise; no outline
+    assert wrong(PromptRule(coarsening=4)) < wrong(PromptRule()) < wrong(PromptRule(coarsening=16))
+    assert wrong(PromptRule(unsure=0.4)) < wrong(PromptRule())
 
 
 def test_subset_sizes_are_uniform_then_members():

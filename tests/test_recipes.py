@@ -6,7 +6,7 @@ import torch
 
 from segment_anything_training.build import build_generator, build_surrogate
 from unseg import losses, prompts
-from unseg.bilevel import learning_rates
+from unseg.bilevel import learning_rates, loss_rule
 from unseg.config import Budget, TrainConfig
 from unseg.distributed import World
 from unseg.errors import UserError
@@ -27,6 +27,8 @@ PAPER = recipe("paper")
     ("generator_prompts", ("box", "points", "noisy_mask")), ("surrogate_prompts", ("box", "points", "noisy_mask")),
     ("view_size", 1024), ("frame_size", 1024), ("surrogate_sizes", (512,)), ("jitter", (0.1, 2.0)), ("flip", 0.5),
     ("antialias", False),
+    ("loss_oversample", 3), ("loss_uncertain_share", 0.75), ("loss_weights", (1.0, 1.0)), ("dice_smoothing", 1.0),
+    ("prompt_points", 10), ("noisy_mask_coarsening", 8), ("noisy_mask_unsure", 0.01), ("noisy_mask_deviation", 1.0),
 ])
 def test_the_papers_numbers(field, published):
     assert getattr(PAPER, field) == published
@@ -46,9 +48,9 @@ def test_the_papers_epochs():
     assert all(rate == pytest.approx(1e-5) for epoch in rates[20:] for rate in epoch.values()) and len(rates[20:]) == 7
 
 
-def test_the_papers_numbers_that_are_constants():
-    assert (losses.POINTS, losses.OVERSAMPLE, losses.UNCERTAIN_SHARE, losses.DICE_SMOOTHING) == (112 * 112, 3, 0.75, 1.0)
-    assert (prompts.POINTS, prompts.COARSENING, prompts.UNSURE) == (10, 8, 0.01)
+def test_what_losses_and_prompts_do_unasked_is_the_papers():
+    assert loss_rule(PAPER) == losses.LossRule()
+    assert prompts.prompt_rule(PAPER) == prompts.PromptRule()
     levels = torch.arange(256) / 255
     assert (levels > prompts.OBJECT_THRESHOLD).tolist() == [level > 128 for level in range(256)]
 
@@ -81,7 +83,13 @@ def test_overrides(field, text, value):
     ("jitter", "1", "separated"), ("antialias", "maybe", "true or false"), ("phases", "critic", "surrogate"),
     ("generator_prompts", "", "choose"), ("generator_start", "mae", "sam, random"), ("surrogate_start", "sam", "scratch, mae"),
     ("adam_betas", "0.9,1", "below 1"), ("weight_decay", "-1", "from 0"), ("surrogate_learning_rate", "inf", "above 0"),
-    ("jitter", "1,nan", "rising"), ("budget", "300,2", "0 to 255"), ("generator_learning_rate", "-1", "above 0"),
+    ("jitter", "1,nan", "rising"), ("jitter", "1", "2 numbers"), ("jitter", "1,1e9", "up to 128"),
+    ("budget", "300,2", "--set budget=300,2: expected two numbers of grey levels from 0 to 255"), ("budget", "8", "two numbers"),
+    ("seed", "99999999999999999999", "from 0 to"), ("view_size", "100000000", "to 16,384"), ("surrogate_sizes", "64,99999", "to 16,384"),
+    ("loss_weights", "0,0", "not both 0"), ("loss_weights", "1", "2 numbers"), ("loss_uncertain_share", "1.5", "from 0 to 1"),
+    ("loss_oversample", "0", "from 1"), ("dice_smoothing", "nan", "from 0"), ("prompt_points", "0", "from 1"),
+    ("noisy_mask_coarsening", "0", "from 1"), ("noisy_mask_unsure", "-1", "from 0"), ("noisy_mask_deviation", "inf", "from 0"),
+    ("generator_learning_rate", "-1", "above 0"),
 ])
 def test_bad_overrides_name_the_remedy(field, text, part):
     with pytest.raises(UserError) as error:

@@ -28,8 +28,8 @@ from unseg.data.training import TrainingImage
 from unseg.data.views import ViewBatch, steps_per_epoch
 from unseg.distributed import PeerFailure, World
 from unseg.errors import UserError
-from unseg.losses import mask_loss
-from unseg.prompts import draw_prompts, draw_subset, seeded
+from unseg.losses import LossRule, mask_loss
+from unseg.prompts import PromptRule, draw_prompts, draw_subset, prompt_rule, seeded
 from unseg.run_folder import GENERATOR_FILE, RunFolder, Settings, read_state
 from unseg.stopping import StopRequest
 from unseg.training_state import Loader, NonFiniteStep, Player, Training
@@ -88,15 +88,16 @@ def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, floa
     surrogate_kinds = [(str(random.choice(config.surrogate_prompts)),) if config.surrogate_prompts else () for random in draws]
     return Batch(
         images, labels, small_images, small_labels,
-        _draw_each(labels, generator_kinds, round(config.view_size * mask_sides[0]), draws),
-        _draw_each(findable, surrogate_kinds, round(size * mask_sides[1]), draws),
+        _draw_each(labels, generator_kinds, round(config.view_size * mask_sides[0]), draws, prompt_rule(config)),
+        _draw_each(findable, surrogate_kinds, round(size * mask_sides[1]), draws, prompt_rule(config)),
         tuple(torch.Generator().manual_seed(int(seeded(config.seed, "points", step, slot).integers(2**62))) for slot in slots),
     )
 
 
-def _draw_each(labels_B1SS: Tensor, kinds: Sequence[Sequence[str]], mask_size: int, draws: Sequence[Any]) -> Prompts:
+def _draw_each(labels_B1SS: Tensor, kinds: Sequence[Sequence[str]], mask_size: int, draws: Sequence[Any],
+               rule: PromptRule) -> Prompts:
     """`draw_prompts` with kinds and a source of randomness for each image."""
-    return Prompts.join([draw_prompts(label[None], names, mask_size, random)
+    return Prompts.join([draw_prompts(label[None], names, mask_size, random, rule)
                          for label, names, random in zip(labels_B1SS, kinds, draws)])
 
 
@@ -105,12 +106,18 @@ def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
     return noise.add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
 
 
+def loss_rule(config: TrainConfig) -> LossRule:
+    """How both players' losses are taken."""
+    return LossRule(config.loss_points, config.loss_oversample, config.loss_uncertain_share, config.loss_weights,
+                    config.dice_smoothing)
+
+
 def surrogate_step(generator: nn.Module, surrogate: Player, batch: Batch, config: TrainConfig, learning_rate: float) -> float:
     """The surrogate learns the true mask from noised images; the generator gets no gradient. Returns the loss."""
     with torch.no_grad():
         noise_B3NN = generator(batch.images, batch.generator_prompts)
     logits = surrogate.network(noised(batch, noise_B3NN, config), batch.surrogate_prompts)
-    return surrogate.update(mask_loss(logits, batch.small_labels, config.loss_points, batch.points), learning_rate)
+    return surrogate.update(mask_loss(logits, batch.small_labels, loss_rule(config), batch.points), learning_rate)
 
 
 def generator_step(generator: Player, surrogate: nn.Module, batch: Batch, config: TrainConfig, learning_rate: float) -> float:
@@ -119,7 +126,7 @@ def generator_step(generator: Player, surrogate: nn.Module, batch: Batch, config
         noise_B3NN = generator.network(batch.images, batch.generator_prompts)
         logits = surrogate(noised(batch, noise_B3NN, config), batch.surrogate_prompts)
         target = torch.ones_like(batch.small_labels) if config.target == "ones" else batch.small_labels
-        return generator.update(mask_loss(logits, target, config.loss_points, batch.points), learning_rate)
+        return generator.update(mask_loss(logits, target, loss_rule(config), batch.points), learning_rate)
 
 
 def learning_rates(config: TrainConfig, phase: int) -> dict[str, float]:
@@ -192,7 +199,7 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
     per_epoch = steps_per_epoch(len(samples), config, world.size)
     total = config.total_phases * (config.steps_per_phase or per_epoch)
     settings = run_settings(config, {"processes": world.size, "images": len(samples), **options.same})
-    with contextlib.ExitStack() as stack:
+    with enough_memory(config, world.device), contextlib.ExitStack() as stack:
         folder = RunFolder(output, options.keep)
         if world.leads:
             stack.enter_context(folder)
@@ -218,9 +225,6 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
                 player, loss = take_step(training, views.to(world.device), phase)
             except NonFiniteStep as error:
                 raise _not_finite(error, training, views, config.phases[phase % len(config.phases)], folder) from None
-            except torch.cuda.OutOfMemoryError:
-                raise UserError(f"step {training.step}: {world.device} has too little memory for it; give a smaller number than "
-                                f"--set batch_size={config.batch_size} and another --output") from None
             training.seconds = time.monotonic() - clock
             watch.advance(training.step, player, loss, loader.waited)
             if is_due(config, training.step, per_epoch, total):
@@ -239,6 +243,19 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
                           "command goes on from there")
                 return Outcome(output / GENERATOR_FILE, training.step, stopped_by)
     return Outcome(output / GENERATOR_FILE, training.step)
+
+
+@contextlib.contextmanager
+def enough_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Within, memory that runs out is a UserError that names the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class of its own for GPUs only; a worker's error arrives as text
+        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(f"{device} has too little memory for this training; give a smaller number than --set batch_size="
+                        f"{config.batch_size}, and another --output where that run has begun") from None
 
 
 def look(training: Training, sets: Sets, limit: int, progress: Callable[[int], None]) -> tuple[list[SetScore], list[Shown]]:

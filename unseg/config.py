@@ -27,6 +27,10 @@ class Budget:
 BOOKKEEPING = ("log_every", "checkpoint_every")
 """Fields of TrainConfig that do not change what is computed, so that a run may go on with others."""
 
+MOST = 2**31 - 1  # of what is counted
+MOST_SEED = 2**62  # random generators take 64 bits, of which a process adds its rank
+MOST_SIDE = 2**14  # of a view, in pixels: beyond it are typing errors that would ask for terabytes
+MOST_ENLARGED = 2**15  # pixels of the long side of an image that is enlarged to cut a view from it
 PLAYERS = ("surrogate", "generator")
 TARGETS = ("ones", "mask")
 GENERATOR_STARTS = ("sam", "random")
@@ -73,10 +77,26 @@ class TrainConfig:
     """What the generator's step wants the surrogate to answer: ones (label modification) or the true mask."""
     loss_points: int = 112 * 112
     """Points that the losses compare; 0 compares every pixel."""
+    loss_oversample: int = 3
+    """Candidates for each of these points, of which the least certain are taken."""
+    loss_uncertain_share: float = 0.75
+    """Share of the points that are taken so; the others are uniform."""
+    loss_weights: tuple[float, float] = (1.0, 1.0)
+    """Of binary cross entropy and of dice."""
+    dice_smoothing: float = 1.0
     generator_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
     """A random non-empty subset of these goes to the generator; what is named twice is drawn more often."""
     surrogate_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
     """Exactly one of these goes to the surrogate; none if empty."""
+
+    prompt_points: int = 10
+    """Points of the object in a prompt of points."""
+    noisy_mask_coarsening: int = 8
+    """How many times a mask is reduced and restored to find the outline that a noisy mask disturbs."""
+    noisy_mask_unsure: float = 0.01
+    """The outline is where the restored mask differs by so much or more."""
+    noisy_mask_deviation: float = 1.0
+    """Standard deviation of the noise on it."""
 
     view_size: int = 1024
     """Side of the square view that the generator sees."""
@@ -115,14 +135,23 @@ class TrainConfig:
         for field in ("generator_prompts", "surrogate_prompts"):
             require(set(getattr(self, field)) <= set(PROMPT_KINDS), field, f"choose among {', '.join(PROMPT_KINDS)}")
         require(bool(self.generator_prompts), "generator_prompts", f"choose among {', '.join(PROMPT_KINDS)}")
-        for field in ("total_phases", "batch_size", "view_size", "frame_size", "log_every", "checkpoint_every"):
-            require(getattr(self, field) >= 1, field, "give a whole number from 1")
-        for field in ("steps_per_phase", "decay_phase", "surrogate_lifetime", "loss_points", "seed"):
-            require(getattr(self, field) >= 0, field, "give a whole number from 0")
+        for field, least, most in (
+                ("total_phases", 1, MOST), ("batch_size", 1, MOST_SIDE), ("log_every", 1, MOST), ("checkpoint_every", 1, MOST),
+                ("steps_per_phase", 0, MOST), ("decay_phase", 0, MOST), ("surrogate_lifetime", 0, MOST), ("seed", 0, MOST_SEED),
+                ("loss_points", 0, MOST), ("loss_oversample", 1, MOST_SIDE), ("prompt_points", 1, MOST_SIDE),
+                ("noisy_mask_coarsening", 1, MOST_SIDE), ("view_size", 1, MOST_SIDE), ("frame_size", 1, MOST_SIDE)):
+            require(least <= getattr(self, field) <= most, field, f"give a whole number from {least} to {most:,}")
         for field in ("generator_learning_rate", "surrogate_learning_rate", "final_learning_rate_factor"):
             require(0 < getattr(self, field) < math.inf, field, "give a number above 0")
         require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", "give two numbers from 0 to below 1")
-        require(0 <= self.weight_decay < math.inf, "weight_decay", "give a number from 0")
-        require(bool(self.surrogate_sizes) and min(self.surrogate_sizes) >= 16, "surrogate_sizes", "give sides from 16")
+        require(all(0 <= weight < math.inf for weight in self.loss_weights) and any(self.loss_weights), "loss_weights",
+                "give two numbers from 0, not both 0")
+        for field in ("weight_decay", "dice_smoothing", "noisy_mask_unsure", "noisy_mask_deviation"):
+            require(0 <= getattr(self, field) < math.inf, field, "give a number from 0")
+        require(bool(self.surrogate_sizes) and all(16 <= side <= MOST_SIDE for side in self.surrogate_sizes), "surrogate_sizes",
+                f"give sides from 16 to {MOST_SIDE:,}")
         require(0 < self.jitter[0] <= self.jitter[1] < math.inf, "jitter", "give two rising positive scales")
-        require(0 <= self.flip <= 1, "flip", "give a probability")
+        most = MOST_ENLARGED / self.frame_size
+        require(self.jitter[1] <= most, "jitter", f"give scales up to {most:g}, which make an image {MOST_ENLARGED:,} pixels long")
+        for field in ("flip", "loss_uncertain_share"):
+            require(0 <= getattr(self, field) <= 1, field, "give a number from 0 to 1")

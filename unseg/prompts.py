@@ -5,7 +5,8 @@ Shapes: B batch, S side of the frame, M side of a mask prompt.
 from __future__ import annotations
 
 import zlib
-from typing import Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segment_anything_training.prompts import Prompts
+from unseg.config import TrainConfig
 from unseg.frame import MASK_ON
 
 KINDS = ("box", "points", "noisy_mask")
@@ -20,6 +22,25 @@ POINTS = 10
 OBJECT_THRESHOLD = 128 / 255  # a label above 128 of 255 counts as object
 COARSENING = 8
 UNSURE = 0.01
+DEVIATION = 1.0
+
+
+@dataclass(frozen=True)
+class PromptRule:
+    """What is drawn for each kind of prompt; what is published where nothing is named.
+
+    points: of the object. coarsening, unsure, deviation: of a noisy mask, see `noisy_mask_of`.
+    """
+
+    points: int = POINTS
+    coarsening: int = COARSENING
+    unsure: float = UNSURE
+    deviation: float = DEVIATION
+
+
+def prompt_rule(config: TrainConfig) -> PromptRule:
+    """That of a training."""
+    return PromptRule(config.prompt_points, config.noisy_mask_coarsening, config.noisy_mask_unsure, config.noisy_mask_deviation)
 
 
 def seeded(seed: int, *parts: str | int) -> np.random.Generator:
@@ -52,18 +73,18 @@ def points_of(label_SS: Tensor, random: np.random.Generator, count: int = POINTS
     return pixels[torch.from_numpy(chosen)].flip(-1).float()
 
 
-def noisy_mask_of(label_B1SS: Tensor, mask_size: int, random: np.random.Generator) -> Tensor:
+def noisy_mask_of(label_B1SS: Tensor, mask_size: int, random: np.random.Generator, rule: PromptRule = PromptRule()) -> Tensor:
     """The mask at M×M with its outline disturbed, 0 or 255.
 
-    Where the mask differs by 0.01 or more from itself reduced 8 times and restored, N(0, 1) is added before the
-    threshold of 0.5.
+    Where the mask differs by `unsure` (0.01) or more from itself reduced `coarsening` (8) times and restored, noise of N(0, 1) times
+    `deviation` (1) is added before the threshold of 0.5.
     """
     mask = F.interpolate(label_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False)
-    small = F.interpolate(mask, (mask_size // COARSENING,) * 2, mode="bilinear", align_corners=False)
+    small = F.interpolate(mask, (max(1, mask_size // rule.coarsening),) * 2, mode="bilinear", align_corners=False)
     restored = F.interpolate(small, (mask_size, mask_size), mode="bilinear", align_corners=False)
     disturbance = torch.from_numpy(random.standard_normal(tuple(mask.shape), dtype=np.float32)).to(mask.device)
-    unsure = (mask - restored).abs() >= UNSURE
-    return ((mask + unsure * disturbance) > 0.5).float() * MASK_ON
+    unsure = (mask - restored).abs() >= rule.unsure
+    return ((mask + unsure * rule.deviation * disturbance) > 0.5).float() * MASK_ON
 
 
 def draw_subset(kinds: Sequence[str], random: np.random.Generator) -> tuple[str, ...]:
@@ -72,7 +93,8 @@ def draw_subset(kinds: Sequence[str], random: np.random.Generator) -> tuple[str,
     return tuple(kinds[index] for index in sorted(random.choice(len(kinds), size, replace=False)))
 
 
-def draw_prompts(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, random: np.random.Generator) -> Prompts:
+def draw_prompts(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, random: np.random.Generator,
+                 rule: PromptRule = PromptRule()) -> Prompts:
     """Prompts of the given kinds ("box", "points", "noisy_mask", "mask") for a batch of labels in [0, 1].
 
     Every label must have object pixels if boxes or points are asked for.
@@ -82,9 +104,9 @@ def draw_prompts(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, rand
         raise ValueError(f"unknown prompt kinds {sorted(unknown)}; available: {', '.join((*KINDS, 'mask'))}")
     masks = None
     if "noisy_mask" in kinds:
-        masks = noisy_mask_of(labels_B1SS, mask_size, random)
+        masks = noisy_mask_of(labels_B1SS, mask_size, random, rule)
     elif "mask" in kinds:
         masks = F.interpolate(labels_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False).round() * MASK_ON
     boxes = torch.stack([box_of(label[0]) for label in labels_B1SS]) if "box" in kinds else None
-    points = torch.stack([points_of(label[0], random) for label in labels_B1SS]) if "points" in kinds else None
+    points = torch.stack([points_of(label[0], random, rule.points) for label in labels_B1SS]) if "points" in kinds else None
     return Prompts(masks=masks, boxes=boxes, points=points)

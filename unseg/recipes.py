@@ -57,7 +57,7 @@ def recipe(name: str, overrides: dict[str, str] | None = None) -> TrainConfig:
             raise UserError(f"--set {field}: unknown; available: {', '.join(types)}")
         try:
             changes[field] = _parse(types[field], text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UserError):  # a budget checks itself, but does not know this option
             raise UserError(f"--set {field}={text}: expected {_describe(types[field])}") from None
     return dataclasses.replace(config, **changes)
 
@@ -66,7 +66,7 @@ def _parse(kind: Any, text: str) -> Any:
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower()) if text.lower() in ("true", "false") else _parse(int, "no bool")
     if kind is Budget:
-        return Budget(*(float(part) for part in text.split(",")))
+        return Budget(*_parse(tuple[float, float], text))
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         values = tuple(_parse(inner[0], part.strip()) for part in text.split(",") if part.strip())
@@ -76,9 +76,14 @@ def _parse(kind: Any, text: str) -> Any:
     return kind(text)
 
 
+_PLURALS = {int: "whole numbers", float: "numbers", str: "names"}
+
+
 def _describe(kind: Any) -> str:
     if kind is Budget:
-        return "object,background in grey levels, as in 8,2"
+        return "two numbers of grey levels from 0 to 255, of the object and of the background, as in 8,2"
     if typing.get_origin(kind) is tuple:
-        return f"{_describe(typing.get_args(kind)[0])}s, separated by commas"
+        inner = typing.get_args(kind)
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        return f"{count}{_PLURALS[inner[0]]}, separated by commas"
     return {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}[kind]

@@ -28,10 +28,11 @@ from unseg.data.views import TrainingImage, draw_object
 from unseg.device import single_threaded_pool
 from unseg.distributed import add_up
 from unseg.distributed import shard as part_of
-from unseg.losses import mask_loss
+from unseg.losses import LossRule, mask_loss
 from unseg.metrics import boundary_iou, mask_iou
-from unseg.prompts import draw_prompts, seeded
+from unseg.prompts import draw_prompts, prompt_rule, seeded
 
+EVERY_PIXEL = LossRule(points=0)
 GROUP = 8  # the most images that go through the networks together
 AHEAD = 1  # groups that are read while one is in the networks
 THREADS = 4  # that read and measure; each holds an image and its float copy
@@ -263,13 +264,14 @@ def answer(generator: nn.Module, surrogate: nn.Module, examples: Sequence[Exampl
     )
     draws = seeded(config.seed, "validation prompts", examples[0].name)
     mask_side = round(images_S.shape[-1] * surrogate.mask_size / surrogate.image_size)
-    prompts_V = draw_prompts(labels_V, _prompt_kind(config.generator_prompts), generator.mask_size, draws)
-    prompts_S = draw_prompts(labels_S, _prompt_kind(config.surrogate_prompts), mask_side, draws)
+    rule = prompt_rule(config)
+    prompts_V = draw_prompts(labels_V, _prompt_kind(config.generator_prompts), generator.mask_size, draws, rule)
+    prompts_S = draw_prompts(labels_S, _prompt_kind(config.surrogate_prompts), mask_side, draws, rule)
     noise_B3NN = generator(images_V, prompts_V)
     noised_B3SS = noise.add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
     # One after the other, since the compact surrogates take statistics of their batch.
     logits = [surrogate(images, prompts_S) for images in (noised_B3SS, images_S)]
-    losses = [torch.stack([mask_loss(of[place:place + 1], labels_S[place:place + 1], points=0) for place in range(len(examples))])
+    losses = [torch.stack([mask_loss(of[place:place + 1], labels_S[place:place + 1], EVERY_PIXEL) for place in range(len(examples))])
               for of in logits]
     return Answers(*(tensor.cpu() for tensor in (noise_B3NN, *logits, *losses)))
 

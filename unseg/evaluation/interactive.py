@@ -176,7 +176,7 @@ class Interactive(Learner):
         random = [torch.Generator().manual_seed(seed + place) for _, seed in seeds[rank::size]
                   for place in range(self.per_view * len(PROMPTS))]
         targets = labels.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0)
-        return losses.mask_loss(logits_BK2MM.flatten(0, 2)[:, None], targets, losses.POINTS if sampled else 0,
+        return losses.mask_loss(logits_BK2MM.flatten(0, 2)[:, None], targets, losses.LossRule(losses.POINTS if sampled else 0),
                                 random if sampled else None)
 
     def _training_view(self, drawn: tuple[int, Sequence[float], Sequence[float] | None, Sequence[int]]) -> Asked:
