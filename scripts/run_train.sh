@@ -36,8 +36,12 @@ if ((NNODES > 1)) && [[ -z ${RDZV_ENDPOINT:-} ]]; then
 fi
 bash "$root/install.sh"
 python=$root/.venv/bin/python
-NGPU=${NGPU:-$("$python" -c 'import torch; print(torch.cuda.device_count())')}
-count NGPU "$NGPU" 0
+[[ -z ${NGPU:-} ]] || count NGPU "$NGPU" 0
+if [[ -z ${NGPU:-} || $NGPU -gt 0 ]]; then
+    visible=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+    NGPU=${NGPU:-$visible}
+    ((NGPU <= visible)) || fail "NGPU=$NGPU: torch sees $visible GPUs here; give at most that many, or 0 for processors (NPROC)"
+fi
 
 train=("$root/train.py" --recipe "$RECIPE" --data-root "$DATA_ROOT" --output "${OUTPUT:-runs/$RECIPE}")
 processes=$NGPU

@@ -214,7 +214,7 @@ def test_one_process_that_fails_stops_all_with_one_message(photographs, tmp_path
 @pytest.mark.slow
 def test_a_wrong_option_is_told_once(photographs, tmp_path):
     failed = finish(*train(photographs, tmp_path / "run", "--set", "batch_size=0"))
-    assert failed.returncode == 2 and failed.stderr == "unseg: error: batch_size=0: give a whole number from 1\n"
+    assert failed.returncode == 2 and failed.stderr == "unseg: error: batch_size=0: give a whole number from 1 to 16,384\n"
     assert failed.stdout == ""
 
 
@@ -252,7 +252,7 @@ def test_no_process_trains_on_without_its_launcher(photographs, tmp_path):
 
 @pytest.mark.parametrize("environment, part", [
     ({"NGPU": "two"}, "NGPU=two: give a whole number"), ({"NPROC": "0"}, "NPROC=0"),
-    ({"NNODES": "2"}, "RDZV_ENDPOINT is not set"), ({"DATA_ROOT": ""}, "DATA_ROOT is not set"),
+    ({"NGPU": "1000"}, "NGPU=1000: torch sees "), ({"NNODES": "2"}, "RDZV_ENDPOINT is not set"), ({"DATA_ROOT": ""}, "DATA_ROOT is not set"),
 ])
 def test_wrong_settings_of_the_script_are_one_line(tmp_path, environment, part):
     failed = finish(*train(tmp_path, tmp_path / "run", **environment))
