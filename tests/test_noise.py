@@ -102,6 +102,29 @@ def test_resized_noise_and_region_equal_the_crop_of_a_square(height: int, width:
     assert torch.equal(noise.published_region(prompt, height, width), region)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 16, 64, 256]), st.integers(1, 2))
+def test_resized_noise_is_interpolates_bit_for_bit_at_any_size(height: int, width: int, side: int, threads: int) -> None:
+    """Also after a larger and a smaller image in the same thread, whose memory is used again."""
+    square = torch.rand(3, side, side, generator=torch.Generator().manual_seed(height * 1000 + width)) * 2 - 1
+    long = max(height, width)
+    torch.set_num_threads(threads)
+    try:
+        plain = frame.resize_part(square[None], height, width, long / side, long / side)[0]
+        assert torch.equal(noise.resize_noise(square, height, width), plain)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(noise.resize_noise(square, height, width), resized(square, long)[0, :, :height, :width])
+
+
+def test_two_resizes_in_one_thread_do_not_share_memory() -> None:
+    squares = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    alone = [noise.resize_noise(square, 40, 60) for square in squares]
+    first, second = (noise._resized_bands(square, 40, 60) for square in squares)
+    (_, one), (_, other) = next(first), next(second)
+    assert torch.equal(one, alone[0]) and torch.equal(other, alone[1])
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_large_images_go_by_strips_with_the_same_result(height: int, width: int,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,16 +59,23 @@ def _extent(length: int, side: int, size: int, reach: float) -> tuple[int, int]:
 
 
 def resize_part(image: torch.Tensor, rows: int, columns: int, row_scale: float, column_scale: float,
-                antialias: bool = False) -> torch.Tensor:
+                antialias: bool = False, room: torch.Tensor | None = None) -> torch.Tensor:
     """The first `rows` × `columns` of a bilinearly resized image (1×C×H×W), by F.interpolate's kernels.
 
     They take size and scale apart. The scales are output over input. Where an output has its input's length the kernels
-    copy and forget the scale, so one more row or column is asked for and dropped.
+    copy and forget the scale, so one more row or column is asked for and dropped. room: flat memory, enough for the result
+    with one more row and column, that the result is put into, channels last.
     """
     resize = torch.ops.aten._upsample_bilinear2d_aa if antialias else torch.ops.aten.upsample_bilinear2d
     extra_row = int(rows == image.shape[2] and row_scale != 1)
     extra_column = int(columns == image.shape[3] and column_scale != 1)
-    resized = resize(image, [rows + extra_row, columns + extra_column], False, row_scale, column_scale)
+    size = [rows + extra_row, columns + extra_column]
+    if room is None:
+        resized = resize(image, size, False, row_scale, column_scale)
+    else:
+        shape = (1, *size, image.shape[1])
+        resized = room[:math.prod(shape)].view(shape).permute(0, 3, 1, 2)
+        resize.out(image, size, False, row_scale, column_scale, out=resized)
     return resized[:, :, :rows, :columns]
 
 
