@@ -1,15 +1,19 @@
 """Malformed annotations: seeded mutations of valid sets, and files made to exhaust a reader.
 
     python tests/annotation_hostile.py mutations SEED COUNT
+    python tests/annotation_hostile.py commands SEED COUNT      the same, each through `unseg protect` in a process of its own
     python tests/annotation_hostile.py bombs
 
 In a process of its own, so that a crash of a decoder shows as one and memory is that of the readers alone. Prints one
 json line: what was refused, what was still readable, the slowest case (seconds of the processor), and the peak memory.
+Of commands, it says how many ended with exit code 2 and one line, how many with 1 and a line for every image; whatever else
+ends this script with an error.
 """
 from __future__ import annotations
 
 import base64
 import json
+import os
 import struct
 import sys
 import tempfile
@@ -84,8 +88,8 @@ def mutate_bytes(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(array)
 
 
-def mutations(root: Path, seed: int, count: int) -> Iterator[tuple[str, int]]:
-    """(what was mutated, how many images it still gave) for `count` cases."""
+def mutated(root: Path, seed: int, count: int) -> Iterator[tuple[str, Built, dict[str, tuple[int, int]]]]:
+    """`count` cases: what was mutated, the set with one file mutated, and its images' names and sizes."""
     sets: list[tuple[str, Built, list[Path], dict[str, tuple[int, int]]]] = []
     for number, name in enumerate(BUILDERS):
         built = build(name, root / str(number))
@@ -104,9 +108,49 @@ def mutations(root: Path, seed: int, count: int) -> Iterator[tuple[str, int]]:
         is_json = file.suffix == ".json" and generator.random() < 0.7
         file.write_bytes((mutate_json if is_json else mutate_bytes)(data, generator))
         try:
-            yield f"{name} {file.name}", use(built.path, built.images, named)
+            yield f"{name} {file.name}", built, named
         finally:
             file.write_bytes(data)
+
+
+def mutations(root: Path, seed: int, count: int) -> Iterator[tuple[str, int]]:
+    """(what was mutated, how many images it still gave) for `count` cases."""
+    for name, built, named in mutated(root, seed, count):
+        yield name, use(built.path, built.images, named)
+
+
+def commands(root: Path, seed: int, count: int) -> dict[str, int]:
+    """How many of `count` cases `unseg protect` ended in which way. The shipped generator; forked, to spare the imports."""
+    from unseg import cli
+    from unseg.manifest import read_manifest
+
+    codes = {1: 0, 2: 0}
+    (root / "outputs").mkdir()
+    for number, (name, built, named) in enumerate(mutated(root, seed, count)):
+        out, said = root / "outputs" / str(number), root / "said.txt"
+        inputs = [str(built.images)] if built.images.is_dir() and not built.path.is_relative_to(built.images) else []
+        arguments = ["protect", *inputs, "--annotations", str(built.path), "--out", str(out), "--device", "cpu", "--workers", "1",
+                     "-q"]
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                with open(said, "wb") as file:
+                    os.dup2(file.fileno(), 1)
+                    os.dup2(file.fileno(), 2)
+                code = cli.main(arguments)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        text = said.read_text(errors="replace")
+        assert code in codes and "Traceback" not in text, (name, code, text[-3000:])
+        if code == 2:
+            assert text.startswith("unseg: error: ") and text.count("\n") == 1 and not out.exists(), (name, text[-3000:])
+        else:  # one image of every set has no object
+            assert len(read_manifest(out).entries) >= len(named), (name, text[-3000:])
+        codes[code] += 1
+    return {"cases": count, "refused_in_one_line": codes[2], "told_image_by_image": codes[1], "peak_mb": peak_memory_mib()}
 
 
 # --- bombs -----------------------------------------------------------------------------------------------------------
@@ -240,6 +284,9 @@ def main(kind: str, seed: str = "0", count: str = "0") -> None:
     warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # protect lifts Pillow's limit for its own
     taken: list[tuple[float, str, int]] = []
     with tempfile.TemporaryDirectory() as folder:
+        if kind == "commands":
+            print(json.dumps(commands(Path(folder), int(seed), int(count))))
+            return
         cases = bombs(Path(folder)) if kind == "bombs" else mutations(Path(folder), int(seed), int(count))
         before = time.process_time()
         for name, readable in cases:

@@ -84,6 +84,19 @@ def test_killed_runs_end_as_the_unbroken_one() -> None:
     assert figures["kills"] == 10 and figures["outputs_completed"] >= 1 and figures["stale_locks"] >= 5
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+@pytest.mark.parametrize(("what", "kind"), [("protect", "kill"), ("protect", "full"), ("edition", "kill"), ("edition", "full"),
+                                            ("edition", "read-only")])
+def test_a_run_that_stops_at_a_step_goes_on(what: str, kind: str) -> None:
+    """Every 23rd step; `python tests/every_stop.py` stops at each."""
+    command = [sys.executable, str(TESTS / "every_stop.py"), what, kind, "--part", "23"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr + result.stdout
+    figures = json.loads(result.stdout)
+    assert figures["stops"] >= 3 and (figures["refused_in_one_line"] == 0) == (kind == "kill")
+
+
 # --- disks that take nothing more
 
 
@@ -221,7 +234,8 @@ def test_a_temporary_file_of_a_killed_runs_worker_is_removed_too(photos: Path, u
 
         def track(self, items: Iterator, total: int, what: str) -> Iterator:
             yield from items
-            (photos.parent / "out" / "a" / f".unseg-{'0' * 16}.tmp").touch()
+            if what == "images":
+                (photos.parent / "out" / "a" / f".unseg-{'0' * 16}.tmp").touch()
 
     protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded(), reporter=Late())
     assert tree(photos.parent / "out") == unbroken

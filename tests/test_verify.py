@@ -203,6 +203,31 @@ def test_transparency_must_be_the_original_one(tmp_path: Path) -> None:
     assert "its transparency is not the original's" in problem(verify(tmp_path / "out"))
 
 
+def test_what_a_run_left_that_was_cut_off_is_never_taken_for_the_whole(protected: Path) -> None:
+    """All that has a line is done, but the run would have gone on: with its next names, for instance."""
+    lines = (protected / MANIFEST).read_text().splitlines(keepends=True)
+    (protected / MANIFEST).write_text("".join([json.dumps({**json.loads(lines[0]), "unfinished": True}) + "\n", *lines[1:]]))
+    result = verify(protected)
+    assert result.exit_code == 1 and result.as_dict()["other_files"] == [
+        {"name": MANIFEST, "problem": "the run was cut off before its end, and may have left images out: run the same command"
+                                      " again"}]
+
+
+def test_a_manifest_cut_short_anywhere_is_read_as_far_as_it_goes(protected: Path) -> None:
+    """As a run that writes it leaves it when it is killed, or the disk is full: lines at its end, the last one torn."""
+    content = (protected / MANIFEST).read_bytes()
+    header, lines = content.split(b"\n", 1)
+    running = json.dumps({**json.loads(header), "unfinished": True}).encode() + b"\n" + lines
+    for end in sorted({*range(0, len(running), 37), *range(len(running) - 3, len(running) + 1)}):
+        (protected / MANIFEST).write_bytes(running[:end])
+        try:
+            assert verify(protected, workers=1).exit_code == 1
+        except UserError as error:  # not even the first line is whole
+            assert "\n" not in str(error) and end < len(running) - len(lines)
+        else:
+            assert end >= len(running) - len(lines) - 1
+
+
 @pytest.mark.parametrize("form", ["png", "tiff", "webp"])
 @pytest.mark.parametrize("level", [255, 254])
 def test_alpha_that_is_opaque_everywhere_is_the_same_as_none(tmp_path: Path, form: str, level: int) -> None:

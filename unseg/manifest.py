@@ -22,6 +22,7 @@ from unseg.errors import UserError
 from unseg.files import stays_inside, sync_folder, write_blocks
 
 MANIFEST = "unseg-manifest.jsonl"
+UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
 FORMAT = 2  # 1: grey images became RGB, and the settings named no metadata policy
 Status = Literal["protected", "copied", "failed", "started"]
 Key = tuple[str, str]
@@ -116,14 +117,15 @@ class ManifestWriter:
     """Keeps the manifest of a run: whole and sorted at the start and at the end, a line appended for each step between.
 
     Between, the last line of an input counts, so that a killed run loses nothing. A context; an error while writing is
-    a UserError, and what was written before it stays readable.
+    a UserError, and what was written before it stays readable. Until the context ends without an error, the first line says
+    that the run is unfinished: it may have inputs that no line speaks of yet.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry]) -> None:
         self.path, self.header = folder / MANIFEST, header
         self.entries = {entry.key: entry for entry in earlier}
         try:
-            self._rewrite()
+            self._rewrite(finished=False)
             self._file = open(self.path, "a", encoding="utf-8")
         except OSError as error:
             raise cannot_go_on(folder, error) from error
@@ -148,9 +150,9 @@ class ManifestWriter:
         except OSError as error:
             raise cannot_go_on(self.path.parent, error) from error
 
-    def _rewrite(self) -> None:
+    def _rewrite(self, finished: bool) -> None:
         def blocks() -> Iterable[bytes]:
-            yield (json.dumps(self.header) + "\n").encode()
+            yield (json.dumps(self.header if finished else {**self.header, UNFINISHED: True}) + "\n").encode()
             for key in sorted(self.entries):
                 yield _line(self.entries[key]).encode()
 
@@ -164,7 +166,7 @@ class ManifestWriter:
         with suppress(OSError):  # what is left in its buffer after a full disk
             self._file.close()
         try:
-            self._rewrite()
+            self._rewrite(finished=error is None)
         except OSError as failure:  # the manifest stays as the lines appended to it: readable, not sorted
             if error is None:
                 raise cannot_go_on(self.path.parent, failure) from failure

@@ -19,7 +19,7 @@ from unseg.errors import UserError
 from unseg.files import files_under, link_on_the_way
 from unseg.images import ImageError
 from unseg.lock import LOCK_FILE, holder_of
-from unseg.manifest import MANIFEST, Entry, Manifest, read_manifest
+from unseg.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.metrics import psnr
 from unseg.objects import OpenAnnotations, found_in
 from unseg.protector import image_region
@@ -57,6 +57,7 @@ def _is_annotated(value: Any) -> bool:
             and all(rule[name] is None or _is_id(rule[name]) for name in ("ignore_label", "background_label")))
 
 
+CUT_OFF = "the run was cut off before its end, and may have left images out: run the same command again"
 # What the bound is computed from, and what it must look like.
 SETTINGS: dict[str, Callable[[Any], bool]] = {
     "mask_rule": _is_rule, "annotations": _is_annotated, "image_size": _is_size, "mask_size": _is_size,
@@ -82,7 +83,7 @@ class Finding:
 @dataclass(frozen=True)
 class Verification:
     """findings: one a manifest line. missing: outputs that are gone. extra: files that no manifest line owns. other_files:
-    what is wrong with files that lie beside the images, as those of an edition.
+    what is wrong with files that lie beside the images, as those of an edition; and a manifest whose run was cut off.
     """
 
     findings: tuple[Finding, ...]
@@ -159,7 +160,8 @@ def verify(folder: str | Path, *, originals: str | Path | None = None, masks: st
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}; verify needs the whole folder") from error
     extra = tuple(sorted(found - owned))
-    return Verification(findings, unprotected, missing, extra)
+    cut_off = (Finding(MANIFEST, CUT_OFF),) if manifest.header.get(UNFINISHED) else ()
+    return Verification(findings, unprotected, missing, extra, cut_off)
 
 
 def _not_protected(entry: Entry) -> str:

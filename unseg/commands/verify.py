@@ -40,7 +40,7 @@ def verify(
     console = Console(highlight=False)
     lists = (("failed", [f"{item.name}: {item.problem}" for item in result.failures], "red"),
              ("not protected", [f"{item.name}: {item.problem}" for item in result.unprotected], "yellow"),
-             ("annotations and other files", [f"{item.name}: {item.problem}" for item in result.other_files], "red"),
+             ("annotations, records and other files", [f"{item.name}: {item.problem}" for item in result.other_files], "red"),
              ("missing", list(result.missing), "red"), ("not written by unseg", list(result.extra), "yellow"))
     for title, lines, style in lists:
         print_list(console, title, lines, style, "the list that --json prints")

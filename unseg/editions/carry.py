@@ -21,7 +21,7 @@ from unseg.data.editions import EditionRow, Located, locate
 from unseg.data.samples import Problem, walk
 from unseg.editions.gather import list_images, open_data_set
 from unseg.errors import UserError
-from unseg.files import BLOCK, blocks_of, link_on_the_way, sha256_of, stays_inside, write_blocks
+from unseg.files import BLOCK, blocks_of, link_on_the_way, sha256_of, stays_inside, sync_folder, write_blocks, write_bytes
 from unseg.manifest import cannot_go_on
 
 CARRIED = "unseg-edition-files.jsonl"
@@ -138,16 +138,18 @@ def carry(items: Sequence[Item], root: Path, out: Path, outputs: Mapping[str, st
     lines = dict(earlier)
     renamings = _Renamings(root, outputs)
     try:
-        if earlier and not (out / CARRIED).read_bytes().endswith(b"\n"):
-            _write(out, earlier)
+        if (out / CARRIED).exists() and not (out / CARRIED).read_bytes().endswith(b"\n"):
+            _write(out, earlier)  # a line that was cut short would spoil the next one
         with open(out / CARRIED, "a", encoding="utf-8", buffering=1) as record:
             for item in track(items, len(items), "annotations and untouched images"):
                 done = _carry(item, root, out, earlier.get(item.name), renamings)
                 if lines.get(item.name) != done:
                     lines[item.name] = done
                     record.write(_line(done))
-        if lines != earlier:
+        if (out / CARRIED).read_bytes() != _record_of(lines):
             _write(out, lines)
+        for folder in {(out / line.name).parent for line in lines.values() if line != earlier.get(line.name)}:
+            sync_folder(folder)
     except OSError as error:
         raise cannot_go_on(out, error) from error
     return [lines[name] for name in sorted(lines)]
@@ -175,7 +177,7 @@ def _carry(item: Item, root: Path, out: Path, earlier: Carried | None, renamings
             target.symlink_to(os.path.realpath(source))
         else:
             blocks = rewritten_blocks(source, names) if how == "rewritten" else _blocks(source)
-            sha256 = write_blocks(target, blocks, times=(time_ns, time_ns))
+            sha256 = write_blocks(target, blocks, durable=True, times=(time_ns, time_ns))
     except OSError as error:
         if error.filename is not None and Path(error.filename) == source:
             raise UserError(f"{source}: cannot be read: {error.strerror}; the edition needs it") from error
@@ -329,7 +331,11 @@ def read_carried(out: Path) -> dict[str, Carried]:
 
 
 def _write(out: Path, lines: Mapping[str, Carried]) -> None:
-    write_blocks(out / CARRIED, (_line(lines[name]).encode() for name in sorted(lines)))
+    write_bytes(out / CARRIED, _record_of(lines), durable=True)
+
+
+def _record_of(lines: Mapping[str, Carried]) -> bytes:
+    return "".join(_line(lines[name]) for name in sorted(lines)).encode()
 
 
 def _carried(values: Any) -> Carried:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from unseg.data.editions import Located
 from unseg.editions.carry import Carried
 from unseg.editions.settings import EditionSettings
 from unseg.errors import UserError
-from unseg.files import write_bytes
-from unseg.manifest import Manifest
+from unseg.files import sync_folder, write_bytes
+from unseg.manifest import Manifest, cannot_go_on
 from unseg.protect import relative
 
 EDITION = "unseg-edition.json"
@@ -54,14 +54,29 @@ def write_edition(out: Path, description: dict[str, Any], earlier: dict[str, Any
     sets = {**(earlier or {}).get("sets", {}), **description["sets"]}
     content = {
         **description, "sets": dict(sorted(sets.items())), "complete": complete or bool((earlier or {}).get("complete")),
-        "images": dict(sorted(Counter(entry.status for entry in manifest.entries.values()).items())),
-        "carried": dict(sorted(Counter(line.how for line in carried).items())),
+        **_counts(manifest, carried),
         "rewritten": {line.name: line.sha256 for line in carried if line.how == "rewritten"},
     }
     data = (json.dumps(content, indent=1) + "\n").encode()
     path = out / EDITION
-    if not path.is_file() or path.read_bytes() != data:
-        write_bytes(path, data, durable=True)
+    try:
+        if not path.is_file() or path.read_bytes() != data:
+            write_bytes(path, data, durable=True)
+            sync_folder(out)
+    except OSError as error:
+        raise cannot_go_on(out, error) from error
+
+
+def is_described(edition: dict[str, Any], manifest: Manifest, carried: Iterable[Carried]) -> bool:
+    """Whether a description was written after the last change of manifest and record: a run that is cut off leaves the one
+    of an earlier run."""
+    counts = _counts(manifest, carried)
+    return {name: edition.get(name) for name in counts} == counts
+
+
+def _counts(manifest: Manifest, carried: Iterable[Carried]) -> dict[str, dict[str, int]]:
+    return {"images": dict(sorted(Counter(entry.status for entry in manifest.entries.values()).items())),
+            "carried": dict(sorted(Counter(line.how for line in carried).items()))}
 
 
 def read_edition(out: Path) -> dict[str, Any] | None:

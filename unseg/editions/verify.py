@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unseg.data.editions import edition_row, locate
+from unseg.data.editions import READER, edition_row, locate
 from unseg.editions.carry import CARRIED, Carried, read_carried
 from unseg.editions.gather import open_data_set
-from unseg.editions.record import EDITION, read_edition
+from unseg.editions.record import EDITION, is_described, read_edition
 from unseg.errors import UserError
 from unseg.files import link_on_the_way, sha256_of
+from unseg.manifest import read_manifest
 from unseg.objects import OpenAnnotations
-from unseg.verify import Finding, Verification, verify
+from unseg.verify import CUT_OFF, Finding, Verification, verify
 
 
 def verify_edition(folder: str | Path, *, originals: str | Path | None = None, **options: Any) -> Verification:
@@ -22,14 +23,19 @@ def verify_edition(folder: str | Path, *, originals: str | Path | None = None, *
     folder = Path(folder)
     edition = read_edition(folder)
     if edition is None:
-        return verify(folder, originals=originals, **options)
+        result = verify(folder, originals=originals, **options)
+        annotated = read_manifest(folder).header["settings"].get("annotations")
+        begun = annotated is not None and annotated["format"] == READER
+        return replace(result, other_files=(*result.other_files, Finding(EDITION, CUT_OFF))) if begun else result
     for name in ("masks", "annotations"):
         if options.pop(name, None) is not None:
             raise UserError(f"--{name}: {folder} is an edition of {edition['dataset']} and knows its annotations; if the data set"
                             " lies elsewhere now, name its folder with --originals")
     result = verify(folder, originals=originals, annotations=_annotations(folder, edition, originals), **options)
     carried = read_carried(folder)
-    faults = tuple(_faults(folder, carried))
+    faults = (*result.other_files, *_faults(folder, carried))
+    if not is_described(edition, read_manifest(folder), carried.values()):
+        faults = (*faults, Finding(EDITION, CUT_OFF))
     extra = tuple(name for name in result.extra if name not in carried and name not in (EDITION, CARRIED))
     missing = tuple(sorted({*result.missing, *(fault.name for fault in faults if fault.problem == "missing")}))
     return replace(result, extra=extra, missing=missing, other_files=faults)
