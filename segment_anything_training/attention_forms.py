@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.flex_attention import flex_attention as unfused_flex_attention
 
 Form = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -29,26 +29,27 @@ def bias_attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
 
 
-def flex_form(flex: Callable[..., torch.Tensor]) -> Form:
+def flex_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
+) -> torch.Tensor:
     """FlexAttention: the kernel looks the terms up for every query and key, and nothing of size N×N is ever written.
 
-    flex: torch's `flex_attention`, compiled; on the CPU it has no backward.
+    Compiled at the first call for each shape. On the CPU it has no backward.
     """
-    def attend(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
-    ) -> torch.Tensor:
-        width = rel_w.shape[-1]
+    width = rel_w.shape[-1]
 
-        def add_terms(logit, batch, head, query, key):
-            return logit + rel_h[batch, head, query, key // width] + rel_w[batch, head, query, key % width]
+    def add_terms(logit, batch, head, query, key):
+        return logit + rel_h[batch, head, query, key // width] + rel_w[batch, head, query, key % width]
 
-        return flex(q, k, v, score_mod=add_terms)
-
-    return attend
+    return compiled_flex_attention()(q, k, v, score_mod=add_terms)
 
 
-# Compiled at the first call for each shape.
-flex_attention = flex_form(torch.compile(unfused_flex_attention, dynamic=False))
+@cache
+def compiled_flex_attention() -> Callable[..., torch.Tensor]:
+    """torch's kernel, compiled. Not at import: that takes a second or more, which nobody else should wait for."""
+    from torch.nn.attention.flex_attention import flex_attention as uncompiled
+
+    return torch.compile(uncompiled, dynamic=False)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """A name → a network with random weights. Opens no file; `unseg.checkpoint` fills networks."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from segment_anything_training.compact import CompactGenerator, CompactSurrogate
@@ -47,16 +50,55 @@ def build_surrogate(name: str) -> nn.Module:
     return Surrogate(replace(_config(name), image_size=SURROGATE_IMAGE_SIZE))
 
 
-def set_speed(network: nn.Module, bf16: bool, compiled: bool) -> None:
+def set_speed(network: nn.Module, bf16: bool, compiled: bool, *, half_blocks: torch.dtype | None = None,
+              attention: str = "auto") -> None:
     """How a network computes, not what: it keeps its state names.
 
     bf16: large products in bfloat16, in networks derived from SAM; the compact ones stay as they are. compiled: their
     image encoder, or the whole of a compact network, through torch.compile, which does its work at the first call.
+    half_blocks: the products of the image encoder's blocks in this type, all else in float32. attention: in the image
+    encoder, one of `sizes.ATTENTION`.
     """
     if hasattr(network, "bf16"):
         network.bf16 = bf16
+    if is_sam_derived(network):
+        network.image_encoder.half = half_blocks
+        for block in network.image_encoder.blocks:
+            block.attn.form = attention
+    set_compiled(network, compiled)
+
+
+def set_compiled(network: nn.Module, compiled: bool) -> None:
+    """Whether a network's image encoder, or the whole of a compact one, goes through torch.compile, for shapes that stay."""
+    part = _compiled_part(network)
+    part._compiled_call_impl = None  # what Module.compile sets; torch has no public way back
     if compiled:
-        getattr(network, "image_encoder", network).compile()
+        part.compile(dynamic=False)
+
+
+@contextmanager
+def eager_float32(network: nn.Module) -> Iterator[None]:
+    """Inside, the network computes in float32 and uncompiled, whatever it was set to."""
+    part, of_sam = _compiled_part(network), is_sam_derived(network)
+    compiled, part._compiled_call_impl = part._compiled_call_impl, None
+    if of_sam:
+        before = network.bf16, network.image_encoder.half
+        network.bf16, network.image_encoder.half = False, None
+    try:
+        yield
+    finally:
+        part._compiled_call_impl = compiled
+        if of_sam:
+            network.bf16, network.image_encoder.half = before
+
+
+def is_sam_derived(network: nn.Module) -> bool:
+    """Whether it has SAM's image encoder; the compact networks have none."""
+    return hasattr(network, "image_encoder")
+
+
+def _compiled_part(network: nn.Module) -> nn.Module:
+    return getattr(network, "image_encoder", network)
 
 
 def _config(name: str) -> SamConfig:

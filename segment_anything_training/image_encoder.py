@@ -18,14 +18,16 @@ the two here, and of what was tried beside them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.common import MLPBlock
-from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from segment_anything_training import cpu_blocks
 from segment_anything_training.attention_forms import Choices, Form, bias_attention, flex_attention
 from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, ChannelNorm, SamConfig
 
@@ -35,7 +37,6 @@ TILE_ELEMENTS = 1 << 20
 WIDTH_STEP = 8
 # Up to here a bias tensor may be built, 2 MB a head in half precision; a window has 196 tokens, a global layer 4,096.
 BIAS_TOKENS = 1024
-FORMS = ("auto", "folded", "flex", "bias", "fastest")
 choices = Choices()
 
 
@@ -146,34 +147,52 @@ def forms_for(tensor: torch.Tensor, tokens: int) -> dict[str, Form]:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with decomposed relative positions over a square of `size`×`size` tokens.
+    """Multi-head self-attention with decomposed relative positions over squares of `size`×`size` tokens.
 
-    form: one of FORMS. auto: the same for every run on a kind of device; fastest: measured at the first call, and kept;
-    bias: where there are at most `BIAS_TOKENS` tokens, elsewhere as auto.
+    A larger grid is cut into such windows; those at its right and lower edges are filled up with tokens of 0, as in SAM.
+
+    form: one of `sizes.ATTENTION`. auto: the same for every run on a kind of device; fastest: measured at the first call, and
+    kept; bias: where there are at most `BIAS_TOKENS` tokens, elsewhere as auto.
     """
 
     form = "auto"
 
     def __init__(self, dim: int, num_heads: int, size: int) -> None:
         super().__init__()
+        self.size = size
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, dim // num_heads))
 
-    def forward(self, x_BhwD: torch.Tensor) -> torch.Tensor:
-        batch, height, width, dim = x_BhwD.shape
-        tokens = height * width
-        qkv = self.qkv(x_BhwD).view(batch, tokens, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        rel_h, rel_w = relative_terms(q, self.rel_pos_h, self.rel_pos_w, height, width)
+    def forward(self, x_BHWD: torch.Tensor) -> torch.Tensor:
+        batch, height, width, dim = x_BHWD.shape
+        size, heads, tokens = self.size, self.num_heads, self.size**2
+        # Cut after the projection, which then has no filled-up tokens to work on: theirs is the bias.
+        qkv = self._filled_up(self.qkv(x_BHWD))
+        rows, columns = qkv.shape[1] // size, qkv.shape[2] // size
+        qkv = qkv.view(batch, rows, size, columns, size, 3, heads, dim // heads).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        q, k, v = qkv.reshape(3, -1, heads, tokens, dim // heads).unbind(0)
+        rel_h, rel_w = relative_terms(q, self.rel_pos_h, self.rel_pos_w, size, size)
         forms = forms_for(q, tokens)
         if self.form == "fastest":
             self.form = choices.fastest(forms, (q, k, v, rel_h, rel_w))
         attend = forms.get(self.form) or next(iter(forms.values()))
         x = attend(q, k, v, rel_h, rel_w)
-        return self.proj(x.transpose(1, 2).reshape(batch, height, width, dim))
+        x = x.reshape(batch, rows, columns, heads, size, size, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        return self.proj(x.reshape(batch, rows * size, columns * size, dim)[:, :height, :width])
+
+    def _filled_up(self, qkv_BHWE: torch.Tensor) -> torch.Tensor:
+        """With the queries, keys and values of tokens of 0 to the right and below, up to multiples of `size`."""
+        batch, height, width, channels = qkv_BHWE.shape
+        below, right = -height % self.size, -width % self.size
+        bias = self.qkv.bias.to(qkv_BHWE.dtype)
+        if right:
+            qkv_BHWE = torch.cat([qkv_BHWE, bias.expand(batch, height, right, channels)], dim=2)
+        if below:
+            qkv_BHWE = torch.cat([qkv_BHWE, bias.expand(batch, below, width + right, channels)], dim=1)
+        return qkv_BHWE
 
 
 class Block(nn.Module):
@@ -188,19 +207,18 @@ class Block(nn.Module):
         self.window = window
 
     def forward(self, x_BGGD: torch.Tensor) -> torch.Tensor:
-        x_BGGD = x_BGGD + self._attend(self.norm1(x_BGGD))
+        x_BGGD = x_BGGD + self.attn(self.norm1(x_BGGD))
         return x_BGGD + self.mlp(self.norm2(x_BGGD))
-
-    def _attend(self, x_BGGD: torch.Tensor) -> torch.Tensor:
-        if not self.window:
-            return self.attn(x_BGGD)
-        grid = x_BGGD.shape[1:3]
-        windows, padded = window_partition(x_BGGD, self.window)
-        return window_unpartition(self.attn(windows), self.window, padded, grid)
 
 
 class ImageEncoder(nn.Module):
-    """Normalised images B×3×S×S → embedding B×256×G×G and the first global block's output B×D×G×G, G = S/16."""
+    """Normalised images B×3×S×S → embedding B×256×G×G and the first global block's output B×D×G×G, G = S/16.
+
+    half: the type in which the blocks' products are computed, or None. What the blocks add up, the patches before and the
+    neck behind them stay float32, which keeps more digits than half precision throughout.
+    """
+
+    half: torch.dtype | None = None
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -223,8 +241,13 @@ class ImageEncoder(nn.Module):
     def forward(self, images_B3SS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # The patch convolution leaves channels first in memory; every layer after it works on channels last.
         x = self.patch_embed(images_B3SS).contiguous() + self.pos_embed
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index == self.first_global_block:
-                first_global = x.permute(0, 3, 1, 2)
+        if cpu_blocks.suits(x, self.blocks):
+            first_global = cpu_blocks.run_blocks(self.blocks, x, self.first_global_block).permute(0, 3, 1, 2)
+            return self.neck(x.permute(0, 3, 1, 2)), first_global
+        # Entered only where asked for: another precision may be in force around the encoder.
+        with nullcontext() if self.half is None else torch.autocast(x.device.type, self.half):
+            for index, block in enumerate(self.blocks):
+                x = block(x)
+                if index == self.first_global_block:
+                    first_global = x.permute(0, 3, 1, 2)
         return self.neck(x.permute(0, 3, 1, 2)), first_global

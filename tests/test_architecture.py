@@ -18,7 +18,7 @@ LAYERS = (
     ("segment_anything_training",),
     ("unseg", "unseg.errors", "unseg.config", "unseg.files", "unseg.images", "unseg.device", "unseg.distributed", "unseg.stopping"),
     ("unseg.frame", "unseg.noise", "unseg.data", "unseg.prompts", "unseg.losses", "unseg.metrics", "unseg.recipes",
-     "unseg.checkpoint", "unseg.forecast", "unseg.lock", "unseg.manifest", "unseg.outputs"),
+     "unseg.checkpoint", "unseg.forecast", "unseg.gpu", "unseg.lock", "unseg.manifest", "unseg.outputs"),
     ("unseg.protector", "unseg.objects", "unseg.settings", "unseg.pipeline", "unseg.shards"),
     ("unseg.bilevel", "unseg.protect", "unseg.verify", "unseg.evaluation", "unseg.report",
      "unseg.validation", "unseg.watch", "unseg.run_folder", "unseg.training_state"),

@@ -48,12 +48,15 @@ def in_bf16(precision: str, device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def compiles(wanted: bool) -> bool:
-    """`wanted`, where torch.compile finds the C++ compiler that it needs; UserError where it is wanted and there is none."""
+def compiles(wanted: bool, option: str = "--set compile=true") -> bool:
+    """`wanted`, where torch.compile finds the C++ compiler that it needs; UserError where it is wanted and there is none.
+
+    option: what asked for it.
+    """
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if wanted and not any(shutil.which(compiler) for compiler in compilers):
-        raise UserError(f"--set compile=true: torch.compile needs a C++ compiler, and there is no {' or '.join(compilers)}; "
-                        "install one, or leave compile at false")
+        raise UserError(f"{option}: torch.compile needs a C++ compiler, and there is no {' or '.join(compilers)}; "
+                        f"install one, or {'leave compile at false' if '=' in option else f'leave {option} out'}")
     return wanted
 
 

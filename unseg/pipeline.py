@@ -12,15 +12,15 @@ import io
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from torch import nn
 
 from unseg import images, noise
 from unseg.checkpoint import LoadedGenerator
@@ -35,12 +35,13 @@ from unseg.manifest import Entry, Key, cannot_go_on
 from unseg.metrics import psnr
 from unseg.objects import Found, Objects, Refused
 from unseg.outputs import Planned
-from unseg.protector import Framed, Protector
+from unseg.protector import LANES, Framed, Protector, fitting_precision
 from unseg.settings import ProtectSettings
 
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
-CUDA_BATCH_SIZE = 8
+CUDA_BATCH_SIZES = {"small": 32, "large": 8}  # of networks up to that side, and of larger ones
+FRAME_PIXEL_BYTES = 512  # of a GPU's memory for an image, by its frame's pixels: ViT-B takes 346, ViT-H 498, compact 112
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
 
 
@@ -90,9 +91,10 @@ class Pipeline:
                  objects: Objects, codes: Mapping[int, int] | None, workers: int) -> None:
         self.settings, self.loaded, self.out, self.objects, self.codes = settings, loaded, out, objects, codes
         self.workers = workers
-        batch_size = settings.batch_size or (CUDA_BATCH_SIZE if device.type == "cuda" else 1)
-        self.protector = Protector(loaded.network, settings.budget, settings.region, device=device,
-                                   batch_size=batch_size, precision=settings.precision)
+        batch_size = settings.batch_size or default_batch_size(device, loaded.network.image_size)
+        self.protector = Protector(loaded.network, settings.budget, settings.region, device=device, batch_size=batch_size,
+                                   precision=settings.precision, attention=settings.attention, compiled=settings.compile,
+                                   graph=settings.graph)
         side_by_side = device.type == "cpu" and loaded.network.image_size <= SMALL_NETWORK_SIDE
         self.generators = workers if side_by_side else 1
         self.torch_threads = 1 if side_by_side or device.type != "cpu" else workers
@@ -102,14 +104,16 @@ class Pipeline:
         return single_threaded_pool(self.workers)
 
     def generator_threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.generators, initializer=use_threads, initargs=(self.torch_threads,))
+        """Those that ask the network. On a GPU one batch is copied while another computes."""
+        count = self.generators if self.protector.device.type == "cpu" else LANES
+        return ThreadPoolExecutor(count, initializer=use_threads, initargs=(self.torch_threads,))
 
     def results(self, jobs: Iterable[Job], pool: Executor) -> Iterator[Result]:
         """The results in the order of the jobs, while later jobs are being worked on. A job is taken from `jobs` only once
         there is room for it, and nothing of it is written before."""
         window: deque[tuple[int, Future[list[Result | Future[Result]]]]] = deque()
         depth = self.generators + 2 + 2 * self.workers // self.protector.batch_size
-        generators, coming = self.generator_threads(), iter(jobs)
+        generators = self.generator_threads()
 
         def oldest() -> Iterator[Result]:
             _, future = window[0]
@@ -118,8 +122,7 @@ class Pipeline:
             window.popleft()
 
         try:
-            while group := list(islice(coming, self.protector.batch_size)):
-                pixels = sum(map(self._pixels_of, group))
+            for group, pixels in self._groups(jobs):
                 while window and (len(window) >= depth or sum(item[0] for item in window) + pixels > PIXELS_IN_FLIGHT):
                     yield from oldest()
                 loads = [pool.submit(self.load, job) for job in group]
@@ -131,6 +134,24 @@ class Pipeline:
             pool.shutdown(wait=True, cancel_futures=True)
 
     # --- inputs
+
+    def _groups(self, jobs: Iterable[Job]) -> Iterator[tuple[list[Job], int]]:
+        """Jobs for a batch each, and their pixels. Large photographs make small groups: what does not depend on the
+        company in a batch does not depend on their number either."""
+        group: list[Job] = []
+        pixels = 0
+        for job in jobs:
+            own = self._pixels_of(job)
+            if group and pixels + own > PIXELS_IN_FLIGHT:
+                yield group, pixels
+                group, pixels = [], 0
+            group.append(job)
+            pixels += own
+            if len(group) == self.protector.batch_size:
+                yield group, pixels
+                group, pixels = [], 0
+        if group:
+            yield group, pixels
 
     def _pixels_of(self, job: Job) -> int:
         try:
@@ -246,15 +267,17 @@ class Pipeline:
 
     def _generate(self, loads: Sequence[Future[Loaded | Result]], pool: Executor) -> list[Result | Future[Result]]:
         results = [load.result() for load in loads]
-        noises = iter(self.noises([result for result in results if isinstance(result, Loaded)]))
-        return [pool.submit(self._save, result, next(noises)) if isinstance(result, Loaded) else result
+        notes: list[str] = []
+        noises = iter(self.noises([result for result in results if isinstance(result, Loaded)], notes))
+        return [pool.submit(self._save, _with_notes(result, notes), next(noises)) if isinstance(result, Loaded) else result
                 for result in results]
 
-    def noises(self, ready: Sequence[Loaded]) -> Sequence[torch.Tensor | None]:
+    def noises(self, ready: Sequence[Loaded], notes: list[str]) -> Sequence[torch.Tensor | None]:
+        """The noise of each image of a batch. notes: what was done in another way than asked for is added to it."""
         if self.codes is not None:
             return [None] * len(ready)  # a class's noise is the same everywhere: no network is asked
         try:
-            return self.protector.noise([item.framed for item in ready]) if ready else ()
+            return self.protector.noise([item.framed for item in ready], notes) if ready else ()
         except torch.OutOfMemoryError as error:
             raise UserError(f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
                             " smaller one, or --device cpu") from error
@@ -315,6 +338,37 @@ class Pipeline:
             replaced = self.out / earlier.output
             if link_on_the_way(self.out, earlier.output) is None and sha256_of(replaced) == earlier.output_sha256:
                 replaced.unlink()
+
+
+def settled(settings: ProtectSettings, network: nn.Module, device: torch.device, say: Callable[[str], None]) -> ProtectSettings:
+    """The settings of a run on that device: with a precision in place of "auto". UserError where it cannot do what they ask."""
+    if settings.graph and device.type != "cuda":
+        raise UserError("--graph: only a GPU records CUDA graphs; leave it out, or give --device cuda")
+    if settings.precision != "auto":
+        return settings
+    if settings.by_class:  # no network is asked
+        return replace(settings, precision="float32")
+    precision, sentence = fitting_precision(network, device)
+    if sentence:
+        say(sentence)
+    return replace(settings, precision=precision)
+
+
+def default_batch_size(device: torch.device, side: int) -> int:
+    """Images a batch for a network whose frame has that side; on a GPU as many as fill it, in at most half of its free memory."""
+    if device.type == "cpu":
+        return 1
+    count, free = CUDA_BATCH_SIZES["small" if side <= SMALL_NETWORK_SIDE else "large"], torch.cuda.mem_get_info(device)[0]
+    while count > 1 and count * side**2 * FRAME_PIXEL_BYTES > free / 2:
+        count //= 2
+    return count
+
+
+def _with_notes(loaded: Loaded, notes: Sequence[str]) -> Loaded:
+    """With what was noted about its batch in its manifest line."""
+    if not notes:
+        return loaded
+    return replace(loaded, facts=replace(loaded.facts, note="; ".join(filter(None, (loaded.facts.note, *notes)))))
 
 
 def _times(path: Path) -> tuple[int, int]:

@@ -33,7 +33,7 @@ from unseg.lock import FolderLock
 from unseg.manifest import FORMAT, Entry, Manifest, ManifestWriter, read_manifest
 from unseg.objects import AnnotatedImages, BoxFile, MaskFiles, Objects, OpenAnnotations, Refused, WholeImage
 from unseg.outputs import check_folders, plan_outputs
-from unseg.pipeline import Job, Pipeline, Result
+from unseg.pipeline import Job, Pipeline, Result, settled
 from unseg.protector import Boxes
 from unseg.settings import ProtectSettings
 
@@ -45,7 +45,7 @@ FARTHEST = 2.0**31  # pixels: boxes reach no farther
 ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
 TRIALS, TRIED_FROM = 3, 100  # images that are tried to foretell a run's length, and the length that is worth it
 # Settings that a manifest's first line holds only where they have another value than this.
-WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "png_level": 1}
+WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "attention": "auto", "compile": False, "png_level": 1}
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
 
@@ -124,6 +124,7 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
         boxes_of = None if boxes is None else read_boxes(Path(boxes))
         device = choose_device(settings.device)
         loaded = generator or load_generator(settings.generator, str(device))
+        settings = settled(settings, loaded.network, device, reporter.say)
         if any(path.is_dir() for path in inputs):  # for single files, most of a folder of masks has no image
             _tell_leftovers(found, boxes_of, reporter)
 
@@ -297,15 +298,17 @@ class _Run:
             started = time.perf_counter()
             return executor.submit(work, *arguments).result(), time.perf_counter() - started
 
-        pipeline = self.pipeline
+        pipeline, notes = self.pipeline, []
         try:
             loaded, decoding = timed(self.pool, pipeline.decode, job)
-            noises, generating = timed(generator, pipeline.noises, [loaded])
+            noises, generating = timed(generator, pipeline.noises, [loaded], notes)
             if generating < 1:  # the first time has the network's start in it
-                noises, generating = timed(generator, pipeline.noises, [loaded])
+                noises, generating = timed(generator, pipeline.noises, [loaded], notes)
             (data, _), encoding = timed(self.pool, pipeline.make, loaded, noises[0])
         except (Refused, ImageError, MemoryError):
             return None
+        for note in notes:  # what is done once, at the first call, was done here, and no image's line will tell of it
+            self.reporter.say(f"note: {note}")
         return Trial(generating / pipeline.protector.batch_size, decoding + encoding, size, len(data))
 
 
@@ -355,7 +358,8 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
     settings, loaded = pipeline.settings, pipeline.loaded
     codes, objects = pipeline.codes, pipeline.objects
     level = settings.png_level if settings.format in ("png", "tiff") else WRITTEN_IF_OTHER["png_level"]
-    later = {"names": settings.names, "precision": settings.precision, "png_level": level}
+    later = {"names": settings.names, "precision": settings.precision, "attention": settings.attention,
+             "compile": settings.compile, "png_level": level}
     header = {
         "format": FORMAT, "unseg": __version__,
         "settings": {

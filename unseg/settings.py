@@ -5,11 +5,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from segment_anything_training.sizes import ATTENTION
 from unseg import images
 from unseg.config import Budget
 from unseg.data.annotations import ObjectRule
+from unseg.device import compiles
 from unseg.errors import UserError
 from unseg.outputs import SUFFIXES
 from unseg.protector import Precision, Region
@@ -27,7 +29,8 @@ class ProtectSettings:
     objects: class ids; "things", where annotations tell them; None: all. by_class: every class gets a noise of its own (see
     `unseg.data.codes`), and every pixel that has a class other than `ignore_label` the object's budget. names: whether a file
     of another format gets that format's suffix ("suffix"), or every output exactly its input's name ("keep"): a.jpg then
-    holds a PNG, which readers that go by content read.
+    holds a PNG, which readers that go by content read. precision "auto": see `unseg.protector.fitting_precision`. attention,
+    compile, graph: how the network computes, see `unseg.protector.Protector`.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -44,7 +47,10 @@ class ProtectSettings:
     metadata: Literal["keep", "icc", "none"] = "icc"
     keep_times: bool = False
     device: str = "auto"
-    precision: Precision = "float32"
+    precision: Precision | Literal["auto"] = "float32"
+    attention: str = "auto"
+    compile: bool = False
+    graph: bool = False
     batch_size: int | None = None
     workers: int | None = None
     max_megapixels: float = images.MAX_PIXELS / 1e6
@@ -72,7 +78,10 @@ class ProtectSettings:
         _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
         _check_choice("--format", self.format, tuple(SUFFIXES))
         _check_choice("--names", self.names, ("suffix", "keep"))
-        _check_choice("--precision", self.precision, ("float32", "bfloat16"))
+        _check_choice("--precision", self.precision, ("auto", *get_args(Precision)))
+        _check_choice("--attention", self.attention, ATTENTION)
+        compiles(self.compile or self.attention in ("flex", "fastest"),
+                 "--compile" if self.compile else f"--attention {self.attention}")
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
         if not 0 <= self.png_level <= 9:
             raise UserError(f"--png-level {self.png_level}: give 0 (stored) to 9 (smallest)")

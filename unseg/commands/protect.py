@@ -56,9 +56,17 @@ def protect(
              "camera), or none. Copies keep all.")] = "icc",
     keep_times: Annotated[bool, typer.Option("--keep-times", help="Give outputs their inputs' time stamps.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16 in generators derived from SAM: made for GPUs, and about "
-                                                "one value in a hundred differs by a grey level or two.")] = "float32",
-    batch_size: Annotated[Optional[int], typer.Option(help="Images a batch. Default: 1 on a CPU, 8 on a GPU.")] = None,
+    precision: Annotated[str, typer.Option(help="Of generators derived from SAM: float32; float16, for GPUs, where about one "
+                                                "value in a thousand differs by a grey level; bfloat16, one in a hundred, by "
+                                                "up to two; auto: float16 on a GPU if that is measured to hold.")] = "float32",
+    attention: Annotated[str, typer.Option(help="Of generators derived from SAM: auto (one form for each kind of device), or "
+                                                "folded, flex, bias, or fastest (measured when the run begins).")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile): takes a minute or more at "
+                                                             "the start, for long runs.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="On a GPU: record the network's work once, and replay it.")] = False,
+    batch_size: Annotated[Optional[int], typer.Option(
+        help="Images a batch. Default: 1 on a CPU; on a GPU 32, or 8 with generators derived from SAM, fewer in a small one.",
+    )] = None,
     workers: Annotated[Optional[int], typer.Option(help="Threads. Default: the number of cores.")] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
     processes: Annotated[int, typer.Option(help="Processes that share the work; what is written is the same.")] = 1,
@@ -84,7 +92,8 @@ def protect(
     settings = ProtectSettings(
         budget=Budget(epsilon, background_epsilon), generator=generator, region=region, mask_type=mask_type, format=form,
         names="suffix" if names == "png" else names, png_level=png_level, metadata=metadata, keep_times=keep_times,
-        device=device, precision=precision, batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
+        device=device, precision=precision, attention=attention, compile=compiled, graph=graph,
+        batch_size=batch_size, workers=workers, max_megapixels=max_megapixels)
     console = Console(highlight=False, stderr=as_json)
     try:
         with terminated_as_interrupt(), quiet_decoders():
