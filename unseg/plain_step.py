@@ -10,6 +10,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Attention as SamAttention
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
 from segment_anything_training.generator import NoiseGenerator
@@ -17,6 +18,15 @@ from segment_anything_training.image_encoder import Attention
 from segment_anything_training.prompts import Prompts
 from segment_anything_training.sam import FOREGROUND_POINT, ChannelNorm, Convolution3, Doubling
 from segment_anything_training.surrogate import Surrogate
+
+
+class WindowedAttention(SamAttention):
+    """SAM's attention, and what SAM's blocks do around it: a grid larger than its tables is cut into windows."""
+
+    def forward(self, x_BHWD: Tensor) -> Tensor:
+        size = (len(self.rel_pos_h) + 1) // 2
+        windows, filled_up = window_partition(x_BHWD, size)
+        return window_unpartition(super().forward(windows), size, filled_up, x_BHWD.shape[1:3])
 
 
 def with_plain_parts(network: NoiseGenerator | Surrogate) -> None:
@@ -35,8 +45,7 @@ def with_plain_parts(network: NoiseGenerator | Surrogate) -> None:
 def _plain_layer(ours: nn.Module) -> nn.Module | None:
     """The layer that computes the same plainly; None where there is none of this project's."""
     if isinstance(ours, Attention):
-        side = (len(ours.rel_pos_h) + 1) // 2
-        return SamAttention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(side, side))
+        return WindowedAttention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(ours.size, ours.size))
     if isinstance(ours, ChannelNorm):
         return LayerNorm2d(len(ours.weight), ours.eps)
     if isinstance(ours, Doubling):
