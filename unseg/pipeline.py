@@ -170,7 +170,7 @@ class Pipeline:
         try:
             if job.earlier is not None and self._is_done(job, job.earlier):
                 if self.settings.keep_times:
-                    self._set_times(job)
+                    self._set_times(job, job.planned.output)
                 return Result(replace(job.earlier, claims=None), kept=True)
             return self.decode(job)
         except Refused as refused:
@@ -188,9 +188,9 @@ class Pipeline:
                 and earlier.output_sha256 == sha256_of(self.out / job.planned.output)
                 and self.objects.is_same(job.sample, earlier))
 
-    def _set_times(self, job: Job) -> None:
+    def _set_times(self, job: Job, name: str) -> None:
         try:
-            os.utime(self.out / job.planned.output, ns=_times(job.sample.image))
+            os.utime(self.out / name, ns=_times(job.sample.image))
         except OSError as error:
             raise Refused("failed", f"its time stamp cannot be set: {error.strerror or error}") from error
 
@@ -248,6 +248,8 @@ class Pipeline:
         there = None if link_on_the_way(self.out, name) else sha256_of(self.out / name)
         if there is not None and there == self._sha256_of_input(job):
             sha256 = there
+            if self.settings.keep_times:
+                self._set_times(job, name)
         else:
             sha256 = self._write(name, self._input_blocks(job), job)
         entry = Entry(*job.key, "copied", output=name, reason=reason, input_sha256=sha256, output_sha256=sha256,
