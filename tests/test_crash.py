@@ -5,7 +5,6 @@ Every one of them must go on with the same command to the bytes of an unbroken r
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import re
@@ -27,6 +26,7 @@ import unseg.lock
 import unseg.manifest
 import unseg.protect
 from fake_generator import loaded
+from full_disk import Disk
 from unseg import cli
 from unseg.config import Budget
 from unseg.errors import UserError
@@ -98,40 +98,6 @@ def test_a_run_that_stops_at_a_step_goes_on(what: str, kind: str) -> None:
 
 
 # --- disks that take nothing more
-
-
-class Disk:
-    """Stands for `open`: files for writing take `room` bytes together, then raise; the last write is cut short."""
-
-    def __init__(self, room: int, error: int) -> None:
-        self.room, self.error = room, error
-
-    def open(self, path: object, mode: str = "r", *arguments: object, **options: object) -> object:
-        file = open(path, mode, *arguments, **options)
-        return file if mode.startswith("r") else _Limited(file, self)
-
-
-class _Limited:
-    def __init__(self, file: io.IOBase, disk: Disk) -> None:
-        self.file, self.disk = file, disk
-
-    def write(self, data: bytes | str) -> int:
-        if len(data) > self.disk.room:
-            self.file.write(data[:self.disk.room])
-            self.file.flush()
-            self.disk.room = 0
-            raise OSError(self.disk.error, os.strerror(self.disk.error))
-        self.disk.room -= len(data)
-        return self.file.write(data)
-
-    def __enter__(self) -> _Limited:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.file, name)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=["full", "read-only", "quota"])

@@ -6,6 +6,7 @@ Every kind of input goes through protect into every lossless format and is read 
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
 from dataclasses import replace
@@ -175,6 +176,47 @@ def test_what_was_read_is_what_the_file_holds(originals: Path) -> None:
             assert image.alpha is None or np.array_equal(image.alpha, DEEP[..., 3])
         elif form != "jpg" and kind in ("RGB", "RGBA", "grey", "grey with alpha"):
             assert np.array_equal(image.samples, EIGHT[..., :3] if "RGB" in kind else EIGHT[..., :1])
+
+
+# --- 16 bits, whatever says what the object is
+
+
+@pytest.fixture(scope="module")
+def deep_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """in/: colour and grey of 16 bits, away from black and white. masks/: class 1 above, 2 below, 255 in a corner."""
+    folder = tmp_path_factory.mktemp("deep")
+    (folder / "in").mkdir(), (folder / "masks").mkdir()
+    classes = np.where(np.arange(HEIGHT)[:, None] < 20, 1, 2).repeat(WIDTH, 1).astype(np.uint8)
+    classes[:5, :5] = 255
+    for name, pixels in (("colour.png", DEEP[..., :3]), ("grey.png", DEEP[..., 0])):
+        images.write_png(folder / "in" / name, pixels // 2 + 16_000)
+        Pillow.fromarray(classes).save(folder / "masks" / name)
+    (folder / "boxes.json").write_text(json.dumps({name: [[0, 0, WIDTH - 1, 19]] for name in ("colour.png", "grey.png")}))
+    return folder
+
+
+HOW = {"masks": ({"masks": "masks"}, {"objects": (1,), "mask_type": "index"}), "boxes": ({"boxes": "boxes.json"}, {}),
+       "annotations": ({"annotations": "masks", "annotations_format": "index"}, {"objects": (1,)}),
+       "masks by class": ({"masks": "masks"}, {"by_class": True, "mask_type": "index"}),
+       "annotations by class": ({"annotations": "masks", "annotations_format": "index"}, {"by_class": True})}
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+@pytest.mark.parametrize("how", HOW)
+def test_16_bits_keep_their_depth_and_the_scaled_bound(deep_set: Path, tmp_path: Path, how: str, form: str) -> None:
+    given, options = HOW[how]
+    given = {option: deep_set / value if option != "annotations_format" else value for option, value in given.items()}
+    summary = protect([deep_set / "in"], tmp_path, replace(SETTINGS, format=form, **options), **given)
+    assert summary.exit_code == 0 and verify(tmp_path).exit_code == 0
+    for entry in summary.entries:
+        values, before = independent(tmp_path / entry.output, True), independent(deep_set / "in" / entry.input, True)
+        change = np.abs(values.astype(int) - before)
+        assert values.dtype == np.uint16 and values.shape == before.shape
+        most = 8 * 257
+        inside, below = change[6:20].max(), change[20:].max()
+        assert inside <= most and below <= (most if "by class" in how else 2 * 257)
+        assert inside > 257 and (change % 257).any(), "steps finer than a grey level"
+        assert change[:5, :5].max() <= (most if how == "boxes" else 0 if "by class" in how else 2 * 257)
 
 
 # --- noise arithmetic on grey and on 16 bits
@@ -448,11 +490,20 @@ def test_16_bit_colour_masks_are_refused_not_cut(tmp_path: Path) -> None:
 
 
 def test_time_stamps_are_kept_where_asked(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    as_pillow("RGB").save(tmp_path / "in" / "a.png")
-    os.utime(tmp_path / "in" / "a.png", ns=(10**18, 10**18 + 5))
-    protect([tmp_path / "in"], tmp_path / "out", SETTINGS, generator=loaded())
-    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns != 10**18 + 5
-    for out in ("out", "new"):  # of a finished file too
-        protect([tmp_path / "in"], tmp_path / out, replace(SETTINGS, keep_times=True), generator=loaded())
-        assert (tmp_path / out / "a.png").stat().st_mtime_ns == 10**18 + 5
+    """Of protected images and of copies, in every format that is written; also where an earlier run made them without."""
+    for folder, names in (("in", ("a.png", "no_mask.png")), ("masks", ("a.png",))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Pillow.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8) if folder == "masks" else EIGHT[..., :3]).save(
+                tmp_path / folder / name)
+            os.utime(tmp_path / folder / name, ns=(10**18, 10**18 + 5))
+
+    def stamps(form: str, keep_times: bool) -> list[int]:
+        summary = protect([tmp_path / "in"], tmp_path / form, replace(SETTINGS, format=form, keep_times=keep_times),
+                          masks=tmp_path / "masks", generator=loaded())
+        assert [entry.status for entry in summary.entries] == ["protected", "copied"]
+        return [(tmp_path / form / entry.output).stat().st_mtime_ns for entry in summary.entries]
+
+    assert 10**18 + 5 not in stamps("png", False)
+    for form in ("png", "tiff", "webp"):
+        assert stamps(form, True) == [10**18 + 5] * 2

@@ -1,6 +1,7 @@
 """unseg protect --processes: the same bytes for any number, and none of them outlives the run."""
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+import full_disk
 import unseg.shards
 from annotation_sets import BUILDERS, build, photographs
 from fake_generator import loaded
@@ -109,6 +111,21 @@ def test_any_number_of_processes_writes_the_same_bytes_also_after_one_was_killed
     assert sorted(entry.status for entry in summary.entries) == ["copied"] * 13 + ["failed"] + ["protected"] * 2
     assert summary.kept == finished and multiprocessing.active_children() == []
     assert tree(out) == tree(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_disk_that_takes_nothing_more_of_a_process_ends_all_in_one_line(tmp_path: Path) -> None:
+    """Full after some images, then read-only at once; then the same command with one process."""
+    photos, out = write_photographs(tmp_path / "photos", 10), tmp_path / "out"
+    protect([photos], tmp_path / "whole", SETTINGS, generator=loaded())
+    for room, error in ((15_000, errno.ENOSPC), (0, errno.EROFS)):
+        with pytest.raises(UserError, match=f"--out .*out: cannot be written: {os.strerror(error)}; what is finished is kept") as raised:
+            protect([photos], out, SETTINGS, generator=full_disk.loaded(room, error), processes=2)
+        assert "\n" not in str(raised.value) and multiprocessing.active_children() == []
+        finished = check_what_is_left(out)
+        assert 0 < finished < 10
+    assert protect([photos], out, SETTINGS, generator=loaded()).kept == finished
+    assert tree(out) == tree(tmp_path / "whole")
 
 
 # --- how it ends
