@@ -241,7 +241,7 @@ class ImageEncoder(nn.Module):
     def forward(self, images_B3SS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # The patch convolution leaves channels first in memory; every layer after it works on channels last.
         x = self.patch_embed(images_B3SS).contiguous() + self.pos_embed
-        if cpu_blocks.suits(x, self.blocks):
+        if self.half is None and cpu_blocks.suits(x, self.blocks):
             first_global = cpu_blocks.run_blocks(self.blocks, x, self.first_global_block).permute(0, 3, 1, 2)
             return self.neck(x.permute(0, 3, 1, 2)), first_global
         # Entered only where asked for: another precision may be in force around the encoder.

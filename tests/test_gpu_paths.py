@@ -2,12 +2,14 @@
 with a reason, and which settings a run ends up with."""
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -296,3 +298,46 @@ def test_lanes_take_turns() -> None:
         for group, noise in enumerate(half):
             assert torch.equal(noise, alone[2 * group + index])
     assert cuda.waits == 0
+
+
+# torch.compile
+
+
+def framed_probe(made: Protector) -> list[protector.Framed]:
+    return [made.frame(protector.probe(0), torch.ones(512, 512, dtype=torch.bool).numpy())]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(shutil.which(compiler) for compiler in ("g++", "clang++")), reason="no C++ compiler")
+def test_a_compiled_network_makes_the_same_pixels() -> None:
+    torch.manual_seed(0)
+    network = CompactGenerator(widths=(8, 16))
+    image, notes = protector.probe(0), []
+    plain, compiled = Protector(network)(image), Protector(network, compiled=True)
+    compiled.noise(framed_probe(compiled), notes)
+    assert not notes and network._compiled_call_impl is not None
+    change = np.abs(compiled(image).astype(int) - plain)
+    assert (change > 0).mean() <= 0.001 and change.max() <= 1 and (plain != image).any()
+
+
+@pytest.mark.parametrize(("compiler", "reason"), [
+    ("raises", "not compiled: RuntimeError: no such instruction"),
+    ("spoils", "not compiled: noise differs by "),
+])
+def test_a_network_that_does_not_compile_computes_plainly(compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, notes = CompactGenerator(), []
+    plain = Protector(network).noise(framed_probe(Protector(network)))
+
+    def badly_compiled(function, **settings):
+        def call(*given):
+            if compiler == "raises":
+                raise RuntimeError("no such instruction\nand more")
+            return function(*given) * 0.9
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", badly_compiled)
+    made = Protector(network, compiled=True)
+    for _ in range(2):
+        assert torch.equal(made.noise(framed_probe(made), notes), plain)
+    assert len(notes) == 1 and notes[0].startswith(reason)
