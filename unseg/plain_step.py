@@ -23,6 +23,8 @@ from segment_anything_training.surrogate import Surrogate
 class WindowedAttention(SamAttention):
     """SAM's attention, and what SAM's blocks do around it: a grid larger than its tables is cut into windows."""
 
+    form = "plain"  # none of this project's: its shorter ways through a block are not taken
+
     def forward(self, x_BHWD: Tensor) -> Tensor:
         size = (len(self.rel_pos_h) + 1) // 2
         windows, filled_up = window_partition(x_BHWD, size)
