@@ -211,6 +211,29 @@ def test_split_refuses_what_is_no_sam(tmp_path, trained, monkeypatch, capsys):
     assert not (tmp_path / "parts").exists()
 
 
+@pytest.mark.parametrize(("spoil", "expected"), [
+    (lambda state: state.pop("mask_decoder.iou_token.weight"), "1 missing (mask_decoder.iou_token.weight)"),
+    (lambda state: state.update({"mask_decoder.iou_token.weight": torch.zeros(1, 3)}), "iou_token.weight is 1×3, not 1×256"),
+    (lambda state: state.update({"mask_decoder.noise_token.weight": torch.zeros(3, 256)}), "1 unexpected (mask_decoder.noise"),
+])
+def test_only_a_whole_sam_is_split_or_joined(tmp_path, sam_state, monkeypatch, capsys, spoil, expected):
+    state, parts = dict(sam_state), tmp_path / "parts"
+    spoil(state)
+    torch.save(state, tmp_path / "sam.pth")
+    assert run_split_sam(monkeypatch, "split", tmp_path / "sam.pth", parts) == 2
+    told = capsys.readouterr().err
+    assert f"sam.pth: is not a whole SAM: {expected}" in told.replace("1 mis-shaped (mask_decoder.", "") and told.count("\n") == 1
+    assert not parts.exists()
+    for part, own in checkpoint.split_sam(state).items():
+        if part:
+            checkpoint.save_pth({name: tensor.clone() for name, tensor in own.items()},
+                                parts / f"sam_vit_b_{checkpoint.SAM_PARTS[part]}.pth")
+    assert run_split_sam(monkeypatch, "join", parts, tmp_path / "joined.pth") == 2
+    told = capsys.readouterr().err
+    assert f"parts: is not a whole SAM: {expected}" in told.replace("1 mis-shaped (mask_decoder.", "")
+    assert not (tmp_path / "joined.pth").exists()
+
+
 def test_split_keeps_foreign_entries_apart():
     tensor = torch.zeros(1)
     parts = checkpoint.split_sam({"mask_decoder.a.b": tensor, "other.c": tensor, "mask_decoder": tensor})

@@ -342,6 +342,17 @@ def initialise_from_mae(network: nn.Module, path: str | Path) -> None:
     assert set(left_fresh) == expected.keys() - state.keys(), "exactly what read_mae left out starts fresh"
 
 
+def check_sam(state: State, source: str | Path) -> SamConfig:
+    """The sizes of the SAM that a state holds, whole; UserError, which names `source`, where it is none or parts are missing."""
+    config = sam_config_of(shapes_of(state))
+    if config is None:
+        raise UserError(f"{source}: is not an official SAM file (image_encoder, prompt_encoder and mask_decoder)")
+    expected = {key: shape for key, shape in expected_shapes(config).items() if not is_noise_part(key)}
+    if misfit := compare(shapes_of(state), expected):
+        raise UserError(f"{source}: is not a whole SAM: {misfit}; get the official file")
+    return config
+
+
 def initialise_from_sam(network: nn.Module, path: str | Path) -> None:
     """Fill the SAM parts of a NoiseGenerator; its noise parts stay as they were made.
 

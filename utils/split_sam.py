@@ -16,13 +16,12 @@ from pathlib import Path
 from segment_anything_training.build import SAM_CONFIGS
 from unseg.checkpoint import (
     SAM_PARTS,
+    check_sam,
     read_sam,
     read_state,
     refuse_existing,
-    sam_config_of,
     sam_name,
     save_pth,
-    shapes_of,
     split_sam,
 )
 from unseg.errors import UserError
@@ -31,10 +30,8 @@ from unseg.errors import UserError
 def split(file: Path, folder: Path) -> list[Path]:
     """Write the three parts of the SAM in `file` into `folder`, named after its size."""
     state, _ = read_state(file)
-    config = sam_config_of(shapes_of(state))
+    config = check_sam(state, file)
     parts = split_sam(state)
-    if config is None or "" in parts or not all(parts.values()):
-        raise UserError(f"{file}: is not an official SAM file (image_encoder, prompt_encoder and mask_decoder)")
     size = sam_name(config) if sam_name(config) in SAM_CONFIGS else "vit_b"
     files = {part: folder / f"sam_{size}_{suffix}.pth" for part, suffix in SAM_PARTS.items()}
     refuse_existing(files.values())
@@ -47,7 +44,9 @@ def split(file: Path, folder: Path) -> list[Path]:
 def join(folder: Path, file: Path, size: str) -> list[Path]:
     """Write the SAM whose three parts are in `folder` into `file`."""
     refuse_existing([file])
-    save_pth(read_sam(folder, size), file)
+    state = read_sam(folder, size)
+    check_sam(state, folder)
+    save_pth(state, file)
     return [file]
 
 
