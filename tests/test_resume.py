@@ -1,5 +1,6 @@
 """A training run survives whatever stops it: the weights are those of the unbroken run, to the last bit."""
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from training_runs import SMOKE, final_state, made_samples, run, same
 from unseg import bilevel, run_folder
 from unseg.commands import train as train_options
 from unseg.bilevel import RunOptions, run_settings, take_step
+from unseg.cli import main
 from unseg.errors import UserError
 from unseg.run_folder import RunFolder
 
@@ -116,6 +118,38 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(whole, 
     run(tmp_path)
     assert_unbroken(tmp_path, whole)
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("room", [0, 100_000])
+def test_a_disk_that_fills_up_at_a_checkpoint_costs_that_checkpoint_only(whole, tmp_path, monkeypatch, room):
+    with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+        def full_at_eight(folder, state, step, settings):
+            if step == 8:
+                patch.setattr(run_folder._Digesting, "__init__", on_a_small_disk)
+            return save(folder, state, step, settings)
+
+        def on_a_small_disk(digesting, file):
+            make(digesting, SmallDisk(file))
+
+        class SmallDisk:
+            def __init__(self, file):
+                self.file = file
+
+            def write(self, data):
+                if self.file.tell() + len(data) > room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return self.file.write(data)
+
+            def flush(self):
+                self.file.flush()
+
+        save, make = RunFolder.save, run_folder._Digesting.__init__
+        patch.setattr(RunFolder, "save", full_at_eight)
+        run(tmp_path)
+    assert str(error.value).endswith("step_00000008.pt: cannot be written (No space left on device); check space and permissions")
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000004.json", "step_00000004.pt"]
+    run(tmp_path)
+    assert_unbroken(tmp_path, whole)
 
 
 def damage(path, how):
@@ -329,3 +363,9 @@ def test_epochs_end_with_a_checkpoint(tmp_path):
     config = dataclasses.replace(SMOKE, steps_per_phase=0, total_phases=3, decay_phase=3, checkpoint_every=100)
     run(tmp_path, config)  # 8 images, 2 a step
     assert RunFolder(tmp_path).steps() == [12, 8, 4]
+
+
+@pytest.mark.parametrize("threads", ["-1", "100000"])
+def test_threads_that_no_machine_has_are_one_line(tmp_path, capsys, threads):
+    assert main(["train", "--data-root", str(tmp_path), "--output", str(tmp_path / "run"), "--threads", threads]) == 2
+    assert capsys.readouterr().err == f"unseg: error: --threads {threads}: give a whole number from 0 to 1,024\n"

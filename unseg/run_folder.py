@@ -139,14 +139,22 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 class _Digesting:
-    """A file that is written from start to end, and the sha256 of what went into it."""
+    """A file that is written from start to end, the sha256 of what went into it, and the failure that ended it.
+
+    torch answers a failure with words about its archive's positions, in which the reason is lost.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sha256 = file, hashlib.sha256()
+        self.failure: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self._sha256.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -157,11 +165,14 @@ class _Digesting:
 
 def _write_state(path: Path, state: dict[str, Any]) -> str:
     """Writes atomically, without a second copy in memory (the paper's networks make 1.5 GB); returns the sha256."""
+    digesting = None
     try:
         with writing(path, durable=True) as file:
             digesting = _Digesting(file)
             torch.save(state, digesting)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); check space and permissions") from None
+        cause = digesting and digesting.failure or error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+        raise UserError(f"{path}: cannot be written ({reason}); check space and permissions") from None
     return digesting.hexdigest()
 
