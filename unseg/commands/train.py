@@ -15,6 +15,7 @@ from unseg.errors import UserError
 if TYPE_CHECKING:
     from unseg.training_state import Loader
 
+MOST_THREADS = 1024
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -94,6 +95,8 @@ def train_command(
         with connect(device) as world:
             overrides = _overrides(settings or [])
             config = named_recipe(recipe, _with_starts(overrides, sam, mae))
+            if not 0 <= threads <= MOST_THREADS:
+                raise UserError(f"--threads {threads}: give a whole number from 0 to {MOST_THREADS:,}")
             if threads:
                 torch.set_num_threads(threads)
             data = open_training_data(data_root, _names(splits), allow_missing, world.say, watch=_names(watch),
