@@ -95,9 +95,10 @@ def start(folder: Path, out: Path, processes: int = 1) -> int:
 
 
 def wait_for_work(process: int, out: Path, draw: random.Random, photographs: int) -> None:
-    """Until a share of the photographs is done that is drawn at random, or the process is: workers take seconds to start."""
-    share = draw.randrange(photographs)
-    while len(list(out.glob("*/*.png"))) < share and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    """Until the process has made a number of outputs that is drawn at random, or has ended: workers take seconds to start."""
+    there = len(list(out.glob("*/*.png")))
+    wanted = there + draw.randrange(max(1, (photographs - there) // 3))
+    while len(list(out.glob("*/*.png"))) < wanted and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.005)
     time.sleep(draw.uniform(0, 0.05))
 
