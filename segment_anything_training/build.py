@@ -63,9 +63,15 @@ def set_speed(network: nn.Module, bf16: bool, compiled: bool, *, half_blocks: to
         network.bf16 = bf16
     if is_sam_derived(network):
         network.image_encoder.half = half_blocks
+    set_attention(network, attention)
+    set_compiled(network, compiled)
+
+
+def set_attention(network: nn.Module, attention: str) -> None:
+    """The form of attention, one of `sizes.ATTENTION`, in networks derived from SAM; the compact ones have none."""
+    if is_sam_derived(network):
         for block in network.image_encoder.blocks:
             block.attn.form = attention
-    set_compiled(network, compiled)
 
 
 def set_compiled(network: nn.Module, compiled: bool) -> None:

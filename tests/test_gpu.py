@@ -1,15 +1,17 @@
 """What only a GPU can show. Skipped where there is none."""
 import copy
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from segment_anything_training.attention_forms import measure
 from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
-from segment_anything_training.image_encoder import folded_attention, tiled_attention
+from segment_anything_training.image_encoder import folded_attention, forms_for, tiled_attention
 from segment_anything_training.prompts import Prompts
 from segment_anything_training.sam import SamConfig
 from unseg import benchmark, step_benchmark
@@ -148,3 +150,71 @@ def test_benchmark_of_training_steps(tmp_path):
     figures = step_benchmark.compare(step_benchmark.write_samples(tmp_path, 8), scale, torch.device("cuda"))
     assert figures["this"]["losses"] == pytest.approx(figures["plain"]["losses"], abs=0.05)
     assert all(figures[way]["images_per_second"] > 0 for way in step_benchmark.STEPS)
+
+
+# Generation
+
+
+VIT = SamConfig(256, embed_dim=128, depth=4, num_heads=2, global_blocks=(1, 3), window=14)
+
+
+def near(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    """The goal: 99.9 % of the values equal, none further away than a grey level."""
+    change = np.abs(np.stack(one).astype(int) - np.stack(other))
+    return change.max() <= 1 and (change > 0).mean() <= 0.001
+
+
+@pytest.mark.parametrize("side", [64, 14])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("back", [False, True])
+def test_no_form_of_attention_is_dropped(side, dtype, back):
+    """All compile, run and agree with the folded form, forward and backward."""
+    torch.manual_seed(0)
+    inputs = tuple(torch.randn(2, 2, side * side, width, device="cuda", dtype=dtype, requires_grad=back)
+                   for width in (64, 64, 64, side, side))
+    found = measure(forms_for(inputs[0], side * side), inputs)
+    assert [form.form for form in found] == ["folded", "flex", "bias"][:2 if side == 64 else 3]
+    assert [form.dropped for form in found] == [None] * len(found)
+
+
+@pytest.mark.parametrize("settings", [
+    {"graph": True}, {"compiled": True}, {"compiled": True, "graph": True}, {"precision": "float16"},
+    {"precision": "float16", "graph": True}, {"attention": "flex"}, {"attention": "bias"}, {"attention": "fastest"},
+], ids=str)
+@pytest.mark.parametrize("network", [lambda: CompactGenerator(), lambda: NoiseGenerator(VIT)], ids=["compact", "vit"])
+def test_every_way_of_computing_keeps_goal_and_bound(photographs, network, settings):
+    torch.manual_seed(0)
+    network, notes = network(), []
+    images, masks = photographs
+    plain = [Protector(network, Budget(), device="cuda", batch_size=4)(image, mask) for image, mask in zip(images, masks)]
+    made = Protector(network, Budget(), device="cuda", batch_size=4, **settings)
+    made.noise([made.frame(image, mask) for image, mask in zip(images[:4], masks)], notes)
+    protected = [made(image, mask) for image, mask in zip(images, masks)]
+    assert notes == [] and near(plain, protected)
+    for image, mask, one in zip(images, masks, protected):
+        assert (np.abs(one.astype(int) - image).max(axis=2) <= np.where(mask, 8, 2)).all()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_lanes_give_what_simple_copies_give(photographs, graph):
+    """Two threads at once, pinned copies beside the computing: the bytes of one batch after another, copied simply."""
+    torch.manual_seed(0)
+    network = NoiseGenerator(VIT)
+    made = Protector(network, Budget(), device="cuda", batch_size=2, graph=graph)
+    framed = [made.frame(image, mask) for image, mask in zip(*photographs)]
+    simple = []
+    for item in framed:
+        batch = {name: torch.cat([rows, torch.zeros_like(rows)]).cuda()
+                 for name, rows in (("image", item.image), ("masks", item.prompts.masks))}
+        simple.append(made._compute(batch, [])[0].cpu())
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            for found, expected in zip(pool.map(lambda item: made.noise([item])[0], framed), simple):
+                assert torch.equal(found, expected)
+
+
+def test_ways_are_measured(tmp_path):
+    benchmark.photographs(tmp_path / "in", 2)
+    found = benchmark.ways(NoiseGenerator(VIT).eval(), list((tmp_path / "in").iterdir()), torch.device("cuda"))
+    assert list(found) == list(benchmark.SAM_WAYS)
+    assert not any("failed" in way or way["notes"] for way in found.values())

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segment_anything_training import image_encoder
 from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import SamConfig
@@ -219,7 +220,7 @@ def test_a_dropped_graph_is_noted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     framed, notes = [made.frame(protector.probe(0), torch.ones(512, 512, dtype=torch.bool).numpy())], []
     plain = Protector(made.network).noise(framed)
     assert torch.equal(made.noise(framed, notes), plain) and torch.equal(made.noise(framed, notes), plain)
-    assert notes == ["no CUDA graph, computed without: RuntimeError: no graphs here"]
+    assert notes == ["computed without --graph: RuntimeError: no graphs here"]
 
 
 def test_batches_fit_into_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +312,7 @@ def framed_probe(made: Protector) -> list[protector.Framed]:
 @pytest.mark.skipif(not any(shutil.which(compiler) for compiler in ("g++", "clang++")), reason="no C++ compiler")
 def test_a_compiled_network_makes_the_same_pixels() -> None:
     torch.manual_seed(0)
-    network = CompactGenerator(widths=(8, 16))
+    network = CompactGenerator(widths=(8,))
     image, notes = protector.probe(0), []
     plain, compiled = Protector(network)(image), Protector(network, compiled=True)
     compiled.noise(framed_probe(compiled), notes)
@@ -321,8 +322,8 @@ def test_a_compiled_network_makes_the_same_pixels() -> None:
 
 
 @pytest.mark.parametrize(("compiler", "reason"), [
-    ("raises", "not compiled: RuntimeError: no such instruction"),
-    ("spoils", "not compiled: noise differs by "),
+    ("raises", "computed without --compile: RuntimeError: no such instruction"),
+    ("spoils", "computed without --compile: noise differs by "),
 ])
 def test_a_network_that_does_not_compile_computes_plainly(compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, notes = CompactGenerator(), []
@@ -341,3 +342,23 @@ def test_a_network_that_does_not_compile_computes_plainly(compiler: str, reason:
     for _ in range(2):
         assert torch.equal(made.noise(framed_probe(made), notes), plain)
     assert len(notes) == 1 and notes[0].startswith(reason)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_form_of_attention_that_does_not_work_here_is_not_taken(works: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network, notes = NoiseGenerator(TINY), []
+    plain = Protector(network).noise(framed_probe(Protector(network)))
+
+    def flex(*given):
+        if not works:
+            raise NotImplementedError("FlexAttention has no kernel for this card")
+        return image_encoder.folded_attention(*given)
+
+    monkeypatch.setattr(image_encoder, "flex_attention", flex)
+    made = Protector(network, attention="flex")
+    for _ in range(2):
+        torch.testing.assert_close(made.noise(framed_probe(made), notes), plain, rtol=0, atol=1e-5)
+    assert network.image_encoder.blocks[0].attn.form == ("flex" if works else "auto")
+    assert notes == ([] if works else ["computed without --attention flex: NotImplementedError: FlexAttention has no kernel for "
+                                       "this card"])

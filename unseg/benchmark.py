@@ -8,6 +8,8 @@ Figures are of images that were decoded from JPEG photographs and written to dis
 - the plain way (`unseg.plain_generation`): the median of its images, one after another in one process.
 - achieved TFLOP/s: the operations of the image encoder (`encoder_operations`) ÷ its seconds, beside the rate of plain matrix
   products on the same machine.
+- on a GPU also the ways of computing (`ways`): each form of attention, half precision, compiled, as a graph; with batches as
+  `unseg protect` has them, pixels beside those of the plainest way.
 
 Sections: `compact` and `vit`, the two kinds of generator, each with its seconds a stage from inside a run
 (`unseg.stage_clock`) and its ratio to the plain way at equal noise; `growth`, with the number of images, their size and the
@@ -36,17 +38,21 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from segment_anything_training.build import SAM_CONFIGS, build_generator
+from segment_anything_training.build import SAM_CONFIGS, build_generator, is_sam_derived
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, SamConfig
 from unseg.checkpoint import load_generator, save_generator
 from unseg.config import Budget
 from unseg.device import choose_device, cores
 from unseg.errors import UserError
+from unseg.gpu import first_line
 from unseg.images import read_image
+from unseg.noise import apply
+from unseg.pipeline import default_batch_size
 from unseg.plain_generation import clock_encoder, protect_plainly
-from unseg.protector import Protector
+from unseg.protector import Framed, Protector, reproducible
 from unseg.settings import ProtectSettings
 from unseg.stage_clock import stage_figures
 
@@ -136,11 +142,11 @@ def timed_process(arguments: list[str]) -> tuple[float, float]:
 
 
 def protect_run(images: Path, count: int, out: Path, generator: str, device: str = "auto", processes: int = 1,
-                on_cores: Sequence[int] | None = None) -> Run:
-    """`unseg protect` on the photographs of a folder, as a user runs it. on_cores: on these alone."""
+                on_cores: Sequence[int] | None = None, extra: Sequence[str] = ()) -> Run:
+    """`unseg protect` on the photographs of a folder, as a user runs it. on_cores: on these alone. extra: more options."""
     pin = "" if on_cores is None else f"import os; os.sched_setaffinity(0, {list(on_cores)}); "
     command = f"{pin}import sys; from unseg.cli import main; sys.exit(main())"
-    options = ["--generator", generator, "--device", device, "--processes", str(processes)]
+    options = ["--generator", generator, "--device", device, "--processes", str(processes), *extra]
     return Run(count, *timed_process(["-c", command, "protect", str(images), "--out", str(out), *options]))
 
 
@@ -220,8 +226,10 @@ def run_part(part: str, images: Path, weights: str, device: torch.device, noise:
     """What a process of `in_process` does; leaves the first image's noise in the file `noise`.
 
     "stages": a run whose stages are timed. "plain": the images the plain way. "encoder": this project's network, and the
-    seconds of its image encoder; the first image is not counted in either.
+    seconds of its image encoder; the first image is not counted in either. "ways": see `ways`.
     """
+    if part == "ways":
+        return {"ways": ways(load_generator(weights, str(device)).network, sorted(images.iterdir()), device)}
     if part == "stages":
         return stage_figures(images, noise.parent / "stages", ProtectSettings(generator=weights, device=str(device)))
     network, paths = load_generator(weights, str(device)).network, sorted(images.iterdir())
@@ -244,6 +252,85 @@ def run_part(part: str, images: Path, weights: str, device: torch.device, noise:
     if device.type == "cuda":
         figures["gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return figures
+
+
+# What a network can be set to, by what the table calls it. The first is what the others' pixels are compared with.
+WAYS: dict[str, dict[str, Any]] = {
+    "float32": {}, "float32, graph": {"graph": True}, "float32, compiled": {"compiled": True},
+    "float32, compiled, graph": {"compiled": True, "graph": True},
+}
+SAM_WAYS: dict[str, dict[str, Any]] = WAYS | {
+    "bfloat16": {"precision": "bfloat16"}, "float16": {"precision": "float16"},
+    **{f"float16, attention {form}": {"precision": "float16", "attention": form} for form in ("flex", "bias", "fastest")},
+    "float16, graph": {"precision": "float16", "graph": True},
+    "float16, compiled": {"precision": "float16", "compiled": True},
+    "float16, compiled, graph": {"precision": "float16", "compiled": True, "graph": True},
+    "float16, fastest attention, compiled, graph":
+        {"precision": "float16", "attention": "fastest", "compiled": True, "graph": True},
+}
+TIMED_BATCHES = 5
+FAST = ("--precision", "float16", "--compile", "--graph")  # of `unseg protect` on a GPU, beside its defaults
+
+
+def ways(network: nn.Module, paths: Sequence[Path], device: torch.device) -> dict[str, dict[str, Any]]:
+    """Every way in which the network can compute, on one batch of different photographs, transfers and framing left out.
+
+    images_per_second of the network; encoder_tflops, where it has an image encoder, called by itself (so not as a graph; in
+    bfloat16 it is left out); same and most: the share of unlearnable values that equal the first way's, with everything the
+    object, and the largest difference; notes: what did not work, so that the figures are of something else. attention: of
+    "fastest", each form's seconds or why it was dropped.
+    """
+    size, photos, first, found = default_batch_size(device, network.image_size), [], [], {}
+    while len(photos) < size:
+        photos += [read_image(path).pixels for path in paths[:size - len(photos)]]
+    masks, has_encoder = [np.ones(image.shape[:2], bool) for image in photos], is_sam_derived(network)
+    for name, settings in (SAM_WAYS if has_encoder else WAYS).items():
+        if settings.get("graph") and device.type != "cuda":
+            continue
+        torch.compiler.reset()  # what one way compiled is no part of the next
+        protector, notes = Protector(network, Budget(), device=device, batch_size=size, **settings), []
+        framed = [protector.frame(image, mask) for image, mask in zip(photos, masks)]
+        try:
+            noises = protector.noise(framed, notes)
+            seconds = [_timed(lambda: protector.noise(framed, notes)) for _ in range(TIMED_BATCHES)]
+            encoder = _encoder_seconds(protector, framed) if has_encoder and settings.get("precision") != "bfloat16" \
+                and not settings.get("graph") else None
+        except RuntimeError as error:  # of memory, kernels and compilers: the other ways can still be measured
+            found[name] = {"failed": first_line(error)}
+            continue
+        made = [apply(image, one, mask, Budget()) for image, one, mask in zip(photos, noises, masks)]
+        first = first or made
+        change = np.concatenate([np.abs(one.astype(int) - other).ravel() for one, other in zip(made, first)])
+        found[name] = {"images_per_second": size / statistics.median(seconds), "batch": size,
+                       "same": float((change == 0).mean()), "most": int(change.max()), "notes": sorted(set(notes))}
+        if encoder is not None:
+            found[name]["encoder_tflops"] = size * encoder_operations(network.config) / encoder / 1e12
+        if settings.get("attention") == "fastest":
+            from segment_anything_training.image_encoder import choices  # it takes seconds that the compact one does not need
+
+            found[name]["attention"] = {kind: [asdict(form) for form in forms] for kind, forms in choices.measured.items()}
+    return found
+
+
+def _encoder_seconds(protector: Protector, framed: Sequence[Framed]) -> float:
+    """The median call of a network's image encoder on the batch, as the protector has set it."""
+    network, device = protector.network, protector.device
+    batch = torch.cat([item.image for item in framed]).to(device)
+
+    def ask() -> None:
+        with reproducible():
+            network.image_encoder(network.normalise(batch))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+    ask()
+    return statistics.median(_timed(ask) for _ in range(TIMED_BATCHES))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def in_process(part: str, images: Path, weights: str, device: torch.device, root: Path) -> dict[str, Any]:
@@ -275,6 +362,8 @@ def compact_section(scale: Scale, generator: str, device: torch.device, root: Pa
                                      "plain": in_process("plain", root / "plainly", generator, device, root)}
     photographs(root / "one", 1)
     in_process("encoder", root / "one", generator, device, root)
+    if device.type == "cuda":
+        figures["ways"] = in_process("ways", root / "some", generator, device, root)["ways"]
     return _beside_plain(figures, root)
 
 
@@ -291,6 +380,10 @@ def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any
     figures["encoder_gflop"] = encoder_operations(scale.vit or SAM_CONFIGS["vit_b"]) / 1e9
     if device.type == "cuda":
         figures["where"] = in_process("stages", root / "vit-images", str(weights), device, root)
+        figures["ways"] = in_process("ways", root / "vit-images", str(weights), device, root)["ways"]
+        fast = runs_of(root, scale.vit_images, str(weights), str(device), height=768, width=1024, extra=FAST)
+        rate = fast["images_per_second"]
+        figures["fast"] = fast | {"ratio": None if rate is None else rate / figures["plain"]["images_per_second"]}
     return _beside_plain(figures, root)
 
 
@@ -362,7 +455,7 @@ def table(figures: dict[str, Any]) -> Table:
     for section, rows in (("compact", _generator_rows), ("vit", _generator_rows), ("growth", _growth_rows)):
         if section in figures:
             result.add_section()
-            for row in rows(section, figures[section]):
+            for row in rows(section, figures[section], figures["matrix_tflops"]):
                 result.add_row(*row)
     return result
 
@@ -371,7 +464,7 @@ def _rate(figure: float | None) -> str:
     return "not measurable" if figure is None else f"{figure:.3g}"
 
 
-def _generator_rows(section: str, figures: dict[str, Any]) -> list[tuple[str, str]]:
+def _generator_rows(section: str, figures: dict[str, Any], matrix: dict[str, float]) -> list[tuple[str, str]]:
     rows = [(f"{section}: images/s, JPEG to PNG on disk", _rate(figures["images_per_second"])),
             ("  the plain way, JPEG to JPEG", _rate(figures["plain"]["images_per_second"])),
             ("  ratio to the plain way", _rate(figures["ratio"])),
@@ -384,6 +477,10 @@ def _generator_rows(section: str, figures: dict[str, Any]) -> list[tuple[str, st
         if "encoder_tflops" in figures.get(way, {}):
             rows.append((f"  image encoder, {'this' if way == 'encoder' else 'plain'}",
                          f"{figures[way]['encoder_tflops']:.3g} TFLOP/s"))
+    if "fast" in figures:
+        rows += [(f"  with {' '.join(FAST)}: images/s", _rate(figures["fast"]["images_per_second"])),
+                 ("    ratio to the plain way (goal: 15)", _rate(figures["fast"]["ratio"]))]
+    rows += _way_rows(figures.get("ways", {}), matrix)
     where = figures.get("where")
     if where:
         rows += [(f"  {name}: ms an image (of processor time)", f"{stage['milliseconds']:.1f} ({stage['processor_ms']:.1f})")
@@ -392,7 +489,27 @@ def _generator_rows(section: str, figures: dict[str, Any]) -> list[tuple[str, st
     return rows
 
 
-def _growth_rows(section: str, figures: dict[str, Any]) -> list[tuple[str, str]]:
+def _way_rows(found: dict[str, dict[str, Any]], matrix: dict[str, float]) -> list[tuple[str, str]]:
+    """The network alone, in every way. matrix: measured rates of matrix products."""
+    rows = []
+    for name, way in found.items():
+        if "failed" in way:
+            rows.append((f"  network, {name}", f"failed: {way['failed']}"))
+            continue
+        rows.append((f"  network, {name}: images/s (same values; largest difference)",
+                     f"{_rate(way['images_per_second'])} ({way['same']:.3%}; {way['most']})"))
+        rows += [("    ", note) for note in way["notes"]]
+        if "encoder_tflops" in way:
+            rate = way["encoder_tflops"]
+            share = f", {rate / matrix['bfloat16']:.0%} of bfloat16's rate (goal: 35 %)" if "bfloat16" in matrix else ""
+            rows.append(("    image encoder", f"{rate:.3g} TFLOP/s{share}"))
+        for kind, forms in way.get("attention", {}).items():
+            rows += [(f"    attention on {kind}: {form['form']}", form["dropped"] or f"{1e3 * form['seconds']:.3g} ms")
+                     for form in forms]
+    return rows
+
+
+def _growth_rows(section: str, figures: dict[str, Any], matrix: dict[str, float]) -> list[tuple[str, str]]:
     side, alone = figures["small_side"], figures["single"]
     rows = [(f"{found['images']} images of {side}×{side}: images/s; peak memory", found) for found in figures["images"]]
     rows += [(f"{found['width']}×{found['height']}: images/s; peak memory", found) for found in figures["megapixels"].values()]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from segment_anything_training.build import eager_float32, is_sam_derived, set_compiled, set_speed
+from segment_anything_training.build import eager_float32, is_sam_derived, set_attention, set_compiled, set_speed
 from segment_anything_training.prompts import Prompts
 from unseg import frame, images, noise
 from unseg.config import Budget
@@ -28,6 +28,9 @@ LANES = 2  # batches on a GPU at a time: one computes while the other is copied
 
 # How near unlearnable pixels stay to float32's: at most so many of the values differ, and by at most a grey level.
 CHANGED_SHARE, CHANGED_LEVELS = 1e-3, 1
+# How near noise stays, in grey levels on average and at most, where something else than the precision changes: two ways of
+# rounding to half precision differ by about as much as each does from float32.
+NEAR = {"float32": (CHANGED_SHARE, CHANGED_LEVELS), "float16": (3e-3, CHANGED_LEVELS), "bfloat16": (0.03, 3)}
 PROBES = 4
 Boxes = Sequence[Sequence[float]]
 
@@ -73,15 +76,19 @@ class Protector:
         self.network = network.to(self.device).eval()
         if on_gpu and is_sam_derived(network):
             network.to(memory_format=torch.channels_last)  # as its activations lie, whose norms want channels side by side
-        set_speed(self.network, precision == "bfloat16", compiled=False, attention=attention,
+        set_speed(self.network, precision == "bfloat16", compiled=False,
                   half_blocks=torch.float16 if precision == "float16" else None)
-        self.precision, self.compiled, self._warm = precision, compiled, not (compiled or attention == "fastest")
+        self._extras = [(f"--attention {attention}", partial(set_attention, network, attention),
+                         partial(set_attention, network, "auto"))] if attention != "auto" else []
+        if compiled:
+            self._extras.append(("--compile", partial(set_compiled, network, True), partial(set_compiled, network, False)))
+        self.precision, self._warm = precision, not self._extras
         self._graphs = Graphs(self._ask, self.device) if graph and on_gpu else None
         self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for _ in range(LANES if on_gpu else 0):
             self._lanes.put(Lane(self.device, batch_size))
         # Processor threads share a network that nobody changes; a GPU has one computing stream.
-        alone = on_gpu or compiled or precision != "float32" or attention == "fastest"
+        alone = on_gpu or bool(self._extras) or precision != "float32"
         self._turn = threading.Lock() if alone else nullcontext()
         self.budget, self.region_kind = budget, region
 
@@ -167,7 +174,7 @@ class Protector:
         return torch.cat([*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])] if missing else rows)
 
     def _compute(self, batch: Batch, notes: list[str]) -> torch.Tensor:
-        with _reproducible():
+        with reproducible():
             if not self._warm:
                 self._warm_up(batch, notes)
             if self._graphs is None:
@@ -175,11 +182,11 @@ class Protector:
             recorded = self._graphs.dropped is None
             noise = self._graphs(batch).float()
             if recorded and self._graphs.dropped is not None:
-                notes.append(f"no CUDA graph, computed without: {self._graphs.dropped}")
+                notes.append(f"computed without --graph: {self._graphs.dropped}")
             return noise
 
     def _compute_exactly(self, batch: Batch) -> torch.Tensor:
-        with _reproducible(), eager_float32(self.network):
+        with reproducible(), eager_float32(self.network):
             return self._ask(batch).float()
 
     def _ask(self, batch: Batch) -> torch.Tensor:
@@ -187,21 +194,21 @@ class Protector:
         return self.network(batch["image"], prompts)
 
     def _warm_up(self, batch: Batch, notes: list[str]) -> None:
-        """At the first batch: attention is measured if it is to be, then the network compiled and compared with itself."""
-        expected = self._ask(batch)
-        if self.compiled:
-            set_compiled(self.network, True)
+        """At the first batch: what was asked for is set, one thing after another, and undone where it does not give, nearly,
+        the noise that the network gives without it."""
+        expected, self._warm = self._ask(batch), True
+        for what, on, off in self._extras:
+            on()
             try:
-                failed = _too_far(self._ask(batch), expected, self.budget)
-            except RuntimeError as error:  # the compilers' errors are such
+                failed = _too_far(self._ask(batch), expected, self.budget, NEAR[self.precision])
+            except (RuntimeError, ValueError, ImportError) as error:  # of compilers, kernels and memory
                 failed = first_line(error)
             if failed:
-                set_compiled(self.network, False)
-                notes.append(f"not compiled: {failed}")
-        self._warm = True
+                off()
+                notes.append(f"computed without {what}: {failed}")
 
 
-def _reproducible() -> ExitStack:
+def reproducible() -> ExitStack:
     """Inside, the same image has the same noise from run to run and card to card, which benchmarking and TF32 would change."""
     inside = ExitStack()
     inside.enter_context(torch.inference_mode())
@@ -209,17 +216,18 @@ def _reproducible() -> ExitStack:
     return inside
 
 
-def _too_far(noise: torch.Tensor, expected: torch.Tensor, budget: Budget) -> str | None:
-    """Why pixels made with `noise` would not be near enough to those of `expected`; None where they are.
+def _too_far(noise: torch.Tensor, expected: torch.Tensor, budget: Budget, near: tuple[float, float]) -> str | None:
+    """Why pixels made with `noise` would not be near enough to those of `expected`; None where they are. near: the average
+    and the largest change in grey levels that may be.
 
     A sum is rounded to another value where a limit between two lies in between. Limits are a grey level apart, so that
-    happens to a share of the values that equals the change of the sums, in grey levels.
+    happens to a share of the values that equals the average change.
     """
     change = (noise.float() - expected.float()).abs() * budget.object
-    share, most = float(change.mean()), float(change.max())
-    if share <= CHANGED_SHARE and most <= CHANGED_LEVELS:
+    mean, most = float(change.mean()), float(change.max())
+    if mean <= near[0] and most <= near[1]:
         return None
-    return f"noise differs by {share:.2g} grey levels on average, {most:.2g} at most"
+    return f"noise differs by {mean:.2g} grey levels on average, {most:.2g} at most"
 
 
 def fitting_precision(network: nn.Module, device: torch.device) -> tuple[Precision, str | None]:
