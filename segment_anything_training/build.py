@@ -22,6 +22,7 @@ SAM_CONFIGS = {
     "vit_h": SamConfig(1024, embed_dim=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31)),
 }
 NAMES = (*SAM_CONFIGS, COMPACT)
+SURROGATE_NAMES = (*NAMES, COMPACT_FINE)
 
 
 def build_generator(name: str) -> nn.Module:
@@ -39,7 +40,7 @@ def build_noise_generator(config: SamConfig) -> nn.Module:
 
 
 def build_surrogate(name: str) -> nn.Module:
-    """The surrogate `name` (one of NAMES, or "compact_fine"), with random weights; SAM's at 512 pixels.
+    """The surrogate `name` (one of SURROGATE_NAMES), with random weights; SAM's at 512 pixels.
 
     ValueError lists the names.
     """
@@ -47,7 +48,7 @@ def build_surrogate(name: str) -> nn.Module:
         return CompactSurrogate(wide_stem=name == COMPACT)
     from segment_anything_training.surrogate import Surrogate
 
-    return Surrogate(replace(_config(name), image_size=SURROGATE_IMAGE_SIZE))
+    return Surrogate(replace(_config(name, SURROGATE_NAMES), image_size=SURROGATE_IMAGE_SIZE))
 
 
 def set_speed(network: nn.Module, bf16: bool, compiled: bool, *, half_blocks: torch.dtype | None = None,
@@ -107,7 +108,7 @@ def _compiled_part(network: nn.Module) -> nn.Module:
     return getattr(network, "image_encoder", network)
 
 
-def _config(name: str) -> SamConfig:
+def _config(name: str, names: tuple[str, ...] = NAMES) -> SamConfig:
     if name not in SAM_CONFIGS:
-        raise ValueError(f"unknown network {name!r}; available: {', '.join(NAMES)}")
+        raise ValueError(f"unknown network {name!r}; available: {', '.join(names)}")
     return SAM_CONFIGS[name]

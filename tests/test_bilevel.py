@@ -252,7 +252,7 @@ def test_objects_that_hardly_show_still_train(label, config):
 
 
 @pytest.mark.parametrize("change, part", [
-    ({"generator": "vit_x"}, "generator=vit_x"), ({"surrogates": ("compact", "vit_y")}, "surrogates=vit_y"),
+    ({"generator": "vit_x"}, "generator=vit_x"), ({"surrogates": ("compact", "vit_y")}, "available: vit_b, vit_l, vit_h, compact, compact_fine"),
     ({"view_size": 100}, "multiple of 16"), ({"surrogate_sizes": (64, 90)}, "surrogate_sizes=90"),
 ])
 def test_networks_that_do_not_fit_are_named(change, part):
