@@ -31,6 +31,7 @@ from PIL import Image as Pillow
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
+import slow_generator  # noqa: E402
 from fake_generator import loaded  # noqa: E402
 from own_processes import children, is_alive  # noqa: E402
 from unseg.errors import UserError  # noqa: E402
@@ -86,7 +87,8 @@ def start(folder: Path, out: Path, processes: int = 1) -> int:
         return child
     code = 99
     try:
-        code = protect([folder / "photos"], out, SETTINGS, masks=folder / "masks", generator=loaded(),
+        generator = loaded() if processes == 1 else slow_generator.loaded()  # else all is done before a kill can fall
+        code = protect([folder / "photos"], out, SETTINGS, masks=folder / "masks", generator=generator,
                        processes=processes).exit_code
     except UserError as error:
         code = WORKER_GONE if "was killed by SIGKILL before its images were done" in str(error) else code
