@@ -104,6 +104,11 @@ def test_every_stage_is_timed_and_left_as_it_was(tmp_path: Path) -> None:
     assert figures["images"] == 5 and 0 <= figures["idle_share"] < 1 and figures["beside"] in calls
 
 
+def test_time_with_several_questions_at_once_counts_once() -> None:
+    assert stage_clock.covered([(4.0, 5.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5)]) == 4.0  # 0 to 3 and 4 to 5
+    assert stage_clock.covered([]) == 0.0
+
+
 def test_a_stage_that_fails_is_timed_too() -> None:
     def fails() -> None:
         raise KeyError("a")

@@ -38,12 +38,12 @@ class Stage:
 
 @dataclass
 class Clock:
-    """stages: by name. lanes: the threads that asked the network. span: when it was first asked and last answered, each as
-    the time and the processor seconds of the process until then.
+    """stages: by name. asked: when each question to the network began and ended. span: when it was first asked and last
+    answered, each as the time and the processor seconds of the process until then.
     """
 
     stages: dict[str, Stage] = field(default_factory=dict)
-    lanes: set[int] = field(default_factory=set)
+    asked: list[tuple[float, float]] = field(default_factory=list)
     span: list[tuple[float, float]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,10 +61,19 @@ class Clock:
                     entry.calls, entry.seconds = entry.calls + 1, entry.seconds + ended - started
                     entry.processor += processor
                     if stage == "network":
-                        self.lanes.add(threading.get_ident())
+                        self.asked.append((started, ended))
                         self.span[1:] = [(ended, time.process_time())]
 
         return call
+
+
+def covered(intervals: list[tuple[float, float]]) -> float:
+    """The length of what the intervals (start, end) cover together; where several overlap, it counts once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 @contextmanager
@@ -97,6 +106,6 @@ def stage_figures(folder: Path, out: Path, settings: ProtectSettings) -> dict[st
     if choose_device(settings.device).type == "cpu":
         busy = (processor_then - processor) / (elapsed * cores())
     else:
-        busy = clock.stages["network"].seconds / (elapsed * len(clock.lanes))
+        busy = covered(clock.asked) / elapsed
     return {"images": count, "elapsed": elapsed, "stages": stages, "idle_share": max(0.0, 1 - busy),
             "beside": max((name for name in stages if name != "network"), key=lambda name: stages[name]["milliseconds"])}
