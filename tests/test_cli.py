@@ -89,11 +89,19 @@ def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     assert result["not_protected"] == [{"input": "c.png", "input_root": "../photos", "status": "failed",
                                         "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF)"}]
     assert 30 < result["psnr"]["lowest"] <= result["psnr"]["mean"] < 50
+    foreseen = result["forecast"]
+    assert foreseen["bytes_in"] == sum(path.stat().st_size for path in photos.iterdir()) and foreseen["bytes_free"] > 0
+    assert (foreseen["images"], foreseen["finished"], foreseen["seconds"], foreseen["bytes_out"]) == (3, 0, None, None)
     assert "3 images to protect" in captured.err and "3/3" in captured.err  # sentences and bar
     (photos / "c.png").unlink()
     assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--json", "--quiet"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["kept_from_earlier_runs"] == 2 and captured.err == ""
+    assert json.loads(captured.out)["forecast"]["finished"] == 2
+    other = photos.parent / "other"
+    assert cli.main(["protect", str(photos), "--out", str(other), "--device", "cpu", "--json", "--dry-run"]) == 0
+    foreseen = json.loads(capsys.readouterr().out)["forecast"]  # a dry run tries images
+    assert foreseen["seconds"] > 0 and foreseen["bytes_out"] > 0 and not other.exists()
 
 
 def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, capsys: pytest.CaptureFixture) -> None:

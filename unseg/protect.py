@@ -68,12 +68,13 @@ class Silent:
 class Summary:
     """What a run did. entries: every input of it, sorted. kept: how many were found done. seconds: of the images.
 
-    dry: nothing was done; "protected" are those that nothing speaks against.
+    forecast: what was said before it began. dry: nothing was done; "protected" are those that nothing speaks against.
     """
 
     entries: tuple[Entry, ...]
     kept: int
     seconds: float
+    forecast: Forecast
     dry: bool = False
 
     def of(self, status: str) -> list[Entry]:
@@ -192,7 +193,7 @@ class _Run:
     def work(self) -> Summary:
         """Everything that writes."""
         self._remove_temporaries()
-        self._tell_forecast(TRIED_FROM)
+        foreseen = self._tell_forecast(TRIED_FROM)
         started = time.perf_counter()
         kept, entries = 0, list(self.problems)
         with ManifestWriter(self.out, self.header, self.before.values()) as manifest:
@@ -207,7 +208,7 @@ class _Run:
                         self._sync(entries[-ANNOUNCED:])
             self._sync(entries)
         self._remove_temporaries()  # of a killed run's workers, which end a moment after it
-        return _summary(entries, kept, time.perf_counter() - started)
+        return _summary(entries, kept, time.perf_counter() - started, foreseen)
 
     def _remove_temporaries(self) -> None:
         try:
@@ -220,9 +221,9 @@ class _Run:
         started = time.perf_counter()
         checked = self.pool.map(self._foresee, self.jobs)
         entries = [*self.problems, *self.reporter.track(checked, len(self.jobs), "check")]
-        self._tell_forecast(1)
+        foreseen = self._tell_forecast(1)
         kept = sum(not job.is_new for job in self.jobs)
-        return _summary(entries, kept, time.perf_counter() - started, dry=True)
+        return _summary(entries, kept, time.perf_counter() - started, foreseen, dry=True)
 
     def _foresee(self, job: Job) -> Entry:
         if not job.is_new:
@@ -264,9 +265,11 @@ class _Run:
 
     # --- what it will take
 
-    def _tell_forecast(self, tried_from: int) -> None:
-        for sentence in self._forecast(tried_from).sentences(str(self.out)):
+    def _tell_forecast(self, tried_from: int) -> Forecast:
+        foreseen = self._forecast(tried_from)
+        for sentence in foreseen.sentences(str(self.out)):
             self.reporter.say(sentence)
+        return foreseen
 
     def _forecast(self, tried_from: int) -> Forecast:
         """What the run will take; for long ones from the trial of a few images of all sizes, which writes nothing."""
@@ -312,8 +315,8 @@ class _Run:
         return Trial(generating / pipeline.protector.batch_size, decoding + encoding, size, len(data))
 
 
-def _summary(entries: Iterable[Entry], kept: int, seconds: float, dry: bool = False) -> Summary:
-    return Summary(tuple(sorted(entries, key=lambda entry: entry.key)), kept, seconds, dry)
+def _summary(entries: Iterable[Entry], kept: int, seconds: float, foreseen: Forecast, dry: bool = False) -> Summary:
+    return Summary(tuple(sorted(entries, key=lambda entry: entry.key)), kept, seconds, foreseen, dry)
 
 
 def _claims(job: Job) -> Entry | None:

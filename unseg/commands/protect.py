@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
@@ -134,13 +135,15 @@ class Terminal:
 
 
 def _as_dict(summary: "Summary", out: Path) -> dict[str, Any]:
-    """What a run did, for programs. not_protected: every input that is not, with its status and why."""
+    """What a run did, for programs. not_protected: every input that is not, with its status and why. forecast: what was
+    foreseen before the run, seconds and bytes_out null where no image was tried."""
     protected = summary.of("protected")
     ratios = [entry.psnr for entry in protected if entry.psnr is not None]
     measured = [entry for entry in protected if entry.over_budget is not None]
     return {
         "ok": summary.exit_code == 0, "dry_run": summary.dry, "manifest": str(out / MANIFEST),
-        "seconds": round(summary.seconds, 3), "protected": len(protected), "kept_from_earlier_runs": summary.kept,
+        "seconds": round(summary.seconds, 3), "forecast": asdict(summary.forecast),
+        "protected": len(protected), "kept_from_earlier_runs": summary.kept,
         "copied": len(summary.of("copied")), "failed": len(summary.of("failed")),
         "psnr": {"mean": sum(ratios) / len(ratios), "lowest": min(ratios)} if ratios else None,
         "over_budget": {"share": sum(entry.over_budget for entry in measured) / len(measured),
