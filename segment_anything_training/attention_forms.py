@@ -34,7 +34,7 @@ def flex_attention(
 ) -> torch.Tensor:
     """FlexAttention: the kernel looks the terms up for every query and key, and nothing of size N×N is ever written.
 
-    Compiled at the first call for each shape. On the CPU it has no backward.
+    Compiled at the first call for each shape. For GPUs; see `image_encoder.forms_for`.
     """
     width = rel_w.shape[-1]
 

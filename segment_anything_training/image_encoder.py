@@ -137,7 +137,10 @@ def tiled_attention(
 
 def forms_for(tensor: torch.Tensor, tokens: int) -> dict[str, Form]:
     """The forms of attention that may be used on the device and precision of `tensor`, the fixed choice for it first."""
-    forms: dict[str, Form] = {"folded": folded_attention, "flex": flex_attention}
+    forms: dict[str, Form] = {"folded": folded_attention}
+    # On a processor, torch 2.11's compiled FlexAttention aborts or never returns where it has more than one thread.
+    if tensor.device.type != "cpu":
+        forms["flex"] = flex_attention
     if tokens <= BIAS_TOKENS:
         forms["bias"] = bias_attention
     # Half precision on a CPU goes to the fused kernel, which adds up in float32.
@@ -152,7 +155,7 @@ class Attention(nn.Module):
     A larger grid is cut into such windows; those at its right and lower edges are filled up with tokens of 0, as in SAM.
 
     form: one of `sizes.ATTENTION`. auto: the same for every run on a kind of device; fastest: measured at the first call, and
-    kept; bias: where there are at most `BIAS_TOKENS` tokens, elsewhere as auto.
+    kept; flex: on GPUs, elsewhere as auto; bias: where there are at most `BIAS_TOKENS` tokens, elsewhere as auto.
     """
 
     form = "auto"

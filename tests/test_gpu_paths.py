@@ -244,6 +244,8 @@ def test_auto_is_float32_where_nothing_is_to_be_won() -> None:
 def test_a_graph_needs_a_gpu() -> None:
     with pytest.raises(UserError, match="--graph: only a GPU records CUDA graphs; leave it out, or give --device cuda"):
         pipeline.settled(ProtectSettings(graph=True), CompactGenerator(), CPU, print)
+    with pytest.raises(UserError, match="--attention flex: FlexAttention is for GPUs; leave it out, or give --device cuda"):
+        pipeline.settled(ProtectSettings(attention="flex"), CompactGenerator(), CPU, print)
 
 
 def test_unknown_attention_and_a_missing_compiler_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,15 +352,14 @@ def test_a_form_of_attention_that_does_not_work_here_is_not_taken(works: bool, m
     network, notes = NoiseGenerator(TINY), []
     plain = Protector(network).noise(framed_probe(Protector(network)))
 
-    def flex(*given):
+    def folded(*given):
         if not works:
-            raise NotImplementedError("FlexAttention has no kernel for this card")
-        return image_encoder.folded_attention(*given)
+            raise NotImplementedError("no kernel for this card")
+        return image_encoder.bias_attention(*given)
 
-    monkeypatch.setattr(image_encoder, "flex_attention", flex)
-    made = Protector(network, attention="flex")
+    monkeypatch.setattr(image_encoder, "folded_attention", folded)
+    made = Protector(network, attention="folded")
     for _ in range(2):
         torch.testing.assert_close(made.noise(framed_probe(made), notes), plain, rtol=0, atol=1e-5)
-    assert network.image_encoder.blocks[0].attn.form == ("flex" if works else "auto")
-    assert notes == ([] if works else ["computed without --attention flex: NotImplementedError: FlexAttention has no kernel for "
-                                       "this card"])
+    assert network.image_encoder.blocks[0].attn.form == ("folded" if works else "auto")
+    assert notes == ([] if works else ["computed without --attention folded: NotImplementedError: no kernel for this card"])

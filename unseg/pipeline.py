@@ -346,6 +346,8 @@ def settled(settings: ProtectSettings, network: nn.Module, device: torch.device,
     """The settings of a run on that device: with a precision in place of "auto". UserError where it cannot do what they ask."""
     if settings.graph and device.type != "cuda":
         raise UserError("--graph: only a GPU records CUDA graphs; leave it out, or give --device cuda")
+    if settings.attention == "flex" and device.type != "cuda":
+        raise UserError("--attention flex: FlexAttention is for GPUs; leave it out, or give --device cuda")
     if settings.precision != "auto":
         return settings
     if settings.by_class:  # no network is asked

@@ -80,7 +80,7 @@ class ProtectSettings:
         _check_choice("--names", self.names, ("suffix", "keep"))
         _check_choice("--precision", self.precision, ("auto", *get_args(Precision)))
         _check_choice("--attention", self.attention, ATTENTION)
-        compiles(self.compile or self.attention in ("flex", "fastest"),
+        compiles(self.compile or self.attention == "flex" or (self.attention == "fastest" and self.device != "cpu"),
                  "--compile" if self.compile else f"--attention {self.attention}")
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
         if not 0 <= self.png_level <= 9:
