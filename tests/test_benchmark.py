@@ -259,25 +259,25 @@ def test_ways_of_computing_are_measured_and_shown(tmp_path: Path, monkeypatch: p
     def failing(*given: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("no kernel for this card")
 
-    monkeypatch.setattr(image_encoder, "flex_attention", failing)
+    monkeypatch.setattr(image_encoder, "bias_attention", failing)
     monkeypatch.setattr(image_encoder, "choices", image_encoder.Choices())
     monkeypatch.setattr(benchmark, "TIMED_BATCHES", 1)
     names = ("float32", "float16", "float32, graph")
-    chosen = {name: benchmark.SAM_WAYS[name] for name in names} | {form: {"attention": form} for form in ("flex", "fastest")}
+    chosen = {name: benchmark.SAM_WAYS[name] for name in names} | {form: {"attention": form} for form in ("bias", "fastest")}
     monkeypatch.setattr(benchmark, "SAM_WAYS", chosen | {"broken": {"precision": "bfloat16"}})
     torch.manual_seed(0)
     network = NoiseGenerator(TINY).eval()
     network.mask_decoder.register_forward_pre_hook(lambda module, given: failing() if network.bf16 else None)
     benchmark.photographs(tmp_path / "in", 1, height=90, width=140)
     found = benchmark.ways(network, list((tmp_path / "in").iterdir()), torch.device("cpu"))
-    assert list(found) == ["float32", "float16", "flex", "fastest", "broken"]  # a graph needs a GPU
+    assert list(found) == ["float32", "float16", "bias", "fastest", "broken"]  # a graph needs a GPU
     assert found["float32"]["same"] == 1 and found["float32"]["most"] == 0 and found["float32"]["notes"] == []
     assert 0.99 < found["float16"]["same"] < 1 and found["float16"]["most"] == 1
-    assert found["flex"]["notes"] == ["computed without --attention flex: NotImplementedError: no kernel for this card"]
+    assert found["bias"]["notes"] == ["computed without --attention bias: NotImplementedError: no kernel for this card"]
     assert found["broken"] == {"failed": "NotImplementedError: no kernel for this card"}
     assert all(found[name][figure] > 0 for name in list(found)[:4] for figure in ("images_per_second", "encoder_tflops"))
     forms = {form["form"]: form for measured in found["fastest"]["attention"].values() for form in measured}
-    assert forms["folded"]["seconds"] > 0 and forms["flex"]["dropped"] == "NotImplementedError: no kernel for this card"
+    assert forms["folded"]["seconds"] > 0 and forms["bias"]["dropped"] == "NotImplementedError: no kernel for this card"
     rows = dict(benchmark._way_rows(found, {"bfloat16": found["float32"]["encoder_tflops"] / 0.4}))
     assert rows["    image encoder"].endswith("of bfloat16's rate (goal: 35 %)")
     assert rows["  network, broken"] == "failed: NotImplementedError: no kernel for this card"
