@@ -192,6 +192,8 @@ def _work(connection: Connection) -> None:
         connection.send(DONE)
     except UserError as error:
         connection.send((REFUSED, str(error)))
+    except (EOFError, ConnectionError):
+        pass  # the parent was killed before this process was to end with it: there is nobody to tell
 
 
 def _asked_for(connection: Connection) -> Iterator[Job]:
