@@ -58,6 +58,42 @@ def test_rate_leaves_start_up_out() -> None:
     assert benchmark.images_per_second(benchmark.Run(2, 5.0, 1), benchmark.Run(6, 4.9, 1)) is None
 
 
+def test_the_plain_way_is_measured_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that gets slower from round to round; in the second, the clock cannot tell our rate."""
+    ours, plain = iter([8.0, None, 3.0]), iter([4.0, 3.0, 2.0])
+    order, stolen, clock = [], iter([10.0, 10.0, 10.0, 10.0, 10.0, 10.5]), iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
+
+    def runs_of(root: Path, counts: tuple[int, int], generator: str, device: str, height: int, width: int) -> dict:
+        assert (counts, generator, device, height, width) == ((1, 3), "weights", "cpu", 8, 9)
+        order.append("ours")
+        return {"runs": [{"images": 1}, {"images": 3}], "images_per_second": next(ours), "peak_mib": 100 + len(order)}
+
+    def in_process(part: str, images: Path, weights: str, device: torch.device, root: Path) -> dict:
+        assert (part, images.name, weights) == ("plain", "in", "weights")
+        order.append("plain")
+        return {"seconds": [1.0], "images_per_second": next(plain), "peak_mib": 200 - len(order), "encoder_tflops": 0.1}
+
+    for name, fake in (("runs_of", runs_of), ("in_process", in_process), ("stolen_seconds", lambda: next(stolen))):
+        monkeypatch.setattr(benchmark, name, fake)
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(benchmark.os, "cpu_count", lambda: 2)
+    scale = dataclasses.replace(benchmark.QUICK, rounds=3)
+    figures = benchmark.beside_plain(scale, tmp_path / "in", (1, 3), "weights", torch.device("cpu"), tmp_path, height=8, width=9)
+    assert order == ["ours", "plain"] * 3
+    assert [found["ratio"] for found in figures["rounds"]] == [2.0, None, 1.5] and figures["ratio"] == 1.75
+    assert [found["stolen_share"] for found in figures["rounds"]] == [0.0, 0.0, 0.25]
+    assert figures["images_per_second"] == 5.5 and figures["plain"]["images_per_second"] == 3.0
+    assert figures["peak_mib"] == 105 and figures["plain"]["peak_mib"] == 198 and figures["plain"]["seconds"] == [1.0] * 3
+    assert len(figures["runs"]) == 6 and benchmark.median([None]) is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells it")
+def test_time_that_the_host_took_away_is_read() -> None:
+    fields = dict(zip(("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"),
+                      Path("/proc/stat").read_text().splitlines()[0].split()[1:]))
+    assert 0 <= benchmark.stolen_seconds() - int(fields["steal"]) / os.sysconf("SC_CLK_TCK") < 60
+
+
 TINY = SamConfig(128, embed_dim=64, depth=3, num_heads=2, global_blocks=(1,), window=4)
 
 

@@ -6,6 +6,8 @@ Figures are of images that were decoded from JPEG photographs and written to dis
   seconds that it takes beyond it, so that start-up and warm-up, which both share, are not in it.
 - peak memory: the largest resident set of those processes.
 - the plain way (`unseg.plain_generation`): the median of its images, one after another in one process.
+- the ratio of both: they are measured in turn, in rounds, since a virtual machine's speed moves by a third from one minute to the
+  next; the median of the rounds' ratios, beside each of them and the share of the cores' time that the host took away (Linux).
 - achieved TFLOP/s: the operations of the image encoder (`encoder_operations`) ÷ its seconds, beside the rate of plain matrix
   products on the same machine.
 - on a GPU also the ways of computing (`ways`): each form of attention, half precision, compiled, as a graph; with batches as
@@ -27,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -66,7 +68,7 @@ EQUAL_NOISE = 1e-4
 class Scale:
     """How much is measured. Pairs are the images of a shorter and a longer run. plain: images of the plain way. growing: the
     numbers of small images, of `small` pixels a side. megapixels: size → pair. single: megapixels of one photograph alone.
-    vit: None for ViT-B.
+    vit: None for ViT-B. rounds: of `unseg protect` and the plain way in turn.
     """
 
     compact: tuple[int, int]
@@ -80,13 +82,14 @@ class Scale:
     single: float
     processes: tuple[int, int]
     vit: SamConfig | None = None
+    rounds: int = 3
 
 
 FULL = Scale((100, 1000), 200, 96, (1, 3), 2, (10, 100, 1000, 10000), 96,
              {0.25: (50, 200), 1: (20, 80), 4: (8, 32), 12: (3, 12), 24: (2, 8)}, 24, (50, 250))
 ON_GPU = dataclasses.replace(FULL, compact=(100, 2000), compact_plain=500, vit_images=(64, 512), vit_plain=16)
 QUICK = Scale((2, 6), 2, 4, (1, 2), 1, (1, 2, 4), 64, {0.01: (1, 2), 0.04: (1, 2)}, 0.1, (2, 6),
-              SamConfig(128, 64, 2, 2, (1,), window=4))
+              SamConfig(128, 64, 2, 2, (1,), window=4), rounds=1)
 
 
 # --- what is measured with --------------------------------------------------------------------------------------------
@@ -166,6 +169,41 @@ def runs_of(root: Path, counts: Sequence[int], generator: str, device: str, heig
             runs.append(protect_run(Path(folder) / "in", count, Path(folder) / "out", generator, device, **options))
     return {"runs": [asdict(run) for run in runs], "images_per_second": images_per_second(*runs[-2:]) if len(runs) > 1 else None,
             "peak_mib": max(run.peak_mib for run in runs)}
+
+
+def median(figures: Iterable[float | None]) -> float | None:
+    """Of those that there are; None without any."""
+    found = [figure for figure in figures if figure is not None]
+    return statistics.median(found) if found else None
+
+
+def stolen_seconds() -> float | None:
+    """Seconds of all cores together that the host of a virtual machine gave to others since it started (Linux; else None)."""
+    try:
+        return int(Path("/proc/stat").read_text(encoding="ascii").split(None, 9)[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def beside_plain(scale: Scale, plain_images: Path, counts: Sequence[int], generator: str, device: torch.device, root: Path,
+                 **shape: int) -> dict[str, Any]:
+    """`unseg protect` and the plain way in turn, `scale.rounds` times: the median rates, and the median of the ratios."""
+    ours, plain, rounds = [], [], []
+    for _ in range(scale.rounds):
+        started, stolen = time.perf_counter(), stolen_seconds()
+        ours.append(runs_of(root, counts, generator, str(device), **shape))
+        plain.append(in_process("plain", plain_images, generator, device, root))
+        rates = [found["images_per_second"] for found in (ours[-1], plain[-1])]
+        took, now = time.perf_counter() - started, stolen_seconds()
+        rounds.append({"images_per_second": rates[0], "plain_images_per_second": rates[1],
+                       "ratio": None if rates[0] is None else rates[0] / rates[1],
+                       "stolen_share": None if stolen is None or now is None else (now - stolen) / took / (os.cpu_count() or 1)})
+    return {"rounds": rounds, "runs": [run for found in ours for run in found["runs"]],
+            "images_per_second": median(found["images_per_second"] for found in rounds),
+            "ratio": median(found["ratio"] for found in rounds), "peak_mib": max(found["peak_mib"] for found in ours),
+            "plain": plain[-1] | {"images_per_second": median(found["plain_images_per_second"] for found in rounds),
+                                  "seconds": [seconds for found in plain for seconds in found["seconds"]],
+                                  "peak_mib": max(found["peak_mib"] for found in plain)}}
 
 
 def shape_of(megapixels: float) -> dict[str, int]:
@@ -355,16 +393,15 @@ def noise_difference(root: Path, parts: Sequence[str]) -> float:
 
 def compact_section(scale: Scale, generator: str, device: torch.device, root: Path) -> dict[str, Any]:
     """The generator that ships, on photographs of 512×512."""
-    protected = runs_of(root, scale.compact, generator, str(device))
     photographs(root / "some", scale.stages)
     photographs(root / "plainly", 1 + scale.compact_plain)
-    figures = protected | {"where": in_process("stages", root / "some", generator, device, root),
-                                     "plain": in_process("plain", root / "plainly", generator, device, root)}
+    figures = beside_plain(scale, root / "plainly", scale.compact, generator, device, root)
+    figures["where"] = in_process("stages", root / "some", generator, device, root)
     photographs(root / "one", 1)
     in_process("encoder", root / "one", generator, device, root)
     if device.type == "cuda":
         figures["ways"] = in_process("ways", root / "some", generator, device, root)["ways"]
-    return _beside_plain(figures, root)
+    return figures | {"noise_difference": noise_difference(root, ("encoder", "plain"))}
 
 
 def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any]:
@@ -373,9 +410,8 @@ def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any
     weights = root / "vit.safetensors"
     network = NoiseGenerator(scale.vit) if scale.vit else build_generator("vit_b")
     save_generator(network, "custom" if scale.vit else "vit_b", weights, {})
-    figures = runs_of(root, scale.vit_images, str(weights), str(device), height=768, width=1024)
     photographs(root / "vit-images", 1 + scale.vit_plain, height=768, width=1024)
-    figures["plain"] = in_process("plain", root / "vit-images", str(weights), device, root)
+    figures = beside_plain(scale, root / "vit-images", scale.vit_images, str(weights), device, root, height=768, width=1024)
     figures |= {"encoder": in_process("encoder", root / "vit-images", str(weights), device, root)}
     figures["encoder_gflop"] = encoder_operations(scale.vit or SAM_CONFIGS["vit_b"]) / 1e9
     if device.type == "cuda":
@@ -384,13 +420,7 @@ def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any
         fast = runs_of(root, scale.vit_images, str(weights), str(device), height=768, width=1024, extra=FAST)
         rate = fast["images_per_second"]
         figures["fast"] = fast | {"ratio": None if rate is None else rate / figures["plain"]["images_per_second"]}
-    return _beside_plain(figures, root)
-
-
-def _beside_plain(figures: dict[str, Any], root: Path) -> dict[str, Any]:
-    rate = figures["images_per_second"]
-    return figures | {"ratio": None if rate is None else rate / figures["plain"]["images_per_second"],
-                      "noise_difference": noise_difference(root, ("encoder", "plain"))}
+    return figures | {"noise_difference": noise_difference(root, ("encoder", "plain"))}
 
 
 def growth_section(scale: Scale, generator: str, device: torch.device, root: Path) -> dict[str, Any]:
@@ -467,7 +497,11 @@ def _rate(figure: float | None) -> str:
 def _generator_rows(section: str, figures: dict[str, Any], matrix: dict[str, float]) -> list[tuple[str, str]]:
     rows = [(f"{section}: images/s, JPEG to PNG on disk", _rate(figures["images_per_second"])),
             ("  the plain way, JPEG to JPEG", _rate(figures["plain"]["images_per_second"])),
-            ("  ratio to the plain way", _rate(figures["ratio"])),
+            ("  ratio to the plain way, median round", _rate(figures["ratio"])),
+            *((f"    round {number}: here, plain, ratio{'' if found['stolen_share'] is None else '; taken by the host'}",
+               ", ".join(_rate(found[what]) for what in ("images_per_second", "plain_images_per_second", "ratio"))
+               + ("" if found["stolen_share"] is None else f"; {found['stolen_share']:.1%}"))
+              for number, found in enumerate(figures["rounds"], start=1)),
             ("  largest difference of the noise", f"{figures['noise_difference']:.1g}")]
     for run in figures["runs"]:
         rows.append((f"  {run['images']} images: seconds with start-up; peak memory",
