@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 
 from fake_generator import FakeGenerator, loaded
 import unseg.pipeline
+import unseg.protect
 from unseg import images
 from unseg.config import Budget
 from unseg.device import single_threaded_pool
@@ -430,6 +431,21 @@ def test_worker_threads_keep_their_own_number_of_torch_threads() -> None:
         assert pool.submit(torch.get_num_threads).result() == 1
         torch.set_num_threads(3)
         assert pool.submit(torch.get_num_threads).result() == 1
+
+
+def test_only_the_networks_thread_has_a_team_of_openmp(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second team makes libgomp's threads sleep after every operation, ten thousand times an image with ViT-B."""
+    asked, ask, read = [], Protector.noise, []
+    monkeypatch.setattr(Protector, "noise", lambda *given: asked.append(torch.get_num_threads()) or ask(*given))
+    monkeypatch.setattr(unseg.protect, "load_generator", lambda *given: read.append(torch.get_num_threads()) or loaded())
+    monkeypatch.setattr(unseg.pipeline, "SMALL_NETWORK_SIDE", 0)  # as a large network: one image on all threads
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(folder, tmp_path / "out", generator=None)
+    finally:
+        torch.set_num_threads(before)
+    assert read == [1] and set(asked) == {2}
 
 
 # --- formats

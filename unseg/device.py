@@ -72,10 +72,28 @@ def single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     It shares no core with the others then, and frames and regions do not depend on the number of cores (how torch
     splits a resize among threads decides its last bit). The caller's own number of threads is as before in the end.
     """
+    with threads_kept(), ThreadPoolExecutor(workers, initializer=use_threads, initargs=(1,)) as pool:
+        yield pool
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, torch works on one thread for the caller, who leaves the work of networks to threads of its own.
+
+    OpenMP gives every thread that asks for more than one a team. With a second team there are more threads than cores, and
+    libgomp then lets all of them sleep after every operation: some 10,000 times an image with ViT-B.
+    """
+    with threads_kept():
+        use_threads(1)
+        yield
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """The caller's number of torch's threads is as before in the end."""
     before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(workers, initializer=use_threads, initargs=(1,)) as pool:
-            yield pool
+        yield
     finally:
         torch.set_num_threads(before)
 

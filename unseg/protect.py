@@ -24,7 +24,7 @@ from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.codes import class_codes
 from unseg.data.masks import MaskKind, MaskRule, detect_kind
 from unseg.data.samples import SampleFile, SampleList, find_samples
-from unseg.device import choose_device, cores, single_threaded_pool
+from unseg.device import alone, choose_device, cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.files import remove_temporaries, stays_inside, sync_folder
 from unseg.forecast import Forecast, Trial, forecast, spread
@@ -117,7 +117,7 @@ def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSett
     settings = settings if rule is None else settings.with_rule(rule)
     _check_options(inputs, settings, masks, boxes, annotations, samples, limit, processes)
     workers = settings.workers or cores()
-    with images.own_size_limit(), single_threaded_pool(workers) as pool:
+    with images.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
         opened = _opened(annotations, annotations_format, inputs, samples, settings, pool, reporter)
         found = _find(inputs, masks, samples, opened)
         roots = inputs or sorted({sample.root for sample in found.samples})

@@ -21,7 +21,7 @@ import torch
 
 from unseg import images
 from unseg.checkpoint import LoadedGenerator, load_generator
-from unseg.device import choose_device, cores, single_threaded_pool
+from unseg.device import alone, choose_device, cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.files import remove_temporaries
 from unseg.objects import Objects
@@ -185,7 +185,7 @@ def _work(connection: Connection) -> None:
     end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
         plan: Blueprint = connection.recv()
-        with images.own_size_limit(), images.quiet_decoders(), single_threaded_pool(plan.workers) as pool:
+        with images.own_size_limit(), images.quiet_decoders(), alone(), single_threaded_pool(plan.workers) as pool:
             with closing(plan.build().results(_asked_for(connection), pool)) as made:
                 for result in made:
                     connection.send(result)
