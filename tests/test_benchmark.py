@@ -173,6 +173,7 @@ def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.
         return benchmark.Run(count, 3 + 0.5 / processes * sum(map(pixel_count, paths)) / 1e6, 100 + count)
 
     monkeypatch.setattr(benchmark, "protect_run", protect_run)
+    monkeypatch.setattr(benchmark, "product_rate", lambda on_cores: [0, 10, 15][len(on_cores)])
     figures = benchmark.growth_section(benchmark.QUICK, "compact", torch.device("cpu"), tmp_path)
     small = 64 * 64 / 1e6 * 0.5
     assert [found["images"] for found in figures["images"]] == [2, 4]
@@ -182,11 +183,44 @@ def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.
     assert figures["single"]["start_up"] == pytest.approx(3 + small)
     assert figures["single"]["seconds"] == pytest.approx(0.05 - small, rel=0.01)
     if cores() > 1:
-        assert figures["scaling"] == pytest.approx(2)
+        assert figures["scaling"]["ratio"] == pytest.approx(2) and figures["scaling"]["products"] == pytest.approx(1.5)
     assert list(tmp_path.iterdir()) == []
     written = json.loads(json.dumps({"machine": benchmark.machine(), "device": "CPU", "matrix_tflops": {"float32": 0.1},
                                      "growth": figures}))
     assert benchmark.table(written).row_count > 8
+
+
+def test_comparisons_of_growth_are_medians_of_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is slower by the round: 1, 2 and 6 s an image on one core, 1, 1 and 2 on two; 1 and 2 s for a tiny
+    photograph, and then 9, and 4, 3 and 9.5 for a large one."""
+    alone = iter((1.0, 4.0, 2.0, 3.0, 9.0, 9.5))
+    rates = iter((1, 1, 2, 1, 6, 2))
+    pace = []
+
+    def protect_run(images: Path, count: int, out: Path, generator: str, device: str, processes: int = 1,
+                    on_cores: tuple[int, ...] | None = None) -> benchmark.Run:
+        if on_cores is None:
+            return benchmark.Run(count, next(alone), 100 + count)
+        pace[:] = [next(rates)] if count == 2 else pace
+        return benchmark.Run(count, 3 + count * pace[0], 100 * processes)
+
+    monkeypatch.setattr(benchmark, "protect_run", protect_run)
+    products = iter((10, 15, 10, 20, 10, 16))
+    monkeypatch.setattr(benchmark, "product_rate", lambda on_cores: next(products))
+    scale = dataclasses.replace(benchmark.QUICK, rounds=3)
+    one = benchmark.alone(scale, "compact", torch.device("cpu"), tmp_path)
+    assert [found["seconds"] for found in one["rounds"]] == [3, 1, 0.5] and (one["seconds"], one["start_up"]) == (1, 2)
+    two = benchmark.scaling(scale, "compact", torch.device("cpu"), tmp_path, (0, 1))
+    assert [found["ratio"] for found in two["rounds"]] == pytest.approx([1, 2, 3]) and two["ratio"] == pytest.approx(2)
+    assert (two["one"], two["two"]) == pytest.approx((0.5, 1)) and two["products"] == pytest.approx(1.6)
+    assert two["peak_mib"] == 200
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be put on a core here")
+def test_products_of_two_processes_are_counted_together() -> None:
+    core = min(os.sched_getaffinity(0))
+    one, same = benchmark.product_rate([core], 0.5), benchmark.product_rate([core, core], 0.5)
+    assert one > 0 and same < 1.5 * one  # two on one core share it
 
 
 def ways(scale: step_benchmark.Scale = step_benchmark.QUICK) -> list[step_benchmark.Pair]:

@@ -68,7 +68,7 @@ EQUAL_NOISE = 1e-4
 class Scale:
     """How much is measured. Pairs are the images of a shorter and a longer run. plain: images of the plain way. growing: the
     numbers of small images, of `small` pixels a side. megapixels: size → pair. single: megapixels of one photograph alone.
-    vit: None for ViT-B. rounds: of `unseg protect` and the plain way in turn.
+    vit: None for ViT-B. rounds: of two things that are compared, in turn.
     """
 
     compact: tuple[int, int]
@@ -185,6 +185,12 @@ def stolen_seconds() -> float | None:
         return None
 
 
+def stolen_share(started: float, stolen: float | None) -> float | None:
+    """The share of the cores' time that the host took since then; started and stolen: `perf_counter` and `stolen_seconds` then."""
+    took, now = time.perf_counter() - started, stolen_seconds()
+    return None if stolen is None or now is None else (now - stolen) / took / (os.cpu_count() or 1)
+
+
 def beside_plain(scale: Scale, plain_images: Path, counts: Sequence[int], generator: str, device: torch.device, root: Path,
                  **shape: int) -> dict[str, Any]:
     """`unseg protect` and the plain way in turn, `scale.rounds` times: the median rates, and the median of the ratios."""
@@ -194,10 +200,9 @@ def beside_plain(scale: Scale, plain_images: Path, counts: Sequence[int], genera
         ours.append(runs_of(root, counts, generator, str(device), **shape))
         plain.append(in_process("plain", plain_images, generator, device, root))
         rates = [found["images_per_second"] for found in (ours[-1], plain[-1])]
-        took, now = time.perf_counter() - started, stolen_seconds()
         rounds.append({"images_per_second": rates[0], "plain_images_per_second": rates[1],
                        "ratio": None if rates[0] is None else rates[0] / rates[1],
-                       "stolen_share": None if stolen is None or now is None else (now - stolen) / took / (os.cpu_count() or 1)})
+                       "stolen_share": stolen_share(started, stolen)})
     return {"rounds": rounds, "runs": [run for found in ours for run in found["runs"]],
             "images_per_second": median(found["images_per_second"] for found in rounds),
             "ratio": median(found["ratio"] for found in rounds), "peak_mib": max(found["peak_mib"] for found in ours),
@@ -423,6 +428,65 @@ def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any
     return figures | {"noise_difference": noise_difference(root, ("encoder", "plain"))}
 
 
+def alone(scale: Scale, generator: str, device: torch.device, root: Path) -> dict[str, Any]:
+    """One large photograph, and beside it a tiny one that takes nothing but start-up, in turn: medians of the rounds."""
+    shape, rounds = shape_of(scale.single), []
+    for _ in range(scale.rounds):
+        small, large = (runs_of(root, (1,), generator, str(device), **one) for one in ({"height": 64, "width": 64}, shape))
+        start_up, seconds = (found["runs"][0]["seconds"] for found in (small, large))
+        rounds.append({"start_up": start_up, "seconds": seconds - start_up, "peak_mib": large["peak_mib"]})
+    return shape | {"megapixels": scale.single, "rounds": rounds, "peak_mib": max(found["peak_mib"] for found in rounds),
+                    **{what: median(found[what] for found in rounds) for what in ("start_up", "seconds")}}
+
+
+def scaling(scale: Scale, generator: str, device: torch.device, root: Path, two_cores: Sequence[int]) -> dict[str, Any]:
+    """Two processes on two cores to one on one, in rounds, and beside it what two cores do at all of plain products: those of a
+    virtual machine are often two threads of one.
+    """
+    rounds = []
+    for _ in range(scale.rounds):
+        started, stolen = time.perf_counter(), stolen_seconds()
+        one, two = (runs_of(root, scale.processes, generator, str(device), processes=len(on_cores), on_cores=on_cores)
+                    for on_cores in (two_cores[:1], two_cores))
+        rates, products = [found["images_per_second"] for found in (one, two)], [product_rate(two_cores[:n]) for n in (1, 2)]
+        rounds.append({"one": rates[0], "two": rates[1], "ratio": rates[1] / rates[0] if all(rates) else None,
+                       "products": products[1] / products[0], "stolen_share": stolen_share(started, stolen),
+                       "peak_mib": max(one["peak_mib"], two["peak_mib"])})
+    return {"rounds": rounds, "peak_mib": max(found["peak_mib"] for found in rounds),
+            **{what: median(found[what] for found in rounds) for what in ("one", "two", "ratio", "products")}}
+
+
+# Of a core: products of matrices in a thread, from the word to begin on.
+PRODUCTS = """
+import os, sys, time
+core, seconds = int(sys.argv[1]), float(sys.argv[2])
+os.sched_setaffinity(0, {core})
+import torch
+torch.set_num_threads(1)
+left, right = torch.randn(1024, 768), torch.randn(768, 768)
+left @ right
+print("ready", flush=True)
+sys.stdin.readline()
+started, count = time.perf_counter(), 0
+while time.perf_counter() - started < seconds:
+    left @ right
+    count += 1
+print(count / (time.perf_counter() - started), flush=True)
+"""
+
+
+def product_rate(on_cores: Sequence[int], seconds: float = 2.0) -> float:
+    """Products of matrices a second of all cores together, each in a process of its own, at the same time."""
+    workers = [subprocess.Popen([sys.executable, "-c", PRODUCTS, str(core), str(seconds)], stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, text=True) for core in on_cores]
+    for worker in workers:
+        worker.stdout.readline()
+    for worker in workers:
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    return sum(float(worker.communicate()[0]) for worker in workers)
+
+
 def growth_section(scale: Scale, generator: str, device: torch.device, root: Path) -> dict[str, Any]:
     """More images, larger ones, and more processes."""
     figures: dict[str, Any] = {"small_side": scale.small}
@@ -432,20 +496,9 @@ def growth_section(scale: Scale, generator: str, device: torch.device, root: Pat
                          for before, run in zip(runs, runs[1:])]
     figures["megapixels"] = {size: shape_of(size) | runs_of(root, counts, generator, str(device), **shape_of(size))
                              for size, counts in scale.megapixels.items()}
-    # Twice each: the first time may read from the disk what the second finds in memory.
-    alone = [min((runs_of(root, (1,), generator, str(device), **shape) for _ in range(2)),
-                 key=lambda found: found["runs"][0]["seconds"])
-             for shape in ({"height": 64, "width": 64}, shape_of(scale.single))]
-    start_up, seconds = (found["runs"][0]["seconds"] for found in alone)
-    figures["single"] = shape_of(scale.single) | {"megapixels": scale.single, "start_up": start_up, "seconds": seconds - start_up,
-                                                  "peak_mib": alone[1]["peak_mib"]}
+    figures["single"] = alone(scale, generator, device, root)
     if device.type == "cpu" and hasattr(os, "sched_setaffinity") and cores() > 1:
-        first, second = sorted(os.sched_getaffinity(0))[:2]
-        figures["processes"] = {
-            processes: runs_of(root, scale.processes, generator, str(device), processes=processes, on_cores=on_cores)
-            for processes, on_cores in ((1, (first,)), (2, (first, second)))}
-        rates = [figures["processes"][processes]["images_per_second"] for processes in (1, 2)]
-        figures["scaling"] = rates[1] / rates[0] if all(rates) else None
+        figures["scaling"] = scaling(scale, generator, device, root, sorted(os.sched_getaffinity(0))[:2])
     return figures
 
 
@@ -498,9 +551,9 @@ def _generator_rows(section: str, figures: dict[str, Any], matrix: dict[str, flo
     rows = [(f"{section}: images/s, JPEG to PNG on disk", _rate(figures["images_per_second"])),
             ("  the plain way, JPEG to JPEG", _rate(figures["plain"]["images_per_second"])),
             ("  ratio to the plain way, median round", _rate(figures["ratio"])),
-            *((f"    round {number}: here, plain, ratio{'' if found['stolen_share'] is None else '; taken by the host'}",
+            *((f"    round {number}: here, plain, ratio",
                ", ".join(_rate(found[what]) for what in ("images_per_second", "plain_images_per_second", "ratio"))
-               + ("" if found["stolen_share"] is None else f"; {found['stolen_share']:.1%}"))
+               + _taken(found))
               for number, found in enumerate(figures["rounds"], start=1)),
             ("  largest difference of the noise", f"{figures['noise_difference']:.1g}")]
     for run in figures["runs"]:
@@ -547,13 +600,23 @@ def _growth_rows(section: str, figures: dict[str, Any], matrix: dict[str, float]
     side, alone = figures["small_side"], figures["single"]
     rows = [(f"{found['images']} images of {side}×{side}: images/s; peak memory", found) for found in figures["images"]]
     rows += [(f"{found['width']}×{found['height']}: images/s; peak memory", found) for found in figures["megapixels"].values()]
-    rows += [(f"{count} process{'' if count == 1 else 'es'}, one core each: images/s; peak memory", found)
-             for count, found in figures.get("processes", {}).items()]
     shown = [(what, f"{_rate(found['images_per_second'])}; {found['peak_mib']:.0f} MiB") for what, found in rows]
     if "scaling" in figures:
-        shown.append(("  two processes to one", _rate(figures["scaling"])))
+        found = figures["scaling"]
+        shown += [("1 process, 2 processes, one core each: images/s; peak memory",
+                   f"{_rate(found['one'])}, {_rate(found['two'])}; {found['peak_mib']:.0f} MiB"),
+                  ("  two to one, median round (plain products)", f"{_rate(found['ratio'])} ({found['products']:.3g})")]
+        shown += [(f"    round {number}: two to one (plain products)", f"{_rate(one['ratio'])} ({one['products']:.3g})"
+                   + _taken(one)) for number, one in enumerate(found["rounds"], start=1)]
+    each = ", ".join(f"{one['seconds']:.2f}" for one in alone["rounds"])
     return [*shown, (f"one photograph of {alone['width']}×{alone['height']}: seconds without start-up; peak memory",
-                     f"{alone['seconds']:.2f}; {alone['peak_mib']:.0f} MiB"), ("  start-up: seconds", f"{alone['start_up']:.2f}")]
+                     f"{alone['seconds']:.2f} ({each}); {alone['peak_mib']:.0f} MiB"),
+            ("  start-up: seconds", f"{alone['start_up']:.2f}")]
+
+
+def _taken(found: dict[str, Any]) -> str:
+    """What the host took in a round."""
+    return "" if found["stolen_share"] is None else f"; {found['stolen_share']:.1%} taken by the host"
 
 
 def main(arguments: list[str] | None = None) -> int:
