@@ -145,6 +145,14 @@ def imports_of_utils(sources: Sources) -> list[str]:
             for name in sorted(imports(module, sources)) if name.split(".")[0] == "utils"]
 
 
+def other_pools(sources: Sources) -> list[str]:
+    """Pools that unseg.device.worker_threads did not make: in their threads torch would take every core."""
+    return [f"{module}:{node.lineno}: make it with unseg.device.worker_threads"
+            for module, source in sources.items() if module.split(".")[0] in PACKAGES and module != "unseg.device"
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "ThreadPoolExecutor"]
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,8 +214,8 @@ def matches(contents: Sources, pattern: re.Pattern[str]) -> list[str]:
 # --- the rules hold --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [unplaced_modules, upward_imports, import_cycles, imports_of_utils, broad_excepts,
-                                  unread_settings], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", [unplaced_modules, upward_imports, import_cycles, imports_of_utils, other_pools,
+                                  broad_excepts, unread_settings], ids=lambda rule: rule.__name__)
 def test_code_keeps(rule) -> None:
     assert rule(modules()) == []
 
@@ -267,6 +275,12 @@ def test_import_of_utils_is_found() -> None:
     sources = {"unseg.checkpoint": "from utils.join import join", "utils.join": "",
                "unseg.noise": "import torch.utils.data", "tests.test_join": "import utils.join"}
     assert imports_of_utils(sources) == ["unseg.checkpoint imports utils.join"]
+
+
+def test_pool_of_unlimited_threads_is_found() -> None:
+    source = "def f(pool: ThreadPoolExecutor):\n    return futures.ThreadPoolExecutor(4)"
+    assert other_pools({"unseg.data.loader": source, "unseg.device": source, "tests.test_x": source}) == [
+        "unseg.data.loader:2: make it with unseg.device.worker_threads"]
 
 
 @pytest.mark.parametrize(("clause", "count"), [

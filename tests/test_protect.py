@@ -16,7 +16,7 @@ import unseg.pipeline
 import unseg.protect
 from unseg import images
 from unseg.config import Budget
-from unseg.device import single_threaded_pool
+from unseg.device import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.files import sha256_of
 from unseg.images import read_image
@@ -431,6 +431,13 @@ def test_worker_threads_keep_their_own_number_of_torch_threads() -> None:
         assert pool.submit(torch.get_num_threads).result() == 1
         torch.set_num_threads(3)
         assert pool.submit(torch.get_num_threads).result() == 1
+
+
+def test_worker_threads_leave_the_callers_number() -> None:
+    before = torch.get_num_threads()
+    with worker_threads(2, 3) as pool:
+        assert {found.result() for found in [pool.submit(torch.get_num_threads) for _ in range(8)]} == {3}
+        assert torch.get_num_threads() == before
 
 
 def test_only_the_networks_thread_has_a_team_of_openmp(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,16 @@ def single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     It shares no core with the others then, and frames and regions do not depend on the number of cores (how torch
     splits a resize among threads decides its last bit). The caller's own number of threads is as before in the end.
     """
-    with threads_kept(), ThreadPoolExecutor(workers, initializer=use_threads, initargs=(1,)) as pool:
+    with threads_kept(), worker_threads(workers) as pool:
         yield pool
+
+
+def worker_threads(workers: int, each: int = 1) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses `each`. The only way to make a pool: threads that were told nothing would each take
+    as many as there are cores. The caller's number stays.
+    """
+    torch.get_num_threads()  # so that the caller has a number of its own before a worker changes the global one
+    return ThreadPoolExecutor(workers, initializer=use_threads, initargs=(each,))
 
 
 @contextmanager

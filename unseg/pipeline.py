@@ -27,7 +27,7 @@ from unseg.checkpoint import LoadedGenerator
 from unseg.config import Budget
 from unseg.data.codes import code_map
 from unseg.data.samples import SampleFile
-from unseg.device import single_threaded_pool, use_threads
+from unseg.device import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.images import ImageError
@@ -106,7 +106,7 @@ class Pipeline:
     def generator_threads(self) -> ThreadPoolExecutor:
         """Those that ask the network. On a GPU one batch is copied while another computes."""
         count = self.generators if self.protector.device.type == "cpu" else LANES
-        return ThreadPoolExecutor(count, initializer=use_threads, initargs=(self.torch_threads,))
+        return worker_threads(count, self.torch_threads)
 
     def results(self, jobs: Iterable[Job], pool: Executor) -> Iterator[Result]:
         """The results in the order of the jobs, while later jobs are being worked on. A job is taken from `jobs` only once

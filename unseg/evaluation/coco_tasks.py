@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from torch import nn
 
 from unseg import metrics
 from unseg.data.annotations import ClassMap
-from unseg.device import cores
+from unseg.device import cores, worker_threads
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import augment, draw_colours, draw_views
 from unseg.evaluation.coco_metrics import (
@@ -66,7 +65,7 @@ class RegionLearner(Learner):
         self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
         self._kept: dict[int, tuple[np.ndarray, list[TrueRegion], tuple[int, int]]] = {}
         self._kept_bytes = 0
-        self._pool = ThreadPoolExecutor(min(8, cores())) if cores() > 1 else None
+        self._pool = worker_threads(min(8, cores())) if cores() > 1 else None
 
     def build(self) -> nn.Module:
         build = build_mask2former if self.network_name in SIZES else self._build_detector

@@ -7,7 +7,6 @@ Shapes: B images of a batch, H×W the crop, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unseg import metrics
-from unseg.device import cores
+from unseg.device import cores, worker_threads
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import MEAN, draw_colours, recoloured, standardised
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
@@ -72,7 +71,7 @@ class DeepLabV1Learner(Learner):
         self.options, self.width, self.labelling = options, width, labelling
         self.train_images, self.test_images = train, test
         self.train_count = len(train.names)
-        self._pool = ThreadPoolExecutor(cores())
+        self._pool = worker_threads(cores())
         train_counts, test_counts = self._count(train), self._count(test)
         self.class_names = labelling.names(np.flatnonzero(train_counts))
         classes = len(self.class_names)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from unseg import losses
 from unseg.data.annotations import Annotated, ClassMap, ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.data.views import MIN_OBJECT_PIXELS
+from unseg.device import worker_threads
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import draw_colours
 from unseg.evaluation.coco_metrics import RunLengths, decode, encode
@@ -142,7 +142,7 @@ class Interactive(Learner):
         self.max_objects, self.per_view = extra["max_objects"], 1 if extra["target"] == "merged" else extra["per_view"]
         self.train, self.test = (Scenes(images, self.side, options.rule, extra["target"] == "merged") for images in (train, test))
         self.train_count = len(self.train)
-        self._pool, self._note = ThreadPoolExecutor(THREADS), ""
+        self._pool, self._note = worker_threads(THREADS), ""
 
     def build(self) -> nn.Module:
         network = build_promptable(self.network, self.side, self.options.weights)
