@@ -441,7 +441,7 @@ def alone(scale: Scale, generator: str, device: torch.device, root: Path) -> dic
 
 def scaling(scale: Scale, generator: str, device: torch.device, root: Path, two_cores: Sequence[int]) -> dict[str, Any]:
     """Two processes on two cores to one on one, in rounds, and beside it what two cores do at all of plain products: those of a
-    virtual machine are often two threads of one.
+    virtual machine may be two threads of one.
     """
     rounds = []
     for _ in range(scale.rounds):
