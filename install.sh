@@ -68,10 +68,20 @@ pip_install() {
     fi
 }
 
-installed_version=$(version .venv/bin/python || true)
-if [[ -n $installed_version && ( -z ${PYTHON:-} || $(version "$PYTHON" || true) == "$installed_version" ) ]] &&
-    [[ -f .venv/installed && $(cat .venv/installed) == "$(fingerprint .venv/bin/python)" ]]; then
-    exit 0
+# Succeeds where .venv is what it should be; leaves its version, if it has one, in $installed_version.
+up_to_date() {
+    installed_version=$(version .venv/bin/python || true)
+    [[ -n $installed_version && ( -z ${PYTHON:-} || $(version "$PYTHON" || true) == "$installed_version" ) ]] &&
+        [[ -f .venv/installed && $(cat .venv/installed) == "$(fingerprint .venv/bin/python)" ]]
+}
+
+up_to_date && exit 0
+# One at a time: jobs that start together after an update would tear .venv out of each other's hands. The lock is on the folder
+# itself and leaves nothing; without flock (macOS), or on a file system without locks, nobody waits.
+if command -v flock >/dev/null 2>&1 && exec 9<. && ! flock -n 9; then
+    echo "install.sh: waiting for another installation into .venv"
+    flock 9 || true
+    up_to_date && exit 0
 fi
 
 find_python
