@@ -105,6 +105,35 @@ def test_replicas_stay_identical(two):
     assert same(two[0]["states"], two[1]["states"])
 
 
+GLOO_THREADS = """
+import json, pathlib, sys
+from unseg.distributed import connect
+
+def gloo():
+    return sum((task / "comm").read_text() == "pt_gloo_runloop\\n" for task in pathlib.Path("/proc/self/task").glob("*"))
+
+with connect("cpu") as world:
+    world.barrier()
+    joined = gloo()
+    assert "torch._dynamo" not in sys.modules
+    import torch._dynamo  # as torch's optimizers do at their first step
+pathlib.Path(sys.argv[1], f"{world.rank}.json").write_text(json.dumps([joined, gloo()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads from /proc")
+def test_gloo_s_threads_end_with_the_group(tmp_path):
+    """One that still lives while the interpreter ends may take the process along: SIGABRT after the work was done."""
+    program = tmp_path / "program.py"
+    program.write_text(GLOO_THREADS)
+    done = subprocess.run([*LAUNCH, str(program), str(tmp_path)], env={**SINGLE_THREADED, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        joined, left = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert joined > 0 and left == 0
+
+
 def test_two_processes_see_disjoint_parts_of_every_step_and_all_of_an_epoch():
     class Named:
         """Sixteen samples that are their number."""

@@ -260,6 +260,7 @@ def connect(device: str = "auto") -> Iterator[World]:
         world = World(rank, size, _own_device(device))
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)
+        _import_what_would_keep_the_group()
         with collectives():
             dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", rank=rank, world_size=size,
                                     store=dist.PrefixStore("group", alarm.store), timeout=COLLECTIVE_WITHIN)
@@ -281,6 +282,15 @@ def connect(device: str = "auto") -> Iterator[World]:
         alarm.end()
         if completed:
             dist.destroy_process_group()
+
+
+def _import_what_would_keep_the_group() -> None:
+    """Imports, before there is a group, the module of torch whose functions have the group of that moment as default argument.
+
+    Imported later (torch's optimizers do so at their first step), it holds the group past `destroy_process_group`. Gloo's threads
+    then live on while the interpreter ends, and now and then the process ends with SIGABRT after its work was done.
+    """
+    import torch.distributed.nn.functional  # noqa: F401
 
 
 def _own_device(name: str) -> torch.device:
