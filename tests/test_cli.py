@@ -168,10 +168,36 @@ def test_output_inside_input_is_refused(photos: Path, capsys: pytest.CaptureFixt
     assert "lies in the input folder" in capsys.readouterr().err
 
 
-def test_wrong_usage_exits_2(photos: Path) -> None:
-    assert cli.main(["protect", str(photos)]) == 2  # no --out
-    assert cli.main(["nonsense"]) == 2
-    assert cli.main(["verify", str(photos)]) == 2  # no manifest
+@pytest.mark.parametrize("arguments, parts", [
+    (["protect", "photos"], ["missing option '--out'", "`unseg protect --help` lists"]),
+    (["protect", "photos", "--out"], ["'--out' requires an argument", "`--help` lists"]),
+    (["protect", "photos", "--out", "out", "--epsilon", "abc"], ["'--epsilon'", "valid number", "`unseg protect --help`"]),
+    (["evaluate", "--stepz", "3"], ["--stepz", "--steps", "`unseg evaluate --help`"]),
+    (["nonsense"], ["no such command 'nonsense'", "`unseg --help`"]),
+    (["--nonsense"], ["no such option: --nonsense", "`unseg --help`"]),
+    (["verify", "photos"], ["photos"]),  # no manifest
+])
+def test_wrong_usage_is_one_line_and_exits_2(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("unseg: error: ") and error.count("\n") == 1 and all(part in error for part in parts)
+
+
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main([]) == 0
+    out, error = capsys.readouterr()
+    assert "protect" in out and "verify" in out and not error
+
+
+def test_of_several_processes_the_first_tells_a_wrong_option(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others give it time; who still lives then says it, too."""
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(["train", "--threads", "x"]) == 2
+        assert "'--threads'" in capsys.readouterr().err
+        assert waits == [cli.FIRST_TELLS_WITHIN] * int(rank)
 
 
 def test_ctrl_c_is_one_line_and_exits_130(photos: Path, capsys: pytest.CaptureFixture,

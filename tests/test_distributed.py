@@ -241,9 +241,13 @@ def test_one_process_that_fails_stops_all_with_one_message(photographs, tmp_path
 
 
 @pytest.mark.slow
-def test_a_wrong_option_is_told_once(photographs, tmp_path):
-    failed = finish(*train(photographs, tmp_path / "run", "--set", "batch_size=0"))
-    assert failed.returncode == 2 and failed.stderr == "unseg: error: batch_size=0: give a whole number from 1 to 16,384\n"
+@pytest.mark.parametrize("options, told", [
+    (["--set", "batch_size=0"], "batch_size=0: give a whole number from 1 to 16,384\n"),
+    (["--keep", "x"], "invalid value for '--keep': "),
+])
+def test_a_wrong_option_is_told_once(photographs, tmp_path, options, told):
+    failed = finish(*train(photographs, tmp_path / "run", *options))
+    assert failed.returncode == 2 and failed.stderr.startswith(f"unseg: error: {told}") and failed.stderr.count("\n") == 1
     assert failed.stdout == ""
 
 

@@ -1,11 +1,14 @@
 """The `unseg` command. Each sub-command is one function of `unseg.commands`; torch is imported only when one runs."""
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from unseg import __version__
 from unseg.commands.datasets import datasets, edition
@@ -20,8 +23,9 @@ from unseg.errors import UserError
 from unseg.files import printable
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+FIRST_TELLS_WITHIN = 10.0  # seconds; the launcher ends the other processes as soon as the first has told a wrong option and left
 
-app = typer.Typer(name="unseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(name="unseg", add_completion=False, pretty_exceptions_enable=False,
                   help="Make images unlearnable to segmentation models (UnSeg, NeurIPS 2024).")
 
 
@@ -68,11 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="unseg")
-    except SystemExit as end:  # how typer hands over an exit code
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+        code = app(args=given or ["--help"], prog_name="unseg", standalone_mode=False)  # standalone: an error is a box of lines
+    except TyperException as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(FIRST_TELLS_WITHIN)
+        raise UserError(_in_one_line(error)) from None
+    except SystemExit as end:  # how typer ends where standard output was closed
+        code = end.code
+    return code or 0
+
+
+def _in_one_line(error: TyperException) -> str:
+    """What is wrong with the options, and where they are listed."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = f"{context.command_path} --help" if context else "--help"
+    return f"{said[:1].lower()}{said[1:]}; `{command}` lists what there is"
 
 
 if __name__ == "__main__":
