@@ -175,12 +175,18 @@ def test_output_inside_input_is_refused(photos: Path, capsys: pytest.CaptureFixt
     (["evaluate", "--stepz", "3"], ["--stepz", "--steps", "`unseg evaluate --help`"]),
     (["nonsense"], ["no such command 'nonsense'", "`unseg --help`"]),
     (["--nonsense"], ["no such option: --nonsense", "`unseg --help`"]),
-    (["verify", "photos"], ["photos"]),  # no manifest
+    (["verify", "nowhere"], ["nowhere"]),
 ])
 def test_wrong_usage_is_one_line_and_exits_2(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture) -> None:
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("unseg: error: ") and error.count("\n") == 1 and all(part in error for part in parts)
+
+
+def test_verify_without_a_manifest_is_one_line_and_exits_2(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["verify", str(photos)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "unseg-manifest.jsonl" in error
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture) -> None:
