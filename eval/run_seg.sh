@@ -101,7 +101,7 @@ run=("$root/.venv/bin/unseg")
 if ((processes > 1)); then
     cores=$(nproc 2>/dev/null || echo "$processes")
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
-    run=("$python" -m unseg.launch --nproc-per-node "$processes" --standalone --local-addr 127.0.0.1 --module unseg.cli)
+    run=("$python" -m unseg.compute.launch --nproc-per-node "$processes" --standalone --local-addr 127.0.0.1 --module unseg.cli)
 fi
 "${run[@]}" evaluate --task semantic --conditions "${CONDITIONS:-clean,protected}" --annotations-format "$format" \
     --clean "$data/images/train" --annotations "$data/labels/train" --protected "$protected" \

@@ -20,6 +20,6 @@ case "${1:-}" in
 esac
 bash "$root/install.sh"
 if [ "$what" = train ]; then
-  exec "$root/.venv/bin/python" -m unseg.step_benchmark --out "${OUT:-runs/benchmark-train.json}" "$@"
+  exec "$root/.venv/bin/python" -m benchmarks.training_step --out "${OUT:-runs/benchmark-train.json}" "$@"
 fi
-exec "$root/.venv/bin/python" -m unseg.benchmark --out "${OUT:-runs/benchmark.json}" --generator "${GENERATOR:-compact}" "$@"
+exec "$root/.venv/bin/python" -m benchmarks.generation --out "${OUT:-runs/benchmark.json}" --generator "${GENERATOR:-compact}" "$@"

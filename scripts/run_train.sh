@@ -67,4 +67,4 @@ else
     fi
 fi
 read -ra more <<<"${TORCHRUN_ARGS:-}"
-exec "$python" -m unseg.launch "${launch[@]}" ${more[@]+"${more[@]}"} "${train[@]}" "$@"
+exec "$python" -m unseg.compute.launch "${launch[@]}" ${more[@]+"${more[@]}"} "${train[@]}" "$@"

@@ -1,4 +1,4 @@
-"""A name → a network with random weights. Opens no file; `unseg.checkpoint` fills networks."""
+"""A name → a network with random weights. Opens no file; `unseg.storage.weights` fills networks."""
 from __future__ import annotations
 
 from collections.abc import Iterator

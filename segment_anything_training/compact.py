@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segment_anything_training.prompts import Prompts
+from segment_anything_training.prompt_batch import Prompts
 
 STRIDE = 16
 POINT_RADIUS = 1 / 64  # of the frame's side: wide enough to survive the first down-sampling

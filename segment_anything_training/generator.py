@@ -6,7 +6,7 @@ from torch import nn
 
 from segment_anything_training.image_encoder import ImageEncoder
 from segment_anything_training.noise_decoder import NoiseDecoder
-from segment_anything_training.prompts import Prompts
+from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import (
     Normalise,
     SamConfig,

@@ -14,7 +14,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from segment_anything_training.prompts import BOX, MASK, POINTS, Prompts
+from segment_anything_training.prompt_batch import BOX, MASK, POINTS, Prompts
 from segment_anything_training.sizes import PATCH_SIZE as PATCH_SIZE
 from segment_anything_training.sizes import SamConfig as SamConfig
 

@@ -20,7 +20,7 @@ from unseg.commands.streams import standard_streams
 from unseg.commands.train import train_command
 from unseg.commands.verify import verify
 from unseg.errors import UserError
-from unseg.files import printable
+from unseg.storage.files import printable
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 FIRST_TELLS_WITHIN = 10.0  # seconds; the launcher ends the other processes as soon as the first has told a wrong option and left

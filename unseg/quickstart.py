@@ -11,9 +11,9 @@ from pathlib import Path
 
 from unseg import cli
 from unseg.errors import UserError
-from unseg.images import read_image, read_label, write_png
-from unseg.manifest import MANIFEST, read_manifest
-from unseg.report.panels import before_after_noise_mask
+from unseg.storage.images import read_image, read_label, write_png
+from unseg.protecting.manifest import MANIFEST, read_manifest
+from unseg.storage.panels import before_after_noise_mask
 
 # Files inside scikit-image's wheel: nothing is downloaded.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")

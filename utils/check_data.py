@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from unseg.data.catalog import HQSEG, MISSING_SET, Pair, hqseg_root, pair_plain, pair_set
 from unseg.data.samples import Problem
-from unseg.data.training import read_training_image
+from unseg.data.training_data import read_training_image
 from unseg.errors import UserError
-from unseg.files import write_bytes
-from unseg.images import ImageError
+from unseg.storage.files import write_bytes
+from unseg.storage.images import ImageError
 
 EMPTY = "mask without an object pixel"
 PLAIN = "images"

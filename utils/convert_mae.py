@@ -19,7 +19,7 @@ import torch
 
 from segment_anything_training.build import SAM_CONFIGS, SURROGATE_IMAGE_SIZE
 from segment_anything_training.image_encoder import ImageEncoder
-from unseg.checkpoint import MAE_LICENCE, is_dropped_from_mae, read_mae, read_state, refuse_existing, save_pth, shapes_of
+from unseg.storage.weights import MAE_LICENCE, is_dropped_from_mae, read_mae, read_state, refuse_existing, save_pth, shapes_of
 from unseg.errors import UserError
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import safetensors.torch
 
-from unseg.checkpoint import refuse_existing, sorted_header, write_durably
+from unseg.storage.weights import refuse_existing, sorted_header, write_durably
 from unseg.errors import UserError
-from unseg.evaluation.resnet38 import IMAGENET_PARAMS, read_mxnet
+from unseg.victims.resnet38 import IMAGENET_PARAMS, read_mxnet
 
 
 def convert(params: Path, converted: Path) -> list[str]:

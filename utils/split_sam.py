@@ -14,16 +14,7 @@ import sys
 from pathlib import Path
 
 from segment_anything_training.build import SAM_CONFIGS
-from unseg.checkpoint import (
-    SAM_PARTS,
-    check_sam,
-    read_sam,
-    read_state,
-    refuse_existing,
-    sam_name,
-    save_pth,
-    split_sam,
-)
+from unseg.storage.weights import SAM_PARTS, check_sam, read_sam, read_state, refuse_existing, sam_name, save_pth, split_sam
 from unseg.errors import UserError
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unseg.errors import UserError
-from unseg.evaluation.names import shown_name
+from unseg.evaluation.condition_names import shown_name
 from unseg.evaluation.results import Json, Spread, grouped, read_results, spread
 
 ABSENT = "–"  # no test image shows the class

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
-from unseg.files import printable
-from unseg.images import quiet_decoders
+from unseg.storage.files import printable
+from unseg.storage.images import quiet_decoders
 
 __all__ = ["SHOWN", "Terminated", "print_list", "printable", "progress", "quiet_decoders", "terminated_as_interrupt"]
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from unseg.commands.console import quiet_decoders, terminated_as_interrupt
 from unseg.commands.protect import Terminal, print_summary, told_interrupted
 from unseg.errors import UserError
-from unseg.files import printable
+from unseg.storage.files import printable
 
 if TYPE_CHECKING:  # torch is imported only when an edition is made, so that --help is fast
-    from unseg.editions.settings import EditionSettings
+    from unseg.editions.options import EditionSettings
 
 
 def datasets(
@@ -29,7 +29,7 @@ def datasets(
 
     Exit codes: 0; 2 the folder is not there.
     """
-    from unseg.editions.settings import root_from
+    from unseg.editions.options import root_from
     from unseg.editions.survey import survey
 
     if root is None and any(os.environ.get(name) for name in ("DATA_ROOT", "DETECTRON2_DATASETS")):
@@ -67,15 +67,15 @@ def edition(
     codes: 0 every image was protected; 1 some were not, the table says which and why; 2 it could not start or go on;
     130 Ctrl-C; 143 terminated.
     """
-    from unseg.data.editions import edition_row
-    from unseg.editions.settings import settings_from
+    from unseg.data.edition_catalog import edition_row
+    from unseg.editions.options import settings_from
 
     raise typer.Exit(_run(settings_from(edition_row(name), os.environ)))
 
 
 def _run(settings: EditionSettings) -> int:
     """Make an edition, tell what was done, and return the exit code."""
-    from unseg.editions.run import make_edition, protect_settings
+    from unseg.editions.edition import make_edition, protect_settings
 
     console = Console(highlight=False)
     try:

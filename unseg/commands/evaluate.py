@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from unseg.config import Budget
+from unseg.method.config import Budget
 from unseg.data.masks import parse_objects
 from unseg.errors import UserError
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
     import numpy as np
 
     from unseg.data.annotations import ObjectRule
-    from unseg.evaluation.compare import Plan, RunName, Source, Study
-    from unseg.evaluation.data import Task
+    from unseg.evaluation.study import Plan, RunName, Source, Study
+    from unseg.evaluation.pairs import Task
     from unseg.evaluation.results import Row, Spread
     from unseg.evaluation.trainer import Evaluation
 
@@ -108,8 +108,8 @@ def evaluate(
     """
     import torch
 
-    from unseg.distributed import EXIT_PEER_FAILED, PeerFailure, connect
-    from unseg.evaluation.compare import Plan, Watcher, run_study, study_of
+    from unseg.compute.distributed import EXIT_PEER_FAILED, PeerFailure, connect
+    from unseg.evaluation.study import Plan, Watcher, run_study, study_of
     from unseg.evaluation.folders import Folders, Setup, study_of_folders
     from unseg.evaluation.presets import choose
     from unseg.evaluation.quality import load_perceptual
@@ -174,7 +174,7 @@ def show_results(console: Console, results: dict, study: "Study") -> None:
 def check_sources(task: str, data: Path | None, clean: Path | None, test: Path | None, of_data: dict[str, object],
                   of_clean: dict[str, object]) -> None:
     """UserError unless the images are given in one of the two ways, with the options of that way."""
-    from unseg.evaluation.tasks import check_task
+    from unseg.evaluation.tasks.registry import check_task
 
     if (data is None) == (clean is None):
         raise UserError("give the images: --clean DIR with --test DIR, or --data ROOT with images/train and labels/train"
@@ -194,7 +194,7 @@ def check_sources(task: str, data: Path | None, clean: Path | None, test: Path |
 
 def named_folders(given: list[str]) -> dict[str, Path]:
     """`[NAME=]DIR …` as name → folder. One folder without a name is "protected", of several each has its folder's name."""
-    from unseg.evaluation.names import BASE_NAME, RESERVED
+    from unseg.evaluation.condition_names import BASE_NAME, RESERVED
 
     folders: dict[str, Path] = {}
     for text in given:
@@ -254,7 +254,7 @@ def parse_shares(text: str | None) -> tuple[int, ...]:
 
 def with_shares(conditions: tuple[str, ...], shares: str | None) -> tuple[str, ...]:
     """The conditions and those of a share sweep of the protected images."""
-    from unseg.evaluation.names import sweep
+    from unseg.evaluation.condition_names import sweep
 
     return tuple(dict.fromkeys([*conditions, *(sweep(["protected"], parse_shares(shares)) if shares is not None else ())]))
 
@@ -293,7 +293,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def parse_task(name: str, object_classes: str | None, by_class: bool = False) -> "Task":
     """The task `name`. object_classes: such as `3,4`, or all."""
-    from unseg.evaluation.data import Task
+    from unseg.evaluation.pairs import Task
 
     if name not in ("binary", "classes"):
         raise UserError(f"--task {name}: give binary or classes")
@@ -305,9 +305,9 @@ def parse_task(name: str, object_classes: str | None, by_class: bool = False) ->
 
 def training_sources(plan: "Plan", generator: str | None, protected: Path | None) -> dict[str, "Source"]:
     """What makes the training images of each base of the plan's conditions but clean. Without either, the compact generator."""
-    from unseg.evaluation.compare import Source
+    from unseg.evaluation.study import Source
     from unseg.evaluation.conditions import class_pattern, random_noise
-    from unseg.evaluation.names import parse_condition
+    from unseg.evaluation.condition_names import parse_condition
 
     sources, bases = {}, {parse_condition(name).base for name in plan.conditions}
     where = budget_identity(plan)
@@ -331,8 +331,8 @@ def budget_identity(plan: "Plan") -> dict:
 
 def protected_folder(plan: "Plan", folder: Path) -> "Source":
     """Images protected before, read from `folder`."""
-    from unseg.evaluation.compare import Source, file_identity
-    from unseg.evaluation.data import list_pairs
+    from unseg.evaluation.study import Source, file_identity
+    from unseg.evaluation.pairs import list_pairs
     from unseg.evaluation.sets import protected_files
 
     files = protected_files(folder, [pair.name for pair in list_pairs(plan.data, "train")])
@@ -341,11 +341,11 @@ def protected_folder(plan: "Plan", folder: Path) -> "Source":
 
 def loaded_generator(plan: "Plan", which: str) -> "Source":
     """Images protected on the way by a generator, exactly as `unseg protect` does it. UserError where it knows no codes."""
-    from unseg.checkpoint import load_generator
-    from unseg.data.codes import code_map
-    from unseg.device import choose_device
-    from unseg.evaluation.compare import Source
-    from unseg.protector import Protector
+    from unseg.storage.weights import load_generator
+    from unseg.method.codes import code_map
+    from unseg.compute.device import choose_device
+    from unseg.evaluation.study import Source
+    from unseg.protecting.protector import Protector
 
     device = choose_device(plan.device)
     loaded = load_generator(which, device=str(device))
@@ -364,8 +364,8 @@ def training_codes(plan: "Plan", available: int, which: str) -> dict[int, int]:
 
     available: how many codes the generator `which` has; UserError where they are none.
     """
-    from unseg.data.codes import class_areas, class_codes
-    from unseg.evaluation.data import list_pairs
+    from unseg.method.codes import class_areas, class_codes
+    from unseg.evaluation.pairs import list_pairs
 
     if available == 0:
         raise UserError(f"--by-class: generator {which} does not tell classes apart; name one that was trained with codes, "
@@ -412,7 +412,7 @@ def shown_metric(name: str) -> str:
 
 def result_table(title: str, rows: "list[Row]", metric: str = "miou") -> Table:
     """The closing table of a task and network: mean ± sample sd over `n` seeds. It fits in 80 columns."""
-    from unseg.evaluation.names import TRIVIAL, shown_name
+    from unseg.evaluation.condition_names import TRIVIAL, shown_name
 
     table = Table(title=f"{title}: {shown_metric(metric)} on clean test images", title_justify="left", box=box.SIMPLE_HEAD,
                   padding=(0, 1, 0, 0), show_edge=False)

@@ -20,7 +20,7 @@ def info(
     """Print the version, the device and the facts of a generator."""
     import torch
 
-    from unseg.checkpoint import load_generator
+    from unseg.storage.weights import load_generator
 
     loaded = load_generator(generator)
     count = sum(parameter.numel() for parameter in loaded.network.parameters())

@@ -11,14 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from unseg.commands.console import (
-    Terminated, print_list, printable, progress, quiet_decoders, terminated_as_interrupt)
-from unseg.config import Budget
-from unseg.images import MAX_PIXELS
-from unseg.manifest import MANIFEST
+from unseg.commands.console import Terminated, print_list, printable, progress, quiet_decoders, terminated_as_interrupt
+from unseg.method.config import Budget
+from unseg.storage.images import MAX_PIXELS
+from unseg.protecting.manifest import MANIFEST
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
-    from unseg.protect import ProtectSettings, Summary
+    from unseg.protecting.run import ProtectSettings, Summary
 
 T = TypeVar("T")
 
@@ -84,8 +83,8 @@ def protect(
     table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
     from unseg.data.annotations import ObjectRule
-    from unseg.device import device_of_gpus
-    from unseg.protect import ProtectSettings, protect as run
+    from unseg.compute.device import device_of_gpus
+    from unseg.protecting.run import ProtectSettings, protect as run
 
     if gpus is not None:
         device = device_of_gpus(gpus, processes)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from unseg.commands.console import print_list
-from unseg.files import printable
+from unseg.storage.files import printable
 
 
 def report(
@@ -24,7 +24,7 @@ def report(
     The page holds its pictures and charts itself and loads nothing. The same files give the same bytes. Exit codes: 0 written;
     2 a file is missing or broken, one line says which.
     """
-    from unseg.report.files import write_report
+    from unseg.report.writing import write_report
     from unseg.report.text import TITLE
 
     written = write_report(runs, out, charts, title or TITLE)

@@ -13,7 +13,7 @@ from unseg import __version__
 from unseg.errors import UserError
 
 if TYPE_CHECKING:
-    from unseg.training_state import Loader
+    from unseg.training.players import Loader
 
 MOST_THREADS = 1024
 PACKAGE = Path(__file__).resolve().parent
@@ -81,13 +81,13 @@ def train_command(
     """
     import torch
 
-    from unseg.bilevel import RunOptions, train
+    from unseg.training.bilevel import RunOptions, train
     from unseg.data.loader import default_workers
-    from unseg.data.training import open_training_data
-    from unseg.distributed import EXIT_PEER_FAILED, PeerFailure, connect
-    from unseg.recipes import recipe as named_recipe
-    from unseg.stopping import EXIT_SIGNAL
-    from unseg.watch import LOG_FILE
+    from unseg.data.training_data import open_training_data
+    from unseg.compute.distributed import EXIT_PEER_FAILED, PeerFailure, connect
+    from unseg.training.recipes import recipe as named_recipe
+    from unseg.compute.stopping import EXIT_SIGNAL
+    from unseg.training.log import LOG_FILE
 
     # Numbers that decay below the normal ones slow a processor down many times over and change no result that matters.
     torch.set_flush_denormal(True)
@@ -136,10 +136,10 @@ def _with_starts(overrides: dict[str, str], sam: Path | None, mae: Path | None) 
 
 def _loaders(sam: Path | None, mae: Path | None) -> tuple[Loader | None, Loader | None]:
     """What fills a new generator and a new surrogate."""
-    from unseg import checkpoint
+    from unseg.storage import weights
 
-    return (None if sam is None else lambda network: checkpoint.initialise_from_sam(network, sam),
-            None if mae is None else lambda network: checkpoint.initialise_from_mae(network, mae))
+    return (None if sam is None else lambda network: weights.initialise_from_sam(network, sam),
+            None if mae is None else lambda network: weights.initialise_from_mae(network, mae))
 
 
 def _local_processes() -> int:

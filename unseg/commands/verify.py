@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from unseg.commands.console import print_list, progress, quiet_decoders
-from unseg.files import printable
-from unseg.images import MAX_PIXELS
+from unseg.storage.files import printable
+from unseg.storage.images import MAX_PIXELS
 
 
 def verify(
@@ -28,7 +28,7 @@ def verify(
     Exit codes: 0 every image is protected and within its budget, and nothing is missing, changed or extra; 1 something
     is not, the lists say what; 2 it could not start, one line says why; 130 Ctrl-C.
     """
-    from unseg.editions.verify import verify_edition as check
+    from unseg.editions.audit import verify_edition as check
 
     with quiet_decoders():
         result = check(folder, originals=originals, masks=masks, annotations=annotations, workers=workers,

@@ -24,8 +24,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unseg.config import TrainConfig
-from unseg.data.training import TrainingImage
+from unseg.method.config import TrainConfig
+from unseg.data.training_data import TrainingImage
 from unseg.data.views import ViewBatch, draw_views
 from unseg.errors import UserError
 

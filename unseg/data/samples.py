@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from unseg.errors import UserError
-from unseg.images import IMAGE_SUFFIXES
+from unseg.storage.images import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, order=True)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unseg.config import TrainConfig
-from unseg.data.training import TrainingImage
+from unseg.method.config import TrainConfig
+from unseg.data.training_data import TrainingImage
 from unseg.errors import UserError
-from unseg.prompts import seeded
+from unseg.method.prompts import seeded
 
 MIN_OBJECT_PIXELS = 64  # in a view: fewer say nothing about a texture
 CROP_TRIES = 10

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from unseg.data.editions import PASCAL, VOC_IMAGES, VOC_LISTS, home_of
+from unseg.data.edition_catalog import PASCAL, VOC_IMAGES, VOC_LISTS, home_of
 from unseg.errors import UserError
 
 LABELS, AUGMENTED = "SegmentationClass", "SegmentationClassAug"

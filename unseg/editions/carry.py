@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from unseg.data.annotations.json_stream import open_json, stamp
 from unseg.data.annotations.names import ImagesFolder
-from unseg.data.editions import EditionRow, Located, locate
+from unseg.data.edition_catalog import EditionRow, Located, locate
 from unseg.data.samples import Problem, walk
 from unseg.editions.gather import list_images, open_data_set
 from unseg.errors import UserError
-from unseg.files import BLOCK, blocks_of, link_on_the_way, sha256_of, stays_inside, sync_folder, write_blocks, write_bytes
-from unseg.manifest import cannot_go_on
+from unseg.storage.files import BLOCK, blocks_of, link_on_the_way, sha256_of, stays_inside, sync_folder, write_blocks, write_bytes
+from unseg.protecting.manifest import cannot_go_on
 
 CARRIED = "unseg-edition-files.jsonl"
 How = Literal["copied", "linked", "rewritten"]

@@ -10,10 +10,10 @@ from unseg.data.annotations import Annotated, Annotations, ClassTable, ObjectRul
 from unseg.data.annotations.coco import CityscapesPanoptic, CocoInstances, CocoPanoptic
 from unseg.data.annotations.label_files import Cityscapes, LabelFiles
 from unseg.data.annotations.names import ImagesFolder, safe_name
-from unseg.data.editions import READER, EditionRow, EditionSet, Located, locate, nearest
+from unseg.data.edition_catalog import EditionRow, EditionSet, Located, READER, locate, nearest
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
 from unseg.errors import UserError
-from unseg.images import IMAGE_SUFFIXES
+from unseg.storage.images import IMAGE_SUFFIXES
 
 MASK_SUFFIX = ".png"  # of masks that lie among their images
 

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unseg.data.editions import Located
+from unseg.data.edition_catalog import Located
 from unseg.editions.carry import Carried
-from unseg.editions.settings import EditionSettings
+from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
-from unseg.files import sync_folder, write_bytes
-from unseg.manifest import Manifest, cannot_go_on
-from unseg.protect import relative
+from unseg.storage.files import sync_folder, write_bytes
+from unseg.protecting.manifest import Manifest, cannot_go_on
+from unseg.protecting.run import relative
 
 EDITION = "unseg-edition.json"
 FORMAT = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unseg.data.editions import EDITIONS, EditionRow, EditionSet, locate, nearest
+from unseg.data.edition_catalog import EDITIONS, EditionRow, EditionSet, locate, nearest
 
 
 def survey(root: Path | None) -> list[dict[str, Any]]:

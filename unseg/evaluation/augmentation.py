@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as colours
 
-from unseg import metrics
+from unseg.method import metrics
 
 # ImageNet's statistics, as the smp networks are usually fed; any fixed affine map would do.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from unseg import metrics
+from unseg.method import metrics
 
 RunLengths = dict[str, Any]
 Numbers = dict[str, float | None]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from unseg import noise
-from unseg.config import Budget
+from unseg.method import noise
+from unseg.method.config import Budget
 
 TILE = 1024  # pixels after which a pattern per class repeats
 

@@ -19,11 +19,11 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from unseg.checkpoint import State
+from unseg.storage.weights import State
 from unseg.errors import UserError
 from unseg.evaluation.coco_metrics import MAX_DETECTIONS
 from unseg.evaluation.regions import Targets
-from unseg.evaluation.weights import build_transformers, load_strictly, read_weights
+from unseg.victims.pretrained import build_transformers, load_strictly, read_weights
 
 RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."
 STRIDE = 32  # RT-DETR wants sides that can be halved five times

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unseg.config import Budget
+from unseg.method.config import Budget
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.errors import UserError
-from unseg.evaluation.compare import Make, Source, Study, Watcher, check_size, weights_identity
+from unseg.evaluation.study import Make, Source, Study, Watcher, check_size, weights_identity
 from unseg.evaluation.conditions import class_pattern, random_noise
-from unseg.evaluation.data import fingerprint
+from unseg.evaluation.pairs import fingerprint
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.names import parse_condition, sweep
+from unseg.evaluation.condition_names import parse_condition, sweep
 from unseg.evaluation.presets import Choices
 from unseg.evaluation.quality import Similarity
 from unseg.evaluation.sets import CleanImages, annotation_files, check_apart, open_clean, protected_files, truth_by
-from unseg.evaluation.tasks import find_maker
+from unseg.evaluation.tasks.registry import find_maker
 from unseg.evaluation.trainer import Schedule
 
 MASK_FORMATS = ("voc", "index", "binary")

@@ -127,5 +127,5 @@ class Learner(ABC):
         return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
 
 
-# network name, training images, test images, options → Learner. One entry a task in `unseg.evaluation.tasks.TASKS`.
+# network name, training images, test images, options → Learner. One entry a task in `unseg.evaluation.tasks.registry.TASKS`.
 MakeLearner = Callable[[str, AnnotatedImages, AnnotatedImages, LearnerOptions], Learner]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unseg import metrics
-from unseg.checkpoint import compare, read_state, shapes_of
+from unseg.method import metrics
+from unseg.storage.weights import compare, read_state, shapes_of
 from unseg.errors import UserError
 
 SLOW_IMAGES = 200  # SSIM and LPIPS take a tenth of a second an image: they are means over at most so many, evenly spread

@@ -10,10 +10,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from unseg import metrics
+from unseg.method import metrics
 from unseg.errors import UserError
-from unseg.evaluation.names import TRIVIAL, in_order
-from unseg.files import write_bytes
+from unseg.evaluation.condition_names import TRIVIAL, in_order
+from unseg.storage.files import write_bytes
 
 Json = dict[str, Any]
 

@@ -11,16 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from unseg.data.annotations import (
-    Annotated, Annotations, ClassMap, ClassTable, ObjectRule, open_annotations,
-)
+from unseg.data.annotations import Annotated, Annotations, ClassMap, ClassTable, ObjectRule, open_annotations
 from unseg.data.annotations.core import first_few
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.evaluation.conditions import Change, reencoded
-from unseg.evaluation.data import Pair, digest
+from unseg.evaluation.pairs import Pair, digest
 from unseg.evaluation.quality import Meter
-from unseg.images import IMAGE_SUFFIXES, read_image
+from unseg.storage.images import IMAGE_SUFFIXES, read_image
 
 LABEL_FOLDERS = ("labels", "masks", "annotations", "gt", "groundtruth")
 # Of two files of one name, the one that is lossless; the rest by name.
@@ -105,7 +103,7 @@ class CleanImages(FileImages):
 
 
 class PairImages(FileImages):
-    """Images with class maps, as `unseg.evaluation.data` lists them; names are the pairs'."""
+    """Images with class maps, as `unseg.evaluation.pairs` lists them; names are the pairs'."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         super().__init__()

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from unseg.distributed import GradientMean, World
+from unseg.compute.distributed import GradientMean, World
 from unseg.errors import UserError
 from unseg.evaluation.learner import Learner, Metrics
-from unseg.files import writing
+from unseg.storage.files import writing
 
 OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly")
 POLY_POWER = 0.9

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from xml.etree.ElementTree import Element
 
-from unseg.evaluation.names import shown_name
+from unseg.evaluation.condition_names import shown_name
 from unseg.report.charts import Bar, Line, Style, bar_panel, line_panel, scale_top
 from unseg.report.model import Condition, Network, Section
 

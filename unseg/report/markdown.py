@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from unseg.files import printable
+from unseg.storage.files import printable
 from unseg.report import text
 from unseg.report.model import Section
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Union
 from xml.etree.ElementTree import Element, tostring
 
-from unseg.files import printable
+from unseg.storage.files import printable
 
 Child = Union[str, Element, None, Iterable["Child"]]
 # After these a line ends, so that pages can be compared line by line; it does not show.

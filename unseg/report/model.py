@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unseg import metrics
+from unseg.method import metrics
 from unseg.errors import UserError
-from unseg.evaluation.names import RESERVED, shown_name
+from unseg.evaluation.condition_names import RESERVED, shown_name
 from unseg.evaluation.results import Spread, grouped, read_results, spread
-from unseg.files import printable
+from unseg.storage.files import printable
 from unseg.report.charts import Points
 
 RESULTS = "results.json"
@@ -92,7 +92,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the networks were trained on: BASE, BASE@SHARE or one of them +jpegQ, as `unseg.evaluation.names` has it.
+    """What the networks were trained on: BASE, BASE@SHARE or one of them +jpegQ, as `unseg.evaluation.condition_names` has it.
 
     runs: by seed, rising; at least one.
     """

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from importlib import resources
 from xml.etree.ElementTree import Element
 
-from unseg.evaluation.names import shown_name
+from unseg.evaluation.condition_names import shown_name
 from unseg.report import figures, text
 from unseg.report.charts import Style, swatch
 from unseg.report.figures import Figure, style_of
-from unseg.report.images import Album, Shown
+from unseg.report.album import Album, Shown
 from unseg.report.markup import Child, add, el, html_page, raw
 from unseg.report.model import Change, Condition, Example, Network, Section
-from unseg.report.panels import NOISE_GAIN
+from unseg.storage.panels import NOISE_GAIN
 
 GENERATOR = "unseg report"  # in the page's head: by it the command knows its own pages
 # Nothing may be fetched or run, whatever else stands in the page.

@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from unseg.data.annotations.core import (
-    Annotated, Annotations, ClassTable, Indexed, Segment, Unannotated, check_pixel_count, check_segment_count,
-    check_size, first_few, index_values,
-)
+from unseg.data.annotations.core import Annotated, Annotations, ClassTable, Indexed, Segment, Unannotated, check_pixel_count, check_segment_count, check_size, first_few, index_values
 from unseg.data.annotations.json_stream import JsonStream, open_json, read_entries, stamp
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.errors import UserError
-from unseg.images import ImageError, read_image
+from unseg.storage.images import ImageError, read_image
 
 MAX_IMAGES = 2_000_000
 MAX_ENTRIES = 10_000_000

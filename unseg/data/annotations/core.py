@@ -19,7 +19,7 @@ from unseg.data.annotations.runs import Runs, count_coverage, paint
 from unseg.data.masks import Detected, MaskKind, MaskRule, detect_kind, object_mask, parse_objects
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.images import ImageError, Label, open_label, pixel_count
+from unseg.storage.images import ImageError, Label, open_label, pixel_count
 
 T = TypeVar("T")
 NO_CLASS = -1  # in class codes: the pixel belongs to nothing that the rule takes
@@ -225,7 +225,7 @@ class ClassMap(Annotated):
 class Looking:
     """How all the files of a set are looked at when it is opened: in which threads, and who is told how far it is.
 
-    track: called with the files, their number and what they are; see `unseg.protect.Reporter`.
+    track: called with the files, their number and what they are; see `unseg.protecting.run.Reporter`.
     """
 
     executor: Executor | None = None

@@ -5,16 +5,14 @@ from pathlib import Path
 
 from unseg.data.annotations.coco import CITYSCAPES_PANOPTIC, CityscapesPanoptic, CocoInstances, CocoPanoptic
 from unseg.data.annotations.core import Annotations, Looking, first_few
-from unseg.data.annotations.huggingface import (
-    METADATA, TABLES, HuggingFaceTables, metadata_files, open_image_folder, table_files,
-)
+from unseg.data.annotations.huggingface import HuggingFaceTables, METADATA, TABLES, metadata_files, open_image_folder, table_files
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.label_files import CITYSCAPES_SUFFIXES, Cityscapes, open_label_files
 from unseg.data.annotations.labelme import LabelMe
 from unseg.data.annotations.yolo import Yolo, label_texts, looks_like_yolo
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.images import IMAGE_SUFFIXES
+from unseg.storage.images import IMAGE_SUFFIXES
 
 OPTION = "--annotations-format"
 FORMATS = ("coco", "coco-panoptic", "voc", "index", "binary", "cityscapes", "cityscapes-panoptic", "yolo", "labelme",

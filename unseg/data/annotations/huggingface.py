@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from unseg.data.annotations.core import (
-    Annotated, Annotations, ClassTable, Looking, ObjectRule, Unannotated, check_pixel_count, first_few,
-)
+from unseg.data.annotations.core import Annotated, Annotations, ClassTable, Looking, ObjectRule, Unannotated, check_pixel_count, first_few
 from unseg.data.annotations.label_files import LabelFiles, check_kind, label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
+from unseg.storage.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 TABLES = (".parquet", ".arrow")

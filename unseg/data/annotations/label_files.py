@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from unseg.data.annotations.core import (
-    Annotated, Annotations, ClassMap, ClassTable, Indexed, Looking, ObjectRule, Segment, Unannotated,
-    check_pixel_count, check_segment_count, check_size, index_values,
-)
+from unseg.data.annotations.core import Annotated, Annotations, ClassMap, ClassTable, Indexed, Looking, ObjectRule, Segment, Unannotated, check_pixel_count, check_segment_count, check_size, index_values
 from unseg.data.annotations.names import ImagesFolder
 from unseg.data.masks import MaskKind
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
-from unseg.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
+from unseg.storage.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
 
 VOC_CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
                "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",

@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from unseg.data.annotations.core import (
-    Annotated, Annotations, ClassTable, Looking, Unannotated, check_pixel_count, check_size, first_few,
-)
+from unseg.data.annotations.core import Annotated, Annotations, ClassTable, Looking, Unannotated, check_pixel_count, check_size, first_few
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.names import ImagesFolder, safe_name, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.annotations.yolo import read_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.images import ImageError, decode_label
+from unseg.storage.images import ImageError, decode_label
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"
 WITHOUT_AREA = ("line", "linestrip", "point", "points")

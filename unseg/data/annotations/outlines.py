@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from unseg.data.annotations.core import ClassTable, Outlined, Segment, check_segment_count, first_few
-from unseg.data.annotations.runs import (
-    MAX_RUNS, OutlineError, Runs, parse_counts, runs_of_counts, runs_of_mask, runs_of_polygons,
-)
-from unseg.images import ImageError
+from unseg.data.annotations.runs import MAX_RUNS, OutlineError, Runs, parse_counts, runs_of_counts, runs_of_mask, runs_of_polygons
+from unseg.storage.images import ImageError
 
 MAX_CORNERS = 4_000_000  # an image, all its polygons together
 

@@ -1,0 +1,75 @@
+"""Codes of classes: the largest class has code 0, whatever the classes are called."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import unseg.method.codes
+from unseg.method.codes import class_areas, class_codes, code_map
+from unseg.method.noise import NO_CODE
+
+AREAS = st.dictionaries(st.integers(0, 70_000), st.integers(1, 50), max_size=40)
+
+
+def test_codes_fall_with_area_and_ties_go_by_class() -> None:
+    assert class_codes({3: 10, 7: 50, 0: 10, 11: 1}, 12) == {7: 0, 0: 1, 3: 2, 11: 3}
+    assert class_codes({}, 12) == {}
+
+
+def test_classes_beyond_the_codes_begin_again_at_the_first() -> None:
+    assert class_codes({3: 10, 7: 50, 0: 10, 11: 1}, 3) == {7: 0, 0: 1, 3: 2, 11: 0}
+
+
+@given(AREAS)
+def test_codes_are_a_ranking(areas: dict[int, int]) -> None:
+    codes = class_codes(areas, 40)
+    assert sorted(codes.values()) == list(range(len(areas)))
+    assert codes == class_codes(dict(reversed(areas.items())), 40)
+    for one in areas:
+        for other in areas:
+            if areas[one] > areas[other] or (areas[one] == areas[other] and one < other):
+                assert codes[one] < codes[other]
+
+
+def test_areas_add_up_over_maps_of_any_size() -> None:
+    maps = [np.array([[0, 255, 4]], np.uint8), np.array([[4, 4], [300, 0]], np.uint16)]
+    assert class_areas(maps) == {0: 2, 4: 3, 300: 1}
+    assert class_areas(maps, ignore_label=None) == {0: 2, 4: 3, 300: 1, 255: 1}
+    assert class_areas([]) == {}
+
+
+@given(st.lists(st.sampled_from([0, 1, 9, 255, 4000]), min_size=6, max_size=6))
+def test_a_map_holds_the_code_of_every_pixels_class(classes: list[int]) -> None:
+    codes = {0: 2, 1: 0, 9: 254, 4000: 1}
+    coded = code_map(np.array(classes).reshape(2, 3), codes)
+    assert coded.dtype == np.uint8 and coded.shape == (2, 3)
+    assert coded.ravel().tolist() == [NO_CODE if value == 255 else codes[value] for value in classes]
+
+
+@pytest.mark.parametrize("codes", [{0: 1}, {0: 1, 5: 255}, {0: 1, 5: -1}])
+def test_a_class_without_a_usable_code_is_an_error(codes: dict[int, int]) -> None:
+    with pytest.raises(ValueError, match="class 5 has code"):
+        code_map(np.array([[0, 5]], np.uint8), codes)
+
+
+def test_where_no_label_is_ignored_every_value_needs_a_code() -> None:
+    with pytest.raises(ValueError, match="class 255"):
+        code_map(np.array([[255]], np.uint8), {0: 0}, ignore_label=None)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 4), st.sampled_from([1, 7, 300, 70_000]), st.sampled_from([1, 20, 2**20]))
+def test_counting_in_tables_and_bands_is_counting(seed: int, height: int, span: int, band: int) -> None:
+    """Against numpy's own counting and one comparison a class; −1 stands for no class, as in annotations."""
+    random = np.random.default_rng(seed)
+    classes = random.integers(-1, span, (height, 9)).astype(np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unseg.method.codes, "BAND", band)
+        areas = class_areas([classes], ignore_label=-1)
+        codes = {value: random.integers(0, 255).item() for value in areas}
+        coded = code_map(classes, codes, ignore_label=-1)
+    values, counts = np.unique(classes[classes >= 0], return_counts=True)
+    assert areas == dict(zip(values.tolist(), counts.tolist()))
+    for value in (-1, *areas):
+        assert (coded[classes == value] == codes.get(value, NO_CODE)).all()

@@ -1,0 +1,305 @@
+"""Malformed annotations: seeded mutations of valid sets, and files made to exhaust a reader.
+
+    python tests/support/annotation_hostile.py mutations SEED COUNT
+    python tests/support/annotation_hostile.py commands SEED COUNT      the same, each through `unseg protect` in a process of its own
+    python tests/support/annotation_hostile.py bombs
+
+In a process of its own, so that a crash of a decoder shows as one and memory is that of the readers alone. Prints one
+json line: what was refused, what was still readable, the slowest case (seconds of the processor), and the peak memory.
+Of commands, it says how many ended with exit code 2 and one line, how many with 1 and a line for every image; whatever else
+ends this script with an error.
+"""
+from __future__ import annotations
+
+import base64
+import json
+import os
+import struct
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from tests.support.annotation_check import use
+from tests.support.annotation_sets import BUILDERS, Built, build, photographs, write_json
+from tests.support.own_memory import peak_memory_mib
+
+NASTY = (None, True, -1, 0, 0.5, 2 ** 31, 10 ** 40, -1e308, 1e308, float("nan"), float("inf"), "", "x", "\0", "../x",
+         "9" * 300, "\ud800", [], {}, [[]], [None], {"id": 1}, [1e9] * 6, [[0, 0]] * 3, "A" * 5000)
+SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".yaml", ".png", ".parquet", ".arrow")
+
+
+# --- mutations -------------------------------------------------------------------------------------------------------
+
+
+def places(content: object, path: tuple = ()) -> Iterator[tuple]:
+    """The way to every value of a json."""
+    yield path
+    if isinstance(content, (dict, list)):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from places(value, (*path, key))
+
+
+def mutate_json(data: bytes, generator: np.random.Generator) -> bytes:
+    """One to three values replaced by something nasty, removed, repeated, or nested deeply."""
+    content = json.loads(data)
+    for _ in range(generator.integers(1, 4)):
+        ways = [way for way in places(content) if way]
+        if not ways:
+            break
+        *way, last = ways[generator.integers(len(ways))]
+        holder = content
+        for key in way:
+            holder = holder[key]
+        match generator.integers(6):
+            case 0 if isinstance(holder, dict):
+                del holder[last]
+            case 0 | 1 if isinstance(holder, list):
+                holder.append(holder[last])
+            case 2:
+                holder[last] = json.loads("[" * 150 + "]" * 150)
+            case _:
+                holder[last] = NASTY[generator.integers(len(NASTY))]
+    return json.dumps(content).encode()
+
+
+def mutate_bytes(data: bytes, generator: np.random.Generator) -> bytes:
+    """Cut, flipped, repeated or filled."""
+    array = bytearray(data)
+    place, length = int(generator.integers(len(array))), int(generator.integers(1, 9))
+    match generator.integers(5):
+        case 0:
+            return bytes(array[:place])
+        case 1:
+            for _ in range(length):
+                array[generator.integers(len(array))] = generator.integers(256)
+        case 2:
+            array[place:place + length] = array[place:place + length] * 40
+        case 3:
+            array[place:place + length] = b"\xff" * length
+        case _:
+            array[place:place + length] = b"-9e9"
+    return bytes(array)
+
+
+def mutated(root: Path, seed: int, count: int) -> Iterator[tuple[str, Built, dict[str, tuple[int, int]]]]:
+    """`count` cases: what was mutated, the set with one file mutated, and its images' names and sizes."""
+    sets: list[tuple[str, Built, list[Path], dict[str, tuple[int, int]]]] = []
+    for number, name in enumerate(BUILDERS):
+        built = build(name, root / str(number))
+        inside = [built.path] if built.path.is_file() else sorted(built.path.rglob("*"))
+        if built.path.with_suffix("").is_dir():  # the PNG files beside a panoptic json
+            inside += sorted(built.path.with_suffix("").iterdir())
+        files = [file for file in inside if file.is_file() and file.suffix in SUFFIXES]
+        named = {built.name(image): pixels.shape[:2] for image, (pixels, _) in photographs().items()}
+        assert use(built.path, built.images, named) == len(named), name
+        sets.append((name, built, files, named))
+    for case in range(count):
+        generator = np.random.default_rng((seed, case))
+        name, built, files, named = sets[case % len(sets)]
+        file = files[generator.integers(len(files))]
+        data = file.read_bytes() or b" "
+        is_json = file.suffix == ".json" and generator.random() < 0.7
+        file.write_bytes((mutate_json if is_json else mutate_bytes)(data, generator))
+        try:
+            yield f"{name} {file.name}", built, named
+        finally:
+            file.write_bytes(data)
+
+
+def mutations(root: Path, seed: int, count: int) -> Iterator[tuple[str, int]]:
+    """(what was mutated, how many images it still gave) for `count` cases."""
+    for name, built, named in mutated(root, seed, count):
+        yield name, use(built.path, built.images, named)
+
+
+def commands(root: Path, seed: int, count: int) -> dict[str, int]:
+    """How many of `count` cases `unseg protect` ended in which way. The shipped generator; forked, to spare the imports."""
+    from unseg import cli
+    from unseg.protecting.manifest import read_manifest
+
+    codes = {1: 0, 2: 0}
+    (root / "outputs").mkdir()
+    for number, (name, built, named) in enumerate(mutated(root, seed, count)):
+        out, said = root / "outputs" / str(number), root / "said.txt"
+        inputs = [str(built.images)] if built.images.is_dir() and not built.path.is_relative_to(built.images) else []
+        arguments = ["protect", *inputs, "--annotations", str(built.path), "--out", str(out), "--device", "cpu", "--workers", "1",
+                     "-q"]
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                with open(said, "wb") as file:
+                    os.dup2(file.fileno(), 1)
+                    os.dup2(file.fileno(), 2)
+                code = cli.main(arguments)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        text = said.read_text(errors="replace")
+        assert code in codes and "Traceback" not in text, (name, code, text[-3000:])
+        if code == 2:
+            assert text.startswith("unseg: error: ") and text.count("\n") == 1 and not out.exists(), (name, text[-3000:])
+        else:  # one image of every set has no object
+            assert len(read_manifest(out).entries) >= len(named), (name, text[-3000:])
+        codes[code] += 1
+    return {"cases": count, "refused_in_one_line": codes[2], "told_image_by_image": codes[1], "peak_mb": peak_memory_mib()}
+
+
+# --- bombs -----------------------------------------------------------------------------------------------------------
+
+
+def coco(root: Path, segmentations: list, height: int = 4000, width: int = 5000) -> dict:
+    return {"images": [{"id": 1, "file_name": "x.png", "height": height, "width": width}],
+            "annotations": [{"id": number, "image_id": 1, "category_id": 1 + number % 3, "segmentation": shape}
+                            for number, shape in enumerate(segmentations)],
+            "categories": [{"id": number, "name": "a"} for number in (1, 2, 3)]}
+
+
+def text_file(text: str, name: str = "x.json") -> Callable[[Path], Path]:
+    def make(root: Path) -> Path:
+        (root / name).write_text(text)
+        return root / name
+    return make
+
+
+def coco_of(segmentations: Callable[[], list], **size: int) -> Callable[[Path], Path]:
+    return lambda root: write_json(root / "x.json", coco(root, segmentations(), **size))
+
+
+def sparse(before: bytes, after: bytes, megabytes: int) -> Callable[[Path], Path]:
+    """A json on one line that takes no room on disk: zeros where a text goes on."""
+    def make(root: Path) -> Path:
+        with open(root / "x.json", "wb") as file:
+            file.write(before)
+            file.seek(megabytes << 20)
+            file.write(after)
+        return root / "x.json"
+    return make
+
+
+def giant_png(side: int) -> bytes:
+    """The header of a grey PNG of side² pixels, with a few bytes of data."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b""))
+
+
+def giant_mask_folder(root: Path) -> Path:
+    (root / "masks").mkdir()
+    (root / "masks" / "x.png").write_bytes(giant_png(60_000))
+    return root / "masks"
+
+
+def giant_labelme_mask(root: Path) -> Path:
+    shape = {"label": "a", "shape_type": "mask", "points": [[0, 0], [4999, 3999]],
+             "mask": base64.b64encode(giant_png(60_000)).decode()}
+    return write_json(root / "labels" / "x.json", {"imagePath": "x.png", "shapes": [shape]}).parent
+
+
+def giant_panoptic(root: Path) -> Path:
+    (root / "p").mkdir()
+    (root / "p" / "x.png").write_bytes(giant_png(60_000))
+    content = coco(root, []) | {"annotations": [{"image_id": 1, "file_name": "x.png", "segments_info": []}]}
+    return write_json(root / "p.json", content)
+
+
+def yolo_of(text: Callable[[], str], names: str = "") -> Callable[[Path], Path]:
+    def make(root: Path) -> Path:
+        (root / "labels").mkdir()
+        (root / "labels" / "x.txt").write_text(text())
+        if names:
+            (root / "labels" / "data.yaml").write_text(names)
+        return root / "labels"
+    return make
+
+
+def zigzag(corners: int) -> list[float]:
+    """From border to border of 5000×4000 pixels and back."""
+    return np.stack([np.arange(corners) % 2 * 5000, np.linspace(0, 4000, corners)], 1).ravel().tolist()
+
+
+def alternating(runs: int, pixels: int) -> list[int]:
+    """Run lengths of single pixels, and the rest."""
+    return [1] * runs + [pixels - runs]
+
+
+SQUARE = [[0, 0, 4999, 0, 4999, 3999, 0, 3999]]
+MERGE_BOMB = "a0: &a0 {x: y}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+BOMBS: dict[str, Callable[[Path], Path]] = {
+    "2 GB of a file name": sparse(b'{"images": [{"id": 1, "file_name": "', b'"}]}', 2048),
+    "100 MB of a text to pass over": sparse(b'{"shapes": [], "imageData": "', b'"}', 100),
+    "an entry of empty lists": text_file('{"annotations": [[' + "[]," * 3_000_000 + "[]]]}"),
+    "an entry of empty objects": text_file('{"annotations": [[' + "{}," * 2_700_000 + "{}]]}"),
+    "an entry over the limit": text_file('{"annotations": [[' + "[]," * 9_000_000 + "[]]]}"),
+    "a million brackets": text_file('{"annotations": ' + "[" * 1_000_000),
+    "a million keys": text_file("{" + ",".join(f'"{number}":0' for number in range(1_000_000)) + "}"),
+    "a number of ten million digits": text_file('{"annotations": [' + "9" * 8_000_000 + "]}"),
+    "two hundred thousand images": text_file('{"images": [' + ",".join(
+        f'{{"id":{number},"file_name":"{number}.png","height":1,"width":1}}' for number in range(200_000))
+        + '], "annotations": [], "categories": []}'),
+    "a zigzag within the limit": coco_of(lambda: [[zigzag(790)]]),
+    "a zigzag over it": coco_of(lambda: [[zigzag(400_000)]]),
+    "five hundred zigzags": coco_of(lambda: [[zigzag(790)]] * 500),
+    "ten thousand squares": coco_of(lambda: [SQUARE] * 10_000),
+    "a hundred thousand squares": coco_of(lambda: [SQUARE] * 100_000),
+    "disjoint run lengths": coco_of(lambda: [{"size": [4000, 5000], "counts": [2000 * number, *alternating(
+        2000, 20_000_000 - 2000 * number)]} for number in range(4_000)]),
+    "full run lengths, many times": coco_of(lambda: [{"size": [4000, 5000], "counts": [0, 20_000_000]}] * 9_000),
+    "crossing run lengths": coco_of(lambda: [{"size": [4000, 5000], "counts": alternating(10_000, 20_000_000)}] * 300),
+    "packed counts that overflow": coco_of(lambda: [{"size": [4000, 5000], "counts": "oooooo3" * 500_000}]),
+    "a declared size of 10^12 pixels": coco_of(lambda: [SQUARE], height=1_000_000, width=1_000_000),
+    "a mask of 3.6 gigapixels": giant_mask_folder,
+    "a LabelMe mask of 3.6 gigapixels": giant_labelme_mask,
+    "a panoptic PNG of 3.6 gigapixels": giant_panoptic,
+    "a YOLO line of a million corners": yolo_of(lambda: "0" + " 0.1 0.9 0.9 0.1" * 500_000),
+    "a YOLO file of a million lines": yolo_of(lambda: "0 0 0 1 0 1 1\n" * 500_000),
+    "a YOLO file of empty lines": yolo_of(lambda: "0 0 0 1 0 1 1\n" + "\n" * 8_000_000),
+    "YAML merge keys": yolo_of(lambda: "0 0 0 1 0 1 1\n", MERGE_BOMB),
+    "YAML brackets": yolo_of(lambda: "0 0 0 1 0 1 1\n", "names: " + "[" * 100_000),
+    "YAML commas": yolo_of(lambda: "0 0 0 1 0 1 1\n", "names: [" + "a," * 60_000 + "a]"),
+}
+
+
+def bombs(root: Path) -> Iterator[tuple[str, int]]:
+    """As `mutations`; the image x.png is taken for 5000×4000 pixels, which nothing decodes."""
+    (root / "images").mkdir()
+    Pillow.new("L", (1, 1)).save(root / "images" / "x.png")
+    for number, (name, make) in enumerate(BOMBS.items()):
+        folder = root / str(number)
+        folder.mkdir()
+        yield name, use(make(folder), root / "images", {"x.png": (4000, 5000)})
+
+
+def main(kind: str, seed: str = "0", count: str = "0") -> None:
+    warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # protect lifts Pillow's limit for its own
+    taken: list[tuple[float, str, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "commands":
+            print(json.dumps(commands(Path(folder), int(seed), int(count))))
+            return
+        cases = bombs(Path(folder)) if kind == "bombs" else mutations(Path(folder), int(seed), int(count))
+        before = time.process_time()
+        for name, readable in cases:
+            now = time.process_time()
+            taken.append((now - before, name, readable))
+            print(f"{len(taken)} {name}: {readable} readable, {now - before:.2f} s,"
+                  f" {peak_memory_mib()} MB", file=sys.stderr, flush=True)
+            before = time.process_time()
+    seconds, slowest, _ = max(taken)
+    print(json.dumps({"cases": len(taken), "refused": sum(readable == 0 for *_, readable in taken),
+                      "whole": sum(readable == 3 for *_, readable in taken), "slowest": slowest, "seconds": seconds,
+                      "peak_mb": peak_memory_mib()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,305 @@
+"""Interactive segmentation: SAM and SAM-HQ are told by a box or by points which object of an image to segment.
+
+In each training view some objects are asked for, each twice: by its box and by points on it. On clean test images every object is
+asked for in both ways. Prompts of a test image are drawn from its name alone, so that all runs meet the same ones.
+Shapes: B images, S side of the square frame (the image with its shape kept, what is left to the right and below is empty), K
+objects of an image, N points of an object, M side of the logits, H×W an image's own size.
+"""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unseg.method import losses
+from unseg.data.annotations import Annotated, ClassMap, ObjectRule
+from unseg.data.annotations.core import first_few
+from unseg.data.views import MIN_OBJECT_PIXELS
+from unseg.compute.device import worker_threads
+from unseg.errors import UserError
+from unseg.evaluation.augmentation import draw_colours
+from unseg.evaluation.coco_metrics import RunLengths, decode, encode
+from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
+from unseg.evaluation.regions import GEOMETRY_DRAWS, View, draw_view, restore, view_pixels, whole
+from unseg.victims.promptable import NETWORKS, build_promptable, frame_side
+from unseg.method.metrics import boundary_iou, mask_iou
+from unseg.method.prompts import OBJECT_THRESHOLD, POINTS, box_of, points_of, seeded
+
+__all__ = ["NETWORKS", "Interactive", "make_interactive"]
+
+PROMPTS = ("box", "points")
+MEASURES = {"iou": mask_iou, "boundary_iou": boundary_iou}
+TARGETS = ("segments", "merged")
+TEST_SEED = 0  # of the test images' prompts, whatever a run's own seed is
+KEPT_BYTES = 1 << 30  # of images held in memory, for training and for testing each
+THREADS = 4  # that read images and make views
+COLOURS = np.array([(230, 60, 60), (60, 120, 230), (240, 200, 40), (60, 180, 90), (170, 80, 200), (240, 140, 40), (60, 200, 200),
+                    (240, 140, 190), (140, 90, 40), (170, 220, 60)])
+
+
+def make_interactive(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> Learner:
+    """A Learner of one of NETWORKS. Options of `extra`: see `Interactive`."""
+    return Interactive(network, train, test, options)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image and the objects that can be asked for. pixels: H×W×3 uint8. masks: K. too_small: how many were left out."""
+
+    pixels: np.ndarray
+    masks: tuple[RunLengths, ...]
+    too_small: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+class Asked(NamedTuple):
+    """A view of an image and what is asked of it: image 3×S×S normalised, labels K×S×S in [0, 1], boxes K×4 (XYXY) and points
+    K×N×2 in frame pixels."""
+
+    image: Tensor
+    labels: Tensor
+    boxes: Tensor
+    points: Tensor
+
+
+class Scenes:
+    """The scenes of a set, read when they are asked for, from any thread; the first KEPT_BYTES of them stay in memory."""
+
+    def __init__(self, images: AnnotatedImages, side: int, rule: ObjectRule, merged: bool) -> None:
+        self.images, self.side, self.rule, self.merged = images, side, rule, merged
+        self.without: set[int] = set()  # scenes in whose place another one was shown
+        self._kept: dict[int, Scene] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.images.names)
+
+    def __getitem__(self, index: int) -> Scene:
+        if index in self._kept:
+            return self._kept[index]
+        pixels = self.images.pixels(index)
+        masks = objects_of(self.images.annotated(index), self.rule, self.merged)
+        scale = (self.side / max(pixels.shape[:2])) ** 2  # pixels of the frame for one of the image
+        large = [encode(mask) for mask in masks if np.count_nonzero(mask) * scale >= MIN_OBJECT_PIXELS]
+        scene = Scene(pixels, tuple(large), len(masks) - len(large))
+        if self._bytes + scene.pixels.nbytes <= KEPT_BYTES:
+            self._kept[index] = scene
+            self._bytes += scene.pixels.nbytes
+        return scene
+
+    def with_object(self, index: int) -> Scene:
+        """Scene `index`, or the next one that has an object; UserError where there is none."""
+        for place in range(len(self)):
+            scene = self[(index + place) % len(self)]
+            if scene.masks:
+                return scene
+            self.without.add((index + place) % len(self))
+        raise UserError(f"--annotations: no training image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size")
+
+
+def objects_of(annotated: Annotated, rule: ObjectRule, merged: bool = False) -> list[np.ndarray]:
+    """The masks that can be asked for one at a time, each H×W bool: every segment that the rule takes (no crowd, no void); of
+    class-id masks every class but the rule's ignored and background label. merged: their union alone."""
+    left_out: set[int | None] = set()
+    if isinstance(annotated, ClassMap) and annotated.kind == "index":
+        left_out = {rule.ignore_label} if isinstance(rule.which, tuple) else {rule.ignore_label, rule.background_label}
+    taken = (segment.mask for segment in annotated.segments if segment.taken(rule) and segment.class_id not in left_out)
+    masks = [mask for mask in taken if mask.any()]
+    return [np.logical_or.reduce(masks)] if merged and masks else masks
+
+
+class Interactive(Learner):
+    """A promptable network on a set of images with object masks.
+
+    metric: the mean over `PROMPTS` of the IoU, which is a mean over all objects of all test images, each at its image's own size.
+    Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask an image); per_view,
+    how many objects of a training view are asked for (some of them again where there are fewer; 1 if merged); max_objects, the
+    most objects of a test image that are asked for (a random choice by its name).
+    Objects of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing (there they are counted).
+    A training image without an object is replaced by the next one that has some, and the notes say so.
+    """
+
+    metric = "iou"
+
+    def __init__(self, network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> None:
+        self.network, self.options, self.side = network, options, frame_side(network, options.size)
+        extra = options.extras(target=TARGETS[0], per_view=4, max_objects=10)
+        if extra["target"] not in TARGETS:
+            raise UserError(f"--set target={extra['target']}: give {' or '.join(TARGETS)}")
+        for name in ("per_view", "max_objects"):
+            if extra[name] < 1:
+                raise UserError(f"--set {name}={extra[name]}: give at least 1")
+        self.max_objects, self.per_view = extra["max_objects"], 1 if extra["target"] == "merged" else extra["per_view"]
+        self.train, self.test = (Scenes(images, self.side, options.rule, extra["target"] == "merged") for images in (train, test))
+        self.train_count = len(self.train)
+        self._pool, self._note = worker_threads(THREADS), ""
+
+    def build(self) -> nn.Module:
+        network = build_promptable(self.network, self.side, self.options.weights)
+        self._note = network.note
+        return network
+
+    @property
+    def notes(self) -> list[str]:
+        """What is trained; how many training images another one stood in for so far."""
+        missed = sorted(self.train.images.names[index] for index in self.train.without)
+        return [*([self._note] if self._note else []), *(
+            [f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were taken in their"
+             f" place: {len(missed)} ({first_few(missed)})"] if missed else [])]
+
+    # --- training
+
+    def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> Tensor:
+        return self.part_loss(model, indices, draw, device, 0, 1)
+
+    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device,
+                  rank: int, size: int) -> Tensor:
+        """Cross entropy + dice of both answers, over all pixels or, of large masks, at sampled points, as HQ-SAM is trained."""
+        draws = torch.rand(len(indices), GEOMETRY_DRAWS, generator=draw).tolist()
+        colours = draw_colours(len(indices), draw).tolist() if self.options.colour_jitter else [None] * len(indices)
+        seeds = torch.randint(2**31, (len(indices), 2), generator=draw).tolist()
+        own = zip(indices[rank::size], draws[rank::size], colours[rank::size], seeds[rank::size])
+        views = list(self._pool.map(self._training_view, own))
+        images, labels, boxes, points = (torch.stack(field).to(device) for field in zip(*views))
+        logits_BK2MM = model(images, boxes, points)
+        sampled = logits_BK2MM[0, 0, 0].numel() > losses.POINTS
+        random = [torch.Generator().manual_seed(seed + place) for _, seed in seeds[rank::size]
+                  for place in range(self.per_view * len(PROMPTS))]
+        targets = labels.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0)
+        return losses.mask_loss(logits_BK2MM.flatten(0, 2)[:, None], targets, losses.LossRule(losses.POINTS if sampled else 0),
+                                random if sampled else None)
+
+    def _training_view(self, drawn: tuple[int, Sequence[float], Sequence[float] | None, Sequence[int]]) -> Asked:
+        """drawn: an image's index, what draws its view, its colours, the seed of its objects and their points.
+
+        Objects that the view hardly shows are not asked for; where it shows none, the whole image is the view.
+        """
+        index, draws, colours, (seed, _) = drawn
+        scene, random = self.train.with_object(index), np.random.default_rng(seed)
+        masks = [scene.masks[place] for place in random.permutation(len(scene.masks))]
+        view = draw_view(draws, scene.size, (self.side, self.side), colours)
+        labels = self._shown(masks, view)
+        if not labels:
+            view = self._whole(scene)
+            labels = self._shown(masks, view) or [_label(decode(masks[0]), view)]
+        return _asked(view_pixels(scene.pixels, view), [labels[place % len(labels)] for place in range(self.per_view)], random)
+
+    def _shown(self, masks: Sequence[RunLengths], view: View) -> list[np.ndarray]:
+        """The labels of the first `per_view` masks of which the view shows enough."""
+        labels: list[np.ndarray] = []
+        for mask in masks:
+            label = _label(decode(mask), view)
+            if np.count_nonzero(label > OBJECT_THRESHOLD) >= MIN_OBJECT_PIXELS // 2:
+                labels.append(label)
+            if len(labels) == self.per_view:
+                break
+        return labels
+
+    def _whole(self, scene: Scene) -> View:
+        return View((self.side, self.side), whole((self.side, self.side), scene.size))
+
+    # --- testing
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
+        """MEASURES, as means of both PROMPTS and of each, over all objects; counts: objects, and what was left out."""
+        model.eval()
+        return self._scored(lambda *asked: self._answers(model, device, *asked), tick)
+
+    @functools.cached_property
+    def trivial(self) -> Metrics:
+        """What the prompts say by themselves: the filled box is the object, and where there are only points, the whole image."""
+        return self._scored(lambda index, scene, objects: [[_filled_box(mask), np.ones_like(mask)] for mask in objects])
+
+    def _scored(self, answers: Callable[[int, Scene, list[np.ndarray]], list[list[np.ndarray]]],
+                tick: Callable[[], None] = lambda: None) -> Metrics:
+        """answers: from an image's index, scene and objects to the answers to each object's box and points."""
+        scores, too_small, without = [], 0, 0
+        for index, scene, objects in self._asked():
+            too_small, without = too_small + scene.too_small, without + (not scene.masks)
+            if objects:
+                scores += map(_scores, objects, answers(index, scene, objects))
+            tick()
+        if not scores:
+            raise UserError(f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this"
+                            " --size")
+        means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+        both = {measure: sum(means[f"{measure}_{kind}"] for kind in PROMPTS) / len(PROMPTS) for measure in MEASURES}
+        return {**both, **means, "counts": {"objects": len(scores), "too_small": too_small, "images_without_object": without}}
+
+    def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
+        """The objects in colours; the network's are its answers to boxes."""
+        model.eval()
+        shown = []
+        for index, scene, objects in self._asked(count):
+            with torch.inference_mode():
+                answers = [by_box for by_box, _ in self._answers(model, device, index, scene, objects)] if objects else []
+            shown.append(Example(self.test.images.names[index], scene.pixels, overlay(scene.pixels, objects),
+                                 overlay(scene.pixels, answers)))
+        return shown
+
+    def _asked(self, count: int | None = None) -> Iterator[tuple[int, Scene, list[np.ndarray]]]:
+        """(index, scene, the objects that are asked for, each H×W bool) of the first `count` test images, or of all."""
+        for index in range(len(self.test))[:count]:
+            scene = self.test[index]
+            masks = scene.masks
+            if len(masks) > self.max_objects:
+                random = seeded(TEST_SEED, "objects", self.test.images.names[index])
+                masks = [masks[place] for place in sorted(random.choice(len(masks), self.max_objects, replace=False))]
+            yield index, scene, [decode(mask) for mask in masks]
+
+    def _answers(self, model: nn.Module, device: torch.device, index: int, scene: Scene,
+                 objects: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """For every object the masks that the network answers to its box and to its points, H×W bool."""
+        view = self._whole(scene)
+        random = seeded(TEST_SEED, "prompts", self.test.images.names[index])
+        asked = _asked(view_pixels(scene.pixels, view), [_label(mask, view) for mask in objects], random)
+        logits_K2MM = model(*(field[None].to(device) for field in (asked.image, asked.boxes, asked.points)))[0].float()
+        return [list((restore(logits_2MM, view, scene.size) > 0).cpu().numpy()) for logits_2MM in logits_K2MM]
+
+
+def _label(mask_HW: np.ndarray, view: View) -> np.ndarray:
+    """The object in a view, S×S float32 in [0, 1]: by pixel area where the view shrinks the image."""
+    shrinks = view.content[0] < mask_HW.shape[1]
+    shown = view.place(mask_HW.astype(np.uint8) * np.uint8(255), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    label = np.zeros(view.size[::-1], np.float32)
+    label[:shown.shape[0], :shown.shape[1]] = shown
+    return label / 255
+
+
+def _asked(image: Tensor, labels: Sequence[np.ndarray], random: np.random.Generator) -> Asked:
+    """The box of every label and POINTS random points on it."""
+    stacked = torch.from_numpy(np.stack(labels))
+    return Asked(image, stacked, torch.stack([box_of(label) for label in stacked]),
+                 torch.stack([points_of(label, random, POINTS) for label in stacked]))
+
+
+def _scores(truth_HW: np.ndarray, answers: Sequence[np.ndarray]) -> dict[str, float]:
+    """answers: to the box and to the points."""
+    return {f"{name}_{kind}": measure(truth_HW, answer)
+            for name, measure in MEASURES.items() for kind, answer in zip(PROMPTS, answers)}
+
+
+def _filled_box(mask_HW: np.ndarray) -> np.ndarray:
+    """All pixels of the smallest box around a mask, H×W bool."""
+    return mask_HW.any(1)[:, None] & mask_HW.any(0)[None]
+
+
+def overlay(pixels_HW3: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """The image in pale grey with masks (H×W bool) in colours over it, the smallest on top: H×W×3 uint8."""
+    grey = pixels_HW3.mean(2, keepdims=True) * 0.5 + 110
+    shown = np.repeat(grey, 3, 2)
+    order = sorted(range(len(masks)), key=lambda place: -np.count_nonzero(masks[place]))
+    for place in order:
+        shown[masks[place]] = 0.35 * grey[masks[place]] + 0.65 * COLOURS[place % len(COLOURS)]
+    return shown.clip(0, 255).astype(np.uint8)

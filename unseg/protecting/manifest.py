@@ -1,0 +1,224 @@
+"""The manifest: what a run wrote, line by line, so that it can be verified and resumed and never overwrites a stranger.
+
+`unseg-manifest.jsonl` in the output folder. The first line holds the run's settings, each other line one input. Names
+use forward slashes; folders are relative to the output folder, so that a tree that moves as a whole stays valid. No
+line holds a time: two runs write the same bytes.
+
+A manifest may come from anyone, and names in it decide what is read, written and removed: every line is checked.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+from unseg.errors import UserError
+from unseg.storage.files import stays_inside, sync_folder, write_blocks
+
+MANIFEST = "unseg-manifest.jsonl"
+UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
+FORMAT = 2  # 1: grey images became RGB, and the settings named no metadata policy
+Status = Literal["protected", "copied", "failed", "started"]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one input.
+
+    input: name relative to `input_root`, which is relative to the output folder. status: "protected"; "copied" byte for
+    byte without protection; "failed", nothing written; "started" by a run that was cut off. reason: why it is not
+    protected. note: a conversion or a changed name. output: name relative to the output folder. boxes: XYXY.
+    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
+    only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started
+    input may have written.
+    """
+
+    input: str
+    input_root: str
+    status: Status
+    output: str | None = None
+    reason: str | None = None
+    note: str | None = None
+    width: int | None = None
+    height: int | None = None
+    input_sha256: str | None = None
+    output_sha256: str | None = None
+    prompt: str | None = None
+    mask: str | None = None
+    mask_root: str | None = None
+    mask_sha256: str | None = None
+    boxes: tuple[tuple[float, ...], ...] | None = None
+    object_budget: float | None = None
+    background_budget: float | None = None
+    generator: str | None = None
+    object_share: float | None = None
+    psnr: float | None = None
+    over_budget: float | None = None
+    max_over: int | None = None
+    claims: tuple[str, ...] | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.input, self.input_root
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        """The output names that belong to this input."""
+        return (*((self.output,) if self.output else ()), *(self.claims or ()))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """header: the run's settings. entries: the last line of each input, by key."""
+
+    header: dict[str, Any]
+    entries: dict[Key, Entry]
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of an output folder, or None where there is none. A last line cut short by a crash is left out."""
+    path = folder / MANIFEST
+    try:
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link, which is not followed; choose another --out")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); choose another --out") from error
+    lines = text.rstrip("\0").split("\n")  # zeros: what some file systems put after a loss of power
+    whole, torn = lines[:-1], lines[-1]  # every complete line ends in a line feed
+    if torn:
+        whole = whole or [torn]
+    number = 1
+    try:
+        header = json.loads(whole[0])
+        if not isinstance(header, dict) or not isinstance(header.get("settings", {}), dict):
+            raise ValueError("no object with settings")
+        if header.get("format") != FORMAT:
+            raise UserError(f"{path}: format {header.get('format')}, this version reads {FORMAT}; choose another --out")
+        entries = []
+        for number, line in enumerate(whole[1:], 2):
+            entries.append(_entry(json.loads(line)))
+    except (ValueError, TypeError, OverflowError, RecursionError, IndexError) as error:
+        raise UserError(f"{path}: not a manifest of unseg (line {number}: {str(error)[:100]}); choose another --out or"
+                        " remove it") from error
+    return Manifest(header, {entry.key: entry for entry in entries})
+
+
+class ManifestWriter:
+    """Keeps the manifest of a run: whole and sorted at the start and at the end, a line appended for each step between.
+
+    Between, the last line of an input counts, so that a killed run loses nothing. A context; an error while writing is
+    a UserError, and what was written before it stays readable. Until the context ends without an error, the first line says
+    that the run is unfinished: it may have inputs that no line speaks of yet.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry]) -> None:
+        self.path, self.header = folder / MANIFEST, header
+        self.entries = {entry.key: entry for entry in earlier}
+        try:
+            self._rewrite(finished=False)
+            self._file = open(self.path, "a", encoding="utf-8")
+        except OSError as error:
+            raise cannot_go_on(folder, error) from error
+
+    def add(self, entry: Entry) -> None:
+        self.entries[entry.key] = entry
+        self._append(_line(entry))
+
+    def announce(self, entries: Iterable[Entry]) -> None:
+        """Write several lines and wait until the disk has them: before files are written that they speak of."""
+        entries = list(entries)
+        self.entries.update((entry.key, entry) for entry in entries)
+        if entries:
+            self._append("".join(map(_line, entries)), durable=True)
+
+    def _append(self, lines: str, durable: bool = False) -> None:
+        try:
+            self._file.write(lines)
+            self._file.flush()
+            if durable:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_go_on(self.path.parent, error) from error
+
+    def _rewrite(self, finished: bool) -> None:
+        def blocks() -> Iterable[bytes]:
+            yield (json.dumps(self.header if finished else {**self.header, UNFINISHED: True}) + "\n").encode()
+            for key in sorted(self.entries):
+                yield _line(self.entries[key]).encode()
+
+        write_blocks(self.path, blocks(), durable=True)
+        sync_folder(self.path.parent)
+
+    def __enter__(self) -> ManifestWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with suppress(OSError):  # what is left in its buffer after a full disk
+            self._file.close()
+        try:
+            self._rewrite(finished=error is None)
+        except OSError as failure:  # the manifest stays as the lines appended to it: readable, not sorted
+            if error is None:
+                raise cannot_go_on(self.path.parent, failure) from failure
+
+
+def cannot_go_on(out: Path, error: OSError) -> UserError:
+    """A disk that takes nothing more, for the user."""
+    return UserError(f"--out {out}: cannot be written: {error.strerror or error}; what is finished is kept: make room or allow"
+                     " writing, and run the same command again to go on")
+
+
+def _line(entry: Entry) -> str:
+    """Fields without a value are left out."""
+    return json.dumps({name: value for name, value in asdict(entry).items() if value is not None}) + "\n"
+
+
+_NAMES = ("input", "output", "mask")
+_NUMBERS = {"width": int, "height": int, "max_over": int, "object_budget": float, "background_budget": float,
+            "object_share": float, "psnr": float, "over_budget": float}
+
+
+def _entry(values: Any) -> Entry:
+    """A line of the manifest, every value of the type that it should have; ValueError names the one that has not."""
+    if not isinstance(values, dict):
+        raise ValueError("no object")
+    entry: dict[str, Any] = {}
+    for field in fields(Entry):
+        value = values.get(field.name)
+        if value is None:
+            continue
+        if field.name == "boxes":
+            value = tuple(tuple(map(_number, box)) for box in value)
+            good = all(len(box) == 4 for box in value)
+        elif field.name == "claims":
+            value = tuple(value)
+            good = all(isinstance(name, str) and stays_inside(name) for name in value)
+        elif field.name in _NUMBERS:
+            value = _number(value)
+            good = value >= 0 and (_NUMBERS[field.name] is float or isinstance(value, int))
+        else:
+            good = isinstance(value, str) and (field.name not in _NAMES or stays_inside(value) or value == ".")
+        if not good:
+            raise ValueError(f"{field.name}: {str(value)[:60]!r}")
+        entry[field.name] = value
+    if entry.get("output") == ".":
+        raise ValueError("output: is the folder itself")
+    if entry.get("status") not in get_args(Status):
+        raise ValueError(f"status: {str(entry.get('status'))[:60]!r}")
+    return Entry(**entry)
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"no number: {str(value)[:60]!r}")
+    return value

@@ -1,0 +1,115 @@
+"""Where outputs go: names that lose nothing, and folders in which nothing of the user's can be overwritten."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path, PurePosixPath
+
+from unseg.data.samples import SampleFile
+from unseg.errors import UserError
+from unseg.storage.files import link_on_the_way, stays_inside
+from unseg.protecting.manifest import Entry, Key, MANIFEST
+
+SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Names relative to the output folder: `output` for the protected image, `copy` should it be copied unprotected.
+
+    copy is None where a file of the user's lies there. note says how a name was changed to keep two inputs apart.
+    """
+
+    output: str
+    copy: str | None
+    note: str | None
+
+
+def check_folders(inputs: Sequence[Path], out: Path, masks: Path | None) -> None:
+    """Refuse an output folder inside an input or the other way round: a later run would take outputs for inputs."""
+    real_out = _real(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; give a folder")
+    for given in inputs:
+        real = _real(given)
+        if given.is_dir() and (real_out == real or real in real_out.parents):
+            raise UserError(f"--out {out}: lies in the input folder {given}; give a folder beside it")
+        if real_out in real.parents:
+            raise UserError(f"--out {out}: holds the input {given}; give another folder")
+    if masks is not None and _real(masks) in (real_out, *real_out.parents):
+        raise UserError(f"--out {out}: lies in {masks}, where the masks or annotations are; give a folder beside it")
+
+
+def _real(path: Path) -> Path:
+    """Where `path` leads; a link that leads to itself stays as it is, and whoever opens it learns so."""
+    return Path(os.path.realpath(path))
+
+
+def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry],
+                 names: str = "suffix") -> dict[Key, Planned]:
+    """A name for every input, unique even where upper and lower case are the same, whatever the order of the inputs.
+
+    Names of earlier runs stay. Then inputs that need no new suffix are served, then the others in sorted order: of
+    a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png; names "keep": every input needs no
+    new suffix. Raises UserError where a name leads out of the output, a file that no manifest line owns is in the way, or
+    a linked folder.
+    """
+    outside = next((name for name, _ in samples if not stays_inside(name)), None)
+    if outside is not None:
+        raise UserError(f"--out {out}: the name {outside!r} leads out of it; nothing is written there")
+    suffixes = SUFFIXES[form] if names == "suffix" else None
+    taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
+    taken[MANIFEST.casefold()] = ("", "")
+    planned: dict[Key, Planned] = {}
+    for folder in sorted({str(PurePosixPath(name).parent) for name, _ in samples}):
+        link = link_on_the_way(out, folder)
+        if link is not None:
+            raise UserError(f"--out {out}: {link} in it is a link, which is not followed; remove it or give another folder")
+    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
+        before = earlier.get(key)
+        kept = before.output if before and before.status != "copied" else None
+        if kept and not _keeps_suffix(kept, suffixes):
+            kept = None
+        output = kept or _first_free(_output_names(key[0], suffixes), key, taken)
+        copy = _first_free(_copy_names(key[0]), key, taken)
+        simple = next(iter(_output_names(key[0], suffixes)))
+        note = None if output == simple else f"named {output} because another input has the name {simple}"
+        owned = before.owned if before else ()
+        free = copy in owned or not os.path.lexists(out / copy)
+        planned[key] = Planned(output, copy if free else None, note)
+    _check_nothing_in_the_way(planned, out, earlier)
+    return planned
+
+
+def _check_nothing_in_the_way(planned: Mapping[Key, Planned], out: Path, earlier: Mapping[Key, Entry]) -> None:
+    owned = {name for key in planned if key in earlier for name in earlier[key].owned}
+    foreign = sorted(plan.output for plan in planned.values()
+                     if plan.output not in owned and os.path.lexists(out / plan.output))
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(f"--out {out}: {foreign[0]}{more} exists and was not written by unseg for this input;"
+                        " give another folder")
+
+
+def _keeps_suffix(name: str, suffixes: Sequence[str] | None) -> bool:
+    """suffixes: of the output's format; None where every name is kept."""
+    return suffixes is None or PurePosixPath(name).suffix.lower() in suffixes
+
+
+def _output_names(name: str, suffixes: Sequence[str] | None) -> chain[str]:
+    suffix = PurePosixPath(name).suffix if suffixes is None else suffixes[0]
+    simple = name if _keeps_suffix(name, suffixes) else str(PurePosixPath(name).with_suffix(suffix))
+    return chain([simple, f"{name}{suffix}"], (f"{name}.{number}{suffix}" for number in count(2)))
+
+
+def _copy_names(name: str) -> chain[str]:
+    path = PurePosixPath(name)
+    return chain([name], (str(path.with_name(f"{path.stem}.{number}{path.suffix}")) for number in count(2)))
+
+
+def _first_free(names: chain[str], key: Key, taken: dict[str, Key]) -> str:
+    name = next(name for name in names if taken.get(name.casefold(), key) == key)
+    taken[name.casefold()] = key
+    return name

@@ -1,0 +1,205 @@
+"""A run on several processes: exact disjoint shards of its jobs, each image in one of them.
+
+The parent plans, puts on record and tells; workers decode, generate, write and send back what became of each image. They
+ask for their next few jobs when they have room, so that none waits for another. Workers are spawned: they share nothing
+but a pipe each with their parent.
+"""
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from unseg.storage import images
+from unseg.storage.weights import LoadedGenerator, load_generator
+from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
+from unseg.errors import UserError
+from unseg.storage.files import remove_temporaries
+from unseg.protecting.objects import Objects
+from unseg.protecting.pipeline import Job, Pipeline, Result
+from unseg.protecting.settings import ProtectSettings
+from unseg.compute.stopping import end_with_the_parent
+
+MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
+PART = 64  # jobs at most that a worker is given at a time
+ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is killed
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a worker needs to build its pipeline. generator: one that is no file; sha256: of the one that is meant."""
+
+    settings: ProtectSettings
+    generator: LoadedGenerator | None
+    sha256: str
+    out: Path
+    objects: Objects
+    codes: Mapping[int, int] | None
+    workers: int
+
+    def build(self) -> Pipeline:
+        device = choose_device(self.settings.device)
+        loaded = self.generator or load_generator(self.settings.generator, str(device))
+        if loaded.sha256 != self.sha256:
+            raise UserError(f"--generator {self.settings.generator}: was changed since the run began; run the same command again")
+        return Pipeline(self.settings, loaded, device, self.out, self.objects, self.codes, self.workers)
+
+
+def blueprint(pipeline: Pipeline, generator: LoadedGenerator | None, processes: int) -> Blueprint:
+    """That of a pipeline's copies in `processes` processes, which share the cores. generator: as `protect` was given it."""
+    workers = pipeline.settings.workers or max(1, cores() // processes)
+    return Blueprint(pipeline.settings, generator, pipeline.loaded.sha256, pipeline.out, pipeline.objects, pipeline.codes,
+                     workers)
+
+
+def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Iterator[Result]:
+    """What becomes of each of `count` jobs, in the order in which that is known. UserError where a worker ends early.
+
+    A job is taken from `jobs` when it is handed out. However this ends, no process and no temporary file is left.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Connection, BaseProcess] = {}
+    finished = False
+    try:
+        with _no_interrupt():  # inherited: Ctrl-C in a terminal reaches all processes, and only the parent shall answer
+            for rank in range(processes):
+                ours, theirs = context.Pipe()
+                workers[ours] = context.Process(target=_work, args=(theirs,), name=f"unseg-{rank}", daemon=True)
+                workers[ours].start()
+                theirs.close()
+        for rank, (connection, process) in enumerate(workers.items()):
+            _send(connection, _for_rank(plan, rank))
+        yield from _collect(dict(workers), _Parts(jobs, count, processes))
+        finished = True
+    finally:
+        _end(workers, ENDS_WITHIN if finished else 0)
+        if not finished:
+            with suppress(OSError):  # a disk that has become read-only: the next run removes them
+                remove_temporaries(plan.out)
+
+
+def _for_rank(plan: Blueprint, rank: int) -> Blueprint:
+    """The plan for one worker: of several GPUs each has its own."""
+    if choose_device(plan.settings.device).type != "cuda":
+        return plan
+    return replace(plan, settings=replace(plan.settings, device=f"cuda:{rank % torch.cuda.device_count()}"))
+
+
+class _Parts:
+    """The jobs in parts: large at first, small in the end, so that all workers end at about the same time."""
+
+    def __init__(self, jobs: Iterator[Job], count: int, processes: int) -> None:
+        self.jobs, self.left, self.processes = jobs, count, processes
+
+    def next(self) -> list[Job]:
+        part = list(islice(self.jobs, min(PART, -(-self.left // (2 * self.processes)))))
+        self.left -= len(part)
+        return part
+
+
+def _collect(workers: dict[Connection, BaseProcess], parts: _Parts) -> Iterator[Result]:
+    refused: str | None = None
+    while workers and refused is None:
+        for connection in wait(list(workers)):
+            message = _receive(connection)
+            if isinstance(message, Result):
+                yield message
+            elif message == MORE:
+                _send(connection, parts.next())
+            elif message == DONE:
+                del workers[connection]
+            else:
+                refused = message[1] if message else _how_it_ended(workers[connection])
+                del workers[connection]
+                break
+    if refused is not None:
+        for connection in workers:  # what the others have finished by now goes on record
+            while connection.poll() and (message := _receive(connection)):
+                if isinstance(message, Result):
+                    yield message
+        raise UserError(refused)
+
+
+def _receive(connection: Connection) -> Result | str | tuple[str, str] | None:
+    """What a worker says; None where it is gone."""
+    try:
+        return connection.recv()
+    except (EOFError, OSError):
+        return None
+
+
+def _send(connection: Connection, message: Blueprint | list[Job]) -> None:
+    try:
+        connection.send(message)
+    except OSError:
+        return  # it is gone, as the next reading will tell
+
+
+def _how_it_ended(process: BaseProcess) -> str:
+    process.join(ENDS_WITHIN)
+    code = process.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with exit code {code}"
+    return (f"--processes: process {process.pid} {how} before its images were done; what is finished is kept, run the same"
+            " command again to go on (if the system killed it for its memory, with fewer processes)")
+
+
+def _end(workers: Mapping[Connection, BaseProcess], by_itself: float) -> None:
+    """Nothing of the workers is left. by_itself: seconds in which they may end without being told to."""
+    for process in workers.values():
+        process.join(by_itself)
+    for connection, process in workers.items():
+        connection.close()
+        process.terminate()
+    for process in workers.values():
+        process.join(ENDS_WITHIN)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+# --- in a worker
+
+
+def _work(connection: Connection) -> None:
+    end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
+    try:
+        plan: Blueprint = connection.recv()
+        with images.own_size_limit(), images.quiet_decoders(), alone(), single_threaded_pool(plan.workers) as pool:
+            with closing(plan.build().results(_asked_for(connection), pool)) as made:
+                for result in made:
+                    connection.send(result)
+        connection.send(DONE)
+    except UserError as error:
+        connection.send((REFUSED, str(error)))
+    except (EOFError, ConnectionError):
+        pass  # the parent was killed before this process was to end with it: there is nobody to tell
+
+
+def _asked_for(connection: Connection) -> Iterator[Job]:
+    while True:
+        connection.send(MORE)
+        part = connection.recv()
+        if not part:
+            return
+        yield from part

@@ -1,0 +1,82 @@
+"""The files of a report: the page, the Markdown beside it and, if asked for, its charts as SVG."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from unseg.errors import UserError
+from unseg.storage.files import write_bytes
+from unseg.report import text
+from unseg.report.charts import sheet
+from unseg.report.figures import figures, style_of
+from unseg.report.markdown import MARK, markdown
+from unseg.report.markup import svg_file
+from unseg.report.model import Section, read_sections
+from unseg.report.page import GENERATOR, page
+
+SUFFIXES = (".html", ".htm")
+OURS = (MARK.encode(), f'<meta name="generator" content="{GENERATOR}">'.encode())
+HEAD = 4096  # bytes at a file's start among which its mark is
+
+
+@dataclass(frozen=True)
+class Written:
+    """paths: of the files, the page first. problems: pictures that the page lacks, a line each."""
+
+    paths: list[Path]
+    problems: list[str]
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None, charts: bool = False,
+                 title: str = text.TITLE) -> Written:
+    """Writes the report on these folders with a results.json, or such files.
+
+    out: the page, report.html in the first folder by default. charts: also write each figure as SVG. title: the page's heading.
+    The same files give the same bytes. UserError, and nothing written, where a file cannot be read, or something that is no
+    report stands where one would be written.
+    """
+    out = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report.html"
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--out {out}: give a name that ends in .html")
+    sections = [section for run in dict.fromkeys(runs) for section in read_sections(run)]
+    if not sections:
+        raise UserError(f"{runs[0]}: holds no run yet; let unseg evaluate finish one")
+    made = page(sections, title)
+    pictures, names = _charts(sections, out.stem) if charts else ({}, [])
+    contents = {out: made.html, out.with_suffix(".md"): markdown(sections, names, title),
+                **{out.with_name(name): content for name, content in pictures.items()}}
+    for path in contents:
+        _check_free(path)
+    for path, content in contents.items():
+        write_bytes(path, content.encode())
+    return Written(list(contents), made.problems)
+
+
+def _charts(sections: Sequence[Section], stem: str) -> tuple[dict[str, str], list[list[tuple[str, str]]]]:
+    """File name → SVG, and for each section the captions and names of its own."""
+    style = resources.files("unseg.report").joinpath("palette.css").read_text(encoding="utf-8")
+    files, names = {}, []
+    for i, section in enumerate(sections, 1):
+        names.append([])
+        for figure in figures(section, text.metric_name(section.metric), style_of(section)):
+            name = f"{stem}-{figure.kind}.svg" if len(sections) == 1 else f"{stem}-{i}-{figure.kind}.svg"
+            files[name] = f"{MARK}\n{svg_file(sheet(figure.panels, figure.legend, style))}\n"
+            names[-1].append((figure.caption, name))
+    return files, names
+
+
+def _check_free(path: Path) -> None:
+    """UserError where there is something at `path` that is no report."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name another file with --out")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(HEAD)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name another file with --out") from None
+    if not any(mark in start for mark in OURS):
+        raise UserError(f"{path}: exists already and is no report of unseg; move it away, or name another file with --out")

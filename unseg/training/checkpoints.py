@@ -1,0 +1,178 @@
+"""The output folder of a training run: its checkpoints, written and read so that a run survives whatever stops it.
+
+A checkpoint is `checkpoints/step_00000500.pt` (what `torch.save` writes: tensors, numbers, strings) and, written after it,
+`step_00000500.json` with the file's sha256, the step and the run's settings. Without its JSON a checkpoint is not whole.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from filelock import FileLock, Timeout
+
+from unseg.storage.weights import write_durably
+from unseg.errors import UserError
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, writing
+
+GENERATOR_FILE = "generator.safetensors"
+CHECKPOINTS = "checkpoints"
+LOCK_FILE = ".training.lock"
+LOCK_WITHIN = 10.0  # seconds: a killed run's helpers may hold the lock a moment longer than the run itself
+DAMAGED = ".damaged"
+Settings = dict[str, Any]
+
+
+class RunFolder:
+    """keep: how many checkpoints stay; older ones are removed. A context for the process that writes, which locks the folder."""
+
+    def __init__(self, output: Path, keep: int = 3) -> None:
+        if keep < 1:
+            raise UserError(f"--keep {keep}: give a whole number from 1")
+        self.output = output
+        self.keep = keep
+        self._folder = output / CHECKPOINTS
+        self._lock = FileLock(output / LOCK_FILE)
+
+    def __enter__(self) -> RunFolder:
+        """Makes the folder and locks it. UserError where another training holds it."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=LOCK_WITHIN)
+        except Timeout:
+            raise UserError(f"--output {self.output}: another process trains into it; wait for it, or use another "
+                            "folder") from None
+        except OSError as error:
+            raise UserError(f"--output {self.output}: cannot be written ({error.strerror or error}); check the path and "
+                            "permissions") from None
+        for path in self._folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
+            path.unlink()  # of a run that was killed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def steps(self) -> list[int]:
+        """The steps of the whole checkpoints, the newest first."""
+        found = [path.stem for path in self._folder.glob("step_*.json") if path.with_suffix(".pt").exists()]
+        return sorted((int(stem[len("step_"):]) for stem in found if stem[len("step_"):].isdigit()), reverse=True)
+
+    def path(self, step: int) -> Path:
+        return self._folder / f"step_{step:08}.pt"
+
+    def save(self, state: dict[str, Any], step: int, settings: Settings) -> Path:
+        """Writes a checkpoint and removes those that are no longer among the last `keep`."""
+        path = self.path(step)
+        digest = _write_state(path, state)
+        facts = {"step": step, "sha256": digest, "settings": settings, "torch": torch.__version__}
+        write_durably(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
+        for old in self.steps()[self.keep:]:
+            self.path(old).with_suffix(".json").unlink(missing_ok=True)  # first: without it the rest counts for nothing
+            self.path(old).unlink(missing_ok=True)
+        return path
+
+    def save_failure(self, state: dict[str, Any], step: int, rank: int) -> Path:
+        """Writes what led to a failed step. It is no checkpoint: the run does not go on from it."""
+        path = self.output / f"failed_step_{step:08}_process_{rank}.pt"
+        _write_state(path, state)
+        return path
+
+    def newest(self, settings: Settings, say: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is whole, None where there is none at all.
+
+        UserError where it belongs to a run with other settings, where no checkpoint is whole, or where the folder holds weights
+        that no checkpoint accounts for. A damaged checkpoint is named with `say` and set aside.
+        """
+        steps = self.steps()
+        for step in steps:
+            fault = self._fault(step)
+            if fault is None:
+                self._check_settings(step, settings)
+                return self.path(step)
+            say(f"{self.path(step)}: {fault}; set aside as {self.path(step).name}{DAMAGED}, the one before is used")
+            for path in (self.path(step), self.path(step).with_suffix(".json")):
+                path.replace(path.with_name(path.name + DAMAGED))
+        if steps or any(self._folder.glob(f"*{DAMAGED}")):
+            raise UserError(f"--output {self.output}: none of its checkpoints can be read; start again with another --output")
+        if (self.output / GENERATOR_FILE).exists():
+            raise UserError(f"--output {self.output}: holds {GENERATOR_FILE} but no checkpoint to go on from; use another folder")
+        return None
+
+    def _fault(self, step: int) -> str | None:
+        """What is wrong with a checkpoint's files."""
+        path = self.path(step)
+        try:
+            facts = json.loads(path.with_suffix(".json").read_bytes())
+        except (ValueError, OSError) as error:
+            return f"cannot be read ({error})"
+        if not isinstance(facts, dict) or not isinstance(facts.get("settings"), dict) or sha256_of(path) != facts.get("sha256"):
+            return "is damaged (its content is not what was written)"
+        return None
+
+    def _check_settings(self, step: int, settings: Settings) -> None:
+        theirs = json.loads(self.path(step).with_suffix(".json").read_bytes())["settings"]
+        ours = json.loads(json.dumps(settings))  # tuples become lists
+        changed = [f"{key} {_shown(theirs.get(key))} → {_shown(ours.get(key))}" for key in dict.fromkeys([*theirs, *ours])
+                   if theirs.get(key) != ours.get(key)]
+        if changed:
+            raise UserError(f"--output {self.output}: holds a run made with other settings ({'; '.join(changed)}); go on with "
+                            "the same, or use another folder")
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `RunFolder.save` wrote, on the CPU; code in a file is not run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found on this machine; --output must lie on a disk that all machines share") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); use another --output") from None
+
+
+class _Digesting:
+    """A file that is written from start to end, the sha256 of what went into it, and the failure that ended it.
+
+    torch answers a failure with words about its archive's positions, in which the reason is lost.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sha256 = file, hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._sha256.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> str:
+    """Writes atomically, without a second copy in memory (the paper's networks make 1.5 GB); returns the sha256."""
+    digesting = None
+    try:
+        with writing(path, durable=True) as file:
+            digesting = _Digesting(file)
+            torch.save(state, digesting)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        cause = digesting and digesting.failure or error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+        raise UserError(f"{path}: cannot be written ({reason}); check space and permissions") from None
+    return digesting.hexdigest()
+
