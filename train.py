@@ -1,4 +1,5 @@
 """Bilevel training, from a checkout: `python train.py --help`. The same as `unseg train`."""
+
 import sys
 
 from unseg.cli import main

@@ -17,6 +17,7 @@ Sections: `compact` and `vit`, the two kinds of generator, each with its seconds
 (`benchmarks.stage_clock`) and its ratio to the plain way at equal noise; `growth`, with the number of images, their size and the
 number of processes.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -42,21 +43,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks.plain_generation import clock_encoder, protect_plainly
+from benchmarks.stage_clock import stage_figures
 from segment_anything_training.build import SAM_CONFIGS, build_generator, is_sam_derived
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, SamConfig
-from unseg.storage.weights import load_generator, save_generator
-from unseg.method.config import Budget
 from unseg.compute.device import choose_device, cores
-from unseg.errors import UserError
 from unseg.compute.gpu import first_line
-from unseg.storage.images import read_image
+from unseg.errors import UserError
+from unseg.method.config import Budget
 from unseg.method.noise import apply
 from unseg.protecting.pipeline import default_batch_size
-from benchmarks.plain_generation import clock_encoder, protect_plainly
 from unseg.protecting.protector import Framed, Protector, reproducible
 from unseg.protecting.settings import ProtectSettings
-from benchmarks.stage_clock import stage_figures
+from unseg.storage.images import read_image
+from unseg.storage.weights import load_generator, save_generator
 
 SIDE = 512
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # in scikit-image's own package: nothing is fetched
@@ -85,11 +86,33 @@ class Scale:
     rounds: int = 3
 
 
-FULL = Scale((100, 1000), 200, 96, (1, 3), 2, (10, 100, 1000, 10000), 96,
-             {0.25: (50, 200), 1: (20, 80), 4: (8, 32), 12: (3, 12), 24: (2, 8)}, 24, (50, 250))
+FULL = Scale(
+    (100, 1000),
+    200,
+    96,
+    (1, 3),
+    2,
+    (10, 100, 1000, 10000),
+    96,
+    {0.25: (50, 200), 1: (20, 80), 4: (8, 32), 12: (3, 12), 24: (2, 8)},
+    24,
+    (50, 250),
+)
 ON_GPU = dataclasses.replace(FULL, compact=(100, 2000), compact_plain=500, vit_images=(64, 512), vit_plain=16)
-QUICK = Scale((2, 6), 2, 4, (1, 2), 1, (1, 2, 4), 64, {0.01: (1, 2), 0.04: (1, 2)}, 0.1, (2, 6),
-              SamConfig(128, 64, 2, 2, (1,), window=4), rounds=1)
+QUICK = Scale(
+    (2, 6),
+    2,
+    4,
+    (1, 2),
+    1,
+    (1, 2, 4),
+    64,
+    {0.01: (1, 2), 0.04: (1, 2)},
+    0.1,
+    (2, 6),
+    SamConfig(128, 64, 2, 2, (1,), window=4),
+    rounds=1,
+)
 
 
 # --- what is measured with --------------------------------------------------------------------------------------------
@@ -117,8 +140,12 @@ def photographs(folder: Path, count: int, seed: int = 0, height: int = SIDE, wid
         source = sources[i % len(sources)]
         side = int(draw.integers(min(source.shape[:2]) // 2, min(source.shape[:2]) + 1))
         top, left = (int(draw.integers(0, length - side + 1)) for length in source.shape[:2])
-        square = cv2.resize(source[top:top + side, left:left + side], (width, height), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f"{i:05d}.jpg"), cv2.cvtColor(square, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+        square = cv2.resize(
+            source[top : top + side, left : left + side], (width, height), interpolation=cv2.INTER_CUBIC
+        )
+        cv2.imwrite(
+            str(folder / f"{i:05d}.jpg"), cv2.cvtColor(square, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
+        )
 
 
 # A process's peak on Linux is never below that of the one that started it, hence a small one in between.
@@ -135,17 +162,30 @@ def timed_process(arguments: list[str]) -> tuple[float, float]:
     """Wall seconds and peak resident set (MiB) of a Python process; UserError with its last words where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
-        launched = subprocess.run([sys.executable, "-c", LAUNCHER, str(figures), sys.executable, *arguments], check=True,
-                                  stderr=subprocess.PIPE, text=True, errors="replace")
+        launched = subprocess.run(
+            [sys.executable, "-c", LAUNCHER, str(figures), sys.executable, *arguments],
+            check=True,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
         seconds, peak, code = json.loads(figures.read_text())
     if code != 0:
         words = launched.stderr.strip().splitlines() or ["no output"]
         raise UserError(f"{' '.join(arguments)}: exit code {code}: {words[-1]}")
-    return seconds, peak / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
+    return seconds, peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def protect_run(images: Path, count: int, out: Path, generator: str, device: str = "auto", processes: int = 1,
-                on_cores: Sequence[int] | None = None, extra: Sequence[str] = ()) -> Run:
+def protect_run(
+    images: Path,
+    count: int,
+    out: Path,
+    generator: str,
+    device: str = "auto",
+    processes: int = 1,
+    on_cores: Sequence[int] | None = None,
+    extra: Sequence[str] = (),
+) -> Run:
     """`unseg protect` on the photographs of a folder, as a user runs it. on_cores: on these alone. extra: more options."""
     pin = "" if on_cores is None else f"import os; os.sched_setaffinity(0, {list(on_cores)}); "
     command = f"{pin}import sys; from unseg.cli import main; sys.exit(main())"
@@ -159,16 +199,26 @@ def images_per_second(short: Run, long: Run) -> float | None:
     return (long.images - short.images) / seconds if seconds > 0 else None
 
 
-def runs_of(root: Path, counts: Sequence[int], generator: str, device: str, height: int = SIDE, width: int = SIDE,
-            **options: Any) -> dict[str, Any]:
+def runs_of(
+    root: Path,
+    counts: Sequence[int],
+    generator: str,
+    device: str,
+    height: int = SIDE,
+    width: int = SIDE,
+    **options: Any,
+) -> dict[str, Any]:
     """Runs of rising length, each on photographs of its own that do not stay: what each took, and the last one's rate."""
     runs = []
     for count in counts:
         with tempfile.TemporaryDirectory(dir=root) as folder:
             photographs(Path(folder) / "in", count, seed=count, height=height, width=width)
             runs.append(protect_run(Path(folder) / "in", count, Path(folder) / "out", generator, device, **options))
-    return {"runs": [asdict(run) for run in runs], "images_per_second": images_per_second(*runs[-2:]) if len(runs) > 1 else None,
-            "peak_mib": max(run.peak_mib for run in runs)}
+    return {
+        "runs": [asdict(run) for run in runs],
+        "images_per_second": images_per_second(*runs[-2:]) if len(runs) > 1 else None,
+        "peak_mib": max(run.peak_mib for run in runs),
+    }
 
 
 def median(figures: Iterable[float | None]) -> float | None:
@@ -191,8 +241,15 @@ def stolen_share(started: float, stolen: float | None) -> float | None:
     return None if stolen is None or now is None else (now - stolen) / took / (os.cpu_count() or 1)
 
 
-def beside_plain(scale: Scale, plain_images: Path, counts: Sequence[int], generator: str, device: torch.device, root: Path,
-                 **shape: int) -> dict[str, Any]:
+def beside_plain(
+    scale: Scale,
+    plain_images: Path,
+    counts: Sequence[int],
+    generator: str,
+    device: torch.device,
+    root: Path,
+    **shape: int,
+) -> dict[str, Any]:
     """`unseg protect` and the plain way in turn, `scale.rounds` times: the median rates, and the median of the ratios."""
     ours, plain, rounds = [], [], []
     for _ in range(scale.rounds):
@@ -200,15 +257,27 @@ def beside_plain(scale: Scale, plain_images: Path, counts: Sequence[int], genera
         ours.append(runs_of(root, counts, generator, str(device), **shape))
         plain.append(in_process("plain", plain_images, generator, device, root))
         rates = [found["images_per_second"] for found in (ours[-1], plain[-1])]
-        rounds.append({"images_per_second": rates[0], "plain_images_per_second": rates[1],
-                       "ratio": None if rates[0] is None else rates[0] / rates[1],
-                       "stolen_share": stolen_share(started, stolen)})
-    return {"rounds": rounds, "runs": [run for found in ours for run in found["runs"]],
-            "images_per_second": median(found["images_per_second"] for found in rounds),
-            "ratio": median(found["ratio"] for found in rounds), "peak_mib": max(found["peak_mib"] for found in ours),
-            "plain": plain[-1] | {"images_per_second": median(found["plain_images_per_second"] for found in rounds),
-                                  "seconds": [seconds for found in plain for seconds in found["seconds"]],
-                                  "peak_mib": max(found["peak_mib"] for found in plain)}}
+        rounds.append(
+            {
+                "images_per_second": rates[0],
+                "plain_images_per_second": rates[1],
+                "ratio": None if rates[0] is None else rates[0] / rates[1],
+                "stolen_share": stolen_share(started, stolen),
+            }
+        )
+    return {
+        "rounds": rounds,
+        "runs": [run for found in ours for run in found["runs"]],
+        "images_per_second": median(found["images_per_second"] for found in rounds),
+        "ratio": median(found["ratio"] for found in rounds),
+        "peak_mib": max(found["peak_mib"] for found in ours),
+        "plain": plain[-1]
+        | {
+            "images_per_second": median(found["plain_images_per_second"] for found in rounds),
+            "seconds": [seconds for found in plain for seconds in found["seconds"]],
+            "peak_mib": max(found["peak_mib"] for found in plain),
+        },
+    }
 
 
 def shape_of(megapixels: float) -> dict[str, int]:
@@ -219,10 +288,16 @@ def shape_of(megapixels: float) -> dict[str, int]:
 
 def machine() -> dict[str, str | int | float]:
     """What the figures were measured on."""
-    return {"processor": _processor(), "cores": cores(), "threads": torch.get_num_threads(),
-            "load_before": round(os.getloadavg()[0], 2), "torch": torch.__version__,
-            "python": platform.python_version(), "system": platform.system(),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def _processor() -> str:
@@ -252,12 +327,14 @@ def encoder_operations(config: SamConfig) -> int:
 
     Windows count without the tokens that fill the last ones, as much as has to be computed.
     """
-    tokens, dim = config.grid ** 2, config.embed_dim
+    tokens, dim = config.grid**2, config.embed_dim
     layers = tokens * 12 * dim * dim  # queries, keys, values: 3; projection: 1; the two layers of the MLP: 8
-    attended = sum(tokens if index in config.global_blocks else config.window ** 2 for index in range(config.depth))
-    relative = sum(2 * (config.grid if index in config.global_blocks else config.window) for index in range(config.depth))
+    attended = sum(tokens if index in config.global_blocks else config.window**2 for index in range(config.depth))
+    relative = sum(
+        2 * (config.grid if index in config.global_blocks else config.window) for index in range(config.depth)
+    )
     attention = tokens * dim * (2 * attended + relative)
-    patches = tokens * dim * 3 * PATCH_SIZE ** 2
+    patches = tokens * dim * 3 * PATCH_SIZE**2
     neck = tokens * PROMPT_DIM * (dim + 9 * PROMPT_DIM)
     return 2 * (config.depth * layers + attention + patches + neck)
 
@@ -299,17 +376,27 @@ def run_part(part: str, images: Path, weights: str, device: torch.device, noise:
 
 # What a network can be set to, by what the table calls it. The first is what the others' pixels are compared with.
 WAYS: dict[str, dict[str, Any]] = {
-    "float32": {}, "float32, graph": {"graph": True}, "float32, compiled": {"compiled": True},
+    "float32": {},
+    "float32, graph": {"graph": True},
+    "float32, compiled": {"compiled": True},
     "float32, compiled, graph": {"compiled": True, "graph": True},
 }
 SAM_WAYS: dict[str, dict[str, Any]] = WAYS | {
-    "bfloat16": {"precision": "bfloat16"}, "float16": {"precision": "float16"},
-    **{f"float16, attention {form}": {"precision": "float16", "attention": form} for form in ("flex", "bias", "fastest")},
+    "bfloat16": {"precision": "bfloat16"},
+    "float16": {"precision": "float16"},
+    **{
+        f"float16, attention {form}": {"precision": "float16", "attention": form}
+        for form in ("flex", "bias", "fastest")
+    },
     "float16, graph": {"precision": "float16", "graph": True},
     "float16, compiled": {"precision": "float16", "compiled": True},
     "float16, compiled, graph": {"precision": "float16", "compiled": True, "graph": True},
-    "float16, fastest attention, compiled, graph":
-        {"precision": "float16", "attention": "fastest", "compiled": True, "graph": True},
+    "float16, fastest attention, compiled, graph": {
+        "precision": "float16",
+        "attention": "fastest",
+        "compiled": True,
+        "graph": True,
+    },
 }
 TIMED_BATCHES = 5
 FAST = ("--precision", "float16", "--compile", "--graph")  # of `unseg protect` on a GPU, beside its defaults
@@ -325,7 +412,7 @@ def ways(network: nn.Module, paths: Sequence[Path], device: torch.device) -> dic
     """
     size, photos, first, found = default_batch_size(device, network.image_size), [], [], {}
     while len(photos) < size:
-        photos += [read_image(path).pixels for path in paths[:size - len(photos)]]
+        photos += [read_image(path).pixels for path in paths[: size - len(photos)]]
     masks, has_encoder = [np.ones(image.shape[:2], bool) for image in photos], is_sam_derived(network)
     for name, settings in (SAM_WAYS if has_encoder else WAYS).items():
         if settings.get("graph") and device.type != "cuda":
@@ -336,22 +423,34 @@ def ways(network: nn.Module, paths: Sequence[Path], device: torch.device) -> dic
         try:
             noises = protector.noise(framed, notes)
             seconds = [_timed(lambda: protector.noise(framed, notes)) for _ in range(TIMED_BATCHES)]
-            encoder = _encoder_seconds(protector, framed) if has_encoder and settings.get("precision") != "bfloat16" \
-                and not settings.get("graph") else None
+            encoder = (
+                _encoder_seconds(protector, framed)
+                if has_encoder and settings.get("precision") != "bfloat16" and not settings.get("graph")
+                else None
+            )
         except RuntimeError as error:  # of memory, kernels and compilers: the other ways can still be measured
             found[name] = {"failed": first_line(error)}
             continue
         made = [apply(image, one, mask, Budget()) for image, one, mask in zip(photos, noises, masks)]
         first = first or made
         change = np.concatenate([np.abs(one.astype(int) - other).ravel() for one, other in zip(made, first)])
-        found[name] = {"images_per_second": size / statistics.median(seconds), "batch": size,
-                       "same": float((change == 0).mean()), "most": int(change.max()), "notes": sorted(set(notes))}
+        found[name] = {
+            "images_per_second": size / statistics.median(seconds),
+            "batch": size,
+            "same": float((change == 0).mean()),
+            "most": int(change.max()),
+            "notes": sorted(set(notes)),
+        }
         if encoder is not None:
             found[name]["encoder_tflops"] = size * encoder_operations(network.config) / encoder / 1e12
         if settings.get("attention") == "fastest":
-            from segment_anything_training.image_encoder import choices  # it takes seconds that the compact one does not need
+            from segment_anything_training.image_encoder import (
+                choices,  # it takes seconds that the compact one does not need
+            )
 
-            found[name]["attention"] = {kind: [asdict(form) for form in forms] for kind, forms in choices.measured.items()}
+            found[name]["attention"] = {
+                kind: [asdict(form) for form in forms] for kind, forms in choices.measured.items()
+            }
     return found
 
 
@@ -379,8 +478,24 @@ def _timed(work: Callable[[], object]) -> float:
 def in_process(part: str, images: Path, weights: str, device: torch.device, root: Path) -> dict[str, Any]:
     """`run_part` in a process of its own; its peak memory is among the figures."""
     out = root / f"{part}.json"
-    _, peak = timed_process(["-m", "benchmarks.generation", "--part", part, "--images", str(images), "--generator", weights, "--device",
-                             str(device), "--noise", str(root / f"{part}.pt"), "--out", str(out)])
+    _, peak = timed_process(
+        [
+            "-m",
+            "benchmarks.generation",
+            "--part",
+            part,
+            "--images",
+            str(images),
+            "--generator",
+            weights,
+            "--device",
+            str(device),
+            "--noise",
+            str(root / f"{part}.pt"),
+            "--out",
+            str(out),
+        ]
+    )
     return json.loads(out.read_text(encoding="utf-8")) | {"peak_mib": peak}
 
 
@@ -389,7 +504,9 @@ def noise_difference(root: Path, parts: Sequence[str]) -> float:
     one, other = (torch.load(root / f"{part}.pt", weights_only=True) for part in parts)
     difference = float((one - other).abs().max())
     if not difference <= EQUAL_NOISE:
-        raise UserError(f"the noise of {parts[0]} and of {parts[1]} differ by {difference:.2g}: their times cannot be compared")
+        raise UserError(
+            f"the noise of {parts[0]} and of {parts[1]} differ by {difference:.2g}: their times cannot be compared"
+        )
     return difference
 
 
@@ -416,7 +533,9 @@ def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any
     network = NoiseGenerator(scale.vit) if scale.vit else build_generator("vit_b")
     save_generator(network, "custom" if scale.vit else "vit_b", weights, {})
     photographs(root / "vit-images", 1 + scale.vit_plain, height=768, width=1024)
-    figures = beside_plain(scale, root / "vit-images", scale.vit_images, str(weights), device, root, height=768, width=1024)
+    figures = beside_plain(
+        scale, root / "vit-images", scale.vit_images, str(weights), device, root, height=768, width=1024
+    )
     figures |= {"encoder": in_process("encoder", root / "vit-images", str(weights), device, root)}
     figures["encoder_gflop"] = encoder_operations(scale.vit or SAM_CONFIGS["vit_b"]) / 1e9
     if device.type == "cuda":
@@ -432,11 +551,17 @@ def alone(scale: Scale, generator: str, device: torch.device, root: Path) -> dic
     """One large photograph, and beside it a tiny one that takes nothing but start-up, in turn: medians of the rounds."""
     shape, rounds = shape_of(scale.single), []
     for _ in range(scale.rounds):
-        small, large = (runs_of(root, (1,), generator, str(device), **one) for one in ({"height": 64, "width": 64}, shape))
+        small, large = (
+            runs_of(root, (1,), generator, str(device), **one) for one in ({"height": 64, "width": 64}, shape)
+        )
         start_up, seconds = (found["runs"][0]["seconds"] for found in (small, large))
         rounds.append({"start_up": start_up, "seconds": seconds - start_up, "peak_mib": large["peak_mib"]})
-    return shape | {"megapixels": scale.single, "rounds": rounds, "peak_mib": max(found["peak_mib"] for found in rounds),
-                    **{what: median(found[what] for found in rounds) for what in ("start_up", "seconds")}}
+    return shape | {
+        "megapixels": scale.single,
+        "rounds": rounds,
+        "peak_mib": max(found["peak_mib"] for found in rounds),
+        **{what: median(found[what] for found in rounds) for what in ("start_up", "seconds")},
+    }
 
 
 def scaling(scale: Scale, generator: str, device: torch.device, root: Path, two_cores: Sequence[int]) -> dict[str, Any]:
@@ -446,14 +571,29 @@ def scaling(scale: Scale, generator: str, device: torch.device, root: Path, two_
     rounds = []
     for _ in range(scale.rounds):
         started, stolen = time.perf_counter(), stolen_seconds()
-        one, two = (runs_of(root, scale.processes, generator, str(device), processes=len(on_cores), on_cores=on_cores)
-                    for on_cores in (two_cores[:1], two_cores))
-        rates, products = [found["images_per_second"] for found in (one, two)], [product_rate(two_cores[:n]) for n in (1, 2)]
-        rounds.append({"one": rates[0], "two": rates[1], "ratio": rates[1] / rates[0] if all(rates) else None,
-                       "products": products[1] / products[0], "stolen_share": stolen_share(started, stolen),
-                       "peak_mib": max(one["peak_mib"], two["peak_mib"])})
-    return {"rounds": rounds, "peak_mib": max(found["peak_mib"] for found in rounds),
-            **{what: median(found[what] for found in rounds) for what in ("one", "two", "ratio", "products")}}
+        one, two = (
+            runs_of(root, scale.processes, generator, str(device), processes=len(on_cores), on_cores=on_cores)
+            for on_cores in (two_cores[:1], two_cores)
+        )
+        rates, products = (
+            [found["images_per_second"] for found in (one, two)],
+            [product_rate(two_cores[:n]) for n in (1, 2)],
+        )
+        rounds.append(
+            {
+                "one": rates[0],
+                "two": rates[1],
+                "ratio": rates[1] / rates[0] if all(rates) else None,
+                "products": products[1] / products[0],
+                "stolen_share": stolen_share(started, stolen),
+                "peak_mib": max(one["peak_mib"], two["peak_mib"]),
+            }
+        )
+    return {
+        "rounds": rounds,
+        "peak_mib": max(found["peak_mib"] for found in rounds),
+        **{what: median(found[what] for found in rounds) for what in ("one", "two", "ratio", "products")},
+    }
 
 
 # Of a core: products of matrices in a thread, from the word to begin on.
@@ -477,8 +617,15 @@ print(count / (time.perf_counter() - started), flush=True)
 
 def product_rate(on_cores: Sequence[int], seconds: float = 2.0) -> float:
     """Products of matrices a second of all cores together, each in a process of its own, at the same time."""
-    workers = [subprocess.Popen([sys.executable, "-c", PRODUCTS, str(core), str(seconds)], stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE, text=True) for core in on_cores]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PRODUCTS, str(core), str(seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for core in on_cores
+    ]
     for worker in workers:
         worker.stdout.readline()
     for worker in workers:
@@ -492,27 +639,36 @@ def growth_section(scale: Scale, generator: str, device: torch.device, root: Pat
     figures: dict[str, Any] = {"small_side": scale.small}
     few = runs_of(root, scale.growing, generator, str(device), scale.small, scale.small)["runs"]
     runs = [Run(**run) for run in few]
-    figures["images"] = [asdict(run) | {"images_per_second": images_per_second(before, run)}
-                         for before, run in zip(runs, runs[1:])]
-    figures["megapixels"] = {size: shape_of(size) | runs_of(root, counts, generator, str(device), **shape_of(size))
-                             for size, counts in scale.megapixels.items()}
+    figures["images"] = [
+        asdict(run) | {"images_per_second": images_per_second(before, run)} for before, run in zip(runs, runs[1:])
+    ]
+    figures["megapixels"] = {
+        size: shape_of(size) | runs_of(root, counts, generator, str(device), **shape_of(size))
+        for size, counts in scale.megapixels.items()
+    }
     figures["single"] = alone(scale, generator, device, root)
     if device.type == "cpu" and hasattr(os, "sched_setaffinity") and cores() > 1:
         figures["scaling"] = scaling(scale, generator, device, root, sorted(os.sched_getaffinity(0))[:2])
     return figures
 
 
-def benchmark(only: Sequence[str], scale: Scale, generator: str, device: torch.device,
-              keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def benchmark(
+    only: Sequence[str], scale: Scale, generator: str, device: torch.device, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """All figures of the sections named. keep: is given what there is after each of them."""
-    figures: dict[str, Any] = {"machine": machine(), "generator": generator,
-                               "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"}
+    figures: dict[str, Any] = {
+        "machine": machine(),
+        "generator": generator,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+    }
     figures["matrix_tflops"] = {"float32": matrix_rate(device)}
     if device.type == "cuda":
         figures["matrix_tflops"]["bfloat16"] = matrix_rate(device, torch.bfloat16)
-    sections = {"compact": lambda root: compact_section(scale, generator, device, root),
-                "vit": lambda root: vit_section(scale, device, root),
-                "growth": lambda root: growth_section(scale, generator, device, root)}
+    sections = {
+        "compact": lambda root: compact_section(scale, generator, device, root),
+        "vit": lambda root: vit_section(scale, device, root),
+        "growth": lambda root: growth_section(scale, generator, device, root),
+    }
     for section in only:
         print(f"measuring: {section}", file=sys.stderr, flush=True)
         started = time.perf_counter()
@@ -548,30 +704,48 @@ def _rate(figure: float | None) -> str:
 
 
 def _generator_rows(section: str, figures: dict[str, Any], matrix: dict[str, float]) -> list[tuple[str, str]]:
-    rows = [(f"{section}: images/s, JPEG to PNG on disk", _rate(figures["images_per_second"])),
-            ("  the plain way, JPEG to JPEG", _rate(figures["plain"]["images_per_second"])),
-            ("  ratio to the plain way, median round", _rate(figures["ratio"])),
-            *((f"    round {number}: here, plain, ratio",
-               ", ".join(_rate(found[what]) for what in ("images_per_second", "plain_images_per_second", "ratio"))
-               + _taken(found))
-              for number, found in enumerate(figures["rounds"], start=1)),
-            ("  largest difference of the noise", f"{figures['noise_difference']:.1g}")]
+    rows = [
+        (f"{section}: images/s, JPEG to PNG on disk", _rate(figures["images_per_second"])),
+        ("  the plain way, JPEG to JPEG", _rate(figures["plain"]["images_per_second"])),
+        ("  ratio to the plain way, median round", _rate(figures["ratio"])),
+        *(
+            (
+                f"    round {number}: here, plain, ratio",
+                ", ".join(_rate(found[what]) for what in ("images_per_second", "plain_images_per_second", "ratio"))
+                + _taken(found),
+            )
+            for number, found in enumerate(figures["rounds"], start=1)
+        ),
+        ("  largest difference of the noise", f"{figures['noise_difference']:.1g}"),
+    ]
     for run in figures["runs"]:
-        rows.append((f"  {run['images']} images: seconds with start-up; peak memory",
-                     f"{run['seconds']:.1f}; {run['peak_mib']:.0f} MiB"))
+        rows.append(
+            (
+                f"  {run['images']} images: seconds with start-up; peak memory",
+                f"{run['seconds']:.1f}; {run['peak_mib']:.0f} MiB",
+            )
+        )
     rows.append(("  the plain way: peak memory", f"{figures['plain']['peak_mib']:.0f} MiB"))
     for way in ("encoder", "plain"):
         if "encoder_tflops" in figures.get(way, {}):
-            rows.append((f"  image encoder, {'this' if way == 'encoder' else 'plain'}",
-                         f"{figures[way]['encoder_tflops']:.3g} TFLOP/s"))
+            rows.append(
+                (
+                    f"  image encoder, {'this' if way == 'encoder' else 'plain'}",
+                    f"{figures[way]['encoder_tflops']:.3g} TFLOP/s",
+                )
+            )
     if "fast" in figures:
-        rows += [(f"  with {' '.join(FAST)}: images/s", _rate(figures["fast"]["images_per_second"])),
-                 ("    ratio to the plain way (goal: 15)", _rate(figures["fast"]["ratio"]))]
+        rows += [
+            (f"  with {' '.join(FAST)}: images/s", _rate(figures["fast"]["images_per_second"])),
+            ("    ratio to the plain way (goal: 15)", _rate(figures["fast"]["ratio"])),
+        ]
     rows += _way_rows(figures.get("ways", {}), matrix)
     where = figures.get("where")
     if where:
-        rows += [(f"  {name}: ms an image (of processor time)", f"{stage['milliseconds']:.1f} ({stage['processor_ms']:.1f})")
-                 for name, stage in where["stages"].items()]
+        rows += [
+            (f"  {name}: ms an image (of processor time)", f"{stage['milliseconds']:.1f} ({stage['processor_ms']:.1f})")
+            for name, stage in where["stages"].items()
+        ]
         rows.append((f"  device idle; most time beside the network: {where['beside']}", f"{where['idle_share']:.0%}"))
     return rows
 
@@ -583,35 +757,58 @@ def _way_rows(found: dict[str, dict[str, Any]], matrix: dict[str, float]) -> lis
         if "failed" in way:
             rows.append((f"  network, {name}", f"failed: {way['failed']}"))
             continue
-        rows.append((f"  network, {name}: images/s (same values; largest difference)",
-                     f"{_rate(way['images_per_second'])} ({way['same']:.3%}; {way['most']})"))
+        rows.append(
+            (
+                f"  network, {name}: images/s (same values; largest difference)",
+                f"{_rate(way['images_per_second'])} ({way['same']:.3%}; {way['most']})",
+            )
+        )
         rows += [("    ", note) for note in way["notes"]]
         if "encoder_tflops" in way:
             rate = way["encoder_tflops"]
             share = f", {rate / matrix['bfloat16']:.0%} of bfloat16's rate (goal: 35 %)" if "bfloat16" in matrix else ""
             rows.append(("    image encoder", f"{rate:.3g} TFLOP/s{share}"))
         for kind, forms in way.get("attention", {}).items():
-            rows += [(f"    attention on {kind}: {form['form']}", form["dropped"] or f"{1e3 * form['seconds']:.3g} ms")
-                     for form in forms]
+            rows += [
+                (f"    attention on {kind}: {form['form']}", form["dropped"] or f"{1e3 * form['seconds']:.3g} ms")
+                for form in forms
+            ]
     return rows
 
 
 def _growth_rows(section: str, figures: dict[str, Any], matrix: dict[str, float]) -> list[tuple[str, str]]:
     side, alone = figures["small_side"], figures["single"]
     rows = [(f"{found['images']} images of {side}×{side}: images/s; peak memory", found) for found in figures["images"]]
-    rows += [(f"{found['width']}×{found['height']}: images/s; peak memory", found) for found in figures["megapixels"].values()]
+    rows += [
+        (f"{found['width']}×{found['height']}: images/s; peak memory", found)
+        for found in figures["megapixels"].values()
+    ]
     shown = [(what, f"{_rate(found['images_per_second'])}; {found['peak_mib']:.0f} MiB") for what, found in rows]
     if "scaling" in figures:
         found = figures["scaling"]
-        shown += [("1 process, 2 processes, one core each: images/s; peak memory",
-                   f"{_rate(found['one'])}, {_rate(found['two'])}; {found['peak_mib']:.0f} MiB"),
-                  ("  two to one, median round (plain products)", f"{_rate(found['ratio'])} ({found['products']:.3g})")]
-        shown += [(f"    round {number}: two to one (plain products)", f"{_rate(one['ratio'])} ({one['products']:.3g})"
-                   + _taken(one)) for number, one in enumerate(found["rounds"], start=1)]
+        shown += [
+            (
+                "1 process, 2 processes, one core each: images/s; peak memory",
+                f"{_rate(found['one'])}, {_rate(found['two'])}; {found['peak_mib']:.0f} MiB",
+            ),
+            ("  two to one, median round (plain products)", f"{_rate(found['ratio'])} ({found['products']:.3g})"),
+        ]
+        shown += [
+            (
+                f"    round {number}: two to one (plain products)",
+                f"{_rate(one['ratio'])} ({one['products']:.3g})" + _taken(one),
+            )
+            for number, one in enumerate(found["rounds"], start=1)
+        ]
     each = ", ".join(f"{one['seconds']:.2f}" for one in alone["rounds"])
-    return [*shown, (f"one photograph of {alone['width']}×{alone['height']}: seconds without start-up; peak memory",
-                     f"{alone['seconds']:.2f} ({each}); {alone['peak_mib']:.0f} MiB"),
-            ("  start-up: seconds", f"{alone['start_up']:.2f}")]
+    return [
+        *shown,
+        (
+            f"one photograph of {alone['width']}×{alone['height']}: seconds without start-up; peak memory",
+            f"{alone['seconds']:.2f} ({each}); {alone['peak_mib']:.0f} MiB",
+        ),
+        ("  start-up: seconds", f"{alone['start_up']:.2f}"),
+    ]
 
 
 def _taken(found: dict[str, Any]) -> str:
@@ -620,12 +817,20 @@ def _taken(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description="Speed and memory of unseg protect.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.generation", description="Speed and memory of unseg protect."
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark.json"), help="where the figures go, as JSON")
-    parser.add_argument("--generator", default="compact", help="as for unseg protect; of the sections compact and growth")
-    parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections, separated by commas: {', '.join(SECTIONS)}")
+    parser.add_argument(
+        "--generator", default="compact", help="as for unseg protect; of the sections compact and growth"
+    )
+    parser.add_argument(
+        "--only", default=",".join(SECTIONS), help=f"sections, separated by commas: {', '.join(SECTIONS)}"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="a few images and a tiny ViT: tests the benchmark, measures nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few images and a tiny ViT: tests the benchmark, measures nothing"
+    )
     for hidden in ("--part", "--images", "--noise"):  # what `in_process` starts
         parser.add_argument(hidden, type=str if hidden == "--part" else Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -4,6 +4,7 @@ One image after another in one process, float32: decode with OpenCV, pad to a sq
 segment_anything's own encoder and the full matrix of attention, noise resized to the whole square, sum in floats, JPEG by
 OpenCV, whose bytes break the bound. The same noise from the same weights; nothing of this is used to protect.
 """
+
 from __future__ import annotations
 
 import time
@@ -17,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.plain_step import PlainGenerator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.prompt_batch import Prompts
 from unseg.method.config import Budget
-from benchmarks.plain_step import PlainGenerator
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ def plain_network(network: nn.Module) -> nn.Module:
     return PlainGenerator(network) if isinstance(network, NoiseGenerator) else network
 
 
-def protect_plainly(paths: Sequence[Path], out: Path, network: nn.Module, budget: Budget, device: torch.device) -> PlainRun:
+def protect_plainly(
+    paths: Sequence[Path], out: Path, network: nn.Module, budget: Budget, device: torch.device
+) -> PlainRun:
     """Protect the whole of every image, one by one. network: a generator of this project, before `plain_network`."""
     size, mask_size, antialias = network.image_size, network.mask_size, network.antialias
     plain = plain_network(network).to(device).eval()
@@ -83,8 +86,9 @@ def _padded(image_1CHW: torch.Tensor) -> torch.Tensor:
     return F.pad(image_1CHW, (0, side - width, 0, side - height))
 
 
-def _inputs(image_HW3: np.ndarray, mask_HW: np.ndarray, size: int, mask_size: int, antialias: bool,
-            device: torch.device) -> tuple[torch.Tensor, Prompts]:
+def _inputs(
+    image_HW3: np.ndarray, mask_HW: np.ndarray, size: int, mask_size: int, antialias: bool, device: torch.device
+) -> tuple[torch.Tensor, Prompts]:
     image = _padded(torch.from_numpy(image_HW3).permute(2, 0, 1)[None].to(device).float() / 255)
     image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
     return image, Prompts(masks=_mask_prompt(mask_HW, size, mask_size, device) * 255)
@@ -95,13 +99,16 @@ def _mask_prompt(mask_HW: np.ndarray, size: int, mask_size: int, device: torch.d
     return F.interpolate(label, (mask_size, mask_size), mode="bilinear", align_corners=False).round()
 
 
-def _noised(image_HW3: np.ndarray, mask_HW: np.ndarray, noise_3NN: torch.Tensor, mask_size: int, budget: Budget) -> np.ndarray:
+def _noised(
+    image_HW3: np.ndarray, mask_HW: np.ndarray, noise_3NN: torch.Tensor, mask_size: int, budget: Budget
+) -> np.ndarray:
     """The unlearnable image, H×W×3 uint8."""
     height, width = mask_HW.shape
     side = max(height, width)
     noise = F.interpolate(noise_3NN[None], (side, side), mode="bilinear", align_corners=False)[0]
-    region = F.interpolate(_mask_prompt(mask_HW, side, mask_size, noise.device), (side, side), mode="bilinear",
-                           align_corners=False).round()[0]
+    region = F.interpolate(
+        _mask_prompt(mask_HW, side, mask_size, noise.device), (side, side), mode="bilinear", align_corners=False
+    ).round()[0]
     noise = noise * (region * budget.object + (1 - region) * budget.background) / 255
     image = torch.from_numpy(image_HW3).permute(2, 0, 1).to(noise.device).float() / 255
     noised = (image + noise[:, :height, :width]).clamp(0, 1) * 255

@@ -4,6 +4,7 @@ The same weights under the same names, but attention with the full N×N logits a
 operations, PyTorch's own convolutions, and images that are encoded together but go one at a time through segment_anything's
 own prompt encoder and token transformer and through the decoder. Nothing of this is used to train or to protect.
 """
+
 from __future__ import annotations
 
 import torch
@@ -47,7 +48,9 @@ def with_plain_parts(network: NoiseGenerator | Surrogate) -> None:
 def _plain_layer(ours: nn.Module) -> nn.Module | None:
     """The layer that computes the same plainly; None where there is none of this project's."""
     if isinstance(ours, Attention):
-        return WindowedAttention(ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(ours.size, ours.size))
+        return WindowedAttention(
+            ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(ours.size, ours.size)
+        )
     if isinstance(ours, ChannelNorm):
         return LayerNorm2d(len(ours.weight), ours.eps)
     if isinstance(ours, Doubling):
@@ -70,9 +73,10 @@ class PlainGenerator(nn.Module):
         embeddings, first_global = network.image_encoder(network.normalise(images_B3SS))
         noise = []
         for index in range(len(images_B3SS)):
-            image, features = embeddings[index:index + 1], first_global[index:index + 1]
-            states, upscaled = decode_one(decoder, network.prompt_encoder, decoder.output_tokens(), image,
-                                          prompts.of_image(index))
+            image, features = embeddings[index : index + 1], first_global[index : index + 1]
+            states, upscaled = decode_one(
+                decoder, network.prompt_encoder, decoder.output_tokens(), image, prompts.of_image(index)
+            )
             noise.append(decoder.noise(states, upscaled, image, features))
         return torch.cat(noise)
 
@@ -88,15 +92,25 @@ class PlainSurrogate(nn.Module):
     def forward(self, images_B3SS: Tensor, prompts: Prompts) -> Tensor:
         network, decoder = self.network, self.network.mask_decoder
         embeddings, _ = network.image_encoder(network.normalise(images_B3SS))
-        return torch.cat([
-            decoder.logits(*decode_one(decoder, network.prompt_encoder, decoder.mask_tokens.weight,
-                                       embeddings[index:index + 1], prompts.of_image(index)))
-            for index in range(len(images_B3SS))
-        ])
+        return torch.cat(
+            [
+                decoder.logits(
+                    *decode_one(
+                        decoder,
+                        network.prompt_encoder,
+                        decoder.mask_tokens.weight,
+                        embeddings[index : index + 1],
+                        prompts.of_image(index),
+                    )
+                )
+                for index in range(len(images_B3SS))
+            ]
+        )
 
 
-def decode_one(decoder: MaskDecoder, encoder: PromptEncoder, output_tokens_K256: Tensor, embedding_1256GG: Tensor,
-               prompts: Prompts) -> tuple[Tensor, Tensor]:
+def decode_one(
+    decoder: MaskDecoder, encoder: PromptEncoder, output_tokens_K256: Tensor, embedding_1256GG: Tensor, prompts: Prompts
+) -> tuple[Tensor, Tensor]:
     """Tokens' states and up-scaled embedding of one image, by segment_anything's own modules alone."""
     points = None
     if prompts.points is not None:

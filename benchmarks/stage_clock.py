@@ -3,6 +3,7 @@
 The functions that the pipeline calls are wrapped for the length of the run. Stages work at the same time, in threads, so their
 seconds add up to more than the run's; processor time is each thread's own, and does not count waiting.
 """
+
 from __future__ import annotations
 
 import threading
@@ -13,20 +14,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unseg.compute.device import choose_device, cores
 from unseg.method import noise
 from unseg.protecting import pipeline
-from unseg.storage import images
-from unseg.compute.device import choose_device, cores
 from unseg.protecting.manifest import ManifestWriter
-from unseg.protecting.run import protect
 from unseg.protecting.protector import Protector
+from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
+from unseg.storage import images
 
 # Stage, and the function that is it. Decoding includes reading and hashing the file; writing includes hashing it and waiting
 # until the disk has it; the manifest is one line an image, and now and then a wait for the disk.
-STAGES = (("decode", images, "read_image"), ("frame", Protector, "frame"), ("network", Protector, "noise"),
-          ("noise", noise, "apply"), ("encode", images, "encode"), ("write", pipeline, "write_blocks"),
-          ("manifest", ManifestWriter, "add"), ("manifest", ManifestWriter, "announce"))
+STAGES = (
+    ("decode", images, "read_image"),
+    ("frame", Protector, "frame"),
+    ("network", Protector, "noise"),
+    ("noise", noise, "apply"),
+    ("encode", images, "encode"),
+    ("write", pipeline, "write_blocks"),
+    ("manifest", ManifestWriter, "add"),
+    ("manifest", ManifestWriter, "announce"),
+)
 
 
 @dataclass
@@ -103,11 +111,22 @@ def stage_figures(folder: Path, out: Path, settings: ProtectSettings) -> dict[st
         summary = protect([folder], out, settings)
     (first, processor), (last, processor_then) = clock.span
     count, elapsed = len(summary.of("protected")), last - first
-    stages = {name: {"calls": stage.calls, "milliseconds": 1e3 * stage.seconds / count,
-                     "processor_ms": 1e3 * stage.processor / count} for name, stage in clock.stages.items()}
+    stages = {
+        name: {
+            "calls": stage.calls,
+            "milliseconds": 1e3 * stage.seconds / count,
+            "processor_ms": 1e3 * stage.processor / count,
+        }
+        for name, stage in clock.stages.items()
+    }
     if choose_device(settings.device).type == "cpu":
         busy = (processor_then - processor) / (elapsed * cores())
     else:
         busy = covered(clock.asked) / elapsed
-    return {"images": count, "elapsed": elapsed, "stages": stages, "idle_share": max(0.0, 1 - busy),
-            "beside": max((name for name in stages if name != "network"), key=lambda name: stages[name]["milliseconds"])}
+    return {
+        "images": count,
+        "elapsed": elapsed,
+        "stages": stages,
+        "idle_share": max(0.0, 1 - busy),
+        "beside": max((name for name in stages if name != "network"), key=lambda name: stages[name]["milliseconds"]),
+    }

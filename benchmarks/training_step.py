@@ -9,6 +9,7 @@ nor did the published code.
 - peak memory: of a process of its own each; the GPU's where there is one, else the largest resident set.
 - waiting: the share of this step's time that passes before the data loader gives a batch, after the first.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,22 +29,22 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.generation import machine, photographs, timed_process
+from benchmarks.plain_step import PlainGenerator, PlainSurrogate
 from segment_anything_training.build import SAM_CONFIGS, SURROGATE_IMAGE_SIZE
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import SamConfig
 from segment_anything_training.surrogate import Surrogate
-from benchmarks.generation import machine, photographs, timed_process
-from unseg.training.bilevel import generator_step, prepare, surrogate_step
-from unseg.method.config import TrainConfig
+from unseg.compute.device import choose_device
+from unseg.compute.distributed import World
 from unseg.data.loader import BatchLoader, default_workers
 from unseg.data.training_data import TrainingSet, open_training_data
 from unseg.data.views import ViewBatch, draw_views
-from unseg.compute.device import choose_device
-from unseg.compute.distributed import World
 from unseg.errors import UserError
-from benchmarks.plain_step import PlainGenerator, PlainSurrogate
-from unseg.training.recipes import paper
+from unseg.method.config import TrainConfig
+from unseg.training.bilevel import generator_step, prepare, surrogate_step
 from unseg.training.players import Player
+from unseg.training.recipes import paper
 
 STEPS = ("this", "plain")
 
@@ -60,14 +61,24 @@ class Scale:
 
     @property
     def config(self) -> TrainConfig:
-        return dataclasses.replace(paper(), batch_size=self.batch_size, view_size=self.networks.image_size,
-                                   frame_size=self.networks.image_size, surrogate_sizes=(self.surrogate_side,))
+        return dataclasses.replace(
+            paper(),
+            batch_size=self.batch_size,
+            view_size=self.networks.image_size,
+            frame_size=self.networks.image_size,
+            surrogate_sizes=(self.surrogate_side,),
+        )
 
 
 FULL = Scale("ViT-B at 1024 and 512", SAM_CONFIGS["vit_b"], SURROGATE_IMAGE_SIZE, batch_size=4, rounds=7)
 # Half of ViT-B's width, heads and depth, so that a step takes seconds; images, windows and the width of a head are as there.
-REDUCED = Scale("a reduced ViT (width 384, depth 6, 6 heads) at 1024 and 512",
-                SamConfig(1024, embed_dim=384, depth=6, num_heads=6, global_blocks=(2, 5)), SURROGATE_IMAGE_SIZE, 2, 3)
+REDUCED = Scale(
+    "a reduced ViT (width 384, depth 6, 6 heads) at 1024 and 512",
+    SamConfig(1024, embed_dim=384, depth=6, num_heads=6, global_blocks=(2, 5)),
+    SURROGATE_IMAGE_SIZE,
+    2,
+    3,
+)
 QUICK = Scale("a tiny ViT, which measures nothing", SamConfig(128, 64, 2, 2, (1,), window=4), 64, 2, 1)
 
 
@@ -80,7 +91,9 @@ def write_samples(root: Path, count: int) -> TrainingSet:
         height, width = cv2.imread(str(path)).shape[:2]
         mask = np.zeros((height, width), np.uint8)
         centre, axes = draw.uniform(0.3, 0.7, 2) * (width, height), draw.uniform(0.1, 0.3, 2) * (width, height)
-        cv2.ellipse(mask, centre.astype(int).tolist(), axes.astype(int).tolist(), float(draw.uniform(0, 180)), 0, 360, 255, -1)
+        cv2.ellipse(
+            mask, centre.astype(int).tolist(), axes.astype(int).tolist(), float(draw.uniform(0, 180)), 0, 360, 255, -1
+        )
         cv2.imwrite(str(root / "masks" / f"{path.stem}.png"), mask)
     return open_training_data(root, say=lambda note: None).train
 
@@ -92,8 +105,10 @@ class Pair:
         self.config, self.device = scale.config, device
         world = World(device=device)
         torch.manual_seed(0)
-        networks = [NoiseGenerator(scale.networks),
-                    Surrogate(dataclasses.replace(scale.networks, image_size=scale.surrogate_side))]
+        networks = [
+            NoiseGenerator(scale.networks),
+            Surrogate(dataclasses.replace(scale.networks, image_size=scale.surrogate_side)),
+        ]
         self.mask_sides = tuple(network.mask_size / network.image_size for network in networks)
         config = self.config
         if way == "plain":
@@ -101,8 +116,10 @@ class Pair:
             networks = [PlainGenerator(networks[0]), PlainSurrogate(networks[1])]
         self.generator, self.surrogate = (
             Player.start(name, network, rate, config, world)
-            for name, network, rate in zip(("generator", "surrogate"), networks,
-                                           (config.generator_learning_rate, config.surrogate_learning_rate)))
+            for name, network, rate in zip(
+                ("generator", "surrogate"), networks, (config.generator_learning_rate, config.surrogate_learning_rate)
+            )
+        )
         if way == "plain":
             for player in (self.generator, self.surrogate):
                 player.network.to(memory_format=torch.contiguous_format)  # as networks are made
@@ -140,7 +157,7 @@ def compare(samples: TrainingSet, scale: Scale, device: torch.device) -> dict:
     pairs = {way: Pair(way, scale, device) for way in STEPS}
     figures = {way: {"losses": pair.round(batches)[1], "seconds": []} for way, pair in pairs.items()}
     for number in range(scale.rounds):
-        for way in (STEPS if number % 2 else reversed(STEPS)):
+        for way in STEPS if number % 2 else reversed(STEPS):
             figures[way]["seconds"].append(pairs[way].round(batches)[0])
     images = len(batches) * scale.batch_size
     for figure in figures.values():
@@ -151,8 +168,21 @@ def compare(samples: TrainingSet, scale: Scale, device: torch.device) -> dict:
 def peak_memory(way: str, scale: Scale, device: torch.device, root: Path) -> float:
     """MiB that a process needs which takes a round of steps one way, the surrogate's twice, and nothing else."""
     figures = root / f"peak-{way}.json"
-    _, resident = timed_process(["-m", "benchmarks.training_step", "--peak-of", way, "--samples", str(root), "--device", str(device),
-                                 "--out", str(figures), *(["--quick"] if scale is QUICK else [])])
+    _, resident = timed_process(
+        [
+            "-m",
+            "benchmarks.training_step",
+            "--peak-of",
+            way,
+            "--samples",
+            str(root),
+            "--device",
+            str(device),
+            "--out",
+            str(figures),
+            *(["--quick"] if scale is QUICK else []),
+        ]
+    )
     return json.loads(figures.read_text(encoding="utf-8"))["gpu_mib"] or resident
 
 
@@ -178,8 +208,14 @@ def waiting_share(samples: TrainingSet, scale: Scale, device: torch.device, work
 def benchmark(scale: Scale, device: torch.device) -> dict:
     """All figures."""
     workers = max(1, default_workers())
-    figures = {"machine": machine(), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-               "networks": scale.name, "batch_size": scale.batch_size, "rounds": scale.rounds, "workers": workers}
+    figures = {
+        "machine": machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "networks": scale.name,
+        "batch_size": scale.batch_size,
+        "rounds": scale.rounds,
+        "workers": workers,
+    }
     with tempfile.TemporaryDirectory(prefix="unseg-benchmark-") as folder:
         samples = write_samples(Path(folder), 4 * scale.batch_size)
         for way in STEPS:
@@ -194,7 +230,9 @@ def table(figures: dict) -> Table:
     """The figures for people."""
     where = figures["machine"]
     computer = figures["device"] if figures["device"] != "CPU" else f"{where['processor']}, {where['threads']} threads"
-    result = Table(title=f"{figures['networks']}, {figures['batch_size']} images a step\n{computer}, torch {where['torch']}")
+    result = Table(
+        title=f"{figures['networks']}, {figures['batch_size']} images a step\n{computer}, torch {where['torch']}"
+    )
     for heading in ("", *(f"{way} step" for way in STEPS)):
         result.add_column(heading, justify="right" if heading else "left")
     result.add_row("images/s", *(f"{figures[way]['images_per_second']:.3g}" for way in STEPS))
@@ -205,10 +243,16 @@ def table(figures: dict) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_step", description="Speed and memory of a training step.")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-train.json"), help="where the figures go, as JSON")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_step", description="Speed and memory of a training step."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmark-train.json"), help="where the figures go, as JSON"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; ViT-B on a GPU, a reduced ViT on a CPU")
-    parser.add_argument("--quick", action="store_true", help="tiny networks, one round: tests the benchmark, measures nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny networks, one round: tests the benchmark, measures nothing"
+    )
     parser.add_argument("--peak-of", choices=STEPS, help=argparse.SUPPRESS)  # what `peak_memory` starts
     parser.add_argument("--samples", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -1,4 +1,5 @@
 """Every class's IoU of the runs in OUT/results.json, conditions beside each other: python eval/class_table.py OUT"""
+
 import sys
 
 from unseg.commands.class_table import main

@@ -2,6 +2,7 @@
 
 Prints the folder that `unseg evaluate` is to read: FOLDER, or DATA_ROOT where that is no VOC.
 """
+
 import sys
 
 from unseg.commands.link_voc import main

@@ -1,4 +1,5 @@
 """The unlearnable edition of ADE20K. Settings come from the environment: see scripts/generate_ade20k.sh."""
+
 import sys
 
 from unseg.cli import main

@@ -1,4 +1,5 @@
 """The unlearnable edition of Cityscapes. Settings come from the environment: see scripts/generate_cityscapes.sh."""
+
 import sys
 
 from unseg.cli import main

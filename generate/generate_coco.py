@@ -1,4 +1,5 @@
 """The unlearnable edition of COCO 2017. Settings come from the environment: see scripts/generate_coco.sh."""
+
 import sys
 
 from unseg.cli import main

@@ -1,4 +1,5 @@
 """The unlearnable edition of HQSeg-44K. Settings come from the environment: see scripts/generate_interactive.sh."""
+
 import sys
 
 from unseg.cli import main

@@ -1,4 +1,5 @@
 """The unlearnable edition of chest X-rays and Kvasir-SEG. Settings come from the environment: see scripts/generate_medical.sh."""
+
 import sys
 
 from unseg.cli import main

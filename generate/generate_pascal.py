@@ -1,4 +1,5 @@
 """The unlearnable edition of Pascal VOC 2012. Settings come from the environment: see scripts/generate_pascal.sh."""
+
 import sys
 
 from unseg.cli import main

@@ -3,6 +3,7 @@
 Shapes: B batch (of images, or of windows), n heads of width c, N = h·w tokens; q, k, v: B×n×N×c, rel_h: B×n×N×h,
 rel_w: B×n×N×w (see `image_encoder.relative_terms`). All forms compute softmax(q·kᵀ/√c + rel_h[row] + rel_w[column])·v.
 """
+
 from __future__ import annotations
 
 import time
@@ -75,7 +76,9 @@ class Choices:
         kind = describe(inputs)
         if kind not in self.measured:
             self.measured[kind] = measure(forms, inputs)
-        return min((found for found in self.measured[kind] if found.seconds is not None), key=lambda found: found.seconds).form
+        return min(
+            (found for found in self.measured[kind] if found.seconds is not None), key=lambda found: found.seconds
+        ).form
 
 
 def describe(inputs: tuple[torch.Tensor, ...]) -> str:
@@ -83,8 +86,10 @@ def describe(inputs: tuple[torch.Tensor, ...]) -> str:
     q, rel_h, rel_w = inputs[0], inputs[3], inputs[4]
     batch, heads, tokens, channels = q.shape
     back = " and back" if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs) else ""
-    return (f"{q.device}, {str(q.dtype).removeprefix('torch.')}, {batch}×{heads} heads of {tokens} tokens "
-            f"({rel_h.shape[-1]}×{rel_w.shape[-1]}), {channels} wide{back}")
+    return (
+        f"{q.device}, {str(q.dtype).removeprefix('torch.')}, {batch}×{heads} heads of {tokens} tokens "
+        f"({rel_h.shape[-1]}×{rel_w.shape[-1]}), {channels} wide{back}"
+    )
 
 
 def measure(forms: Mapping[str, Form], inputs: tuple[torch.Tensor, ...]) -> list[Measured]:
@@ -101,7 +106,9 @@ def measure(forms: Mapping[str, Form], inputs: tuple[torch.Tensor, ...]) -> list
             far = _mismatch(_run(form, inputs), expected)
             found.append(Measured(name, None if far else _seconds(form, inputs), far))
         except (RuntimeError, ValueError, ImportError) as error:  # of compilers, kernels and memory
-            found.append(Measured(name, None, f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"))
+            found.append(
+                Measured(name, None, f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}")
+            )
     return found
 
 

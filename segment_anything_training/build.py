@@ -1,4 +1,5 @@
 """A name → a network with random weights. Opens no file; `unseg.storage.weights` fills networks."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -34,7 +35,9 @@ def build_generator(name: str) -> nn.Module:
 
 def build_noise_generator(config: SamConfig) -> nn.Module:
     """SAM's generator of any sizes, with random weights."""
-    from segment_anything_training.generator import NoiseGenerator  # takes two seconds that the compact one does not need
+    from segment_anything_training.generator import (
+        NoiseGenerator,  # takes two seconds that the compact one does not need
+    )
 
     return NoiseGenerator(config)
 
@@ -51,8 +54,9 @@ def build_surrogate(name: str) -> nn.Module:
     return Surrogate(replace(_config(name, SURROGATE_NAMES), image_size=SURROGATE_IMAGE_SIZE))
 
 
-def set_speed(network: nn.Module, bf16: bool, compiled: bool, *, half_blocks: torch.dtype | None = None,
-              attention: str = "auto") -> None:
+def set_speed(
+    network: nn.Module, bf16: bool, compiled: bool, *, half_blocks: torch.dtype | None = None, attention: str = "auto"
+) -> None:
     """How a network computes, not what: it keeps its state names.
 
     bf16: large products in bfloat16, in networks derived from SAM; the compact ones stay as they are. compiled: their

@@ -4,6 +4,7 @@ Both are plain convolutional networks behind the same interface as the networks 
 cost. Being convolutional they take any square whose side is a multiple of `STRIDE`; `image_size` is what generation uses.
 Shapes: B batch, S side of the square frame.
 """
+
 from __future__ import annotations
 
 import torch
@@ -22,8 +23,18 @@ FIRST_TINT = 1.5  # before the tanh
 # that of an untouched image: a clean image then looks like the class that stands there, for a network that goes by tints.
 NO_TINT_PLACE = 1
 CODE_TINTS = (
-    (-0.8, 0.8, -0.8), (0.0, 0.0, 0.0), (0.8, -0.8, 0.8), (0.8, 0.8, -0.8), (-0.8, -0.8, 0.8), (0.0, -0.8, 0.8),
-    (-0.8, 0.8, 0.8), (0.0, 0.8, -0.8), (0.8, -0.8, -0.8), (0.8, 0.0, -0.8), (-0.8, 0.0, 0.8), (-0.8, 0.8, 0.0),
+    (-0.8, 0.8, -0.8),
+    (0.0, 0.0, 0.0),
+    (0.8, -0.8, 0.8),
+    (0.8, 0.8, -0.8),
+    (-0.8, -0.8, 0.8),
+    (0.0, -0.8, 0.8),
+    (-0.8, 0.8, 0.8),
+    (0.0, 0.8, -0.8),
+    (0.8, -0.8, -0.8),
+    (0.8, 0.0, -0.8),
+    (-0.8, 0.0, 0.8),
+    (-0.8, 0.8, 0.0),
 )
 
 
@@ -164,9 +175,7 @@ class CompactSurrogate(nn.Module):
         if not wide_stem:
             widths = (widths[0] // 2, *widths)
         self.stem = _Unit(3 + PROMPT_PLANES, widths[0], 7 if wide_stem else 3, 2 if wide_stem else 1)
-        self.downs = nn.ModuleList(
-            nn.Sequential(_Unit(a, b, 3, 2), _Unit(b, b)) for a, b in zip(widths, widths[1:])
-        )
+        self.downs = nn.ModuleList(nn.Sequential(_Unit(a, b, 3, 2), _Unit(b, b)) for a, b in zip(widths, widths[1:]))
         self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.fuse = nn.ModuleList(_Unit(a, a) for a in widths[:-1])
         self.head = nn.Conv2d(widths[0], 1, 1)

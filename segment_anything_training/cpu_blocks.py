@@ -12,6 +12,7 @@ system clears page by page, and windows are copied apart and together. Here
 
 Shapes: G×G tokens of an image, N = G·G, D = n·c for n heads of width c, M windows times heads, P places on a window's side.
 """
+
 from __future__ import annotations
 
 import torch
@@ -73,7 +74,7 @@ def attend_globally(qkv_N3D: Tensor, heads: int, tables: Tensor, out_ND: Tensor,
     width, side = dim // heads, int(tokens**0.5)
     step = max(1, TILE_ELEMENTS // (side * tokens))  # rows of the image
     for head in range(heads):
-        q, k, v = (qkv_N3D[:, start:start + width] for start in range(head * width, 3 * dim, dim))
+        q, k, v = (qkv_N3D[:, start : start + width] for start in range(head * width, 3 * dim, dim))
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         terms = torch.mm(q, tables, out=rooms.terms(tokens, tables.shape[1]))
         by_row, by_column = term_views(terms[None], side, side)
@@ -83,7 +84,7 @@ def attend_globally(qkv_N3D: Tensor, heads: int, tables: Tensor, out_ND: Tensor,
             add_terms(by_row[:, rows], by_column[:, rows], logits[None])
             logits.addmm_(q[queries], k.t(), alpha=width**-0.5)
             torch.softmax(logits, dim=-1, out=logits)
-            torch.mm(logits, v, out=out_ND[queries, head * width:(head + 1) * width])
+            torch.mm(logits, v, out=out_ND[queries, head * width : (head + 1) * width])
 
 
 def attend_in_windows(
@@ -100,14 +101,14 @@ def attend_in_windows(
     out = out_ND.view(side, side, heads, width)
     bias = bias_3D.view(3, heads, 1, 1, 1, width)
     padded = rooms.windows(3, heads, across, window, window, width)
-    padded[:, :, -1:, :, side - (across - 1) * window:] = bias
+    padded[:, :, -1:, :, side - (across - 1) * window :] = bias
     for top in range(0, side, window):
         rows = min(window, side - top)
         padded[:, :, :, rows:] = bias
         for index in range(across):
             columns = slice(index * window, min((index + 1) * window, side))
-            part = qkv[top:top + rows, columns]
-            padded[:, :, index, :rows, :part.shape[1]] = part.permute(2, 3, 0, 1, 4)
+            part = qkv[top : top + rows, columns]
+            padded[:, :, index, :rows, : part.shape[1]] = part.permute(2, 3, 0, 1, 4)
         q, k, v = padded.view(3, heads * across, window * window, width)
         queries = rows * window
         attended = rooms.attended(heads * across, queries, width)
@@ -124,7 +125,7 @@ def attend_in_windows(
         attended = attended.view(heads, across, rows, window, width)
         for index in range(across):
             columns = slice(index * window, min((index + 1) * window, side))
-            out[top:top + rows, columns] = attended[:, index, :, :columns.stop - columns.start].permute(1, 2, 0, 3)
+            out[top : top + rows, columns] = attended[:, index, :, : columns.stop - columns.start].permute(1, 2, 0, 3)
 
 
 def run_block(block: nn.Module, x_ND: Tensor, rooms: Rooms) -> None:
@@ -139,7 +140,9 @@ def run_block(block: nn.Module, x_ND: Tensor, rooms: Rooms) -> None:
     else:
         attend_globally(qkv, attn.num_heads, tables, attended, rooms)
     x_ND.add_(attn.proj.bias).addmm_(attended, attn.proj.weight.t())
-    hidden = torch.addmm(mlp.lin1.bias, block.norm2(x_ND), mlp.lin1.weight.t(), out=rooms.wide(len(x_ND), len(mlp.lin1.bias)))
+    hidden = torch.addmm(
+        mlp.lin1.bias, block.norm2(x_ND), mlp.lin1.weight.t(), out=rooms.wide(len(x_ND), len(mlp.lin1.bias))
+    )
     torch.ops.aten.gelu_(hidden)
     x_ND.add_(mlp.lin2.bias).addmm_(hidden, mlp.lin2.weight.t())
 
@@ -148,7 +151,11 @@ def suits(x_BGGD: Tensor, blocks: nn.ModuleList) -> bool:
     """Whether `run_blocks` may take the place of the blocks: a processor, float32, no gradients, no form of attention named."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
-    return x_BGGD.device.type == "cpu" and x_BGGD.dtype == torch.float32 and all(block.attn.form == "auto" for block in blocks)
+    return (
+        x_BGGD.device.type == "cpu"
+        and x_BGGD.dtype == torch.float32
+        and all(block.attn.form == "auto" for block in blocks)
+    )
 
 
 @torch.compiler.disable  # a compiler would unroll the loops over windows and tiles

@@ -1,4 +1,5 @@
 """The noise generator of the paper: a frozen SAM with a noise decoder."""
+
 from __future__ import annotations
 
 import torch

@@ -15,6 +15,7 @@ avoid them, forward and backward:
 `attention_forms` has two more for GPUs, and measures which is the fastest. docs/performance.md has the time and memory of
 the two here, and of what was tried beside them.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def _tiles(heads: int, tokens: int) -> Iterator[tuple[slice, slice]]:
 def _probabilities(q: torch.Tensor, k: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor) -> torch.Tensor:
     """The attention of a tile's queries to all keys: m×rows×N."""
     logits = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
-    logits.baddbmm_(q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)
+    logits.baddbmm_(q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
     return torch.softmax(logits, dim=-1, out=logits)
 
 
@@ -109,7 +110,7 @@ class _TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out):
         q, k, v, rel_h, rel_w, out = ctx.saved_tensors
-        scale = q.shape[-1]**-0.5
+        scale = q.shape[-1] ** -0.5
         grad_q, grad_h, grad_w = (torch.empty(tensor.shape, dtype=q.dtype) for tensor in (q, rel_h, rel_w))
         grad_k, grad_v = (torch.zeros(tensor.shape, dtype=q.dtype) for tensor in (k, v))
         row_sums = (grad_out * out).sum(-1, keepdim=True)

@@ -2,6 +2,7 @@
 
 Shapes: B batch, G side of the patch grid, D width of the image encoder, T sparse prompt tokens.
 """
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,5 @@
 """The prompts that condition a network, as tensors."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class Prompts:
     given: torch.Tensor | None = None
 
     @classmethod
-    def join(cls, each: Sequence["Prompts"]) -> "Prompts":
+    def join(cls, each: Sequence[Prompts]) -> Prompts:
         """One batch from the prompts of single images (batches of 1 without `given`), whatever each of them has.
 
         All that have points must have the same number of them, and mask prompts one size: ValueError otherwise.
@@ -40,7 +41,9 @@ class Prompts:
         for name, column in zip(FIELDS, columns):
             shapes = {tuple(field.shape) for field in column if field is not None}
             if len(shapes) > 1 or any(shape[0] != 1 for shape in shapes) or any(one.given is not None for one in each):
-                raise ValueError(f"prompts.{name}: expected entries of single images, alike in shape, got {sorted(shapes)}")
+                raise ValueError(
+                    f"prompts.{name}: expected entries of single images, alike in shape, got {sorted(shapes)}"
+                )
         has = [tuple(field is not None for field in one._fields()[:-1]) for one in each]
         some = next((field for column in columns for field in column if field is not None), None)
         joined = []
@@ -49,16 +52,16 @@ class Prompts:
             joined.append(None if blank is None else torch.cat([blank if field is None else field for field in column]))
         return cls(*joined, given=None if len(set(has)) <= 1 else torch.tensor(has, device=some.device))
 
-    def to(self, device: torch.device | str) -> "Prompts":
+    def to(self, device: torch.device | str) -> Prompts:
         return Prompts(*(None if field is None else field.to(device) for field in self._fields()))
 
-    def __getitem__(self, index: slice) -> "Prompts":
+    def __getitem__(self, index: slice) -> Prompts:
         """The prompts of the images that `index` (a slice) selects."""
         return Prompts(*(None if field is None else field[index] for field in self._fields()))
 
-    def of_image(self, index: int) -> "Prompts":
+    def of_image(self, index: int) -> Prompts:
         """The prompts of one image alone, as a batch of 1 without `given`: what it does not have is None."""
-        alone = self[index:index + 1]
+        alone = self[index : index + 1]
         if alone.given is None:
             return alone
         has = alone.given[0].tolist()

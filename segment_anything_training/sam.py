@@ -3,6 +3,7 @@
 Shapes: B batch, S side of the input, G = S/16 side of the patch grid, T tokens. SAM's own modules come from the
 `segment-anything` package; only what this project computes in another way is written here.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -164,7 +165,11 @@ def encode_prompts(encoder: PromptEncoder, prompts: Prompts, batch: int) -> Enco
 
 
 def attend(
-    attention: Attention, q_BQC: torch.Tensor, k_BKC: torch.Tensor, v_BKC: torch.Tensor, kept_BK: torch.Tensor | None = None
+    attention: Attention,
+    q_BQC: torch.Tensor,
+    k_BKC: torch.Tensor,
+    v_BKC: torch.Tensor,
+    kept_BK: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One attention layer of SAM's token transformer, B×Q×C, fused. kept: which keys exist; None: all of them."""
     q, k, v = (
@@ -232,7 +237,7 @@ def run_tokens(
             kept,
         )
     image = image.transpose(1, 2).unflatten(-1, grid)
-    return states[:, :outputs.shape[1]], decoder.output_upscaling(image)
+    return states[:, : outputs.shape[1]], decoder.output_upscaling(image)
 
 
 def combine(weights_BKC: torch.Tensor, features_BCHW: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """The sizes and names of SAM's networks, apart from the networks: importing those takes seconds."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """The surrogate of the paper: a SAM of its own, trained on noised images to predict one mask."""
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,5 @@
 """What all tests share: fast tests run first, and torch works on two threads."""
+
 from __future__ import annotations
 
 import os

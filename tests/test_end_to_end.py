@@ -1,4 +1,5 @@
 """From photographs to a trained generator, to unlearnable copies, to the proof of their bound: the commands a user types."""
+
 import json
 from importlib import resources
 
@@ -24,8 +25,23 @@ def photographs(tmp_path_factory):
 
 def train_a_few_steps(photographs, run):
     """Trains on the photographs and their masks as they are; returns the weights."""
-    assert main(["train", "--recipe", "smoke", "--data-root", str(photographs), "--output", str(run), "--device", "cpu",
-                 "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--recipe",
+                "smoke",
+                "--data-root",
+                str(photographs),
+                "--output",
+                str(run),
+                "--device",
+                "cpu",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     return run / "generator.safetensors"
 
 
@@ -39,8 +55,18 @@ def test_train_protect_verify(photographs, weights, tmp_path, capsys):
     assert lines[-1]["step"] == 12 and all(np.isfinite(line["surrogate_noised"]) for line in lines)
 
     out = tmp_path / "protected"
-    arguments = ["protect", str(photographs / "images"), "--masks", str(photographs / "masks"), "--out", str(out),
-                 "--generator", str(weights), "--device", "cpu"]
+    arguments = [
+        "protect",
+        str(photographs / "images"),
+        "--masks",
+        str(photographs / "masks"),
+        "--out",
+        str(out),
+        "--generator",
+        str(weights),
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
     for name in PHOTOGRAPHS:
         original = np.asarray(Image.open(photographs / "images" / name).convert("RGB")).astype(int)
@@ -68,8 +94,21 @@ def test_training_twice_gives_the_same_weights(photographs, weights, tmp_path):
 def test_the_shipped_generator_marks_objects_in_photographs_it_never_saw(photographs, tmp_path):
     assert (resources.files("unseg") / "weights" / "compact.safetensors").is_file()
     out = tmp_path / "protected"
-    assert main(["protect", str(photographs / "images"), "--masks", str(photographs / "masks"), "--out", str(out),
-                 "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "protect",
+                str(photographs / "images"),
+                "--masks",
+                str(photographs / "masks"),
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     for name in PHOTOGRAPHS:
         original = np.asarray(Image.open(photographs / "images" / name).convert("RGB")).astype(int)
         protected = np.asarray(Image.open((out / name).with_suffix(".png")).convert("RGB")).astype(int)

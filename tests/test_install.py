@@ -1,4 +1,5 @@
 """install.sh, with an interpreter that only says what it was asked to install."""
+
 import os
 import shutil
 import subprocess
@@ -32,8 +33,14 @@ def tree(tmp_path):
 
 
 def start(tree):
-    return subprocess.Popen(["bash", "install.sh"], cwd=tree, env=os.environ | {"PYTHON": str(tree / "python")},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        ["bash", "install.sh"],
+        cwd=tree,
+        env=os.environ | {"PYTHON": str(tree / "python")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="there is no flock here")

@@ -1,4 +1,5 @@
 """The wheel holds what it must and nothing else, and works away from the checkout."""
+
 from __future__ import annotations
 
 import configparser
@@ -92,7 +93,15 @@ def test_installed_wheel_protects_with_its_own_weights(installed: Path, tmp_path
     imported = run(sys.executable, "-c", where, cwd=tmp_path, env=environment)
     assert imported.split() == [str(installed / package / "__init__.py") for package in PACKAGES]
 
-    run(sys.executable, installed / "bin" / "unseg", "protect", "photographs", "--out", "protected",
-        cwd=tmp_path, env=environment)
+    run(
+        sys.executable,
+        installed / "bin" / "unseg",
+        "protect",
+        "photographs",
+        "--out",
+        "protected",
+        cwd=tmp_path,
+        env=environment,
+    )
     change = read_image(tmp_path / "protected" / "one.png").pixels.astype(int) - photograph
     assert 0 < np.abs(change).max() <= 8

@@ -1,4 +1,5 @@
 """The quick start: real photographs, masks that fit them, and a picture of each."""
+
 from __future__ import annotations
 
 import re
@@ -32,8 +33,11 @@ def test_mask_fits_its_photograph(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_licence_is_recorded(name: str) -> None:
-    row = next(line for line in (ROOT / "unseg/quickstart_data/README.md").read_text(encoding="utf-8").splitlines()
-               if f"`{name}.png`" in line)
+    row = next(
+        line
+        for line in (ROOT / "unseg/quickstart_data/README.md").read_text(encoding="utf-8").splitlines()
+        if f"`{name}.png`" in line
+    )
     assert re.search(r"\| (CC0|public domain.*) \|$", row)
 
 
@@ -63,11 +67,17 @@ def test_quick_start_protects_verifies_and_draws(tmp_path: Path) -> None:
     """Twice in the same folder: the second run starts afresh and gives the same bytes."""
     written = []
     for _ in range(2):
-        finished = subprocess.run([sys.executable, "-m", "unseg.quickstart", "results"], cwd=tmp_path,
-                                  capture_output=True, text=True)
+        finished = subprocess.run(
+            [sys.executable, "-m", "unseg.quickstart", "results"], cwd=tmp_path, capture_output=True, text=True
+        )
         assert finished.returncode == 0, finished.stdout + finished.stderr
-        written.append({path.relative_to(tmp_path).as_posix(): path.read_bytes()
-                        for path in tmp_path.rglob("*.png") if "masks" not in path.parts})
+        written.append(
+            {
+                path.relative_to(tmp_path).as_posix(): path.read_bytes()
+                for path in tmp_path.rglob("*.png")
+                if "masks" not in path.parts
+            }
+        )
     assert written[0] == written[1]
     for name in NAMES:
         original = getattr(data, name)()

@@ -1,4 +1,5 @@
 """The `unseg` command. Each sub-command is one function of `unseg.commands`; torch is imported only when one runs."""
+
 from __future__ import annotations
 
 import os
@@ -23,10 +24,16 @@ from unseg.errors import UserError
 from unseg.storage.files import printable
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
-FIRST_TELLS_WITHIN = 10.0  # seconds; the launcher ends the other processes as soon as the first has told a wrong option and left
+FIRST_TELLS_WITHIN = (
+    10.0  # seconds; the launcher ends the other processes as soon as the first has told a wrong option and left
+)
 
-app = typer.Typer(name="unseg", add_completion=False, pretty_exceptions_enable=False,
-                  help="Make images unlearnable to segmentation models (UnSeg, NeurIPS 2024).")
+app = typer.Typer(
+    name="unseg",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make images unlearnable to segmentation models (UnSeg, NeurIPS 2024).",
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -38,7 +45,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit.")] = False,
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit.")
+    ] = False,
 ) -> None:
     """Options before the sub-command."""
 
@@ -74,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=given or ["--help"], prog_name="unseg", standalone_mode=False)  # standalone: an error is a box of lines
+        code = app(
+            args=given or ["--help"], prog_name="unseg", standalone_mode=False
+        )  # standalone: an error is a box of lines
     except TyperException as error:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(FIRST_TELLS_WITHIN)

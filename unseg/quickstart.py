@@ -2,6 +2,7 @@
 
 `python -m unseg.quickstart [FOLDER]` does with the `unseg` command what a user would do with a folder of their own.
 """
+
 from __future__ import annotations
 
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from unseg import cli
 from unseg.errors import UserError
-from unseg.storage.images import read_image, read_label, write_png
 from unseg.protecting.manifest import MANIFEST, read_manifest
+from unseg.storage.images import read_image, read_label, write_png
 from unseg.storage.panels import before_after_noise_mask
 
 # Files inside scikit-image's wheel: nothing is downloaded.
@@ -27,8 +28,10 @@ def copy_photographs(folder: Path) -> None:
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
         mask = Path(name).with_suffix(".png").name
-        for source, target in ((resources.files("skimage.data") / name, folder / "photographs" / name),
-                               (resources.files("unseg") / "quickstart_data" / mask, folder / "masks" / mask)):
+        for source, target in (
+            (resources.files("skimage.data") / name, folder / "photographs" / name),
+            (resources.files("unseg") / "quickstart_data" / mask, folder / "masks" / mask),
+        ):
             if not source.is_file():
                 raise UserError(f"{source}: not installed; run `bash install.sh` again")
             target.write_bytes(source.read_bytes())

@@ -9,6 +9,7 @@ pairs take minutes; --quick looks at names alone. Nothing is written but the rep
 mask, masks without an image, files that are broken or no masks, masks of another size than their image, and empty masks. The
 exit code is 0 if there is nothing to complain of, 1 if there is, 2 if the check could not start, 130 after Ctrl-C.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -85,8 +86,16 @@ def as_json(root: Path, sets: list[SetReport]) -> dict[str, object]:
         "root": str(root),
         "pairs": sum(len(part.pairs) for part in sets),
         "problems": sum(len(part.problems) for part in sets),
-        "sets": [{"name": part.name, "role": part.role, "pairs": len(part.pairs), "published": part.published or None,
-                  "problems": [{"name": problem.name, "reason": problem.reason} for problem in part.problems]} for part in sets],
+        "sets": [
+            {
+                "name": part.name,
+                "role": part.role,
+                "pairs": len(part.pairs),
+                "published": part.published or None,
+                "problems": [{"name": problem.name, "reason": problem.reason} for problem in part.problems],
+            }
+            for part in sets
+        ],
     }
 
 
@@ -107,7 +116,9 @@ def as_text(sets: list[SetReport]) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="the data root, as for training")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - prints it instead of the text")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report as JSON; - prints it instead of the text"
+    )
     parser.add_argument("--quick", action="store_true", help="names only: no file is read")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -137,7 +148,9 @@ def write_report(path: Path, text: str) -> None:
     try:
         write_bytes(path, text.encode(errors="backslashreplace"))
     except OSError as error:
-        raise UserError(f"--json {path}: cannot be written ({error.strerror or error}); check space and permissions") from None
+        raise UserError(
+            f"--json {path}: cannot be written ({error.strerror or error}); check space and permissions"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 weights are licensed CC BY-NC 4.0: neither they, nor this file, nor what is trained from it is for commercial use. Nothing is
 downloaded, and no file that exists is written over.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -19,8 +20,16 @@ import torch
 
 from segment_anything_training.build import SAM_CONFIGS, SURROGATE_IMAGE_SIZE
 from segment_anything_training.image_encoder import ImageEncoder
-from unseg.storage.weights import MAE_LICENCE, is_dropped_from_mae, read_mae, read_state, refuse_existing, save_pth, shapes_of
 from unseg.errors import UserError
+from unseg.storage.weights import (
+    MAE_LICENCE,
+    is_dropped_from_mae,
+    read_mae,
+    read_state,
+    refuse_existing,
+    save_pth,
+    shapes_of,
+)
 
 
 def convert(official: Path, converted: Path, size: str, image_size: int) -> list[str]:

@@ -8,6 +8,7 @@
 names of PSA's, SEAM's and MCTformer's ResNet38. ImageNet's classifier is left out. Nothing is downloaded, and no file that
 exists is written over.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import safetensors.torch
 
-from unseg.storage.weights import refuse_existing, sorted_header, write_durably
 from unseg.errors import UserError
+from unseg.storage.weights import refuse_existing, sorted_header, write_durably
 from unseg.victims.resnet38 import IMAGENET_PARAMS, read_mxnet
 
 
@@ -27,8 +28,10 @@ def convert(params: Path, converted: Path) -> list[str]:
     state = read_mxnet(params)
     facts = {"network": "resnet38", "source": params.name}
     digest = write_durably(converted, sorted_header(safetensors.torch.save(state, facts)))
-    return [f"{converted}: {len(state)} entries, {sum(tensor.numel() for tensor in state.values()):,} numbers",
-            f"sha256: {digest}"]
+    return [
+        f"{converted}: {len(state)} entries, {sum(tensor.numel() for tensor in state.values()):,} numbers",
+        f"sha256: {digest}",
+    ]
 
 
 def main() -> int:

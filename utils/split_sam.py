@@ -7,6 +7,7 @@
 UnSeg reads either layout, so this is needed only to exchange files with the published code. Nothing is downloaded, and no
 file that exists is written over.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,8 +15,17 @@ import sys
 from pathlib import Path
 
 from segment_anything_training.build import SAM_CONFIGS
-from unseg.storage.weights import SAM_PARTS, check_sam, read_sam, read_state, refuse_existing, sam_name, save_pth, split_sam
 from unseg.errors import UserError
+from unseg.storage.weights import (
+    SAM_PARTS,
+    check_sam,
+    read_sam,
+    read_state,
+    refuse_existing,
+    sam_name,
+    save_pth,
+    split_sam,
+)
 
 
 def split(file: Path, folder: Path) -> list[Path]:

@@ -1,4 +1,5 @@
 """The benchmark: figures from processes of known length and size, photographs that can be decoded, one run of the real thing."""
+
 from __future__ import annotations
 
 import copy
@@ -17,17 +18,17 @@ from segment_anything.modeling.image_encoder import Attention as SamAttention
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import generation, plain_generation, stage_clock, training_step
 from segment_anything_training import image_encoder
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling, SamConfig
-from benchmarks import generation, plain_generation, stage_clock, training_step
-from unseg.method.config import Budget
 from unseg.compute.device import cores
 from unseg.errors import UserError
-from unseg.storage.images import pixel_count, read_image
+from unseg.method.config import Budget
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
+from unseg.storage.images import pixel_count, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +55,9 @@ def test_a_failing_process_is_reported_with_its_last_words() -> None:
 
 def test_rate_leaves_start_up_out() -> None:
     # 5 s of start-up and 0.1 s an image
-    assert generation.images_per_second(generation.Run(100, 15.0, 1), generation.Run(1000, 105.0, 1)) == pytest.approx(10)
+    assert generation.images_per_second(generation.Run(100, 15.0, 1), generation.Run(1000, 105.0, 1)) == pytest.approx(
+        10
+    )
     assert generation.images_per_second(generation.Run(2, 5.0, 1), generation.Run(6, 4.9, 1)) is None
 
 
@@ -78,19 +81,27 @@ def test_the_plain_way_is_measured_in_turn(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(generation.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(generation.os, "cpu_count", lambda: 2)
     scale = dataclasses.replace(generation.QUICK, rounds=3)
-    figures = generation.beside_plain(scale, tmp_path / "in", (1, 3), "weights", torch.device("cpu"), tmp_path, height=8, width=9)
+    figures = generation.beside_plain(
+        scale, tmp_path / "in", (1, 3), "weights", torch.device("cpu"), tmp_path, height=8, width=9
+    )
     assert order == ["ours", "plain"] * 3
     assert [found["ratio"] for found in figures["rounds"]] == [2.0, None, 1.5] and figures["ratio"] == 1.75
     assert [found["stolen_share"] for found in figures["rounds"]] == [0.0, 0.0, 0.25]
     assert figures["images_per_second"] == 5.5 and figures["plain"]["images_per_second"] == 3.0
-    assert figures["peak_mib"] == 105 and figures["plain"]["peak_mib"] == 198 and figures["plain"]["seconds"] == [1.0] * 3
+    assert (
+        figures["peak_mib"] == 105 and figures["plain"]["peak_mib"] == 198 and figures["plain"]["seconds"] == [1.0] * 3
+    )
     assert len(figures["runs"]) == 6 and generation.median([None]) is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells it")
 def test_time_that_the_host_took_away_is_read() -> None:
-    fields = dict(zip(("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"),
-                      Path("/proc/stat").read_text().splitlines()[0].split()[1:]))
+    fields = dict(
+        zip(
+            ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"),
+            Path("/proc/stat").read_text().splitlines()[0].split()[1:],
+        )
+    )
     assert 0 <= generation.stolen_seconds() - int(fields["steal"]) / os.sysconf("SC_CLK_TCK") < 60
 
 
@@ -99,8 +110,17 @@ TINY = SamConfig(128, embed_dim=64, depth=3, num_heads=2, global_blocks=(1,), wi
 
 def test_operations_are_those_that_torch_counts() -> None:
     """Of segment_anything's own encoder, where the windows need no filling."""
-    plain = ImageEncoderViT(img_size=128, patch_size=16, embed_dim=64, depth=3, num_heads=2, out_chans=256, use_rel_pos=True,
-                            window_size=4, global_attn_indexes=(1,))
+    plain = ImageEncoderViT(
+        img_size=128,
+        patch_size=16,
+        embed_dim=64,
+        depth=3,
+        num_heads=2,
+        out_chans=256,
+        use_rel_pos=True,
+        window_size=4,
+        global_attn_indexes=(1,),
+    )
     with FlopCounterMode(display=False) as counter:
         plain(torch.zeros(1, 3, 128, 128))
     assert generation.encoder_operations(TINY) == counter.get_total_flops()
@@ -135,8 +155,10 @@ def test_every_stage_is_timed_and_left_as_it_was(tmp_path: Path) -> None:
     figures = stage_clock.stage_figures(tmp_path / "in", tmp_path / "out", ProtectSettings(device="cpu", workers=2))
     assert [getattr(owner, name) for _, owner, name in stage_clock.STAGES] == before
     calls = {name: stage["calls"] for name, stage in figures["stages"].items()}
-    assert calls.pop("manifest") == 5 + 1 and set(calls.values()) == {5} and len(calls) == 6  # 5 results, announced together
-    assert all(0 < stage["processor_ms"] for stage in figures["stages"].values())
+    assert (
+        calls.pop("manifest") == 5 + 1 and set(calls.values()) == {5} and len(calls) == 6
+    )  # 5 results, announced together
+    assert all(stage["processor_ms"] > 0 for stage in figures["stages"].values())
     assert figures["images"] == 5 and 0 <= figures["idle_share"] < 1 and figures["beside"] in calls
 
 
@@ -166,8 +188,16 @@ def test_noise_that_differs_is_no_comparison(tmp_path: Path) -> None:
 
 def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """3 s of start-up, 0.5 s a megapixel and process: every figure is known."""
-    def protect_run(images: Path, count: int, out: Path, generator: str, device: str, processes: int = 1,
-                    on_cores: tuple[int, ...] | None = None) -> generation.Run:
+
+    def protect_run(
+        images: Path,
+        count: int,
+        out: Path,
+        generator: str,
+        device: str,
+        processes: int = 1,
+        on_cores: tuple[int, ...] | None = None,
+    ) -> generation.Run:
         paths = sorted(images.iterdir())
         assert len(paths) == count and (on_cores is None or len(on_cores) == processes)
         return generation.Run(count, 3 + 0.5 / processes * sum(map(pixel_count, paths)) / 1e6, 100 + count)
@@ -185,8 +215,11 @@ def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.
     if cores() > 1:
         assert figures["scaling"]["ratio"] == pytest.approx(2) and figures["scaling"]["products"] == pytest.approx(1.5)
     assert list(tmp_path.iterdir()) == []
-    written = json.loads(json.dumps({"machine": generation.machine(), "device": "CPU", "matrix_tflops": {"float32": 0.1},
-                                     "growth": figures}))
+    written = json.loads(
+        json.dumps(
+            {"machine": generation.machine(), "device": "CPU", "matrix_tflops": {"float32": 0.1}, "growth": figures}
+        )
+    )
     assert generation.table(written).row_count > 8
 
 
@@ -197,8 +230,15 @@ def test_comparisons_of_growth_are_medians_of_rounds(tmp_path: Path, monkeypatch
     rates = iter((1, 1, 2, 1, 6, 2))
     pace = []
 
-    def protect_run(images: Path, count: int, out: Path, generator: str, device: str, processes: int = 1,
-                    on_cores: tuple[int, ...] | None = None) -> generation.Run:
+    def protect_run(
+        images: Path,
+        count: int,
+        out: Path,
+        generator: str,
+        device: str,
+        processes: int = 1,
+        on_cores: tuple[int, ...] | None = None,
+    ) -> generation.Run:
         if on_cores is None:
             return generation.Run(count, next(alone), 100 + count)
         pace[:] = [next(rates)] if count == 2 else pace
@@ -219,7 +259,9 @@ def test_comparisons_of_growth_are_medians_of_rounds(tmp_path: Path, monkeypatch
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be put on a core here")
 def test_products_of_two_processes_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generation.product_rate([min(os.sched_getaffinity(0))], 0.1) > 0
-    monkeypatch.setattr(generation, "PRODUCTS", "import sys; print('ready', flush=True); sys.stdin.readline(); print(sys.argv[1])")
+    monkeypatch.setattr(
+        generation, "PRODUCTS", "import sys; print('ready', flush=True); sys.stdin.readline(); print(sys.argv[1])"
+    )
     assert generation.product_rate([3, 5]) == 8  # each program claims its core's number as its rate
 
 
@@ -288,7 +330,9 @@ def test_quick_benchmark_of_training_steps(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     figures = json.loads(out.read_text())
     assert figures["device"] == "CPU" and figures["batch_size"] == 2 and len(figures["this"]["seconds"]) == 1
-    assert figures["ratio"] == pytest.approx(figures["this"]["images_per_second"] / figures["plain"]["images_per_second"])
+    assert figures["ratio"] == pytest.approx(
+        figures["this"]["images_per_second"] / figures["plain"]["images_per_second"]
+    )
     assert all(figures[f"{way}_peak_mib"] > 100 for way in training_step.STEPS)
     assert 0 <= figures["waiting_share"] < 1
     assert "images/s" in ran.stdout and "waiting for data" in ran.stdout
@@ -298,7 +342,16 @@ def test_quick_benchmark_of_training_steps(tmp_path: Path) -> None:
 def test_quick_benchmark_of_the_real_command(tmp_path: Path) -> None:
     """ViT's section holds every kind of process that the others start but one, which the test of stages has."""
     out = tmp_path / "figures.json"
-    command = ["bash", str(ROOT / "scripts" / "benchmark.sh"), "generate", "--quick", "--only", "vit", "--device", "cpu"]
+    command = [
+        "bash",
+        str(ROOT / "scripts" / "benchmark.sh"),
+        "generate",
+        "--quick",
+        "--only",
+        "vit",
+        "--device",
+        "cpu",
+    ]
     environment = os.environ | {"OUT": str(out), "UNSEG_SKIP_INSTALL": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -309,7 +362,7 @@ def test_quick_benchmark_of_the_real_command(tmp_path: Path) -> None:
     assert [run["images"] for run in vit["runs"]] == list(generation.QUICK.vit_images)
     assert all(run["seconds"] > 0 and run["peak_mib"] > 100 for run in vit["runs"])
     assert vit["noise_difference"] <= 1e-4 and vit["plain"]["peak_mib"] > 100
-    assert 0 < vit["encoder"]["encoder_tflops"] and 0 < vit["plain"]["encoder_tflops"]
+    assert vit["encoder"]["encoder_tflops"] > 0 and vit["plain"]["encoder_tflops"] > 0
     assert "ratio to the plain way" in ran.stdout
 
 
@@ -321,11 +374,14 @@ def test_an_unknown_section_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_protecting_with_the_compact_generator_starts_without_sam() -> None:
     """segment_anything imports torchvision, which takes two of five seconds."""
     program = "import sys, unseg.commands.protect, unseg.protecting.run; print({'torchvision', 'segment_anything'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "set()\n"
+    assert (
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "set()\n"
+    )
 
 
 def test_ways_of_computing_are_measured_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a processor, with forms of attention that work, fail and are measured: rates, pixels and reasons are told apart."""
+
     def failing(*given: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("no kernel for this card")
 
@@ -333,7 +389,9 @@ def test_ways_of_computing_are_measured_and_shown(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(image_encoder, "choices", image_encoder.Choices())
     monkeypatch.setattr(generation, "TIMED_BATCHES", 1)
     names = ("float32", "float16", "float32, graph")
-    chosen = {name: generation.SAM_WAYS[name] for name in names} | {form: {"attention": form} for form in ("bias", "fastest")}
+    chosen = {name: generation.SAM_WAYS[name] for name in names} | {
+        form: {"attention": form} for form in ("bias", "fastest")
+    }
     monkeypatch.setattr(generation, "SAM_WAYS", chosen | {"broken": {"precision": "bfloat16"}})
     torch.manual_seed(0)
     network = NoiseGenerator(TINY).eval()
@@ -345,11 +403,17 @@ def test_ways_of_computing_are_measured_and_shown(tmp_path: Path, monkeypatch: p
     assert 0.99 < found["float16"]["same"] < 1 and found["float16"]["most"] == 1
     assert found["bias"]["notes"] == ["computed without --attention bias: NotImplementedError: no kernel for this card"]
     assert found["broken"] == {"failed": "NotImplementedError: no kernel for this card"}
-    assert all(found[name][figure] > 0 for name in list(found)[:4] for figure in ("images_per_second", "encoder_tflops"))
+    assert all(
+        found[name][figure] > 0 for name in list(found)[:4] for figure in ("images_per_second", "encoder_tflops")
+    )
     forms = {form["form"]: form for measured in found["fastest"]["attention"].values() for form in measured}
     assert forms["folded"]["seconds"] > 0 and forms["bias"]["dropped"] == "NotImplementedError: no kernel for this card"
     rows = dict(generation._way_rows(found, {"bfloat16": found["float32"]["encoder_tflops"] / 0.4}))
     assert rows["    image encoder"].endswith("of bfloat16's rate (goal: 35 %)")
     assert rows["  network, broken"] == "failed: NotImplementedError: no kernel for this card"
-    assert any("40% of" in figure for _, figure in generation._way_rows(
-        {"float32": found["float32"]}, {"bfloat16": found["float32"]["encoder_tflops"] / 0.4}))
+    assert any(
+        "40% of" in figure
+        for _, figure in generation._way_rows(
+            {"float32": found["float32"]}, {"bfloat16": found["float32"]["encoder_tflops"] / 0.4}
+        )
+    )

@@ -1,4 +1,5 @@
 """The `unseg` command: exit codes, one-line errors, the closing table, and help without torch."""
+
 from __future__ import annotations
 
 import errno
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-import unseg.storage.weights
 import unseg.protecting.run
+import unseg.storage.weights
 from tests.support.fake_generator import loaded
 from unseg import __version__, cli
 from unseg.storage.images import read_image
@@ -86,8 +87,14 @@ def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert (result["ok"], result["protected"], result["failed"], result["copied"]) == (False, 2, 1, 0)
-    assert result["not_protected"] == [{"input": "c.png", "input_root": "../photos", "status": "failed",
-                                        "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF)"}]
+    assert result["not_protected"] == [
+        {
+            "input": "c.png",
+            "input_root": "../photos",
+            "status": "failed",
+            "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF)",
+        }
+    ]
     assert 30 < result["psnr"]["lowest"] <= result["psnr"]["mean"] < 50
     foreseen = result["forecast"]
     assert foreseen["bytes_in"] == sum(path.stat().st_size for path in photos.iterdir()) and foreseen["bytes_free"] > 0
@@ -116,7 +123,9 @@ def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, caps
 
 def test_what_decoders_think_of_odd_files_is_not_printed(photos: Path, capsys: pytest.CaptureFixture) -> None:
     odd = photos / "odd.jpg"
-    Pillow.fromarray(PHOTO).save(odd, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x12\x01\x03\0\xff\xff\0\0\xff\xff\xff\x7f")
+    Pillow.fromarray(PHOTO).save(
+        odd, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x12\x01\x03\0\xff\xff\0\0\xff\xff\xff\x7f"
+    )
     with pytest.warns(UserWarning):
         read_image(odd)
     with warnings.catch_warnings(record=True) as warned:
@@ -146,16 +155,20 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
     assert "JPEG breaks the bound: " in out and "PNG keeps it exactly" in out
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
-    (["--objects", "cat"], "--objects cat: give `all` or class ids"),
-    (["--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
-    (["--device", "abacus"], "--device abacus"),
-    (["--masks", "nowhere"], "--masks nowhere: no such folder"),
-    (["--batch-size", "0"], "--batch-size 0: give 1 or more"),
-])
-def test_user_errors_are_one_line_and_exit_2(photos: Path, capsys: pytest.CaptureFixture, arguments: list[str],
-                                             message: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
+        (["--objects", "cat"], "--objects cat: give `all` or class ids"),
+        (["--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--masks", "nowhere"], "--masks nowhere: no such folder"),
+        (["--batch-size", "0"], "--batch-size 0: give 1 or more"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_2(
+    photos: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
     out = photos.parent / "out"
     assert cli.main(["protect", str(photos), "--out", str(out), *arguments]) == 2
     error = capsys.readouterr().err
@@ -168,16 +181,24 @@ def test_output_inside_input_is_refused(photos: Path, capsys: pytest.CaptureFixt
     assert "lies in the input folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, parts", [
-    (["protect", "photos"], ["missing option '--out'", "`unseg protect --help` lists"]),
-    (["protect", "photos", "--out"], ["'--out' requires an argument", "`--help` lists"]),
-    (["protect", "photos", "--out", "out", "--epsilon", "abc"], ["'--epsilon'", "valid number", "`unseg protect --help`"]),
-    (["evaluate", "--stepz", "3"], ["--stepz", "--steps", "`unseg evaluate --help`"]),
-    (["nonsense"], ["no such command 'nonsense'", "`unseg --help`"]),
-    (["--nonsense"], ["no such option: --nonsense", "`unseg --help`"]),
-    (["verify", "nowhere"], ["nowhere"]),
-])
-def test_wrong_usage_is_one_line_and_exits_2(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["protect", "photos"], ["missing option '--out'", "`unseg protect --help` lists"]),
+        (["protect", "photos", "--out"], ["'--out' requires an argument", "`--help` lists"]),
+        (
+            ["protect", "photos", "--out", "out", "--epsilon", "abc"],
+            ["'--epsilon'", "valid number", "`unseg protect --help`"],
+        ),
+        (["evaluate", "--stepz", "3"], ["--stepz", "--steps", "`unseg evaluate --help`"]),
+        (["nonsense"], ["no such command 'nonsense'", "`unseg --help`"]),
+        (["--nonsense"], ["no such option: --nonsense", "`unseg --help`"]),
+        (["verify", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exits_2(
+    arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture
+) -> None:
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("unseg: error: ") and error.count("\n") == 1 and all(part in error for part in parts)
@@ -195,7 +216,9 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture) -> None:
     assert "protect" in out and "verify" in out and not error
 
 
-def test_of_several_processes_the_first_tells_a_wrong_option(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_processes_the_first_tells_a_wrong_option(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The others give it time; who still lives then says it, too."""
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
@@ -206,8 +229,9 @@ def test_of_several_processes_the_first_tells_a_wrong_option(capsys: pytest.Capt
         assert waits == [cli.FIRST_TELLS_WITHIN] * int(rank)
 
 
-def test_ctrl_c_is_one_line_and_exits_130(photos: Path, capsys: pytest.CaptureFixture,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_one_line_and_exits_130(
+    photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -247,8 +271,9 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_2(photos: Path, capsys: pytest.CaptureFixture,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_2(
+    photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = photos.parent / "out"
     assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "-q"]) == 0
     capsys.readouterr()
@@ -256,13 +281,16 @@ def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_2(photos: Pat
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", Full())
             assert cli.main(["verify", str(out), "-q", *more]) == 2
-        assert capsys.readouterr().err == ("unseg: error: standard output: cannot be written: No space left on device; what is"
-                                           " finished is kept: send it elsewhere and run the same command again\n")
+        assert capsys.readouterr().err == (
+            "unseg: error: standard output: cannot be written: No space left on device; what is"
+            " finished is kept: send it elsewhere and run the same command again\n"
+        )
 
 
 @pytest.mark.parametrize("stream", [Full(), None], ids=["full", "closed"])
-def test_a_standard_error_that_takes_nothing_stops_no_run(photos: Path, monkeypatch: pytest.MonkeyPatch,
-                                                          stream: object) -> None:
+def test_a_standard_error_that_takes_nothing_stops_no_run(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, stream: object
+) -> None:
     out = photos.parent / "out"
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
@@ -274,8 +302,10 @@ def test_a_standard_error_that_takes_nothing_stops_no_run(photos: Path, monkeypa
 @pytest.mark.skipif(os.name == "nt", reason="descriptors")
 def test_closed_descriptors_are_not_given_to_files() -> None:
     """What a C library prints to descriptor 2 would go into the next file that is opened."""
-    code = ("import os; from unseg.commands.streams import standard_streams\n"
-            "with standard_streams(): os._exit(os.open(os.devnull, os.O_RDONLY))")
+    code = (
+        "import os; from unseg.commands.streams import standard_streams\n"
+        "with standard_streams(): os._exit(os.open(os.devnull, os.O_RDONLY))"
+    )
     closed = subprocess.run(["sh", "-c", f"exec '{sys.executable}' -c \"$0\" <&- >&- 2>&-", code], cwd=ROOT, timeout=60)
     assert closed.returncode >= 3
 
@@ -283,10 +313,19 @@ def test_closed_descriptors_are_not_given_to_files() -> None:
 def test_a_pipe_without_a_reader_leaves_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    result = subprocess.run([sys.executable, "-m", "unseg.cli", "--version"], stdout=writer, stderr=subprocess.PIPE, text=True,
-                            cwd=ROOT, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-m", "unseg.cli", "--version"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
     os.close(writer)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1) and "standard output: cannot be written" in result.stderr
+    assert (result.returncode, result.stderr.count("\n")) == (
+        2,
+        1,
+    ) and "standard output: cannot be written" in result.stderr
 
 
 @pytest.mark.slow
@@ -298,13 +337,15 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
         Pillow.fromarray(np.roll(np.tile(PHOTO, (12, 12, 1)), number, 1)).save(tmp_path / "photos" / f"{number:02}.png")
     # A fifth of a second an image: time to be interrupted on the busiest machine. The handler is set because a shell's
     # background job, and so whatever it starts, ignores SIGINT.
-    script = ("import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
-              "sys.path.insert(0, {!r});"
-              "import unseg.protecting.run; from tests.support.fake_generator import loaded; from unseg import cli;"
-              "slow = loaded(); fast = slow.network.forward;"
-              "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
-              "unseg.protecting.run.load_generator = lambda which, device: slow;"
-              "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))")
+    script = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "sys.path.insert(0, {!r});"
+        "import unseg.protecting.run; from tests.support.fake_generator import loaded; from unseg import cli;"
+        "slow = loaded(); fast = slow.network.forward;"
+        "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
+        "unseg.protecting.run.load_generator = lambda which, device: slow;"
+        "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))"
+    )
     command = [sys.executable, "-c", script.format(str(ROOT))]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while process.poll() is None and len(list((tmp_path / "out").glob("*.png"))) < 5:

@@ -1,4 +1,5 @@
 """Several processes train as one would, and stop together."""
+
 import json
 import os
 import signal
@@ -17,19 +18,28 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.support.training_runs import final_state, one_step_each, same, small_paper
 from segment_anything_training import build
+from tests.support.training_runs import final_state, one_step_each, same, small_paper
 from unseg.compute import distributed, launch
+from unseg.compute.distributed import World, connect, shard
 from unseg.data.loader import BatchLoader
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_views, steps_per_epoch
-from unseg.compute.distributed import World, connect, shard
 from unseg.errors import UserError
 from unseg.training.recipes import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "tests" / "support" / "training_runs.py"
-LAUNCH = [sys.executable, "-m", "unseg.compute.launch", "--nproc-per-node", "2", "--standalone", "--local-addr", "127.0.0.1"]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "unseg.compute.launch",
+    "--nproc-per-node",
+    "2",
+    "--standalone",
+    "--local-addr",
+    "127.0.0.1",
+]
 ENDLESS = ("--set", "total_phases=100000", "--set", "log_every=100000")
 SINGLE_THREADED = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -59,7 +69,9 @@ def test_a_process_alone_shares_with_nobody():
 def two(tmp_path_factory):
     """One step of each player on two processes."""
     output = tmp_path_factory.mktemp("two")
-    done = subprocess.run([*LAUNCH, str(PROGRAM), "gradients", str(output)], env=SINGLE_THREADED, capture_output=True, text=True)
+    done = subprocess.run(
+        [*LAUNCH, str(PROGRAM), "gradients", str(output)], env=SINGLE_THREADED, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return [torch.load(output / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -81,7 +93,9 @@ def test_gradients_are_those_of_one_process_with_the_doubled_batch(two, one, pla
         found = two[0][f"{player} gradients"][name]
         assert (found is None) == (expected is None), name
         if expected is not None and (largest := float(expected.abs().max())) > 1e-7:
-            assert float((found - expected).abs().max()) < min(1e-5, 1e-3 * largest), name  # also where gradients are small
+            assert float((found - expected).abs().max()) < min(1e-5, 1e-3 * largest), (
+                name
+            )  # also where gradients are small
             compared += 1
     assert compared > 20
 
@@ -126,8 +140,12 @@ def test_gloo_s_threads_end_with_the_group(tmp_path):
     """One that still lives while the interpreter ends may take the process along: SIGABRT after the work was done."""
     program = tmp_path / "program.py"
     program.write_text(GLOO_THREADS)
-    done = subprocess.run([*LAUNCH, str(program), str(tmp_path)], env={**SINGLE_THREADED, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [*LAUNCH, str(program), str(tmp_path)],
+        env={**SINGLE_THREADED, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         joined, left = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -158,9 +176,18 @@ def test_two_processes_see_disjoint_parts_of_every_step_and_all_of_an_epoch():
 
 
 def train(data, output, *more, **environment):
-    return [["bash", str(ROOT / "scripts/run_train.sh"), "--quiet", "--no-tensorboard", "--workers", "0", *more],
-            {**SINGLE_THREADED, "DATA_ROOT": str(data), "OUTPUT": str(output), "RECIPE": "smoke", "NGPU": "0", "NPROC": "2",
-             **environment}]
+    return [
+        ["bash", str(ROOT / "scripts/run_train.sh"), "--quiet", "--no-tensorboard", "--workers", "0", *more],
+        {
+            **SINGLE_THREADED,
+            "DATA_ROOT": str(data),
+            "OUTPUT": str(output),
+            "RECIPE": "smoke",
+            "NGPU": "0",
+            "NPROC": "2",
+            **environment,
+        },
+    ]
 
 
 def finish(command, environment, cwd=None):
@@ -175,7 +202,7 @@ def photographs(tmp_path_factory):
     for index in range(8):
         Image.fromarray(random.integers(0, 256, (80, 96, 3), dtype=np.uint8)).save(root / "images" / f"i{index}.png")
         mask = np.zeros((80, 96), np.uint8)
-        mask[10:60, 5 + 5 * index:50] = 255
+        mask[10:60, 5 + 5 * index : 50] = 255
         Image.fromarray(mask).save(root / "masks" / f"i{index}.png")
     return root
 
@@ -207,14 +234,20 @@ def test_smoke_on_two_processes_killed_and_resumed_is_the_unbroken_run(photograp
     assert "2 processes, 4 images a step" in whole.stdout and whole.stdout.count("generator:") == 1
 
     command, environment = train("data", "broken", *longer)
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for(tmp_path / "broken/checkpoints/step_00000008.json", process)
     os.kill(training_processes(process)[1], signal.SIGKILL)
     killed = time.monotonic()
     _, told = process.communicate(timeout=60)
     assert time.monotonic() - killed < 30  # seconds, where gloo's own patience is half an hour
     assert process.returncode == 128 + signal.SIGKILL
-    assert told.count("\n") == 1 and "process 1 was ended by SIGKILL" in told and "goes on from the last checkpoint" in told
+    assert (
+        told.count("\n") == 1
+        and "process 1 was ended by SIGKILL" in told
+        and "goes on from the last checkpoint" in told
+    )
 
     resumed = finish(*train("data", "broken", *longer), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -222,8 +255,10 @@ def test_smoke_on_two_processes_killed_and_resumed_is_the_unbroken_run(photograp
     left, right = (final_state(tmp_path / name) for name in ("whole", "broken"))
     assert left["step"] == 30 and len(left["random"][0]) == 2 and same(left, right)
     assert same(*(load_file(tmp_path / name / "generator.safetensors") for name in ("whole", "broken")))
-    steps = [[json.loads(line)["step"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in
-             ("whole", "broken")]
+    steps = [
+        [json.loads(line)["step"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "broken")
+    ]
     assert steps[0] == steps[1] == [10, 20, 30]
 
 
@@ -241,13 +276,18 @@ def test_one_process_that_fails_stops_all_with_one_message(photographs, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options, told", [
-    (["--set", "batch_size=0"], "batch_size=0: give a whole number from 1 to 16,384\n"),
-    (["--keep", "x"], "invalid value for '--keep': "),
-])
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--set", "batch_size=0"], "batch_size=0: give a whole number from 1 to 16,384\n"),
+        (["--keep", "x"], "invalid value for '--keep': "),
+    ],
+)
 def test_a_wrong_option_is_told_once(photographs, tmp_path, options, told):
     failed = finish(*train(photographs, tmp_path / "run", *options))
-    assert failed.returncode == 2 and failed.stderr.startswith(f"unseg: error: {told}") and failed.stderr.count("\n") == 1
+    assert (
+        failed.returncode == 2 and failed.stderr.startswith(f"unseg: error: {told}") and failed.stderr.count("\n") == 1
+    )
     assert failed.stdout == ""
 
 
@@ -255,14 +295,20 @@ def test_a_wrong_option_is_told_once(photographs, tmp_path, options, told):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_launcher_saves_once_and_leaves(photographs, tmp_path, number, code):
     command, environment = train(photographs, tmp_path / "run", *ENDLESS)
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     wait_for(tmp_path / "run/checkpoints/step_00000004.json", process)
     process.send_signal(number)
     said, told = process.communicate(timeout=60)
     assert process.returncode == code and told == ""
     assert said.count(f"stopped by {number.name} after step ") == 1
-    step = max(int(path.stem[len("step_"):]) for path in (tmp_path / "run/checkpoints").glob("*.json"))
+    step = max(int(path.stem[len("step_") :]) for path in (tmp_path / "run/checkpoints").glob("*.json"))
     assert f"after step {step} of 100000" in said
 
 
@@ -276,17 +322,25 @@ def test_no_process_trains_on_without_its_launcher(photographs, tmp_path):
     process.kill()
     process.wait()
     until = time.monotonic() + 30
-    while any(Path(f"/proc/{orphan}/cmdline").exists() and Path(f"/proc/{orphan}/cmdline").read_bytes() for orphan in orphans):
+    while any(
+        Path(f"/proc/{orphan}/cmdline").exists() and Path(f"/proc/{orphan}/cmdline").read_bytes() for orphan in orphans
+    ):
         assert time.monotonic() < until
         time.sleep(0.1)
     with FileLock(tmp_path / "run/.training.lock", timeout=5):
         pass
 
 
-@pytest.mark.parametrize("environment, part", [
-    ({"NGPU": "two"}, "NGPU=two: give a whole number"), ({"NPROC": "0"}, "NPROC=0"),
-    ({"NGPU": "1000"}, "NGPU=1000: torch sees "), ({"NNODES": "2"}, "RDZV_ENDPOINT is not set"), ({"DATA_ROOT": ""}, "DATA_ROOT is not set"),
-])
+@pytest.mark.parametrize(
+    "environment, part",
+    [
+        ({"NGPU": "two"}, "NGPU=two: give a whole number"),
+        ({"NPROC": "0"}, "NPROC=0"),
+        ({"NGPU": "1000"}, "NGPU=1000: torch sees "),
+        ({"NNODES": "2"}, "RDZV_ENDPOINT is not set"),
+        ({"DATA_ROOT": ""}, "DATA_ROOT is not set"),
+    ],
+)
 def test_wrong_settings_of_the_script_are_one_line(tmp_path, environment, part):
     failed = finish(*train(tmp_path, tmp_path / "run", **environment))
     assert failed.returncode == 2 and part in failed.stderr and failed.stderr.count("\n") == 1
@@ -300,9 +354,12 @@ def test_several_machines_meet_at_the_endpoint(photographs, tmp_path):
         endpoint = f"127.0.0.1:{free.getsockname()[1]}"
     started = []
     for rank in (0, 1):
-        command, environment = train(photographs, tmp_path / "run", NNODES="2", NODE_RANK=str(rank), RDZV_ENDPOINT=endpoint,
-                                     NPROC="1")
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        command, environment = train(
+            photographs, tmp_path / "run", NNODES="2", NODE_RANK=str(rank), RDZV_ENDPOINT=endpoint, NPROC="1"
+        )
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
     said = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     assert "2 processes" in said[0][0] and said[1][0] == "" and final_state(tmp_path / "run")["step"] == 12
@@ -317,9 +374,17 @@ def test_slurm_starts_again_what_it_had_to_stop(photographs, tmp_path):
     (programs / "scontrol").write_text(f'#!/bin/bash\necho "$@" >>{tmp_path}/asked\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    command, environment = train(photographs, tmp_path / "run", *ENDLESS, NPROC="1",
-                                 SLURM_JOB_NUM_NODES="1", SLURM_JOB_ID="77", SLURM_SUBMIT_DIR=str(ROOT), SLURM_JOB_NODELIST="n1",
-                                 PATH=f"{programs}:{os.environ['PATH']}")
+    command, environment = train(
+        photographs,
+        tmp_path / "run",
+        *ENDLESS,
+        NPROC="1",
+        SLURM_JOB_NUM_NODES="1",
+        SLURM_JOB_ID="77",
+        SLURM_SUBMIT_DIR=str(ROOT),
+        SLURM_JOB_NODELIST="n1",
+        PATH=f"{programs}:{os.environ['PATH']}",
+    )
     command[1] = str(ROOT / "scripts/run_train.slurm")
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run/checkpoints/step_00000004.json", process)
@@ -337,11 +402,17 @@ class Failure:
         self.exitcode = exitcode
 
 
-@pytest.mark.parametrize("codes, code, part", [
-    ([3, 2], 2, ""), ([-15, 1], 1, ""), ([3, -11], 139, "process 1 was ended by SIGSEGV"),
-    ([3, -9], 137, "memory may have run out"),
-    ([3, 3], 3, "another machine"), ([143, -15], 3, "another machine"),
-])
+@pytest.mark.parametrize(
+    "codes, code, part",
+    [
+        ([3, 2], 2, ""),
+        ([-15, 1], 1, ""),
+        ([3, -11], 139, "process 1 was ended by SIGSEGV"),
+        ([3, -9], 137, "memory may have run out"),
+        ([3, 3], 3, "another machine"),
+        ([143, -15], 3, "another machine"),
+    ],
+)
 def test_the_launcher_tells_what_the_processes_could_not(capsys, codes, code, part):
     assert launch._tell([(rank, Failure(exitcode)) for rank, exitcode in enumerate(codes)]) == code
     told = capsys.readouterr().err

@@ -1,4 +1,5 @@
 """What only a GPU can show. Skipped where there is none."""
+
 import copy
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
@@ -8,21 +9,21 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks import generation, training_step
 from segment_anything_training.attention_forms import measure
 from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.image_encoder import folded_attention, forms_for, tiled_attention
 from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import SamConfig
-from benchmarks import generation, training_step
-from unseg.training.bilevel import take_step
-from unseg.method.config import Budget
+from unseg.compute.distributed import World
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_views
-from unseg.compute.distributed import World
+from unseg.method.config import Budget
 from unseg.protecting.protector import Protector
-from unseg.training.recipes import recipe
+from unseg.training.bilevel import take_step
 from unseg.training.players import Player, Training
+from unseg.training.recipes import recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -30,20 +31,27 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.fixture
 def photographs():
     random = np.random.default_rng(0)
-    pixels = [np.cumsum(random.integers(-3, 4, (90, 120, 3)), 1).clip(-100, 100).astype(np.int16) + 128 for _ in range(6)]
+    pixels = [
+        np.cumsum(random.integers(-3, 4, (90, 120, 3)), 1).clip(-100, 100).astype(np.int16) + 128 for _ in range(6)
+    ]
     masks = [random.random((90, 120)) < 0.5 for _ in range(6)]
     return [image.astype(np.uint8) for image in pixels], masks
 
 
-@pytest.mark.parametrize("network", [
-    lambda: CompactGenerator(),
-    lambda: NoiseGenerator(SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7)),
-])
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: CompactGenerator(),
+        lambda: NoiseGenerator(SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7)),
+    ],
+)
 def test_unlearnable_pixels_are_those_of_the_cpu(photographs, network):
     torch.manual_seed(0)
     network = network()
     on_cpu = [Protector(network, Budget())(image, mask) for image, mask in zip(*photographs)]
-    on_gpu = [Protector(network, Budget(), device="cuda", batch_size=4)(image, mask) for image, mask in zip(*photographs)]
+    on_gpu = [
+        Protector(network, Budget(), device="cuda", batch_size=4)(image, mask) for image, mask in zip(*photographs)
+    ]
     change = np.abs(np.stack(on_cpu).astype(int) - np.stack(on_gpu))
     assert change.max() <= 1 and (change > 0).mean() <= 0.001
 
@@ -51,8 +59,13 @@ def test_unlearnable_pixels_are_those_of_the_cpu(photographs, network):
 def test_bfloat16_moves_few_pixels_and_keeps_the_bound(photographs):
     torch.manual_seed(0)
     network = NoiseGenerator(SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7))
-    made = {precision: [Protector(network, Budget(), device="cuda", batch_size=4, precision=precision)(image, mask)
-                        for image, mask in zip(*photographs)] for precision in ("float32", "bfloat16")}
+    made = {
+        precision: [
+            Protector(network, Budget(), device="cuda", batch_size=4, precision=precision)(image, mask)
+            for image, mask in zip(*photographs)
+        ]
+        for precision in ("float32", "bfloat16")
+    }
     change = np.abs(np.stack(made["float32"]).astype(int) - np.stack(made["bfloat16"]))
     assert change.max() <= 2 and (change > 0).mean() < 0.02
     for image, mask, protected in zip(*photographs, made["bfloat16"]):
@@ -73,14 +86,18 @@ def test_noise_does_not_depend_on_the_company_in_a_batch(photographs):
 
 
 def test_training_steps_on_the_gpu(photographs):
-    samples = [TrainingImage(str(index), image, (mask.astype(np.int32) * 255,))
-               for index, (image, mask) in enumerate(zip(*photographs))]
+    samples = [
+        TrainingImage(str(index), image, (mask.astype(np.int32) * 255,))
+        for index, (image, mask) in enumerate(zip(*photographs))
+    ]
     config = dataclasses.replace(recipe("smoke"), surrogate_lifetime=2)
     training = Training.start(config, World(device=torch.device("cuda")))
     for step in range(6):
         take_step(training, draw_views(samples, config, step).to("cuda"), step)
     assert training.generator.steps == 3
-    assert all(parameter.is_cuda and parameter.isfinite().all() for parameter in training.generator.network.parameters())
+    assert all(
+        parameter.is_cuda and parameter.isfinite().all() for parameter in training.generator.network.parameters()
+    )
 
 
 def test_prompts_may_lie_on_the_gpu():
@@ -118,8 +135,10 @@ def test_attention_has_a_fused_kernel_forward_and_backward(side, dtype):
 def test_attention_takes_memory_in_proportion_to_the_tokens():
     peaks = []
     for side in (32, 64):
-        inputs = [torch.randn(1, 12, side * side, width, device="cuda", requires_grad=True)
-                  for width in (64, 64, 64, side, side)]
+        inputs = [
+            torch.randn(1, 12, side * side, width, device="cuda", requires_grad=True)
+            for width in (64, 64, 64, side, side)
+        ]
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         folded_attention(*inputs).sum().backward()
@@ -136,8 +155,13 @@ def test_precision_on_the_gpu():
     generator = NoiseGenerator(SAM)
     noises = []
     for precision in ("float32", "auto"):
-        player = Player.start("generator", copy.deepcopy(generator), 1e-4, dataclasses.replace(config, precision=precision),
-                              World(device=torch.device("cuda")))
+        player = Player.start(
+            "generator",
+            copy.deepcopy(generator),
+            1e-4,
+            dataclasses.replace(config, precision=precision),
+            World(device=torch.device("cuda")),
+        )
         assert player.network.bf16 == (precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False))
         noises.append(player.network(images, prompts))
         noises[-1].sum().backward()
@@ -170,23 +194,37 @@ def near(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 def test_no_form_of_attention_is_dropped(side, dtype, back):
     """All compile, run and agree with the folded form, forward and backward."""
     torch.manual_seed(0)
-    inputs = tuple(torch.randn(2, 2, side * side, width, device="cuda", dtype=dtype, requires_grad=back)
-                   for width in (64, 64, 64, side, side))
+    inputs = tuple(
+        torch.randn(2, 2, side * side, width, device="cuda", dtype=dtype, requires_grad=back)
+        for width in (64, 64, 64, side, side)
+    )
     found = measure(forms_for(inputs[0], side * side), inputs)
-    assert [form.form for form in found] == ["folded", "flex", "bias"][:2 if side == 64 else 3]
+    assert [form.form for form in found] == ["folded", "flex", "bias"][: 2 if side == 64 else 3]
     assert [form.dropped for form in found] == [None] * len(found)
 
 
-@pytest.mark.parametrize("settings", [
-    {"graph": True}, {"compiled": True}, {"compiled": True, "graph": True}, {"precision": "float16"},
-    {"precision": "float16", "graph": True}, {"attention": "flex"}, {"attention": "bias"}, {"attention": "fastest"},
-], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"graph": True},
+        {"compiled": True},
+        {"compiled": True, "graph": True},
+        {"precision": "float16"},
+        {"precision": "float16", "graph": True},
+        {"attention": "flex"},
+        {"attention": "bias"},
+        {"attention": "fastest"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("network", [lambda: CompactGenerator(), lambda: NoiseGenerator(VIT)], ids=["compact", "vit"])
 def test_every_way_of_computing_keeps_goal_and_bound(photographs, network, settings):
     torch.manual_seed(0)
     network, notes = network(), []
     images, masks = photographs
-    plain = [Protector(network, Budget(), device="cuda", batch_size=4)(image, mask) for image, mask in zip(images, masks)]
+    plain = [
+        Protector(network, Budget(), device="cuda", batch_size=4)(image, mask) for image, mask in zip(images, masks)
+    ]
     made = Protector(network, Budget(), device="cuda", batch_size=4, **settings)
     made.noise([made.frame(image, mask) for image, mask in zip(images[:4], masks)], notes)
     protected = [made(image, mask) for image, mask in zip(images, masks)]
@@ -204,8 +242,10 @@ def test_lanes_give_what_simple_copies_give(photographs, graph):
     framed = [made.frame(image, mask) for image, mask in zip(*photographs)]
     simple = []
     for item in framed:
-        batch = {name: torch.cat([rows, torch.zeros_like(rows)]).cuda()
-                 for name, rows in (("image", item.image), ("masks", item.prompts.masks))}
+        batch = {
+            name: torch.cat([rows, torch.zeros_like(rows)]).cuda()
+            for name, rows in (("image", item.image), ("masks", item.prompts.masks))
+        }
         simple.append(made._compute(batch, [])[0].cpu())
     with ThreadPoolExecutor(2) as pool:
         for _ in range(5):

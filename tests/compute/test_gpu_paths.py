@@ -1,5 +1,6 @@
 """What runs on GPUs, as far as a CPU can show: that every copy and kernel waits for what it needs, that graphs are dropped
 with a reason, and which settings a run ends up with."""
+
 from __future__ import annotations
 
 import shutil
@@ -18,9 +19,9 @@ from segment_anything_training import image_encoder
 from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import SamConfig
-from unseg.protecting import pipeline, protector
-from unseg.errors import UserError
 from unseg.compute.gpu import Graphs, Lane
+from unseg.errors import UserError
+from unseg.protecting import pipeline, protector
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
 
@@ -126,8 +127,11 @@ def through_lane(lane: Lane, cuda: LazyCuda, value: float, count: int = 2) -> to
 
     original, rows = torch.Tensor.copy_, [torch.full((1, 4), value) for _ in range(count)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "copy_",
-                      lambda self, source, **named: (keep if cuda.active is None else original)(self, source))
+        patch.setattr(
+            torch.Tensor,
+            "copy_",
+            lambda self, source, **named: (keep if cuda.active is None else original)(self, source),
+        )
         return lane.run({"image": rows}, compute, nullcontext())
 
 
@@ -196,11 +200,17 @@ def test_a_graph_is_recorded_once_for_each_kind_of_batch() -> None:
     assert len(graphs.recorded) == 2 and with_boxes.tolist() == [[2.0] * 2] * 2
 
 
-@pytest.mark.parametrize(("cuda", "reason"), [
-    (RecordingCuda(fails="operation not permitted when stream is capturing\nmore"),
-     "RuntimeError: operation not permitted when stream is capturing"),
-    (RecordingCuda(spoils=True), "ValueError: a replay differs from the plain call by 0.5"),
-], ids=["fails", "differs"])
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [
+        (
+            RecordingCuda(fails="operation not permitted when stream is capturing\nmore"),
+            "RuntimeError: operation not permitted when stream is capturing",
+        ),
+        (RecordingCuda(spoils=True), "ValueError: a replay differs from the plain call by 0.5"),
+    ],
+    ids=["fails", "differs"],
+)
 def test_a_graph_that_does_not_work_is_dropped_with_its_reason(cuda: RecordingCuda, reason: str) -> None:
     graphs = Graphs(cuda.watch(double), CPU, cuda)
     for value in (1.0, 3.0):
@@ -244,7 +254,9 @@ def test_auto_is_float32_where_nothing_is_to_be_won() -> None:
 def test_a_graph_needs_a_gpu() -> None:
     with pytest.raises(UserError, match="--graph: only a GPU records CUDA graphs; leave it out, or give --device cuda"):
         pipeline.settled(ProtectSettings(graph=True), CompactGenerator(), CPU, print)
-    with pytest.raises(UserError, match="--attention flex: FlexAttention is for GPUs; leave it out, or give --device cuda"):
+    with pytest.raises(
+        UserError, match="--attention flex: FlexAttention is for GPUs; leave it out, or give --device cuda"
+    ):
         pipeline.settled(ProtectSettings(attention="flex"), CompactGenerator(), CPU, print)
 
 
@@ -252,7 +264,9 @@ def test_unknown_attention_and_a_missing_compiler_are_named(monkeypatch: pytest.
     with pytest.raises(UserError, match="--attention fast: choose from auto, folded, flex, bias, fastest"):
         ProtectSettings(attention="fast")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match="--compile: .* there is no no-such-compiler; install one, or leave --compile out"):
+    with pytest.raises(
+        UserError, match="--compile: .* there is no no-such-compiler; install one, or leave --compile out"
+    ):
         ProtectSettings(compile=True)
     with pytest.raises(UserError, match="--attention flex: .* leave --attention flex out"):
         ProtectSettings(attention="flex")
@@ -278,7 +292,9 @@ def test_lanes_take_turns() -> None:
     """Two threads with a lane each: every image has the noise that it has alone, and one network call runs at a time."""
     cuda, running = LazyCuda(), []
     made = Protector(CompactGenerator(), batch_size=2)
-    framed = [made.frame(protector.probe(seed)[:64, :80], torch.ones(64, 80, dtype=torch.bool).numpy()) for seed in range(4)]
+    framed = [
+        made.frame(protector.probe(seed)[:64, :80], torch.ones(64, 80, dtype=torch.bool).numpy()) for seed in range(4)
+    ]
     alone = [made.noise([item])[0] for item in framed]
     lock = threading.Lock()
 
@@ -294,9 +310,22 @@ def test_lanes_take_turns() -> None:
 
     lanes = [Lane(CPU, 2, Immediate()) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        halves = list(pool.map(lambda index: [lanes[index].run(
-            {"image": [framed[2 * group + index].image], "masks": [framed[2 * group + index].prompts.masks]}, compute, lock)[0]
-            for group in range(2)], range(2)))
+        halves = list(
+            pool.map(
+                lambda index: [
+                    lanes[index].run(
+                        {
+                            "image": [framed[2 * group + index].image],
+                            "masks": [framed[2 * group + index].prompts.masks],
+                        },
+                        compute,
+                        lock,
+                    )[0]
+                    for group in range(2)
+                ],
+                range(2),
+            )
+        )
     for index, half in enumerate(halves):
         for group, noise in enumerate(half):
             assert torch.equal(noise, alone[2 * group + index])
@@ -323,11 +352,16 @@ def test_a_compiled_network_makes_the_same_pixels() -> None:
     assert (change > 0).mean() <= 0.001 and change.max() <= 1 and (plain != image).any()
 
 
-@pytest.mark.parametrize(("compiler", "reason"), [
-    ("raises", "computed without --compile: RuntimeError: no such instruction"),
-    ("spoils", "computed without --compile: noise differs by "),
-])
-def test_a_network_that_does_not_compile_computes_plainly(compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ("raises", "computed without --compile: RuntimeError: no such instruction"),
+        ("spoils", "computed without --compile: noise differs by "),
+    ],
+)
+def test_a_network_that_does_not_compile_computes_plainly(
+    compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, notes = CompactGenerator(), []
     plain = Protector(network).noise(framed_probe(Protector(network)))
 
@@ -362,4 +396,6 @@ def test_a_form_of_attention_that_does_not_work_here_is_not_taken(works: bool, m
     for _ in range(2):
         torch.testing.assert_close(made.noise(framed_probe(made), notes), plain, rtol=0, atol=1e-5)
     assert network.image_encoder.blocks[0].attn.form == ("folded" if works else "auto")
-    assert notes == ([] if works else ["computed without --attention folded: NotImplementedError: no kernel for this card"])
+    assert notes == (
+        [] if works else ["computed without --attention folded: NotImplementedError: no kernel for this card"]
+    )

@@ -2,6 +2,7 @@
 
 The cases are in annotation_hostile.py, which runs as a process of its own; fuzz_annotations.py looks for new ones.
 """
+
 from __future__ import annotations
 
 import json
@@ -22,8 +23,13 @@ PEAK_MB = 1024
 
 def run(*arguments: str, timeout: int) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
-    finished = subprocess.run([sys.executable, str(TESTS / "support" / "annotation_hostile.py"), *arguments], capture_output=True,
-                              text=True, timeout=timeout, env=environment)
+    finished = subprocess.run(
+        [sys.executable, str(TESTS / "support" / "annotation_hostile.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+    )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return json.loads(finished.stdout)
 

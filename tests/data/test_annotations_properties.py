@@ -1,4 +1,5 @@
 """Properties of the annotation decoders over generated masks, ids and outlines, against plain computations."""
+
 from __future__ import annotations
 
 import io
@@ -20,7 +21,15 @@ from unseg.data.annotations import ObjectRule, open_annotations
 from unseg.data.annotations.core import index_values
 from unseg.data.annotations.json_stream import JsonStream, read_entries, stamp
 from unseg.data.annotations.names import safe_name
-from unseg.data.annotations.runs import OutlineError, Runs, count_coverage, paint, parse_counts, runs_of_counts, runs_of_mask
+from unseg.data.annotations.runs import (
+    OutlineError,
+    Runs,
+    count_coverage,
+    paint,
+    parse_counts,
+    runs_of_counts,
+    runs_of_mask,
+)
 from unseg.errors import UserError
 
 MASKS = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -31,8 +40,11 @@ def test_runs_give_the_mask_back_from_every_form(mask: np.ndarray) -> None:
     size = mask.shape
     packed = coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"]
     assert parse_counts(packed).tolist() == counts_of(mask)
-    for runs in (runs_of_counts(parse_counts(packed.decode()), *size), runs_of_mask(mask),
-                 runs_of_counts(np.array(counts_of(mask), np.int64), *size)):
+    for runs in (
+        runs_of_counts(parse_counts(packed.decode()), *size),
+        runs_of_mask(mask),
+        runs_of_counts(np.array(counts_of(mask), np.int64), *size),
+    ):
         assert np.array_equal(runs.mask(*size), mask) and runs.area == mask.sum()
 
 
@@ -49,15 +61,15 @@ def packed_counts(counts: list[int]) -> bytes:
     return bytes(packed)
 
 
-@given(st.lists(st.integers(0, 2 ** 27), min_size=1, max_size=12))
+@given(st.lists(st.integers(0, 2**27), min_size=1, max_size=12))
 def test_packed_counts_of_large_images(counts: list[int]) -> None:
     """Images of up to 2^31 pixels."""
-    assume(0 < sum(counts) < 2 ** 31)
+    assume(0 < sum(counts) < 2**31)
     assert parse_counts(packed_counts(counts)).tolist() == counts
 
 
 # Not larger: pycocotools' rleToString takes six bytes a count and writes one more where all counts fill theirs (from 2^24 on).
-@given(st.lists(st.integers(0, 2 ** 23 - 1), min_size=1, max_size=12))
+@given(st.lists(st.integers(0, 2**23 - 1), min_size=1, max_size=12))
 def test_packed_counts_are_those_of_pycocotools(counts: list[int]) -> None:
     total = sum(counts)
     assume(total > 0)
@@ -97,17 +109,20 @@ def test_empty_runs() -> None:
         runs_of_counts(parse_counts(""), 2, 3)
 
 
-@given(arrays.arrays(np.int32, st.tuples(st.integers(1, 300), st.integers(1, 3)), elements=st.integers(0, 20)),
-       st.sets(st.integers(0, 20)))
+@given(
+    arrays.arrays(np.int32, st.tuples(st.integers(1, 300), st.integers(1, 3)), elements=st.integers(0, 20)),
+    st.sets(st.integers(0, 20)),
+)
 def test_index_values(values: np.ndarray, known: set[int]) -> None:
     listed = sorted(known)
     index = index_values(values, np.array(listed, np.int32))
-    assert index.tolist() == [[listed.index(value) if value in known else len(listed) for value in row]
-                              for row in values.tolist()]
+    assert index.tolist() == [
+        [listed.index(value) if value in known else len(listed) for value in row] for row in values.tolist()
+    ]
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 2 ** 24 - 1), min_size=1, max_size=6, unique=True), st.randoms(use_true_random=False))
+@given(st.lists(st.integers(1, 2**24 - 1), min_size=1, max_size=6, unique=True), st.randoms(use_true_random=False))
 def test_panoptic_ids_round_trip(ids: list[int], random) -> None:
     """Ids of the whole range through PNG and json; each segment gets its own pixels back."""
     drawn = np.array([[random.choice([0, *ids]) for _ in range(7)] for _ in range(5)])
@@ -116,22 +131,38 @@ def test_panoptic_ids_round_trip(ids: list[int], random) -> None:
         for name in ("images", "pan"):
             (root / name).mkdir()
         Pillow.new("RGB", (7, 5)).save(root / "images" / "x.png")
-        coded = np.array([[[number & 255, number >> 8 & 255, number >> 16] for number in row] for row in drawn.tolist()])
+        coded = np.array(
+            [[[number & 255, number >> 8 & 255, number >> 16] for number in row] for row in drawn.tolist()]
+        )
         Pillow.fromarray(coded.astype(np.uint8)).save(root / "pan" / "x.png")
-        (root / "pan.json").write_text(json.dumps({
-            "images": [{"id": 1, "file_name": "x.png", "height": 5, "width": 7}],
-            "categories": [{"id": 1, "name": "a", "isthing": 1}],
-            "annotations": [{"image_id": 1, "file_name": "x.png",
-                             "segments_info": [{"id": number, "category_id": 1} for number in ids]}]}))
+        (root / "pan.json").write_text(
+            json.dumps(
+                {
+                    "images": [{"id": 1, "file_name": "x.png", "height": 5, "width": 7}],
+                    "categories": [{"id": 1, "name": "a", "isthing": 1}],
+                    "annotations": [
+                        {
+                            "image_id": 1,
+                            "file_name": "x.png",
+                            "segments_info": [{"id": number, "category_id": 1} for number in ids],
+                        }
+                    ],
+                }
+            )
+        )
         annotated = open_annotations(root / "pan.json", root / "images").read("x.png", 5, 7)
     assert {segment.instance_id: segment.mask.tolist() for segment in annotated.segments} == {
-        number: (drawn == number).tolist() for number in ids}
+        number: (drawn == number).tolist() for number in ids
+    }
     assert np.array_equal(annotated.object_mask(ObjectRule()), drawn != 0)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(3, 40), st.integers(3, 40), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3,
-                                                        max_size=3))  # outlines that cross themselves have no inside
+@given(
+    st.integers(3, 40),
+    st.integers(3, 40),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=3),
+)  # outlines that cross themselves have no inside
 def test_yolo_outlines_round_trip(height: int, width: int, corners: list[tuple[float, float]]) -> None:
     """Written with six digits as Ultralytics does: pixels whose centre is well inside or outside are as they should."""
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +172,7 @@ def test_yolo_outlines_round_trip(height: int, width: int, corners: list[tuple[f
         Pillow.new("RGB", (width, height)).save(root / "images" / "x.png")
         (root / "labels" / "x.txt").write_text("4 " + " ".join(f"{x:.6f} {y:.6f}" for x, y in corners))
         annotated = open_annotations(root / "labels", root / "images", "yolo").read("x.png", height, width)
-    segment, = annotated.segments
+    (segment,) = annotated.segments
     assert segment.class_id == 4 and segment.mask.shape == (height, width)
     scaled = np.array(corners) * (width, height)
     sides = np.roll(scaled, -1, 0) - scaled
@@ -150,22 +181,30 @@ def test_yolo_outlines_round_trip(height: int, width: int, corners: list[tuple[f
     rows, columns = np.mgrid[:height, :width] + 0.5
     centres = np.stack([columns.ravel(), rows.ravel()], 1)
     offsets = centres[:, None] - scaled
-    along = ((offsets * sides).sum(-1) / lengths ** 2).clip(0, 1)
+    along = ((offsets * sides).sum(-1) / lengths**2).clip(0, 1)
     clear = np.linalg.norm(offsets - along[..., None] * sides, axis=-1).min(1).reshape(height, width) > 0.5
     inside = points_in_poly(centres, scaled).reshape(height, width)
     assert np.array_equal(segment.mask[clear], inside[clear])
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-2 ** 70, 2 ** 70) | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4), max_leaves=12)
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.dictionaries(st.text(max_size=6), st.lists(JSON_VALUES, max_size=5) | JSON_VALUES, max_size=5),
-       st.sampled_from([None, 1]), st.booleans(), st.booleans(), st.integers(1, 40))
-def test_json_stream_reads_what_json_reads(content: dict, indent: int | None, plain: bool, mark: bool,
-                                           chunk: int) -> None:
+@given(
+    st.dictionaries(st.text(max_size=6), st.lists(JSON_VALUES, max_size=5) | JSON_VALUES, max_size=5),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_json_stream_reads_what_json_reads(
+    content: dict, indent: int | None, plain: bool, mark: bool, chunk: int
+) -> None:
     """Whatever the pieces in which the file comes: values, elements, skipped members, and the places of elements."""
     data = b"\xef\xbb\xbf" * mark + json.dumps(content, indent=indent, ensure_ascii=plain).encode("utf-8", "ignore")
     content = json.loads(data.removeprefix(b"\xef\xbb\xbf"))
@@ -197,7 +236,7 @@ def test_json_stream_reads_what_json_reads(content: dict, indent: int | None, pl
 @given(st.dictionaries(st.text(max_size=4), st.lists(JSON_VALUES, max_size=3), min_size=1, max_size=3), st.data())
 def test_cut_json_is_never_taken_for_whole(content: dict, data: st.DataObject) -> None:
     whole = json.dumps(content).encode()
-    cut = whole[:data.draw(st.integers(0, len(whole) - 1))]
+    cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
     for skipping in (False, True):
         with pytest.raises(UserError, match="x.json: not usable JSON at byte"):
             stream = JsonStream(Path("x.json"), io.BytesIO(cut))

@@ -1,4 +1,5 @@
 """HQSeg-44K's folders and plain ones: what pairs up, what is missing, and that both are told before training."""
+
 from __future__ import annotations
 
 import pickle
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.support.training_folders import make_hqseg, save
 
+from tests.support.training_folders import make_hqseg, save
 from unseg.data.catalog import HQSEG, HQSEG_TRAIN, HQSEG_VALIDATION, NO_IMAGE, NO_MASK, pair_folders, pair_plain
 from unseg.data.training_data import TrainingSet, open_training_data
 from unseg.errors import UserError
@@ -35,7 +36,12 @@ def test_published_numbers():
     assert folders["DIS5K-TR"] == ("DIS5K/DIS-TR/im", "DIS5K/DIS-TR/gt")
     assert folders["HRSOD"] == ("thin_object_detection/HRSOD/images", "thin_object_detection/HRSOD/masks_max255")
     assert {folders[name][0] for name in ("FSS", "DUTS-TR", "DUTS-TE", "ECSSD", "MSRA_10K")} == {
-        "cascade_psp/fss_all", "cascade_psp/DUTS-TR", "cascade_psp/DUTS-TE", "cascade_psp/ecssd", "cascade_psp/MSRA_10K"}
+        "cascade_psp/fss_all",
+        "cascade_psp/DUTS-TR",
+        "cascade_psp/DUTS-TE",
+        "cascade_psp/ecssd",
+        "cascade_psp/MSRA_10K",
+    }
     assert all(folders[name][0] == folders[name][1] for name in ("FSS", "DUTS-TR", "DUTS-TE", "ECSSD", "MSRA_10K"))
 
 
@@ -45,8 +51,11 @@ def test_all_sets_are_found_and_read(tmp_path, below):
     said = []
     data = open_training_data(tmp_path, say=said.append)
     assert [pair.name for pair in data.train.pairs] == [
-        f"{row.name}/{row.name.lower()}_{number}" for row in HQSEG_TRAIN for number in range(2)]
-    assert {name: len(samples) for name, samples in data.validation.items()} == {row.name: 2 for row in HQSEG_VALIDATION}
+        f"{row.name}/{row.name.lower()}_{number}" for row in HQSEG_TRAIN for number in range(2)
+    ]
+    assert {name: len(samples) for name, samples in data.validation.items()} == {
+        row.name: 2 for row in HQSEG_VALIDATION
+    }
     assert data.notes == tuple(said) and "14 images to train on (DIS5K-TR 2, " in said[0]
     assert "held out: DIS5K-VD 2, COIFT 2, HRSOD 2, ThinObject5K-TE 2" in said[0]
     assert "DIS5K-TR 2 of 3,000" in said[1] and "HRSOD 2 of 287" in said[1]
@@ -61,7 +70,9 @@ def test_chosen_sets_only(tmp_path):
     make_hqseg(tmp_path)
     (tmp_path / "cascade_psp/ecssd").rename(tmp_path / "cascade_psp/elsewhere")
     data = open_training_data(tmp_path, ("FSS", "DIS5K-TR"), watch=("COIFT",))
-    assert {pair.name.split("/")[0] for pair in data.train.pairs} == {"FSS", "DIS5K-TR"} and list(data.validation) == ["COIFT"]
+    assert {pair.name.split("/")[0] for pair in data.train.pairs} == {"FSS", "DIS5K-TR"} and list(data.validation) == [
+        "COIFT"
+    ]
     assert "--splits fss: no such set of HQSeg-44K; available: DIS5K-TR, " in refused(tmp_path, ("fss",))
     assert "--watch FSS: no such set" in refused(tmp_path, (), watch=("FSS",))
 
@@ -128,7 +139,9 @@ def test_masks_of_a_set_are_grey(tmp_path):
     save(masks / "dis5k-tr_1.png", np.full((12, 16), 999, np.uint16))
     samples = open_training_data(tmp_path).train
     for index, part in ((0, "a colour palette"), (1, "values up to 999")):
-        with pytest.raises(UserError, match=f"dis5k-tr_{index}.png: {part}, where a mask of grey levels 0 to 255 belongs"):
+        with pytest.raises(
+            UserError, match=f"dis5k-tr_{index}.png: {part}, where a mask of grey levels 0 to 255 belongs"
+        ):
             samples[index]
 
 
@@ -158,15 +171,20 @@ def test_pairs_by_stem_with_several_annotations_and_splits(folder):
     assert len(open_training_data(folder).train) == 3 and not open_training_data(folder).validation
 
 
-@pytest.mark.parametrize("spoil, part", [
-    (lambda root: (root / "segments/train/a.x.png").unlink() or (root / "segments/train/a.y.png").unlink(),
-     "1 image without a mask: train/a;"),
-    (lambda root: (root / "images/train/b.jpg").unlink(), "2 masks without an image: train/b.x, train/b.y;"),
-    (lambda root: save(root / "segments/train/a.x.png", np.ones((8, 9), np.uint8)), "9×8"),
-    (lambda root: (root / "images/train/b.jpg").write_bytes(b"\xff\xd8"), "images/train/b.jpg: "),
-    (lambda root: (root / "images").rename(root / "pictures"), "images"),
-    (lambda root: save(root / "images/train/a.png", np.ones((60, 80, 3), np.uint8)), "train/a."),
-])
+@pytest.mark.parametrize(
+    "spoil, part",
+    [
+        (
+            lambda root: (root / "segments/train/a.x.png").unlink() or (root / "segments/train/a.y.png").unlink(),
+            "1 image without a mask: train/a;",
+        ),
+        (lambda root: (root / "images/train/b.jpg").unlink(), "2 masks without an image: train/b.x, train/b.y;"),
+        (lambda root: save(root / "segments/train/a.x.png", np.ones((8, 9), np.uint8)), "9×8"),
+        (lambda root: (root / "images/train/b.jpg").write_bytes(b"\xff\xd8"), "images/train/b.jpg: "),
+        (lambda root: (root / "images").rename(root / "pictures"), "images"),
+        (lambda root: save(root / "images/train/a.png", np.ones((60, 80, 3), np.uint8)), "train/a."),
+    ],
+)
 def test_faults_are_named(folder, spoil, part):
     spoil(folder)
     with pytest.raises(UserError) as error:
@@ -178,7 +196,9 @@ def test_what_is_left_of_a_plain_folder(folder):
     (folder / "images/train/b.jpg").unlink()
     said = []
     assert [pair.name for pair in open_training_data(folder, allow_missing=True, say=said.append).train.pairs] == [
-        "train/a", "val/c"]
+        "train/a",
+        "val/c",
+    ]
     assert "train/b.x, train/b.y" in said[-1]
     assert len(open_training_data(folder, ("val",)).train) == 1, "a fault in another split is no matter"
 
@@ -203,9 +223,13 @@ def test_pairs_are_what_both_folders_have(images, masks, together):
                 (folder / f"{name}{suffix}").parent.mkdir(exist_ok=True)
                 (folder / f"{name}{suffix}").touch()
         pairs, problems = pair_folders(*folders, "set/")
-    assert {pair.name for pair in pairs} == {f"set/{name}" for name in images & masks} and len(pairs) == len(images & masks)
+    assert {pair.name for pair in pairs} == {f"set/{name}" for name in images & masks} and len(pairs) == len(
+        images & masks
+    )
     assert all(len(pair.masks) == 1 and Path(pair.image).stem == Path(pair.masks[0]).stem for pair in pairs)
-    faults = {(f"set/{name}", NO_MASK) for name in images - masks} | {(f"set/{name}", NO_IMAGE) for name in masks - images}
+    faults = {(f"set/{name}", NO_MASK) for name in images - masks} | {
+        (f"set/{name}", NO_IMAGE) for name in masks - images
+    }
     assert {(problem.name, problem.reason) for problem in problems} == faults and len(problems) == len(faults)
 
 

@@ -1,4 +1,5 @@
 """The prefetching loader gives exactly what drawing in turn gives, names broken files, and leaves no process behind."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -34,7 +35,7 @@ def samples(tmp_path_factory) -> TrainingSet:
     for number in range(9):
         Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(root / f"images/{number}.png")
         mask = np.zeros((40, 50), np.uint8)
-        mask[number:number + 12, 10:40] = 255
+        mask[number : number + 12, 10:40] = 255
         Image.fromarray(mask).save(root / f"masks/{number}.png")
     return open_training_data(root, say=lambda note: None).train
 
@@ -160,9 +161,13 @@ def test_workers_die_with_a_killed_parent(samples, tmp_path):
     root = Path(samples.pairs[0].image).parents[1]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])}
-    with subprocess.Popen([sys.executable, str(program), str(root)], stdout=subprocess.PIPE, text=True,
-                          env=environment) as parent:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])]),
+    }
+    with subprocess.Popen(
+        [sys.executable, str(program), str(root)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2 and all(map(running, workers))
         parent.kill()

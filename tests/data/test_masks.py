@@ -1,4 +1,5 @@
 """From mask files to objects, and from folders to samples."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,15 +15,18 @@ from unseg.errors import UserError
 VALUES = np.array([[0, 1, 2, 15, 255]])
 
 
-@pytest.mark.parametrize(("rule", "expected"), [
-    (MaskRule("index"), [0, 1, 1, 1, 0]),
-    (MaskRule("index", ignore_label=None), [0, 1, 1, 1, 1]),
-    (MaskRule("index", background_label=None), [1, 1, 1, 1, 0]),  # ADE20K: 0 is a class
-    (MaskRule("index", objects=(0, 15)), [1, 0, 0, 1, 0]),
-    (MaskRule("index", objects=(255,)), [0, 0, 0, 0, 0]),  # ignored stays ignored
-    (MaskRule("index", ignore_label=2), [0, 1, 0, 1, 1]),
-    (MaskRule("binary"), [0, 0, 0, 0, 1]),
-])
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (MaskRule("index"), [0, 1, 1, 1, 0]),
+        (MaskRule("index", ignore_label=None), [0, 1, 1, 1, 1]),
+        (MaskRule("index", background_label=None), [1, 1, 1, 1, 0]),  # ADE20K: 0 is a class
+        (MaskRule("index", objects=(0, 15)), [1, 0, 0, 1, 0]),
+        (MaskRule("index", objects=(255,)), [0, 0, 0, 0, 0]),  # ignored stays ignored
+        (MaskRule("index", ignore_label=2), [0, 1, 0, 1, 1]),
+        (MaskRule("binary"), [0, 0, 0, 0, 1]),
+    ],
+)
 def test_rules(rule: MaskRule, expected: list[int]) -> None:
     assert object_mask(VALUES, rule).astype(int).tolist() == [expected]
 
@@ -63,10 +67,12 @@ def test_detection(tmp_path: Path) -> None:
     binary = np.array([[0, 255], [255, 0]])
     classes = np.array([[0, 3], [255, 12]])
     soft = np.array([[0, 255, 30, 231]])
-    cases = {"binary": ([binary, binary], "binary", "0 and 255"),
-             "mixed": ([binary, classes], "index", "2 of them, 3 to 12"),
-             "soft": ([binary, soft], "binary", "grey edges (values such as 231"),
-             "ones": ([binary // 255], "index", "1 of them")}
+    cases = {
+        "binary": ([binary, binary], "binary", "0 and 255"),
+        "mixed": ([binary, classes], "index", "2 of them, 3 to 12"),
+        "soft": ([binary, soft], "binary", "grey edges (values such as 231"),
+        "ones": ([binary // 255], "index", "1 of them"),
+    }
     for name, (arrays, kind, statement) in cases.items():
         paths = masks_in(tmp_path / name, **{f"m{number}": array for number, array in enumerate(arrays)})
         detected = detect_kind(paths)
@@ -91,7 +97,10 @@ def test_images_and_masks_are_paired_by_relative_stem(tmp_path: Path) -> None:
     touch(tmp_path / "masks", "a.png", "a.jpg", "b/c.png", "other.png")
     found = find_samples([tmp_path / "images"], tmp_path / "masks")
     assert [(sample.name, sample.mask_name) for sample in found.samples] == [
-        ("a.jpg", "a.png"), ("b/c.PNG", "b/c.png"), ("b/d.jpeg", None)]
+        ("a.jpg", "a.png"),
+        ("b/c.PNG", "b/c.png"),
+        ("b/d.jpeg", None),
+    ]
     assert found.samples[1].image == tmp_path / "images" / "b" / "c.PNG"
     assert found.samples[1].mask == tmp_path / "masks" / "b" / "c.png"
     assert found.unused_masks == ["other.png"] and found.other_files == ["notes.txt"] and not found.problems
@@ -107,17 +116,22 @@ def test_the_order_of_the_inputs_does_not_matter_and_a_file_counts_once(tmp_path
 def test_masks_beside_or_below_the_images_are_not_images(tmp_path: Path) -> None:
     touch(tmp_path / "flat", "a.jpg", "a.png", "b.jpg")
     assert [(s.name, s.mask_name) for s in find_samples([tmp_path / "flat"], tmp_path / "flat").samples] == [
-        ("a.jpg", "a.png"), ("b.jpg", None)]
+        ("a.jpg", "a.png"),
+        ("b.jpg", None),
+    ]
     touch(tmp_path / "deep", "a.jpg", "masks/a.png")
     assert [(s.name, s.mask_name) for s in find_samples([tmp_path / "deep"], tmp_path / "deep" / "masks").samples] == [
-        ("a.jpg", "a.png")]
+        ("a.jpg", "a.png")
+    ]
 
 
 def test_what_is_not_there_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for inputs, masks, message in (([tmp_path / "none"], None, "none: no such file or folder"),
-                                   ([tmp_path / "empty"], None, "no image found"),
-                                   ([tmp_path / "empty"], tmp_path / "none", "--masks .*none: no such folder")):
+    for inputs, masks, message in (
+        ([tmp_path / "none"], None, "none: no such file or folder"),
+        ([tmp_path / "empty"], None, "no image found"),
+        ([tmp_path / "empty"], tmp_path / "none", "--masks .*none: no such folder"),
+    ):
         with pytest.raises(UserError, match=message):
             find_samples(inputs, masks)
 

@@ -1,4 +1,5 @@
 """The views drawn from training images, and which step sees which image."""
+
 import dataclasses
 
 import cv2
@@ -18,7 +19,7 @@ CONFIG = dataclasses.replace(recipe("smoke"), flip=0.0)
 
 def square(side=100, top=20, left=30, height=40, width=50):
     mask = np.zeros((side, side), np.int32)
-    mask[top:top + height, left:left + width] = 255
+    mask[top : top + height, left : left + width] = 255
     pixels = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
     pixels[mask > 0] = (255, 0, 0)
     pixels[mask == 0, 0] = 0
@@ -97,7 +98,9 @@ def test_a_grey_mask_is_no_segment_map():
     label[2:5], label[5:] = 100, 250
     for seed in range(20):
         random = np.random.default_rng(seed)
-        assert np.array_equal(draw_mask(TrainingImage("soft", np.zeros((8, 8, 3), np.uint8), (label,), grey=True), random), label)
+        assert np.array_equal(
+            draw_mask(TrainingImage("soft", np.zeros((8, 8, 3), np.uint8), (label,), grey=True), random), label
+        )
         drawn = draw_mask(TrainingImage("ids", np.zeros((8, 8, 3), np.uint8), (label,)), random)
         assert set(np.unique(drawn)) == {0, 255}
 
@@ -142,11 +145,17 @@ def test_processes_share_a_step_as_one_process_with_the_larger_batch_would_see_i
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
-def test_shards_of_an_epoch_are_disjoint_and_complete_but_for_the_last_partial_batch(count, batch_size, world_size, epoch):
+def test_shards_of_an_epoch_are_disjoint_and_complete_but_for_the_last_partial_batch(
+    count, batch_size, world_size, epoch
+):
     config = dataclasses.replace(CONFIG, batch_size=batch_size, view_size=16, frame_size=16, surrogate_sizes=(16,))
     steps = steps_per_epoch(count, config, world_size)
-    seen = [name for step in range(epoch * steps, (epoch + 1) * steps) for rank in range(world_size)
-            for name in draw_views(Numbered(count), config, step, rank, world_size).names]
+    seen = [
+        name
+        for step in range(epoch * steps, (epoch + 1) * steps)
+        for rank in range(world_size)
+        for name in draw_views(Numbered(count), config, step, rank, world_size).names
+    ]
     if count >= batch_size * world_size:
         assert len(set(seen)) == len(seen) == count - count % (batch_size * world_size)
     else:  # a folder smaller than a global batch is gone through evenly

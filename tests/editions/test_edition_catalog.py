@@ -1,4 +1,5 @@
 """What editions know of data sets: where they lie, what their objects are, which settings they take; and json with new names."""
+
 from __future__ import annotations
 
 import json
@@ -14,19 +15,21 @@ from hypothesis import strategies as st
 
 from tests.support.edition_sets import BUILDERS, LEFT, RIGHT, class_map
 from unseg import cli
-from unseg.method.config import Budget
 from unseg.data.annotations import ObjectRule
 from unseg.data.edition_catalog import EDITIONS, candidates, locate
 from unseg.editions.carry import Renaming, rewritten_blocks
 from unseg.editions.gather import open_data_set, place_sets
 from unseg.editions.options import settings_from
 from unseg.errors import UserError
+from unseg.method.config import Budget
 from unseg.storage.images import read_image
 
 ROOT = Path(__file__).parents[2]
 
 
-def masks_of(name: str, root: Path, objects: str, kind: str | None = None, split: str = "train") -> dict[str, np.ndarray]:
+def masks_of(
+    name: str, root: Path, objects: str, kind: str | None = None, split: str = "train"
+) -> dict[str, np.ndarray]:
     """Image → what OBJECTS takes of it, H×W bool; images without any left out."""
     row = EDITIONS[name]
     chosen = settings_from(row, {"DATA_ROOT": str(root), "OBJECTS": objects})
@@ -41,9 +44,16 @@ def masks_of(name: str, root: Path, objects: str, kind: str | None = None, split
     return masks
 
 
-@pytest.mark.parametrize(("name", "objects", "kind"), [
-    ("pascal", "multi", None), ("pascal", "15", None), ("ade20k", "multi", None), ("coco", "multi", None),
-    ("cityscapes", "multi", None)])
+@pytest.mark.parametrize(
+    ("name", "objects", "kind"),
+    [
+        ("pascal", "multi", None),
+        ("pascal", "15", None),
+        ("ade20k", "multi", None),
+        ("coco", "multi", None),
+        ("cityscapes", "multi", None),
+    ],
+)
 def test_objects_are_the_ones_asked_for(name: str, objects: str, kind: str | None, tmp_path: Path) -> None:
     mini = BUILDERS[name](tmp_path, objects=objects)
     found = masks_of(name, tmp_path, objects, kind)
@@ -66,10 +76,14 @@ def test_other_annotations_by_option(name: str, kind: str, tmp_path: Path) -> No
         place_sets(EDITIONS[name], tmp_path, "train", (), None)
 
 
-@pytest.mark.parametrize("lines", [
-    "2007_000032\n2007_000039\n",
-    "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n"
-    "/JPEGImages/2007_000039.jpg /SegmentationClassAug/2007_000039.png\n"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "2007_000032\n2007_000039\n",
+        "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n"
+        "/JPEGImages/2007_000039.jpg /SegmentationClassAug/2007_000039.png\n",
+    ],
+)
 def test_the_augmented_voc_list_takes_the_augmented_labels(lines: str, tmp_path: Path) -> None:
     mini = BUILDERS["pascal"](tmp_path)
     home = tmp_path / "VOCdevkit/VOC2012"
@@ -81,7 +95,9 @@ def test_the_augmented_voc_list_takes_the_augmented_labels(lines: str, tmp_path:
     assert all(np.array_equal(mask, expected) for mask, expected in zip(found.values(), (LEFT, RIGHT)))
 
 
-@pytest.mark.parametrize(("home", "shown"), [("VOCdevkit/VOC2012", ""), ("VOCdevkit", "VOC2012/"), ("", "VOCdevkit/VOC2012/")])
+@pytest.mark.parametrize(
+    ("home", "shown"), [("VOCdevkit/VOC2012", ""), ("VOCdevkit", "VOC2012/"), ("", "VOCdevkit/VOC2012/")]
+)
 def test_the_root_may_be_the_set_or_a_folder_above(home: str, shown: str, tmp_path: Path) -> None:
     BUILDERS["pascal"](tmp_path)
     data = open_data_set(place_sets(EDITIONS["pascal"], tmp_path / home, "train", (), None))
@@ -90,7 +106,9 @@ def test_the_root_may_be_the_set_or_a_folder_above(home: str, shown: str, tmp_pa
 
 def test_budgets_are_the_papers() -> None:
     assert {name: row.budget for name, row in EDITIONS.items()} == {
-        **dict.fromkeys(EDITIONS, Budget(8, 2)), "medical": Budget(4, 1)}
+        **dict.fromkeys(EDITIONS, Budget(8, 2)),
+        "medical": Budget(4, 1),
+    }
     chosen = settings_from(EDITIONS["medical"], {"DATA_ROOT": ".", "EPSILON": "8", "BACKGROUND_EPSILON": "2"})
     assert chosen.budget == Budget(8, 2)
 
@@ -99,34 +117,51 @@ def test_the_evaluators_own_variable_names_the_root_too(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     variables = {"DETECTRON2_DATASETS": str(tmp_path)}
     assert settings_from(EDITIONS["coco"], variables).root == tmp_path
-    assert settings_from(EDITIONS["coco"], {**variables, "DATA_ROOT": str(tmp_path / "other")}).root == tmp_path / "other"
+    assert (
+        settings_from(EDITIONS["coco"], {**variables, "DATA_ROOT": str(tmp_path / "other")}).root == tmp_path / "other"
+    )
 
 
 def test_by_class_the_background_is_a_class() -> None:
-    assert settings_from(EDITIONS["pascal"], {"DATA_ROOT": ".", "OBJECTS": "by-class"}).rule == ObjectRule("all", True, 255, None)
+    assert settings_from(EDITIONS["pascal"], {"DATA_ROOT": ".", "OBJECTS": "by-class"}).rule == ObjectRule(
+        "all", True, 255, None
+    )
 
 
-@pytest.mark.parametrize(("name", "variables", "told"), [
-    ("pascal", {"DATA_ROOT": ""}, "DATA_ROOT is not set"),
-    ("pascal", {"DATA_ROOT": "nowhere"}, "DATA_ROOT=nowhere: no such folder"),
-    ("pascal", {"SPLIT": "test"}, "SPLIT=test: choose from train, val, trainval, train_aug"),
-    ("pascal", {"OBJECTS": "cats"}, "OBJECTS cats: give `all` or class ids"),
-    ("interactive", {"OBJECTS": "3"}, "OBJECTS=3: the masks of interactive tell object from background only"),
-    ("medical", {"OBJECTS": "multi"}, "OBJECTS=multi: medical has one kind of object"),
-    ("coco", {"EPSILON": "much"}, "EPSILON=much: give a number"),
-    ("coco", {"BACKGROUND_EPSILON": "-1"}, "BACKGROUND_EPSILON=-1"),
-    ("coco", {"NAMES": "jpg"}, "NAMES=jpg: choose from keep, png"), ("coco", {"FORMAT": "webp"}, "FORMAT=webp: choose from"),
-    ("coco", {"LIMIT": "0"}, "LIMIT=0: give a whole number from 1"), ("coco", {"NPROC": "two"}, "NPROC=two"),
-    ("coco", {"DRY_RUN": "yes"}, "DRY_RUN=yes: choose from 0, 1"), ("coco", {"VAL": "move"}, "VAL=move: choose from"),
-    ("coco", {"ANNOTATIONS": "boxes"}, "ANNOTATIONS=boxes: choose from panoptic, instances"),
-    ("coco", {"SET": "train"}, "SET=train: coco is one set"),
-    ("interactive", {"SET": "DUTS"}, "SET=DUTS: interactive has DIS5K-TR"),
-    ("coco", {"FORMAT": "jpeg", "NAMES": "png"}, "use NAMES=keep"), ("coco", {"NGPU": "99"}, "NGPU=99"),
-    ("remote", {}, "not on disk: NWPU"), ("coco", {}, "not on disk: COCO"),
-])
+@pytest.mark.parametrize(
+    ("name", "variables", "told"),
+    [
+        ("pascal", {"DATA_ROOT": ""}, "DATA_ROOT is not set"),
+        ("pascal", {"DATA_ROOT": "nowhere"}, "DATA_ROOT=nowhere: no such folder"),
+        ("pascal", {"SPLIT": "test"}, "SPLIT=test: choose from train, val, trainval, train_aug"),
+        ("pascal", {"OBJECTS": "cats"}, "OBJECTS cats: give `all` or class ids"),
+        ("interactive", {"OBJECTS": "3"}, "OBJECTS=3: the masks of interactive tell object from background only"),
+        ("medical", {"OBJECTS": "multi"}, "OBJECTS=multi: medical has one kind of object"),
+        ("coco", {"EPSILON": "much"}, "EPSILON=much: give a number"),
+        ("coco", {"BACKGROUND_EPSILON": "-1"}, "BACKGROUND_EPSILON=-1"),
+        ("coco", {"NAMES": "jpg"}, "NAMES=jpg: choose from keep, png"),
+        ("coco", {"FORMAT": "webp"}, "FORMAT=webp: choose from"),
+        ("coco", {"LIMIT": "0"}, "LIMIT=0: give a whole number from 1"),
+        ("coco", {"NPROC": "two"}, "NPROC=two"),
+        ("coco", {"DRY_RUN": "yes"}, "DRY_RUN=yes: choose from 0, 1"),
+        ("coco", {"VAL": "move"}, "VAL=move: choose from"),
+        ("coco", {"ANNOTATIONS": "boxes"}, "ANNOTATIONS=boxes: choose from panoptic, instances"),
+        ("coco", {"SET": "train"}, "SET=train: coco is one set"),
+        ("interactive", {"SET": "DUTS"}, "SET=DUTS: interactive has DIS5K-TR"),
+        ("coco", {"FORMAT": "jpeg", "NAMES": "png"}, "use NAMES=keep"),
+        ("coco", {"NGPU": "99"}, "NGPU=99"),
+        ("remote", {}, "not on disk: NWPU"),
+        ("coco", {}, "not on disk: COCO"),
+    ],
+)
 def test_wrong_settings_are_one_line_and_nothing_is_written(
-        name: str, variables: dict[str, str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture) -> None:
+    name: str,
+    variables: dict[str, str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     monkeypatch.chdir(tmp_path)
     for variable in ("DETECTRON2_DATASETS", "NGPU"):
         monkeypatch.delenv(variable, raising=False)
@@ -141,7 +176,9 @@ def test_wrong_settings_are_one_line_and_nothing_is_written(
 def test_missing_sets_are_named_with_what_can_be_done(tmp_path: Path) -> None:
     BUILDERS["interactive"](tmp_path)
     (tmp_path / "DIS5K/DIS-TR/gt").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"DIS5K-TR \(.*DIS-TR/gt\).*SET=ThinObject5K-TR,FSS,DUTS-TR,DUTS-TE,ECSSD,MSRA_10K"):
+    with pytest.raises(
+        UserError, match=r"DIS5K-TR \(.*DIS-TR/gt\).*SET=ThinObject5K-TR,FSS,DUTS-TR,DUTS-TE,ECSSD,MSRA_10K"
+    ):
         place_sets(EDITIONS["interactive"], tmp_path, "train", (), None)
     assert len(place_sets(EDITIONS["interactive"], tmp_path, "train", ("duts-tr", "ECSSD"), None)) == 2
 
@@ -165,7 +202,9 @@ def test_every_source_can_be_found(name: str, tmp_path: Path) -> None:
             root = tmp_path / set_row.name / str(number)
             root.mkdir(parents=True)
             assert locate(root, row, set_row, split, source.kind) is None
-            place = next(place for place in candidates(root, row, set_row, split, source.kind) if place.source == source)
+            place = next(
+                place for place in candidates(root, row, set_row, split, source.kind) if place.source == source
+            )
             for path in place.needed:
                 if path.suffix:
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,13 +214,16 @@ def test_every_source_can_be_found(name: str, tmp_path: Path) -> None:
             assert locate(root, row, set_row, split, source.kind).source == source
 
 
-def test_datasets_lists_what_is_there_and_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_lists_what_is_there_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     BUILDERS["cityscapes"](tmp_path)
     BUILDERS["medical"](tmp_path)
     assert cli.main(["datasets", "--root", str(tmp_path), "--json"]) == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["datasets"]}
-    assert list(listed) == list(EDITIONS) and all((ROOT / row["command"].split()[1]).is_file() for row in listed.values())
+    assert list(listed) == list(EDITIONS) and all(
+        (ROOT / row["command"].split()[1]).is_file() for row in listed.values()
+    )
     state = {(name, part["name"], part["split"]): part for name, row in listed.items() for part in row["sets"]}
     assert state["cityscapes", "Cityscapes", "train"]["found"] and state["cityscapes", "Cityscapes", "val"]["found"]
     assert state["medical", "Kvasir", ""]["found"] and not state["coco", "COCO", "train"]["found"]
@@ -202,8 +244,22 @@ def test_a_script_documents_its_settings(name: str) -> None:
     assert subprocess.run(["bash", "-n", path]).returncode == 0
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     assert all(f"# {part}: " in header for part in ("Needs", "Takes", "Leaves", "Settings"))
-    wanted = {"DATA_ROOT", "OUT", "GENERATOR", "OBJECTS", "EPSILON", "BACKGROUND_EPSILON", "NAMES", "FORMAT", "LIMIT", "DRY_RUN",
-              "NGPU", "NPROC", *(["SPLIT"] if row.splits else []), *(["SET"] if len(row.trained_on) > 1 else [])}
+    wanted = {
+        "DATA_ROOT",
+        "OUT",
+        "GENERATOR",
+        "OBJECTS",
+        "EPSILON",
+        "BACKGROUND_EPSILON",
+        "NAMES",
+        "FORMAT",
+        "LIMIT",
+        "DRY_RUN",
+        "NGPU",
+        "NPROC",
+        *(["SPLIT"] if row.splits else []),
+        *(["SET"] if len(row.trained_on) > 1 else []),
+    }
     assert {word for word in wanted if not re.search(rf"\b{word}\b", header)} == set()
     assert f"EPSILON={row.budget.object:g} on the object, BACKGROUND_EPSILON={row.budget.background:g}" in header
 
@@ -223,18 +279,24 @@ class Upper(Renaming):
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
 names = st.sampled_from(["a.jpg", "b.jpg", "aß.jpg"]) | st.none()
 image = st.fixed_dictionaries({"id": st.integers(0, 9), "file_name": names}, optional={"more": anything}) | anything
 others = st.dictionaries(st.sampled_from(["info", "annotations", "categories", "zz"]), anything)
-contents = st.tuples(others, st.lists(image, max_size=5)).flatmap(
-    lambda parts: st.permutations([*parts[0].items(), ("images", parts[1])])).map(dict)
+contents = (
+    st.tuples(others, st.lists(image, max_size=5))
+    .flatmap(lambda parts: st.permutations([*parts[0].items(), ("images", parts[1])]))
+    .map(dict)
+)
 
 
 @given(contents, st.sampled_from([None, 0, 3]), st.booleans(), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_only_the_names_change(tmp_path_factory: pytest.TempPathFactory, content: dict, indent: int | None, escaped: bool,
-                               marked: bool) -> None:
+def test_only_the_names_change(
+    tmp_path_factory: pytest.TempPathFactory, content: dict, indent: int | None, escaped: bool, marked: bool
+) -> None:
     path = tmp_path_factory.getbasetemp() / "images.json"
     text = json.dumps(content, indent=indent, ensure_ascii=escaped)
     data = ("\ufeff" if marked else "").encode() + text.encode("utf-8", "surrogatepass" if escaped else "strict")

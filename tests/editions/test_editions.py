@@ -1,4 +1,5 @@
 """Unlearnable editions: every script on a miniature of its data set, the drop-in promise, names, and what is left alone."""
+
 from __future__ import annotations
 
 import hashlib
@@ -17,14 +18,31 @@ from PIL import Image as Pillow
 
 from tests.support.edition_sets import BUILDERS, HEIGHT, LEFT, RIGHT, RING, WIDTH, Mini, class_map
 from unseg import cli
+from unseg.editions.audit import verify_edition
 from unseg.editions.carry import CARRIED
 from unseg.editions.record import EDITION
-from unseg.editions.audit import verify_edition
-from unseg.protecting.manifest import Entry, MANIFEST, read_manifest
+from unseg.protecting.manifest import MANIFEST, Entry, read_manifest
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("DATA_ROOT", "DETECTRON2_DATASETS", "OUT", "SPLIT", "SET", "ANNOTATIONS", "OBJECTS", "EPSILON", "BACKGROUND_EPSILON",
-            "GENERATOR", "NAMES", "FORMAT", "VAL", "LIMIT", "DRY_RUN", "NGPU", "NPROC")
+SETTINGS = (
+    "DATA_ROOT",
+    "DETECTRON2_DATASETS",
+    "OUT",
+    "SPLIT",
+    "SET",
+    "ANNOTATIONS",
+    "OBJECTS",
+    "EPSILON",
+    "BACKGROUND_EPSILON",
+    "GENERATOR",
+    "NAMES",
+    "FORMAT",
+    "VAL",
+    "LIMIT",
+    "DRY_RUN",
+    "NGPU",
+    "NPROC",
+)
 BUDGETS = {name: (4, 1) if name == "medical" else (8, 2) for name in BUILDERS}
 
 
@@ -54,8 +72,14 @@ def run_script(name: str, folder: Path, variables: dict[str, str]) -> subprocess
     python.chmod(0o755)
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    return subprocess.run(["bash", tree / "scripts" / f"generate_{name}.sh"], env=variables, cwd=elsewhere, capture_output=True,
-                          text=True, timeout=600)
+    return subprocess.run(
+        ["bash", tree / "scripts" / f"generate_{name}.sh"],
+        env=variables,
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +114,9 @@ def pixels(path: Path) -> np.ndarray:
     return values if values.ndim == 3 else values[..., None]
 
 
-def check_bound(mini: Mini, out: Path, name: str, mask: np.ndarray, budget: tuple[int, int], output: str | None = None) -> None:
+def check_bound(
+    mini: Mini, out: Path, name: str, mask: np.ndarray, budget: tuple[int, int], output: str | None = None
+) -> None:
     original, changed = pixels(mini.root / name), pixels(out / (output or name))
     change = np.abs(changed - original).max(axis=2)
     assert original.shape == changed.shape
@@ -107,7 +133,10 @@ def test_a_script_writes_the_edition(made: Made) -> None:
     assert set(files_in(out)) == {*mini.objects, *mini.bare, *mini.untouched, *mini.carried, MANIFEST, EDITION, CARRIED}
     entries = entries_of(out)
     assert {name: entry.status for name, entry in entries.items()} == {
-        **dict.fromkeys(mini.objects, "protected"), **dict.fromkeys(mini.bare, "copied"), **dict.fromkeys(mini.absent, "failed")}
+        **dict.fromkeys(mini.objects, "protected"),
+        **dict.fromkeys(mini.bare, "copied"),
+        **dict.fromkeys(mini.absent, "failed"),
+    }
     budget = BUDGETS[name_of(made)]
     for name, mask in mini.objects.items():
         check_bound(mini, out, name, mask, budget)
@@ -125,8 +154,10 @@ def test_a_script_writes_the_edition(made: Made) -> None:
 @pytest.mark.slow
 def test_a_second_run_does_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def state() -> dict[str, tuple]:
-        return {name: (path.stat().st_mtime_ns, path.stat().st_ino) if name != MANIFEST else path.read_bytes()
-                for name, path in files_in(made.out).items()}
+        return {
+            name: (path.stat().st_mtime_ns, path.stat().st_ino) if name != MANIFEST else path.read_bytes()
+            for name, path in files_in(made.out).items()
+        }
 
     before = state()
     assert run(made.mini.root, made.out, name_of(made), monkeypatch) == 1
@@ -193,11 +224,16 @@ def test_pycocotools_reads_the_coco_edition_from_a_changed_root(made: Made, spli
 def compare_coco(source: Path, edition: Path, split: str) -> None:
     from torchvision.datasets import CocoDetection
 
-    clean, changed = (CocoDetection(root / f"coco/{split}2017", root / f"coco/annotations/instances_{split}2017.json")
-                      for root in (source, edition))
+    clean, changed = (
+        CocoDetection(root / f"coco/{split}2017", root / f"coco/annotations/instances_{split}2017.json")
+        for root in (source, edition)
+    )
     assert clean.ids == changed.ids
-    there = [index for index, number in enumerate(clean.ids)
-             if (source / f"coco/{split}2017" / clean.coco.loadImgs(number)[0]["file_name"]).is_file()]
+    there = [
+        index
+        for index, number in enumerate(clean.ids)
+        if (source / f"coco/{split}2017" / clean.coco.loadImgs(number)[0]["file_name"]).is_file()
+    ]
     assert len(there) == (4 if split == "train" else 1)
     for index in there:
         (image, targets), (new_image, new_targets) = clean[index], changed[index]
@@ -212,8 +248,10 @@ def compare_coco(source: Path, edition: Path, split: str) -> None:
 def test_torchvision_reads_the_cityscapes_edition_from_a_changed_root(made: Made, split: str) -> None:
     from torchvision.datasets import Cityscapes
 
-    clean, changed = (Cityscapes(root / "cityscapes", split, target_type=["instance", "semantic", "polygon", "color"])
-                      for root in (made.mini.root, made.out))
+    clean, changed = (
+        Cityscapes(root / "cityscapes", split, target_type=["instance", "semantic", "polygon", "color"])
+        for root in (made.mini.root, made.out)
+    )
     order = {Path(path).name: index for index, path in enumerate(changed.images)}
     assert len(clean) == len(changed) == (3 if split == "train" else 1)
     for index, path in enumerate(clean.images):
@@ -253,7 +291,9 @@ def coco(tmp_path: Path) -> Mini:
 
 
 @pytest.mark.slow
-def test_new_names_reach_the_json_and_nothing_else_changes(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_names_reach_the_json_and_nothing_else_changes(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     assert run(coco.root, out, "coco", monkeypatch, NAMES="png", ANNOTATIONS="instances", VAL="link") == 1
     mini = BUILDERS["coco"](tmp_path / "again", annotations="instances")  # stuff is no instance
@@ -271,8 +311,10 @@ def test_new_names_reach_the_json_and_nothing_else_changes(coco: Mini, tmp_path:
     compare_coco(coco.root, out, "train")
     compare_coco(coco.root, out, "val")
     edition = json.loads((out / EDITION).read_text())
-    assert edition["rewritten"] == {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (
-        "coco/annotations/instances_train2017.json", "coco/annotations/panoptic_train2017.json")}
+    assert edition["rewritten"] == {
+        name: hashlib.sha256((out / name).read_bytes()).hexdigest()
+        for name in ("coco/annotations/instances_train2017.json", "coco/annotations/panoptic_train2017.json")
+    }
     assert (out / "coco/val2017/000000000139.jpg").is_symlink() and edition["carried"]["linked"] == 1
     result = verify_edition(out)
     assert (result.failures, result.extra, result.other_files) == ([], (), ())
@@ -281,8 +323,9 @@ def test_new_names_reach_the_json_and_nothing_else_changes(coco: Mini, tmp_path:
     assert {name: path.lstat().st_mtime_ns for name, path in files_in(out).items() if name != MANIFEST} == before
 
 
-def test_a_dry_run_writes_nothing_and_finds_the_problems(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                         capsys: pytest.CaptureFixture) -> None:
+def test_a_dry_run_writes_nothing_and_finds_the_problems(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     before = {name: path.stat().st_mtime_ns for name, path in files_in(tmp_path).items()}
     assert run(coco.root, tmp_path / "out", "coco", monkeypatch, DRY_RUN="1") == 1
     told = capsys.readouterr().out
@@ -291,8 +334,9 @@ def test_a_dry_run_writes_nothing_and_finds_the_problems(coco: Mini, tmp_path: P
     assert {name: path.stat().st_mtime_ns for name, path in files_in(tmp_path).items()} == before
 
 
-def test_a_limited_run_is_a_try_and_the_whole_goes_on_from_it(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                              capsys: pytest.CaptureFixture) -> None:
+def test_a_limited_run_is_a_try_and_the_whole_goes_on_from_it(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     out, first = tmp_path / "out", min(coco.objects)
     assert run(coco.root, out, "coco", monkeypatch, LIMIT="1") == 0
     assert set(files_in(out)) == {first, MANIFEST, EDITION, CARRIED}
@@ -305,7 +349,9 @@ def test_a_limited_run_is_a_try_and_the_whole_goes_on_from_it(coco: Mini, tmp_pa
     assert coco.carried <= set(files_in(out))
 
 
-def test_jpeg_on_request_says_how_far_it_breaks_the_bound(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_on_request_says_how_far_it_breaks_the_bound(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     assert run(coco.root, out, "coco", monkeypatch, FORMAT="jpeg", VAL="none") == 1
     name, mask = next(iter(coco.objects.items()))
@@ -329,7 +375,9 @@ def test_the_medical_sets_take_the_other_budget_by_option(tmp_path: Path, monkey
 def test_cities_can_follow_one_another_into_one_edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini, out = BUILDERS["cityscapes"](tmp_path / "data"), tmp_path / "out"
     assert run(mini.root, out, "cityscapes", monkeypatch, SET="bochum") == 1  # one of its images has no object
-    assert {name for name in mini.objects if (out / name).exists()} == {name for name in mini.objects if "bochum" in name}
+    assert {name for name in mini.objects if (out / name).exists()} == {
+        name for name in mini.objects if "bochum" in name
+    }
     assert run(mini.root, out, "cityscapes", monkeypatch, SET="aachen") == 1
     assert all((out / name).exists() for name in mini.objects)
     assert verify_edition(out).failures == [] and verify_edition(out).extra == ()
@@ -345,14 +393,18 @@ def error_of(capsys: pytest.CaptureFixture) -> str:
     return lines[0]
 
 
-def test_what_lies_in_the_output_already_stays(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                               capsys: pytest.CaptureFixture) -> None:
+def test_what_lies_in_the_output_already_stays(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "out"
     theirs = out / "coco/annotations/instances_val2017.json"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("mine")
     assert run(coco.root, out, "coco", monkeypatch) == 2
-    assert "instances_val2017.json exists and was not written by unseg" in error_of(capsys) and theirs.read_text() == "mine"
+    assert (
+        "instances_val2017.json exists and was not written by unseg" in error_of(capsys)
+        and theirs.read_text() == "mine"
+    )
     theirs.unlink()
     assert run(coco.root, out, "coco", monkeypatch) == 1  # goes on from where it stopped
     theirs.write_text("changed")
@@ -361,7 +413,8 @@ def test_what_lies_in_the_output_already_stays(coco: Mini, tmp_path: Path, monke
     assert "changed since it was written" in error_of(capsys) and theirs.read_text() == "changed"
     theirs.unlink()
     (coco.root / "coco/annotations/instances_val2017.json").write_text(
-        (coco.root / "coco/annotations/instances_val2017.json").read_text() + "\n")  # the user's own new version
+        (coco.root / "coco/annotations/instances_val2017.json").read_text() + "\n"
+    )  # the user's own new version
     assert run(coco.root, out, "coco", monkeypatch) == 1
     assert theirs.read_text().endswith("}\n")
 
@@ -394,28 +447,36 @@ def test_by_class_every_class_gets_a_noise_of_its_own(tmp_path: Path, monkeypatc
     assert verify_edition(out).failures == []
 
 
-def test_another_edition_is_not_mixed_in(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                         capsys: pytest.CaptureFixture) -> None:
+def test_another_edition_is_not_mixed_in(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     BUILDERS["pascal"](coco.root)
     out = tmp_path / "out"
     assert run(coco.root, out, "coco", monkeypatch, LIMIT="1") == 0
-    for name, settings in (("pascal", {}), ("coco", {"OBJECTS": "multi"}), ("coco", {"EPSILON": "6"}), ("coco", {"NAMES": "png"}),
-                           ("coco", {"SPLIT": "val"})):
+    for name, settings in (
+        ("pascal", {}),
+        ("coco", {"OBJECTS": "multi"}),
+        ("coco", {"EPSILON": "6"}),
+        ("coco", {"NAMES": "png"}),
+        ("coco", {"SPLIT": "val"}),
+    ):
         capsys.readouterr()
         assert run(coco.root, out, name, monkeypatch, **settings) == 2
         assert "holds another edition" in error_of(capsys)
 
 
-def test_a_mask_beside_its_image_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                capsys: pytest.CaptureFixture) -> None:
+def test_a_mask_beside_its_image_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     mini = BUILDERS["interactive"](tmp_path / "data")
     assert run(mini.root, tmp_path / "out", "interactive", monkeypatch, SET="DUTS-TR", NAMES="png") == 2
     assert "cascade_psp/DUTS-TR/003.png is a file of the data set already; use NAMES=keep" in error_of(capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_written_through_a_link(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                           capsys: pytest.CaptureFixture) -> None:
+def test_nothing_is_written_through_a_link(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     outside, out = tmp_path / "outside", tmp_path / "out"
     outside.mkdir()
     (out / "coco").mkdir(parents=True)
@@ -424,16 +485,37 @@ def test_nothing_is_written_through_a_link(coco: Mini, tmp_path: Path, monkeypat
     assert "is a link, which is not followed" in error_of(capsys) and list(outside.iterdir()) == []
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    (lambda text: text.replace("000000000025.jpg", "../../025.jpg"), "images[1].file_name: '../../025.jpg' leads out of"),
-    (lambda text: text.replace('"000000000025.jpg"', '"/etc/25.jpg"'), "images[1].file_name: '/etc/25.jpg' is absolute"),
-    (lambda text: text.replace("000000000025.jpg", "000000000009.jpg"), "images[1]: the image '000000000009.jpg' is there twice"),
-    (lambda text: text.replace('"category_id": 18', '"category_id": 77'), "the category 77 is not among the file's categories"),
-    (lambda text: text[:-40], "not usable JSON at byte"),
-], ids=["out", "absolute", "twice", "category", "truncated"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda text: text.replace("000000000025.jpg", "../../025.jpg"),
+            "images[1].file_name: '../../025.jpg' leads out of",
+        ),
+        (
+            lambda text: text.replace('"000000000025.jpg"', '"/etc/25.jpg"'),
+            "images[1].file_name: '/etc/25.jpg' is absolute",
+        ),
+        (
+            lambda text: text.replace("000000000025.jpg", "000000000009.jpg"),
+            "images[1]: the image '000000000009.jpg' is there twice",
+        ),
+        (
+            lambda text: text.replace('"category_id": 18', '"category_id": 77'),
+            "the category 77 is not among the file's categories",
+        ),
+        (lambda text: text[:-40], "not usable JSON at byte"),
+    ],
+    ids=["out", "absolute", "twice", "category", "truncated"],
+)
 def test_hostile_annotations_stop_before_anything_is_written(
-        change: Callable[[str], str], told: str, coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture) -> None:
+    change: Callable[[str], str],
+    told: str,
+    coco: Mini,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     path = coco.root / "coco/annotations/panoptic_train2017.json"
     path.write_text(change(path.read_text()))
     before = set(files_in(tmp_path))
@@ -443,16 +525,18 @@ def test_hostile_annotations_stop_before_anything_is_written(
     assert set(files_in(tmp_path)) == before
 
 
-def test_errors_of_the_engine_name_the_variable(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                capsys: pytest.CaptureFixture) -> None:
+def test_errors_of_the_engine_name_the_variable(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     assert run(coco.root, tmp_path / "out", "coco", monkeypatch, GENERATOR=str(tmp_path / "none.safetensors")) == 2
     assert "none.safetensors: no such file" in error_of(capsys)
     assert run(coco.root, coco.root / "coco/train2017/out", "coco", monkeypatch) == 2
     assert f"OUT={coco.root / 'coco/train2017/out'}: lies in the input folder" in error_of(capsys)
 
 
-def test_a_record_that_leads_out_is_refused(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                            capsys: pytest.CaptureFixture) -> None:
+def test_a_record_that_leads_out_is_refused(
+    coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "out"
     assert run(coco.root, out, "coco", monkeypatch, LIMIT="1") == 0
     line = {"name": "../x", "how": "copied", "sha256": "0", "source_bytes": 1, "source_time_ns": 1}

@@ -1,4 +1,5 @@
 """DeepLabV1-ResNet38: the published network, entry for entry and number for number, and the files that it starts from."""
+
 from __future__ import annotations
 
 import copy
@@ -22,15 +23,15 @@ from hypothesis.extra import numpy as arrays_of
 from torch import nn
 
 from tests.support.mxnet_files import VERSIONS, array_bytes, params_bytes
-from unseg.storage.weights import shapes_of
-from unseg.data.annotations import ClassMap, ClassTable
 from unseg.compute.distributed import World
+from unseg.data.annotations import ClassMap, ClassTable
 from unseg.errors import UserError
-from unseg.evaluation.tasks.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
 from unseg.evaluation.learner import LearnerOptions
+from unseg.evaluation.tasks.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
+from unseg.evaluation.trainer import Checkpoint, Schedule, train
+from unseg.storage.weights import shapes_of
 from unseg.victims.mxnet_params import read_array, read_directory
 from unseg.victims.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, parameter_count, read_mxnet
-from unseg.evaluation.trainer import Checkpoint, Schedule, train
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 CONVERT = Path(__file__).parents[2] / "utils" / "convert_resnet38.py"
@@ -109,19 +110,32 @@ def mxnet_arrays(width: float = NARROW) -> dict[str, np.ndarray]:
     """Random weights as MXNet's file has them, its names spelt out from the layout of the units: 2a, 2b1, 2b2, 3a, …"""
     generator = np.random.default_rng(0)
     shapes = backbone_shapes(width)
-    units = {**{f"{level}{'a' if i == 0 else f'b{i}'}": f"b{level}" + (f"_{i}" if i else "")
-                for level, count in {2: 3, 3: 3, 4: 6, 5: 3, 6: 1, 7: 1}.items() for i in range(count)}}
+    units = {
+        **{
+            f"{level}{'a' if i == 0 else f'b{i}'}": f"b{level}" + (f"_{i}" if i else "")
+            for level, count in {2: 3, 3: 3, 4: 6, 5: 3, 6: 1, 7: 1}.items()
+            for i in range(count)
+        }
+    }
     found = {"arg:conv1a_weight": shapes["conv1a.weight"]}
     norms = {"bn7": "bn7"}
     for theirs, ours in units.items():
         branches = ("1", "2a", "2b1", "2b2")
-        found |= {f"arg:res{theirs}_branch{branch}_weight": shapes[f"{ours}.conv_branch{branch}.weight"]
-                  for branch in branches if f"{ours}.conv_branch{branch}.weight" in shapes}
-        norms |= {f"bn{theirs}_branch{branch}": f"{ours}.bn_branch{branch}" for branch in branches
-                  if f"{ours}.bn_branch{branch}.weight" in shapes}
+        found |= {
+            f"arg:res{theirs}_branch{branch}_weight": shapes[f"{ours}.conv_branch{branch}.weight"]
+            for branch in branches
+            if f"{ours}.conv_branch{branch}.weight" in shapes
+        }
+        norms |= {
+            f"bn{theirs}_branch{branch}": f"{ours}.bn_branch{branch}"
+            for branch in branches
+            if f"{ours}.bn_branch{branch}.weight" in shapes
+        }
     for theirs, ours in norms.items():
-        found |= {f"{kind}:{theirs}_{part}": shapes[f"{ours}.weight"]
-                  for kind, part in (("arg", "gamma"), ("arg", "beta"), ("aux", "moving_mean"), ("aux", "moving_var"))}
+        found |= {
+            f"{kind}:{theirs}_{part}": shapes[f"{ours}.weight"]
+            for kind, part in (("arg", "gamma"), ("arg", "beta"), ("aux", "moving_mean"), ("aux", "moving_var"))
+        }
     found |= {"arg:linear1000_weight": (10, 256), "arg:linear1000_bias": (10,)}
     return {name: generator.uniform(0.5, 1, shape).astype(np.float32) for name, shape in found.items()}
 
@@ -136,12 +150,17 @@ def test_every_entry_of_mxnets_file_finds_its_place(tmp_path: Path, version: int
     arrays = mxnet_arrays()
     state = read_mxnet(write_params(tmp_path / "w.params", arrays, version), backbone_shapes(NARROW))
     assert shapes_of(state) == backbone_shapes(NARROW)
-    pairs = {"conv1a.weight": "arg:conv1a_weight", "b2.conv_branch1.weight": "arg:res2a_branch1_weight",
-             "b4_5.conv_branch2b1.weight": "arg:res4b5_branch2b1_weight",
-             "b7.conv_branch2b2.weight": "arg:res7a_branch2b2_weight",
-             "b3_2.bn_branch2a.weight": "arg:bn3b2_branch2a_gamma", "b6.bn_branch2b2.bias": "arg:bn6a_branch2b2_beta",
-             "b5.bn_branch2b1.running_mean": "aux:bn5a_branch2b1_moving_mean", "bn7.running_var": "aux:bn7_moving_var",
-             "bn7.weight": "arg:bn7_gamma"}
+    pairs = {
+        "conv1a.weight": "arg:conv1a_weight",
+        "b2.conv_branch1.weight": "arg:res2a_branch1_weight",
+        "b4_5.conv_branch2b1.weight": "arg:res4b5_branch2b1_weight",
+        "b7.conv_branch2b2.weight": "arg:res7a_branch2b2_weight",
+        "b3_2.bn_branch2a.weight": "arg:bn3b2_branch2a_gamma",
+        "b6.bn_branch2b2.bias": "arg:bn6a_branch2b2_beta",
+        "b5.bn_branch2b1.running_mean": "aux:bn5a_branch2b1_moving_mean",
+        "bn7.running_var": "aux:bn7_moving_var",
+        "bn7.weight": "arg:bn7_gamma",
+    }
     for ours, theirs in pairs.items():
         np.testing.assert_array_equal(state[ours].numpy(), arrays[theirs])
     assert {mxnet_name(name) for name in state} == arrays.keys() - {"arg:linear1000_weight", "arg:linear1000_bias"}
@@ -154,13 +173,16 @@ def test_other_element_types_become_float32(tmp_path: Path) -> None:
     np.testing.assert_array_equal(state["bn7.bias"].numpy(), arrays["arg:bn7_beta"].astype(np.float32))
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda arrays: arrays.pop("arg:bn7_gamma"), r"1 missing \(arg:bn7_gamma\)"),
-    (lambda arrays: arrays.update({"arg:extra": np.ones(3, np.float32)}), r"1 unexpected \(arg:extra\)"),
-    (lambda arrays: arrays.update({"arg:bn7_beta": np.ones(3, np.float32)}), "arg:bn7_beta is 3, not 256"),
-    (lambda arrays: arrays["arg:bn7_beta"].fill(np.nan), "arg:bn7_beta holds numbers that are no weights"),
-    (lambda arrays: arrays["aux:bn7_moving_var"].fill(-1), "aux:bn7_moving_var holds numbers that are no weights"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda arrays: arrays.pop("arg:bn7_gamma"), r"1 missing \(arg:bn7_gamma\)"),
+        (lambda arrays: arrays.update({"arg:extra": np.ones(3, np.float32)}), r"1 unexpected \(arg:extra\)"),
+        (lambda arrays: arrays.update({"arg:bn7_beta": np.ones(3, np.float32)}), "arg:bn7_beta is 3, not 256"),
+        (lambda arrays: arrays["arg:bn7_beta"].fill(np.nan), "arg:bn7_beta holds numbers that are no weights"),
+        (lambda arrays: arrays["aux:bn7_moving_var"].fill(-1), "aux:bn7_moving_var holds numbers that are no weights"),
+    ],
+)
 def test_what_does_not_fit_is_named(tmp_path: Path, change, said: str) -> None:
     arrays = mxnet_arrays()
     change(arrays)
@@ -170,12 +192,18 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change, said: str) -> None:
 
 named_arrays = st.dictionaries(
     st.text(st.characters(codec="utf-8"), max_size=12),
-    arrays_of.arrays(st.sampled_from([np.dtype(code) for code in ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")]),
-                     arrays_of.array_shapes(max_dims=5, max_side=4, min_side=0)), max_size=4)
+    arrays_of.arrays(
+        st.sampled_from([np.dtype(code) for code in ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")]),
+        arrays_of.array_shapes(max_dims=5, max_side=4, min_side=0),
+    ),
+    max_size=4,
+)
 
 
 @given(named_arrays, st.sampled_from(VERSIONS))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray], version: int) -> None:
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray], version: int
+) -> None:
     path = write_params(tmp_path_factory.mktemp("params") / "w.params", arrays, version)
     directory = read_directory(path)
     assert list(directory) == list(arrays)
@@ -190,8 +218,16 @@ def test_arrays_without_dimensions_are_passed_over(tmp_path: Path) -> None:
     none = {0: struct.pack("<I", 0), 1: struct.pack("<II", 0xF993FAC8, 0), 2: struct.pack("<IiI", 0xF993FAC9, 0, 0)}
     for start in none.values():
         path = tmp_path / "w.params"
-        path.write_bytes(struct.pack("<QQQ", 0x112, 0, 2) + start + array_bytes(np.arange(3, dtype="<f4"), 2)
-                         + struct.pack("<Q", 2) + struct.pack("<Q", 1) + b"a" + struct.pack("<Q", 1) + b"b")
+        path.write_bytes(
+            struct.pack("<QQQ", 0x112, 0, 2)
+            + start
+            + array_bytes(np.arange(3, dtype="<f4"), 2)
+            + struct.pack("<Q", 2)
+            + struct.pack("<Q", 1)
+            + b"a"
+            + struct.pack("<Q", 1)
+            + b"b"
+        )
         directory = read_directory(path)
         assert directory["a"].shape == () and read_array(path, directory["b"]).tolist() == [0, 1, 2]
 
@@ -199,11 +235,15 @@ def test_arrays_without_dimensions_are_passed_over(tmp_path: Path) -> None:
 WHOLE = params_bytes({"arg:a": np.arange(6, dtype="<f4").reshape(2, 3), "aux:b": np.ones(2, "<f4")}, 2)
 
 
-@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=6), st.integers(0, len(WHOLE)),
-       st.binary(max_size=9))
+@given(
+    st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=6),
+    st.integers(0, len(WHOLE)),
+    st.binary(max_size=9),
+)
 @example([(16 + offset, 255) for offset in range(6)], len(WHOLE), b"")
-def test_damage_is_one_clear_line_and_takes_no_memory(tmp_path_factory: pytest.TempPathFactory,
-                                                      changes: list[tuple[int, int]], length: int, more: bytes) -> None:
+def test_damage_is_one_clear_line_and_takes_no_memory(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], length: int, more: bytes
+) -> None:
     data = bytearray(WHOLE)
     for place, value in changes:
         data[place] = value
@@ -232,15 +272,42 @@ HOSTILE = {
     "a thousand million million arrays": word(0x112) + word(0) + word(10**15) + bytes(64),
     "more arrays than bytes": word(0x112) + word(0) + word(1000) + bytes(64),
     "four thousand million dimensions": word(0x112) + word(0) + word(1) + struct.pack("<I", 0xFFFFFFF0) + bytes(64),
-    "a side of 2^62": word(0x112) + word(0) + word(1) + V2 + struct.pack("<iIqqiii", 0, 2, 2**62, 2**62, 1, 0, 0) + bytes(64),
-    "a negative side": word(0x112) + word(0) + word(1) + V2 + struct.pack("<iIqqiii", 0, 2, -1, -4, 1, 0, 0) + bytes(64),
+    "a side of 2^62": word(0x112)
+    + word(0)
+    + word(1)
+    + V2
+    + struct.pack("<iIqqiii", 0, 2, 2**62, 2**62, 1, 0, 0)
+    + bytes(64),
+    "a negative side": word(0x112)
+    + word(0)
+    + word(1)
+    + V2
+    + struct.pack("<iIqqiii", 0, 2, -1, -4, 1, 0, 0)
+    + bytes(64),
     "a sparse array": word(0x112) + word(0) + word(1) + V2 + struct.pack("<i", 1) + bytes(64),
     "an unknown type": word(0x112) + word(0) + word(1) + V2 + struct.pack("<iIqiii", 0, 1, 2, 1, 0, 9) + bytes(64),
     "version 3": word(0x112) + word(0) + word(1) + struct.pack("<I", 0xF993FACA) + bytes(64),
-    "a name of 2^60": word(0x112) + word(0) + word(1) + array_bytes(np.ones(1, "<f4"), 0) + word(1) + word(2**60) + b"ab",
-    "a name that is no text": word(0x112) + word(0) + word(1) + array_bytes(np.ones(1, "<f4"), 0) + word(1) + word(1) + b"\xff",
+    "a name of 2^60": word(0x112)
+    + word(0)
+    + word(1)
+    + array_bytes(np.ones(1, "<f4"), 0)
+    + word(1)
+    + word(2**60)
+    + b"ab",
+    "a name that is no text": word(0x112)
+    + word(0)
+    + word(1)
+    + array_bytes(np.ones(1, "<f4"), 0)
+    + word(1)
+    + word(1)
+    + b"\xff",
     "no names": word(0x112) + word(0) + word(1) + array_bytes(np.ones(1, "<f4"), 0) + word(0),
-    "a name twice": word(0x112) + word(0) + word(2) + 2 * array_bytes(np.ones(1, "<f4"), 0) + word(2) + 2 * (word(1) + b"a"),
+    "a name twice": word(0x112)
+    + word(0)
+    + word(2)
+    + 2 * array_bytes(np.ones(1, "<f4"), 0)
+    + word(2)
+    + 2 * (word(1) + b"a"),
     "something behind": WHOLE + b"x",
     "its last byte missing": WHOLE[:-1],
 }
@@ -282,9 +349,13 @@ def test_a_backbone_loads_from_every_kind_of_file(tmp_path: Path, suffix: str) -
 
 def test_a_whole_network_loads_with_its_head(tmp_path: Path) -> None:
     first, second = DeepLabV1(4, NARROW), DeepLabV1(4, NARROW)
-    torch.save(first.state_dict(), tmp_path / "model_final.pth")  # with PyTorch's counters, as the published code saves it
+    torch.save(
+        first.state_dict(), tmp_path / "model_final.pth"
+    )  # with PyTorch's counters, as the published code saves it
     assert load_weights(second, tmp_path / "model_final.pth") is True
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_other_classes_other_widths_and_gaps_are_named(tmp_path: Path) -> None:
@@ -349,14 +420,23 @@ class Painted:
 def painted(*sizes: tuple[int, int], seed: int = 0, classes: int = 3) -> Painted:
     """Random pixels; labels in blocks, among them 255."""
     generator = np.random.default_rng(seed)
-    return Painted(*((generator.integers(0, 256, (height, width, 3), np.uint8),
-                      np.kron(generator.choice([*range(classes), 255], (height // 4 + 1, width // 4 + 1)),
-                              np.ones((4, 4)))[:height, :width].astype(np.uint8)) for height, width in sizes))
+    return Painted(
+        *(
+            (
+                generator.integers(0, 256, (height, width, 3), np.uint8),
+                np.kron(generator.choice([*range(classes), 255], (height // 4 + 1, width // 4 + 1)), np.ones((4, 4)))[
+                    :height, :width
+                ].astype(np.uint8),
+            )
+            for height, width in sizes
+        )
+    )
 
 
 def learner_of(train: Painted, test: Painted, size: tuple[int, int] = (33, 25), **options) -> DeepLabV1Learner:
-    return make_deeplabv1("deeplabv1_resnet38", train, test,
-                          LearnerOptions(size, colour_jitter=False, extra={"width": NARROW}, **options))
+    return make_deeplabv1(
+        "deeplabv1_resnet38", train, test, LearnerOptions(size, colour_jitter=False, extra={"width": NARROW}, **options)
+    )
 
 
 def test_a_view_without_scale_is_the_image_and_padding_right_and_below() -> None:
@@ -366,7 +446,9 @@ def test_a_view_without_scale_is_the_image_and_padding_right_and_below() -> None
     assert (view[5:] == [1, 2, 3]).all() and (view[:, 6:] == [1, 2, 3]).all()
     labels = np.arange(30, dtype=np.uint8).reshape(5, 6)
     flipped = View(1.0, True, (0.5, 0.999)).of(labels, (4, 3), cv2.INTER_NEAREST_EXACT, 255)
-    np.testing.assert_array_equal(flipped, labels[:, ::-1][1:4, 1:5])  # int(0.5 · 2) rows, int(0.999 · 2) columns left out
+    np.testing.assert_array_equal(
+        flipped, labels[:, ::-1][1:4, 1:5]
+    )  # int(0.5 · 2) rows, int(0.999 · 2) columns left out
 
 
 @given(st.integers(0, 2**31), st.integers(9, 40), st.integers(9, 40))
@@ -416,8 +498,12 @@ def test_the_loss_is_cross_entropy_of_resized_logits_over_the_labelled_pixels() 
     logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     loss = learner.loss(lambda images: logits, [0, 1], torch.Generator().manual_seed(5), torch.device("cpu"))
     views = draw_views(2, torch.Generator().manual_seed(5))
-    target = np.stack([view.of(labels, (33, 25), cv2.INTER_NEAREST_EXACT, 255)
-                       for view, (_, labels) in zip(views, data.pairs, strict=True)])
+    target = np.stack(
+        [
+            view.of(labels, (33, 25), cv2.INTER_NEAREST_EXACT, 255)
+            for view, (_, labels) in zip(views, data.pairs, strict=True)
+        ]
+    )
     chances = F.interpolate(logits, (25, 33), mode="bilinear", align_corners=False).softmax(1).numpy()
     each = [-np.log(chances[b, target[b, i, j], i, j]) for b, i, j in np.argwhere(target != 255)]
     assert (target == 255).any() and float(loss) == pytest.approx(np.mean(each), rel=1e-5)
@@ -452,7 +538,10 @@ class Answers(nn.Module):
 def test_metrics_are_those_of_all_test_pixels_at_full_size() -> None:
     test = painted((30, 40), (50, 20), seed=4)
     generator = np.random.default_rng(5)
-    small = {labels.shape: generator.integers(0, 3, tuple(-(-side // 8) for side in labels.shape)) for _, labels in test.pairs}
+    small = {
+        labels.shape: generator.integers(0, 3, tuple(-(-side // 8) for side in labels.shape))
+        for _, labels in test.pairs
+    }
     learner = learner_of(painted((30, 40)), test)
     ticks: list[int] = []
     found = learner.evaluate(Answers(small, 3), torch.device("cpu"), lambda: ticks.append(1))
@@ -482,9 +571,14 @@ def test_the_head_learns_ten_times_as_fast_and_the_frozen_part_not_at_all(tmp_pa
     train, test = painted((20, 20)), painted((20, 20), seed=1)
     whole = DeepLabV1(3, NARROW).state_dict()
     torch.save(whole, tmp_path / "w.pth")
-    torch.save({name: tensor for name, tensor in whole.items() if not name.startswith("fc8")}, tmp_path / "backbone.pth")
-    for weights, frozen, said in ((None, 0, "random weights"), (tmp_path / "w.pth", 1 + 2 * 37, ""),
-                                  (tmp_path / "backbone.pth", 1 + 2 * 37, "backbone.pth holds no head")):
+    torch.save(
+        {name: tensor for name, tensor in whole.items() if not name.startswith("fc8")}, tmp_path / "backbone.pth"
+    )
+    for weights, frozen, said in (
+        (None, 0, "random weights"),
+        (tmp_path / "w.pth", 1 + 2 * 37, ""),
+        (tmp_path / "backbone.pth", 1 + 2 * 37, "backbone.pth holds no head"),
+    ):
         learner = learner_of(train, test, weights=weights)
         model = learner.build()
         assert len(learner.notes) == bool(said) and said in " ".join(learner.notes)
@@ -558,7 +652,16 @@ def test_it_learns_what_two_colours_say() -> None:
     pixels = np.zeros((64, 96, 3), np.uint8)
     pixels[:, 48:] = 255
     data = Painted(*[(pixels, (pixels[..., 0] > 0).astype(np.uint8))] * 4)
-    schedule = Schedule(steps=60, batch=4, eval_every=60, optimizer="sgd", momentum=0.9, weight_decay=1e-5, decay="poly",
-                        warm_up=0, learning_rate=2e-2)
+    schedule = Schedule(
+        steps=60,
+        batch=4,
+        eval_every=60,
+        optimizer="sgd",
+        momentum=0.9,
+        weight_decay=1e-5,
+        decay="poly",
+        warm_up=0,
+        learning_rate=2e-2,
+    )
     trained = train(learner_of(data, data, size=(49, 49)), schedule, 0)
     assert trained.metrics["miou"] > 0.5

@@ -1,4 +1,5 @@
 """Measuring an effect: one trainer, equal views, errors in one line, and a resumable comparison with known answers."""
+
 from __future__ import annotations
 
 import io
@@ -13,36 +14,43 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.fake_generator import loaded
 from PIL import Image as Pillow
 from rich.console import Console
 from rich.table import Table
 from typer.main import get_command
 
 from segment_anything_training.build import build_generator
-from unseg.method import metrics
-from unseg.storage import weights
-from unseg.storage.weights import load_generator, save_generator
+from tests.support.fake_generator import loaded
 from unseg.cli import app
 from unseg.commands import evaluate as command
-from unseg.method.config import Budget
-from unseg.method.codes import code_map
 from unseg.errors import UserError
 from unseg.evaluation import augmentation, conditions, train_and_test
-from unseg.evaluation.tasks import semantic
-from unseg.evaluation.study import Plan, RunName, Source, Watcher, compare, study_of
+from unseg.evaluation.condition_names import BASES, Condition, in_order, parse_condition, shown_name
 from unseg.evaluation.conditions import Change, class_pattern, random_noise, reencoded, unchanged
 from unseg.evaluation.pairs import Task, list_pairs, shrink_label
-from unseg.evaluation.condition_names import BASES, Condition, in_order, parse_condition, shown_name
-from unseg.victims.semantic_networks import NETWORKS, build_network
 from unseg.evaluation.quality import Meter, Quality
 from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
+from unseg.evaluation.sets import (
+    ChangedImages,
+    PairImages,
+    ProtectedImages,
+    ReencodedImages,
+    check_apart,
+    protected_files,
+)
+from unseg.evaluation.study import Plan, RunName, Source, Watcher, compare, study_of
+from unseg.evaluation.tasks import semantic
 from unseg.evaluation.tasks.semantic import TaskLabelling, read_arrays
-from unseg.evaluation.sets import ChangedImages, PairImages, ProtectedImages, ReencodedImages, check_apart, protected_files
 from unseg.evaluation.trainer import BatchOrder, Schedule
+from unseg.method import metrics
+from unseg.method.codes import code_map
+from unseg.method.config import Budget
+from unseg.protecting.protector import Protector
+from unseg.storage import weights
 from unseg.storage.files import sha256_of
 from unseg.storage.images import write_png
-from unseg.protecting.protector import Protector
+from unseg.storage.weights import load_generator, save_generator
+from unseg.victims.semantic_networks import NETWORKS, build_network
 
 WIDTH, HEIGHT = 64, 48
 
@@ -52,8 +60,8 @@ def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     pixels = draw.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     classes = np.zeros((HEIGHT, WIDTH), np.uint8)
     top, left = draw.integers(0, HEIGHT // 2), draw.integers(0, WIDTH // 2)
-    pixels[top:top + 20, left:left + 28] += 150
-    classes[top:top + 20, left:left + 28] = 1
+    pixels[top : top + 20, left : left + 28] += 150
+    classes[top : top + 20, left : left + 28] = 1
     pixels[-8:-1, :, 2] += 190
     classes[-8:-1] = 2
     classes[-1] = 255
@@ -63,7 +71,9 @@ def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def tiny(classes: int) -> torch.nn.Module:
     """A network for tests: sees colours in a small neighbourhood, and has batch norm and dropout as the real ones do."""
     nn = torch.nn
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -90,16 +100,25 @@ def arrays(count: int, seed: int, size: int = 32) -> tuple[np.ndarray, np.ndarra
 
 
 def plan(data: Path, out: Path, **changes: object) -> Plan:
-    fields: dict = {"task": Task("binary", True, (1,)), "networks": ("tiny",), "conditions": ("clean", "protected"),
-                    "width": WIDTH, "height": HEIGHT, "schedule": Schedule(steps=2, batch=2, eval_every=1),
-                    "budget": Budget(), "device": "cpu"}
+    fields: dict = {
+        "task": Task("binary", True, (1,)),
+        "networks": ("tiny",),
+        "conditions": ("clean", "protected"),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "schedule": Schedule(steps=2, batch=2, eval_every=1),
+        "budget": Budget(),
+        "device": "cpu",
+    }
     return Plan(data, out, **{**fields, **changes})
 
 
 def run(task: str, condition: str, miou: float, seed: int = 0) -> dict:
     """A run as results.json holds it, of the network "net"."""
-    return {"settings": {"task": task, "network": "net", "condition": condition, "seed": seed},
-            "result": {"metric": "miou", "final": miou, "best": miou + 0.01, "quality": {"psnr": 35.0}, "train_loss": 0.1}}
+    return {
+        "settings": {"task": task, "network": "net", "condition": condition, "seed": seed},
+        "result": {"metric": "miou", "final": miou, "best": miou + 0.01, "quality": {"psnr": 35.0}, "train_loss": 0.1},
+    }
 
 
 def printed(table: Table) -> list[str]:
@@ -138,7 +157,9 @@ def test_views_and_batches_do_not_depend_on_the_pixels(monkeypatch: pytest.Monke
     """What clean and protected runs see differs in the pixels alone: labels after augmentation are equal, step by step."""
     (images, labels), seen = arrays(5, 0), []
 
-    def recording(view: torch.Tensor, target: torch.Tensor, views: augmentation.Views) -> tuple[torch.Tensor, torch.Tensor]:
+    def recording(
+        view: torch.Tensor, target: torch.Tensor, views: augmentation.Views
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         result = original(view, target, views)
         seen.append(result[1])
         return result
@@ -155,8 +176,9 @@ def test_views_and_batches_do_not_depend_on_the_pixels(monkeypatch: pytest.Monke
 def test_final_miou_is_that_of_the_returned_network() -> None:
     test_images, test_labels = arrays(5, 1)
     result = train_and_test(*arrays(6, 0), test_images, test_labels, 2, "tiny", 3, batch=2, device="cpu")
-    pixels = (torch.from_numpy(test_images).permute(0, 3, 1, 2) / 255 - torch.tensor(augmentation.MEAN)[:, None, None]) \
-        / torch.tensor(augmentation.STD)[:, None, None]
+    pixels = (
+        torch.from_numpy(test_images).permute(0, 3, 1, 2) / 255 - torch.tensor(augmentation.MEAN)[:, None, None]
+    ) / torch.tensor(augmentation.STD)[:, None, None]
     with torch.no_grad():
         answer = result.network(pixels).argmax(1).numpy()
     iou = [np.sum((answer == c) & (test_labels == c)) / np.sum((answer == c) | (test_labels == c)) for c in (0, 1)]
@@ -166,8 +188,18 @@ def test_final_miou_is_that_of_the_returned_network() -> None:
 
 def test_evaluations_come_at_the_asked_steps_and_at_the_end() -> None:
     ticks, reports = [], []
-    result = train_and_test(*arrays(2, 0), *arrays(1, 1), 2, "tiny", 5, batch=2, eval_every=2, device="cpu",
-                            tick=ticks.append, report=reports.append)
+    result = train_and_test(
+        *arrays(2, 0),
+        *arrays(1, 1),
+        2,
+        "tiny",
+        5,
+        batch=2,
+        eval_every=2,
+        device="cpu",
+        tick=ticks.append,
+        report=reports.append,
+    )
     assert ticks and set(ticks) == {1, 2, 3, 4, 5}
     assert [point.step for point in result.curve] == [2, 4, 5]
     assert reports == result.curve
@@ -189,8 +221,8 @@ def test_learning_rate_climbs_then_falls_to_zero() -> None:
 def test_batches_show_every_image_once_an_epoch() -> None:
     batches = BatchOrder(5, 2, torch.Generator().manual_seed(0))
     indices = torch.cat([batches.next() for _ in range(10)]).tolist()
-    assert all(sorted(indices[i:i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 20, 5))
-    assert len({tuple(indices[i:i + 5]) for i in range(0, 20, 5)}) > 1
+    assert all(sorted(indices[i : i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 20, 5))
+    assert len({tuple(indices[i : i + 5]) for i in range(0, 20, 5)}) > 1
     assert len(BatchOrder(1, 4, torch.Generator()).next()) == 4
 
 
@@ -198,7 +230,9 @@ def test_views_move_labels_with_pixels_and_ignore_what_lies_outside() -> None:
     labels = torch.zeros(40, 32, 48, dtype=torch.uint8)
     labels[:, 8:20, 10:30] = 1
     images = labels[..., None].repeat(1, 1, 1, 3) * 255
-    view, target = augmentation.augment(images, labels, augmentation.draw_views(len(images), torch.Generator().manual_seed(0)))
+    view, target = augmentation.augment(
+        images, labels, augmentation.draw_views(len(images), torch.Generator().manual_seed(0))
+    )
     brightness = view[:, 0] * augmentation.STD[0] + augmentation.MEAN[0]
     inside = (target != 255) & ((brightness < 0.02) | (brightness > 0.98))  # away from interpolated edges
     assert torch.equal((brightness > 0.5)[inside], (target == 1)[inside])
@@ -276,6 +310,7 @@ def test_random_noise_keeps_the_budget_and_depends_on_seed_and_name_alone() -> N
 
 def test_a_class_pattern_is_locked_to_class_and_position() -> None:
     """Of full strength everywhere, the same in every image of any size, another one for every class and seed."""
+
     def pattern(labels: np.ndarray, seed: int = 0, name: str = "a") -> np.ndarray:
         pixels = np.full((*labels.shape, 3), 100, np.uint8)
         return class_pattern(Budget(8, 2), seed)(name, pixels, labels > 0, labels).astype(int) - 100
@@ -319,16 +354,18 @@ def study_truth(task: Task) -> Callable:
 def test_changed_images_are_measured_at_full_size(data: Path) -> None:
     pairs, task = list_pairs(data, "train"), Task("binary", True, (1,))
     images, quality = changed(pairs, task, brighter)
-    clean, made = (read_arrays(which, (WIDTH // 2, HEIGHT // 2), TaskLabelling(task)).images
-                   for which in (PairImages(pairs), images))
+    clean, made = (
+        read_arrays(which, (WIDTH // 2, HEIGHT // 2), TaskLabelling(task)).images
+        for which in (PairImages(pairs), images)
+    )
     assert (quality.max_change_object, quality.max_change_background) == (4, 1)
     share = np.mean([(pair.classes() == 1).mean() for pair in pairs])  # every rectangle is whole or cut alike
     errors = [16 * (pair.classes() == 1).mean() + (pair.classes() != 1).mean() for pair in pairs]
     assert 0 < share < 1
-    assert quality.psnr == pytest.approx(np.mean([10 * math.log10(255 ** 2 / error) for error in errors]))
+    assert quality.psnr == pytest.approx(np.mean([10 * math.log10(255**2 / error) for error in errors]))
     assert 0.9 < quality.ssim < 1 and quality.lpips is None and quality.images == quality.differing == 6
     assert made.shape == clean.shape == (6, HEIGHT // 2, WIDTH // 2, 3)
-    assert 1 <= (made.astype(int) - clean).min() and (made.astype(int) - clean).max() <= 4
+    assert (made.astype(int) - clean).min() >= 1 and (made.astype(int) - clean).max() <= 4
     assert changed(pairs, task, unchanged)[1] == Quality(images=6)
 
 
@@ -345,8 +382,10 @@ def test_re_encoding_comes_after_the_change_and_is_measured_apart(data: Path) ->
     assert all(np.array_equal(coded.pixels(index), image) for index, image in enumerate(expected))
     objects, stored = [pair.classes() == 1 for pair in pairs], coded.meter.total()
     assert plain.meter.total() == before
-    assert stored.max_change_object == max(int(np.abs(image.astype(int) - clean)[mask].max())
-                                           for image, clean, mask in zip(expected, pixels, objects, strict=True))
+    assert stored.max_change_object == max(
+        int(np.abs(image.astype(int) - clean)[mask].max())
+        for image, clean, mask in zip(expected, pixels, objects, strict=True)
+    )
     ratios = [metrics.psnr(clean, image) for image, clean in zip(expected, pixels, strict=True)]
     assert stored.psnr == pytest.approx(np.mean(ratios))
     assert stored.psnr < before.psnr and stored.ssim < before.ssim
@@ -357,12 +396,35 @@ def test_re_encoding_comes_after_the_change_and_is_measured_apart(data: Path) ->
 def test_names_of_conditions() -> None:
     assert parse_condition("protected") == Condition("protected", None)
     assert parse_condition("clean+jpeg100") == Condition("clean", 100)
-    for name in ("dirty", "protected+jpeg", "protected+jpeg0", "protected+jpeg101", "protected+jpeg075", "protected+png",
-                 "trivial", "", "clean+jpeg٧"):
+    for name in (
+        "dirty",
+        "protected+jpeg",
+        "protected+jpeg0",
+        "protected+jpeg101",
+        "protected+jpeg075",
+        "protected+png",
+        "trivial",
+        "",
+        "clean+jpeg٧",
+    ):
         assert name in refused(parse_condition, name)
-    assert [shown_name(name) for name in ("random+jpeg75", "pattern", "trivial", "new", "new+blur2")] == \
-        ["random noise, JPEG 75", "class pattern", "trivial answer", "new", "new, blur2"]
-    ordered = ["clean", "protected", "protected+jpeg75", "protected+jpeg9", "protected+blur", "new", "random", "pattern"]
+    assert [shown_name(name) for name in ("random+jpeg75", "pattern", "trivial", "new", "new+blur2")] == [
+        "random noise, JPEG 75",
+        "class pattern",
+        "trivial answer",
+        "new",
+        "new, blur2",
+    ]
+    ordered = [
+        "clean",
+        "protected",
+        "protected+jpeg75",
+        "protected+jpeg9",
+        "protected+blur",
+        "new",
+        "random",
+        "pattern",
+    ]
     assert in_order(reversed(ordered)) == ordered
 
 
@@ -412,8 +474,12 @@ def test_unchanged_images_retain_everything(data: Path, tmp_path: Path) -> None:
     assert table["clean"].final == Spread(clean["final"], None, 1)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     curve = [json.loads(line) for line in (tmp_path / "out" / "curves.jsonl").read_text().splitlines()]
-    assert [(line["condition"], line["seed"], line["step"]) for line in curve] == \
-        [("clean", 0, 1), ("clean", 0, 2), ("protected", 0, 1), ("protected", 0, 2)]
+    assert [(line["condition"], line["seed"], line["step"]) for line in curve] == [
+        ("clean", 0, 1),
+        ("clean", 0, 2),
+        ("protected", 0, 1),
+        ("protected", 0, 2),
+    ]
 
 
 def test_trivial_is_the_majority_answer_on_the_test_images(data: Path, tmp_path: Path) -> None:
@@ -426,10 +492,19 @@ def test_trivial_is_the_majority_answer_on_the_test_images(data: Path, tmp_path:
 
 
 def test_rows_compute_retained_learning_for_each_task_and_network() -> None:
-    results = {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.3}},
-                         "classes": {"metric": "miou", "trivial": {"miou": 0.05}}},
-               "runs": [run("binary", "protected", 0.4), run("classes", "clean", 0.45), run("binary", "clean", 0.9),
-                        run("binary", "random", 0.84), run("classes", "protected", 0.15)]}
+    results = {
+        "tasks": {
+            "binary": {"metric": "miou", "trivial": {"miou": 0.3}},
+            "classes": {"metric": "miou", "trivial": {"miou": 0.05}},
+        },
+        "runs": [
+            run("binary", "protected", 0.4),
+            run("classes", "clean", 0.45),
+            run("binary", "clean", 0.9),
+            run("binary", "random", 0.84),
+            run("classes", "protected", 0.15),
+        ],
+    }
     got = {(row.task, row.condition): row.retained for row in rows(results)}
     assert got[("binary", "protected")].mean == pytest.approx(1 / 6)
     assert got[("binary", "random")].mean == pytest.approx(0.9)
@@ -439,10 +514,16 @@ def test_rows_compute_retained_learning_for_each_task_and_network() -> None:
 
 def test_rows_are_means_over_seeds_each_against_its_own_clean_run() -> None:
     """By hand: clean 0.9, 0.7, 0.5 against trivial 0.1; protected 0.5, 0.1; seed 3 has no clean run."""
-    results = {"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.1}}},
-               "runs": [*(run("binary", "clean", miou, seed) for seed, miou in enumerate((0.9, 0.7, 0.5))),
-                        run("binary", "protected", 0.1, 1), run("binary", "protected", 0.5, 0),
-                        run("binary", "protected", 0.3, 3), run("binary", "random", 0.4, 3)]}
+    results = {
+        "tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.1}}},
+        "runs": [
+            *(run("binary", "clean", miou, seed) for seed, miou in enumerate((0.9, 0.7, 0.5))),
+            run("binary", "protected", 0.1, 1),
+            run("binary", "protected", 0.5, 0),
+            run("binary", "protected", 0.3, 3),
+            run("binary", "random", 0.4, 3),
+        ],
+    }
     clean, protected, noise = rows(results)[1:]
     assert (clean.seeds, protected.seeds, noise.seeds) == ((0, 1, 2), (0, 1, 3), (3,))
     assert clean.final == Spread(pytest.approx(0.7), pytest.approx(0.2), 3)
@@ -472,7 +553,9 @@ def test_spread_by_hand() -> None:
 
 
 def test_the_closing_table_fits_in_80_columns() -> None:
-    runs = [run("binary", base + suffix, 0.9, seed) for base in BASES for suffix in ("", "+jpeg100") for seed in range(3)]
+    runs = [
+        run("binary", base + suffix, 0.9, seed) for base in BASES for suffix in ("", "+jpeg100") for seed in range(3)
+    ]
     table = rows({"tasks": {"binary": {"metric": "miou", "trivial": {"miou": 0.1}}}, "runs": runs})
     for line in printed(command.result_table("binary, deeplabv3plus_mobilenet_v2", table)):
         assert len(line) <= 80 and "…" not in line
@@ -502,11 +585,16 @@ def test_seeds_add_up_in_one_file(data: Path, tmp_path: Path) -> None:
     assert recorder.trained == ["clean, seed 0", "protected, seed 0", "clean, seed 2", "protected, seed 2"]
     assert recorder.kept == ["clean, seed 1", "protected, seed 1"]
     assert seen == [0, 2]
-    losses = {(run["settings"]["condition"], run["settings"]["seed"]): run["result"]["train_loss"] for run in results["runs"]}
+    losses = {
+        (run["settings"]["condition"], run["settings"]["seed"]): run["result"]["train_loss"] for run in results["runs"]
+    }
     assert len(losses) == 6 and all(losses["clean", seed] == losses["protected", seed] for seed in (0, 1, 2))
     assert len(set(losses.values())) == 3
-    assert [(row.condition, row.seeds) for row in rows(results)] == \
-        [("trivial", ()), ("clean", (0, 1, 2)), ("protected", (0, 1, 2))]
+    assert [(row.condition, row.seeds) for row in rows(results)] == [
+        ("trivial", ()),
+        ("clean", (0, 1, 2)),
+        ("protected", (0, 1, 2)),
+    ]
 
 
 def test_runs_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) -> None:
@@ -548,7 +636,9 @@ def test_results_of_earlier_versions_are_read_and_gone_on_with(data: Path, tmp_p
     assert (recorder.trained, recorder.kept) == (["protected, seed 0"], ["clean, seed 0"])
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("docs/results/*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("docs/results/*.json")), ids=lambda path: path.stem
+)
 def test_the_published_results_can_be_read(path: Path) -> None:
     results = read_results(path)
     table = rows(results)
@@ -621,10 +711,15 @@ def test_objects_that_no_label_shows_are_named() -> None:
     assert "hold no class" in refused(Task("classes", False).num_classes, np.array([255, 255]))
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"networks": ("resnet999",)}, "resnet999"), ({"width": 8}, "--size 8x48"),
-    ({"device": "abacus"}, "abacus"),
-    ({"test_split": "train"}, "--test-split train: give val or test")])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"networks": ("resnet999",)}, "resnet999"),
+        ({"width": 8}, "--size 8x48"),
+        ({"device": "abacus"}, "abacus"),
+        ({"test_split": "train"}, "--test-split train: give val or test"),
+    ],
+)
 def test_a_plan_is_checked_before_anything_is_read(tmp_path: Path, changes: dict, words: str) -> None:
     assert words in refused(lambda: plan(tmp_path / "nothing", tmp_path / "out", **changes))
 
@@ -682,18 +777,41 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
     for pair in list_pairs(data, "train"):
         write_png(folder / f"{pair.name}.png", pair.pixels() ^ 1)
     names = ["clean", "protected", "protected+jpeg50", "random", "pattern+jpeg50"]
-    command.evaluate(data, out, object_classes="1", protected=[str(folder)], networks="tiny", size=f"{WIDTH}x{HEIGHT}",
-                     conditions=",".join(names), steps=2, batch=2, eval_every=1, device="cpu")
+    command.evaluate(
+        data,
+        out,
+        object_classes="1",
+        protected=[str(folder)],
+        networks="tiny",
+        size=f"{WIDTH}x{HEIGHT}",
+        conditions=",".join(names),
+        steps=2,
+        batch=2,
+        eval_every=1,
+        device="cpu",
+    )
     results = json.loads((out / "results.json").read_text())
     assert [run["settings"]["condition"] for run in results["runs"]] == names
     protected, coded = (results["runs"][i]["result"] for i in (1, 2))
     assert protected["stored"] is None and coded["quality"] == protected["quality"]
     assert coded["quality"]["psnr"] > coded["stored"]["psnr"]
     assert coded["train_loss"] != protected["train_loss"]
-    assert protected["quality"]["psnr"] == pytest.approx(20 * math.log10(255)) and protected["quality"]["max_change_object"] == 1
+    assert (
+        protected["quality"]["psnr"] == pytest.approx(20 * math.log10(255))
+        and protected["quality"]["max_change_object"] == 1
+    )
     printed = capsys.readouterr().out
-    for words in ("clean", "protected", "random noise", "class pattern, JPEG 50", "protected, JPEG 50",
-                  "PSNR is that of the change", "(trivial)", "48.1", "6 training and 3 test images, 64x48"):
+    for words in (
+        "clean",
+        "protected",
+        "random noise",
+        "class pattern, JPEG 50",
+        "protected, JPEG 50",
+        "PSNR is that of the change",
+        "(trivial)",
+        "48.1",
+        "6 training and 3 test images, 64x48",
+    ):
         assert words in printed
     assert f"unseg report {out}" in printed.replace("\n", "")
 
@@ -702,11 +820,26 @@ def test_shares_of_a_split_are_swept(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "protected"
     for pair in list_pairs(data, "train"):
         write_png(folder / f"{pair.name}.png", pair.pixels() ^ 1)
-    command.evaluate(data, tmp_path / "out", object_classes="1", protected=[str(folder)], networks="tiny",
-                     size=f"{WIDTH}x{HEIGHT}", conditions="clean", shares="0,50,100", steps=1, batch=2, device="cpu")
+    command.evaluate(
+        data,
+        tmp_path / "out",
+        object_classes="1",
+        protected=[str(folder)],
+        networks="tiny",
+        size=f"{WIDTH}x{HEIGHT}",
+        conditions="clean",
+        shares="0,50,100",
+        steps=1,
+        batch=2,
+        device="cpu",
+    )
     runs = read_results(tmp_path / "out" / "results.json")["runs"]
-    assert [(run["settings"]["condition"], run["result"]["train_images"]) for run in runs] == \
-        [("clean", 6), ("protected@50", 6), ("protected", 6), ("clean@50", 3)]
+    assert [(run["settings"]["condition"], run["result"]["train_images"]) for run in runs] == [
+        ("clean", 6),
+        ("protected@50", 6),
+        ("protected", 6),
+        ("clean@50", 3),
+    ]
 
 
 def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: Path) -> None:
@@ -760,8 +893,18 @@ def test_by_class_the_generator_is_told_codes_by_area(data: Path, tmp_path: Path
 
 
 def test_by_class_the_binary_task_has_codes_0_and_1(data: Path, tmp_path: Path, coded: list[np.ndarray]) -> None:
-    command.evaluate(data, tmp_path / "out", object_classes="1", by_class=True, conditions="protected,random",
-                     networks="tiny", size=f"{WIDTH}x{HEIGHT}", steps=1, batch=2, device="cpu")
+    command.evaluate(
+        data,
+        tmp_path / "out",
+        object_classes="1",
+        by_class=True,
+        conditions="protected,random",
+        networks="tiny",
+        size=f"{WIDTH}x{HEIGHT}",
+        steps=1,
+        batch=2,
+        device="cpu",
+    )
     for pair, codes in zip(list_pairs(data, "train"), coded[:6], strict=True):
         classes = pair.classes()
         assert np.array_equal(codes, np.select([classes == 255, classes == 1], [255, 1], 0))
@@ -796,14 +939,25 @@ def recorded_calls(tmp_path: Path, **settings: str) -> dict[str, list[str]]:
         (tree / folder).mkdir(parents=True, exist_ok=True)
     shutil.copy(root / "scripts" / "measure_effect.sh", tree / "scripts")
     (tree / "install.sh").write_text("true\n")
-    (tree / ".venv" / "bin" / "unseg").write_text('#!/bin/sh\nfor word; do echo "$word"; done >>"$CALLS"; echo >>"$CALLS"\n')
+    (tree / ".venv" / "bin" / "unseg").write_text(
+        '#!/bin/sh\nfor word; do echo "$word"; done >>"$CALLS"; echo >>"$CALLS"\n'
+    )
     (tree / ".venv" / "bin" / "unseg").chmod(0o755)
     calls = tree / "calls"
     calls.unlink(missing_ok=True)
-    environment = {"PATH": os.environ["PATH"], "CALLS": str(calls), "DATA_ROOT": str(tree / "data"), "OUT": str(tree / "out"),
-                   **settings}
-    subprocess.run(["bash", tree / "scripts" / "measure_effect.sh", "--eval-every", "9"], env=environment, check=True,
-                   capture_output=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "CALLS": str(calls),
+        "DATA_ROOT": str(tree / "data"),
+        "OUT": str(tree / "out"),
+        **settings,
+    }
+    subprocess.run(
+        ["bash", tree / "scripts" / "measure_effect.sh", "--eval-every", "9"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
     blocks = (block.split("\n") for block in calls.read_text().strip().split("\n\n"))
     return {words[words.index("--task") + 1]: words for words in blocks}
 
@@ -812,13 +966,19 @@ def test_the_script_asks_for_what_the_command_knows(tmp_path: Path) -> None:
     calls = recorded_calls(tmp_path)
     assert list(calls) == ["binary", "classes"]
     for task, words in calls.items():
+
         def value(option: str) -> str:
             return words[words.index(option) + 1]
 
         assert words[0] == "evaluate" and value("--eval-every") == "9" and value("--out").endswith(f"out/{task}")
         assert command.parse_seeds(value("--seeds")) == (0, 1, 2)
-        chosen = plan(tmp_path, tmp_path, networks=command.split_list("", value("--networks")),
-                      conditions=command.split_list("", value("--conditions")), test_split=value("--test-split"))
+        chosen = plan(
+            tmp_path,
+            tmp_path,
+            networks=command.split_list("", value("--networks")),
+            conditions=command.split_list("", value("--conditions")),
+            test_split=value("--test-split"),
+        )
         assert len(chosen.networks) == 4 and len(chosen.conditions) == 5
         assert ("--by-class" in words) == (task == "classes")
         known = {option for parameter in get_command(app).commands["evaluate"].params for option in parameter.opts}
@@ -826,14 +986,22 @@ def test_the_script_asks_for_what_the_command_knows(tmp_path: Path) -> None:
 
 
 def test_the_scripts_settings_reach_the_command(tmp_path: Path) -> None:
-    calls = recorded_calls(tmp_path, TASKS="classes", BY_CLASS="0", SEEDS="4", CONDITIONS="clean", TEST_SPLIT="val", PARALLEL="1")
+    calls = recorded_calls(
+        tmp_path, TASKS="classes", BY_CLASS="0", SEEDS="4", CONDITIONS="clean", TEST_SPLIT="val", PARALLEL="1"
+    )
     assert list(calls) == ["classes"] and "--by-class" not in calls["classes"]
     words = calls["classes"]
-    assert [words[words.index(option) + 1] for option in ("--seeds", "--conditions", "--test-split")] == ["4", "clean", "val"]
+    assert [words[words.index(option) + 1] for option in ("--seeds", "--conditions", "--test-split")] == [
+        "4",
+        "clean",
+        "val",
+    ]
 
 
 def test_the_command_wants_one_source_of_protected_images(data: Path, tmp_path: Path) -> None:
-    assert "one of the two" in refused(lambda: command.evaluate(data, tmp_path, generator="compact", protected=[str(tmp_path)]))
+    assert "one of the two" in refused(
+        lambda: command.evaluate(data, tmp_path, generator="compact", protected=[str(tmp_path)])
+    )
     assert "no such folder" in refused(lambda: command.evaluate(data, tmp_path, protected=[str(tmp_path / "nothing")]))
 
 
@@ -852,6 +1020,12 @@ def test_metrics_of_a_perfect_and_a_trivial_network(data: Path) -> None:
             return torch.nn.functional.one_hot(truth, 3).permute(0, 3, 1, 2).float()
 
     learner = semantic.SemanticLearner(tiny, arrays, arrays, "abc")
-    assert learner.evaluate(Constant(), device)["class_iou"] == dict(zip("abc", metrics.trivial_iou(classes, classes, 3)))
+    assert learner.evaluate(Constant(), device)["class_iou"] == dict(
+        zip("abc", metrics.trivial_iou(classes, classes, 3))
+    )
     assert learner.evaluate(Constant(), device) == learner.trivial
-    assert learner.evaluate(Knowing(), device) == {"miou": 1, "pixel_accuracy": 1, "class_iou": {"a": 1, "b": 1, "c": 1}}
+    assert learner.evaluate(Knowing(), device) == {
+        "miou": 1,
+        "pixel_accuracy": 1,
+        "class_iou": {"a": 1, "b": 1, "c": 1},
+    }

@@ -1,7 +1,7 @@
 """Evaluation of folders: any number of protected ones, shares, checkpoints, processes, weights, errors in one line."""
+
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,25 +14,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.annotation_sets import build, photographs
 from torch import nn
 
-from unseg.method import metrics
+from tests.support.annotation_sets import build, photographs
 from unseg.commands import evaluate as command
-from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.compute.distributed import World
+from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation import augmentation, presets, quality
+from unseg.evaluation.condition_names import Condition, in_order, parse_condition, shown_name, sweep
 from unseg.evaluation.folders import local_weights
 from unseg.evaluation.learner import Learner, LearnerOptions
-from unseg.evaluation.condition_names import Condition, in_order, parse_condition, shown_name, sweep
-from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network
 from unseg.evaluation.results import read_results, rows
-from unseg.evaluation.tasks.semantic import Arrays, SemanticLearner, TableLabelling, labelling_of, load_pretrained
 from unseg.evaluation.sets import choose_share, open_clean
 from unseg.evaluation.tasks.registry import TASKS, find_maker
+from unseg.evaluation.tasks.semantic import Arrays, SemanticLearner, TableLabelling, labelling_of, load_pretrained
 from unseg.evaluation.trainer import Checkpoint, Schedule, train
+from unseg.method import metrics
 from unseg.storage.images import read_image, write_png
+from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network
 
 WIDTH, HEIGHT = 64, 48
 ROOT = Path(__file__).parents[2]
@@ -43,15 +43,17 @@ def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     pixels = draw.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     classes = np.zeros((HEIGHT, WIDTH), np.uint8)
     top, left = draw.integers(0, HEIGHT // 2), draw.integers(0, WIDTH // 2)
-    pixels[top:top + 20, left:left + 28] += 150
-    classes[top:top + 20, left:left + 28] = 1
+    pixels[top : top + 20, left : left + 28] += 150
+    classes[top : top + 20, left : left + 28] = 1
     classes[-1] = 255
     return pixels, classes
 
 
 def tiny(classes: int) -> nn.Module:
     """A network for tests with batch norm and dropout, as the real ones have."""
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +90,18 @@ def learner(build: Callable[[int], nn.Module] = tiny, **options: object) -> Sema
 
 def evaluate(root: Path, out: Path, **options: object) -> dict:
     """The command on the folders; two steps of a tiny network unless told otherwise."""
-    given = {"task": "semantic", "clean": root / "train", "protected": [str(root / "one")], "test": root / "test",
-             "networks": "tiny_one", "size": f"{WIDTH}x{HEIGHT}", "steps": 2, "batch": 2, "eval_every": 1, "device": "cpu"}
+    given = {
+        "task": "semantic",
+        "clean": root / "train",
+        "protected": [str(root / "one")],
+        "test": root / "test",
+        "networks": "tiny_one",
+        "size": f"{WIDTH}x{HEIGHT}",
+        "steps": 2,
+        "batch": 2,
+        "eval_every": 1,
+        "device": "cpu",
+    }
     command.evaluate(out=out, **{**given, **options})
     return read_results(out / "results.json")
 
@@ -110,14 +122,25 @@ def test_folders_are_compared_side_by_side(folders: Path, tmp_path: Path, capsys
     results = evaluate(folders, out, protected=protected, shares="0,40,100", networks="tiny_one,tiny_two")
     conditions = ["clean", "one", "b", "random", "one@40", "b@40", "clean@40"]
     assert [run["settings"]["condition"] for run in results["runs"]] == [name for name in conditions for _ in range(2)]
-    by_name = {run["settings"]["condition"]: run["result"] for run in results["runs"] if run["settings"]["network"] == "tiny_one"}
+    by_name = {
+        run["settings"]["condition"]: run["result"]
+        for run in results["runs"]
+        if run["settings"]["network"] == "tiny_one"
+    }
     assert by_name["clean"]["quality"] is None and by_name["clean@40"]["train_images"] == 6
     for name, most in (("one", 1), ("b", 3), ("one@40", 1), ("b@40", 3)):
         measured = by_name[name]["quality"]
         assert (measured["max_change_object"], measured["max_change_background"]) == (most, most)
-        assert measured["images"] == measured["differing"] == 10 and measured["lpips"] is None and 0.9 < measured["ssim"] < 1
+        assert (
+            measured["images"] == measured["differing"] == 10
+            and measured["lpips"] is None
+            and 0.9 < measured["ssim"] < 1
+        )
     assert by_name["one"]["quality"]["psnr"] == pytest.approx(20 * np.log10(255))
-    assert by_name["random"]["quality"]["max_change_object"] == 8 and by_name["random"]["quality"]["max_change_background"] == 2
+    assert (
+        by_name["random"]["quality"]["max_change_object"] == 8
+        and by_name["random"]["quality"]["max_change_background"] == 2
+    )
     assert len({result["train_loss"] for result in by_name.values()}) == len(conditions)
     for entry in by_name["one"]["examples"] + by_name["one"]["training_examples"]:
         for path in (value for key, value in entry.items() if key != "name"):
@@ -126,8 +149,16 @@ def test_folders_are_compared_side_by_side(folders: Path, tmp_path: Path, capsys
     assert first["name"] == "sub/train0.png"
     assert np.array_equal(read_image(out / first["clean"]).pixels ^ 1, read_image(out / first["changed"]).pixels)
     assert not list((out / "checkpoints").iterdir())
-    assert [row.condition for row in rows(results) if row.network == "tiny_one"] == \
-        ["trivial", "clean", "clean@40", "b", "b@40", "one", "one@40", "random"]
+    assert [row.condition for row in rows(results) if row.network == "tiny_one"] == [
+        "trivial",
+        "clean",
+        "clean@40",
+        "b",
+        "b@40",
+        "one",
+        "one@40",
+        "random",
+    ]
     before = (out / "results.json").read_bytes()
     capsys.readouterr()
     evaluate(folders, out, protected=protected, shares="0,40,100", networks="tiny_one,tiny_two")
@@ -138,7 +169,9 @@ def test_folders_are_compared_side_by_side(folders: Path, tmp_path: Path, capsys
 
 def test_unchanged_folders_give_what_clean_ones_give(folders: Path, tmp_path: Path) -> None:
     shutil.copytree(folders / "train" / "images", tmp_path / "same")
-    results = evaluate(folders, tmp_path / "out", protected=[f"same={tmp_path / 'same'}"], conditions="clean,same,same@40")
+    results = evaluate(
+        folders, tmp_path / "out", protected=[f"same={tmp_path / 'same'}"], conditions="clean,same,same@40"
+    )
     curves = [run["result"]["curve"] for run in results["runs"]]
     assert curves[0] == curves[1] == curves[2]
 
@@ -156,8 +189,12 @@ def test_names_of_shares() -> None:
     assert parse_condition("a.b@20+jpeg75", ["clean", "a.b"]) == Condition("a.b", 75, 20)
     for wrong in ("a@0", "a@100", "a@", "c", "a@20@20", "a+jpeg0"):
         assert wrong in refused(parse_condition, wrong, ["clean", "a"])
-    assert [shown_name(name) for name in ("clean@20", "protected@20", "a@20+jpeg75", "clean@x")] == \
-        ["clean part alone, 80 %", "protected, 20 %", "a, 20 %, JPEG 75", "clean, x %"]
+    assert [shown_name(name) for name in ("clean@20", "protected@20", "a@20+jpeg75", "clean@x")] == [
+        "clean part alone, 80 %",
+        "protected, 20 %",
+        "a, 20 %, JPEG 75",
+        "clean, x %",
+    ]
     ordered = ["clean", "clean@20", "clean@40", "protected", "protected+jpeg75", "protected@20", "a", "a@40", "random"]
     assert in_order(reversed(ordered)) == ordered
 
@@ -174,7 +211,9 @@ def test_protected_folders_get_names(folders: Path) -> None:
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["coco compressed", "coco-panoptic", "voc", "index", "binary", "cityscapes", "labelme masks"])
+@pytest.mark.parametrize(
+    "name", ["coco compressed", "coco-panoptic", "voc", "index", "binary", "cityscapes", "labelme masks"]
+)
 def test_labels_of_every_kind_of_annotation(name: str, tmp_path: Path) -> None:
     """Against the regions that the sets were built from."""
     built = build(name, tmp_path)
@@ -214,7 +253,9 @@ def test_labels_out_of_range_are_named() -> None:
     plain = TableLabelling(ClassTable(), ObjectRule(), False)
     assert plain.class_map(ClassMap(values, "index", ClassTable())).tolist() == values.tolist()
     assert plain.names(values[None]) == [str(label) for label in range(8)]
-    assert "class 300 is out of range" in refused(plain.class_map, ClassMap(values.astype(np.int32) + 300, "index", ClassTable()))
+    assert "class 300 is out of range" in refused(
+        plain.class_map, ClassMap(values.astype(np.int32) + 300, "index", ClassTable())
+    )
     ignoring = TableLabelling(ClassTable(), ObjectRule(ignore_label=0), False)
     assert ignoring.class_map(ClassMap(values, "index", ClassTable())).tolist()[0] == [255, 3]
     assert "show no class" in refused(plain.names, np.full((1, 2, 2), 255))
@@ -223,11 +264,14 @@ def test_labels_out_of_range_are_named() -> None:
 def test_a_class_that_only_test_images_show_is_named(folders: Path, tmp_path: Path) -> None:
     label = folders / "test" / "labels" / "sub" / "test1.png"
     write_png(label, np.full((HEIGHT, WIDTH), 5, np.uint8))
-    assert "test labels of sub/test1.png: class 5 is out of range; with 2 classes" in refused(evaluate, folders, tmp_path / "out")
+    assert "test labels of sub/test1.png: class 5 is out of range; with 2 classes" in refused(
+        evaluate, folders, tmp_path / "out"
+    )
 
 
-def test_a_class_missing_from_the_test_images_is_left_out_and_said(folders: Path, tmp_path: Path,
-                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_missing_from_the_test_images_is_left_out_and_said(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in (folders / "test" / "labels" / "sub").iterdir():
         write_png(path, np.zeros((HEIGHT, WIDTH), np.uint8))
     results = evaluate(folders, tmp_path / "out", conditions="clean")
@@ -277,8 +321,9 @@ def test_a_test_image_inside_train_is_named(folders: Path, tmp_path: Path, leak:
     assert "test2.png" in message and "train3.png" in message and "also a training image" in message
 
 
-def test_images_without_annotations_are_left_out_and_said(folders: Path, tmp_path: Path,
-                                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_without_annotations_are_left_out_and_said(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folders / "train" / "labels" / "sub" / "train7.png").unlink()
     results = evaluate(folders, tmp_path / "out", conditions="clean")
     assert results["tasks"]["semantic"]["train_images"] == 9
@@ -309,7 +354,7 @@ def test_presets_and_what_goes_before_them() -> None:
 
 def test_schedules_by_hand() -> None:
     poly = Schedule(steps=100, decay="poly", warm_up=0)
-    assert [poly.rate_factor(step) for step in (0, 50, 100)] == pytest.approx([1, 0.5 ** 0.9, 0])
+    assert [poly.rate_factor(step) for step in (0, 50, 100)] == pytest.approx([1, 0.5**0.9, 0])
     for field, value in (("optimizer", "adam"), ("decay", "step"), ("learning_rate", 0), ("clip", -1), ("warm_up", 1)):
         assert f"--{field.replace('_', '-')} {value}" in refused(lambda: Schedule(**{field: value}))
 
@@ -336,8 +381,17 @@ class Line(Learner):
 
 def test_sgd_by_hand() -> None:
     """Rate 0.01 and poly decay over two steps, momentum 0.5, weight decay 0.1; the second parameter has ten times the rate."""
-    schedule = Schedule(steps=2, batch=2, eval_every=1, learning_rate=0.01, optimizer="sgd", momentum=0.5, weight_decay=0.1,
-                        decay="poly", warm_up=0)
+    schedule = Schedule(
+        steps=2,
+        batch=2,
+        eval_every=1,
+        learning_rate=0.01,
+        optimizer="sgd",
+        momentum=0.5,
+        weight_decay=0.1,
+        decay="poly",
+        warm_up=0,
+    )
     found = train(Line(), schedule, 0)
     for key, target, rate in (("near", 1.0, 0.01), ("two", 3.0, 0.1)):
         value = velocity = 0.0
@@ -349,11 +403,22 @@ def test_sgd_by_hand() -> None:
 
 
 def test_gradients_are_clipped() -> None:
-    schedule = Schedule(steps=1, batch=2, learning_rate=1, optimizer="sgd", momentum=0, weight_decay=0, warm_up=0, decay="poly",
-                        clip=0.1)
+    schedule = Schedule(
+        steps=1,
+        batch=2,
+        learning_rate=1,
+        optimizer="sgd",
+        momentum=0,
+        weight_decay=0,
+        warm_up=0,
+        decay="poly",
+        clip=0.1,
+    )
     found = train(Line(), schedule, 0).metrics
     norm = (1 + 9) ** 0.5  # of the gradients (−1, −3)
-    assert found["near"] == pytest.approx(0.1 / norm, rel=1e-4) and found["two"] == pytest.approx(10 * 0.3 / norm, rel=1e-4)
+    assert found["near"] == pytest.approx(0.1 / norm, rel=1e-4) and found["two"] == pytest.approx(
+        10 * 0.3 / norm, rel=1e-4
+    )
 
 
 def test_colours_change_within_their_range_and_by_the_draw_alone() -> None:
@@ -364,7 +429,7 @@ def test_colours_change_within_their_range_and_by_the_draw_alone() -> None:
     still = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(3, 1)
     assert torch.allclose(augmentation.recoloured(images, still), images, atol=1e-5)
     changed = augmentation.recoloured(images, colours[:3])
-    assert not torch.allclose(changed, images, atol=0.01) and 0 <= changed.min() and changed.max() <= 1
+    assert not torch.allclose(changed, images, atol=0.01) and changed.min() >= 0 and changed.max() <= 1
     darker = augmentation.recoloured(images, torch.tensor([[0.7, 1.0, 1.0, 0.0]]).repeat(3, 1))
     assert torch.allclose(darker, images * 0.7, atol=1e-5)
 
@@ -378,8 +443,11 @@ class Killed(BaseException):
     """Not an error: what a signal would do."""
 
 
-@pytest.mark.parametrize("schedule", [OUTLINE, Schedule(steps=9, batch=2, eval_every=4, optimizer="sgd", decay="poly", clip=1.0)],
-                         ids=["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "schedule",
+    [OUTLINE, Schedule(steps=9, batch=2, eval_every=4, optimizer="sgd", decay="poly", clip=1.0)],
+    ids=["adamw", "sgd"],
+)
 @pytest.mark.parametrize("at", [3, 4, 8])
 def test_a_killed_run_ends_with_the_same_numbers(tmp_path: Path, at: int, schedule: Schedule) -> None:
     """Stopped after a step, once with a checkpoint after every step: same curve, metrics and weights to the bit."""
@@ -394,7 +462,9 @@ def test_a_killed_run_ends_with_the_same_numbers(tmp_path: Path, at: int, schedu
         train(learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, tick=killing)
     torch.rand(7)  # whatever the process has drawn in between
     steps, seen = [], []
-    again = train(learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, resumed=steps.append, tick=seen.append)
+    again = train(
+        learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, resumed=steps.append, tick=seen.append
+    )
     assert steps == [at] and seen == list(range(at + 1, 10))
     assert again.curve == whole.curve and again.metrics == whole.metrics
     pairs = zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
@@ -405,7 +475,12 @@ def test_a_run_that_is_killed_between_its_last_step_and_its_record_is_not_repeat
     checkpoint, seen = Checkpoint(tmp_path / "run.pt", {"a": 1}), []
     first = train(learner(), OUTLINE, 5, checkpoint=checkpoint)
     second = train(learner(), OUTLINE, 5, checkpoint=checkpoint, tick=seen.append)
-    assert seen == [] and second.curve == first.curve and second.metrics == first.metrics and second.seconds >= first.seconds
+    assert (
+        seen == []
+        and second.curve == first.curve
+        and second.metrics == first.metrics
+        and second.seconds >= first.seconds
+    )
 
 
 def test_the_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -418,25 +493,57 @@ def test_the_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path) -> No
 
 
 def command_line(root: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "unseg.cli", "evaluate", "--task", "semantic", "--clean", str(root / "train"), "--protected",
-            str(root / "one"), "--test", str(root / "test"), "--networks", "segformer_b0", "--size", f"{WIDTH}x{HEIGHT}",
-            "--batch", "2", "--conditions", "protected", "--device", "cpu", "--threads", "1", "--out", str(out), *more]
+    return [
+        sys.executable,
+        "-m",
+        "unseg.cli",
+        "evaluate",
+        "--task",
+        "semantic",
+        "--clean",
+        str(root / "train"),
+        "--protected",
+        str(root / "one"),
+        "--test",
+        str(root / "test"),
+        "--networks",
+        "segformer_b0",
+        "--size",
+        f"{WIDTH}x{HEIGHT}",
+        "--batch",
+        "2",
+        "--conditions",
+        "protected",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 @pytest.mark.slow
 def test_kill_9_then_the_same_command_ends_with_the_same_metrics(folders: Path, tmp_path: Path) -> None:
     schedule = ["--steps", "30", "--eval-every", "5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.Popen(command_line(folders, tmp_path / "killed", *schedule), stdout=subprocess.DEVNULL, env=environment)
+    killed = subprocess.Popen(
+        command_line(folders, tmp_path / "killed", *schedule), stdout=subprocess.DEVNULL, env=environment
+    )
     kept = tmp_path / "killed" / "checkpoints" / "semantic-segformer_b0-protected-0.pt"
     deadline = time.monotonic() + 120
     while not kept.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL and kept.exists() and not (tmp_path / "killed" / "results.json").exists()
-    again = subprocess.run(command_line(folders, tmp_path / "killed", *schedule), env=environment, capture_output=True, text=True)
+    again = subprocess.run(
+        command_line(folders, tmp_path / "killed", *schedule), env=environment, capture_output=True, text=True
+    )
     assert again.returncode == 0 and "goes on from step" in again.stdout
-    subprocess.run(command_line(folders, tmp_path / "whole", *schedule), env=environment, check=True, capture_output=True)
+    subprocess.run(
+        command_line(folders, tmp_path / "whole", *schedule), env=environment, check=True, capture_output=True
+    )
     one, two = (read_results(tmp_path / name / "results.json")["runs"][0]["result"] for name in ("killed", "whole"))
     assert one["curve"] == two["curve"] and one["metrics"] == two["metrics"] and one["quality"] == two["quality"]
     assert not kept.exists()
@@ -470,9 +577,23 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     another number of pixels for each process, so that means differ slightly: the numbers agree to a percent, not to the bit."""
     script, out = tmp_path / "two.py", tmp_path / "two.pt"
     script.write_text(TWO.format(root=str(ROOT), out=str(out)))
-    found = subprocess.run([sys.executable, "-m", "unseg.compute.launch", "--nproc-per-node", "2", "--standalone", "--local-addr",
-                            "127.0.0.1", str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                           cwd=ROOT)
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "unseg.compute.launch",
+            "--nproc-per-node",
+            "2",
+            "--standalone",
+            "--local-addr",
+            "127.0.0.1",
+            str(script),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert found.returncode == 0, found.stderr[-2000:]
     two, one = torch.load(out), train(plain_learner(), Schedule(steps=6, batch=4, eval_every=3), 5)
     assert [point[0] for point in two["curve"]] == [3, 6]
@@ -499,7 +620,9 @@ def test_parts_of_a_batch_are_seen_as_the_whole_batch_is() -> None:
     parts.criterion = counting
     total = whole.loss(model, indices, draws[0], device)
     halves = [parts.part_loss(model, indices, draws[1 + rank], device, rank, 2).item() for rank in range(2)]
-    assert sum(half * count for half, count in zip(halves, counted)) / sum(counted) == pytest.approx(total.item(), rel=1e-5)
+    assert sum(half * count for half, count in zip(halves, counted)) / sum(counted) == pytest.approx(
+        total.item(), rel=1e-5
+    )
     assert all(torch.equal(draw.get_state(), draws[0].get_state()) for draw in draws)
 
 
@@ -508,7 +631,9 @@ def test_tasks_that_know_no_parts_draw_apart_and_in_step() -> None:
     seen: list[tuple[list[int], float]] = []
 
     class Drawing(Line):
-        def loss(self, model: nn.Module, indices: list[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
+        def loss(
+            self, model: nn.Module, indices: list[int], draw: torch.Generator, device: torch.device
+        ) -> torch.Tensor:
             seen.append((list(indices), float(torch.rand((), generator=draw))))
             return torch.zeros(())
 
@@ -537,7 +662,9 @@ def test_a_gpu_learns_what_the_processor_learns(tmp_path: Path) -> None:
     two = train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, resumed=steps.append)
     assert steps == [14]
     for there, here in zip(two.curve, one.curve, strict=True):
-        assert there.train_loss == pytest.approx(here.train_loss, rel=0.05) and there.score == pytest.approx(here.score, abs=0.05)
+        assert there.train_loss == pytest.approx(here.train_loss, rel=0.05) and there.score == pytest.approx(
+            here.score, abs=0.05
+        )
 
 
 # --- networks and weights --------------------------------------------------------------------------------------------
@@ -573,7 +700,10 @@ def test_weights_are_loaded_strictly(tmp_path: Path) -> None:
     torch.save(source.network.state_dict(), tmp_path / "whole.pth")
     target = build_network("segformer_b0", 2)
     assert load_pretrained(target, tmp_path / "whole.pth") == []
-    assert all(torch.equal(one, two) for one, two in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+    )
     other = build_network("segformer_b0", 5)
     assert "classes are others" in load_pretrained(other, tmp_path / "whole.pth")[0]
     encoder = {**source.network.encoder.state_dict(), "head.weight": torch.zeros(3)}
@@ -593,7 +723,9 @@ def test_weights_are_part_of_a_runs_settings(folders: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     results = evaluate(folders, out, conditions="clean", weights=[f"tiny_one={tmp_path / 'a.pth'}"])
     assert results["runs"][0]["settings"]["weights"]["name"] == "a.pth"
-    assert "were made with weights" in refused(evaluate, folders, out, conditions="clean", weights=[str(tmp_path / "b.pth")])
+    assert "were made with weights" in refused(
+        evaluate, folders, out, conditions="clean", weights=[str(tmp_path / "b.pth")]
+    )
     assert "not among --networks" in refused(evaluate, folders, out, weights=[f"tiny_two={tmp_path / 'a.pth'}"])
 
 
@@ -632,11 +764,22 @@ def test_quality_by_hand() -> None:
         meter.add(index, clean[index], changed[index], mask)
     found = meter.total()
     assert (found.max_change_object, found.max_change_background, found.images, found.differing) == (4, 1, 3, 2)
-    assert found.psnr == pytest.approx((10 * np.log10(255 ** 2) + 10 * np.log10(255 ** 2 / 8)) / 2)
+    assert found.psnr == pytest.approx((10 * np.log10(255**2) + 10 * np.log10(255**2 / 8)) / 2)
     from skimage.metrics import structural_similarity
 
-    expected = [structural_similarity(clean[i], changed[i], channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5,
-                                      use_sample_covariance=False, win_size=11) for i in (1, 2)]
+    expected = [
+        structural_similarity(
+            clean[i],
+            changed[i],
+            channel_axis=2,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            win_size=11,
+        )
+        for i in (1, 2)
+    ]
     assert found.ssim == pytest.approx(np.mean(expected), abs=2e-3)
     assert meter.missing() == [] and quality.Meter(3).missing() == [0, 1, 2]
 

@@ -1,4 +1,5 @@
 """Interactive segmentation: SAM's official weights in transformers' networks, prompts, what is trained, and honest measures."""
+
 from __future__ import annotations
 
 import json
@@ -23,9 +24,9 @@ from unseg.cli import app
 from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule, Segment
 from unseg.data.annotations.core import Indexed
 from unseg.errors import UserError
-from unseg.victims import promptable
-from unseg.evaluation.tasks.interactive import Interactive, objects_of, overlay
 from unseg.evaluation.learner import LearnerOptions
+from unseg.evaluation.tasks.interactive import Interactive, objects_of, overlay
+from unseg.victims import promptable
 
 SIDE = 64
 MINI = promptable.SamSize(32, 2, 2, (1,), window=2, prompt_width=32, decoder_mlp=48)
@@ -71,7 +72,7 @@ def scenes(count: int = 3, side: int = SIDE) -> Pictures:
     for place in range(count):
         values = np.zeros((side, side), np.uint8)
         values[disc(side, side, 20 + 2 * place, 18, 12)] = 1
-        values[36:56, 30 + place:58] = 2
+        values[36:56, 30 + place : 58] = 2
         values[:4, -4:] = 255
         grey = np.array([110, 220, 30])[np.minimum(values, 2)]
         images.append((grey[..., None] + random.integers(-12, 13, (side, side, 3))).clip(0, 255).astype(np.uint8))
@@ -79,7 +80,9 @@ def scenes(count: int = 3, side: int = SIDE) -> Pictures:
     return Pictures(images, maps)
 
 
-def learner(train: Pictures | None = None, test: Pictures | None = None, network: str = "sam_mini", **options) -> Interactive:
+def learner(
+    train: Pictures | None = None, test: Pictures | None = None, network: str = "sam_mini", **options
+) -> Interactive:
     options = LearnerOptions((SIDE, SIDE), **{"colour_jitter": False, **options})
     return Interactive(network, train or scenes(), test or scenes(2), options)
 
@@ -92,19 +95,33 @@ def official_sam() -> Sam:
     torch.manual_seed(0)
     grid, width = SIDE // 16, MINI.prompt_width
     network = Sam(
-        ImageEncoderViT(img_size=SIDE, embed_dim=MINI.width, depth=MINI.depth, num_heads=MINI.heads, out_chans=width,
-                        use_rel_pos=True, window_size=MINI.window, global_attn_indexes=MINI.global_blocks,
-                        norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6)),
+        ImageEncoderViT(
+            img_size=SIDE,
+            embed_dim=MINI.width,
+            depth=MINI.depth,
+            num_heads=MINI.heads,
+            out_chans=width,
+            use_rel_pos=True,
+            window_size=MINI.window,
+            global_attn_indexes=MINI.global_blocks,
+            norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6),
+        ),
         PromptEncoder(width, (grid, grid), (SIDE, SIDE), 16),
-        MaskDecoder(transformer_dim=width, iou_head_hidden_dim=width,
-                    transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=MINI.decoder_mlp, num_heads=8)))
+        MaskDecoder(
+            transformer_dim=width,
+            iou_head_hidden_dim=width,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=MINI.decoder_mlp, num_heads=8),
+        ),
+    )
     return randomised(network)
 
 
 def randomised(network: nn.Module) -> nn.Module:
     """Far from every initial value, so that an entry in a wrong place shows."""
     for name, value in network.state_dict().items():
-        value.copy_(torch.randn(value.shape) * (1.0 if value.ndim < 2 or "gaussian" in name else value[0].numel() ** -0.5))
+        value.copy_(
+            torch.randn(value.shape) * (1.0 if value.ndim < 2 or "gaussian" in name else value[0].numel() ** -0.5)
+        )
     return network.eval()
 
 
@@ -113,14 +130,22 @@ def hq_parts() -> nn.Module:
     width = MINI.prompt_width
 
     def doubling(inputs: int, middle: int) -> nn.Sequential:
-        return nn.Sequential(nn.ConvTranspose2d(inputs, middle, 2, 2), LayerNorm2d(middle), nn.GELU(),
-                             nn.ConvTranspose2d(middle, width // 8, 2, 2))
+        return nn.Sequential(
+            nn.ConvTranspose2d(inputs, middle, 2, 2),
+            LayerNorm2d(middle),
+            nn.GELU(),
+            nn.ConvTranspose2d(middle, width // 8, 2, 2),
+        )
 
     parts = nn.Module()
     parts.hf_token, parts.hf_mlp = nn.Embedding(1, width), MLP(width, width, width // 8, 3)
     parts.compress_vit_feat, parts.embedding_encoder = doubling(MINI.width, width), doubling(width, width // 4)
-    parts.embedding_maskfeature = nn.Sequential(nn.Conv2d(width // 8, width // 4, 3, 1, 1), LayerNorm2d(width // 4), nn.GELU(),
-                                                nn.Conv2d(width // 4, width // 8, 3, 1, 1))
+    parts.embedding_maskfeature = nn.Sequential(
+        nn.Conv2d(width // 8, width // 4, 3, 1, 1),
+        LayerNorm2d(width // 4),
+        nn.GELU(),
+        nn.Conv2d(width // 4, width // 8, 3, 1, 1),
+    )
     return randomised(parts)
 
 
@@ -130,7 +155,9 @@ def asked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(1, 3, SIDE, SIDE), boxes, torch.rand(1, 2, 10, 2) * SIDE
 
 
-def embedded(network: Sam, boxes_K4: torch.Tensor | None, points_KN2: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def embedded(
+    network: Sam, boxes_K4: torch.Tensor | None, points_KN2: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     labels = None if points_KN2 is None else (points_KN2, torch.ones(points_KN2.shape[:2], dtype=torch.int))
     return network.prompt_encoder(labels, boxes_K4, None)
 
@@ -147,7 +174,9 @@ def meta_answers(network: Sam, image: torch.Tensor, boxes: torch.Tensor, points:
 
 
 @torch.no_grad()
-def hq_answers(network: Sam, parts: nn.Module, image: torch.Tensor, boxes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+def hq_answers(
+    network: Sam, parts: nn.Module, image: torch.Tensor, boxes: torch.Tensor, points: torch.Tensor
+) -> torch.Tensor:
     """1×K×2×M×M: SAM-HQ's formula over Meta's modules. The token is the last of the output tokens, the early features are those
     after the first global block."""
     early: list[torch.Tensor] = []
@@ -160,7 +189,9 @@ def hq_answers(network: Sam, parts: nn.Module, image: torch.Tensor, boxes: torch
     logits = []
     for prompts in ((boxes[0], None), (None, points[0])):
         sparse, dense = embedded(network, *prompts)
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, parts.hf_token.weight]).expand(len(sparse), -1, -1)
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, parts.hf_token.weight]).expand(
+            len(sparse), -1, -1
+        )
         positions = network.prompt_encoder.get_dense_pe().expand(len(sparse), -1, -1, -1)
         tokens, image_tokens = decoder.transformer(seen + dense, positions, torch.cat([own, sparse], 1))
         features = decoder.output_upscaling(image_tokens.transpose(1, 2).reshape(len(sparse), -1, *seen.shape[-2:]))
@@ -205,7 +236,10 @@ def test_official_names_of_vit_b_all_find_their_place() -> None:
     with torch.device("meta"):
         theirs = {name: tuple(value.shape) for name, value in sam_state(sam_model_registry["vit_b"]()).items()}
         ours = promptable.build_promptable("sam_vit_b", 1024).network.state_dict()
-    renamed = {name: shape for name, shape in zip(promptable.from_official(dict.fromkeys(theirs)), theirs.values(), strict=True)}
+    renamed = {
+        name: shape
+        for name, shape in zip(promptable.from_official(dict.fromkeys(theirs)), theirs.values(), strict=True)
+    }
     expected = {name: tuple(value.shape) for name, value in ours.items() if name != promptable.PROMPT_FREQUENCIES}
     assert renamed == expected
 
@@ -228,16 +262,34 @@ def test_sam_weights_start_a_samhq(tmp_path: Path) -> None:
     assert hq.network.mask_decoder.hq_token.weight.abs().sum() > 0
 
 
-@pytest.mark.parametrize(("change", "network", "side", "told"), [
-    (lambda state: state.pop("mask_decoder.iou_token.weight"), "sam_mini", SIDE, "1 missing (mask_decoder.iou_token.weight)"),
-    (lambda state: state.update({"mask_decoder.hf_token.weight": torch.zeros(1, 32)}), "sam_mini", SIDE,
-     "1 unexpected (mask_decoder.hq_token.weight)"),
-    (lambda state: state.update({"mask_decoder.hf_token.weight": torch.zeros(1, 32)}), "samhq_mini", SIDE,
-     "missing (mask_decoder.hq_mask_mlp"),
-    (lambda state: None, "sam_mini", 128, "give --size 64x64"),
-    (lambda state: None, "sam_tiny", 128, "does not fit sam_tiny"),
-])
-def test_weights_that_do_not_fit_are_refused(change: Callable, network: str, side: int, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "network", "side", "told"),
+    [
+        (
+            lambda state: state.pop("mask_decoder.iou_token.weight"),
+            "sam_mini",
+            SIDE,
+            "1 missing (mask_decoder.iou_token.weight)",
+        ),
+        (
+            lambda state: state.update({"mask_decoder.hf_token.weight": torch.zeros(1, 32)}),
+            "sam_mini",
+            SIDE,
+            "1 unexpected (mask_decoder.hq_token.weight)",
+        ),
+        (
+            lambda state: state.update({"mask_decoder.hf_token.weight": torch.zeros(1, 32)}),
+            "samhq_mini",
+            SIDE,
+            "missing (mask_decoder.hq_mask_mlp",
+        ),
+        (lambda state: None, "sam_mini", 128, "give --size 64x64"),
+        (lambda state: None, "sam_tiny", 128, "does not fit sam_tiny"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    change: Callable, network: str, side: int, told: str, tmp_path: Path
+) -> None:
     state = sam_state(official_sam())
     change(state)
     with pytest.raises(UserError, match="^--weights ") as error:
@@ -262,18 +314,36 @@ def trained(network: nn.Module) -> set[str]:
 def test_from_scratch_every_trained_parameter_has_a_gradient(name: str) -> None:
     network = promptable.build_promptable(name, SIDE)
     network(*asked()).square().mean().backward()
-    with_gradient = {key.removeprefix("network.") for key, value in network.named_parameters() if value.grad is not None}
+    with_gradient = {
+        key.removeprefix("network.") for key, value in network.named_parameters() if value.grad is not None
+    }
     assert with_gradient == trained(network)
     left = {key for key, _ in network.network.named_parameters()} - trained(network)
-    idle = ("iou_prediction_head", "mask_embed.", "positional_embedding", *["output_hypernetworks_mlps"] * (name == "samhq_mini"))
+    idle = (
+        "iou_prediction_head",
+        "mask_embed.",
+        "positional_embedding",
+        *["output_hypernetworks_mlps"] * (name == "samhq_mini"),
+    )
     assert left and all(any(part in key for part in idle) for key in left)
 
 
-@pytest.mark.parametrize(("name", "parts"), [
-    ("sam_mini", ("mask_decoder.",)),
-    ("samhq_mini", ("mask_decoder.hq_", "mask_decoder.compress_vit_", "mask_decoder.encoder_", "mask_decoder.mask_conv",
-                    "mask_decoder.mask_norm")),
-])
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("sam_mini", ("mask_decoder.",)),
+        (
+            "samhq_mini",
+            (
+                "mask_decoder.hq_",
+                "mask_decoder.compress_vit_",
+                "mask_decoder.encoder_",
+                "mask_decoder.mask_conv",
+                "mask_decoder.mask_norm",
+            ),
+        ),
+    ],
+)
 def test_with_weights_the_encoder_stays(name: str, parts: tuple[str, ...], tmp_path: Path) -> None:
     network = promptable.build_promptable(name, SIDE, save(sam_state(official_sam()), tmp_path / "sam.pth"))
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -281,7 +351,11 @@ def test_with_weights_the_encoder_stays(name: str, parts: tuple[str, ...], tmp_p
     optimizer = torch.optim.AdamW([value for value in network.parameters() if value.requires_grad], 1e-2)
     network(*asked()).square().mean().backward()
     optimizer.step()
-    changed = {key.removeprefix("network.") for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    changed = {
+        key.removeprefix("network.")
+        for key, value in network.state_dict().items()
+        if not torch.equal(value, before[key])
+    }
     assert changed and all(key.startswith(parts) for key in changed)
     assert {key for key in trained(network)} >= changed
 
@@ -307,8 +381,10 @@ def test_objects_of_a_class_map_are_its_classes() -> None:
 
 def test_crowds_and_void_are_never_asked_for() -> None:
     index = np.array([[0, 1], [2, 3]])
-    segments = [Segment(5, None, None, crowd, True, void, lambda place=place: index == place)
-                for place, (crowd, void) in enumerate([(False, False), (True, False), (False, True)])]
+    segments = [
+        Segment(5, None, None, crowd, True, void, lambda place=place: index == place)
+        for place, (crowd, void) in enumerate([(False, False), (True, False), (False, True)])
+    ]
     assert [mask.tolist() for mask in objects_of(Indexed(index, segments), ObjectRule())] == [(index == 0).tolist()]
 
 
@@ -358,7 +434,9 @@ def test_test_prompts_depend_on_the_name_alone() -> None:
 class Answering(nn.Module):
     """Stands in for a network: answers with what `change` makes of the true masks, at the frame's own resolution."""
 
-    def __init__(self, change: Callable[[np.ndarray], np.ndarray], test: Pictures, of_points: Callable | None = None) -> None:
+    def __init__(
+        self, change: Callable[[np.ndarray], np.ndarray], test: Pictures, of_points: Callable | None = None
+    ) -> None:
         super().__init__()
         self.changes, self.images = (change, of_points or change), iter(range(len(test.images)))
         self.truth = [objects_of(test.annotated(index), ObjectRule()) for index in range(len(test.images))]
@@ -370,7 +448,7 @@ class Answering(nn.Module):
         for place, mask in enumerate(masks):
             for kind, change in enumerate(self.changes):
                 answer = torch.from_numpy(change(mask)).float() * 2 - 1
-                logits[0, place, kind, :mask.shape[0], :mask.shape[1]] = answer
+                logits[0, place, kind, : mask.shape[0], : mask.shape[1]] = answer
         return logits
 
 
@@ -455,7 +533,9 @@ def test_two_processes_share_the_views_of_one() -> None:
     whole = own.loss(network, [0, 1, 2, 3], draws[0], CPU)
     parts = [own.part_loss(network, [0, 1, 2, 3], draws[1 + rank], CPU, rank, 2) for rank in range(2)]
     assert whole.item() == pytest.approx(sum(part.item() for part in parts) / 2, rel=1e-5)
-    assert torch.equal(draws[0].get_state(), draws[1].get_state()) and torch.equal(draws[1].get_state(), draws[2].get_state())
+    assert torch.equal(draws[0].get_state(), draws[1].get_state()) and torch.equal(
+        draws[1].get_state(), draws[2].get_state()
+    )
 
 
 def test_large_masks_are_compared_at_sampled_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,7 +581,11 @@ def test_it_learns(network: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("network", ["sam_mini", "samhq_mini"])
 def test_gpus_in_half_precision_answer_like_the_cpu(network: str) -> None:
-    model, (images, boxes, points), cuda = promptable.build_promptable(network, SIDE).eval(), asked(), torch.device("cuda")
+    model, (images, boxes, points), cuda = (
+        promptable.build_promptable(network, SIDE).eval(),
+        asked(),
+        torch.device("cuda"),
+    )
     with torch.no_grad():
         expected = model(images, boxes, points)
         with torch.autocast("cuda", torch.bfloat16):
@@ -512,21 +596,28 @@ def test_gpus_in_half_precision_answer_like_the_cpu(network: str) -> None:
 
 def test_examples_show_truth_and_answers() -> None:
     test = scenes(2)
-    shown, = learner(test=test).examples(Answering(lambda mask: mask, test), CPU, 1)
-    assert shown.name == "0.png" and np.array_equal(shown.image, test.images[0]) and np.array_equal(shown.truth, shown.prediction)
-    empty, = learner(test=test).examples(Answering(np.zeros_like, test), CPU, 1)
+    (shown,) = learner(test=test).examples(Answering(lambda mask: mask, test), CPU, 1)
+    assert (
+        shown.name == "0.png"
+        and np.array_equal(shown.image, test.images[0])
+        and np.array_equal(shown.truth, shown.prediction)
+    )
+    (empty,) = learner(test=test).examples(Answering(np.zeros_like, test), CPU, 1)
     assert np.array_equal(empty.prediction, overlay(test.images[0], []))
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    (dict(extra={"target": "all"}), "--set target=all: give segments or merged"),
-    (dict(extra={"max_objects": 0}), "--set max_objects=0"),
-    (dict(extra={"colour": 1}), "--set colour: no such option"),
-    (dict(size=(60, 60)), "--size 60x60: the longer side must be a multiple of 16"),
-])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (dict(extra={"target": "all"}), "--set target=all: give segments or merged"),
+        (dict(extra={"max_objects": 0}), "--set max_objects=0"),
+        (dict(extra={"colour": 1}), "--set colour: no such option"),
+        (dict(size=(60, 60)), "--size 60x60: the longer side must be a multiple of 16"),
+    ],
+)
 def test_options_are_checked(change: dict, told: str) -> None:
     with pytest.raises(UserError) as error:
         Interactive("sam_mini", scenes(), scenes(), LearnerOptions(**{"size": (SIDE, SIDE), **change}))
@@ -558,10 +649,35 @@ def evaluate(tmp_path: Path, *options: str) -> tuple[Result, Path]:
         write_scenes(folders[0], 3)
         write_scenes(folders[1], 2, 3)
     out = tmp_path / "out"
-    return CliRunner().invoke(app, [
-        "evaluate", "--task", "interactive", "--clean", str(folders[0]), "--test", str(folders[1]), "--annotations-format",
-        "index", "--size", f"{SIDE}x{SIDE}", "--steps", "3", "--batch", "2", "--eval-every", "3", "--conditions", "clean,random",
-        "--device", "cpu", "--out", str(out), *options]), out
+    return CliRunner().invoke(
+        app,
+        [
+            "evaluate",
+            "--task",
+            "interactive",
+            "--clean",
+            str(folders[0]),
+            "--test",
+            str(folders[1]),
+            "--annotations-format",
+            "index",
+            "--size",
+            f"{SIDE}x{SIDE}",
+            "--steps",
+            "3",
+            "--batch",
+            "2",
+            "--eval-every",
+            "3",
+            "--conditions",
+            "clean,random",
+            "--device",
+            "cpu",
+            "--out",
+            str(out),
+            *options,
+        ],
+    ), out
 
 
 @pytest.mark.slow
@@ -571,14 +687,20 @@ def test_networks_of_both_families_run_end_to_end(tmp_path: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     runs = results["runs"]
     assert {(run["settings"]["network"], run["settings"]["condition"]) for run in runs} == {
-        (network, condition) for network in ("sam_mini", "samhq_tiny") for condition in ("clean", "random")}
+        (network, condition) for network in ("sam_mini", "samhq_tiny") for condition in ("clean", "random")
+    }
     assert results["tasks"]["interactive"]["trivial"]["iou_box"] > 0.7
     for run in runs:
         metrics = run["result"]["metrics"]
         assert run["result"]["final"] == metrics["iou"] and metrics["counts"]["objects"] == 4
-        assert run["result"]["notes"] == ["no --weights, so the image encoder and the decoder are trained from random weights"]
-        assert all((out / example[kind]).is_file() for example in run["result"]["examples"]
-                   for kind in ("image", "truth", "prediction"))
+        assert run["result"]["notes"] == [
+            "no --weights, so the image encoder and the decoder are trained from random weights"
+        ]
+        assert all(
+            (out / example[kind]).is_file()
+            for example in run["result"]["examples"]
+            for kind in ("image", "truth", "prediction")
+        )
 
 
 @pytest.mark.slow
@@ -592,9 +714,11 @@ def test_weights_and_merged_objects_through_the_command(tmp_path: Path) -> None:
 
 
 def test_errors_through_the_command_are_one_line(tmp_path: Path) -> None:
-    for options, told in ((("--networks", "sam_vit_x"), "sam_vit_b"),
-                          (("--networks", "sam_mini", "--weights", "none.pth"), "none.pth"),
-                          (("--networks", "sam_mini", "--set", "per_view=0"), "--set per_view=0")):
+    for options, told in (
+        (("--networks", "sam_vit_x"), "sam_vit_b"),
+        (("--networks", "sam_mini", "--weights", "none.pth"), "none.pth"),
+        (("--networks", "sam_mini", "--set", "per_view=0"), "--set per_view=0"),
+    ):
         ran, _ = evaluate(tmp_path, *options)
         assert isinstance(ran.exception, UserError), ran.output
         assert told in str(ran.exception) and "\n" not in str(ran.exception)

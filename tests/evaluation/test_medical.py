@@ -1,4 +1,5 @@
 """Medical segmentation: Dice and IoU by hand, its loss, five encoders, and Kvasir's and lungs' layouts through the command."""
+
 from __future__ import annotations
 
 import json
@@ -16,11 +17,11 @@ from unseg.cli import app
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.tasks.medical import MedicalLearner, ObjectLabelling, make_medical, pixel_counts, summary
-from unseg.victims.semantic_networks import build_network
-from unseg.evaluation.tasks.semantic import Arrays
 from unseg.evaluation.sets import PairImages
+from unseg.evaluation.tasks.medical import MedicalLearner, ObjectLabelling, make_medical, pixel_counts, summary
 from unseg.evaluation.tasks.registry import find_maker
+from unseg.evaluation.tasks.semantic import Arrays
+from unseg.victims.semantic_networks import build_network
 
 CPU = torch.device("cpu")
 ENCODERS = ("resnet34", "resnet50", "mobilenet_v2", "efficientnet-b0", "mit_b0")
@@ -32,7 +33,9 @@ def pictures(labels: np.ndarray) -> np.ndarray:
     return np.repeat(labels[..., None] * np.uint8(255), 3, 3)
 
 
-def learner(train: np.ndarray = LABELS, test: np.ndarray = LABELS, build=lambda classes: Reading(False)) -> MedicalLearner:
+def learner(
+    train: np.ndarray = LABELS, test: np.ndarray = LABELS, build=lambda classes: Reading(False)
+) -> MedicalLearner:
     return MedicalLearner(build, Arrays(pictures(train), train), Arrays(pictures(test), test), ["background", "object"])
 
 
@@ -54,12 +57,18 @@ class Reading(nn.Module):
 def test_measures_by_hand() -> None:
     """Image 1: 4 object pixels, 3 found and 1 beside them: Dice 6/8, IoU 3/5. Image 2: its one pixel is missed: 0. Image 3 has no
     object and none is found: 1. Together: TP 3, FP 1, FN 2."""
-    answers = np.array([[[1, 1, 0, 1], [1, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]], np.uint8)
+    answers = np.array(
+        [[[1, 1, 0, 1], [1, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]], np.uint8
+    )
     counts = pixel_counts(LABELS, answers)
     assert counts.tolist() == [[3, 1, 1], [0, 0, 1], [0, 0, 0]]
     scores = summary(counts)
-    assert scores == {"dice": pytest.approx((6 / 8 + 0 + 1) / 3), "iou": pytest.approx((3 / 5 + 0 + 1) / 3),
-                      "dice_set": pytest.approx(6 / 9), "iou_set": pytest.approx(3 / 6)}
+    assert scores == {
+        "dice": pytest.approx((6 / 8 + 0 + 1) / 3),
+        "iou": pytest.approx((3 / 5 + 0 + 1) / 3),
+        "dice_set": pytest.approx(6 / 9),
+        "iou_set": pytest.approx(3 / 6),
+    }
     assert summary(pixel_counts(LABELS[2:], 1 - LABELS[2:]))["dice"] == 0  # an object where there is none
 
 
@@ -83,10 +92,16 @@ def test_a_perfect_network_scores_1_and_a_useless_one_0() -> None:
 def test_trivial_is_the_better_of_everywhere_and_nowhere() -> None:
     own = learner(LABELS[:2], LABELS[:2])
     assert own.majority == "object"  # of 8 pixels 4 and 1 are object: Dice 8/12 and 2/9, beside 0 for nowhere
-    assert own.trivial == {"dice": pytest.approx((8 / 12 + 2 / 9) / 2), "iou": pytest.approx((4 / 8 + 1 / 8) / 2),
-                           "dice_set": pytest.approx(10 / 21), "iou_set": pytest.approx(5 / 16)}
+    assert own.trivial == {
+        "dice": pytest.approx((8 / 12 + 2 / 9) / 2),
+        "iou": pytest.approx((4 / 8 + 1 / 8) / 2),
+        "dice_set": pytest.approx(10 / 21),
+        "iou_set": pytest.approx(5 / 16),
+    }
     mostly_without = np.concatenate([LABELS[1:], LABELS[2:], LABELS[2:]])
-    assert learner(train=mostly_without, test=LABELS[1:]).trivial["dice"] == 0.5  # nowhere: right on the image without object
+    assert (
+        learner(train=mostly_without, test=LABELS[1:]).trivial["dice"] == 0.5
+    )  # nowhere: right on the image without object
 
 
 # --- loss and labels -------------------------------------------------------------------------------------------------
@@ -119,7 +134,7 @@ def test_labels_are_what_the_rule_takes() -> None:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_five_encoders(encoder: str) -> None:
     """Names and shapes, without memory where the encoder can be built so. smp has no UNet++ on mit_b0."""
-    for architecture in ("unet", "unetplusplus")[:1 if encoder == "mit_b0" else 2]:
+    for architecture in ("unet", "unetplusplus")[: 1 if encoder == "mit_b0" else 2]:
         name = f"{architecture}_{encoder}"
         assert find_maker("medical", name) is make_medical
         with torch.no_grad(), torch.device("cpu" if encoder == "mit_b0" else "meta"):
@@ -141,7 +156,7 @@ def write_set(root: Path, kind: str, count: int, shift: int) -> Path:
         (root / folder).mkdir(parents=True)
     coins = data.coins()
     for place in range(count):
-        pixels = coins[40 * place + shift:40 * place + shift + 80, 20:120]
+        pixels = coins[40 * place + shift : 40 * place + shift + 80, 20:120]
         mask = np.where(transform.resize(pixels, (80, 100), preserve_range=True) > 120, 255, 0).astype(np.uint8)
         assert 0.1 < (mask > 0).mean() < 0.9
         if kind == "kvasir":
@@ -158,10 +173,34 @@ def write_set(root: Path, kind: str, count: int, shift: int) -> Path:
 def test_a_set_runs_end_to_end(kind: str, tmp_path: Path) -> None:
     train, test = write_set(tmp_path / "train", kind, 4, 0), write_set(tmp_path / "test", kind, 2, 20)
     out = tmp_path / "out"
-    ran = CliRunner().invoke(app, [
-        "evaluate", "--task", "medical", "--clean", str(train), "--test", str(test), "--conditions", "clean,random", "--networks",
-        "unet_mobilenet_v2", "--size", "64x64", "--steps", "3", "--batch", "2", "--eval-every", "3", "--device", "cpu", "--out",
-        str(out)])
+    ran = CliRunner().invoke(
+        app,
+        [
+            "evaluate",
+            "--task",
+            "medical",
+            "--clean",
+            str(train),
+            "--test",
+            str(test),
+            "--conditions",
+            "clean,random",
+            "--networks",
+            "unet_mobilenet_v2",
+            "--size",
+            "64x64",
+            "--steps",
+            "3",
+            "--batch",
+            "2",
+            "--eval-every",
+            "3",
+            "--device",
+            "cpu",
+            "--out",
+            str(out),
+        ],
+    )
     assert ran.exit_code == 0, ran.output
     results = json.loads((out / "results.json").read_text())
     assert results["tasks"]["medical"]["metric"] == "dice" and results["tasks"]["medical"]["train_images"] == 4
@@ -179,7 +218,12 @@ def test_options_of_other_networks_are_refused() -> None:
 
 
 def test_missing_weights_are_one_line(tmp_path: Path) -> None:
-    own = MedicalLearner(lambda classes: build_network("unet_mobilenet_v2", classes), Arrays(pictures(LABELS), LABELS),
-                         Arrays(pictures(LABELS), LABELS), ["background", "object"], weights=tmp_path / "none.pth")
+    own = MedicalLearner(
+        lambda classes: build_network("unet_mobilenet_v2", classes),
+        Arrays(pictures(LABELS), LABELS),
+        Arrays(pictures(LABELS), LABELS),
+        ["background", "object"],
+        weights=tmp_path / "none.pth",
+    )
     with pytest.raises(UserError, match="^--weights .*none.pth: no such file"):
         own.build()

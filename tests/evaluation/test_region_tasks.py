@@ -1,4 +1,5 @@
 """Instance, panoptic, detection, remote and Mask2Former's semantic task: metrics by hand, views by property, small sets."""
+
 from __future__ import annotations
 
 import json
@@ -19,12 +20,39 @@ from unseg.cli import main
 from unseg.data.annotations import ClassTable, ObjectRule, open_annotations
 from unseg.errors import UserError
 from unseg.evaluation import detectors, mask2former
-from unseg.evaluation.tasks import region_tasks
-from unseg.evaluation.coco_metrics import Detections, NOTHING, PanopticQuality, TrueRegion, average_precision, decode, encode
-from unseg.evaluation.tasks.region_tasks import make_detection, make_instance, make_panoptic, make_remote, make_semantic
+from unseg.evaluation.coco_metrics import (
+    NOTHING,
+    Detections,
+    PanopticQuality,
+    TrueRegion,
+    average_precision,
+    decode,
+    encode,
+)
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.regions import GEOMETRY_DRAWS, Targets, View, all_regions, check_same_numbering, class_ids, class_list, components, draw_view, painted, pieces, read_regions, reduced, restore, tight_boxes, view_pixels, view_targets, whole
+from unseg.evaluation.regions import (
+    GEOMETRY_DRAWS,
+    Targets,
+    View,
+    all_regions,
+    check_same_numbering,
+    class_ids,
+    class_list,
+    components,
+    draw_view,
+    painted,
+    pieces,
+    read_regions,
+    reduced,
+    restore,
+    tight_boxes,
+    view_pixels,
+    view_targets,
+    whole,
+)
 from unseg.evaluation.sets import CleanImages, Images, PartOfImages
+from unseg.evaluation.tasks import region_tasks
+from unseg.evaluation.tasks.region_tasks import make_detection, make_instance, make_panoptic, make_remote, make_semantic
 from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
 
 SIZE = (64, 48)
@@ -49,8 +77,12 @@ def region(label: int, mask: np.ndarray, crowd: bool = False) -> TrueRegion:
 def detections(*found: tuple[float, int, np.ndarray]) -> Detections:
     """score, label, mask of each."""
     masks = np.stack([mask for _, _, mask in found])
-    return Detections(np.array([score for score, _, _ in found]), np.array([label for _, label, _ in found]), tight_boxes(masks),
-                      [encode(mask) for mask in masks])
+    return Detections(
+        np.array([score for score, _, _ in found]),
+        np.array([label for _, label, _ in found]),
+        tight_boxes(masks),
+        [encode(mask) for mask in masks],
+    )
 
 
 def perfect(regions: list[TrueRegion]) -> Detections:
@@ -106,8 +138,9 @@ FIELDS = np.repeat(np.arange(4), 25).reshape(1, 100).repeat(10, 0)  # four segme
 THINGS = (True, True, False)
 
 
-def quality(truth: np.ndarray, labels: list[int], answer: np.ndarray, answer_labels: list[int],
-            crowds: list[bool] | None = None) -> PanopticQuality:
+def quality(
+    truth: np.ndarray, labels: list[int], answer: np.ndarray, answer_labels: list[int], crowds: list[bool] | None = None
+) -> PanopticQuality:
     judge = PanopticQuality(THINGS)
     judge.add(truth, labels, crowds or [False] * len(labels), answer, answer_labels)
     return judge
@@ -157,12 +190,16 @@ def test_pq_is_that_of_torchmetrics() -> None:
     random = np.random.default_rng(0)
     judge, reference = PanopticQuality(THINGS), Reference(things={0, 1}, stuffs={2})
     for _ in range(5):
-        truth = cv2.resize(random.integers(0, 5, (6, 8)).astype(np.uint8), (64, 48), interpolation=cv2.INTER_NEAREST).astype(int)
+        truth = cv2.resize(
+            random.integers(0, 5, (6, 8)).astype(np.uint8), (64, 48), interpolation=cv2.INTER_NEAREST
+        ).astype(int)
         answer = np.where(random.random((48, 64)) < 0.15, random.integers(0, 5, (48, 64)), truth)
         labels, answer_labels = [0, 0, 1, 2, 1], [0, 1, 1, 2, 1]
         judge.add(truth, labels, [False] * 5, answer, answer_labels)
-        maps = [np.stack([np.array(classes)[segments], np.where(np.array(classes)[segments] == 2, 0, segments)], -1)
-                for segments, classes in ((answer, answer_labels), (truth, labels))]
+        maps = [
+            np.stack([np.array(classes)[segments], np.where(np.array(classes)[segments] == 2, 0, segments)], -1)
+            for segments, classes in ((answer, answer_labels), (truth, labels))
+        ]
         reference.update(*(torch.from_numpy(one)[None] for one in maps))
     assert 0.1 < judge.numbers()["pq"] < 0.9
     assert judge.numbers()["pq"] == pytest.approx(float(reference.compute()), abs=1e-6)
@@ -171,7 +208,8 @@ def test_pq_is_that_of_torchmetrics() -> None:
 # --- views -----------------------------------------------------------------------------------------------------------
 
 rectangles = st.tuples(st.integers(0, 89), st.integers(0, 69), st.integers(1, 30), st.integers(1, 30)).map(
-    lambda at: box_mask(at[0], at[1], at[0] + at[2], at[1] + at[3]))
+    lambda at: box_mask(at[0], at[1], at[0] + at[2], at[1] + at[3])
+)
 draws = st.lists(st.floats(0, 1, exclude_max=True), min_size=GEOMETRY_DRAWS, max_size=GEOMETRY_DRAWS)
 
 
@@ -188,7 +226,7 @@ def test_boxes_are_the_tight_boxes_of_what_is_left_of_masks(masks: list[np.ndarr
     for place, mask in enumerate(masks):  # what has no pixel left is dropped, nothing else
         shown = cv2.resize(mask.astype(np.uint8), view.content, interpolation=cv2.INTER_NEAREST_EXACT)
         shown = shown[:, ::-1] if view.flip else shown
-        assert (place in kept) == shown[view.top:view.top + SIZE[1], view.left:view.left + SIZE[0]].any()
+        assert (place in kept) == shown[view.top : view.top + SIZE[1], view.left : view.left + SIZE[0]].any()
     assert sorted(kept) == kept
 
 
@@ -208,7 +246,9 @@ def test_a_view_by_hand() -> None:
     view = View((6, 4), (12, 8), flip=True, left=6, top=4)
     mask = np.zeros((4, 6), bool)
     mask[3, 0:2] = True  # after flip and doubling: rows 6 and 7, columns 8 to 11
-    targets = view_targets([region(1, mask), region(0, box_mask(5, 0, 6, 1, (4, 6))), region(0, mask, crowd=True)], view)
+    targets = view_targets(
+        [region(1, mask), region(0, box_mask(5, 0, 6, 1, (4, 6))), region(0, mask, crowd=True)], view
+    )
     assert targets.labels.tolist() == [1]  # the second lies outside, the crowd is not learnt
     assert targets.boxes.tolist() == [[2, 2, 6, 4]]
 
@@ -221,7 +261,9 @@ def test_what_the_window_has_beyond_the_image_is_empty() -> None:
 
 
 def test_a_kept_image_is_no_larger_than_its_largest_view() -> None:
-    pixels, regions = reduced(np.zeros((1000, 2000, 3), np.uint8), [region(0, box_mask(0, 0, 1000, 500, (1000, 2000)))], (64, 64))
+    pixels, regions = reduced(
+        np.zeros((1000, 2000, 3), np.uint8), [region(0, box_mask(0, 0, 1000, 500, (1000, 2000)))], (64, 64)
+    )
     assert pixels.shape == (51, 102, 3)
     assert decode(regions[0].mask).mean() == pytest.approx(0.25, abs=0.02)
     small = np.zeros((50, 60, 3), np.uint8)
@@ -291,7 +333,9 @@ def test_regions_are_read_once_for_all_runs(tmp_path: Path) -> None:
     classes = class_list(images, images, "instances")
     images.heard = lambda: heard.append(1)
     found = all_regions(images, classes, "instances")
-    assert [len(regions) for regions in found] == [len(pieces(images.annotated(place), "instances")) for place in range(3)]
+    assert [len(regions) for regions in found] == [
+        len(pieces(images.annotated(place), "instances")) for place in range(3)
+    ]
     assert len(heard) == 3 and all_regions(images, classes, "instances") is found and len(heard) == 3
 
 
@@ -368,7 +412,9 @@ def test_queries_that_know_the_truth_are_perfect(tmp_path: Path) -> None:
         segments, labels = mask2former.panoptic(logits, masks, learner.classes.things)
         learner._add(judge, place, segments.numpy(), labels)
         scores, found, kept = mask2former.instances(logits, masks)
-        answers.append(detections(*zip(scores.tolist(), found.tolist(), kept.numpy())) if len(scores) else Detections.none(True))
+        answers.append(
+            detections(*zip(scores.tolist(), found.tolist(), kept.numpy())) if len(scores) else Detections.none(True)
+        )
     numbers = learner._measured(judge)
     assert numbers["pq"] == numbers["sq"] == numbers["rq"] == numbers["miou"] == 1
     assert numbers["class_pq"] == {"coin": 1, "horse": 1}
@@ -391,20 +437,30 @@ class Oracle(torch.nn.Module):
             said.append(view_targets(self.learner.truths[self.place], view))
             self.place += 1
         if not self.queries:
-            return [detectors.Found(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said]
+            return [
+                detectors.Found(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said
+            ]
         logits = torch.full((len(said), 30, len(self.learner.classes.ids) + 1), -20.0)
         masks = torch.full((len(said), 30, *self.size[::-1]), -20.0)
         for image, one in enumerate(said):
             logits[image, range(len(one.labels)), one.labels] = 20
-            logits[image, len(one.labels):, -1] = 20
-            masks[image, :len(one.labels)][one.masks] = 20
+            logits[image, len(one.labels) :, -1] = 20
+            masks[image, : len(one.labels)][one.masks] = 20
         return mask2former.QueryAnswers(logits, masks)
 
 
-@pytest.mark.parametrize(("make", "network", "layout", "queries"), [
-    (make_instance, "mask2former_tiny", "coco compressed", True), (make_instance, "maskrcnn_mobilenet", "cityscapes", False),
-    (make_detection, "rt_detr_tiny", "coco compressed", False), (make_panoptic, "mask2former_tiny", "coco-panoptic", True)])
-def test_what_is_right_in_the_view_is_right_on_the_image(make, network: str, layout: str, queries: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "network", "layout", "queries"),
+    [
+        (make_instance, "mask2former_tiny", "coco compressed", True),
+        (make_instance, "maskrcnn_mobilenet", "cityscapes", False),
+        (make_detection, "rt_detr_tiny", "coco compressed", False),
+        (make_panoptic, "mask2former_tiny", "coco-panoptic", True),
+    ],
+)
+def test_what_is_right_in_the_view_is_right_on_the_image(
+    make, network: str, layout: str, queries: bool, tmp_path: Path
+) -> None:
     """The view is larger than the images and of another shape, so that what rounding costs is little."""
     images, size = opened(layout, tmp_path), (400, 300)
     learner = make(network, images, images, options(size))
@@ -457,14 +513,16 @@ def test_names_of_networks() -> None:
 
 # --- training and testing --------------------------------------------------------------------------------------------
 
-MAKERS = {"instance mask2former": (make_instance, "mask2former_tiny", "coco compressed"),
-          "instance maskrcnn": (make_instance, "maskrcnn_mobilenet", "coco polygons"),
-          "panoptic": (make_panoptic, "mask2former_tiny", "cityscapes-panoptic"),
-          "semantic": (make_semantic, "mask2former_tiny", "index"),
-          "detection fasterrcnn": (make_detection, "fasterrcnn_mobilenet", "coco uncompressed"),
-          "detection deformable": (make_detection, "deformable_detr_tiny", "cityscapes"),
-          "detection rt": (make_detection, "rt_detr_tiny", "yolo"),
-          "remote merged": (make_remote, "mask2former_tiny", "binary")}
+MAKERS = {
+    "instance mask2former": (make_instance, "mask2former_tiny", "coco compressed"),
+    "instance maskrcnn": (make_instance, "maskrcnn_mobilenet", "coco polygons"),
+    "panoptic": (make_panoptic, "mask2former_tiny", "cityscapes-panoptic"),
+    "semantic": (make_semantic, "mask2former_tiny", "index"),
+    "detection fasterrcnn": (make_detection, "fasterrcnn_mobilenet", "coco uncompressed"),
+    "detection deformable": (make_detection, "deformable_detr_tiny", "cityscapes"),
+    "detection rt": (make_detection, "rt_detr_tiny", "yolo"),
+    "remote merged": (make_remote, "mask2former_tiny", "binary"),
+}
 
 
 @pytest.mark.parametrize("case", MAKERS)
@@ -479,7 +537,9 @@ def test_loss_has_gradients_and_metrics_are_numbers(case: str, tmp_path: Path) -
     loss = learner.loss(model, [0, 1, 2], draw, CPU)  # the third shows no object
     loss.backward()
     assert loss.shape == () and loss.isfinite()
-    without = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    without = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     assert without == []  # else several processes would wait for each other
     model.eval()
     ticks = []
@@ -491,8 +551,11 @@ def test_loss_has_gradients_and_metrics_are_numbers(case: str, tmp_path: Path) -
     assert numbers.keys() == learner.trivial.keys()
     assert 0 <= numbers[learner.metric] <= 1
     assert [example.name for example in examples] == images.names[:2]
-    assert all(picture.shape == example.image.shape and picture.dtype == np.uint8
-               for example in examples for picture in (example.truth, example.prediction))
+    assert all(
+        picture.shape == example.image.shape and picture.dtype == np.uint8
+        for example in examples
+        for picture in (example.truth, example.prediction)
+    )
     assert (examples[0].truth != examples[0].image).any()
 
 
@@ -530,9 +593,16 @@ def test_views_do_not_depend_on_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "steps", "rate", "share"), [
-    ("instance mask2former", 25, 1e-3, 0.8), ("instance maskrcnn", 8, 3e-4, 0.8), ("panoptic", 25, 1e-3, 0.8),
-    ("detection deformable", 25, 1e-3, 0.8), ("detection rt", 25, 1e-3, 0.8)])
+@pytest.mark.parametrize(
+    ("case", "steps", "rate", "share"),
+    [
+        ("instance mask2former", 25, 1e-3, 0.8),
+        ("instance maskrcnn", 8, 3e-4, 0.8),
+        ("panoptic", 25, 1e-3, 0.8),
+        ("detection deformable", 25, 1e-3, 0.8),
+        ("detection rt", 25, 1e-3, 0.8),
+    ],
+)
 def test_loss_falls_on_two_images(case: str, steps: int, rate: float, share: float, tmp_path: Path) -> None:
     make, network, annotations = MAKERS[case]
     images = PartOfImages(opened(annotations, tmp_path), [0, 1])  # the third shows nothing
@@ -603,8 +673,16 @@ test_images_of.__test__ = False
 
 
 def plain_layout(name: str, root: Path) -> dict[str, Path]:
-    train, test = annotation_sets.build(name, root / "train"), test_images_of(annotation_sets.build(name, root / "test"))
-    return {"--clean": train.images, "--annotations": train.path, "--test": test.images, "--test-annotations": test.path}
+    train, test = (
+        annotation_sets.build(name, root / "train"),
+        test_images_of(annotation_sets.build(name, root / "test")),
+    )
+    return {
+        "--clean": train.images,
+        "--annotations": train.path,
+        "--test": test.images,
+        "--test-annotations": test.path,
+    }
 
 
 def rsprompter_layout(name: str, root: Path) -> dict[str, Path]:
@@ -618,8 +696,12 @@ def rsprompter_layout(name: str, root: Path) -> dict[str, Path]:
     for split, prefix in (("train", ""), ("val", "test_")):
         listed = [{**image, "file_name": prefix + image["file_name"]} for image in content["images"]]
         annotation_sets.write_json(folder / f"{name}_instances_{split}.json", {**content, "images": listed})
-    return {"--clean": images, "--annotations": folder / f"{name}_instances_train.json",
-            "--test": images, "--test-annotations": folder / f"{name}_instances_val.json"}
+    return {
+        "--clean": images,
+        "--annotations": folder / f"{name}_instances_train.json",
+        "--test": images,
+        "--test-annotations": folder / f"{name}_instances_val.json",
+    }
 
 
 def whu_layout(root: Path) -> dict[str, Path]:
@@ -638,21 +720,56 @@ LAYOUTS = {"NWPU": partial(rsprompter_layout, "NWPU"), "SSDD": partial(rsprompte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "network", "layout", "metric"), [
-    ("instance", "maskrcnn_mobilenet", "coco polygons", "ap"), ("instance", "mask2former_tiny", "cityscapes", "ap"),
-    ("panoptic", "mask2former_tiny", "coco-panoptic", "pq"), ("detection", "rt_detr_tiny", "coco compressed", "ap"),
-    ("detection", "deformable_detr_tiny", "yolo", "ap"), ("semantic", "mask2former_tiny", "voc", "miou"),
-    ("remote", "mask2former_tiny", "NWPU", "ap"), ("remote", "mask2former_tiny", "SSDD", "ap"),
-    ("remote", "mask2former_tiny", "WHU", "ap")])
-def test_the_command_runs_each_task_on_a_small_set_in_its_layout(task: str, network: str, layout: str, metric: str,
-                                                                 tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("task", "network", "layout", "metric"),
+    [
+        ("instance", "maskrcnn_mobilenet", "coco polygons", "ap"),
+        ("instance", "mask2former_tiny", "cityscapes", "ap"),
+        ("panoptic", "mask2former_tiny", "coco-panoptic", "pq"),
+        ("detection", "rt_detr_tiny", "coco compressed", "ap"),
+        ("detection", "deformable_detr_tiny", "yolo", "ap"),
+        ("semantic", "mask2former_tiny", "voc", "miou"),
+        ("remote", "mask2former_tiny", "NWPU", "ap"),
+        ("remote", "mask2former_tiny", "SSDD", "ap"),
+        ("remote", "mask2former_tiny", "WHU", "ap"),
+    ],
+)
+def test_the_command_runs_each_task_on_a_small_set_in_its_layout(
+    task: str, network: str, layout: str, metric: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = LAYOUTS[layout](tmp_path) if layout in LAYOUTS else plain_layout(layout, tmp_path)
     where["--protected"] = changed(where["--clean"], tmp_path / "protected", lambda pixels: pixels + 4)
     out = tmp_path / "out"
     given = [str(part) for pair in where.items() for part in pair]
-    assert main(["evaluate", "--task", task, *given, "--networks", network, "--out", str(out), "--steps", "3", "--batch", "2",
-                 "--eval-every", "3", "--size", "64x48", "--conditions", "clean,protected", "--device", "cpu", "--threads",
-                 "1"]) == 0, capsys.readouterr()
+    assert (
+        main(
+            [
+                "evaluate",
+                "--task",
+                task,
+                *given,
+                "--networks",
+                network,
+                "--out",
+                str(out),
+                "--steps",
+                "3",
+                "--batch",
+                "2",
+                "--eval-every",
+                "3",
+                "--size",
+                "64x48",
+                "--conditions",
+                "clean,protected",
+                "--device",
+                "cpu",
+                "--threads",
+                "1",
+            ]
+        )
+        == 0
+    ), capsys.readouterr()
     results = json.loads((out / "results.json").read_text())
     assert results["tasks"][task]["metric"] == metric
     assert [run["settings"]["condition"] for run in results["runs"]] == ["clean", "protected"]
@@ -664,10 +781,28 @@ def test_the_command_runs_each_task_on_a_small_set_in_its_layout(task: str, netw
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "detection", "remote"])
-def test_the_command_names_networks_and_missing_weights(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_networks_and_missing_weights(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = plain_layout("coco-panoptic", tmp_path)
-    base = ["evaluate", "--task", task, *(str(part) for pair in where.items() for part in pair), "--out", str(tmp_path / "out"),
-            "--conditions", "clean", "--size", "64x48", "--steps", "2", "--batch", "2", "--device", "cpu"]
+    base = [
+        "evaluate",
+        "--task",
+        task,
+        *(str(part) for pair in where.items() for part in pair),
+        "--out",
+        str(tmp_path / "out"),
+        "--conditions",
+        "clean",
+        "--size",
+        "64x48",
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--device",
+        "cpu",
+    ]
     assert main([*base, "--networks", "unet_resnet18"]) == 2
     assert "available: " in capsys.readouterr().err
     network = {"detection": "rt_detr_tiny"}.get(task, "mask2former_tiny")
@@ -718,8 +853,11 @@ def test_a_pretrained_backbone_learns_at_a_tenth_of_the_rate(tmp_path: Path) -> 
 
 def test_missing_weights_are_one_clear_line(tmp_path: Path) -> None:
     for name in ("mask2former_tiny", "maskrcnn_mobilenet", "rt_detr_tiny"):
-        build = mask2former.build_mask2former if name in mask2former.SIZES else lambda *given: detectors.build_detector(
-            given[0], given[1], SIZE, given[2])
+        build = (
+            mask2former.build_mask2former
+            if name in mask2former.SIZES
+            else lambda *given: detectors.build_detector(given[0], given[1], SIZE, given[2])
+        )
         with pytest.raises(UserError, match="--weights .*nowhere.pth: no such file or folder; nothing is downloaded"):
             build(name, 2, tmp_path / "nowhere.pth")
         with pytest.raises(UserError, match="--weights .*: holds none of model.safetensors"):
@@ -731,11 +869,16 @@ def same(one: torch.nn.Module, other: torch.nn.Module, but: str = "nothing") -> 
     return all(torch.equal(states[0][name], states[1][name]) for name in states[0] if but not in name)
 
 
-@pytest.mark.parametrize(("name", "head"), [("mask2former_tiny", "class_predictor"), ("deformable_detr_tiny", "class_embed"),
-                                            ("rt_detr_tiny", "")])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("mask2former_tiny", "class_predictor"), ("deformable_detr_tiny", "class_embed"), ("rt_detr_tiny", "")],
+)
 def test_a_hugging_face_folder_is_loaded(name: str, head: str, tmp_path: Path) -> None:
-    build = mask2former.build_mask2former if name in mask2former.SIZES else lambda *given: detectors.build_detector(
-        given[0], given[1], SIZE, given[2])
+    build = (
+        mask2former.build_mask2former
+        if name in mask2former.SIZES
+        else lambda *given: detectors.build_detector(given[0], given[1], SIZE, given[2])
+    )
     torch.manual_seed(0)
     first = build(name, 3, None)
     first.network.save_pretrained(tmp_path / "saved")
@@ -771,10 +914,16 @@ def test_entries_of_published_folders_that_play_no_part(tmp_path: Path) -> None:
     first = mask2former.build_mask2former("mask2former_tiny", 2, None)
     first.network.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    plain = {name: tensor for name, tensor in state.items() if "swin.layernorm" not in name and "encoder.layernorm" not in name}
+    plain = {
+        name: tensor
+        for name, tensor in state.items()
+        if "swin.layernorm" not in name and "encoder.layernorm" not in name
+    }
     assert len(plain) == len(state) - 2
     place = next(name for name in plain if name.endswith("relative_position_bias_table"))
-    plain[place.replace("relative_position_bias_table", "relative_position_index")] = torch.zeros(49, 49, dtype=torch.int64)
+    plain[place.replace("relative_position_bias_table", "relative_position_index")] = torch.zeros(
+        49, 49, dtype=torch.int64
+    )
     save_file(plain, tmp_path / "model.safetensors", {"format": "pt"})
     again = mask2former.build_mask2former("mask2former_tiny", 2, tmp_path)
     assert again.notes == [] and same(first.network, again.network)
@@ -795,11 +944,18 @@ def test_a_torchvision_file_is_loaded_strictly(tmp_path: Path) -> None:
     torch.save(first.network.state_dict(), tmp_path / "whole.pth")
     again = build(tmp_path / "whole.pth")
     assert again.notes == []
-    assert all(torch.equal(tensor, first.network.state_dict()[name]) for name, tensor in again.network.state_dict().items())
+    assert all(
+        torch.equal(tensor, first.network.state_dict()[name]) for name, tensor in again.network.state_dict().items()
+    )
     fewer = build(tmp_path / "whole.pth", 2)
-    assert fewer.notes == ["--weights whole.pth: its classes are others; these start at random: "
-                           + ", ".join(f"roi_heads.box_predictor.{part}.{kind}" for part in ("cls_score", "bbox_pred")
-                                       for kind in ("weight", "bias"))]
+    assert fewer.notes == [
+        "--weights whole.pth: its classes are others; these start at random: "
+        + ", ".join(
+            f"roi_heads.box_predictor.{part}.{kind}"
+            for part in ("cls_score", "bbox_pred")
+            for kind in ("weight", "bias")
+        )
+    ]
     state = first.network.state_dict()
     del state["rpn.head.bbox_pred.weight"]
     torch.save(state, tmp_path / "part.pth")
@@ -813,15 +969,28 @@ def test_a_torchvision_file_is_loaded_strictly(tmp_path: Path) -> None:
 
 
 def test_torchvisions_older_names_are_read() -> None:
-    old = {"rpn.head.conv.weight": 0, "backbone.fpn.inner_blocks.0.bias": 1, "backbone.fpn.layer_blocks.3.weight": 2,
-           "roi_heads.mask_head.mask_fcn1.weight": 3, "roi_heads.mask_head.mask_fcn4.bias": 4, "rpn.head.cls_logits.bias": 5}
+    old = {
+        "rpn.head.conv.weight": 0,
+        "backbone.fpn.inner_blocks.0.bias": 1,
+        "backbone.fpn.layer_blocks.3.weight": 2,
+        "roi_heads.mask_head.mask_fcn1.weight": 3,
+        "roi_heads.mask_head.mask_fcn4.bias": 4,
+        "rpn.head.cls_logits.bias": 5,
+    }
     network = detectors.build_detector("maskrcnn_mobilenet", 2, SIZE, None).network
     new = detectors.renamed_rcnn(old)
-    assert list(new) == ["rpn.head.conv.0.0.weight", "backbone.fpn.inner_blocks.0.0.bias", "backbone.fpn.layer_blocks.3.0.weight",
-                         "roi_heads.mask_head.0.0.weight", "roi_heads.mask_head.3.0.bias", "rpn.head.cls_logits.bias"]
+    assert list(new) == [
+        "rpn.head.conv.0.0.weight",
+        "backbone.fpn.inner_blocks.0.0.bias",
+        "backbone.fpn.layer_blocks.3.0.weight",
+        "roi_heads.mask_head.0.0.weight",
+        "roi_heads.mask_head.3.0.bias",
+        "rpn.head.cls_logits.bias",
+    ]
     assert detectors.renamed_rcnn(new) == new
     assert {"rpn.head.conv.0.0.weight", "roi_heads.mask_head.0.0.weight", "backbone.fpn.inner_blocks.0.0.bias"} <= set(
-        network.state_dict())
+        network.state_dict()
+    )
 
 
 def test_a_damaged_hugging_face_folder_is_one_line(tmp_path: Path) -> None:

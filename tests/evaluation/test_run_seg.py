@@ -1,4 +1,5 @@
 """eval/run_seg.sh: VOC's lists as folders, the table of classes, and the real script on a miniature VOC."""
+
 from __future__ import annotations
 
 import hashlib
@@ -49,8 +50,10 @@ def test_lists_become_folders_of_links(tmp_path: Path) -> None:
 
 def test_list_files_of_every_form(tmp_path: Path) -> None:
     voc, file = write_voc(tmp_path / "voc"), tmp_path / "mine.txt"
-    file.write_text("\n2007_000001\n/JPEGImages/2007_000003.jpg /SegmentationClassAug/2007_000003.png\n"
-                    "2007_000001\n2007_000000.png\n")
+    file.write_text(
+        "\n2007_000001\n/JPEGImages/2007_000003.jpg /SegmentationClassAug/2007_000003.png\n"
+        "2007_000001\n2007_000000.png\n"
+    )
     assert listed(voc, str(file)) == ["2007_000001", "2007_000003", "2007_000000"]
     assert listed(voc, "val") == list(TEST)
     assert listed(voc, "none") is None
@@ -65,7 +68,9 @@ def test_the_augmented_list_is_made_of_the_labels_that_are_not_tested_on(tmp_pat
         link_splits(voc, tmp_path / "out", "train_aug")
     (voc / "SegmentationClassAug").mkdir()
     for name in (*TRAIN[:4], *TEST):
-        (voc / "SegmentationClassAug" / f"{name}.png").write_bytes((voc / "SegmentationClass" / f"{name}.png").read_bytes())
+        (voc / "SegmentationClassAug" / f"{name}.png").write_bytes(
+            (voc / "SegmentationClass" / f"{name}.png").read_bytes()
+        )
     assert link_splits(voc, tmp_path / "out", "train_aug") == {"train": 4, "test": 3}
     link = tmp_path / "out/labels/train" / f"{TRAIN[0]}.png"
     assert link.resolve().parent.name == "SegmentationClassAug"
@@ -86,7 +91,9 @@ def test_what_is_missing_is_named_and_nothing_is_made(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the train list is empty"):
         link_splits(voc, out, train_list="empty")
     (voc / "JPEGImages" / f"{TRAIN[1]}.jpg").unlink()
-    with pytest.raises(UserError, match=rf"{TRAIN[1]}.jpg: no such file, but the train list names it \(1 are missing\)"):
+    with pytest.raises(
+        UserError, match=rf"{TRAIN[1]}.jpg: no such file, but the train list names it \(1 are missing\)"
+    ):
         link_splits(voc, out)
     assert not out.exists()
 
@@ -122,26 +129,41 @@ def test_another_set_is_read_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def run_of(condition: str, seed: int, iou: dict[str, float | None]) -> dict:
     known = [value for value in iou.values() if value is not None]
-    return {"settings": {"task": "semantic", "network": "net", "condition": condition, "seed": seed},
-            "result": {"metrics": {"miou": sum(known) / len(known), "class_iou": iou}}}
+    return {
+        "settings": {"task": "semantic", "network": "net", "condition": condition, "seed": seed},
+        "result": {"metrics": {"miou": sum(known) / len(known), "class_iou": iou}},
+    }
 
 
 def test_classes_stand_beside_each_other() -> None:
-    results = {"tasks": {}, "runs": [
-        run_of("protected", 0, {"sky": 0.25, "road": 0.05, "bus": None}),
-        run_of("clean", 0, {"sky": 0.5, "road": 0.7, "bus": None}),
-        run_of("clean", 1, {"sky": 0.7, "road": 0.9, "bus": None})]}
+    results = {
+        "tasks": {},
+        "runs": [
+            run_of("protected", 0, {"sky": 0.25, "road": 0.05, "bus": None}),
+            run_of("clean", 0, {"sky": 0.5, "road": 0.7, "bus": None}),
+            run_of("clean", 1, {"sky": 0.7, "road": 0.9, "bus": None}),
+        ],
+    }
     ((heading, table),) = class_tables(results).items()
     assert heading == "semantic, net: IoU on clean test images, in percent"
     columns = {str(column.header): list(column.cells) for column in table.columns}
-    assert columns == {"class": ["sky", "road", "bus", "mean"],
-                       "clean": ["60.0±14.1", "80.0±14.1", "–", "70.0±14.1"],  # sd of two values: their distance / √2
-                       "protected": ["25.0", "5.0", "–", "15.0"]}
+    assert columns == {
+        "class": ["sky", "road", "bus", "mean"],
+        "clean": ["60.0±14.1", "80.0±14.1", "–", "70.0±14.1"],  # sd of two values: their distance / √2
+        "protected": ["25.0", "5.0", "–", "15.0"],
+    }
 
 
 def test_other_tasks_have_no_table_of_classes() -> None:
-    results = {"tasks": {}, "runs": [{"settings": {"task": "interactive", "network": "net", "condition": "clean", "seed": 0},
-                                      "result": {"metrics": {"iou": 0.5}}}]}
+    results = {
+        "tasks": {},
+        "runs": [
+            {
+                "settings": {"task": "interactive", "network": "net", "condition": "clean", "seed": 0},
+                "result": {"metrics": {"iou": 0.5}},
+            }
+        ],
+    }
     assert class_tables(results) == {}
 
 
@@ -150,19 +172,27 @@ def test_other_tasks_have_no_table_of_classes() -> None:
 
 def run_script(folder: Path, **settings: object) -> subprocess.CompletedProcess:
     kept = {name: value for name, value in os.environ.items() if name not in ("DATA_ROOT", "DETECTRON2_DATASETS")}
-    return subprocess.run(["bash", str(SCRIPT)], cwd=folder, capture_output=True, text=True,
-                          env={**kept, **{name: str(value) for name, value in settings.items()}})
+    return subprocess.run(
+        ["bash", str(SCRIPT)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**kept, **{name: str(value) for name, value in settings.items()}},
+    )
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({}, "DATA_ROOT is not set"),
-    ({"DATA_ROOT": "x", "EPOCHS": "many"}, "EPOCHS=many: give a whole number from 1"),
-    ({"DATA_ROOT": "x", "BATCH": "1"}, "BATCH=1: give a whole number from 2"),
-    ({"DATA_ROOT": "x", "STEPS": "0"}, "STEPS=0: give a whole number from 1"),
-    ({"DATA_ROOT": "x", "NPROC": "0"}, "NPROC=0: give a whole number from 1"),
-    ({"DATA_ROOT": "x", "PROTECTED": "y"}, "PROTECTED=y: no such folder"),
-    ({"DATA_ROOT": "x", "WEIGHTS": "y.params"}, "WEIGHTS=y.params: no such file"),
-])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "DATA_ROOT is not set"),
+        ({"DATA_ROOT": "x", "EPOCHS": "many"}, "EPOCHS=many: give a whole number from 1"),
+        ({"DATA_ROOT": "x", "BATCH": "1"}, "BATCH=1: give a whole number from 2"),
+        ({"DATA_ROOT": "x", "STEPS": "0"}, "STEPS=0: give a whole number from 1"),
+        ({"DATA_ROOT": "x", "NPROC": "0"}, "NPROC=0: give a whole number from 1"),
+        ({"DATA_ROOT": "x", "PROTECTED": "y"}, "PROTECTED=y: no such folder"),
+        ({"DATA_ROOT": "x", "WEIGHTS": "y.params"}, "WEIGHTS=y.params: no such file"),
+    ],
+)
 def test_wrong_settings_are_one_line(tmp_path: Path, settings: dict[str, str], said: str) -> None:
     ended = run_script(tmp_path, **settings)
     assert ended.returncode == 2 and said in ended.stderr
@@ -170,8 +200,11 @@ def test_wrong_settings_are_one_line(tmp_path: Path, settings: dict[str, str], s
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.slow
@@ -179,8 +212,17 @@ def test_clean_and_protected_voc_are_compared(tmp_path: Path) -> None:
     """The whole way: protects, trains a narrow network for four steps on each, tests, prints."""
     voc = write_voc(tmp_path / "data/VOCdevkit/VOC2012")
     before = bytes_of(tmp_path / "data")
-    ended = run_script(tmp_path, DETECTRON2_DATASETS=tmp_path / "data", OUT="out", NGPU=0, WIDTH=0.0625, SIZE="49x49", BATCH=2,
-                       EPOCHS=1, COLUMNS=100)
+    ended = run_script(
+        tmp_path,
+        DETECTRON2_DATASETS=tmp_path / "data",
+        OUT="out",
+        NGPU=0,
+        WIDTH=0.0625,
+        SIZE="49x49",
+        BATCH=2,
+        EPOCHS=1,
+        COLUMNS=100,
+    )
     assert ended.returncode == 0, ended.stderr
     assert bytes_of(tmp_path / "data") == before
     out = tmp_path / "out"
@@ -188,8 +230,13 @@ def test_clean_and_protected_voc_are_compared(tmp_path: Path) -> None:
     assert [run["settings"]["condition"] for run in runs] == ["clean", "protected"]
     for run in runs:
         settings, result = run["settings"], run["result"]
-        assert (settings["network"], settings["steps"], settings["batch"], settings["optimizer"], settings["decay"]) == (
-            "deeplabv1_resnet38", 3, 2, "sgd", "poly")
+        assert (
+            settings["network"],
+            settings["steps"],
+            settings["batch"],
+            settings["optimizer"],
+            settings["decay"],
+        ) == ("deeplabv1_resnet38", 3, 2, "sgd", "poly")
         assert (settings["momentum"], settings["weight_decay"], settings["learning_rate"]) == (0.9, 1e-5, 7e-4)
         iou = result["metrics"]["class_iou"]
         present = [name for name, value in iou.items() if value is not None]
@@ -199,7 +246,9 @@ def test_clean_and_protected_voc_are_compared(tmp_path: Path) -> None:
         assert Pillow.open(out / example["prediction"]).size == Pillow.open(voc / "JPEGImages" / f"{TEST[0]}.jpg").size
     assert runs[1]["result"]["quality"]["max_change_object"] == 8
     assert runs[1]["result"]["quality"]["max_change_background"] <= 2
-    shown = {name: f"{100 * runs[0]['result']['metrics']['class_iou'][name]:.1f}" for name in ("background", "cat", "person")}
+    shown = {
+        name: f"{100 * runs[0]['result']['metrics']['class_iou'][name]:.1f}" for name in ("background", "cat", "person")
+    }
     for name, value in shown.items():
         assert re.search(rf"^{name} +{re.escape(value)} ", ended.stdout, re.MULTILINE), ended.stdout
     assert re.search(r"^mean +[\d.]+ +[\d.]+", ended.stdout, re.MULTILINE)

@@ -1,4 +1,5 @@
 """Codes of classes: the largest class has code 0, whatever the classes are called."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -59,7 +60,9 @@ def test_where_no_label_is_ignored_every_value_needs_a_code() -> None:
         code_map(np.array([[255]], np.uint8), {0: 0}, ignore_label=None)
 
 
-@given(st.integers(0, 2**31 - 1), st.integers(1, 4), st.sampled_from([1, 7, 300, 70_000]), st.sampled_from([1, 20, 2**20]))
+@given(
+    st.integers(0, 2**31 - 1), st.integers(1, 4), st.sampled_from([1, 7, 300, 70_000]), st.sampled_from([1, 20, 2**20])
+)
 def test_counting_in_tables_and_bands_is_counting(seed: int, height: int, span: int, band: int) -> None:
     """Against numpy's own counting and one comparison a class; −1 stands for no class, as in annotations."""
     random = np.random.default_rng(seed)

@@ -1,4 +1,5 @@
 """Losses against values computed by hand."""
+
 import math
 
 import pytest
@@ -48,18 +49,29 @@ def test_both_losses_look_at_the_same_points():
     torch.manual_seed(0)
     logits, targets = torch.randn(2, 1, 16, 16), torch.rand(2, 1, 32, 32).round()
     points = uncertain_points(logits, 64, torch.Generator().manual_seed(5))
-    expected = F.binary_cross_entropy_with_logits(sample_at(logits, points), sample_at(targets, points)) \
-        + dice_loss(sample_at(logits, points), sample_at(targets, points))
-    assert mask_loss(logits, targets, LossRule(64), torch.Generator().manual_seed(5)).item() == pytest.approx(expected.item())
+    expected = F.binary_cross_entropy_with_logits(sample_at(logits, points), sample_at(targets, points)) + dice_loss(
+        sample_at(logits, points), sample_at(targets, points)
+    )
+    assert mask_loss(logits, targets, LossRule(64), torch.Generator().manual_seed(5)).item() == pytest.approx(
+        expected.item()
+    )
 
 
-@pytest.mark.parametrize("rule, expected", [
-    # Logits 0, targets 1 0 1 0: cross entropy log 2; dice with smoothing s: 1 − (2 + s)/(4 + s).
-    (LossRule(0, weights=(1, 0)), math.log(2)), (LossRule(0, weights=(0, 1)), 0.4), (LossRule(0, weights=(2, 3)), 2 * math.log(2) + 1.2),
-    (LossRule(0, weights=(0, 1), smoothing=0), 0.5), (LossRule(0, weights=(0, 1), smoothing=4), 0.25),
-])
+@pytest.mark.parametrize(
+    "rule, expected",
+    [
+        # Logits 0, targets 1 0 1 0: cross entropy log 2; dice with smoothing s: 1 − (2 + s)/(4 + s).
+        (LossRule(0, weights=(1, 0)), math.log(2)),
+        (LossRule(0, weights=(0, 1)), 0.4),
+        (LossRule(0, weights=(2, 3)), 2 * math.log(2) + 1.2),
+        (LossRule(0, weights=(0, 1), smoothing=0), 0.5),
+        (LossRule(0, weights=(0, 1), smoothing=4), 0.25),
+    ],
+)
 def test_weights_and_smoothing_by_hand(rule, expected):
-    assert mask_loss(torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), rule).item() == pytest.approx(expected)
+    assert mask_loss(torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), rule).item() == pytest.approx(
+        expected
+    )
 
 
 def test_how_many_points_are_uncertain_is_the_rules():

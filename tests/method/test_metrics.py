@@ -1,4 +1,5 @@
 """Measures against values computed by hand and an independent numpy implementation."""
+
 from __future__ import annotations
 
 import math
@@ -35,7 +36,7 @@ def test_confusion_and_iou_by_hand() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(2, 12), st.integers(1, 200), st.integers(0, 2 ** 32 - 1))
+@given(st.integers(2, 12), st.integers(1, 200), st.integers(0, 2**32 - 1))
 def test_iou_equals_an_independent_implementation(num_classes: int, pixels: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, num_classes + 1, pixels).astype(np.uint8)
@@ -92,10 +93,10 @@ def test_boundary_iou_by_hand() -> None:
     label[20:60, 20:60] = True
     assert metrics.boundary(label).sum() == 40 * 40 - 34 * 34
     answer[23:57, 23:57] = True  # its band lies wholly inside, where the label's is not
-    assert metrics.boundary_iou(label, answer) == 0 and metrics.mask_iou(label, answer) == 34 ** 2 / 40 ** 2
+    assert metrics.boundary_iou(label, answer) == 0 and metrics.mask_iou(label, answer) == 34**2 / 40**2
     answer[:] = label
     answer[30:50, 30:50] = False  # a hole 10 from the outline has an outline of its own, a band of 3 around it
-    assert metrics.boundary_iou(label, answer) == pytest.approx(444 / (444 + 26 ** 2 - 20 ** 2))
+    assert metrics.boundary_iou(label, answer) == pytest.approx(444 / (444 + 26**2 - 20**2))
     everything = np.ones((100, 100), bool)  # the image's edge is an outline
     assert metrics.boundary(everything).sum() == 100 * 100 - 94 * 94
     assert metrics.boundary_iou(np.zeros((5, 5), bool), np.zeros((5, 5), bool)) == 1
@@ -123,8 +124,8 @@ def test_retained_learning_by_hand() -> None:
 def test_psnr_by_hand() -> None:
     black = np.zeros((4, 4, 3), np.uint8)
     assert metrics.psnr(black, np.full_like(black, 255)) == 0
-    assert metrics.psnr(np.full_like(black, 8), black) == pytest.approx(10 * math.log10(255 ** 2 / 64))
+    assert metrics.psnr(np.full_like(black, 8), black) == pytest.approx(10 * math.log10(255**2 / 64))
     one = black.copy()
     one[0, 0, 0] = 12  # mean square error 144 / 48 = 3
-    assert metrics.psnr(black, one) == pytest.approx(10 * math.log10(255 ** 2 / 3))
+    assert metrics.psnr(black, one) == pytest.approx(10 * math.log10(255**2 / 3))
     assert metrics.psnr(black, black) == math.inf

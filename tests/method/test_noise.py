@@ -1,4 +1,5 @@
 """The budget at every pixel, and frames that equal the plain way of making them: pad to a square, then resize that."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unseg.errors import UserError
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
-from unseg.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +54,18 @@ def test_halves_are_rounded_to_even_as_published_and_a_fractional_budget_is_neve
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16), st.floats(0, 255), st.floats(0, 255),
-       st.floats(0.1, 3), st.integers(0, 2**32 - 1))
-def test_no_pixel_leaves_its_budget(height: int, width: int, side: int, on_object: float, elsewhere: float, gain: float,
-                                    seed: int) -> None:
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 16),
+    st.floats(0, 255),
+    st.floats(0, 255),
+    st.floats(0.1, 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_pixel_leaves_its_budget(
+    height: int, width: int, side: int, on_object: float, elsewhere: float, gain: float, seed: int
+) -> None:
     """Also where a network breaks its promise to stay in [−1, 1]."""
     random = np.random.default_rng(seed)
     image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -104,7 +113,9 @@ def test_resized_noise_and_region_equal_the_crop_of_a_square(height: int, width:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 16, 64, 256]), st.integers(1, 2))
-def test_resized_noise_is_interpolates_bit_for_bit_at_any_size(height: int, width: int, side: int, threads: int) -> None:
+def test_resized_noise_is_interpolates_bit_for_bit_at_any_size(
+    height: int, width: int, side: int, threads: int
+) -> None:
     """Also after a larger and a smaller image in the same thread, whose memory is used again."""
     square = torch.rand(3, side, side, generator=torch.Generator().manual_seed(height * 1000 + width)) * 2 - 1
     long = max(height, width)
@@ -126,15 +137,20 @@ def test_two_resizes_in_one_thread_do_not_share_memory() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_large_images_go_by_strips_with_the_same_result(height: int, width: int,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_go_by_strips_with_the_same_result(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     square = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     region = image[..., 0] > 127
 
     def results() -> tuple:
-        return (letterbox.image_frame(image, 64, False), letterbox.image_frame(image, 64, True),
-                noise.resize_noise(square, height, width), noise.apply(image, square, region, Budget()))
+        return (
+            letterbox.image_frame(image, 64, False),
+            letterbox.image_frame(image, 64, True),
+            noise.resize_noise(square, height, width),
+            noise.apply(image, square, region, Budget()),
+        )
 
     whole = results()
     monkeypatch.setattr(letterbox, "WHOLE", 200)
@@ -151,8 +167,13 @@ def plainly(image: np.ndarray, resized: torch.Tensor, region: np.ndarray, budget
     """`apply` in single steps on whole arrays: sum, clamp, rounding, and the limit to whole values within the budget."""
     values = 257 if image.dtype == np.uint16 else 1
     change = noise.luminance(resized).numpy() if image.shape[2] == 1 else resized.numpy()
-    bound = np.where(region, *(np.float32(np.float32(level) / np.float32(255) * np.float32(255 * values))
-                               for level in (budget.object, budget.background)))
+    bound = np.where(
+        region,
+        *(
+            np.float32(np.float32(level) / np.float32(255) * np.float32(255 * values))
+            for level in (budget.object, budget.background)
+        ),
+    )
     noised = np.rint(np.clip(change.transpose(1, 2, 0) * bound[..., None] + image.astype(np.float32), 0, 255 * values))
     most = np.where(region, int(budget.object * values), int(budget.background * values))[..., None]
     return np.clip(noised, image.astype(np.float32) - most, image.astype(np.float32) + most).astype(image.dtype)
@@ -161,8 +182,9 @@ def plainly(image: np.ndarray, resized: torch.Tensor, region: np.ndarray, budget
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize(("height", "width", "channels"), [(130, 200, 3), (200, 130, 1), (1, 9, 3), (64, 64, 3)])
 @pytest.mark.parametrize("budget", [Budget(), Budget(2.5, 0.5), Budget(0, 255)])
-def test_bands_give_the_very_values_of_single_steps(height: int, width: int, channels: int, kind: type, budget: Budget,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_give_the_very_values_of_single_steps(
+    height: int, width: int, channels: int, kind: type, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also at black and white, and with noise beyond [−1, 1]; regions mixed and of one kind."""
     random = np.random.default_rng(0)
     image = random.integers(0, np.iinfo(kind).max + 1, (height, width, channels)).astype(kind)

@@ -1,12 +1,23 @@
 """Prompts drawn from masks: against counting by hand, and properties for any mask and seed."""
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segment_anything_training.compact import prompt_planes
 from segment_anything_training.prompt_batch import Prompts
-from unseg.method.prompts import PromptRule, box_of, draw_prompts, draw_subset, noisy_mask_of, object_pixels, points_of, seeded
+from unseg.method.prompts import (
+    PromptRule,
+    box_of,
+    draw_prompts,
+    draw_subset,
+    noisy_mask_of,
+    object_pixels,
+    points_of,
+    seeded,
+)
 
 
 @st.composite
@@ -15,7 +26,7 @@ def labels(draw):
     label = torch.zeros(side, side)
     top, left = draw(st.integers(0, side - 1)), draw(st.integers(0, side - 1))
     height, width = draw(st.integers(1, side)), draw(st.integers(1, side))
-    label[top:top + height, left:left + width] = draw(st.sampled_from([0.2, 0.6, 1.0]))
+    label[top : top + height, left : left + width] = draw(st.sampled_from([0.2, 0.6, 1.0]))
     return label
 
 
@@ -93,7 +104,12 @@ def test_prompts_of_single_images_make_a_batch():
     box, points, mask = torch.tensor([[1.0, 2, 3, 4]]), torch.full((1, 10, 2), 5.0), torch.full((1, 1, 16, 16), 255.0)
     each = [Prompts(boxes=box), Prompts(masks=mask, points=points), Prompts(), Prompts(mask / 5, box + 1, points + 1)]
     joined = Prompts.join(each)
-    assert joined.given.tolist() == [[False, True, False], [True, False, True], [False, False, False], [True, True, True]]
+    assert joined.given.tolist() == [
+        [False, True, False],
+        [True, False, True],
+        [False, False, False],
+        [True, True, True],
+    ]
     for index, one in enumerate(each):
         back = joined.of_image(index)
         for name in ("masks", "boxes", "points"):
@@ -104,7 +120,12 @@ def test_prompts_of_single_images_make_a_batch():
 def test_alike_prompts_need_no_table_of_what_is_given():
     box, points = torch.tensor([[1.0, 2, 3, 4]]), torch.full((1, 10, 2), 5.0)
     joined = Prompts.join([Prompts(boxes=box, points=points)] * 3)
-    assert joined.given is None and joined.masks is None and joined.boxes.shape == (3, 4) and joined.points.shape == (3, 10, 2)
+    assert (
+        joined.given is None
+        and joined.masks is None
+        and joined.boxes.shape == (3, 4)
+        and joined.points.shape == (3, 10, 2)
+    )
     assert Prompts.join([Prompts()] * 2) == Prompts()
     with pytest.raises(ValueError, match=r"prompts.points: .* \[\(1, 9, 2\), \(1, 10, 2\)\]"):
         Prompts.join([Prompts(points=points), Prompts(points=points[:, 1:])])
@@ -113,8 +134,12 @@ def test_alike_prompts_need_no_table_of_what_is_given():
 
 
 def test_drawn_planes_leave_out_what_is_not_given():
-    prompts = Prompts(torch.full((2, 1, 16, 16), 255.0), torch.tensor([[1.0, 1, 9, 9]] * 2), torch.full((2, 10, 2), 4.0),
-                      torch.tensor([[True, False, True], [False, True, False]]))
+    prompts = Prompts(
+        torch.full((2, 1, 16, 16), 255.0),
+        torch.tensor([[1.0, 1, 9, 9]] * 2),
+        torch.full((2, 10, 2), 4.0),
+        torch.tensor([[True, False, True], [False, True, False]]),
+    )
     planes = prompt_planes(prompts, 2, 16)
     for index, present in enumerate(([0, 2], [1])):
         alone = prompt_planes(prompts.of_image(index), 1, 16)[0]
@@ -128,8 +153,11 @@ def test_unknown_kinds_are_named():
 
 
 def test_drawn_planes():
-    prompts = Prompts(masks=torch.tensor([[[[0.0, 255.0], [0.0, 0.0]]]]), boxes=torch.tensor([[1.0, 0.0, 2.0, 1.0]]),
-                      points=torch.tensor([[[3.0, 3.0]]]))
+    prompts = Prompts(
+        masks=torch.tensor([[[[0.0, 255.0], [0.0, 0.0]]]]),
+        boxes=torch.tensor([[1.0, 0.0, 2.0, 1.0]]),
+        points=torch.tensor([[[3.0, 3.0]]]),
+    )
     mask, box, points = prompt_planes(prompts, 1, 4)[0]
     assert (box == 1).nonzero().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
     assert (points == 1).nonzero().tolist() == [[3, 3]]  # the radius of 1/64 of 4 pixels reaches no neighbour

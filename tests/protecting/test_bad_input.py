@@ -1,4 +1,5 @@
 """Every kind of bad input: a message that names the file, the rest of the batch protected, a non-zero exit."""
+
 from __future__ import annotations
 
 import errno
@@ -14,13 +15,13 @@ import torch
 from PIL import Image as Pillow
 
 from tests.support.fake_generator import FakeGenerator, loaded
-from unseg.storage import images
-from unseg.storage.weights import LoadedGenerator
 from unseg.errors import UserError
-from unseg.storage.images import read_image
-from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.protector import Protector
+from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
+from unseg.storage import images
+from unseg.storage.images import read_image
+from unseg.storage.weights import LoadedGenerator
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -47,7 +48,7 @@ def only_failure(photos: Path, summary: Summary) -> str:
     assert {"a_good.png", "z_good.png"} <= set(good)
     assert (photos.parent / "out" / "a_good.png").exists() and (photos.parent / "out" / "z_good.png").exists()
     assert not list((photos.parent / "out").rglob("*.tmp"))
-    failed, = summary.of("failed")
+    (failed,) = summary.of("failed")
     assert failed.input == "bad.png" or failed.input == "bad.jpg"
     assert not (photos.parent / "out" / "bad.png").exists()
     return failed.reason
@@ -56,30 +57,43 @@ def only_failure(photos: Path, summary: Summary) -> str:
 def truncated(path: Path) -> Path:
     Pillow.fromarray(np.tile(PHOTO, (9, 9, 1))).save(path.with_suffix(".jpg"))
     data = path.with_suffix(".jpg").read_bytes()
-    path.with_suffix(".jpg").write_bytes(data[:len(data) * 2 // 3])
+    path.with_suffix(".jpg").write_bytes(data[: len(data) * 2 // 3])
     return path
 
 
-@pytest.mark.parametrize(("make", "reason"), [
-    (truncated, "broken image: image file is truncated"),
-    (lambda path: path.write_text("not a picture at all"), "not an image of a known format"),
-    (lambda path: path.touch(), "the file is empty (0 bytes)"),
-    (lambda path: Pillow.fromarray(PHOTO[..., 0].astype(np.float32)).save(path, "TIFF"), "floating-point values: convert"),
-    (lambda path: Pillow.fromarray(PHOTO).save(path, save_all=True, append_images=[Pillow.new("RGB", (32, 24))]),
-     "several frames or pages: only still images"),
-    (lambda path: path.symlink_to("gone"), "cannot be read: No such file"),
-], ids=["truncated", "text", "empty", "float", "animation", "dangling"])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (truncated, "broken image: image file is truncated"),
+        (lambda path: path.write_text("not a picture at all"), "not an image of a known format"),
+        (lambda path: path.touch(), "the file is empty (0 bytes)"),
+        (
+            lambda path: Pillow.fromarray(PHOTO[..., 0].astype(np.float32)).save(path, "TIFF"),
+            "floating-point values: convert",
+        ),
+        (
+            lambda path: Pillow.fromarray(PHOTO).save(path, save_all=True, append_images=[Pillow.new("RGB", (32, 24))]),
+            "several frames or pages: only still images",
+        ),
+        (lambda path: path.symlink_to("gone"), "cannot be read: No such file"),
+    ],
+    ids=["truncated", "text", "empty", "float", "animation", "dangling"],
+)
 def test_a_bad_image_fails_alone(photos: Path, make: Callable[[Path], object], reason: str) -> None:
     make(photos / "bad.png")
     assert reason in only_failure(photos, run(photos))
 
 
-@pytest.mark.parametrize(("name", "image", "note"), [
-    ("one.png", Pillow.fromarray(PHOTO[:1, :1].copy()), None),
-    ("grey.png", Pillow.fromarray(PHOTO[..., 0].copy()), None),
-    ("rgba.png", Pillow.fromarray(np.dstack([PHOTO, PHOTO[..., 0]])), None),
-    ("cmyk.jpg", Pillow.fromarray(PHOTO).convert("CMYK"), "CMYK to RGB"),
-], ids=["1x1", "grey", "rgba", "cmyk"])
+@pytest.mark.parametrize(
+    ("name", "image", "note"),
+    [
+        ("one.png", Pillow.fromarray(PHOTO[:1, :1].copy()), None),
+        ("grey.png", Pillow.fromarray(PHOTO[..., 0].copy()), None),
+        ("rgba.png", Pillow.fromarray(np.dstack([PHOTO, PHOTO[..., 0]])), None),
+        ("cmyk.jpg", Pillow.fromarray(PHOTO).convert("CMYK"), "CMYK to RGB"),
+    ],
+    ids=["1x1", "grey", "rgba", "cmyk"],
+)
 def test_unusual_images_are_protected(photos: Path, name: str, image: Pillow.Image, note: str | None) -> None:
     image.save(photos / name)
     summary = run(photos)
@@ -115,12 +129,16 @@ def masks_for(photos: Path, **bad: object) -> Path:
     return masks
 
 
-@pytest.mark.parametrize(("make", "reason"), [
-    (lambda path: Pillow.new("L", (24, 32), 255).save(path), "mask bad.png is 24×32, the image (upright) is 32×24"),
-    (lambda path: path.write_bytes(b"x"), "mask: not an image"),
-    (lambda path: Pillow.fromarray(PHOTO).save(path), "mask: colour mask"),
-    (lambda path: path.write_bytes(b""), "mask: the file is empty"),
-], ids=["size", "broken", "colour", "empty"])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: Pillow.new("L", (24, 32), 255).save(path), "mask bad.png is 24×32, the image (upright) is 32×24"),
+        (lambda path: path.write_bytes(b"x"), "mask: not an image"),
+        (lambda path: Pillow.fromarray(PHOTO).save(path), "mask: colour mask"),
+        (lambda path: path.write_bytes(b""), "mask: the file is empty"),
+    ],
+    ids=["size", "broken", "colour", "empty"],
+)
 def test_a_bad_mask_fails_its_image_alone(photos: Path, make: Callable[[Path], object], reason: str) -> None:
     Pillow.fromarray(PHOTO).save(photos / "bad.png")
     masks = masks_for(photos)
@@ -134,7 +152,8 @@ def test_a_missing_mask_is_told_and_its_image_copied(photos: Path) -> None:
     (masks / "bad.png").unlink()
     summary = run(photos, masks=masks)
     assert summary.exit_code == 1 and [(entry.input, entry.reason) for entry in summary.of("copied")] == [
-        ("bad.bmp", "no mask for it")]
+        ("bad.bmp", "no mask for it")
+    ]
     assert (photos.parent / "out" / "bad.bmp").read_bytes() == (photos / "bad.bmp").read_bytes()
 
 
@@ -152,7 +171,8 @@ def test_an_unreadable_folder_is_named(photos: Path, monkeypatch: pytest.MonkeyP
     summary = run(photos)
     assert summary.exit_code == 1 and len(summary.of("protected")) == 2
     assert [(entry.input, entry.reason) for entry in summary.of("failed")] == [
-        ("locked", "folder cannot be read: Permission denied")]
+        ("locked", "folder cannot be read: Permission denied")
+    ]
     monkeypatch.undo()
     assert run(photos).exit_code == 0  # the folder is looked at anew
 

@@ -1,4 +1,5 @@
 """unseg protect --objects by-class: every class has its own tint, exactly where its pixels are."""
+
 from __future__ import annotations
 
 import json
@@ -9,13 +10,13 @@ import pytest
 from PIL import Image
 
 from tests.support.fake_generator import loaded as without_codes
-from unseg.storage.weights import load_generator
-from unseg.method.config import Budget
 from unseg.errors import UserError
-from unseg.storage.images import read_image
+from unseg.method.config import Budget
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import verify
+from unseg.storage.images import read_image
+from unseg.storage.weights import load_generator
 
 SETTINGS = ProtectSettings(device="cpu", workers=2, by_class=True)
 
@@ -111,6 +112,20 @@ def test_the_command_takes_by_class(folders, tmp_path: Path, capsys: pytest.Capt
     from unseg.cli import main
 
     photos, masks = folders
-    assert main(["protect", str(photos), "--masks", str(masks), "--objects", "by-class", "--out", str(tmp_path / "out"),
-                 "--json"]) == 0
+    assert (
+        main(
+            [
+                "protect",
+                str(photos),
+                "--masks",
+                str(masks),
+                "--objects",
+                "by-class",
+                "--out",
+                str(tmp_path / "out"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["protected"] == 2

@@ -2,6 +2,7 @@
 
 Every one of them must go on with the same command to the bytes of an unbroken run, and lose nothing that was finished.
 """
+
 from __future__ import annotations
 
 import errno
@@ -21,20 +22,20 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-import unseg.storage.files
-import unseg.storage.locks
 import unseg.protecting.manifest
 import unseg.protecting.run
+import unseg.storage.files
+import unseg.storage.locks
 from tests.support.fake_generator import loaded
 from tests.support.full_disk import Disk
 from unseg import cli
-from unseg.method.config import Budget
 from unseg.errors import UserError
-from unseg.storage.files import TEMPORARY, files_under
-from unseg.storage.locks import FolderLock, LOCK_FILE, holder_of
+from unseg.method.config import Budget
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
+from unseg.storage.files import TEMPORARY, files_under
+from unseg.storage.locks import LOCK_FILE, FolderLock, holder_of
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 TESTS = Path(__file__).resolve().parents[1]
@@ -50,7 +51,9 @@ def photos(tmp_path: Path) -> Path:
             path = tmp_path / folder / "ab"[number % 2] / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = random.integers(0, 256, (60, 60, 3), dtype=np.uint8)
-            Pillow.fromarray(pixels if folder == "photos" else np.full((60, 60), (number != 3) * 255, np.uint8)).save(path)
+            Pillow.fromarray(pixels if folder == "photos" else np.full((60, 60), (number != 3) * 255, np.uint8)).save(
+                path
+            )
     (tmp_path / "photos" / "a" / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return tmp_path / "photos"
 
@@ -77,7 +80,16 @@ def unbroken(photos: Path) -> dict[str, bytes]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 def test_killed_runs_end_as_the_unbroken_one() -> None:
     """10 kills; `python tests/support/kill_runs.py` makes 200. In a process of its own, since it forks before torch has threads."""
-    command = [sys.executable, str(TESTS / "support" / "kill_runs.py"), "--kills", "10", "--photographs", "40", "--seed", "3"]
+    command = [
+        sys.executable,
+        str(TESTS / "support" / "kill_runs.py"),
+        "--kills",
+        "10",
+        "--photographs",
+        "40",
+        "--seed",
+        "3",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr + result.stdout
     figures = json.loads(result.stdout)
@@ -86,12 +98,16 @@ def test_killed_runs_end_as_the_unbroken_one() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
-@pytest.mark.parametrize(("what", "kind"), [("protect", "kill"), ("protect", "full"), ("edition", "kill"), ("edition", "full"),
-                                            ("edition", "read-only")])
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [("protect", "kill"), ("protect", "full"), ("edition", "kill"), ("edition", "full"), ("edition", "read-only")],
+)
 def test_a_run_that_stops_at_a_step_goes_on(what: str, kind: str) -> None:
     """Every 47th step; `python tests/support/every_stop.py` stops at each."""
     command = [sys.executable, str(TESTS / "support" / "every_stop.py"), what, kind, "--part", "47"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert result.returncode == 0, result.stderr + result.stdout
     figures = json.loads(result.stdout)
     assert figures["stops"] >= 2 and (figures["refused_in_one_line"] == 0) == (kind == "kill")
@@ -103,7 +119,8 @@ def test_a_run_that_stops_at_a_step_goes_on(what: str, kind: str) -> None:
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=["full", "read-only", "quota"])
 @pytest.mark.parametrize("room", [0, 300, 700, 1500, 15_000, 40_000, 60_000])
 def test_a_disk_that_takes_nothing_more_ends_the_run_in_one_line(
-        photos: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, room: int, error: int) -> None:
+    photos: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, room: int, error: int
+) -> None:
     disk = Disk(room, error)
     for module in (unseg.storage.files, unseg.protecting.manifest):
         monkeypatch.setattr(module, "open", disk.open, raising=False)
@@ -116,7 +133,9 @@ def test_a_disk_that_takes_nothing_more_ends_the_run_in_one_line(
     for name, content in found.items():
         assert name == MANIFEST or content == unbroken[name]
     monkeypatch.undo()
-    finished = {entry.key for entry in read_manifest(out).entries.values() if entry.status == "protected"} if found else set()
+    finished = (
+        {entry.key for entry in read_manifest(out).entries.values() if entry.status == "protected"} if found else set()
+    )
     summary = run(photos)
     assert summary.kept >= len(finished)
     assert tree(out) == unbroken
@@ -125,7 +144,10 @@ def test_a_disk_that_takes_nothing_more_ends_the_run_in_one_line(
 def mounted(folder: Path, options: str) -> bool:
     """A small file system in memory on `folder`; False where we may not."""
     folder.mkdir(exist_ok=True)
-    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True).returncode
+        == 0
+    )
 
 
 @pytest.fixture
@@ -156,7 +178,8 @@ def test_a_real_full_disk_and_a_real_read_only_one(photos: Path, unbroken: dict[
     remount(small_disk, "rw,size=1m")
     run(photos, "disk/out")
     assert {name: data for name, data in tree(small_disk / "out").items() if name != MANIFEST} == {
-        name: data for name, data in unbroken.items() if name != MANIFEST}  # its names of folders are other ones
+        name: data for name, data in unbroken.items() if name != MANIFEST
+    }  # its names of folders are other ones
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files")
@@ -184,16 +207,17 @@ def test_what_reaches_the_disk_in_which_order(photos: Path, monkeypatch: pytest.
         if event == "rename":
             assert ("sync", name) in events[:number]
     named = [number for number, (event, name) in enumerate(events) if event == "name" and name in outputs]
-    assert len(named) == 6 and events[:named[0]].count(("sync", manifest)) == 1  # the claims
+    assert len(named) == 6 and events[: named[0]].count(("sync", manifest)) == 1  # the claims
     last = max(number for number, event in enumerate(events) if event == ("name", manifest))
     assert last > named[-1]
     for folder in ("a", "b"):
-        assert ("sync", str(out / folder)) in events[named[-1]:last]
+        assert ("sync", str(out / folder)) in events[named[-1] : last]
     assert ("sync", str(out)) in events[last:]
 
 
 def test_a_temporary_file_of_a_killed_runs_worker_is_removed_too(photos: Path, unbroken: dict[str, bytes]) -> None:
     """A worker ends a moment after its parent, and may begin a file while the next run is at work already."""
+
     class Late:
         def say(self, text: str) -> None:
             pass
@@ -203,7 +227,9 @@ def test_a_temporary_file_of_a_killed_runs_worker_is_removed_too(photos: Path, u
             if what == "images":
                 (photos.parent / "out" / "a" / f".unseg-{'0' * 16}.tmp").touch()
 
-    protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded(), reporter=Late())
+    protect(
+        [photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded(), reporter=Late()
+    )
     assert tree(photos.parent / "out") == unbroken
 
 
@@ -214,7 +240,9 @@ def test_a_second_run_is_refused_with_the_first_ones_name(photos: Path) -> None:
     out = photos.parent / "out"
     with FolderLock(out):
         for work in (lambda: run(photos), lambda: FolderLock(out).__enter__()):
-            with pytest.raises(UserError, match=rf"--out .*out: process {os.getpid()} on {HOST} is writing there; wait until"):
+            with pytest.raises(
+                UserError, match=rf"--out .*out: process {os.getpid()} on {HOST} is writing there; wait until"
+            ):
                 work()
         assert holder_of(out).pid == os.getpid()
         (out / MANIFEST).write_text('{"format": 2, "settings": {}}\n')
@@ -227,8 +255,10 @@ def test_a_second_run_is_refused_with_the_first_ones_name(photos: Path) -> None:
 
 def killed_holder(folder: Path) -> int:
     """The process id of a process that took the lock and was killed."""
-    code = ("import sys, time; from pathlib import Path; from unseg.storage.locks import FolderLock\n"
-            "with FolderLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
+    code = (
+        "import sys, time; from pathlib import Path; from unseg.storage.locks import FolderLock\n"
+        "with FolderLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, cwd=TESTS.parent)
     assert process.stdout.readline() == b"held\n"
     assert holder_of(folder).pid == process.pid
@@ -257,9 +287,17 @@ def test_a_killed_runs_lock_is_known_as_stale(photos: Path, unbroken: dict[str, 
     assert tree(out) == unbroken
 
 
-@pytest.mark.parametrize(("content", "age", "refused"), [
-    ({"pid": 7, "host": "another-host"}, 5, True), ({"pid": 7, "host": "another-host"}, 500, False),
-    ({"pid": os.getpid(), "host": HOST}, 5, False), ("", 5, False), ("{", 5, False), ("[]", 5, False)])
+@pytest.mark.parametrize(
+    ("content", "age", "refused"),
+    [
+        ({"pid": 7, "host": "another-host"}, 5, True),
+        ({"pid": 7, "host": "another-host"}, 500, False),
+        ({"pid": os.getpid(), "host": HOST}, 5, False),
+        ("", 5, False),
+        ("{", 5, False),
+        ("[]", 5, False),
+    ],
+)
 def test_who_is_taken_for_alive(tmp_path: Path, content: object, age: float, refused: bool) -> None:
     """On this host the system's lock decides, which nobody holds here; on another the last sign of life."""
     path = tmp_path / LOCK_FILE
@@ -289,9 +327,8 @@ def test_the_holder_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_flock_the_sign_of_life_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unseg.storage.locks, "fcntl", None)
-    with FolderLock(tmp_path):
-        with pytest.raises(UserError, match=f"process {os.getpid()} on {HOST} is writing there"):
-            FolderLock(tmp_path).__enter__()
+    with FolderLock(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on {HOST} is writing there"):
+        FolderLock(tmp_path).__enter__()
     with FolderLock(tmp_path):
         pass
 
@@ -314,8 +351,13 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeyp
 
 def test_folders_made_for_nothing_are_removed(photos: Path) -> None:
     with pytest.raises(UserError, match="--objects with class ids needs"):
-        protect([photos], photos.parent / "new" / "out", ProtectSettings(device="cpu", objects=(3,)),
-                masks=photos.parent / "masks", generator=loaded())
+        protect(
+            [photos],
+            photos.parent / "new" / "out",
+            ProtectSettings(device="cpu", objects=(3,)),
+            masks=photos.parent / "masks",
+            generator=loaded(),
+        )
     assert not (photos.parent / "new").exists()
 
 
@@ -365,35 +407,60 @@ def test_zeros_at_the_end_of_a_manifest_are_left_out(photos: Path, unbroken: dic
 def test_other_settings_are_all_named(photos: Path) -> None:
     run(photos)
     with pytest.raises(UserError) as raised:
-        protect([photos], photos.parent / "out", replace(SETTINGS, budget=Budget(4, 2), format="tiff", metadata="none"),
-                masks=photos.parent / "masks", generator=loaded())
+        protect(
+            [photos],
+            photos.parent / "out",
+            replace(SETTINGS, budget=Budget(4, 2), format="tiff", metadata="none"),
+            masks=photos.parent / "masks",
+            generator=loaded(),
+        )
     assert "(object_budget: 8.0, now 4.0; format: png, now tiff; metadata: icc, now none)" in str(raised.value)
 
 
 def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
     """Also within settings that hold others, and in values too long to be shown whole."""
     out = photos.parent / "out"
-    header = {"region": "mask", "mask_rule": {"kind": "index", "objects": list(range(90)), "background_label": 0},
-              "codes": {str(label): label % 12 for label in range(40)}, "names": "keep"}
+    header = {
+        "region": "mask",
+        "mask_rule": {"kind": "index", "objects": list(range(90)), "background_label": 0},
+        "codes": {str(label): label % 12 for label in range(40)},
+        "names": "keep",
+    }
     other = json.loads(json.dumps(header))
     other["mask_rule"]["objects"][50], other["mask_rule"]["background_label"], other["codes"]["33"] = 500, None, 11
     del other["names"]
     with pytest.raises(UserError) as raised:
         unseg.protecting.run._check_same_settings({"settings": other}, Manifest({"settings": header}, {}), out)
     said = str(raised.value)
-    assert "(names: keep, now suffix; " in said and "; mask_rule.background_label: 0, now null; codes.33: 9, now 11)" in said
+    assert (
+        "(names: keep, now suffix; " in said
+        and "; mask_rule.background_label: 0, now null; codes.33: 9, now 11)" in said
+    )
     assert re.search(r"; mask_rule\.objects: ….{15,25} 50, 51,.{40,60}…, now ….{15,25} 500, 51,.{40,60}…; ", said), said
 
 
-@pytest.mark.parametrize(("changed", "said"), [
-    ({"png_level": 6}, "png_level: 1, now 6"), ({"names": "keep"}, "names: suffix, now keep"),
-    ({"precision": "bfloat16"}, "precision: float32, now bfloat16"), ({"region": "published"}, "region: mask, now published"),
-    ({"background_label": None}, "mask_rule.background_label: 0, now null"), ({"budget": Budget(8, 3)}, "background_budget: 2.0, now 3.0")])
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"png_level": 6}, "png_level: 1, now 6"),
+        ({"names": "keep"}, "names: suffix, now keep"),
+        ({"precision": "bfloat16"}, "precision: float32, now bfloat16"),
+        ({"region": "published"}, "region: mask, now published"),
+        ({"background_label": None}, "mask_rule.background_label: 0, now null"),
+        ({"budget": Budget(8, 3)}, "background_budget: 2.0, now 3.0"),
+    ],
+)
 def test_each_setting_that_changes_bytes_is_compared(photos: Path, changed: dict, said: str) -> None:
     protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded())
     before = tree(photos.parent / "out")
     with pytest.raises(UserError) as raised:
-        protect([photos], photos.parent / "out", replace(SETTINGS, **changed), masks=photos.parent / "masks", generator=loaded())
+        protect(
+            [photos],
+            photos.parent / "out",
+            replace(SETTINGS, **changed),
+            masks=photos.parent / "masks",
+            generator=loaded(),
+        )
     assert f"with other settings ({said}); give another folder" in str(raised.value)
     assert tree(photos.parent / "out") == before
 
@@ -402,7 +469,9 @@ def test_another_generator_file_or_other_annotations_are_named(photos: Path) -> 
     protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded())
     with pytest.raises(UserError, match="generator: 000000.*, now 111111"):
         protect([photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded("1" * 64))
-    with pytest.raises(UserError, match=r'\(.*mask_rule: {"kind": "binary".*, now null; annotations: null, now {"format": "binary"'):
+    with pytest.raises(
+        UserError, match=r'\(.*mask_rule: {"kind": "binary".*, now null; annotations: null, now {"format": "binary"'
+    ):
         protect([photos], photos.parent / "out", SETTINGS, annotations=photos.parent / "masks", generator=loaded())
 
 
@@ -423,8 +492,9 @@ def terminated(*arguments: object, **options: object) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_request_to_end_is_one_line_and_143(photos: Path, capsys: pytest.CaptureFixture,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_end_is_one_line_and_143(
+    photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(unseg.protecting.run, "protect", terminated)
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out")]) == 143

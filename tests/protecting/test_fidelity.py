@@ -3,6 +3,7 @@
 Every kind of input goes through protect into every lossless format and is read back by another program's eyes (Pillow for
 8 bits, OpenCV and tifffile for 16) and by `verify`.
 """
+
 from __future__ import annotations
 
 import io
@@ -23,12 +24,12 @@ from PIL import Image as Pillow
 
 from tests.support.fake_generator import loaded
 from unseg.method import noise
-from unseg.storage import images
 from unseg.method.config import Budget
-from unseg.storage.images import ImageError, Metadata, read_image
 from unseg.method.metrics import psnr
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
+from unseg.storage import images
+from unseg.storage.images import ImageError, Metadata, read_image
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 HEIGHT, WIDTH = 34, 46
@@ -69,8 +70,12 @@ KINDS = {
     "deep RGB": (("png", "tif"), 3, 16, False),
     "deep RGBA": (("png", "tif"), 3, 16, True),
 }
-NOTES = {"palette": "palette to RGB", "transparent palette": "palette to RGBA", "CMYK": "CMYK to RGB",
-         "black-and-white": "black-and-white to grey"}
+NOTES = {
+    "palette": "palette to RGB",
+    "transparent palette": "palette to RGBA",
+    "CMYK": "CMYK to RGB",
+    "black-and-white": "black-and-white to grey",
+}
 NAMES = [f"{kind} {form}/a.{form}" for kind, (forms, *_) in KINDS.items() for form in forms]
 
 
@@ -79,11 +84,18 @@ def write_original(path: Path, kind: str) -> None:
     if kind.startswith("deep"):
         colour, alpha = "RGB" in kind, "A" in kind or "alpha" in kind
         if path.suffix == ".tif":
-            pixels = DEEP[..., :4 if alpha else 3] if colour else DEEP[..., 0]
-            tifffile.imwrite(path, pixels, photometric="rgb" if colour else "minisblack", metadata=None,
-                             extrasamples=["unassalpha"] if alpha else None)
+            pixels = DEEP[..., : 4 if alpha else 3] if colour else DEEP[..., 0]
+            tifffile.imwrite(
+                path,
+                pixels,
+                photometric="rgb" if colour else "minisblack",
+                metadata=None,
+                extrasamples=["unassalpha"] if alpha else None,
+            )
         elif colour:
-            cv2.imwrite(str(path), cv2.cvtColor(DEEP, cv2.COLOR_RGBA2BGRA) if alpha else np.ascontiguousarray(DEEP[..., 2::-1]))
+            cv2.imwrite(
+                str(path), cv2.cvtColor(DEEP, cv2.COLOR_RGBA2BGRA) if alpha else np.ascontiguousarray(DEEP[..., 2::-1])
+            )
         else:
             path.write_bytes(images.encode_png(DEEP[..., :1], alpha=DEEP[..., 3] if alpha else None))
     else:
@@ -113,7 +125,7 @@ def independent(path: Path, deep: bool) -> np.ndarray:
         values = tifffile.imread(path)
     else:
         values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        values = values if values.ndim == 2 else values[..., [2, 1, 0, 3][:values.shape[2]]]
+        values = values if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]
     return values if values.ndim == 3 else values[..., None]
 
 
@@ -125,7 +137,9 @@ def test_a_kind_survives(originals: Path, run: tuple[str, Path, Summary], name: 
     entry = next(entry for entry in summary.entries if entry.input == name)
     if form == "webp" and bits == 16:
         assert (entry.status, entry.reason) == (
-            "failed", "WebP holds 8 bits a channel, it has 16: use --format png or tiff")
+            "failed",
+            "WebP holds 8 bits a channel, it has 16: use --format png or tiff",
+        )
         return
     if form == "tiff" and kind == "deep grey with alpha":
         assert entry.status == "failed" and entry.reason.endswith("use --format png")
@@ -192,14 +206,19 @@ def deep_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, pixels in (("colour.png", DEEP[..., :3]), ("grey.png", DEEP[..., 0])):
         images.write_png(folder / "in" / name, pixels // 2 + 16_000)
         Pillow.fromarray(classes).save(folder / "masks" / name)
-    (folder / "boxes.json").write_text(json.dumps({name: [[0, 0, WIDTH - 1, 19]] for name in ("colour.png", "grey.png")}))
+    (folder / "boxes.json").write_text(
+        json.dumps({name: [[0, 0, WIDTH - 1, 19]] for name in ("colour.png", "grey.png")})
+    )
     return folder
 
 
-HOW = {"masks": ({"masks": "masks"}, {"objects": (1,), "mask_type": "index"}), "boxes": ({"boxes": "boxes.json"}, {}),
-       "annotations": ({"annotations": "masks", "annotations_format": "index"}, {"objects": (1,)}),
-       "masks by class": ({"masks": "masks"}, {"by_class": True, "mask_type": "index"}),
-       "annotations by class": ({"annotations": "masks", "annotations_format": "index"}, {"by_class": True})}
+HOW = {
+    "masks": ({"masks": "masks"}, {"objects": (1,), "mask_type": "index"}),
+    "boxes": ({"boxes": "boxes.json"}, {}),
+    "annotations": ({"annotations": "masks", "annotations_format": "index"}, {"objects": (1,)}),
+    "masks by class": ({"masks": "masks"}, {"by_class": True, "mask_type": "index"}),
+    "annotations by class": ({"annotations": "masks", "annotations_format": "index"}, {"by_class": True}),
+}
 
 
 @pytest.mark.parametrize("form", ["png", "tiff"])
@@ -239,8 +258,12 @@ def by_hand(image: np.ndarray, noise_3HW: np.ndarray, region: np.ndarray, budget
 
 
 @settings(max_examples=40, deadline=None)
-@given(strategies.integers(0, 2**32 - 1), strategies.sampled_from([1, 3]), strategies.sampled_from([np.uint8, np.uint16]),
-       strategies.sampled_from([Budget(8, 2), Budget(2.5, 0.25), Budget(0, 0), Budget(255, 255)]))
+@given(
+    strategies.integers(0, 2**32 - 1),
+    strategies.sampled_from([1, 3]),
+    strategies.sampled_from([np.uint8, np.uint16]),
+    strategies.sampled_from([Budget(8, 2), Budget(2.5, 0.25), Budget(0, 0), Budget(255, 255)]),
+)
 def test_noise_on_grey_and_on_16_bits(seed: int, channels: int, kind: type, budget: Budget) -> None:
     random = np.random.default_rng(seed)
     image = random.integers(0, np.iinfo(kind).max + 1, (6, 6, channels)).astype(kind)
@@ -251,8 +274,11 @@ def test_noise_on_grey_and_on_16_bits(seed: int, channels: int, kind: type, budg
     expected = by_hand(image, noise_3HW, region, budget)
     # float32 against float64: a value in the middle between two whole numbers may go either way
     assert np.abs(made.astype(int) - expected).max() <= (channels == 1 or kind == np.uint16)
-    limit = np.where(region, int(budget.object * (257 if kind == np.uint16 else 1)),
-                     int(budget.background * (257 if kind == np.uint16 else 1)))[..., None]
+    limit = np.where(
+        region,
+        int(budget.object * (257 if kind == np.uint16 else 1)),
+        int(budget.background * (257 if kind == np.uint16 else 1)),
+    )[..., None]
     assert (np.abs(made.astype(int) - image.astype(int)) <= limit).all()
 
 
@@ -274,7 +300,9 @@ def test_the_8_bit_path_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("level", [0, 6, 9])
 def test_8_bit_png_is_pillows(level: int, tmp_path: Path) -> None:
-    Pillow.fromarray(EIGHT).save(tmp_path / "a.png", compress_level=level, compress_type=1 if level == 9 else 3, icc_profile=SRGB)
+    Pillow.fromarray(EIGHT).save(
+        tmp_path / "a.png", compress_level=level, compress_type=1 if level == 9 else 3, icc_profile=SRGB
+    )
     made = images.encode_png(EIGHT[..., :3], level, alpha=EIGHT[..., 3], metadata=Metadata(icc_profile=SRGB))
     assert made == (tmp_path / "a.png").read_bytes()
 
@@ -304,9 +332,15 @@ def test_psnr_of_16_bits_is_relative_to_their_range() -> None:
 def test_every_orientation_is_turned_upright_once(tmp_path: Path, orientation: int) -> None:
     exif = Pillow.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    method = {2: Pillow.Transpose.FLIP_LEFT_RIGHT, 3: Pillow.Transpose.ROTATE_180, 4: Pillow.Transpose.FLIP_TOP_BOTTOM,
-              5: Pillow.Transpose.TRANSPOSE, 6: Pillow.Transpose.ROTATE_270, 7: Pillow.Transpose.TRANSVERSE,
-              8: Pillow.Transpose.ROTATE_90}.get(orientation)
+    method = {
+        2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+        3: Pillow.Transpose.ROTATE_180,
+        4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+        5: Pillow.Transpose.TRANSPOSE,
+        6: Pillow.Transpose.ROTATE_270,
+        7: Pillow.Transpose.TRANSVERSE,
+        8: Pillow.Transpose.ROTATE_90,
+    }.get(orientation)
     photo = Pillow.fromarray(EIGHT[..., :3])
     expected = np.array(photo if method is None else photo.transpose(method))
     (tmp_path / "in").mkdir()
@@ -315,8 +349,13 @@ def test_every_orientation_is_turned_upright_once(tmp_path: Path, orientation: i
         assert np.array_equal(read_image(tmp_path / "in" / f"{form}.{form}").samples, expected)
     deep = Pillow.fromarray(DEEP[..., 0])
     deep.save(tmp_path / "in" / "deep.png", exif=exif)
-    tifffile.imwrite(tmp_path / "in" / "deeprgb.tif", DEEP[..., :3], photometric="rgb", metadata=None,
-                     extratags=[(274, "H", 1, orientation, True)])
+    tifffile.imwrite(
+        tmp_path / "in" / "deeprgb.tif",
+        DEEP[..., :3],
+        photometric="rgb",
+        metadata=None,
+        extratags=[(274, "H", 1, orientation, True)],
+    )
     turned = Pillow.fromarray((DEEP[..., 0] >> 8).astype(np.uint8))
     turned = np.array(turned if method is None else turned.transpose(method))
     for name in ("deep.png", "deeprgb.tif"):
@@ -341,13 +380,17 @@ def telling(path: Path, deep: bool = False) -> Path:
     exif = Pillow.Exif()
     exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Maker of cameras", "One"
     exif[ExifTags.Base.Artist], exif[ExifTags.Base.Orientation] = "A. Person", 1
-    exif[ExifTags.IFD.Exif] = {ExifTags.Base.DateTimeOriginal: "2026:01:02 03:04:05", ExifTags.Base.FNumber: 2.8,
-                               ExifTags.Base.MakerNote: b"secret notes" * 9}
+    exif[ExifTags.IFD.Exif] = {
+        ExifTags.Base.DateTimeOriginal: "2026:01:02 03:04:05",
+        ExifTags.Base.FNumber: 2.8,
+        ExifTags.Base.MakerNote: b"secret notes" * 9,
+    }
     exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N", ExifTags.GPS.GPSLatitude: (52.0, 31.0, 12.0)}
     photo = Pillow.fromarray(DEEP[..., 0] if deep else EIGHT[..., :3])
     extra = {".webp": {"lossless": True}, ".jpg": {"quality": 95, "comment": b"a comment"}}.get(path.suffix, {})
     if path.suffix == ".png":
         from PIL.PngImagePlugin import PngInfo
+
         extra["pnginfo"] = PngInfo()
         extra["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
         extra["pnginfo"].add_text("Comment", "a comment")
@@ -424,7 +467,9 @@ def test_a_thumbnail_and_an_orientation_are_never_kept(tmp_path: Path) -> None:
     exif = Pillow.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "Maker"
     block = bytearray(exif.tobytes()[6:])
-    link = 8 + 2 + 12 * struct.unpack_from(">H", block, 8)[0]  # where the first directory names the second, the thumbnail's
+    link = (
+        8 + 2 + 12 * struct.unpack_from(">H", block, 8)[0]
+    )  # where the first directory names the second, the thumbnail's
     struct.pack_into(">I", block, link, len(block))
     block += struct.pack(">HHHIIHHIII", 2, 0x201, 4, 1, len(block) + 30, 0x202, 4, 1, 9, 0) + b"THUMBNAIL"
     Pillow.fromarray(EIGHT[..., :3]).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + bytes(block))
@@ -455,14 +500,26 @@ def test_a_profile_that_does_not_fit_is_left_out_and_said(tmp_path: Path) -> Non
 def test_depths_that_cannot_be_kept_are_refused_by_name(tmp_path: Path) -> None:
     cases = {
         "float.tif": (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.float32)), "floating-point"),
-        "half.tif": (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.float16)), "floating-point|broken|known format"),
+        "half.tif": (
+            lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.float16)),
+            "floating-point|broken|known format",
+        ),
         "wide.tif": (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.uint32)), "32 bits a channel"),
         "signed.tif": (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.int16)), "signed values"),
-        "planes.tif": (lambda path: tifffile.imwrite(path, np.ascontiguousarray(np.moveaxis(DEEP[..., :3], -1, 0)),
-                                                     photometric="rgb", planarconfig="separate"), "not read exactly"),
+        "planes.tif": (
+            lambda path: tifffile.imwrite(
+                path,
+                np.ascontiguousarray(np.moveaxis(DEEP[..., :3], -1, 0)),
+                photometric="rgb",
+                planarconfig="separate",
+            ),
+            "not read exactly",
+        ),
         "white.tif": (lambda path: tifffile.imwrite(path, DEEP[..., 0], photometric="miniswhite"), "white as zero"),
-        "premultiplied.tif": (lambda path: tifffile.imwrite(path, DEEP, photometric="rgb", extrasamples=["assocalpha"]),
-                              "premultiplied"),
+        "premultiplied.tif": (
+            lambda path: tifffile.imwrite(path, DEEP, photometric="rgb", extrasamples=["assocalpha"]),
+            "premultiplied",
+        ),
         "lab.tif": (lambda path: Pillow.new("LAB", (9, 9)).save(path), "LAB colours: save it as RGB"),
     }
     for name, (write, reason) in cases.items():
@@ -477,7 +534,7 @@ def test_a_transparent_colour_of_16_bits_becomes_alpha(tmp_path: Path) -> None:
     pixels[5, 6] = (1, 2, 71)  # the same high bytes
     data = images.encode_png(pixels)
     chunk = images._png_chunk(b"tRNS", np.array([1, 2, 70], ">u2").tobytes())
-    (tmp_path / "a.png").write_bytes(data[:images.PNG_HEADER_END] + chunk + data[images.PNG_HEADER_END:])
+    (tmp_path / "a.png").write_bytes(data[: images.PNG_HEADER_END] + chunk + data[images.PNG_HEADER_END :])
     image = read_image(tmp_path / "a.png")
     assert np.array_equal(image.samples, pixels)
     assert np.argwhere(image.alpha == 0).tolist() == [[3, 4]] and (image.alpha == 65535).sum() == image.alpha.size - 1
@@ -496,12 +553,18 @@ def test_time_stamps_are_kept_where_asked(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         for name in names:
             Pillow.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8) if folder == "masks" else EIGHT[..., :3]).save(
-                tmp_path / folder / name)
+                tmp_path / folder / name
+            )
             os.utime(tmp_path / folder / name, ns=(10**18, 10**18 + 5))
 
     def stamps(form: str, keep_times: bool) -> list[int]:
-        summary = protect([tmp_path / "in"], tmp_path / form, replace(SETTINGS, format=form, keep_times=keep_times),
-                          masks=tmp_path / "masks", generator=loaded())
+        summary = protect(
+            [tmp_path / "in"],
+            tmp_path / form,
+            replace(SETTINGS, format=form, keep_times=keep_times),
+            masks=tmp_path / "masks",
+            generator=loaded(),
+        )
         assert [entry.status for entry in summary.entries] == ["protected", "copied"]
         return [(tmp_path / form / entry.output).stat().st_mtime_ns for entry in summary.entries]
 

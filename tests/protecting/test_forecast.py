@@ -1,4 +1,5 @@
 """What is said before a long run: counts and sizes of what is to do, time and room from the trial of a few images."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -31,8 +32,10 @@ def test_time_and_room_by_hand() -> None:
     made = forecast(12, 2, [4000] * 10, trials, generators=2, workers=4, bytes_free=10**12)
     assert made.seconds == pytest.approx(10 * 3 / 2 + 40 * 0.5 / 4)
     assert made.bytes_out == 80_000 and made.bytes_in == 40_000
-    assert made.sentences("out") == ["10 images to protect (40.0 kB), into out; 2 are finished already",
-                                     "this will take about 20 seconds and 80.0 kB on disk; 1.0 TB are free"]
+    assert made.sentences("out") == [
+        "10 images to protect (40.0 kB), into out; 2 are finished already",
+        "this will take about 20 seconds and 80.0 kB on disk; 1.0 TB are free",
+    ]
 
 
 def test_too_little_room_is_said() -> None:
@@ -43,11 +46,23 @@ def test_too_little_room_is_said() -> None:
 
 def test_without_trials_there_is_no_promise() -> None:
     assert forecast(3, 0, [5, 5, 5], [], 1, 1).sentences("out") == ["3 images to protect (15 bytes), into out"]
-    assert forecast(3, 3, [], [], 1, 1).sentences("out") == ["0 images to protect (0 bytes), into out; 3 are finished already"]
+    assert forecast(3, 3, [], [], 1, 1).sentences("out") == [
+        "0 images to protect (0 bytes), into out; 3 are finished already"
+    ]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.2, "a second"), (40, "40 seconds"), (89, "89 seconds"), (90, "2 minutes"),
-                                               (5000, "83 minutes"), (5400, "1.5 hours"), (129_600, "1.5 days")])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "a second"),
+        (40, "40 seconds"),
+        (89, "89 seconds"),
+        (90, "2 minutes"),
+        (5000, "83 minutes"),
+        (5400, "1.5 hours"),
+        (129_600, "1.5 days"),
+    ],
+)
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
@@ -73,7 +88,9 @@ def test_a_long_run_is_foretold_and_trials_leave_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(unseg.protecting.run, "forecast", watched)
     protect([tmp_path / "in"], tmp_path / "out", settings, generator=loaded(), reporter=listener)
     assert written == [[]]
-    assert listener.said[0].startswith("6 images to protect (") and listener.said[0].endswith(f"into {tmp_path / 'out'}")
+    assert listener.said[0].startswith("6 images to protect (") and listener.said[0].endswith(
+        f"into {tmp_path / 'out'}"
+    )
     assert listener.said[1].startswith("this will take about a second and ")
     made = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.png"))
     said = float(listener.said[1].split(" and ")[1].split()[0]) * 1000

@@ -1,4 +1,5 @@
 """Input made to do harm: malformed images, bombs, names that lead elsewhere, links, pipes, manifests, weights; no network."""
+
 from __future__ import annotations
 
 import ast
@@ -18,14 +19,14 @@ from PIL import Image as Pillow
 from tests.support import make_corpus
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg import cli
-from unseg.storage import images
-from unseg.storage.weights import load_generator, save_generator
 from unseg.errors import UserError
-from unseg.storage.files import link_on_the_way, printable, sha256_of, stays_inside
-from unseg.storage.images import ImageError, open_label, read_image, write_png
-from unseg.protecting.manifest import Entry, FORMAT, MANIFEST, read_manifest
+from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect, read_boxes
 from unseg.protecting.verification import verify
+from unseg.storage import images
+from unseg.storage.files import link_on_the_way, printable, sha256_of, stays_inside
+from unseg.storage.images import ImageError, open_label, read_image, write_png
+from unseg.storage.weights import load_generator, save_generator
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,14 @@ def test_a_bomb_is_refused_in_time(tmp_path: Path, name: str) -> None:
 
 
 def corpus_figures(tmp_path: Path, count: int) -> dict:
-    command = [sys.executable, str(ROOT / "tests" / "make_corpus.py"), str(tmp_path / "corpus"), "--count", str(count), "--run"]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "make_corpus.py"),
+        str(tmp_path / "corpus"),
+        "--count",
+        str(count),
+        "--run",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout)
@@ -109,8 +117,10 @@ def test_pipes_devices_and_folders_are_no_images(photos: Path) -> None:
     (photos / "circle.png").symlink_to("circle.png")
     summary = run(photos)
     assert {entry.input: entry.reason for entry in summary.of("failed")} == {
-        "pipe.png": "cannot be read: no regular file", "zero.png": "cannot be read: no regular file",
-        "circle.png": "cannot be read: Too many levels of symbolic links"}
+        "pipe.png": "cannot be read: no regular file",
+        "zero.png": "cannot be read: no regular file",
+        "circle.png": "cannot be read: Too many levels of symbolic links",
+    }
     assert len(summary.of("protected")) == 2
     masks = photos.parent / "masks"
     masks.mkdir()
@@ -129,7 +139,9 @@ def test_files_larger_than_their_header_explains_are_not_read(tmp_path: Path) ->
         read_image(tmp_path / "a.png")
     with open(tmp_path / "a.png", "ab") as file:
         file.truncate(3 << 30)
-    with pytest.raises(ImageError, match="bytes are more than an image of 200 megapixels needs: raise --max-megapixels if it"):
+    with pytest.raises(
+        ImageError, match="bytes are more than an image of 200 megapixels needs: raise --max-megapixels if it"
+    ):
         read_image(tmp_path / "a.png")
 
 
@@ -164,7 +176,9 @@ def test_names_that_leave_the_folder(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["C:/a.png", "C:a.png", "\\\\server\\a", "\\a", "..\\a", "a\\..\\..\\b"])
 def test_names_that_leave_the_folder_on_windows(name: str) -> None:
-    assert not stays_inside(name, windows=True) and stays_inside(name, windows=False) == (".." != name[:2] or "\\" in name)
+    assert not stays_inside(name, windows=True) and stays_inside(name, windows=False) == (
+        name[:2] != ".." or "\\" in name
+    )
 
 
 def test_names_that_stay() -> None:
@@ -179,16 +193,38 @@ def manifest(folder: Path, **values: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("values", [
-    {"output": "../victim.png"}, {"output": "/etc/victim"}, {"output": "a/../../victim.png"}, {"output": "."}, {"output": ["x"]},
-    {"claims": ["../victim.png"]}, {"claims": "../x"}, {"input": "../../secret.png"}, {"mask": "../../secret.png"},
-    {"status": "deleted"}, {"width": -1}, {"width": 1.5}, {"width": True}, {"object_budget": "8"}, {"boxes": 3},
-    {"boxes": [[1, 2]]}, {"boxes": [[1, 2, 3, "x"]]}, {"object_budget": float("nan")}, {"width": 10**400}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"output": "../victim.png"},
+        {"output": "/etc/victim"},
+        {"output": "a/../../victim.png"},
+        {"output": "."},
+        {"output": ["x"]},
+        {"claims": ["../victim.png"]},
+        {"claims": "../x"},
+        {"input": "../../secret.png"},
+        {"mask": "../../secret.png"},
+        {"status": "deleted"},
+        {"width": -1},
+        {"width": 1.5},
+        {"width": True},
+        {"object_budget": "8"},
+        {"boxes": 3},
+        {"boxes": [[1, 2]]},
+        {"boxes": [[1, 2, 3, "x"]]},
+        {"object_budget": float("nan")},
+        {"width": 10**400},
+    ],
+)
 def test_a_manifest_that_leads_elsewhere_is_refused_whole(photos: Path, values: dict) -> None:
     victim = photos.parent / "victim.png"
     victim.write_bytes(b"mine")
-    out = manifest(photos.parent / "out", output_sha256=sha256_of(victim), **values) if "output" not in values else \
-        manifest(photos.parent / "out", **{**values, "output_sha256": sha256_of(victim)})
+    out = (
+        manifest(photos.parent / "out", output_sha256=sha256_of(victim), **values)
+        if "output" not in values
+        else manifest(photos.parent / "out", **{**values, "output_sha256": sha256_of(victim)})
+    )
     for work in (lambda: run(photos), lambda: verify(out)):
         with pytest.raises(UserError, match=f"{MANIFEST}: not a manifest of unseg \\(line 2: ") as raised:
             work()
@@ -196,20 +232,46 @@ def test_a_manifest_that_leads_elsewhere_is_refused_whole(photos: Path, values: 
     assert victim.read_bytes() == b"mine"
 
 
-LINE = {"input": "a.png", "input_root": "../photos", "status": "protected", "output": "a.png", "width": 32, "height": 24,
-        "input_sha256": "0", "output_sha256": "0", "object_budget": 8.0, "background_budget": 2.0, "boxes": [[0, 0, 5, 5]]}
-SETTINGS_LINE = {"mask_rule": {"kind": "binary", "objects": None, "ignore_label": 255, "background_label": 0},
-                 "region": "published", "image_size": 64, "mask_size": 64, "format": "png", "metadata": "icc"}
+LINE = {
+    "input": "a.png",
+    "input_root": "../photos",
+    "status": "protected",
+    "output": "a.png",
+    "width": 32,
+    "height": 24,
+    "input_sha256": "0",
+    "output_sha256": "0",
+    "object_budget": 8.0,
+    "background_budget": 2.0,
+    "boxes": [[0, 0, 5, 5]],
+}
+SETTINGS_LINE = {
+    "mask_rule": {"kind": "binary", "objects": None, "ignore_label": 255, "background_label": 0},
+    "region": "published",
+    "image_size": 64,
+    "mask_size": 64,
+    "format": "png",
+    "metadata": "icc",
+}
 FIELDS = [*LINE, "mask", "mask_root", "claims", "psnr"]
 ANYTHING = strategies.recursive(
-    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(max_size=9),
-    lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(strategies.text(max_size=5), inner, max_size=3),
-    max_leaves=9)
+    strategies.none()
+    | strategies.booleans()
+    | strategies.integers()
+    | strategies.floats()
+    | strategies.text(max_size=9),
+    lambda inner: (
+        strategies.lists(inner, max_size=4) | strategies.dictionaries(strategies.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=9,
+)
 
 
 @settings(max_examples=80, deadline=None)
-@given(values=strategies.dictionaries(strategies.sampled_from(FIELDS), ANYTHING, max_size=3),
-       changed=strategies.dictionaries(strategies.sampled_from([*SETTINGS_LINE, "mask_rule.kind"]), ANYTHING, max_size=2))
+@given(
+    values=strategies.dictionaries(strategies.sampled_from(FIELDS), ANYTHING, max_size=3),
+    changed=strategies.dictionaries(strategies.sampled_from([*SETTINGS_LINE, "mask_rule.kind"]), ANYTHING, max_size=2),
+)
 def test_verify_reads_any_manifest(tmp_path_factory: pytest.TempPathFactory, values: dict, changed: dict) -> None:
     """It finds fault, or refuses it in one line; nothing else may come out of it."""
     folder = tmp_path_factory.mktemp("any")
@@ -219,7 +281,9 @@ def test_verify_reads_any_manifest(tmp_path_factory: pytest.TempPathFactory, val
     for path in (folder / "photos" / "a.png", out / "a.png"):
         Pillow.fromarray(PHOTO).save(path)
     header = {**SETTINGS_LINE, **changed}
-    (out / MANIFEST).write_text(json.dumps({"format": FORMAT, "settings": header}) + "\n" + json.dumps({**LINE, **values}) + "\n")
+    (out / MANIFEST).write_text(
+        json.dumps({"format": FORMAT, "settings": header}) + "\n" + json.dumps({**LINE, **values}) + "\n"
+    )
     try:
         assert verify(out, workers=1).exit_code == 1
     except UserError:
@@ -237,8 +301,9 @@ def test_json_made_to_break_parsers_is_refused(tmp_path: Path, text: str) -> Non
     assert len(str(raised.value)) < 600
 
 
-@pytest.mark.parametrize("box", ["[1, 2, 1e400, 3]", "[1, 2, NaN, 3]", f"[1, 2, {10**400}, 3]", f"[{'1, ' * 9999}2]",
-                                 "[0, 0, 1e30, 1e30]"])
+@pytest.mark.parametrize(
+    "box", ["[1, 2, 1e400, 3]", "[1, 2, NaN, 3]", f"[1, 2, {10**400}, 3]", f"[{'1, ' * 9999}2]", "[0, 0, 1e30, 1e30]"]
+)
 def test_numbers_beyond_all_images_are_no_boxes(tmp_path: Path, box: str) -> None:
     (tmp_path / "boxes.json").write_text(f'{{"a.png": [{box}]}}')
     with pytest.raises(UserError, match="is no box; give") as raised:
@@ -272,7 +337,8 @@ def test_a_link_that_appears_during_the_run_is_not_followed(photos: Path, monkey
     monkeypatch.setattr(images, "read_image", linked)
     summary = run(photos)
     assert [(entry.input, entry.reason) for entry in summary.of("failed")] == [
-        ("sub/b.png", "sub in the output is a link, which is not followed")]
+        ("sub/b.png", "sub in the output is a link, which is not followed")
+    ]
     assert list(elsewhere.iterdir()) == []
 
 
@@ -335,7 +401,9 @@ def test_temporary_files_are_ours_by_their_whole_name(photos: Path) -> None:
 # --- what is printed
 
 
-def test_names_cannot_speak_to_the_terminal(photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_cannot_speak_to_the_terminal(
+    photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("unseg.protecting.run.load_generator", lambda which, device: loaded())
     (photos / "a\x1b[31m\nprotected 9\r.png").write_bytes(b"x")
     assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]) == 1
@@ -360,9 +428,29 @@ def test_reasons_do_not_tell_contents(photos: Path) -> None:
 # --- weights and network
 
 
-UNSAFE = {"pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open", "dill.load",
-          "dill.loads", "joblib.load", "eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
-          "pandas.read_pickle", "torch.hub.load", "urllib.request.urlopen", "urllib.request.urlretrieve", "requests.get"}
+UNSAFE = {
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "marshal.load",
+    "marshal.loads",
+    "shelve.open",
+    "dill.load",
+    "dill.loads",
+    "joblib.load",
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "pandas.read_pickle",
+    "torch.hub.load",
+    "urllib.request.urlopen",
+    "urllib.request.urlretrieve",
+    "requests.get",
+}
 
 
 SAFE_YAML = ("yaml.BaseLoader", "yaml.SafeLoader")
@@ -377,8 +465,13 @@ def unsafe_calls(name: str, source: str) -> list[str]:
         called = ast.unparse(node.func)
         options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         safe_yaml = called == "yaml.load" and any(ast.unparse(given) in SAFE_YAML for given in node.args[1:])
-        if called in UNSAFE and not safe_yaml or called == "torch.load" and options.get("weights_only") != "True" \
-                or any(options.get(option) == "True" for option in ("allow_pickle", "shell", "trust_remote_code")):
+        if (
+            called in UNSAFE
+            and not safe_yaml
+            or called == "torch.load"
+            and options.get("weights_only") != "True"
+            or any(options.get(option) == "True" for option in ("allow_pickle", "shell", "trust_remote_code"))
+        ):
             found.append(f"{name}:{node.lineno}: {called}")
     return found
 
@@ -390,9 +483,20 @@ def test_nothing_runs_or_fetches_what_a_file_says() -> None:
     assert [call for path in sources for call in unsafe_calls(path.name, path.read_text(encoding="utf-8"))] == []
 
 
-@pytest.mark.parametrize("line", [
-    "torch.load(p)", "torch.load(p, weights_only=False)", "pickle.loads(x)", "eval(x)", "os.system(x)", "yaml.load(x)",
-    "np.load(p, allow_pickle=True)", "yaml.load(x, yaml.Loader)", "subprocess.run(c, shell=True)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "pickle.loads(x)",
+        "eval(x)",
+        "os.system(x)",
+        "yaml.load(x)",
+        "np.load(p, allow_pickle=True)",
+        "yaml.load(x, yaml.Loader)",
+        "subprocess.run(c, shell=True)",
+    ],
+)
 def test_unsafe_calls_are_found(line: str) -> None:
     assert len(unsafe_calls("m", line)) == 1
     assert unsafe_calls("m", "torch.load(p, weights_only=True)\nnp.load(p)") == []
@@ -447,23 +551,34 @@ print("CODES", [cli.main(command.split()) for command in sys.argv[1:]])
 @pytest.mark.slow
 def test_protect_verify_and_info_work_without_any_network(photos: Path) -> None:
     """Every use of a socket in the process raises and is seen; the generator that ships is used."""
-    commands = ["info", "protect photos --out out --device cpu", "verify out",
-                "protect photos --out more --generator compact --format tiff --metadata keep",
-                "protect photos --out third --generator sam_vit_b_01ec64.pth"]
-    result = subprocess.run([sys.executable, "-c", NO_NETWORK, *commands], cwd=photos.parent, capture_output=True, text=True,
-                            timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    commands = [
+        "info",
+        "protect photos --out out --device cpu",
+        "verify out",
+        "protect photos --out more --generator compact --format tiff --metadata keep",
+        "protect photos --out third --generator sam_vit_b_01ec64.pth",
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", NO_NETWORK, *commands],
+        cwd=photos.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert "CODES [0, 0, 0, 0, 2]" in result.stdout and "NETWORK" not in result.stdout, result.stdout + result.stderr
     assert "sam_vit_b_01ec64.pth: no such file; get it from https://" in result.stderr
 
 
 def test_the_network_test_would_see_a_connection() -> None:
-    code = NO_NETWORK[:NO_NETWORK.index("from unseg")] + "import socket; socket.create_connection(('localhost', 1))"
+    code = NO_NETWORK[: NO_NETWORK.index("from unseg")] + "import socket; socket.create_connection(('localhost', 1))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode != 0 and "NETWORK socket." in result.stdout
 
 
 def test_safetensors_with_a_lying_header_are_refused(tmp_path: Path) -> None:
     from segment_anything_training.build import build_generator
+
     save_generator(build_generator("compact"), "compact", tmp_path / "a.safetensors")
     content = (tmp_path / "a.safetensors").read_bytes()
     for start in (b"\xff" * 8, (2**40).to_bytes(8, "little"), bytes(8), (10).to_bytes(8, "little")):
@@ -474,6 +589,7 @@ def test_safetensors_with_a_lying_header_are_refused(tmp_path: Path) -> None:
 
 def test_a_fake_generator_that_answers_too_much_keeps_the_bound(photos: Path) -> None:
     """Weights are input too: whatever noise they make, infinities aside, which are refused, the bound holds."""
+
     class Loud(FakeGenerator):
         def forward(self, batch: torch.Tensor, prompts: object) -> torch.Tensor:
             return super().forward(batch, prompts) * 1e30
@@ -486,6 +602,19 @@ def test_a_fake_generator_that_answers_too_much_keeps_the_bound(photos: Path) ->
 
 def test_entries_survive_their_own_reader() -> None:
     from unseg.protecting.manifest import _entry, _line
-    entry = Entry("a b.png", "../in", "protected", output="a b.png", width=3, height=4, boxes=((1, 2.5, 3, 4),),
-                  claims=("x.png",), object_budget=8.0, psnr=33.25, over_budget=0.0, max_over=0)
+
+    entry = Entry(
+        "a b.png",
+        "../in",
+        "protected",
+        output="a b.png",
+        width=3,
+        height=4,
+        boxes=((1, 2.5, 3, 4),),
+        claims=("x.png",),
+        object_budget=8.0,
+        psnr=33.25,
+        over_budget=0.0,
+        max_over=0,
+    )
     assert _entry(json.loads(_line(entry))) == entry

@@ -1,4 +1,5 @@
 """Half precision at generation: how far pixels move from float32's on real photographs, and that the bound holds all the same."""
+
 from __future__ import annotations
 
 import copy
@@ -13,15 +14,15 @@ import torch
 from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import SamConfig
-from unseg.protecting import protector
-from unseg.storage.weights import LoadedGenerator
-from unseg.method.config import Budget
 from unseg.errors import UserError
-from unseg.storage.images import read_image, write_png
+from unseg.method.config import Budget
+from unseg.protecting import protector
 from unseg.protecting.manifest import read_manifest
-from unseg.protecting.run import protect
 from unseg.protecting.protector import Protector
+from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
+from unseg.storage.images import read_image, write_png
+from unseg.storage.weights import LoadedGenerator
 
 TINY = SamConfig(128, embed_dim=96, depth=3, num_heads=3, global_blocks=(1,), window=4)
 
@@ -34,8 +35,10 @@ def network() -> NoiseGenerator:
 
 @pytest.fixture(scope="module")
 def photographs() -> list[np.ndarray]:
-    return [cv2.resize(getattr(skimage.data, name)(), (160, 120), interpolation=cv2.INTER_AREA)
-            for name in ("astronaut", "coffee", "chelsea")]
+    return [
+        cv2.resize(getattr(skimage.data, name)(), (160, 120), interpolation=cv2.INTER_AREA)
+        for name in ("astronaut", "coffee", "chelsea")
+    ]
 
 
 def test_bfloat16_moves_few_pixels_and_keeps_the_bound(network: NoiseGenerator, photographs: list[np.ndarray]) -> None:
@@ -58,11 +61,15 @@ def test_bfloat16_moves_few_pixels_and_keeps_the_bound(network: NoiseGenerator, 
 def test_the_compact_generator_stays_in_float32(photographs: list[np.ndarray]) -> None:
     torch.manual_seed(0)
     compact = CompactGenerator()
-    one, other = (Protector(compact, Budget(), precision=precision)(photographs[0]) for precision in ("float32", "bfloat16"))
+    one, other = (
+        Protector(compact, Budget(), precision=precision)(photographs[0]) for precision in ("float32", "bfloat16")
+    )
     assert np.array_equal(one, other)
 
 
-def test_precisions_are_not_mixed_in_one_folder(network: NoiseGenerator, photographs: list[np.ndarray], tmp_path: Path) -> None:
+def test_precisions_are_not_mixed_in_one_folder(
+    network: NoiseGenerator, photographs: list[np.ndarray], tmp_path: Path
+) -> None:
     write_png(tmp_path / "in" / "a.png", photographs[0])
     generator = LoadedGenerator(network, "custom", "tiny.safetensors", "0" * 64)
     settings = ProtectSettings(precision="bfloat16", device="cpu", workers=1)
@@ -87,13 +94,17 @@ def test_precisions_are_not_mixed_in_one_folder(network: NoiseGenerator, photogr
 
 def test_float16_keeps_the_goal(network: NoiseGenerator, photographs: list[np.ndarray]) -> None:
     """Of photographs that are wholly the object, 99.9 % of the values are float32's, and no other is a grey level away."""
-    exact, rough = ([Protector(network, Budget(), precision=precision)(image) for image in photographs]
-                    for precision in ("float32", "float16"))
+    exact, rough = (
+        [Protector(network, Budget(), precision=precision)(image) for image in photographs]
+        for precision in ("float32", "float16")
+    )
     change = np.abs(np.stack(exact).astype(int) - np.stack(rough))
     assert 0 < (change > 0).mean() <= 0.001 and change.max() == 1
 
 
-def test_an_image_that_overflows_float16_is_made_in_float32(network: NoiseGenerator, photographs: list[np.ndarray]) -> None:
+def test_an_image_that_overflows_float16_is_made_in_float32(
+    network: NoiseGenerator, photographs: list[np.ndarray]
+) -> None:
     """And only that one: the others of the batch have what they have alone."""
     overflowing = copy.deepcopy(network)
     mask = np.ones((120, 160), bool)
@@ -117,7 +128,9 @@ def test_an_image_that_overflows_float16_is_made_in_float32(network: NoiseGenera
     assert overflowing.image_encoder.half is torch.float16  # for the next batch
 
 
-def test_auto_takes_float16_only_where_it_is_measured_to_hold(network: NoiseGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_float16_only_where_it_is_measured_to_hold(
+    network: NoiseGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protector, "PROBES", 1)
     assert protector.measured_precision(network, torch.device("cpu"))[0] == "float16"
     monkeypatch.setattr(protector, "CHANGED_SHARE", 1e-7)
@@ -129,8 +142,11 @@ def test_what_overflowed_is_on_record(network: NoiseGenerator, photographs: list
     write_png(tmp_path / "in" / "a.png", photographs[0])
     broken = copy.deepcopy(network)
     broken.image_encoder.blocks[0].register_forward_hook(
-        lambda module, given, result: result * float("inf") if torch.is_autocast_enabled("cpu") else result)
+        lambda module, given, result: result * float("inf") if torch.is_autocast_enabled("cpu") else result
+    )
     settings = ProtectSettings(precision="float16", device="cpu", workers=1)
-    summary = protect([tmp_path / "in"], tmp_path / "out", settings, generator=LoadedGenerator(broken, "c", "t", "0" * 64))
+    summary = protect(
+        [tmp_path / "in"], tmp_path / "out", settings, generator=LoadedGenerator(broken, "c", "t", "0" * 64)
+    )
     assert summary.exit_code == 0 and summary.entries[0].note == "float16 overflowed in 1 of a batch, made in float32"
     assert np.array_equal(read_image(tmp_path / "out" / "a.png").pixels, Protector(network, Budget())(photographs[0]))

@@ -1,4 +1,5 @@
 """unseg protect --processes: the same bytes for any number, and none of them outlives the run."""
+
 from __future__ import annotations
 
 import errno
@@ -17,8 +18,8 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from tests.support import full_disk
 import unseg.protecting.processes
+from tests.support import full_disk
 from tests.support.annotation_sets import BUILDERS, build, photographs
 from tests.support.fake_generator import loaded
 from tests.support.own_processes import children, is_alive
@@ -26,12 +27,12 @@ from tests.support.slow_generator import loaded as slow_loaded
 from unseg import cli
 from unseg.data.annotations import ObjectRule, open_annotations
 from unseg.errors import UserError
-from unseg.storage.files import TEMPORARY, files_under
 from unseg.protecting.manifest import Entry, read_manifest
 from unseg.protecting.objects import AnnotatedImages, OpenAnnotations
 from unseg.protecting.pipeline import Result
-from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.processes import _Parts
+from unseg.protecting.run import ProtectSettings, protect
+from unseg.storage.files import TEMPORARY, files_under
 
 SETTINGS = ProtectSettings(device="cpu", workers=1)
 TESTS = Path(__file__).resolve().parents[1]
@@ -118,7 +119,9 @@ def test_a_disk_that_takes_nothing_more_of_a_process_ends_all_in_one_line(tmp_pa
     photos, out = write_photographs(tmp_path / "photos", 10), tmp_path / "out"
     protect([photos], tmp_path / "whole", SETTINGS, generator=loaded())
     for room, error in ((15_000, errno.ENOSPC), (0, errno.EROFS)):
-        with pytest.raises(UserError, match=f"--out .*out: cannot be written: {os.strerror(error)}; what is finished is kept") as raised:
+        with pytest.raises(
+            UserError, match=f"--out .*out: cannot be written: {os.strerror(error)}; what is finished is kept"
+        ) as raised:
             protect([photos], out, SETTINGS, generator=full_disk.loaded(room, error), processes=2)
         assert "\n" not in str(raised.value) and multiprocessing.active_children() == []
         finished = check_what_is_left(out)
@@ -151,10 +154,30 @@ class Running:
     def __init__(self, folder: Path) -> None:
         self.out = folder / "out"
         (folder / "run.py").write_text(SLOW.format(root=str(TESTS.parent)))
-        command = [sys.executable, "run.py", "protect", "photos", "--out", "out", "--device", "cpu", "--workers", "1",
-                   "--processes", "2", "--quiet"]
-        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                                        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            "run.py",
+            "protect",
+            "photos",
+            "--out",
+            "out",
+            "--device",
+            "cpu",
+            "--workers",
+            "1",
+            "--processes",
+            "2",
+            "--quiet",
+        ]
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         while self.process.poll() is None and len(list(self.out.glob("*.png"))) < 4:
             time.sleep(0.02)
         assert self.process.poll() is None, self.process.stderr.read()
@@ -208,8 +231,13 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux's book of processes")
 def test_a_worker_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     (tmp_path / "orphan.py").write_text(ORPHAN)
-    parent = subprocess.Popen([sys.executable, "orphan.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
+    parent = subprocess.Popen(
+        [sys.executable, "orphan.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+    )
     worker = int(parent.stdout.readline())
     assert is_alive(worker)
     parent.kill()
@@ -254,8 +282,13 @@ def test_more_processes_than_images_are_as_many_as_images(tmp_path: Path, monkey
 
     monkeypatch.setattr(unseg.protecting.processes, "results", results)
     for count, (folder, processes) in zip((1, 3), (("one", 5), ("three", 5))):
-        protect([write_photographs(tmp_path / folder, count)], tmp_path / f"{folder} out", SETTINGS, processes=processes,
-                generator=loaded())
+        protect(
+            [write_photographs(tmp_path / folder, count)],
+            tmp_path / f"{folder} out",
+            SETTINGS,
+            processes=processes,
+            generator=loaded(),
+        )
     assert started == [3]  # a single image is protected by the one process that is there
 
 

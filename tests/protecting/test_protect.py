@@ -1,4 +1,5 @@
 """unseg.protecting.run: the same bytes whatever order and grouping, names that lose nothing, runs that go on after a kill."""
+
 from __future__ import annotations
 
 import json
@@ -11,24 +12,29 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from tests.support.fake_generator import FakeGenerator, loaded
 import unseg.protecting.pipeline
 import unseg.protecting.run
-from unseg.storage import images
-from unseg.method.config import Budget
+from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.compute.device import single_threaded_pool, worker_threads
 from unseg.errors import UserError
+from unseg.method.config import Budget
+from unseg.method.metrics import psnr
+from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
+from unseg.protecting.pipeline import breach
+from unseg.protecting.protector import Protector, image_region
+from unseg.protecting.run import ProtectSettings, Summary, protect, read_boxes
+from unseg.storage import images
 from unseg.storage.files import sha256_of
 from unseg.storage.images import read_image
-from unseg.protecting.manifest import Entry, FORMAT, MANIFEST, ManifestWriter, read_manifest
-from unseg.method.metrics import psnr
-from unseg.protecting.pipeline import breach
-from unseg.protecting.run import ProtectSettings, Summary, protect, read_boxes
-from unseg.protecting.protector import Protector, image_region
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
-SIZES = {"a.jpg": (30, 44), "b.png": (64, 64), "sub/c.bmp": (70, 21), "sub/deep/d.webp": (33, 90),
-         "sub/e.jpeg": (41, 40)}
+SIZES = {
+    "a.jpg": (30, 44),
+    "b.png": (64, 64),
+    "sub/c.bmp": (70, 21),
+    "sub/deep/d.webp": (33, 90),
+    "sub/e.jpeg": (41, 40),
+}
 
 
 def photograph(height: int, width: int, seed: int) -> np.ndarray:
@@ -53,7 +59,7 @@ def add_masks(folder: Path, kind: str = "index") -> Path:
     masks = folder.parent / f"masks_{kind}"
     for name, (height, width) in SIZES.items():
         values = np.zeros((height, width), np.uint8)
-        values[height // 3:] = 3 if kind == "index" else 255
+        values[height // 3 :] = 3 if kind == "index" else 255
         values[-1] = 255
         path = (masks / name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,13 +157,13 @@ def test_masks_limit_every_pixel_by_its_own_budget(folder: Path, tmp_path: Path)
     run(folder, tmp_path / "out", replace(SETTINGS, budget=Budget(9, 3)), masks=add_masks(folder))
     for name, (height, _) in SIZES.items():
         difference = change(folder, tmp_path / "out", name)
-        assert difference[height // 3:-1].max() == 9
-        assert difference[:height // 3].max() == 3 and difference[-1].max() == 3  # background 0, ignored 255
+        assert difference[height // 3 : -1].max() == 9
+        assert difference[: height // 3].max() == 3 and difference[-1].max() == 3  # background 0, ignored 255
 
 
 def test_binary_masks_of_0_and_255_are_told_from_ignored_pixels(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "out", masks=add_masks(folder, "binary"))
-    assert change(folder, tmp_path / "out", "b.png")[64 // 3:].max() == 8
+    assert change(folder, tmp_path / "out", "b.png")[64 // 3 :].max() == 8
     shares = {entry.input: entry.object_share for entry in read_manifest(tmp_path / "out").entries.values()}
     assert shares["b.png"] == pytest.approx(43 / 64)
 
@@ -204,8 +210,9 @@ def test_another_batch_size_moves_next_to_nothing(folder: Path, tmp_path: Path) 
     for size in (1, 4):
         run(folder, tmp_path / str(size), replace(SETTINGS, batch_size=size))
     names = sorted(pictures(tmp_path / "1"))
-    first, second = (np.concatenate([read_image(tmp_path / size / name).pixels.ravel() for name in names])
-                     for size in ("1", "4"))
+    first, second = (
+        np.concatenate([read_image(tmp_path / size / name).pixels.ravel() for name in names]) for size in ("1", "4")
+    )
     difference = np.abs(first.astype(int) - second)
     assert difference.max() <= 1 and (difference > 0).mean() <= 1e-4
 
@@ -239,7 +246,9 @@ def test_images_without_object_are_copied_byte_for_byte_and_counted(folder: Path
     summary = run(folder, tmp_path / "out", masks=masks)
     assert summary.exit_code == 1
     assert [(entry.input, entry.reason) for entry in summary.of("copied")] == [
-        ("a.jpg", "no mask for it"), ("sub/c.bmp", "no object in its mask (sub/c.png)")]
+        ("a.jpg", "no mask for it"),
+        ("sub/c.bmp", "no object in its mask (sub/c.png)"),
+    ]
     assert (tmp_path / "out" / "a.jpg").read_bytes() == (folder / "a.jpg").read_bytes()
     assert (tmp_path / "out" / "sub" / "c.bmp").read_bytes() == (folder / "sub" / "c.bmp").read_bytes()
     assert not (tmp_path / "out" / "a.png").exists() and len(summary.of("protected")) == 3
@@ -257,21 +266,44 @@ def test_a_copy_gives_way_once_its_image_is_protected(folder: Path, tmp_path: Pa
 
 def test_boxes_from_a_file(folder: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps({"a.jpg": [[5, 5, 20, 20]], "b.png": [], "sub/c.bmp": [[500, 0, 600, 9]],
-                                 "sub/deep/d.webp": [[0, 0, 89, 32]], "sub/e.jpeg": [[1, 1, 2, 2], [30, 30, 35, 35]]}))
+    boxes.write_text(
+        json.dumps(
+            {
+                "a.jpg": [[5, 5, 20, 20]],
+                "b.png": [],
+                "sub/c.bmp": [[500, 0, 600, 9]],
+                "sub/deep/d.webp": [[0, 0, 89, 32]],
+                "sub/e.jpeg": [[1, 1, 2, 2], [30, 30, 35, 35]],
+            }
+        )
+    )
     summary = run(folder, tmp_path / "out", replace(SETTINGS, budget=Budget(8, 0)), boxes=boxes)
     difference = change(folder, tmp_path / "out", "a.jpg")
     assert difference[5:21, 5:21].max() == 8
     difference[5:21, 5:21] = 0
     assert difference.max() == 0
     assert [(entry.input, entry.status) for entry in summary.entries] == [
-        ("a.jpg", "protected"), ("b.png", "copied"), ("sub/c.bmp", "failed"), ("sub/deep/d.webp", "protected"),
-        ("sub/e.jpeg", "protected")]
+        ("a.jpg", "protected"),
+        ("b.png", "copied"),
+        ("sub/c.bmp", "failed"),
+        ("sub/deep/d.webp", "protected"),
+        ("sub/e.jpeg", "protected"),
+    ]
     assert summary.entries[2].reason == "every box lies outside the image (21×70)"
 
 
-@pytest.mark.parametrize("content", ["[", "[]", '{"a.jpg": 3}', '{"a.jpg": [[1, 2, 3]]}', '{"a.jpg": [[5, 5, 4, 9]]}',
-                                     '{"a.jpg": [[1, 2, 3, "4"]]}', '{"a.jpg": [[1, 2, 3, NaN]]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "[]",
+        '{"a.jpg": 3}',
+        '{"a.jpg": [[1, 2, 3]]}',
+        '{"a.jpg": [[5, 5, 4, 9]]}',
+        '{"a.jpg": [[1, 2, 3, "4"]]}',
+        '{"a.jpg": [[1, 2, 3, NaN]]}',
+    ],
+)
 def test_a_bad_boxes_file_is_a_user_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "boxes.json").write_text(content)
     with pytest.raises(UserError, match="--boxes .*boxes.json: "):
@@ -305,8 +337,12 @@ def test_a_changed_mask_protects_anew(folder: Path, tmp_path: Path) -> None:
 def test_other_settings_do_not_mix_in_one_folder(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "out")
     before = files(tmp_path / "out")
-    for settings, options in ((replace(SETTINGS, budget=Budget(4, 1)), {}), (SETTINGS, {"generator": loaded("1" * 64)}),
-                              (SETTINGS, {"masks": add_masks(folder)}), (replace(SETTINGS, format="webp"), {})):
+    for settings, options in (
+        (replace(SETTINGS, budget=Budget(4, 1)), {}),
+        (SETTINGS, {"generator": loaded("1" * 64)}),
+        (SETTINGS, {"masks": add_masks(folder)}),
+        (replace(SETTINGS, format="webp"), {}),
+    ):
         with pytest.raises(UserError, match="holds images made with other settings"):
             run(folder, tmp_path / "out", settings, **options)
     assert files(tmp_path / "out") == before
@@ -337,9 +373,17 @@ def test_outputs_of_another_input_are_not_replaced(tmp_path: Path) -> None:
     assert len(read_manifest(tmp_path / "out").entries) == 2
 
 
-@pytest.mark.parametrize(("inputs", "out"), [
-    ("photos", "photos"), ("photos", "photos/out"), ("photos/sub", "photos"), ("photos/a.jpg", "photos"),
-    ("photos/sub/c.bmp", "photos"), ("photos", "photos/a.jpg")])
+@pytest.mark.parametrize(
+    ("inputs", "out"),
+    [
+        ("photos", "photos"),
+        ("photos", "photos/out"),
+        ("photos/sub", "photos"),
+        ("photos/a.jpg", "photos"),
+        ("photos/sub/c.bmp", "photos"),
+        ("photos", "photos/a.jpg"),
+    ],
+)
 def test_output_and_input_do_not_hold_each_other(folder: Path, tmp_path: Path, inputs: str, out: str) -> None:
     before = files(folder)
     with pytest.raises(UserError, match=f"--out .*{out}: (lies in|holds|is a file)"):
@@ -440,12 +484,18 @@ def test_worker_threads_leave_the_callers_number() -> None:
         assert torch.get_num_threads() == before
 
 
-def test_only_the_networks_thread_has_a_team_of_openmp(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_networks_thread_has_a_team_of_openmp(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second team makes libgomp's threads sleep after every operation, ten thousand times an image with ViT-B."""
     asked, ask, read = [], Protector.noise, []
     monkeypatch.setattr(Protector, "noise", lambda *given: asked.append(torch.get_num_threads()) or ask(*given))
-    monkeypatch.setattr(unseg.protecting.run, "load_generator", lambda *given: read.append(torch.get_num_threads()) or loaded())
-    monkeypatch.setattr(unseg.protecting.pipeline, "SMALL_NETWORK_SIDE", 0)  # as a large network: one image on all threads
+    monkeypatch.setattr(
+        unseg.protecting.run, "load_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
+    )
+    monkeypatch.setattr(
+        unseg.protecting.pipeline, "SMALL_NETWORK_SIDE", 0
+    )  # as a large network: one image on all threads
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -515,8 +565,18 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
     assert len(most) == 40 and max(most) <= 10
 
 
-@pytest.mark.parametrize(("field", "value"), [("region", "x"), ("format", "gif"), ("png_level", 10), ("batch_size", 0),
-                                              ("workers", 0), ("max_megapixels", 0.0), ("mask_type", "grey")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("region", "x"),
+        ("format", "gif"),
+        ("png_level", 10),
+        ("batch_size", 0),
+        ("workers", 0),
+        ("max_megapixels", 0.0),
+        ("mask_type", "grey"),
+    ],
+)
 def test_wrong_settings_name_their_option(field: str, value: object) -> None:
     option = "--" + field.replace("_", "-")
     with pytest.raises(UserError, match=option):

@@ -1,4 +1,5 @@
 """unseg protect --annotations: the object that every format describes, its line in the ledger, and its proof afterwards."""
+
 from __future__ import annotations
 
 import json
@@ -14,11 +15,11 @@ from tests.support.annotation_sets import BUILDERS, Built, build, expected, phot
 from tests.support.fake_generator import loaded
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
-from unseg.storage.images import read_image
 from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
+from unseg.storage.images import read_image
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 
@@ -76,7 +77,8 @@ def test_a_table_that_holds_its_images_needs_no_folder(suffix: str, tmp_path: Pa
     summary = protect([], out, SETTINGS, annotations=built.path, generator=loaded())
     names = [f"train-00000-of-00001/{row:06d}.png" for row in range(3)]
     assert [(entry.input, entry.status) for entry in summary.entries] == list(
-        zip(names, ("protected", "protected", "copied")))
+        zip(names, ("protected", "protected", "copied"))
+    )
     for name, image in zip(names[:2], ("a.png", "b.png")):
         difference = np.abs(read_image(out / name).pixels.astype(int) - photographs()[image][0]).max(axis=2)
         assert difference[expected(image)].max() == 8 and difference[~expected(image)].max() == 2
@@ -131,7 +133,9 @@ def test_what_annotations_do_not_name_or_cannot_say_is_a_line_each(tmp_path: Pat
     assert summary.exit_code == 1 and found["a.png"] == ("protected", None)
     assert found["stranger.png"] == ("copied", "not annotated: instances.json does not name stranger.png")
     assert found["gone.png"] == (
-        "failed", "annotated, but not protected: named in instances.json, but there is no such image")
+        "failed",
+        "annotated, but not protected: named in instances.json, but there is no such image",
+    )
     status, reason = found["b.png"]
     assert status == "failed" and reason.startswith("annotations: instances.json: annotations[")
     assert read_manifest(out).entries.keys() == {entry.key for entry in summary.entries}
@@ -162,10 +166,16 @@ def test_by_class_takes_its_codes_from_the_areas_of_all_annotated_images(tmp_pat
     built, out, said = build("coco-panoptic", tmp_path / "set"), tmp_path / "out", Said()
     settings = replace(SETTINGS, by_class=True)
     protect([built.images / "a.png"], out, settings, annotations=built.path, reporter=said)
-    areas = {class_id: sum(int(mask.sum()) for image in photographs() for number, mask in photographs()[image][1]
-                           if number == class_id) for class_id in (1, 2)}
+    areas = {
+        class_id: sum(
+            int(mask.sum()) for image in photographs() for number, mask in photographs()[image][1] if number == class_id
+        )
+        for class_id in (1, 2)
+    }
     ranked = sorted(areas, key=lambda class_id: -areas[class_id])
-    assert read_manifest(out).header["settings"]["codes"] == {str(class_id): ranked.index(class_id) for class_id in (1, 2)}
+    assert read_manifest(out).header["settings"]["codes"] == {
+        str(class_id): ranked.index(class_id) for class_id in (1, 2)
+    }
     assert "classes: 2, codes by falling area" in said
     tints = np.rint(8 * load_generator("compact").network.code_noise().numpy()).astype(int)
     after, before = (read_image(folder / "a.png").pixels.astype(int) for folder in (out, built.images))
@@ -175,7 +185,10 @@ def test_by_class_takes_its_codes_from_the_areas_of_all_annotated_images(tmp_pat
         assert ((after - before - tints[ranked.index(class_id)])[mask] == 0).all()
     assert np.array_equal(after[~expected("a.png")], before[~expected("a.png")])
     assert verify(out).failures == [] and lines(protect([built.images], out, settings, annotations=built.path)) == {
-        "a.png": ("protected", None), "b.png": ("protected", None), "c.png": ("copied", "no object in its annotations")}
+        "a.png": ("protected", None),
+        "b.png": ("protected", None),
+        "c.png": ("copied", "no object in its annotations"),
+    }
 
 
 # --- afterwards
@@ -202,9 +215,14 @@ def test_names_below_another_root_and_masks_among_the_images(tmp_path: Path) -> 
 
     built, out = build("coco-panoptic", tmp_path / "set"), tmp_path / "out"
     root = tmp_path / "set"
-    samples = SampleList([SampleFile(f"images/{name}", root / "images" / name, root) for name in ("a.png", "b.png", "c.png")])
+    samples = SampleList(
+        [SampleFile(f"images/{name}", root / "images" / name, root) for name in ("a.png", "b.png", "c.png")]
+    )
     opened = OpenAnnotations.open(built.path, built.images)
-    for wrong in (SampleFile("x.png", built.images / "a.png", built.images), SampleFile("panoptic.json", built.path, root)):
+    for wrong in (
+        SampleFile("x.png", built.images / "a.png", built.images),
+        SampleFile("panoptic.json", built.path, root),
+    ):
         with pytest.raises(ValueError, match="is not x.png in|does not lie in"):
             protect([], out, SETTINGS, annotations=opened, samples=SampleList([wrong]), generator=loaded())
     summary = protect([], out, SETTINGS, annotations=opened, samples=samples, generator=loaded())
@@ -240,7 +258,9 @@ def test_kept_names_hold_what_the_format_says_and_are_read_by_content(tmp_path: 
     for entry in summary.entries:
         assert entry.over_budget is not None and entry.max_over is not None and entry.output == entry.input
         with Pillow.open(jpeg / entry.output) as image:
-            assert image.format == "JPEG" and set(image.quantization[0]) == set(image.quantization[1]) == {1}  # quality 100
+            assert image.format == "JPEG" and set(image.quantization[0]) == set(image.quantization[1]) == {
+                1
+            }  # quality 100
             assert [sampling[1:3] for sampling in image.layer] == [(1, 1)] * 3  # 4:4:4
     with pytest.raises(UserError, match="made with other settings .*names: keep, now suffix"):
         protect(inputs, png, SETTINGS, generator=loaded())
@@ -271,7 +291,8 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     assert "--objects things: needs --annotations" in refused(built.images, rule=ObjectRule("things"))
     assert "--objects with class ids: needs --masks or" in refused(built.images, rule=ObjectRule((1,)))
     assert "--mask-type index: is for --masks" in refused(
-        built.images, annotations=built.path, settings=replace(SETTINGS, mask_type="index"))
+        built.images, annotations=built.path, settings=replace(SETTINGS, mask_type="index")
+    )
     assert "--limit 0: give 1 or more" in refused(built.images, limit=0)
     voc = build("binary", tmp_path / "binary")
     assert "hold no class ids" in refused(voc.images, annotations=voc.path, settings=replace(SETTINGS, by_class=True))
@@ -281,7 +302,9 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
 def test_limit_takes_the_first_by_name_and_the_rest_follows(tmp_path: Path) -> None:
     built, out = build("coco compressed", tmp_path / "set"), tmp_path / "out"
     content = json.loads(built.path.read_text())
-    content["images"] += [{"id": 90 + n, "file_name": name, "height": 9, "width": 9} for n, name in enumerate(("Z.png", "z.png"))]
+    content["images"] += [
+        {"id": 90 + n, "file_name": name, "height": 9, "width": 9} for n, name in enumerate(("Z.png", "z.png"))
+    ]
     built.path.write_text(json.dumps(content))
     assert list(lines(run(built, out, limit=1))) == ["Z.png", "a.png"]  # capital letters come first
     assert sorted(path.name for path in out.iterdir()) == ["a.png", MANIFEST]
@@ -304,23 +327,50 @@ def test_a_dry_run_tells_what_a_run_then_does_and_writes_nothing(tmp_path: Path)
     assert foreseen.kept == 0 and run(built, out, dry_run=True).kept == 2
 
 
-def test_the_command_takes_annotations_names_a_limit_and_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_takes_annotations_names_a_limit_and_a_dry_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     from unseg import cli
 
     built, out = build("coco-panoptic", tmp_path / "set"), tmp_path / "out"
-    command = ["protect", str(built.images), "--annotations", str(built.path), "--objects", "multi", "--out", str(out),
-               "--device", "cpu", "--names", "keep", "--json"]
+    command = [
+        "protect",
+        str(built.images),
+        "--annotations",
+        str(built.path),
+        "--objects",
+        "multi",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--names",
+        "keep",
+        "--json",
+    ]
     assert cli.main([*command, "--dry-run"]) == 1  # c.png has no object
     captured = capsys.readouterr()
     foreseen = json.loads(captured.out)
     assert (foreseen["dry_run"], foreseen["protected"], foreseen["copied"]) == (True, 2, 1) and not out.exists()
-    assert "annotations: COCO panoptic: 3 annotated images in 2 categories (1 of things)" in " ".join(captured.err.split())
+    assert "annotations: COCO panoptic: 3 annotated images in 2 categories (1 of things)" in " ".join(
+        captured.err.split()
+    )
     assert cli.main([*command, "--limit", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["protected"] == 2
     assert cli.main(["verify", str(out), "--annotations", str(built.path)]) == 0
     assert "2 of 2 images hold the bound" in capsys.readouterr().out
     settings = read_manifest(out).header["settings"]
-    assert settings["annotations"] == {"format": "coco-panoptic", "holds_images": False, "rule": {
-        "which": "things", "by_class": False, "ignore_label": 255, "background_label": 0}} and settings["names"] == "keep"
-    assert cli.main(["protect", str(built.images), "--annotations", str(built.path), "--objects", "9", "--out", str(out)]) == 2
+    assert (
+        settings["annotations"]
+        == {
+            "format": "coco-panoptic",
+            "holds_images": False,
+            "rule": {"which": "things", "by_class": False, "ignore_label": 255, "background_label": 0},
+        }
+        and settings["names"] == "keep"
+    )
+    assert (
+        cli.main(["protect", str(built.images), "--annotations", str(built.path), "--objects", "9", "--out", str(out)])
+        == 2
+    )
     assert "class 9 is not among the annotations' classes: 1 coin, 2 horse" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 """Annotations made to do harm, through the real command: what is refused is named in one line, nothing leaves the output."""
+
 from __future__ import annotations
 
 import json
@@ -19,9 +20,9 @@ from tests.support.fake_generator import loaded
 from unseg import cli
 from unseg.data.samples import SampleFile, SampleList
 from unseg.errors import UserError
-from unseg.storage.files import files_under
 from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.run import ProtectSettings, protect
+from unseg.storage.files import files_under
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -36,12 +37,18 @@ def protect_with(built: Built, change: Callable[[dict], None], out: Path) -> int
     content = json.loads(built.path.read_text())
     change(content)
     built.path.write_text(json.dumps(content))
-    return cli.main(["protect", str(built.images), "--annotations", str(built.path), "--out", str(out), "--device", "cpu", "-q"])
+    return cli.main(
+        ["protect", str(built.images), "--annotations", str(built.path), "--out", str(out), "--device", "cpu", "-q"]
+    )
 
 
 def outside(tmp_path: Path) -> dict[Path, int]:
     """Everything that is not the output, and when it was changed."""
-    return {path: path.lstat().st_mtime_ns for path in files_under(tmp_path) if "out" not in path.relative_to(tmp_path).parts}
+    return {
+        path: path.lstat().st_mtime_ns
+        for path in files_under(tmp_path)
+        if "out" not in path.relative_to(tmp_path).parts
+    }
 
 
 def first_image(**fields: object) -> Callable[[dict], None]:
@@ -49,15 +56,26 @@ def first_image(**fields: object) -> Callable[[dict], None]:
 
 
 REFUSED = {
-    "a name that leads up": (first_image(file_name="../set/images/a.png"), "images[0].file_name", "leads out of its folder"),
-    "a name with the other slash": (first_image(file_name="..\\a.png"), "images[0].file_name", "leads out of its folder"),
+    "a name that leads up": (
+        first_image(file_name="../set/images/a.png"),
+        "images[0].file_name",
+        "leads out of its folder",
+    ),
+    "a name with the other slash": (
+        first_image(file_name="..\\a.png"),
+        "images[0].file_name",
+        "leads out of its folder",
+    ),
     "an absolute name": (first_image(file_name="/etc/passwd"), "images[0].file_name", "is absolute"),
     "a drive": (first_image(file_name="C:/a.png"), "images[0].file_name", "is absolute"),
     "a zero byte": (first_image(file_name="a\0.png"), "images[0].file_name", "holds a character that no file name has"),
     "two images of one name": (first_image(file_name="b.png"), "images[1]", "is there twice"),
     "two images of one id": (first_image(id=8), "images[1]", "is there twice"),
-    "an unknown category": (lambda content: content["annotations"][1].update(category_id=77), "annotations[1]",
-                            "the category 77"),
+    "an unknown category": (
+        lambda content: content["annotations"][1].update(category_id=77),
+        "annotations[1]",
+        "the category 77",
+    ),
     "an unknown image": (lambda content: content["annotations"][1].update(image_id=77), "annotations[1]", "the image"),
     "no list of images": (lambda content: content.pop("images"), "", 'has no list "images"'),
 }
@@ -65,7 +83,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_concerns_all_images_is_one_line_and_nothing_is_written(
-        case: str, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    case: str, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     change, entry, said = REFUSED[case]
     before = {path: stamp for path, stamp in outside(tmp_path).items() if path != built.path}
     assert protect_with(built, change, tmp_path / "out") == 2
@@ -77,11 +96,16 @@ def test_what_concerns_all_images_is_one_line_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
-def test_a_json_cut_short_is_one_line(share: float, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_json_cut_short_is_one_line(
+    share: float, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     text = built.path.read_text()
-    built.path.write_text(text[:int(share * len(text))])
+    built.path.write_text(text[: int(share * len(text))])
     out = tmp_path / "out"
-    assert cli.main(["protect", str(built.images), "--annotations", str(built.path), "--out", str(out), "--device", "cpu"]) == 2
+    assert (
+        cli.main(["protect", str(built.images), "--annotations", str(built.path), "--out", str(out), "--device", "cpu"])
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and str(built.path) in error and "byte" in error and not out.exists()
 
@@ -98,13 +122,17 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_concerns_one_image_is_its_line(case: str, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_concerns_one_image_is_its_line(
+    case: str, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "out"
     assert protect_with(built, lambda content: content["annotations"][1].update(segmentation=BROKEN[case]), out) == 1
     printed = capsys.readouterr().out
     assert "a.png: annotations: instances.json: annotations[1]" in " ".join(printed.split())
     entries = {entry.input: entry for entry in read_manifest(out).entries.values()}
-    assert (entries["a.png"].status, entries["b.png"].status) == ("failed", "protected") and not (out / "a.png").exists()
+    assert (entries["a.png"].status, entries["b.png"].status) == ("failed", "protected") and not (
+        out / "a.png"
+    ).exists()
 
 
 @pytest.mark.slow
@@ -113,11 +141,28 @@ def test_a_line_of_two_gigabytes_is_refused_in_bounded_memory(tmp_path: Path) ->
     (tmp_path / "images").mkdir()
     Pillow.new("RGB", (30, 20)).save(tmp_path / "images" / "x.png")
     path = sparse(b'{"images": [{"id": 1, "file_name": "', b'"}]}', 2048)(tmp_path)
-    script = (f"import sys; sys.path.insert(0, {str(TESTS.parent)!r}); from tests.support.own_memory import peak_memory_mib; from unseg import cli;"
-              "import unseg.protecting.run; before = peak_memory_mib(); code = cli.main(sys.argv[1:]);"
-              "print(code, peak_memory_mib() - before)")
-    done = subprocess.run([sys.executable, "-c", script, "protect", str(tmp_path / "images"), "--annotations", str(path), "--out",
-                           str(tmp_path / "out")], capture_output=True, text=True, timeout=120, cwd=TESTS.parent)
+    script = (
+        f"import sys; sys.path.insert(0, {str(TESTS.parent)!r}); from tests.support.own_memory import peak_memory_mib; from unseg import cli;"
+        "import unseg.protecting.run; before = peak_memory_mib(); code = cli.main(sys.argv[1:]);"
+        "print(code, peak_memory_mib() - before)"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            "protect",
+            str(tmp_path / "images"),
+            "--annotations",
+            str(path),
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=TESTS.parent,
+    )
     code, growth = map(int, done.stdout.split())
     assert code == 2 and growth < 200 and done.stderr.count("\n") == 1 and str(path) in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
@@ -137,8 +182,9 @@ def test_links_among_the_images_lead_to_nothing_outside_the_output(built: Built,
 
     def name_it(content: dict) -> None:
         content["images"].append({"id": 99, "file_name": "linked/d.png", "height": 20, "width": 30})
-        content["annotations"].append({"id": 999, "image_id": 99, "iscrowd": 0, "category_id": 1,
-                                       "segmentation": [[0, 0, 30, 0, 30, 20, 0, 20]]})
+        content["annotations"].append(
+            {"id": 999, "image_id": 99, "iscrowd": 0, "category_id": 1, "segmentation": [[0, 0, 30, 0, 30, 20, 0, 20]]}
+        )
 
     assert protect_with(built, name_it, out) == 1  # c.png has no object
     assert not (out / "linked").is_symlink() and (out / "linked" / "d.png").is_file()

@@ -1,4 +1,5 @@
 """unseg.protecting.verification finds every way in which a protected folder can break its promise."""
+
 from __future__ import annotations
 
 import json
@@ -10,13 +11,13 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.support.fake_generator import loaded
-from unseg.storage import images
-from unseg.method.config import Budget
 from unseg.errors import UserError
-from unseg.storage.images import read_image, write_png
+from unseg.method.config import Budget
 from unseg.protecting.manifest import MANIFEST
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import Verification, verify
+from unseg.storage import images
+from unseg.storage.images import read_image, write_png
 
 SETTINGS = ProtectSettings(device="cpu", workers=1, budget=Budget(8, 2))
 
@@ -53,9 +54,14 @@ def test_a_protected_folder_is_proved(protected: Path) -> None:
     assert {(finding.max_object, finding.max_background) for finding in result.findings} == {(8, 2)}
 
 
-@pytest.mark.parametrize(("row", "by", "expected"), [(30, 9, "changes the object by 9, budget 8"),
-                                                     (3, 3, "changes the background by 3, budget 2"),
-                                                     (3, 8, "changes the background by 8, budget 2")])
+@pytest.mark.parametrize(
+    ("row", "by", "expected"),
+    [
+        (30, 9, "changes the object by 9, budget 8"),
+        (3, 3, "changes the background by 3, budget 2"),
+        (3, 8, "changes the background by 8, budget 2"),
+    ],
+)
 def test_one_pixel_beyond_its_budget_is_found(protected: Path, row: int, by: int, expected: str) -> None:
     original = read_image(protected.parent / "photos" / "a.png").pixels
     pixels = read_image(protected / "a.png").pixels.copy()
@@ -96,7 +102,11 @@ def test_the_bound_of_16_bits_is_proved_to_the_last_value(tmp_path: Path, row: i
         changed = read_image(out / "a.png").samples.copy()
         changed[row, 7, 1] = original[row, 7, 1] - limit * 257 - over
         write_png(out / "a.png", changed)
-        beyond = f"changes the {'object' if limit == 8 else 'background'} by {limit + 1 / 257:g}, budget {limit}; " if over else ""
+        beyond = (
+            f"changes the {'object' if limit == 8 else 'background'} by {limit + 1 / 257:g}, budget {limit}; "
+            if over
+            else ""
+        )
         assert problem(verify(out)) == f"a.png: {beyond}changed since it was written (another sha256)"
 
 
@@ -119,7 +129,9 @@ def test_hidden_and_temporary_files_are_extra_too(protected: Path) -> None:
 
 def test_large_images_are_not_decoded_beyond_the_limit(protected: Path) -> None:
     result = verify(protected, max_megapixels=0.001)
-    assert all("is over the limit of 0.001 megapixels: raise --max-megapixels" in item.problem for item in result.failures)
+    assert all(
+        "is over the limit of 0.001 megapixels: raise --max-megapixels" in item.problem for item in result.failures
+    )
     with pytest.raises(UserError, match="--max-megapixels nan: give a number over 0"):
         verify(protected, max_megapixels=float("nan"))
 
@@ -171,7 +183,9 @@ def test_unprotected_images_are_no_success(protected: Path, tmp_path: Path) -> N
     protect([tmp_path / "photos"], tmp_path / "new", SETTINGS, masks=tmp_path / "masks", generator=loaded())
     result = verify(tmp_path / "new")
     assert [(finding.name, finding.problem) for finding in result.unprotected] == [
-        ("a.png", "copied without protection: no mask for it"), ("sub/b.png", "failed: the file is empty (0 bytes)")]
+        ("a.png", "copied without protection: no mask for it"),
+        ("sub/b.png", "failed: the file is empty (0 bytes)"),
+    ]
     assert result.exit_code == 1 and not result.extra and not result.missing
 
 
@@ -206,11 +220,16 @@ def test_transparency_must_be_the_original_one(tmp_path: Path) -> None:
 def test_what_a_run_left_that_was_cut_off_is_never_taken_for_the_whole(protected: Path) -> None:
     """All that has a line is done, but the run would have gone on: with its next names, for instance."""
     lines = (protected / MANIFEST).read_text().splitlines(keepends=True)
-    (protected / MANIFEST).write_text("".join([json.dumps({**json.loads(lines[0]), "unfinished": True}) + "\n", *lines[1:]]))
+    (protected / MANIFEST).write_text(
+        "".join([json.dumps({**json.loads(lines[0]), "unfinished": True}) + "\n", *lines[1:]])
+    )
     result = verify(protected)
     assert result.exit_code == 1 and result.as_dict()["other_files"] == [
-        {"name": MANIFEST, "problem": "the run was cut off before its end, and may have left images out: run the same command"
-                                      " again"}]
+        {
+            "name": MANIFEST,
+            "problem": "the run was cut off before its end, and may have left images out: run the same command again",
+        }
+    ]
 
 
 def test_a_manifest_cut_short_anywhere_is_read_as_far_as_it_goes(protected: Path) -> None:
@@ -235,11 +254,16 @@ def test_alpha_that_is_opaque_everywhere_is_the_same_as_none(tmp_path: Path, for
     (tmp_path / "photos").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     write_png(tmp_path / "photos" / "a.png", pixels, alpha=np.full((9, 9), 255, np.uint8))
-    summary = protect([tmp_path / "photos"], tmp_path / "out", ProtectSettings(device="cpu", workers=1, format=form),
-                      generator=loaded())
+    summary = protect(
+        [tmp_path / "photos"],
+        tmp_path / "out",
+        ProtectSettings(device="cpu", workers=1, format=form),
+        generator=loaded(),
+    )
     assert verify(tmp_path / "out").exit_code == 0
-    changed = images.encode(form, read_image(tmp_path / "out" / summary.entries[0].output).samples,
-                            np.full((9, 9), level, np.uint8))
+    changed = images.encode(
+        form, read_image(tmp_path / "out" / summary.entries[0].output).samples, np.full((9, 9), level, np.uint8)
+    )
     (tmp_path / "out" / summary.entries[0].output).write_bytes(changed)
     found = [finding.problem or "" for finding in verify(tmp_path / "out").findings]
     assert ["its transparency is not the original's" in problem for problem in found] == [level == 254]

@@ -1,4 +1,5 @@
 """The page and its tables: the numbers, the escaping, what is missing or broken, and how it looks in Chromium."""
+
 from __future__ import annotations
 
 import copy
@@ -26,14 +27,14 @@ from tests.support.chromium import PROGRAM, Chromium
 from tests.support.report_results import CONDITIONS, full_results, pictures, results, run, write
 from unseg import cli
 from unseg.errors import UserError
-from unseg.storage.images import write_png
 from unseg.report import charts, text
 from unseg.report.charts import Bar, Line, Style
 from unseg.report.figures import figures, style_of, sweep_lines
-from unseg.report.writing import write_report
 from unseg.report.markdown import markdown
 from unseg.report.model import Section, read_sections
 from unseg.report.page import page
+from unseg.report.writing import write_report
+from unseg.storage.images import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "img", "br"}
@@ -56,8 +57,9 @@ class Tag:
         return found
 
     def fits(self, name: str | None, attributes: dict[str, str]) -> bool:
-        return name in (None, self.name) and all(self.attributes.get(key.rstrip("_")) == value
-                                                 for key, value in attributes.items())
+        return name in (None, self.name) and all(
+            self.attributes.get(key.rstrip("_")) == value for key, value in attributes.items()
+        )
 
     def text(self) -> str:
         return "".join(child if isinstance(child, str) else child.text() for child in self.children)
@@ -99,8 +101,11 @@ def sections_of(folder: Path, content: dict[str, Any]) -> list[Section]:
 
 def table_rows(table: Tag) -> dict[str, list[str]]:
     """Row head → cells, without the names of groups."""
-    return {row.all("th")[0].text(): [cell.text() for cell in row.all("td")]
-            for row in table.all("tbody")[0].all("tr") if row.all("td")}
+    return {
+        row.all("th")[0].text(): [cell.text() for cell in row.all("td")]
+        for row in table.all("tbody")[0].all("tr")
+        if row.all("td")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +118,29 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_table_has_means_deviations_and_retained_learning(tmp_path: Path) -> None:
     """Clean 0.9 and 0.7, protected 0.5 and 0.3, trivial 0.3: retained (0.2/0.6, 0/0.4), mean 1/6, sd 0.2357."""
-    runs = [run(condition="clean", seed=0, final=0.9), run(condition="clean", seed=1, final=0.7),
-            run(condition="protected", seed=0, final=0.5), run(condition="protected", seed=1, final=0.3, best=0.6)]
+    runs = [
+        run(condition="clean", seed=0, final=0.9),
+        run(condition="clean", seed=1, final=0.7),
+        run(condition="protected", seed=0, final=0.5),
+        run(condition="protected", seed=1, final=0.3, best=0.6),
+    ]
     root = read_page(sections_of(tmp_path, results(runs)))
     table = root.all("table")[0]
     assert [cell.text() for cell in table.all("thead")[0].all("th")] == [
-        "trained on", "final mIoU", "best mIoU", "retained learning", "PSNR (dB)", "SSIM", "largest change", "time", "seeds"]
+        "trained on",
+        "final mIoU",
+        "best mIoU",
+        "retained learning",
+        "PSNR (dB)",
+        "SSIM",
+        "largest change",
+        "time",
+        "seeds",
+    ]
     assert table_rows(table) == {
         "clean": ["0.800 ± 0.141", "0.800 ± 0.141", "1.00 ± 0.00", "–", "–", "–", "2.5 min", "2"],
-        "protected": ["0.400 ± 0.141", "0.550 ± 0.071", "0.17 ± 0.24", "34.2", "0.913", "8 / 2", "2.5 min", "2"]}
+        "protected": ["0.400 ± 0.141", "0.550 ± 0.071", "0.17 ± 0.24", "34.2", "0.913", "8 / 2", "2.5 min", "2"],
+    }
     assert "Not measured: LPIPS." in root.text() and "(trivial answer 0.300)" in root.text()
 
 
@@ -132,27 +151,46 @@ def test_one_seed_has_no_deviation_and_says_so(tmp_path: Path) -> None:
 
 
 def test_finding_and_tiles_are_means_over_networks(tmp_path: Path) -> None:
-    runs = [run("a", "clean", 0, 0.9), run("a", "protected", 0, 0.3), run("b", "clean", 0, 0.7), run("b", "protected", 0, 0.5)]
+    runs = [
+        run("a", "clean", 0, 0.9),
+        run("a", "protected", 0, 0.3),
+        run("b", "clean", 0, 0.7),
+        run("b", "protected", 0, 0.5),
+    ]
     root = read_page(sections_of(tmp_path, results(runs)))
     assert root.all("p", class_="finding")[0].text() == (
         "Means over 2 networks: final mIoU on clean test images is 0.800 after training on clean images, 0.400 after protected "
-        "images (retained learning 0.00 to 0.50); the trivial answer has 0.300.")
+        "images (retained learning 0.00 to 0.50); the trivial answer has 0.300."
+    )
     tiles = root.all("dl", class_="tiles")[0].all("div")
     assert [[part.text() for part in tile.all("dt") + tile.all("dd")] for tile in tiles] == [
-        ["clean", "0.800", "final mIoU"], ["protected", "0.400", "retained learning 0.25"], ["trivial answer", "0.300", "mIoU"]]
+        ["clean", "0.800", "final mIoU"],
+        ["protected", "0.400", "retained learning 0.25"],
+        ["trivial answer", "0.300", "mIoU"],
+    ]
 
 
 def test_what_a_network_lacks_and_how_images_were_made_is_said(tmp_path: Path) -> None:
     runs = [run("a"), run("a", "protected"), run("a", "protected", 1), run("b", notes=["Its head starts at random."])]
-    root = read_page(sections_of(tmp_path, results(runs, absent_classes=["tram"], majority_class="sky", remarks=["So it is."])))
+    root = read_page(
+        sections_of(tmp_path, results(runs, absent_classes=["tram"], majority_class="sky", remarks=["So it is."]))
+    )
     remarks = [item.text() for item in root.all("ul", class_="remarks")[0].all("li")]
-    assert remarks == ["The trivial answer is class sky, the most frequent one of the training labels, at every pixel.",
-                       "Left out of every mean, since no test image shows them: tram.",
-                       "The conditions of a have between 1 and 2 seeds.", "Not run on b: protected.",
-                       "b: Its head starts at random.", "So it is."]
+    assert remarks == [
+        "The trivial answer is class sky, the most frequent one of the training labels, at every pixel.",
+        "Left out of every mean, since no test image shows them: tram.",
+        "The conditions of a have between 1 and 2 seeds.",
+        "Not run on b: protected.",
+        "b: Its head starts at random.",
+        "So it is.",
+    ]
     names, values = ([part.text() for part in root.all("dl", class_="facts")[0].all(name)] for name in ("dt", "dd"))
     facts = dict(zip(names, values, strict=True))
-    assert facts["images: protected"] == "budget object 8, background 2" and facts["size"] == "128×96" and facts["seed"] == "0, 1"
+    assert (
+        facts["images: protected"] == "budget object 8, background 2"
+        and facts["size"] == "128×96"
+        and facts["seed"] == "0, 1"
+    )
 
 
 def test_runs_of_images_that_were_made_otherwise_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -163,15 +201,26 @@ def test_runs_of_images_that_were_made_otherwise_are_left_out_and_counted(tmp_pa
     assert "1 runs of images that were made otherwise" in root.text()
 
 
-@pytest.mark.parametrize(("metric", "shown"), [("miou", "mIoU"), ("ap", "AP"), ("pq", "PQ"), ("dice", "Dice"),
-                                               ("iou_box", "IoU from boxes"), ("some_new_one", "some new one")])
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        ("miou", "mIoU"),
+        ("ap", "AP"),
+        ("pq", "PQ"),
+        ("dice", "Dice"),
+        ("iou_box", "IoU from boxes"),
+        ("some_new_one", "some new one"),
+    ],
+)
 def test_every_metric_has_its_name_in_tables_and_charts(tmp_path: Path, metric: str, shown: str) -> None:
     runs = [run(metric=metric, task="x"), run(metric=metric, task="x", condition="protected", final=0.4)]
     sections = sections_of(tmp_path, results(runs))
     root = read_page(sections)
     assert f"final {shown}" in [cell.text() for cell in root.all("th")]
-    assert all(f", final {shown}: clean 0.900; protected 0.400; trivial 0.300" in picture.attributes["aria-label"]
-               for picture in root.all("svg", role="img")[:1])
+    assert all(
+        f", final {shown}: clean 0.900; protected 0.400; trivial 0.300" in picture.attributes["aria-label"]
+        for picture in root.all("svg", role="img")[:1]
+    )
     assert f"final {shown}" in markdown(sections)
 
 
@@ -184,7 +233,9 @@ def test_metrics_by_class_are_folded_with_absent_ones_left_blank(tmp_path: Path)
 
 
 def test_counts_are_whole_numbers(tmp_path: Path) -> None:
-    root = read_page(sections_of(tmp_path, results([run(metrics={"miou": 0.5, "counts": {"prompts": 40, "images": 1}})])))
+    root = read_page(
+        sections_of(tmp_path, results([run(metrics={"miou": 0.5, "counts": {"prompts": 40, "images": 1}})]))
+    )
     folded = {part.all("summary")[0].text(): part.all("table")[0] for part in root.all("details") if part.all("table")}
     assert table_rows(folded["counts"]) == {"prompts": ["40"], "images": ["1"]}
 
@@ -202,8 +253,11 @@ def test_published_results_of_every_version_are_read(name: str) -> None:
     rows = [cell for table in tables for cells in table_rows_of_groups(table) for cell in cells]
     for each in given["runs"]:
         final = each["result"].get("final", each["result"].get("final_miou"))
-        same = [other["result"].get("final", other["result"].get("final_miou")) for other in given["runs"]
-                if all(other["settings"][key] == each["settings"][key] for key in ("task", "network", "condition"))]
+        same = [
+            other["result"].get("final", other["result"].get("final_miou"))
+            for other in given["runs"]
+            if all(other["settings"][key] == each["settings"][key] for key in ("task", "network", "condition"))
+        ]
         shown = f"{statistics.fmean(same):.3f}" + (f" ± {statistics.stdev(same):.3f}" if len(same) > 1 else "")
         assert final is not None and shown in rows
 
@@ -213,7 +267,10 @@ def table_rows_of_groups(table: Tag) -> list[list[str]]:
 
 
 def test_several_files_are_sections_with_a_table_of_contents(tmp_path: Path) -> None:
-    one, two = write(tmp_path / "one", results([run()])), write(tmp_path / "two", results([run(task="medical", metric="dice")]))
+    one, two = (
+        write(tmp_path / "one", results([run()])),
+        write(tmp_path / "two", results([run(task="medical", metric="dice")])),
+    )
     out = tmp_path / "both.html"
     assert write_report([one, two, one], out).paths == [out, tmp_path / "both.md"]
     root = Reader(out.read_text(encoding="utf-8")).root
@@ -244,8 +301,15 @@ def test_a_run_is_published_by_one_script(tmp_path: Path) -> None:
     made = write(tmp_path / "a run", results([run()]))
     environment = {**os.environ, "CALLS": str(tmp_path / "calls"), "TITLE": "All roads"}
     subprocess.run(["bash", script, str(made), "roads"], env=environment, check=True, cwd=tmp_path)
-    assert (tmp_path / "calls").read_text().splitlines() == ["report", str(made), "--charts", "--title", "All roads", "--out",
-                                                             str(tree / "docs" / "results" / "roads.html")]
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "report",
+        str(made),
+        "--charts",
+        "--title",
+        "All roads",
+        "--out",
+        str(tree / "docs" / "results" / "roads.html"),
+    ]
     assert (tree / "docs" / "results" / "roads.json").read_bytes() == (made / "results.json").read_bytes()
     assert subprocess.run(["bash", script, str(made)], capture_output=True).returncode == 2
 
@@ -263,8 +327,10 @@ def at(value: float) -> float:
 
 
 def test_bars_whiskers_seeds_and_level_lie_at_their_values() -> None:
-    bars = [Bar("clean", Style("blue", "circle"), 0.8, 0.1, (0.7, 0.9)),
-            Bar("protected", Style("vermillion", "square", True), 0.25, None)]
+    bars = [
+        Bar("clean", Style("blue", "circle"), 0.8, 0.1, (0.7, 0.9)),
+        Bar("protected", Style("vermillion", "square", True), 0.25, None),
+    ]
     chart = charts.bar_panel("net", bars, ("trivial", 0.2), 1.0, "final mIoU")
     found = [float(bar["width"]) for bar in shapes(chart, "rect", "bar")]
     assert found == pytest.approx([at(0.8) - at(0), at(0.25) - at(0)], abs=0.01)
@@ -283,12 +349,16 @@ def test_whiskers_stop_at_the_axis() -> None:
 
 
 def test_lines_lie_at_their_points_with_thin_seeds_below() -> None:
-    line = Line("clean", Style("blue", "circle"), [(5, 0.5), (10, 0.75)], [[(5, 0.4), (10, 0.7)], [(5, 0.6), (10, 0.8)]])
+    line = Line(
+        "clean", Style("blue", "circle"), [(5, 0.5), (10, 0.75)], [[(5, 0.4), (10, 0.7)], [(5, 0.6), (10, 0.8)]]
+    )
     chart = charts.line_panel("net", [line], ("trivial", 0.25), 1.0, "mIoU", "steps")
     width, bottom = charts.PLOT_RIGHT - charts.PLOT_LEFT, charts.PLOT_TOP + charts.PLOT_HEIGHT
     middle, right = charts.PLOT_LEFT + width / 2, float(charts.PLOT_RIGHT)
-    assert points(shapes(chart, "path", "mean")[0]["d"]) == [(middle, bottom - 0.5 * charts.PLOT_HEIGHT),
-                                                             (right, bottom - 0.75 * charts.PLOT_HEIGHT)]
+    assert points(shapes(chart, "path", "mean")[0]["d"]) == [
+        (middle, bottom - 0.5 * charts.PLOT_HEIGHT),
+        (right, bottom - 0.75 * charts.PLOT_HEIGHT),
+    ]
     thin = [points(seed["d"]) for seed in shapes(chart, "path", "thin")]
     expected = [bottom - value * charts.PLOT_HEIGHT for value in (0.4, 0.7, 0.6, 0.8)]
     assert [y for path in thin for _, y in path] == pytest.approx(expected, abs=0.01)
@@ -321,12 +391,23 @@ def test_the_mean_curve_is_that_of_the_steps_that_all_seeds_share(tmp_path: Path
 
 
 def test_the_sweep_joins_mixtures_to_their_ends_beside_the_clean_rest(tmp_path: Path) -> None:
-    levels = {"clean": 0.9, "protected": 0.3, "protected@20": 0.85, "protected@60": 0.7, "clean@20": 0.88, "clean@60": 0.72}
+    levels = {
+        "clean": 0.9,
+        "protected": 0.3,
+        "protected@20": 0.85,
+        "protected@60": 0.7,
+        "clean@20": 0.88,
+        "clean@60": 0.72,
+    }
     runs = [run(condition=name, final=level) for name, level in reversed(levels.items())]
     section = sections_of(tmp_path, results(runs))[0]
     mixed, alone = sweep_lines(section.networks[0], style_of(section))
     assert (mixed.name, alone.name) == ("protected and clean rest", "clean rest alone")
-    assert mixed.mean == [(0, 0.9), (20, 0.85), (60, 0.7), (100, 0.3)] and alone.mean == [(0, 0.9), (20, 0.88), (60, 0.72)]
+    assert mixed.mean == [(0, 0.9), (20, 0.85), (60, 0.7), (100, 0.3)] and alone.mean == [
+        (0, 0.9),
+        (20, 0.88),
+        (60, 0.72),
+    ]
     root = read_page([section])
     assert len(root.all("rect", class_="bar")) == 2  # mixtures are no bars of their own
     assert "clean part alone, 40 %" in table_rows(root.all("table")[0])
@@ -343,7 +424,7 @@ def test_conditions_look_different_in_colour_or_hatching_and_by_marker(tmp_path:
 
 def luminance(colour: str) -> float:
     """Relative luminance, as WCAG 2 has it. colour: #rrggbb."""
-    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -360,17 +441,33 @@ def test_text_has_contrast_in_light_and_dark() -> None:
 
 # --- names are text ----------------------------------------------------------------------------------------------------
 
-HOSTILE = ("</style><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '" onload="alert(1)', "]]><!--", "&lt;b&gt;",
-           "a\u202eb\x00\n| c |", "[x](http://evil.test)", "`code` **bold** _it_ ~~no~~ $x$", "http://evil.test www.evil.test",
-           "# head", "1. one", "- two", "\ud800", "x" * 300)
+HOSTILE = (
+    "</style><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '" onload="alert(1)',
+    "]]><!--",
+    "&lt;b&gt;",
+    "a\u202eb\x00\n| c |",
+    "[x](http://evil.test)",
+    "`code` **bold** _it_ ~~no~~ $x$",
+    "http://evil.test www.evil.test",
+    "# head",
+    "1. one",
+    "- two",
+    "\ud800",
+    "x" * 300,
+)
 plain_text = st.text(st.characters(blacklist_characters="@+"), min_size=1, max_size=30)
 
 
 def named(network: str, condition: str, other: str) -> dict[str, Any]:
     """Results with these texts in every place that has one."""
-    more = {"metrics": {"miou": 0.5, f"z{other}": 0.5, "class_iou": {f"k{other}": 0.5}}, "notes": [other],
-            "examples": [{"name": other, "image": other, "truth": other, "prediction": other}],
-            "training_examples": [{"name": other, "clean": other, "changed": other}]}
+    more = {
+        "metrics": {"miou": 0.5, f"z{other}": 0.5, "class_iou": {f"k{other}": 0.5}},
+        "notes": [other],
+        "examples": [{"name": other, "image": other, "truth": other, "prediction": other}],
+        "training_examples": [{"name": other, "clean": other, "changed": other}],
+    }
     runs = [run(network, f"x{condition}", final=0.4, device=other, task="t", **more)]
     runs[0]["settings"] |= {"train": other, "images": {"generator": other}}
     content = results(runs, absent_classes=[other], majority_class=other, remarks=[other])
@@ -388,7 +485,10 @@ def structure(folder: Path, network: str, condition: str, other: str) -> list[by
     """What the page and the Markdown are, texts apart."""
     sections = sections_of(folder, named(network, condition, other))
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    return [json.dumps(part).encode() for part in (skeleton(read_page(sections)), kinds_of(parser.parse(markdown(sections))))]
+    return [
+        json.dumps(part).encode()
+        for part in (skeleton(read_page(sections)), kinds_of(parser.parse(markdown(sections))))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -398,8 +498,16 @@ def harmless(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 def kinds_of(tokens: list[Any]) -> list[Any]:
     """What Markdown made of a document; of a line, all but texts and the escapes and entities that stand for text."""
-    return [(token.type, token.tag, kinds_of(child for child in token.children if child.type not in ("text", "text_special"))
-             if token.children else []) for token in tokens]
+    return [
+        (
+            token.type,
+            token.tag,
+            kinds_of(child for child in token.children if child.type not in ("text", "text_special"))
+            if token.children
+            else [],
+        )
+        for token in tokens
+    ]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -413,8 +521,9 @@ def test_hostile_names_are_text(tmp_path: Path, text: str, harmless: list[bytes]
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(network=plain_text, condition=plain_text, other=plain_text)
-def test_no_name_changes_the_page_or_the_table(tmp_path: Path, harmless: list[bytes], network: str, condition: str,
-                                               other: str) -> None:
+def test_no_name_changes_the_page_or_the_table(
+    tmp_path: Path, harmless: list[bytes], network: str, condition: str, other: str
+) -> None:
     assert structure(tmp_path, network, condition, other) == harmless
 
 
@@ -460,7 +569,9 @@ def decoded(image: Tag) -> np.ndarray:
 def test_masks_keep_their_colours_exactly(full: Path) -> None:
     root = read_page(read_sections(full))
     truth = next(image for image in root.all("img") if image.attributes["alt"] == "astronaut.jpg: truth")
-    original = np.asarray(Image.open(full / "examples" / f"unet_resnet18-{CONDITIONS[0]}" / "astronaut-truth.png").convert("RGB"))
+    original = np.asarray(
+        Image.open(full / "examples" / f"unet_resnet18-{CONDITIONS[0]}" / "astronaut-truth.png").convert("RGB")
+    )
     assert np.array_equal(decoded(truth), original)
 
 
@@ -472,12 +583,22 @@ def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
     assert [(image.attributes["width"], image.attributes["height"]) for image in images] == [("416", "312")] * 3
 
 
-@pytest.mark.parametrize(("file", "said"), [
-    ("gone.png", "gone.png: no such file"), ("../secret.png", "not a file inside the folder"), ("text.png", "text.png: "),
-    ("link.png", "not a file inside the folder"), ("folder", "folder: no file"), ("x" * 300, ": File name too long"),
-    ("\ud800", ": no such file"), ("", "not a file inside the folder")])
-def test_pictures_that_cannot_be_shown_are_said_and_not_fatal(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str,
-                                                              said: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("gone.png", "gone.png: no such file"),
+        ("../secret.png", "not a file inside the folder"),
+        ("text.png", "text.png: "),
+        ("link.png", "not a file inside the folder"),
+        ("folder", "folder: no file"),
+        ("x" * 300, ": File name too long"),
+        ("\ud800", ": no such file"),
+        ("", "not a file inside the folder"),
+    ],
+)
+def test_pictures_that_cannot_be_shown_are_said_and_not_fatal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, said: str
+) -> None:
     folder = tmp_path / "run"
     (folder / "folder").mkdir(parents=True)
     for place in (tmp_path / "secret.png", folder / "good.png"):
@@ -507,13 +628,25 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 PLACES = places(everything())
-junk = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({}),
-                 st.just([[{}]]), st.just({"a": {"b": []}}), st.just([1, "a", None]))
+junk = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({}),
+    st.just([[{}]]),
+    st.just({"a": {"b": []}}),
+    st.just([1, "a", None]),
+)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(PLACES), value=junk, remove=st.booleans())
-def test_a_broken_file_is_a_page_or_one_clear_line(tmp_path: Path, place: tuple[Any, ...], value: Any, remove: bool) -> None:
+def test_a_broken_file_is_a_page_or_one_clear_line(
+    tmp_path: Path, place: tuple[Any, ...], value: Any, remove: bool
+) -> None:
     content = {"root": everything()}
     parent: Any = content
     for key in ("root", *place)[:-1]:
@@ -533,11 +666,19 @@ def test_a_broken_file_is_a_page_or_one_clear_line(tmp_path: Path, place: tuple[
         markdown(sections)
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ("{", "not a readable results.json"), ("[" * 100_000, "not a readable results.json"), ("[]", "not the results of unseg"),
-    ('{"tasks": {}, "runs": 5}', "not the results"), ('{"tasks": {}, "runs": []}', "holds no run yet")])
-def test_a_file_that_is_no_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str,
-                                               said: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not a readable results.json"),
+        ("[" * 100_000, "not a readable results.json"),
+        ("[]", "not the results of unseg"),
+        ('{"tasks": {}, "runs": 5}', "not the results"),
+        ('{"tasks": {}, "runs": []}', "holds no run yet"),
+    ],
+)
+def test_a_file_that_is_no_results_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
     (tmp_path / "results.json").write_text(content)
     assert cli.main(["report", str(tmp_path)]) == 2
     error = capsys.readouterr().err
@@ -633,8 +774,11 @@ def test_the_page_fits_phones_and_screens_and_loads_nothing(tmp_path: Path, full
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     hostile = copy.deepcopy(content["runs"][:2])
     for i, each in enumerate(hostile):
-        each["settings"] |= {"network": "W" * 200, "condition": f"p{'q' * 90}{i}",
-                             "train": "<script>document.title='run'</script>" * 9}
+        each["settings"] |= {
+            "network": "W" * 200,
+            "condition": f"p{'q' * 90}{i}",
+            "train": "<script>document.title='run'</script>" * 9,
+        }
         each["result"]["notes"] = ["<img src='http://evil.test/x.png'>" * 5]
     content["runs"] += hostile
     write(folder, content)
@@ -651,7 +795,9 @@ def test_the_page_fits_phones_and_screens_and_loads_nothing(tmp_path: Path, full
             assert browser.value("document.images.length") == 51
             assert browser.value(TOO_WIDE) == []
             if width == 360:  # wide tables scroll in a box of their own
-                assert browser.value("[...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)")
+                assert browser.value(
+                    "[...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)"
+                )
             picture = tmp_path / f"{width}-{dark}.png"
             browser.screenshot(picture)
             with Image.open(picture) as screenshot:
@@ -666,7 +812,12 @@ def text_of_title(made: Path) -> str:
 
 def test_columns_without_numbers_are_left_out(tmp_path: Path) -> None:
     section = sections_of(tmp_path, results([run(seconds=None)]))[0]
-    assert [column.title for column in text.columns(section)] == ["final mIoU", "best mIoU", "retained learning", "seeds"]
+    assert [column.title for column in text.columns(section)] == [
+        "final mIoU",
+        "best mIoU",
+        "retained learning",
+        "seeds",
+    ]
     assert text.not_measured(section) == "Not measured: PSNR, SSIM, LPIPS."
 
 

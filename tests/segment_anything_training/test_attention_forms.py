@@ -1,4 +1,5 @@
 """Every form of attention against the full matrix, and the choice of the fastest among those that agree."""
+
 from __future__ import annotations
 
 import pytest
@@ -46,8 +47,10 @@ def test_every_form_equals_the_full_matrix(without_compiler: None) -> None:
 @pytest.mark.parametrize("name", ["tiled", "folded", "bias"])  # flex has no backward on a CPU
 def test_gradients_equal_those_of_the_full_matrix(name: str) -> None:
     given = inputs(gradients=True)
-    results = [torch.autograd.grad(form(*given).square().sum(), given)
-               for form in (forms_for(given[0], HEIGHT * WIDTH)[name], full_matrix)]
+    results = [
+        torch.autograd.grad(form(*given).square().sum(), given)
+        for form in (forms_for(given[0], HEIGHT * WIDTH)[name], full_matrix)
+    ]
     for found, expected in zip(*results):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1, expected.abs().max().item()))
 
@@ -85,7 +88,7 @@ def wrong_gradient(q, k, v, rel_h, rel_w):
 def test_the_fastest_that_agrees_is_kept_and_measured_once() -> None:
     choices, forms = Choices(), {"slow": slowly(full_matrix), "wrong": wrong, "none": failing, "fast": full_matrix}
     assert choices.fastest(forms, inputs()) == "fast"
-    (kind, found), = choices.measured.items()
+    ((kind, found),) = choices.measured.items()
     assert kind == "cpu, float32, 2×3 heads of 30 tokens (6×5), 16 wide"
     assert [one.form for one in found] == list(forms) and found[0].seconds > found[3].seconds > 0
     assert found[1].seconds is None and found[1].dropped.startswith("differs from the reference by 0.")
@@ -99,7 +102,9 @@ def test_gradients_count_where_they_are_wanted() -> None:
     assert measure(forms, inputs())[1].dropped is None
     with torch.no_grad():
         assert measure(forms, inputs(gradients=True))[1].dropped is None
-    assert measure(forms, inputs(gradients=True))[1].dropped.startswith("RuntimeError: One of the differentiated Tensors")
+    assert measure(forms, inputs(gradients=True))[1].dropped.startswith(
+        "RuntimeError: One of the differentiated Tensors"
+    )
 
 
 def test_a_result_that_is_not_finite_is_dropped() -> None:
@@ -116,8 +121,11 @@ def test_an_encoder_takes_the_form_that_it_is_told(monkeypatch: pytest.MonkeyPat
     called: list[str] = []
     for name in ("tiled", "folded", "bias"):
         form = getattr(image_encoder, f"{name}_attention")
-        monkeypatch.setattr(image_encoder, f"{name}_attention",
-                            lambda *tensors, name=name, form=form: called.append(name) or form(*tensors))
+        monkeypatch.setattr(
+            image_encoder,
+            f"{name}_attention",
+            lambda *tensors, name=name, form=form: called.append(name) or form(*tensors),
+        )
     monkeypatch.setattr(image_encoder, "BIAS_TOKENS", 9)  # windows have 9 tokens, the grid 16
     noises = []
     for name in ("auto", "folded", "bias"):

@@ -1,4 +1,5 @@
 """The compact generator's codes, and prompts that only some images of a batch have."""
+
 from __future__ import annotations
 
 import torch

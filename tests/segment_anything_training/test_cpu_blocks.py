@@ -1,4 +1,5 @@
 """The encoder's blocks in place, as a processor runs them without gradients, against the blocks that training uses."""
+
 from __future__ import annotations
 
 import pytest
@@ -20,7 +21,9 @@ def encoder(image_size: int = 128, window: int = 3, seed: int = 0) -> ImageEncod
 # A grid of 8×8: windows that fill it, that leave 2 or 1 rows over, and one that is larger; whole heads, some rows, one row a tile.
 @pytest.mark.parametrize("window", [4, 3, 7, 9])
 @pytest.mark.parametrize("tile_elements", [1 << 20, 700, 1])
-def test_blocks_in_place_equal_those_of_training(monkeypatch: pytest.MonkeyPatch, window: int, tile_elements: int) -> None:
+def test_blocks_in_place_equal_those_of_training(
+    monkeypatch: pytest.MonkeyPatch, window: int, tile_elements: int
+) -> None:
     monkeypatch.setattr(cpu_blocks, "TILE_ELEMENTS", tile_elements)
     network, images = encoder(window=window), torch.randn(2, 3, 128, 128)
     kept = images.clone()

@@ -1,4 +1,5 @@
 """The SAM-derived networks against the published ones (tests/conformance) and against segment_anything's own code."""
+
 from __future__ import annotations
 
 import builtins
@@ -19,17 +20,17 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.plain_step import PlainGenerator, PlainSurrogate
 from segment_anything_training import build, image_encoder, noise_decoder
 from segment_anything_training.generator import NoiseGenerator, is_noise_part
 from segment_anything_training.image_encoder import ImageEncoder
 from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling, SamConfig
 from segment_anything_training.surrogate import Surrogate
-from unseg.method import letterbox, noise
-from unseg.method.config import Budget
 from unseg.compute.device import compiles, in_bf16
 from unseg.errors import UserError
-from benchmarks.plain_step import PlainGenerator, PlainSurrogate
+from unseg.method import letterbox, noise
+from unseg.method.config import Budget
 
 VECTORS = Path(__file__).parents[1] / "conformance"
 SMALL_GENERATOR = SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7)
@@ -129,7 +130,9 @@ def test_a_batch_equals_one_by_one_forward_and_backward(network, given):
         config = replace(SMALL_GENERATOR, image_size=128)
         ours, reference = (make(filled(NoiseGenerator(config))) for make in (lambda network: network, PlainGenerator))
     else:
-        ours, reference = (make(filled(Surrogate(SMALL_SURROGATE))) for make in (lambda network: network, PlainSurrogate))
+        ours, reference = (
+            make(filled(Surrogate(SMALL_SURROGATE))) for make in (lambda network: network, PlainSurrogate)
+        )
     torch.manual_seed(0)
     prompts = prompts_for(128, 32, given)
     images, weights = torch.rand(4, 3, 128, 128), torch.randn(4, 3, 32, 32)
@@ -137,23 +140,29 @@ def test_a_batch_equals_one_by_one_forward_and_backward(network, given):
     for player in (ours, reference):
         pixels = images.clone().requires_grad_()
         outputs.append(player(pixels, prompts))
-        (outputs[-1] * weights[:, :outputs[-1].shape[1]]).sum().backward()
+        (outputs[-1] * weights[:, : outputs[-1].shape[1]]).sum().backward()
         named = {name.removeprefix("network."): parameter for name, parameter in player.named_parameters()}
         if network == "surrogate":
             named["pixels"] = pixels
-        grads.append({name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for name, tensor in named.items()})
+        grads.append(
+            {name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for name, tensor in named.items()}
+        )
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5 * max(1, outputs[1].abs().max().item()))
     assert sum(expected.abs().sum() > 0 for expected in grads[1].values()) > 30
     for name, expected in grads[1].items():
-        torch.testing.assert_close(grads[0][name], expected, rtol=0, atol=1e-5 * max(1, expected.abs().max().item()), msg=name)
+        torch.testing.assert_close(
+            grads[0][name], expected, rtol=0, atol=1e-5 * max(1, expected.abs().max().item()), msg=name
+        )
 
 
 def test_what_is_not_given_is_not_seen(generator):
     given = EVERY_SUBSET[[1, 2, 4, 0]]
     prompts = prompts_for(256, 64, given)
     other = Prompts(
-        torch.where(given[:, 0, None, None, None], prompts.masks, 7.0), torch.where(given[:, 1, None], prompts.boxes, 3.0),
-        torch.where(given[:, 2, None, None], prompts.points, 5.0), given,
+        torch.where(given[:, 0, None, None, None], prompts.masks, 7.0),
+        torch.where(given[:, 1, None], prompts.boxes, 3.0),
+        torch.where(given[:, 2, None, None], prompts.points, 5.0),
+        given,
     )
     images = torch.rand(4, 3, 256, 256)
     with torch.no_grad():
@@ -325,8 +334,13 @@ def test_attention_never_builds_all_logits(gradients):
 def test_encoder_equals_sam_and_returns_first_global_block():
     config = SMALL_GENERATOR
     reference = ImageEncoderViT(
-        img_size=config.image_size, embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads,
-        use_rel_pos=True, window_size=config.window, global_attn_indexes=config.global_blocks,
+        img_size=config.image_size,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        use_rel_pos=True,
+        window_size=config.window,
+        global_attn_indexes=config.global_blocks,
         norm_layer=lambda dim: torch.nn.LayerNorm(dim, eps=1e-6),
     )
     ours = ImageEncoder(config)
@@ -350,7 +364,9 @@ def test_fused_norm_equals_sam(memory_format):
     ours.load_state_dict(reference.state_dict())
     results = []
     for norm in (reference, ours):
-        x = (torch.randn(2, 24, 5, 7, generator=torch.Generator().manual_seed(1)) * 3 + 1).to(memory_format=memory_format)
+        x = (torch.randn(2, 24, 5, 7, generator=torch.Generator().manual_seed(1)) * 3 + 1).to(
+            memory_format=memory_format
+        )
         y = norm(x.requires_grad_())
         (y * torch.arange(y.numel()).view(y.shape)).sum().backward()
         results.append((y, x.grad, norm.weight.grad, norm.bias.grad))
@@ -360,16 +376,23 @@ def test_fused_norm_equals_sam(memory_format):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("ours, reference", [
-    (Doubling(6, 4), torch.nn.ConvTranspose2d(6, 4, kernel_size=2, stride=2)),
-    (Convolution3(6, 4), torch.nn.Conv2d(6, 4, kernel_size=3, padding=1)),
-])
+@pytest.mark.parametrize(
+    "ours, reference",
+    [
+        (Doubling(6, 4), torch.nn.ConvTranspose2d(6, 4, kernel_size=2, stride=2)),
+        (Convolution3(6, 4), torch.nn.Conv2d(6, 4, kernel_size=3, padding=1)),
+    ],
+)
 def test_convolutions_equal_torch(ours, reference, memory_format):
     ours.load_state_dict(reference.state_dict())
     results = []
     for layer in (reference.to(memory_format=torch.contiguous_format), ours.to(memory_format=memory_format)):
         layer.zero_grad()
-        x = torch.randn(2, 6, 5, 7, generator=torch.Generator().manual_seed(1)).to(memory_format=memory_format).requires_grad_()
+        x = (
+            torch.randn(2, 6, 5, 7, generator=torch.Generator().manual_seed(1))
+            .to(memory_format=memory_format)
+            .requires_grad_()
+        )
         y = layer(x)
         (y * torch.arange(y.numel()).view(y.shape)).sum().backward()
         results.append((y, x.grad, layer.weight.grad, layer.bias.grad))
@@ -413,7 +436,9 @@ def test_nothing_is_kept_of_the_frozen_encoder(generator, vectors):
         embeddings, first_global = generator.image_encoder(batch_of(vectors, "image"))
     assert not kept and not embeddings.requires_grad
     generator.image_encoder.requires_grad_(True)  # whatever a caller asks of it
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor
+    ):
         generator(batch_of(vectors, "image"), Prompts()).sum().backward()
     generator.image_encoder.requires_grad_(False)
     assert torch.Size([2, 16, 16, 4 * 96]) not in kept and generator.image_encoder.pos_embed.grad is None
@@ -498,8 +523,11 @@ def test_misuse_is_named(generator):
 
 
 def test_speed_settings_reach_the_networks_they_are_for():
-    for network, takes_bf16 in ((NoiseGenerator(SMALL_GENERATOR), True), (Surrogate(SMALL_SURROGATE), True),
-                                (build.build_generator("compact"), False)):
+    for network, takes_bf16 in (
+        (NoiseGenerator(SMALL_GENERATOR), True),
+        (Surrogate(SMALL_SURROGATE), True),
+        (build.build_generator("compact"), False),
+    ):
         names = list(network.state_dict())
         build.set_speed(network, bf16=True, compiled=False)
         assert getattr(network, "bf16", False) is takes_bf16

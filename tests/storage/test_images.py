@@ -1,4 +1,5 @@
 """Image files come back upright and whole or are an error that names the file; writing is lossless and atomic."""
+
 from __future__ import annotations
 
 import io
@@ -29,8 +30,10 @@ def saved(path: Path, pixels: np.ndarray | Pillow.Image, **options: object) -> P
     return path
 
 
-@pytest.mark.parametrize(("suffix", "options"), [
-    (".png", {}), (".bmp", {}), (".tif", {}), (".tiff", {"compression": "tiff_lzw"}), (".webp", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [(".png", {}), (".bmp", {}), (".tif", {}), (".tiff", {"compression": "tiff_lzw"}), (".webp", {"lossless": True})],
+)
 def test_lossless_formats_are_read_exactly(tmp_path: Path, suffix: str, options: dict) -> None:
     image = read_image(saved(tmp_path / f"a{suffix}", PHOTO, **options))
     assert np.array_equal(image.pixels, PHOTO) and image.pixels.flags.c_contiguous
@@ -91,9 +94,12 @@ def test_the_colour_profile_survives(tmp_path: Path) -> None:
 
 def test_what_is_no_whole_image_is_named(tmp_path: Path) -> None:
     whole = saved(tmp_path / "whole.jpg", np.tile(PHOTO, (8, 8, 1))).read_bytes()
-    cases = {"empty.png": (b"", r"empty \(0 bytes\)"), "text.png": (b"hello " * 100, "not an image of a known format"),
-             "cut.jpg": (whole[:len(whole) // 2], "broken image: image file is truncated"),
-             "gif.png": (b"GIF89a" + bytes(100), "not an image of a known format")}
+    cases = {
+        "empty.png": (b"", r"empty \(0 bytes\)"),
+        "text.png": (b"hello " * 100, "not an image of a known format"),
+        "cut.jpg": (whole[: len(whole) // 2], "broken image: image file is truncated"),
+        "gif.png": (b"GIF89a" + bytes(100), "not an image of a known format"),
+    }
     for name, (data, reason) in cases.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ImageError, match=rf"{name}: .*{reason}"):
@@ -128,7 +134,7 @@ def test_damaged_files_raise_nothing_but_image_errors(tmp_path: Path, form: str)
         data = bytearray(buffer.getvalue())
         for position in random.integers(0, min(200, len(data)), 3):
             data[position] = random.integers(256)
-        path.write_bytes(data[:random.integers(1, len(data) + 1)])
+        path.write_bytes(data[: random.integers(1, len(data) + 1)])
         for read in (read_image, open_label):
             try:
                 read(path)
@@ -149,10 +155,18 @@ def test_png_levels_are_lossless_and_smaller_with_effort() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.booleans(), st.booleans(), st.sampled_from([0, 1, 6]),
-       st.integers(0, 2**32 - 1))
-def test_png_of_any_shape_is_read_back_exactly(height: int, width: int, channels: int, deep: bool, has_alpha: bool, level: int,
-                                               seed: int) -> None:
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([1, 3]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0, 1, 6]),
+    st.integers(0, 2**32 - 1),
+)
+def test_png_of_any_shape_is_read_back_exactly(
+    height: int, width: int, channels: int, deep: bool, has_alpha: bool, level: int, seed: int
+) -> None:
     """By OpenCV, which is not what wrote them, whatever the bands and chunks in which they were written."""
     random, kind = np.random.default_rng(seed), np.uint16 if deep else np.uint8
     values = random.integers(0, np.iinfo(kind).max + 1, (height, width, channels + has_alpha)).astype(kind)
@@ -165,7 +179,7 @@ def test_png_of_any_shape_is_read_back_exactly(height: int, width: int, channels
     read = read if read.ndim == 3 else read[..., None]
     if channels == 1 and has_alpha:  # OpenCV gives grey with alpha as BGRA
         read = read[..., [0, 3]]
-    order = [2, 1, 0, 3][:read.shape[2]] if channels == 3 else slice(None)
+    order = [2, 1, 0, 3][: read.shape[2]] if channels == 3 else slice(None)
     assert read.dtype == kind and np.array_equal(read[..., order], values)
 
 

@@ -1,4 +1,5 @@
 """MAE weights in the official layouts and in SAM's names start a surrogate; exactly what they do not hold starts fresh."""
+
 from __future__ import annotations
 
 import math
@@ -17,8 +18,8 @@ from segment_anything_training.build import SAM_CONFIGS, SURROGATE_IMAGE_SIZE, b
 from segment_anything_training.image_encoder import ImageEncoder
 from segment_anything_training.sam import SamConfig
 from segment_anything_training.surrogate import Surrogate
-from unseg.storage.weights import State, initialise_from_mae, mae_to_sam, read_mae, shapes_of
 from unseg.errors import UserError
+from unseg.storage.weights import State, initialise_from_mae, mae_to_sam, read_mae, shapes_of
 
 REPOSITORY = Path(__file__).parents[2]
 GRID, DIM = 4, 32
@@ -33,8 +34,17 @@ def make_mae(side: int = GRID, dim: int = DIM, depth: int = 2, heads: int = 2, d
     state = {name: torch.randn_like(tensor) * 0.1 for name, tensor in network.state_dict().items()}
     if decoder:
         state |= {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, side**2 + 1, 8)}
-        state |= {f"decoder_{name}": torch.zeros(2) for name in (
-            "embed.weight", "embed.bias", "blocks.0.norm1.weight", "blocks.7.mlp.fc2.bias", "norm.weight", "pred.bias")}
+        state |= {
+            f"decoder_{name}": torch.zeros(2)
+            for name in (
+                "embed.weight",
+                "embed.bias",
+                "blocks.0.norm1.weight",
+                "blocks.7.mlp.fc2.bias",
+                "norm.weight",
+                "pred.bias",
+            )
+        }
     return state
 
 
@@ -66,7 +76,11 @@ def test_vit_b_names_and_shapes():
     assert expected.keys() - converted.keys() == REL_POS | NECK and len(converted) == 147
     assert converted["pos_embed"].shape == (1, 32, 32, 768)
     assert official.keys() - converted.keys() == {"cls_token", "norm.weight", "norm.bias"} | {
-        f"blocks.{block}.mlp.fc{number}.{kind}" for block in range(12) for number in (1, 2) for kind in ("weight", "bias")}
+        f"blocks.{block}.mlp.fc{number}.{kind}"
+        for block in range(12)
+        for number in (1, 2)
+        for kind in ("weight", "bias")
+    }
 
 
 @pytest.mark.parametrize("decoder", [False, True])
@@ -89,10 +103,13 @@ def test_the_encoder_then_computes_what_mae_computes(tmp_path):
     state = make_mae()
     network = Surrogate(CONFIG)
     initialise_from_mae(network, save(state, tmp_path / "mae.pth"))
-    theirs = vit.VisionTransformer(img_size=16 * GRID, embed_dim=DIM, depth=2, num_heads=2, num_classes=0, class_token=False,
-                                   global_pool="avg")
+    theirs = vit.VisionTransformer(
+        img_size=16 * GRID, embed_dim=DIM, depth=2, num_heads=2, num_classes=0, class_token=False, global_pool="avg"
+    )
     without_token = {**state, "pos_embed": state["pos_embed"][:, 1:]}
-    theirs.load_state_dict({name: without_token[name] for name in theirs.state_dict() if name in without_token}, strict=False)
+    theirs.load_state_dict(
+        {name: without_token[name] for name in theirs.state_dict() if name in without_token}, strict=False
+    )
     images = torch.randn(2, 3, 16 * GRID, 16 * GRID)
     with torch.no_grad():
         _, ours = network.image_encoder(images)
@@ -134,15 +151,21 @@ def test_a_file_in_sams_names(tmp_path):
         assert torch.equal(network.image_encoder.blocks[0].mlp.lin1.weight, converted["blocks.0.mlp.lin1.weight"])
 
 
-@pytest.mark.parametrize(("spoil", "expected"), [
-    (lambda state: state.pop("blocks.1.attn.qkv.bias"), "1 missing (blocks.1.attn.qkv.bias)"),
-    (lambda state: state.pop("pos_embed"), "1 missing (pos_embed)"),
-    (lambda state: state.update({"head.weight": torch.zeros(2)}), "1 unexpected (head.weight)"),
-    (lambda state: state.update({"decoder": torch.zeros(2)}), "1 unexpected (decoder)"),
-    (lambda state: state.update({"neck.0.weight": torch.zeros(256, DIM, 1, 1)}), "5 missing (neck.1.weight"),
-    (lambda state: state.update({"pos_embed": torch.zeros(1, 16, DIM)}), f"pos_embed is 1×16×{DIM}, not 1×4×4×{DIM}"),
-    (lambda state: state.update({"norm1.weight": torch.zeros(2)}), "1 unexpected (norm1.weight)"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda state: state.pop("blocks.1.attn.qkv.bias"), "1 missing (blocks.1.attn.qkv.bias)"),
+        (lambda state: state.pop("pos_embed"), "1 missing (pos_embed)"),
+        (lambda state: state.update({"head.weight": torch.zeros(2)}), "1 unexpected (head.weight)"),
+        (lambda state: state.update({"decoder": torch.zeros(2)}), "1 unexpected (decoder)"),
+        (lambda state: state.update({"neck.0.weight": torch.zeros(256, DIM, 1, 1)}), "5 missing (neck.1.weight"),
+        (
+            lambda state: state.update({"pos_embed": torch.zeros(1, 16, DIM)}),
+            f"pos_embed is 1×16×{DIM}, not 1×4×4×{DIM}",
+        ),
+        (lambda state: state.update({"norm1.weight": torch.zeros(2)}), "1 unexpected (norm1.weight)"),
+    ],
+)
 def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path, spoil, expected):
     state = make_mae()
     spoil(state)

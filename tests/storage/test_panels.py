@@ -1,4 +1,5 @@
 """Pictures: what stands where."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,7 +12,7 @@ def panels(picture: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     """The four photographs of a picture, found by its layout: equal gaps at the sides, between them and below."""
     gap = (picture.shape[1] - 4 * width) // 5
     top = picture.shape[0] - gap - height
-    return [picture[top:top + height, gap + i * (width + gap):][:, :width] for i in range(4)]
+    return [picture[top : top + height, gap + i * (width + gap) :][:, :width] for i in range(4)]
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (200, 90)])
@@ -34,6 +35,6 @@ def test_captions_are_drawn_above_the_photographs() -> None:
     white = np.full((64, 128, 3), 255, np.uint8)
     picture = before_after_noise_mask(white, white, np.ones((64, 128), bool))
     gap = (picture.shape[1] - 4 * 128) // 5
-    above = picture[:picture.shape[0] - 64 - gap]
+    above = picture[: picture.shape[0] - 64 - gap]
     for i in range(4):
-        assert above[:, gap + i * (128 + gap):][:, :128].min() < 100
+        assert above[:, gap + i * (128 + gap) :][:, :128].min() < 100

@@ -1,4 +1,5 @@
 """Weight files in every layout, made here with random weights, and the errors of wrong ones."""
+
 from __future__ import annotations
 
 import hashlib
@@ -18,9 +19,9 @@ from segment_anything_training.build import SAM_CONFIGS, build_generator
 from segment_anything_training.generator import NoiseGenerator, is_noise_part
 from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import SamConfig
+from unseg.errors import UserError
 from unseg.storage import weights
 from unseg.storage.weights import initialise_from_sam, load_generator, save_generator
-from unseg.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = SamConfig(64, embed_dim=32, depth=3, num_heads=2, global_blocks=(1,), window=3)
@@ -68,10 +69,12 @@ def test_official_sam_file(tmp_path, sam_state):
 
 def test_three_way_split(tmp_path, sam_state):
     for part, name in (
-        ("image_encoder", "backbone"), ("prompt_encoder", "prompt_decoder"), ("mask_decoder", "maskdecoder")
+        ("image_encoder", "backbone"),
+        ("prompt_encoder", "prompt_decoder"),
+        ("mask_decoder", "maskdecoder"),
     ):
         prefix = part + "."
-        state = {key[len(prefix):]: tensor for key, tensor in sam_state.items() if key.startswith(prefix)}
+        state = {key[len(prefix) :]: tensor for key, tensor in sam_state.items() if key.startswith(prefix)}
         torch.save(state, tmp_path / f"sam_vit_b_{name}.pth")
     network = NoiseGenerator(CONFIG)
     noise_before = {name: tensor.clone() for name, tensor in network.state_dict().items() if is_noise_part(name)}
@@ -185,7 +188,9 @@ def test_split_and_join_by_hand(tmp_path, sam_state, monkeypatch):
     assert "pos_embed" in backbone and not any(name.startswith("image_encoder") for name in backbone)
     state = torch.load(joined, weights_only=True)
     assert list(state) == list(sam_state)
-    assert safetensors.torch.save(state) == safetensors.torch.save(sam_state), "names, types, shapes and bytes are the same"
+    assert safetensors.torch.save(state) == safetensors.torch.save(sam_state), (
+        "names, types, shapes and bytes are the same"
+    )
 
 
 def test_splitting_and_joining_write_over_nothing(tmp_path, sam_state, monkeypatch, capsys):
@@ -196,7 +201,9 @@ def test_splitting_and_joining_write_over_nothing(tmp_path, sam_state, monkeypat
     mine.write_bytes(b"mine")
     assert run_split_sam(monkeypatch, "split", official, parts) == 2
     assert f"{mine}: exists already" in capsys.readouterr().err
-    assert mine.read_bytes() == b"mine" and list(parts.iterdir()) == [mine], "nothing is written if not everything can be"
+    assert mine.read_bytes() == b"mine" and list(parts.iterdir()) == [mine], (
+        "nothing is written if not everything can be"
+    )
     mine.unlink()
     assert run_split_sam(monkeypatch, "split", official, parts) == 0
     before = official.read_bytes()
@@ -211,23 +218,37 @@ def test_split_refuses_what_is_no_sam(tmp_path, trained, monkeypatch, capsys):
     assert not (tmp_path / "parts").exists()
 
 
-@pytest.mark.parametrize(("spoil", "expected"), [
-    (lambda state: state.pop("mask_decoder.iou_token.weight"), "1 missing (mask_decoder.iou_token.weight)"),
-    (lambda state: state.update({"mask_decoder.iou_token.weight": torch.zeros(1, 3)}), "iou_token.weight is 1×3, not 1×256"),
-    (lambda state: state.update({"mask_decoder.noise_token.weight": torch.zeros(3, 256)}), "1 unexpected (mask_decoder.noise"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda state: state.pop("mask_decoder.iou_token.weight"), "1 missing (mask_decoder.iou_token.weight)"),
+        (
+            lambda state: state.update({"mask_decoder.iou_token.weight": torch.zeros(1, 3)}),
+            "iou_token.weight is 1×3, not 1×256",
+        ),
+        (
+            lambda state: state.update({"mask_decoder.noise_token.weight": torch.zeros(3, 256)}),
+            "1 unexpected (mask_decoder.noise",
+        ),
+    ],
+)
 def test_only_a_whole_sam_is_split_or_joined(tmp_path, sam_state, monkeypatch, capsys, spoil, expected):
     state, parts = dict(sam_state), tmp_path / "parts"
     spoil(state)
     torch.save(state, tmp_path / "sam.pth")
     assert run_split_sam(monkeypatch, "split", tmp_path / "sam.pth", parts) == 2
     told = capsys.readouterr().err
-    assert f"sam.pth: is not a whole SAM: {expected}" in told.replace("1 mis-shaped (mask_decoder.", "") and told.count("\n") == 1
+    assert (
+        f"sam.pth: is not a whole SAM: {expected}" in told.replace("1 mis-shaped (mask_decoder.", "")
+        and told.count("\n") == 1
+    )
     assert not parts.exists()
     for part, own in weights.split_sam(state).items():
         if part:
-            weights.save_pth({name: tensor.clone() for name, tensor in own.items()},
-                                parts / f"sam_vit_b_{weights.SAM_PARTS[part]}.pth")
+            weights.save_pth(
+                {name: tensor.clone() for name, tensor in own.items()},
+                parts / f"sam_vit_b_{weights.SAM_PARTS[part]}.pth",
+            )
     assert run_split_sam(monkeypatch, "join", parts, tmp_path / "joined.pth") == 2
     told = capsys.readouterr().err
     assert f"parts: is not a whole SAM: {expected}" in told.replace("1 mis-shaped (mask_decoder.", "")
@@ -238,10 +259,14 @@ def test_split_keeps_foreign_entries_apart():
     tensor = torch.zeros(1)
     parts = weights.split_sam({"mask_decoder.a.b": tensor, "other.c": tensor, "mask_decoder": tensor})
     assert {part: list(state) for part, state in parts.items()} == {
-        "image_encoder": [], "prompt_encoder": [], "mask_decoder": ["a.b"], "": ["other.c", "mask_decoder"],
+        "image_encoder": [],
+        "prompt_encoder": [],
+        "mask_decoder": ["a.b"],
+        "": ["other.c", "mask_decoder"],
     }
     assert weights.join_sam({"mask_decoder": {"a.b": tensor}, "": {"other.c": tensor}}).keys() == {
-        "mask_decoder.a.b", "other.c",
+        "mask_decoder.a.b",
+        "other.c",
     }
 
 
@@ -343,8 +368,10 @@ def test_code_in_a_pickle_is_not_run(tmp_path, zipped):
     torch.save(
         {"a": torch.zeros(1), "b": RunsCode(marker)}, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped
     )
-    for action in (lambda: load_generator(tmp_path / "evil.pth"),
-                   lambda: initialise_from_sam(NoiseGenerator(CONFIG), tmp_path / "evil.pth")):
+    for action in (
+        lambda: load_generator(tmp_path / "evil.pth"),
+        lambda: initialise_from_sam(NoiseGenerator(CONFIG), tmp_path / "evil.pth"),
+    ):
         assert "could run code" in error_of(action)
     assert not marker.exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)
@@ -442,9 +469,9 @@ def test_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, trained, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert re.match(rf"{re.escape(str(path))}: cannot be written \(No space left", error_of(
-        save_generator, trained, "custom", path
-    ))
+    assert re.match(
+        rf"{re.escape(str(path))}: cannot be written \(No space left", error_of(save_generator, trained, "custom", path)
+    )
     assert path.read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["generator.safetensors"]
 

@@ -1,4 +1,5 @@
 """What any annotations at all must stand: opened and read, they give masks of the image's size or a UserError."""
+
 from __future__ import annotations
 
 from pathlib import Path

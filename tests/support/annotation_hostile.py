@@ -9,6 +9,7 @@ json line: what was refused, what was still readable, the slowest case (seconds 
 Of commands, it says how many ended with exit code 2 and one line, how many with 1 and a line for every image; whatever else
 ends this script with an error.
 """
+
 from __future__ import annotations
 
 import base64
@@ -30,8 +31,33 @@ from tests.support.annotation_check import use
 from tests.support.annotation_sets import BUILDERS, Built, build, photographs, write_json
 from tests.support.own_memory import peak_memory_mib
 
-NASTY = (None, True, -1, 0, 0.5, 2 ** 31, 10 ** 40, -1e308, 1e308, float("nan"), float("inf"), "", "x", "\0", "../x",
-         "9" * 300, "\ud800", [], {}, [[]], [None], {"id": 1}, [1e9] * 6, [[0, 0]] * 3, "A" * 5000)
+NASTY = (
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    2**31,
+    10**40,
+    -1e308,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\0",
+    "../x",
+    "9" * 300,
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [None],
+    {"id": 1},
+    [1e9] * 6,
+    [[0, 0]] * 3,
+    "A" * 5000,
+)
 SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".yaml", ".png", ".parquet", ".arrow")
 
 
@@ -80,11 +106,11 @@ def mutate_bytes(data: bytes, generator: np.random.Generator) -> bytes:
             for _ in range(length):
                 array[generator.integers(len(array))] = generator.integers(256)
         case 2:
-            array[place:place + length] = array[place:place + length] * 40
+            array[place : place + length] = array[place : place + length] * 40
         case 3:
-            array[place:place + length] = b"\xff" * length
+            array[place : place + length] = b"\xff" * length
         case _:
-            array[place:place + length] = b"-9e9"
+            array[place : place + length] = b"-9e9"
     return bytes(array)
 
 
@@ -129,8 +155,19 @@ def commands(root: Path, seed: int, count: int) -> dict[str, int]:
     for number, (name, built, named) in enumerate(mutated(root, seed, count)):
         out, said = root / "outputs" / str(number), root / "said.txt"
         inputs = [str(built.images)] if built.images.is_dir() and not built.path.is_relative_to(built.images) else []
-        arguments = ["protect", *inputs, "--annotations", str(built.path), "--out", str(out), "--device", "cpu", "--workers", "1",
-                     "-q"]
+        arguments = [
+            "protect",
+            *inputs,
+            "--annotations",
+            str(built.path),
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+            "--workers",
+            "1",
+            "-q",
+        ]
         child = os.fork()
         if child == 0:
             code = 99
@@ -146,27 +183,40 @@ def commands(root: Path, seed: int, count: int) -> dict[str, int]:
         text = said.read_text(errors="replace")
         assert code in codes and "Traceback" not in text, (name, code, text[-3000:])
         if code == 2:
-            assert text.startswith("unseg: error: ") and text.count("\n") == 1 and not out.exists(), (name, text[-3000:])
+            assert text.startswith("unseg: error: ") and text.count("\n") == 1 and not out.exists(), (
+                name,
+                text[-3000:],
+            )
         else:  # one image of every set has no object
             assert len(read_manifest(out).entries) >= len(named), (name, text[-3000:])
         codes[code] += 1
-    return {"cases": count, "refused_in_one_line": codes[2], "told_image_by_image": codes[1], "peak_mb": peak_memory_mib()}
+    return {
+        "cases": count,
+        "refused_in_one_line": codes[2],
+        "told_image_by_image": codes[1],
+        "peak_mb": peak_memory_mib(),
+    }
 
 
 # --- bombs -----------------------------------------------------------------------------------------------------------
 
 
 def coco(root: Path, segmentations: list, height: int = 4000, width: int = 5000) -> dict:
-    return {"images": [{"id": 1, "file_name": "x.png", "height": height, "width": width}],
-            "annotations": [{"id": number, "image_id": 1, "category_id": 1 + number % 3, "segmentation": shape}
-                            for number, shape in enumerate(segmentations)],
-            "categories": [{"id": number, "name": "a"} for number in (1, 2, 3)]}
+    return {
+        "images": [{"id": 1, "file_name": "x.png", "height": height, "width": width}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1 + number % 3, "segmentation": shape}
+            for number, shape in enumerate(segmentations)
+        ],
+        "categories": [{"id": number, "name": "a"} for number in (1, 2, 3)],
+    }
 
 
 def text_file(text: str, name: str = "x.json") -> Callable[[Path], Path]:
     def make(root: Path) -> Path:
         (root / name).write_text(text)
         return root / name
+
     return make
 
 
@@ -176,21 +226,29 @@ def coco_of(segmentations: Callable[[], list], **size: int) -> Callable[[Path], 
 
 def sparse(before: bytes, after: bytes, megabytes: int) -> Callable[[Path], Path]:
     """A json on one line that takes no room on disk: zeros where a text goes on."""
+
     def make(root: Path) -> Path:
         with open(root / "x.json", "wb") as file:
             file.write(before)
             file.seek(megabytes << 20)
             file.write(after)
         return root / "x.json"
+
     return make
 
 
 def giant_png(side: int) -> bytes:
     """The header of a grey PNG of side² pixels, with a few bytes of data."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b""))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def giant_mask_folder(root: Path) -> Path:
@@ -200,8 +258,12 @@ def giant_mask_folder(root: Path) -> Path:
 
 
 def giant_labelme_mask(root: Path) -> Path:
-    shape = {"label": "a", "shape_type": "mask", "points": [[0, 0], [4999, 3999]],
-             "mask": base64.b64encode(giant_png(60_000)).decode()}
+    shape = {
+        "label": "a",
+        "shape_type": "mask",
+        "points": [[0, 0], [4999, 3999]],
+        "mask": base64.b64encode(giant_png(60_000)).decode(),
+    }
     return write_json(root / "labels" / "x.json", {"imagePath": "x.png", "shapes": [shape]}).parent
 
 
@@ -219,6 +281,7 @@ def yolo_of(text: Callable[[], str], names: str = "") -> Callable[[Path], Path]:
         if names:
             (root / "labels" / "data.yaml").write_text(names)
         return root / "labels"
+
     return make
 
 
@@ -234,7 +297,8 @@ def alternating(runs: int, pixels: int) -> list[int]:
 
 SQUARE = [[0, 0, 4999, 0, 4999, 3999, 0, 3999]]
 MERGE_BOMB = "a0: &a0 {x: y}\n" + "".join(
-    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
+)
 BOMBS: dict[str, Callable[[Path], Path]] = {
     "2 GB of a file name": sparse(b'{"images": [{"id": 1, "file_name": "', b'"}]}', 2048),
     "100 MB of a text to pass over": sparse(b'{"shapes": [], "imageData": "', b'"}', 100),
@@ -244,16 +308,22 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "a million brackets": text_file('{"annotations": ' + "[" * 1_000_000),
     "a million keys": text_file("{" + ",".join(f'"{number}":0' for number in range(1_000_000)) + "}"),
     "a number of ten million digits": text_file('{"annotations": [' + "9" * 8_000_000 + "]}"),
-    "two hundred thousand images": text_file('{"images": [' + ",".join(
-        f'{{"id":{number},"file_name":"{number}.png","height":1,"width":1}}' for number in range(200_000))
-        + '], "annotations": [], "categories": []}'),
+    "two hundred thousand images": text_file(
+        '{"images": ['
+        + ",".join(f'{{"id":{number},"file_name":"{number}.png","height":1,"width":1}}' for number in range(200_000))
+        + '], "annotations": [], "categories": []}'
+    ),
     "a zigzag within the limit": coco_of(lambda: [[zigzag(790)]]),
     "a zigzag over it": coco_of(lambda: [[zigzag(400_000)]]),
     "five hundred zigzags": coco_of(lambda: [[zigzag(790)]] * 500),
     "ten thousand squares": coco_of(lambda: [SQUARE] * 10_000),
     "a hundred thousand squares": coco_of(lambda: [SQUARE] * 100_000),
-    "disjoint run lengths": coco_of(lambda: [{"size": [4000, 5000], "counts": [2000 * number, *alternating(
-        2000, 20_000_000 - 2000 * number)]} for number in range(4_000)]),
+    "disjoint run lengths": coco_of(
+        lambda: [
+            {"size": [4000, 5000], "counts": [2000 * number, *alternating(2000, 20_000_000 - 2000 * number)]}
+            for number in range(4_000)
+        ]
+    ),
     "full run lengths, many times": coco_of(lambda: [{"size": [4000, 5000], "counts": [0, 20_000_000]}] * 9_000),
     "crossing run lengths": coco_of(lambda: [{"size": [4000, 5000], "counts": alternating(10_000, 20_000_000)}] * 300),
     "packed counts that overflow": coco_of(lambda: [{"size": [4000, 5000], "counts": "oooooo3" * 500_000}]),
@@ -292,13 +362,25 @@ def main(kind: str, seed: str = "0", count: str = "0") -> None:
         for name, readable in cases:
             now = time.process_time()
             taken.append((now - before, name, readable))
-            print(f"{len(taken)} {name}: {readable} readable, {now - before:.2f} s,"
-                  f" {peak_memory_mib()} MB", file=sys.stderr, flush=True)
+            print(
+                f"{len(taken)} {name}: {readable} readable, {now - before:.2f} s, {peak_memory_mib()} MB",
+                file=sys.stderr,
+                flush=True,
+            )
             before = time.process_time()
     seconds, slowest, _ = max(taken)
-    print(json.dumps({"cases": len(taken), "refused": sum(readable == 0 for *_, readable in taken),
-                      "whole": sum(readable == 3 for *_, readable in taken), "slowest": slowest, "seconds": seconds,
-                      "peak_mb": peak_memory_mib()}))
+    print(
+        json.dumps(
+            {
+                "cases": len(taken),
+                "refused": sum(readable == 0 for *_, readable in taken),
+                "whole": sum(readable == 3 for *_, readable in taken),
+                "slowest": slowest,
+                "seconds": seconds,
+                "peak_mb": peak_memory_mib(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 a.png: coins of classes 1 and 2. b.png: a horse of class 2. c.png: annotated, without any object.
 """
+
 from __future__ import annotations
 
 import base64
@@ -32,16 +33,19 @@ def photographs() -> dict[str, tuple[np.ndarray, tuple[Region, ...]]]:
     horse = ndimage.binary_fill_holes(transform.resize(horse.astype(float), (50, 66), anti_aliasing=True) > 0.5)
     regions = tuple((1 + number % 2, coin_labels == number) for number in range(1, count + 1))
     assert count >= 3
-    return {"a.png": (np.dstack([coins] * 3), regions),
-            "b.png": (np.dstack([np.where(horse, 60, 200).astype(np.uint8)] * 3), ((2, horse),)),
-            "c.png": (np.full((20, 30, 3), 90, np.uint8), ())}
+    return {
+        "a.png": (np.dstack([coins] * 3), regions),
+        "b.png": (np.dstack([np.where(horse, 60, 200).astype(np.uint8)] * 3), ((2, horse),)),
+        "c.png": (np.full((20, 30, 3), 90, np.uint8), ()),
+    }
 
 
 def expected(name: str, classes: tuple[int, ...] = (1, 2)) -> np.ndarray:
     """The union of an image's regions."""
     pixels, regions = photographs()[name]
-    return np.any([mask for class_id, mask in regions if class_id in classes] or [np.zeros(pixels.shape[:2], bool)],
-                  axis=0)
+    return np.any(
+        [mask for class_id, mask in regions if class_id in classes] or [np.zeros(pixels.shape[:2], bool)], axis=0
+    )
 
 
 def class_map(name: str) -> np.ndarray:
@@ -90,14 +94,25 @@ def write_json(path: Path, content: object) -> Path:
 
 
 def coco_content(shape: Callable[[np.ndarray], object]) -> dict:
-    content = {"info": {}, "images": [], "annotations": [],
-               "categories": [{"id": number, "name": name} for number, name in NAMES.items()]}
+    content = {
+        "info": {},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for number, name in NAMES.items()],
+    }
     for image_id, (name, (pixels, regions)) in enumerate(photographs().items(), 7):
         height, width = pixels.shape[:2]
         content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
         for class_id, mask in regions:
-            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": image_id, "iscrowd": 0,
-                                           "category_id": class_id, "segmentation": shape(mask)})
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image_id,
+                    "iscrowd": 0,
+                    "category_id": class_id,
+                    "segmentation": shape(mask),
+                }
+            )
     return content
 
 
@@ -131,8 +146,11 @@ def build_coco(root: Path, shape: Callable[[np.ndarray], object], exact: bool) -
 
 def build_panoptic(root: Path, cityscapes: bool = False) -> Built:
     """Ids of three digits of base 256, so that a wrong order of channels shows."""
-    content = {"images": [], "annotations": [],
-               "categories": [{"id": number, "name": name, "isthing": number - 1} for number, name in NAMES.items()]}
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": number, "name": name, "isthing": number - 1} for number, name in NAMES.items()],
+    }
     folder = root / "panoptic"
     folder.mkdir(parents=True)
     names = {}
@@ -143,14 +161,27 @@ def build_panoptic(root: Path, cityscapes: bool = False) -> Built:
         coded, segments = np.zeros(pixels.shape, np.uint8), []
         for place, (class_id, mask) in enumerate(regions):
             coded[mask] = 10 + place, 200 - place, place
-            segments.append({"id": 10 + place + 256 * (200 - place) + 65536 * place, "category_id": class_id,
-                             "iscrowd": 0, "area": int(mask.sum())})
+            segments.append(
+                {
+                    "id": 10 + place + 256 * (200 - place) + 65536 * place,
+                    "category_id": class_id,
+                    "iscrowd": 0,
+                    "area": int(mask.sum()),
+                }
+            )
         Pillow.fromarray(coded).save(folder / png)
-        content["images"].append({"id": image_id, "file_name": names[name].rpartition("/")[2],
-                                  "height": pixels.shape[0], "width": pixels.shape[1]})
+        content["images"].append(
+            {
+                "id": image_id,
+                "file_name": names[name].rpartition("/")[2],
+                "height": pixels.shape[0],
+                "width": pixels.shape[1],
+            }
+        )
         content["annotations"].append({"image_id": image_id, "file_name": png, "segments_info": segments})
-    return Built(write_json(root / "panoptic.json", content), write_images(root / "images", names.__getitem__),
-                 names=names)
+    return Built(
+        write_json(root / "panoptic.json", content), write_images(root / "images", names.__getitem__), names=names
+    )
 
 
 def build_maps(root: Path, kind: str) -> Built:
@@ -168,8 +199,10 @@ def build_maps(root: Path, kind: str) -> Built:
 
 def full_voc_palette() -> list[int]:
     """VOC's colours for 21 classes, as its development kit lists them."""
-    listed = ("000000 800000 008000 808000 000080 800080 008080 808080 400000 c00000 408000 c08000 400080 c00080 408080"
-              " c08080 004000 804000 00c000 80c000 004080")
+    listed = (
+        "000000 800000 008000 808000 000080 800080 008080 808080 400000 c00000 408000 c08000 400080 c00080 408080"
+        " c08080 004000 804000 00c000 80c000 004080"
+    )
     return list(bytes.fromhex(listed.replace(" ", "")))
 
 
@@ -196,8 +229,10 @@ def build_yolo(root: Path) -> Built:
         path = root / "labels" / "train" / f"{Path(name).stem}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         size = pixels.shape[1], pixels.shape[0]
-        lines = [" ".join([str(class_id), *(f"{share:.6f}" for share in (outline(mask) / size).clip(0, 1).ravel())])
-                 for class_id, mask in regions]
+        lines = [
+            " ".join([str(class_id), *(f"{share:.6f}" for share in (outline(mask) / size).clip(0, 1).ravel())])
+            for class_id, mask in regions
+        ]
         path.write_text("".join(f"{line}\n" for line in lines))
     (root / "data.yaml").write_text("path: .\ntrain: images/train\nnames:\n  0: nothing\n  1: coin\n  2: horse\n")
     return Built(root, write_images(root / "images" / "train"), exact=False)
@@ -208,18 +243,31 @@ def labelme_mask(mask: np.ndarray) -> dict:
     rows, columns = np.nonzero(mask)
     top, bottom, left, right = (int(edge) for edge in (rows.min(), rows.max(), columns.min(), columns.max()))
     buffer = io.BytesIO()
-    Pillow.fromarray(mask[top:bottom + 1, left:right + 1]).save(buffer, "PNG")
-    return {"shape_type": "mask", "points": [[left, top], [right, bottom]],
-            "mask": base64.b64encode(buffer.getvalue()).decode()}
+    Pillow.fromarray(mask[top : bottom + 1, left : right + 1]).save(buffer, "PNG")
+    return {
+        "shape_type": "mask",
+        "points": [[left, top], [right, bottom]],
+        "mask": base64.b64encode(buffer.getvalue()).decode(),
+    }
 
 
 def build_labelme(root: Path, shape: Callable[[np.ndarray], dict], exact: bool) -> Built:
     for name, (pixels, regions) in photographs().items():
-        write_json(root / "labels" / f"{Path(name).stem}.json", {
-            "version": "5.4.1", "flags": {}, "imagePath": f"../images/{name}", "imageData": "QUJD" * 100,
-            "imageHeight": pixels.shape[0], "imageWidth": pixels.shape[1],
-            "shapes": [{"label": NAMES[class_id], "group_id": None, "flags": {}, **shape(mask)}
-                       for class_id, mask in regions]})
+        write_json(
+            root / "labels" / f"{Path(name).stem}.json",
+            {
+                "version": "5.4.1",
+                "flags": {},
+                "imagePath": f"../images/{name}",
+                "imageData": "QUJD" * 100,
+                "imageHeight": pixels.shape[0],
+                "imageWidth": pixels.shape[1],
+                "shapes": [
+                    {"label": NAMES[class_id], "group_id": None, "flags": {}, **shape(mask)}
+                    for class_id, mask in regions
+                ],
+            },
+        )
     return Built(root / "labels", write_images(root / "images"), exact)
 
 
@@ -227,8 +275,11 @@ def build_image_folder(root: Path, suffix: str) -> Built:
     built = build_maps(root, "index")
     built.path.rename(root / "images" / "masks")
     rows = [{"file_name": name, "mask_file_name": f"masks/{name}", "caption": "x"} for name in photographs()]
-    text = "\n".join(json.dumps(row) for row in rows) if suffix == ".jsonl" else "\n".join(
-        ["file_name,mask_file_name", *(f"{row['file_name']},{row['mask_file_name']}" for row in rows)])
+    text = (
+        "\n".join(json.dumps(row) for row in rows)
+        if suffix == ".jsonl"
+        else "\n".join(["file_name,mask_file_name", *(f"{row['file_name']},{row['mask_file_name']}" for row in rows)])
+    )
     (root / "images" / f"metadata{suffix}").write_text(text + "\n")
     return Built(root / "images", root / "images")
 
@@ -243,8 +294,10 @@ def image_table(rows_a_piece: int = 2):
         return buffer.getvalue()
 
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    columns = {"image": [{"bytes": encode(pixels), "path": name} for name, (pixels, _) in photographs().items()],
-               "label": [{"bytes": encode(class_map(name)), "path": None} for name in photographs()]}
+    columns = {
+        "image": [{"bytes": encode(pixels), "path": name} for name, (pixels, _) in photographs().items()],
+        "label": [{"bytes": encode(class_map(name)), "path": None} for name in photographs()],
+    }
     return pyarrow.table({name: pyarrow.array(cells, kind) for name, cells in columns.items()} | {"caption": ["x"] * 3})
 
 
@@ -276,7 +329,8 @@ BUILDERS: dict[str, Callable[[Path], Built]] = {
     "cityscapes": build_cityscapes,
     "yolo": build_yolo,
     "labelme polygons": lambda root: build_labelme(
-        root, lambda mask: {"shape_type": "polygon", "points": outline(mask).tolist()}, False),
+        root, lambda mask: {"shape_type": "polygon", "points": outline(mask).tolist()}, False
+    ),
     "labelme masks": lambda root: build_labelme(root, labelme_mask, True),
     "huggingface jsonl": lambda root: build_image_folder(root, ".jsonl"),
     "huggingface csv": lambda root: build_image_folder(root, ".csv"),

@@ -1,4 +1,5 @@
 """Chromium without a window, spoken to in the DevTools protocol over a pipe, so that no package is needed."""
+
 from __future__ import annotations
 
 import base64
@@ -13,8 +14,18 @@ from typing import Any
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PATIENCE = 60  # seconds for one answer
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-pipe",
+)
 
 
 class Chromium:
@@ -32,8 +43,13 @@ class Chromium:
             os.dup2(reading, 3)
             os.dup2(writing, 4)
 
-        self.process = subprocess.Popen([PROGRAM, *FLAGS, f"--user-data-dir={profile}", "about:blank"], close_fds=False,
-                                        preexec_fn=hand_over, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [PROGRAM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            close_fds=False,
+            preexec_fn=hand_over,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(inside)
         os.close(outside)
         os.set_blocking(self.read, False)
@@ -44,8 +60,13 @@ class Chromium:
 
     def open(self, page: Path, width: int, dark: bool = False, height: int = 800) -> None:
         """Loads a page in a window of that size, CSS pixels."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url=page.resolve().as_uri())
         end = time.monotonic() + PATIENCE
         while self.value("document.readyState") != "complete":
@@ -59,8 +80,11 @@ class Chromium:
     def screenshot(self, out: Path) -> None:
         """The whole page, not the window alone."""
         height = min(self.value("document.documentElement.scrollHeight"), 16_000)
-        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip={
-            "x": 0, "y": 0, "width": self.value("innerWidth"), "height": height, "scale": 1})
+        picture = self.call(
+            "Page.captureScreenshot",
+            captureBeyondViewport=True,
+            clip={"x": 0, "y": 0, "width": self.value("innerWidth"), "height": height, "scale": 1},
+        )
         out.write_bytes(base64.b64decode(picture["data"]))
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:

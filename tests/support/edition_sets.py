@@ -2,6 +2,7 @@
 
 Every builder returns what an independent reader of its label arrays would call the object; none uses the project's readers.
 """
+
 from __future__ import annotations
 
 import json
@@ -63,13 +64,15 @@ def photograph(place: int) -> np.ndarray:
     """One of several photographs, H×W×3 uint8; places beyond their number are other parts of them."""
     pixels = (data.astronaut, data.chelsea, data.coffee, data.rocket)[place % 4]()
     shift = 20 * (place // 4)
-    part = pixels[shift:shift + 4 * HEIGHT, shift:shift + 4 * WIDTH]
+    part = pixels[shift : shift + 4 * HEIGHT, shift : shift + 4 * WIDTH]
     return np.asarray(Pillow.fromarray(part).resize((WIDTH, HEIGHT), Pillow.Resampling.BOX))
 
 
 def voc_colours() -> list[int]:
-    listed = ("000000 800000 008000 808000 000080 800080 008080 808080 400000 c00000 408000 c08000 400080 c00080 408080"
-              " c08080 004000 804000 00c000 80c000 004080")
+    listed = (
+        "000000 800000 008000 808000 000080 800080 008080 808080 400000 c00000 408000 c08000 400080 c00080 408080"
+        " c08080 004000 804000 00c000 80c000 004080"
+    )
     return list(bytes.fromhex(listed.replace(" ", ""))) + [0] * (256 - 21) * 3
 
 
@@ -93,13 +96,19 @@ def class_map(background: int, *parts: tuple[np.ndarray, int], dtype: type = np.
 def pascal(root: Path, objects: str = "all") -> Mini:
     home = "VOCdevkit/VOC2012"
     mini = Mini(root)
-    maps = {"2007_000032": class_map(0, (LEFT, 1), (RIGHT, 15), (RING, 255)), "2007_000039": class_map(0, (SMALL, 20)),
-            "2007_000063": class_map(0, (RIGHT, 3)), "2007_000068": class_map(0)}
+    maps = {
+        "2007_000032": class_map(0, (LEFT, 1), (RIGHT, 15), (RING, 255)),
+        "2007_000039": class_map(0, (SMALL, 20)),
+        "2007_000063": class_map(0, (RIGHT, 3)),
+        "2007_000068": class_map(0),
+    }
     for place, (stem, values) in enumerate(maps.items()):
         name = mini.image(f"{home}/JPEGImages/{stem}.jpg", place, grey=stem == "2007_000063")
         mini.label(f"{home}/SegmentationClass/{stem}.png", values, palette=True)
         mini.label(f"{home}/SegmentationObject/{stem}.png", values, palette=True)
-        taken = {"all": (values != 0) & (values != 255), "multi": (values >= 1) & (values <= 5), "15": values == 15}[objects]
+        taken = {"all": (values != 0) & (values != 255), "multi": (values >= 1) & (values <= 5), "15": values == 15}[
+            objects
+        ]
         if taken.any():
             mini.objects[name] = taken
         else:
@@ -116,9 +125,12 @@ def pascal(root: Path, objects: str = "all") -> Mini:
 def ade20k(root: Path, objects: str = "all") -> Mini:
     home = "ADEChallengeData2016"
     mini = Mini(root)
-    maps = {"ADE_train_00000001": class_map(0, (LEFT, 12), (RIGHT, 20), (RING, 255)),
-            "ADE_train_00000002": class_map(255, (RIGHT, 149)), "ADE_train_00000003": class_map(255, (SMALL, 2)),
-            "ADE_train_00000004": class_map(255)}
+    maps = {
+        "ADE_train_00000001": class_map(0, (LEFT, 12), (RIGHT, 20), (RING, 255)),
+        "ADE_train_00000002": class_map(255, (RIGHT, 149)),
+        "ADE_train_00000003": class_map(255, (SMALL, 2)),
+        "ADE_train_00000004": class_map(255),
+    }
     for place, (stem, values) in enumerate(maps.items()):
         name = mini.image(f"{home}/images/training/{stem}.jpg", place, grey=stem.endswith("2"))
         mini.label(f"{home}/annotations_detectron2/training/{stem}.png", values)
@@ -152,7 +164,9 @@ def colours(parts: list[Part]) -> tuple[np.ndarray, list[dict]]:
     infos = []
     for number, (mask, category, crowd) in zip(segment_ids(len(parts)), parts):
         ids[mask] = number
-        infos.append({"id": number, "category_id": category, "iscrowd": crowd, "area": int(mask.sum()), "bbox": [0, 0, 1, 1]})
+        infos.append(
+            {"id": number, "category_id": category, "iscrowd": crowd, "area": int(mask.sum()), "bbox": [0, 0, 1, 1]}
+        )
     return np.dstack([ids % 256, ids // 256 % 256, ids // 65536]).astype(np.uint8), infos
 
 
@@ -172,12 +186,23 @@ def coco(root: Path, objects: str = "all", annotations: str = "panoptic") -> Min
     mini = Mini(root)
     person, dog, crowd = (10, 8, 40, 60), (50, 20, 90, 50), (60, 52, 90, 70)
     tree = ~(box(*person) | box(*dog) | box(*crowd)) & (np.arange(HEIGHT)[:, None] < 30)
-    train = {9: [(box(*person), 1, 0), (box(*dog), 18, 0), (box(*crowd), 1, 1), (tree, 184, 0)],
-             25: [(tree, 184, 0)], 30: [(box(*dog), 18, 0)], 34: [(box(*crowd), 1, 1)]}
-    boxes = {id(part[0]): corners for parts in train.values() for part in parts
-             for corners in (person, dog, crowd) if (part[0] == box(*corners)).all()}
+    train = {
+        9: [(box(*person), 1, 0), (box(*dog), 18, 0), (box(*crowd), 1, 1), (tree, 184, 0)],
+        25: [(tree, 184, 0)],
+        30: [(box(*dog), 18, 0)],
+        34: [(box(*crowd), 1, 1)],
+    }
+    boxes = {
+        id(part[0]): corners
+        for parts in train.values()
+        for part in parts
+        for corners in (person, dog, crowd)
+        if (part[0] == box(*corners)).all()
+    }
     for split, images in (("train", train), ("val", {139: [(box(*person), 1, 0)]})):
-        panoptic, instances = ({"info": {"year": 2017}, "images": [], "annotations": [], "categories": []} for _ in range(2))
+        panoptic, instances = (
+            {"info": {"year": 2017}, "images": [], "annotations": [], "categories": []} for _ in range(2)
+        )
         for category, (label, thing) in COCO_CATEGORIES.items():
             panoptic["categories"].append({"id": category, "name": label, "isthing": thing, "supercategory": "x"})
             if thing:
@@ -191,19 +216,37 @@ def coco(root: Path, objects: str = "all", annotations: str = "panoptic") -> Min
             for mask, category, is_crowd in parts:
                 if COCO_CATEGORIES[category][1]:
                     corners = boxes.get(id(mask), person)
-                    instances["annotations"].append({
-                        "id": len(instances["annotations"]) + 1, "image_id": number, "category_id": category,
-                        "iscrowd": is_crowd, "area": int(mask.sum()), "bbox": [corners[0], corners[1], 20, 20],
-                        "segmentation": counts_of(mask) if is_crowd else [polygon(*corners)]})
+                    instances["annotations"].append(
+                        {
+                            "id": len(instances["annotations"]) + 1,
+                            "image_id": number,
+                            "category_id": category,
+                            "iscrowd": is_crowd,
+                            "area": int(mask.sum()),
+                            "bbox": [corners[0], corners[1], 20, 20],
+                            "segmentation": counts_of(mask) if is_crowd else [polygon(*corners)],
+                        }
+                    )
             for content in (panoptic, instances):
-                content["images"].append({"id": number, "file_name": f"{stem}.jpg", "height": HEIGHT, "width": WIDTH,
-                                          "license": 3, "coco_url": f"http://images.cocodataset.org/{split}2017/{stem}.jpg"})
+                content["images"].append(
+                    {
+                        "id": number,
+                        "file_name": f"{stem}.jpg",
+                        "height": HEIGHT,
+                        "width": WIDTH,
+                        "license": 3,
+                        "coco_url": f"http://images.cocodataset.org/{split}2017/{stem}.jpg",
+                    }
+                )
             if split == "val":
                 mini.untouched.add(name)
                 continue
             things_only = objects == "multi" or annotations == "instances"
-            taken = [mask for mask, category, is_crowd in parts
-                     if not is_crowd and (COCO_CATEGORIES[category][1] or not things_only)]
+            taken = [
+                mask
+                for mask, category, is_crowd in parts
+                if not is_crowd and (COCO_CATEGORIES[category][1] or not things_only)
+            ]
             if taken:
                 mini.objects[name] = np.any(taken, axis=0)
             else:
@@ -235,14 +278,23 @@ def cityscapes(root: Path, objects: str = "all", annotations: str = "panoptic") 
     road[40:] = True
     ego = np.zeros((HEIGHT, WIDTH), bool)
     ego[66:] = True
-    scenes = {"train/aachen/aachen_000000_000019": [(road, 7), (LEFT, 26), (RIGHT, 26), (SMALL, 24), (ego, 1)],
-              "train/bochum/bochum_000000_000313": [(road, 7), (RIGHT, 33)],
-              "train/bochum/bochum_000000_000600": [(SMALL, 24)],
-              "val/frankfurt/frankfurt_000000_000294": [(road, 7), (LEFT, 26)]}
-    jsons = {split: {"images": [], "annotations": [], "categories": [
-        {"id": number, "name": label, "isthing": thing, "color": [0, 0, 0]}
-        for number, label, thing in ((7, "road", 0), (24, "person", 1), (26, "car", 1), (33, "bicycle", 1))]}
-        for split in ("train", "val")}
+    scenes = {
+        "train/aachen/aachen_000000_000019": [(road, 7), (LEFT, 26), (RIGHT, 26), (SMALL, 24), (ego, 1)],
+        "train/bochum/bochum_000000_000313": [(road, 7), (RIGHT, 33)],
+        "train/bochum/bochum_000000_000600": [(SMALL, 24)],
+        "val/frankfurt/frankfurt_000000_000294": [(road, 7), (LEFT, 26)],
+    }
+    jsons = {
+        split: {
+            "images": [],
+            "annotations": [],
+            "categories": [
+                {"id": number, "name": label, "isthing": thing, "color": [0, 0, 0]}
+                for number, label, thing in ((7, "road", 0), (24, "person", 1), (26, "car", 1), (33, "bicycle", 1))
+            ],
+        }
+        for split in ("train", "val")
+    }
     for place, (key, layers) in enumerate(scenes.items()):
         split, city, stem = key.split("/")
         name = mini.image(f"cityscapes/leftImg8bit/{key}_leftImg8bit.png", place, grey=stem.endswith("313"))
@@ -250,8 +302,11 @@ def cityscapes(root: Path, objects: str = "all", annotations: str = "panoptic") 
         for number, (mask, label) in enumerate(layers):
             crowd_or_stuff = label in (7, 1) or mask is SMALL
             labels[mask], instances[mask] = label, label if crowd_or_stuff else 1000 * label + number
-        parts = [(instances == value, value // 1000 if value >= 1000 else value, int(value == 24))
-                 for value in np.unique(instances).tolist() if value not in (0, 1)]
+        parts = [
+            (instances == value, value // 1000 if value >= 1000 else value, int(value == 24))
+            for value in np.unique(instances).tolist()
+            if value not in (0, 1)
+        ]
         pixels, infos = colours(parts)
         target = f"cityscapes/gtFine/{key}_gtFine_"
         mini.label(f"{target}labelIds.png", labels)
@@ -259,10 +314,12 @@ def cityscapes(root: Path, objects: str = "all", annotations: str = "panoptic") 
         mini.label(f"{target}color.png", np.dstack([labels] * 3))
         mini.text(f"{target}polygons.json", json.dumps({"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": []}))
         mini.label(f"cityscapes/gtFine/cityscapes_panoptic_{split}/{stem}_gtFine_panoptic.png", pixels)
-        jsons[split]["images"].append({"id": stem, "width": WIDTH, "height": HEIGHT,
-                                       "file_name": f"{stem}_gtFine_leftImg8bit.png"})
-        jsons[split]["annotations"].append({"image_id": stem, "file_name": f"{stem}_gtFine_panoptic.png",
-                                            "segments_info": infos})
+        jsons[split]["images"].append(
+            {"id": stem, "width": WIDTH, "height": HEIGHT, "file_name": f"{stem}_gtFine_leftImg8bit.png"}
+        )
+        jsons[split]["annotations"].append(
+            {"image_id": stem, "file_name": f"{stem}_gtFine_panoptic.png", "segments_info": infos}
+        )
         if split == "val":
             mini.untouched.add(name)
             continue
@@ -272,19 +329,29 @@ def cityscapes(root: Path, objects: str = "all", annotations: str = "panoptic") 
         else:
             mini.bare.add(name)
     if annotations == "panoptic":
-        jsons["train"]["images"].append({"id": "aachen_000000_000999", "width": WIDTH, "height": HEIGHT,
-                                         "file_name": "aachen_000000_000999_gtFine_leftImg8bit.png"})
+        jsons["train"]["images"].append(
+            {
+                "id": "aachen_000000_000999",
+                "width": WIDTH,
+                "height": HEIGHT,
+                "file_name": "aachen_000000_000999_gtFine_leftImg8bit.png",
+            }
+        )
         mini.absent.add("cityscapes/leftImg8bit/train/aachen_000000_000999_leftImg8bit.png")
     for split, content in jsons.items():
         mini.text(f"cityscapes/gtFine/cityscapes_panoptic_{split}.json", json.dumps(content))
     return mini
 
 
-HQSEG = {"DIS5K/DIS-TR/im": "DIS5K/DIS-TR/gt",
-         "thin_object_detection/ThinObject5K/images_train": "thin_object_detection/ThinObject5K/masks_train",
-         "cascade_psp/fss_all": "cascade_psp/fss_all", "cascade_psp/DUTS-TR": "cascade_psp/DUTS-TR",
-         "cascade_psp/DUTS-TE": "cascade_psp/DUTS-TE", "cascade_psp/ecssd": "cascade_psp/ecssd",
-         "cascade_psp/MSRA_10K": "cascade_psp/MSRA_10K"}
+HQSEG = {
+    "DIS5K/DIS-TR/im": "DIS5K/DIS-TR/gt",
+    "thin_object_detection/ThinObject5K/images_train": "thin_object_detection/ThinObject5K/masks_train",
+    "cascade_psp/fss_all": "cascade_psp/fss_all",
+    "cascade_psp/DUTS-TR": "cascade_psp/DUTS-TR",
+    "cascade_psp/DUTS-TE": "cascade_psp/DUTS-TE",
+    "cascade_psp/ecssd": "cascade_psp/ecssd",
+    "cascade_psp/MSRA_10K": "cascade_psp/MSRA_10K",
+}
 
 
 def soft(mask: np.ndarray, edge: np.ndarray = RING) -> np.ndarray:
@@ -322,8 +389,17 @@ def remote(root: Path, objects: str = "all") -> Mini:
                 continue
             mini.image(name, number)
             if number != 2:
-                content["annotations"].append({"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 9,
-                                               "bbox": [0, 0, 9, 9], "segmentation": [polygon(*corners)]})
+                content["annotations"].append(
+                    {
+                        "id": number,
+                        "image_id": number,
+                        "category_id": 1,
+                        "iscrowd": 0,
+                        "area": 9,
+                        "bbox": [0, 0, 9, 9],
+                        "segmentation": [polygon(*corners)],
+                    }
+                )
             if split == "val":
                 mini.untouched.add(name)
             elif number == 2:
@@ -352,12 +428,15 @@ def medical(root: Path, objects: str = "all") -> Mini:
     mini.objects[name] = LEFT | RIGHT
     mini.bare.add(mini.image("Lung/images/CHNCXR_0002_0.png", 1, grey=True))
     name = mini.image("Kvasir-SEG/images/cju0qkwl35piu0993l0dewei2.jpg", 2)
-    path = mini.label("Kvasir-SEG/masks/cju0qkwl35piu0993l0dewei2.jpg", np.dstack([soft(RIGHT, NOTHING)] * 3), quality=95)
+    path = mini.label(
+        "Kvasir-SEG/masks/cju0qkwl35piu0993l0dewei2.jpg", np.dstack([soft(RIGHT, NOTHING)] * 3), quality=95
+    )
     mini.objects[name] = np.asarray(Pillow.open(root / path).convert("L")) > 127
     mini.label("Kvasir-SEG/masks/gone.jpg", np.dstack([soft(RIGHT, NOTHING)] * 3))
     mini.absent.add("Kvasir-SEG/images/gone.jpg")
     return mini
 
 
-BUILDERS: dict[str, Callable[..., Mini]] = {builder.__name__: builder for builder in (
-    pascal, ade20k, coco, cityscapes, interactive, remote, medical)}
+BUILDERS: dict[str, Callable[..., Mini]] = {
+    builder.__name__: builder for builder in (pascal, ade20k, coco, cityscapes, interactive, remote, medical)
+}

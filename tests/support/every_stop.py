@@ -9,6 +9,7 @@ A step is a file that is opened for writing, a piece that is written, a rename, 
 in the output folder. After each stop every file must be whole or a temporary one, `unseg verify` must read what is there, and
 the same command must end with the bytes of an unbroken run. Prints one JSON line; exit code 0 if all held.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,22 +29,22 @@ from typing import NoReturn
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import unseg.editions.carry  # noqa: E402
-import unseg.storage.files  # noqa: E402
 import unseg.protecting.manifest  # noqa: E402
 import unseg.protecting.run  # noqa: E402
+import unseg.storage.files  # noqa: E402
 from tests.support.edition_sets import BUILDERS  # noqa: E402
 from tests.support.fake_generator import loaded  # noqa: E402
 from tests.support.kill_runs import check, make_photographs, tree  # noqa: E402
 from unseg.data.edition_catalog import edition_row  # noqa: E402
+from unseg.editions.audit import verify_edition  # noqa: E402
 from unseg.editions.carry import CARRIED  # noqa: E402
-from unseg.editions.record import EDITION  # noqa: E402
 from unseg.editions.edition import make_edition  # noqa: E402
 from unseg.editions.options import settings_from  # noqa: E402
-from unseg.editions.audit import verify_edition  # noqa: E402
+from unseg.editions.record import EDITION  # noqa: E402
 from unseg.errors import UserError  # noqa: E402
+from unseg.protecting.manifest import MANIFEST  # noqa: E402
 from unseg.storage.files import TEMPORARY  # noqa: E402
 from unseg.storage.locks import LOCK_FILE  # noqa: E402
-from unseg.protecting.manifest import MANIFEST  # noqa: E402
 
 LIMITS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 RECORDS = (MANIFEST, CARRIED, EDITION, LOCK_FILE)
@@ -65,7 +66,9 @@ class Stop:
         """Whether the run is to be stopped at the step that begins now, which is counted."""
         with self.lock:
             self.steps += 1
-            return self.number is not None and (self.steps > self.number if self.kind in LIMITS else self.steps == self.number + 1)
+            return self.number is not None and (
+                self.steps > self.number if self.kind in LIMITS else self.steps == self.number + 1
+            )
 
     def heard(self, event: str, given: tuple) -> None:
         if event == "open":
@@ -97,7 +100,7 @@ class _Stopped:
 
     def write(self, data: bytes | str) -> int:
         if self.stop.reached():
-            self.file.write(data[:len(data) // 2])
+            self.file.write(data[: len(data) // 2])
             self.file.flush()
             self.stop.end()
         return self.file.write(data)
@@ -135,15 +138,20 @@ def in_a_process(work: Callable[[], int], out: Path, kind: str, number: int | No
 def protecting(folder: Path, out: Path) -> Callable[[], int]:
     make_photographs(folder, PHOTOGRAPHS)
     settings = unseg.protecting.run.ProtectSettings(device="cpu", workers=1)
-    return lambda: unseg.protecting.run.protect([folder / "photos"], out, settings, masks=folder / "masks",
-                                         generator=loaded()).exit_code
+    return lambda: (
+        unseg.protecting.run.protect(
+            [folder / "photos"], out, settings, masks=folder / "masks", generator=loaded()
+        ).exit_code
+    )
 
 
 def making_an_edition(folder: Path, out: Path) -> Callable[[], int]:
     """COCO in miniature with new names, so that its json files are written anew, and links to evaluation images."""
     BUILDERS["coco"](folder / "data")
-    settings = settings_from(edition_row("coco"), {"DATA_ROOT": str(folder / "data"), "OUT": str(out), "NAMES": "png",
-                                                   "VAL": "link", "NGPU": "0"})
+    settings = settings_from(
+        edition_row("coco"),
+        {"DATA_ROOT": str(folder / "data"), "OUT": str(out), "NAMES": "png", "VAL": "link", "NGPU": "0"},
+    )
     unseg.protecting.run.load_generator = lambda which, device: loaded()
     return lambda: make_edition(settings).summary.exit_code
 
@@ -152,7 +160,10 @@ def stop_everywhere(folder: Path, what: str, kind: str, part: int) -> dict[str, 
     out = folder / "out"
     work = {"protect": protecting, "edition": making_an_edition}[what](folder, out)
     code, steps = in_a_process(work, out, kind, None)
-    check(code == 1 and steps > 20, f"the unbroken run ends with 1, since some photographs cannot be protected: {code}, {steps}")
+    check(
+        code == 1 and steps > 20,
+        f"the unbroken run ends with 1, since some photographs cannot be protected: {code}, {steps}",
+    )
     unbroken, codes = tree(out), []
     for number in range(0, steps, part):
         shutil.rmtree(out)
@@ -164,20 +175,34 @@ def stop_everywhere(folder: Path, what: str, kind: str, part: int) -> dict[str, 
         for name, content in (tree(out) if out.exists() else {}).items():
             temporary = TEMPORARY.fullmatch(Path(name).name)
             check(kind != "full" or not temporary, f"{where}: {name} is left")
-            check(bool(temporary) or Path(name).name in RECORDS or unbroken.get(name) == content, f"{where}: {name} is whole")
+            check(
+                bool(temporary) or Path(name).name in RECORDS or unbroken.get(name) == content,
+                f"{where}: {name} is whole",
+            )
         if out.exists():
             try:
                 found = verify_edition(out, workers=1)
                 said = " ".join(item.problem for item in (*found.unprotected, *found.other_files))
                 there = {name: content for name, content in tree(out).items() if name != LOCK_FILE}
-                check("cut off" in said or "not finished" in said or bool(found.extra or found.missing) or there == unbroken,
-                      f"{where}: verify takes it for the whole")
+                check(
+                    "cut off" in said
+                    or "not finished" in said
+                    or bool(found.extra or found.missing)
+                    or there == unbroken,
+                    f"{where}: verify takes it for the whole",
+                )
             except UserError as error:
                 check("\n" not in str(error), f"{where}: {error}")
         code, _ = in_a_process(work, out, kind, None)
         check(code == 1, f"{where}: going on ends with {code}")
         check(tree(out) == unbroken, f"{where}: the tree equals the unbroken run's")
-    return {"what": what, "kind": kind, "steps": steps, "stops": len(codes), "refused_in_one_line": codes.count(REFUSED)}
+    return {
+        "what": what,
+        "kind": kind,
+        "steps": steps,
+        "stops": len(codes),
+        "refused_in_one_line": codes.count(REFUSED),
+    }
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
 """A tiny generator with the interface of the real ones, for tests of what surrounds them."""
+
 from __future__ import annotations
 
 import torch

@@ -1,12 +1,13 @@
 """Disks that take nothing more, here and in the processes that a run starts."""
+
 from __future__ import annotations
 
 import io
 import os
 from dataclasses import replace
 
-from tests.support import fake_generator
 import unseg.storage.files
+from tests.support import fake_generator
 from unseg.storage.weights import LoadedGenerator
 
 
@@ -27,7 +28,7 @@ class _Limited:
 
     def write(self, data: bytes | str) -> int:
         if len(data) > self.disk.room:
-            self.file.write(data[:self.disk.room])
+            self.file.write(data[: self.disk.room])
             self.file.flush()
             self.disk.room = 0
             raise OSError(self.disk.error, os.strerror(self.disk.error))

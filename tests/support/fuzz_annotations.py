@@ -7,6 +7,7 @@
 An input is one byte that chooses a reader, then the file that it reads. Whatever is not a UserError is a finding; so are
 20 seconds and 1 GB. Keep what it finds as a test in test_annotations_hostile.py.
 """
+
 from __future__ import annotations
 
 import shutil
@@ -17,8 +18,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 # The file that an input becomes, in the order of the choosing byte. Where it stands decides which reader gets it.
-TARGETS = ("x.json", "pan.json", "labelme/x.json", "yolo/x.txt", "yolo/data.yaml", "images/metadata.jsonl",
-           "images/metadata.csv", "masks/x.png", "pan/x.png", "table.parquet", "table.arrow", "counts")
+TARGETS = (
+    "x.json",
+    "pan.json",
+    "labelme/x.json",
+    "yolo/x.txt",
+    "yolo/data.yaml",
+    "images/metadata.jsonl",
+    "images/metadata.csv",
+    "masks/x.png",
+    "pan/x.png",
+    "table.parquet",
+    "table.arrow",
+    "counts",
+)
 SIZE = 8, 12  # of the one image, rows and columns
 
 
@@ -44,19 +57,22 @@ def seeds(corpus: Path) -> None:
                         (corpus / f"{number}-{place}-{target}").write_bytes(bytes([target]) + data)
     for text in (b"431N2", b"43i2", b"ooooooo3"):
         (corpus / f"counts-{text.decode()}").write_bytes(bytes([11]) + text)
-    shape = b'[[0,0,5,0,5,5,0,5]]'
+    shape = b"[[0,0,5,0,5,5,0,5]]"
     (corpus / "coco-x").write_bytes(
         b'\0{"images":[{"id":1,"file_name":"x.png","height":8,"width":12}],"annotations":[{"id":1,"image_id":1,'
         b'"category_id":1,"segmentation":' + shape + b'},{"id":2,"image_id":1,"category_id":1,"iscrowd":1,'
         b'"segmentation":{"size":[8,12],"counts":[4,3,89]}},{"id":3,"image_id":1,"category_id":1,"segmentation":'
-        b'{"size":[8,12],"counts":"43i2"}}],"categories":[{"id":1,"name":"a"}]}')
+        b'{"size":[8,12],"counts":"43i2"}}],"categories":[{"id":1,"name":"a"}]}'
+    )
     (corpus / "panoptic-x").write_bytes(
         b'\1{"images":[{"id":1,"file_name":"x.png","height":8,"width":12}],"annotations":[{"image_id":1,"file_name":'
         b'"x.png","segments_info":[{"id":7,"category_id":1,"iscrowd":0}]}],"categories":[{"id":1,"name":"a",'
-        b'"isthing":1}]}')
+        b'"isthing":1}]}'
+    )
     (corpus / "labelme-x").write_bytes(
         b'\2{"shapes":[{"label":"a","points":[[1,1],[5,5]],"shape_type":"circle"},{"label":"b","points":[[1,1],[5,5],'
-        b'[1,5]]}],"imagePath":"x.png","imageData":"QUJD","imageHeight":8,"imageWidth":12}')
+        b'[1,5]]}],"imagePath":"x.png","imageData":"QUJD","imageHeight":8,"imageWidth":12}'
+    )
 
 
 def prepare(folder: Path) -> None:
@@ -68,8 +84,10 @@ def prepare(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("images/x.png", "images/masks/x.png", "masks/x.png", "pan/x.png"):
         Pillow.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(folder / name)
-    (folder / "pan.json").write_text('{"images":[{"id":1,"file_name":"x.png","height":8,"width":12}],"annotations":['
-                                     '{"image_id":1,"file_name":"x.png","segments_info":[]}],"categories":[]}')
+    (folder / "pan.json").write_text(
+        '{"images":[{"id":1,"file_name":"x.png","height":8,"width":12}],"annotations":['
+        '{"image_id":1,"file_name":"x.png","segments_info":[]}],"categories":[]}'
+    )
     (folder / "yolo" / "x.txt").write_text("0 0 0 1 0 1 1\n")
 
 

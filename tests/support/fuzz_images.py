@@ -8,6 +8,7 @@ An input is a file. It must decode, or be refused with an ImageError of one line
 written in every lossless format with all its metadata, and read back with the same values and transparency. Keep what it
 finds as a test in test_hostile.py.
 """
+
 from __future__ import annotations
 
 import sys
@@ -43,7 +44,10 @@ def seeds(corpus: Path) -> None:
 def use(data: bytes) -> int:
     """Everything that protect does with a file's bytes, but for the noise. Returns in how many formats it was written."""
     written, path = 0, Path("x")
-    for decode in (lambda: images.decode_label(path, data, MAX_PIXELS), lambda: images.upright_size(path, MAX_PIXELS, data)):
+    for decode in (
+        lambda: images.decode_label(path, data, MAX_PIXELS),
+        lambda: images.upright_size(path, MAX_PIXELS, data),
+    ):
         try:
             decode()
         except images.ImageError as error:
@@ -57,7 +61,9 @@ def use(data: bytes) -> int:
         if images.unsupported(form, image.samples, image.alpha):
             continue
         again = images.decode_image(path, images.encode(form, image.samples, image.alpha, image.metadata), MAX_PIXELS)
-        samples = again.samples if again.samples.shape == image.samples.shape else again.samples[..., :1]  # WebP has no grey
+        samples = (
+            again.samples if again.samples.shape == image.samples.shape else again.samples[..., :1]
+        )  # WebP has no grey
         assert samples.dtype == image.samples.dtype and np.array_equal(samples, image.samples), form
         assert _same_transparency(again.alpha, image.alpha), form
         written += 1

@@ -11,6 +11,7 @@ are broken, have no mask or no object, so that every kind of ending occurs. Prin
 With --processes the work is shared, every third kill hits a worker, whose run must then end by itself with one line, and no
 process may outlive its run; the unbroken run is of one process.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -35,10 +36,10 @@ from tests.support import slow_generator  # noqa: E402
 from tests.support.fake_generator import loaded  # noqa: E402
 from tests.support.own_processes import children, is_alive  # noqa: E402
 from unseg.errors import UserError  # noqa: E402
-from unseg.storage.files import TEMPORARY, files_under  # noqa: E402
-from unseg.storage.locks import LOCK_FILE  # noqa: E402
 from unseg.protecting.manifest import MANIFEST, read_manifest  # noqa: E402
 from unseg.protecting.run import ProtectSettings, protect  # noqa: E402
+from unseg.storage.files import TEMPORARY, files_under  # noqa: E402
+from unseg.storage.locks import LOCK_FILE  # noqa: E402
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 WORKER_GONE = 2  # the exit code of a run that lost a worker
@@ -73,7 +74,7 @@ def make_photographs(folder: Path, count: int) -> None:
         Pillow.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(photo)
         values = np.zeros((height, width), np.uint8)
         if number % 20 != 7:
-            values[height // 3:] = 255
+            values[height // 3 :] = 255
         if number % 20 != 3:
             Pillow.fromarray(values).save(mask)
         if number % 20 == 11:
@@ -88,8 +89,9 @@ def start(folder: Path, out: Path, processes: int = 1) -> int:
     code = 99
     try:
         generator = loaded() if processes == 1 else slow_generator.loaded()  # else all is done before a kill can fall
-        code = protect([folder / "photos"], out, SETTINGS, masks=folder / "masks", generator=generator,
-                       processes=processes).exit_code
+        code = protect(
+            [folder / "photos"], out, SETTINGS, masks=folder / "masks", generator=generator, processes=processes
+        ).exit_code
     except UserError as error:
         code = WORKER_GONE if "was killed by SIGKILL before its images were done" in str(error) else code
     finally:
@@ -100,7 +102,10 @@ def wait_for_work(process: int, out: Path, draw: random.Random, photographs: int
     """Until the process has made a number of outputs that is drawn at random, or has ended: workers take seconds to start."""
     there = len(list(out.glob("*/*.png")))
     wanted = there + draw.randrange(max(1, (photographs - there) // 3))
-    while len(list(out.glob("*/*.png"))) < wanted and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while (
+        len(list(out.glob("*/*.png"))) < wanted
+        and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    ):
         time.sleep(0.005)
     time.sleep(draw.uniform(0, 0.05))
 
@@ -120,7 +125,10 @@ def kill_runs(folder: Path, kills: int, photographs: int, seed: int, processes: 
     started = time.perf_counter()
     _, status = os.waitpid(start(folder, folder / "unbroken"), 0)
     figures = Figures(photographs, processes, round(time.perf_counter() - started, 2))
-    check(os.waitstatus_to_exitcode(status) == 1, "the unbroken run ends with 1, since some photographs cannot be protected")
+    check(
+        os.waitstatus_to_exitcode(status) == 1,
+        "the unbroken run ends with 1, since some photographs cannot be protected",
+    )
     unbroken = tree(folder / "unbroken")
     out, finished, begun = folder / "out", {}, False
     while figures.kills < kills or begun:
@@ -162,8 +170,11 @@ def kill_runs(folder: Path, kills: int, photographs: int, seed: int, processes: 
                 check(unbroken.get(name) == content, f"{name} is whole")
         manifest = read_manifest(out)
         entries = manifest.entries.values() if manifest else []
-        finished = {entry.output: (os.stat(out / entry.output).st_ino, os.stat(out / entry.output).st_mtime_ns)
-                    for entry in entries if entry.status in ("protected", "copied")}
+        finished = {
+            entry.output: (os.stat(out / entry.output).st_ino, os.stat(out / entry.output).st_mtime_ns)
+            for entry in entries
+            if entry.status in ("protected", "copied")
+        }
     return figures
 
 

@@ -6,6 +6,7 @@
 
 The run uses a small fast generator; it reports the longest time that one file took to decode and the most memory.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -51,18 +52,41 @@ def seeds() -> dict[str, list[bytes]]:
 
     deep = np.asarray(photo, np.uint16) * 257
     return {
-        "JPEG": [saved(photo, "JPEG", exif=exif), saved(cat, "JPEG", progressive=True), saved(photo.convert("L"), "JPEG"),
-                 saved(photo.convert("CMYK"), "JPEG"), saved(cat, "JPEG", quality=95, subsampling=0, restart_marker_rows=1),
-                 saved(photo, "MPO", save_all=True, append_images=[cat])],
-        "PNG": [saved(photo, "PNG"), saved(alpha, "PNG", exif=exif), saved(cat.quantize(32), "PNG", transparency=3),
-                saved(Pillow.fromarray(deep[..., 0]), "PNG"), saved(photo.convert("1"), "PNG"), saved(photo.convert("LA"), "PNG"),
-                saved(photo, "PNG", icc_profile=bytes(4000), compress_level=9)],
+        "JPEG": [
+            saved(photo, "JPEG", exif=exif),
+            saved(cat, "JPEG", progressive=True),
+            saved(photo.convert("L"), "JPEG"),
+            saved(photo.convert("CMYK"), "JPEG"),
+            saved(cat, "JPEG", quality=95, subsampling=0, restart_marker_rows=1),
+            saved(photo, "MPO", save_all=True, append_images=[cat]),
+        ],
+        "PNG": [
+            saved(photo, "PNG"),
+            saved(alpha, "PNG", exif=exif),
+            saved(cat.quantize(32), "PNG", transparency=3),
+            saved(Pillow.fromarray(deep[..., 0]), "PNG"),
+            saved(photo.convert("1"), "PNG"),
+            saved(photo.convert("LA"), "PNG"),
+            saved(photo, "PNG", icc_profile=bytes(4000), compress_level=9),
+        ],
         "WEBP": [saved(photo, "WEBP"), saved(cat, "WEBP", lossless=True), saved(alpha, "WEBP", exif=exif)],
-        "TIFF": [saved(photo, "TIFF"), saved(cat, "TIFF", compression="tiff_lzw"), saved(photo, "TIFF", compression="jpeg"),
-                 saved(photo.convert("1"), "TIFF", compression="group4"), saved(cat.quantize(16), "TIFF"),
-                 tiff(deep, photometric="rgb", compression="zlib", predictor=True), tiff(deep[..., 0], byteorder=">"),
-                 tiff(np.asarray(photo), photometric="rgb", tile=(32, 32)), tiff(np.asarray(photo), bigtiff=True)],
-        "BMP": [saved(photo, "BMP"), saved(cat.quantize(16), "BMP"), saved(photo.convert("1"), "BMP"), saved(alpha, "BMP")],
+        "TIFF": [
+            saved(photo, "TIFF"),
+            saved(cat, "TIFF", compression="tiff_lzw"),
+            saved(photo, "TIFF", compression="jpeg"),
+            saved(photo.convert("1"), "TIFF", compression="group4"),
+            saved(cat.quantize(16), "TIFF"),
+            tiff(deep, photometric="rgb", compression="zlib", predictor=True),
+            tiff(deep[..., 0], byteorder=">"),
+            tiff(np.asarray(photo), photometric="rgb", tile=(32, 32)),
+            tiff(np.asarray(photo), bigtiff=True),
+        ],
+        "BMP": [
+            saved(photo, "BMP"),
+            saved(cat.quantize(16), "BMP"),
+            saved(photo.convert("1"), "BMP"),
+            saved(alpha, "BMP"),
+        ],
     }
 
 
@@ -70,7 +94,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 def truncate(draw: random.Random, content: bytes) -> bytes:
-    return content[:draw.randrange(1, len(content))]
+    return content[: draw.randrange(1, len(content))]
 
 
 def change_start(draw: random.Random, content: bytes) -> bytes:
@@ -93,34 +117,42 @@ def extreme_number(draw: random.Random, content: bytes) -> bytes:
     changed = bytearray(content)
     width = draw.choice((2, 4))
     place = draw.randrange(min(len(content) - width, 300))
-    changed[place:place + width] = draw.choice((b"\0", b"\xff", b"\x7f")) * width
+    changed[place : place + width] = draw.choice((b"\0", b"\xff", b"\x7f")) * width
     return bytes(changed)
 
 
 def repeat_part(draw: random.Random, content: bytes) -> bytes:
     start = draw.randrange(len(content))
-    part = content[start:start + draw.randrange(1, 2000)]
+    part = content[start : start + draw.randrange(1, 2000)]
     return content[:start] + part * draw.randrange(2, 20) + content[start:]
 
 
 def drop_part(draw: random.Random, content: bytes) -> bytes:
     start = draw.randrange(8, len(content))
-    return content[:start] + content[start + draw.randrange(1, 500):]
+    return content[:start] + content[start + draw.randrange(1, 500) :]
 
 
 def zero_part(draw: random.Random, content: bytes) -> bytes:
     start = draw.randrange(len(content))
     length = draw.randrange(1, 500)
-    return content[:start] + bytes(length) + content[start + length:]
+    return content[:start] + bytes(length) + content[start + length :]
 
 
 def wrong_end(draw: random.Random, content: bytes) -> bytes:
     """The start of one, the end of noise."""
-    return content[:draw.randrange(8, len(content))] + draw.randbytes(draw.randrange(1, 3000))
+    return content[: draw.randrange(8, len(content))] + draw.randbytes(draw.randrange(1, 3000))
 
 
 MUTATIONS: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    truncate, change_start, change_anywhere, extreme_number, repeat_part, drop_part, zero_part, wrong_end)
+    truncate,
+    change_start,
+    change_anywhere,
+    extreme_number,
+    repeat_part,
+    drop_part,
+    zero_part,
+    wrong_end,
+)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -139,7 +171,15 @@ def deflated_zeros(count: int) -> bytes:
 
 
 # The entries of a 3×3 grey TIFF whose one strip is the file's own first nine bytes.
-SIZE_3 = ((256, 4, 1, 3), (257, 4, 1, 3), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 0), (277, 3, 1, 1), (279, 4, 1, 9))
+SIZE_3 = (
+    (256, 4, 1, 3),
+    (257, 4, 1, 3),
+    (258, 3, 1, 8),
+    (262, 3, 1, 1),
+    (273, 4, 1, 0),
+    (277, 3, 1, 1),
+    (279, 4, 1, 9),
+)
 
 
 def tiff_header(*entries: tuple[int, int, int, int], then: int = 0) -> bytes:
@@ -167,7 +207,7 @@ def bombs() -> dict[str, bytes]:
         "profile-of-256-megabytes.png": png(4, 4, chunk(b"iCCP", b"k\0\0" + zeros), zlib.compress(bytes(52))),
         "frames-without-end.png": png(4, 4, chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)), zlib.compress(bytes(52))),
         "chunk-of-4-gigabytes.png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 2**32 - 1, b"IHDR") + bytes(99),
-        "promises-4-gigapixels.jpg": progressive[:sof] + struct.pack(">HH", 65_500, 65_500) + progressive[sof + 4:],
+        "promises-4-gigapixels.jpg": progressive[:sof] + struct.pack(">HH", 65_500, 65_500) + progressive[sof + 4 :],
         "scans-without-end.jpg": progressive[:scan] + progressive[scan:-2] * 3000,
         "promises-268-megapixels.webp": _webp(kinds["WEBP"][0], 16_384, 16_384),
         "promises-281-terapixels.webp": _webp(kinds["WEBP"][0], 1 << 24, 1 << 24),
@@ -177,22 +217,33 @@ def bombs() -> dict[str, bytes]:
         "counts-4-billion.tif": tiff_header(*SIZE_3[:4], (273, 4, 2**32 - 1, 8), *SIZE_3[5:]),
         "entries-without-end.tif": struct.pack("<2sHIH", b"II", 42, 8, 65_535) + bytes(200_000),
         "pages-without-end.tif": _pages(40_000),
-        "promises-a-lot.bmp": bmp_header(2**31 - 1, 2**31 - 1), "upside-down.bmp": bmp_header(13_000, -13_000),
-        "narrow.bmp": bmp_header(-7, 9) + bytes(999), "run-lengths.bmp": bmp_header(9_000, 9_000, 8, 1) + bytes(2_000),
+        "promises-a-lot.bmp": bmp_header(2**31 - 1, 2**31 - 1),
+        "upside-down.bmp": bmp_header(13_000, -13_000),
+        "narrow.bmp": bmp_header(-7, 9) + bytes(999),
+        "run-lengths.bmp": bmp_header(9_000, 9_000, 8, 1) + bytes(2_000),
         "animation.gif.png": b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + b";",
         "vector.svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
         "postscript.eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
         "archive.zip.png": b"PK\x03\x04" + bytes(99),
         "pickle.png": b"\x80\x04cposix\nsystem\n(S'exit 3'\ntR.",
         "icon.ico.bmp": b"\0\0\1\0\1\0" + bytes(99),
-        "empty.png": b"", "one-byte.jpg": b"\xff", "text.tif": b"no picture" * 99, "zeros.webp": bytes(9999),
+        "empty.png": b"",
+        "one-byte.jpg": b"\xff",
+        "text.tif": b"no picture" * 99,
+        "zeros.webp": bytes(9999),
     }
 
 
 def _webp(small: bytes, width: int, height: int) -> bytes:
     """A WebP whose extended header promises a canvas and whose picture is a small one."""
     picture = small[12:]
-    extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    extended = (
+        b"VP8X"
+        + struct.pack("<I", 10)
+        + bytes(4)
+        + (width - 1).to_bytes(3, "little")
+        + (height - 1).to_bytes(3, "little")
+    )
     body = b"WEBP" + extended + picture
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
@@ -239,16 +290,17 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
     import resource
 
     from tests.support.fake_generator import loaded
-    from unseg.storage import images
     from unseg.commands.console import quiet_decoders
     from unseg.protecting.run import ProtectSettings, protect
     from unseg.protecting.verification import verify
+    from unseg.storage import images
 
     before = peak_memory_mib()
     out = folder.with_name(folder.name + ".protected")
     with quiet_decoders():
-        summary = protect([folder], out, ProtectSettings(device="cpu", workers=2), generator=loaded(),
-                          processes=processes)
+        summary = protect(
+            [folder], out, ProtectSettings(device="cpu", workers=2), generator=loaded(), processes=processes
+        )
         verification = verify(out)
         slowest = (0.0, "")
         with images.own_size_limit():
@@ -262,14 +314,22 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
                     slowest = max(slowest, (time.perf_counter() - started, name))
     status = {entry.input: entry.status for entry in summary.entries}
     return {
-        "files": len(names), "not_in_the_ledger": sorted(set(names) - set(status)),
-        "protected": len(summary.of("protected")), "failed": len(summary.of("failed")),
+        "files": len(names),
+        "not_in_the_ledger": sorted(set(names) - set(status)),
+        "protected": len(summary.of("protected")),
+        "failed": len(summary.of("failed")),
         "without_reason": [entry.input for entry in summary.of("failed") if not entry.reason],
         "survived": sorted(name for name in status if status[name] == "protected"),
         "broken_promises": [f"{finding.name}: {finding.problem}" for finding in verification.failures],
-        "seconds": round(summary.seconds, 1), "slowest_decoding": {"seconds": round(slowest[0], 3), "file": slowest[1]},
-        "memory_mib_before": before, "memory_mib_peak": peak_memory_mib(),
-        **({} if processes == 1 else {"memory_mib_peak_of_others": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024}),
+        "seconds": round(summary.seconds, 1),
+        "slowest_decoding": {"seconds": round(slowest[0], 3), "file": slowest[1]},
+        "memory_mib_before": before,
+        "memory_mib_peak": peak_memory_mib(),
+        **(
+            {}
+            if processes == 1
+            else {"memory_mib_peak_of_others": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024}
+        ),
     }
 
 

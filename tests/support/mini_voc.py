@@ -1,4 +1,5 @@
 """A miniature Pascal VOC in its own layout: crops of scikit-image's photographs, each with regions of two classes."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,7 +20,7 @@ def photograph(number: int, height: int = 60, width: int = 80) -> np.ndarray:
     """A crop of a photograph, H×W×3 uint8; every number gives another."""
     source = (data.chelsea(), data.astronaut(), data.coffee())[number % 3]
     top, left = 30 + 20 * (number // 3), 40 + 35 * (number // 3)
-    return source[top:top + 4 * height:4, left:left + 4 * width:4][:height, :width]
+    return source[top : top + 4 * height : 4, left : left + 4 * width : 4][:height, :width]
 
 
 def class_map(pixels: np.ndarray, label: int) -> np.ndarray:

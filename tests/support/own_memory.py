@@ -1,4 +1,5 @@
 """What a process held at most, for tests that bound memory."""
+
 from __future__ import annotations
 
 from pathlib import Path

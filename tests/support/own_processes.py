@@ -1,4 +1,5 @@
 """Which processes a process started, by Linux's own book, for tests that nothing outlives a run."""
+
 from __future__ import annotations
 
 from contextlib import suppress

@@ -1,4 +1,5 @@
 """A results.json with everything in it, and the pictures that it names, in the schema of docs/evaluation.md."""
+
 from __future__ import annotations
 
 import json
@@ -12,27 +13,81 @@ from skimage import data as photographs
 from unseg.storage.images import write_png
 
 Json = dict[str, Any]
-CONDITIONS = ("clean", "random", "protected", "other", "protected+jpeg75", "protected@20", "protected@60", "clean@20", "clean@60")
+CONDITIONS = (
+    "clean",
+    "random",
+    "protected",
+    "other",
+    "protected+jpeg75",
+    "protected@20",
+    "protected@60",
+    "clean@20",
+    "clean@60",
+)
 NETWORKS = ("unet_resnet18", "segformer_b0")
-LEVELS = {"clean": 0.9, "random": 0.88, "protected": 0.36, "other": 0.6, "protected+jpeg75": 0.5, "protected@20": 0.87,
-          "protected@60": 0.8, "clean@20": 0.88, "clean@60": 0.79}
+LEVELS = {
+    "clean": 0.9,
+    "random": 0.88,
+    "protected": 0.36,
+    "other": 0.6,
+    "protected+jpeg75": 0.5,
+    "protected@20": 0.87,
+    "protected@60": 0.8,
+    "clean@20": 0.88,
+    "clean@60": 0.79,
+}
 TRIVIAL = 0.3
 
 
-def run(network: str = "net", condition: str = "clean", seed: int = 0, final: float = 0.9, task: str = "semantic",
-        metric: str = "miou", **more: Any) -> Json:
+def run(
+    network: str = "net",
+    condition: str = "clean",
+    seed: int = 0,
+    final: float = 0.9,
+    task: str = "semantic",
+    metric: str = "miou",
+    **more: Any,
+) -> Json:
     """One run whose curve is level."""
     changed = condition.split("@")[0].split("+")[0] != "clean"
     return {
-        "settings": {"task": task, "size": [128, 96], "steps": 10, "batch": 4, "train": "0a1b2c", "test": "3d4e5f",
-                     "network": network, "condition": condition, "seed": seed,
-                     "images": {"budget": {"object": 8, "background": 2}} if changed else {}},
+        "settings": {
+            "task": task,
+            "size": [128, 96],
+            "steps": 10,
+            "batch": 4,
+            "train": "0a1b2c",
+            "test": "3d4e5f",
+            "network": network,
+            "condition": condition,
+            "seed": seed,
+            "images": {"budget": {"object": 8, "background": 2}} if changed else {},
+        },
         "result": {
-            "metric": metric, "final": final, "best": final, "trivial": {metric: TRIVIAL}, "metrics": {metric: final},
+            "metric": metric,
+            "final": final,
+            "best": final,
+            "trivial": {metric: TRIVIAL},
+            "metrics": {metric: final},
             "curve": [{"step": 5, "score": final, "train_loss": 1.0}, {"step": 10, "score": final, "train_loss": 0.5}],
-            "quality": {"psnr": 34.25, "ssim": 0.913, "lpips": None, "max_change_object": 8, "max_change_background": 2,
-                        "images": 4, "differing": 4} if changed else None,
-            "stored": None, "seconds": 150.0, "device": "cpu", "threads": 1, "torch": "2.11.0", **more},
+            "quality": {
+                "psnr": 34.25,
+                "ssim": 0.913,
+                "lpips": None,
+                "max_change_object": 8,
+                "max_change_background": 2,
+                "images": 4,
+                "differing": 4,
+            }
+            if changed
+            else None,
+            "stored": None,
+            "seconds": 150.0,
+            "device": "cpu",
+            "threads": 1,
+            "torch": "2.11.0",
+            **more,
+        },
     }
 
 
@@ -40,8 +95,20 @@ def results(runs: list[Json], **facts: Any) -> Json:
     """A file with these runs of one task."""
     first = runs[0]
     task = first["settings"]["task"]
-    return {"tasks": {task: {"task": task, "train_images": 367, "test_images": 233, "metric": first["result"]["metric"],
-                             "trivial": first["result"]["trivial"], "absent_classes": [], **facts}}, "runs": runs}
+    return {
+        "tasks": {
+            task: {
+                "task": task,
+                "train_images": 367,
+                "test_images": 233,
+                "metric": first["result"]["metric"],
+                "trivial": first["result"]["trivial"],
+                "absent_classes": [],
+                **facts,
+            }
+        },
+        "runs": runs,
+    }
 
 
 def write(folder: Path, content: Json) -> Path:
@@ -57,15 +124,27 @@ def full_results(folder: Path, seeds: int = 3) -> Path:
         for condition in CONDITIONS:
             for seed in range(seeds):
                 final = LEVELS[condition] + draw.uniform(-0.03, 0.03)
-                scores = [final - (final - TRIVIAL) * 0.5 ** i + draw.uniform(-0.02, 0.02) for i in range(1, 5)]
+                scores = [final - (final - TRIVIAL) * 0.5**i + draw.uniform(-0.02, 0.02) for i in range(1, 5)]
                 curve = [{"step": 250 * i, "score": score, "train_loss": 1 / i} for i, score in enumerate(scores, 1)]
                 curve[-1]["score"] = final
-                more = {"curve": curve, "best": max(point["score"] for point in curve), "seconds": draw.uniform(100, 900),
-                        "metrics": {"miou": final, "pixel_accuracy": final + 0.05,
-                                    "class_iou": {"road": final, "sky": final + 0.02, "tram": None}}}
+                more = {
+                    "curve": curve,
+                    "best": max(point["score"] for point in curve),
+                    "seconds": draw.uniform(100, 900),
+                    "metrics": {
+                        "miou": final,
+                        "pixel_accuracy": final + 0.05,
+                        "class_iou": {"road": final, "sky": final + 0.02, "tram": None},
+                    },
+                }
                 if condition == "protected+jpeg75":
-                    more["stored"] = {"psnr": 31.0, "ssim": 0.88, "lpips": None, "max_change_object": 90,
-                                      "max_change_background": 80}
+                    more["stored"] = {
+                        "psnr": 31.0,
+                        "ssim": 0.88,
+                        "lpips": None,
+                        "max_change_object": 90,
+                        "max_change_background": 80,
+                    }
                 if seed == 0 and "@" not in condition:
                     more |= pictures(folder, network, condition)
                 made = run(network, condition, seed, final, **more)
@@ -82,7 +161,9 @@ def pictures(folder: Path, network: str, condition: str) -> Json:
         truth = photograph[..., 0] > photograph[..., 2]
         level = LEVELS[condition]
         answer = truth if level > 0.7 else np.roll(truth, round(40 * (1 - level)), 1)
-        places = {kind: f"examples/{network}-{condition}/{name}-{kind}.png" for kind in ("image", "truth", "prediction")}
+        places = {
+            kind: f"examples/{network}-{condition}/{name}-{kind}.png" for kind in ("image", "truth", "prediction")
+        }
         for kind, pixels in (("image", photograph), ("truth", coloured(truth)), ("prediction", coloured(answer))):
             write_png(folder / places[kind], pixels)
         found["examples"].append({"name": f"{name}.jpg", **places})

@@ -1,4 +1,5 @@
 """The tests' generator, a fifth of a second an image: time to be interrupted on the busiest machine."""
+
 from __future__ import annotations
 
 import time
@@ -6,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from tests.support import fake_generator
 from segment_anything_training.prompt_batch import Prompts
+from tests.support import fake_generator
 from unseg.storage.weights import LoadedGenerator
 
 

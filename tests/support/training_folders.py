@@ -1,4 +1,5 @@
 """Training folders made for tests: the published layout, with a few tiny pairs each."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Small training runs for the tests, and a program that runs one: alone, or on two processes through `unseg.compute.launch`.
 
-    python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]     the smoke recipe; the process of that rank kills itself
-    python tests/support/training_runs.py gradients OUTPUT                  one step of each player; gradients and states by rank
+python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]     the smoke recipe; the process of that rank kills itself
+python tests/support/training_runs.py gradients OUTPUT                  one step of each player; gradients and states by rank
 """
+
 from __future__ import annotations
 
 import copy
@@ -17,15 +18,15 @@ import torch
 
 from segment_anything_training import build
 from segment_anything_training.sam import SamConfig
-from unseg.training import bilevel
-from unseg.training.bilevel import Outcome, RunOptions, train
-from unseg.method.config import Budget, TrainConfig
+from unseg.compute.distributed import World, connect
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_views
-from unseg.compute.distributed import World, connect
-from unseg.training.recipes import recipe
+from unseg.method.config import Budget, TrainConfig
+from unseg.training import bilevel
+from unseg.training.bilevel import Outcome, RunOptions, train
 from unseg.training.checkpoints import read_state
 from unseg.training.players import Training
+from unseg.training.recipes import recipe
 
 SMOKE = dataclasses.replace(recipe("smoke"), total_phases=10, log_every=5)  # checkpoints after steps 4, 8, 10
 SMALL_SAM = SamConfig(256, embed_dim=48, depth=2, num_heads=4, global_blocks=(1,), window=7)
@@ -37,7 +38,7 @@ def made_samples() -> list[TrainingImage]:
     made = []
     for index in range(8):
         mask = np.zeros((80, 96), np.uint8)
-        mask[10:60, 5 + 5 * index:50] = 255
+        mask[10:60, 5 + 5 * index : 50] = 255
         made.append(TrainingImage(f"made{index}", random.integers(0, 256, (80, 96, 3), dtype=np.uint8), (mask,)))
     return made
 
@@ -67,8 +68,17 @@ def same(left: object, right: object) -> bool:
 def small_paper(batch_size: int) -> TrainConfig:
     """The paper's recipe in small."""
     build.SAM_CONFIGS["vit_b"], build.SURROGATE_IMAGE_SIZE = SMALL_SAM, 128
-    return dataclasses.replace(recipe("paper"), batch_size=batch_size, view_size=256, frame_size=256, surrogate_sizes=(128,),
-                               loss_points=256, generator_start="random", precision="float32", budget=Budget(32, 8))
+    return dataclasses.replace(
+        recipe("paper"),
+        batch_size=batch_size,
+        view_size=256,
+        frame_size=256,
+        surrogate_sizes=(128,),
+        loss_points=256,
+        generator_start="random",
+        precision="float32",
+        budget=Budget(32, 8),
+    )
 
 
 def one_step_each(config: TrainConfig, world: World) -> dict:

@@ -1,4 +1,5 @@
 """The paper's recipe with its full-size networks: starts, steps, is killed, goes on. Random weights, one image."""
+
 import os
 import resource
 import signal
@@ -23,7 +24,9 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     (root / "images").mkdir()
     (root / "masks").mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)).save(root / "images/one.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)).save(
+        root / "images/one.jpg"
+    )
     mask = np.zeros((480, 640), np.uint8)
     mask[100:300, 200:500] = 255
     Image.fromarray(mask).save(root / "masks/one.png")
@@ -50,10 +53,29 @@ def run_until(checkpoint, command):
 
 @pytest.mark.slow
 def test_the_papers_recipe_starts_steps_checkpoints_and_resumes(data, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "--recipe", "paper", "--data-root", str(data), "--output", str(tmp_path),
-               "--device", "cpu", "--quiet", "--no-tensorboard", "--workers", "0", "--keep", "2",
-               *(word for setting in ("generator_start=random", "batch_size=1", "steps_per_phase=1", "checkpoint_every=1")
-                 for word in ("--set", setting))]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--recipe",
+        "paper",
+        "--data-root",
+        str(data),
+        "--output",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--quiet",
+        "--no-tensorboard",
+        "--workers",
+        "0",
+        "--keep",
+        "2",
+        *(
+            word
+            for setting in ("generator_start=random", "batch_size=1", "steps_per_phase=1", "checkpoint_every=1")
+            for word in ("--set", setting)
+        ),
+    ]
     first, second = (tmp_path / f"checkpoints/step_0000000{step}.pt" for step in (1, 2))
     begun = time.monotonic()
     assert "goes on" not in run_until(first, command)
@@ -66,7 +88,9 @@ def test_the_papers_recipe_starts_steps_checkpoints_and_resumes(data, tmp_path):
     assert {player: len(own) for player, own in losses.items()} == {"surrogate": 1, "generator": 1}
     assert np.isfinite([loss for own in losses.values() for loss in own]).all()
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of the largest child, in GiB
-    print(f"peak memory {peak:.1f} GiB, {time.monotonic() - begun:.0f} s, checkpoint {second.stat().st_size / 1e9:.2f} GB")
+    print(
+        f"peak memory {peak:.1f} GiB, {time.monotonic() - begun:.0f} s, checkpoint {second.stat().st_size / 1e9:.2f} GB"
+    )
     assert peak < 8
     for path in (first, second, tmp_path / "generator.safetensors"):  # gigabytes that pytest would keep
         path.unlink()

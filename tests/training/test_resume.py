@@ -1,4 +1,5 @@
 """A training run survives whatever stops it: the weights are those of the unbroken run, to the last bit."""
+
 import dataclasses
 import errno
 import json
@@ -18,11 +19,11 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from tests.support.training_runs import SMOKE, final_state, made_samples, run, same
-from unseg.training import bilevel, checkpoints
-from unseg.commands import train as train_options
-from unseg.training.bilevel import RunOptions, run_settings, take_step
 from unseg.cli import main
+from unseg.commands import train as train_options
 from unseg.errors import UserError
+from unseg.training import bilevel, checkpoints
+from unseg.training.bilevel import RunOptions, run_settings, take_step
 from unseg.training.checkpoints import RunFolder
 
 QUIET = RunOptions(quiet=True, tensorboard=False, validation_images=2)
@@ -57,8 +58,9 @@ def lines(output):
 def same_log(left, right):
     """But for what differs between any two runs: times."""
     drop = ("seconds", "images_per_second", "waiting_share")
-    return [{key: line[key] for key in line if key not in drop} for line in lines(left)] == \
-        [{key: line[key] for key in line if key not in drop} for line in lines(right)]
+    return [{key: line[key] for key in line if key not in drop} for line in lines(left)] == [
+        {key: line[key] for key in line if key not in drop} for line in lines(right)
+    ]
 
 
 def assert_unbroken(output, whole):
@@ -96,6 +98,7 @@ def test_a_run_killed_twice_by_sigkill_is_the_unbroken_one(tmp_path):
 @pytest.mark.parametrize("point", ["in the state", "before its facts"])
 def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(whole, tmp_path, monkeypatch, point):
     with monkeypatch.context() as patch, pytest.raises(Killed):
+
         def interrupted(state, file):
             file.write(b"half of it")
             raise Killed
@@ -123,6 +126,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(whole, 
 @pytest.mark.parametrize("room", [0, 100_000])
 def test_a_disk_that_fills_up_at_a_checkpoint_costs_that_checkpoint_only(whole, tmp_path, monkeypatch, room):
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+
         def full_at_eight(folder, state, step, settings):
             if step == 8:
                 patch.setattr(checkpoints._Digesting, "__init__", on_a_small_disk)
@@ -146,8 +150,13 @@ def test_a_disk_that_fills_up_at_a_checkpoint_costs_that_checkpoint_only(whole, 
         save, make = RunFolder.save, checkpoints._Digesting.__init__
         patch.setattr(RunFolder, "save", full_at_eight)
         run(tmp_path)
-    assert str(error.value).endswith("step_00000008.pt: cannot be written (No space left on device); check space and permissions")
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000004.json", "step_00000004.pt"]
+    assert str(error.value).endswith(
+        "step_00000008.pt: cannot be written (No space left on device); check space and permissions"
+    )
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step_00000004.json",
+        "step_00000004.pt",
+    ]
     run(tmp_path)
     assert_unbroken(tmp_path, whole)
 
@@ -156,8 +165,14 @@ def damage(path, how):
     data = bytearray(path.read_bytes())
     if how == "a flipped bit":
         data[len(data) // 2] ^= 1
-    path.write_bytes({"a flipped bit": bytes(data), "half a file": bytes(data[:len(data) // 2]), "nothing": b"",
-                      "no JSON": b'{"step": 8'}[how])
+    path.write_bytes(
+        {
+            "a flipped bit": bytes(data),
+            "half a file": bytes(data[: len(data) // 2]),
+            "nothing": b"",
+            "no JSON": b'{"step": 8',
+        }[how]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +185,9 @@ def broken(tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("suffix, how", [(".pt", "a flipped bit"), (".pt", "half a file"), (".pt", "nothing"),
-                                         (".json", "no JSON")])
+@pytest.mark.parametrize(
+    "suffix, how", [(".pt", "a flipped bit"), (".pt", "half a file"), (".pt", "nothing"), (".json", "no JSON")]
+)
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_chosen(broken, tmp_path, suffix, how):
     output, said = tmp_path / "run", []
     shutil.copytree(broken, output)
@@ -179,7 +195,12 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_chosen(broke
     settings = run_settings(SMOKE, {"processes": 1, "images": 8})
     for _ in range(2):  # the second time there is nothing to say
         assert RunFolder(output).newest(settings, said.append) == output / "checkpoints" / "step_00000004.pt"
-    assert len(said) == 1 and "step_00000008.pt: " in said[0] and "the one before is used" in said[0] and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and "step_00000008.pt: " in said[0]
+        and "the one before is used" in said[0]
+        and "\n" not in said[0]
+    )
     assert (output / "checkpoints" / "step_00000008.pt.damaged").exists()  # set aside, not lost
 
 
@@ -203,8 +224,11 @@ def test_where_no_checkpoint_is_whole_nothing_starts_over_it(tmp_path):
 
 def test_other_settings_are_refused_with_the_difference(whole, tmp_path):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    for changes, part in (({"batch_size": 3}, "batch_size 2 → 3"), ({"jitter": (0.5, 1.0)}, "jitter 0.5,2.0 → 0.5,1.0"),
-                          ({"seed": 1, "target": "ones"}, "target mask → ones; seed 42 → 1")):
+    for changes, part in (
+        ({"batch_size": 3}, "batch_size 2 → 3"),
+        ({"jitter": (0.5, 1.0)}, "jitter 0.5,2.0 → 0.5,1.0"),
+        ({"seed": 1, "target": "ones"}, "target mask → ones; seed 42 → 1"),
+    ):
         with pytest.raises(UserError) as error:
             run(whole, dataclasses.replace(SMOKE, **changes))
         assert part in str(error.value) and "\n" not in str(error.value)
@@ -245,8 +269,9 @@ def test_weights_without_a_checkpoint_are_not_written_over(tmp_path):
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "LOCK_WITHIN", 0.1)
     hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
-    holder = subprocess.Popen([sys.executable, "-c", hold, tmp_path / ".training.lock"], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path / ".training.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         holder.stdout.readline()
         with pytest.raises(UserError, match="another process trains into it"):
@@ -276,6 +301,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, capsys, number, name):
     handler = signal.signal(number, signal.default_int_handler)
     with monkeypatch.context() as patch:
+
         def signalled(training, *arguments):
             if training.step == 5:
                 os.kill(os.getpid(), number)
@@ -305,7 +331,11 @@ def test_a_loss_that_is_not_a_number_stops_and_tells_all(tmp_path, monkeypatch):
     saved = checkpoints.read_state(tmp_path / "failed_step_00000006_process_0.pt")
     assert "step 6: the surrogate's loss is" in str(error.value) and "\n" not in str(error.value)
     names = {sample.name for sample in made_samples()}
-    assert len(saved["names"]) == 2 and set(saved["names"]) <= names and all(name in str(error.value) for name in saved["names"])
+    assert (
+        len(saved["names"]) == 2
+        and set(saved["names"]) <= names
+        and all(name in str(error.value) for name in saved["names"])
+    )
     assert saved["pixels"].shape == (2, 4, 64, 64) and saved["step"] == 6
     assert all(value.isfinite().all() for value in saved["surrogates"][0]["network"].values())
     assert RunFolder(tmp_path).steps() == [4]
@@ -314,15 +344,22 @@ def test_a_loss_that_is_not_a_number_stops_and_tells_all(tmp_path, monkeypatch):
 def test_the_log_shows_both_losses_and_the_gap(whole):
     found = lines(whole)
     assert [line["step"] for line in found] == [5, 10]
-    assert all(np.isfinite(line[key]) for line in found
-               for key in ("surrogate_loss", "generator_loss", "surrogate_noised", "surrogate_clean"))
+    assert all(
+        np.isfinite(line[key])
+        for line in found
+        for key in ("surrogate_loss", "generator_loss", "surrogate_noised", "surrogate_clean")
+    )
     assert found[0]["surrogate_noised"] != found[0]["surrogate_clean"]
 
 
 def test_only_the_last_checkpoints_stay(tmp_path):
     run(tmp_path, dataclasses.replace(SMOKE, total_phases=5, decay_phase=5, checkpoint_every=1), keep=2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "step_00000004.json", "step_00000004.pt", "step_00000005.json", "step_00000005.pt"]
+        "step_00000004.json",
+        "step_00000004.pt",
+        "step_00000005.json",
+        "step_00000005.pt",
+    ]
     with pytest.raises(UserError, match="--keep 0"):
         run(tmp_path, keep=0)
 
@@ -332,11 +369,15 @@ def test_pretrained_weights_that_the_settings_ask_for_must_be_named(tmp_path):
         name, value = field.split("=")
         with pytest.raises(UserError, match=f"{field}: .*{option}"):
             run(tmp_path / name, dataclasses.replace(SMOKE, **{name: value}))
-    for settings, file, part in ((["generator_start=random"], "--sam", "contradicts --set generator_start=random"),
-                                 (["surrogate_start=scratch"], "--mae", "contradicts --set surrogate_start=scratch")):
+    for settings, file, part in (
+        (["generator_start=random"], "--sam", "contradicts --set generator_start=random"),
+        (["surrogate_start=scratch"], "--mae", "contradicts --set surrogate_start=scratch"),
+    ):
         with pytest.raises(UserError, match=part):
-            train_options._with_starts(train_options._overrides(settings), *[Path("w.pth") if file == name else None
-                                                                             for name in ("--sam", "--mae")])
+            train_options._with_starts(
+                train_options._overrides(settings),
+                *[Path("w.pth") if file == name else None for name in ("--sam", "--mae")],
+            )
     assert train_options._with_starts({}, Path("a"), Path("b")) == {"generator_start": "sam", "surrogate_start": "mae"}
 
 
@@ -349,12 +390,17 @@ def test_pretrained_weights_fill_what_is_new_and_nothing_else(tmp_path, monkeypa
         for parameter in network.parameters():
             torch.nn.init.constant_(parameter, 0.01)
 
-    config = dataclasses.replace(SMOKE, generator_start="sam", surrogate_start="mae", surrogates=("compact",),
-                                 surrogate_lifetime=3)
+    config = dataclasses.replace(
+        SMOKE, generator_start="sam", surrogate_start="mae", surrogates=("compact",), surrogate_lifetime=3
+    )
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_at(patch, 5)
         bilevel.train(config, made_samples(), tmp_path, load_generator=fill, load_surrogate=fill, options=QUIET)
-    assert filled == ["CompactGenerator", "CompactSurrogate", "CompactSurrogate"]  # the second surrogate after step 4 (its third)
+    assert filled == [
+        "CompactGenerator",
+        "CompactSurrogate",
+        "CompactSurrogate",
+    ]  # the second surrogate after step 4 (its third)
     bilevel.train(config, made_samples(), tmp_path, load_generator=fill, load_surrogate=fill, options=QUIET)
     assert filled.count("CompactGenerator") == 1 and filled.count("CompactSurrogate") > 2
 

@@ -1,4 +1,5 @@
 """Validation: values by hand with networks whose answers are known, shards that add up, labels that are empty or vanish."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -17,15 +18,21 @@ from torch import nn
 
 from segment_anything_training.build import build_generator, build_surrogate
 from segment_anything_training.prompt_batch import Prompts
-from unseg.training import validation
-from unseg.method.config import Budget
 from unseg.data.views import TrainingImage
+from unseg.method.config import Budget
 from unseg.method.metrics import boundary_iou, mask_iou
+from unseg.training import validation
 from unseg.training.recipes import recipe
 from unseg.training.validation import MEASURES, SetScore, mean_over_images, score_shard, show, summarise, validate
 
-CONFIG = dataclasses.replace(recipe("smoke"), surrogate_sizes=(32,), surrogate_prompts=("box",), antialias=False,
-                             generator_prompts=("box", "mask"), budget=Budget(200.0, 0.0))
+CONFIG = dataclasses.replace(
+    recipe("smoke"),
+    surrogate_sizes=(32,),
+    surrogate_prompts=("box",),
+    antialias=False,
+    generator_prompts=("box", "mask"),
+    budget=Budget(200.0, 0.0),
+)
 CPU = torch.device("cpu")
 
 
@@ -69,7 +76,9 @@ def random_sets() -> dict[str, list[TrainingImage]]:
         pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         mask = rectangle(height, width, (5, height // 2 + index), (8, width // 2))
         segments = random.integers(1, 6, (height, width)).astype(np.int32)
-        made.append(TrainingImage(f"made{index}", pixels, (mask.astype(np.int32) * 255,) if index % 3 else (segments, segments)))
+        made.append(
+            TrainingImage(f"made{index}", pixels, (mask.astype(np.int32) * 255,) if index % 3 else (segments, segments))
+        )
     return {"first": made[:6], "second": made[6:]}
 
 
@@ -104,8 +113,10 @@ def test_both_players_see_the_stretched_image_and_a_box():
     assert images.shape == (1, 3, 32, 32) and prompts.boxes.tolist() == [[8, 8, 15, 15]]
 
 
-@pytest.mark.parametrize("kinds, expected", [((), (None, None)), (("box",), ("box", None)), (("mask",), (None, "mask")),
-                                             (("points", "box"), ("box", None))])
+@pytest.mark.parametrize(
+    "kinds, expected",
+    [((), (None, None)), (("box",), ("box", None)), (("mask",), (None, "mask")), (("points", "box"), ("box", None))],
+)
 def test_a_player_gets_only_prompts_that_it_is_trained_with(kinds, expected):
     surrogate = Brightness()
     config = dataclasses.replace(CONFIG, surrogate_prompts=kinds)
@@ -119,8 +130,11 @@ def test_empty_labels_are_counted_and_named_and_vanishing_objects_are_found():
     none = np.zeros((40, 40), bool)
     speck = rectangle(640, 640, (101, 102), (333, 334))  # between the pixels that stretching to 64 or 32 looks at
     good = rectangle(32, 64, (8, 24), (16, 32))
-    sets = {"a": [bright("void", none, none), bright("good", good), bright("void too", none, none)],
-            "b": [bright("nothing", none, none)], "c": [bright("speck", speck)]}
+    sets = {
+        "a": [bright("void", none, none), bright("good", good), bright("void too", none, none)],
+        "b": [bright("nothing", none, none)],
+        "c": [bright("speck", speck)],
+    }
     generator = Darkening()
     first, second, third = validate(generator, Brightness(), sets, CONFIG, CPU)
     assert (first.images, first.empty, first.empty_names) == (1, 2, ("void", "void too")) and first.iou_clean == 1
@@ -185,9 +199,16 @@ def test_two_processes_get_the_scores_of_one(tmp_path: Path):
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     root = Path(__file__).resolve().parents[2]
-    runs = [subprocess.Popen([sys.executable, "-c", script, str(rank), address], cwd=root, stdout=subprocess.PIPE, text=True,
-                             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])})
-            for rank in range(2)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank), address],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])},
+        )
+        for rank in range(2)
+    ]
     outputs = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0] and outputs[0] == outputs[1]
     threads = torch.get_num_threads()
@@ -205,7 +226,9 @@ def test_scores_on_a_gpu_are_those_of_the_cpu():
     on_cpu = validate(*networks, sets, CONFIG, CPU)
     on_gpu = validate(*(network.cuda() for network in networks), sets, CONFIG, torch.device("cuda"))
     for left, right in zip(on_cpu, on_gpu):
-        assert [getattr(right, name) for name in MEASURES] == pytest.approx([getattr(left, name) for name in MEASURES], abs=0.01)
+        assert [getattr(right, name) for name in MEASURES] == pytest.approx(
+            [getattr(left, name) for name in MEASURES], abs=0.01
+        )
 
 
 def test_what_is_shown_is_what_was_measured():
@@ -219,7 +242,9 @@ def test_what_is_shown_is_what_was_measured():
     # 1 grey level less on the object, nothing below black elsewhere
     np.testing.assert_allclose(one.noise[one.label & (one.pixels[..., 0] == 255)], -1, atol=1e-3)
     assert np.abs(one.noise[one.pixels[..., 0] == 0]).max() == 0
-    assert one.iou_clean == pytest.approx(validate(Darkening(), Brightness(), {"b": sets["b"]}, config, CPU)[0].iou_clean)
+    assert one.iou_clean == pytest.approx(
+        validate(Darkening(), Brightness(), {"b": sets["b"]}, config, CPU)[0].iou_clean
+    )
     assert mask_iou(one.label, one.mask_clean) == pytest.approx(one.iou_clean, abs=0.05)
     assert np.array_equal(one.noised, np.round(one.pixels + one.noise).astype(np.uint8))
 

@@ -1,4 +1,5 @@
 """utils/check_data.py: what it finds, how it says so, and its exit code."""
+
 from __future__ import annotations
 
 import json
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.training_folders import make_hqseg, save
 
+from tests.support.training_folders import make_hqseg, save
 from unseg.data.catalog import HQSEG
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,9 +52,15 @@ def spoil(root: Path, images: str, masks: str, stem: str) -> dict[str, str]:
     torn.write_bytes(torn.read_bytes()[:50])
     save(root / images / f"{stem}alone.jpg", good)
     save(root / masks / f"{stem}orphan.png", mask)
-    return {"broken": f"{stem}broken.jpg: ", "size": "8×8 pixels, but ", "empty": "mask without an object pixel",
-            "colour": "colour mask", "torn": f"{stem}torn.png: ", "alone": "image without a mask",
-            "orphan": "mask without an image"}
+    return {
+        "broken": f"{stem}broken.jpg: ",
+        "size": "8×8 pixels, but ",
+        "empty": "mask without an object pixel",
+        "colour": "colour mask",
+        "torn": f"{stem}torn.png: ",
+        "alone": "image without a mask",
+        "orphan": "mask without an image",
+    }
 
 
 def test_every_fault_of_a_plain_folder(plain, capsys):
@@ -69,7 +76,10 @@ def test_quick_reads_no_file(plain, capsys):
     spoil(plain, "images", "masks", "")
     assert run(plain, "--quick") == 1
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "alone: image without a mask", "orphan: mask without an image", "2 problems"]
+        "alone: image without a mask",
+        "orphan: mask without an image",
+        "2 problems",
+    ]
 
 
 def test_hqseg_as_json(tmp_path, capsys):
@@ -88,7 +98,10 @@ def test_hqseg_as_json(tmp_path, capsys):
     assert sets["ECSSD"]["problems"] == [{"name": "ECSSD (cascade_psp/ecssd is empty)", "reason": "missing set"}]
     assert report["problems"] == 8 and report["pairs"] == 10 * 2 + 5
     told = capsys.readouterr().out
-    assert "ECSSD            train      missing\n" in told and "FSS              train      7 pairs (published: 10,000)" in told
+    assert (
+        "ECSSD            train      missing\n" in told
+        and "FSS              train      7 pairs (published: 10,000)" in told
+    )
     assert run(root, "--json", "-") == 1
     assert json.loads(capsys.readouterr().out) == report
 

@@ -1,4 +1,5 @@
 """Every class's IoU of the conditions of a comparison, beside each other."""
+
 from __future__ import annotations
 
 import sys
@@ -19,8 +20,10 @@ def class_spreads(runs: dict[int, Json]) -> dict[str, Spread | None]:
     """Each class's final IoU over a condition's seeds, then the mean IoU; None where the test images lack the class."""
     metrics = [run["metrics"] for run in runs.values()]
     names = dict.fromkeys(name for found in metrics for name in found["class_iou"])
-    return {**{name: spread(found["class_iou"].get(name) for found in metrics) for name in names},
-            "mean": spread(found["miou"] for found in metrics)}
+    return {
+        **{name: spread(found["class_iou"].get(name) for found in metrics) for name in names},
+        "mean": spread(found["miou"] for found in metrics),
+    }
 
 
 def class_tables(results: Json) -> dict[str, Table]:

@@ -1,4 +1,5 @@
 """What the commands share on the terminal: progress bars, lists that do not flood it, stopping in good order."""
+
 from __future__ import annotations
 
 import signal
@@ -24,8 +25,16 @@ T = TypeVar("T")
 def progress(items: Iterable[T], total: int, what: str, quiet: bool = False) -> Iterable[T]:
     """`items` with a bar on stderr: done, total, rate, time left. In a log file it writes a line every ten seconds."""
     terminal = sys.stderr.isatty()
-    return tqdm(items, total=total, desc=what, unit="image", smoothing=0.05, disable=quiet, dynamic_ncols=terminal,
-                mininterval=0.2 if terminal else 10)
+    return tqdm(
+        items,
+        total=total,
+        desc=what,
+        unit="image",
+        smoothing=0.05,
+        disable=quiet,
+        dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else 10,
+    )
 
 
 def print_list(console: Console, title: str, lines: Sequence[str], style: str, where_more: str) -> None:
@@ -46,6 +55,7 @@ class Terminated(KeyboardInterrupt):
 @contextmanager
 def terminated_as_interrupt() -> Iterator[None]:
     """Inside, SIGTERM ends a run in good order, as Ctrl-C does."""
+
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated
 

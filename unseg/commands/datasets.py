@@ -1,4 +1,5 @@
 """unseg datasets, unseg edition: the data sets of the paper, what of them is on disk, and the unlearnable edition of one."""
+
 from __future__ import annotations
 
 import json
@@ -6,7 +7,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,8 +22,10 @@ if TYPE_CHECKING:  # torch is imported only when an edition is made, so that --h
 
 
 def datasets(
-    root: Annotated[Optional[Path], typer.Option(
-        help="The folder to look in. Default: DATA_ROOT, else DETECTRON2_DATASETS, from the environment.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="The folder to look in. Default: DATA_ROOT, else DETECTRON2_DATASETS, from the environment."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """List the data sets whose unlearnable edition one command makes, what of each is on disk, and what is missing.
@@ -89,5 +92,7 @@ def _run(settings: EditionSettings) -> int:
     if made.carried is not None:
         done = Counter(line.how for line in made.carried)
         told = ", ".join(f"{count:,} {how}" for how, count in sorted(done.items())) or "nothing else"
-        console.print(f"Beside the images: {told}. The edition: {printable(str(settings.out))}", markup=False, soft_wrap=True)
+        console.print(
+            f"Beside the images: {told}. The edition: {printable(str(settings.out))}", markup=False, soft_wrap=True
+        )
     return made.summary.exit_code

@@ -1,4 +1,5 @@
 """unseg info: what is installed, which generator, on which device."""
+
 from __future__ import annotations
 
 import json
@@ -26,11 +27,16 @@ def info(
     count = sum(parameter.numel() for parameter in loaded.network.parameters())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     facts = {
-        "unseg": __version__, "python": platform.python_version(), "torch": torch.__version__,
+        "unseg": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
         "device": device,
-        "generator": f"{loaded.name} ({loaded.source})", "sha256": loaded.sha256,
-        "parameters": f"{count:,}", "input side": str(loaded.network.image_size),
-        "mask prompt side": str(loaded.network.mask_size), **loaded.metadata,
+        "generator": f"{loaded.name} ({loaded.source})",
+        "sha256": loaded.sha256,
+        "parameters": f"{count:,}",
+        "input side": str(loaded.network.image_size),
+        "mask prompt side": str(loaded.network.mask_size),
+        **loaded.metadata,
     }
     if as_json:
         print(json.dumps(facts, indent=1))

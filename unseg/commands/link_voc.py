@@ -1,11 +1,12 @@
 """What `eval/run_seg.sh` reads: VOC's lists as folders, any other set as it is."""
+
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from unseg.errors import UserError
 from unseg.data.voc import find_voc, link_splits
+from unseg.errors import UserError
 
 SPLITS = ("images/train", "images/test", "labels/train", "labels/test")
 

@@ -1,8 +1,9 @@
 """unseg report: what networks learnt, as one page and a table."""
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,20 +13,26 @@ from unseg.storage.files import printable
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(
-        metavar="RUN…", help="Folders with a results.json of `unseg evaluate`, or such files.")],
-    out: Annotated[Optional[Path], typer.Option(
-        help="The page; its tables as Markdown go beside it. Default: report.html in the first RUN.")] = None,
-    charts: Annotated[bool, typer.Option("--charts", help="Also write each figure as an SVG file beside the page.")] = False,
-    title: Annotated[Optional[str], typer.Option(help="The page's heading.")] = None,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN…", help="Folders with a results.json of `unseg evaluate`, or such files."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page; its tables as Markdown go beside it. Default: report.html in the first RUN."),
+    ] = None,
+    charts: Annotated[
+        bool, typer.Option("--charts", help="Also write each figure as an SVG file beside the page.")
+    ] = False,
+    title: Annotated[str | None, typer.Option(help="The page's heading.")] = None,
 ) -> None:
     """Write one HTML page and its tables as Markdown, from results.json alone.
 
     The page holds its pictures and charts itself and loads nothing. The same files give the same bytes. Exit codes: 0 written;
     2 a file is missing or broken, one line says which.
     """
-    from unseg.report.writing import write_report
     from unseg.report.text import TITLE
+    from unseg.report.writing import write_report
 
     written = write_report(runs, out, charts, title or TITLE)
     console = Console(highlight=False)

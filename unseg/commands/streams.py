@@ -1,4 +1,5 @@
 """Standard output and standard error as commands need them: there, and without tracebacks where they take nothing more."""
+
 from __future__ import annotations
 
 import os
@@ -29,10 +30,14 @@ class _Checked:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> UserError:
-        with suppress(OSError, ValueError):  # the interpreter flushes once more when it ends, which would be a second error
+        with suppress(
+            OSError, ValueError
+        ):  # the interpreter flushes once more when it ends, which would be a second error
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-        return UserError(f"standard output: cannot be written: {error.strerror or error}; what is finished is kept: send it"
-                         " elsewhere and run the same command again")
+        return UserError(
+            f"standard output: cannot be written: {error.strerror or error}; what is finished is kept: send it"
+            " elsewhere and run the same command again"
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

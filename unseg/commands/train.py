@@ -1,11 +1,12 @@
 """`unseg train`: recipe + overrides → bilevel training."""
+
 from __future__ import annotations
 
 import hashlib
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,11 +22,16 @@ PACKAGE = Path(__file__).resolve().parent
 
 def _revision() -> str:
     """The checkout's revision, with "+" if it has uncommitted changes; the version where there is no checkout."""
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True
+        ).stdout
 
     try:
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+        return git("rev-parse", "--short=12", "HEAD").strip() + (
+            "+" if git("status", "--porcelain", "-uno").strip() else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return f"version {__version__}"
 
@@ -45,31 +51,75 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def train_command(
-    data_root: Annotated[Path, typer.Option("--data-root", help="HQSeg-44K's folders, or images/ with masks/ (or segments/, "
-                                                   "gt/, labels/).")],
+    data_root: Annotated[
+        Path,
+        typer.Option("--data-root", help="HQSeg-44K's folders, or images/ with masks/ (or segments/, gt/, labels/)."),
+    ],
     output: Annotated[Path, typer.Option("--output", help="Where weights, log and checkpoint go.")],
     recipe: Annotated[str, typer.Option("--recipe", help="paper, compact or smoke.")] = "compact",
-    settings: Annotated[Optional[list[str]], typer.Option("--set", help="Override of a recipe's field, FIELD=VALUE.")] = None,
-    splits: Annotated[str, typer.Option("--splits", help="Sub-folders of images/, or sets of HQSeg-44K, to train on; all if "
-                                        "empty.")] = "",
-    watch: Annotated[str, typer.Option("--watch", help="Sub-folders, or validation sets of HQSeg-44K, held out for the "
-                                       "log.")] = "",
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Train on what is there where sets, masks or images "
-                                                "are missing, and say what was left out.")] = False,
-    sam: Annotated[Optional[Path], typer.Option("--sam", help="SAM weights that the generator starts from: the official "
-                                                "file, or the folder of its three parts.")] = None,
-    mae: Annotated[Optional[Path], typer.Option("--mae", help="MAE weights (CC BY-NC 4.0: not for commercial use) that "
-                                                "surrogates start from; without, they start from scratch.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Insist on going on with the run in --output; without, a run that "
-                                         "is there goes on, too, and else a new one starts.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override of a recipe's field, FIELD=VALUE.")
+    ] = None,
+    splits: Annotated[
+        str, typer.Option("--splits", help="Sub-folders of images/, or sets of HQSeg-44K, to train on; all if empty.")
+    ] = "",
+    watch: Annotated[
+        str, typer.Option("--watch", help="Sub-folders, or validation sets of HQSeg-44K, held out for the log.")
+    ] = "",
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Train on what is there where sets, masks or images are missing, and say what was left out.",
+        ),
+    ] = False,
+    sam: Annotated[
+        Path | None,
+        typer.Option(
+            "--sam",
+            help="SAM weights that the generator starts from: the official file, or the folder of its three parts.",
+        ),
+    ] = None,
+    mae: Annotated[
+        Path | None,
+        typer.Option(
+            "--mae",
+            help="MAE weights (CC BY-NC 4.0: not for commercial use) that "
+            "surrogates start from; without, they start from scratch.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Insist on going on with the run in --output; without, a run that "
+            "is there goes on, too, and else a new one starts.",
+        ),
+    ] = False,
     keep: Annotated[int, typer.Option("--keep", help="Checkpoints that stay; older ones are removed.")] = 3,
-    workers: Annotated[Optional[int], typer.Option("--workers", help="Processes that prepare images ahead, for each training "
-                                                   "process; without: what the cores allow.")] = None,
-    validation_images: Annotated[Optional[int], typer.Option("--validation-images", min=0, help="Images measured of each "
-                                                             "held-out set, 0 for all; without: all where the log has a line an epoch, "
-                                                             "else 16.")] = None,
-    tensorboard: Annotated[Optional[bool], typer.Option("--tensorboard/--no-tensorboard", help="Curves and pictures for "
-                                                        "TensorBoard; without: if it is installed.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Processes that prepare images ahead, for each training process; without: what the cores allow.",
+        ),
+    ] = None,
+    validation_images: Annotated[
+        int | None,
+        typer.Option(
+            "--validation-images",
+            min=0,
+            help="Images measured of each "
+            "held-out set, 0 for all; without: all where the log has a line an epoch, "
+            "else 16.",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard/--no-tensorboard", help="Curves and pictures for TensorBoard; without: if it is installed."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", help="Processor threads; 0: as many as there are cores.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -81,13 +131,13 @@ def train_command(
     """
     import torch
 
-    from unseg.training.bilevel import RunOptions, train
+    from unseg.compute.distributed import EXIT_PEER_FAILED, PeerFailure, connect
+    from unseg.compute.stopping import EXIT_SIGNAL
     from unseg.data.loader import default_workers
     from unseg.data.training_data import open_training_data
-    from unseg.compute.distributed import EXIT_PEER_FAILED, PeerFailure, connect
-    from unseg.training.recipes import recipe as named_recipe
-    from unseg.compute.stopping import EXIT_SIGNAL
+    from unseg.training.bilevel import RunOptions, train
     from unseg.training.log import LOG_FILE
+    from unseg.training.recipes import recipe as named_recipe
 
     # Numbers that decay below the normal ones slow a processor down many times over and change no result that matters.
     torch.set_flush_denormal(True)
@@ -99,19 +149,44 @@ def train_command(
                 raise UserError(f"--threads {threads}: give a whole number from 0 to {MOST_THREADS:,}")
             if threads:
                 torch.set_num_threads(threads)
-            data = open_training_data(data_root, _names(splits), allow_missing, world.say, watch=_names(watch),
-                                      listing=output / "data-faults.txt" if world.leads else None)
-            world.say(f"{config.generator} generator on {world.device}, {world.size} process{'es' if world.size > 1 else ''}, "
-                      f"{config.batch_size * world.size} images a step")
+            data = open_training_data(
+                data_root,
+                _names(splits),
+                allow_missing,
+                world.say,
+                watch=_names(watch),
+                listing=output / "data-faults.txt" if world.leads else None,
+            )
+            world.say(
+                f"{config.generator} generator on {world.device}, {world.size} process{'es' if world.size > 1 else ''}, "
+                f"{config.batch_size * world.size} images a step"
+            )
             if mae is not None:
                 world.say(f"surrogates start from {mae}: MAE's weights are CC BY-NC 4.0, not for commercial use")
             outcome = train(
-                config, data.train, output, world, data.validation, *_loaders(sam, mae),
+                config,
+                data.train,
+                output,
+                world,
+                data.validation,
+                *_loaders(sam, mae),
                 RunOptions(
-                    keep, default_workers(_local_processes()) if workers is None else workers, resume, validation_images,
-                    tensorboard, quiet, same={"samples": _digest([pair.name for pair in data.train.pairs])},
-                    facts={"recipe": recipe, "revision": _revision(), "data": data_root.name, "splits": splits or "all",
-                           "overrides": " ".join(settings or []), "images": str(len(data.train)), "processes": str(world.size)},
+                    keep,
+                    default_workers(_local_processes()) if workers is None else workers,
+                    resume,
+                    validation_images,
+                    tensorboard,
+                    quiet,
+                    same={"samples": _digest([pair.name for pair in data.train.pairs])},
+                    facts={
+                        "recipe": recipe,
+                        "revision": _revision(),
+                        "data": data_root.name,
+                        "splits": splits or "all",
+                        "overrides": " ".join(settings or []),
+                        "images": str(len(data.train)),
+                        "processes": str(world.size),
+                    },
                 ),
             )
             world.say(f"generator: {outcome.weights}\nlog:       {output / LOG_FILE}")
@@ -126,7 +201,10 @@ def train_command(
 def _with_starts(overrides: dict[str, str], sam: Path | None, mae: Path | None) -> dict[str, str]:
     """A weight file says what its network starts from."""
     starts = {}
-    for option, path, field, value in (("--sam", sam, "generator_start", "sam"), ("--mae", mae, "surrogate_start", "mae")):
+    for option, path, field, value in (
+        ("--sam", sam, "generator_start", "sam"),
+        ("--mae", mae, "surrogate_start", "mae"),
+    ):
         if path is not None:
             starts[field] = value
             if overrides.get(field, value) != value:
@@ -138,8 +216,10 @@ def _loaders(sam: Path | None, mae: Path | None) -> tuple[Loader | None, Loader 
     """What fills a new generator and a new surrogate."""
     from unseg.storage import weights
 
-    return (None if sam is None else lambda network: weights.initialise_from_sam(network, sam),
-            None if mae is None else lambda network: weights.initialise_from_mae(network, mae))
+    return (
+        None if sam is None else lambda network: weights.initialise_from_sam(network, sam),
+        None if mae is None else lambda network: weights.initialise_from_mae(network, mae),
+    )
 
 
 def _local_processes() -> int:

@@ -1,9 +1,10 @@
 """unseg verify: the proof that protected files keep their promise."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,10 +16,10 @@ from unseg.storage.images import MAX_PIXELS
 
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of `unseg protect`.")],
-    originals: Annotated[Optional[Path], typer.Option(help="The originals, if not where the manifest says.")] = None,
-    masks: Annotated[Optional[Path], typer.Option(help="The masks, if not where the manifest says.")] = None,
-    annotations: Annotated[Optional[Path], typer.Option(help="The annotations, if not where the manifest says.")] = None,
-    workers: Annotated[Optional[int], typer.Option(min=1, help="Threads.")] = None,
+    originals: Annotated[Path | None, typer.Option(help="The originals, if not where the manifest says.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="The masks, if not where the manifest says.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="The annotations, if not where the manifest says.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
@@ -31,21 +32,38 @@ def verify(
     from unseg.editions.audit import verify_edition as check
 
     with quiet_decoders():
-        result = check(folder, originals=originals, masks=masks, annotations=annotations, workers=workers,
-                       max_megapixels=max_megapixels,
-                       track=lambda items, total: progress(items, total, "verify", quiet=quiet or as_json))
+        result = check(
+            folder,
+            originals=originals,
+            masks=masks,
+            annotations=annotations,
+            workers=workers,
+            max_megapixels=max_megapixels,
+            track=lambda items, total: progress(items, total, "verify", quiet=quiet or as_json),
+        )
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))
         raise typer.Exit(result.exit_code)
     console = Console(highlight=False)
-    lists = (("failed", [f"{item.name}: {item.problem}" for item in result.failures], "red"),
-             ("not protected", [f"{item.name}: {item.problem}" for item in result.unprotected], "yellow"),
-             ("annotations, records and other files", [f"{item.name}: {item.problem}" for item in result.other_files], "red"),
-             ("missing", list(result.missing), "red"), ("not written by unseg", list(result.extra), "yellow"))
+    lists = (
+        ("failed", [f"{item.name}: {item.problem}" for item in result.failures], "red"),
+        ("not protected", [f"{item.name}: {item.problem}" for item in result.unprotected], "yellow"),
+        (
+            "annotations, records and other files",
+            [f"{item.name}: {item.problem}" for item in result.other_files],
+            "red",
+        ),
+        ("missing", list(result.missing), "red"),
+        ("not written by unseg", list(result.extra), "yellow"),
+    )
     for title, lines, style in lists:
         print_list(console, title, lines, style, "the list that --json prints")
     good = len(result.findings) - len(result.failures)
     on_object, elsewhere = (value or 0 for value in result.largest_changes())
-    console.print(f"{printable(str(folder))}: {good} of {result.images} images hold the bound at every pixel; most change"
-                  f" {on_object:g} on objects, {elsewhere:g} elsewhere", markup=False, soft_wrap=True)
+    console.print(
+        f"{printable(str(folder))}: {good} of {result.images} images hold the bound at every pixel; most change"
+        f" {on_object:g} on objects, {elsewhere:g} elsewhere",
+        markup=False,
+        soft_wrap=True,
+    )
     raise typer.Exit(result.exit_code)

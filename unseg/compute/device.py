@@ -1,4 +1,5 @@
 """Where networks run, and on how many threads."""
+
 from __future__ import annotations
 
 import os
@@ -55,8 +56,10 @@ def compiles(wanted: bool, option: str = "--set compile=true") -> bool:
     """
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if wanted and not any(shutil.which(compiler) for compiler in compilers):
-        raise UserError(f"{option}: torch.compile needs a C++ compiler, and there is no {' or '.join(compilers)}; "
-                        f"install one, or {'leave compile at false' if '=' in option else f'leave {option} out'}")
+        raise UserError(
+            f"{option}: torch.compile needs a C++ compiler, and there is no {' or '.join(compilers)}; "
+            f"install one, or {'leave compile at false' if '=' in option else f'leave {option} out'}"
+        )
     return wanted
 
 

@@ -3,6 +3,7 @@
 `torchrun` (here: `unseg.compute.launch`) starts the processes and tells each its rank; `connect` joins them, over NCCL on GPUs and over
 gloo on processors. A single process takes the same path and shares with nobody.
 """
+
 from __future__ import annotations
 
 import os
@@ -28,7 +29,9 @@ EXIT_PEER_FAILED = 3
 CONNECT_WITHIN = timedelta(minutes=10)
 # Above any single wait between two collectives, such as for a checkpoint on a slow disk; failures are found in seconds.
 COLLECTIVE_WITHIN = timedelta(minutes=30)
-LINGER = 2.0  # seconds by which the one that failed leaves before the others, so that the launcher reports its exit code
+LINGER = (
+    2.0  # seconds by which the one that failed leaves before the others, so that the launcher reports its exit code
+)
 LOOK_EVERY = 0.5  # seconds between looks for a failure elsewhere
 BUCKET_BYTES = 25 << 20  # gradients that travel together, as in DistributedDataParallel
 
@@ -180,7 +183,9 @@ class GradientMean:
         """Starts the sum of the next bucket: its gradients, then for each whether this process has one."""
         bucket = self._buckets[len(self._sent)]
         parts = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in bucket]
-        here = torch.tensor([parameter.grad is not None for parameter in bucket], dtype=parts[0].dtype).to(parts[0].device)
+        here = torch.tensor([parameter.grad is not None for parameter in bucket], dtype=parts[0].dtype).to(
+            parts[0].device
+        )
         flat = torch.cat([*(part.flatten() for part in parts), here])
         with collectives():
             self._sent.append((flat, dist.all_reduce(flat, async_op=True)))
@@ -210,8 +215,10 @@ class _Alarm:
             self.store = dist.TCPStore(host, port, size, serves, CONNECT_WITHIN, wait_for_workers=False)
             self._watched = dist.TCPStore(host, port, size, False, CONNECT_WITHIN, wait_for_workers=False)
         except RuntimeError:
-            raise UserError(f"process {rank}: cannot reach the first process at {host}:{port}; check MASTER_ADDR, the port and "
-                            "firewalls") from None
+            raise UserError(
+                f"process {rank}: cannot reach the first process at {host}:{port}; check MASTER_ADDR, the port and "
+                "firewalls"
+            ) from None
         self._over = threading.Event()
         self._parent = os.getppid()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -238,7 +245,9 @@ class _Alarm:
         while not self._over.wait(LOOK_EVERY):
             if os.getppid() != self._parent:
                 os._exit(EXIT_PEER_FAILED)
-            with suppress(RuntimeError):  # the process that served the store is gone: what that means, the next collective finds
+            with suppress(
+                RuntimeError
+            ):  # the process that served the store is gone: what that means, the next collective finds
                 failed = self._watched.check([self.FAILED])
             if failed and not self._over.wait(2 * LINGER):
                 os._exit(EXIT_PEER_FAILED)
@@ -262,8 +271,13 @@ def connect(device: str = "auto") -> Iterator[World]:
             torch.cuda.set_device(world.device)
         _import_what_would_keep_the_group()
         with collectives():
-            dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", rank=rank, world_size=size,
-                                    store=dist.PrefixStore("group", alarm.store), timeout=COLLECTIVE_WITHIN)
+            dist.init_process_group(
+                "nccl" if world.device.type == "cuda" else "gloo",
+                rank=rank,
+                world_size=size,
+                store=dist.PrefixStore("group", alarm.store),
+                timeout=COLLECTIVE_WITHIN,
+            )
         yield world
         world.barrier()  # nobody leaves, and takes the store along, while others still work
         completed = True

@@ -2,6 +2,7 @@
 
 `cuda` is `torch.cuda` everywhere; a test puts in its place one that needs no GPU.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,10 +48,12 @@ class Lane:
         """What `compute` makes of the batch, on the CPU. images: by name, one tensor of leading side 1 for every image;
         the batch has zeros for those that are missing. turn: held while work is put on the computing stream.
         """
-        batch = {name: self._buffer(name, (self.size, *rows[0].shape[1:]), rows[0].dtype) for name, rows in images.items()}
+        batch = {
+            name: self._buffer(name, (self.size, *rows[0].shape[1:]), rows[0].dtype) for name, rows in images.items()
+        }
         for name, rows in images.items():
-            torch.cat(list(rows), out=batch[name].pinned[:len(rows)])
-            batch[name].pinned[len(rows):].zero_()
+            torch.cat(list(rows), out=batch[name].pinned[: len(rows)])
+            batch[name].pinned[len(rows) :].zero_()
         with self.cuda.stream(self.copies):
             for pair in batch.values():
                 pair.on_device.copy_(pair.pinned, non_blocking=True)

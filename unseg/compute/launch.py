@@ -2,6 +2,7 @@
 
 torchrun itself answers every failure with a traceback of its own, which buries what the process that failed has said.
 """
+
 from __future__ import annotations
 
 import logging
@@ -30,26 +31,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SignalException as error:  # the processes were sent it, too; they have told what they did
         return EXIT_SIGNAL + error.sigval
     except (RendezvousError, ValueError, RuntimeError) as error:
-        print(f"unseg: error: the processes could not be started: {str(error).splitlines()[0]}; check NNODES, NODE_RANK and "
-              "RDZV_ENDPOINT", file=sys.stderr)
+        print(
+            f"unseg: error: the processes could not be started: {str(error).splitlines()[0]}; check NNODES, NODE_RANK and "
+            "RDZV_ENDPOINT",
+            file=sys.stderr,
+        )
         return EXIT_ERROR
     return 0
 
 
 def _tell(failures: list[tuple[int, ProcessFailure]]) -> int:
     """Says what the processes could not say themselves; the exit code of the failure that came first."""
-    silent = {EXIT_PEER_FAILED, -signal.SIGTERM, EXIT_SIGNAL + signal.SIGTERM}  # those that were stopped by another's failure
+    silent = {
+        EXIT_PEER_FAILED,
+        -signal.SIGTERM,
+        EXIT_SIGNAL + signal.SIGTERM,
+    }  # those that were stopped by another's failure
     causes = [(rank, failure) for rank, failure in failures if failure.exitcode not in silent]
     if not causes:
-        print("unseg: stopped, because a process failed on another machine or the processes were ended from outside; the same "
-              "command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "unseg: stopped, because a process failed on another machine or the processes were ended from outside; the same "
+            "command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         return EXIT_PEER_FAILED
     rank, cause = causes[0]
     if cause.exitcode < 0:
         name = signal.Signals(-cause.exitcode).name
         hint = " (memory may have run out)" if name == "SIGKILL" else ""
-        print(f"unseg: error: process {rank} was ended by {name}{hint}, so all were stopped; the same command goes on from the "
-              "last checkpoint", file=sys.stderr)
+        print(
+            f"unseg: error: process {rank} was ended by {name}{hint}, so all were stopped; the same command goes on from the "
+            "last checkpoint",
+            file=sys.stderr,
+        )
         return EXIT_SIGNAL - cause.exitcode
     return cause.exitcode
 

@@ -1,4 +1,5 @@
 """Ctrl-C and SIGTERM (Slurm, a system that shuts down) as a request that a loop obeys between two steps."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -20,6 +21,7 @@ EXIT_ORPHANED = 3
 
 def end_with_the_parent() -> None:
     """Let this process of `multiprocessing` end as soon as its parent does, however that ends: nobody else would stop it."""
+
     def watch() -> None:
         wait([multiprocessing.parent_process().sentinel])
         os._exit(EXIT_ORPHANED)

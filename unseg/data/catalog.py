@@ -3,6 +3,7 @@
 Nothing is read here but names. What does not pair up is returned by name, as `Problem`s; the caller decides whether it
 is an error.
 """
+
 from __future__ import annotations
 
 import os
@@ -23,8 +24,12 @@ MISSING_SET = "missing set"
 NO_MASK = "image without a mask"
 NO_IMAGE = "mask without an image"
 SAME_NAME = "image whose name is taken by another file type"
-PLURALS = {MISSING_SET: "missing sets", NO_MASK: "images without a mask", NO_IMAGE: "masks without an image",
-           SAME_NAME: "images whose name is taken by another file type"}
+PLURALS = {
+    MISSING_SET: "missing sets",
+    NO_MASK: "images without a mask",
+    NO_IMAGE: "masks without an image",
+    SAME_NAME: "images whose name is taken by another file type",
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,14 @@ class PairedSet:
 # HQSeg-44K in the folders that HQ-SAM published it in; counts as the sets' authors state them (44,320 to train on).
 HQSEG_TRAIN = (
     PairedSet("DIS5K-TR", "DIS5K, training", "DIS5K/DIS-TR/im", "DIS5K/DIS-TR/gt", "train", 3_000),
-    PairedSet("ThinObject5K-TR", "ThinObject5K, training", "thin_object_detection/ThinObject5K/images_train",
-              "thin_object_detection/ThinObject5K/masks_train", "train", 4_748),
+    PairedSet(
+        "ThinObject5K-TR",
+        "ThinObject5K, training",
+        "thin_object_detection/ThinObject5K/images_train",
+        "thin_object_detection/ThinObject5K/masks_train",
+        "train",
+        4_748,
+    ),
     PairedSet("FSS", "FSS-1000", "cascade_psp/fss_all", "cascade_psp/fss_all", "train", 10_000),
     PairedSet("DUTS-TR", "DUTS, training", "cascade_psp/DUTS-TR", "cascade_psp/DUTS-TR", "train", 10_553),
     PairedSet("DUTS-TE", "DUTS, test", "cascade_psp/DUTS-TE", "cascade_psp/DUTS-TE", "train", 5_019),
@@ -57,11 +68,25 @@ HQSEG_TRAIN = (
 )
 HQSEG_VALIDATION = (
     PairedSet("DIS5K-VD", "DIS5K, validation", "DIS5K/DIS-VD/im", "DIS5K/DIS-VD/gt", "validation", 470),
-    PairedSet("COIFT", "COIFT", "thin_object_detection/COIFT/images", "thin_object_detection/COIFT/masks", "validation", 280),
-    PairedSet("HRSOD", "HRSOD", "thin_object_detection/HRSOD/images", "thin_object_detection/HRSOD/masks_max255",
-              "validation", 287),
-    PairedSet("ThinObject5K-TE", "ThinObject5K, test", "thin_object_detection/ThinObject5K/images_test",
-              "thin_object_detection/ThinObject5K/masks_test", "validation", 500),
+    PairedSet(
+        "COIFT", "COIFT", "thin_object_detection/COIFT/images", "thin_object_detection/COIFT/masks", "validation", 280
+    ),
+    PairedSet(
+        "HRSOD",
+        "HRSOD",
+        "thin_object_detection/HRSOD/images",
+        "thin_object_detection/HRSOD/masks_max255",
+        "validation",
+        287,
+    ),
+    PairedSet(
+        "ThinObject5K-TE",
+        "ThinObject5K, test",
+        "thin_object_detection/ThinObject5K/images_test",
+        "thin_object_detection/ThinObject5K/masks_test",
+        "validation",
+        500,
+    ),
 )
 HQSEG = (*HQSEG_TRAIN, *HQSEG_VALIDATION)
 
@@ -122,8 +147,10 @@ def _folder(root: Path, names: tuple[str, ...], what: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise UserError(f"{root}: no folder of {what} in it; expected one of {', '.join(names)}, or HQSeg-44K's folders "
-                    "(data/README.md)")
+    raise UserError(
+        f"{root}: no folder of {what} in it; expected one of {', '.join(names)}, or HQSeg-44K's folders "
+        "(data/README.md)"
+    )
 
 
 def pair_folders(images: Path, masks: Path, prefix: str = "", *, grey: bool = False, several: bool = False) -> Pairing:
@@ -151,13 +178,17 @@ def pair_folders(images: Path, masks: Path, prefix: str = "", *, grey: bool = Fa
             problems.append(Problem(f"{prefix}{stem}", NO_IMAGE))
     problems += [Problem(f"{prefix}{stem}", NO_MASK) for stem in found if stem not in masks_of]
     # Of two images of one name it cannot be known whose the mask is: neither is used.
-    pairs = [Pair(f"{prefix}{stem}", image, tuple(masks_of[stem]), grey) for stem, image in found.items()
-             if stem in masks_of and stem not in twice]
+    pairs = [
+        Pair(f"{prefix}{stem}", image, tuple(masks_of[stem]), grey)
+        for stem, image in found.items()
+        if stem in masks_of and stem not in twice
+    ]
     return Pairing(pairs, sorted(set(problems)))
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...], prefix: str,
-             problems: list[Problem]) -> Iterable[tuple[str, str, str]]:
+def _by_stem(
+    folder: Path, suffixes: tuple[str, ...], prefix: str, problems: list[Problem]
+) -> Iterable[tuple[str, str, str]]:
     """Relative stem, suffix in lower case, and path of the folder's files that have one of the suffixes."""
     unreadable: list[Problem] = []
     start = len(os.path.join(folder, ""))
@@ -180,6 +211,7 @@ def describe(problems: Sequence[Problem]) -> str:
     reasons += [reason for reason in names if reason not in PLURALS]
     return "; ".join(
         f"{len(names[reason]):,} {reason if len(names[reason]) == 1 else PLURALS.get(reason, reason)}: "
-        + ", ".join(names[reason][:NAMES_SHOWN]) + (", …" if len(names[reason]) > NAMES_SHOWN else "")
+        + ", ".join(names[reason][:NAMES_SHOWN])
+        + (", …" if len(names[reason]) > NAMES_SHOWN else "")
         for reason in reasons
     )

@@ -6,6 +6,7 @@ and 292 ms a step, medians of 25); processes are taken because several threads' 
 feeds a GPU. They start from a fork server, that is from a clean process: a fork of a training process would inherit locked
 thread pools (OpenMP, OpenCV) and CUDA's state.
 """
+
 from __future__ import annotations
 
 import multiprocessing
@@ -24,10 +25,10 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unseg.method.config import TrainConfig
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import ViewBatch, draw_views
 from unseg.errors import UserError
+from unseg.method.config import TrainConfig
 
 PREFETCH = 2  # batches that each worker holds ready
 MOST_WORKERS = 4
@@ -82,8 +83,17 @@ class BatchLoader:
     or call `close`: workers end then, and also when the process that started them dies.
     """
 
-    def __init__(self, samples: Sequence[TrainingImage], config: TrainConfig, start_step: int, stop_step: int, rank: int = 0,
-                 world_size: int = 1, workers: int = 0, pin: bool = False) -> None:
+    def __init__(
+        self,
+        samples: Sequence[TrainingImage],
+        config: TrainConfig,
+        start_step: int,
+        stop_step: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin: bool = False,
+    ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size} processes")
         if workers < 0:
@@ -102,14 +112,21 @@ class BatchLoader:
             context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
             if context.get_start_method() == "forkserver":
                 context.set_forkserver_preload([__name__])  # imported once; each worker is a fork of that
-            options = dict(num_workers=self._workers, prefetch_factor=PREFETCH, multiprocessing_context=context,
-                           worker_init_fn=_prepare_worker)
+            options = dict(
+                num_workers=self._workers,
+                prefetch_factor=PREFETCH,
+                multiprocessing_context=context,
+                worker_init_fn=_prepare_worker,
+            )
         # A generator of its own: DataLoader would draw from torch's global one, which a resumed run must find unmoved.
         before = set(multiprocessing.active_children())
         with warnings.catch_warnings():  # the number of workers is the caller's to choose
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            batches = iter(DataLoader(steps, batch_size=None, collate_fn=_as_it_is, pin_memory=pin,
-                                      generator=torch.Generator(), **options))
+            batches = iter(
+                DataLoader(
+                    steps, batch_size=None, collate_fn=_as_it_is, pin_memory=pin, generator=torch.Generator(), **options
+                )
+            )
         self._children = set(multiprocessing.active_children()) - before
         return batches
 
@@ -123,8 +140,10 @@ class BatchLoader:
         except (RuntimeError, EOFError, OSError) as error:  # the last two: it died while handing a batch over
             if not str(error).startswith(DEAD_WORKER) and not self._has_lost_a_worker():
                 raise
-            raise UserError("a process that prepares training images has ended unexpectedly, perhaps for want of memory; "
-                            f"give a smaller number than --workers {self._workers}") from None
+            raise UserError(
+                "a process that prepares training images has ended unexpectedly, perhaps for want of memory; "
+                f"give a smaller number than --workers {self._workers}"
+            ) from None
         finally:
             self.waited += time.perf_counter() - begun
         if isinstance(batch, _Failed):

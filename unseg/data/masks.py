@@ -1,4 +1,5 @@
 """From what a mask file holds to the object: H×W bool."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +33,10 @@ class MaskRule:
 
     def __post_init__(self) -> None:
         if self.kind == "binary" and self.objects is not None:
-            raise UserError("--objects with class ids needs class-index masks, but the masks are binary: give"
-                            " --objects all or --mask-type index")
+            raise UserError(
+                "--objects with class ids needs class-index masks, but the masks are binary: give"
+                " --objects all or --mask-type index"
+            )
 
 
 def object_mask(values_HW: np.ndarray, rule: MaskRule) -> np.ndarray:
@@ -80,8 +83,12 @@ class Detected:
     otherwise: str = ""
 
 
-def detect_kind(paths: Iterable[T], executor: Executor | None = None, progress: Callable[[Iterable], Iterable] = iter,
-                opener: Callable[[T], Label] = open_label) -> Detected:
+def detect_kind(
+    paths: Iterable[T],
+    executor: Executor | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+    opener: Callable[[T], Label] = open_label,
+) -> Detected:
     """Decide for all the masks of a folder together, so that one file cannot be read unlike its neighbours.
 
     A palette anywhere means class ids. Else only 0 and 255 (or JPEG files) mean binary. Else 255 beside values over 200
@@ -103,10 +110,16 @@ def detect_kind(paths: Iterable[T], executor: Executor | None = None, progress: 
     if between.size == 0:
         return Detected("binary", "binary (above 127 is object)" if lossy else "binary (0 and 255)")
     if 255 in seen and between.max() > HIGHEST_CLASS_ID:
-        return Detected("binary", f"binary with grey edges (values such as {between.max()} beside 0 and 255): above 127"
-                                  " is object", "; if they are class ids give --mask-type index")
-    return Detected("index", f"class ids ({between.size} of them, {between.min()} to {between.max()})",
-                    "; if they are grey levels give --mask-type binary")
+        return Detected(
+            "binary",
+            f"binary with grey edges (values such as {between.max()} beside 0 and 255): above 127 is object",
+            "; if they are class ids give --mask-type index",
+        )
+    return Detected(
+        "index",
+        f"class ids ({between.size} of them, {between.min()} to {between.max()})",
+        "; if they are grey levels give --mask-type binary",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 """From folders and files to samples: each image with its mask, and everything that did not fit, by name."""
+
 from __future__ import annotations
 
 import os
@@ -73,8 +74,9 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _samples_of(given: Path, masks: Path | None, problems: list[Problem],
-                other_files: list[str]) -> Iterable[SampleFile]:
+def _samples_of(
+    given: Path, masks: Path | None, problems: list[Problem], other_files: list[str]
+) -> Iterable[SampleFile]:
     if given.is_file():
         yield SampleFile(given.name, given, given.parent)
         return

@@ -1,4 +1,5 @@
 """What training reads: samples opened lazily from a catalogued or a plain folder, every fault told beforehand."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -9,7 +10,19 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from unseg.data.catalog import HQSEG, HQSEG_TRAIN, HQSEG_VALIDATION, NAMES_SHOWN, Pair, PairedSet, Pairing, describe, hqseg_root, pair_plain, pair_set
+from unseg.data.catalog import (
+    HQSEG,
+    HQSEG_TRAIN,
+    HQSEG_VALIDATION,
+    NAMES_SHOWN,
+    Pair,
+    PairedSet,
+    Pairing,
+    describe,
+    hqseg_root,
+    pair_plain,
+    pair_set,
+)
 from unseg.data.samples import Problem
 from unseg.errors import UserError
 from unseg.storage.files import write_bytes
@@ -39,8 +52,11 @@ def read_training_image(pair: Pair) -> TrainingImage:
     for path in pair.masks:
         label = _grey_label(path) if pair.grey else open_label(path).values
         if label.shape != pixels.shape[:2]:
-            raise ImageError(path, f"{label.shape[1]}×{label.shape[0]} pixels, but {pair.image} has {pixels.shape[1]}×"
-                                   f"{pixels.shape[0]}; a mask must have the size of its image")
+            raise ImageError(
+                path,
+                f"{label.shape[1]}×{label.shape[0]} pixels, but {pair.image} has {pixels.shape[1]}×"
+                f"{pixels.shape[0]}; a mask must have the size of its image",
+            )
         labels.append(label)
     return TrainingImage(pair.name, pixels, tuple(labels), pair.grey)
 
@@ -79,7 +95,9 @@ class TrainingSet(Sequence[TrainingImage]):
         sample = read_training_image(self.pairs[index])
         size = sample.pixels.nbytes + sum(label.nbytes for label in sample.labels)
         worker = get_worker_info()
-        if len(self) <= CACHED_IMAGES and self._cached_bytes + size <= CACHE_BYTES // (worker.num_workers if worker else 1):
+        if len(self) <= CACHED_IMAGES and self._cached_bytes + size <= CACHE_BYTES // (
+            worker.num_workers if worker else 1
+        ):
             self._cache[index] = sample
             self._cached_bytes += size
         return sample
@@ -98,9 +116,14 @@ class TrainingData:
     notes: tuple[str, ...] = ()
 
 
-def open_training_data(root: Path, splits: Sequence[str] = (), allow_missing: bool = False,
-                       say: Callable[[str], None] = print, watch: Sequence[str] = (),
-                       listing: Path | None = None) -> TrainingData:
+def open_training_data(
+    root: Path,
+    splits: Sequence[str] = (),
+    allow_missing: bool = False,
+    say: Callable[[str], None] = print,
+    watch: Sequence[str] = (),
+    listing: Path | None = None,
+) -> TrainingData:
     """The samples under `root`: HQSeg-44K where its folders are there, else a plain folder of images/ and masks/.
 
     splits: what to train on, names of HQSeg-44K's training sets or of sub-folders of images/; all if empty. watch: what to
@@ -123,7 +146,9 @@ def open_training_data(root: Path, splits: Sequence[str] = (), allow_missing: bo
         raise UserError(f"{root}: no image with a mask to train on{f'; {notes[-1]}' if problems else ''}")
     for note in notes:
         say(note)
-    return TrainingData(TrainingSet(train), {name: TrainingSet(pairs) for name, pairs in validation.items()}, tuple(notes))
+    return TrainingData(
+        TrainingSet(train), {name: TrainingSet(pairs) for name, pairs in validation.items()}, tuple(notes)
+    )
 
 
 def _list(problems: Sequence[Problem], listing: Path | None) -> str:
@@ -134,7 +159,9 @@ def _list(problems: Sequence[Problem], listing: Path | None) -> str:
     try:
         write_bytes(listing, lines.encode(errors="surrogateescape"))
     except OSError as error:
-        raise UserError(f"{listing}: cannot be written ({error.strerror or error}); check space and permissions") from None
+        raise UserError(
+            f"{listing}: cannot be written ({error.strerror or error}); check space and permissions"
+        ) from None
     return f" (all {len(problems):,} in {listing})"
 
 
@@ -147,10 +174,15 @@ def _hqseg(base: Path, splits: Sequence[str], watch: Sequence[str]) -> Found:
     found = {row.name: pair_set(base, row) for row in (*training, *watched)}
     train = [pair for row in training for pair in found[row.name].pairs]
     validation = {row.name: found[row.name].pairs for row in watched if found[row.name].pairs}
-    notes = [f"HQSeg-44K in {base}: {len(train):,} images to train on ({_counts(training, found)}); "
-             f"held out: {_counts(watched, found) or 'none'}"]
-    short = [f"{row.name} {len(found[row.name].pairs):,} of {row.count:,}" for row in HQSEG
-             if row.name in found and 0 < len(found[row.name].pairs) != row.count]
+    notes = [
+        f"HQSeg-44K in {base}: {len(train):,} images to train on ({_counts(training, found)}); "
+        f"held out: {_counts(watched, found) or 'none'}"
+    ]
+    short = [
+        f"{row.name} {len(found[row.name].pairs):,} of {row.count:,}"
+        for row in HQSEG
+        if row.name in found and 0 < len(found[row.name].pairs) != row.count
+    ]
     if short:
         notes.append(f"other numbers of pairs than published: {', '.join(short)}")
     return train, validation, [problem for pairing in found.values() for problem in pairing.problems], notes
@@ -163,7 +195,9 @@ def _counts(rows: Sequence[PairedSet], found: dict[str, Pairing]) -> str:
 def _chosen_rows(names: Sequence[str], rows: Sequence[PairedSet], option: str) -> list[PairedSet]:
     unknown = [name for name in names if name not in [row.name for row in rows]]
     if unknown:
-        raise UserError(f"{option} {unknown[0]}: no such set of HQSeg-44K; available: {', '.join(row.name for row in rows)}")
+        raise UserError(
+            f"{option} {unknown[0]}: no such set of HQSeg-44K; available: {', '.join(row.name for row in rows)}"
+        )
     return [row for row in rows if not names or row.name in names]
 
 
@@ -174,14 +208,18 @@ def _plain(root: Path, splits: Sequence[str], watch: Sequence[str]) -> Found:
     for option, wanted in (("--splits", splits), ("--watch", watch)):
         for name in wanted:
             if name not in available:
-                raise UserError(f"{option} {name}: no such sub-folder of the images in {root}; available: "
-                                f"{', '.join(available) or 'none'}")
+                raise UserError(
+                    f"{option} {name}: no such sub-folder of the images in {root}; available: "
+                    f"{', '.join(available) or 'none'}"
+                )
     train = [pair for pair in pairing.pairs if not splits or pair.name.split("/")[0] in splits]
     validation = {name: [pair for pair in pairing.pairs if pair.name.split("/")[0] == name] for name in watch}
     shared = sorted({pair.name for pair in train} & {pair.name for pairs in validation.values() for pair in pairs})
     if shared:
-        raise UserError(f"--watch {','.join(watch)}: {len(shared)} of its images are trained on ({shared[0]}, …); name the "
-                        "training folders with --splits")
+        raise UserError(
+            f"--watch {','.join(watch)}: {len(shared)} of its images are trained on ({shared[0]}, …); name the "
+            "training folders with --splits"
+        )
     used = {*splits, *watch}
     problems = [problem for problem in pairing.problems if not splits or problem.name.split("/")[0] in used]
     held = sum(map(len, validation.values()))

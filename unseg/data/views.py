@@ -2,20 +2,21 @@
 
 Shapes: B batch, V side of the view.
 """
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from unseg.method.config import TrainConfig
 from unseg.data.training_data import TrainingImage
 from unseg.errors import UserError
+from unseg.method.config import TrainConfig
 from unseg.method.prompts import seeded
 
 MIN_OBJECT_PIXELS = 64  # in a view: fewer say nothing about a texture
@@ -63,8 +64,10 @@ def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Gene
     """
     mask = draw_mask(sample, random)
     if not mask.any():
-        raise UserError(f"{sample.name}: its mask has no object pixel; remove it from the training data "
-                        "(utils/check_data.py finds all such masks)")
+        raise UserError(
+            f"{sample.name}: its mask has no object pixel; remove it from the training data "
+            "(utils/check_data.py finds all such masks)"
+        )
     scale = random.uniform(*config.jitter) * config.frame_size / max(mask.shape)
     width, height = (max(1, round(side * scale)) for side in mask.shape[::-1])
     interpolation = cv2.INTER_AREA if config.antialias and scale < 1 else cv2.INTER_LINEAR
@@ -76,15 +79,15 @@ def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Gene
     spare_rows, spare_columns = max(height - size, 0), max(width - size, 0)
     for _ in range(CROP_TRIES):
         top, left = int(random.integers(spare_rows + 1)), int(random.integers(spare_columns + 1))
-        if (mask[top:top + size, left:left + size] > 128).sum() >= min(MIN_OBJECT_PIXELS, mask.size // 4):
+        if (mask[top : top + size, left : left + size] > 128).sum() >= min(MIN_OBJECT_PIXELS, mask.size // 4):
             break
     else:
         rows, columns = np.nonzero(mask >= mask.max())
         top, left = min(int(rows[0]), spare_rows), min(int(columns[0]), spare_columns)
     view = np.zeros((4, size, size), np.uint8)
-    planes = (*cv2.split(image[top:top + size, left:left + size]), mask[top:top + size, left:left + size])
+    planes = (*cv2.split(image[top : top + size, left : left + size]), mask[top : top + size, left : left + size])
     for place, plane in zip(view, planes):
-        place[:plane.shape[0], :plane.shape[1]] = plane
+        place[: plane.shape[0], : plane.shape[1]] = plane
     return view
 
 
@@ -134,8 +137,9 @@ def epoch_order(seed: int, epoch: int, count: int, at_least: int) -> np.ndarray:
     return seeded(seed, "order", epoch).permutation(max(count, at_least)) % count
 
 
-def draw_views(samples: Sequence[TrainingImage], config: TrainConfig, step: int, rank: int = 0,
-               world_size: int = 1) -> ViewBatch:
+def draw_views(
+    samples: Sequence[TrainingImage], config: TrainConfig, step: int, rank: int = 0, world_size: int = 1
+) -> ViewBatch:
     """The views of process `rank` at a step. They depend on the seed and the step alone, so a resumed run sees the same.
 
     Every epoch is a new permutation of the samples; its last partial global batch is dropped. Process r takes the global

@@ -1,4 +1,5 @@
 """Pascal VOC's lists as folders of links, which is what `unseg protect` and `unseg evaluate` read."""
+
 from __future__ import annotations
 
 import os
@@ -32,7 +33,9 @@ def listed(voc: Path, which: str) -> list[str] | None:
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as a list of names ({error}); give a text file with a name a line") from None
+        raise UserError(
+            f"{file}: cannot be read as a list of names ({error}); give a text file with a name a line"
+        ) from None
     paths = [Path(line.split()[0]) for line in lines if line.split()]
     return list(dict.fromkeys(path.name.removesuffix(".jpg").removesuffix(".png") for path in paths))
 
@@ -49,12 +52,15 @@ def training_names(voc: Path, train_list: str, labels: str, test_names: Sequence
 
 
 def _no_list(voc: Path, which: str, setting: str) -> UserError:
-    return UserError(f"{voc / VOC_LISTS.format(split=which)}: no such file; name a list of VOC's, or a file with a name a line, with "
-                     f"{setting}")
+    return UserError(
+        f"{voc / VOC_LISTS.format(split=which)}: no such file; name a list of VOC's, or a file with a name a line, with "
+        f"{setting}"
+    )
 
 
-def link_splits(voc: Path, folder: Path, train_list: str = "train", test_list: str = "val",
-                labels: str | None = None) -> dict[str, int]:
+def link_splits(
+    voc: Path, folder: Path, train_list: str = "train", test_list: str = "val", labels: str | None = None
+) -> dict[str, int]:
     """Makes `folder` anew: images/{train,test} and labels/{train,test} with links into `voc`. Returns how many images each has.
 
     labels: the folder of the training labels; None: SegmentationClassAug for train_aug, else SegmentationClass, which test labels
@@ -66,16 +72,23 @@ def link_splits(voc: Path, folder: Path, train_list: str = "train", test_list: s
         raise _no_list(voc, test_list, "TEST_LIST")
     train = training_names(voc, train_list, labels, test)
     if both := set(train) & set(test):
-        raise UserError(f"{min(both)} is in the training list {train_list} and in the test list {test_list} ({len(both)} such "
-                        "names): that would measure memory; give TRAIN_LIST and TEST_LIST without names in common")
+        raise UserError(
+            f"{min(both)} is in the training list {train_list} and in the test list {test_list} ({len(both)} such "
+            "names): that would measure memory; give TRAIN_LIST and TEST_LIST without names in common"
+        )
     splits = {"train": (train, labels), "test": (test, LABELS)}
-    files = {split: [(voc / VOC_IMAGES / f"{name}.jpg", voc / where / f"{name}.png") for name in names]
-             for split, (names, where) in splits.items()}
+    files = {
+        split: [(voc / VOC_IMAGES / f"{name}.jpg", voc / where / f"{name}.png") for name in names]
+        for split, (names, where) in splits.items()
+    }
     for split, pairs in files.items():
         missing = [path for pair in pairs for path in pair if not path.is_file()]
         if missing or not pairs:
-            told = f"{missing[0]}: no such file, but the {split} list names it ({len(missing)} are missing)" if missing else \
-                f"the {split} list is empty"
+            told = (
+                f"{missing[0]}: no such file, but the {split} list names it ({len(missing)} are missing)"
+                if missing
+                else f"the {split} list is empty"
+            )
             raise UserError(f"{told}; check DATA_ROOT, TRAIN_LIST, TEST_LIST and LABELS")
     _clear(folder)
     for split, pairs in files.items():

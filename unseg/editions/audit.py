@@ -1,4 +1,5 @@
 """`unseg verify` for an edition: the images against their originals, and everything that came along with them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from unseg.editions.carry import CARRIED, Carried, read_carried
 from unseg.editions.gather import open_data_set
 from unseg.editions.record import EDITION, is_described, read_edition
 from unseg.errors import UserError
-from unseg.storage.files import link_on_the_way, sha256_of
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.verification import CUT_OFF, Finding, Verification, verify
+from unseg.storage.files import link_on_the_way, sha256_of
 
 
 def verify_edition(folder: str | Path, *, originals: str | Path | None = None, **options: Any) -> Verification:
@@ -29,8 +30,10 @@ def verify_edition(folder: str | Path, *, originals: str | Path | None = None, *
         return replace(result, other_files=(*result.other_files, Finding(EDITION, CUT_OFF))) if begun else result
     for name in ("masks", "annotations"):
         if options.pop(name, None) is not None:
-            raise UserError(f"--{name}: {folder} is an edition of {edition['dataset']} and knows its annotations; if the data set"
-                            " lies elsewhere now, name its folder with --originals")
+            raise UserError(
+                f"--{name}: {folder} is an edition of {edition['dataset']} and knows its annotations; if the data set"
+                " lies elsewhere now, name its folder with --originals"
+            )
     result = verify(folder, originals=originals, annotations=_annotations(folder, edition, originals), **options)
     carried = read_carried(folder)
     faults = (*result.other_files, *_faults(folder, carried))
@@ -49,8 +52,10 @@ def _annotations(folder: Path, edition: dict[str, Any], originals: str | Path | 
         if set_row.name in edition["sets"]:
             place = locate(root, row, set_row, edition["split"], edition["sets"][set_row.name].get("annotations"))
             if place is None:
-                raise UserError(f"{folder}: the annotations of {set_row.name} are not in {root}; name the folder that holds the"
-                                " data set now with --originals")
+                raise UserError(
+                    f"{folder}: the annotations of {set_row.name} are not in {root}; name the folder that holds the"
+                    " data set now with --originals"
+                )
             places.append(place)
     if not places:
         raise UserError(f"{folder / EDITION}: names no set of {row.name}")

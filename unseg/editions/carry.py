@@ -4,6 +4,7 @@ Everything is a file of its own, copied, so that no later change in the edition 
 be links where the user asks for that. Each file has a line in `unseg-edition-files.jsonl`: what was done, its sha256, and
 the size and time of its source, by which a second run knows that there is nothing to do.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -21,8 +22,17 @@ from unseg.data.edition_catalog import EditionRow, Located, locate
 from unseg.data.samples import Problem, walk
 from unseg.editions.gather import list_images, open_data_set
 from unseg.errors import UserError
-from unseg.storage.files import BLOCK, blocks_of, link_on_the_way, sha256_of, stays_inside, sync_folder, write_blocks, write_bytes
 from unseg.protecting.manifest import cannot_go_on
+from unseg.storage.files import (
+    BLOCK,
+    blocks_of,
+    link_on_the_way,
+    sha256_of,
+    stays_inside,
+    sync_folder,
+    write_blocks,
+    write_bytes,
+)
 
 CARRIED = "unseg-edition-files.jsonl"
 How = Literal["copied", "linked", "rewritten"]
@@ -55,8 +65,13 @@ class Carried:
 # --- which files -----------------------------------------------------------------------------------------------------
 
 
-def list_items(row: EditionRow, root: Path, places: Sequence[Located], protected: frozenset[str],
-               untouched: Literal["copy", "link", "none"]) -> tuple[list[Item], list[str]]:
+def list_items(
+    row: EditionRow,
+    root: Path,
+    places: Sequence[Located],
+    protected: frozenset[str],
+    untouched: Literal["copy", "link", "none"],
+) -> tuple[list[Item], list[str]]:
     """Everything that an evaluator of these sets reads besides the protected images, sorted; and notes of what is not there.
 
     protected: names of the images that the run protects. untouched: how evaluation images come along.
@@ -78,7 +93,9 @@ def list_items(row: EditionRow, root: Path, places: Sequence[Located], protected
 
 def _evaluation_places(row: EditionRow, root: Path, places: Sequence[Located], notes: list[str]) -> Iterator[Located]:
     """The sets that stay untouched, and the evaluation splits of those that are protected, as far as they are there."""
-    wanted = [(place.set, split, place.source.kind) for place in places for split in row.evaluation if split != place.split]
+    wanted = [
+        (place.set, split, place.source.kind) for place in places for split in row.evaluation if split != place.split
+    ]
     wanted += [(set_row, places[0].split, set_row.sources[0].kind) for set_row in row.sets if set_row.untouched]
     for set_row, split, kind in wanted:
         kinds = (kind, *(source.kind for source in set_row.sources))
@@ -127,8 +144,13 @@ def _files_of(folder: Path) -> list[Path]:
 # --- carrying them over ----------------------------------------------------------------------------------------------
 
 
-def carry(items: Sequence[Item], root: Path, out: Path, outputs: Mapping[str, str],
-          track: Callable[[Iterable[Any], int, str], Iterable[Any]]) -> list[Carried]:
+def carry(
+    items: Sequence[Item],
+    root: Path,
+    out: Path,
+    outputs: Mapping[str, str],
+    track: Callable[[Iterable[Any], int, str], Iterable[Any]],
+) -> list[Carried]:
     """Bring every item into `out` under its own name, and keep the record; what is there already is left alone.
 
     outputs: an image's name → the name that its protected version has, where that is another. UserError where a file that
@@ -160,8 +182,12 @@ def _carry(item: Item, root: Path, out: Path, earlier: Carried | None, renamings
     size, time_ns = stamp(source)
     names = renamings.of(item)
     how: How = "rewritten" if names.changes else item.how
-    if earlier is not None and (earlier.how, earlier.source_bytes, earlier.source_time_ns, earlier.renamed) == (
-            how, size, time_ns, names.sha256) and _is_there(target, earlier, source):
+    if (
+        earlier is not None
+        and (earlier.how, earlier.source_bytes, earlier.source_time_ns, earlier.renamed)
+        == (how, size, time_ns, names.sha256)
+        and _is_there(target, earlier, source)
+    ):
         return earlier
     link = link_on_the_way(out, str(PurePosixPath(item.name).parent))
     if link is not None:
@@ -254,9 +280,14 @@ class _Renamings:
             return self.NONE
         if item.images not in self.known:
             prefix = f"{item.images}/"
-            names = {name[len(prefix):]: output for name, output in sorted(self.outputs.items()) if name.startswith(prefix)}
-            self.known[item.images] = self.NONE if not names else Renaming(
-                ImagesFolder(self.root / item.images), names, _sha256_of_names(names))
+            names = {
+                name[len(prefix) :]: output for name, output in sorted(self.outputs.items()) if name.startswith(prefix)
+            }
+            self.known[item.images] = (
+                self.NONE
+                if not names
+                else Renaming(ImagesFolder(self.root / item.images), names, _sha256_of_names(names))
+            )
         renaming = self.known[item.images]
         return renaming if renaming.changes and _has_images(self.root / item.name) else self.NONE
 
@@ -283,7 +314,9 @@ def rewritten_blocks(path: Path, renaming: Renaming) -> Iterator[bytes]:
                 stream.skip()
                 continue
             for place, (image, begin, end) in enumerate(stream.elements()):
-                name = renaming.of(image.get("file_name"), f"{path}: images[{place}]") if isinstance(image, dict) else None
+                name = (
+                    renaming.of(image.get("file_name"), f"{path}: images[{place}]") if isinstance(image, dict) else None
+                )
                 if name is not None:
                     yield from _part(original, done, begin)
                     yield json.dumps({**image, "file_name": name}).encode()
@@ -326,7 +359,9 @@ def read_carried(out: Path) -> dict[str, Carried]:
         for number, line in enumerate(lines, 1):
             carried.append(_carried(json.loads(line)))
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a record of unseg (line {number}: {str(error)[:100]}); give another OUT") from error
+        raise UserError(
+            f"{path}: not a record of unseg (line {number}: {str(error)[:100]}); give another OUT"
+        ) from error
     return {line.name: line for line in carried}
 
 
@@ -344,8 +379,12 @@ def _carried(values: Any) -> Carried:
     line = Carried(**values)
     texts = (line.name, line.sha256, *(() if line.renamed is None else (line.renamed,)))
     numbers = (line.source_bytes, line.source_time_ns)
-    if not (all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
-            and line.how in ("copied", "linked", "rewritten") and stays_inside(line.name)):
+    if not (
+        all(isinstance(text, str) for text in texts)
+        and all(type(number) is int for number in numbers)
+        and line.how in ("copied", "linked", "rewritten")
+        and stays_inside(line.name)
+    ):
         raise ValueError(f"name, how, sha256, source_bytes or source_time_ns: {str(values)[:60]}")
     return line
 

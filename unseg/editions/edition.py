@@ -1,4 +1,5 @@
 """One edition, from its settings to the finished folder: the images through `unseg.protecting.run`, then all that belongs to them."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,13 +11,13 @@ from rich.filesize import decimal
 
 from unseg.editions.carry import Carried, Item, carry, list_items
 from unseg.editions.gather import DataSet, by_city, open_data_set, place_sets
-from unseg.editions.record import check_same, describe, read_edition, write_edition
 from unseg.editions.options import EditionSettings
+from unseg.editions.record import check_same, describe, read_edition, write_edition
 from unseg.errors import UserError
-from unseg.storage.locks import FolderLock
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Reporter, Silent, Summary, protect
+from unseg.storage.locks import FolderLock
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,17 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
     check_same(description, earlier, settings.out)
     gpus = torch.cuda.device_count() if settings.gpus is None else settings.gpus
     summary = protect(
-        data.folders, settings.out, protect_settings(settings, gpus), samples=data.samples, rule=settings.rule,
+        data.folders,
+        settings.out,
+        protect_settings(settings, gpus),
+        samples=data.samples,
+        rule=settings.rule,
         annotations=OpenAnnotations(data.reader, places[0].path(places[0].source.annotations), settings.root),
-        limit=settings.limit, dry_run=settings.dry_run, processes=gpus or settings.processes, reporter=reporter)
+        limit=settings.limit,
+        dry_run=settings.dry_run,
+        processes=gpus or settings.processes,
+        reporter=reporter,
+    )
     notes = tuple(f"note: {note}" for note in notes)
     for note in notes:
         reporter.say(note)
@@ -58,8 +67,11 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
     if settings.dry_run:
         return Edition(summary, None, notes)
     manifest = read_manifest(settings.out)
-    outputs = {entry.input: entry.output for entry in manifest.entries.values()
-               if entry.status == "protected" and entry.output != entry.input}
+    outputs = {
+        entry.input: entry.output
+        for entry in manifest.entries.values()
+        if entry.status == "protected" and entry.output != entry.input
+    }
     complete = settings.limit is None
     with FolderLock(settings.out):
         carried = carry(items if complete else (), settings.root, settings.out, outputs, reporter.track)
@@ -69,8 +81,13 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
 
 def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
     """An edition's settings as `unseg.protecting.run` takes them."""
-    return ProtectSettings(budget=settings.budget, generator=settings.generator, format=settings.format,
-                           names="keep" if settings.names == "keep" else "suffix", device="cuda" if gpus else "cpu")
+    return ProtectSettings(
+        budget=settings.budget,
+        generator=settings.generator,
+        format=settings.format,
+        names="keep" if settings.names == "keep" else "suffix",
+        device="cuda" if gpus else "cpu",
+    )
 
 
 def _check(settings: EditionSettings) -> None:
@@ -98,5 +115,7 @@ def _say_left_out(settings: EditionSettings, items: Sequence[Item], reporter: Re
         size = sum((settings.root / item.name).stat().st_size for item in items if item.how == "copied")
         reporter.say(f"besides, {len(items):,} annotation files and untouched images come along ({decimal(size)})")
     else:
-        reporter.say(f"note: LIMIT={settings.limit}: annotations and untouched images are not brought along, so no evaluator can"
-                     " use this yet; run it without LIMIT to complete it")
+        reporter.say(
+            f"note: LIMIT={settings.limit}: annotations and untouched images are not brought along, so no evaluator can"
+            " use this yet; run it without LIMIT to complete it"
+        )

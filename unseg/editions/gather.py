@@ -1,4 +1,5 @@
 """From a data set on disk to its images and what their annotations say. Every name is relative to the data set's root."""
+
 from __future__ import annotations
 
 import os
@@ -10,7 +11,7 @@ from unseg.data.annotations import Annotated, Annotations, ClassTable, ObjectRul
 from unseg.data.annotations.coco import CityscapesPanoptic, CocoInstances, CocoPanoptic
 from unseg.data.annotations.label_files import Cityscapes, LabelFiles
 from unseg.data.annotations.names import ImagesFolder, safe_name
-from unseg.data.edition_catalog import EditionRow, EditionSet, Located, READER, locate, nearest
+from unseg.data.edition_catalog import READER, EditionRow, EditionSet, Located, locate, nearest
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.images import IMAGE_SUFFIXES
@@ -31,8 +32,11 @@ class Placed(Annotations):
         statements = [part.statement for part in self.parts.values()]
         self.statement = statements[0] if len(statements) == 1 else f"{len(statements)} sets of masks or annotations"
         self.classes = next(iter(self.parts.values())).classes if len(self.parts) == 1 else ClassTable()
-        self.missing = tuple(Problem(f"{folder}/{problem.name}", problem.reason)
-                             for folder, part in self.parts.items() for problem in part.missing)
+        self.missing = tuple(
+            Problem(f"{folder}/{problem.name}", problem.reason)
+            for folder, part in self.parts.items()
+            for problem in part.missing
+        )
 
     def names(self) -> Sequence[str]:
         return sorted(f"{folder}/{name}" for folder, part in self.parts.items() for name in part.names())
@@ -40,7 +44,7 @@ class Placed(Annotations):
     def read(self, image_name: str, height: int, width: int) -> Annotated:
         for folder, part in self.parts.items():
             if image_name.startswith(f"{folder}/"):
-                return part.read(image_name[len(folder) + 1:], height, width)
+                return part.read(image_name[len(folder) + 1 :], height, width)
         raise Unannotated(Path(image_name), "lies in none of the data set's folders of images")
 
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
@@ -90,8 +94,15 @@ def place_sets(row: EditionRow, root: Path, split: str, sets: Sequence[str], kin
         remedy = f"give another DATA_ROOT (it should hold {row.layout})"
         if found:
             remedy += f", or protect what is there: SET={','.join(place.set.name for place in found)}"
-        other = next((source.kind for set_row in chosen for source in set_row.sources if source.by_option and kind is None
-                      and locate(root, row, set_row, split, source.kind)), None)
+        other = next(
+            (
+                source.kind
+                for set_row in chosen
+                for source in set_row.sources
+                if source.by_option and kind is None and locate(root, row, set_row, split, source.kind)
+            ),
+            None,
+        )
         if other:
             remedy = f"prepare them, or use what is there: ANNOTATIONS={other}"
         raise UserError(f"{row.title}: not on disk: {'; '.join(lacking)}; {remedy}")
@@ -114,18 +125,23 @@ def open_data_set(places: Sequence[Located], cities: Sequence[str] = ()) -> Data
             known = {name.partition("/")[0] for name in names}
             unknown = sorted(set(cities) - known)
             if unknown:
-                raise UserError(f"SET={unknown[0]}: no such city in {place.path(place.source.images)}; there are"
-                                f" {', '.join(sorted(known))}")
+                raise UserError(
+                    f"SET={unknown[0]}: no such city in {place.path(place.source.images)}; there are"
+                    f" {', '.join(sorted(known))}"
+                )
             names = [name for name in names if name.partition("/")[0] in cities]
-            reader.missing = tuple(problem for problem in reader.missing  # X_….png of city X, with or without its folder
-                                   if problem.name.rpartition("/")[2].partition("_")[0] in cities)
+            reader.missing = tuple(
+                problem
+                for problem in reader.missing  # X_….png of city X, with or without its folder
+                if problem.name.rpartition("/")[2].partition("_")[0] in cities
+            )
         if not names:
-            raise UserError(f"{place.path(place.source.images)}: no image of {place.set.name} in it"
-                            f" ({', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(
+                f"{place.path(place.source.images)}: no image of {place.set.name} in it ({', '.join(IMAGE_SUFFIXES)})"
+            )
         parts[folder] = reader
         samples += [SampleFile(f"{folder}/{name}", root / folder / name, root) for name in names]
-    return DataSet(tuple(places), SampleList(sorted(samples)), Placed(parts),
-                   tuple(root / folder for folder in parts))
+    return DataSet(tuple(places), SampleList(sorted(samples)), Placed(parts), tuple(root / folder for folder in parts))
 
 
 def list_images(place: Located) -> list[str]:
@@ -150,8 +166,11 @@ def _listed(place: Located, folder: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    stems = [PurePosixPath(safe_name(line.split()[0], f"{path}: line {number}").lstrip("/")).name
-             for number, line in enumerate((line.lstrip("/") for line in lines), 1) if line.strip()]
+    stems = [
+        PurePosixPath(safe_name(line.split()[0], f"{path}: line {number}").lstrip("/")).name
+        for number, line in enumerate((line.lstrip("/") for line in lines), 1)
+        if line.strip()
+    ]
     names = [stem if PurePosixPath(stem).suffix.lower() in IMAGE_SUFFIXES else f"{stem}.jpg" for stem in stems]
     if not names:
         raise UserError(f"{path}: names no image")
@@ -172,8 +191,11 @@ def _open(place: Located, names: Sequence[str]) -> Annotations:
     files, unused = _masks(place, names)
     if source.listing is not None:
         where = place.path(source.listing)
-        absent = [Problem(name, f"named in {where}, but there is no such image") for name in names
-                  if not (folder / name).is_file()]
+        absent = [
+            Problem(name, f"named in {where}, but there is no such image")
+            for name in names
+            if not (folder / name).is_file()
+        ]
     elif ("{" in source.images) != ("{" in source.annotations):  # one folder of masks for the images of all splits
         absent = []
     else:
@@ -198,5 +220,6 @@ def _masks(place: Located, names: Iterable[str]) -> tuple[dict[str, Path], list[
         if choices:
             found[name] = min(choices, key=lambda path: path.suffix.lower() != MASK_SUFFIX)
     used = set(found.values())
-    return found, sorted(path.relative_to(folder).as_posix() for paths in by_stem.values() for path in paths
-                         if path not in used)
+    return found, sorted(
+        path.relative_to(folder).as_posix() for paths in by_stem.values() for path in paths if path not in used
+    )

@@ -1,4 +1,5 @@
 """What an edition may vary, read from the environment as the scripts document it."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -6,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unseg.method.config import Budget
 from unseg.data.annotations import ObjectRule
 from unseg.data.edition_catalog import EditionRow
 from unseg.errors import UserError
+from unseg.method.config import Budget
 
 Names = Literal["keep", "png"]
 Untouched = Literal["copy", "link", "none"]
@@ -43,6 +44,7 @@ class EditionSettings:
 
 def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSettings:
     """The settings of one edition; an unset or empty variable takes its default. UserError names the variable."""
+
     def given(name: str, default: str = "") -> str:
         return environment.get(name, "").strip() or default
 
@@ -55,15 +57,27 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
     objects = given("OBJECTS", "all")
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
     return EditionSettings(
-        row, root_from(environment), Path(given("OUT", f"runs/unlearnable/{row.name}")).expanduser(),
-        choice("SPLIT", tuple(row.splits) or ("train",)), object_rule(row, objects), objects,
-        Budget(_number("EPSILON", given("EPSILON"), row.budget.object),
-               _number("BACKGROUND_EPSILON", given("BACKGROUND_EPSILON"), row.budget.background)),
+        row,
+        root_from(environment),
+        Path(given("OUT", f"runs/unlearnable/{row.name}")).expanduser(),
+        choice("SPLIT", tuple(row.splits) or ("train",)),
+        object_rule(row, objects),
+        objects,
+        Budget(
+            _number("EPSILON", given("EPSILON"), row.budget.object),
+            _number("BACKGROUND_EPSILON", given("BACKGROUND_EPSILON"), row.budget.background),
+        ),
         tuple(part for part in given("SET").replace(" ", ",").split(",") if part),
-        choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None, given("GENERATOR", "compact"),
-        choice("NAMES", ("keep", "png")), choice("FORMAT", ("png", "jpeg")), choice("VAL", ("copy", "link", "none")),
-        _count("LIMIT", given("LIMIT"), 1), choice("DRY_RUN", ("0", "1")) == "1", _count("NGPU", given("NGPU"), 0),
-        _count("NPROC", given("NPROC"), 1) or 1)
+        choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None,
+        given("GENERATOR", "compact"),
+        choice("NAMES", ("keep", "png")),
+        choice("FORMAT", ("png", "jpeg")),
+        choice("VAL", ("copy", "link", "none")),
+        _count("LIMIT", given("LIMIT"), 1),
+        choice("DRY_RUN", ("0", "1")) == "1",
+        _count("NGPU", given("NGPU"), 0),
+        _count("NPROC", given("NPROC"), 1) or 1,
+    )
 
 
 def root_from(environment: Mapping[str, str]) -> Path:
@@ -75,8 +89,10 @@ def root_from(environment: Mapping[str, str]) -> Path:
             if not root.is_dir():
                 raise UserError(f"{name}={value}: no such folder; name the one that holds the data set")
             return root
-    raise UserError("DATA_ROOT is not set (nor DETECTRON2_DATASETS); name the folder that holds the data set, as in"
-                    " DATA_ROOT=datasets")
+    raise UserError(
+        "DATA_ROOT is not set (nor DETECTRON2_DATASETS); name the folder that holds the data set, as in"
+        " DATA_ROOT=datasets"
+    )
 
 
 def object_rule(row: EditionRow, objects: str) -> ObjectRule:

@@ -1,4 +1,5 @@
 """`unseg-edition.json`: what an edition is, beside the manifest of its images and the record of what was carried over."""
+
 from __future__ import annotations
 
 import json
@@ -12,9 +13,9 @@ from unseg.data.edition_catalog import Located
 from unseg.editions.carry import Carried
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
-from unseg.storage.files import sync_folder, write_bytes
 from unseg.protecting.manifest import Manifest, cannot_go_on
 from unseg.protecting.run import relative
+from unseg.storage.files import sync_folder, write_bytes
 
 EDITION = "unseg-edition.json"
 FORMAT = 1
@@ -24,14 +25,25 @@ SAME = ("dataset", "split", "objects", "names", "image_format", "budget")  # wha
 def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, Any]:
     """What of an edition is known before its images are made. sets: each with the annotations that its objects come from."""
     return {
-        "edition": FORMAT, "dataset": settings.row.name, "title": settings.row.title, "split": settings.split,
+        "edition": FORMAT,
+        "dataset": settings.row.name,
+        "title": settings.row.title,
+        "split": settings.split,
         "root": relative(settings.root, settings.out),
-        "sets": {place.set.name: {"annotations": place.source.kind, "format": place.source.format,
-                                  "images": place.relative(place.source.images),
-                                  "from": place.relative(place.source.annotations)} for place in places},
-        "objects": settings.objects, "rule": asdict(settings.rule),
+        "sets": {
+            place.set.name: {
+                "annotations": place.source.kind,
+                "format": place.source.format,
+                "images": place.relative(place.source.images),
+                "from": place.relative(place.source.annotations),
+            }
+            for place in places
+        },
+        "objects": settings.objects,
+        "rule": asdict(settings.rule),
         "budget": {"object": settings.budget.object, "background": settings.budget.background},
-        "names": settings.names, "image_format": settings.format,
+        "names": settings.names,
+        "image_format": settings.format,
     }
 
 
@@ -41,19 +53,29 @@ def check_same(description: dict[str, Any], earlier: dict[str, Any] | None, out:
         return
     for name in SAME:
         if json.loads(json.dumps(description.get(name))) != earlier.get(name):
-            raise UserError(f"OUT={out}: holds another edition ({name}: {str(earlier.get(name))[:60]}, now"
-                            f" {str(description.get(name))[:60]}); give another folder")
+            raise UserError(
+                f"OUT={out}: holds another edition ({name}: {str(earlier.get(name))[:60]}, now"
+                f" {str(description.get(name))[:60]}); give another folder"
+            )
 
 
-def write_edition(out: Path, description: dict[str, Any], earlier: dict[str, Any] | None, manifest: Manifest,
-                  carried: Sequence[Carried], complete: bool) -> None:
+def write_edition(
+    out: Path,
+    description: dict[str, Any],
+    earlier: dict[str, Any] | None,
+    manifest: Manifest,
+    carried: Sequence[Carried],
+    complete: bool,
+) -> None:
     """Write the description with its counts; leaves a file alone that says so already.
 
     complete: whether annotations came along. Sets that earlier runs into the folder made stay described.
     """
     sets = {**(earlier or {}).get("sets", {}), **description["sets"]}
     content = {
-        **description, "sets": dict(sorted(sets.items())), "complete": complete or bool((earlier or {}).get("complete")),
+        **description,
+        "sets": dict(sorted(sets.items())),
+        "complete": complete or bool((earlier or {}).get("complete")),
         **_counts(manifest, carried),
         "rewritten": {line.name: line.sha256 for line in carried if line.how == "rewritten"},
     }
@@ -75,8 +97,10 @@ def is_described(edition: dict[str, Any], manifest: Manifest, carried: Iterable[
 
 
 def _counts(manifest: Manifest, carried: Iterable[Carried]) -> dict[str, dict[str, int]]:
-    return {"images": dict(sorted(Counter(entry.status for entry in manifest.entries.values()).items())),
-            "carried": dict(sorted(Counter(line.how for line in carried).items()))}
+    return {
+        "images": dict(sorted(Counter(entry.status for entry in manifest.entries.values()).items())),
+        "carried": dict(sorted(Counter(line.how for line in carried).items())),
+    }
 
 
 def read_edition(out: Path) -> dict[str, Any] | None:
@@ -92,8 +116,14 @@ def read_edition(out: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the description of an edition ({str(error)[:100]})") from error
-    if not isinstance(content, dict) or content.get("edition") != FORMAT or not (
-            isinstance(content.get("sets"), dict) and all(isinstance(value, dict) for value in content["sets"].values())
-            and all(isinstance(content.get(name), str) for name in ("dataset", "split", "root"))):
+    if (
+        not isinstance(content, dict)
+        or content.get("edition") != FORMAT
+        or not (
+            isinstance(content.get("sets"), dict)
+            and all(isinstance(value, dict) for value in content["sets"].values())
+            and all(isinstance(content.get(name), str) for name in ("dataset", "split", "root"))
+        )
+    ):
         raise UserError(f"{path}: not the description of an edition that this version reads")
     return content

@@ -1,4 +1,5 @@
 """Which data sets are on disk, and what the others lack: for `unseg datasets`."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,15 +13,27 @@ def survey(root: Path | None) -> list[dict[str, Any]]:
 
     found: whether all that the split needs is there; annotations: their kind then; missing: paths relative to the root.
     """
-    return [{"name": row.name, "title": row.title, "command": f"bash scripts/generate_{row.name}.sh", "needs": row.layout,
-             "budget": {"object": row.budget.object, "background": row.budget.background},
-             "sets": [_state(root, row, set_row, split) for set_row in row.sets for split in (*row.splits,) or ("",)]}
-            for row in EDITIONS.values()]
+    return [
+        {
+            "name": row.name,
+            "title": row.title,
+            "command": f"bash scripts/generate_{row.name}.sh",
+            "needs": row.layout,
+            "budget": {"object": row.budget.object, "background": row.budget.background},
+            "sets": [_state(root, row, set_row, split) for set_row in row.sets for split in (*row.splits,) or ("",)],
+        }
+        for row in EDITIONS.values()
+    ]
 
 
 def _state(root: Path | None, row: EditionRow, set_row: EditionSet, split: str) -> dict[str, Any]:
-    state: dict[str, Any] = {"name": set_row.name, "title": set_row.title, "split": split,
-                             "role": "evaluation" if set_row.untouched else "protected", "images": set_row.count}
+    state: dict[str, Any] = {
+        "name": set_row.name,
+        "title": set_row.title,
+        "split": split,
+        "role": "evaluation" if set_row.untouched else "protected",
+        "images": set_row.count,
+    }
     if root is None:
         return {**state, "found": None, "annotations": None, "missing": []}
     kinds = (None, *dict.fromkeys(source.kind for source in set_row.sources))

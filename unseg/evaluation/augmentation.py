@@ -3,6 +3,7 @@ images alone, so that runs that differ in their pixels see the same views.
 
 Shapes: B images of a batch, H×W the training size.
 """
+
 from __future__ import annotations
 
 import math
@@ -34,7 +35,9 @@ class Views:
         return Views(self.theta[rank::size], None if self.colour is None else self.colour[rank::size])
 
 
-def draw_views(count: int, draw: torch.Generator, colour: bool = False, zoom_range: tuple[float, float] = ZOOM) -> Views:
+def draw_views(
+    count: int, draw: torch.Generator, colour: bool = False, zoom_range: tuple[float, float] = ZOOM
+) -> Views:
     """`count` views: horizontal flip, zoom within `zoom_range` (log-uniform), shift; and colours if asked. `draw` is on the
     CPU."""
     zoom = torch.exp(torch.empty(count).uniform_(math.log(zoom_range[0]), math.log(zoom_range[1]), generator=draw))
@@ -49,14 +52,21 @@ def draw_views(count: int, draw: torch.Generator, colour: bool = False, zoom_ran
 def draw_colours(count: int, draw: torch.Generator) -> torch.Tensor:
     """What `recoloured` takes: count×4 float32."""
     return torch.tensor([1.0, 1.0, 1.0, 0.0]) + (torch.rand(count, 4, generator=draw) * 2 - 1) * torch.tensor(
-        [JITTER, JITTER, JITTER, HUE])
+        [JITTER, JITTER, JITTER, HUE]
+    )
 
 
 def recoloured(images_B3HW: torch.Tensor, colour_B4: torch.Tensor) -> torch.Tensor:
     """Images in [0, 1] with their brightness, contrast, saturation and hue changed, in this order; in [0, 1] again."""
-    changed = [colours.adjust_hue(colours.adjust_saturation(colours.adjust_contrast(colours.adjust_brightness(
-        image, brightness), contrast), saturation), hue)
-        for image, (brightness, contrast, saturation, hue) in zip(images_B3HW, colour_B4.tolist(), strict=True)]
+    changed = [
+        colours.adjust_hue(
+            colours.adjust_saturation(
+                colours.adjust_contrast(colours.adjust_brightness(image, brightness), contrast), saturation
+            ),
+            hue,
+        )
+        for image, (brightness, contrast, saturation, hue) in zip(images_B3HW, colour_B4.tolist(), strict=True)
+    ]
     return torch.stack(changed)
 
 
@@ -75,8 +85,10 @@ def augment(images_BHW3: torch.Tensor, labels_BHW: torch.Tensor, views: Views) -
     # Shifted by 255 so that the zeros outside the image come back as "ignored".
     labels = metrics.IGNORE_LABEL - labels_BHW[:, None].to(torch.float32)
     target = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return (view.contiguous(memory_format=torch.channels_last),
-            (metrics.IGNORE_LABEL - target[:, 0]).round().to(torch.int64))
+    return (
+        view.contiguous(memory_format=torch.channels_last),
+        (metrics.IGNORE_LABEL - target[:, 0]).round().to(torch.int64),
+    )
 
 
 def normalise(images_BHW3: torch.Tensor) -> torch.Tensor:

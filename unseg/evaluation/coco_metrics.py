@@ -3,6 +3,7 @@
 Masks are compressed run lengths, pycocotools' {"size": [H, W], "counts": bytes}; boxes are XYXY in pixels, the first pixel's
 corner being (0, 0), so that the box of one pixel has an area of 1. Labels are places in the task's list of classes.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -62,17 +63,27 @@ def decode(mask: RunLengths) -> np.ndarray:
     return coco_mask.decode(mask).astype(bool)
 
 
-def average_precision(truths: Sequence[Sequence[TrueRegion]], answers: Sequence[Detections], class_count: int,
-                      kind: Literal["segm", "bbox"]) -> tuple[Numbers, list[float | None]]:
+def average_precision(
+    truths: Sequence[Sequence[TrueRegion]],
+    answers: Sequence[Detections],
+    class_count: int,
+    kind: Literal["segm", "bbox"],
+) -> tuple[Numbers, list[float | None]]:
     """COCO's AP over all images together, and each class's AP at IoU 0.50 to 0.95.
 
     truths, answers: one entry an image. Returns AP_NAMES → number in [0, 1], None where the truth shows no region of that size;
     and one number a class, None for classes that the truth does not show, which the mean leaves out.
     """
-    truth = _coco({"annotations": [_entry(image, region) for image, regions in enumerate(truths) for region in regions]},
-                  len(truths), class_count)
-    found = _coco({"annotations": [entry for image, answer in enumerate(answers) for entry in _results(image, answer)]},
-                  len(truths), class_count)
+    truth = _coco(
+        {"annotations": [_entry(image, region) for image, regions in enumerate(truths) for region in regions]},
+        len(truths),
+        class_count,
+    )
+    found = _coco(
+        {"annotations": [entry for image, answer in enumerate(answers) for entry in _results(image, answer)]},
+        len(truths),
+        class_count,
+    )
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
         judge = COCOeval(truth, found, kind)
         judge.evaluate()
@@ -90,24 +101,38 @@ def _coco(content: dict[str, Any], image_count: int, class_count: int) -> COCO:
     for number, entry in enumerate(content["annotations"], 1):
         entry["id"] = number
     # Sizes of images matter for polygons alone, which there are none of.
-    api.dataset = {"images": [{"id": place, "height": 0, "width": 0} for place in range(image_count)],
-                   "categories": [{"id": place} for place in range(class_count)], **content}
+    api.dataset = {
+        "images": [{"id": place, "height": 0, "width": 0} for place in range(image_count)],
+        "categories": [{"id": place} for place in range(class_count)],
+        **content,
+    }
     with contextlib.redirect_stdout(io.StringIO()):
         api.createIndex()
     return api
 
 
 def _entry(image: int, region: TrueRegion) -> dict[str, Any]:
-    return {"image_id": image, "category_id": region.label, "iscrowd": int(region.crowd), "segmentation": region.mask,
-            "area": float(coco_mask.area(region.mask)), "bbox": coco_mask.toBbox(region.mask).tolist()}
+    return {
+        "image_id": image,
+        "category_id": region.label,
+        "iscrowd": int(region.crowd),
+        "segmentation": region.mask,
+        "area": float(coco_mask.area(region.mask)),
+        "bbox": coco_mask.toBbox(region.mask).tolist(),
+    }
 
 
 def _results(image: int, answer: Detections) -> list[dict[str, Any]]:
     entries = []
     listed = zip(answer.scores, answer.labels, answer.boxes, strict=True)
     for place, (score, label, (left, top, right, bottom)) in enumerate(listed):
-        entry = {"image_id": image, "category_id": int(label), "score": float(score), "iscrowd": 0,
-                 "bbox": [float(left), float(top), float(right - left), float(bottom - top)]}
+        entry = {
+            "image_id": image,
+            "category_id": int(label),
+            "score": float(score),
+            "iscrowd": 0,
+            "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+        }
         if answer.masks is None:
             entry["area"] = entry["bbox"][2] * entry["bbox"][3]
         else:
@@ -142,21 +167,36 @@ class PanopticQuality:
         self._iou = np.zeros(count)
         self._confusion = torch.zeros(count + 1, count + 1, dtype=torch.int64)
 
-    def add(self, truth_HW: np.ndarray, truth_labels: Sequence[int], crowds: Sequence[bool], answer_HW: np.ndarray,
-            answer_labels: Sequence[int]) -> None:
+    def add(
+        self,
+        truth_HW: np.ndarray,
+        truth_labels: Sequence[int],
+        crowds: Sequence[bool],
+        answer_HW: np.ndarray,
+        answer_labels: Sequence[int],
+    ) -> None:
         """One image. truth, answer: H×W integers, the place of the pixel's segment in the lists beside it, or NOTHING."""
         rows, columns = len(truth_labels) + 1, len(answer_labels) + 1  # the last stands for NOTHING
         places = np.where(truth_HW == NOTHING, rows - 1, truth_HW).astype(np.int64) * columns
         places += np.where(answer_HW == NOTHING, columns - 1, answer_HW)
         shared = np.bincount(places.ravel(), minlength=rows * columns).reshape(rows, columns)
-        true_class, answer_class = (np.array([*labels, len(self.things)], np.int64) for labels in (truth_labels, answer_labels))
+        true_class, answer_class = (
+            np.array([*labels, len(self.things)], np.int64) for labels in (truth_labels, answer_labels)
+        )
         crowd = np.array([*crowds, False])
         self._count_matches(shared, true_class, answer_class, crowd)
         pairs = torch.from_numpy(true_class[:, None] * (len(self.things) + 1) + answer_class[None])
-        self._confusion += torch.bincount(pairs.ravel(), torch.from_numpy(shared).ravel().to(torch.float64),
-                                          minlength=self._confusion.numel()).reshape(self._confusion.shape).to(torch.int64)
+        self._confusion += (
+            torch.bincount(
+                pairs.ravel(), torch.from_numpy(shared).ravel().to(torch.float64), minlength=self._confusion.numel()
+            )
+            .reshape(self._confusion.shape)
+            .to(torch.int64)
+        )
 
-    def _count_matches(self, shared: np.ndarray, true_class: np.ndarray, answer_class: np.ndarray, crowd: np.ndarray) -> None:
+    def _count_matches(
+        self, shared: np.ndarray, true_class: np.ndarray, answer_class: np.ndarray, crowd: np.ndarray
+    ) -> None:
         areas = shared.sum(0)
         union = shared.sum(1, keepdims=True) + areas[None] - shared - shared[-1:]  # the answer's void pixels left out
         iou = shared / np.maximum(union, 1)
@@ -187,8 +227,10 @@ class PanopticQuality:
 
     def class_pq(self) -> list[float | None]:
         """Every class's PQ; None for classes of which the truth shows no segment."""
-        return [float(value) if shown else None
-                for value, shown in zip(self._per_class()[0], self._matched + self._missed > 0, strict=True)]
+        return [
+            float(value) if shown else None
+            for value, shown in zip(self._per_class()[0], self._matched + self._missed > 0, strict=True)
+        ]
 
     def class_iou(self) -> list[float | None]:
         """Every class's IoU over the pixels of all images; a pixel of which the answer says nothing is wrong."""

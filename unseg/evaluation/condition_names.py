@@ -4,6 +4,7 @@ BASE is clean, random, pattern, or what a protected folder is called (protected,
 the images are BASE's, the rest is clean. clean@40: the clean part alone that is left when 40 % are taken away. +jpeg75: all are
 re-encoded as JPEG of that quality afterwards.
 """
+
 from __future__ import annotations
 
 import re
@@ -35,8 +36,10 @@ def parse_condition(name: str, bases: Collection[str] = tuple(BASES)) -> Conditi
     are."""
     match = re.fullmatch(rf"({BASE_NAME})(?:@([1-9]\d?))?(?:\+jpeg([1-9]\d?|100))?", name, re.ASCII)
     if match is None or match[1] not in bases:
-        raise UserError(f"--conditions: unknown condition '{name}'; available: {', '.join(bases)}, each also with a JPEG quality "
-                        f"from 1 to 100 behind it, such as protected{SUFFIX}")
+        raise UserError(
+            f"--conditions: unknown condition '{name}'; available: {', '.join(bases)}, each also with a JPEG quality "
+            f"from 1 to 100 behind it, such as protected{SUFFIX}"
+        )
     return Condition(match[1], int(match[3]) if match[3] else None, int(match[2]) if match[2] else None)
 
 
@@ -46,7 +49,11 @@ def shown_name(name: str) -> str:
     base, at, share = front.partition("@")
     words = "trivial answer" if name == TRIVIAL else BASES.get(base, base)
     if at:
-        words = f"clean part alone, {100 - int(share)} %" if base == "clean" and share.isdecimal() else f"{words}, {share} %"
+        words = (
+            f"clean part alone, {100 - int(share)} %"
+            if base == "clean" and share.isdecimal()
+            else f"{words}, {share} %"
+        )
     return f"{words}, {re.sub(r'^jpeg(?=[0-9]+$)', 'JPEG ', suffix)}" if plus else words
 
 
@@ -60,8 +67,13 @@ def in_order(names: Iterable[str]) -> list[str]:
         front, _, suffix = name.partition("+")
         base, _, share = front.partition("@")
         quality = re.fullmatch(r"jpeg(\d+)", suffix, re.ASCII)
-        return (bases.index(base) if base in BASES else controls - 0.5, base, int(share) if share.isdecimal() else 0,
-                -int(quality[1]) if quality else -1000 if not suffix else 0, suffix)
+        return (
+            bases.index(base) if base in BASES else controls - 0.5,
+            base,
+            int(share) if share.isdecimal() else 0,
+            -int(quality[1]) if quality else -1000 if not suffix else 0,
+            suffix,
+        )
 
     return sorted(set(names), key=place)
 
@@ -70,6 +82,8 @@ def sweep(bases: Iterable[str], shares: Iterable[int]) -> list[str]:
     """The conditions of a share sweep: for each share the mixture of every base, and the clean part alone. 0 % is clean, 100 %
     the base itself, whose clean part would be empty."""
     bases = list(bases)
-    mixtures = ["clean" if share == 0 else base if share == 100 else f"{base}@{share}" for share in shares for base in bases]
+    mixtures = [
+        "clean" if share == 0 else base if share == 100 else f"{base}@{share}" for share in shares for base in bases
+    ]
     parts = [f"clean@{share}" for share in shares if 0 < share < 100]
     return list(dict.fromkeys([*mixtures, *parts]))

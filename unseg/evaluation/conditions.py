@@ -3,6 +3,7 @@
 All are made at the images' own size, are whole 8-bit values as a PNG would hold them (or a JPEG, where the condition says so),
 and only then shrink to the training size.
 """
+
 from __future__ import annotations
 
 import functools
@@ -31,8 +32,10 @@ def unchanged(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarr
 
 def random_noise(budget: Budget, seed: int) -> Change:
     """A control: uniform noise within the budget, drawn by seed and name, so that no order or restart changes it."""
+
     def change(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
         return noise.apply(pixels, noise.uniform(*mask.shape, _draws(f"{seed} {name}")), mask, budget)
+
     return change
 
 
@@ -43,6 +46,7 @@ def class_pattern(budget: Budget, seed: int) -> Change:
     (with a period of TILE). The object's budget holds on the object, the background's elsewhere; pixels without a label have
     a pattern of their own.
     """
+
     @functools.lru_cache(maxsize=32)  # 3 MB each
     def signs(label: int) -> np.ndarray:
         return _draws(f"{seed} class {label}").integers(0, 2, (TILE, TILE, 3), dtype=np.int8) * 2 - 1
@@ -54,6 +58,7 @@ def class_pattern(budget: Budget, seed: int) -> Change:
             y, x = np.nonzero(classes == label)
             pattern_SS3[y, x] = signs(int(label))[y % TILE, x % TILE]
         return noise.apply(pixels, torch.from_numpy(pattern_SS3).permute(2, 0, 1), mask, budget)
+
     return change
 
 

@@ -1,4 +1,5 @@
 """A comparison of folders: clean images with annotations, any number of protected folders beside them, clean test images."""
+
 from __future__ import annotations
 
 import re
@@ -7,20 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unseg.method.config import Budget
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.errors import UserError
-from unseg.evaluation.study import Make, Source, Study, Watcher, check_size, weights_identity
-from unseg.evaluation.conditions import class_pattern, random_noise
-from unseg.evaluation.pairs import fingerprint
-from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.condition_names import parse_condition, sweep
+from unseg.evaluation.conditions import class_pattern, random_noise
+from unseg.evaluation.learner import LearnerOptions
+from unseg.evaluation.pairs import fingerprint
 from unseg.evaluation.presets import Choices
 from unseg.evaluation.quality import Similarity
 from unseg.evaluation.sets import CleanImages, annotation_files, check_apart, open_clean, protected_files, truth_by
+from unseg.evaluation.study import Make, Source, Study, Watcher, check_size, weights_identity
 from unseg.evaluation.tasks.registry import find_maker
 from unseg.evaluation.trainer import Schedule
+from unseg.method.config import Budget
 
 MASK_FORMATS = ("voc", "index", "binary")
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".params")
@@ -72,8 +73,11 @@ def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher(
     for network in setup.weights:
         if network and network not in setup.networks:
             raise UserError(f"--weights {network}=…: {network} is not among --networks {','.join(setup.networks)}")
-    weights = {network: path for network in setup.networks
-               if (path := setup.weights.get(network, setup.weights.get(""))) is not None}
+    weights = {
+        network: path
+        for network in setup.networks
+        if (path := setup.weights.get(network, setup.weights.get(""))) is not None
+    }
     weights = {network: local_weights(path) for network, path in weights.items()}
     conditions = _conditions(setup, list(folders.protected))
     watcher.begin("opening annotations", 0)
@@ -87,27 +91,51 @@ def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher(
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]
     protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
-    parts = [*protected.values(), [*train.files, *annotation_files(annotations)],
-             [*test.files, *annotation_files(test_annotations)]]
+    parts = [
+        *protected.values(),
+        [*train.files, *annotation_files(annotations)],
+        [*test.files, *annotation_files(test_annotations)],
+    ]
     watcher.begin("reading files for their hashes", sum(map(len, parts)))
     *identities, train_hash, test_hash = [fingerprint(_told(files, watcher.tick)) for files in parts]
     check_apart([*train.files, *(path for files in protected.values() for path in files)], test.files)
     where = {"budget": {"object": setup.budget.object, "background": setup.budget.background}}
-    sources = {name: Source(files=tuple(files), identity={"files": identity})
-               for (name, files), identity in zip(protected.items(), identities, strict=True)}
+    sources = {
+        name: Source(files=tuple(files), identity={"files": identity})
+        for (name, files), identity in zip(protected.items(), identities, strict=True)
+    }
     sources["random"] = Source(lambda seed: random_noise(setup.budget, seed), where)
     sources["pattern"] = Source(lambda seed: class_pattern(setup.budget, seed), where)
     rule = folders.rule
     common = {
-        "size": list(setup.size), "colour_jitter": setup.colour_jitter, "options": dict(setup.extra),
-        "objects": rule.which if isinstance(rule.which, str) else list(rule.which), "ignore_label": rule.ignore_label,
+        "size": list(setup.size),
+        "colour_jitter": setup.colour_jitter,
+        "options": dict(setup.extra),
+        "objects": rule.which if isinstance(rule.which, str) else list(rule.which),
+        "ignore_label": rule.ignore_label,
         "background_label": rule.background_label,
-        "train": train_hash, "test": test_hash,
+        "train": train_hash,
+        "test": test_hash,
     }
-    return Study(setup.task, setup.out, train, test, _maker(makers, setup, weights, rule), truth_by(rule), setup.networks,
-                 conditions, Schedule(**setup.choices.steps_for(len(train))), sources, setup.seeds, setup.device, common,
-                 {"remarks": _remarks(train, "training") + _remarks(test, "test")},
-                 {network: weights_identity(path) for network, path in weights.items()}, setup.checkpoint_every, setup.perceptual)
+    return Study(
+        setup.task,
+        setup.out,
+        train,
+        test,
+        _maker(makers, setup, weights, rule),
+        truth_by(rule),
+        setup.networks,
+        conditions,
+        Schedule(**setup.choices.steps_for(len(train))),
+        sources,
+        setup.seeds,
+        setup.device,
+        common,
+        {"remarks": _remarks(train, "training") + _remarks(test, "test")},
+        {network: weights_identity(path) for network, path in weights.items()},
+        setup.checkpoint_every,
+        setup.perceptual,
+    )
 
 
 def local_weights(path: Path) -> Path:
@@ -115,19 +143,25 @@ def local_weights(path: Path) -> Path:
     where there is neither."""
     if path.exists():
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix(), re.ASCII) and not path.suffix.lower() in WEIGHT_SUFFIXES:
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix(), re.ASCII) and path.suffix.lower() not in WEIGHT_SUFFIXES:
         try:
             import huggingface_hub  # comes with transformers
             from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         except ImportError:
-            raise UserError(f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
-                            "installed; run: pip install 'unseg[evaluate]'") from None
+            raise UserError(
+                f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
+                "installed; run: pip install 'unseg[evaluate]'"
+            ) from None
         try:
             return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
-            raise UserError(f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; "
-                            "nothing is downloaded, so get it first") from None
-    raise UserError(f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path")
+            raise UserError(
+                f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; "
+                "nothing is downloaded, so get it first"
+            ) from None
+    raise UserError(
+        f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path"
+    )
 
 
 def _told(paths: Iterable[Path], tick: Callable[[], None]) -> Iterator[Path]:
@@ -146,17 +180,25 @@ def _conditions(setup: Setup, protected: Sequence[str]) -> tuple[str, ...]:
 
 
 def _maker(makers: Mapping[str, Make], setup: Setup, weights: Mapping[str, Path], rule: ObjectRule) -> Make:
-    return lambda network, train, test: makers[network](network, train, test, LearnerOptions(
-        setup.size, weights.get(network), dict(setup.extra), setup.colour_jitter, rule))
+    return lambda network, train, test: makers[network](
+        network,
+        train,
+        test,
+        LearnerOptions(setup.size, weights.get(network), dict(setup.extra), setup.colour_jitter, rule),
+    )
 
 
 def _remarks(images: CleanImages, kind: str) -> list[str]:
     """What was left out, in words."""
     remarks = []
     if images.unannotated:
-        remarks.append(f"{len(images.unannotated)} {kind} images have no annotations and are left out "
-                       f"({first_few(images.unannotated)}).")
+        remarks.append(
+            f"{len(images.unannotated)} {kind} images have no annotations and are left out "
+            f"({first_few(images.unannotated)})."
+        )
     if images.annotations.missing:
-        remarks.append(f"{len(images.annotations.missing)} annotated {kind} images are not there and are left out "
-                       f"({first_few(problem.name for problem in images.annotations.missing)}).")
+        remarks.append(
+            f"{len(images.annotations.missing)} annotated {kind} images are not there and are left out "
+            f"({first_few(problem.name for problem in images.annotations.missing)})."
+        )
     return remarks

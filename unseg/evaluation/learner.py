@@ -4,6 +4,7 @@ Every evaluator is a `Learner`: semantic networks, Mask2Former, Mask R-CNN, dete
 (`unseg.evaluation.trainer`) owns the schedule, the seeds, precision, processes, checkpoints and the learning curve, so that
 clean and protected runs differ in their training images alone.
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -96,7 +97,9 @@ class Learner(ABC):
         weights of a file are loaded strictly. UserError where a file or package is missing."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
+    def loss(
+        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
         """The mean loss of augmented views of these training images: a scalar with a graph.
 
         All augmentation is drawn from `draw`, on the CPU, in an amount that does not depend on pixel values, so that clean
@@ -104,8 +107,15 @@ class Learner(ABC):
         processes; the trainer has set autocast.
         """
 
-    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device,
-                  rank: int, size: int) -> torch.Tensor:
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> torch.Tensor:
         """`loss` of the part of a batch that process `rank` of `size` works on: indices[rank::size].
 
         Every process calls it with the same batch and the same state of `draw`, and leaves `draw` in the same state. A task

@@ -2,6 +2,7 @@
 
 Shapes: B images of a batch, Q queries, C classes, H×W the training size, h×w a quarter of it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -24,8 +25,12 @@ CLASS_HEAD = r"^class_predictor\.|^criterion\.empty_weight$"  # what depends on 
 # Published files have the indices of Swin's windows, which are computed now, and no last norm of Swin, which is not used.
 IDLE = r"relative_position_index$|swin\.layernorm\."
 # A Swin that classifies has a last norm and a classifier, and no norms of its stages' outputs.
-SWIN = Backbone("swin", "model.pixel_level_module", "encoder",
-                r"^classifier\.|^hidden_states_norms\.|(^|\.)layernorm\.(weight|bias)$")
+SWIN = Backbone(
+    "swin",
+    "model.pixel_level_module",
+    "encoder",
+    r"^classifier\.|^hidden_states_norms\.|(^|\.)layernorm\.(weight|bias)$",
+)
 # Of the published panoptic inference: a query's least score, and the share of its mask that it must win.
 LEAST_SCORE, LEAST_WON = 0.8, 0.8
 
@@ -34,12 +39,22 @@ LEAST_SCORE, LEAST_WON = 0.8, 0.8
 SIZES: dict[str, dict[str, Any]] = {
     "mask2former_swin_t": {"backbone": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}},
     "mask2former_swin_s": {"backbone": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24]}},
-    "mask2former_swin_b": {"backbone": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32],
-                                        "window_size": 12}},
+    "mask2former_swin_b": {
+        "backbone": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12}
+    },
     "mask2former_tiny": {
         "backbone": {"embed_dim": 32, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "drop_path_rate": 0.0},
-        "feature_size": 64, "mask_feature_size": 64, "hidden_dim": 64, "encoder_feedforward_dim": 128, "dim_feedforward": 128,
-        "num_attention_heads": 4, "encoder_layers": 2, "decoder_layers": 4, "num_queries": 30, "train_num_points": 1024},
+        "feature_size": 64,
+        "mask_feature_size": 64,
+        "hidden_dim": 64,
+        "encoder_feedforward_dim": 128,
+        "dim_feedforward": 128,
+        "num_attention_heads": 4,
+        "encoder_layers": 2,
+        "decoder_layers": 4,
+        "num_queries": 30,
+        "train_num_points": 1024,
+    },
 }
 
 
@@ -56,23 +71,37 @@ class Mask2Former(nn.Module):
 
     def __init__(self, name: str, class_count: int, weights: Path | None) -> None:
         super().__init__()
-        self.network, self.notes = build_transformers("Mask2Former", "ForUniversalSegmentation", class_count, weights, CLASS_HEAD,
-                                                      partial(_configuration, name, class_count), IDLE, SWIN)
+        self.network, self.notes = build_transformers(
+            "Mask2Former",
+            "ForUniversalSegmentation",
+            class_count,
+            weights,
+            CLASS_HEAD,
+            partial(_configuration, name, class_count),
+            IDLE,
+            SWIN,
+        )
         # The last norm of the Swin classifier is no part of the answer, so that it would never have a gradient.
         self.network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
 
-    def forward(self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor,
-                targets: Sequence[Targets] | None = None) -> torch.Tensor | QueryAnswers:
+    def forward(
+        self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
+    ) -> torch.Tensor | QueryAnswers:
         """The loss where there are targets, a scalar; else what every query says. valid: where images are not padding."""
         found = self.network(images_B3HW, pixel_mask=valid_BHW, output_auxiliary_logits=True)
         classes, masks = found.class_queries_logits.float(), found.masks_queries_logits.float()
         if targets is None:
             return QueryAnswers(classes, masks)
-        with torch.autocast(images_B3HW.device.type, enabled=False):  # points, matching and sums need the range of float32
-            parts = self.network.get_loss_dict(masks, classes, [target.masks.to(masks) for target in targets],
-                                               [target.labels for target in targets],
-                                               [{name: logits.float() for name, logits in layer.items()}
-                                                for layer in found.auxiliary_logits])
+        with torch.autocast(
+            images_B3HW.device.type, enabled=False
+        ):  # points, matching and sums need the range of float32
+            parts = self.network.get_loss_dict(
+                masks,
+                classes,
+                [target.masks.to(masks) for target in targets],
+                [target.labels for target in targets],
+                [{name: logits.float() for name, logits in layer.items()} for layer in found.auxiliary_logits],
+            )
             return self.network.get_loss(parts)
 
 
@@ -96,7 +125,9 @@ class SemanticMask2Former(nn.Module):
             return self.queries(images_B3HW, valid, targets)
         said = self.queries(images_B3HW, valid)
         with torch.autocast(images_B3HW.device.type, enabled=False):
-            masks = F.interpolate(said.mask_logits, images_B3HW.shape[-2:], mode="bilinear", align_corners=False).sigmoid()
+            masks = F.interpolate(
+                said.mask_logits, images_B3HW.shape[-2:], mode="bilinear", align_corners=False
+            ).sigmoid()
             return torch.einsum("bqc,bqhw->bchw", said.class_logits.softmax(-1)[..., :-1], masks)
 
 
@@ -107,7 +138,9 @@ def build_mask2former(name: str, class_count: int, weights: Path | None) -> Mask
     return Mask2Former(name, class_count, weights)
 
 
-def instances(class_logits: torch.Tensor, mask_probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def instances(
+    class_logits: torch.Tensor, mask_probabilities: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores, labels and masks (N×H×W bool) of one image, as the published inference ranks them: the best pairs of a query and a
     class, each scored by its class's probability times the mean probability inside its mask.
 
@@ -123,8 +156,9 @@ def instances(class_logits: torch.Tensor, mask_probabilities: torch.Tensor) -> t
     return (scores * sureness[queries])[kept], labels[kept], masks[queries[kept]]
 
 
-def panoptic(class_logits: torch.Tensor, mask_probabilities: torch.Tensor,
-             things: Sequence[bool]) -> tuple[torch.Tensor, list[int]]:
+def panoptic(
+    class_logits: torch.Tensor, mask_probabilities: torch.Tensor, things: Sequence[bool]
+) -> tuple[torch.Tensor, list[int]]:
     """The map of segments of one image (H×W int32, −1 where there is none) and every segment's label, as the published inference
     merges queries: each pixel goes to the query that is surest of it; a query that wins too little of its mask is dropped; stuff
     of one class is one segment.

@@ -3,6 +3,7 @@
 Layout: ROOT/images/SPLIT/NAME.jpg|jpeg|png and ROOT/labels/SPLIT/NAME.png (class index; 255 = not labelled); SPLIT is train,
 val or test.
 """
+
 from __future__ import annotations
 
 import functools
@@ -15,9 +16,9 @@ import cv2
 import numpy as np
 
 from unseg.errors import UserError
+from unseg.method.metrics import IGNORE_LABEL
 from unseg.storage.files import sha256_of
 from unseg.storage.images import read_image, read_label
-from unseg.method.metrics import IGNORE_LABEL
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -38,8 +39,10 @@ class Pair:
         """H×W uint8: a class, or 255 for pixels that are not labelled."""
         classes = read_label(self.label)
         if classes.min() < 0 or classes.max() > IGNORE_LABEL:
-            raise UserError(f"{self.label}: value {classes.max()} is out of range; a label map holds classes from 0 to 254, "
-                            "and 255 where nothing is labelled")
+            raise UserError(
+                f"{self.label}: value {classes.max()} is out of range; a label map holds classes from 0 to 254, "
+                "and 255 where nothing is labelled"
+            )
         return classes.astype(np.uint8)
 
 
@@ -80,8 +83,10 @@ class Task:
             raise UserError(f"--data: the training labels hold no class (every pixel is {IGNORE_LABEL}, not labelled)")
         missing = [str(value) for value in self.objects or () if value not in present]
         if missing:
-            raise UserError(f"--object-classes: no training label has class {', '.join(missing)}; "
-                            f"there are {', '.join(map(str, present))}")
+            raise UserError(
+                f"--object-classes: no training label has class {', '.join(missing)}; "
+                f"there are {', '.join(map(str, present))}"
+            )
         return 2 if self.binary else int(present[-1]) + 1
 
 
@@ -90,8 +95,10 @@ def list_pairs(root: Path, split: str) -> list[Pair]:
     images, labels = root / "images" / split, root / "labels" / split
     for folder in (images, labels):
         if not folder.is_dir():
-            raise UserError(f"--data {root}: there is no folder {folder.relative_to(root)}; "
-                            f"expected images/{split} and labels/{split}")
+            raise UserError(
+                f"--data {root}: there is no folder {folder.relative_to(root)}; "
+                f"expected images/{split} and labels/{split}"
+            )
     found: dict[str, Path] = {}
     for path in sorted(images.iterdir()):
         if path.suffix.lower() in SUFFIXES:
@@ -102,11 +109,15 @@ def list_pairs(root: Path, split: str) -> list[Pair]:
         raise UserError(f"--data {root}: no image ({', '.join(SUFFIXES)}) in images/{split}")
     unlabelled = [name for name in found if not (labels / f"{name}.png").is_file()]
     if len(unlabelled) == len(found):
-        raise UserError(f"--data {root}: images/{split} and labels/{split} have no name in common; "
-                        "the label map of NAME.jpg is NAME.png")
+        raise UserError(
+            f"--data {root}: images/{split} and labels/{split} have no name in common; "
+            "the label map of NAME.jpg is NAME.png"
+        )
     if unlabelled:
-        raise UserError(f"{found[unlabelled[0]]}: its label map {labels / (unlabelled[0] + '.png')} is missing "
-                        f"(so for {len(unlabelled)} of {len(found)} images); add it or remove the image")
+        raise UserError(
+            f"{found[unlabelled[0]]}: its label map {labels / (unlabelled[0] + '.png')} is missing "
+            f"(so for {len(unlabelled)} of {len(found)} images); add it or remove the image"
+        )
     return [Pair(name, path, labels / f"{name}.png") for name, path in found.items()]
 
 
@@ -118,7 +129,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     return total.hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _digest_of(path: Path, size: int, changed: int) -> str:
     digest = sha256_of(path)
     if digest is None:

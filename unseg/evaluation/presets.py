@@ -2,6 +2,7 @@
 
 Epochs are turned into steps by the number of training images. What an option of the command says goes before the preset.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -29,16 +30,68 @@ PRESETS: dict[str, dict[str, Values]] = {
     # 2e-4. SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD, for want of a
     # published one.
     "paper": {
-        "semantic": {**_TRANSFORMER, "size": "512x512", "steps": 160_000, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
-        "instance": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
-        "panoptic": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 0.05, "clip": 0.01},
-        "detection": {**_TRANSFORMER, "size": "1024x1024", "epochs": 50, "eval_every": 5000, "weight_decay": 1e-4, "clip": 0.1},
-        "remote": {"size": "1024x1024", "epochs": 300, "batch": 16, "eval_every": 2000, "learning_rate": 2e-4, "decay": "cosine",
-                   "weight_decay": 0.05, "clip": 0.1},
-        "interactive": {"size": "1024x1024", "epochs": 12, "batch": 32, "eval_every": 2000, "learning_rate": 1e-3,
-                        "decay": "cosine", "weight_decay": 1e-4},
-        "medical": {"size": "352x352", "epochs": 100, "batch": 16, "eval_every": 500, "optimizer": "sgd", "learning_rate": 0.01,
-                    "decay": "poly", "warm_up": 0.0, "weight_decay": 1e-4},
+        "semantic": {
+            **_TRANSFORMER,
+            "size": "512x512",
+            "steps": 160_000,
+            "eval_every": 5000,
+            "weight_decay": 0.05,
+            "clip": 0.01,
+        },
+        "instance": {
+            **_TRANSFORMER,
+            "size": "1024x1024",
+            "epochs": 50,
+            "eval_every": 5000,
+            "weight_decay": 0.05,
+            "clip": 0.01,
+        },
+        "panoptic": {
+            **_TRANSFORMER,
+            "size": "1024x1024",
+            "epochs": 50,
+            "eval_every": 5000,
+            "weight_decay": 0.05,
+            "clip": 0.01,
+        },
+        "detection": {
+            **_TRANSFORMER,
+            "size": "1024x1024",
+            "epochs": 50,
+            "eval_every": 5000,
+            "weight_decay": 1e-4,
+            "clip": 0.1,
+        },
+        "remote": {
+            "size": "1024x1024",
+            "epochs": 300,
+            "batch": 16,
+            "eval_every": 2000,
+            "learning_rate": 2e-4,
+            "decay": "cosine",
+            "weight_decay": 0.05,
+            "clip": 0.1,
+        },
+        "interactive": {
+            "size": "1024x1024",
+            "epochs": 12,
+            "batch": 32,
+            "eval_every": 2000,
+            "learning_rate": 1e-3,
+            "decay": "cosine",
+            "weight_decay": 1e-4,
+        },
+        "medical": {
+            "size": "352x352",
+            "epochs": 100,
+            "batch": 16,
+            "eval_every": 500,
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "decay": "poly",
+            "warm_up": 0.0,
+            "weight_decay": 1e-4,
+        },
     },
 }
 DEFAULTS: Values = {"size": "128x96", "steps": 3000, "batch": 8, "eval_every": 250}
@@ -52,8 +105,9 @@ def preset_values(name: str | None, task: str) -> Values:
         raise UserError(f"--preset {name}: give {' or '.join(PRESETS)}")
     if task not in PRESETS[name]:
         raise UserError(f"--preset {name}: there is none for task {task}; it has one for {', '.join(PRESETS[name])}")
-    return {key: value for key, value in DEFAULTS.items() if key != "steps" or "epochs" not in PRESETS[name][task]} \
-        | PRESETS[name][task]
+    return {
+        key: value for key, value in DEFAULTS.items() if key != "steps" or "epochs" not in PRESETS[name][task]
+    } | PRESETS[name][task]
 
 
 @dataclass(frozen=True)

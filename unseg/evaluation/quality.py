@@ -1,4 +1,5 @@
 """How far changed images are from the clean ones, at full size: the bound that holds, PSNR, SSIM and, with weights, LPIPS."""
+
 from __future__ import annotations
 
 import threading
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unseg.errors import UserError
 from unseg.method import metrics
 from unseg.storage.weights import compare, read_state, shapes_of
-from unseg.errors import UserError
 
-SLOW_IMAGES = 200  # SSIM and LPIPS take a tenth of a second an image: they are means over at most so many, evenly spread
+SLOW_IMAGES = (
+    200  # SSIM and LPIPS take a tenth of a second an image: they are means over at most so many, evenly spread
+)
 SMALLEST_SIDE = 32  # of an image for LPIPS' backbone; SSIM's window has 11 pixels
 
 Similarity = Callable[[np.ndarray, np.ndarray], float]
@@ -67,10 +70,17 @@ class Meter:
 
     def total(self) -> Quality:
         rows = [self.found[index] for index in sorted(self.found)]  # sorted: sums do not depend on the order of reading
-        means = [float(np.mean(values)) if (values := [row[place] for row in rows if row[place] is not None]) else None
-                 for place in range(3)]
-        return Quality(*means, max((row[3] for row in rows), default=0), max((row[4] for row in rows), default=0), len(rows),
-                       sum(row[0] is not None for row in rows))
+        means = [
+            float(np.mean(values)) if (values := [row[place] for row in rows if row[place] is not None]) else None
+            for place in range(3)
+        ]
+        return Quality(
+            *means,
+            max((row[3] for row in rows), default=0),
+            max((row[4] for row in rows), default=0),
+            len(rows),
+            sum(row[0] is not None for row in rows),
+        )
 
 
 def structural_similarity(clean_HW3: np.ndarray, changed_HW3: np.ndarray) -> float | None:
@@ -96,8 +106,11 @@ def load_perceptual(path: Path) -> Similarity:
     places = {name.split(".", 1)[1]: name for name in own}  # slice2.3.weight is features.3.weight
     if not path.is_file():
         raise UserError(f"--lpips-weights {path}: no such file; give torchvision's AlexNet (alexnet-owt-7be5be79.pth)")
-    given = {name.removeprefix("features."): tensor for name, tensor in read_state(path)[0].items()
-             if name.startswith("features.")}
+    given = {
+        name.removeprefix("features."): tensor
+        for name, tensor in read_state(path)[0].items()
+        if name.startswith("features.")
+    }
     misfit = compare(shapes_of(given), shapes_of({short: own[name] for short, name in places.items()}))
     if misfit:
         raise UserError(f"--lpips-weights {path}: not torchvision's AlexNet: {misfit}")

@@ -2,6 +2,7 @@
 
 Shapes: H×W the image's own size or that of a view, N regions. Labels are places in `ClassList.ids`.
 """
+
 from __future__ import annotations
 
 import math
@@ -56,33 +57,49 @@ def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: 
     """
     check_same_numbering(train.classes, test.classes)
     if what == "panoptic" and train.classes.things is None:
-        raise UserError("--task panoptic: these annotations do not tell things from stuff; give coco-panoptic, cityscapes or"
-                        " cityscapes-panoptic annotations")
+        raise UserError(
+            "--task panoptic: these annotations do not tell things from stuff; give coco-panoptic, cityscapes or"
+            " cityscapes-panoptic annotations"
+        )
     left_out = frozenset(label for label in (rule.ignore_label, rule.background_label) if label is not None)
     known = train.classes.ids
     if known is None:
-        known = frozenset(class_id for images in (train, test) for place in range(len(images.names))
-                          for class_id in class_ids(images.annotated(place), what, left_out))
+        known = frozenset(
+            class_id
+            for images in (train, test)
+            for place in range(len(images.names))
+            for class_id in class_ids(images.annotated(place), what, left_out)
+        )
     table = train.classes
-    ids = tuple(class_id for class_id in sorted(known - table.void)
-                if what == "panoptic" or table.is_thing(class_id) is not False)
+    ids = tuple(
+        class_id
+        for class_id in sorted(known - table.void)
+        if what == "panoptic" or table.is_thing(class_id) is not False
+    )
     if not ids:
-        raise UserError("--annotations: there is no class of objects; detectors and instance networks need countable things")
+        raise UserError(
+            "--annotations: there is no class of objects; detectors and instance networks need countable things"
+        )
     names = [table.names.get(class_id, str(class_id)) for class_id in ids]
-    names = [name if names.count(name) == 1 else f"{name} ({class_id})" for name, class_id in zip(names, ids, strict=True)]
-    return ClassList(ids, tuple(names),
-                     tuple(table.is_thing(class_id) is not False for class_id in ids), left_out)
+    names = [
+        name if names.count(name) == 1 else f"{name} ({class_id})" for name, class_id in zip(names, ids, strict=True)
+    ]
+    return ClassList(ids, tuple(names), tuple(table.is_thing(class_id) is not False for class_id in ids), left_out)
 
 
 def check_same_numbering(train: ClassTable, test: ClassTable) -> None:
     """UserError where a class of the test annotations is another one, or none, in the training annotations."""
     for class_id, name in sorted(test.names.items()):
         if train.ids is not None and class_id not in train.ids:
-            raise UserError(f"--test-annotations: class {class_id} ({name}) is not among the classes of --annotations; both must"
-                            " number their classes alike")
+            raise UserError(
+                f"--test-annotations: class {class_id} ({name}) is not among the classes of --annotations; both must"
+                " number their classes alike"
+            )
         if train.names.get(class_id, name) != name:
-            raise UserError(f"--test-annotations: class {class_id} is {name}, in --annotations it is {train.names[class_id]};"
-                            " both must number their classes alike")
+            raise UserError(
+                f"--test-annotations: class {class_id} is {name}, in --annotations it is {train.names[class_id]};"
+                " both must number their classes alike"
+            )
 
 
 # --- regions ---------------------------------------------------------------------------------------------------------
@@ -92,27 +109,44 @@ def pieces(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_OUT
     """Class id, crowd and mask (H×W bool) of every region, void left out; masks of class ids and binary masks have no instances:
     there, every connected component (8 neighbours) of a class is one. left_out: see `ClassList`."""
     if isinstance(annotated, ClassMap) and what == "instances":
-        return [(class_id, False, part) for class_id, mask in class_masks(annotated, left_out)
-                if annotated.classes.is_thing(class_id) is not False for part in components(mask)]
+        return [
+            (class_id, False, part)
+            for class_id, mask in class_masks(annotated, left_out)
+            if annotated.classes.is_thing(class_id) is not False
+            for part in components(mask)
+        ]
     if isinstance(annotated, ClassMap):
         return [(class_id, False, mask) for class_id, mask in class_masks(annotated, left_out)]
-    found = [(segment.class_id, segment.crowd, segment.thing, segment.mask) for segment in annotated.segments if not segment.void]
+    found = [
+        (segment.class_id, segment.crowd, segment.thing, segment.mask)
+        for segment in annotated.segments
+        if not segment.void
+    ]
     if what == "instances":
         return [(class_id, crowd, mask) for class_id, crowd, thing, mask in found if thing is not False and mask.any()]
     stuff: dict[int, np.ndarray] = {}  # one segment a class, which it is in most sets anyway
     for class_id, crowd, thing, mask in found:
         if thing is False and not crowd:
             stuff[class_id] = stuff.get(class_id, False) | mask
-    return [*((class_id, crowd, mask) for class_id, crowd, thing, mask in found if (thing is not False or crowd) and mask.any()),
-            *((class_id, False, mask) for class_id, mask in stuff.items() if mask.any())]
+    return [
+        *(
+            (class_id, crowd, mask)
+            for class_id, crowd, thing, mask in found
+            if (thing is not False or crowd) and mask.any()
+        ),
+        *((class_id, False, mask) for class_id, mask in stuff.items() if mask.any()),
+    ]
 
 
 def class_ids(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_OUT) -> set[int]:
     """The classes of `pieces`, without taking them apart."""
     if isinstance(annotated, ClassMap):
         return {class_id for class_id, _ in class_masks(annotated, left_out)}
-    return {segment.class_id for segment in annotated.segments
-            if not segment.void and (what == "panoptic" or segment.thing is not False)}
+    return {
+        segment.class_id
+        for segment in annotated.segments
+        if not segment.void and (what == "panoptic" or segment.thing is not False)
+    }
 
 
 def class_masks(annotated: ClassMap, left_out: frozenset[int] = LEFT_OUT) -> list[tuple[int, np.ndarray]]:
@@ -120,9 +154,14 @@ def class_masks(annotated: ClassMap, left_out: frozenset[int] = LEFT_OUT) -> lis
     if annotated.kind == "binary":
         mask = annotated.object_mask(ObjectRule())
         return [(1, mask)] if mask.any() else []
-    without = left_out if annotated.classes.ids is None else frozenset()  # a format that lists its classes knows its void itself
-    return [(segment.class_id, segment.mask) for segment in annotated.segments
-            if not segment.void and segment.class_id not in without]
+    without = (
+        left_out if annotated.classes.ids is None else frozenset()
+    )  # a format that lists its classes knows its void itself
+    return [
+        (segment.class_id, segment.mask)
+        for segment in annotated.segments
+        if not segment.void and segment.class_id not in without
+    ]
 
 
 def components(mask_HW: np.ndarray) -> list[np.ndarray]:
@@ -135,16 +174,23 @@ def read_regions(images: AnnotatedImages, place: int, classes: ClassList, what: 
     """The regions of an image in the classes' labels; UserError, naming the image, where one is of a class that is not listed, or
     where panoptic regions are wanted of a map that does not tell single things apart."""
     annotated = images.annotated(place)
-    if what == "panoptic" and isinstance(annotated, ClassMap) and any(
-            annotated.classes.is_thing(class_id) for class_id, _ in class_masks(annotated, classes.left_out)):
-        raise UserError(f"{images.names[place]}: its annotation does not tell single things apart (Cityscapes: the instanceIds"
-                        " file is missing beside labelIds), which --task panoptic needs")
+    if (
+        what == "panoptic"
+        and isinstance(annotated, ClassMap)
+        and any(annotated.classes.is_thing(class_id) for class_id, _ in class_masks(annotated, classes.left_out))
+    ):
+        raise UserError(
+            f"{images.names[place]}: its annotation does not tell single things apart (Cityscapes: the instanceIds"
+            " file is missing beside labelIds), which --task panoptic needs"
+        )
     regions = []
     for class_id, crowd, mask in pieces(annotated, what, classes.left_out):
         label = classes.label(class_id)
         if label is None:
-            raise UserError(f"{images.names[place]}: its annotation has class {class_id}, which is not among the"
-                            f" {len(classes.ids)} classes ({first_few(classes.names, 5)})")
+            raise UserError(
+                f"{images.names[place]}: its annotation has class {class_id}, which is not among the"
+                f" {len(classes.ids)} classes ({first_few(classes.names, 5)})"
+            )
         regions.append(TrueRegion(label, crowd, encode(mask)))
     return regions
 
@@ -207,7 +253,7 @@ class View:
         if self.flip:
             scaled = cv2.flip(scaled, 1)
         columns, rows = self.filled
-        return scaled[self.top:self.top + rows, self.left:self.left + columns]
+        return scaled[self.top : self.top + rows, self.left : self.left + columns]
 
 
 def whole(size: tuple[int, int], image_size: tuple[int, int], zoom: float = 1.0) -> tuple[int, int]:
@@ -216,8 +262,12 @@ def whole(size: tuple[int, int], image_size: tuple[int, int], zoom: float = 1.0)
     return max(1, round(image_size[0] * fit)), max(1, round(image_size[1] * fit))
 
 
-def draw_view(draws: Sequence[float], image_size: tuple[int, int], size: tuple[int, int],
-              colour: tuple[float, float, float, float] | None) -> View:
+def draw_view(
+    draws: Sequence[float],
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    colour: tuple[float, float, float, float] | None,
+) -> View:
     """A random view. draws: GEOMETRY_DRAWS numbers in [0, 1). colour: as `unseg.evaluation.augmentation.recoloured` takes it."""
     flip, zoom, across, down = draws
     content = whole(size, image_size, math.exp(math.log(ZOOM[0]) + zoom * math.log(ZOOM[1] / ZOOM[0])))
@@ -225,17 +275,25 @@ def draw_view(draws: Sequence[float], image_size: tuple[int, int], size: tuple[i
     return View(size, content, flip < 0.5, int(across * (spare[0] + 1)), int(down * (spare[1] + 1)), colour)
 
 
-def reduced(pixels_HW3: np.ndarray, regions: Sequence[TrueRegion],
-            size: tuple[int, int]) -> tuple[np.ndarray, list[TrueRegion]]:
+def reduced(
+    pixels_HW3: np.ndarray, regions: Sequence[TrueRegion], size: tuple[int, int]
+) -> tuple[np.ndarray, list[TrueRegion]]:
     """An image and its regions no larger than the largest view of `size` shows them, for keeping; smaller ones as they are."""
     content = whole(size, pixels_HW3.shape[1::-1], ZOOM[1])
     if content[0] >= pixels_HW3.shape[1]:
         return pixels_HW3, list(regions)
-    masks = [cv2.resize(decode(region.mask).astype(np.uint8), content, interpolation=cv2.INTER_NEAREST_EXACT)
-             for region in regions]
-    return (cv2.resize(pixels_HW3, content, interpolation=cv2.INTER_AREA),
-            [TrueRegion(region.label, region.crowd, encode(mask))
-             for region, mask in zip(regions, masks, strict=True) if mask.any()])
+    masks = [
+        cv2.resize(decode(region.mask).astype(np.uint8), content, interpolation=cv2.INTER_NEAREST_EXACT)
+        for region in regions
+    ]
+    return (
+        cv2.resize(pixels_HW3, content, interpolation=cv2.INTER_AREA),
+        [
+            TrueRegion(region.label, region.crowd, encode(mask))
+            for region, mask in zip(regions, masks, strict=True)
+            if mask.any()
+        ],
+    )
 
 
 def view_pixels(pixels_HW3: np.ndarray, view: View) -> torch.Tensor:
@@ -246,7 +304,7 @@ def view_pixels(pixels_HW3: np.ndarray, view: View) -> torch.Tensor:
     if view.colour is not None:
         plain = recoloured(plain, torch.tensor([view.colour]))
     image = torch.zeros(3, view.size[1], view.size[0])
-    image[:, :shown.shape[0], :shown.shape[1]] = standardised(plain.permute(0, 2, 3, 1))[0]
+    image[:, : shown.shape[0], : shown.shape[1]] = standardised(plain.permute(0, 2, 3, 1))[0]
     return image
 
 
@@ -259,11 +317,13 @@ def view_targets(regions: Sequence[TrueRegion], view: View) -> Targets:
         shown = view.place(decode(region.mask).astype(np.uint8), cv2.INTER_NEAREST_EXACT)
         if shown.any():
             mask = np.zeros(view.size[::-1], bool)
-            mask[:shown.shape[0], :shown.shape[1]] = shown
+            mask[: shown.shape[0], : shown.shape[1]] = shown
             labels.append(region.label)
             masks.append(mask)
     stacked = np.stack(masks) if masks else np.zeros((0, *view.size[::-1]), bool)
-    return Targets(torch.tensor(labels, dtype=torch.int64), torch.from_numpy(stacked), torch.from_numpy(tight_boxes(stacked)))
+    return Targets(
+        torch.tensor(labels, dtype=torch.int64), torch.from_numpy(stacked), torch.from_numpy(tight_boxes(stacked))
+    )
 
 
 def tight_boxes(masks_NHW: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """results.json: every run of a comparison, and what they come to over their seeds."""
+
 from __future__ import annotations
 
 import json
@@ -10,9 +11,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from unseg.method import metrics
 from unseg.errors import UserError
 from unseg.evaluation.condition_names import TRIVIAL, in_order
+from unseg.method import metrics
 from unseg.storage.files import write_bytes
 
 Json = dict[str, Any]
@@ -37,12 +38,16 @@ class Results:
         for settings in (run["settings"] for run in content["runs"]):
             other = [key for key in self.common if settings.get(key) != self.common[key]]
             if settings["task"] == self.common["task"] and other:
-                raise UserError(f"--out {self.path.parent}: its runs of task {self.common['task']} were made with "
-                                f"{other[0]} {settings.get(other[0])}, now it is {self.common[other[0]]}; give another --out")
+                raise UserError(
+                    f"--out {self.path.parent}: its runs of task {self.common['task']} were made with "
+                    f"{other[0]} {settings.get(other[0])}, now it is {self.common[other[0]]}; give another --out"
+                )
             before, now = settings.get("weights"), self.weights.get(settings["network"])
             if settings["task"] == self.common["task"] and settings["network"] in self.weights and before != now:
-                raise UserError(f"--out {self.path.parent}: its runs of {settings['network']} were made with weights {before}, "
-                                f"now they are {now}; give another --out")
+                raise UserError(
+                    f"--out {self.path.parent}: its runs of {settings['network']} were made with weights {before}, "
+                    f"now they are {now}; give another --out"
+                )
         content["tasks"][self.facts["task"]] = {**content["tasks"].get(self.facts["task"], {}), **self.facts}
         return content
 
@@ -78,14 +83,20 @@ def read_results(path: Path) -> Json:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
-    if not (isinstance(content, dict) and isinstance(content.get("tasks"), dict) and isinstance(content.get("runs"), list)
-            and all(map(_is_run, content["runs"]))):
+    if not (
+        isinstance(content, dict)
+        and isinstance(content.get("tasks"), dict)
+        and isinstance(content.get("runs"), list)
+        and all(map(_is_run, content["runs"]))
+    ):
         raise UserError(f"{path}: not the results of unseg evaluate; remove it or give another --out")
     try:
         return upgraded(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not as unseg evaluate writes it ({type(error).__name__}: {error}); remove it or give another "
-                        "--out") from None
+        raise UserError(
+            f"{path}: not as unseg evaluate writes it ({type(error).__name__}: {error}); remove it or give another "
+            "--out"
+        ) from None
 
 
 # What older versions did without saying so; the first ones knew no other test split.
@@ -120,9 +131,13 @@ def upgraded(content: Json) -> Json:
 
 
 def _is_run(run: object) -> bool:
-    return (isinstance(run, dict) and isinstance(run.get("settings"), dict) and isinstance(run.get("result"), dict)
-            and all(isinstance(run["settings"].get(name), str) for name in ("task", "network", "condition"))
-            and type(run["settings"].get("seed")) is int)
+    return (
+        isinstance(run, dict)
+        and isinstance(run.get("settings"), dict)
+        and isinstance(run.get("result"), dict)
+        and all(isinstance(run["settings"].get(name), str) for name in ("task", "network", "condition"))
+        and type(run["settings"].get("seed")) is int
+    )
 
 
 @dataclass(frozen=True)
@@ -174,8 +189,10 @@ def grouped(results: Json) -> dict[tuple[str, str], dict[str, dict[int, Json]]]:
         task, network, condition, seed = _key(run["settings"])
         if run["settings"].get("images") == latest[task, network, condition]:
             groups.setdefault((task, network), {}).setdefault(condition, {})[seed] = run["result"]
-    return {which: {condition: dict(sorted(conditions[condition].items())) for condition in in_order(conditions)}
-            for which, conditions in groups.items()}
+    return {
+        which: {condition: dict(sorted(conditions[condition].items())) for condition in in_order(conditions)}
+        for which, conditions in groups.items()
+    }
 
 
 def trivial_score(results: Json, task: str, runs: dict[str, dict[int, Json]]) -> float:
@@ -196,9 +213,14 @@ def rows(results: Json) -> list[Row]:
         table.append(Row(task, network, TRIVIAL, (), level, level, None, None, None))
         clean = conditions.get("clean", {})
         for condition, runs in conditions.items():
-            final, best, loss = (spread(run.get(name) for run in runs.values()) for name in ("final", "best", "train_loss"))
+            final, best, loss = (
+                spread(run.get(name) for run in runs.values()) for name in ("final", "best", "train_loss")
+            )
             ratio = spread((run.get("quality") or {}).get("psnr") for run in runs.values())
-            retained = spread(metrics.retained_learning(run["final"], clean[seed]["final"], trivial)
-                              for seed, run in runs.items() if seed in clean)
+            retained = spread(
+                metrics.retained_learning(run["final"], clean[seed]["final"], trivial)
+                for seed, run in runs.items()
+                if seed in clean
+            )
             table.append(Row(task, network, condition, tuple(runs), final, best, ratio, loss, retained))
     return table

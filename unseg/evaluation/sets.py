@@ -2,6 +2,7 @@
 
 A condition changes pixels only. Protected images are matched to clean ones by their relative name without suffix.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -86,16 +87,20 @@ class CleanImages(FileImages):
         super().__init__()
         self.root, self.annotations, self.classes = root, annotations, annotations.classes
         problems: list[Problem] = []
-        files = {path.relative_to(root).as_posix() for path in walk(root, problems) if path.suffix.lower() in IMAGE_SUFFIXES}
+        files = {
+            path.relative_to(root).as_posix() for path in walk(root, problems) if path.suffix.lower() in IMAGE_SUFFIXES
+        }
         if problems:
             raise UserError(f"{root / problems[0].name}: {problems[0].reason}")
         self.names = [name for name in annotations.names() if name in files]
         self.unannotated = sorted(files - set(self.names))
         if not self.names:
             example = f"; there is {self.unannotated[0]}" if self.unannotated else ""
-            raise UserError(f"{option} {root}: no image there is named by the annotations "
-                            f"({first_few(annotations.names()) or 'which name none'}){example}; the two need relative "
-                            "names in common")
+            raise UserError(
+                f"{option} {root}: no image there is named by the annotations "
+                f"({first_few(annotations.names()) or 'which name none'}){example}; the two need relative "
+                "names in common"
+            )
         self.files = [root / name for name in self.names]
 
     def annotated(self, index: int) -> Annotated:
@@ -114,8 +119,10 @@ class PairImages(FileImages):
         pair, (height, width) = self.pairs[index], self.size(index)
         classes = pair.classes()
         if classes.shape != (height, width):
-            raise UserError(f"{pair.image}: {width}×{height} pixels, but its label map {pair.label} has "
-                            f"{classes.shape[1]}×{classes.shape[0]}; they must be of one size")
+            raise UserError(
+                f"{pair.image}: {width}×{height} pixels, but its label map {pair.label} has "
+                f"{classes.shape[1]}×{classes.shape[0]}; they must be of one size"
+            )
         return ClassMap(classes, "index", self.classes)
 
     def stem(self, index: int) -> str:
@@ -164,8 +171,10 @@ class ProtectedImages(Derived):
         if self.meter.wants(index):
             clean = self.base.pixels(index)
             if protected.shape != clean.shape:
-                raise UserError(f"{self.files[index]}: {protected.shape[1]}×{protected.shape[0]} pixels, but the clean image has "
-                                f"{clean.shape[1]}×{clean.shape[0]}; protect the images at full size")
+                raise UserError(
+                    f"{self.files[index]}: {protected.shape[1]}×{protected.shape[0]} pixels, but the clean image has "
+                    f"{clean.shape[1]}×{clean.shape[0]}; protect the images at full size"
+                )
             self.meter.add(index, clean, protected, self.truth(self.base.annotated(index))[0])
         return protected
 
@@ -217,7 +226,7 @@ def choose_share(names: Sequence[str], share: int, seed: int) -> list[int]:
     """The indices of `share` percent of the images (rounded to whole images), rising: drawn by seed and name, so that what is in
     20 % is in 40 % too."""
     order = sorted(range(len(names)), key=lambda index: hashlib.sha256(f"{seed} {names[index]}".encode()).digest())
-    return sorted(order[:round(len(names) * share / 100)])
+    return sorted(order[: round(len(names) * share / 100)])
 
 
 def truth_by(rule: ObjectRule) -> Truth:
@@ -229,7 +238,9 @@ def truth_by(rule: ObjectRule) -> Truth:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def open_clean(folder: Path, annotations: Path | None, annotations_format: str, option: str) -> tuple[CleanImages, Path]:
+def open_clean(
+    folder: Path, annotations: Path | None, annotations_format: str, option: str
+) -> tuple[CleanImages, Path]:
     """The images of DIR with their annotations, and the annotations' path.
 
     Where DIR has a folder images, that is where the images are; annotations: by default the one of LABEL_FOLDERS that lies in
@@ -242,7 +253,11 @@ def open_clean(folder: Path, annotations: Path | None, annotations_format: str, 
         there = [folder / name for name in LABEL_FOLDERS if (folder / name).is_dir()]
         prefix = "test-" if option == "--test" else ""
         if len(there) != 1:
-            found = f"holds {', '.join(path.name for path in there)}" if there else f"has no folder {', '.join(LABEL_FOLDERS)}"
+            found = (
+                f"holds {', '.join(path.name for path in there)}"
+                if there
+                else f"has no folder {', '.join(LABEL_FOLDERS)}"
+            )
             raise UserError(f"{option} {folder}: {found}; name the annotations with --{prefix}annotations")
         annotations = there[0]
     return CleanImages(root, open_annotations(annotations, root, annotations_format), option), annotations
@@ -263,11 +278,15 @@ def protected_files(folder: Path, stems: Sequence[str], option: str = "--protect
     missing = [stem for stem in stems if stem not in by_stem]
     if len(missing) == len(stems):
         example = first_few(sorted(by_stem), 1) or "no image"
-        raise UserError(f"{option} {folder}: no name in common with the clean images (there is {example}, the clean images are "
-                        f"{first_few(stems, 2)}); protect the clean folder itself, so that relative names are kept")
+        raise UserError(
+            f"{option} {folder}: no name in common with the clean images (there is {example}, the clean images are "
+            f"{first_few(stems, 2)}); protect the clean folder itself, so that relative names are kept"
+        )
     if missing:
-        raise UserError(f"{option} {folder}: no protected version of training image {missing[0]} ({len(missing)} of "
-                        f"{len(stems)} are missing); protect them too")
+        raise UserError(
+            f"{option} {folder}: no protected version of training image {missing[0]} ({len(missing)} of "
+            f"{len(stems)} are missing); protect them too"
+        )
     return [min(by_stem[stem], key=lambda path: (PREFERRED.index(path.suffix.lower()), path)) for stem in stems]
 
 

@@ -5,6 +5,7 @@ with equal settings is not repeated; a folder with runs of the same task under a
 they could not be compared. OUT/curves.jsonl gains a line for each evaluation, for watching a run. OUT/checkpoints holds the state
 of a run until it is done, OUT/examples pictures of the first seed's runs. The schema: docs/evaluation.md.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -17,21 +18,32 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unseg.method.config import Budget
 from unseg.compute.device import choose_device
 from unseg.compute.distributed import World
 from unseg.errors import UserError
-from unseg.evaluation.conditions import Change, unchanged
-from unseg.evaluation.pairs import Task, digest, fingerprint, list_pairs
-from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, Metrics
 from unseg.evaluation.condition_names import Condition, parse_condition
-from unseg.victims.semantic_networks import check_network
+from unseg.evaluation.conditions import Change, unchanged
+from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, Metrics
+from unseg.evaluation.pairs import Task, digest, fingerprint, list_pairs
 from unseg.evaluation.quality import Meter, Quality, Similarity
 from unseg.evaluation.results import Json, Results
+from unseg.evaluation.sets import (
+    ChangedImages,
+    Images,
+    MixedImages,
+    PairImages,
+    PartOfImages,
+    ProtectedImages,
+    ReencodedImages,
+    Truth,
+    check_apart,
+    choose_share,
+)
 from unseg.evaluation.tasks.semantic import SemanticLearner, TaskLabelling, forget, learn_labels
-from unseg.evaluation.sets import ChangedImages, Images, MixedImages, PairImages, PartOfImages, ProtectedImages, ReencodedImages, Truth, check_apart, choose_share
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Schedule, Trained, train
+from unseg.method.config import Budget
 from unseg.storage.images import write_png
+from unseg.victims.semantic_networks import check_network
 
 SMALLEST_SIDE = 32
 TEST_SPLITS = ("val", "test")
@@ -183,7 +195,9 @@ class Conditions:
             if kind.base == "clean":
                 rest = sorted(set(range(len(study.train))) - set(chosen))
                 if not rest:
-                    raise UserError(f"--conditions clean@{kind.share}: no image is left; there are only {len(study.train)}")
+                    raise UserError(
+                        f"--conditions clean@{kind.share}: no image is left; there are only {len(study.train)}"
+                    )
                 return Training(PartOfImages(study.train, rest))
             whole = self.get(kind.base, seed)
             return Training(MixedImages(study.train, whole.images, chosen), whole.changed)
@@ -210,8 +224,12 @@ def run_study(study: Study, world: World | None = None, watcher: Watcher = Watch
     """
     world = world or World(device=choose_device(study.device))
     common = {"task": study.task, **asdict(study.schedule), **study.common}
-    results = Results(study.out, common, {"task": study.task, "train_images": len(study.train), "test_images": len(study.test),
-                                          **study.facts}, study.weights)
+    results = Results(
+        study.out,
+        common,
+        {"task": study.task, "train_images": len(study.train), "test_images": len(study.test), **study.facts},
+        study.weights,
+    )
     conditions = Conditions(study)
     for seed, condition in itertools.product(study.seeds, study.conditions):
         kind = parse_condition(condition, ["clean", *study.sources])
@@ -232,8 +250,16 @@ def run_study(study: Study, world: World | None = None, watcher: Watcher = Watch
     return results.content()
 
 
-def _run(study: Study, run: RunName, settings: Json, made: Training, results: Results, checkpoint: Checkpoint, world: World,
-         watcher: Watcher) -> None:
+def _run(
+    study: Study,
+    run: RunName,
+    settings: Json,
+    made: Training,
+    results: Results,
+    checkpoint: Checkpoint,
+    world: World,
+    watcher: Watcher,
+) -> None:
     """Trains one network on one condition and records it."""
     learner = _learner(study, run, made, watcher)
 
@@ -247,12 +273,25 @@ def _run(study: Study, run: RunName, settings: Json, made: Training, results: Re
             watcher.tick()
 
     watcher.begin(str(run), study.schedule.steps)
-    trained = train(learner, study.schedule, run.seed, world, checkpoint=checkpoint, report=report, resumed=resumed,
-                    tick=lambda step: watcher.tick())
+    trained = train(
+        learner,
+        study.schedule,
+        run.seed,
+        world,
+        checkpoint=checkpoint,
+        report=report,
+        resumed=resumed,
+        tick=lambda step: watcher.tick(),
+    )
     if world.leads:
-        results.add_facts({"metric": learner.metric, "trivial": learner.trivial,
-                           "absent_classes": absent_classes(learner.trivial),
-                           **({"majority_class": learner.majority} if isinstance(learner, SemanticLearner) else {})})
+        results.add_facts(
+            {
+                "metric": learner.metric,
+                "trivial": learner.trivial,
+                "absent_classes": absent_classes(learner.trivial),
+                **({"majority_class": learner.majority} if isinstance(learner, SemanticLearner) else {}),
+            }
+        )
         if made.unread():
             watcher.begin(f"measuring the images of {run.condition}", made.unread())
         results.add(settings, _recorded(study, run, made, learner, trained, world, watcher))
@@ -269,16 +308,28 @@ def _learner(study: Study, run: RunName, made: Training, watcher: Watcher) -> Le
         made.images.heard = study.test.heard = lambda: None
 
 
-def _recorded(study: Study, run: RunName, made: Training, learner: Learner, trained: Trained, world: World,
-              watcher: Watcher) -> Json:
+def _recorded(
+    study: Study, run: RunName, made: Training, learner: Learner, trained: Trained, world: World, watcher: Watcher
+) -> Json:
     quality, stored = made.quality(watcher.tick)
     result: Json = {
-        "metric": learner.metric, "final": trained.final, "best": trained.best, "train_loss": trained.train_loss,
-        "trivial": learner.trivial, "metrics": trained.metrics, "curve": [asdict(point) for point in trained.curve],
-        "train_images": learner.train_count, "notes": list(learner.notes), "quality": asdict(quality) if quality else None,
-        "stored": asdict(stored) if stored else None, "seconds": round(trained.seconds, 1), "device": str(world.device),
+        "metric": learner.metric,
+        "final": trained.final,
+        "best": trained.best,
+        "train_loss": trained.train_loss,
+        "trivial": learner.trivial,
+        "metrics": trained.metrics,
+        "curve": [asdict(point) for point in trained.curve],
+        "train_images": learner.train_count,
+        "notes": list(learner.notes),
+        "quality": asdict(quality) if quality else None,
+        "stored": asdict(stored) if stored else None,
+        "seconds": round(trained.seconds, 1),
+        "device": str(world.device),
         "device_name": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
-        "processes": world.size, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }
     if run.seed == study.seeds[0]:
         result["examples"] = _write_examples(study, run, learner, trained, world)
@@ -294,8 +345,10 @@ def _write_examples(study: Study, run: RunName, learner: Learner, trained: Train
         shown = learner.examples(trained.network, world.device, EXAMPLES)
     entries = []
     for example in shown:
-        paths = {kind: f"examples/{_slug(run.file(study.task))}/{_slug(example.name)}-{kind}.png"
-                 for kind in ("image", "truth", "prediction")}
+        paths = {
+            kind: f"examples/{_slug(run.file(study.task))}/{_slug(example.name)}-{kind}.png"
+            for kind in ("image", "truth", "prediction")
+        }
         for kind, path in paths.items():
             write_png(study.out / path, getattr(example, kind))
         entries.append({"name": example.name, **paths})
@@ -322,7 +375,7 @@ def _write_changed(study: Study, run: RunName, made: Training) -> list[Json]:
 def _middle(pixels_HW3: np.ndarray) -> np.ndarray:
     height, width = pixels_HW3.shape[:2]
     top, left = max(0, height - EXAMPLE_HEIGHT) // 2, max(0, width - EXAMPLE_WIDTH) // 2
-    return np.ascontiguousarray(pixels_HW3[top:top + EXAMPLE_HEIGHT, left:left + EXAMPLE_WIDTH])
+    return np.ascontiguousarray(pixels_HW3[top : top + EXAMPLE_HEIGHT, left : left + EXAMPLE_WIDTH])
 
 
 def _slug(text: str) -> str:
@@ -335,8 +388,15 @@ def _slug(text: str) -> str:
 
 def absent_classes(trivial: Metrics) -> list[str]:
     """The names that the test set does not show: None in a dictionary of a metric by class, of whatever answer."""
-    return list(dict.fromkeys(name for key, values in trivial.items() if key.startswith("class_") and isinstance(values, dict)
-                              for name, value in values.items() if value is None))
+    return list(
+        dict.fromkeys(
+            name
+            for key, values in trivial.items()
+            if key.startswith("class_") and isinstance(values, dict)
+            for name, value in values.items()
+            if value is None
+        )
+    )
 
 
 # --- images/SPLIT and labels/SPLIT -----------------------------------------------------------------------------------
@@ -384,17 +444,31 @@ def study_of(plan: Plan, sources: dict[str, Source], perceptual: Similarity | No
     task, labelling = plan.task, TaskLabelling(plan.task)
     options = LearnerOptions((plan.width, plan.height), colour_jitter=False)
     common = {
-        "object_classes": None if task.objects is None else list(task.objects), "size": [plan.width, plan.height],
+        "object_classes": None if task.objects is None else list(task.objects),
+        "size": [plan.width, plan.height],
         "test_split": plan.test_split,
         "train": fingerprint(path for pair in train_pairs for path in (pair.image, pair.label)),
         "test": fingerprint(path for pair in test_pairs for path in (pair.image, pair.label)),
     }
-    return Study(task.name, plan.out, PairImages(train_pairs), PairImages(test_pairs),
-                 lambda network, train_set, test_set: learn_labels(network, train_set, test_set, options, labelling),
-                 lambda annotated: (task.object_mask(annotated.values), task.labels(annotated.values)),
-                 plan.networks, plan.conditions, plan.schedule, sources, plan.seeds, plan.device, common,
-                 {"test_split": plan.test_split, "remarks": [BY_CLASS] if task.by_class else []}, {}, plan.checkpoint_every,
-                 perceptual)
+    return Study(
+        task.name,
+        plan.out,
+        PairImages(train_pairs),
+        PairImages(test_pairs),
+        lambda network, train_set, test_set: learn_labels(network, train_set, test_set, options, labelling),
+        lambda annotated: (task.object_mask(annotated.values), task.labels(annotated.values)),
+        plan.networks,
+        plan.conditions,
+        plan.schedule,
+        sources,
+        plan.seeds,
+        plan.device,
+        common,
+        {"test_split": plan.test_split, "remarks": [BY_CLASS] if task.by_class else []},
+        {},
+        plan.checkpoint_every,
+        perceptual,
+    )
 
 
 def compare(plan: Plan, sources: dict[str, Source], watcher: Watcher = Watcher()) -> Json:

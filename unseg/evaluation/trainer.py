@@ -5,6 +5,7 @@ see the same views in the same order. A run that is killed goes on from its last
 numbers to the bit. Several processes (`torchrun`) share every batch: process r of n computes the images r, r + n, … of it and
 gradients are averaged; the first process tests, writes and tells.
 """
+
 from __future__ import annotations
 
 import json
@@ -28,7 +29,16 @@ from unseg.storage.files import writing
 OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly")
 POLY_POWER = 0.9
 # What torch.load raises for files that are none of its own, cut or altered.
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 LOOK_EVERY = 10  # steps between looks at the clock where several processes must agree on a checkpoint
 
 
@@ -66,8 +76,10 @@ class Schedule:
                 raise UserError(f"--{name.replace('_', '-')} {value}: give a number above {low}")
         for name, low, high in (("weight_decay", 0, math.inf), ("momentum", 0, 1), ("warm_up", 0, 1)):
             if not low <= getattr(self, name) < high:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {low}"
-                                + (f" and below {high}" if high < math.inf else ""))
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {low}"
+                    + (f" and below {high}" if high < math.inf else "")
+                )
 
     def rate_factor(self, step: int) -> float:
         """The learning rate after `step` steps, as a share of its peak."""
@@ -135,13 +147,21 @@ class BatchOrder:
     def next(self) -> torch.Tensor:
         while len(self.pool) < self.batch:
             self.pool = torch.cat([self.pool, torch.randperm(self.count, generator=self.draw)])
-        chosen, self.pool = self.pool[:self.batch], self.pool[self.batch:]
+        chosen, self.pool = self.pool[: self.batch], self.pool[self.batch :]
         return chosen
 
 
-def train(learner: Learner, schedule: Schedule, seed: int, world: World = World(), *, checkpoint: Checkpoint | None = None,
-          report: Callable[[Evaluation], None] = lambda evaluation: None, tick: Callable[[int], None] = lambda step: None,
-          resumed: Callable[[int], None] = lambda step: None) -> Trained:
+def train(
+    learner: Learner,
+    schedule: Schedule,
+    seed: int,
+    world: World = World(),
+    *,
+    checkpoint: Checkpoint | None = None,
+    report: Callable[[Evaluation], None] = lambda evaluation: None,
+    tick: Callable[[int], None] = lambda step: None,
+    resumed: Callable[[int], None] = lambda step: None,
+) -> Trained:
     """Trains the learner's network and tests it every `eval_every` steps and at the end.
 
     report: called after each evaluation, on the first process; tick: after each step; resumed: with the step that a checkpoint
@@ -149,7 +169,9 @@ def train(learner: Learner, schedule: Schedule, seed: int, world: World = World(
     UserError where the loss is not finite, or the checkpoint cannot be used.
     """
     if schedule.batch % world.size:
-        raise UserError(f"--batch {schedule.batch}: {world.size} processes share it, so give a multiple of {world.size}")
+        raise UserError(
+            f"--batch {schedule.batch}: {world.size} processes share it, so give a multiple of {world.size}"
+        )
     # Forked, so that a caller's own random numbers do not move; dropout and first weights use the global generator.
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -173,8 +195,9 @@ class _Run:
         self.model = model
         self.groups = learner.parameter_groups(model)
         self.rates = [group.get("rate", 1) for group in self.groups]
-        self.optimizer = _optimizer([{key: value for key, value in group.items() if key != "rate"} for group in self.groups],
-                                    schedule)
+        self.optimizer = _optimizer(
+            [{key: value for key, value in group.items() if key != "rate"} for group in self.groups], schedule
+        )
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.gradients = GradientMean([parameter for parameter in self.parameters if parameter.requires_grad], world)
         self.draw = torch.Generator().manual_seed(seed)
@@ -184,7 +207,9 @@ class _Run:
         self.curve: list[Evaluation] = []
         self.metrics: Metrics = {}
 
-    def finish(self, checkpoint: Checkpoint | None, report: Callable[[Evaluation], None], tick: Callable[[int], None]) -> Trained:
+    def finish(
+        self, checkpoint: Checkpoint | None, report: Callable[[Evaluation], None], tick: Callable[[int], None]
+    ) -> Trained:
         schedule, saved = self.schedule, time.monotonic()
         began = saved - self.seconds
         while self.step < schedule.steps:
@@ -238,8 +263,10 @@ class _Run:
 
     def _finite(self, value: float) -> float:
         if not math.isfinite(value):
-            raise UserError(f"training diverged: the loss is {value} at step {self.step}; try another seed (--seeds), a larger "
-                            "--batch or a smaller --learning-rate")
+            raise UserError(
+                f"training diverged: the loss is {value} at step {self.step}; try another seed (--seeds), a larger "
+                "--batch or a smaller --learning-rate"
+            )
         return value
 
     def _autocast(self) -> AbstractContextManager:
@@ -261,12 +288,24 @@ class _Run:
         if not self.world.leads:
             return
         with writing(checkpoint.path) as file:
-            torch.save({
-                "settings": json.dumps(checkpoint.settings, sort_keys=True), "processes": self.world.size, "step": self.step,
-                "since": self.since, "seconds": self.seconds, "total": self.total, "pool": self.order.pool.clone(),
-                "draw": self.draw.get_state(), "random": random, "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "curve": [asdict(point) for point in self.curve],
-                "metrics": json.dumps(self.metrics)}, file)
+            torch.save(
+                {
+                    "settings": json.dumps(checkpoint.settings, sort_keys=True),
+                    "processes": self.world.size,
+                    "step": self.step,
+                    "since": self.since,
+                    "seconds": self.seconds,
+                    "total": self.total,
+                    "pool": self.order.pool.clone(),
+                    "draw": self.draw.get_state(),
+                    "random": random,
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "curve": [asdict(point) for point in self.curve],
+                    "metrics": json.dumps(self.metrics),
+                },
+                file,
+            )
 
     def load(self, checkpoint: Checkpoint) -> bool:
         """Goes on from the checkpoint, if there is one of this run."""
@@ -274,17 +313,23 @@ class _Run:
         if not self.world.from_first("yes" if there else ""):
             return False
         if not there:
-            raise UserError(f"{checkpoint.path}: this process does not see the checkpoint; --out must be a folder that all share")
+            raise UserError(
+                f"{checkpoint.path}: this process does not see the checkpoint; --out must be a folder that all share"
+            )
         try:
             state = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
         except UNREADABLE as error:
-            raise UserError(f"{checkpoint.path}: this checkpoint cannot be read ({type(error).__name__}); remove it and the run "
-                            "starts anew") from None
+            raise UserError(
+                f"{checkpoint.path}: this checkpoint cannot be read ({type(error).__name__}); remove it and the run "
+                "starts anew"
+            ) from None
         if state["settings"] != json.dumps(checkpoint.settings, sort_keys=True):
             return False
         if state["processes"] != self.world.size:
-            raise UserError(f"{checkpoint.path}: made by {state['processes']} processes, now there are {self.world.size}; start "
-                            "as many, or remove it and the run starts anew")
+            raise UserError(
+                f"{checkpoint.path}: made by {state['processes']} processes, now there are {self.world.size}; start "
+                "as many, or remove it and the run starts anew"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.draw.set_state(state["draw"])
@@ -301,5 +346,7 @@ class _Run:
 
 def _optimizer(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
     if schedule.optimizer == "sgd":
-        return torch.optim.SGD(groups, schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay)
+        return torch.optim.SGD(
+            groups, schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+        )
     return torch.optim.AdamW(groups, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)

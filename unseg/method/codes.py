@@ -1,4 +1,5 @@
 """Codes: which of a generator's numbered noises each class of a data set gets."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +35,7 @@ def _counts(values_HW: np.ndarray) -> dict[int, int]:
 def _bands(values_HW: np.ndarray) -> Iterator[np.ndarray]:
     """Rows together as long as they are few pixels: numpy takes 8 bytes for each on its way."""
     rows = max(1, BAND // values_HW.shape[1])
-    return (values_HW[top:top + rows] for top in range(0, values_HW.shape[0], rows))
+    return (values_HW[top : top + rows] for top in range(0, values_HW.shape[0], rows))
 
 
 def _from(band: np.ndarray, lowest: int) -> np.ndarray:

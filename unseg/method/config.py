@@ -1,4 +1,5 @@
 """Configurations: frozen, complete, checked when made."""
+
 from __future__ import annotations
 
 import math
@@ -21,7 +22,9 @@ class Budget:
     def __post_init__(self) -> None:
         for option, value in (("--epsilon", self.object), ("--background-epsilon", self.background)):
             if not (math.isfinite(value) and 0 <= value <= 255):
-                raise UserError(f"{option} {value}: give a number of grey levels from 0 to 255 (the paper uses 8 and 2)")
+                raise UserError(
+                    f"{option} {value}: give a number of grey levels from 0 to 255 (the paper uses 8 and 2)"
+                )
 
 
 BOOKKEEPING = ("log_every", "checkpoint_every")
@@ -127,31 +130,58 @@ class TrainConfig:
             if not good:
                 raise UserError(f"{field}={getattr(self, field)!r}: {remedy}")
 
-        require(bool(self.phases) and set(self.phases) <= set(PLAYERS), "phases", f"name players among {', '.join(PLAYERS)}")
+        require(
+            bool(self.phases) and set(self.phases) <= set(PLAYERS), "phases", f"name players among {', '.join(PLAYERS)}"
+        )
         require(bool(self.surrogates), "surrogates", "name at least one surrogate network")
-        for field, choices in (("target", TARGETS), ("generator_start", GENERATOR_STARTS), ("surrogate_start", SURROGATE_STARTS),
-                               ("precision", PRECISIONS)):
+        for field, choices in (
+            ("target", TARGETS),
+            ("generator_start", GENERATOR_STARTS),
+            ("surrogate_start", SURROGATE_STARTS),
+            ("precision", PRECISIONS),
+        ):
             require(getattr(self, field) in choices, field, f"choose one of {', '.join(choices)}")
         for field in ("generator_prompts", "surrogate_prompts"):
             require(set(getattr(self, field)) <= set(PROMPT_KINDS), field, f"choose among {', '.join(PROMPT_KINDS)}")
         require(bool(self.generator_prompts), "generator_prompts", f"choose among {', '.join(PROMPT_KINDS)}")
         for field, least, most in (
-                ("total_phases", 1, MOST), ("batch_size", 1, MOST_SIDE), ("log_every", 1, MOST), ("checkpoint_every", 1, MOST),
-                ("steps_per_phase", 0, MOST), ("decay_phase", 0, MOST), ("surrogate_lifetime", 0, MOST), ("seed", 0, MOST_SEED),
-                ("loss_points", 0, MOST), ("loss_oversample", 1, MOST_SIDE), ("prompt_points", 1, MOST_SIDE),
-                ("noisy_mask_coarsening", 1, MOST_SIDE), ("view_size", 1, MOST_SIDE), ("frame_size", 1, MOST_SIDE)):
+            ("total_phases", 1, MOST),
+            ("batch_size", 1, MOST_SIDE),
+            ("log_every", 1, MOST),
+            ("checkpoint_every", 1, MOST),
+            ("steps_per_phase", 0, MOST),
+            ("decay_phase", 0, MOST),
+            ("surrogate_lifetime", 0, MOST),
+            ("seed", 0, MOST_SEED),
+            ("loss_points", 0, MOST),
+            ("loss_oversample", 1, MOST_SIDE),
+            ("prompt_points", 1, MOST_SIDE),
+            ("noisy_mask_coarsening", 1, MOST_SIDE),
+            ("view_size", 1, MOST_SIDE),
+            ("frame_size", 1, MOST_SIDE),
+        ):
             require(least <= getattr(self, field) <= most, field, f"give a whole number from {least} to {most:,}")
         for field in ("generator_learning_rate", "surrogate_learning_rate", "final_learning_rate_factor"):
             require(0 < getattr(self, field) < math.inf, field, "give a number above 0")
         require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", "give two numbers from 0 to below 1")
-        require(all(0 <= weight < math.inf for weight in self.loss_weights) and any(self.loss_weights), "loss_weights",
-                "give two numbers from 0, not both 0")
+        require(
+            all(0 <= weight < math.inf for weight in self.loss_weights) and any(self.loss_weights),
+            "loss_weights",
+            "give two numbers from 0, not both 0",
+        )
         for field in ("weight_decay", "dice_smoothing", "noisy_mask_unsure", "noisy_mask_deviation"):
             require(0 <= getattr(self, field) < math.inf, field, "give a number from 0")
-        require(bool(self.surrogate_sizes) and all(16 <= side <= MOST_SIDE for side in self.surrogate_sizes), "surrogate_sizes",
-                f"give sides from 16 to {MOST_SIDE:,}")
+        require(
+            bool(self.surrogate_sizes) and all(16 <= side <= MOST_SIDE for side in self.surrogate_sizes),
+            "surrogate_sizes",
+            f"give sides from 16 to {MOST_SIDE:,}",
+        )
         require(0 < self.jitter[0] <= self.jitter[1] < math.inf, "jitter", "give two rising positive scales")
         most = MOST_ENLARGED / self.frame_size
-        require(self.jitter[1] <= most, "jitter", f"give scales up to {most:g}, which make an image {MOST_ENLARGED:,} pixels long")
+        require(
+            self.jitter[1] <= most,
+            "jitter",
+            f"give scales up to {most:g}, which make an image {MOST_ENLARGED:,} pixels long",
+        )
         for field in ("flip", "loss_uncertain_share"):
             require(0 <= getattr(self, field) <= 1, field, "give a number from 0 to 1")

@@ -2,6 +2,7 @@
 
 The published generation pads first and resizes without antialiasing; both are kept: published weights were trained so.
 """
+
 from __future__ import annotations
 
 import math
@@ -41,7 +42,9 @@ def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> to
             narrow[:, :, part] = resize_part(band, band.shape[2], columns, 1.0, scale, antialias)
         frame = resize_part(narrow, rows, columns, scale, 1.0, antialias)
     else:
-        image = F.pad(torch.from_numpy(image_HW3), (*padding, 0, source_rows - image_HW3.shape[0])).permute(2, 0, 1)[None]
+        image = F.pad(torch.from_numpy(image_HW3), (*padding, 0, source_rows - image_HW3.shape[0])).permute(2, 0, 1)[
+            None
+        ]
         frame = resize_part(image.float().div_(255.0), rows, columns, scale, scale)
     return F.pad(frame, (0, size - columns, 0, size - rows))
 
@@ -58,8 +61,15 @@ def _extent(length: int, side: int, size: int, reach: float) -> tuple[int, int]:
     return outputs, min(side, math.ceil((outputs + 1) * side / size + reach) + 1)
 
 
-def resize_part(image: torch.Tensor, rows: int, columns: int, row_scale: float, column_scale: float,
-                antialias: bool = False, room: torch.Tensor | None = None) -> torch.Tensor:
+def resize_part(
+    image: torch.Tensor,
+    rows: int,
+    columns: int,
+    row_scale: float,
+    column_scale: float,
+    antialias: bool = False,
+    room: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The first `rows` × `columns` of a bilinearly resized image (1×C×H×W), by F.interpolate's kernels.
 
     They take size and scale apart. The scales are output over input. Where an output has its input's length the kernels
@@ -74,7 +84,7 @@ def resize_part(image: torch.Tensor, rows: int, columns: int, row_scale: float, 
         resized = resize(image, size, False, row_scale, column_scale)
     else:
         shape = (1, *size, image.shape[1])
-        resized = room[:math.prod(shape)].view(shape).permute(0, 3, 1, 2)
+        resized = room[: math.prod(shape)].view(shape).permute(0, 3, 1, 2)
         resize.out(image, size, False, row_scale, column_scale, out=resized)
     return resized[:, :, :rows, :columns]
 
@@ -86,7 +96,7 @@ def label_frame(mask_HW: np.ndarray, size: int) -> torch.Tensor:
     source = np.floor(np.arange(size, dtype=np.float32) * np.float32(max(height, width) / size)).astype(np.int64)
     rows, columns = source[source < height], source[source < width]
     label = np.zeros((size, size), np.float32)
-    label[:rows.size, :columns.size] = mask_HW[np.ix_(rows, columns)]
+    label[: rows.size, : columns.size] = mask_HW[np.ix_(rows, columns)]
     return torch.from_numpy(label)[None, None]
 
 

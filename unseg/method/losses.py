@@ -2,6 +2,7 @@
 
 Point sampling follows PointRend (Kirillov et al., CVPR 2020) as Mask2Former uses it. Shapes: B batch, P points.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -41,8 +42,13 @@ def sample_at(maps_B1HW: Tensor, points_BP2: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def uncertain_points(logits_B1HW: Tensor, count: int, random: Random = None, oversample: int = OVERSAMPLE,
-                     uncertain_share: float = UNCERTAIN_SHARE) -> Tensor:
+def uncertain_points(
+    logits_B1HW: Tensor,
+    count: int,
+    random: Random = None,
+    oversample: int = OVERSAMPLE,
+    uncertain_share: float = UNCERTAIN_SHARE,
+) -> Tensor:
     """`count` points of each map, B×count×2 in [0, 1]: a share the least certain of `oversample` × count, the rest uniform.
 
     Uncertainty is −|logit|. random: the source of randomness on the CPU, one for all maps or one for each.
@@ -77,8 +83,11 @@ def mask_loss(logits_B1HW: Tensor, targets_B1SS: Tensor, rule: LossRule = LossRu
         logits, targets = sample_at(logits_B1HW, where), sample_at(targets_B1SS, where)
     else:
         if targets_B1SS.shape != logits_B1HW.shape:
-            targets_B1SS = F.interpolate(targets_B1SS, logits_B1HW.shape[-2:], mode="bilinear", align_corners=False,
-                                         antialias=True)
+            targets_B1SS = F.interpolate(
+                targets_B1SS, logits_B1HW.shape[-2:], mode="bilinear", align_corners=False, antialias=True
+            )
         logits, targets = logits_B1HW.flatten(1), targets_B1SS.flatten(1)
     of_entropy, of_dice = rule.weights
-    return of_entropy * F.binary_cross_entropy_with_logits(logits, targets) + of_dice * dice_loss(logits, targets, rule.smoothing)
+    return of_entropy * F.binary_cross_entropy_with_logits(logits, targets) + of_dice * dice_loss(
+        logits, targets, rule.smoothing
+    )

@@ -1,4 +1,5 @@
 """Measures: confusion matrix, intersection over union, how much a network still learns from protected images."""
+
 from __future__ import annotations
 
 import math
@@ -12,8 +13,9 @@ IGNORE_LABEL = 255
 BOUNDARY_SHARE = 0.02  # of the image's diagonal: Cheng et al.'s choice, and the paper's
 
 
-def confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor, num_classes: int,
-                     ignore_label: int = IGNORE_LABEL) -> torch.Tensor:
+def confusion_matrix(
+    labels: torch.Tensor, predictions: torch.Tensor, num_classes: int, ignore_label: int = IGNORE_LABEL
+) -> torch.Tensor:
     """Pixel counts, num_classes×num_classes int64: row = true class, column = predicted class.
 
     labels, predictions: integer tensors of one shape. Pixels whose label is `ignore_label` are not counted; every other
@@ -28,8 +30,9 @@ def class_iou(confusion: torch.Tensor) -> list[float | None]:
     """Intersection over union of every class; None for a class that no label shows, which a mean must leave out."""
     confusion = confusion.to(torch.float64)
     intersection, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    return [float(i / (t + p - i)) if t > 0 else None
-            for i, t, p in zip(intersection, labelled, predicted, strict=True)]
+    return [
+        float(i / (t + p - i)) if t > 0 else None for i, t, p in zip(intersection, labelled, predicted, strict=True)
+    ]
 
 
 def mean_iou(iou: Sequence[float | None]) -> float:
@@ -54,8 +57,13 @@ def boundary(mask_HW: np.ndarray, share: float = BOUNDARY_SHARE) -> np.ndarray:
     """
     height, width = mask_HW.shape
     reach = max(1, round(share * math.hypot(height, width)))
-    inner = cv2.erode(mask_HW.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=reach, borderType=cv2.BORDER_CONSTANT,
-                      borderValue=0)
+    inner = cv2.erode(
+        mask_HW.astype(np.uint8),
+        np.ones((3, 3), np.uint8),
+        iterations=reach,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
     return mask_HW & (inner == 0)
 
 
@@ -90,7 +98,11 @@ def psnr(original: np.ndarray, changed: np.ndarray) -> float:
 
     uint8 or uint16; the peak is the type's highest value.
     """
-    if original.shape != changed.shape or original.dtype != changed.dtype or original.dtype not in (np.uint8, np.uint16):
+    if (
+        original.shape != changed.shape
+        or original.dtype != changed.dtype
+        or original.dtype not in (np.uint8, np.uint16)
+    ):
         raise ValueError(f"psnr: {original.shape} {original.dtype} against {changed.shape} {changed.dtype}")
     error = cv2.norm(original, changed, cv2.NORM_L2SQR) / original.size  # whole-number sums: exact, and needs no copies
     return 10 * math.log10(float(np.iinfo(original.dtype).max) ** 2 / error) if error > 0 else math.inf

@@ -2,6 +2,7 @@
 
 Shapes: B batch, S side of a square frame, H×W the image's own size.
 """
+
 from __future__ import annotations
 
 import threading
@@ -32,8 +33,13 @@ def epsilon_map(region: torch.Tensor, budget: Budget) -> torch.Tensor:
     return (budget.background + (budget.object - budget.background) * region) / GREY_LEVELS
 
 
-def add_noise(images_B3HW: torch.Tensor, noise_B3NN: torch.Tensor, region_B1HW: torch.Tensor, budget: Budget,
-              antialias: bool = False) -> torch.Tensor:
+def add_noise(
+    images_B3HW: torch.Tensor,
+    noise_B3NN: torch.Tensor,
+    region_B1HW: torch.Tensor,
+    budget: Budget,
+    antialias: bool = False,
+) -> torch.Tensor:
     """Noised images in [0, 1], differentiable in the noise: what the surrogate sees.
 
     images: float in [0, 1]; noise: in [−1, 1], resized bilinearly to the images' size; region: 1 on the object, else 0.
@@ -85,7 +91,7 @@ def _resized_bands(square_CNN: torch.Tensor, height: int, width: int) -> Iterato
         seen = weights[rows].any(dim=0).nonzero()[:, 0]
         seen = slice(int(seen[0]), int(seen[-1]) + 1)
         part = weights[rows, seen].contiguous()
-        room = wide.new_empty(len(wide), len(part), width) if room is None else room[:, :len(part)]
+        room = wide.new_empty(len(wide), len(part), width) if room is None else room[:, : len(part)]
         for source, band in zip(wide, room):
             torch.mm(part, source[seen], out=band)
         yield rows, room
@@ -141,7 +147,7 @@ def apply_tints(image_HWC: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Ten
     if highest >= len(tints_K3):
         raise ValueError(f"codes: {highest} is out of range; there are {len(tints_K3)} tints")
     tables = np.zeros((3, NO_CODE + 1, 1), np.float32)
-    tables[:, :len(tints_K3), 0] = tints_K3.T
+    tables[:, : len(tints_K3), 0] = tints_K3.T
     noised = np.empty_like(image_HWC)
     for rows in bands(height, width):
         codes = np.ascontiguousarray(codes_HW[rows])
@@ -152,8 +158,7 @@ def apply_tints(image_HWC: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Ten
 
 def _check_image(image_HWC: np.ndarray) -> None:
     if image_HWC.dtype not in VALUES_A_GREY_LEVEL or image_HWC.ndim != 3 or image_HWC.shape[2] not in (1, 3):
-        raise ValueError("image: expected H×W×3 or H×W×1 of uint8 or uint16, got"
-                         f" {image_HWC.shape} {image_HWC.dtype}")
+        raise ValueError(f"image: expected H×W×3 or H×W×1 of uint8 or uint16, got {image_HWC.shape} {image_HWC.dtype}")
 
 
 def _add_to_part(part_HWC: np.ndarray, noise_3HW: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 Shapes: B batch, S side of the frame, M side of a mask prompt.
 """
+
 from __future__ import annotations
 
 import zlib
@@ -40,12 +41,16 @@ class PromptRule:
 
 def prompt_rule(config: TrainConfig) -> PromptRule:
     """That of a training."""
-    return PromptRule(config.prompt_points, config.noisy_mask_coarsening, config.noisy_mask_unsure, config.noisy_mask_deviation)
+    return PromptRule(
+        config.prompt_points, config.noisy_mask_coarsening, config.noisy_mask_unsure, config.noisy_mask_deviation
+    )
 
 
 def seeded(seed: int, *parts: str | int) -> np.random.Generator:
     """A random generator that depends on the seed and the parts (a sample's name, a step) alone."""
-    return np.random.default_rng([seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts)])
+    return np.random.default_rng(
+        [seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts)]
+    )
 
 
 def object_pixels(label_SS: Tensor) -> Tensor:
@@ -73,7 +78,9 @@ def points_of(label_SS: Tensor, random: np.random.Generator, count: int = POINTS
     return pixels[torch.from_numpy(chosen)].flip(-1).float()
 
 
-def noisy_mask_of(label_B1SS: Tensor, mask_size: int, random: np.random.Generator, rule: PromptRule = PromptRule()) -> Tensor:
+def noisy_mask_of(
+    label_B1SS: Tensor, mask_size: int, random: np.random.Generator, rule: PromptRule = PromptRule()
+) -> Tensor:
     """The mask at M×M with its outline disturbed, 0 or 255.
 
     Where the mask differs by `unsure` (0.01) or more from itself reduced `coarsening` (8) times and restored, noise of N(0, 1) times
@@ -93,8 +100,13 @@ def draw_subset(kinds: Sequence[str], random: np.random.Generator) -> tuple[str,
     return tuple(kinds[index] for index in sorted(random.choice(len(kinds), size, replace=False)))
 
 
-def draw_prompts(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, random: np.random.Generator,
-                 rule: PromptRule = PromptRule()) -> Prompts:
+def draw_prompts(
+    labels_B1SS: Tensor,
+    kinds: Sequence[str],
+    mask_size: int,
+    random: np.random.Generator,
+    rule: PromptRule = PromptRule(),
+) -> Prompts:
     """Prompts of the given kinds ("box", "points", "noisy_mask", "mask") for a batch of labels in [0, 1].
 
     Every label must have object pixels if boxes or points are asked for.
@@ -106,7 +118,11 @@ def draw_prompts(labels_B1SS: Tensor, kinds: Sequence[str], mask_size: int, rand
     if "noisy_mask" in kinds:
         masks = noisy_mask_of(labels_B1SS, mask_size, random, rule)
     elif "mask" in kinds:
-        masks = F.interpolate(labels_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False).round() * MASK_ON
+        masks = (
+            F.interpolate(labels_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False).round() * MASK_ON
+        )
     boxes = torch.stack([box_of(label[0]) for label in labels_B1SS]) if "box" in kinds else None
-    points = torch.stack([points_of(label[0], random, rule.points) for label in labels_B1SS]) if "points" in kinds else None
+    points = (
+        torch.stack([points_of(label[0], random, rule.points) for label in labels_B1SS]) if "points" in kinds else None
+    )
     return Prompts(masks=masks, boxes=boxes, points=points)

@@ -1,4 +1,5 @@
 """What a long run will take, said before it starts: how many images, how big, how long, where to."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -41,13 +42,22 @@ class Forecast:
             room = "" if self.bytes_free is None else f"; {decimal(self.bytes_free)} are free"
             said.append(f"this will take about {duration(self.seconds)} and {decimal(self.bytes_out)} on disk{room}")
             if self.bytes_free is not None and self.bytes_out > self.bytes_free:
-                said.append("note: that is not enough room; the run will stop when the disk is full, and can go on once"
-                            " there is more")
+                said.append(
+                    "note: that is not enough room; the run will stop when the disk is full, and can go on once"
+                    " there is more"
+                )
         return said
 
 
-def forecast(images: int, finished: int, sizes: Sequence[int], trials: Sequence[Trial], generators: int, workers: int,
-             bytes_free: int | None = None) -> Forecast:
+def forecast(
+    images: int,
+    finished: int,
+    sizes: Sequence[int],
+    trials: Sequence[Trial],
+    generators: int,
+    workers: int,
+    bytes_free: int | None = None,
+) -> Forecast:
     """From a few trials to the whole. sizes: bytes of every input to do. generators, workers: threads of each kind.
 
     A generator's time is counted by the image, since all are brought to one size; decoding and encoding by the byte.
@@ -65,7 +75,11 @@ def forecast(images: int, finished: int, sizes: Sequence[int], trials: Sequence[
 
 def spread(items: Sequence[T], count: int) -> list[T]:
     """`count` of the items, evenly over their order: the middles of as many equal parts."""
-    return [items[(2 * part + 1) * len(items) // (2 * count)] for part in range(count)] if len(items) >= count else list(items)
+    return (
+        [items[(2 * part + 1) * len(items) // (2 * count)] for part in range(count)]
+        if len(items) >= count
+        else list(items)
+    )
 
 
 def duration(seconds: float) -> str:
@@ -73,4 +87,10 @@ def duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{round(seconds / 60)} minutes" if seconds >= 90 else f"{round(seconds)} seconds" if seconds >= 1.5 else "a second"
+    return (
+        f"{round(seconds / 60)} minutes"
+        if seconds >= 90
+        else f"{round(seconds)} seconds"
+        if seconds >= 1.5
+        else "a second"
+    )

@@ -6,6 +6,7 @@ line holds a time: two runs write the same bytes.
 
 A manifest may come from anyone, and names in it decide what is read, written and removed: every line is checked.
 """
+
 from __future__ import annotations
 
 import json
@@ -108,8 +109,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         for number, line in enumerate(whole[1:], 2):
             entries.append(_entry(json.loads(line)))
     except (ValueError, TypeError, OverflowError, RecursionError, IndexError) as error:
-        raise UserError(f"{path}: not a manifest of unseg (line {number}: {str(error)[:100]}); choose another --out or"
-                        " remove it") from error
+        raise UserError(
+            f"{path}: not a manifest of unseg (line {number}: {str(error)[:100]}); choose another --out or remove it"
+        ) from error
     return Manifest(header, {entry.key: entry for entry in entries})
 
 
@@ -162,7 +164,9 @@ class ManifestWriter:
     def __enter__(self) -> ManifestWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with suppress(OSError):  # what is left in its buffer after a full disk
             self._file.close()
         try:
@@ -174,8 +178,10 @@ class ManifestWriter:
 
 def cannot_go_on(out: Path, error: OSError) -> UserError:
     """A disk that takes nothing more, for the user."""
-    return UserError(f"--out {out}: cannot be written: {error.strerror or error}; what is finished is kept: make room or allow"
-                     " writing, and run the same command again to go on")
+    return UserError(
+        f"--out {out}: cannot be written: {error.strerror or error}; what is finished is kept: make room or allow"
+        " writing, and run the same command again to go on"
+    )
 
 
 def _line(entry: Entry) -> str:
@@ -184,8 +190,16 @@ def _line(entry: Entry) -> str:
 
 
 _NAMES = ("input", "output", "mask")
-_NUMBERS = {"width": int, "height": int, "max_over": int, "object_budget": float, "background_budget": float,
-            "object_share": float, "psnr": float, "over_budget": float}
+_NUMBERS = {
+    "width": int,
+    "height": int,
+    "max_over": int,
+    "object_budget": float,
+    "background_budget": float,
+    "object_share": float,
+    "psnr": float,
+    "over_budget": float,
+}
 
 
 def _entry(values: Any) -> Entry:

@@ -1,4 +1,5 @@
 """What the object of each image is: all of it, what lies in boxes, a mask's file, or what annotations of any format say."""
+
 from __future__ import annotations
 
 import hashlib
@@ -12,16 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unseg.storage import images
-from unseg.data.annotations import Annotated, Annotations, Looking, NO_CLASS, ObjectRule, Unannotated, open_annotations
-from unseg.method.codes import class_areas
+from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Looking, ObjectRule, Unannotated, open_annotations
 from unseg.data.masks import MaskRule, box_mask, object_mask
 from unseg.data.samples import SampleFile, SampleList
 from unseg.errors import UserError
-from unseg.storage.files import sha256_of
-from unseg.storage.images import ImageError
+from unseg.method.codes import class_areas
 from unseg.protecting.manifest import Entry
 from unseg.protecting.protector import Boxes
+from unseg.storage import images
+from unseg.storage.files import sha256_of
+from unseg.storage.images import ImageError
 
 
 class Refused(Exception):
@@ -71,7 +72,9 @@ class Objects(ABC):
         """Pixels of every class over the whole set, also of images that are not in this run: codes must not depend on which
         images are protected together. What cannot be read does not count: its image's line tells.
         """
-        raise UserError("--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations")
+        raise UserError(
+            "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
+        )
 
 
 class WholeImage(Objects):
@@ -109,7 +112,13 @@ class MaskFiles(Objects):
     """A mask's file an image. root: their folder, as the manifest names it. all_masks: of the set. by_class: see `Found`."""
 
     def __init__(self, rule: MaskRule, root: str, all_masks: Sequence[Path], by_class: bool, max_pixels: int) -> None:
-        self.rule, self.root, self.all_masks, self.by_class, self.max_pixels = rule, root, all_masks, by_class, max_pixels
+        self.rule, self.root, self.all_masks, self.by_class, self.max_pixels = (
+            rule,
+            root,
+            all_masks,
+            by_class,
+            max_pixels,
+        )
         self.prompt = "classes" if by_class else "mask"
 
     def settings(self) -> dict[str, Any]:
@@ -124,8 +133,10 @@ class MaskFiles(Objects):
             raise Refused("failed", f"mask: {error.reason}") from error
         if label.values.shape != (height, width):
             there = "×".join(map(str, reversed(label.values.shape)))
-            raise Refused("failed", f"mask {sample.mask_name} is {there}, the image (upright) is {width}×{height}: make them"
-                                    " one size")
+            raise Refused(
+                "failed",
+                f"mask {sample.mask_name} is {there}, the image (upright) is {width}×{height}: make them one size",
+            )
         mask = object_mask(label.values, self.rule)
         if not mask.any():
             raise Refused("copied", f"no object in its mask ({sample.mask_name})")
@@ -157,8 +168,9 @@ class OpenAnnotations:
     format: str = "auto"
 
     @staticmethod
-    def open(path: str | Path, images_root: str | Path | None, format: str = "auto",
-             looking: Looking = Looking()) -> OpenAnnotations:
+    def open(
+        path: str | Path, images_root: str | Path | None, format: str = "auto", looking: Looking = Looking()
+    ) -> OpenAnnotations:
         """`unseg.data.annotations.open_annotations`, and what it was given."""
         root = None if images_root is None else Path(images_root)
         return OpenAnnotations(open_annotations(path, root, format, looking), Path(path), root, format)
@@ -172,7 +184,9 @@ class OpenAnnotations:
     def samples(self) -> SampleList:
         """The images that the annotations hold themselves."""
         missing = {problem.name for problem in self.reader.missing}
-        return SampleList([SampleFile(name, self.path, self.path) for name in self.reader.names() if name not in missing])
+        return SampleList(
+            [SampleFile(name, self.path, self.path) for name in self.reader.names() if name not in missing]
+        )
 
 
 class AnnotatedImages(Objects):
@@ -183,8 +197,14 @@ class AnnotatedImages(Objects):
         self.prompt = "classes" if rule.by_class else "mask"
 
     def settings(self) -> dict[str, Any]:
-        return {"mask_rule": None, "annotations": {"format": self.opened.reader.format, "rule": asdict(self.rule),
-                                                   "holds_images": self.opened.images_root is None}}
+        return {
+            "mask_rule": None,
+            "annotations": {
+                "format": self.opened.reader.format,
+                "rule": asdict(self.rule),
+                "holds_images": self.opened.images_root is None,
+            },
+        }
 
     def find(self, sample: SampleFile, height: int, width: int) -> Found:
         try:

@@ -1,4 +1,5 @@
 """Where outputs go: names that lose nothing, and folders in which nothing of the user's can be overwritten."""
+
 from __future__ import annotations
 
 import os
@@ -9,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
+from unseg.protecting.manifest import MANIFEST, Entry, Key
 from unseg.storage.files import link_on_the_way, stays_inside
-from unseg.protecting.manifest import Entry, Key, MANIFEST
 
 SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
 
@@ -47,8 +48,9 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry],
-                 names: str = "suffix") -> dict[Key, Planned]:
+def plan_outputs(
+    samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry], names: str = "suffix"
+) -> dict[Key, Planned]:
     """A name for every input, unique even where upper and lower case are the same, whatever the order of the inputs.
 
     Names of earlier runs stay. Then inputs that need no new suffix are served, then the others in sorted order: of
@@ -66,7 +68,9 @@ def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str, earlie
     for folder in sorted({str(PurePosixPath(name).parent) for name, _ in samples}):
         link = link_on_the_way(out, folder)
         if link is not None:
-            raise UserError(f"--out {out}: {link} in it is a link, which is not followed; remove it or give another folder")
+            raise UserError(
+                f"--out {out}: {link} in it is a link, which is not followed; remove it or give another folder"
+            )
     for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
         before = earlier.get(key)
         kept = before.output if before and before.status != "copied" else None
@@ -85,12 +89,14 @@ def plan_outputs(samples: Mapping[Key, SampleFile], out: Path, form: str, earlie
 
 def _check_nothing_in_the_way(planned: Mapping[Key, Planned], out: Path, earlier: Mapping[Key, Entry]) -> None:
     owned = {name for key in planned if key in earlier for name in earlier[key].owned}
-    foreign = sorted(plan.output for plan in planned.values()
-                     if plan.output not in owned and os.path.lexists(out / plan.output))
+    foreign = sorted(
+        plan.output for plan in planned.values() if plan.output not in owned and os.path.lexists(out / plan.output)
+    )
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        raise UserError(f"--out {out}: {foreign[0]}{more} exists and was not written by unseg for this input;"
-                        " give another folder")
+        raise UserError(
+            f"--out {out}: {foreign[0]}{more} exists and was not written by unseg for this input; give another folder"
+        )
 
 
 def _keeps_suffix(name: str, suffixes: Sequence[str] | None) -> bool:

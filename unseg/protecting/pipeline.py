@@ -4,6 +4,7 @@ A bounded number of pixels at a time, results in the order of the jobs. What is 
 grouping of the inputs: every batch has the same shape (filled with zeros), and small networks run on one thread an image,
 so not on the number of cores either.
 """
+
 from __future__ import annotations
 
 import errno
@@ -22,27 +23,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from unseg.method import noise
-from unseg.storage import images
-from unseg.storage.weights import LoadedGenerator
-from unseg.method.config import Budget
-from unseg.method.codes import code_map
-from unseg.data.samples import SampleFile
 from unseg.compute.device import single_threaded_pool, worker_threads
+from unseg.data.samples import SampleFile
 from unseg.errors import UserError
-from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
-from unseg.storage.images import ImageError
-from unseg.protecting.manifest import Entry, Key, cannot_go_on
+from unseg.method import noise
+from unseg.method.codes import code_map
+from unseg.method.config import Budget
 from unseg.method.metrics import psnr
+from unseg.protecting.manifest import Entry, Key, cannot_go_on
 from unseg.protecting.objects import Found, Objects, Refused
 from unseg.protecting.outputs import Planned
-from unseg.protecting.protector import Framed, LANES, Protector, fitting_precision
+from unseg.protecting.protector import LANES, Framed, Protector, fitting_precision
 from unseg.protecting.settings import ProtectSettings
+from unseg.storage import images
+from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
+from unseg.storage.images import ImageError
+from unseg.storage.weights import LoadedGenerator
 
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
 CUDA_BATCH_SIZES = {"small": 32, "large": 8}  # of networks up to that side, and of larger ones
-FRAME_PIXEL_BYTES = 512  # of a GPU's memory for an image, by its frame's pixels: ViT-B takes 346, ViT-H 498, compact 112
+FRAME_PIXEL_BYTES = (
+    512  # of a GPU's memory for an image, by its frame's pixels: ViT-B takes 346, ViT-H 498, compact 112
+)
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
 
 
@@ -88,14 +91,30 @@ class Pipeline:
     are told apart.
     """
 
-    def __init__(self, settings: ProtectSettings, loaded: LoadedGenerator, device: torch.device, out: Path,
-                 objects: Objects, codes: Mapping[int, int] | None, workers: int) -> None:
+    def __init__(
+        self,
+        settings: ProtectSettings,
+        loaded: LoadedGenerator,
+        device: torch.device,
+        out: Path,
+        objects: Objects,
+        codes: Mapping[int, int] | None,
+        workers: int,
+    ) -> None:
         self.settings, self.loaded, self.out, self.objects, self.codes = settings, loaded, out, objects, codes
         self.workers = workers
         batch_size = settings.batch_size or default_batch_size(device, loaded.network.image_size)
-        self.protector = Protector(loaded.network, settings.budget, settings.region, device=device, batch_size=batch_size,
-                                   precision=settings.precision, attention=settings.attention, compiled=settings.compile,
-                                   graph=settings.graph)
+        self.protector = Protector(
+            loaded.network,
+            settings.budget,
+            settings.region,
+            device=device,
+            batch_size=batch_size,
+            precision=settings.precision,
+            attention=settings.attention,
+            compiled=settings.compile,
+            graph=settings.graph,
+        )
         side_by_side = device.type == "cpu" and loaded.network.image_size <= SMALL_NETWORK_SIDE
         self.generators = workers if side_by_side else 1
         self.torch_threads = 1 if side_by_side or device.type != "cpu" else workers
@@ -183,11 +202,14 @@ class Pipeline:
 
     def _is_done(self, job: Job, earlier: Entry) -> bool:
         """Whether an earlier run protected this very input, and its output is still what was written."""
-        return (earlier.status == "protected" and earlier.output == job.planned.output
-                and link_on_the_way(self.out, job.planned.output) is None
-                and earlier.input_sha256 == self._sha256_of_input(job)
-                and earlier.output_sha256 == sha256_of(self.out / job.planned.output)
-                and self.objects.is_same(job.sample, earlier))
+        return (
+            earlier.status == "protected"
+            and earlier.output == job.planned.output
+            and link_on_the_way(self.out, job.planned.output) is None
+            and earlier.input_sha256 == self._sha256_of_input(job)
+            and earlier.output_sha256 == sha256_of(self.out / job.planned.output)
+            and self.objects.is_same(job.sample, earlier)
+        )
 
     def _set_times(self, job: Job, name: str) -> None:
         try:
@@ -198,21 +220,37 @@ class Pipeline:
     def decode(self, job: Job) -> Loaded:
         """Refused or an ImageError where it cannot be protected."""
         data, describe = self.objects.image_bytes(job.sample), self.settings.metadata == "keep"
-        image = images.read_image(job.sample.image, self.settings.max_pixels, describe=describe) if data is None else \
-            images.decode_image(job.sample.image, data, self.settings.max_pixels, describe=describe)
+        image = (
+            images.read_image(job.sample.image, self.settings.max_pixels, describe=describe)
+            if data is None
+            else images.decode_image(job.sample.image, data, self.settings.max_pixels, describe=describe)
+        )
         height, width, channels = image.samples.shape
         reason = images.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
         found = self.objects.find(job.sample, height, width)
-        as_rgb = "grey kept as RGB with equal channels: WebP has no grey" \
-            if channels == 1 and self.settings.format == "webp" else None
+        as_rgb = (
+            "grey kept as RGB with equal channels: WebP has no grey"
+            if channels == 1 and self.settings.format == "webp"
+            else None
+        )
         notes = "; ".join(filter(None, (image.note, as_rgb, job.planned.note, *found.notes)))
-        facts = Entry(*job.key, "protected", output=job.planned.output, note=notes or None, width=width, height=height,
-                      input_sha256=image.sha256, prompt=self.objects.prompt,
-                      object_budget=float(self.settings.budget.object),
-                      background_budget=float(self.settings.budget.background), generator=self.loaded.sha256,
-                      object_share=float(found.mask_HW.mean()), **found.facts)
+        facts = Entry(
+            *job.key,
+            "protected",
+            output=job.planned.output,
+            note=notes or None,
+            width=width,
+            height=height,
+            input_sha256=image.sha256,
+            prompt=self.objects.prompt,
+            object_budget=float(self.settings.budget.object),
+            background_budget=float(self.settings.budget.background),
+            generator=self.loaded.sha256,
+            object_share=float(found.mask_HW.mean()),
+            **found.facts,
+        )
         if self.codes is not None:
             return Loaded(job, image, found.mask_HW, None, facts, self._codes_of(found))
         return Loaded(job, image, found.mask_HW, self.protector.frame(image.samples, found.mask_HW, found.boxes), facts)
@@ -221,8 +259,9 @@ class Pipeline:
         try:
             return code_map(found.classes_HW, self.codes, found.no_class)
         except ValueError as error:
-            raise Refused("failed", f"{error}: its classes changed since they were counted; run the same command"
-                                    " again") from error
+            raise Refused(
+                "failed", f"{error}: its classes changed since they were counted; run the same command again"
+            ) from error
 
     def _unprotected(self, job: Job, refused: Refused) -> Result:
         """The line of an image that is not protected, after it has been copied where that is what happens to it."""
@@ -253,8 +292,15 @@ class Pipeline:
                 self._set_times(job, name)
         else:
             sha256 = self._write(name, self._input_blocks(job), job)
-        entry = Entry(*job.key, "copied", output=name, reason=reason, input_sha256=sha256, output_sha256=sha256,
-                      prompt=self.objects.prompt)
+        entry = Entry(
+            *job.key,
+            "copied",
+            output=name,
+            reason=reason,
+            input_sha256=sha256,
+            output_sha256=sha256,
+            prompt=self.objects.prompt,
+        )
         self._remove_replaced(job, entry)
         return entry
 
@@ -272,8 +318,10 @@ class Pipeline:
         results = [load.result() for load in loads]
         notes: list[str] = []
         noises = iter(self.noises([result for result in results if isinstance(result, Loaded)], notes))
-        return [pool.submit(self._save, _with_notes(result, notes), next(noises)) if isinstance(result, Loaded) else result
-                for result in results]
+        return [
+            pool.submit(self._save, _with_notes(result, notes), next(noises)) if isinstance(result, Loaded) else result
+            for result in results
+        ]
 
     def noises(self, ready: Sequence[Loaded], notes: list[str]) -> Sequence[torch.Tensor | None]:
         """The noise of each image of a batch. notes: what was done in another way than asked for is added to it."""
@@ -282,8 +330,10 @@ class Pipeline:
         try:
             return self.protector.noise([item.framed for item in ready], notes) if ready else ()
         except torch.OutOfMemoryError as error:
-            raise UserError(f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
-                            " smaller one, or --device cpu") from error
+            raise UserError(
+                f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
+                " smaller one, or --device cpu"
+            ) from error
 
     # --- in the encoding threads
 
@@ -343,7 +393,9 @@ class Pipeline:
                 replaced.unlink()
 
 
-def settled(settings: ProtectSettings, network: nn.Module, device: torch.device, say: Callable[[str], None]) -> ProtectSettings:
+def settled(
+    settings: ProtectSettings, network: nn.Module, device: torch.device, say: Callable[[str], None]
+) -> ProtectSettings:
     """The settings of a run on that device: with a precision in place of "auto". UserError where it cannot do what they ask."""
     if settings.graph and device.type != "cuda":
         raise UserError("--graph: only a GPU records CUDA graphs; leave it out, or give --device cuda")
@@ -363,7 +415,10 @@ def default_batch_size(device: torch.device, side: int) -> int:
     """Images a batch for a network whose frame has that side; on a GPU as many as fill it, in at most half of its free memory."""
     if device.type == "cpu":
         return 1
-    count, free = CUDA_BATCH_SIZES["small" if side <= SMALL_NETWORK_SIDE else "large"], torch.cuda.mem_get_info(device)[0]
+    count, free = (
+        CUDA_BATCH_SIZES["small" if side <= SMALL_NETWORK_SIDE else "large"],
+        torch.cuda.mem_get_info(device)[0],
+    )
     while count > 1 and count * side**2 * FRAME_PIXEL_BYTES > free / 2:
         count //= 2
     return count
@@ -382,8 +437,9 @@ def _times(path: Path) -> tuple[int, int]:
     return found.st_atime_ns, found.st_mtime_ns
 
 
-def breach(original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray,
-           budget: Budget) -> dict[str, float]:
+def breach(
+    original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray, budget: Budget
+) -> dict[str, float]:
     """How far an image (uint8) is outside its budget: over_budget, the share of its values; max_over, whole grey levels."""
     change = np.abs(changed_HWC.astype(np.int16) - original_HWC)
     over = change - np.where(region_HW, int(budget.object), int(budget.background)).astype(np.int16)[..., None]

@@ -4,6 +4,7 @@ The parent plans, puts on record and tells; workers decode, generate, write and 
 ask for their next few jobs when they have room, so that none waits for another. Workers are spawned: they share nothing
 but a pipe each with their parent.
 """
+
 from __future__ import annotations
 
 import multiprocessing
@@ -19,15 +20,15 @@ from pathlib import Path
 
 import torch
 
-from unseg.storage import images
-from unseg.storage.weights import LoadedGenerator, load_generator
 from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
+from unseg.compute.stopping import end_with_the_parent
 from unseg.errors import UserError
-from unseg.storage.files import remove_temporaries
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
-from unseg.compute.stopping import end_with_the_parent
+from unseg.storage import images
+from unseg.storage.files import remove_temporaries
+from unseg.storage.weights import LoadedGenerator, load_generator
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
 PART = 64  # jobs at most that a worker is given at a time
@@ -50,15 +51,18 @@ class Blueprint:
         device = choose_device(self.settings.device)
         loaded = self.generator or load_generator(self.settings.generator, str(device))
         if loaded.sha256 != self.sha256:
-            raise UserError(f"--generator {self.settings.generator}: was changed since the run began; run the same command again")
+            raise UserError(
+                f"--generator {self.settings.generator}: was changed since the run began; run the same command again"
+            )
         return Pipeline(self.settings, loaded, device, self.out, self.objects, self.codes, self.workers)
 
 
 def blueprint(pipeline: Pipeline, generator: LoadedGenerator | None, processes: int) -> Blueprint:
     """That of a pipeline's copies in `processes` processes, which share the cores. generator: as `protect` was given it."""
     workers = pipeline.settings.workers or max(1, cores() // processes)
-    return Blueprint(pipeline.settings, generator, pipeline.loaded.sha256, pipeline.out, pipeline.objects, pipeline.codes,
-                     workers)
+    return Blueprint(
+        pipeline.settings, generator, pipeline.loaded.sha256, pipeline.out, pipeline.objects, pipeline.codes, workers
+    )
 
 
 def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Iterator[Result]:
@@ -147,9 +151,15 @@ def _send(connection: Connection, message: Blueprint | list[Job]) -> None:
 def _how_it_ended(process: BaseProcess) -> str:
     process.join(ENDS_WITHIN)
     code = process.exitcode
-    how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with exit code {code}"
-    return (f"--processes: process {process.pid} {how} before its images were done; what is finished is kept, run the same"
-            " command again to go on (if the system killed it for its memory, with fewer processes)")
+    how = (
+        f"was killed by {signal.Signals(-code).name}"
+        if code is not None and code < 0
+        else f"ended with exit code {code}"
+    )
+    return (
+        f"--processes: process {process.pid} {how} before its images were done; what is finished is kept, run the same"
+        " command again to go on (if the system killed it for its memory, with fewer processes)"
+    )
 
 
 def _end(workers: Mapping[Connection, BaseProcess], by_itself: float) -> None:

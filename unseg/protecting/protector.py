@@ -1,4 +1,5 @@
 """One image in memory to its unlearnable version: a generator, a budget, and where each part of the budget holds."""
+
 from __future__ import annotations
 
 import queue
@@ -16,12 +17,12 @@ from torch import nn
 
 from segment_anything_training.build import eager_float32, is_sam_derived, set_attention, set_compiled, set_speed
 from segment_anything_training.prompt_batch import Prompts
-from unseg.method import letterbox, noise
-from unseg.storage import images
-from unseg.method.config import Budget
+from unseg.compute.gpu import Batch, Graphs, Lane, first_line
 from unseg.data.masks import box_mask
 from unseg.errors import UserError
-from unseg.compute.gpu import Batch, Graphs, Lane, first_line
+from unseg.method import letterbox, noise
+from unseg.method.config import Budget
+from unseg.storage import images
 
 Region = Literal["mask", "published"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -69,20 +70,47 @@ class Protector:
     what it was, the network computes without them. `noise` tells the caller of all that was done in another way.
     """
 
-    def __init__(self, network: nn.Module, budget: Budget = Budget(), region: Region = "mask", *,
-                 device: str | torch.device = "cpu", batch_size: int = 1, precision: Precision = "float32",
-                 attention: str = "auto", compiled: bool = False, graph: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        budget: Budget = Budget(),
+        region: Region = "mask",
+        *,
+        device: str | torch.device = "cpu",
+        batch_size: int = 1,
+        precision: Precision = "float32",
+        attention: str = "auto",
+        compiled: bool = False,
+        graph: bool = False,
+    ) -> None:
         self.device, self.batch_size = torch.device(device), batch_size
         on_gpu = self.device.type == "cuda"
         self.network = network.to(self.device).eval()
         if on_gpu and is_sam_derived(network):
-            network.to(memory_format=torch.channels_last)  # as its activations lie, whose norms want channels side by side
-        set_speed(self.network, precision == "bfloat16", compiled=False,
-                  half_blocks=torch.float16 if precision == "float16" else None)
-        self._extras = [(f"--attention {attention}", partial(set_attention, network, attention),
-                         partial(set_attention, network, "auto"))] if attention != "auto" else []
+            network.to(
+                memory_format=torch.channels_last
+            )  # as its activations lie, whose norms want channels side by side
+        set_speed(
+            self.network,
+            precision == "bfloat16",
+            compiled=False,
+            half_blocks=torch.float16 if precision == "float16" else None,
+        )
+        self._extras = (
+            [
+                (
+                    f"--attention {attention}",
+                    partial(set_attention, network, attention),
+                    partial(set_attention, network, "auto"),
+                )
+            ]
+            if attention != "auto"
+            else []
+        )
         if compiled:
-            self._extras.append(("--compile", partial(set_compiled, network, True), partial(set_compiled, network, False)))
+            self._extras.append(
+                ("--compile", partial(set_compiled, network, True), partial(set_compiled, network, False))
+            )
         self.precision, self._warm = precision, not self._extras
         self._graphs = Graphs(self._ask, self.device) if graph and on_gpu else None
         self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
@@ -93,8 +121,9 @@ class Protector:
         self._turn = threading.Lock() if alone else nullcontext()
         self.budget, self.region_kind = budget, region
 
-    def __call__(self, image_HWC: np.ndarray, mask_HW: np.ndarray | None = None,
-                 boxes: Boxes | None = None) -> np.ndarray:
+    def __call__(
+        self, image_HWC: np.ndarray, mask_HW: np.ndarray | None = None, boxes: Boxes | None = None
+    ) -> np.ndarray:
         """The unlearnable image, like `image`: H×W×3 RGB or H×W×1 grey, uint8 or uint16.
 
         mask: H×W bool; boxes: N×4 XYXY, corners inclusive. Boxes make a box prompt and the object is what lies inside;
@@ -146,8 +175,11 @@ class Protector:
         if not 0 < len(framed) <= self.batch_size:
             raise ValueError(f"{len(framed)} images for a batch of {self.batch_size}")
         rows = {"image": [item.image for item in framed]}
-        rows |= {field.name: [getattr(item.prompts, field.name) for item in framed] for field in fields(Prompts)
-                 if getattr(framed[0].prompts, field.name) is not None}
+        rows |= {
+            field.name: [getattr(item.prompts, field.name) for item in framed]
+            for field in fields(Prompts)
+            if getattr(framed[0].prompts, field.name) is not None
+        }
         notes = [] if notes is None else notes
         noise_K3NN = self._through(rows, partial(self._compute, notes=notes))
         if self.precision != "float32":
@@ -244,14 +276,18 @@ def fitting_precision(network: nn.Module, device: torch.device) -> tuple[Precisi
 
 def measured_precision(network: nn.Module, device: torch.device) -> tuple[Precision, str]:
     """`fitting_precision` on any device, for a generator derived from SAM."""
-    exact, rough = ([Protector(network, device=device, precision=precision)(probe(seed)) for seed in range(PROBES)]
-                    for precision in ("float32", "float16"))
+    exact, rough = (
+        [Protector(network, device=device, precision=precision)(probe(seed)) for seed in range(PROBES)]
+        for precision in ("float32", "float16")
+    )
     change = np.concatenate([np.abs(one.astype(int) - other).ravel() for one, other in zip(exact, rough)])
     share, most = float((change > 0).mean()), int(change.max())
     fits = share <= CHANGED_SHARE and most <= CHANGED_LEVELS
-    return ("float16" if fits else "float32",
-            f"precision: {'float16' if fits else 'float32'}; in float16 {1 - share:.3%} of the values of {PROBES} test images are"
-            f" float32's, and none differs by more than {most}")
+    return (
+        "float16" if fits else "float32",
+        f"precision: {'float16' if fits else 'float32'}; in float16 {1 - share:.3%} of the values of {PROBES} test images are"
+        f" float32's, and none differs by more than {most}",
+    )
 
 
 def probe(seed: int) -> np.ndarray:

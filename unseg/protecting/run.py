@@ -2,6 +2,7 @@
 
 What happens to each image is in `unseg.protecting.pipeline`, what its object is in `unseg.protecting.objects`.
 """
+
 from __future__ import annotations
 
 import json
@@ -18,26 +19,26 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from unseg import __version__
-from unseg.protecting import processes
-from unseg.storage import images
-from unseg.storage.weights import LoadedGenerator, load_generator
+from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
 from unseg.data.annotations import Looking, ObjectRule
 from unseg.data.annotations.label_files import LabelFiles
-from unseg.method.codes import class_codes
 from unseg.data.masks import MaskKind, MaskRule, detect_kind
 from unseg.data.samples import SampleFile, SampleList, find_samples
-from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
 from unseg.errors import UserError
-from unseg.storage.files import remove_temporaries, stays_inside, sync_folder
+from unseg.method.codes import class_codes
+from unseg.protecting import processes
 from unseg.protecting.forecast import Forecast, Trial, forecast, spread
-from unseg.storage.images import ImageError
-from unseg.storage.locks import FolderLock
-from unseg.protecting.manifest import Entry, FORMAT, Manifest, ManifestWriter, read_manifest
+from unseg.protecting.manifest import FORMAT, Entry, Manifest, ManifestWriter, read_manifest
 from unseg.protecting.objects import AnnotatedImages, BoxFile, MaskFiles, Objects, OpenAnnotations, Refused, WholeImage
 from unseg.protecting.outputs import check_folders, plan_outputs
 from unseg.protecting.pipeline import Job, Pipeline, Result, settled
 from unseg.protecting.protector import Boxes
 from unseg.protecting.settings import ProtectSettings
+from unseg.storage import images
+from unseg.storage.files import remove_temporaries, stays_inside, sync_folder
+from unseg.storage.images import ImageError
+from unseg.storage.locks import FolderLock
+from unseg.storage.weights import LoadedGenerator, load_generator
 
 __all__ = ["OpenAnnotations", "ProtectSettings", "Reporter", "Silent", "Summary", "protect", "read_boxes"]
 
@@ -88,12 +89,23 @@ class Summary:
         return int(any(entry.status != "protected" for entry in self.entries))
 
 
-def protect(inputs: Sequence[str | Path], out: str | Path, settings: ProtectSettings = ProtectSettings(), *,
-            masks: str | Path | None = None, boxes: str | Path | None = None,
-            annotations: str | Path | OpenAnnotations | None = None, annotations_format: str = "auto",
-            samples: SampleList | None = None, rule: ObjectRule | None = None, limit: int | None = None,
-            dry_run: bool = False, processes: int = 1, generator: LoadedGenerator | None = None,
-            reporter: Reporter = Silent()) -> Summary:
+def protect(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    settings: ProtectSettings = ProtectSettings(),
+    *,
+    masks: str | Path | None = None,
+    boxes: str | Path | None = None,
+    annotations: str | Path | OpenAnnotations | None = None,
+    annotations_format: str = "auto",
+    samples: SampleList | None = None,
+    rule: ObjectRule | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+    processes: int = 1,
+    generator: LoadedGenerator | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
     """Protect images on disk.
 
     inputs: folders (recursive) and files; none where annotations hold the images themselves. out: the output folder; see
@@ -158,22 +170,38 @@ def read_boxes(path: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
     for name, boxes in content.items():
         for box in boxes if isinstance(boxes, list) else [None]:
             if not _is_box(box):
-                raise UserError(f"--boxes {path}: {name[:200]}: {str(box)[:80]} is no box; give [x1, y1, x2, y2] with x1 ≤ x2,"
-                                " y1 ≤ y2")
+                raise UserError(
+                    f"--boxes {path}: {name[:200]}: {str(box)[:80]} is no box; give [x1, y1, x2, y2] with x1 ≤ x2,"
+                    " y1 ≤ y2"
+                )
     return {name: tuple(tuple(box) for box in boxes) for name, boxes in content.items()}
 
 
 def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= FARTHEST for value in box)
+    numbers = (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= FARTHEST for value in box
+        )
+    )
     return numbers and box[0] <= box[2] and box[1] <= box[3]
 
 
 class _Run:
     """One run over a list of images: what is planned, and the two things that can be done with the plan."""
 
-    def __init__(self, pipeline: Pipeline, found: SampleList, opened: OpenAnnotations | None, limit: int | None,
-                 processes: int, generator: LoadedGenerator | None, pool: Executor, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        found: SampleList,
+        opened: OpenAnnotations | None,
+        limit: int | None,
+        processes: int,
+        generator: LoadedGenerator | None,
+        pool: Executor,
+        reporter: Reporter,
+    ) -> None:
         self.pipeline, self.pool, self.reporter, self.out = pipeline, pool, reporter, pipeline.out
         earlier = read_manifest(self.out)
         self.header = json.loads(json.dumps(_header(pipeline)))
@@ -183,11 +211,17 @@ class _Run:
         absent = _absent(found, opened, self.out)
         if limit is not None and chosen:
             absent = [entry for entry in absent if entry.input <= chosen[-1][0]]
-        self.problems = [*(Entry(problem.name, NO_ROOT, "failed", reason=problem.reason) for problem in found.problems), *absent]
+        self.problems = [
+            *(Entry(problem.name, NO_ROOT, "failed", reason=problem.reason) for problem in found.problems),
+            *absent,
+        ]
         known = earlier.entries if earlier else {}
         annotated = relative(_root_of(opened), self.out) if opened else NO_ROOT  # what is absent there is told anew
-        self.before = {key: entry for key, entry in known.items() if entry.input_root != NO_ROOT
-                       and not (entry.input_root == annotated and _is_absent(entry, self.out))}
+        self.before = {
+            key: entry
+            for key, entry in known.items()
+            if entry.input_root != NO_ROOT and not (entry.input_root == annotated and _is_absent(entry, self.out))
+        }
         planned = plan_outputs(samples, self.out, pipeline.settings.format, self.before, pipeline.settings.names)
         self.jobs = [Job(samples[key], planned[key], key, self.before.get(key)) for key in chosen]
         self.processes, self.generator = max(1, min(processes, len(self.jobs))), generator
@@ -255,7 +289,7 @@ class _Run:
     def _announced(self, manifest: ManifestWriter) -> Iterator[Job]:
         """The jobs, each one put on record before it is handed out."""
         for start in range(0, len(self.jobs), ANNOUNCED):
-            part = self.jobs[start:start + ANNOUNCED]
+            part = self.jobs[start : start + ANNOUNCED]
             manifest.announce(entry for entry in map(_claims, part) if entry is not None)
             yield from part
 
@@ -281,13 +315,22 @@ class _Run:
         trials = []
         if len(to_do) >= tried_from:
             by_size = sorted(to_do, key=lambda job: (sizes[job.key], job.key))
-            chosen = spread(by_size, TRIALS if pipeline.generators > 1 or pipeline.protector.device.type != "cpu" else 1)
+            chosen = spread(
+                by_size, TRIALS if pipeline.generators > 1 or pipeline.protector.device.type != "cpu" else 1
+            )
             with pipeline.generator_threads() as generator:
                 trials = [trial for job in chosen if (trial := self._try(job, sizes[job.key], generator))]
         out = self.out.resolve()
         free = shutil.disk_usage(next(folder for folder in (out, *out.parents) if folder.exists())).free
-        return forecast(len(self.jobs), len(self.jobs) - len(to_do), list(sizes.values()), trials, pipeline.generators * share,
-                        pipeline.workers, free)
+        return forecast(
+            len(self.jobs),
+            len(self.jobs) - len(to_do),
+            list(sizes.values()),
+            trials,
+            pipeline.generators * share,
+            pipeline.workers,
+            free,
+        )
 
     def _size_of(self, job: Job) -> int:
         """Bytes; 0 where it cannot be read, which its own line will tell."""
@@ -299,6 +342,7 @@ class _Run:
 
     def _try(self, job: Job, size: int, generator: Executor) -> Trial | None:
         """Protect one image without writing it; None where that fails, as the run will tell."""
+
         def timed(executor: Executor, work: Callable[..., T], *arguments: object) -> tuple[T, float]:
             started = time.perf_counter()
             return executor.submit(work, *arguments).result(), time.perf_counter() - started
@@ -345,8 +389,11 @@ def _absent(found: SampleList, opened: OpenAnnotations | None, out: Path) -> lis
         return []
     told = {problem.name for problem in found.problems}
     root = relative(_root_of(opened), out)
-    return [Entry(problem.name, root, "failed", reason=f"annotated, but not protected: {problem.reason}")
-            for problem in opened.reader.missing if problem.name not in told]
+    return [
+        Entry(problem.name, root, "failed", reason=f"annotated, but not protected: {problem.reason}")
+        for problem in opened.reader.missing
+        if problem.name not in told
+    ]
 
 
 def _root_of(opened: OpenAnnotations) -> Path:
@@ -363,40 +410,68 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
     settings, loaded = pipeline.settings, pipeline.loaded
     codes, objects = pipeline.codes, pipeline.objects
     level = settings.png_level if settings.format in ("png", "tiff") else WRITTEN_IF_OTHER["png_level"]
-    later = {"names": settings.names, "precision": settings.precision, "attention": settings.attention,
-             "compile": settings.compile, "png_level": level}
+    later = {
+        "names": settings.names,
+        "precision": settings.precision,
+        "attention": settings.attention,
+        "compile": settings.compile,
+        "png_level": level,
+    }
     header = {
-        "format": FORMAT, "unseg": __version__,
+        "format": FORMAT,
+        "unseg": __version__,
         "settings": {
-            "object_budget": float(settings.budget.object), "background_budget": float(settings.budget.background),
-            "generator": loaded.sha256, "region": settings.region, "format": settings.format,
-            "metadata": settings.metadata, "prompt": objects.prompt, **objects.settings(),
-            "image_size": loaded.network.image_size, "mask_size": loaded.network.mask_size,
+            "object_budget": float(settings.budget.object),
+            "background_budget": float(settings.budget.background),
+            "generator": loaded.sha256,
+            "region": settings.region,
+            "format": settings.format,
+            "metadata": settings.metadata,
+            "prompt": objects.prompt,
+            **objects.settings(),
+            "image_size": loaded.network.image_size,
+            "mask_size": loaded.network.mask_size,
             **({} if codes is None else {"codes": {str(label): code for label, code in sorted(codes.items())}}),
             **{name: value for name, value in later.items() if value != WRITTEN_IF_OTHER[name]},
         },
         "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
-        "device": pipeline.protector.device.type, "batch_size": pipeline.protector.batch_size,
+        "device": pipeline.protector.device.type,
+        "batch_size": pipeline.protector.batch_size,
     }
     if isinstance(objects, AnnotatedImages):
         header["annotations_format"] = objects.opened.format
     return header
 
 
-def _check_options(inputs: Sequence[Path], settings: ProtectSettings, masks: object, boxes: object, annotations: object,
-                   samples: SampleList | None, limit: int | None, processes: int) -> None:
-    given = [option for option, value in (("--masks", masks), ("--boxes", boxes), ("--annotations", annotations))
-             if value is not None]
+def _check_options(
+    inputs: Sequence[Path],
+    settings: ProtectSettings,
+    masks: object,
+    boxes: object,
+    annotations: object,
+    samples: SampleList | None,
+    limit: int | None,
+    processes: int,
+) -> None:
+    given = [
+        option
+        for option, value in (("--masks", masks), ("--boxes", boxes), ("--annotations", annotations))
+        if value is not None
+    ]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
     if not inputs and samples is None and annotations is None:
         raise UserError("no images: name folders or files")
     if settings.by_class and masks is None and annotations is None:
-        raise UserError("--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations")
+        raise UserError(
+            "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
+        )
     if settings.objects == "things" and annotations is None:
         raise UserError("--objects things: needs --annotations, of a format that tells things from stuff")
     if settings.objects is not None and masks is None and annotations is None:
-        raise UserError("--objects with class ids: needs --masks or --annotations; without them the whole image is the object")
+        raise UserError(
+            "--objects with class ids: needs --masks or --annotations; without them the whole image is the object"
+        )
     if settings.mask_type != "auto" and annotations is not None:
         raise UserError(f"--mask-type {settings.mask_type}: is for --masks; name annotations with --annotations-format")
     if limit is not None and limit < 1:
@@ -405,28 +480,41 @@ def _check_options(inputs: Sequence[Path], settings: ProtectSettings, masks: obj
         raise UserError(f"--processes {processes}: give 1 or more")
 
 
-def _opened(annotations: str | Path | OpenAnnotations | None, form: str, inputs: Sequence[Path],
-            samples: SampleList | None, settings: ProtectSettings, pool: Executor,
-            reporter: Reporter) -> OpenAnnotations | None:
+def _opened(
+    annotations: str | Path | OpenAnnotations | None,
+    form: str,
+    inputs: Sequence[Path],
+    samples: SampleList | None,
+    settings: ProtectSettings,
+    pool: Executor,
+    reporter: Reporter,
+) -> OpenAnnotations | None:
     if annotations is None:
         return None
     if not isinstance(annotations, OpenAnnotations):
         given = inputs or (sorted({sample.root for sample in samples.samples}) if samples else [])
         roots = sorted({path.parent if path.is_file() else path for path in given})
         if len(roots) > 1:
-            raise UserError(f"--annotations {annotations}: name images relative to one folder, not to"
-                            f" {', '.join(map(str, roots))}; give one folder at a time")
-        annotations = OpenAnnotations.open(annotations, roots[0] if roots else None, form, Looking(pool, reporter.track))
+            raise UserError(
+                f"--annotations {annotations}: name images relative to one folder, not to"
+                f" {', '.join(map(str, roots))}; give one folder at a time"
+            )
+        annotations = OpenAnnotations.open(
+            annotations, roots[0] if roots else None, form, Looking(pool, reporter.track)
+        )
     reporter.say(f"annotations: {annotations.reader.statement}")
     annotations.reader.check_rule(settings.rule)
     if settings.by_class and getattr(annotations.reader, "kind", None) == "binary":
-        raise UserError(f"--objects by-class: the masks in {annotations.path} hold no class ids; leave it out, or give"
-                        " --annotations-format index")
+        raise UserError(
+            f"--objects by-class: the masks in {annotations.path} hold no class ids; leave it out, or give"
+            " --annotations-format index"
+        )
     return annotations
 
 
-def _find(inputs: Sequence[Path], masks: Path | None, samples: SampleList | None,
-          opened: OpenAnnotations | None) -> SampleList:
+def _find(
+    inputs: Sequence[Path], masks: Path | None, samples: SampleList | None, opened: OpenAnnotations | None
+) -> SampleList:
     """The images of the run, with what is left of the folders. ValueError where a caller's samples lie elsewhere than they
     say: nobody could find their originals again."""
     if samples is not None:
@@ -434,7 +522,9 @@ def _find(inputs: Sequence[Path], masks: Path | None, samples: SampleList | None
             if not _is_below(sample.image, sample.root, sample.name):
                 raise ValueError(f"{sample.image} is not {sample.name} in {sample.root}")
             if opened is not None and opened.images_root is not None and opened.images_root not in sample.image.parents:
-                raise ValueError(f"{sample.image} does not lie in {opened.images_root}, where the annotations' images are")
+                raise ValueError(
+                    f"{sample.image} does not lie in {opened.images_root}, where the annotations' images are"
+                )
         return samples
     if opened is None:
         return find_samples(inputs, masks)
@@ -448,19 +538,30 @@ def _find(inputs: Sequence[Path], masks: Path | None, samples: SampleList | None
         real = Path(os.path.realpath(image))
         return any(str(path) in own for path in (real, *real.parents))
 
-    kept = [SampleFile(sample.name, sample.image, sample.root) for sample in found.samples
-            if not own or not is_own(sample.image)]
-    return SampleList(kept, [problem for problem in found.problems if not problem.name.startswith("masks: ")], [],
-                      found.other_files)
+    kept = [
+        SampleFile(sample.name, sample.image, sample.root)
+        for sample in found.samples
+        if not own or not is_own(sample.image)
+    ]
+    return SampleList(
+        kept, [problem for problem in found.problems if not problem.name.startswith("masks: ")], [], found.other_files
+    )
 
 
 def _is_below(path: Path, root: Path, name: str) -> bool:
     return os.path.normpath(root / name) == os.path.normpath(path) or not stays_inside(name)  # that is told by its name
 
 
-def _objects(settings: ProtectSettings, out: Path, masks: Path | None, found: SampleList,
-             boxes: Mapping[str, Boxes] | None, opened: OpenAnnotations | None, pool: Executor,
-             reporter: Reporter) -> Objects:
+def _objects(
+    settings: ProtectSettings,
+    out: Path,
+    masks: Path | None,
+    found: SampleList,
+    boxes: Mapping[str, Boxes] | None,
+    opened: OpenAnnotations | None,
+    pool: Executor,
+    reporter: Reporter,
+) -> Objects:
     if opened is not None:
         return AnnotatedImages(opened, settings.rule, relative(opened.path, out), settings.max_pixels)
     if boxes is not None:
@@ -478,8 +579,10 @@ def _check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, ou
     now, before = json.loads(json.dumps(header["settings"])), earlier.header.get("settings", {})
     changed = list(_differences({**WRITTEN_IF_OTHER, **before}, {**WRITTEN_IF_OTHER, **now}))
     if changed:
-        raise UserError(f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
-                        " remove it")
+        raise UserError(
+            f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
+            " remove it"
+        )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
@@ -497,11 +600,12 @@ def _shown(*values: Any) -> list[str]:
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     same = len(os.path.commonprefix(texts))
     start = same - 20 if same > 60 else 0
-    return [f"{'…' * bool(start)}{text[start:start + 80]}{'…' * (len(text) > start + 80)}" for text in texts]
+    return [f"{'…' * bool(start)}{text[start : start + 80]}{'…' * (len(text) > start + 80)}" for text in texts]
 
 
-def _mask_rule(settings: ProtectSettings, masks: Path, found: SampleList, pool: Executor,
-               reporter: Reporter) -> MaskRule:
+def _mask_rule(
+    settings: ProtectSettings, masks: Path, found: SampleList, pool: Executor, reporter: Reporter
+) -> MaskRule:
     """What mask values mean, and the sentence that says so.
 
     All masks of the folder are looked at, also those without an image in this run: the answer must not depend on which
@@ -515,24 +619,30 @@ def _mask_rule(settings: ProtectSettings, masks: Path, found: SampleList, pool: 
         reporter.say(f"masks: {detected.statement}{detected.otherwise}")
     if settings.by_class:
         if kind == "binary":
-            raise UserError(f"--objects by-class: the masks in {masks} hold no class ids; leave it out, or give --mask-type"
-                            " index")
+            raise UserError(
+                f"--objects by-class: the masks in {masks} hold no class ids; leave it out, or give --mask-type index"
+            )
         return MaskRule(kind, None, settings.ignore_label, None)
     return MaskRule(kind, settings.objects, settings.ignore_label, settings.background_label)
 
 
 def _all_masks(masks: Path, found: SampleList) -> list[Path]:
-    return sorted({sample.mask for sample in found.samples if sample.mask} | {masks / name for name in found.unused_masks})
+    return sorted(
+        {sample.mask for sample in found.samples if sample.mask} | {masks / name for name in found.unused_masks}
+    )
 
 
-def _class_codes(settings: ProtectSettings, objects: Objects, loaded: LoadedGenerator, pool: Executor,
-                 reporter: Reporter) -> dict[int, int] | None:
+def _class_codes(
+    settings: ProtectSettings, objects: Objects, loaded: LoadedGenerator, pool: Executor, reporter: Reporter
+) -> dict[int, int] | None:
     """The code of every class of the set, and the sentence that says so; None where classes are not told apart."""
     if not settings.by_class:
         return None
     available = getattr(loaded.network, "codes", 0)
     if not available:
-        raise UserError(f"--objects by-class: generator {loaded.source} has no codes for classes; use --generator compact")
+        raise UserError(
+            f"--objects by-class: generator {loaded.source} has no codes for classes; use --generator compact"
+        )
     codes = class_codes(objects.class_areas(pool, reporter.track), available)
     shared = f"; classes beyond the {available} codes share one with a larger class" if len(codes) > available else ""
     reporter.say(f"classes: {len(codes)}, codes by falling area{shared}")
@@ -543,7 +653,10 @@ def _tell_leftovers(found: SampleList, boxes: Mapping[str, Boxes] | None, report
     """What was given and is not used: said, since it may be a mistake."""
     names = {sample.name for sample in found.samples}
     unused_boxes = sorted(set(boxes or {}) - names)
-    for what, left in (("files are no images and are left out", found.other_files),
-                       ("masks have no image", found.unused_masks), ("boxes have no image", unused_boxes)):
+    for what, left in (
+        ("files are no images and are left out", found.other_files),
+        ("masks have no image", found.unused_masks),
+        ("boxes have no image", unused_boxes),
+    ):
         if left:
             reporter.say(f"note: {len(left)} {what} ({', '.join(left[:3])}{', …' if len(left) > 3 else ''})")

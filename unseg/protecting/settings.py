@@ -1,4 +1,5 @@
 """What a run of `unseg protect` may vary, checked when it is made."""
+
 from __future__ import annotations
 
 import math
@@ -8,13 +9,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from segment_anything_training.sizes import ATTENTION
-from unseg.storage import images
-from unseg.method.config import Budget
-from unseg.data.annotations import ObjectRule
 from unseg.compute.device import compiles
+from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
+from unseg.method.config import Budget
 from unseg.protecting.outputs import SUFFIXES
 from unseg.protecting.protector import Precision, Region
+from unseg.storage import images
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
@@ -58,12 +59,21 @@ class ProtectSettings:
     @property
     def rule(self) -> ObjectRule:
         """What annotations are asked for. By class the background is a class like any other."""
-        return ObjectRule("all" if self.objects is None else self.objects, self.by_class, self.ignore_label,
-                          None if self.by_class else self.background_label)
+        return ObjectRule(
+            "all" if self.objects is None else self.objects,
+            self.by_class,
+            self.ignore_label,
+            None if self.by_class else self.background_label,
+        )
 
     def with_rule(self, rule: ObjectRule) -> ProtectSettings:
-        return replace(self, objects=None if rule.which == "all" else rule.which, by_class=rule.by_class,
-                       ignore_label=rule.ignore_label, background_label=rule.background_label)
+        return replace(
+            self,
+            objects=None if rule.which == "all" else rule.which,
+            by_class=rule.by_class,
+            ignore_label=rule.ignore_label,
+            background_label=rule.background_label,
+        )
 
     @property
     def max_pixels(self) -> int:
@@ -80,8 +90,10 @@ class ProtectSettings:
         _check_choice("--names", self.names, ("suffix", "keep"))
         _check_choice("--precision", self.precision, ("auto", *get_args(Precision)))
         _check_choice("--attention", self.attention, ATTENTION)
-        compiles(self.compile or self.attention == "flex" or (self.attention == "fastest" and self.device != "cpu"),
-                 "--compile" if self.compile else f"--attention {self.attention}")
+        compiles(
+            self.compile or self.attention == "flex" or (self.attention == "fastest" and self.device != "cpu"),
+            "--compile" if self.compile else f"--attention {self.attention}",
+        )
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
         if not 0 <= self.png_level <= 9:
             raise UserError(f"--png-level {self.png_level}: give 0 (stored) to 9 (smallest)")

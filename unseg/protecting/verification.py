@@ -1,4 +1,5 @@
 """Proof that protected files keep their promise: what is read back differs from the original by at most the budget."""
+
 from __future__ import annotations
 
 import math
@@ -10,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from unseg.method import noise
-from unseg.storage import images
+from unseg.compute.device import cores, single_threaded_pool
 from unseg.data.annotations import FORMATS, Looking, ObjectRule
 from unseg.data.edition_catalog import READER
 from unseg.data.masks import MaskRule, box_mask, object_mask
-from unseg.compute.device import cores, single_threaded_pool
 from unseg.errors import UserError
+from unseg.method import noise
+from unseg.method.metrics import psnr
+from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
+from unseg.protecting.objects import OpenAnnotations, found_in
+from unseg.protecting.protector import image_region
+from unseg.storage import images
 from unseg.storage.files import files_under, link_on_the_way
 from unseg.storage.images import ImageError
 from unseg.storage.locks import LOCK_FILE, holder_of
-from unseg.protecting.manifest import Entry, MANIFEST, Manifest, UNFINISHED, read_manifest
-from unseg.method.metrics import psnr
-from unseg.protecting.objects import OpenAnnotations, found_in
-from unseg.protecting.protector import image_region
 
 
 def _is_size(value: Any) -> bool:
@@ -40,9 +41,12 @@ def _is_rule(value: Any) -> bool:
     if value is None or not isinstance(value, dict):
         return value is None
     objects = value.get("objects")
-    return (value.keys() == {field.name for field in fields(MaskRule)} and value["kind"] in ("binary", "index")
-            and (objects is None or value["kind"] == "index" and isinstance(objects, list) and all(map(_is_id, objects)))
-            and all(value[name] is None or _is_id(value[name]) for name in ("ignore_label", "background_label")))
+    return (
+        value.keys() == {field.name for field in fields(MaskRule)}
+        and value["kind"] in ("binary", "index")
+        and (objects is None or value["kind"] == "index" and isinstance(objects, list) and all(map(_is_id, objects)))
+        and all(value[name] is None or _is_id(value[name]) for name in ("ignore_label", "background_label"))
+    )
 
 
 def _is_annotated(value: Any) -> bool:
@@ -50,19 +54,34 @@ def _is_annotated(value: Any) -> bool:
     if value is None or not isinstance(value, dict):
         return value is None
     rule = value.get("rule")
-    if value.get("format") not in (*FORMATS, READER) or not isinstance(value.get("holds_images"), bool) or not isinstance(rule, dict):
+    if (
+        value.get("format") not in (*FORMATS, READER)
+        or not isinstance(value.get("holds_images"), bool)
+        or not isinstance(rule, dict)
+    ):
         return False
     which = rule.get("which")
-    return (rule.keys() == {field.name for field in fields(ObjectRule)} and isinstance(rule["by_class"], bool)
-            and (which in ("all", "things") if isinstance(which, str) else isinstance(which, list) and all(map(_is_id, which)))
-            and all(rule[name] is None or _is_id(rule[name]) for name in ("ignore_label", "background_label")))
+    return (
+        rule.keys() == {field.name for field in fields(ObjectRule)}
+        and isinstance(rule["by_class"], bool)
+        and (
+            which in ("all", "things")
+            if isinstance(which, str)
+            else isinstance(which, list) and all(map(_is_id, which))
+        )
+        and all(rule[name] is None or _is_id(rule[name]) for name in ("ignore_label", "background_label"))
+    )
 
 
 CUT_OFF = "the run was cut off before its end, and may have left images out: run the same command again"
 # What the bound is computed from, and what it must look like.
 SETTINGS: dict[str, Callable[[Any], bool]] = {
-    "mask_rule": _is_rule, "annotations": _is_annotated, "image_size": _is_size, "mask_size": _is_size,
-    "region": lambda value: value in ("mask", "published"), "metadata": lambda value: value in ("keep", "icc", "none"),
+    "mask_rule": _is_rule,
+    "annotations": _is_annotated,
+    "image_size": _is_size,
+    "mask_size": _is_size,
+    "region": lambda value: value in ("mask", "published"),
+    "metadata": lambda value: value in ("keep", "icc", "none"),
 }
 
 
@@ -109,23 +128,38 @@ class Verification:
     def largest_changes(self) -> tuple[float | None, float | None]:
         """On objects and elsewhere, over the images that hold the bound, in grey levels; None where nothing was compared."""
         good = [finding for finding in self.findings if not finding.problem]
-        on_object, elsewhere = (max((value for value in values if value is not None), default=None) for values in (
-            [finding.max_object for finding in good], [finding.max_background for finding in good]))
+        on_object, elsewhere = (
+            max((value for value in values if value is not None), default=None)
+            for values in ([finding.max_object for finding in good], [finding.max_background for finding in good])
+        )
         return on_object, elsewhere
 
     def as_dict(self) -> dict[str, Any]:
         on_object, elsewhere = self.largest_changes()
-        return {"ok": self.exit_code == 0, "images": self.images, "verified": len(self.findings) - len(self.failures),
-                "max_object": on_object, "max_background": elsewhere,
-                "failures": [asdict(finding) for finding in self.failures],
-                "unprotected": [asdict(finding) for finding in self.unprotected],
-                "other_files": [{"name": item.name, "problem": item.problem} for item in self.other_files],
-                "missing": list(self.missing), "extra": list(self.extra)}
+        return {
+            "ok": self.exit_code == 0,
+            "images": self.images,
+            "verified": len(self.findings) - len(self.failures),
+            "max_object": on_object,
+            "max_background": elsewhere,
+            "failures": [asdict(finding) for finding in self.failures],
+            "unprotected": [asdict(finding) for finding in self.unprotected],
+            "other_files": [{"name": item.name, "problem": item.problem} for item in self.other_files],
+            "missing": list(self.missing),
+            "extra": list(self.extra),
+        }
 
 
-def verify(folder: str | Path, *, originals: str | Path | None = None, masks: str | Path | None = None,
-           annotations: str | Path | OpenAnnotations | None = None, workers: int | None = None, max_megapixels: float = images.MAX_PIXELS / 1e6,
-           track: Callable[[Iterable, int], Iterable] = lambda items, total: items) -> Verification:
+def verify(
+    folder: str | Path,
+    *,
+    originals: str | Path | None = None,
+    masks: str | Path | None = None,
+    annotations: str | Path | OpenAnnotations | None = None,
+    workers: int | None = None,
+    max_megapixels: float = images.MAX_PIXELS / 1e6,
+    track: Callable[[Iterable, int], Iterable] = lambda items, total: items,
+) -> Verification:
     """Check every file of an output folder against the manifest and the originals.
 
     originals, masks, annotations: where these lie now, if not where the manifest says; annotations also open ones. max_megapixels: larger images are not
@@ -147,14 +181,20 @@ def verify(folder: str | Path, *, originals: str | Path | None = None, masks: st
         raise UserError(f"--annotations {annotations}: no such file or folder")
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     protected = [entry for entry in entries if entry.status == "protected"]
-    checker = _Checker(folder, manifest, originals and Path(originals), masks and Path(masks), annotations,
-                       int(max_megapixels * 1e6))
+    checker = _Checker(
+        folder, manifest, originals and Path(originals), masks and Path(masks), annotations, int(max_megapixels * 1e6)
+    )
     with images.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         checker.open_annotations(protected, pool)
         findings = tuple(track(pool.map(checker.finding, protected), len(protected)))
     unprotected = tuple(Finding(entry.input, _not_protected(entry)) for entry in entries if entry.status != "protected")
-    missing = tuple(sorted(entry.output for entry in entries if entry.output and entry.status != "failed"
-                           and not (folder / entry.output).is_file()))
+    missing = tuple(
+        sorted(
+            entry.output
+            for entry in entries
+            if entry.output and entry.status != "failed" and not (folder / entry.output).is_file()
+        )
+    )
     owned = {name for entry in entries for name in entry.owned} | {MANIFEST, LOCK_FILE}
     try:
         found = {path.relative_to(folder).as_posix() for path in files_under(folder)}
@@ -166,8 +206,11 @@ def verify(folder: str | Path, *, originals: str | Path | None = None, masks: st
 
 
 def _not_protected(entry: Entry) -> str:
-    return {"copied": f"copied without protection: {entry.reason}", "failed": f"failed: {entry.reason}",
-            "started": "not finished: run the same `unseg protect` again"}[entry.status]
+    return {
+        "copied": f"copied without protection: {entry.reason}",
+        "failed": f"failed: {entry.reason}",
+        "started": "not finished: run the same `unseg protect` again",
+    }[entry.status]
 
 
 class _Broken(Exception):
@@ -175,8 +218,15 @@ class _Broken(Exception):
 
 
 class _Checker:
-    def __init__(self, folder: Path, manifest: Manifest, originals: Path | None, masks: Path | None,
-                 annotations: str | Path | OpenAnnotations | None, max_pixels: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        originals: Path | None,
+        masks: Path | None,
+        annotations: str | Path | OpenAnnotations | None,
+        max_pixels: int,
+    ) -> None:
         self.folder, self.originals, self.masks, self.max_pixels = folder, originals, masks, max_pixels
         self.annotations = annotations
         self.settings: Mapping[str, Any] = manifest.header.get("settings", {})
@@ -212,7 +262,7 @@ class _Checker:
         if self.holds_images:
             return place, None
         parts, name = self._original_path(entry).parts, PurePosixPath(entry.mask or "").parts
-        return place, Path(*parts[:len(parts) - len(name)]) if parts[len(parts) - len(name):] == name else None
+        return place, Path(*parts[: len(parts) - len(name)]) if parts[len(parts) - len(name) :] == name else None
 
     def _annotations_of(self, entry: Entry) -> OpenAnnotations:
         if isinstance(self.annotations, OpenAnnotations):
@@ -243,16 +293,23 @@ class _Checker:
         original = self._original(entry)
         changed = _like(output.samples, original.samples)
         on_object, elsewhere = self._greatest_changes(entry, original.samples, changed)
-        problems = [f"changes {where} by {value:g}, budget {limit:g}"
-                    for where, value, limit in (("the object", on_object, entry.object_budget),
-                                                ("the background", elsewhere, entry.background_budget))
-                    if value is not None and value > limit]
+        problems = [
+            f"changes {where} by {value:g}, budget {limit:g}"
+            for where, value, limit in (
+                ("the object", on_object, entry.object_budget),
+                ("the background", elsewhere, entry.background_budget),
+            )
+            if value is not None and value > limit
+        ]
         problems += self._other_differences(entry, output, original)
         ratio = psnr(original.samples, changed)
-        return Finding(entry.output, "; ".join(problems) or None, on_object, elsewhere, ratio if np.isfinite(ratio) else None)
+        return Finding(
+            entry.output, "; ".join(problems) or None, on_object, elsewhere, ratio if np.isfinite(ratio) else None
+        )
 
-    def _greatest_changes(self, entry: Entry, original_HWC: np.ndarray,
-                          changed_HWC: np.ndarray) -> tuple[float | None, float | None]:
+    def _greatest_changes(
+        self, entry: Entry, original_HWC: np.ndarray, changed_HWC: np.ndarray
+    ) -> tuple[float | None, float | None]:
         """On the object's region and elsewhere, in grey levels of 255; None where there is no pixel."""
         largest = (np.maximum(changed_HWC, original_HWC) - np.minimum(changed_HWC, original_HWC)).max(axis=2)
         region = self._region(entry, *largest.shape)

@@ -1,4 +1,5 @@
 """Pictures that results.json names, small enough for a page and inside it as data URIs."""
+
 from __future__ import annotations
 
 import base64
@@ -11,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from unseg.errors import UserError
+from unseg.report.model import Change, Picture
 from unseg.storage.files import link_on_the_way, stays_inside
 from unseg.storage.images import read_image
-from unseg.report.model import Change, Picture
 from unseg.storage.panels import NOISE_GAIN, noise_panel
 
 LONGEST_SIDE = 416  # pixels in the page: twice the width at which a picture is shown on most screens
@@ -50,8 +51,10 @@ class Album:
     def before_after_noise(self, change: Change, captions: tuple[str, str, str]) -> list[Shown]:
         """A training image before and after, and the difference × 16 around grey, taken at full size."""
         clean, changed = _read(change.clean), _read(change.changed)
-        pictures = [self._keep(_shown(captions[0], clean, masks=False), change.clean),
-                    self._keep(_shown(captions[1], changed, masks=False), change.changed)]
+        pictures = [
+            self._keep(_shown(captions[0], clean, masks=False), change.clean),
+            self._keep(_shown(captions[1], changed, masks=False), change.changed),
+        ]
         if isinstance(clean, str) or isinstance(changed, str):
             return [*pictures, Shown(captions[2], None, problem="needs both pictures")]
         if clean.shape != changed.shape:
@@ -100,4 +103,6 @@ def _shown(caption: str, pixels: np.ndarray | str, masks: bool) -> Shown:
     else:
         image.save(file, "WEBP", quality=QUALITY, method=4)
     kind = "png" if few else "webp"
-    return Shown(caption, f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}", *image.size, masks=few)
+    return Shown(
+        caption, f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}", *image.size, masks=few
+    )

@@ -3,6 +3,7 @@
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; each series has a marker of its own besides, and dashes or
 hatching where its images are re-encoded. The style sheet (palette.css) says what the classes look like, in light and dark.
 """
+
 from __future__ import annotations
 
 import math
@@ -77,8 +78,16 @@ def bar_panel(title: str, bars: Sequence[Bar], level: tuple[str, float] | None, 
         picture.append(_bar(bar, x, 8 + i * ROW))
     if level:
         picture.append(el("line", x1=x(level[1]), x2=x(level[1]), y1=4, y2=height, class_="level"))
-        picture.append(el("text", f"{level[0]} {level[1]:.3f}", x=x(level[1]), y=height + 29, class_="tick strong",
-                          text_anchor="start" if level[1] < 0.25 * top else "middle" if level[1] < 0.75 * top else "end"))
+        picture.append(
+            el(
+                "text",
+                f"{level[0]} {level[1]:.3f}",
+                x=x(level[1]),
+                y=height + 29,
+                class_="tick strong",
+                text_anchor="start" if level[1] < 0.25 * top else "middle" if level[1] < 0.75 * top else "end",
+            )
+        )
     return picture
 
 
@@ -90,7 +99,9 @@ def _bar(bar: Bar, x: Callable[[float], float], top: int) -> Element:
     if bar.style.dashed:
         for left in range(round(x(0)), int(end), HATCH):
             wide = min(HATCH, end - left)
-            group.append(el("line", x1=left, x2=left + wide, y1=top + BAR, y2=top + BAR * (1 - wide / HATCH), class_="hatch"))
+            group.append(
+                el("line", x1=left, x2=left + wide, y1=top + BAR, y2=top + BAR * (1 - wide / HATCH), class_="hatch")
+            )
     if len(bar.seeds) > 1:
         group.extend(el("circle", cx=x(value), cy=middle, r=2.2, class_="seed") for value in bar.seeds)
     furthest = end
@@ -102,16 +113,25 @@ def _bar(bar: Bar, x: Callable[[float], float], top: int) -> Element:
     return group
 
 
-def line_panel(title: str, lines: Sequence[Line], level: tuple[str, float] | None, top: float, unit: str, x_name: str,
-               last: float | None = None) -> Element:
+def line_panel(
+    title: str,
+    lines: Sequence[Line],
+    level: tuple[str, float] | None,
+    top: float,
+    unit: str,
+    x_name: str,
+    last: float | None = None,
+) -> Element:
     """Lines over x from 0 to `last` (default: the largest x). level: a dashed line across. top: where the y axis ends."""
     if last is None:
         last = max((point[0] for line in lines for point in line.mean), default=1) or 1
     bottom = PLOT_TOP + PLOT_HEIGHT
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
-        return (PLOT_LEFT + point[0] / last * (PLOT_RIGHT - PLOT_LEFT),
-                bottom - max(0.0, min(point[1] / top, 1)) * PLOT_HEIGHT)
+        return (
+            PLOT_LEFT + point[0] / last * (PLOT_RIGHT - PLOT_LEFT),
+            bottom - max(0.0, min(point[1] / top, 1)) * PLOT_HEIGHT,
+        )
 
     said = [f"{line.name} from {line.mean[0][1]:.3f} to {line.mean[-1][1]:.3f}" for line in lines if line.mean]
     said += [f"{level[0]} {level[1]:.3f}"] if level else []
@@ -122,15 +142,27 @@ def line_panel(title: str, lines: Sequence[Line], level: tuple[str, float] | Non
         picture.append(el("text", f"{tick:g}", x=PLOT_LEFT - 6, y=y + 4, class_="tick", text_anchor="end"))
     for quarter in range(5):
         x, value = at((last * quarter / 4, 0))[0], last * quarter / 4
-        picture.append(el("text", f"{value:,.0f}" if last >= 8 else f"{value:g}", x=x, y=bottom + 16, class_="tick",
-                          text_anchor="end" if quarter == 4 else "middle"))
-    picture.append(el("text", x_name, x=(PLOT_LEFT + PLOT_RIGHT) / 2, y=bottom + 33, class_="tick", text_anchor="middle"))
+        picture.append(
+            el(
+                "text",
+                f"{value:,.0f}" if last >= 8 else f"{value:g}",
+                x=x,
+                y=bottom + 16,
+                class_="tick",
+                text_anchor="end" if quarter == 4 else "middle",
+            )
+        )
+    picture.append(
+        el("text", x_name, x=(PLOT_LEFT + PLOT_RIGHT) / 2, y=bottom + 33, class_="tick", text_anchor="middle")
+    )
     if level:
         y = at((0, level[1]))[1]
         picture.append(el("line", x1=PLOT_LEFT, x2=PLOT_RIGHT, y1=y, y2=y, class_="level"))
     for line in lines:  # the thin ones first, so that no mean is hidden
         if len(line.seeds) > 1:
-            picture.append(el("g", [_path(map(at, seed), "thin") for seed in line.seeds if seed], class_=line.style.colour))
+            picture.append(
+                el("g", [_path(map(at, seed), "thin") for seed in line.seeds if seed], class_=line.style.colour)
+            )
     for line in lines:
         group = el("g", el("title", line.name), class_=line.style.colour)
         places = [at(point) for point in line.mean]
@@ -149,8 +181,11 @@ def line_panel(title: str, lines: Sequence[Line], level: tuple[str, float] | Non
 
 # A marker's outline around (0, 0).
 MARKERS = {
-    "circle": "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z", "square": "M-3.3-3.3h6.6v6.6h-6.6z",
-    "triangle": "M0-4.2L4 3.2H-4z", "down": "M0 4.2L4-3.2H-4z", "diamond": "M0-4.6L4.6 0L0 4.6L-4.6 0z",
+    "circle": "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z",
+    "square": "M-3.3-3.3h6.6v6.6h-6.6z",
+    "triangle": "M0-4.2L4 3.2H-4z",
+    "down": "M0 4.2L4-3.2H-4z",
+    "diamond": "M0-4.6L4.6 0L0 4.6L-4.6 0z",
     "cross": "M-1.3-4h2.6v2.7H4v2.6H1.3V4h-2.6V1.3H-4v-2.6h2.7z",
 }
 
@@ -173,9 +208,11 @@ def swatch(style: Style | None) -> Element:
     return key
 
 
-def sheet(panels: Sequence[tuple[str, Element]], legend: dict[str, Style | None], style: str, columns: int = 2) -> Element:
+def sheet(
+    panels: Sequence[tuple[str, Element]], legend: dict[str, Style | None], style: str, columns: int = 2
+) -> Element:
     """Charts with their titles on one picture that stands alone, the legend below them. style: the palette's style sheet."""
-    rows = [panels[start:start + columns] for start in range(0, len(panels), columns)]
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     width, y = GAP + (WIDTH + GAP) * max(map(len, rows), default=1), float(GAP)
     picture = el("svg", raw("style", style), class_="chart", role="img")
     picture.append(el("rect", width="100%", height="100%", fill="var(--paper)"))
@@ -197,8 +234,12 @@ def sheet(panels: Sequence[tuple[str, Element]], legend: dict[str, Style | None]
         picture.extend([mark, el("text", name, x=x + 36, y=y + 10)])
         x += wide
     height = y + (12 + GAP if legend else 0)
-    picture.attrib |= {"viewBox": f"0 0 {width:g} {height:g}", "width": f"{width:g}", "height": f"{height:g}",
-                       "aria-label": "; ".join(chart.get("aria-label", "") for _, chart in panels)}
+    picture.attrib |= {
+        "viewBox": f"0 0 {width:g} {height:g}",
+        "width": f"{width:g}",
+        "height": f"{height:g}",
+        "aria-label": "; ".join(chart.get("aria-label", "") for _, chart in panels),
+    }
     return picture
 
 
@@ -227,4 +268,4 @@ def _with_sd(bar: Bar) -> str:
 def _cut(text: str, width: float) -> str:
     """The text, or as much of its start as fits, and an ellipsis: the whole is in the bar's title."""
     room = int(width / LETTER)
-    return text if len(text) <= room else text[:room - 1] + "…"
+    return text if len(text) <= room else text[: room - 1] + "…"

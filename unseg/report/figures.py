@@ -1,4 +1,5 @@
 """The figures of a section: which conditions a chart shows, in which colour and with which marker."""
+
 from __future__ import annotations
 
 import itertools
@@ -10,10 +11,20 @@ from unseg.evaluation.condition_names import shown_name
 from unseg.report.charts import Bar, Line, Style, bar_panel, line_panel, scale_top
 from unseg.report.model import Condition, Network, Section
 
-FIXED = {"clean": Style("blue", "circle"), "protected": Style("vermillion", "square"), "random": Style("grey", "triangle"),
-         "pattern": Style("green", "diamond")}
-FREE = (Style("purple", "down"), Style("sky", "cross"), Style("orange", "triangle"), Style("green", "square"),
-        Style("vermillion", "diamond"), Style("blue", "down"))
+FIXED = {
+    "clean": Style("blue", "circle"),
+    "protected": Style("vermillion", "square"),
+    "random": Style("grey", "triangle"),
+    "pattern": Style("green", "diamond"),
+}
+FREE = (
+    Style("purple", "down"),
+    Style("sky", "cross"),
+    Style("orange", "triangle"),
+    Style("green", "square"),
+    Style("vermillion", "diamond"),
+    Style("blue", "down"),
+)
 ALONE = Style("blue", "circle", dashed=True)
 TRIVIAL = "trivial answer"
 
@@ -55,8 +66,13 @@ def _bars(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
     seeds = "One seed."
     if _several(section):
         seeds = "Bars: mean over seeds; whiskers: one sample standard deviation up and down; dots: single seeds."
-    return Figure("final", f"Final {unit}", panels, {},
-                  f"Final {unit} on clean test images, by what the network was trained on. {seeds} Dashed: the trivial answer.")
+    return Figure(
+        "final",
+        f"Final {unit}",
+        panels,
+        {},
+        f"Final {unit} on clean test images, by what the network was trained on. {seeds} Dashed: the trivial answer.",
+    )
 
 
 def _bar(condition: Condition, styles: dict[str, Style]) -> Bar:
@@ -71,10 +87,17 @@ def _curves(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
         lines = [line for condition in network.main() if (line := _curve(condition, styles)).mean]
         if lines and last > 0:
             legend.update({line.name: line.style for line in lines})
-            panels.append((network.name, line_panel(network.name, lines, _level(network), top, unit, "training steps", last)))
+            panels.append(
+                (network.name, line_panel(network.name, lines, _level(network), top, unit, "training steps", last))
+            )
     seeds = " Thick: mean over seeds; thin: single seeds." if _several(section) else ""
-    return Figure("curves", "Learning curves", panels, {**legend, TRIVIAL: None},
-                  f"{unit} on clean test images while the networks train.{seeds}")
+    return Figure(
+        "curves",
+        "Learning curves",
+        panels,
+        {**legend, TRIVIAL: None},
+        f"{unit} on clean test images while the networks train.{seeds}",
+    )
 
 
 def _curve(condition: Condition, styles: dict[str, Style]) -> Line:
@@ -91,13 +114,30 @@ def _sweep(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
         lines = sweep_lines(network, styles)
         if lines:
             legend.update({line.name: line.style for line in lines})
-            panels.append((network.name, line_panel(network.name, lines, _level(network), top, f"final {unit}",
-                                                    "share of the training images that is changed, %", 100)))
+            panels.append(
+                (
+                    network.name,
+                    line_panel(
+                        network.name,
+                        lines,
+                        _level(network),
+                        top,
+                        f"final {unit}",
+                        "share of the training images that is changed, %",
+                        100,
+                    ),
+                )
+            )
     whiskers = " Whiskers: one sample standard deviation up and down." if _several(section) else ""
-    return Figure("shares", "Where only a share is protected", panels, {**legend, TRIVIAL: None},
-                  f"Final {unit} where a share of the training images is protected and the rest clean, beside training on that "
-                  f"clean rest alone. What lies between the two lines is what networks still draw from the protected images."
-                  f"{whiskers}")
+    return Figure(
+        "shares",
+        "Where only a share is protected",
+        panels,
+        {**legend, TRIVIAL: None},
+        f"Final {unit} where a share of the training images is protected and the rest clean, beside training on that "
+        f"clean rest alone. What lies between the two lines is what networks still draw from the protected images."
+        f"{whiskers}",
+    )
 
 
 def sweep_lines(network: Network, styles: dict[str, Style]) -> list[Line]:
@@ -114,19 +154,27 @@ def sweep_lines(network: Network, styles: dict[str, Style]) -> list[Line]:
         end = [(100, whole[base])] if base in whole and base != "clean" else []
         between = sorted(kinds[base], key=lambda pair: pair[0])
         named = "clean rest alone" if base == "clean" else f"{shown_name(base)} and clean rest"
-        lines.append(_share_line(named, ALONE if base == "clean" else styles[between[0][1].name], [*start, *between, *end]))
+        lines.append(
+            _share_line(named, ALONE if base == "clean" else styles[between[0][1].name], [*start, *between, *end])
+        )
     return lines
 
 
 def _share_line(name: str, style: Style, conditions: Iterable[tuple[int, Condition]]) -> Line:
     spreads = [(share, condition.spread(lambda run: run.final)) for share, condition in conditions]
-    return Line(name, style, [(share, spread.mean) for share, spread in spreads], sd=[spread.sd for _, spread in spreads])
+    return Line(
+        name, style, [(share, spread.mean) for share, spread in spreads], sd=[spread.sd for _, spread in spreads]
+    )
 
 
 def _top(section: Section) -> float:
     """One axis for all charts of a section, so that they can be compared."""
-    return scale_top([*(network.trivial for network in section.networks),
-                      *(value for run in section.runs() for value in (run.final, *(score for _, score in run.curve)))])
+    return scale_top(
+        [
+            *(network.trivial for network in section.networks),
+            *(value for run in section.runs() for value in (run.final, *(score for _, score in run.curve))),
+        ]
+    )
 
 
 def _level(network: Network) -> tuple[str, float]:

@@ -1,21 +1,28 @@
 """The tables of a report as Markdown, with what a reader must know beside them. A pure function of results.json."""
+
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from unseg.storage.files import printable
 from unseg.report import text
 from unseg.report.model import Section
+from unseg.storage.files import printable
 
 MARK = "<!-- unseg report -->"  # the first line: by it the command knows its own files
 
 
-def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str, str]]] = (),
-             title: str = text.TITLE) -> str:
+def markdown(
+    sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str, str]]] = (), title: str = text.TITLE
+) -> str:
     """The document. pictures: for each section, captions and file names of charts beside it."""
-    lines = [MARK, f"# {escaped(title)}", "",
-             "Networks are trained with true labels on one kind of training image and tested on clean images.", ""]
+    lines = [
+        MARK,
+        f"# {escaped(title)}",
+        "",
+        "Networks are trained with true labels on one kind of training image and tested on clean images.",
+        "",
+    ]
     for i, section in enumerate(sections):
         lines += _section(section, pictures[i] if pictures else ())
     return "\n".join(lines)
@@ -23,23 +30,33 @@ def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str,
 
 def _section(section: Section, pictures: Sequence[tuple[str, str]]) -> list[str]:
     columns = text.columns(section)
-    lines = [f"## {escaped(text.heading(section))}", "", escaped(section.subtitle[:1].upper() + section.subtitle[1:] + "."), ""]
+    lines = [
+        f"## {escaped(text.heading(section))}",
+        "",
+        escaped(section.subtitle[:1].upper() + section.subtitle[1:] + "."),
+        "",
+    ]
     if found := text.finding(section):
         lines += [escaped(found), ""]
     head = ["network", "trained on", *(column.title for column in columns)]
     rows = []
     for network in section.networks:
         rows.append([network.name, "(trivial answer)", text.number(network.trivial), *[""] * (len(columns) - 1)])
-        rows += [[network.name, condition.shown, *(column.cell(condition) for column in columns)]
-                 for condition in network.conditions]
+        rows += [
+            [network.name, condition.shown, *(column.cell(condition) for column in columns)]
+            for condition in network.conditions
+        ]
     lines += _table(head, rows)
     notes = [text.table_note(section), text.not_measured(section), *section.remarks]
     lines += [*(f"- {escaped(note[:1].upper() + note[1:])}" for note in notes if note), ""]
     for caption, file in pictures:
         lines += [f"![{escaped(caption)}]({file})", ""]
     lines += ["<details><summary>Settings, data and machine</summary>", ""]
-    settings = [*section.settings.items(), *((f"images: {name}", [how]) for name, how in section.made.items()),
-                ("results.json", [f"{section.source}, sha256 {section.sha256}"])]
+    settings = [
+        *section.settings.items(),
+        *((f"images: {name}", [how]) for name, how in section.made.items()),
+        ("results.json", [f"{section.source}, sha256 {section.sha256}"]),
+    ]
     lines += [*(f"- {escaped(name)}: {escaped(', '.join(values))}" for name, values in settings), "", "</details>", ""]
     return lines
 
@@ -61,4 +78,4 @@ def escaped(words: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no link, no second line."""
     words = MARKUP.sub(lambda match: HTML.get(match[0], f"\\{match[0]}"), printable(words).strip() or text.NONE)
     start = LINE_START.match(words)
-    return f"{start[1]}\\{words[start.end(1):]}" if start else words
+    return f"{start[1]}\\{words[start.end(1) :]}" if start else words

@@ -1,4 +1,5 @@
 """HTML and SVG as element trees: what comes out of a file becomes text, never markup."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -9,8 +10,38 @@ from unseg.storage.files import printable
 
 Child = Union[str, Element, None, Iterable["Child"]]
 # After these a line ends, so that pages can be compared line by line; it does not show.
-BLOCKS = {"html", "head", "meta", "title", "body", "header", "main", "nav", "section", "footer", "div", "p", "h1", "h2", "h3",
-          "ul", "li", "dl", "dt", "dd", "figure", "figcaption", "details", "summary", "table", "thead", "tbody", "tr", "svg", "g"}
+BLOCKS = {
+    "html",
+    "head",
+    "meta",
+    "title",
+    "body",
+    "header",
+    "main",
+    "nav",
+    "section",
+    "footer",
+    "div",
+    "p",
+    "h1",
+    "h2",
+    "h3",
+    "ul",
+    "li",
+    "dl",
+    "dt",
+    "dd",
+    "figure",
+    "figcaption",
+    "details",
+    "summary",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "svg",
+    "g",
+}
 
 
 def el(tag: str, *children: Child, **attributes: object) -> Element:
@@ -19,8 +50,10 @@ def el(tag: str, *children: Child, **attributes: object) -> Element:
     `class_` is class, `stroke_width` is stroke-width; an attribute that is None is left out, a float shortened to two decimals.
     All text is made `printable`, and escaped when it is written.
     """
-    element = Element(tag, {name.rstrip("_").replace("_", "-"): _value(value)
-                            for name, value in attributes.items() if value is not None})
+    element = Element(
+        tag,
+        {name.rstrip("_").replace("_", "-"): _value(value) for name, value in attributes.items() if value is not None},
+    )
     if tag in BLOCKS:
         element.tail = "\n"
     add(element, *children)

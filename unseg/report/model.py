@@ -2,6 +2,7 @@
 
 Whatever is missing or of the wrong kind is one UserError that names its place. Nothing here knows HTML.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -14,19 +15,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unseg.method import metrics
 from unseg.errors import UserError
 from unseg.evaluation.condition_names import RESERVED, shown_name
 from unseg.evaluation.results import Spread, grouped, read_results, spread
-from unseg.storage.files import printable
+from unseg.method import metrics
 from unseg.report.charts import Points
+from unseg.storage.files import printable
 
 RESULTS = "results.json"
 # Settings that have a place of their own on the page.
 LARGEST = 1e12  # of a number that can be shown
 PLACED = {"task", "network", "condition", "seed", "images"}
 # Facts of a task that stand among its settings, by the name that readers get.
-FACTS = {"train_images": "training images", "test_images": "test images", "test_split": "test split", "num_classes": "classes"}
+FACTS = {
+    "train_images": "training images",
+    "test_images": "test images",
+    "test_split": "test split",
+    "num_classes": "classes",
+}
 MACHINE = ("device", "device_name", "machine", "processes", "threads", "torch")  # of a result
 
 
@@ -235,17 +241,23 @@ class Node:
     def error(self, problem: str) -> UserError:
         kinds = {dict: "an object", list: "a list"}
         shown = kinds.get(type(self.value)) or printable(json.dumps(self.value, ensure_ascii=False))
-        return UserError(f"{self.file}: {printable(self.where) or 'the file'} {problem}: "
-                         f"{shown if len(shown) <= 40 else shown[:39] + '…'}; it is not as unseg evaluate wrote it")
+        return UserError(
+            f"{self.file}: {printable(self.where) or 'the file'} {problem}: "
+            f"{shown if len(shown) <= 40 else shown[:39] + '…'}; it is not as unseg evaluate wrote it"
+        )
 
 
 # --- what the places mean ----------------------------------------------------------------------------------------------
 
 
-def _section(root: Node, task: str, networks: dict[str, dict[str, dict[int, Any]]], source: str, sha256: str) -> Section:
+def _section(
+    root: Node, task: str, networks: dict[str, dict[str, dict[int, Any]]], source: str, sha256: str
+) -> Section:
     facts = root["tasks"][task]
     runs = {id(run["result"].value): run for run in root["runs"].items() if run["settings"]["task"].value == task}
-    kept = {id(result) for conditions in networks.values() for seeds in conditions.values() for result in seeds.values()}
+    kept = {
+        id(result) for conditions in networks.values() for seeds in conditions.values() for result in seeds.values()
+    }
     left_out = len(runs) - len(kept)
     runs = {key: run for key, run in runs.items() if key in kept}
     metrics_named = {run["result"]["metric"].text() for run in runs.values()}
@@ -256,13 +268,31 @@ def _section(root: Node, task: str, networks: dict[str, dict[str, dict[int, Any]
     for network, conditions in networks.items():
         of_network = [runs[id(result)] for seeds in conditions.values() for result in seeds.values()]
         trivial = _trivial([run["result"] for run in of_network], facts, metric)
-        clean = {seed: runs[id(result)]["result"]["final"].number() for seed, result in conditions.get("clean", {}).items()}
-        parts.append(Network(network, trivial, [
-            Condition(name, [_run(runs[id(result)], clean, trivial) for result in seeds.values()])
-            for name, seeds in conditions.items()]))
+        clean = {
+            seed: runs[id(result)]["result"]["final"].number() for seed, result in conditions.get("clean", {}).items()
+        }
+        parts.append(
+            Network(
+                network,
+                trivial,
+                [
+                    Condition(name, [_run(runs[id(result)], clean, trivial) for result in seeds.values()])
+                    for name, seeds in conditions.items()
+                ],
+            )
+        )
     found = list(runs.values())
-    return Section(source, sha256, task, metric, parts, _subtitle(facts, found), _settings(facts, found), _made(found),
-                   _remarks(facts, found, parts, left_out))
+    return Section(
+        source,
+        sha256,
+        task,
+        metric,
+        parts,
+        _subtitle(facts, found),
+        _settings(facts, found),
+        _made(found),
+        _remarks(facts, found, parts, left_out),
+    )
 
 
 def _trivial(results: Sequence[Node], facts: Node, metric: str) -> float:
@@ -280,10 +310,20 @@ def _run(run: Node, clean: Mapping[int, float], trivial: float) -> Run:
     numbers, by_class = _metrics(result["metrics"])
     quality, stored = result.get("quality"), result.get("stored")
     retained = metrics.retained_learning(final, clean[seed], trivial) if seed in clean else None
-    return Run(seed, final, result["best"].number(), curve, retained, numbers, by_class,
-               Quality() if quality is None else _quality(quality), stored and _quality(stored), _number(result.get("seconds")),
-               [_example(example) for example in _items(result.get("examples"))],
-               [_change(change) for change in _items(result.get("training_examples"))])
+    return Run(
+        seed,
+        final,
+        result["best"].number(),
+        curve,
+        retained,
+        numbers,
+        by_class,
+        Quality() if quality is None else _quality(quality),
+        stored and _quality(stored),
+        _number(result.get("seconds")),
+        [_example(example) for example in _items(result.get("examples"))],
+        [_change(change) for change in _items(result.get("training_examples"))],
+    )
 
 
 def _metrics(given: Node) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
@@ -355,7 +395,9 @@ def _settings(facts: Node, runs: Sequence[Node]) -> dict[str, list[str]]:
     for run in runs:
         for name, value in run["settings"].value.items():
             if name not in PLACED:
-                found.setdefault(name.replace("_", " "), {})[_in_words(value, between="×" if name == "size" else " ")] = None
+                found.setdefault(name.replace("_", " "), {})[
+                    _in_words(value, between="×" if name == "size" else " ")
+                ] = None
         found.setdefault("seed", {})[str(run["settings"]["seed"].whole())] = None
         for name in MACHINE:
             if run["result"].get(name):
@@ -365,8 +407,11 @@ def _settings(facts: Node, runs: Sequence[Node]) -> dict[str, list[str]]:
 
 def _made(runs: Sequence[Node]) -> dict[str, str]:
     """How the images of each condition were made: generator, budget, or the fingerprint of their files."""
-    return {shown_name(run["settings"]["condition"].text()): _in_words(images.value) for run in runs
-            if (images := run["settings"].get("images")) and images.value}
+    return {
+        shown_name(run["settings"]["condition"].text()): _in_words(images.value)
+        for run in runs
+        if (images := run["settings"].get("images")) and images.value
+    }
 
 
 def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], left_out: int) -> list[str]:
@@ -374,8 +419,10 @@ def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], lef
     lines = []
     majority = facts.get("majority_class")
     if majority is not None:
-        lines.append(f"The trivial answer is class {_in_words(majority.value)}, the most frequent one of the training labels, at "
-                     "every pixel.")
+        lines.append(
+            f"The trivial answer is class {_in_words(majority.value)}, the most frequent one of the training labels, at "
+            "every pixel."
+        )
     absent = [item.value for item in _items(facts.get("absent_classes"))]
     if absent:
         lines.append(f"Left out of every mean, since no test image shows them: {', '.join(map(_in_words, absent))}.")
@@ -392,15 +439,26 @@ def _remarks(facts: Node, runs: Sequence[Node], networks: Sequence[Network], lef
             lines.append(f"The conditions of {network.name} have between {uneven[0]} and {uneven[-1]} seeds.")
     lines += [f"Not run on {', '.join(names)}: {missing}." for missing, names in lacking.items()]
     for name in every:
-        again = spread(run.stored and run.stored.psnr for network in networks if (condition := network.find(name))
-                       for run in condition.runs)
+        again = spread(
+            run.stored and run.stored.psnr
+            for network in networks
+            if (condition := network.find(name))
+            for run in condition.runs
+        )
         if again is not None:
-            lines.append(f"{shown_name(name)}: PSNR and largest change are those of the change itself; once re-encoded, the "
-                         f"images have a PSNR of {again.mean:.1f} dB.")
+            lines.append(
+                f"{shown_name(name)}: PSNR and largest change are those of the change itself; once re-encoded, the "
+                f"images have a PSNR of {again.mean:.1f} dB."
+            )
     if left_out:
-        lines.append(f"{left_out} runs of images that were made otherwise than the latest ones of their condition are left out.")
-    lines += [f"{run['settings']['network'].text()}: {note.text()}" for run in runs
-              for note in _items(run["result"].get("notes"))]
+        lines.append(
+            f"{left_out} runs of images that were made otherwise than the latest ones of their condition are left out."
+        )
+    lines += [
+        f"{run['settings']['network'].text()}: {note.text()}"
+        for run in runs
+        for note in _items(run["result"].get("notes"))
+    ]
     return [*dict.fromkeys(lines), *(remark.text() for remark in _items(facts.get("remarks")))]
 
 
@@ -409,7 +467,10 @@ def _in_words(value: Any, depth: int = 4, between: str = " ") -> str:
     if isinstance(value, (dict, list)) and depth == 0:
         return "…"
     if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_in_words(inner, depth - 1)}" for name, inner in value.items()) or "none"
+        return (
+            ", ".join(f"{name.replace('_', ' ')} {_in_words(inner, depth - 1)}" for name, inner in value.items())
+            or "none"
+        )
     if isinstance(value, list):
         return between.join(_in_words(item, depth - 1) for item in value) or "none"
     if value is None or isinstance(value, bool):

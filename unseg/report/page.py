@@ -2,6 +2,7 @@
 
 A pure function of results.json and the pictures that it names: the same input gives the same bytes.
 """
+
 from __future__ import annotations
 
 import statistics
@@ -12,9 +13,9 @@ from xml.etree.ElementTree import Element
 
 from unseg.evaluation.condition_names import shown_name
 from unseg.report import figures, text
+from unseg.report.album import Album, Shown
 from unseg.report.charts import Style, swatch
 from unseg.report.figures import Figure, style_of
-from unseg.report.album import Album, Shown
 from unseg.report.markup import Child, add, el, html_page, raw
 from unseg.report.model import Change, Condition, Example, Network, Section
 from unseg.storage.panels import NOISE_GAIN
@@ -36,22 +37,55 @@ class Page:
 def page(sections: Sequence[Section], title: str = text.TITLE) -> Page:
     """The document on these sections, with a table of contents where there are several."""
     counters, album = (_Counter("Figure"), _Counter("Table")), Album()
-    main = el("main", el("header", el("h1", title), el(
-        "p", "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first "
-             "weights and views, and tested on clean images. A protection works where training on protected images ends near the "
-             "trivial answer.", class_="lede")))
+    main = el(
+        "main",
+        el(
+            "header",
+            el("h1", title),
+            el(
+                "p",
+                "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first "
+                "weights and views, and tested on clean images. A protection works where training on protected images ends near the "
+                "trivial answer.",
+                class_="lede",
+            ),
+        ),
+    )
     if len(sections) > 1:
         links = [el("li", el("a", text.heading(section), href=f"#s{i}")) for i, section in enumerate(sections, 1)]
         add(main, el("nav", el("ul", links), aria_label="Contents"))
     for i, section in enumerate(sections, 1):
         add(main, _section(section, f"s{i}", counters, album))
-    add(main, el("footer", el("p", "Made by ", el("code", GENERATOR), " from ", _listed(
-        f"{source} (sha256 {sha256[:16]}…)" for source, sha256 in dict.fromkeys((s.source, s.sha256) for s in sections)), ".")))
-    style = "".join(resources.files("unseg.report").joinpath(name).read_text(encoding="utf-8")
-                    for name in ("palette.css", "page.css"))
-    head = el("head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-              el("meta", name="generator", content=GENERATOR), el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-              el("title", title), raw("style", style))
+    add(
+        main,
+        el(
+            "footer",
+            el(
+                "p",
+                "Made by ",
+                el("code", GENERATOR),
+                " from ",
+                _listed(
+                    f"{source} (sha256 {sha256[:16]}…)"
+                    for source, sha256 in dict.fromkeys((s.source, s.sha256) for s in sections)
+                ),
+                ".",
+            ),
+        ),
+    )
+    style = "".join(
+        resources.files("unseg.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("palette.css", "page.css")
+    )
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="generator", content=GENERATOR),
+        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        el("title", title),
+        raw("style", style),
+    )
     return Page(html_page(el("html", head, el("body", main), lang="en")), album.problems)
 
 
@@ -59,8 +93,13 @@ def _section(section: Section, anchor: str, counters: tuple[_Counter, _Counter],
     figure, table = counters
     unit = text.metric_name(section.metric)
     styles = style_of(section)
-    part = el("section", el("h2", text.heading(section), id=f"{anchor}-title"), el("p", section.subtitle, class_="meta"),
-              id=anchor, aria_labelledby=f"{anchor}-title")
+    part = el(
+        "section",
+        el("h2", text.heading(section), id=f"{anchor}-title"),
+        el("p", section.subtitle, class_="meta"),
+        id=anchor,
+        aria_labelledby=f"{anchor}-title",
+    )
     found = text.finding(section)
     if found:
         add(part, el("p", found, class_="finding"))
@@ -96,21 +135,38 @@ class _Counter:
 
 def _tiles(section: Section, unit: str, styles: dict[str, Style]) -> Element:
     """Means over networks, for a first look."""
-    final, retained = text.common_means(section, lambda run: run.final), text.common_means(section, lambda run: run.retained)
-    below = {name: f"final {unit}" if name == "clean" or name not in retained else
-             f"retained learning {text.number(retained[name], 2)}" for name in final}
+    final, retained = (
+        text.common_means(section, lambda run: run.final),
+        text.common_means(section, lambda run: run.retained),
+    )
+    below = {
+        name: f"final {unit}"
+        if name == "clean" or name not in retained
+        else f"retained learning {text.number(retained[name], 2)}"
+        for name in final
+    }
     tiles = [(shown_name(name), mean, below[name], styles[name].colour) for name, mean in final.items()]
     tiles.append((figures.TRIVIAL, statistics.fmean(network.trivial for network in section.networks), unit, ""))
-    return el("dl", [el("div", el("dt", title), el("dd", text.number(value)), el("dd", what), class_=f"tile {colour}".strip())
-                     for title, value, what, colour in tiles], class_="tiles")
+    return el(
+        "dl",
+        [
+            el("div", el("dt", title), el("dd", text.number(value)), el("dd", what), class_=f"tile {colour}".strip())
+            for title, value, what, colour in tiles
+        ],
+        class_="tiles",
+    )
 
 
 def _figure(figure: Figure, counter: _Counter) -> Element:
     """Small charts, one a network, as many side by side as there is room for."""
     keys = [el("li", swatch(style), name) for name, style in figure.legend.items()]
     charts = [el("figure", el("p", name, class_="panel-title"), chart) for name, chart in figure.panels]
-    return el("div", el("ul", keys, class_="legend") if keys else None, el("div", charts, class_="charts"),
-              counter.caption(figure.caption))
+    return el(
+        "div",
+        el("ul", keys, class_="legend") if keys else None,
+        el("div", charts, class_="charts"),
+        counter.caption(figure.caption),
+    )
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------
@@ -138,9 +194,16 @@ def _keyed(name: str, style: Style) -> list[Child]:
 
 def _results(section: Section, styles: dict[str, Style], table: _Counter) -> Element:
     columns = text.columns(section)
-    groups = [(f"{network.name} (trivial answer {text.number(network.trivial)})",
-               [(_keyed(condition.shown, styles[condition.name]), [column.cell(condition) for column in columns])
-                for condition in network.conditions]) for network in section.networks]
+    groups = [
+        (
+            f"{network.name} (trivial answer {text.number(network.trivial)})",
+            [
+                (_keyed(condition.shown, styles[condition.name]), [column.cell(condition) for column in columns])
+                for condition in network.conditions
+            ],
+        )
+        for network in section.networks
+    ]
     about = f"Networks trained on each kind of image, tested on clean images; {text.table_note(section)}"
     caption = " ".join(filter(None, (about, text.not_measured(section))))
     return _table(table.caption(caption), ["trained on", *(column.title for column in columns)], groups)
@@ -155,10 +218,20 @@ def _by_class(section: Section, table: _Counter) -> list[Element]:
             conditions = [c for c in network.main() if any(metric in run.by_class for run in c.runs)]
             classes = dict.fromkeys(name for c in conditions for run in c.runs for name in run.by_class.get(metric, {}))
             digits = 0 if all(text.is_count(run.by_class.get(metric, {})) for c in conditions for run in c.runs) else 3
-            rows = [(name, [text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name)), digits)
-                            for c in conditions]) for name in classes]
+            rows = [
+                (
+                    name,
+                    [
+                        text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name)), digits)
+                        for c in conditions
+                    ],
+                )
+                for name in classes
+            ]
             if rows:
-                caption = table.caption(f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step.")
+                caption = table.caption(
+                    f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step."
+                )
                 inside.append(_table(caption, [text.grouping(metric), *(c.shown for c in conditions)], [(None, rows)]))
         parts.append(el("details", el("summary", text.metric_name(metric)), inside))
     return parts
@@ -166,20 +239,37 @@ def _by_class(section: Section, table: _Counter) -> list[Element]:
 
 def _all_metrics(section: Section, table: _Counter) -> Element | None:
     """Every metric that is one number, where there are more than the section's own; folded."""
-    names = [name for name in dict.fromkeys(name for run in section.runs() for name in run.numbers) if name != section.metric]
+    names = [
+        name for name in dict.fromkeys(name for run in section.runs() for name in run.numbers) if name != section.metric
+    ]
     if not names:
         return None
-    groups = [(network.name, [(c.shown, [text.with_sd(c.spread(lambda run: run.numbers.get(name))) for name in names])
-                              for c in network.conditions]) for network in section.networks]
+    groups = [
+        (
+            network.name,
+            [
+                (c.shown, [text.with_sd(c.spread(lambda run: run.numbers.get(name))) for name in names])
+                for c in network.conditions
+            ],
+        )
+        for network in section.networks
+    ]
     caption = table.caption("All metrics after the last step, on clean test images.")
-    return el("details", el("summary", "Every metric"), _table(caption, ["trained on", *map(text.metric_name, names)], groups))
+    return el(
+        "details", el("summary", "Every metric"), _table(caption, ["trained on", *map(text.metric_name, names)], groups)
+    )
 
 
 def _settings(section: Section) -> Element:
-    facts = [*((name, _listed(values)) for name, values in section.settings.items()),
-             *((f"images: {name}", how) for name, how in section.made.items())]
-    return el("details", el("summary", "Settings, data and machine"),
-              el("dl", [(el("dt", name), el("dd", value)) for name, value in facts], class_="facts"))
+    facts = [
+        *((name, _listed(values)) for name, values in section.settings.items()),
+        *((f"images: {name}", how) for name, how in section.made.items()),
+    ]
+    return el(
+        "details",
+        el("summary", "Settings, data and machine"),
+        el("dl", [(el("dt", name), el("dd", value)) for name, value in facts], class_="facts"),
+    )
 
 
 def _listed(values: Iterable[str]) -> str:
@@ -202,8 +292,14 @@ def _examples(section: Section, figure: _Counter, album: Album) -> Element | Non
     more = rows[SHOWN_EXAMPLES:]
     seed = next(run.seed for run in section.runs() if run.examples)
     folded = el("details", el("summary", f"{len(more)} more"), more) if more else None
-    return el("div", rows[:SHOWN_EXAMPLES], folded, figure.caption(
-        f"Clean test images, their truth, and the predictions of networks trained on each kind of image (seed {seed})."))
+    return el(
+        "div",
+        rows[:SHOWN_EXAMPLES],
+        folded,
+        figure.caption(
+            f"Clean test images, their truth, and the predictions of networks trained on each kind of image (seed {seed})."
+        ),
+    )
 
 
 def _example(name: str, networks: Sequence[tuple[Network, list[tuple[Condition, Example]]]], album: Album) -> Element:
@@ -228,8 +324,11 @@ def _changes(section: Section, figure: _Counter, album: Album) -> Element | None
     for (who, name), change in found.items():
         captions = f"{name}, clean", who, f"{who}, noise × {NOISE_GAIN}"
         rows.append(_pictures(name, album.before_after_noise(change, captions), "pictures three"))
-    return el("div", rows,
-              figure.caption(f"Training images before and after, and the difference × {NOISE_GAIN} (grey: no change)."))
+    return el(
+        "div",
+        rows,
+        figure.caption(f"Training images before and after, and the difference × {NOISE_GAIN} (grey: no change)."),
+    )
 
 
 def _pictures(of: str, pictures: Sequence[Shown], class_: str = "pictures") -> Element:

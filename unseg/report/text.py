@@ -1,4 +1,5 @@
 """Numbers and names in words, the same on the page and in the Markdown table."""
+
 from __future__ import annotations
 
 import statistics
@@ -11,8 +12,17 @@ from unseg.report.model import Condition, Run, Section
 TITLE = "What segmentation networks learn from protected images"
 NONE = "–"
 METRIC_NAMES = {
-    "miou": "mIoU", "iou": "IoU", "boundary_iou": "boundary IoU", "pixel_accuracy": "pixel accuracy", "dice": "Dice",
-    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "pq": "PQ", "sq": "SQ", "rq": "RQ",
+    "miou": "mIoU",
+    "iou": "IoU",
+    "boundary_iou": "boundary IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "dice": "Dice",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
 }
 # What the end of a metric's key says it was measured with, or over.
 ENDINGS = {"box": "from boxes", "points": "from points", "set": "of the whole set"}
@@ -77,11 +87,18 @@ def duration(seconds: float | None) -> str:
     """`12 s`, `7.6 min` or `2.1 h`."""
     if seconds is None:
         return NONE
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def bound(condition: Condition) -> str:
     """The largest change on objects and elsewhere, grey levels, over all runs; none where no image was changed."""
+
     def largest(pick: Callable[[Run], float | None]) -> float | None:
         return max((value for value in map(pick, condition.runs) if value is not None), default=None)
 
@@ -98,18 +115,30 @@ def columns(section: Section) -> list[Column]:
     several = len(section.seeds()) > 1
     found = [
         Column(f"final {unit}", lambda c: with_sd(c.spread(lambda run: run.final)), "final: after the last step"),
-        Column(f"best {unit}", lambda c: with_sd(c.spread(lambda run: run.best)),
-               "best: the highest of all tests of a run on the test images"),
-        Column("retained learning", lambda c: with_sd(c.spread(lambda run: run.retained), 2),
-               f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean "
-               "run of that seed (0: nothing was learnt, 1: protection changed nothing)"),
-        Column("PSNR (dB)", lambda c: mean(c, lambda run: run.quality.psnr, 1),
-               "PSNR: mean over the training images that were changed"),
+        Column(
+            f"best {unit}",
+            lambda c: with_sd(c.spread(lambda run: run.best)),
+            "best: the highest of all tests of a run on the test images",
+        ),
+        Column(
+            "retained learning",
+            lambda c: with_sd(c.spread(lambda run: run.retained), 2),
+            f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean "
+            "run of that seed (0: nothing was learnt, 1: protection changed nothing)",
+        ),
+        Column(
+            "PSNR (dB)",
+            lambda c: mean(c, lambda run: run.quality.psnr, 1),
+            "PSNR: mean over the training images that were changed",
+        ),
         Column("SSIM", lambda c: mean(c, lambda run: run.quality.ssim)),
         Column("LPIPS", lambda c: mean(c, lambda run: run.quality.lpips)),
         Column("largest change", bound, "largest change: measured, on objects / elsewhere, grey levels of 255"),
-        Column("time", lambda c: duration(None if (t := c.spread(lambda run: run.seconds)) is None else t.mean),
-               "time: wall time of training and testing one network" + (", mean over seeds" if several else "")),
+        Column(
+            "time",
+            lambda c: duration(None if (t := c.spread(lambda run: run.seconds)) is None else t.mean),
+            "time: wall time of training and testing one network" + (", mean over seeds" if several else ""),
+        ),
         Column("seeds", lambda c: str(len(c.runs))),
     ]
     conditions = [condition for network in section.networks for condition in network.conditions]
@@ -118,9 +147,15 @@ def columns(section: Section) -> list[Column]:
 
 def not_measured(section: Section) -> str | None:
     """Which measures of the images' quality the JSON does not have."""
-    missing = [name for name, pick in (("PSNR", lambda run: run.quality.psnr), ("SSIM", lambda run: run.quality.ssim),
-                                       ("LPIPS", lambda run: run.quality.lpips))
-               if all(pick(run) is None for run in section.runs())]
+    missing = [
+        name
+        for name, pick in (
+            ("PSNR", lambda run: run.quality.psnr),
+            ("SSIM", lambda run: run.quality.ssim),
+            ("LPIPS", lambda run: run.quality.lpips),
+        )
+        if all(pick(run) is None for run in section.runs())
+    ]
     return f"Not measured: {', '.join(missing)}." if missing else None
 
 
@@ -146,7 +181,9 @@ def common_means(section: Section, pick: Callable[[Run], float | None]) -> dict[
 def finding(section: Section) -> str | None:
     """What was found, in a sentence; None where clean and protected were not both run on every network."""
     means, unit = common_means(section, lambda run: run.final), metric_name(section.metric)
-    protected = [name for name in means if any(c.name == name for network in section.networks for c in network.protected())]
+    protected = [
+        name for name in means if any(c.name == name for network in section.networks for c in network.protected())
+    ]
     if "clean" not in means or not protected:
         return None
     found = []
@@ -154,11 +191,15 @@ def finding(section: Section) -> str | None:
         spreads = [network.find(name).spread(lambda run: run.retained) for network in section.networks]
         retained = [each.mean for each in spreads if each is not None]
         what = "protected images" if name == "protected" else name
-        found.append(f"{number(means[name])} after {what}" + (f" (retained learning {_ends(retained, 2)})" if retained else ""))
+        found.append(
+            f"{number(means[name])} after {what}" + (f" (retained learning {_ends(retained, 2)})" if retained else "")
+        )
     levels = _ends([network.trivial for network in section.networks], 3)
     who = "One network" if len(section.networks) == 1 else f"Means over {len(section.networks)} networks"
-    return (f"{who}: final {unit} on clean test images is {number(means['clean'])} after training on clean images, "
-            f"{', '.join(found)}; the trivial answer has {levels}.")
+    return (
+        f"{who}: final {unit} on clean test images is {number(means['clean'])} after training on clean images, "
+        f"{', '.join(found)}; the trivial answer has {levels}."
+    )
 
 
 def _ends(values: Sequence[float], digits: int) -> str:

@@ -1,4 +1,5 @@
 """The files of a report: the page, the Markdown beside it and, if asked for, its charts as SVG."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 
 from unseg.errors import UserError
-from unseg.storage.files import write_bytes
 from unseg.report import text
 from unseg.report.charts import sheet
 from unseg.report.figures import figures, style_of
@@ -15,6 +15,7 @@ from unseg.report.markdown import MARK, markdown
 from unseg.report.markup import svg_file
 from unseg.report.model import Section, read_sections
 from unseg.report.page import GENERATOR, page
+from unseg.storage.files import write_bytes
 
 SUFFIXES = (".html", ".htm")
 OURS = (MARK.encode(), f'<meta name="generator" content="{GENERATOR}">'.encode())
@@ -29,8 +30,9 @@ class Written:
     problems: list[str]
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None, charts: bool = False,
-                 title: str = text.TITLE) -> Written:
+def write_report(
+    runs: Sequence[Path], out: Path | None = None, charts: bool = False, title: str = text.TITLE
+) -> Written:
     """Writes the report on these folders with a results.json, or such files.
 
     out: the page, report.html in the first folder by default. charts: also write each figure as SVG. title: the page's heading.
@@ -45,8 +47,11 @@ def write_report(runs: Sequence[Path], out: Path | None = None, charts: bool = F
         raise UserError(f"{runs[0]}: holds no run yet; let unseg evaluate finish one")
     made = page(sections, title)
     pictures, names = _charts(sections, out.stem) if charts else ({}, [])
-    contents = {out: made.html, out.with_suffix(".md"): markdown(sections, names, title),
-                **{out.with_name(name): content for name, content in pictures.items()}}
+    contents = {
+        out: made.html,
+        out.with_suffix(".md"): markdown(sections, names, title),
+        **{out.with_name(name): content for name, content in pictures.items()},
+    }
     for path in contents:
         _check_free(path)
     for path, content in contents.items():
@@ -79,4 +84,6 @@ def _check_free(path: Path) -> None:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name another file with --out") from None
     if not any(mark in start for mark in OURS):
-        raise UserError(f"{path}: exists already and is no report of unseg; move it away, or name another file with --out")
+        raise UserError(
+            f"{path}: exists already and is no report of unseg; move it away, or name another file with --out"
+        )

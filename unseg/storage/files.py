@@ -1,4 +1,5 @@
 """Files on disk: written whole or not at all, known by their hashes, never through a link that lies in the way."""
+
 from __future__ import annotations
 
 import hashlib

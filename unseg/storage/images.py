@@ -4,6 +4,7 @@ Pixels are upright: the EXIF orientation is applied when reading, because what i
 16 bits stay 16 bits, colour profiles and alpha are kept. What cannot be read whole is an error that names the file,
 never a partly grey image; files are opened only if they are regular files of a size that their header explains.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -38,25 +39,63 @@ METADATA_BYTES = 64 * 2**20  # beyond its pixels' bytes a file may be this large
 JPEG_SCANS = 100  # ten are usual; each one costs a pass over all pixels, however few its bytes
 WEBP_SIDE, JPEG_SIDE = 16_383, 65_500  # the most that libwebp and libjpeg write
 # What Pillow and OpenCV raise on broken files of the formats above; anything else is a bug and must be seen.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, TypeError, KeyError, IndexError,
-                 AttributeError, ZeroDivisionError, NotImplementedError, struct.error, zlib.error, cv2.error,
-                 Pillow.DecompressionBombError)
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ZeroDivisionError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    cv2.error,
+    Pillow.DecompressionBombError,
+)
 LONGEST_REASON = 200  # characters that a decoder may say
 Z_RLE, Z_FILTERED = 3, 1  # zlib strategies
 ISAL_LEVEL = 2  # of its 0 to 3: 0.51 of the raw size in 13 ms a megapixel; 1: 0.52 in 12; 3: 0.51 in 21
 PNG_HEADER_END = 33  # signature 8, IHDR 25
 PNG_BAND, PNG_CHUNK = 2**18, 2**30  # bytes that are filtered at once; most bytes of a chunk
 GREY_LEVEL_16 = 257  # 65535 / 255: a grey level of 255 in values of 16 bits
-NAME_OF_MODE = {"1": "black-and-white", "P": "palette", "PA": "palette with alpha", "L": "grey", "LA": "grey with alpha",
-                "La": "premultiplied grey", "RGBa": "premultiplied RGBA"}
+NAME_OF_MODE = {
+    "1": "black-and-white",
+    "P": "palette",
+    "PA": "palette with alpha",
+    "L": "grey",
+    "LA": "grey with alpha",
+    "La": "premultiplied grey",
+    "RGBa": "premultiplied RGBA",
+}
 RGB_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # What `--metadata keep` keeps of a file's main EXIF directory; the others describe how its pixels are stored.
-KEPT_EXIF = (ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.XResolution,
-             ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit, ExifTags.Base.Software, ExifTags.Base.DateTime,
-             ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright)
-SAID_BY_FILE = (ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.DateTime,
-                ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright)
+KEPT_EXIF = (
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.XResolution,
+    ExifTags.Base.YResolution,
+    ExifTags.Base.ResolutionUnit,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.HostComputer,
+    ExifTags.Base.Copyright,
+)
+SAID_BY_FILE = (
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.HostComputer,
+    ExifTags.Base.Copyright,
+)
 ORIENTATION, MAKER_NOTE = ExifTags.Base.Orientation, ExifTags.Base.MakerNote
 EXIF, GPS, XMP, ICC = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, 700, 34675
 
@@ -119,8 +158,9 @@ class Image:
 def eight_bit_rgb(samples_HWC: np.ndarray) -> np.ndarray:
     """H×W×3 uint8 of samples H×W×1 or H×W×3, uint8 or uint16 (rounded to the nearest of 256 levels)."""
     if samples_HWC.ndim != 3 or samples_HWC.shape[2] not in (1, 3) or samples_HWC.dtype not in (np.uint8, np.uint16):
-        raise ValueError("image: expected H×W×3 or H×W×1 of uint8 or uint16, got"
-                         f" {samples_HWC.shape} {samples_HWC.dtype}")
+        raise ValueError(
+            f"image: expected H×W×3 or H×W×1 of uint8 or uint16, got {samples_HWC.shape} {samples_HWC.dtype}"
+        )
     if samples_HWC.dtype == np.uint16:
         # (v + 128) // 257 without leaving 16 bits
         samples_HWC = (samples_HWC // GREY_LEVEL_16 + (samples_HWC % GREY_LEVEL_16 > 128)).astype(np.uint8)
@@ -168,12 +208,16 @@ def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, descr
             array = np.array(image if image.mode == target else image.convert(target))
             array = array if array.ndim == 3 else array[..., None]
             samples, alpha = (array[..., :-1], array[..., -1]) if has_alpha else (array, None)
-            notes = [] if image.mode in (target, target.removesuffix("A")) else \
-                [f"{NAME_OF_MODE.get(image.mode, image.mode)} to {NAME_OF_MODE.get(target, target)}"]
+            notes = (
+                []
+                if image.mode in (target, target.removesuffix("A"))
+                else [f"{NAME_OF_MODE.get(image.mode, image.mode)} to {NAME_OF_MODE.get(target, target)}"]
+            )
         metadata, left_out = _metadata(image, grey, describe)
         tells = _tells(image)
-    samples, alpha = (None if part is None else np.ascontiguousarray(_upright(part, orientation))
-                      for part in (samples, alpha))
+    samples, alpha = (
+        None if part is None else np.ascontiguousarray(_upright(part, orientation)) for part in (samples, alpha)
+    )
     return Image(samples, alpha, metadata, "; ".join(notes + left_out) or None, hashlib.sha256(data).hexdigest(), tells)
 
 
@@ -325,8 +369,11 @@ def _bytes_of_image(path: Path, max_pixels: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         limit = max_pixels * BYTES_A_PIXEL + METADATA_BYTES
         if size > limit:
-            raise ImageError(path, f"{size:,} bytes are more than an image of {max_pixels / 1e6:g} megapixels needs: raise"
-                                   " --max-megapixels if it is one")
+            raise ImageError(
+                path,
+                f"{size:,} bytes are more than an image of {max_pixels / 1e6:g} megapixels needs: raise"
+                " --max-megapixels if it is one",
+            )
         _check_size(path, *_webp_size(file.read(30)), max_pixels)
         file.seek(0)
         with Pillow.open(file, formats=FORMATS) as image:
@@ -353,8 +400,11 @@ def _check_header(path: Path, image: Pillow.Image, max_pixels: int) -> None:
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ImageError(path, f"{width}×{height} is over the limit of {max_pixels / 1e6:g} megapixels: raise"
-                               " --max-megapixels or make it smaller")
+        raise ImageError(
+            path,
+            f"{width}×{height} is over the limit of {max_pixels / 1e6:g} megapixels: raise"
+            " --max-megapixels or make it smaller",
+        )
 
 
 def _webp_size(start: bytes) -> tuple[int, int]:
@@ -386,11 +436,19 @@ def _bits_per_channel(path: Path, image: Pillow.Image, data: bytes) -> int:
     if bits <= 8:
         return 8
     tags = image.tag_v2 if image.format == "TIFF" else {}
-    kind = "floating-point values" if image.mode == "F" or 3 in _tuple(tags.get(339, 1)) else \
-        "signed values" if 2 in _tuple(tags.get(339, 1)) else \
-        f"{bits} bits a channel" if bits != 16 or image.mode == "I" and image.format == "TIFF" else \
-        "16 bits with white as zero" if tags.get(262, 1) == 0 else \
-        "16 bits with premultiplied alpha" if 1 in _tuple(tags.get(338, 2)) else None
+    kind = (
+        "floating-point values"
+        if image.mode == "F" or 3 in _tuple(tags.get(339, 1))
+        else "signed values"
+        if 2 in _tuple(tags.get(339, 1))
+        else f"{bits} bits a channel"
+        if bits != 16 or image.mode == "I" and image.format == "TIFF"
+        else "16 bits with white as zero"
+        if tags.get(262, 1) == 0
+        else "16 bits with premultiplied alpha"
+        if 1 in _tuple(tags.get(338, 2))
+        else None
+    )
     if kind:
         raise ImageError(path, f"{kind}: convert it to 8 or 16 bits a channel, unsigned, first")
     return 16
@@ -409,8 +467,9 @@ def _tuple(value: object) -> tuple:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _deep_samples(path: Path, image: Pillow.Image, data: bytes, grey: bool,
-                  has_alpha: bool) -> tuple[np.ndarray, np.ndarray | None, bool]:
+def _deep_samples(
+    path: Path, image: Pillow.Image, data: bytes, grey: bool, has_alpha: bool
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Samples and alpha of a 16-bit image, as its file has them, and whether it is grey.
 
     Pillow reads 16-bit grey and the high bytes of 16-bit colour; OpenCV reads all bits. What they agree on is right,
@@ -422,14 +481,16 @@ def _deep_samples(path: Path, image: Pillow.Image, data: bytes, grey: bool,
     if values is None or values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width):
         raise ImageError(path, "16 bits a channel, stored in a way that is not read: save it as 16-bit PNG")
     values = values if values.ndim == 3 else values[..., None]
-    values = values[..., [2, 1, 0, 3][:values.shape[2]]] if values.shape[2] >= 3 else values  # OpenCV's order is BGR
+    values = values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] >= 3 else values  # OpenCV's order is BGR
     colours, alpha = values[..., :3], values[..., 3] if values.shape[2] == 4 else None
     if "transparency" in image.info and alpha is None:  # one colour stands for what is transparent
         alpha = (colours != np.asarray(image.info["transparency"], np.uint16)).any(axis=2) * np.uint16(65535)
     grey = image.format == "PNG" and data[25] in (0, 4)  # colour types without colour
     seen = np.asarray(image.convert("RGBA" if alpha is not None else "RGB")) if image.mode in ("RGB", "RGBA") else None
-    if seen is not None and not (np.array_equal(seen[..., :3], colours >> 8)
-                                 and (image.mode == "RGB" or np.array_equal(seen[..., 3], alpha >> 8))):
+    if seen is not None and not (
+        np.array_equal(seen[..., :3], colours >> 8)
+        and (image.mode == "RGB" or np.array_equal(seen[..., 3], alpha >> 8))
+    ):
         raise ImageError(path, "16 bits a channel, stored in a way that is not read exactly: save it as 16-bit PNG")
     return colours[..., :1] if grey else colours, alpha, grey
 
@@ -480,8 +541,11 @@ def _exif(image: Pillow.Image) -> bytes | None:
         if tag in found:
             kept[tag] = found[tag]
     for directory in (EXIF, GPS):
-        values = {tag: value for tag, value in found.get_ifd(directory).items()
-                  if tag not in (MAKER_NOTE, ExifTags.IFD.Interop)}
+        values = {
+            tag: value
+            for tag, value in found.get_ifd(directory).items()
+            if tag not in (MAKER_NOTE, ExifTags.IFD.Interop)
+        }
         if values:
             kept[directory] = values
     return kept.tobytes().removeprefix(b"Exif\0\0") if kept else None
@@ -503,10 +567,12 @@ def _xmp(image: Pillow.Image) -> tuple[bytes | None, list[str]]:
 def _tells(image: Pillow.Image) -> tuple[str, ...]:
     """The kinds of metadata in a file that say who, where or with what it was taken."""
     exif = image.getexif()
-    told = {"EXIF": any(tag in exif for tag in (*SAID_BY_FILE, EXIF, GPS)),
-            "XMP": bool(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")),
-            "IPTC": bool(image.info.get("photoshop")),
-            "a comment": bool(image.info.get("comment") or getattr(image, "text", None))}
+    told = {
+        "EXIF": any(tag in exif for tag in (*SAID_BY_FILE, EXIF, GPS)),
+        "XMP": bool(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")),
+        "IPTC": bool(image.info.get("photoshop")),
+        "a comment": bool(image.info.get("comment") or getattr(image, "text", None)),
+    }
     return tuple(kind for kind, found in told.items() if found)
 
 
@@ -529,8 +595,13 @@ def unsupported(form: str, samples_HWC: np.ndarray, alpha_HW: np.ndarray | None)
     return None
 
 
-def encode(form: str, samples_HWC: np.ndarray, alpha_HW: np.ndarray | None = None, metadata: Metadata = Metadata(),
-           level: int = 1) -> bytes:
+def encode(
+    form: str,
+    samples_HWC: np.ndarray,
+    alpha_HW: np.ndarray | None = None,
+    metadata: Metadata = Metadata(),
+    level: int = 1,
+) -> bytes:
     """The bytes of an image file that `unsupported` does not refuse. level: see `encode_png`; TIFF has it too."""
     if form == "png":
         return encode_png(samples_HWC, level, alpha=alpha_HW, metadata=metadata)
@@ -546,8 +617,9 @@ def write_png(path: str | Path, pixels: np.ndarray, level: int = 1, *, alpha: np
     return write_bytes(path, encode_png(pixels, level, alpha=alpha))
 
 
-def encode_png(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None,
-               metadata: Metadata = Metadata()) -> bytes:
+def encode_png(
+    pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None, metadata: Metadata = Metadata()
+) -> bytes:
     """PNG bytes. level: 0 (stored) to 9 (smallest).
 
     Level 1 is differences between rows, deflated by ISA-L: for noised photographs 14 ms a megapixel on one core of 2022 and
@@ -561,8 +633,9 @@ def encode_png(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None =
             chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile)))
     else:
         strategy = Z_FILTERED if level == 9 else Z_RLE
-        data = _encode(pixels, alpha, "PNG", compress_level=level, compress_type=strategy,
-                       icc_profile=metadata.icc_profile)
+        data = _encode(
+            pixels, alpha, "PNG", compress_level=level, compress_type=strategy, icc_profile=metadata.icc_profile
+        )
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif))
     if metadata.xmp:
@@ -571,8 +644,9 @@ def encode_png(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None =
     return data[:PNG_HEADER_END] + extra + data[PNG_HEADER_END:] if extra else data
 
 
-def encode_tiff(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None,
-                metadata: Metadata = Metadata()) -> bytes:
+def encode_tiff(
+    pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None, metadata: Metadata = Metadata()
+) -> bytes:
     """TIFF bytes: deflated strips with horizontal differences (TIFF 6.0, predictor 2). level: as for `encode_png`.
 
     An EXIF block is a TIFF file without picture, so it is the start of the file: what its entries point to stays where it
@@ -585,15 +659,32 @@ def encode_tiff(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None 
     rows = max(1, 2**20 // (width * channels * samples.itemsize))
     strips = []
     for top in range(0, height, rows):
-        strip = samples[top:top + rows].copy()
-        strip[:, 1:] -= samples[top:top + rows, :-1]
+        strip = samples[top : top + rows].copy()
+        strip[:, 1:] -= samples[top : top + rows, :-1]
         packer = _deflater(level)
         strips.append(packer.compress(strip.astype(strip.dtype.newbyteorder(order)).tobytes()) + packer.flush())
     offsets = np.cumsum([len(start), *map(len, strips)]).tolist()
-    own = {tag: (3, 2, np.array(values, f"{order}u2").tobytes()) for tag, values in (
-        (258, [8 * samples.itemsize] * channels), (259, 8), (262, 2 if channels > 2 else 1), (277, channels), (284, 1), (317, 2))}
-    own |= {tag: (4, 4, np.array(values, f"{order}u4").tobytes()) for tag, values in (
-        (256, width), (257, height), (273, offsets[:-1]), (278, rows), (279, [len(strip) for strip in strips]))}
+    own = {
+        tag: (3, 2, np.array(values, f"{order}u2").tobytes())
+        for tag, values in (
+            (258, [8 * samples.itemsize] * channels),
+            (259, 8),
+            (262, 2 if channels > 2 else 1),
+            (277, channels),
+            (284, 1),
+            (317, 2),
+        )
+    }
+    own |= {
+        tag: (4, 4, np.array(values, f"{order}u4").tobytes())
+        for tag, values in (
+            (256, width),
+            (257, height),
+            (273, offsets[:-1]),
+            (278, rows),
+            (279, [len(strip) for strip in strips]),
+        )
+    }
     if alpha is not None:
         own[338] = 3, 2, struct.pack(f"{order}H", 2)  # straight, not premultiplied
     own |= {tag: (7, 1, content) for tag, content in ((ICC, metadata.icc_profile), (XMP, metadata.xmp)) if content}
@@ -614,11 +705,11 @@ def encode_tiff(pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None 
 
 def _tiff_entries(block: bytes, order: str) -> dict[int, bytes]:
     """The entries of a TIFF structure's first directory, 12 bytes each, by tag."""
-    place, = struct.unpack_from(f"{order}I", block, 4)
+    (place,) = struct.unpack_from(f"{order}I", block, 4)
     if place == 0:
         return {}
-    count, = struct.unpack_from(f"{order}H", block, place)
-    rows = (block[place + 2 + 12 * number:place + 14 + 12 * number] for number in range(count))
+    (count,) = struct.unpack_from(f"{order}H", block, place)
+    rows = (block[place + 2 + 12 * number : place + 14 + 12 * number] for number in range(count))
     return {struct.unpack_from(f"{order}H", row)[0]: row for row in rows}
 
 
@@ -655,7 +746,7 @@ def _png_of_row_differences(samples_HWC: np.ndarray, level: int) -> bytes:
     step = max(1, PNG_BAND // (width * channels * samples_HWC.itemsize))
     above = np.zeros((1, width * channels * samples_HWC.itemsize), np.uint8)
     for top in range(0, height, step):  # a band at a time stays in the processor's cache and takes no memory
-        band = samples_HWC[top:top + step]
+        band = samples_HWC[top : top + step]
         if band.dtype == np.uint16:
             band = band.astype(">u2")
         rows = np.ascontiguousarray(band).view(np.uint8).reshape(len(band), -1)
@@ -665,14 +756,15 @@ def _png_of_row_differences(samples_HWC: np.ndarray, level: int) -> bytes:
         packed.append(packer.compress(filtered))
         above = rows[-1:]
     packed.append(packer.flush())
-    return b"".join([b"\x89PNG\r\n\x1a\n", _png_chunk(b"IHDR", header), *_data_chunks(b"".join(packed)),
-                     _png_chunk(b"IEND", b"")])
+    return b"".join(
+        [b"\x89PNG\r\n\x1a\n", _png_chunk(b"IHDR", header), *_data_chunks(b"".join(packed)), _png_chunk(b"IEND", b"")]
+    )
 
 
 def _data_chunks(content: bytes) -> Iterator[bytes]:
     """IDAT chunks; one holds less than 2^31 bytes."""
     for start in range(0, len(content), PNG_CHUNK):
-        yield _png_chunk(b"IDAT", content[start:start + PNG_CHUNK])
+        yield _png_chunk(b"IDAT", content[start : start + PNG_CHUNK])
 
 
 def _deflater(level: int) -> Deflater:

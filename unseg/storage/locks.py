@@ -4,6 +4,7 @@ The system's own lock (flock) decides between processes of one host, so that a k
 and where there is no flock, the holder's sign of life decides: it touches the file every `BEAT` seconds, and is taken for
 dead after `SILENCE`.
 """
+
 from __future__ import annotations
 
 import errno
@@ -67,7 +68,9 @@ class FolderLock:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._done.set()
         if fcntl is None:  # Windows removes no open file
             os.close(self._descriptor)
@@ -99,10 +102,15 @@ class FolderLock:
             try:
                 holder = _read(descriptor)
                 if not _flock(descriptor) or (holder and _is_alive_elsewhere(holder)):
-                    elsewhere = f" (after {SILENCE:g} s without a sign of life it is taken for dead)" \
-                        if holder and holder.host != socket.gethostname() else ""
-                    raise UserError(f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until"
-                                    " it ends, or give another folder")
+                    elsewhere = (
+                        f" (after {SILENCE:g} s without a sign of life it is taken for dead)"
+                        if holder and holder.host != socket.gethostname()
+                        else ""
+                    )
+                    raise UserError(
+                        f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until"
+                        " it ends, or give another folder"
+                    )
                 if not _is_still(descriptor, self.path):  # its last holder removed it between our two calls
                     os.close(descriptor)
                     continue

@@ -1,4 +1,5 @@
 """Photographs side by side under captions, drawn with Pillow alone. Each picture is H×W×3 uint8."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -17,11 +18,19 @@ def before_after_noise_mask(original: np.ndarray, unlearnable: np.ndarray, mask:
     original, unlearnable: H×W×3 uint8. mask: H×W bool, white in the picture. The photographs keep their own size.
     """
     change = unlearnable.astype(np.int16) - original
-    return captioned_grid([[
-        ("original", original), ("unlearnable", unlearnable),
-        (f"noise x{NOISE_GAIN}", noise_panel(change, NOISE_GAIN)),  # "x", not "×": Pillow's own font has no such sign
-        ("mask", mask_panel(mask)),
-    ]])
+    return captioned_grid(
+        [
+            [
+                ("original", original),
+                ("unlearnable", unlearnable),
+                (
+                    f"noise x{NOISE_GAIN}",
+                    noise_panel(change, NOISE_GAIN),
+                ),  # "x", not "×": Pillow's own font has no such sign
+                ("mask", mask_panel(mask)),
+            ]
+        ]
+    )
 
 
 def noise_panel(change_HW3: np.ndarray, gain: float) -> np.ndarray:
@@ -42,8 +51,9 @@ def answer_panel(label_HW: np.ndarray, answer_HW: np.ndarray) -> np.ndarray:
     return panel
 
 
-def captioned_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]],
-                   legend: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> np.ndarray:
+def captioned_grid(
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], legend: Sequence[tuple[str, tuple[int, int, int]]] = ()
+) -> np.ndarray:
     """Rows of panels (H×W×3 uint8, shown at their own size), each under its caption; below them a legend, each word in its
     colour. Panels are centred in columns as wide as the widest panel; captions are cut to that width.
     """

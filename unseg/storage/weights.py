@@ -10,6 +10,7 @@ Layouts read:
 
 Only tensors are ever unpickled (`weights_only=True`): code in a file is not run. Every entry must fit, name and shape.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -77,14 +78,24 @@ MAE_LICENCE = "CC BY-NC 4.0"
 # MAE's names → SAM's, where they differ.
 _MAE_RENAMED = ((".mlp.fc1.", ".mlp.lin1."), (".mlp.fc2.", ".mlp.lin2."))
 # What MAE has and SAM's encoder does not: the class token, the last norm (SAM has its neck there), the decoder.
-_MAE_DROPPED = re.compile(r"cls_token|mask_token|norm\.(weight|bias)|decoder_(pos_embed|(embed|blocks\.\d+|norm|pred)\..+)")
+_MAE_DROPPED = re.compile(
+    r"cls_token|mask_token|norm\.(weight|bias)|decoder_(pos_embed|(embed|blocks\.\d+|norm|pred)\..+)"
+)
 # What SAM's encoder has and MAE does not. A file holds all of a group or none of it.
 _SAM_ONLY = (re.compile(r"blocks\.\d+\.attn\.rel_pos_[hw]"), re.compile(r"neck\.[0-3]\.(weight|bias)"))
 
 # What reading a damaged or foreign pickle raises, besides OSError.
 _UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-    AssertionError, OverflowError, struct.error,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
 )
 
 
@@ -159,7 +170,11 @@ def mae_to_sam(state: State, grid: int) -> State:
                 name = name.replace(theirs, ours)
             renamed[name] = tensor
     position = renamed.get("pos_embed")
-    if position is not None and position.ndim == 3 and (side := math.isqrt(position.shape[1])) ** 2 + 1 == position.shape[1]:
+    if (
+        position is not None
+        and position.ndim == 3
+        and (side := math.isqrt(position.shape[1])) ** 2 + 1 == position.shape[1]
+    ):
         table = position[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
         if side != grid:
             table = F.interpolate(table, (grid, grid), mode="bicubic", align_corners=False)

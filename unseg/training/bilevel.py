@@ -3,6 +3,7 @@
 One readable loop. Each player has its own optimizer, and the frozen one keeps every bit.
 Shapes: B batch, V side of the generator's view, S side of the surrogate's.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -20,21 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segment_anything_training.prompt_batch import Prompts
-from unseg.method import noise
-from unseg.storage.weights import save_generator
-from unseg.method.config import BOOKKEEPING, TrainConfig
+from unseg.compute.distributed import PeerFailure, World
+from unseg.compute.stopping import StopRequest
 from unseg.data.loader import BatchLoader
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import ViewBatch, steps_per_epoch
-from unseg.compute.distributed import PeerFailure, World
 from unseg.errors import UserError
+from unseg.method import noise
+from unseg.method.config import BOOKKEEPING, TrainConfig
 from unseg.method.losses import LossRule, mask_loss
 from unseg.method.prompts import PromptRule, draw_prompts, draw_subset, prompt_rule, seeded
+from unseg.storage.weights import save_generator
 from unseg.training.checkpoints import GENERATOR_FILE, RunFolder, Settings, read_state
-from unseg.compute.stopping import StopRequest
-from unseg.training.players import Loader, NonFiniteStep, Player, Training
-from unseg.training.validation import SetScore, Sets, Shown, show, validate
 from unseg.training.log import Watch, is_due
+from unseg.training.players import Loader, NonFiniteStep, Player, Training
+from unseg.training.validation import Sets, SetScore, Shown, show, validate
 
 
 @contextlib.contextmanager
@@ -81,24 +82,39 @@ def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, floa
         for view in (images, labels)
     )
     # A tiny object can vanish from the smaller view: its prompts are then found as the larger one's maximum.
-    findable = torch.where(small_labels.amax((1, 2, 3), keepdim=True) > 0, small_labels, F.adaptive_max_pool2d(labels, size))
+    findable = torch.where(
+        small_labels.amax((1, 2, 3), keepdim=True) > 0, small_labels, F.adaptive_max_pool2d(labels, size)
+    )
     slots = range(rank * len(images), (rank + 1) * len(images))
     draws = [seeded(config.seed, "prompts", step, slot) for slot in slots]
     generator_kinds = [draw_subset(config.generator_prompts, random) for random in draws]
-    surrogate_kinds = [(str(random.choice(config.surrogate_prompts)),) if config.surrogate_prompts else () for random in draws]
+    surrogate_kinds = [
+        (str(random.choice(config.surrogate_prompts)),) if config.surrogate_prompts else () for random in draws
+    ]
     return Batch(
-        images, labels, small_images, small_labels,
+        images,
+        labels,
+        small_images,
+        small_labels,
         _draw_each(labels, generator_kinds, round(config.view_size * mask_sides[0]), draws, prompt_rule(config)),
         _draw_each(findable, surrogate_kinds, round(size * mask_sides[1]), draws, prompt_rule(config)),
-        tuple(torch.Generator().manual_seed(int(seeded(config.seed, "points", step, slot).integers(2**62))) for slot in slots),
+        tuple(
+            torch.Generator().manual_seed(int(seeded(config.seed, "points", step, slot).integers(2**62)))
+            for slot in slots
+        ),
     )
 
 
-def _draw_each(labels_B1SS: Tensor, kinds: Sequence[Sequence[str]], mask_size: int, draws: Sequence[Any],
-               rule: PromptRule) -> Prompts:
+def _draw_each(
+    labels_B1SS: Tensor, kinds: Sequence[Sequence[str]], mask_size: int, draws: Sequence[Any], rule: PromptRule
+) -> Prompts:
     """`draw_prompts` with kinds and a source of randomness for each image."""
-    return Prompts.join([draw_prompts(label[None], names, mask_size, random, rule)
-                         for label, names, random in zip(labels_B1SS, kinds, draws)])
+    return Prompts.join(
+        [
+            draw_prompts(label[None], names, mask_size, random, rule)
+            for label, names, random in zip(labels_B1SS, kinds, draws)
+        ]
+    )
 
 
 def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
@@ -108,11 +124,18 @@ def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
 
 def loss_rule(config: TrainConfig) -> LossRule:
     """How both players' losses are taken."""
-    return LossRule(config.loss_points, config.loss_oversample, config.loss_uncertain_share, config.loss_weights,
-                    config.dice_smoothing)
+    return LossRule(
+        config.loss_points,
+        config.loss_oversample,
+        config.loss_uncertain_share,
+        config.loss_weights,
+        config.dice_smoothing,
+    )
 
 
-def surrogate_step(generator: nn.Module, surrogate: Player, batch: Batch, config: TrainConfig, learning_rate: float) -> float:
+def surrogate_step(
+    generator: nn.Module, surrogate: Player, batch: Batch, config: TrainConfig, learning_rate: float
+) -> float:
     """The surrogate learns the true mask from noised images; the generator gets no gradient. Returns the loss."""
     with torch.no_grad():
         noise_B3NN = generator(batch.images, batch.generator_prompts)
@@ -120,7 +143,9 @@ def surrogate_step(generator: nn.Module, surrogate: Player, batch: Batch, config
     return surrogate.update(mask_loss(logits, batch.small_labels, loss_rule(config), batch.points), learning_rate)
 
 
-def generator_step(generator: Player, surrogate: nn.Module, batch: Batch, config: TrainConfig, learning_rate: float) -> float:
+def generator_step(
+    generator: Player, surrogate: nn.Module, batch: Batch, config: TrainConfig, learning_rate: float
+) -> float:
     """The generator learns noise with which the frozen surrogate answers the target. Returns the loss."""
     with frozen(surrogate):
         noise_B3NN = generator.network(batch.images, batch.generator_prompts)
@@ -187,9 +212,16 @@ class Outcome:
     stopped_by: Signals | None = None
 
 
-def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, world: World = World(),
-          held_out: Sets | None = None, load_generator: Loader | None = None, load_surrogate: Loader | None = None,
-          options: RunOptions = RunOptions()) -> Outcome:
+def train(
+    config: TrainConfig,
+    samples: Sequence[TrainingImage],
+    output: Path,
+    world: World = World(),
+    held_out: Sets | None = None,
+    load_generator: Loader | None = None,
+    load_surrogate: Loader | None = None,
+    options: RunOptions = RunOptions(),
+) -> Outcome:
     """Runs the configuration, or goes on with the run that `output` holds, to the same weights as if it had never stopped.
 
     samples: what to train on. held_out: sets for validation (some of the samples if there are none). load_generator,
@@ -204,18 +236,40 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
         if world.leads:
             stack.enter_context(folder)
         newest = _newest(folder, settings, options, world)
-        training = Training.start(config, world, *_loaders(config, load_generator, load_surrogate, fresh=newest is None))
+        training = Training.start(
+            config, world, *_loaders(config, load_generator, load_surrogate, fresh=newest is None)
+        )
         if newest is not None:
             training.load(read_state(newest))
             rest = "goes on from there" if training.step < total else "nothing is left to do"
             world.say(f"{newest}: {training.step} of {total} steps are done; {rest}")
-        watch = stack.enter_context(Watch(
-            output, config, step=training.step, total_steps=total, steps_per_epoch=per_epoch, quiet=options.quiet,
-            main=world.leads, images_per_step=config.batch_size * world.size, revision=options.facts.get("revision", ""),
-            say=world.say, tensorboard=options.tensorboard,
-        ))
-        loader = stack.enter_context(BatchLoader(samples, config, training.step, total, world.rank, world.size, options.workers,
-                                                 pin=world.device.type == "cuda"))
+        watch = stack.enter_context(
+            Watch(
+                output,
+                config,
+                step=training.step,
+                total_steps=total,
+                steps_per_epoch=per_epoch,
+                quiet=options.quiet,
+                main=world.leads,
+                images_per_step=config.batch_size * world.size,
+                revision=options.facts.get("revision", ""),
+                say=world.say,
+                tensorboard=options.tensorboard,
+            )
+        )
+        loader = stack.enter_context(
+            BatchLoader(
+                samples,
+                config,
+                training.step,
+                total,
+                world.rank,
+                world.size,
+                options.workers,
+                pin=world.device.type == "cuda",
+            )
+        )
         stop = stack.enter_context(StopRequest())
         clock = time.monotonic() - training.seconds
         while training.step < total:
@@ -228,19 +282,31 @@ def train(config: TrainConfig, samples: Sequence[TrainingImage], output: Path, w
             training.seconds = time.monotonic() - clock
             watch.advance(training.step, player, loss, loader.waited)
             if is_due(config, training.step, per_epoch, total):
-                scores, shown = look(training, held_out or {"training images": samples}, options.limit(config, bool(held_out)),
-                                     watch.validated)
-                watch.record(training.step, seconds=training.seconds, losses=training.take_losses(), scores=scores,
-                             shown=shown, learning_rates=learning_rates(config, phase),
-                             facts={"surrogate_age": training.oldest_surrogate.steps})
+                scores, shown = look(
+                    training,
+                    held_out or {"training images": samples},
+                    options.limit(config, bool(held_out)),
+                    watch.validated,
+                )
+                watch.record(
+                    training.step,
+                    seconds=training.seconds,
+                    losses=training.take_losses(),
+                    scores=scores,
+                    shown=shown,
+                    learning_rates=learning_rates(config, phase),
+                    facts={"surrogate_age": training.oldest_surrogate.steps},
+                )
             stopped_by = _agreed_signal(stop, world)
             done = training.step == total or stopped_by is not None
             epoch_ends = not config.steps_per_phase and training.step % per_epoch == 0
             if done or epoch_ends or training.step % config.checkpoint_every == 0:
                 path = _save(training, folder, settings, options.facts)
             if stopped_by is not None and training.step < total:
-                world.say(f"stopped by {stopped_by.name} after step {training.step} of {total}; {path} is saved, and the same "
-                          "command goes on from there")
+                world.say(
+                    f"stopped by {stopped_by.name} after step {training.step} of {total}; {path} is saved, and the same "
+                    "command goes on from there"
+                )
                 return Outcome(output / GENERATOR_FILE, training.step, stopped_by)
     return Outcome(output / GENERATOR_FILE, training.step)
 
@@ -252,18 +318,25 @@ def enough_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         # torch has a class of its own for GPUs only; a worker's error arrives as text
-        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and "can't allocate memory" not in str(
+            error
+        ):
             raise
-        raise UserError(f"{device} has too little memory for this training; give a smaller number than --set batch_size="
-                        f"{config.batch_size}, and another --output where that run has begun") from None
+        raise UserError(
+            f"{device} has too little memory for this training; give a smaller number than --set batch_size="
+            f"{config.batch_size}, and another --output where that run has begun"
+        ) from None
 
 
-def look(training: Training, sets: Sets, limit: int, progress: Callable[[int], None]) -> tuple[list[SetScore], list[Shown]]:
+def look(
+    training: Training, sets: Sets, limit: int, progress: Callable[[int], None]
+) -> tuple[list[SetScore], list[Shown]]:
     """Validation against the oldest surrogate, shared among the processes, and what the first one shows of it."""
     world = training.world
     networks = training.generator.network, training.oldest_surrogate.network
-    scores = validate(*networks, sets, training.config, world.device, limit=limit, shard=(world.rank, world.size),
-                      progress=progress)
+    scores = validate(
+        *networks, sets, training.config, world.device, limit=limit, shard=(world.rank, world.size), progress=progress
+    )
     return scores, show(*networks, sets, training.config, world.device) if world.leads else []
 
 
@@ -281,15 +354,20 @@ def _newest(folder: RunFolder, settings: Settings, options: RunOptions, world: W
     return Path(name) if name else None
 
 
-def _loaders(config: TrainConfig, generator: Loader | None, surrogate: Loader | None,
-             fresh: bool) -> tuple[Loader | None, Loader | None]:
+def _loaders(
+    config: TrainConfig, generator: Loader | None, surrogate: Loader | None, fresh: bool
+) -> tuple[Loader | None, Loader | None]:
     """What fills new networks, as the configuration says. The generator of a run that goes on needs nothing."""
     if fresh and config.generator_start == "sam" and generator is None:
-        raise UserError("generator_start=sam: the generator starts from SAM; name its weights with --sam, or start from random "
-                        "ones with --set generator_start=random")
+        raise UserError(
+            "generator_start=sam: the generator starts from SAM; name its weights with --sam, or start from random "
+            "ones with --set generator_start=random"
+        )
     if config.surrogate_start == "mae" and surrogate is None:
-        raise UserError("surrogate_start=mae: the surrogate starts from MAE; name its weights with --mae, or start from scratch "
-                        "with --set surrogate_start=scratch")
+        raise UserError(
+            "surrogate_start=mae: the surrogate starts from MAE; name its weights with --mae, or start from scratch "
+            "with --set surrogate_start=scratch"
+        )
     needs_surrogate = config.surrogate_start == "mae" and (fresh or config.surrogate_lifetime > 0)
     return generator if fresh and config.generator_start == "sam" else None, surrogate if needs_surrogate else None
 
@@ -303,15 +381,24 @@ def _agreed_signal(stop: StopRequest, world: World) -> Signals | None:
 def _save(training: Training, folder: RunFolder, settings: Settings, facts: Mapping[str, str]) -> Path:
     state = training.state()
     if training.world.leads:
-        metadata = dict(facts) | {"step": str(training.step), "hours": f"{training.seconds / 3600:.3f}",
-                                  "config": json.dumps(dataclasses.asdict(training.config))}
-        with torch.random.fork_rng(devices=[]):  # it builds a network to compare with; how often it saves must not show in a run
-            save_generator(training.generator.network, training.config.generator, folder.output / GENERATOR_FILE, metadata)
+        metadata = dict(facts) | {
+            "step": str(training.step),
+            "hours": f"{training.seconds / 3600:.3f}",
+            "config": json.dumps(dataclasses.asdict(training.config)),
+        }
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # it builds a network to compare with; how often it saves must not show in a run
+            save_generator(
+                training.generator.network, training.config.generator, folder.output / GENERATOR_FILE, metadata
+            )
         folder.save(state, training.step, settings)
     return folder.path(training.step)
 
 
-def _not_finite(error: NonFiniteStep, training: Training, views: ViewBatch, player: str, folder: RunFolder) -> Exception:
+def _not_finite(
+    error: NonFiniteStep, training: Training, views: ViewBatch, player: str, folder: RunFolder
+) -> Exception:
     """What stops the run: the process whose batch it was saves it with the state before the step, and says so."""
     rank = training.world.rank
     if rank != error.ranks[0]:
@@ -319,6 +406,8 @@ def _not_finite(error: NonFiniteStep, training: Training, views: ViewBatch, play
         return PeerFailure(str(error))
     batch = {"names": list(views.names), "pixels": views.pixels.cpu()}
     path = folder.save_failure(training.own_state() | batch, training.step, rank)
-    return UserError(f"step {training.step}: the {player}'s loss is {error.loss} or its gradient is not finite, on the images "
-                     f"{', '.join(views.names)}; the state before the step and the batch are in {path}; lower the rate with "
-                     f"--set {player}_learning_rate=… and another --output, or look at these images")
+    return UserError(
+        f"step {training.step}: the {player}'s loss is {error.loss} or its gradient is not finite, on the images "
+        f"{', '.join(views.names)}; the state before the step and the batch are in {path}; lower the rate with "
+        f"--set {player}_learning_rate=… and another --output, or look at these images"
+    )

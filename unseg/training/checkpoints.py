@@ -3,6 +3,7 @@
 A checkpoint is `checkpoints/step_00000500.pt` (what `torch.save` writes: tensors, numbers, strings) and, written after it,
 `step_00000500.json` with the file's sha256, the step and the run's settings. Without its JSON a checkpoint is not whole.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -16,9 +17,9 @@ from typing import Any, BinaryIO
 import torch
 from filelock import FileLock, Timeout
 
-from unseg.storage.weights import write_durably
 from unseg.errors import UserError
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, writing
+from unseg.storage.weights import write_durably
 
 GENERATOR_FILE = "generator.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -45,11 +46,13 @@ class RunFolder:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=LOCK_WITHIN)
         except Timeout:
-            raise UserError(f"--output {self.output}: another process trains into it; wait for it, or use another "
-                            "folder") from None
+            raise UserError(
+                f"--output {self.output}: another process trains into it; wait for it, or use another folder"
+            ) from None
         except OSError as error:
-            raise UserError(f"--output {self.output}: cannot be written ({error.strerror or error}); check the path and "
-                            "permissions") from None
+            raise UserError(
+                f"--output {self.output}: cannot be written ({error.strerror or error}); check the path and permissions"
+            ) from None
         for path in self._folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
             path.unlink()  # of a run that was killed
         return self
@@ -60,7 +63,7 @@ class RunFolder:
     def steps(self) -> list[int]:
         """The steps of the whole checkpoints, the newest first."""
         found = [path.stem for path in self._folder.glob("step_*.json") if path.with_suffix(".pt").exists()]
-        return sorted((int(stem[len("step_"):]) for stem in found if stem[len("step_"):].isdigit()), reverse=True)
+        return sorted((int(stem[len("step_") :]) for stem in found if stem[len("step_") :].isdigit()), reverse=True)
 
     def path(self, step: int) -> Path:
         return self._folder / f"step_{step:08}.pt"
@@ -71,7 +74,7 @@ class RunFolder:
         digest = _write_state(path, state)
         facts = {"step": step, "sha256": digest, "settings": settings, "torch": torch.__version__}
         write_durably(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
-        for old in self.steps()[self.keep:]:
+        for old in self.steps()[self.keep :]:
             self.path(old).with_suffix(".json").unlink(missing_ok=True)  # first: without it the rest counts for nothing
             self.path(old).unlink(missing_ok=True)
         return path
@@ -98,9 +101,13 @@ class RunFolder:
             for path in (self.path(step), self.path(step).with_suffix(".json")):
                 path.replace(path.with_name(path.name + DAMAGED))
         if steps or any(self._folder.glob(f"*{DAMAGED}")):
-            raise UserError(f"--output {self.output}: none of its checkpoints can be read; start again with another --output")
+            raise UserError(
+                f"--output {self.output}: none of its checkpoints can be read; start again with another --output"
+            )
         if (self.output / GENERATOR_FILE).exists():
-            raise UserError(f"--output {self.output}: holds {GENERATOR_FILE} but no checkpoint to go on from; use another folder")
+            raise UserError(
+                f"--output {self.output}: holds {GENERATOR_FILE} but no checkpoint to go on from; use another folder"
+            )
         return None
 
     def _fault(self, step: int) -> str | None:
@@ -110,18 +117,27 @@ class RunFolder:
             facts = json.loads(path.with_suffix(".json").read_bytes())
         except (ValueError, OSError) as error:
             return f"cannot be read ({error})"
-        if not isinstance(facts, dict) or not isinstance(facts.get("settings"), dict) or sha256_of(path) != facts.get("sha256"):
+        if (
+            not isinstance(facts, dict)
+            or not isinstance(facts.get("settings"), dict)
+            or sha256_of(path) != facts.get("sha256")
+        ):
             return "is damaged (its content is not what was written)"
         return None
 
     def _check_settings(self, step: int, settings: Settings) -> None:
         theirs = json.loads(self.path(step).with_suffix(".json").read_bytes())["settings"]
         ours = json.loads(json.dumps(settings))  # tuples become lists
-        changed = [f"{key} {_shown(theirs.get(key))} → {_shown(ours.get(key))}" for key in dict.fromkeys([*theirs, *ours])
-                   if theirs.get(key) != ours.get(key)]
+        changed = [
+            f"{key} {_shown(theirs.get(key))} → {_shown(ours.get(key))}"
+            for key in dict.fromkeys([*theirs, *ours])
+            if theirs.get(key) != ours.get(key)
+        ]
         if changed:
-            raise UserError(f"--output {self.output}: holds a run made with other settings ({'; '.join(changed)}); go on with "
-                            "the same, or use another folder")
+            raise UserError(
+                f"--output {self.output}: holds a run made with other settings ({'; '.join(changed)}); go on with "
+                "the same, or use another folder"
+            )
 
 
 def _shown(value: Any) -> str:
@@ -133,7 +149,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: not found on this machine; --output must lie on a disk that all machines share") from None
+        raise UserError(
+            f"{path}: not found on this machine; --output must lie on a disk that all machines share"
+        ) from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); use another --output") from None
 
@@ -175,4 +193,3 @@ def _write_state(path: Path, state: dict[str, Any]) -> str:
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise UserError(f"{path}: cannot be written ({reason}); check space and permissions") from None
     return digesting.hexdigest()
-

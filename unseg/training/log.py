@@ -4,6 +4,7 @@
 most a half line at its end: that is cut off when the run goes on, and so are the lines of steps that will be run again.
 Drawing and the making of lines are pure functions; `Watch` puts them where they belong.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -20,11 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unseg.storage.weights import write_durably
-from unseg.method.config import Budget, PLAYERS, TrainConfig
 from unseg.errors import UserError
+from unseg.method.config import PLAYERS, Budget, TrainConfig
 from unseg.storage.images import encode_png
 from unseg.storage.panels import INK, MISSED, NOISE_GAIN, WRONG, answer_panel, captioned_grid, mask_panel, noise_panel
+from unseg.storage.weights import write_durably
 from unseg.training.validation import MEASURES, SetScore, Shown, mean_over_images
 
 LOG_FILE = "log.jsonl"
@@ -47,9 +48,20 @@ def is_due(config: TrainConfig, step: int, steps_per_epoch: int, total_steps: in
     return step % every == 0 or step == total_steps
 
 
-def log_line(config: TrainConfig, *, step: int, steps_per_epoch: int, seconds: float, losses: Mapping[str, float],
-             scores: Sequence[SetScore], learning_rates: Mapping[str, float], images_per_second: float | None,
-             waiting_share: float | None, revision: str, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def log_line(
+    config: TrainConfig,
+    *,
+    step: int,
+    steps_per_epoch: int,
+    seconds: float,
+    losses: Mapping[str, float],
+    scores: Sequence[SetScore],
+    learning_rates: Mapping[str, float],
+    images_per_second: float | None,
+    waiting_share: float | None,
+    revision: str,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """A line of the log: everything that JSON can hold, numbers that are not finite as null.
 
     losses: player → mean of its own loss since the line before; null for one that was not trained. surrogate_noised and
@@ -58,16 +70,27 @@ def log_line(config: TrainConfig, *, step: int, steps_per_epoch: int, seconds: f
     waiting for data. facts: put in as they are.
     """
     epoch = step / steps_per_epoch
-    return _plain({
-        "step": step, "epoch": int(epoch) if epoch.is_integer() else round(epoch, 3), "seconds": round(seconds, 1),
-        **{f"{player}_loss": losses.get(player) for player in PLAYERS},
-        "surrogate_noised": mean_over_images(scores, "loss_noised"),
-        "surrogate_clean": mean_over_images(scores, "loss_clean"),
-        "sets": {score.name: {"images": score.images, "empty": score.empty} | {name: getattr(score, name) for name in MEASURES}
-                 for score in scores},
-        "learning_rates": dict(learning_rates), "images_per_second": images_per_second, "waiting_share": waiting_share,
-        **(facts or {}), "revision": revision, "config": dataclasses.asdict(config),
-    })
+    return _plain(
+        {
+            "step": step,
+            "epoch": int(epoch) if epoch.is_integer() else round(epoch, 3),
+            "seconds": round(seconds, 1),
+            **{f"{player}_loss": losses.get(player) for player in PLAYERS},
+            "surrogate_noised": mean_over_images(scores, "loss_noised"),
+            "surrogate_clean": mean_over_images(scores, "loss_clean"),
+            "sets": {
+                score.name: {"images": score.images, "empty": score.empty}
+                | {name: getattr(score, name) for name in MEASURES}
+                for score in scores
+            },
+            "learning_rates": dict(learning_rates),
+            "images_per_second": images_per_second,
+            "waiting_share": waiting_share,
+            **(facts or {}),
+            "revision": revision,
+            "config": dataclasses.asdict(config),
+        }
+    )
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
@@ -93,10 +116,12 @@ def kept_lines(data: bytes, step: int, source: str | Path = LOG_FILE) -> bytes:
         except ValueError:
             line = None
         torn = number > len(whole) and (text.startswith(LINE_START) or LINE_START.startswith(text))
-        if isinstance(line, dict) and OWN_FIELDS <= line.keys():
+        if isinstance(line, dict) and line.keys() >= OWN_FIELDS:
             kept += [text + b"\n"] if line["step"] <= step else []
         elif not torn:
-            raise UserError(f"{source}: line {number} is no line of a training log; move the file away or use another --output")
+            raise UserError(
+                f"{source}: line {number} is no line of a training log; move the file away or use another --output"
+            )
     return b"".join(kept)
 
 
@@ -122,14 +147,17 @@ def noise_gain(budget: Budget) -> float:
 def draw(shown: Sequence[Shown], budget: Budget) -> np.ndarray:
     """A row for each image: image, noise, unlearnable image, the surrogate's masks without and with noise, label. H×W×3 uint8."""
     gain = noise_gain(budget)
-    rows = [[
-        (item.name, item.pixels),
-        (f"noise x{gain:g}", noise_panel(item.noise, gain)),
-        ("unlearnable", item.noised),
-        (f"surrogate, clean: IoU {item.iou_clean:.2f}", answer_panel(item.label, item.mask_clean)),
-        (f"surrogate, noised: IoU {item.iou_noised:.2f}", answer_panel(item.label, item.mask_noised)),
-        ("label", mask_panel(item.label)),
-    ] for item in shown]
+    rows = [
+        [
+            (item.name, item.pixels),
+            (f"noise x{gain:g}", noise_panel(item.noise, gain)),
+            ("unlearnable", item.noised),
+            (f"surrogate, clean: IoU {item.iou_clean:.2f}", answer_panel(item.label, item.mask_clean)),
+            (f"surrogate, noised: IoU {item.iou_noised:.2f}", answer_panel(item.label, item.mask_noised)),
+            ("label", mask_panel(item.label)),
+        ]
+        for item in shown
+    ]
     return captioned_grid(rows, LEGEND)
 
 
@@ -150,9 +178,21 @@ class Watch:
     if missing). say: how sentences reach the person.
     """
 
-    def __init__(self, output: Path, config: TrainConfig, *, step: int, total_steps: int, steps_per_epoch: int,
-                 images_per_step: int, revision: str, tensorboard: bool | None = None, quiet: bool = False, main: bool = True,
-                 say: Callable[[str], None] = tqdm.write) -> None:
+    def __init__(
+        self,
+        output: Path,
+        config: TrainConfig,
+        *,
+        step: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        images_per_step: int,
+        revision: str,
+        tensorboard: bool | None = None,
+        quiet: bool = False,
+        main: bool = True,
+        say: Callable[[str], None] = tqdm.write,
+    ) -> None:
         self.output, self.config, self.main, self.say = output, config, main, say
         self.steps_per_epoch, self.images_per_step, self.revision = steps_per_epoch, images_per_step, revision
         self._events = None
@@ -160,8 +200,14 @@ class Watch:
             self._resume_log(step)
             self._events = _open_events(output / EVENTS_FOLDER, step, tensorboard, say)
         self._in_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._bar = tqdm(total=total_steps * images_per_step, initial=step * images_per_step, unit="img", dynamic_ncols=True,
-                         disable=quiet or not main, mininterval=REDRAW_SECONDS if self._in_terminal else REDRAW_SECONDS_IN_FILES)
+        self._bar = tqdm(
+            total=total_steps * images_per_step,
+            initial=step * images_per_step,
+            unit="img",
+            dynamic_ncols=True,
+            disable=quiet or not main,
+            mininterval=REDRAW_SECONDS if self._in_terminal else REDRAW_SECONDS_IN_FILES,
+        )
         self._latest: dict[str, str] = {}
         self._said_empty = False
         self._validated = 0
@@ -170,7 +216,7 @@ class Watch:
         self._waited = self._waited_before = 0.0
         self._mark = time.monotonic()
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -199,17 +245,32 @@ class Watch:
         self._validated += images
         self._bar.set_description(f"validation, image {self._validated}", refresh=self._in_terminal)
 
-    def record(self, step: int, *, seconds: float, losses: Mapping[str, float], scores: Sequence[SetScore],
-               learning_rates: Mapping[str, float], shown: Sequence[Shown] = (),
-               facts: Mapping[str, Any] | None = None) -> None:
+    def record(
+        self,
+        step: int,
+        *,
+        seconds: float,
+        losses: Mapping[str, float],
+        scores: Sequence[SetScore],
+        learning_rates: Mapping[str, float],
+        shown: Sequence[Shown] = (),
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         """A line of the log, its curves, and the picture of `shown`. seconds: of the run so far; the others: see `log_line`."""
         if not self.main:
             return
         line = log_line(
-            self.config, step=step, steps_per_epoch=self.steps_per_epoch, seconds=seconds, losses=losses, scores=scores,
-            learning_rates=learning_rates, images_per_second=self._images / self._seconds if self._seconds else None,
+            self.config,
+            step=step,
+            steps_per_epoch=self.steps_per_epoch,
+            seconds=seconds,
+            losses=losses,
+            scores=scores,
+            learning_rates=learning_rates,
+            images_per_second=self._images / self._seconds if self._seconds else None,
             waiting_share=(self._waited - self._waited_before) / self._seconds if self._seconds else None,
-            revision=self.revision, facts=facts,
+            revision=self.revision,
+            facts=facts,
         )
         self._append(line)
         picture = draw(shown, self.config.budget) if shown else None
@@ -238,8 +299,10 @@ class Watch:
         for score in () if self._said_empty else scores:
             if score.empty:
                 more = ", …" if score.empty > len(score.empty_names) else ""
-                self.say(f"validation set {score.name}: {score.empty} of {score.images + score.empty} images show no object and "
-                         f"are left out ({', '.join(score.empty_names)}{more})")
+                self.say(
+                    f"validation set {score.name}: {score.empty} of {score.images + score.empty} images show no object and "
+                    f"are left out ({', '.join(score.empty_names)}{more})"
+                )
         self._said_empty = True
 
     def _resume_log(self, step: int) -> None:
@@ -261,8 +324,9 @@ class Watch:
                 file.flush()
                 os.fsync(file.fileno())  # before the checkpoint that says that this step is done
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room and start the same command "
-                            "again") from None
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror or error}); make room and start the same command again"
+            ) from None
 
 
 def _open_events(folder: Path, step: int, wanted: bool | None, say: Callable[[str], None]) -> Any:
@@ -280,5 +344,7 @@ def _open_events(folder: Path, step: int, wanted: bool | None, say: Callable[[st
     try:
         return SummaryWriter(str(folder), purge_step=step + 1)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); check space and permissions, or leave it out "
-                        "with --no-tensorboard") from None
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); check space and permissions, or leave it out "
+            "with --no-tensorboard"
+        ) from None

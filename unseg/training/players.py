@@ -1,4 +1,5 @@
 """The state of a training run: two kinds of players, each with an optimizer of its own, and all that a checkpoint holds."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from segment_anything_training.build import build_generator, build_surrogate, set_speed
-from unseg.method.config import TrainConfig
 from unseg.compute.device import compiles, in_bf16
 from unseg.compute.distributed import GradientMean, World
 from unseg.errors import UserError
+from unseg.method.config import TrainConfig
 from unseg.method.prompts import seeded
 
 Loader = Callable[[nn.Module], None]
@@ -43,8 +44,9 @@ class Player:
         set_speed(network, in_bf16(config.precision, world.device), compiles(config.compile))
         world.share_state(network)
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trainable, lr=learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay,
-                                     fused=True)
+        optimizer = torch.optim.Adam(
+            trainable, lr=learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay, fused=True
+        )
         return cls(name, network, optimizer, GradientMean(trainable, world))
 
     def update(self, loss: Tensor, learning_rate: float) -> float:
@@ -65,8 +67,12 @@ class Player:
 
     def _checked(self, loss: Tensor) -> list[float]:
         """The losses of all processes by rank."""
-        norms = [torch.linalg.vector_norm(parameter.grad) for group in self.optimizer.param_groups
-                 for parameter in group["params"] if parameter.grad is not None]
+        norms = [
+            torch.linalg.vector_norm(parameter.grad)
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
         reports = self.gradients.world.gather(torch.stack([loss.double(), torch.stack(norms).sum().double()]))
         if all(report.isfinite().all() for report in reports):
             return [report[0].item() for report in reports]
@@ -76,8 +82,12 @@ class Player:
         raise NonFiniteStep(ranks, reports[ranks[0]][0].item())
 
     def state(self) -> dict[str, Any]:
-        return {"name": self.name, "network": self.network.state_dict(), "steps": self.steps,
-                "optimizer": self.optimizer.state_dict()}
+        return {
+            "name": self.name,
+            "network": self.network.state_dict(),
+            "steps": self.steps,
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -117,16 +127,26 @@ class Training:
     """Each player's losses since the last line of the log."""
 
     @classmethod
-    def start(cls, config: TrainConfig, world: World = World(), load_generator: Loader | None = None,
-              load_surrogate: Loader | None = None) -> Training:
+    def start(
+        cls,
+        config: TrainConfig,
+        world: World = World(),
+        load_generator: Loader | None = None,
+        load_surrogate: Loader | None = None,
+    ) -> Training:
         """A new run, the same on every process. The loaders fill networks whose start is not random."""
         torch.manual_seed(config.seed)
         network = _build(build_generator, config.generator, "generator")
         _check_size(network, config.view_size, "view_size")
         if load_generator is not None:
             load_generator(network)
-        training = cls(config, world, Player.start(config.generator, network, config.generator_learning_rate, config, world), [],
-                       load_surrogate)
+        training = cls(
+            config,
+            world,
+            Player.start(config.generator, network, config.generator_learning_rate, config, world),
+            [],
+            load_surrogate,
+        )
         training.surrogates = [training._new_surrogate(name) for name in config.surrogates]
         for place, surrogate in enumerate(training.surrogates):  # staggered, so that they never start afresh together
             surrogate.steps = config.surrogate_lifetime * place // len(training.surrogates)
@@ -168,8 +188,14 @@ class Training:
 
     def own_state(self) -> dict[str, Any]:
         """What a checkpoint holds, but for the random states of the other processes."""
-        return {"step": self.step, "seconds": self.seconds, "births": self.births, "recent": self.recent,
-                "generator": self.generator.state(), "surrogates": [surrogate.state() for surrogate in self.surrogates]}
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "births": self.births,
+            "recent": self.recent,
+            "generator": self.generator.state(),
+            "surrogates": [surrogate.state() for surrogate in self.surrogates],
+        }
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds. Every process must call this; one of them writes it."""
@@ -180,7 +206,9 @@ class Training:
     def load(self, state: dict[str, Any]) -> None:
         for player, saved in zip([self.generator, *self.surrogates], [state["generator"], *state["surrogates"]]):
             player.load(saved)
-        self.step, self.seconds, self.births, self.recent = (state[key] for key in ("step", "seconds", "births", "recent"))
+        self.step, self.seconds, self.births, self.recent = (
+            state[key] for key in ("step", "seconds", "births", "recent")
+        )
         on_cpu, *on_gpu = (states[self.world.rank] for states in state["random"])
         torch.set_rng_state(on_cpu)
         if on_gpu and self.world.device.type == "cuda":

@@ -1,12 +1,14 @@
 """Recipes: each function returns one complete training configuration."""
+
 from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
-from unseg.method.config import Budget, TrainConfig
 from unseg.errors import UserError
+from unseg.method.config import Budget, TrainConfig
 
 
 def paper() -> TrainConfig:
@@ -27,19 +29,43 @@ def compact() -> TrainConfig:
     of many sizes, since victims resize their images.
     """
     return TrainConfig(
-        generator="compact", surrogates=("compact", "compact_fine"), generator_start="random",
-        phases=("surrogate", "generator"), steps_per_phase=1, total_phases=2_400, batch_size=8,
-        generator_learning_rate=1e-3, surrogate_learning_rate=1e-3,
-        decay_phase=1_800, surrogate_lifetime=400, budget=Budget(8.0, 2.0), target="mask", loss_points=0,
-        generator_prompts=("mask", "mask", "box", "points"), surrogate_prompts=(), view_size=128, frame_size=256,
-        jitter=(0.5, 2.0), surrogate_sizes=(64, 96, 128), antialias=True,
+        generator="compact",
+        surrogates=("compact", "compact_fine"),
+        generator_start="random",
+        phases=("surrogate", "generator"),
+        steps_per_phase=1,
+        total_phases=2_400,
+        batch_size=8,
+        generator_learning_rate=1e-3,
+        surrogate_learning_rate=1e-3,
+        decay_phase=1_800,
+        surrogate_lifetime=400,
+        budget=Budget(8.0, 2.0),
+        target="mask",
+        loss_points=0,
+        generator_prompts=("mask", "mask", "box", "points"),
+        surrogate_prompts=(),
+        view_size=128,
+        frame_size=256,
+        jitter=(0.5, 2.0),
+        surrogate_sizes=(64, 96, 128),
+        antialias=True,
     )
 
 
 def smoke() -> TrainConfig:
     """A few steps of the compact recipe, for tests."""
-    return dataclasses.replace(compact(), total_phases=12, decay_phase=8, batch_size=2, view_size=64, surrogate_sizes=(64,),
-                               surrogate_lifetime=3, log_every=2, checkpoint_every=4)
+    return dataclasses.replace(
+        compact(),
+        total_phases=12,
+        decay_phase=8,
+        batch_size=2,
+        view_size=64,
+        surrogate_sizes=(64,),
+        surrogate_lifetime=3,
+        log_every=2,
+        checkpoint_every=4,
+    )
 
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {recipe.__name__: recipe for recipe in (paper, compact, smoke)}
@@ -64,7 +90,11 @@ def recipe(name: str, overrides: dict[str, str] | None = None) -> TrainConfig:
 
 def _parse(kind: Any, text: str) -> Any:
     if kind is bool:
-        return {"true": True, "false": False}.get(text.lower()) if text.lower() in ("true", "false") else _parse(int, "no bool")
+        return (
+            {"true": True, "false": False}.get(text.lower())
+            if text.lower() in ("true", "false")
+            else _parse(int, "no bool")
+        )
     if kind is Budget:
         return Budget(*_parse(tuple[float, float], text))
     if typing.get_origin(kind) is tuple:

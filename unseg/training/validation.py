@@ -7,6 +7,7 @@ IoU of all pixels together.
 
 Shapes: B images of a group, V side of the generator's input, S side of the surrogate's, H×W an image's own size.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -22,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unseg.method import noise
-from unseg.method.config import TrainConfig
-from unseg.data.views import TrainingImage, draw_object
 from unseg.compute.device import single_threaded_pool
 from unseg.compute.distributed import add_up
 from unseg.compute.distributed import shard as part_of
+from unseg.data.views import TrainingImage, draw_object
+from unseg.method import noise
+from unseg.method.config import TrainConfig
 from unseg.method.losses import LossRule, mask_loss
 from unseg.method.metrics import boundary_iou, mask_iou
 from unseg.method.prompts import draw_prompts, prompt_rule, seeded
@@ -117,9 +118,17 @@ class Answers:
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
-def validate(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device, *,
-             limit: int = 0, shard: tuple[int, int] = (0, 1),
-             progress: Callable[[int], None] = lambda images: None) -> list[SetScore]:
+def validate(
+    generator: nn.Module,
+    surrogate: nn.Module,
+    sets: Sets,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    limit: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[SetScore]:
     """The scores of every set, in the order of `sets`; the same on every process, and whatever their number.
 
     sets: name → images, read when they are asked for. limit: images taken of each set, spread evenly over it (0: all). shard:
@@ -135,8 +144,17 @@ def validate(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: Tra
     return summarise(table.cpu(), sets, limit)
 
 
-def score_shard(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device, *,
-                limit: int = 0, shard: tuple[int, int] = (0, 1), progress: Callable[[int], None] = lambda images: None) -> Tensor:
+def score_shard(
+    generator: nn.Module,
+    surrogate: nn.Module,
+    sets: Sets,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    limit: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    progress: Callable[[int], None] = lambda images: None,
+) -> Tensor:
     """One process's part of the table: a float64 row for each of `chosen(sets, limit)`, zeros where another process measures.
 
     Whole groups go to a process, the same whatever the number of processes and of much the same size, because the compact
@@ -156,8 +174,10 @@ def score_shard(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: 
             examples = {row: example for row, future in zip(group, read) if (example := future.result()) is not None}
             answers = answer(generator, surrogate, list(examples.values()), config, device) if examples else None
             _collect(table, measured)  # of the group before: measured while this one was in the networks
-            measured = [(row, pool.submit(_measure, example, answers, place))
-                        for place, (row, example) in enumerate(examples.items())]
+            measured = [
+                (row, pool.submit(_measure, example, answers, place))
+                for place, (row, example) in enumerate(examples.items())
+            ]
             table[[row for row in group if row not in examples], EMPTY] = 1
             progress(len(group))
         _collect(table, measured)
@@ -185,8 +205,12 @@ def mean_over_images(scores: Sequence[SetScore], measure: str) -> float | None:
 
 def chosen(sets: Sets, limit: int = 0) -> list[tuple[str, int]]:
     """(set, index) of the images that are validated on: all, or `limit` of each set at even distances."""
-    return [(name, (2 * place + 1) * len(images) // (2 * count)) for name, images in sets.items()
-            for count in [_count(images, limit)] for place in range(count)]
+    return [
+        (name, (2 * place + 1) * len(images) // (2 * count))
+        for name, images in sets.items()
+        for count in [_count(images, limit)]
+        for place in range(count)
+    ]
 
 
 def _count(images: Sequence[TrainingImage], limit: int) -> int:
@@ -203,15 +227,17 @@ def _ahead(groups: Sequence[range], submit: Callable[[int], Future]) -> Iterator
     """Every group with the futures of its rows, those of the next groups already at work."""
     waiting: deque[list[Future]] = deque([submit(row) for row in group] for group in groups[:AHEAD])
     for place, group in enumerate(groups):
-        waiting.extend([submit(row) for row in later] for later in groups[place + AHEAD:place + AHEAD + 1])
+        waiting.extend([submit(row) for row in later] for later in groups[place + AHEAD : place + AHEAD + 1])
         yield group, waiting.popleft()
 
 
 def _measure(example: Example, answers: Answers, place: int) -> list[float]:
     """The measures of one image, in the order of MEASURES."""
     masks = [mask_of(logits[place], *example.label.shape) for logits in (answers.logits_noised, answers.logits_clean)]
-    return [measure(example.label, mask) for measure in (mask_iou, boundary_iou) for mask in masks] \
-        + [answers.loss_noised[place].item(), answers.loss_clean[place].item()]
+    return [measure(example.label, mask) for measure in (mask_iou, boundary_iou) for mask in masks] + [
+        answers.loss_noised[place].item(),
+        answers.loss_clean[place].item(),
+    ]
 
 
 def _collect(table: Tensor, measured: Sequence[tuple[int, Future[list[float]]]]) -> None:
@@ -240,7 +266,9 @@ def read_example(set_name: str, index: int, sets: Sets, config: TrainConfig, sid
     label_1HW = torch.from_numpy(label)[None].float() / 255
     stretched = [stretch(image_3HW, side, config.antialias) for side in sides]
     labels = [_stretch_label(label_1HW, side, config.antialias) for side in sides]
-    return Example(sample.name, sample.pixels, label > LABEL_THRESHOLD, stretched[0], labels[0], stretched[1], labels[1])
+    return Example(
+        sample.name, sample.pixels, label > LABEL_THRESHOLD, stretched[0], labels[0], stretched[1], labels[1]
+    )
 
 
 def stretch(image_CHW: Tensor, side: int, antialias: bool = False) -> Tensor:
@@ -255,8 +283,9 @@ def _stretch_label(label_1HW: Tensor, side: int, antialias: bool) -> Tensor:
 
 
 @torch.no_grad()
-def answer(generator: nn.Module, surrogate: nn.Module, examples: Sequence[Example], config: TrainConfig,
-           device: torch.device) -> Answers:
+def answer(
+    generator: nn.Module, surrogate: nn.Module, examples: Sequence[Example], config: TrainConfig, device: torch.device
+) -> Answers:
     """What the generator makes of a group of images, and the surrogate of them with and without that noise."""
     images_V, labels_V, images_S, labels_S = (
         torch.stack([getattr(example, field) for example in examples]).to(device)
@@ -271,8 +300,15 @@ def answer(generator: nn.Module, surrogate: nn.Module, examples: Sequence[Exampl
     noised_B3SS = noise.add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
     # One after the other, since the compact surrogates take statistics of their batch.
     logits = [surrogate(images, prompts_S) for images in (noised_B3SS, images_S)]
-    losses = [torch.stack([mask_loss(of[place:place + 1], labels_S[place:place + 1], EVERY_PIXEL) for place in range(len(examples))])
-              for of in logits]
+    losses = [
+        torch.stack(
+            [
+                mask_loss(of[place : place + 1], labels_S[place : place + 1], EVERY_PIXEL)
+                for place in range(len(examples))
+            ]
+        )
+        for of in logits
+    ]
     return Answers(*(tensor.cpu() for tensor in (noise_B3NN, *logits, *losses)))
 
 
@@ -303,8 +339,9 @@ def _evaluating(*networks: nn.Module) -> Iterator[None]:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def show(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device,
-         count: int = 4) -> list[Shown]:
+def show(
+    generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device, count: int = 4
+) -> list[Shown]:
     """At most `count` images for a person to look at: always the same ones, from each set in turn, those with an object."""
     by_set = [chosen({name: images}, -(-count // len(sets))) for name, images in sets.items()]
     turns = [turn for row in itertools.zip_longest(*by_set) for turn in row if turn is not None][:count]
@@ -313,7 +350,7 @@ def show(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainCo
     shown = []
     with _evaluating(generator, surrogate):
         for start in range(0, len(examples), GROUP):
-            group = examples[start:start + GROUP]
+            group = examples[start : start + GROUP]
             answers = answer(generator, surrogate, group, config, device)
             shown += [_shown(example, answers, place, config) for place, example in enumerate(group)]
     return shown
@@ -322,11 +359,17 @@ def show(generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainCo
 def _shown(example: Example, answers: Answers, place: int, config: TrainConfig) -> Shown:
     masks = [mask_of(logits[place], *example.label.shape) for logits in (answers.logits_clean, answers.logits_noised)]
     pixels = _to_panel(example.pixels)
-    label, mask_clean, mask_noised = (_to_panel(mask.astype(np.uint8) * 255) >= LABEL_THRESHOLD
-                                      for mask in (example.label, *masks))
+    label, mask_clean, mask_noised = (
+        _to_panel(mask.astype(np.uint8) * 255) >= LABEL_THRESHOLD for mask in (example.label, *masks)
+    )
     clean_13hw = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-    noised_13hw = noise.add_noise(clean_13hw, answers.noise[place:place + 1], torch.from_numpy(label)[None, None], config.budget,
-                                  config.antialias)
+    noised_13hw = noise.add_noise(
+        clean_13hw,
+        answers.noise[place : place + 1],
+        torch.from_numpy(label)[None, None],
+        config.budget,
+        config.antialias,
+    )
     change = ((noised_13hw - clean_13hw) * 255)[0].permute(1, 2, 0).numpy()
     noised = (noised_13hw * 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
     ious = [mask_iou(example.label, mask) for mask in masks]

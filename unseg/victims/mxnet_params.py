@@ -9,6 +9,7 @@ length in 8 bytes and its characters. An array is, by its first 4 bytes,
 A shape of versions 1 and 2 is a uint32 number of dimensions and int64 sizes; a device is two int32; the element type an int32.
 An array of no dimensions ends after its shape.
 """
+
 from __future__ import annotations
 
 import math
@@ -55,8 +56,10 @@ def read_directory(path: Path) -> dict[str, Entry]:
         reader = _Reader(path, file)
         magic, _ = reader.words("<QQ", "its first 16 bytes")
         if magic != LIST_MAGIC:
-            raise UserError(f"{path}: is no MXNet .params file (it begins with 0x{magic:X}, not 0x112); give the file as it was "
-                            "downloaded")
+            raise UserError(
+                f"{path}: is no MXNet .params file (it begins with 0x{magic:X}, not 0x112); give the file as it was "
+                "downloaded"
+            )
         arrays = [reader.array(number) for number in range(reader.count("arrays", 4))]
         names = [reader.name(number) for number in range(reader.count("names", 8))]
         if len(names) != len(arrays):
@@ -123,8 +126,10 @@ class _Reader:
         what = f"array {number}"
         (magic,) = self.words("<I", what)
         if magic == V3_MAGIC:
-            raise UserError(f"{self.path}: {what} has version 3 of MXNet's array format, of which networks of 2016 have none; "
-                            "give the file as downloaded")
+            raise UserError(
+                f"{self.path}: {what} has version 3 of MXNet's array format, of which networks of 2016 have none; "
+                "give the file as downloaded"
+            )
         if magic == V2_MAGIC and (storage := self.words("<i", what)[0]) != DENSE:
             raise self.damaged(f"{what} has storage type {storage}, only dense arrays ({DENSE}) are read")
         legacy = magic not in (V1_MAGIC, V2_MAGIC)

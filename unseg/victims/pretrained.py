@@ -1,4 +1,5 @@
 """Pretrained weights of evaluators, from local files alone: all fits by name and shape, or the message names what does not."""
+
 from __future__ import annotations
 
 import re
@@ -12,8 +13,8 @@ import safetensors
 import torch
 from torch import nn
 
-from unseg.storage.weights import Misfit, State, compare, read_state, shapes_of
 from unseg.errors import UserError
+from unseg.storage.weights import Misfit, State, compare, read_state, shapes_of
 
 CONFIG, SHARDS = "config.json", "model.safetensors.index.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -39,11 +40,15 @@ def read_weights(path: Path) -> State:
         shards = sorted(path.glob("model-*-of-*.safetensors")) if (path / SHARDS).is_file() else []
         files = shards or [path / name for name in MODEL_FILES if (path / name).is_file()][:1]
         if not files:
-            raise UserError(f"--weights {path}: holds none of {', '.join(MODEL_FILES)}; give a weight file, or the folder of a"
-                            " Hugging Face model (config.json and its weights)")
+            raise UserError(
+                f"--weights {path}: holds none of {', '.join(MODEL_FILES)}; give a weight file, or the folder of a"
+                " Hugging Face model (config.json and its weights)"
+            )
         return {name: tensor for file in files for name, tensor in read_state(file)[0].items()}
     if not path.exists():
-        raise UserError(f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path")
+        raise UserError(
+            f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path"
+        )
     return read_state(path, inside="model")[0]
 
 
@@ -61,17 +66,25 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], heads: 
     there = {entries[name].data_ptr() for name in given if name in entries and entries[name].numel()}
     missing = [name for name in misfit.missing if entries[name].data_ptr() not in there]
     renewed = [name for name in expected if head.search(name) and given.get(name, expected[name]) != expected[name]]
-    wrong = Misfit(missing, misfit.unexpected,
-                   [text for text in misfit.misshaped if text.partition(" ")[0] not in renewed])
+    wrong = Misfit(
+        missing, misfit.unexpected, [text for text in misfit.misshaped if text.partition(" ")[0] not in renewed]
+    )
     if wrong:
         raise UserError(f"--weights {source}: does not fit this network: {wrong}")
     network.load_state_dict({name: tensor for name, tensor in state.items() if name not in renewed}, strict=False)
     return _told(source, renewed)
 
 
-def build_transformers(family: str, head: str, class_count: int, weights: Path | None, heads: str,
-                       configure: Callable[[Any], Any], idle: str = r"^$",
-                       backbone: Backbone | None = None) -> tuple[nn.Module, list[str]]:
+def build_transformers(
+    family: str,
+    head: str,
+    class_count: int,
+    weights: Path | None,
+    heads: str,
+    configure: Callable[[Any], Any],
+    idle: str = r"^$",
+    backbone: Backbone | None = None,
+) -> tuple[nn.Module, list[str]]:
     """A network of transformers with `class_count` classes, and sentences on what weights left random.
 
     family, head: its class is transformers' FAMILY + HEAD, its configuration FAMILY + "Config". configure: from that class to the
@@ -89,35 +102,55 @@ def build_transformers(family: str, head: str, class_count: int, weights: Path |
     if backbone is not None and told.get("model_type") == backbone.model_type:
         network = network_class(configure(config_class))
         holder = network.get_submodule(backbone.place)
-        loaded, _ = _from_pretrained(type(getattr(holder, backbone.name)), getattr(holder, backbone.name).config, weights, r"^$",
-                                     rf"{idle}|{backbone.idle}")
+        loaded, _ = _from_pretrained(
+            type(getattr(holder, backbone.name)),
+            getattr(holder, backbone.name).config,
+            weights,
+            r"^$",
+            rf"{idle}|{backbone.idle}",
+        )
         setattr(holder, backbone.name, loaded)
         return network, [f"--weights {weights.name}: of the backbone alone; all else starts from random weights"]
     if told.get("model_type") != config_class.model_type:
-        raise UserError(f"--weights {weights}: is a {told.get('model_type')}, this network is a {config_class.model_type}")
+        raise UserError(
+            f"--weights {weights}: is a {told.get('model_type')}, this network is a {config_class.model_type}"
+        )
     names = {place: str(place) for place in range(class_count)}
-    config = config_class.from_dict({**told, "num_labels": class_count, "id2label": names,
-                                     "label2id": {name: place for place, name in names.items()}})
+    config = config_class.from_dict(
+        {
+            **told,
+            "num_labels": class_count,
+            "id2label": names,
+            "label2id": {name: place for place, name in names.items()},
+        }
+    )
     network, renewed = _from_pretrained(network_class, config, weights, heads, idle)
     return network, _told(weights, renewed)
 
 
-def _from_pretrained(network_class: Any, config: Any, weights: Path, heads: str, idle: str) -> tuple[nn.Module, list[str]]:
+def _from_pretrained(
+    network_class: Any, config: Any, weights: Path, heads: str, idle: str
+) -> tuple[nn.Module, list[str]]:
     """By the library's own loading, which knows the names that its earlier releases gave to entries. Returns the network and the
     entries of heads that stayed random."""
     with _quiet():
         try:
-            network, found = network_class.from_pretrained(weights, config=config, local_files_only=True,
-                                                           ignore_mismatched_sizes=True, output_loading_info=True)
+            network, found = network_class.from_pretrained(
+                weights, config=config, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
+            )
         except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
-            raise UserError(f"--weights {weights}: cannot be read ({str(error).splitlines()[0]}); get it again") from None
+            raise UserError(
+                f"--weights {weights}: cannot be read ({str(error).splitlines()[0]}); get it again"
+            ) from None
     head = re.compile(heads)
     misshaped = sorted(name for name, *_ in found["mismatched_keys"])
     renewed = [name for name in misshaped if head.search(name)]
     # How many batches a batch norm has seen is no weight, and fixed norms do not keep it.
     left_out = re.compile(rf"{idle}|num_batches_tracked$")
-    missing, unexpected = (sorted(name for name in found[kind] if not left_out.search(name))
-                           for kind in ("missing_keys", "unexpected_keys"))
+    missing, unexpected = (
+        sorted(name for name in found[kind] if not left_out.search(name))
+        for kind in ("missing_keys", "unexpected_keys")
+    )
     wrong = Misfit(missing, unexpected, [name for name in misshaped if name not in renewed])
     if wrong:
         raise UserError(f"--weights {weights}: does not fit this network: {wrong}")
@@ -125,7 +158,11 @@ def _from_pretrained(network_class: Any, config: Any, weights: Path, heads: str,
 
 
 def _told(source: Path, renewed: Sequence[str]) -> list[str]:
-    return [f"--weights {source.name}: its classes are others; these start at random: {', '.join(renewed)}"] if renewed else []
+    return (
+        [f"--weights {source.name}: its classes are others; these start at random: {', '.join(renewed)}"]
+        if renewed
+        else []
+    )
 
 
 @contextmanager

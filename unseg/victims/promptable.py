@@ -2,6 +2,7 @@
 
 Shapes: B images, S side of the square frame, K objects of an image, N points of an object, M side of the logits.
 """
+
 from __future__ import annotations
 
 import re
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from segment_anything_training.build import SAM_CONFIGS
-from unseg.storage.weights import Misfit, State, compare, shapes_of
 from unseg.errors import UserError
+from unseg.storage.weights import Misfit, State, compare, shapes_of
 from unseg.victims.pretrained import read_weights
 
 FAMILIES = ("sam", "samhq")
@@ -40,8 +41,10 @@ class SamSize:
 
 
 SIZES = {
-    **{name: SamSize(sam.embed_dim, sam.depth, sam.num_heads, sam.global_blocks, sam.window)
-       for name, sam in SAM_CONFIGS.items()},
+    **{
+        name: SamSize(sam.embed_dim, sam.depth, sam.num_heads, sam.global_blocks, sam.window)
+        for name, sam in SAM_CONFIGS.items()
+    },
     # What two cores train from scratch: finer patches on a smaller frame, an eightieth of ViT-B's weights.
     "tiny": SamSize(128, 4, 4, (1, 3), window=8, patch=8, prompt_width=64, decoder_mlp=256),
 }
@@ -49,8 +52,12 @@ NETWORKS = tuple(f"{family}_{size}" for family in FAMILIES for size in SIZES)
 
 # Parts that no answer here depends on, never trained: the predicted IoU (one mask is asked for), mask prompts, and SAM's own
 # masks in SAM-HQ.
-_UNUSED = {"sam": re.compile(r"mask_decoder\.iou_prediction_head\.|prompt_encoder\.mask_embed\."),
-           "samhq": re.compile(r"mask_decoder\.(iou_prediction_head|output_hypernetworks_mlps)\.|prompt_encoder\.mask_embed\.")}
+_UNUSED = {
+    "sam": re.compile(r"mask_decoder\.iou_prediction_head\.|prompt_encoder\.mask_embed\."),
+    "samhq": re.compile(
+        r"mask_decoder\.(iou_prediction_head|output_hypernetworks_mlps)\.|prompt_encoder\.mask_embed\."
+    ),
+}
 # The random frequencies of positions: fixed in the published networks, too.
 _FIXED = re.compile(r".*\.positional_embedding$")
 # What SAM-HQ has beside SAM.
@@ -58,33 +65,52 @@ _HQ = re.compile(r"mask_decoder\.(hq_token|hq_mask_mlp|compress_vit_|encoder_|ma
 
 # Names in the files of Meta and of SAM-HQ → names in transformers, applied in this order.
 _LAYERS = r"(\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head|hq_mask_mlp))\.layers\."
-_RENAMED = tuple((re.compile(pattern), name) for pattern, name in (
-    (r"^image_encoder\.", "vision_encoder."),
-    (r"^vision_encoder\.blocks\.", "vision_encoder.layers."),
-    (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
-    (r"\.neck\.0\.", ".neck.conv1."), (r"\.neck\.1\.", ".neck.layer_norm1."),
-    (r"\.neck\.2\.", ".neck.conv2."), (r"\.neck\.3\.", ".neck.layer_norm2."),
-    (r"\.norm(\d)\.", r".layer_norm\1."), (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
-    (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$", FREQUENCIES),
-    (r"\.point_embeddings\.", ".point_embed."),
-    (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."), (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
-    (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."), (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
-    (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
-    (r"\.output_upscaling\.0\.", ".upscale_conv1."), (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
-    (r"\.output_upscaling\.3\.", ".upscale_conv2."),
-    (r"\.hf_token\.", ".hq_token."), (r"\.hf_mlp\.", ".hq_mask_mlp."),
-    *((rf"\.{theirs}\.{place}\.", f".{ours}_{part}.")
-      for theirs, ours in (("compress_vit_feat", "compress_vit"), ("embedding_encoder", "encoder"),
-                           ("embedding_maskfeature", "mask"))
-      for place, part in ((0, "conv1"), (1, "norm"), (3, "conv2"))),
-    (_LAYERS + r"0\.", r"\1.proj_in."), (_LAYERS + r"1\.", r"\1.layers.0."), (_LAYERS + r"2\.", r"\1.proj_out."),
-))
+_RENAMED = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"^image_encoder\.", "vision_encoder."),
+        (r"^vision_encoder\.blocks\.", "vision_encoder.layers."),
+        (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
+        (r"\.neck\.0\.", ".neck.conv1."),
+        (r"\.neck\.1\.", ".neck.layer_norm1."),
+        (r"\.neck\.2\.", ".neck.conv2."),
+        (r"\.neck\.3\.", ".neck.layer_norm2."),
+        (r"\.norm(\d)\.", r".layer_norm\1."),
+        (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
+        (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$", FREQUENCIES),
+        (r"\.point_embeddings\.", ".point_embed."),
+        (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
+        (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
+        (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
+        (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
+        (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
+        (r"\.output_upscaling\.0\.", ".upscale_conv1."),
+        (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
+        (r"\.output_upscaling\.3\.", ".upscale_conv2."),
+        (r"\.hf_token\.", ".hq_token."),
+        (r"\.hf_mlp\.", ".hq_mask_mlp."),
+        *(
+            (rf"\.{theirs}\.{place}\.", f".{ours}_{part}.")
+            for theirs, ours in (
+                ("compress_vit_feat", "compress_vit"),
+                ("embedding_encoder", "encoder"),
+                ("embedding_maskfeature", "mask"),
+            )
+            for place, part in ((0, "conv1"), (1, "norm"), (3, "conv2"))
+        ),
+        (_LAYERS + r"0\.", r"\1.proj_in."),
+        (_LAYERS + r"1\.", r"\1.layers.0."),
+        (_LAYERS + r"2\.", r"\1.proj_out."),
+    )
+)
 
 
 def parse_network(name: str) -> tuple[str, SamSize]:
     """Family and size of a network's name; UserError lists the names."""
     if name not in NETWORKS:
-        raise UserError(f"--networks: unknown network '{name}' for interactive segmentation; available: {', '.join(NETWORKS)}")
+        raise UserError(
+            f"--networks: unknown network '{name}' for interactive segmentation; available: {', '.join(NETWORKS)}"
+        )
     family, _, size = name.partition("_")
     return family, SIZES[size]
 
@@ -127,8 +153,10 @@ class Promptable(nn.Module):
                 fused = hq_features(self.network.mask_decoder, embeddings, seen.intermediate_embeddings[0].float())
                 logits = [hq_logits(self.network, embeddings, fused, **given) for given in prompts]
             else:
-                logits = [self.network(image_embeddings=embeddings, multimask_output=False, **given).pred_masks
-                          for given in prompts]
+                logits = [
+                    self.network(image_embeddings=embeddings, multimask_output=False, **given).pred_masks
+                    for given in prompts
+                ]
         return torch.cat(logits, 2)
 
 
@@ -139,8 +167,13 @@ def hq_features(decoder: nn.Module, embeddings_BCGG: Tensor, early_BGGD: Tensor)
     return own + decoder.compress_vit_conv2(decoder.activation(decoder.compress_vit_norm(early)))
 
 
-def hq_logits(network: nn.Module, embeddings_BCGG: Tensor, fused_BFHW: Tensor, input_boxes: Tensor | None = None,
-              input_points: Tensor | None = None) -> Tensor:
+def hq_logits(
+    network: nn.Module,
+    embeddings_BCGG: Tensor,
+    fused_BFHW: Tensor,
+    input_boxes: Tensor | None = None,
+    input_points: Tensor | None = None,
+) -> Tensor:
     """SAM-HQ's own mask for every prompt, B×K×1×H×W with H = W = 4G.
 
     The network's own `forward` is not used: up to transformers 5.23 it goes on, after the token transformer, with the image
@@ -149,14 +182,16 @@ def hq_logits(network: nn.Module, embeddings_BCGG: Tensor, fused_BFHW: Tensor, i
     decoder = network.mask_decoder
     labels = None if input_points is None else torch.ones_like(input_points[..., 0], dtype=torch.int)
     sparse_BKTC, dense_BCGG = network.prompt_encoder(
-        input_points=input_points, input_labels=labels, input_boxes=input_boxes, input_masks=None)
+        input_points=input_points, input_labels=labels, input_boxes=input_boxes, input_masks=None
+    )
     batch, objects = sparse_BKTC.shape[:2]
     own_TC = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
     tokens_BKTC, image = decoder.transformer(
         point_embeddings=torch.cat([own_TC.expand(batch, objects, -1, -1), sparse_BKTC], 2),
         image_embeddings=(embeddings_BCGG + dense_BCGG).repeat_interleave(objects, 0),
         image_positional_embeddings=network.get_image_wide_positional_embeddings().expand(batch * objects, -1, -1, -1),
-        attention_similarity=None)
+        attention_similarity=None,
+    )
     image = image.transpose(2, 3).reshape(batch * objects, -1, *embeddings_BCGG.shape[-2:])
     scaled = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(image)))
     scaled = decoder.activation(decoder.upscale_conv2(scaled))
@@ -177,14 +212,18 @@ def build_promptable(name: str, side: int, weights: Path | None = None) -> Promp
     family, size = parse_network(name)
     network = _build(family, size, side)
     if weights is None:
-        return Promptable(network, None, "no --weights, so the image encoder and the decoder are trained from random weights")
+        return Promptable(
+            network, None, "no --weights, so the image encoder and the decoder are trained from random weights"
+        )
     state = read_sam_weights(weights)
     given, expected = shapes_of(state), shapes_of(network.state_dict())
     started = family == "sam" or any(map(_HQ.match, state))
     if not started:
         expected = {key: shape for key, shape in expected.items() if not _HQ.match(key)}
     if misfit := compare(given, expected):
-        raise UserError(f"--weights {weights}: does not fit {name}: {_explained(misfit, given.get(POSITION), side, size.patch)}")
+        raise UserError(
+            f"--weights {weights}: does not fit {name}: {_explained(misfit, given.get(POSITION), side, size.patch)}"
+        )
     network.load_state_dict(state, strict=started)
     if family == "sam":
         note = f"image and prompt encoder stay as in {weights.name}, the mask decoder is trained"
@@ -201,13 +240,23 @@ def _build(family: str, size: SamSize, side: int) -> nn.Module:
     prefix = {"sam": "Sam", "samhq": "SamHQ"}[family]
     hq = {"vit_dim": size.width} if family == "samhq" else {}
     vision = dict(
-        hidden_size=size.width, output_channels=size.prompt_width, num_hidden_layers=size.depth, num_attention_heads=size.heads,
-        image_size=side, patch_size=size.patch, window_size=size.window, global_attn_indexes=list(size.global_blocks),
-        num_pos_feats=size.prompt_width // 2, mlp_dim=4 * size.width, initializer_range=0.02)
+        hidden_size=size.width,
+        output_channels=size.prompt_width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        image_size=side,
+        patch_size=size.patch,
+        window_size=size.window,
+        global_attn_indexes=list(size.global_blocks),
+        num_pos_feats=size.prompt_width // 2,
+        mlp_dim=4 * size.width,
+        initializer_range=0.02,
+    )
     prompts = dict(hidden_size=size.prompt_width, image_size=side, patch_size=size.patch)
     decoder = dict(hidden_size=size.prompt_width, mlp_dim=size.decoder_mlp, iou_head_hidden_dim=size.prompt_width, **hq)
     config = getattr(transformers, f"{prefix}Config")(
-        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
     # Random weights are those of Meta's code, which are PyTorch's own. With those of transformers nothing is learnt in hundreds
     # of steps: narrow layers start almost silent, and the frequencies of positions are so high that neighbours have nothing in
     # common.

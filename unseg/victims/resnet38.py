@@ -4,6 +4,7 @@ ResNet38 is model A1 of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 16
 State names, widths, strides and the head are those of the segmentation networks of PSA and MCTformer, whose files load as they
 are. Shapes: B images, H×W pixels, C classes; the output's stride is 8.
 """
+
 from __future__ import annotations
 
 import math
@@ -15,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unseg.storage.weights import Misfit, Shapes, State, compare, read_state, shapes_of
 from unseg.errors import UserError
+from unseg.storage.weights import Misfit, Shapes, State, compare, read_state, shapes_of
 from unseg.victims.mxnet_params import Entry, read_array, read_directory
 
 STRIDE = 8
@@ -48,9 +49,14 @@ class _Bottleneck(NamedTuple):
 
 # Units in order, by the names that the published files give them. The strides of levels 5 and 6 are dilations here.
 UNITS: dict[str, _Plain | _Bottleneck] = {
-    "b2": _Plain(128, 128, stride=2), "b2_1": _Plain(128, 128), "b2_2": _Plain(128, 128),
-    "b3": _Plain(256, 256, stride=2), "b3_1": _Plain(256, 256), "b3_2": _Plain(256, 256),
-    "b4": _Plain(512, 512, stride=2), **{f"b4_{i}": _Plain(512, 512) for i in range(1, 6)},
+    "b2": _Plain(128, 128, stride=2),
+    "b2_1": _Plain(128, 128),
+    "b2_2": _Plain(128, 128),
+    "b3": _Plain(256, 256, stride=2),
+    "b3_1": _Plain(256, 256),
+    "b3_2": _Plain(256, 256),
+    "b4": _Plain(512, 512, stride=2),
+    **{f"b4_{i}": _Plain(512, 512) for i in range(1, 6)},
     "b5": _Plain(512, 1024, first_dilation=1, dilation=2),
     **{f"b5_{i}": _Plain(512, 1024, first_dilation=2, dilation=2) for i in (1, 2)},
     "b6": _Bottleneck(2048, dilation=4, dropout=0.3),
@@ -59,7 +65,9 @@ UNITS: dict[str, _Plain | _Bottleneck] = {
 STEM_WIDTH = 64
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, bias: bool = False) -> nn.Conv2d:
+def _convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, bias: bool = False
+) -> nn.Conv2d:
     """Padded so that stride 1 keeps the size."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=bias)
 
@@ -73,14 +81,18 @@ class Unit(nn.Module):
         stride, out = 1, scaled(layout.out)
         if isinstance(layout, _Plain):
             stride, mid = layout.stride, scaled(layout.mid)
-            convolutions = {"2a": _convolution(inputs, mid, 3, layout.stride, layout.first_dilation),
-                            "2b1": _convolution(mid, out, 3, dilation=layout.dilation)}
+            convolutions = {
+                "2a": _convolution(inputs, mid, 3, layout.stride, layout.first_dilation),
+                "2b1": _convolution(mid, out, 3, dilation=layout.dilation),
+            }
             self.drop: nn.Module = nn.Identity()
         else:
             quarter, half = scaled(layout.out // 4), scaled(layout.out // 2)
-            convolutions = {"2a": _convolution(inputs, quarter, 1),
-                            "2b1": _convolution(quarter, half, 3, dilation=layout.dilation),
-                            "2b2": _convolution(half, out, 1)}
+            convolutions = {
+                "2a": _convolution(inputs, quarter, 1),
+                "2b1": _convolution(quarter, half, 3, dilation=layout.dilation),
+                "2b2": _convolution(half, out, 1),
+            }
             self.drop = nn.Dropout2d(layout.dropout)
         self.branches = tuple(convolutions)
         for branch, convolution in convolutions.items():
@@ -157,8 +169,12 @@ class DeepLabV1(nn.Module):
 
 _COUNTER = "num_batches_tracked"  # PyTorch's own; nothing here depends on it, and older files have none
 _CLASSIFIER = ("arg:linear1000_weight", "arg:linear1000_bias")  # of ImageNet; segmentation has no place for it
-_MXNET_NORM = {"weight": ("arg", "gamma"), "bias": ("arg", "beta"), "running_mean": ("aux", "moving_mean"),
-               "running_var": ("aux", "moving_var")}
+_MXNET_NORM = {
+    "weight": ("arg", "gamma"),
+    "bias": ("arg", "beta"),
+    "running_mean": ("aux", "moving_mean"),
+    "running_var": ("aux", "moving_var"),
+}
 
 
 def mxnet_name(name: str) -> str:
@@ -177,8 +193,11 @@ def backbone_shapes(width: float = 1.0) -> Shapes:
     """The state entries of ResNet38, without head and counters."""
     with torch.device("meta"):
         state = DeepLabV1(2, width).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()
-            if not name.startswith(HEAD) and not name.endswith(_COUNTER)}
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if not name.startswith(HEAD) and not name.endswith(_COUNTER)
+    }
 
 
 def read_mxnet(path: str | Path, expected: Shapes | None = None) -> State:
@@ -190,17 +209,23 @@ def read_mxnet(path: str | Path, expected: Shapes | None = None) -> State:
     path, expected = Path(path), backbone_shapes() if expected is None else expected
     directory = {name: entry for name, entry in read_directory(path).items() if name not in _CLASSIFIER}
     theirs = {name: mxnet_name(name) for name in expected}
-    misfit = compare({name: entry.shape for name, entry in directory.items()},
-                     {theirs[name]: shape for name, shape in expected.items()})
+    misfit = compare(
+        {name: entry.shape for name, entry in directory.items()},
+        {theirs[name]: shape for name, shape in expected.items()},
+    )
     if misfit:
-        raise UserError(f"{path}: is not ResNet38's ImageNet file: {misfit}; give {IMAGENET_PARAMS} (md5 {IMAGENET_MD5})")
+        raise UserError(
+            f"{path}: is not ResNet38's ImageNet file: {misfit}; give {IMAGENET_PARAMS} (md5 {IMAGENET_MD5})"
+        )
     return {name: _tensor(path, theirs[name], directory[theirs[name]]) for name in expected}
 
 
 def _tensor(path: Path, name: str, entry: Entry) -> torch.Tensor:
     tensor = torch.from_numpy(read_array(path, entry)).to(torch.float32)
     if not torch.isfinite(tensor).all() or (name.endswith("moving_var") and (tensor < 0).any()):
-        raise UserError(f"{path}: {name} holds numbers that are no weights (not finite, or a negative variance); get it again")
+        raise UserError(
+            f"{path}: {name} holds numbers that are no weights (not finite, or a negative variance); get it again"
+        )
     return tensor
 
 
@@ -220,8 +245,10 @@ def load_weights(network: DeepLabV1, path: str | Path) -> bool:
     has_head = any(name.startswith(HEAD) for name in state)
     misfit = compare(shapes_of(state), whole if has_head else backbone)
     if misfit:
-        raise UserError(f"{path}: does not fit DeepLabV1-ResNet38{_hint(network, misfit)}: {misfit}; give {IMAGENET_PARAMS}, or "
-                        "what utils/convert_resnet38.py makes of it")
+        raise UserError(
+            f"{path}: does not fit DeepLabV1-ResNet38{_hint(network, misfit)}: {misfit}; give {IMAGENET_PARAMS}, or "
+            "what utils/convert_resnet38.py makes of it"
+        )
     left = network.load_state_dict(state, strict=False).missing_keys
     assert all(name.endswith(_COUNTER) or (not has_head and name.startswith(HEAD)) for name in left), left
     return has_head

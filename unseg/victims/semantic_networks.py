@@ -2,6 +2,7 @@
 
 All take B×3×H×W of any size and give logits B×C×H×W.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,8 +17,22 @@ from unseg.errors import UserError
 STRIDE = 32  # the encoders halve their input at most five times
 
 # Architectures in lower case → their class in segmentation_models_pytorch.
-ARCHITECTURES = {name.lower(): name for name in (
-    "Unet", "UnetPlusPlus", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "UPerNet", "MAnet", "Linknet", "PAN")}
+ARCHITECTURES = {
+    name.lower(): name
+    for name in (
+        "Unet",
+        "UnetPlusPlus",
+        "FPN",
+        "PSPNet",
+        "DeepLabV3",
+        "DeepLabV3Plus",
+        "Segformer",
+        "UPerNet",
+        "MAnet",
+        "Linknet",
+        "PAN",
+    )
+}
 DEEPLABV3 = "torchvision_deeplabv3_resnet50"
 
 
@@ -32,6 +47,7 @@ def _packages() -> ModuleType:
 def _smp(architecture: str, encoder: str, **options: int | tuple[int, ...]) -> Callable[[int], nn.Module]:
     def build(classes: int) -> nn.Module:
         return getattr(_packages(), architecture)(encoder, encoder_weights=None, classes=classes, **options)
+
     return build
 
 
@@ -85,12 +101,16 @@ def find_network(name: str) -> Callable[[int], nn.Module]:
     architecture, _, encoder = name.partition("_")
     known = f"{', '.join(NETWORKS)}, or ARCHITECTURE_ENCODER such as unetplusplus_resnet34"
     if architecture not in ARCHITECTURES:
-        raise UserError(f"--networks: unknown network '{name}'; available: {known}, with architecture {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"--networks: unknown network '{name}'; available: {known}, with architecture {', '.join(ARCHITECTURES)}"
+        )
     encoders = _packages().encoders.get_encoder_names()
     if encoder not in encoders and not encoder.startswith("tu-"):
         close = sorted(item for item in encoders if item.split("_")[0].rstrip("0123456789-") in encoder)[:8]
-        raise UserError(f"--networks: unknown network '{name}': segmentation_models_pytorch has no encoder '{encoder}'"
-                        f"{' (near it: ' + ', '.join(close) + ')' if close else ''}; available: {known}")
+        raise UserError(
+            f"--networks: unknown network '{name}': segmentation_models_pytorch has no encoder '{encoder}'"
+            f"{' (near it: ' + ', '.join(close) + ')' if close else ''}; available: {known}"
+        )
     return _smp(ARCHITECTURES[architecture], encoder)
 
 

@@ -3,6 +3,7 @@
 The file is read once; for each image only the places of its entries in the file are kept. Sources: the format page of
 cocodataset.org; panopticapi for ids; cityscapesScripts' createPanopticImgs for names.
 """
+
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -13,7 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from unseg.data.annotations.core import Annotated, Annotations, ClassTable, Indexed, Segment, Unannotated, check_pixel_count, check_segment_count, check_size, first_few, index_values
+from unseg.data.annotations.core import (
+    Annotated,
+    Annotations,
+    ClassTable,
+    Indexed,
+    Segment,
+    Unannotated,
+    check_pixel_count,
+    check_segment_count,
+    check_size,
+    first_few,
+    index_values,
+)
 from unseg.data.annotations.json_stream import JsonStream, open_json, read_entries, stamp
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
@@ -58,8 +71,11 @@ class _CocoFile(Annotations):
     # --- one pass over the file
 
     def _read_file(self) -> None:
-        readers = {"images": self._read_images, "annotations": self._read_annotations,
-                   "categories": self._read_categories}
+        readers = {
+            "images": self._read_images,
+            "annotations": self._read_annotations,
+            "categories": self._read_categories,
+        }
         with open_json(self.path) as stream:
             for key in stream.members():
                 reader = readers.pop(key, None)
@@ -84,8 +100,11 @@ class _CocoFile(Annotations):
             if name in names:
                 raise UserError(f"{where}: the image {shown(name)} is there twice (also images[{names[name]}])")
             names[name] = place
-            self._images[number] = (name, whole_number(image.get("height"), f"{where}.height", 1, MAX_SIDE),
-                                    whole_number(image.get("width"), f"{where}.width", 1, MAX_SIDE))
+            self._images[number] = (
+                name,
+                whole_number(image.get("height"), f"{where}.height", 1, MAX_SIDE),
+                whole_number(image.get("width"), f"{where}.width", 1, MAX_SIDE),
+            )
 
     def _image_name(self, image: dict[str, Any], where: str) -> str:
         return safe_name(image.get("file_name"), f"{where}.file_name")
@@ -100,20 +119,23 @@ class _CocoFile(Annotations):
             number = self._number(entry.get("image_id"), where)
             self._first_entry.setdefault(number, place)
             if self.one_entry_an_image and self._first_entry[number] != place:
-                raise UserError(f"{where}: the image {shown(entry['image_id'])} is annotated twice (also"
-                                f" annotations[{self._first_entry[number]}])")
+                raise UserError(
+                    f"{where}: the image {shown(entry['image_id'])} is annotated twice (also"
+                    f" annotations[{self._first_entry[number]}])"
+                )
             for category in self._categories_of(entry, where):
                 if category not in self._used and len(self._used) < MAX_CATEGORIES:
                     self._used[category] = where
             if "id" in entry and not self.one_entry_an_image:
-                ids.append(whole_number(entry["id"], f"{where}.id", -2**62, 2**62))
+                ids.append(whole_number(entry["id"], f"{where}.id", -(2**62), 2**62))
             for name, value in (("image", number), ("begin", begin), ("end", end)):
                 self._entries[name].append(value)
         twice = np.sort(np.asarray(ids))
         twice = twice[1:][twice[1:] == twice[:-1]]
         if twice.size:
-            raise UserError(f"{self.path}: {twice.size} annotation ids are there twice, such as {twice[0]}; ids must be"
-                            " unique")
+            raise UserError(
+                f"{self.path}: {twice.size} annotation ids are there twice, such as {twice[0]}; ids must be unique"
+            )
 
     @property
     @abstractmethod
@@ -128,8 +150,10 @@ class _CocoFile(Annotations):
             _need_object(category, where)
             number = whole_number(category.get("id"), f"{where}.id", 0, 2**31 - 1)
             if number in self._category_names or place >= MAX_CATEGORIES:
-                raise UserError(f"{where}: " + (f"the id {number} is there twice" if number in self._category_names
-                                                else "too many categories"))
+                raise UserError(
+                    f"{where}: "
+                    + (f"the id {number} is there twice" if number in self._category_names else "too many categories")
+                )
             name = category.get("name")
             if not isinstance(name, str):
                 raise UserError(f"{where}.name: expected a text, found {shown(name)}")
@@ -143,7 +167,7 @@ class _CocoFile(Annotations):
 
     def _number(self, image_id: object, where: str) -> int:
         if not isinstance(image_id, str):
-            image_id = whole_number(image_id, f"{where}: its image's id", -2**62, 2**62)
+            image_id = whole_number(image_id, f"{where}: its image's id", -(2**62), 2**62)
         elif len(image_id) > 1000:
             raise UserError(f"{where}: its image's id has over 1000 characters")
         return self._numbers.setdefault(image_id, len(self._numbers))
@@ -155,8 +179,9 @@ class _CocoFile(Annotations):
         for number, place in self._first_entry.items():
             if number not in self._images:
                 image_id = next(key for key, value in self._numbers.items() if value == number)
-                raise UserError(f"{self.path}: annotations[{place}]: the image {shown(image_id)} is not among the"
-                                " file's images")
+                raise UserError(
+                    f"{self.path}: annotations[{place}]: the image {shown(image_id)} is not among the file's images"
+                )
 
     def _match(self, folder: ImagesFolder) -> None:
         """Which entry belongs to which file; `missing` gets those without."""
@@ -199,8 +224,10 @@ class CocoInstances(_CocoFile):
 
     def __init__(self, path: Path, images_root: Path) -> None:
         super().__init__(path, images_root)
-        self.statement = (f"COCO instances: {self._spans.shape[0]} annotations of {len(self._images)} images in"
-                          f" {len(self._category_names)} categories")
+        self.statement = (
+            f"COCO instances: {self._spans.shape[0]} annotations of {len(self._images)} images in"
+            f" {len(self._category_names)} categories"
+        )
 
     def _categories_of(self, entry: dict[str, Any], where: str) -> Sequence[int]:
         return [whole_number(entry.get("category_id"), f"{where}.category_id", 0, 2**31 - 1)]
@@ -229,8 +256,11 @@ class CocoInstances(_CocoFile):
             raise ImageError(self.path, f"{what}.segmentation: expected polygons or {{size, counts}}")
         if size != [outlines.height, outlines.width]:
             declared = "×".join(shown(side) for side in reversed(size[:2]))
-            raise ImageError(self.path, f"{what}: its run-length mask is of {declared} pixels, the image (upright) is"
-                                        f" {outlines.width}×{outlines.height}")
+            raise ImageError(
+                self.path,
+                f"{what}: its run-length mask is of {declared} pixels, the image (upright) is"
+                f" {outlines.width}×{outlines.height}",
+            )
         outlines.add_counts(what, counts, *facts)
 
 
@@ -248,8 +278,10 @@ class CocoPanoptic(_CocoFile):
         if not self.pngs.is_dir():
             raise UserError(f"{path}: expected its PNG files in the folder {self.pngs}, which is not there")
         super().__init__(path, images_root)
-        self.statement = (f"COCO panoptic: {self._spans.shape[0]} annotated images in {len(self._category_names)}"
-                          f" categories ({len(self._things)} of things), PNG files in {self.pngs.name}/")
+        self.statement = (
+            f"COCO panoptic: {self._spans.shape[0]} annotated images in {len(self._category_names)}"
+            f" categories ({len(self._things)} of things), PNG files in {self.pngs.name}/"
+        )
 
     def _categories_of(self, entry: dict[str, Any], where: str) -> Sequence[int]:
         segments = entry.get("segments_info")
@@ -259,8 +291,10 @@ class CocoPanoptic(_CocoFile):
         for part, segment in enumerate(segments):
             _need_object(segment, f"{where}.segments_info[{part}]")
             whole_number(segment.get("id"), f"{where}.segments_info[{part}].id", 1, 256**3 - 1)
-        return [whole_number(segment.get("category_id"), f"{where}.segments_info[{part}].category_id", 0, 2**31 - 1)
-                for part, segment in enumerate(segments)]
+        return [
+            whole_number(segment.get("category_id"), f"{where}.segments_info[{part}].category_id", 0, 2**31 - 1)
+            for part, segment in enumerate(segments)
+        ]
 
     def own_images(self) -> Iterable[Path]:
         return [self.pngs]
@@ -282,13 +316,17 @@ class CocoPanoptic(_CocoFile):
         index = index_values(ids, known)
         strangers = ids[(index == len(known)) & (ids != 0)]
         if strangers.size:
-            raise ImageError(self.pngs / entry["file_name"], f"{strangers.size} pixels have ids such as {strangers[0]},"
-                                                             " which the json does not list for this image")
+            raise ImageError(
+                self.pngs / entry["file_name"],
+                f"{strangers.size} pixels have ids such as {strangers[0]}, which the json does not list for this image",
+            )
         crowds = [segment.get("iscrowd", 0) for segment in segments]
         if any(crowd not in (0, 1) for crowd in crowds):
             raise ImageError(self.path, f"{what}: iscrowd must be 0 or 1")
-        parts = [self._segment(segments[part], bool(crowds[part]), numbers[part], index, place)
-                 for place, part in enumerate(order.tolist())]
+        parts = [
+            self._segment(segments[part], bool(crowds[part]), numbers[part], index, place)
+            for place, part in enumerate(order.tolist())
+        ]
         present = np.zeros(len(known) + 1, bool)
         present[np.unique(index)] = True
         unseen = known[~present[:-1]].tolist()
@@ -297,8 +335,15 @@ class CocoPanoptic(_CocoFile):
 
     def _segment(self, info: dict[str, Any], crowd: bool, number: int, index: np.ndarray, place: int) -> Segment:
         class_id = int(info["category_id"])
-        return Segment(class_id, self._category_names[class_id], number, crowd, self.classes.is_thing(class_id), False,
-                       lambda: index == place)
+        return Segment(
+            class_id,
+            self._category_names[class_id],
+            number,
+            crowd,
+            self.classes.is_thing(class_id),
+            False,
+            lambda: index == place,
+        )
 
     @staticmethod
     def _ids(path: Path, height: int, width: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 Shapes: HW is height × width of the upright image; pixel masks are bool, class codes int32.
 """
+
 from __future__ import annotations
 
 import io
@@ -44,8 +45,9 @@ class ObjectRule:
     background_label: int | None = 0
 
     @staticmethod
-    def parse(text: str, ignore_label: int | None = 255, background_label: int | None = 0,
-              option: str = "--objects") -> ObjectRule:
+    def parse(
+        text: str, ignore_label: int | None = 255, background_label: int | None = 0, option: str = "--objects"
+    ) -> ObjectRule:
         """`all`, `things` (or `multi`, as the published scripts call it), `by-class`, or ids such as 3,4 or 1-5."""
         word = text.strip().lower()
         if word in ("things", "multi"):
@@ -114,8 +116,9 @@ class Annotated(ABC):
 class Outlined(Annotated):
     """Segments that may overlap, held as runs of pixels: polygons and run-length masks."""
 
-    def __init__(self, height: int, width: int, outlines: Sequence[tuple[Segment, Runs]],
-                 notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, height: int, width: int, outlines: Sequence[tuple[Segment, Runs]], notes: Sequence[str] = ()
+    ) -> None:
         super().__init__(height, width, notes)
         self._outlines = tuple(outlines)
 
@@ -163,9 +166,9 @@ def index_values(values_HW: np.ndarray, known: np.ndarray) -> np.ndarray:
     index = np.full(values_HW.shape, len(known), np.uint16)
     if len(known):
         for top in range(0, values_HW.shape[0], 256):
-            band = values_HW[top:top + 256]
+            band = values_HW[top : top + 256]
             place = np.minimum(np.searchsorted(known, band), len(known) - 1)
-            index[top:top + 256] = np.where(known[place] == band, place, len(known))
+            index[top : top + 256] = np.where(known[place] == band, place, len(known))
     return index
 
 
@@ -199,9 +202,18 @@ class ClassMap(Annotated):
         if self.kind == "binary":
             decode = lambda: object_mask(self.values, MaskRule("binary"))  # noqa: E731
             return (Segment(1, "object", None, False, None, False, decode),) if decode().any() else ()
-        return tuple(Segment(value, self.classes.names.get(value), None, False, self.classes.is_thing(value),
-                             value in self.classes.void, lambda value=value: self.values == value)
-                     for value in np.unique(self.values).tolist())
+        return tuple(
+            Segment(
+                value,
+                self.classes.names.get(value),
+                None,
+                False,
+                self.classes.is_thing(value),
+                value in self.classes.void,
+                lambda value=value: self.values == value,
+            )
+            for value in np.unique(self.values).tolist()
+        )
 
     def object_mask(self, rule: ObjectRule) -> np.ndarray:
         return object_mask(self.values, self._mask_rule(rule))
@@ -276,8 +288,10 @@ class Annotations(ABC):
         if isinstance(rule.which, tuple) and self.classes.ids is not None:
             unknown = sorted(set(rule.which) - self.classes.ids)
             if unknown:
-                raise UserError(f"{option}: class {unknown[0]} is not among the annotations' classes: "
-                                f"{describe_classes(self.classes)}")
+                raise UserError(
+                    f"{option}: class {unknown[0]} is not among the annotations' classes: "
+                    f"{describe_classes(self.classes)}"
+                )
 
 
 def describe_classes(classes: ClassTable, at_most: int = 10) -> str:
@@ -295,8 +309,9 @@ def check_segment_count(path: Path, count: int) -> None:
 def check_size(path: Path, what: str, size: tuple[int, int], height: int, width: int) -> None:
     """size: (height, width) that `what` claims."""
     if size != (height, width):
-        raise ImageError(path, f"{what} is {size[1]}×{size[0]}, the image (upright) is {width}×{height}: make them one"
-                               " size")
+        raise ImageError(
+            path, f"{what} is {size[1]}×{size[0]}, the image (upright) is {width}×{height}: make them one size"
+        )
 
 
 def check_pixel_count(path: Path, height: int, width: int, data: bytes | None = None) -> None:

@@ -1,11 +1,19 @@
 """Which format annotations have, found out by content and layout; what is ambiguous is refused, not guessed."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 from unseg.data.annotations.coco import CITYSCAPES_PANOPTIC, CityscapesPanoptic, CocoInstances, CocoPanoptic
 from unseg.data.annotations.core import Annotations, Looking, first_few
-from unseg.data.annotations.huggingface import HuggingFaceTables, METADATA, TABLES, metadata_files, open_image_folder, table_files
+from unseg.data.annotations.huggingface import (
+    METADATA,
+    TABLES,
+    HuggingFaceTables,
+    metadata_files,
+    open_image_folder,
+    table_files,
+)
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.label_files import CITYSCAPES_SUFFIXES, Cityscapes, open_label_files
 from unseg.data.annotations.labelme import LabelMe
@@ -15,16 +23,27 @@ from unseg.errors import UserError
 from unseg.storage.images import IMAGE_SUFFIXES
 
 OPTION = "--annotations-format"
-FORMATS = ("coco", "coco-panoptic", "voc", "index", "binary", "cityscapes", "cityscapes-panoptic", "yolo", "labelme",
-           "huggingface")
+FORMATS = (
+    "coco",
+    "coco-panoptic",
+    "voc",
+    "index",
+    "binary",
+    "cityscapes",
+    "cityscapes-panoptic",
+    "yolo",
+    "labelme",
+    "huggingface",
+)
 JSON_FORMATS = {"coco": CocoInstances, "coco-panoptic": CocoPanoptic, "cityscapes-panoptic": CityscapesPanoptic}
 MASK_FILES = "masks"  # which of voc, index and binary they are shows only when they are read
 FILES_LOOKED_AT = 20  # json or text files of a folder; formats with one file an image have thousands of one kind
 VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "SegmentationObject")  # of a VOC data set
 
 
-def open_annotations(path: str | Path, images_root: str | Path | None, format: str = "auto",
-                     looking: Looking = Looking()) -> Annotations:
+def open_annotations(
+    path: str | Path, images_root: str | Path | None, format: str = "auto", looking: Looking = Looking()
+) -> Annotations:
     """Open and check the annotations of the images under `images_root`.
 
     path: a json, a data.yaml, a table, or a folder. format: one of FORMATS, `huggingface:COLUMN` (the column of the
@@ -86,8 +105,10 @@ def _only_json(folder: Path, wanted: str) -> Path:
     files = [file for file in walk(folder, problems) if file.suffix.lower() == ".json"]
     fitting = [file for file in files if json_format(file) == wanted]
     if len(fitting) != 1:
-        raise UserError(f"--annotations {folder}: {len(fitting) or 'no'} {wanted} files there; name one json"
-                        + (f" ({first_few(file.name for file in fitting)})" if fitting else ""))
+        raise UserError(
+            f"--annotations {folder}: {len(fitting) or 'no'} {wanted} files there; name one json"
+            + (f" ({first_few(file.name for file in fitting)})" if fitting else "")
+        )
     return fitting[0]
 
 
@@ -101,13 +122,17 @@ def detect(path: Path, images_root: Path | None) -> tuple[str, Path]:
     problems: list[Problem] = []
     found = _formats_in(path, images_root, walk(path, problems))
     if not found:
-        raise UserError(f"--annotations {path}: no annotations of a known format there; name one with {OPTION}"
-                        f" ({', '.join(FORMATS)})")
+        raise UserError(
+            f"--annotations {path}: no annotations of a known format there; name one with {OPTION}"
+            f" ({', '.join(FORMATS)})"
+        )
     if len(found) > 1:
         choices = "; ".join(f"{format} ({_relative(path, places)})" for format, places in sorted(found.items()))
-        raise UserError(f"--annotations {path}: holds several formats: {choices}. Name one with {OPTION}, or give the"
-                        " file or folder of one")
-    (format, places), = found.items()
+        raise UserError(
+            f"--annotations {path}: holds several formats: {choices}. Name one with {OPTION}, or give the"
+            " file or folder of one"
+        )
+    ((format, places),) = found.items()
     if format == MASK_FILES:
         within = [path / name for name in VOC_FOLDERS if (path / name).is_dir()]
         if len(within) > 1:
@@ -115,8 +140,10 @@ def detect(path: Path, images_root: Path | None) -> tuple[str, Path]:
         return format, within[0] if within else path
     if format in JSON_FORMATS:
         if len(places) > 1:
-            raise UserError(f"--annotations {path}: holds {len(places)} {format} files ({_relative(path, places)});"
-                            " name one of them")
+            raise UserError(
+                f"--annotations {path}: holds {len(places)} {format} files ({_relative(path, places)});"
+                " name one of them"
+            )
         return format, places[0]
     return format, path
 
@@ -130,15 +157,19 @@ def _detect_file(path: Path) -> str:
     if suffix == ".json":
         found = json_format(path)
         if found is None:
-            raise UserError(f"--annotations {path}: this json has neither COCO's lists (images, annotations,"
-                            " categories) nor LabelMe's (shapes)")
+            raise UserError(
+                f"--annotations {path}: this json has neither COCO's lists (images, annotations,"
+                " categories) nor LabelMe's (shapes)"
+            )
         return found
     if suffix in TABLES or path.name in METADATA:
         return "huggingface"
     if suffix in (".yaml", ".yml"):
         return "yolo"
-    raise UserError(f"--annotations {path}: give a folder, a .json, a data.yaml, a metadata.jsonl or .csv, or a"
-                    " .parquet or .arrow file")
+    raise UserError(
+        f"--annotations {path}: give a folder, a .json, a data.yaml, a metadata.jsonl or .csv, or a"
+        " .parquet or .arrow file"
+    )
 
 
 def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> dict[str, list[Path]]:
@@ -175,8 +206,11 @@ def _mask_files(folder: Path, images_root: Path | None, files: list[Path]) -> li
     if images_root is None or images_root.resolve() != folder.resolve():
         return pictures
     photographs = {stem_of(file.relative_to(folder).as_posix()) for file in pictures if file.suffix.lower() != ".png"}
-    return [file for file in pictures if file.suffix.lower() == ".png"
-            and stem_of(file.relative_to(folder).as_posix()) in photographs]
+    return [
+        file
+        for file in pictures
+        if file.suffix.lower() == ".png" and stem_of(file.relative_to(folder).as_posix()) in photographs
+    ]
 
 
 def json_format(path: Path, quiet: bool = False) -> str | None:

@@ -3,6 +3,7 @@
 Sources: the pages on ImageFolder and on the Image feature in the documentation of `datasets`. An image in a table is a
 struct of `bytes` and `path`. Tables are read with pyarrow (the extra `huggingface`), without `datasets` itself.
 """
+
 from __future__ import annotations
 
 import csv
@@ -16,7 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from unseg.data.annotations.core import Annotated, Annotations, ClassTable, Looking, ObjectRule, Unannotated, check_pixel_count, first_few
+from unseg.data.annotations.core import (
+    Annotated,
+    Annotations,
+    ClassTable,
+    Looking,
+    ObjectRule,
+    Unannotated,
+    check_pixel_count,
+    first_few,
+)
 from unseg.data.annotations.label_files import LabelFiles, check_kind, label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
 from unseg.data.samples import Problem, walk
@@ -26,8 +36,21 @@ from unseg.storage.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
 METADATA = ("metadata.jsonl", "metadata.csv")
 TABLES = (".parquet", ".arrow")
 IMAGE_COLUMNS = ("image", "img", "file_name", "image_file_name", "pixel_values")
-MASK_COLUMNS = ("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentation_mask",
-                "seg_map", "semantic_mask", "label_map", "ground_truth", "gt")
+MASK_COLUMNS = (
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "annotation",
+    "annotations",
+    "segmentation",
+    "segmentation_mask",
+    "seg_map",
+    "semantic_mask",
+    "label_map",
+    "ground_truth",
+    "gt",
+)
 FILE_NAME = "_file_name"  # mask_file_name is the column mask
 MAX_LINE = 1 << 20  # characters of metadata a row
 MAX_ROWS = 2_000_000
@@ -47,8 +70,11 @@ def choose_columns(names: Sequence[str], given: str | None, where: str) -> tuple
     else:
         masks = [name for name in others if name.lower().removesuffix(FILE_NAME) in MASK_COLUMNS] or others
     if len(masks) != 1:
-        problem = f"has no mask column{'' if given is None else f' {given}'}" if not masks else \
-            f"the masks may be {' or '.join(masks[:3])}"
+        problem = (
+            f"has no mask column{'' if given is None else f' {given}'}"
+            if not masks
+            else f"the masks may be {' or '.join(masks[:3])}"
+        )
         raise UserError(f"{where}: {problem}; name their column: huggingface:COLUMN ({columns})")
     return images[0], masks[0]
 
@@ -66,8 +92,9 @@ def open_image_folder(path: Path, images_root: Path, column: str | None, looking
     for metadata in found:
         for number, row in enumerate(_rows(metadata), 1):
             where = f"{metadata}: row {number}"
-            names = [key for key, value in row.items() if isinstance(value, str)
-                     and value.lower().endswith(IMAGE_SUFFIXES)]
+            names = [
+                key for key, value in row.items() if isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
+            ]
             image_column, mask_column = choose_columns(names, column, where)
             name = safe_name(row[image_column], f"{where}: {image_column}")
             mask = metadata.parent / safe_name(row[mask_column], f"{where}: {mask_column}")
@@ -85,10 +112,11 @@ def open_image_folder(path: Path, images_root: Path, column: str | None, looking
                 files[there] = mask
             if number > MAX_ROWS:
                 raise UserError(f"{metadata}: over {MAX_ROWS} rows")
-    annotations = LabelFiles("huggingface", files, [*problems, *folder.problems, *absent(without)], None, path,
-                             looking)
-    annotations.statement = (f"Hugging Face imagefolder: {len(files) + len(without)} rows in"
-                             f" {first_few(file.name for file in found)}; masks are {annotations.statement}")
+    annotations = LabelFiles("huggingface", files, [*problems, *folder.problems, *absent(without)], None, path, looking)
+    annotations.statement = (
+        f"Hugging Face imagefolder: {len(files) + len(without)} rows in"
+        f" {first_few(file.name for file in found)}; masks are {annotations.statement}"
+    )
     annotations.format = "huggingface"
     return annotations
 
@@ -168,8 +196,10 @@ class HuggingFaceTables(Annotations):
         self.missing = tuple([*problems, *(folder.problems if folder else ()), *absent(without)])
         detected = looking.kind_of(list(self._rows.values()), opener=lambda item: item[0].mask(item[1]))
         self.kind, self.classes = detected.kind, ClassTable()
-        self.statement = (f"Hugging Face tables: {len(self._rows) + len(without)} rows in {len(tables)} files, masks in"
-                          f" the column {tables[0].mask_column}: {detected.statement}")
+        self.statement = (
+            f"Hugging Face tables: {len(self._rows) + len(without)} rows in {len(tables)} files, masks in"
+            f" the column {tables[0].mask_column}: {detected.statement}"
+        )
 
     def names(self) -> Sequence[str]:
         return sorted([*self._rows, *(problem.name for problem in self.missing)])
@@ -223,8 +253,10 @@ class _Table:
         self._schema, groups = file.schema_arrow, [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         largest = max((group.total_byte_size for group in groups), default=0)
         if largest > MAX_ROW_GROUP:
-            raise UserError(f"{self.path}: a row group of {largest >> 20} MB; write it anew with row groups of at most"
-                            f" {MAX_ROW_GROUP >> 20} MB")
+            raise UserError(
+                f"{self.path}: a row group of {largest >> 20} MB; write it anew with row groups of at most"
+                f" {MAX_ROW_GROUP >> 20} MB"
+            )
         self._lengths = [group.num_rows for group in groups]
         self._read = lambda piece, column: file.read_row_group(piece, [column], use_threads=False)
 
@@ -257,8 +289,13 @@ class _Table:
             return False
         fields = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
         data, path = fields.get("bytes"), fields.get("path")
-        return (len(fields) == 2 and data is not None and (types.is_binary(data) or types.is_large_binary(data))
-                and path is not None and (types.is_string(path) or types.is_large_string(path)))
+        return (
+            len(fields) == 2
+            and data is not None
+            and (types.is_binary(data) or types.is_large_binary(data))
+            and path is not None
+            and (types.is_string(path) or types.is_large_string(path))
+        )
 
     def image_paths(self) -> Iterator[str | None]:
         for piece in range(len(self._lengths)):
@@ -310,5 +347,7 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError("Hugging Face tables (.parquet, .arrow) need pyarrow: pip install 'unseg[huggingface]', or"
-                        " pip install pyarrow") from error
+        raise UserError(
+            "Hugging Face tables (.parquet, .arrow) need pyarrow: pip install 'unseg[huggingface]', or"
+            " pip install pyarrow"
+        ) from error

@@ -3,6 +3,7 @@
 An instances file of 450 MB would take several GB as Python objects. Here each entry of its long lists is decoded,
 looked at and dropped; where it stands in the file is kept, so that it can be decoded again when its image is read.
 """
+
 from __future__ import annotations
 
 import codecs
@@ -166,13 +167,13 @@ class JsonStream:
         except UnicodeDecodeError as error:
             raise self._error(f"not UTF-8 ({error.reason}): save it as UTF-8") from error
         self._ended = not data
-        self._text = self._text[self._at:] + added
+        self._text = self._text[self._at :] + added
         self._at = self._marked_at = 0
         return not self._ended
 
     def _byte(self) -> int:
         """Where in the file the next character stands."""
-        self._marked_byte += len(self._text[self._marked_at:self._at].encode())
+        self._marked_byte += len(self._text[self._marked_at : self._at].encode())
         self._marked_at = self._at
         return self._marked_byte
 

@@ -1,4 +1,5 @@
 """Masks and label maps as image files, one an image: VOC's palette PNG, class ids, binary masks, Cityscapes."""
+
 from __future__ import annotations
 
 import re
@@ -8,24 +9,93 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from unseg.data.annotations.core import Annotated, Annotations, ClassMap, ClassTable, Indexed, Looking, ObjectRule, Segment, Unannotated, check_pixel_count, check_segment_count, check_size, index_values
+from unseg.data.annotations.core import (
+    Annotated,
+    Annotations,
+    ClassMap,
+    ClassTable,
+    Indexed,
+    Looking,
+    ObjectRule,
+    Segment,
+    Unannotated,
+    check_pixel_count,
+    check_segment_count,
+    check_size,
+    index_values,
+)
 from unseg.data.annotations.names import ImagesFolder
 from unseg.data.masks import MaskKind
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
 from unseg.storage.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
 
-VOC_CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-               "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-               "tvmonitor")
+VOC_CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 VOC_INSTANCES = "SegmentationObject"  # same palette as SegmentationClass, but the values number the objects
 
 # Cityscapes' label ids (cityscapesScripts, helpers/labels.py). Those that its evaluation leaves out are void here.
-CITYSCAPES_CLASSES = dict(enumerate((
-    "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road", "sidewalk",
-    "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole", "polegroup",
-    "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus",
-    "caravan", "trailer", "train", "motorcycle", "bicycle")))
+CITYSCAPES_CLASSES = dict(
+    enumerate(
+        (
+            "unlabeled",
+            "ego vehicle",
+            "rectification border",
+            "out of roi",
+            "static",
+            "dynamic",
+            "ground",
+            "road",
+            "sidewalk",
+            "parking",
+            "rail track",
+            "building",
+            "wall",
+            "fence",
+            "guard rail",
+            "bridge",
+            "tunnel",
+            "pole",
+            "polegroup",
+            "traffic light",
+            "traffic sign",
+            "vegetation",
+            "terrain",
+            "sky",
+            "person",
+            "rider",
+            "car",
+            "truck",
+            "bus",
+            "caravan",
+            "trailer",
+            "train",
+            "motorcycle",
+            "bicycle",
+        )
+    )
+)
 CITYSCAPES_VOID = frozenset((*range(7), 9, 10, 14, 15, 16, 18, 29, 30))
 CITYSCAPES_THINGS = frozenset(range(24, 34))
 INSTANCES_A_CLASS = 1000  # instanceIds: class × 1000 + number; below 1000 the class of what is not told apart
@@ -42,8 +112,15 @@ def label_map(label: Label, path: Path, height: int, width: int, kind: MaskKind,
 class LabelFiles(Annotations):
     """A mask file an image. files: image name → its file."""
 
-    def __init__(self, format_name: str, files: Mapping[str, Path], missing: Sequence[Problem],
-                 named_kind: MaskKind | None, folder: Path, looking: Looking = Looking()) -> None:
+    def __init__(
+        self,
+        format_name: str,
+        files: Mapping[str, Path],
+        missing: Sequence[Problem],
+        named_kind: MaskKind | None,
+        folder: Path,
+        looking: Looking = Looking(),
+    ) -> None:
         self._files, self.missing = dict(files), tuple(missing)
         self.kind, found = named_kind, ""
         if named_kind is None:
@@ -79,12 +156,15 @@ class LabelFiles(Annotations):
 def check_kind(rule: ObjectRule, kind: MaskKind) -> None:
     """UserError where class ids are asked of binary masks."""
     if isinstance(rule.which, tuple) and kind == "binary":
-        raise UserError("--objects with class ids needs class-index masks, but the masks are binary: give --objects all or"
-                        " --annotations-format index")
+        raise UserError(
+            "--objects with class ids needs class-index masks, but the masks are binary: give --objects all or"
+            " --annotations-format index"
+        )
 
 
-def open_label_files(path: Path, images_root: Path, format_name: str | None,
-                     looking: Looking = Looking()) -> LabelFiles:
+def open_label_files(
+    path: Path, images_root: Path, format_name: str | None, looking: Looking = Looking()
+) -> LabelFiles:
     """Masks paired with images by relative name without suffix. format_name: voc, index, binary or None: detected."""
     found = find_samples([images_root], path)
     files = {sample.name: sample.mask for sample in found.samples if sample.mask is not None}
@@ -104,7 +184,7 @@ def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
             palette = image.getpalette() if image.mode == "P" else None
     except DECODE_ERRORS:
         return False
-    return palette is not None and palette[:3 * len(VOC_CLASSES)] == voc_palette()[:3 * len(VOC_CLASSES)]
+    return palette is not None and palette[: 3 * len(VOC_CLASSES)] == voc_palette()[: 3 * len(VOC_CLASSES)]
 
 
 def voc_palette() -> list[int]:
@@ -137,16 +217,26 @@ class Cityscapes(Annotations):
         labels = _by_key(files, CITYSCAPES_SUFFIXES, path)
         if not labels:
             raise UserError(f"{path}: no file named …{CITYSCAPES_SUFFIXES[0]} there")
-        images = _by_key([images_root / name for name in folder.names],
-                         tuple(f"_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES), images_root)
-        self._files = {image.relative_to(images_root).as_posix(): labels[key]
-                       for key, image in images.items() if key in labels}
+        images = _by_key(
+            [images_root / name for name in folder.names],
+            tuple(f"_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES),
+            images_root,
+        )
+        self._files = {
+            image.relative_to(images_root).as_posix(): labels[key] for key, image in images.items() if key in labels
+        }
         unused = sorted(labels[key] for key in labels.keys() - images.keys())
-        self.missing = tuple([*problems, *(Problem(label.relative_to(path).as_posix(), "a label file without an image")
-                                           for label in unused)])
+        self.missing = tuple(
+            [
+                *problems,
+                *(Problem(label.relative_to(path).as_posix(), "a label file without an image") for label in unused),
+            ]
+        )
         instances = sum(_instances_beside(label).is_file() for label in labels.values())
-        self.statement = (f"Cityscapes: {len(labels)} label files in {path}, {instances} of them with instances;"
-                          " classes outside its evaluation are left out")
+        self.statement = (
+            f"Cityscapes: {len(labels)} label files in {path}, {instances} of them with instances;"
+            " classes outside its evaluation are left out"
+        )
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
@@ -175,8 +265,15 @@ class Cityscapes(Annotations):
         class_id = value // INSTANCES_A_CLASS if apart else value
         thing = class_id in CITYSCAPES_THINGS
         void = class_id in CITYSCAPES_VOID or class_id not in CITYSCAPES_CLASSES
-        return Segment(class_id, CITYSCAPES_CLASSES.get(class_id), value if apart else None, thing and not apart,
-                       thing, void, lambda: index == place)
+        return Segment(
+            class_id,
+            CITYSCAPES_CLASSES.get(class_id),
+            value if apart else None,
+            thing and not apart,
+            thing,
+            void,
+            lambda: index == place,
+        )
 
 
 def _instances_beside(label: Path) -> Path:
@@ -190,9 +287,11 @@ def _by_key(paths: Sequence[Path], suffixes: Sequence[str], root: Path) -> dict[
         suffix = next((suffix for suffix in suffixes if path.name.endswith(suffix)), None)
         if suffix is None:
             continue
-        key = path.name[:-len(suffix)]
+        key = path.name[: -len(suffix)]
         if key in found:
-            raise UserError(f"{root}: both {found[key].relative_to(root)} and {path.relative_to(root)} are {key}; give"
-                            " a folder with one of them")
+            raise UserError(
+                f"{root}: both {found[key].relative_to(root)} and {path.relative_to(root)} are {key}; give"
+                " a folder with one of them"
+            )
         found[key] = path
     return found

@@ -4,6 +4,7 @@ Coordinates are (x, y) in pixels, a pixel reaching from its number to the next; 
 polygons are. LabelMe names its classes. They are numbered by labels.txt where there is one, from 0 as LabelMe's own
 exporters do, else in the order of their names from 1. `__ignore__` and `_background_` are void.
 """
+
 from __future__ import annotations
 
 import base64
@@ -14,7 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from unseg.data.annotations.core import Annotated, Annotations, ClassTable, Looking, Unannotated, check_pixel_count, check_size, first_few
+from unseg.data.annotations.core import (
+    Annotated,
+    Annotations,
+    ClassTable,
+    Looking,
+    Unannotated,
+    check_pixel_count,
+    check_size,
+    first_few,
+)
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.names import ImagesFolder, safe_name, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
@@ -79,15 +89,17 @@ class LabelMe(Annotations):
             raise broken[0]
         self._ids = _ids_of(labels) if listed is None else _ids_in(listed)
         void = frozenset({self._ids[name] for name in (IGNORED, BACKGROUND) if name in self._ids})
-        self.classes = ClassTable({number: name for name, number in self._ids.items()}, None, void,
-                                  frozenset(self._ids.values()))
+        self.classes = ClassTable(
+            {number: name for name, number in self._ids.items()}, None, void, frozenset(self._ids.values())
+        )
         self.missing = tuple([*folder.problems, *problems])
         order = f"numbered by {LABELS_FILE}" if listed else "numbered from 1 in the order of their names"
         self.statement = f"LabelMe: {len(files)} files in {root}, {len(self._ids)} labels {order}"
 
     @staticmethod
-    def _image_of(relative: str, image_path: object, file: Path, by_stem: dict[str, list[str]],
-                  folder: ImagesFolder) -> str | None:
+    def _image_of(
+        relative: str, image_path: object, file: Path, by_stem: dict[str, list[str]], folder: ImagesFolder
+    ) -> str | None:
         """By its own name without suffix; else by the last part of imagePath, which may lead anywhere, beside it."""
         last = None
         if image_path is not None:
@@ -112,8 +124,12 @@ class LabelMe(Annotations):
             raise Unannotated(Path(image_name), "no LabelMe file for it")
         outlines, left_out = OutlineCollector(path, height, width, self.classes), []
         try:
-            declared = [size if said is None else whole_number(said, f"{path}: {key}") for key, size, said in
-                        zip(("imageHeight", "imageWidth"), (height, width), self._declared[image_name], strict=True)]
+            declared = [
+                size if said is None else whole_number(said, f"{path}: {key}")
+                for key, size, said in zip(
+                    ("imageHeight", "imageWidth"), (height, width), self._declared[image_name], strict=True
+                )
+            ]
             check_size(path, "the image there", tuple(declared), height, width)
             for key, value in _contents(path, gather=True, whole=True):
                 if key == "shape":
@@ -127,27 +143,30 @@ class LabelMe(Annotations):
             raise
         except UserError as error:  # what is wrong with one file concerns one image
             raise ImageError(path, str(error).removeprefix(f"{path}: ")) from error
-        return outlines.finish([f"{len(left_out)} shapes without an area are left out ({first_few(left_out)})"]
-                               if left_out else [])
+        return outlines.finish(
+            [f"{len(left_out)} shapes without an area are left out ({first_few(left_out)})"] if left_out else []
+        )
 
     def _add(self, outlines: OutlineCollector, path: Path, what: str, kind: object, shape: dict[str, Any]) -> None:
         label, group = shape["label"], shape.get("group_id")
         if label not in self._ids:
             raise ImageError(path, f"{what}: the label {shown(label)} is not in {LABELS_FILE}")
         if group is not None:
-            group = whole_number(group, f"{path}: {what}.group_id", -2**53)
+            group = whole_number(group, f"{path}: {what}.group_id", -(2**53))
         facts = self._ids[label], group
         points = _points(path, what, shape.get("points"))
         if kind == "polygon":
             outlines.add_polygons(what, [points], *facts)
         elif kind not in ("rectangle", "circle", "mask"):
-            raise ImageError(path, f"{what}: unknown shape_type {shown(kind)}; polygon, rectangle, circle and mask are"
-                                   " read")
+            raise ImageError(
+                path, f"{what}: unknown shape_type {shown(kind)}; polygon, rectangle, circle and mask are read"
+            )
         elif len(points) != 2:
             raise ImageError(path, f"{what}: a {kind} has two points, this one {len(points)}")
         elif kind == "mask":
-            outlines.add_mask(what, _placed(path, what, shape.get("mask"), points, outlines.height, outlines.width),
-                              *facts)
+            outlines.add_mask(
+                what, _placed(path, what, shape.get("mask"), points, outlines.height, outlines.width), *facts
+            )
         else:
             (left, top), (right, bottom) = points
             corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
@@ -199,8 +218,9 @@ def _ids_in(path: Path) -> dict[str, int]:
 def _points(path: Path, what: str, points: object) -> np.ndarray:
     """N×2 float64."""
     if not isinstance(points, list) or not all(
-            isinstance(point, list) and len(point) == 2 and all(type(value) in (int, float) for value in point)
-            for point in points):
+        isinstance(point, list) and len(point) == 2 and all(type(value) in (int, float) for value in point)
+        for point in points
+    ):
         raise ImageError(path, f"{what}: expected points as [[x, y], …]")
     try:
         return np.array(points, np.float64).reshape(-1, 2)
@@ -237,5 +257,5 @@ def _placed(path: Path, what: str, text: object, points_22: np.ndarray, height: 
     if values.shape != box:
         raise ImageError(path, f"{what}: its mask is {values.shape[1]}×{values.shape[0]}, its box {box[1]}×{box[0]}")
     placed = np.zeros((height, width), bool)
-    placed[top:bottom + 1, left:right + 1] = values != 0
+    placed[top : bottom + 1, left : right + 1] = values != 0
     return placed

@@ -1,4 +1,5 @@
 """File names out of annotations: checked, and matched with the images that are there."""
+
 from __future__ import annotations
 
 import re
@@ -38,10 +39,10 @@ def shown(value: object, at_most: int = 80) -> str:
     """A value out of a file as an error may show it: one line, printable, not long."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
-    if type(value) is int and not -10**18 < value < 10**18:
+    if type(value) is int and not -(10**18) < value < 10**18:
         return "a number of over 18 digits"
     text = ascii(value[:at_most] if isinstance(value, str) else value)
-    return text[:at_most + 2]
+    return text[: at_most + 2]
 
 
 def whole_number(value: object, where: str, low: int = 0, high: int = 2**53) -> int:
@@ -60,8 +61,11 @@ class ImagesFolder:
             raise UserError(f"{root}: no such folder of images")
         self.root, self._root_parts = root, root.resolve().parts
         self.problems: list[Problem] = []
-        self.names = sorted(path.relative_to(root).as_posix() for path in walk(root, self.problems)
-                            if path.suffix.lower() in IMAGE_SUFFIXES)
+        self.names = sorted(
+            path.relative_to(root).as_posix()
+            for path in walk(root, self.problems)
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        )
         self._known = set(self.names)
         self._by_last_part: dict[str, list[str]] = {}
         for name in self.names:
@@ -85,8 +89,10 @@ class ImagesFolder:
                 return rest
         deeper = [there for there in self._by_last_part.get(parts[-1], ()) if there.endswith(f"/{name}")]
         if len(deeper) > 1:
-            raise UserError(f"{where}: {name} may be {deeper[0]} or {deeper[1]} in {self.root}; give the sub-folder as"
-                            " the images' folder")
+            raise UserError(
+                f"{where}: {name} may be {deeper[0]} or {deeper[1]} in {self.root}; give the sub-folder as"
+                " the images' folder"
+            )
         return deeper[0] if deeper else None
 
 

@@ -1,4 +1,5 @@
 """Collects an image's polygons and run-length masks, with the limits that keep one image's annotations affordable."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from unseg.data.annotations.core import ClassTable, Outlined, Segment, check_segment_count, first_few
-from unseg.data.annotations.runs import MAX_RUNS, OutlineError, Runs, parse_counts, runs_of_counts, runs_of_mask, runs_of_polygons
+from unseg.data.annotations.runs import (
+    MAX_RUNS,
+    OutlineError,
+    Runs,
+    parse_counts,
+    runs_of_counts,
+    runs_of_mask,
+    runs_of_polygons,
+)
 from unseg.storage.images import ImageError
 
 MAX_CORNERS = 4_000_000  # an image, all its polygons together
@@ -22,8 +31,9 @@ class OutlineCollector:
         self._cut: list[str] = []
         self._corners = self._runs = 0
 
-    def add_polygons(self, what: str, polygons: Sequence[np.ndarray], class_id: int, instance_id: int | None,
-                     crowd: bool = False) -> None:
+    def add_polygons(
+        self, what: str, polygons: Sequence[np.ndarray], class_id: int, instance_id: int | None, crowd: bool = False
+    ) -> None:
         """polygons: N×2 float64 each, (x, y) in pixels; together one segment."""
         self._corners += sum(len(polygon) for polygon in polygons)
         if self._corners > MAX_CORNERS:
@@ -36,8 +46,9 @@ class OutlineCollector:
             self._cut.append(what)
         self._add(what, runs, class_id, instance_id, crowd)
 
-    def add_counts(self, what: str, counts: str | Sequence[object], class_id: int, instance_id: int | None,
-                   crowd: bool = False) -> None:
+    def add_counts(
+        self, what: str, counts: str | Sequence[object], class_id: int, instance_id: int | None, crowd: bool = False
+    ) -> None:
         """counts: COCO's compressed text, or its run lengths."""
         try:
             lengths = parse_counts(counts) if isinstance(counts, str) else _whole_numbers(counts)
@@ -52,8 +63,9 @@ class OutlineCollector:
     def finish(self, notes: Sequence[str] = ()) -> Outlined:
         cut = []
         if self._cut:
-            cut = [f"{len(self._cut)} outlines reach outside the image and are cut at its border"
-                   f" ({first_few(self._cut)})"]
+            cut = [
+                f"{len(self._cut)} outlines reach outside the image and are cut at its border ({first_few(self._cut)})"
+            ]
         return Outlined(self.height, self.width, self._outlines, [*notes, *cut])
 
     def _add(self, what: str, runs: Runs, class_id: int, instance_id: int | None, crowd: bool) -> None:
@@ -62,8 +74,15 @@ class OutlineCollector:
         if self._runs > MAX_RUNS:
             raise ImageError(self.path, f"{what}: over {MAX_RUNS} runs of pixels in one image")
         classes = self.classes
-        segment = Segment(class_id, classes.names.get(class_id), instance_id, crowd, classes.is_thing(class_id),
-                          class_id in classes.void, lambda: runs.mask(self.height, self.width))
+        segment = Segment(
+            class_id,
+            classes.names.get(class_id),
+            instance_id,
+            crowd,
+            classes.is_thing(class_id),
+            class_id in classes.void,
+            lambda: runs.mask(self.height, self.width),
+        )
         self._outlines.append((segment, runs))
 
 

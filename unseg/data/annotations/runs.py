@@ -4,6 +4,7 @@ Polygons are filled by pycocotools, so that a mask has exactly the pixels that C
 trusts its input: counts that do not fit the image make it write outside its memory, and corners far outside make it ask
 for memory without end. So counts are parsed and summed here, and corners are checked, before anything else happens.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -45,8 +46,10 @@ def runs_of_counts(counts: np.ndarray, height: int, width: int) -> Runs:
         raise OutlineError("its run lengths hold a value that is negative or longer than the image")
     ends = np.cumsum(counts)
     if (ends[-1] if ends.size else 0) != height * width:
-        raise OutlineError(f"its run lengths add up to {ends[-1] if ends.size else 0} pixels, the image has"
-                           f" {height * width} ({width}×{height})")
+        raise OutlineError(
+            f"its run lengths add up to {ends[-1] if ends.size else 0} pixels, the image has"
+            f" {height * width} ({width}×{height})"
+        )
     starts = ends - counts
     inside = counts[1::2] > 0
     return Runs(starts[1::2][inside].astype(np.int32), ends[1::2][inside].astype(np.int32))
@@ -105,11 +108,14 @@ def check_polygon(corners_N2: np.ndarray, height: int, width: int) -> bool:
     size = np.array([width, height], np.float64)
     low, high = corners_N2.min(axis=0), corners_N2.max(axis=0)
     if (high < 0).any() or (low > size).any():
-        raise OutlineError(f"a polygon outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g} of"
-                           f" {width}×{height}")
+        raise OutlineError(
+            f"a polygon outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g} of {width}×{height}"
+        )
     if (low < -size).any() or (high > 2 * size).any():
-        raise OutlineError(f"a polygon with a corner far outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g}"
-                           f" to {high[1]:g} of {width}×{height}")
+        raise OutlineError(
+            f"a polygon with a corner far outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g}"
+            f" to {high[1]:g} of {width}×{height}"
+        )
     steps = np.abs(np.diff(corners_N2, axis=0, append=corners_N2[:1])).max(axis=1).sum()
     if steps > MAX_OUTLINE:
         raise OutlineError(f"a polygon with an outline of {steps:.0f} pixels; at most {MAX_OUTLINE} are drawn")
@@ -158,7 +164,7 @@ def _sorted(regions: Sequence[Runs], name: str) -> np.ndarray:
 def _distinct(*parts: np.ndarray) -> np.ndarray:
     """Sorted, each once. np.unique of numpy 2.4 took 13 s for 8 million distinct numbers, this takes 0.1 s."""
     merged = np.sort(np.concatenate(parts))
-    return merged[np.concatenate([[True], merged[1:] != merged[:-1]])[:merged.size]]
+    return merged[np.concatenate([[True], merged[1:] != merged[:-1]])[: merged.size]]
 
 
 def _spread(edges: np.ndarray, values: np.ndarray, nothing: object, height: int, width: int) -> np.ndarray:

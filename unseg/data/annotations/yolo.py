@@ -2,6 +2,7 @@
 
 Source: Ultralytics' description of the format. A line of five numbers is a box of its detection format, not an outline.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,8 +21,17 @@ from unseg.storage.images import ImageError, read_bytes
 MAX_FILE = 8 << 20  # bytes a label file
 MAX_NAMES_FILE = 128 << 10  # bytes; PyYAML takes seconds for as much as that
 BORDER = 0.01  # how far a coordinate may be outside 0 to 1: rounding, and outlines cut by other tools
-NO_LABELS = ("classes.txt", "labels.txt", "train.txt", "val.txt", "test.txt", "readme.txt", "notes.txt",
-             "requirements.txt", "license.txt")
+NO_LABELS = (
+    "classes.txt",
+    "labels.txt",
+    "train.txt",
+    "val.txt",
+    "test.txt",
+    "readme.txt",
+    "notes.txt",
+    "requirements.txt",
+    "license.txt",
+)
 CLASSES_FILE = "classes.txt"
 
 
@@ -49,8 +59,9 @@ class Yolo(Annotations):
                     used.add(candidate)
                     break
         unused = [labels[stem].relative_to(path).as_posix() for stem in sorted(labels.keys() - used)]
-        self.missing = tuple([*folder.problems, *problems,
-                              *(Problem(name, "a label file without an image") for name in unused)])
+        self.missing = tuple(
+            [*folder.problems, *problems, *(Problem(name, "a label file without an image") for name in unused)]
+        )
         names = {} if names_file is None else read_names(names_file)
         self.classes = ClassTable(names, "all", frozenset(), frozenset(names) or None)
         told = f"{len(names)} classes named in {names_file.name}" if names_file else "no file of class names"
@@ -74,8 +85,11 @@ class Yolo(Annotations):
         """The class, and N×2 corners as shares of width and height."""
         fields = line.split()
         if len(fields) == 5:
-            raise ImageError(path, f"line {number}: five numbers are a box (YOLO detection); segmentation needs an"
-                                   " outline of three corners or more")
+            raise ImageError(
+                path,
+                f"line {number}: five numbers are a box (YOLO detection); segmentation needs an"
+                " outline of three corners or more",
+            )
         if len(fields) < 7 or len(fields) % 2 == 0:
             raise ImageError(path, f"line {number}: expected class x1 y1 x2 y2 x3 y3 …, found {len(fields)} fields")
         try:
@@ -88,18 +102,23 @@ class Yolo(Annotations):
         if not (0 <= class_id < 2**31 and class_id.is_integer()):
             raise ImageError(path, f"line {number}: {shown(fields[0])} is no class id")
         if self.classes.ids is not None and int(class_id) not in self.classes.ids:
-            raise ImageError(path, f"line {number}: class {int(class_id)} is not among the {len(self.classes.ids)}"
-                                   " named classes")
+            raise ImageError(
+                path, f"line {number}: class {int(class_id)} is not among the {len(self.classes.ids)} named classes"
+            )
         if corners.min() < -BORDER or corners.max() > 1 + BORDER:
-            raise ImageError(path, f"line {number}: a polygon outside the image: coordinates from {corners.min():g} to"
-                                   f" {corners.max():g}, they must be shares from 0 to 1")
+            raise ImageError(
+                path,
+                f"line {number}: a polygon outside the image: coordinates from {corners.min():g} to"
+                f" {corners.max():g}, they must be shares from 0 to 1",
+            )
         return int(class_id), corners.clip(0, 1)
 
 
 def label_texts(folder: Path, problems: list[Problem]) -> list[Path]:
     """The .txt files under a folder that may be labels: of a data set with labels/ folders, only what is in these."""
-    texts = [path for path in walk(folder, problems) if path.suffix.lower() == ".txt"
-             and path.name.lower() not in NO_LABELS]
+    texts = [
+        path for path in walk(folder, problems) if path.suffix.lower() == ".txt" and path.name.lower() not in NO_LABELS
+    ]
     below = [path for path in texts if "labels" in path.relative_to(folder).parts[:-1]]
     return below or texts
 
@@ -140,8 +159,12 @@ def read_names(path: Path) -> dict[int, str]:
         raise UserError(f"{path}: names: expected a list of names, or id: name")
     found = {}
     for key, name in pairs:
-        number = whole_number(int(key) if isinstance(key, str) and key.isdigit() and len(key) < 12 else key,
-                              f"{path}: names", 0, 2**31 - 1)
+        number = whole_number(
+            int(key) if isinstance(key, str) and key.isdigit() and len(key) < 12 else key,
+            f"{path}: names",
+            0,
+            2**31 - 1,
+        )
         if not isinstance(name, str) or number in found:
             raise UserError(f"{path}: names: expected one text for the id {number}, found {shown(name)}")
         found[number] = name
@@ -164,7 +187,7 @@ def _label_stems(stem: str, images_root: Path, labels_root: Path) -> list[str]:
     places = [full]
     if "images" in parts[:-1]:  # the last one, as Ultralytics does
         last = len(parts) - 2 - parts[-2::-1].index("images")
-        places.insert(0, Path(*parts[:last], "labels", *parts[last + 1:]))
+        places.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]))
     inside = [place.relative_to(labels_root).as_posix() for place in places if place.is_relative_to(labels_root)]
     return [*inside, stem, f"labels/{stem}"]
 

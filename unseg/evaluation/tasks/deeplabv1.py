@@ -4,6 +4,7 @@ A batch has one scale; its crops are padded with the mean colour, whose pixels a
 background, which teaches a network that a plain margin is background). The logits are resized to the crop before the loss.
 Shapes: B images of a batch, H×W the crop, C classes.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -16,13 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unseg.method import metrics
 from unseg.compute.device import cores, worker_threads
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import MEAN, draw_colours, recoloured, standardised
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
+from unseg.evaluation.tasks.semantic import (
+    TableLabelling,
+    check_labels,
+    coloured,
+    confusion_metrics,
+    constant_confusion,
+    labelling_of,
+)
+from unseg.method import metrics
 from unseg.victims.resnet38 import HEAD, DeepLabV1, load_weights
-from unseg.evaluation.tasks.semantic import TableLabelling, check_labels, coloured, confusion_metrics, constant_confusion, labelling_of
 
 NAME = "deeplabv1_resnet38"
 SCALES = (0.7, 1.3)  # a batch's magnification, uniform
@@ -38,18 +46,22 @@ class View:
     flip: bool
     place: tuple[float, float]
 
-    def of(self, values: np.ndarray, size: tuple[int, int], interpolation: int, padding: Sequence[float] | float) -> np.ndarray:
+    def of(
+        self, values: np.ndarray, size: tuple[int, int], interpolation: int, padding: Sequence[float] | float
+    ) -> np.ndarray:
         """The view of an image (H×W×3) or label map (H×W) as an array of `size` (width, height) and the same type; what lies
         outside the image is `padding`."""
         height, width = (max(1, int(side * self.scale)) for side in values.shape[:2])
         scaled = cv2.resize(values, (width, height), interpolation=interpolation)
         if self.flip:
             scaled = scaled[:, ::-1]
-        top, left = (int(place * max(0, side - room)) for place, side, room in zip(self.place, (height, width), reversed(size)))
-        part = scaled[top:top + size[1], left:left + size[0]]
+        top, left = (
+            int(place * max(0, side - room)) for place, side, room in zip(self.place, (height, width), reversed(size))
+        )
+        part = scaled[top : top + size[1], left : left + size[0]]
         crop = np.empty((size[1], size[0], *values.shape[2:]), values.dtype)
         crop[:] = padding
-        crop[:part.shape[0], :part.shape[1]] = part
+        crop[: part.shape[0], : part.shape[1]] = part
         return crop
 
 
@@ -58,7 +70,9 @@ def draw_views(count: int, draw: torch.Generator) -> list[View]:
     low, high = SCALES
     first, *rest = torch.rand(1 + 3 * count, generator=draw).tolist()
     scale = low + (high - low) * first
-    return [View(scale, flip < 0.5, (top, left)) for flip, top, left in zip(rest[::3], rest[1::3], rest[2::3], strict=True)]
+    return [
+        View(scale, flip < 0.5, (top, left)) for flip, top, left in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+    ]
 
 
 class DeepLabV1Learner(Learner):
@@ -66,8 +80,14 @@ class DeepLabV1Learner(Learner):
 
     metric = "miou"
 
-    def __init__(self, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions, labelling: TableLabelling,
-                 width: float = 1.0) -> None:
+    def __init__(
+        self,
+        train: AnnotatedImages,
+        test: AnnotatedImages,
+        options: LearnerOptions,
+        labelling: TableLabelling,
+        width: float = 1.0,
+    ) -> None:
         self.options, self.width, self.labelling = options, width, labelling
         self.train_images, self.test_images = train, test
         self.train_count = len(train.names)
@@ -91,14 +111,25 @@ class DeepLabV1Learner(Learner):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         head = [parameter for name, parameter in learnt.items() if name.startswith(HEAD)]
-        return [{"params": [parameter for name, parameter in learnt.items() if not name.startswith(HEAD)]},
-                {"params": head, "rate": HEAD_RATE}]
+        return [
+            {"params": [parameter for name, parameter in learnt.items() if not name.startswith(HEAD)]},
+            {"params": head, "rate": HEAD_RATE},
+        ]
 
-    def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
+    def loss(
+        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
         return self.part_loss(model, indices, draw, device, 0, 1)
 
-    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device,
-                  rank: int, size: int) -> torch.Tensor:
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> torch.Tensor:
         views = draw_views(len(indices), draw)[rank::size]
         colours = draw_colours(len(indices), draw)[rank::size] if self.options.colour_jitter else None
         crops, labels = zip(*self._pool.map(self._view, indices[rank::size], views))
@@ -106,7 +137,9 @@ class DeepLabV1Learner(Learner):
         target_BHW = torch.from_numpy(np.stack(labels)).to(device, torch.int64)
         logits = F.interpolate(model(images_B3HW).float(), target_BHW.shape[1:], mode="bilinear", align_corners=False)
         total = F.cross_entropy(logits, target_BHW, ignore_index=metrics.IGNORE_LABEL, reduction="sum")
-        return total / (target_BHW != metrics.IGNORE_LABEL).sum().clamp(min=1)  # a batch of padding alone teaches nothing
+        return total / (target_BHW != metrics.IGNORE_LABEL).sum().clamp(
+            min=1
+        )  # a batch of padding alone teaches nothing
 
     def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
         """miou, pixel_accuracy and class_iou, as the semantic task has them: at full size, one scale, no flip."""
@@ -136,7 +169,9 @@ class DeepLabV1Learner(Learner):
         logits = model(self._inputs(pixels_HW3[None].astype(np.float32), device)).float()
         return F.interpolate(logits, pixels_HW3.shape[:2], mode="bilinear", align_corners=False)[0].argmax(0)
 
-    def _inputs(self, pixels_BHW3: np.ndarray, device: torch.device, colours: torch.Tensor | None = None) -> torch.Tensor:
+    def _inputs(
+        self, pixels_BHW3: np.ndarray, device: torch.device, colours: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Pixels of 0 to 255, float32, as the network takes them."""
         images = torch.from_numpy(pixels_BHW3).to(device) / 255
         if colours is not None:
@@ -147,8 +182,10 @@ class DeepLabV1Learner(Learner):
         """The crop of a training image, H×W×3 float32, and of its labels, H×W uint8."""
         pixels, labels = self._read(self.train_images, index)
         size, mean = self.options.size, [255 * value for value in MEAN]
-        return (view.of(pixels.astype(np.float32), size, cv2.INTER_LINEAR, mean),
-                view.of(labels, size, cv2.INTER_NEAREST_EXACT, metrics.IGNORE_LABEL))
+        return (
+            view.of(pixels.astype(np.float32), size, cv2.INTER_LINEAR, mean),
+            view.of(labels, size, cv2.INTER_NEAREST_EXACT, metrics.IGNORE_LABEL),
+        )
 
     def _read(self, images: AnnotatedImages, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels H×W×3 uint8 and labels H×W uint8 at full size."""
@@ -161,12 +198,15 @@ class DeepLabV1Learner(Learner):
 
     def _count(self, images: AnnotatedImages) -> np.ndarray:
         """How many pixels have each label, 255 among them: 256 counts. Reads every image, so that what is broken shows now."""
-        counts = self._pool.map(lambda index: np.bincount(self._read(images, index)[1].ravel(), minlength=256),
-                                range(len(images.names)))
+        counts = self._pool.map(
+            lambda index: np.bincount(self._read(images, index)[1].ravel(), minlength=256), range(len(images.names))
+        )
         return np.sum(list(counts), axis=0)
 
 
-def make_deeplabv1(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> DeepLabV1Learner:
+def make_deeplabv1(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> DeepLabV1Learner:
     """A `MakeLearner` of one network. Its option is width, a factor on all its channels; options.size is the crop."""
     if network != NAME:
         raise UserError(f"--networks: unknown network '{network}'; this family has {NAME}")

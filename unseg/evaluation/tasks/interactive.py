@@ -5,6 +5,7 @@ asked for in both ways. Prompts of a test image are drawn from its name alone, s
 Shapes: B images, S side of the square frame (the image with its shape kept, what is left to the right and below is empty), K
 objects of an image, N points of an object, M side of the logits, H×W an image's own size.
 """
+
 from __future__ import annotations
 
 import functools
@@ -17,19 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unseg.method import losses
+from unseg.compute.device import worker_threads
 from unseg.data.annotations import Annotated, ClassMap, ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.data.views import MIN_OBJECT_PIXELS
-from unseg.compute.device import worker_threads
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import draw_colours
 from unseg.evaluation.coco_metrics import RunLengths, decode, encode
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
 from unseg.evaluation.regions import GEOMETRY_DRAWS, View, draw_view, restore, view_pixels, whole
-from unseg.victims.promptable import NETWORKS, build_promptable, frame_side
+from unseg.method import losses
 from unseg.method.metrics import boundary_iou, mask_iou
 from unseg.method.prompts import OBJECT_THRESHOLD, POINTS, box_of, points_of, seeded
+from unseg.victims.promptable import NETWORKS, build_promptable, frame_side
 
 __all__ = ["NETWORKS", "Interactive", "make_interactive"]
 
@@ -39,8 +40,20 @@ TARGETS = ("segments", "merged")
 TEST_SEED = 0  # of the test images' prompts, whatever a run's own seed is
 KEPT_BYTES = 1 << 30  # of images held in memory, for training and for testing each
 THREADS = 4  # that read images and make views
-COLOURS = np.array([(230, 60, 60), (60, 120, 230), (240, 200, 40), (60, 180, 90), (170, 80, 200), (240, 140, 40), (60, 200, 200),
-                    (240, 140, 190), (140, 90, 40), (170, 220, 60)])
+COLOURS = np.array(
+    [
+        (230, 60, 60),
+        (60, 120, 230),
+        (240, 200, 40),
+        (60, 180, 90),
+        (170, 80, 200),
+        (240, 140, 40),
+        (60, 200, 200),
+        (240, 140, 190),
+        (140, 90, 40),
+        (170, 220, 60),
+    ]
+)
 
 
 def make_interactive(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> Learner:
@@ -104,7 +117,9 @@ class Scenes:
             if scene.masks:
                 return scene
             self.without.add((index + place) % len(self))
-        raise UserError(f"--annotations: no training image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size")
+        raise UserError(
+            f"--annotations: no training image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size"
+        )
 
 
 def objects_of(annotated: Annotated, rule: ObjectRule, merged: bool = False) -> list[np.ndarray]:
@@ -140,7 +155,9 @@ class Interactive(Learner):
             if extra[name] < 1:
                 raise UserError(f"--set {name}={extra[name]}: give at least 1")
         self.max_objects, self.per_view = extra["max_objects"], 1 if extra["target"] == "merged" else extra["per_view"]
-        self.train, self.test = (Scenes(images, self.side, options.rule, extra["target"] == "merged") for images in (train, test))
+        self.train, self.test = (
+            Scenes(images, self.side, options.rule, extra["target"] == "merged") for images in (train, test)
+        )
         self.train_count = len(self.train)
         self._pool, self._note = worker_threads(THREADS), ""
 
@@ -153,17 +170,32 @@ class Interactive(Learner):
     def notes(self) -> list[str]:
         """What is trained; how many training images another one stood in for so far."""
         missed = sorted(self.train.images.names[index] for index in self.train.without)
-        return [*([self._note] if self._note else []), *(
-            [f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were taken in their"
-             f" place: {len(missed)} ({first_few(missed)})"] if missed else [])]
+        return [
+            *([self._note] if self._note else []),
+            *(
+                [
+                    f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were taken in their"
+                    f" place: {len(missed)} ({first_few(missed)})"
+                ]
+                if missed
+                else []
+            ),
+        ]
 
     # --- training
 
     def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> Tensor:
         return self.part_loss(model, indices, draw, device, 0, 1)
 
-    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device,
-                  rank: int, size: int) -> Tensor:
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> Tensor:
         """Cross entropy + dice of both answers, over all pixels or, of large masks, at sampled points, as HQ-SAM is trained."""
         draws = torch.rand(len(indices), GEOMETRY_DRAWS, generator=draw).tolist()
         colours = draw_colours(len(indices), draw).tolist() if self.options.colour_jitter else [None] * len(indices)
@@ -173,11 +205,18 @@ class Interactive(Learner):
         images, labels, boxes, points = (torch.stack(field).to(device) for field in zip(*views))
         logits_BK2MM = model(images, boxes, points)
         sampled = logits_BK2MM[0, 0, 0].numel() > losses.POINTS
-        random = [torch.Generator().manual_seed(seed + place) for _, seed in seeds[rank::size]
-                  for place in range(self.per_view * len(PROMPTS))]
+        random = [
+            torch.Generator().manual_seed(seed + place)
+            for _, seed in seeds[rank::size]
+            for place in range(self.per_view * len(PROMPTS))
+        ]
         targets = labels.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0)
-        return losses.mask_loss(logits_BK2MM.flatten(0, 2)[:, None], targets, losses.LossRule(losses.POINTS if sampled else 0),
-                                random if sampled else None)
+        return losses.mask_loss(
+            logits_BK2MM.flatten(0, 2)[:, None],
+            targets,
+            losses.LossRule(losses.POINTS if sampled else 0),
+            random if sampled else None,
+        )
 
     def _training_view(self, drawn: tuple[int, Sequence[float], Sequence[float] | None, Sequence[int]]) -> Asked:
         """drawn: an image's index, what draws its view, its colours, the seed of its objects and their points.
@@ -192,7 +231,9 @@ class Interactive(Learner):
         if not labels:
             view = self._whole(scene)
             labels = self._shown(masks, view) or [_label(decode(masks[0]), view)]
-        return _asked(view_pixels(scene.pixels, view), [labels[place % len(labels)] for place in range(self.per_view)], random)
+        return _asked(
+            view_pixels(scene.pixels, view), [labels[place % len(labels)] for place in range(self.per_view)], random
+        )
 
     def _shown(self, masks: Sequence[RunLengths], view: View) -> list[np.ndarray]:
         """The labels of the first `per_view` masks of which the view shows enough."""
@@ -221,8 +262,11 @@ class Interactive(Learner):
         """What the prompts say by themselves: the filled box is the object, and where there are only points, the whole image."""
         return self._scored(lambda index, scene, objects: [[_filled_box(mask), np.ones_like(mask)] for mask in objects])
 
-    def _scored(self, answers: Callable[[int, Scene, list[np.ndarray]], list[list[np.ndarray]]],
-                tick: Callable[[], None] = lambda: None) -> Metrics:
+    def _scored(
+        self,
+        answers: Callable[[int, Scene, list[np.ndarray]], list[list[np.ndarray]]],
+        tick: Callable[[], None] = lambda: None,
+    ) -> Metrics:
         """answers: from an image's index, scene and objects to the answers to each object's box and points."""
         scores, too_small, without = [], 0, 0
         for index, scene, objects in self._asked():
@@ -231,11 +275,16 @@ class Interactive(Learner):
                 scores += map(_scores, objects, answers(index, scene, objects))
             tick()
         if not scores:
-            raise UserError(f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this"
-                            " --size")
+            raise UserError(
+                f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size"
+            )
         means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
         both = {measure: sum(means[f"{measure}_{kind}"] for kind in PROMPTS) / len(PROMPTS) for measure in MEASURES}
-        return {**both, **means, "counts": {"objects": len(scores), "too_small": too_small, "images_without_object": without}}
+        return {
+            **both,
+            **means,
+            "counts": {"objects": len(scores), "too_small": too_small, "images_without_object": without},
+        }
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
         """The objects in colours; the network's are its answers to boxes."""
@@ -243,9 +292,17 @@ class Interactive(Learner):
         shown = []
         for index, scene, objects in self._asked(count):
             with torch.inference_mode():
-                answers = [by_box for by_box, _ in self._answers(model, device, index, scene, objects)] if objects else []
-            shown.append(Example(self.test.images.names[index], scene.pixels, overlay(scene.pixels, objects),
-                                 overlay(scene.pixels, answers)))
+                answers = (
+                    [by_box for by_box, _ in self._answers(model, device, index, scene, objects)] if objects else []
+                )
+            shown.append(
+                Example(
+                    self.test.images.names[index],
+                    scene.pixels,
+                    overlay(scene.pixels, objects),
+                    overlay(scene.pixels, answers),
+                )
+            )
         return shown
 
     def _asked(self, count: int | None = None) -> Iterator[tuple[int, Scene, list[np.ndarray]]]:
@@ -258,8 +315,9 @@ class Interactive(Learner):
                 masks = [masks[place] for place in sorted(random.choice(len(masks), self.max_objects, replace=False))]
             yield index, scene, [decode(mask) for mask in masks]
 
-    def _answers(self, model: nn.Module, device: torch.device, index: int, scene: Scene,
-                 objects: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    def _answers(
+        self, model: nn.Module, device: torch.device, index: int, scene: Scene, objects: Sequence[np.ndarray]
+    ) -> list[list[np.ndarray]]:
         """For every object the masks that the network answers to its box and to its points, H×W bool."""
         view = self._whole(scene)
         random = seeded(TEST_SEED, "prompts", self.test.images.names[index])
@@ -273,21 +331,28 @@ def _label(mask_HW: np.ndarray, view: View) -> np.ndarray:
     shrinks = view.content[0] < mask_HW.shape[1]
     shown = view.place(mask_HW.astype(np.uint8) * np.uint8(255), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     label = np.zeros(view.size[::-1], np.float32)
-    label[:shown.shape[0], :shown.shape[1]] = shown
+    label[: shown.shape[0], : shown.shape[1]] = shown
     return label / 255
 
 
 def _asked(image: Tensor, labels: Sequence[np.ndarray], random: np.random.Generator) -> Asked:
     """The box of every label and POINTS random points on it."""
     stacked = torch.from_numpy(np.stack(labels))
-    return Asked(image, stacked, torch.stack([box_of(label) for label in stacked]),
-                 torch.stack([points_of(label, random, POINTS) for label in stacked]))
+    return Asked(
+        image,
+        stacked,
+        torch.stack([box_of(label) for label in stacked]),
+        torch.stack([points_of(label, random, POINTS) for label in stacked]),
+    )
 
 
 def _scores(truth_HW: np.ndarray, answers: Sequence[np.ndarray]) -> dict[str, float]:
     """answers: to the box and to the points."""
-    return {f"{name}_{kind}": measure(truth_HW, answer)
-            for name, measure in MEASURES.items() for kind, answer in zip(PROMPTS, answers)}
+    return {
+        f"{name}_{kind}": measure(truth_HW, answer)
+        for name, measure in MEASURES.items()
+        for kind, answer in zip(PROMPTS, answers)
+    }
 
 
 def _filled_box(mask_HW: np.ndarray) -> np.ndarray:

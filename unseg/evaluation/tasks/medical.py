@@ -6,6 +6,7 @@ about, and `iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_se
 that large objects weigh more. An image without object counts 1 where none is found and 0 otherwise.
 Shapes: N images, B batch, H×W the training size.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unseg.method import metrics
 from unseg.data.annotations import Annotated, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import AnnotatedImages, LearnerOptions, Metrics
 from unseg.evaluation.tasks.semantic import EVAL_BATCH, SemanticLearner, learn_labels, predict
+from unseg.method import metrics
 from unseg.method.losses import dice_loss
 
 CLASSES = ("background", "object")
@@ -39,7 +40,9 @@ class ObjectLabelling:
     def names(self, train_maps: np.ndarray) -> list[str]:
         """CLASSES; UserError where no training image shows an object."""
         if not train_maps.any():
-            raise UserError("--annotations: no training image shows an object (at this --size); --objects says which classes are")
+            raise UserError(
+                "--annotations: no training image shows an object (at this --size); --objects says which classes are"
+            )
         return list(CLASSES)
 
     def labels(self, maps: np.ndarray) -> np.ndarray:
@@ -80,15 +83,21 @@ class MedicalLearner(SemanticLearner):
 def pixel_counts(labels_NHW: np.ndarray, answers_NHW: np.ndarray) -> np.ndarray:
     """True positive, false positive and false negative pixels of every image, N×3 int64. Objects are 1 in labels and answers."""
     truth, found = labels_NHW == 1, answers_NHW == 1
-    return np.stack([np.count_nonzero(both, axis=(1, 2)) for both in (truth & found, ~truth & found, truth & ~found)], 1)
+    return np.stack(
+        [np.count_nonzero(both, axis=(1, 2)) for both in (truth & found, ~truth & found, truth & ~found)], 1
+    )
 
 
 def summary(counts_N3: np.ndarray) -> Metrics:
     """dice and iou: means over images; dice_set and iou_set: of all pixels together. counts: as `pixel_counts` has them."""
     dice, iou = _dice(counts_N3), _iou(counts_N3)
     together = counts_N3.sum(0, keepdims=True)
-    return {"dice": float(dice.mean()), "iou": float(iou.mean()),
-            "dice_set": float(_dice(together)[0]), "iou_set": float(_iou(together)[0])}
+    return {
+        "dice": float(dice.mean()),
+        "iou": float(iou.mean()),
+        "dice_set": float(_dice(together)[0]),
+        "iou_set": float(_iou(together)[0]),
+    }
 
 
 def _dice(counts_N3: np.ndarray) -> np.ndarray:
@@ -105,6 +114,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
 
 
-def make_medical(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> MedicalLearner:
+def make_medical(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> MedicalLearner:
     """A `MakeLearner`: what `options.rule` takes is the object."""
     return learn_labels(network, train, test, options, ObjectLabelling(options.rule), MedicalLearner)

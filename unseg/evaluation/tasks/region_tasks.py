@@ -3,6 +3,7 @@
 One `Learner` a task. Training sees random views (flip, zoom, shift, colours); tests see the whole image, scaled to fit into the
 training size, and answers are measured at the image's own size.
 """
+
 from __future__ import annotations
 
 import re
@@ -16,19 +17,49 @@ import numpy as np
 import torch
 from torch import nn
 
-from unseg.method import metrics
-from unseg.data.annotations import ClassMap
 from unseg.compute.device import cores, worker_threads
+from unseg.data.annotations import ClassMap
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import augment, draw_colours, draw_views
-from unseg.evaluation.coco_metrics import Detections, NOTHING, PanopticQuality, TrueRegion, average_precision, decode, encode
-from unseg.evaluation.detectors import DETECTION, Found, INSTANCE, build_detector
+from unseg.evaluation.coco_metrics import (
+    NOTHING,
+    Detections,
+    PanopticQuality,
+    TrueRegion,
+    average_precision,
+    decode,
+    encode,
+)
+from unseg.evaluation.detectors import DETECTION, INSTANCE, Found, build_detector
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
 from unseg.evaluation.mask2former import (
-    SIZES, QueryAnswers, SemanticMask2Former, build_mask2former, instances, panoptic,
+    SIZES,
+    QueryAnswers,
+    SemanticMask2Former,
+    build_mask2former,
+    instances,
+    panoptic,
 )
-from unseg.evaluation.regions import ClassList, GEOMETRY_DRAWS, Targets, View, What, all_regions, class_list, draw_view, painted, read_regions, reduced, restore, tight_boxes, view_pixels, view_targets, whole
+from unseg.evaluation.regions import (
+    GEOMETRY_DRAWS,
+    ClassList,
+    Targets,
+    View,
+    What,
+    all_regions,
+    class_list,
+    draw_view,
+    painted,
+    read_regions,
+    reduced,
+    restore,
+    tight_boxes,
+    view_pixels,
+    view_targets,
+    whole,
+)
 from unseg.evaluation.tasks.semantic import SemanticLearner, labelling_of, learn_labels
+from unseg.method import metrics
 
 EVAL_BATCH = 4
 KEPT_BYTES = 2**30  # of training pixels in memory; what is beyond is read anew
@@ -55,7 +86,9 @@ class RegionLearner(Learner):
         self.classes: ClassList = class_list(train, test, self.what, options.rule)
         self.truths = all_regions(test, self.classes, self.what)
         if all(region.crowd for regions in self.truths for region in regions):
-            raise UserError("--test-annotations: no test image has an object of the classes; there is nothing to measure")
+            raise UserError(
+                "--test-annotations: no test image has an object of the classes; there is nothing to measure"
+            )
         self.train_count = len(train.names)
         self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
         self._kept: dict[int, tuple[np.ndarray, list[TrueRegion], tuple[int, int]]] = {}
@@ -83,11 +116,20 @@ class RegionLearner(Learner):
 
     # --- training
 
-    def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
+    def loss(
+        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
         return self.part_loss(model, indices, draw, device, 0, 1)
 
-    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device, rank: int,
-                  size: int) -> torch.Tensor:
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> torch.Tensor:
         draws = torch.rand(len(indices), GEOMETRY_DRAWS, generator=draw).tolist()
         colours = draw_colours(len(indices), draw).tolist() if self.options.colour_jitter else [None] * len(draws)
         mine = list(zip(indices, draws, colours, strict=True))[rank::size]
@@ -109,35 +151,49 @@ class RegionLearner(Learner):
         pixels = self.train.pixels(index)
         regions = read_regions(self.train, index, self.classes, self.what)
         image = (*reduced(pixels, regions, self.options.size), pixels.shape[1::-1])
-        if self._kept_bytes + image[0].nbytes <= KEPT_BYTES:  # two threads may read the same image: it is counted twice then
+        if (
+            self._kept_bytes + image[0].nbytes <= KEPT_BYTES
+        ):  # two threads may read the same image: it is counted twice then
             self._kept[index], self._kept_bytes = image, self._kept_bytes + image[0].nbytes
         return image
 
     # --- testing
 
-    def answers(self, model: nn.Module, device: torch.device, count: int | None = None) -> Iterator[tuple[int, np.ndarray, Any]]:
+    def answers(
+        self, model: nn.Module, device: torch.device, count: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray, Any]]:
         """Place, pixels and answer (see `_answer`) of each of the first `count` test images, in order."""
         model.eval()
         places = range(len(self.test.names) if count is None else min(count, len(self.test.names)))
         for first in range(0, len(places), EVAL_BATCH):
-            batch = places[first:first + EVAL_BATCH]
+            batch = places[first : first + EVAL_BATCH]
             pixels = [self.test.pixels(place) for place in batch]
             views = [View(self.options.size, whole(self.options.size, image.shape[1::-1])) for image in pixels]
-            images = torch.stack([view_pixels(image, view) for image, view in zip(pixels, views, strict=True)]).to(device)
+            images = torch.stack([view_pixels(image, view) for image, view in zip(pixels, views, strict=True)]).to(
+                device
+            )
             with torch.inference_mode():
                 said = model(images, torch.stack([filled(view) for view in views]).to(device))
             with torch.inference_mode(), torch.autocast(device.type, enabled=False):  # thresholds want all digits
-                found = [self._answer(one, view, image.shape[1::-1])
-                         for image, view, one in zip(pixels, views, separate(said), strict=True)]
-            yield from zip(batch, pixels, found, strict=True)  # outside, since what is entered here would hold for the caller
+                found = [
+                    self._answer(one, view, image.shape[1::-1])
+                    for image, view, one in zip(pixels, views, separate(said), strict=True)
+                ]
+            yield from zip(
+                batch, pixels, found, strict=True
+            )  # outside, since what is entered here would hold for the caller
 
     @abstractmethod
     def _answer(self, said: Any, view: View, image_size: tuple[int, int]) -> Any:
         """What the network says of one test image, at the image's own size (width, height)."""
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
-        return [Example(self.test.names[place], image, self._drawn_truth(image, self.truths[place]), self._drawn(image, answer))
-                for place, image, answer in self.answers(model, device, count)]
+        return [
+            Example(
+                self.test.names[place], image, self._drawn_truth(image, self.truths[place]), self._drawn(image, answer)
+            )
+            for place, image, answer in self.answers(model, device, count)
+        ]
 
     @abstractmethod
     def _drawn(self, image: np.ndarray, answer: Any) -> np.ndarray: ...
@@ -170,13 +226,21 @@ class InstanceLearner(RegionLearner):
 
     def _answer(self, said: Any, view: View, image_size: tuple[int, int]) -> Detections:
         if isinstance(said, QueryAnswers):
-            scores, labels, masks = instances(said.class_logits[0], restore(said.mask_logits[0], view, image_size).sigmoid())
+            scores, labels, masks = instances(
+                said.class_logits[0], restore(said.mask_logits[0], view, image_size).sigmoid()
+            )
             found = masks.cpu().numpy()
-            return Detections(scores.cpu().numpy(), labels.cpu().numpy(), tight_boxes(found), [encode(mask) for mask in found])
+            return Detections(
+                scores.cpu().numpy(), labels.cpu().numpy(), tight_boxes(found), [encode(mask) for mask in found]
+            )
         boxes = on_image(said.boxes.cpu().numpy(), view, image_size)
         masks = None
         if said.masks is not None:
-            masks = [encode(mask) for mask in (restore(said.masks, view, image_size) > 0.5).cpu().numpy()] if len(boxes) else []
+            masks = (
+                [encode(mask) for mask in (restore(said.masks, view, image_size) > 0.5).cpu().numpy()]
+                if len(boxes)
+                else []
+            )
         return Detections(said.scores.cpu().numpy(), said.labels.cpu().numpy(), boxes, masks)
 
     def _drawn(self, image: np.ndarray, answer: Detections) -> np.ndarray:
@@ -220,7 +284,12 @@ class PanopticLearner(RegionLearner):
             if not regions:
                 continue  # nothing but void: whatever is said there is not counted
             shape = regions[0].mask["size"]
-            self._add(quality, place, np.full(shape, NOTHING if label is None else 0, np.int32), [] if label is None else [label])
+            self._add(
+                quality,
+                place,
+                np.full(shape, NOTHING if label is None else 0, np.int32),
+                [] if label is None else [label],
+            )
         return self._measured(quality)
 
     def _largest_stuff(self) -> int | None:
@@ -234,13 +303,21 @@ class PanopticLearner(RegionLearner):
 
     def _add(self, quality: PanopticQuality, place: int, segments: np.ndarray, labels: Sequence[int]) -> None:
         regions = self.truths[place]
-        quality.add(painted([region.mask for region in regions], *segments.shape), [region.label for region in regions],
-                    [region.crowd for region in regions], segments, labels)
+        quality.add(
+            painted([region.mask for region in regions], *segments.shape),
+            [region.label for region in regions],
+            [region.crowd for region in regions],
+            segments,
+            labels,
+        )
 
     def _measured(self, quality: PanopticQuality) -> Metrics:
         per_class = quality.class_pq()
-        return {**quality.numbers(), "class_pq": dict(zip(self.classes.names, per_class, strict=True)),
-                "class_iou": dict(zip(self.classes.names, quality.class_iou(), strict=True))}
+        return {
+            **quality.numbers(),
+            "class_pq": dict(zip(self.classes.names, per_class, strict=True)),
+            "class_iou": dict(zip(self.classes.names, quality.class_iou(), strict=True)),
+        }
 
     def _answer(self, said: QueryAnswers, view: View, image_size: tuple[int, int]) -> tuple[np.ndarray, list[int]]:
         masks = restore(said.mask_logits[0], view, image_size).sigmoid()
@@ -260,8 +337,15 @@ class Mask2FormerSemantic(SemanticLearner):
         self.notes = list(network.notes)
         return network
 
-    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device, rank: int,
-                  size: int) -> torch.Tensor:
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> torch.Tensor:
         images, labels = self._batch(indices[rank::size], device)
         views = draw_views(len(indices), draw, self.colour_jitter).part(rank, size)
         view, target = augment(images, labels, views)
@@ -272,7 +356,9 @@ def class_targets(labels_HW: torch.Tensor) -> Targets:
     """The classes of a label map (255: none) as masks. Their boxes are not needed, and are zero."""
     present = labels_HW.unique()
     present = present[present != metrics.IGNORE_LABEL]
-    return Targets(present, labels_HW[None] == present[:, None, None], torch.zeros(len(present), 4, device=labels_HW.device))
+    return Targets(
+        present, labels_HW[None] == present[:, None, None], torch.zeros(len(present), 4, device=labels_HW.device)
+    )
 
 
 def filled(view: View) -> torch.Tensor:
@@ -286,8 +372,10 @@ def filled(view: View) -> torch.Tensor:
 def separate(said: QueryAnswers | list[Found]) -> list[Any]:
     """What a network says of a batch as a list, one an image."""
     if isinstance(said, QueryAnswers):
-        return [QueryAnswers(classes[None], masks[None])
-                for classes, masks in zip(said.class_logits, said.mask_logits, strict=True)]
+        return [
+            QueryAnswers(classes[None], masks[None])
+            for classes, masks in zip(said.class_logits, said.mask_logits, strict=True)
+        ]
     return said
 
 
@@ -330,12 +418,21 @@ def drawn_boxes(image: np.ndarray, labels: Sequence[int], boxes_N4: np.ndarray) 
 # --- by task ---------------------------------------------------------------------------------------------------------
 
 
-def make_semantic(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> SemanticLearner:
+def make_semantic(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> SemanticLearner:
     """Semantic segmentation by Mask2Former; labels, views and metrics are those of the other semantic networks."""
     _check_name(network, SEMANTIC_NETWORKS, "semantic")
     options.extras()
-    return learn_labels(network, train, test, options, labelling_of(train, options), Mask2FormerSemantic,
-                        lambda classes: SemanticMask2Former(network, classes, options.weights))
+    return learn_labels(
+        network,
+        train,
+        test,
+        options,
+        labelling_of(train, options),
+        Mask2FormerSemantic,
+        lambda classes: SemanticMask2Former(network, classes, options.weights),
+    )
 
 
 def _check_name(network: str, available: Sequence[str], task: str) -> None:
@@ -343,26 +440,34 @@ def _check_name(network: str, available: Sequence[str], task: str) -> None:
         raise UserError(f"--networks: unknown network '{network}' for --task {task}; available: {', '.join(available)}")
 
 
-def make_instance(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> InstanceLearner:
+def make_instance(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> InstanceLearner:
     """Instance segmentation of things."""
     _check_name(network, INSTANCE_NETWORKS, "instance")
     return InstanceLearner(network, train, test, options)
 
 
-def make_remote(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> InstanceLearner:
+def make_remote(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> InstanceLearner:
     """Instance segmentation of aerial images, as of any other. Merged mask files hold no instances: there, every connected
     component of a class is one."""
     _check_name(network, REMOTE_NETWORKS, "remote")
     return InstanceLearner(network, train, test, options)
 
 
-def make_detection(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> DetectionLearner:
+def make_detection(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> DetectionLearner:
     """Detection of things."""
     _check_name(network, DETECTION_NETWORKS, "detection")
     return DetectionLearner(network, train, test, options)
 
 
-def make_panoptic(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> PanopticLearner:
+def make_panoptic(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> PanopticLearner:
     """Panoptic segmentation of things and stuff."""
     _check_name(network, PANOPTIC_NETWORKS, "panoptic")
     return PanopticLearner(network, train, test, options)

@@ -1,5 +1,6 @@
 """Every task of `unseg evaluate` and who makes its learners. A row's module is imported when one of its networks is asked for, so
 that a missing package hurts its own networks alone."""
+
 from __future__ import annotations
 
 import importlib
@@ -7,8 +8,8 @@ import re
 from dataclasses import dataclass
 
 from unseg.errors import UserError
-from unseg.victims import semantic_networks
 from unseg.evaluation.learner import MakeLearner
+from unseg.victims import semantic_networks
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Row:
 
 
 SMP_NAMES = r"(?!mask2former|maskrcnn|fasterrcnn|deeplabv1)[a-z0-9]+_[a-z0-9_-]+"
-SMP_LISTED = ("ARCHITECTURE_ENCODER of segmentation_models_pytorch (unet, unetplusplus, fpn, pspnet, deeplabv3plus, segformer, "
-              "upernet, …"
-              " with resnet18, resnet34, resnet50, mobilenet_v2, mit_b0, …; such as unetplusplus_resnet34), segformer_b0, "
-              "torchvision_deeplabv3_resnet50")
+SMP_LISTED = (
+    "ARCHITECTURE_ENCODER of segmentation_models_pytorch (unet, unetplusplus, fpn, pspnet, deeplabv3plus, segformer, "
+    "upernet, …"
+    " with resnet18, resnet34, resnet50, mobilenet_v2, mit_b0, …; such as unetplusplus_resnet34), segformer_b0, "
+    "torchvision_deeplabv3_resnet50"
+)
 
 TASKS: dict[str, tuple[Row, ...]] = {
     "semantic": (
@@ -36,23 +39,46 @@ TASKS: dict[str, tuple[Row, ...]] = {
         Row(r"mask2former_\w+", "mask2former_swin_t, mask2former_tiny", "region_tasks", "make_semantic"),
         Row(SMP_NAMES, SMP_LISTED, "semantic", "make_semantic", "check_network"),
     ),
-    "instance": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet", "region_tasks",
-                     "make_instance"),),
+    "instance": (
+        Row(
+            r"\w+",
+            "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet",
+            "region_tasks",
+            "make_instance",
+        ),
+    ),
     "panoptic": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny", "region_tasks", "make_panoptic"),),
-    "detection": (Row(r"\w+", "deformable_detr_resnet50, rt_detr_resnet50, fasterrcnn_resnet50_fpn, …", "region_tasks",
-                      "make_detection"),),
-    "interactive": (Row(r"\w+", "sam_vit_b, samhq_vit_b (l and h as well), sam_tiny, samhq_tiny", "interactive",
-                        "make_interactive"),),
+    "detection": (
+        Row(
+            r"\w+",
+            "deformable_detr_resnet50, rt_detr_resnet50, fasterrcnn_resnet50_fpn, …",
+            "region_tasks",
+            "make_detection",
+        ),
+    ),
+    "interactive": (
+        Row(
+            r"\w+", "sam_vit_b, samhq_vit_b (l and h as well), sam_tiny, samhq_tiny", "interactive", "make_interactive"
+        ),
+    ),
     "medical": (Row(SMP_NAMES, SMP_LISTED, "medical", "make_medical", "check_network"),),
-    "remote": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet", "region_tasks",
-                   "make_remote"),),
+    "remote": (
+        Row(
+            r"\w+",
+            "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet",
+            "region_tasks",
+            "make_remote",
+        ),
+    ),
 }
 
 
 def check_task(task: str) -> None:
     """Raises UserError where there is no such task."""
     if task not in TASKS:
-        raise UserError(f"--task {task}: there is no such task; available: {', '.join(TASKS)}, and binary or classes with --data")
+        raise UserError(
+            f"--task {task}: there is no such task; available: {', '.join(TASKS)}, and binary or classes with --data"
+        )
 
 
 def find_maker(task: str, network: str) -> MakeLearner:
@@ -65,7 +91,10 @@ def find_maker(task: str, network: str) -> MakeLearner:
             try:
                 return getattr(importlib.import_module(f"unseg.evaluation.tasks.{row.module}"), row.make)
             except ImportError as error:
-                raise UserError(f"--networks {network}: package {error.name} is not installed; run: pip install 'unseg[evaluate]'"
-                                ) from None
-    raise UserError(f"--networks: unknown network '{network}' of task {task}; available: "
-                    f"{', '.join(row.listed for row in TASKS[task])}")
+                raise UserError(
+                    f"--networks {network}: package {error.name} is not installed; run: pip install 'unseg[evaluate]'"
+                ) from None
+    raise UserError(
+        f"--networks: unknown network '{network}' of task {task}; available: "
+        f"{', '.join(row.listed for row in TASKS[task])}"
+    )

@@ -4,6 +4,7 @@ Shapes: N images, B batch, C classes, H×W the training size. Images and labels 
 proportions, images by pixel area, labels to the nearest pixel; tests are at that size too. Arrays beyond IN_MEMORY lie in an
 unnamed temporary file (in $TMPDIR).
 """
+
 from __future__ import annotations
 
 import re
@@ -19,20 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unseg.method import metrics
-from unseg.storage.weights import compare, shapes_of
-from unseg.data.annotations import Annotated, ClassMap, ClassTable, NO_CLASS, ObjectRule
-from unseg.data.annotations.core import Outlined
-from unseg.data.annotations.label_files import voc_palette
 from unseg.compute.device import choose_device
 from unseg.compute.distributed import World
+from unseg.data.annotations import NO_CLASS, Annotated, ClassMap, ClassTable, ObjectRule
+from unseg.data.annotations.core import Outlined
+from unseg.data.annotations.label_files import voc_palette
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import augment, draw_views, normalise
-from unseg.evaluation.pairs import Task, shrink_image, shrink_label
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
-from unseg.victims.semantic_networks import AnySize, OutOf, build_network, check_network
+from unseg.evaluation.pairs import Task, shrink_image, shrink_label
 from unseg.evaluation.trainer import Evaluation, Schedule, Trained, train
+from unseg.method import metrics
+from unseg.storage.weights import compare, shapes_of
 from unseg.victims.pretrained import load_strictly, read_weights
+from unseg.victims.semantic_networks import AnySize, OutOf, build_network, check_network
 
 EVAL_BATCH = 16
 IN_MEMORY = 4 << 30  # bytes of a set's images
@@ -92,7 +93,9 @@ class TableLabelling:
         first = int(outlines)
         self.place = None if ids is None else {number: place for place, number in enumerate(ids, first)}
         if ids is not None and len(ids) + first > metrics.IGNORE_LABEL:
-            raise UserError(f"--annotations: {len(ids)} classes; at most {metrics.IGNORE_LABEL - first} can be told apart")
+            raise UserError(
+                f"--annotations: {len(ids)} classes; at most {metrics.IGNORE_LABEL - first} can be told apart"
+            )
 
     def class_map(self, annotated: Annotated) -> np.ndarray:
         codes = annotated.class_codes(self.rule)
@@ -112,12 +115,16 @@ class TableLabelling:
             if number == metrics.IGNORE_LABEL:
                 return metrics.IGNORE_LABEL
             if not 0 <= label < metrics.IGNORE_LABEL:
-                raise UserError(f"class {number} is out of range; label maps hold classes from 0 to 254, and the ignored label "
-                                f"{self.rule.ignore_label} (--ignore-label)")
+                raise UserError(
+                    f"class {number} is out of range; label maps hold classes from 0 to 254, and the ignored label "
+                    f"{self.rule.ignore_label} (--ignore-label)"
+                )
             return label
         if number not in self.place:
-            raise UserError(f"class {number} is out of range; the annotations know the classes "
-                            f"{', '.join(map(str, self.ids or ()))}")
+            raise UserError(
+                f"class {number} is out of range; the annotations know the classes "
+                f"{', '.join(map(str, self.ids or ()))}"
+            )
         return self.place[number]
 
     def names(self, train_maps: np.ndarray) -> list[str]:
@@ -126,7 +133,9 @@ class TableLabelling:
             raise UserError("--annotations: the training images show no class (no pixel is labelled)")
         ids = self.ids if self.ids is not None else range(int(present[-1]) + 1 - int(self.outlines))
         names = [self.table.names.get(number) or str(number) for number in ids]
-        names = [name if names.count(name) == 1 else f"{name} ({number})" for name, number in zip(names, ids, strict=True)]
+        names = [
+            name if names.count(name) == 1 else f"{name} ({number})" for name, number in zip(names, ids, strict=True)
+        ]
         return [BACKGROUND] * self.outlines + names
 
     def labels(self, maps: np.ndarray) -> np.ndarray:
@@ -141,10 +150,16 @@ class Arrays:
     maps: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3 \
-                or self.images.shape[:3] != self.maps.shape:
-            raise ValueError(f"expected images N×H×W×3 uint8 and labels N×H×W, got {self.images.shape} {self.images.dtype}, "
-                             f"{self.maps.shape}")
+        if (
+            self.images.dtype != np.uint8
+            or self.images.ndim != 4
+            or self.images.shape[-1] != 3
+            or self.images.shape[:3] != self.maps.shape
+        ):
+            raise ValueError(
+                f"expected images N×H×W×3 uint8 and labels N×H×W, got {self.images.shape} {self.images.dtype}, "
+                f"{self.maps.shape}"
+            )
 
 
 # What was read of a set, as long as the set itself lives: by size and kind of labelling.
@@ -192,8 +207,10 @@ def check_labels(labels: np.ndarray, num_classes: int, what: str, names: Sequenc
         worst = int(labelled.max() if labelled.max() >= num_classes else labelled.min())
         if len(names) == len(labels):
             what += f" of {names[int(np.argmax((labels == worst).reshape(len(labels), -1).any(1)))]}"
-        raise UserError(f"{what}: class {worst} is out of range; with {num_classes} classes, "
-                        f"labels are 0 to {num_classes - 1} or {metrics.IGNORE_LABEL}")
+        raise UserError(
+            f"{what}: class {worst} is out of range; with {num_classes} classes, "
+            f"labels are 0 to {num_classes - 1} or {metrics.IGNORE_LABEL}"
+        )
 
 
 # --- the learner -----------------------------------------------------------------------------------------------------
@@ -205,11 +222,25 @@ class SemanticLearner(Learner):
 
     metric = "miou"
 
-    def __init__(self, build: Callable[[int], nn.Module], train: Arrays, test: Arrays, class_names: Sequence[str], *,
-                 colour_jitter: bool = False, weights: Path | None = None, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        build: Callable[[int], nn.Module],
+        train: Arrays,
+        test: Arrays,
+        class_names: Sequence[str],
+        *,
+        colour_jitter: bool = False,
+        weights: Path | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         check_labels(train.maps, len(class_names), "training labels")
         check_labels(test.maps, len(class_names), "test labels", names)
-        self._build, self.class_names, self.colour_jitter, self.weights = build, list(class_names), colour_jitter, weights
+        self._build, self.class_names, self.colour_jitter, self.weights = (
+            build,
+            list(class_names),
+            colour_jitter,
+            weights,
+        )
         self.test_names, self.notes = list(names), []
         self.train_count = len(train.images)
         self._train, self._test = train, test
@@ -225,11 +256,20 @@ class SemanticLearner(Learner):
             self.notes = load_pretrained(network, self.weights)
         return network
 
-    def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
+    def loss(
+        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
         return self.part_loss(model, indices, draw, device, 0, 1)
 
-    def part_loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device,
-                  rank: int, size: int) -> torch.Tensor:
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> torch.Tensor:
         views = draw_views(len(indices), draw, self.colour_jitter).part(rank, size)
         images, labels = self._batch(indices[rank::size], device)
         view, target = augment(images, labels, views)
@@ -260,15 +300,20 @@ class SemanticLearner(Learner):
         images, maps = self._test.images[:count], self._test.maps[:count]
         answers = predict(model, torch.from_numpy(np.ascontiguousarray(images)).to(device)).cpu().numpy()
         names = self.test_names or [str(index) for index in range(len(images))]
-        return [Example(name, image, coloured(truth), coloured(answer))
-                for name, image, truth, answer in zip(names, images, maps, answers)]
+        return [
+            Example(name, image, coloured(truth), coloured(answer))
+            for name, image, truth, answer in zip(names, images, maps, answers)
+        ]
 
 
 def confusion_metrics(confusion: torch.Tensor, class_names: Sequence[str]) -> Metrics:
     """miou, pixel_accuracy and class_iou of a confusion matrix (C×C, rows are true classes); None for a class without pixels."""
     iou = metrics.class_iou(confusion)
-    return {"miou": metrics.mean_iou(iou), "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-            "class_iou": dict(zip(class_names, iou, strict=True))}
+    return {
+        "miou": metrics.mean_iou(iou),
+        "pixel_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
+        "class_iou": dict(zip(class_names, iou, strict=True)),
+    }
 
 
 def constant_confusion(counts: np.ndarray, answer: int) -> torch.Tensor:
@@ -293,7 +338,10 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     state = read_weights(path)
     part = next((name for name in ("encoder", "backbone") if isinstance(getattr(inner, name, None), nn.Module)), None)
     if part is not None and not any(name.startswith(f"{part}.") for name in state):
-        encoder, given = getattr(inner, part), {name: tensor for name, tensor in state.items() if not CLASSIFIER.match(name)}
+        encoder, given = (
+            getattr(inner, part),
+            {name: tensor for name, tensor in state.items() if not CLASSIFIER.match(name)},
+        )
         misfit = compare(shapes_of(given), shapes_of(encoder.state_dict()))
         if misfit:
             raise UserError(f"--weights {path}: fits neither the network nor its {part}: {misfit}")
@@ -307,8 +355,9 @@ def predict(model: nn.Module, images_BHW3: torch.Tensor) -> torch.Tensor:
     return model(normalise(images_BHW3)).argmax(1)
 
 
-def measure(model: nn.Module, test: Arrays, num_classes: int, device: torch.device,
-            tick: Callable[[], None] = lambda: None) -> torch.Tensor:
+def measure(
+    model: nn.Module, test: Arrays, num_classes: int, device: torch.device, tick: Callable[[], None] = lambda: None
+) -> torch.Tensor:
     """The confusion matrix over all the images together, C×C int64 on the CPU."""
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for start in range(0, len(test.images), EVAL_BATCH):
@@ -319,9 +368,15 @@ def measure(model: nn.Module, test: Arrays, num_classes: int, device: torch.devi
     return confusion.cpu()
 
 
-def learn_labels(network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions,
-                 labelling: Labelling, kind: type[SemanticLearner] = SemanticLearner,
-                 build: Callable[[int], nn.Module] | None = None) -> SemanticLearner:
+def learn_labels(
+    network: str,
+    train_set: AnnotatedImages,
+    test_set: AnnotatedImages,
+    options: LearnerOptions,
+    labelling: Labelling,
+    kind: type[SemanticLearner] = SemanticLearner,
+    build: Callable[[int], nn.Module] | None = None,
+) -> SemanticLearner:
     """The learner of an smp or torchvision network on labels that `labelling` makes.
 
     build: in place of `network`, from the number of classes to a network, which then loads its weights and reads its options
@@ -332,14 +387,20 @@ def learn_labels(network: str, train_set: AnnotatedImages, test_set: AnnotatedIm
         options.extras()
     train_arrays, test_arrays = (read_arrays(images, options.size, labelling) for images in (train_set, test_set))
     class_names = labelling.names(train_arrays.maps)
-    return kind(build or (lambda classes: build_network(network, classes)),
-                Arrays(train_arrays.images, labelling.labels(train_arrays.maps)),
-                Arrays(test_arrays.images, labelling.labels(test_arrays.maps)), class_names,
-                colour_jitter=options.colour_jitter, weights=None if build else options.weights, names=test_set.names)
+    return kind(
+        build or (lambda classes: build_network(network, classes)),
+        Arrays(train_arrays.images, labelling.labels(train_arrays.maps)),
+        Arrays(test_arrays.images, labelling.labels(test_arrays.maps)),
+        class_names,
+        colour_jitter=options.colour_jitter,
+        weights=None if build else options.weights,
+        names=test_set.names,
+    )
 
 
-def make_semantic(network: str, train_set: AnnotatedImages, test_set: AnnotatedImages,
-                  options: LearnerOptions) -> SemanticLearner:
+def make_semantic(
+    network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions
+) -> SemanticLearner:
     """A `MakeLearner`: the classes that the training annotations tell of."""
     return learn_labels(network, train_set, test_set, options, labelling_of(train_set, options))
 
@@ -352,11 +413,22 @@ def labelling_of(train_set: AnnotatedImages, options: LearnerOptions) -> TableLa
     return TableLabelling(train_set.classes, options.rule, isinstance(first, Outlined))
 
 
-def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_images: np.ndarray, test_labels: np.ndarray,
-                   num_classes: int, network: str = "unet_resnet18", steps: int = 3000, seed: int = 0, *, batch: int = 8,
-                   eval_every: int = 250, device: str = "auto",
-                   report: Callable[[Evaluation], None] = lambda evaluation: None,
-                   tick: Callable[[int], None] = lambda step: None) -> Trained:
+def train_and_test(
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    num_classes: int,
+    network: str = "unet_resnet18",
+    steps: int = 3000,
+    seed: int = 0,
+    *,
+    batch: int = 8,
+    eval_every: int = 250,
+    device: str = "auto",
+    report: Callable[[Evaluation], None] = lambda evaluation: None,
+    tick: Callable[[int], None] = lambda step: None,
+) -> Trained:
     """Trains `network` from random weights and tests it every `eval_every` steps and at the end.
 
     images: N×H×W×3 uint8; labels: N×H×W uint8, class or 255 (not counted). device: cpu, cuda, or auto (cuda where there is
@@ -364,6 +436,10 @@ def train_and_test(train_images: np.ndarray, train_labels: np.ndarray, test_imag
     of threads, the same arguments give the same weights on the CPU.
     """
     schedule = Schedule(steps=steps, batch=batch, eval_every=eval_every)
-    learner = SemanticLearner(lambda classes: build_network(network, classes), Arrays(train_images, train_labels),
-                              Arrays(test_images, test_labels), [str(label) for label in range(num_classes)])
+    learner = SemanticLearner(
+        lambda classes: build_network(network, classes),
+        Arrays(train_images, train_labels),
+        Arrays(test_images, test_labels),
+        [str(label) for label in range(num_classes)],
+    )
     return train(learner, schedule, seed, World(device=choose_device(device)), report=report, tick=tick)
