@@ -1,9 +1,9 @@
 """One run at a time in an output folder: `.unseg-lock`, which names the process that holds it and its host.
 
-The system's own lock, which `filelock` takes, decides between processes of one host, so that a killed run holds nothing.
-What it does not know is added here: who holds it, and whether a holder is alive that it cannot tell of, on another host or
-on a disk without locks. Such a holder's sign of life decides: it touches the file every `BEAT` seconds, and is taken for dead
-after `SILENCE`.
+The system's own lock, which `filelock` takes, decides between processes of one host, so that a killed run holds
+nothing. This module adds who holds it, and signs of life, which decide where the system's lock does not tell: for a
+holder on another host, and on a disk without locks. A holder touches the file every `BEAT` seconds, and is taken for
+dead after `SILENCE`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 @dataclass(frozen=True)
 class Holder:
-    """Whoever holds a lock, or held it: None where the file does not say. silent: seconds since its last sign of life."""
+    """The process that holds a lock, or held it: pid and host are None where the file does not say.
+
+    silent: seconds since its last sign of life.
+    """
 
     pid: int | None
     host: str | None
@@ -96,7 +99,7 @@ class FolderLock:
                 return
 
     def _acquire(self) -> int:
-        """Returns the descriptor of the lock file, signed with this process's name; UserError where another run has it."""
+        """Returns the descriptor of the lock file, signed by this process; UserError where another run has it."""
         while True:
             # O_NOFOLLOW: a link in the output is not followed
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
@@ -118,8 +121,8 @@ class FolderLock:
         if holder and holder.host != socket.gethostname():
             elsewhere = f" (after {SILENCE:g} s without a sign of life it is taken for dead)"
         return UserError(
-            f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until it ends, or give"
-            " another folder"
+            f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until it ends, or"
+            " give another folder"
         )
 
     def _sign(self, descriptor: int) -> None:
@@ -166,7 +169,7 @@ def _read(descriptor: int) -> Holder | None:
 
 
 def _is_held(descriptor: int, holder: Holder | None) -> bool:
-    """Returns whether another run holds the lock; where none does, this process has the system's lock, if there is one."""
+    """Returns whether another run holds the lock; where none does, this process has the system's lock, if any."""
     taken = _take(descriptor)
     if taken is False:
         return True
