@@ -58,7 +58,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the files and talks to the person."""
+        """Returns whether this process writes the files and talks to the person."""
         return self.rank == 0
 
     def say(self, sentence: str) -> None:
