@@ -349,10 +349,10 @@ def run_part(part: str, images: Path, weights: str, device: torch.device, noise:
     seconds of its image encoder; the first image is not counted in either. "ways": see `ways`.
     """
     if part == "ways":
-        return {"ways": ways(load_generator(weights, str(device)).network, sorted(images.iterdir()), device)}
+        return {"ways": ways(load_generator(weights, device).network, sorted(images.iterdir()), device)}
     if part == "stages":
         return stage_figures(images, noise.parent / "stages", ProtectSettings(generator=weights, device=str(device)))
-    network, paths = load_generator(weights, str(device)).network, sorted(images.iterdir())
+    network, paths = load_generator(weights, device).network, sorted(images.iterdir())
     if part == "plain":
         run = protect_plainly(paths, noise.parent / "plain", network, Budget(), device)
         torch.save(run.noise, noise)

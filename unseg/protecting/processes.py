@@ -49,7 +49,7 @@ class Blueprint:
 
     def build(self) -> Pipeline:
         device = choose_device(self.settings.device)
-        loaded = self.generator or load_generator(self.settings.generator, str(device))
+        loaded = self.generator or load_generator(self.settings.generator, device)
         if loaded.sha256 != self.sha256:
             raise UserError(
                 f"--generator {self.settings.generator}: was changed since the run began; run the same command again"

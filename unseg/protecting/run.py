@@ -138,7 +138,7 @@ def protect(
         check_folders(roots, out, masks or (opened.path if opened else None))
         boxes_of = None if boxes is None else read_boxes(Path(boxes))
         device = choose_device(settings.device)
-        loaded = generator or load_generator(settings.generator, str(device))
+        loaded = generator or load_generator(settings.generator, device)
         settings = settled(settings, loaded.network, device, reporter.say)
         if any(path.is_dir() for path in inputs):  # for single files, most of a folder of masks has no image
             _tell_leftovers(found, boxes_of, reporter)
