@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segment_anything_training.build import build_generator, build_surrogate, set_speed
-from unseg.compute.device import compiles, in_bf16
+from unseg.compute.device import in_bf16
 from unseg.compute.distributed import GradientMean, World
 from unseg.errors import UserError
 from unseg.method.config import TrainConfig
@@ -41,7 +41,7 @@ class Player:
     @classmethod
     def start(cls, name: str, network: nn.Module, learning_rate: float, config: TrainConfig, world: World) -> Player:
         network.to(device=world.device, memory_format=torch.channels_last)
-        set_speed(network, in_bf16(config.precision, world.device), compiles(config.compile))
+        set_speed(network, in_bf16(config.precision, world.device), compiled=False)
         world.share_state(network)
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(
