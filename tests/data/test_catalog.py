@@ -220,7 +220,7 @@ stems = st.sets(st.sampled_from(["a", "b", "c", "a.b", "d/a", "d/b", "e.f.g", "Ã
 def test_pairs_are_what_both_folders_have(images, masks, together):
     with tempfile.TemporaryDirectory() as root:
         folders = (Path(root) / "images", Path(root) / ("images" if together else "masks"))
-        for folder, names, suffix in zip(folders, (images, masks), (".jpg", ".PNG")):
+        for folder, names, suffix in zip(folders, (images, masks), (".jpg", ".PNG"), strict=True):
             folder.mkdir(exist_ok=True)
             for name in names:
                 (folder / f"{name}{suffix}").parent.mkdir(exist_ok=True)

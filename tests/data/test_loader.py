@@ -125,7 +125,7 @@ def test_a_worker_that_dies_is_told_in_one_line(samples):
 
 
 def test_signals_to_the_group_leave_the_workers_alone(samples):
-    """Ctrl-C and a scheduler's SIGTERM reach every process: a worker that died of it would spoil the training's own stop."""
+    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died of it would spoil the stop."""
     with BatchLoader(samples, CONFIG, 0, 30, workers=1) as loader:
         first = next(loader)
         for number in (signal.SIGINT, signal.SIGTERM):

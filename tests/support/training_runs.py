@@ -1,7 +1,7 @@
-"""Small training runs for the tests, and a program that runs one: alone, or on two processes through `unseg.compute.launch`.
+"""Small training runs for the tests, and a program that runs one, alone or on two processes of `unseg.compute.launch`.
 
-python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]     the smoke recipe; the process of that rank kills itself
-python tests/support/training_runs.py gradients OUTPUT                  one step of each player; gradients and states by rank
+python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]    the smoke recipe; that rank's process kills itself
+python tests/support/training_runs.py gradients OUTPUT                 one step of each player: gradients, states by rank
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from segment_anything_training import build
 from segment_anything_training.sam import SamConfig
@@ -64,7 +65,7 @@ def same(left: object, right: object) -> bool:
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right))
+        return len(left) == len(right) and all(map(same, left, right))
     return left == right
 
 
@@ -85,7 +86,7 @@ def small_paper(batch_size: int) -> TrainConfig:
 
 
 def one_step_each(config: TrainConfig, world: World) -> dict:
-    """A step of each player from the same start: the gradients that the optimizers were given, the losses, the states."""
+    """A step of each player from the same start: gradients as the optimizers get them, losses, states."""
     found: dict = {"states": []}
     for step, (name, opponent) in enumerate((("surrogate", "generator"), ("generator", "surrogate"))):
         training = Training.start(config, world)
@@ -93,8 +94,10 @@ def one_step_each(config: TrainConfig, world: World) -> dict:
         before = copy.deepcopy(players[opponent].state())
         grads = found[f"{name} gradients"] = {}
 
-        def take_gradients(*_: object) -> None:
-            for key, parameter in players[name].network.named_parameters():
+        network = players[name].network
+
+        def take_gradients(*_: object, network: nn.Module = network, grads: dict = grads) -> None:
+            for key, parameter in network.named_parameters():
                 grads[key] = None if parameter.grad is None else parameter.grad.clone()
 
         players[name].optimizer.register_step_pre_hook(take_gradients)

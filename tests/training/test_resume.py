@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.support.told_progress import Told
@@ -53,6 +54,12 @@ def die_at(monkeypatch, step):
     monkeypatch.setattr(loop, "take_step", die)
 
 
+def metadata(output):
+    """What the weights' file says beside the tensors."""
+    with safe_open(output / "generator.safetensors", "pt") as file:
+        return file.metadata()
+
+
 def lines(output):
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
@@ -84,7 +91,7 @@ def test_a_resumed_run_is_the_unbroken_one(whole, tmp_path, monkeypatch, step):
 @pytest.mark.slow
 def test_a_run_killed_twice_by_sigkill_is_the_unbroken_one(tmp_path):
     def program(output, *options):
-        # All in processes of their own: this one's threads may keep what other tests have set, such as how denormal numbers count.
+        # All in processes of their own: this one's threads may keep what other tests set, as how denormals count.
         return subprocess.run([sys.executable, PROGRAM, "run", output, *options], capture_output=True, text=True)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -235,6 +242,29 @@ def test_other_settings_are_refused_with_the_difference(whole, tmp_path):
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
+def test_weights_and_checkpoints_tell_their_step(whole):
+    assert metadata(whole)["step"] == "10" and json.loads(metadata(whole)["config"])["total_phases"] == 10
+    for step in (4, 8, 10):
+        path = whole / "checkpoints" / f"step_{step:08}.pt"
+        assert json.loads(path.with_suffix(".json").read_text())["step"] == checkpoints.read_state(path)["step"] == step
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_runs_of_before_go_on_where_a_setting_that_is_gone_had_the_value_that_is_left(broken, tmp_path, compiled):
+    """Version 0.1 wrote whether torch.compile was used, and float32 numbers differ with it."""
+    output = tmp_path / "run"
+    shutil.copytree(broken, output)
+    for path in (output / "checkpoints").glob("*.json"):
+        facts = json.loads(path.read_text())
+        facts["settings"]["compile"] = compiled
+        path.write_text(json.dumps(facts))
+    if not compiled:
+        assert run(output).step == SMOKE.total_phases
+        return
+    with pytest.raises(UserError, match="compile: true, now null"):
+        run(output)
+
+
 def test_how_often_to_log_and_to_save_may_change(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_at(patch, 5)
@@ -269,7 +299,10 @@ def test_weights_without_a_checkpoint_are_not_written_over(tmp_path):
 
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "LOCK_WITHIN", 0.1)
-    hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
+    hold = (
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); "
+        "sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path / ".training.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -315,6 +348,7 @@ def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(whole, tmp_path,
     assert told.sentences[-1].startswith(f"stopped by {name} after step 6 of 10")
     assert told.bars == [("validation", 2, 2), ("training", 10, 6)]  # the log has a line after step 5
     assert RunFolder(tmp_path).steps() == [6, 4]
+    assert final_state(tmp_path)["step"] == 6 and metadata(tmp_path)["step"] == "6"
     run(tmp_path)
     assert_unbroken(tmp_path, whole)
 

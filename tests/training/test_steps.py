@@ -113,6 +113,35 @@ def test_label_modification_asks_for_ones(samples, monkeypatch):
     assert seen[0].min() == 1 and torch.equal(seen[1], batch.small_labels)
 
 
+def test_the_surrogate_learns_the_label_as_it_was_resized(samples, monkeypatch):
+    """Not rounded, unlike the region that noise is added to."""
+    seen = []
+    monkeypatch.setattr(steps, "mask_loss", lambda logits, target, *rest: seen.append(target) or logits.square().mean())
+    config = dataclasses.replace(CONFIG, view_size=96, frame_size=96, surrogate_sizes=(64,), antialias=False)
+    training, batch = Training.start(config), batch_of(samples, config)
+    resized = torch.nn.functional.interpolate(batch.labels, (64, 64), mode="bilinear", align_corners=False)
+    surrogate_step(training.generator.network, training.surrogates[0], batch, config, 1e-3)
+    assert torch.equal(seen[0], resized) and ((resized > 0.1) & (resized < 0.9)).sum() > 20
+
+
+def test_the_players_kinds_of_prompts_are_drawn_apart(samples):
+    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=2)
+    apart = dataclasses.replace(config, generator_prompts=("box",), surrogate_prompts=("points",))
+    batch = prepare(draw_views(samples, apart, 0), apart, (0.25, 0.25))
+    assert batch.generator_prompts.boxes is not None and batch.generator_prompts.points is None
+    assert batch.surrogate_prompts.points is not None and batch.surrogate_prompts.boxes is None
+    own_kind = 0  # how often the surrogate has a prompt of a kind that the generator has not
+    for step in range(20):
+        batch = prepare(draw_views(samples, config, step), config, (0.25, 0.25))
+        for slot in (0, 1):
+            theirs, own = (of.of_image(slot) for of in (batch.generator_prompts, batch.surrogate_prompts))
+            own_kind += any(
+                getattr(own, name) is not None and getattr(theirs, name) is None
+                for name in ("masks", "boxes", "points")
+            )
+    assert own_kind > 5  # a third of 40 on average: the generator's subset has two kinds on average
+
+
 def test_the_recipes_numbers_reach_losses_and_prompts(samples, monkeypatch):
     config = dataclasses.replace(
         CONFIG,
@@ -212,7 +241,7 @@ def test_a_loss_that_is_not_a_number_changes_nothing(samples, monkeypatch):
         lambda logits: logits.sum() * float("nan"),
         lambda logits: (logits.abs().sum() * 0).sqrt(),
     ):  # 0, but its gradient is not finite
-        monkeypatch.setattr(steps, "mask_loss", lambda logits, *rest: bad(logits))
+        monkeypatch.setattr(steps, "mask_loss", lambda logits, *rest, bad=bad: bad(logits))
         for phase in (0, 1):
             with pytest.raises(NonFiniteStep):
                 take_step(training, views, phase)

@@ -1,4 +1,4 @@
-"""Validation: values by hand with networks whose answers are known, shards that add up, labels that are empty or vanish."""
+"""Validation: values by hand with networks whose answers are known, shards that add up, labels that are empty."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_both_players_see_the_stretched_image_and_a_box():
     validate(generator, surrogate, {"a": [bright("wide", rectangle(32, 128, (8, 16), (32, 64)))]}, CONFIG)
     images, prompts = generator.seen
     assert images.shape == (1, 3, 64, 64) and prompts.masks is None and prompts.points is None
-    # 32×128 → 64×64: rows twice, columns half; bilinear enlarging leaves half a pixel of grey beyond, above 128/255 inside
+    # 32×128 → 64×64: rows twice, columns half; enlarging leaves half a pixel of grey beyond, above 128/255 inside
     assert prompts.boxes.tolist() == [[16, 16, 31, 31]]
     images, prompts = surrogate.seen
     assert images.shape == (1, 3, 32, 32) and prompts.boxes.tolist() == [[8, 8, 15, 15]]
@@ -127,6 +127,36 @@ def test_a_player_gets_only_prompts_that_it_is_trained_with(kinds, expected):
     prompts = surrogate.seen[1]
     assert (prompts.boxes is not None, prompts.masks is not None) == tuple(kind is not None for kind in expected)
     assert prompts.points is None
+
+
+def test_an_image_is_stretched_bilinearly_and_its_label_too():
+    """4 columns become 2: each is the mean of two. Of the label, 128 is not object at the image's own size, 129 is."""
+    colours = np.array([[0, 100, 200, 40], [50, 50, 10, 30]], np.uint8)
+    label = np.array([[0, 255, 129, 128], [0, 0, 255, 255]], np.uint8)
+    sample = TrainingImage("by hand", np.repeat(colours[..., None], 3, 2), (label,), grey=True)
+    example = validation.read_example("a", 0, {"a": [sample]}, CONFIG, sides=(2, 4))
+    np.testing.assert_allclose(example.image_V[1] * 255, [[50, 120], [50, 20]], atol=1e-3)
+    np.testing.assert_allclose(example.label_V[0] * 255, [[127.5, 128.5], [0, 255]], atol=1e-3)
+    # 2 rows become 4: the inner ones are 3 : 1 mixtures of the two
+    np.testing.assert_allclose(example.image_S[0, :, 0] * 255, [0, 12.5, 37.5, 50], atol=1e-3)
+    assert example.label.tolist() == [[False, True, True, False], [False, False, True, True]]
+
+
+def test_a_grey_mask_is_no_map_of_segments():
+    """Its largest value is not 255; of a map of segments some would be left out."""
+    label = np.array([[0, 90, 160, 250]] * 4, np.uint8)
+    for number in range(5):
+        sample = TrainingImage(f"soft {number}", np.zeros((4, 4, 3), np.uint8), (label,), grey=True)
+        example = validation.read_example("a", 0, {"a": [sample]}, CONFIG, sides=(4, 4))
+        assert example.label.tolist() == [[False, False, True, True]] * 4
+        assert (example.label_S * 255)[0].tolist() == label.tolist()
+
+
+def test_the_surrogate_is_validated_at_its_largest_size():
+    config = dataclasses.replace(CONFIG, surrogate_sizes=(32, 96, 64))
+    surrogate = Brightness()
+    validate(Darkening(), surrogate, {"a": [bright("a", rectangle(40, 70, (4, 20), (30, 60)))]}, config)
+    assert surrogate.seen[0].shape == (1, 3, 96, 96)
 
 
 def test_empty_labels_are_counted_and_named_and_vanishing_objects_are_found():
@@ -229,7 +259,7 @@ def test_scores_on_a_gpu_are_those_of_the_cpu():
     networks, sets = compact(CONFIG), random_sets()
     on_cpu = validate(*networks, sets, CONFIG)
     on_gpu = validate(*(network.cuda() for network in networks), sets, CONFIG, world=World(device=torch.device("cuda")))
-    for left, right in zip(on_cpu, on_gpu):
+    for left, right in zip(on_cpu, on_gpu, strict=True):
         assert [getattr(right, name) for name in MEASURES] == pytest.approx(
             [getattr(left, name) for name in MEASURES], abs=0.01
         )

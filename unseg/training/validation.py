@@ -26,7 +26,7 @@ from unseg.compute.device import single_threaded_pool
 from unseg.compute.distributed import World, add_up, shard
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.training_data import TrainingImage
-from unseg.data.views import draw_object
+from unseg.data.views import draw_mask
 from unseg.method import noise
 from unseg.method.config import TrainConfig
 from unseg.method.losses import LossRule, mask_loss
@@ -243,10 +243,9 @@ def read_example(set_name: str, index: int, sets: Sets, config: TrainConfig, sid
     """Returns an image read and stretched; None where its label shows no object."""
     sample = sets[set_name][index]
     random = seeded(config.seed, "validation", sample.name)
-    label = sample.labels[random.integers(len(sample.labels))]
+    label = draw_mask(sample, random)
     if not label.any():
         return None
-    label = draw_object(label, random)
     image_3HW = torch.from_numpy(np.ascontiguousarray(sample.pixels)).permute(2, 0, 1).float() / 255
     label_1HW = torch.from_numpy(label)[None].float() / 255
     images = [stretch(image_3HW, side, config.antialias) for side in sides]
