@@ -1,7 +1,7 @@
 """Small training runs for the tests, and a program that runs one, alone or on two processes of `unseg.compute.launch`.
 
-python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]    the smoke recipe; that rank's process kills itself
-python tests/support/training_runs.py gradients OUTPUT                 one step of each player: gradients, states by rank
+python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]   the smoke recipe; that rank's process kills itself
+python tests/support/training_runs.py gradients OUTPUT                one step of each player: gradients, states by rank
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from unseg.storage.panels import MISSED, WRONG
 from unseg.training import log
 from unseg.training.log import Report, TrainingLog, kept_lines, log_line, scalars, sentence
 from unseg.training.phases import Phases
-from unseg.training.pictures import Shown, draw, noise_gain
+from unseg.training.pictures import PictureRow, draw, noise_gain
 from unseg.training.recipes import recipe
 from unseg.training.validation import SetScore
 
@@ -53,12 +53,12 @@ def line(step: int = 20, **changes):
     )
 
 
-def shown(name: str = "cat", height: int = 40, width: int = 60) -> Shown:
+def shown(name: str = "cat", height: int = 40, width: int = 60) -> PictureRow:
     pixels = np.full((height, width, 3), 100, np.uint8)
     label, clean, noised = (np.zeros((height, width), bool) for _ in range(3))
     label[:, :30], clean[:, :30], noised[:, 20:40] = True, True, True
     change = np.where(label[..., None], 1.0, -0.25).repeat(3, 2).astype(np.float32)
-    return Shown(name, pixels, change, (pixels + change).round().astype(np.uint8), label, clean, noised, 1.0, 0.25)
+    return PictureRow(name, pixels, change, (pixels + change).round().astype(np.uint8), label, clean, noised, 1.0, 0.25)
 
 
 def test_a_line_holds_what_was_measured():

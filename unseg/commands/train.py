@@ -215,7 +215,7 @@ def train_command(
 
 @dataclass(frozen=True)
 class _DataOptions:
-    """What is trained on, as the command line says it: a folder, and names separated by commas."""
+    """Holds what to train on as the command line says it: a folder, and names separated by commas."""
 
     root: Path
     splits: str
@@ -276,7 +276,7 @@ def _train(
 
 
 class _SentencesOnly:
-    """A progress that tells sentences and draws no bars."""
+    """Tells sentences and draws no bars."""
 
     def __init__(self, told: Progress) -> None:
         self._told = told

@@ -34,7 +34,7 @@ PLURALS = {
 
 @dataclass(frozen=True)
 class PairedSet:
-    """A published set of images, each with one grey mask of 0 to 255 that has its stem.
+    """Describes a published set of images, each with one grey mask of 0 to 255 that has its stem.
 
     name: what options, samples and reports call it. title: in words. images, masks: its folders, relative to the data
     root; where both are the same, .png files are the masks. role: what the paper uses it for. count: pairs in the
@@ -96,7 +96,7 @@ MASK_FOLDERS = ("segments", "masks", "gt", "mask", "labels", "SegmentationClass"
 
 
 class Pair(NamedTuple):
-    """An image and its masks on disk. Paths are text: 44,000 of them travel to every worker process.
+    """Names an image and its masks on disk. Paths are text, since 44,000 of them travel to every worker process.
 
     name: the image's identity. grey: its masks are grey levels of 0 to 255, whatever values a file holds; else the
     values tell whether it is a mask or a map of segment ids.
@@ -109,7 +109,7 @@ class Pair(NamedTuple):
 
 
 class Pairing(NamedTuple):
-    """Pairs in the order of their paths, and what did not pair up."""
+    """Holds pairs in the order of their paths, and what did not pair up."""
 
     pairs: list[Pair]
     problems: list[Problem]

@@ -45,14 +45,14 @@ def default_workers(processes: int = 1) -> int:
 
 @dataclass(frozen=True)
 class _Failed:
-    """A user's error on its way from a worker: exceptions with arguments of their own do not survive pickling."""
+    """Carries a user's error from a worker: exceptions with arguments of their own do not survive pickling."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class _ThroughPipe:
-    """A batch whose pixels travel as an array: tensors would go through shared memory."""
+    """Carries a batch from a worker with its pixels as an array: tensors would go through shared memory."""
 
     step: int
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class _ThroughPipe:
 
 @dataclass(frozen=True)
 class _Steps(Dataset):
-    """The batches of a process from `start` on, as DataLoader asks for them."""
+    """Makes the batches of a process from `start` on, as DataLoader asks for them."""
 
     samples: Sequence[TrainingImage]
     config: TrainConfig

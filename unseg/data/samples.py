@@ -13,7 +13,7 @@ from unseg.storage.images import IMAGE_SUFFIXES
 
 @dataclass(frozen=True, order=True)
 class SampleFile:
-    """One image on disk.
+    """Names one image on disk.
 
     name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. image: the file.
     root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to its folder.
@@ -28,7 +28,7 @@ class SampleFile:
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """Something that cannot become a sample: its name relative to the input, and why."""
+    """Says what cannot become a sample, by its name relative to the input, and why."""
 
     name: str
     reason: str
@@ -36,7 +36,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SampleList:
-    """What `find_samples` found.
+    """Holds what `find_samples` found.
 
     samples: sorted by name. problems: unreadable folders. unused_masks: masks without an image. other_files: no images.
     """

@@ -36,7 +36,7 @@ CACHE_BYTES = 2 << 30  # shared by the worker processes: 2,000 photographs of BS
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A photograph and its annotations, read."""
+    """Holds a photograph and its annotations, read."""
 
     name: str
     pixels: np.ndarray
@@ -78,7 +78,7 @@ def _grey_label(path: str) -> np.ndarray:
 
 
 class TrainingSet(Sequence[TrainingImage]):
-    """Samples read when asked for, and kept in memory where the set is small. Beyond that only paths are held."""
+    """Reads samples when they are asked for, and keeps them in memory where the set is small."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = tuple(pairs)
@@ -116,7 +116,7 @@ class TrainingSet(Sequence[TrainingImage]):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a training.
+    """Holds the images of a training.
 
     train: what is trained on. validation: held-out sets by name. notes: what was found and left out, a line each.
     """

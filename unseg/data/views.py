@@ -102,7 +102,7 @@ def draw_crop(mask_HW: np.ndarray, size: int, random: np.random.Generator) -> tu
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """One process's share of a step's views.
+    """Holds one process's share of a step's views.
 
     step: which. names: the samples, one a view. pixels: B×4×V×V uint8, colours and label: a quarter of the bytes that
     float32 would carry from process to process and to the device, where `images` and `labels` are made from it.
@@ -114,12 +114,12 @@ class ViewBatch:
 
     @cached_property
     def images(self) -> Tensor:
-        """B×3×V×V float32 in [0, 1], on the device of `pixels`."""
+        """The colours are B×3×V×V float32 in [0, 1], on the device of `pixels`."""
         return _floats(self.pixels[:, :3])
 
     @cached_property
     def labels(self) -> Tensor:
-        """B×1×V×V float32 in [0, 1], on the device of `pixels`."""
+        """The labels are B×1×V×V float32 in [0, 1], on the device of `pixels`."""
         return _floats(self.pixels[:, 3:])
 
     def to(self, device: torch.device | str) -> ViewBatch:

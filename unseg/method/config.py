@@ -10,7 +10,7 @@ from unseg.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a value of an image may change, in grey levels of 255.
+    """Bounds how much a value of an image may change, in grey levels of 255.
 
     object: bound on the pixels of the object; background: bound on all others. The paper generates with 8 and 2 and
     trains with 1 and 0.25 ("epsilon generalisation").
@@ -46,7 +46,7 @@ PROMPT_KINDS = ("box", "points", "noisy_mask", "mask")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run computes. `unseg.training.recipes` holds the complete ones.
+    """Holds everything that decides what a training run computes; `unseg.training.recipes` has complete ones.
 
     A run is a row of phases. A phase trains one player, its opponent frozen; `phases` names the players in turn and is
     repeated until `total_phases` have been run. A phase lasts `steps_per_phase` steps, or one epoch if that is 0.

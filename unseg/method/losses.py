@@ -21,7 +21,7 @@ Random = torch.Generator | Sequence[torch.Generator] | None
 
 @dataclass(frozen=True)
 class LossRule:
-    """How a loss is taken; unasked, as `TrainConfig` says, which is as published.
+    """Says how a loss is taken; the defaults are those of `TrainConfig`, which are as published.
 
     points: how many points of each map are compared, 0 for every pixel of the logits. oversample: how many times as
     many candidates are looked at. uncertain_share: the share of the points that are the least certain candidates.

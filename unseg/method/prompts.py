@@ -24,7 +24,7 @@ OBJECT_THRESHOLD = 128 / 255  # a label above 128 of 255 counts as object
 
 @dataclass(frozen=True)
 class PromptRule:
-    """What is drawn for each kind of prompt; unasked, as `TrainConfig` says, which is as published.
+    """Says how prompts are drawn; the defaults are those of `TrainConfig`, which are as published.
 
     points: how many points of the object. coarsening, unsure, deviation: of a noisy mask, see `noisy_mask_of`.
     """

@@ -34,7 +34,7 @@ Settings = dict[str, Any]
 
 
 class RunFolder:
-    """The output folder of a run, which the process that writes locks by entering it as a context.
+    """Writes and reads the checkpoints of an output folder; the process that writes locks it by entering a context.
 
     keep: how many checkpoints stay; older ones are removed.
     """
@@ -160,7 +160,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 class _Digesting:
-    """A file that is written from start to end, the sha256 of what went into it, and the failure that ended it.
+    """Writes a file from start to end, and keeps the sha256 of what went into it and the failure that ended it.
 
     torch answers a failure with words about its archive's positions, in which the reason is lost.
     """

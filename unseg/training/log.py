@@ -26,7 +26,7 @@ from unseg.method.config import PLAYERS
 from unseg.storage.images import encode_png
 from unseg.storage.weights import write_durably
 from unseg.training.phases import Phases
-from unseg.training.pictures import Shown, draw
+from unseg.training.pictures import PictureRow, draw
 from unseg.training.validation import MEASURES, SetScore, mean_over_images
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ DIGITS = 6  # significant ones of a number in the log
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is known of a run when its log gets a line.
+    """Holds what is known of a run when its log gets a line.
 
     step: how many steps have been taken. seconds: of the run so far. losses: player → mean of its own loss since the
     line before. surrogate_age: the steps of the surrogate that was validated with. shown: what the picture shows;
@@ -55,7 +55,7 @@ class Report:
     scores: Sequence[SetScore]
     learning_rates: Mapping[str, float]
     surrogate_age: int
-    shown: Sequence[Shown] = ()
+    shown: Sequence[PictureRow] = ()
 
 
 def log_line(
@@ -147,7 +147,7 @@ def _plain(value: Any) -> Any:
 
 
 class TrainingLog:
-    """The log of a run, written by the process that leads; on the others every method does nothing.
+    """Writes the log of a run on the process that leads; on the others every method does nothing.
 
         with TrainingLog(output, phases, step=…, …) as log:
             for each step:

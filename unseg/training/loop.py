@@ -34,7 +34,7 @@ from unseg.training.validation import Sets, validate
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run does besides its computation.
+    """Says what a run does besides its computation.
 
     keep: how many checkpoints stay. workers: processes that prepare batches ahead of each training process. resume:
     insist on an earlier run to go on with. validation_images: how many are measured of each held-out set (0: all;
@@ -63,7 +63,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """Says how a run ended.
 
     weights: the generator's file. step: how many steps have been taken. stopped_by: the signal that ended it early.
     """

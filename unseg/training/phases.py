@@ -10,7 +10,7 @@ from unseg.method.config import TrainConfig
 
 @dataclass(frozen=True)
 class Phases:
-    """The phases of a configuration on a number of images. epoch: how many steps all the images take once."""
+    """Divides a run into phases. epoch: in how many steps all images are seen once."""
 
     config: TrainConfig
     epoch: int
@@ -22,7 +22,7 @@ class Phases:
 
     @property
     def total_steps(self) -> int:
-        """How many steps the whole run has."""
+        """The whole run has this many steps."""
         return self.config.total_phases * self._length
 
     @property

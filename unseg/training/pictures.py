@@ -19,8 +19,8 @@ from unseg.training.validation import (
     GROUP,
     LABEL_THRESHOLD,
     Answers,
-    Example,
     Sets,
+    ValidationImage,
     answer,
     chosen,
     evaluating,
@@ -35,8 +35,8 @@ LEGEND = (("surrogate's masks:  white: found", INK), ("orange: not object", WRON
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image and what the players make of it, with the noise that the surrogate meets in training.
+class PictureRow:
+    """Holds an image and what the players make of it, with the noise that the surrogate meets in training.
 
     pixels, noised: h×w×3 uint8, the image reduced or enlarged to a long side of `PANEL`. noise: h×w×3 float32, the
     change in grey levels, not rounded. label, mask_clean, mask_noised: h×w bool. iou_clean, iou_noised: of the masks
@@ -56,7 +56,7 @@ class Shown:
 
 def show(
     generator: nn.Module, surrogate: nn.Module, sets: Sets, config: TrainConfig, device: torch.device, count: int = 4
-) -> list[Shown]:
+) -> list[PictureRow]:
     """Returns at most `count` images to look at: always the same ones, from each set in turn, those with an object."""
     by_set = [chosen({name: images}, -(-count // len(sets))) for name, images in sets.items()]
     turns = [turn for row in itertools.zip_longest(*by_set) for turn in row if turn is not None][:count]
@@ -72,7 +72,7 @@ def show(
     return shown
 
 
-def _shown(example: Example, answers: Answers, place: int, config: TrainConfig) -> Shown:
+def _shown(example: ValidationImage, answers: Answers, place: int, config: TrainConfig) -> PictureRow:
     masks = [mask_of(logits[place], *example.label.shape) for logits in (answers.logits_clean, answers.logits_noised)]
     pixels = _to_panel(example.pixels)
     label, mask_clean, mask_noised = (
@@ -86,7 +86,7 @@ def _shown(example: Example, answers: Answers, place: int, config: TrainConfig) 
         budget=config.budget,
         antialias=config.antialias,
     )
-    return Shown(
+    return PictureRow(
         name=example.name,
         pixels=pixels,
         noise=((noised_13hw - clean_13hw) * 255)[0].permute(1, 2, 0).numpy(),
@@ -112,7 +112,7 @@ def noise_gain(budget: Budget) -> float:
     return HALF_RANGE / largest if largest else NOISE_GAIN
 
 
-def draw(shown: Sequence[Shown], budget: Budget) -> np.ndarray:
+def draw(shown: Sequence[PictureRow], budget: Budget) -> np.ndarray:
     """Returns a row for each image, H×W×3 uint8.
 
     A row has the image, its noise, the unlearnable image, the surrogate's masks without and with noise, and the label.

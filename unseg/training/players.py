@@ -24,7 +24,7 @@ Loader = Callable[[nn.Module], None]
 
 @dataclass(frozen=True)
 class Starts:
-    """What fills new networks with pretrained weights; None where a player starts from random ones."""
+    """Fills new networks with pretrained weights; None where a player starts from random ones."""
 
     generator: Loader | None = None
     surrogate: Loader | None = None
@@ -34,7 +34,7 @@ FROM_RANDOM = Starts()
 
 
 class NonFiniteStep(Exception):
-    """A step's loss or gradients are not finite, and nothing was updated.
+    """Says that a step's loss or gradients are not finite; nothing was updated.
 
     ranks: the processes whose batch did it. loss: the loss of the first of them.
     """
@@ -46,7 +46,7 @@ class NonFiniteStep(Exception):
 
 @dataclass
 class Player:
-    """A network, its optimizer, and how many steps it has taken."""
+    """Joins a network with its optimizer, and counts the steps that they have taken."""
 
     name: str
     network: nn.Module
@@ -146,7 +146,7 @@ def _check_size(network: nn.Module, side: int, option: str) -> None:
 
 @dataclass
 class Training:
-    """A run between two steps. Everything random that it will draw follows from the seed and the step.
+    """Holds a run between two steps; everything random that it will draw follows from the seed and the step.
 
     births: how many surrogates have been started; each takes its random weights from this number. recent: each player's
     losses since the last line of the log.
@@ -197,7 +197,7 @@ class Training:
 
     @property
     def oldest_surrogate(self) -> Player:
-        """The surrogate that has taken the most steps; the first of several."""
+        """This surrogate has taken the most steps; it is the first of several."""
         return max(self.surrogates, key=lambda surrogate: surrogate.steps)
 
     def renew(self) -> None:

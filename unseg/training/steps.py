@@ -27,8 +27,8 @@ from unseg.training.players import Player
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A step's views with what is drawn for them.
+class StepBatch:
+    """Holds a step's views with what is drawn for them.
 
     images: B×3×V×V in [0, 1]; small_images: B×3×S×S; labels: B×1×V×V in [0, 1]; small_labels: B×1×S×S in [0, 1].
     points: a source of randomness for each image, on the CPU, that says where the losses compare.
@@ -43,7 +43,7 @@ class Batch:
     points: tuple[torch.Generator, ...]
 
 
-def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, float], rank: int = 0) -> Batch:
+def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, float], rank: int = 0) -> StepBatch:
     """Draws the surrogate's size and all prompts for the views, on their device.
 
     Everything depends on seed, step and rank alone. mask_sides: the side of a mask prompt as a share of the
@@ -63,7 +63,7 @@ def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, floa
     generator_kinds = [draw_subset(config.generator_prompts, random) for random in draws]
     surrogate_kinds = [_one_of(config.surrogate_prompts, random) for random in draws]
     rule = prompt_rule(config)
-    return Batch(
+    return StepBatch(
         images=images,
         labels=labels,
         small_images=small_images,
@@ -103,7 +103,7 @@ def _draw_each(
     return Prompts.join([draw_prompts(label[None], names, mask_size, random, rule) for label, names, random in each])
 
 
-def noised(batch: Batch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
+def noised(batch: StepBatch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
     """Returns what the surrogate sees, B×3×S×S. The region of the object is the small label, rounded."""
     return noise.add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
 
@@ -122,7 +122,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 def surrogate_step(
-    generator: nn.Module, surrogate: Player, batch: Batch, config: TrainConfig, learning_rate: float
+    generator: nn.Module, surrogate: Player, batch: StepBatch, config: TrainConfig, learning_rate: float
 ) -> float:
     """Lets the surrogate learn the true mask from noised images, and returns the loss; the generator stays."""
     with torch.no_grad():
@@ -134,7 +134,7 @@ def surrogate_step(
 
 
 def generator_step(
-    generator: Player, surrogate: nn.Module, batch: Batch, config: TrainConfig, learning_rate: float
+    generator: Player, surrogate: nn.Module, batch: StepBatch, config: TrainConfig, learning_rate: float
 ) -> float:
     """Lets the generator learn noise with which the frozen surrogate answers the target, and returns the loss."""
     target = torch.ones_like(batch.small_labels) if config.target == "ones" else batch.small_labels

@@ -49,7 +49,7 @@ Sets = Mapping[str, Sequence[TrainingImage]]
 
 @dataclass(frozen=True)
 class SetScore:
-    """What validation found on one set: means over its images, None where no image could be measured.
+    """Holds what validation found on one set: means over its images, None where no image could be measured.
 
     images: how many were measured. empty: how many were left out because their label shows no object; empty_names:
     the first few of them. iou and boundary_iou (a band of 2 % of the diagonal): the surrogate's answer against the
@@ -69,8 +69,8 @@ class SetScore:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A held-out image made ready for both networks, on the CPU.
+class ValidationImage:
+    """Holds a held-out image made ready for both networks, on the CPU.
 
     pixels: H×W×3 uint8. label: H×W bool. image_V, label_V: 3×V×V and 1×V×V in [0, 1], the image stretched for the
     generator; image_S, label_S: the same for the surrogate.
@@ -87,7 +87,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the networks say on a group, in float32 on the CPU.
+    """Holds what the networks say on a group, in float32 on the CPU.
 
     noise: B×3×N×N. logits_noised, logits_clean: B×1×M×M. loss_noised, loss_clean: the surrogate's, B.
     """
@@ -209,8 +209,8 @@ def _groups(images: int) -> list[range]:
 
 
 def _ahead(
-    groups: Sequence[range], submit: Callable[[int], Future[Example | None]]
-) -> Iterator[tuple[range, list[Future[Example | None]]]]:
+    groups: Sequence[range], submit: Callable[[int], Future[ValidationImage | None]]
+) -> Iterator[tuple[range, list[Future[ValidationImage | None]]]]:
     """Yields every group with the futures of its rows, those of the next groups already at work."""
     waiting = deque([submit(row) for row in group] for group in groups[:AHEAD])
     for place, group in enumerate(groups):
@@ -218,7 +218,7 @@ def _ahead(
         yield group, waiting.popleft()
 
 
-def _measure(example: Example, answers: Answers, place: int) -> list[float]:
+def _measure(example: ValidationImage, answers: Answers, place: int) -> list[float]:
     """Returns the measures of one image, in the order of MEASURES."""
     masks = [mask_of(logits[place], *example.label.shape) for logits in (answers.logits_noised, answers.logits_clean)]
     ious = [measure(example.label, mask) for measure in (mask_iou, boundary_iou) for mask in masks]
@@ -239,7 +239,9 @@ def input_sides(generator: nn.Module, config: TrainConfig) -> tuple[int, int]:
     return sides_of(generator)[0], max(config.surrogate_sizes)
 
 
-def read_example(set_name: str, index: int, sets: Sets, config: TrainConfig, sides: tuple[int, int]) -> Example | None:
+def read_example(
+    set_name: str, index: int, sets: Sets, config: TrainConfig, sides: tuple[int, int]
+) -> ValidationImage | None:
     """Returns an image read and stretched; None where its label shows no object."""
     sample = sets[set_name][index]
     random = seeded(config.seed, "validation", sample.name)
@@ -250,7 +252,7 @@ def read_example(set_name: str, index: int, sets: Sets, config: TrainConfig, sid
     label_1HW = torch.from_numpy(label)[None].float() / 255
     images = [stretch(image_3HW, side, config.antialias) for side in sides]
     labels = [_stretch_label(label_1HW, side, config.antialias) for side in sides]
-    return Example(
+    return ValidationImage(
         sample.name,
         sample.pixels,
         label > LABEL_THRESHOLD,
@@ -274,7 +276,11 @@ def _stretch_label(label_1HW: Tensor, side: int, antialias: bool) -> Tensor:
 
 @torch.no_grad()
 def answer(
-    generator: nn.Module, surrogate: nn.Module, examples: Sequence[Example], config: TrainConfig, device: torch.device
+    generator: nn.Module,
+    surrogate: nn.Module,
+    examples: Sequence[ValidationImage],
+    config: TrainConfig,
+    device: torch.device,
 ) -> Answers:
     """Returns the generator's noise for a group of images, and what the surrogate makes of them with and without it."""
     images_V, labels_V, images_S, labels_S = (
