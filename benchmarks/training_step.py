@@ -42,9 +42,9 @@ from unseg.data.training_data import TrainingSet, open_training_data
 from unseg.data.views import ViewBatch, draw_views
 from unseg.errors import UserError
 from unseg.method.config import TrainConfig
-from unseg.training.bilevel import generator_step, prepare, surrogate_step
 from unseg.training.players import Player
 from unseg.training.recipes import paper
+from unseg.training.steps import generator_step, prepare, surrogate_step
 
 STEPS = ("this", "plain")
 
@@ -95,7 +95,7 @@ def write_samples(root: Path, count: int) -> TrainingSet:
             mask, centre.astype(int).tolist(), axes.astype(int).tolist(), float(draw.uniform(0, 180)), 0, 360, 255, -1
         )
         cv2.imwrite(str(root / "masks" / f"{path.stem}.png"), mask)
-    return open_training_data(root, say=lambda note: None).train
+    return open_training_data(root).train
 
 
 class Pair:
@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         device = choose_device(options.device)
         scale = QUICK if options.quick else FULL if device.type == "cuda" else REDUCED
         if options.peak_of:
-            samples = open_training_data(options.samples, say=lambda note: None).train
+            samples = open_training_data(options.samples).train
             figures = take_rounds(options.peak_of, scale, device, samples)
         else:
             figures = benchmark(scale, device)

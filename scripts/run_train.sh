@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Trains a generator: bilevel, on every GPU of this machine, of several machines, or on processors.
 #
-#   DATA_ROOT=data/my_set bash scripts/run_train.sh                              the compact generator
+#   DATA_ROOT=data/my_set bash scripts/run_train.sh                         trains the compact generator
 #   DATA_ROOT=data/hqseg RECIPE=paper bash scripts/run_train.sh --sam pretrained_checkpoint/sam_vit_b_01ec64.pth
-#   DATA_ROOT=data/my_set NGPU=0 NPROC=2 bash scripts/run_train.sh --set seed=7  on two processes; more options go to train.py
-#   NNODES=2 RDZV_ENDPOINT=first-machine:29500 … bash scripts/run_train.sh       the same command on each of two machines
+#   DATA_ROOT=data/my_set NGPU=0 NPROC=2 bash scripts/run_train.sh --set seed=7      two processes; options go to train.py
+#   NNODES=2 RDZV_ENDPOINT=first-machine:29500 … bash scripts/run_train.sh           the same command on each of two machines
 #
 # Needs: what install.sh needs, images with masks or segment maps in DATA_ROOT (layout: data/README.md), and a GPU for
 #        anything but a trial: the recipe says how long it takes and on what. Several machines share the disk of OUTPUT.
-# Leaves: the log, pictures, checkpoints and the generator in OUTPUT. The same command goes on after Ctrl-C, SIGTERM or a kill, to
-#        the same weights as if nothing had happened; scripts/run_train.slurm does that under Slurm.
-# Settings: RECIPE (compact; paper, smoke), DATA_ROOT (required), OUTPUT (runs/RECIPE); paths are seen from the current folder.
-#           NGPU (every visible GPU; 0: processors, with NPROC processes, 1 if not set), OMP_NUM_THREADS (cores by processes).
-#           Several machines: NNODES (1), RDZV_ENDPOINT (HOST:PORT), RDZV_ID (unseg), RDZV_BACKEND (c10d; static with NODE_RANK),
-#           TORCHRUN_ARGS (more options of torchrun).
+# Leaves: the log, pictures, checkpoints and the generator in OUTPUT. The same command goes on after Ctrl-C, SIGTERM or
+#        a kill, to the same weights as if nothing had happened; scripts/run_train.slurm does that under Slurm.
+# Settings: RECIPE (compact; paper, smoke), DATA_ROOT (required), OUTPUT (runs/RECIPE); paths are seen from the current
+#           folder. NGPU (every visible GPU; 0: processors, with NPROC processes, 1 if not set), OMP_NUM_THREADS (cores
+#           by processes). Several machines: NNODES (1), RDZV_ENDPOINT (HOST:PORT), RDZV_ID (unseg), RDZV_BACKEND (c10d;
+#           static with NODE_RANK), TORCHRUN_ARGS (more options of torchrun).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 RECIPE=${RECIPE:-compact}
@@ -40,7 +40,8 @@ python=$root/.venv/bin/python
 if [[ -z ${NGPU:-} || $NGPU -gt 0 ]]; then
     visible=$("$python" -c 'import torch; print(torch.cuda.device_count())')
     NGPU=${NGPU:-$visible}
-    ((NGPU <= visible)) || fail "NGPU=$NGPU: torch sees $visible GPUs here; give at most that many, or 0 for processors (NPROC)"
+    ((NGPU <= visible)) ||
+        fail "NGPU=$NGPU: torch sees $visible GPUs here; give at most that many, or 0 for processors (NPROC)"
 fi
 
 train=("$root/train.py" --recipe "$RECIPE" --data-root "$DATA_ROOT" --output "${OUTPUT:-runs/$RECIPE}")

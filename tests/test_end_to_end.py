@@ -1,4 +1,4 @@
-"""From photographs to a trained generator, to unlearnable copies, to the proof of their bound: the commands a user types."""
+"""From photographs to a trained generator, to unlearnable copies, to the proof of their bound, as a user types it."""
 
 import json
 from importlib import resources

@@ -21,7 +21,7 @@ from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_views
 from unseg.method.config import Budget
 from unseg.protecting.protector import Protector
-from unseg.training.bilevel import take_step
+from unseg.training.loop import take_step
 from unseg.training.players import Player, Training
 from unseg.training.recipes import recipe
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.told_progress import Told
 from tests.support.training_folders import make_hqseg, save
 from unseg.data.catalog import HQSEG, HQSEG_TRAIN, HQSEG_VALIDATION, NO_IMAGE, NO_MASK, pair_folders, pair_plain
 from unseg.data.training_data import TrainingSet, open_training_data
@@ -48,17 +49,17 @@ def test_published_numbers():
 @pytest.mark.parametrize("below", ["", "data"])
 def test_all_sets_are_found_and_read(tmp_path, below):
     make_hqseg(tmp_path / below)
-    said = []
-    data = open_training_data(tmp_path, say=said.append)
+    told = Told()
+    data = open_training_data(tmp_path, progress=told)
     assert [pair.name for pair in data.train.pairs] == [
         f"{row.name}/{row.name.lower()}_{number}" for row in HQSEG_TRAIN for number in range(2)
     ]
     assert {name: len(samples) for name, samples in data.validation.items()} == {
         row.name: 2 for row in HQSEG_VALIDATION
     }
-    assert data.notes == tuple(said) and "14 images to train on (DIS5K-TR 2, " in said[0]
-    assert "held out: DIS5K-VD 2, COIFT 2, HRSOD 2, ThinObject5K-TE 2" in said[0]
-    assert "DIS5K-TR 2 of 3,000" in said[1] and "HRSOD 2 of 287" in said[1]
+    assert data.notes == tuple(told.sentences) and "14 images to train on (DIS5K-TR 2, " in told.sentences[0]
+    assert "held out: DIS5K-VD 2, COIFT 2, HRSOD 2, ThinObject5K-TE 2" in told.sentences[0]
+    assert "DIS5K-TR 2 of 3,000" in told.sentences[1] and "HRSOD 2 of 287" in told.sentences[1]
     for samples in (data.train, *data.validation.values()):
         sample = samples[-1]
         assert sample.grey and sample.pixels.shape == (12, 16, 3) and set(np.unique(sample.labels[0])) == {0, 255}
@@ -92,14 +93,16 @@ def test_every_fault_is_named_before_training(tmp_path):
     assert "1 image whose name is taken by another file type: DUTS-TR/duts-tr_0.jp" in message
     assert message.endswith("--allow-missing")
 
-    said = []
-    data = open_training_data(tmp_path, allow_missing=True, say=said.append)
+    told = Told()
+    data = open_training_data(tmp_path, allow_missing=True, progress=told)
     names = {pair.name for pair in data.train.pairs}
     assert len(names) == len(data.train) == 14 - 2 - 1 - 1 - 1
     assert not names & {"DIS5K-TR/dis5k-tr_1", "FSS/fss_0", "DUTS-TR/duts-tr_0"} and "FSS/fss_1" in names
     assert list(data.validation) == ["DIS5K-VD", "HRSOD", "ThinObject5K-TE"]
-    assert said[-1].startswith("left out, as --allow-missing says: 2 missing sets: ECSSD")
-    assert all(part in said[-1] for part in ("COIFT", "DIS5K-TR/dis5k-tr_1", "FSS/fss_0", "DUTS-TR/duts-tr_0.jp"))
+    assert told.sentences[-1].startswith("left out, as --allow-missing says: 2 missing sets: ECSSD")
+    assert all(
+        part in told.sentences[-1] for part in ("COIFT", "DIS5K-TR/dis5k-tr_1", "FSS/fss_0", "DUTS-TR/duts-tr_0.jp")
+    )
 
 
 def test_long_lists_are_counted_and_go_to_a_file(tmp_path):
@@ -194,12 +197,12 @@ def test_faults_are_named(folder, spoil, part):
 
 def test_what_is_left_of_a_plain_folder(folder):
     (folder / "images/train/b.jpg").unlink()
-    said = []
-    assert [pair.name for pair in open_training_data(folder, allow_missing=True, say=said.append).train.pairs] == [
+    told = Told()
+    assert [pair.name for pair in open_training_data(folder, allow_missing=True, progress=told).train.pairs] == [
         "train/a",
         "val/c",
     ]
-    assert "train/b.x, train/b.y" in said[-1]
+    assert "train/b.x, train/b.y" in told.sentences[-1]
     assert len(open_training_data(folder, ("val",)).train) == 1, "a fault in another split is no matter"
 
 
@@ -217,7 +220,7 @@ stems = st.sets(st.sampled_from(["a", "b", "c", "a.b", "d/a", "d/b", "e.f.g", "Ã
 def test_pairs_are_what_both_folders_have(images, masks, together):
     with tempfile.TemporaryDirectory() as root:
         folders = (Path(root) / "images", Path(root) / ("images" if together else "masks"))
-        for folder, names, suffix in zip(folders, (images, masks), (".jpg", ".PNG")):
+        for folder, names, suffix in zip(folders, (images, masks), (".jpg", ".PNG"), strict=True):
             folder.mkdir(exist_ok=True)
             for name in names:
                 (folder / f"{name}{suffix}").parent.mkdir(exist_ok=True)

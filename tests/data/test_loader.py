@@ -37,7 +37,7 @@ def samples(tmp_path_factory) -> TrainingSet:
         mask = np.zeros((40, 50), np.uint8)
         mask[number : number + 12, 10:40] = 255
         Image.fromarray(mask).save(root / f"masks/{number}.png")
-    return open_training_data(root, say=lambda note: None).train
+    return open_training_data(root).train
 
 
 def assert_sequential(batches, samples, first: int, last: int, rank: int = 0, world_size: int = 1) -> None:
@@ -125,7 +125,7 @@ def test_a_worker_that_dies_is_told_in_one_line(samples):
 
 
 def test_signals_to_the_group_leave_the_workers_alone(samples):
-    """Ctrl-C and a scheduler's SIGTERM reach every process: a worker that died of it would spoil the training's own stop."""
+    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died of it would spoil the stop."""
     with BatchLoader(samples, CONFIG, 0, 30, workers=1) as loader:
         first = next(loader)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -140,7 +140,7 @@ from test_loader import CONFIG, BatchLoader
 from unseg.data.training_data import open_training_data
 
 if __name__ == "__main__":
-    samples = open_training_data(Path(sys.argv[1]), say=lambda note: None).train
+    samples = open_training_data(Path(sys.argv[1])).train
     loader = BatchLoader(samples, CONFIG, 0, 10**6, workers=2)
     next(loader)
     print(*(child.pid for child in loader._children), flush=True)
@@ -202,5 +202,5 @@ def test_numbers_that_make_no_sense(samples):
 
 def test_default_workers_leave_a_core_to_each_training_process(monkeypatch):
     for cores, processes, workers in ((1, 1, 0), (2, 1, 1), (2, 2, 0), (16, 1, 4), (16, 8, 1), (64, 8, 4), (1, 3, 0)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, count=cores: set(range(count)), raising=False)
         assert default_workers(processes) == workers

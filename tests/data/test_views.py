@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unseg.data.training_data import TrainingImage
-from unseg.data.views import draw_mask, draw_object, draw_view, draw_views, shrunk, steps_per_epoch
+from unseg.data.views import draw_crop, draw_mask, draw_object, draw_view, draw_views, shrunk, steps_per_epoch
 from unseg.errors import UserError
 from unseg.training.recipes import recipe
 
@@ -58,6 +58,103 @@ def test_a_small_image_is_padded_right_and_below_with_zeros():
     image, label = view_of(square(), config, 0)
     assert image[:, 32:].abs().sum() == image[:, :, 32:].abs().sum() == label[:, 32:].sum() == 0
     assert image[:, :32, :32].mean() > 0.1
+
+
+# Geometry. Images are not square, and every pixel says where it was: red is its row, green its column.
+
+
+def mapped(height, width, object_rows=slice(None), object_columns=slice(None)):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.arange(height)[:, None], np.arange(width)
+    mask = np.zeros((height, width), np.int32)
+    mask[object_rows, object_columns] = 255
+    return TrainingImage("mapped", pixels, (mask,))
+
+
+def unscaled(sample, **changes):
+    """The smoke recipe with every image at its own size."""
+    long_side = max(sample.pixels.shape)
+    return dataclasses.replace(CONFIG, frame_size=long_side, jitter=(1.0, 1.0), antialias=False, **changes)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_image_and_label_are_flipped_together_from_left_to_right(flip):
+    sample = mapped(48, 80, slice(5, 20), slice(8, 30))  # off the centre both ways
+    view = draw_view(sample, unscaled(sample, flip=flip, view_size=96), np.random.default_rng(0))
+    turn = -1 if flip else 1
+    assert np.array_equal(view[:3, :48, :80], sample.pixels[:, ::turn].transpose(2, 0, 1))
+    assert np.array_equal(view[3, :48, :80], sample.labels[0][:, ::turn])
+    assert not view[:, 48:].any() and not view[:, :, 80:].any()
+
+
+def test_half_of_the_views_are_flipped():
+    sample = mapped(10, 20)
+    config = unscaled(sample, flip=0.5, view_size=32)
+    flipped = [draw_view(sample, config, np.random.default_rng(seed))[1, 0, 0] == 19 for seed in range(400)]
+    assert 160 < sum(flipped) < 240
+
+
+def extent(view):
+    """Rows and columns that the label reaches."""
+    rows, columns = np.nonzero(view[3])
+    return rows.max() + 1, columns.max() + 1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "frame", "scale", "expected"),
+    [
+        (48, 80, 40, 1.0, (24, 40)),  # the long side, 80, becomes the frame's 40
+        (80, 48, 40, 1.0, (40, 24)),
+        (48, 80, 40, 1.5, (36, 60)),
+        (30, 120, 90, 0.5, (11, 45)),  # 11.25 rows
+    ],
+)
+def test_scales_are_those_of_the_long_side(height, width, frame, scale, expected):
+    config = dataclasses.replace(CONFIG, frame_size=frame, jitter=(scale, scale), view_size=128)
+    assert extent(draw_view(mapped(height, width), config, np.random.default_rng(0))) == expected
+
+
+def test_scales_are_uniform():
+    """Not so in their logarithm, of which half would lie below 0.45."""
+    config = dataclasses.replace(CONFIG, frame_size=100, jitter=(0.1, 2.0), view_size=200)
+    sample, random = mapped(8, 40), np.random.default_rng(0)
+    scales = np.array([extent(draw_view(sample, config, random))[1] / 100 for _ in range(1000)])
+    assert 0.1 <= scales.min() < 0.15 and 1.95 < scales.max() <= 2.0
+    for share in (0.25, 0.5, 0.75):
+        assert (scales < 0.1 + share * 1.9).mean() == pytest.approx(share, abs=0.06)
+
+
+def corner(view):
+    """Where a crop of a mapped image lies, after a look whether all its pixels are of that place."""
+    top, left = int(view[0, 0, 0]), int(view[1, 0, 0])
+    side = view.shape[1]
+    assert np.array_equal(view[0], np.repeat(np.arange(top, top + side)[:, None], side, 1))
+    assert np.array_equal(view[1], np.repeat(np.arange(left, left + side)[None], side, 0))
+    return top, left
+
+
+@pytest.mark.parametrize(("height", "width"), [(34, 35), (35, 34)])
+def test_crops_take_every_place_up_to_the_far_edges(height, width):
+    sample = mapped(height, width)
+    config = unscaled(sample, view_size=32)
+    seen = {corner(draw_view(sample, config, np.random.default_rng(seed))) for seed in range(150)}
+    assert seen == {(top, left) for top in range(height - 31) for left in range(width - 31)}
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 40), (40, 200)])
+def test_rows_and_columns_of_a_crop_are_not_exchanged(height, width):
+    sample = mapped(height, width)
+    config = unscaled(sample, view_size=32)
+    places = np.array([corner(draw_view(sample, config, np.random.default_rng(seed))) for seed in range(60)])
+    assert places[:, 0].max() <= height - 32 and places[:, 1].max() <= width - 32
+    assert places[:, 0].max() > (height - 32) // 2 and places[:, 1].max() > (width - 32) // 2
+
+
+@pytest.mark.parametrize(("row", "column", "expected"), [(180, 3, (168, 3)), (2, 35, (2, 8))])
+def test_a_crop_that_random_places_miss_lies_over_the_objects_first_pixel(row, column, expected):
+    mask = np.zeros((200, 40), np.uint8)
+    mask[row, column] = 255  # one pixel is fewer than a crop must show
+    assert draw_crop(mask, 32, np.random.default_rng(0)) == expected
 
 
 def test_a_speck_is_found():
@@ -169,7 +266,7 @@ def test_a_batch_carries_bytes_and_gives_floats():
     assert batch.step == 0 and batch.pixels.dtype == torch.uint8 and batch.pixels.shape == (2, 4, 64, 64)
     assert batch.images.shape == (2, 3, 64, 64) and batch.labels.shape == (2, 1, 64, 64)
     assert batch.images.dtype == torch.float32 and batch.images.is_contiguous() and batch.labels.is_contiguous()
-    for image, label, pixels, name in zip(batch.images, batch.labels, batch.pixels, batch.names):
+    for image, label, pixels, name in zip(batch.images, batch.labels, batch.pixels, batch.names, strict=True):
         assert torch.equal(image, pixels[:3].float() / 255)
         assert torch.equal(label[0], pixels[3].float() / 255)
         assert pixels[0].max() == int(name)

@@ -73,6 +73,6 @@ def test_counting_in_tables_and_bands_is_counting(seed: int, height: int, span: 
         codes = {value: random.integers(0, 255).item() for value in areas}
         coded = code_map(classes, codes, ignore_label=-1)
     values, counts = np.unique(classes[classes >= 0], return_counts=True)
-    assert areas == dict(zip(values.tolist(), counts.tolist()))
+    assert areas == dict(zip(values.tolist(), counts.tolist(), strict=True))
     for value in (-1, *areas):
         assert (coded[classes == value] == codes.get(value, NO_CODE)).all()

@@ -37,7 +37,7 @@ def test_three_quarters_of_the_points_are_uncertain():
     # Certain everywhere but in the left tenth, which holds a tenth of the candidates: all of those are chosen first.
     logits = torch.full((1, 1, 50, 50), 9.0)
     logits[..., :5] = 0.0
-    points = uncertain_points(logits, 400, torch.Generator().manual_seed(0))
+    points = uncertain_points(logits, LossRule(400), torch.Generator().manual_seed(0))
     assert points.shape == (1, 400, 2) and points.min() >= 0 and points.max() <= 1
     in_the_left = (points[0, :, 0] < 0.1).float()
     candidates = torch.rand(1, 1200, 2, generator=torch.Generator().manual_seed(0))
@@ -48,7 +48,7 @@ def test_three_quarters_of_the_points_are_uncertain():
 def test_both_losses_look_at_the_same_points():
     torch.manual_seed(0)
     logits, targets = torch.randn(2, 1, 16, 16), torch.rand(2, 1, 32, 32).round()
-    points = uncertain_points(logits, 64, torch.Generator().manual_seed(5))
+    points = uncertain_points(logits, LossRule(64), torch.Generator().manual_seed(5))
     expected = F.binary_cross_entropy_with_logits(sample_at(logits, points), sample_at(targets, points)) + dice_loss(
         sample_at(logits, points), sample_at(targets, points)
     )
@@ -78,5 +78,6 @@ def test_how_many_points_are_uncertain_is_the_rules():
     logits = torch.full((1, 1, 50, 50), 9.0)
     logits[..., :5] = 0.0
     for oversample, share, in_the_left in ((1, 1.0, (10, 80)), (10, 1.0, (300, 400)), (10, 0.25, (115, 220))):
-        points = uncertain_points(logits, 400, torch.Generator().manual_seed(0), oversample, share)
+        rule = LossRule(400, oversample=oversample, uncertain_share=share)
+        points = uncertain_points(logits, rule, torch.Generator().manual_seed(0))
         assert points.shape == (1, 400, 2) and in_the_left[0] <= (points[0, :, 0] < 0.1).sum() <= in_the_left[1]

@@ -49,7 +49,7 @@ def test_iou_equals_an_independent_implementation(num_classes: int, pixels: int,
 def test_confusion_adds_over_batches() -> None:
     draw = torch.Generator().manual_seed(0)
     labels, predictions = (torch.randint(0, 4, (6, 5, 7), generator=draw) for _ in range(2))
-    parts = sum(metrics.confusion_matrix(label, answer, 4) for label, answer in zip(labels, predictions))
+    parts = sum(metrics.confusion_matrix(label, answer, 4) for label, answer in zip(labels, predictions, strict=True))
     assert torch.equal(parts, metrics.confusion_matrix(labels, predictions, 4))
 
 
@@ -66,8 +66,9 @@ def test_trivial_answer_is_the_training_majority() -> None:
     train = np.array([[1, 1, 1, 0, 255, 255, 255, 255]], np.uint8)
     test = np.array([[0, 0, 0, 1, 255]], np.uint8)
     assert metrics.majority_class(train, 2) == 1  # 255 is no class, however frequent
-    # answering 1 everywhere: class 0 gets nothing, class 1 one pixel of four; by the test labels' majority it were 3/4, 0
-    assert metrics.trivial_iou(train, test, 2) == [0.0, 0.25]
+    # 1 everywhere: class 0 gets nothing, class 1 one pixel of four; by the test labels' majority it would be 3/4 and 0
+    answers = torch.full((1, 5), metrics.majority_class(train, 2))
+    assert metrics.class_iou(metrics.confusion_matrix(torch.from_numpy(test), answers, 2)) == [0.0, 0.25]
 
 
 def scipy_boundary_iou(label: np.ndarray, answer: np.ndarray, share: float) -> float:

@@ -77,6 +77,11 @@ def test_no_pixel_leaves_its_budget(
     assert (change <= np.where(region, on_object, elsewhere)).all()
 
 
+def resized_noise(square: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Noise of the padded square at the image's size, 3×H×W, from the bands in which `apply` uses it."""
+    return torch.cat([band.clone() for _, band in noise._resized_bands(square, height, width)], dim=1)
+
+
 def test_training_adds_the_same_noise_as_generation() -> None:
     """add_noise (floats, batches) and apply (bytes) agree to half a grey level, the rounding."""
     random = np.random.default_rng(0)
@@ -106,7 +111,7 @@ def test_resized_noise_and_region_equal_the_crop_of_a_square(height: int, width:
     square = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     prompt = (square[0] > 0).float() * 255
     plain = resized(square, max(height, width))[0, :, :height, :width]
-    assert torch.equal(noise.resize_noise(square, height, width), plain)
+    assert torch.equal(resized_noise(square, height, width), plain)
     region = resized(prompt[None] / 255, max(height, width))[0, 0, :height, :width].round() > 0
     assert torch.equal(noise.published_region(prompt, height, width), region)
 
@@ -122,15 +127,15 @@ def test_resized_noise_is_interpolates_bit_for_bit_at_any_size(
     torch.set_num_threads(threads)
     try:
         plain = letterbox.resize_part(square[None], height, width, long / side, long / side)[0]
-        assert torch.equal(noise.resize_noise(square, height, width), plain)
+        assert torch.equal(resized_noise(square, height, width), plain)
     finally:
         torch.set_num_threads(1)
-    assert torch.equal(noise.resize_noise(square, height, width), resized(square, long)[0, :, :height, :width])
+    assert torch.equal(resized_noise(square, height, width), resized(square, long)[0, :, :height, :width])
 
 
 def test_two_resizes_in_one_thread_do_not_share_memory() -> None:
     squares = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    alone = [noise.resize_noise(square, 40, 60) for square in squares]
+    alone = [resized_noise(square, 40, 60) for square in squares]
     first, second = (noise._resized_bands(square, 40, 60) for square in squares)
     (_, one), (_, other) = next(first), next(second)
     assert torch.equal(one, alone[0]) and torch.equal(other, alone[1])
@@ -148,7 +153,7 @@ def test_large_images_go_by_strips_with_the_same_result(
         return (
             letterbox.image_frame(image, 64, False),
             letterbox.image_frame(image, 64, True),
-            noise.resize_noise(square, height, width),
+            resized_noise(square, height, width),
             noise.apply(image, square, region, Budget()),
         )
 
@@ -164,7 +169,7 @@ def test_large_images_go_by_strips_with_the_same_result(
 
 
 def plainly(image: np.ndarray, resized: torch.Tensor, region: np.ndarray, budget: Budget) -> np.ndarray:
-    """`apply` in single steps on whole arrays: sum, clamp, rounding, and the limit to whole values within the budget."""
+    """`apply` in single steps on whole arrays: sum, clamp, rounding, and the limit to whole values in the budget."""
     values = 257 if image.dtype == np.uint16 else 1
     change = noise.luminance(resized).numpy() if image.shape[2] == 1 else resized.numpy()
     bound = np.where(
@@ -195,7 +200,7 @@ def test_bands_give_the_very_values_of_single_steps(
     monkeypatch.setattr(letterbox, "BAND", 700)
     halves = np.arange(height)[:, None] < [height // 2] * width
     for region in (random.random((height, width)) < 0.5, np.ones((height, width), bool), halves):
-        plain = plainly(image, noise.resize_noise(square, height, width), region, budget)
+        plain = plainly(image, resized_noise(square, height, width), region, budget)
         assert np.array_equal(noise.apply(image, square, region, budget), plain)
     assert torch.equal(square, kept)
 

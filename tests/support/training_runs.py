@@ -1,7 +1,7 @@
-"""Small training runs for the tests, and a program that runs one: alone, or on two processes through `unseg.compute.launch`.
+"""Small training runs for the tests, and a program that runs one, alone or on two processes of `unseg.compute.launch`.
 
-python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]     the smoke recipe; the process of that rank kills itself
-python tests/support/training_runs.py gradients OUTPUT                  one step of each player; gradients and states by rank
+python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]   the smoke recipe; that rank's process kills itself
+python tests/support/training_runs.py gradients OUTPUT                one step of each player: gradients, states by rank
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from segment_anything_training import build
 from segment_anything_training.sam import SamConfig
 from unseg.compute.distributed import World, connect
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_views
 from unseg.method.config import Budget, TrainConfig
-from unseg.training import bilevel
-from unseg.training.bilevel import Outcome, RunOptions, train
+from unseg.training import loop
 from unseg.training.checkpoints import read_state
-from unseg.training.players import Training
+from unseg.training.loop import Outcome, RunOptions, train
+from unseg.training.players import ALONE, Training
 from unseg.training.recipes import recipe
 
 SMOKE = dataclasses.replace(recipe("smoke"), total_phases=10, log_every=5)  # checkpoints after steps 4, 8, 10
@@ -43,9 +45,11 @@ def made_samples() -> list[TrainingImage]:
     return made
 
 
-def run(output: Path, config: TrainConfig = SMOKE, world: World = World(), **options: object) -> Outcome:
-    options = {"quiet": True, "tensorboard": False, "validation_images": 2, **options}
-    return train(config, made_samples(), output, world, options=RunOptions(**options))
+def run(
+    output: Path, config: TrainConfig = SMOKE, world: World = ALONE, progress: Progress = SILENT, **options: object
+) -> Outcome:
+    options = {"tensorboard": False, "validation_images": 2, **options}
+    return train(config, made_samples(), output, world, options=RunOptions(**options), progress=progress)
 
 
 def final_state(output: Path) -> dict:
@@ -61,7 +65,7 @@ def same(left: object, right: object) -> bool:
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right))
+        return len(left) == len(right) and all(map(same, left, right))
     return left == right
 
 
@@ -82,7 +86,7 @@ def small_paper(batch_size: int) -> TrainConfig:
 
 
 def one_step_each(config: TrainConfig, world: World) -> dict:
-    """A step of each player from the same start: the gradients that the optimizers were given, the losses, the states."""
+    """A step of each player from the same start: gradients as the optimizers get them, losses, states."""
     found: dict = {"states": []}
     for step, (name, opponent) in enumerate((("surrogate", "generator"), ("generator", "surrogate"))):
         training = Training.start(config, world)
@@ -90,13 +94,15 @@ def one_step_each(config: TrainConfig, world: World) -> dict:
         before = copy.deepcopy(players[opponent].state())
         grads = found[f"{name} gradients"] = {}
 
-        def take_gradients(*_: object) -> None:
-            for key, parameter in players[name].network.named_parameters():
+        network = players[name].network
+
+        def take_gradients(*_: object, network: nn.Module = network, grads: dict = grads) -> None:
+            for key, parameter in network.named_parameters():
                 grads[key] = None if parameter.grad is None else parameter.grad.clone()
 
         players[name].optimizer.register_step_pre_hook(take_gradients)
         views = draw_views(made_samples(), config, step, world.rank, world.size)
-        found[f"{name} loss"] = bilevel.take_step(training, views, phase=step)[1]
+        found[f"{name} loss"] = loop.take_step(training, views, phase=step)[1]
         found[f"{opponent} kept"] = same(before, players[opponent].state())
         found["states"] += [copy.deepcopy(player.state()) for player in players.values()]
     return found
@@ -109,14 +115,14 @@ def main(mode: str, output: str, *more: str) -> None:
             torch.save(one_step_each(small_paper(batch_size=2), world), Path(output) / f"rank_{world.rank}.pt")
             return
         kill_step, kill_rank = map(int, more[1:]) if more else (-1, 0)
-        take_step = bilevel.take_step
+        take_step = loop.take_step
 
         def step_or_die(training: Training, *arguments: object) -> tuple[str, float]:
             if training.step == kill_step and world.rank == kill_rank:
                 os.kill(os.getpid(), signal.SIGKILL)
             return take_step(training, *arguments)
 
-        bilevel.take_step = step_or_die
+        loop.take_step = step_or_die
         run(Path(output), world=world)
 
 

@@ -1,4 +1,4 @@
-"""What a person watches: a log that outlives a kill at any byte, curves and pictures read back as TensorBoard reads them."""
+"""The log: one that outlives a kill at any byte, curves and pictures read back as TensorBoard reads them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import sys
 import time
 
 import numpy as np
@@ -15,16 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support.told_progress import Told
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.storage.images import read_image
 from unseg.storage.panels import MISSED, WRONG
 from unseg.training import log
-from unseg.training.log import Watch, draw, is_due, kept_lines, log_line, noise_gain, scalars
+from unseg.training.log import Report, TrainingLog, kept_lines, log_line, scalars, sentence
+from unseg.training.phases import Phases
+from unseg.training.pictures import PictureRow, draw, noise_gain
 from unseg.training.recipes import recipe
-from unseg.training.validation import SetScore, Shown
+from unseg.training.validation import SetScore
 
-PAPER, SMOKE = recipe("paper"), recipe("smoke")
+PAPER = Phases(recipe("paper"), epoch=10)
+SMOKE = Phases(dataclasses.replace(recipe("smoke"), total_phases=7), epoch=10)
 SCORES = [
     SetScore("DIS5K-VD", 3, 0, (), 0.9, 0.5, 0.8, 0.4, 0.1, 1.0),
     SetScore("COIFT", 1, 2, ("a", "b"), 0.7, 0.3, 0.6, 0.2, 0.5, 2.0),
@@ -32,33 +35,30 @@ SCORES = [
 ]
 
 
-def line(step: int = 20, config=PAPER, **changes):
+def report(step: int = 20, **changes) -> Report:
+    made = Report(
+        step=step,
+        seconds=12.34,
+        losses={"surrogate": 0.25},
+        scores=SCORES,
+        learning_rates={"generator": 1e-4, "surrogate": 1e-5},
+        surrogate_age=7,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def line(step: int = 20, **changes):
     return log_line(
-        config,
-        **{
-            **dict(
-                step=step,
-                steps_per_epoch=10,
-                seconds=12.34,
-                losses={"surrogate": 0.25},
-                scores=SCORES,
-                learning_rates={"generator": 1e-4, "surrogate": 1e-5},
-                images_per_second=31.4159265358,
-                waiting_share=0.125,
-                revision="abc",
-                facts={"surrogate_age": 7},
-            ),
-            **changes,
-        },
+        report(step, **changes), PAPER, images_per_second=31.4159265358, waiting_share=0.125, revision="abc"
     )
 
 
-def shown(name: str = "cat", height: int = 40, width: int = 60) -> Shown:
+def shown(name: str = "cat", height: int = 40, width: int = 60) -> PictureRow:
     pixels = np.full((height, width, 3), 100, np.uint8)
     label, clean, noised = (np.zeros((height, width), bool) for _ in range(3))
     label[:, :30], clean[:, :30], noised[:, 20:40] = True, True, True
     change = np.where(label[..., None], 1.0, -0.25).repeat(3, 2).astype(np.float32)
-    return Shown(name, pixels, change, (pixels + change).round().astype(np.uint8), label, clean, noised, 1.0, 0.25)
+    return PictureRow(name, pixels, change, (pixels + change).round().astype(np.uint8), label, clean, noised, 1.0, 0.25)
 
 
 def test_a_line_holds_what_was_measured():
@@ -81,7 +81,7 @@ def test_a_line_holds_what_was_measured():
     assert (
         got["sets"]["void"]["iou_clean"] is None and got["images_per_second"] == 31.4159 and got["surrogate_age"] == 7
     )
-    assert got["revision"] == "abc" and got["config"] == json.loads(json.dumps(dataclasses.asdict(PAPER)))
+    assert got["revision"] == "abc" and got["config"] == json.loads(json.dumps(dataclasses.asdict(PAPER.config)))
     assert json.loads(json.dumps(got, allow_nan=False)) == got
     assert json.dumps(got).encode().startswith(log.LINE_START) and got.keys() >= log.OWN_FIELDS
 
@@ -96,9 +96,24 @@ def test_numbers_that_are_not_finite_become_null():
     assert tags["rate/waiting_share"] == 0.125 and tags["learning_rate/surrogate"] == 1e-5
 
 
-def test_lines_are_due_at_epochs_or_every_few_steps():
-    assert [step for step in range(1, 31) if is_due(PAPER, step, 10, 30)] == [10, 20, 30]
-    assert [step for step in range(1, 8) if is_due(SMOKE, step, 10, 7)] == [2, 4, 6, 7]  # log_every is 2
+def test_a_person_is_told_the_losses_and_what_the_noise_does():
+    assert sentence(line()) == (
+        "step 20, epoch 2: surrogate loss 0.250; surrogate's loss on validation images: noised 0.200, clean 1.250; "
+        "31.4 images a second"
+    )
+    alone = line(5, losses={"surrogate": math.nan, "generator": 0.5}, scores=[])
+    assert sentence(alone) == "step 5, epoch 0.5: generator loss 0.500; 31.4 images a second"
+
+
+def test_lines_and_checkpoints_come_at_epochs_or_every_few_steps():
+    assert PAPER.total_steps == 270 and SMOKE.total_steps == 7
+    assert [step for step in range(1, 31) if PAPER.logs_after(step)] == [10, 20, 30]
+    assert [step for step in range(1, 8) if SMOKE.logs_after(step)] == [2, 4, 6, 7]  # log_every is 2
+    often = Phases(dataclasses.replace(PAPER.config, checkpoint_every=7), epoch=10)
+    assert [step for step in range(1, 31) if often.saves_after(step)] == [7, 10, 14, 20, 21, 28, 30]
+    assert [step for step in range(1, 8) if SMOKE.saves_after(step)] == [4, 7]  # checkpoint_every is 4
+    assert [PAPER.phase_of(step) for step in (0, 9, 10, 269)] == [0, 0, 1, 26]
+    assert [SMOKE.phase_of(step) for step in (0, 1, 6)] == [0, 1, 6]
 
 
 @given(st.integers(0, 5), st.data())
@@ -128,49 +143,42 @@ def test_a_file_that_is_no_log_is_left_alone(tmp_path, text, number):
     path = tmp_path / "log.jsonl"
     path.write_text(text)
     with pytest.raises(UserError, match=f"log.jsonl: line {number} is no line of a training log; move"):
-        open_watch(tmp_path, step=1)
+        run(tmp_path, 2, 2)
     assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "tensorboard").write_text("")
     with pytest.raises(UserError, match="tensorboard: cannot be written .*--no-tensorboard"):
-        open_watch(tmp_path)
+        run(tmp_path, 1, 1, tensorboard=None)
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(UserError, match="log.jsonl: cannot be read"):
-        open_watch(tmp_path, tensorboard=False)
+        run(tmp_path, 1, 1)
     (tmp_path / "log.jsonl").rmdir()
     (tmp_path / "pictures").write_text("")
-    with (
-        open_watch(tmp_path, tensorboard=False) as watched,
-        pytest.raises(UserError, match="epoch_001.png: cannot be written"),
-    ):
-        run(watched, 1, 10)
+    with pytest.raises(UserError, match="epoch_001.png: cannot be written"):
+        run(tmp_path, 1, 10)
 
 
-def open_watch(output, step=0, config=PAPER, **changes):
-    return Watch(
-        output,
-        config,
-        **{
-            **dict(step=step, total_steps=30, steps_per_epoch=10, images_per_step=8, revision="abc", quiet=True),
-            **changes,
-        },
-    )
+def test_making_a_log_touches_no_disk(tmp_path):
+    (tmp_path / "log.jsonl").write_text("shopping list")
+    make(tmp_path, tensorboard=None)
+    assert (tmp_path / "log.jsonl").read_text() == "shopping list" and len(list(tmp_path.iterdir())) == 1
 
 
-def run(watched: Watch, first: int, last: int) -> None:
-    for step in range(first, last + 1):
-        watched.advance(step, "surrogate", 1 / step, waited=0.0)
-        if is_due(watched.config, step, 10, 30):
-            watched.record(
-                step,
-                seconds=step,
-                losses={"surrogate": 1 / step},
-                scores=SCORES,
-                learning_rates={"surrogate": 1e-4},
-                shown=[shown(), shown("dog")],
-            )
+def make(output, phases=PAPER, step=0, **changes) -> TrainingLog:
+    options = {"images_per_step": 8, "revision": "abc", "tensorboard": False, **changes}
+    return TrainingLog(output, phases, step=step, **options)
+
+
+def run(output, first: int, last: int, phases=PAPER, **changes) -> None:
+    """Takes the steps from `first` to `last`, those before being done."""
+    with make(output, phases, step=first - 1, **changes) as log:
+        for step in range(first, last + 1):
+            log.count(step, "surrogate", 1 / step, waited=0.0)
+            if phases.logs_after(step):
+                made = report(step, losses={"surrogate": 1 / step}, learning_rates={"surrogate": 1e-4})
+                log.write(dataclasses.replace(made, shown=[shown(), shown("dog")]))
 
 
 def events(output) -> EventAccumulator:
@@ -179,14 +187,13 @@ def events(output) -> EventAccumulator:
 
 
 def test_log_pictures_and_events_of_a_run_that_was_killed_and_went_on(tmp_path):
-    with open_watch(tmp_path) as watched:
-        run(watched, 1, 25)
+    run(tmp_path, 1, 25, tensorboard=None)
     log = tmp_path / "log.jsonl"
     before = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(before) + b'{"step": 30, "epo')  # killed in the middle of a line
-    with open_watch(tmp_path, step=10) as watched:  # the last checkpoint was that of the first epoch
+    with make(tmp_path, step=10):  # the last checkpoint was that of the first epoch
         assert log.read_bytes() == before[0]
-        run(watched, 11, 30)
+    run(tmp_path, 11, 30, tensorboard=None)
     lines = [json.loads(text) for text in log.read_text().splitlines()]
     assert [entry["step"] for entry in lines] == [10, 20, 30] and [entry["epoch"] for entry in lines] == [1, 2, 3]
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
@@ -215,13 +222,12 @@ def test_log_pictures_and_events_of_a_run_that_was_killed_and_went_on(tmp_path):
     assert (
         (pictures[-1].height, pictures[-1].width)
         == on_disk.shape[:2]
-        == draw([shown(), shown("dog")], PAPER.budget).shape[:2]
+        == draw([shown(), shown("dog")], PAPER.config.budget).shape[:2]
     )
 
 
 def test_steps_of_recipes_whose_phases_are_steps(tmp_path):
-    with open_watch(tmp_path, config=SMOKE, tensorboard=False) as watched:
-        run(watched, 1, 3)
+    run(tmp_path, 1, 3, SMOKE)
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["step_000002.png"]
     assert not (tmp_path / "tensorboard").exists()
 
@@ -229,35 +235,30 @@ def test_steps_of_recipes_whose_phases_are_steps(tmp_path):
 def test_rates_leave_validation_out_and_count_waiting(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with open_watch(tmp_path, tensorboard=False) as watched:
+    with make(tmp_path) as log:
         for step in range(1, 21):
             clock[0] += 2.0  # 8 images in 2 seconds, half a second of it waiting
-            watched.advance(step, "generator", 1.0, waited=0.5 * step)
+            log.count(step, "generator", 1.0, waited=0.5 * step)
             if step % 10 == 0:
                 clock[0] += 60.0  # validation
-                watched.record(step, seconds=clock[0], losses={}, scores=[], learning_rates={})
+                log.write(report(step, losses={}, scores=[]))
     lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(entry["images_per_second"], entry["waiting_share"]) for entry in lines] == [(4.0, 0.25)] * 2
     assert lines[0]["surrogate_noised"] is None and lines[0]["sets"] == {}
 
 
-def test_other_processes_write_and_say_nothing(tmp_path, capsys):
-    with open_watch(tmp_path, main=False, quiet=False, tensorboard=True) as watched:
-        run(watched, 1, 10)
-    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
+def test_other_processes_write_and_say_nothing(tmp_path):
+    told = Told()
+    run(tmp_path, 1, 10, leads=False, tensorboard=True, progress=told)
+    assert not list(tmp_path.iterdir()) and told.sentences == []
 
 
-def test_the_bar_counts_images_and_empty_labels_are_said_once(tmp_path, capsys, monkeypatch):
-    said = []
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with open_watch(tmp_path, quiet=False, tensorboard=False, say=said.append) as watched:
-        run(watched, 1, 10)
-        watched.validated(3), watched.validated(4)
-        run(watched, 11, 30)
-    bar = capsys.readouterr().err
-    assert "validation, image 7" in bar and "validation" not in bar.rpartition("\r")[2]
-    assert "240/240" in bar and "img/s" in bar and "epoch=3.00" in bar and "noised=0.200" in bar
-    assert said == [
+def test_empty_labels_are_told_once(tmp_path):
+    told = Told()
+    run(tmp_path, 1, 30, progress=told)
+    lines = [said for said in told.sentences if said.startswith("step ")]
+    assert [said.split(":")[0] for said in lines] == ["step 10, epoch 1", "step 20, epoch 2", "step 30, epoch 3"]
+    assert [said for said in told.sentences if said not in lines] == [
         "validation set COIFT: 2 of 3 images show no object and are left out (a, b)",
         "validation set void: 5 of 5 images show no object and are left out (c, d, e, …)",
     ]
@@ -266,17 +267,16 @@ def test_the_bar_counts_images_and_empty_labels_are_said_once(tmp_path, capsys, 
 def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(log, "find_spec", lambda name: None if name == "tensorboard" else found(name))
-    said = []
-    with open_watch(tmp_path, say=said.append) as watched:
-        run(watched, 1, 10)
-    assert said[0] == (
+    told = Told()
+    run(tmp_path, 1, 10, tensorboard=None, progress=told)
+    assert told.sentences[0] == (
         "TensorBoard is not installed (pip install 'unseg[train]'): the log and the pictures are written all the same"
     )
     assert (tmp_path / "log.jsonl").exists() and not (tmp_path / "tensorboard").exists()
     with pytest.raises(
         UserError, match=r"--tensorboard: TensorBoard is not installed \(pip install 'unseg\[train\]'\)"
     ):
-        open_watch(tmp_path, tensorboard=True)
+        run(tmp_path, 11, 11, tensorboard=True)
 
 
 def test_a_picture_shows_noise_and_answers():

@@ -10,7 +10,7 @@ from unseg.compute.distributed import World
 from unseg.errors import UserError
 from unseg.method import losses, prompts
 from unseg.method.config import Budget, TrainConfig
-from unseg.training.bilevel import learning_rates, loss_rule
+from unseg.training.phases import learning_rates, player_of
 from unseg.training.players import Player
 from unseg.training.recipes import RECIPES, recipe
 
@@ -62,12 +62,12 @@ def test_the_papers_numbers(field, published):
 
 def test_every_field_of_the_papers_recipe_is_checked_or_is_no_number_of_the_paper():
     checked = {field for field, _ in test_the_papers_numbers.pytestmark[0].args[1]} | {"phases"}
-    ours = {"log_every", "checkpoint_every", "precision", "compile"}
+    ours = {"log_every", "checkpoint_every", "precision"}
     assert {field.name for field in dataclasses.fields(TrainConfig)} == checked | ours
 
 
 def test_the_papers_epochs():
-    turns = [PAPER.phases[epoch % len(PAPER.phases)] for epoch in range(PAPER.total_phases)]
+    turns = [player_of(PAPER, epoch) for epoch in range(PAPER.total_phases)]
     assert turns == ["surrogate" if epoch % 4 == 0 else "generator" for epoch in range(27)]
     rates = [learning_rates(PAPER, epoch) for epoch in range(27)]
     assert rates[:20] == [{"surrogate": 1e-4, "generator": 1e-4}] * 20
@@ -75,7 +75,7 @@ def test_the_papers_epochs():
 
 
 def test_what_losses_and_prompts_do_unasked_is_the_papers():
-    assert loss_rule(PAPER) == losses.LossRule()
+    assert losses.loss_rule(PAPER) == losses.LossRule()
     assert prompts.prompt_rule(PAPER) == prompts.PromptRule()
     levels = torch.arange(256) / 255
     assert (levels > prompts.OBJECT_THRESHOLD).tolist() == [level > 128 for level in range(256)]
@@ -124,6 +124,7 @@ def test_overrides(field, text, value):
         ("batch_size", "two", "whole number"),
         ("batch_size", "0", "from 1"),
         ("colour", "1", "unknown"),
+        ("compile", "true", "--set compile: was removed in version 0.2"),
         ("target", "zeros", "ones"),
         ("jitter", "1", "separated"),
         ("antialias", "maybe", "true or false"),

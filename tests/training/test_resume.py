@@ -16,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.support.told_progress import Told
 from tests.support.training_runs import SMOKE, final_state, made_samples, run, same
 from unseg.cli import main
 from unseg.commands import train as train_options
 from unseg.errors import UserError
-from unseg.training import bilevel, checkpoints
-from unseg.training.bilevel import RunOptions, run_settings, take_step
+from unseg.training import checkpoints, loop, steps
 from unseg.training.checkpoints import RunFolder
+from unseg.training.loop import RunOptions, run_settings, take_step, train
+from unseg.training.players import Starts
 
-QUIET = RunOptions(quiet=True, tensorboard=False, validation_images=2)
+OPTIONS = RunOptions(tensorboard=False, validation_images=2)
 PROGRAM = Path(__file__).parents[1] / "support" / "training_runs.py"
 
 
@@ -48,7 +51,13 @@ def die_at(monkeypatch, step):
             raise Killed
         return take_step(training, *arguments)
 
-    monkeypatch.setattr(bilevel, "take_step", die)
+    monkeypatch.setattr(loop, "take_step", die)
+
+
+def metadata(output):
+    """What the weights' file says beside the tensors."""
+    with safe_open(output / "generator.safetensors", "pt") as file:
+        return file.metadata()
 
 
 def lines(output):
@@ -82,7 +91,7 @@ def test_a_resumed_run_is_the_unbroken_one(whole, tmp_path, monkeypatch, step):
 @pytest.mark.slow
 def test_a_run_killed_twice_by_sigkill_is_the_unbroken_one(tmp_path):
     def program(output, *options):
-        # All in processes of their own: this one's threads may keep what other tests have set, such as how denormal numbers count.
+        # All in processes of their own: this one's threads may keep what other tests set, as how denormals count.
         return subprocess.run([sys.executable, PROGRAM, "run", output, *options], capture_output=True, text=True)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -189,18 +198,14 @@ def broken(tmp_path_factory):
     "suffix, how", [(".pt", "a flipped bit"), (".pt", "half a file"), (".pt", "nothing"), (".json", "no JSON")]
 )
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_chosen(broken, tmp_path, suffix, how):
-    output, said = tmp_path / "run", []
+    output, told = tmp_path / "run", Told()
     shutil.copytree(broken, output)
     damage(output / "checkpoints" / f"step_00000008{suffix}", how)
     settings = run_settings(SMOKE, {"processes": 1, "images": 8})
     for _ in range(2):  # the second time there is nothing to say
-        assert RunFolder(output).newest(settings, said.append) == output / "checkpoints" / "step_00000004.pt"
-    assert (
-        len(said) == 1
-        and "step_00000008.pt: " in said[0]
-        and "the one before is used" in said[0]
-        and "\n" not in said[0]
-    )
+        assert RunFolder(output).newest(settings, told) == output / "checkpoints" / "step_00000004.pt"
+    (said,) = told.sentences
+    assert "step_00000008.pt: " in said and "the one before is used" in said and "\n" not in said
     assert (output / "checkpoints" / "step_00000008.pt.damaged").exists()  # set aside, not lost
 
 
@@ -225,16 +230,39 @@ def test_where_no_checkpoint_is_whole_nothing_starts_over_it(tmp_path):
 def test_other_settings_are_refused_with_the_difference(whole, tmp_path):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     for changes, part in (
-        ({"batch_size": 3}, "batch_size 2 → 3"),
-        ({"jitter": (0.5, 1.0)}, "jitter 0.5,2.0 → 0.5,1.0"),
-        ({"seed": 1, "target": "ones"}, "target mask → ones; seed 42 → 1"),
+        ({"batch_size": 3}, "batch_size: 2, now 3"),
+        ({"jitter": (0.5, 1.0)}, "jitter: [0.5, 2.0], now [0.5, 1.0]"),
+        ({"seed": 1, "target": "ones"}, "target: mask, now ones; seed: 42, now 1"),
     ):
         with pytest.raises(UserError) as error:
             run(whole, dataclasses.replace(SMOKE, **changes))
         assert part in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(UserError, match="samples none → abc"):
+    with pytest.raises(UserError, match="samples: null, now abc"):
         run(whole, same={"samples": "abc"})
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_weights_and_checkpoints_tell_their_step(whole):
+    assert metadata(whole)["step"] == "10" and json.loads(metadata(whole)["config"])["total_phases"] == 10
+    for step in (4, 8, 10):
+        path = whole / "checkpoints" / f"step_{step:08}.pt"
+        assert json.loads(path.with_suffix(".json").read_text())["step"] == checkpoints.read_state(path)["step"] == step
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_runs_of_before_go_on_where_a_setting_that_is_gone_had_the_value_that_is_left(broken, tmp_path, compiled):
+    """Version 0.1 wrote whether torch.compile was used, and float32 numbers differ with it."""
+    output = tmp_path / "run"
+    shutil.copytree(broken, output)
+    for path in (output / "checkpoints").glob("*.json"):
+        facts = json.loads(path.read_text())
+        facts["settings"]["compile"] = compiled
+        path.write_text(json.dumps(facts))
+    if not compiled:
+        assert run(output).step == SMOKE.total_phases
+        return
+    with pytest.raises(UserError, match="compile: true, now null"):
+        run(output)
 
 
 def test_how_often_to_log_and_to_save_may_change(whole, tmp_path, monkeypatch):
@@ -247,10 +275,13 @@ def test_how_often_to_log_and_to_save_may_change(whole, tmp_path, monkeypatch):
     assert RunFolder(tmp_path).steps() == [10, 9]
 
 
-def test_a_finished_run_stays_as_it_is(whole, capsys):
+def test_a_finished_run_stays_as_it_is(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.pt")}
-    assert run(whole, resume=True).step == SMOKE.total_phases
-    assert "nothing is left to do" in capsys.readouterr().out
+    told = Told()
+    assert run(whole, resume=True, progress=told).step == SMOKE.total_phases
+    (said,) = told.sentences
+    assert said.endswith("10 of 10 steps are done; nothing is left to do")
+    assert told.bars == [("training", 0, 0)]
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.pt")} == before
 
 
@@ -268,7 +299,10 @@ def test_weights_without_a_checkpoint_are_not_written_over(tmp_path):
 
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "LOCK_WITHIN", 0.1)
-    hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
+    hold = (
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); "
+        "sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path / ".training.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -298,8 +332,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("number, name", [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
-def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, capsys, number, name):
-    handler = signal.signal(number, signal.default_int_handler)
+def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, number, name):
+    handler, told = signal.signal(number, signal.default_int_handler), Told()
     with monkeypatch.context() as patch:
 
         def signalled(training, *arguments):
@@ -307,12 +341,14 @@ def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(whole, tmp_path,
                 os.kill(os.getpid(), number)
             return take_step(training, *arguments)
 
-        patch.setattr(bilevel, "take_step", signalled)
-        outcome = run(tmp_path)
+        patch.setattr(loop, "take_step", signalled)
+        outcome = run(tmp_path, progress=told)
     assert signal.signal(number, handler) is signal.default_int_handler  # given back
     assert (outcome.step, outcome.stopped_by) == (6, number)
-    assert f"stopped by {name} after step 6 of 10" in capsys.readouterr().out
+    assert told.sentences[-1].startswith(f"stopped by {name} after step 6 of 10")
+    assert told.bars == [("validation", 2, 2), ("training", 10, 6)]  # the log has a line after step 5
     assert RunFolder(tmp_path).steps() == [6, 4]
+    assert final_state(tmp_path)["step"] == 6 and metadata(tmp_path)["step"] == "6"
     run(tmp_path)
     assert_unbroken(tmp_path, whole)
 
@@ -321,11 +357,11 @@ def test_a_loss_that_is_not_a_number_stops_and_tells_all(tmp_path, monkeypatch):
     def poisoned(training, views, phase):
         if training.step == 6:
             with monkeypatch.context() as patch:
-                patch.setattr(bilevel, "mask_loss", lambda logits, *rest: logits.sum() * float("inf"))
+                patch.setattr(steps, "mask_loss", lambda logits, *rest: logits.sum() * float("inf"))
                 return take_step(training, views, phase)
         return take_step(training, views, phase)
 
-    monkeypatch.setattr(bilevel, "take_step", poisoned)
+    monkeypatch.setattr(loop, "take_step", poisoned)
     with pytest.raises(UserError) as error:
         run(tmp_path)
     saved = checkpoints.read_state(tmp_path / "failed_step_00000006_process_0.pt")
@@ -395,13 +431,13 @@ def test_pretrained_weights_fill_what_is_new_and_nothing_else(tmp_path, monkeypa
     )
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_at(patch, 5)
-        bilevel.train(config, made_samples(), tmp_path, load_generator=fill, load_surrogate=fill, options=QUIET)
+        train(config, made_samples(), tmp_path, starts=Starts(fill, fill), options=OPTIONS)
     assert filled == [
         "CompactGenerator",
         "CompactSurrogate",
         "CompactSurrogate",
     ]  # the second surrogate after step 4 (its third)
-    bilevel.train(config, made_samples(), tmp_path, load_generator=fill, load_surrogate=fill, options=QUIET)
+    train(config, made_samples(), tmp_path, starts=Starts(fill, fill), options=OPTIONS)
     assert filled.count("CompactGenerator") == 1 and filled.count("CompactSurrogate") > 2
 
 

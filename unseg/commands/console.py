@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
+from unseg.compute.progress import Tick
 from unseg.storage.files import printable
 from unseg.storage.images import quiet_decoders
 
@@ -35,6 +36,35 @@ def progress(items: Iterable[T], total: int, what: str, quiet: bool = False) -> 
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 10,
     )
+
+
+class Terminal:
+    """The progress that a person sees: sentences on standard output, bars on standard error."""
+
+    def __init__(self, quiet: bool = False, to_stderr: bool = False) -> None:
+        self._quiet, self._stream = quiet, sys.stderr if to_stderr else None
+
+    def say(self, text: str) -> None:
+        """Prints the sentence, past an open bar."""
+        if not self._quiet:
+            tqdm.write(printable(text), file=self._stream)
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Tick]:
+        """Draws a bar, unless it is to be quiet."""
+        terminal = sys.stderr.isatty()
+        with tqdm(
+            total=total,
+            desc=what,
+            disable=self._quiet,
+            dynamic_ncols=terminal,
+            mininterval=0.2 if terminal else 10,
+        ) as bar:
+            yield lambda: _advance(bar)
+
+
+def _advance(bar: tqdm) -> None:
+    bar.update()
 
 
 def print_list(console: Console, title: str, lines: Sequence[str], style: str, where_more: str) -> None:

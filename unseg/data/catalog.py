@@ -34,7 +34,7 @@ PLURALS = {
 
 @dataclass(frozen=True)
 class PairedSet:
-    """A published set of images, each with one grey mask of 0 to 255 that has its stem.
+    """Describes a published set of images, each with one grey mask of 0 to 255 that has its stem.
 
     name: what options, samples and reports call it. title: in words. images, masks: its folders, relative to the data
     root; where both are the same, .png files are the masks. role: what the paper uses it for. count: pairs in the
@@ -96,7 +96,7 @@ MASK_FOLDERS = ("segments", "masks", "gt", "mask", "labels", "SegmentationClass"
 
 
 class Pair(NamedTuple):
-    """An image and its masks on disk. Paths are text: 44,000 of them travel to every worker process.
+    """Names an image and its masks on disk. Paths are text, since 44,000 of them travel to every worker process.
 
     name: the image's identity. grey: its masks are grey levels of 0 to 255, whatever values a file holds; else the
     values tell whether it is a mask or a map of segment ids.
@@ -109,20 +109,23 @@ class Pair(NamedTuple):
 
 
 class Pairing(NamedTuple):
-    """Pairs in the order of their paths, and what did not pair up."""
+    """Holds pairs in the order of their paths, and what did not pair up."""
 
     pairs: list[Pair]
     problems: list[Problem]
 
 
 def hqseg_root(root: Path) -> Path | None:
-    """The folder that holds HQSeg-44K's top folders: `root` or `root`/data; None where there is none of them."""
+    """Returns the folder that holds HQSeg-44K's top folders, `root` or `root`/data; None where there is none."""
     tops = {PurePosixPath(row.images).parts[0] for row in HQSEG}
     return next((base for base in (root, root / "data") if any((base / top).is_dir() for top in tops)), None)
 
 
 def pair_set(root: Path, row: PairedSet) -> Pairing:
-    """The pairs of a set under `root`; names begin with the set's. A set without a folder or a pair is one problem."""
+    """Returns the pairs of a set under `root`, by names that begin with the set's.
+
+    A set without a folder or without a pair is one problem.
+    """
     images, masks = root / row.images, root / row.masks
     absent = [folder for folder, path in ((row.images, images), (row.masks, masks)) if not path.is_dir()]
     if absent:
@@ -134,7 +137,7 @@ def pair_set(root: Path, row: PairedSet) -> Pairing:
 
 
 def pair_plain(root: Path) -> Pairing:
-    """The pairs of a plain folder: images/ with masks/ or segments/ (or another name of those lists).
+    """Returns the pairs of a plain folder: images/ with masks/ or segments/ (or another name of those lists).
 
     An image may have several masks: NAME.png, or NAME.SOMETHING.png. UserError where a folder is missing.
     """
@@ -154,7 +157,7 @@ def _folder(root: Path, names: tuple[str, ...], what: str) -> Path:
 
 
 def pair_folders(images: Path, masks: Path, prefix: str = "", *, grey: bool = False, several: bool = False) -> Pairing:
-    """Images and masks of two folders (or of one, where .png files are the masks), paired by relative stem.
+    """Returns images and masks of two folders (or of one, where .png files are the masks), paired by relative stem.
 
     prefix: put before every name. several: NAME.SOMETHING.png is a mask of NAME, too.
     """
@@ -189,7 +192,7 @@ def pair_folders(images: Path, masks: Path, prefix: str = "", *, grey: bool = Fa
 def _by_stem(
     folder: Path, suffixes: tuple[str, ...], prefix: str, problems: list[Problem]
 ) -> Iterable[tuple[str, str, str]]:
-    """Relative stem, suffix in lower case, and path of the folder's files that have one of the suffixes."""
+    """Yields relative stem, suffix in lower case, and path of the folder's files that have one of the suffixes."""
     unreadable: list[Problem] = []
     start = len(os.path.join(folder, ""))
     for path in map(str, walk(folder, unreadable)):  # as text: pathlib takes three times as long for 90,000 files
@@ -203,15 +206,16 @@ NAMES_SHOWN = 5
 
 
 def describe(problems: Sequence[Problem]) -> str:
-    """One line: every reason with its count and its first names."""
+    """Returns one line: every reason with its count and its first names."""
     names: dict[str, list[str]] = {}
     for problem in problems:
         names.setdefault(problem.reason, []).append(problem.name)
     reasons = [reason for reason in PLURALS if reason in names]
     reasons += [reason for reason in names if reason not in PLURALS]
-    return "; ".join(
-        f"{len(names[reason]):,} {reason if len(names[reason]) == 1 else PLURALS.get(reason, reason)}: "
-        + ", ".join(names[reason][:NAMES_SHOWN])
-        + (", …" if len(names[reason]) > NAMES_SHOWN else "")
-        for reason in reasons
-    )
+    return "; ".join(_counted(reason, names[reason]) for reason in reasons)
+
+
+def _counted(reason: str, names: Sequence[str]) -> str:
+    what = reason if len(names) == 1 else PLURALS.get(reason, reason)
+    more = ", …" if len(names) > NAMES_SHOWN else ""
+    return f"{len(names):,} {what}: {', '.join(names[:NAMES_SHOWN])}{more}"

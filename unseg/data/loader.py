@@ -1,10 +1,10 @@
 """Batches of views, prepared ahead by worker processes while the networks work.
 
-Four views of 1024 take 54 ms of a core, of which decoding and resizing, which other threads can run beside, are less than
-half. Beside a consumer that does many small operations one thread and one process came out alike on two busy cores (293
-and 292 ms a step, medians of 25); processes are taken because several threads' Python code takes turns with the one that
-feeds a GPU. They start from a fork server, that is from a clean process: a fork of a training process would inherit locked
-thread pools (OpenMP, OpenCV) and CUDA's state.
+Four views of 1024 take 54 ms of a core, of which decoding and resizing, which other threads can run beside, are less
+than half. Beside a consumer that does many small operations one thread and one process came out alike on two busy
+cores (293 and 292 ms a step, medians of 25); processes are taken because several threads' Python code takes turns
+with the one that feeds a GPU. They start from a fork server, that is from a clean process: a fork of a training
+process would inherit locked thread pools (OpenMP, OpenCV) and CUDA's state.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,20 +39,33 @@ DEAD_WORKER = "DataLoader worker (pid"  # how DataLoader's RuntimeError begins w
 
 
 def default_workers(processes: int = 1) -> int:
-    """Worker processes for each of `processes` training processes on this machine: its other cores, at most four."""
+    """Returns the worker processes for each of `processes` training processes here: the other cores, at most four."""
     return min(MOST_WORKERS, max(0, cores() // processes - 1))
 
 
 @dataclass(frozen=True)
 class _Failed:
-    """A user's error on its way from a worker: exceptions with arguments of their own do not survive pickling."""
+    """Carries a user's error from a worker: exceptions with arguments of their own do not survive pickling."""
 
     message: str
 
 
 @dataclass(frozen=True)
+class _ThroughPipe:
+    """Carries a batch from a worker with its pixels as an array: tensors would go through shared memory."""
+
+    step: int
+    names: tuple[str, ...]
+    pixels: np.ndarray
+
+    @classmethod
+    def of(cls, batch: ViewBatch) -> _ThroughPipe:
+        return cls(batch.step, batch.names, batch.pixels.numpy())
+
+
+@dataclass(frozen=True)
 class _Steps(Dataset):
-    """The batches of a process from `start` on, as DataLoader asks for them."""
+    """Makes the batches of a process from `start` on, as DataLoader asks for them."""
 
     samples: Sequence[TrainingImage]
     config: TrainConfig
@@ -64,23 +78,24 @@ class _Steps(Dataset):
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __getitem__(self, index: int) -> ViewBatch | _Failed:
+    def __getitem__(self, index: int) -> ViewBatch | _ThroughPipe | _Failed:
         try:
             batch = draw_views(self.samples, self.config, self.start + index, self.rank, self.world_size)
         except UserError as error:
             return _Failed(str(error))
-        return replace(batch, pixels=batch.pixels.numpy()) if self.through_pipe else batch
+        return _ThroughPipe.of(batch) if self.through_pipe else batch
 
 
 class BatchLoader:
     """Iterates the `ViewBatch`es of the steps from `start_step` up to, not including, `stop_step`, in order.
 
-    A batch is a function of seed, step and global slot alone: neither the number of workers nor the step that a run starts
-    at changes it. workers: processes that prepare batches ahead, at most two batches each (0: prepared when asked for).
-    pin: into page-locked memory, for copies to a GPU that do not wait. waited: seconds that the consumer has waited.
+    A batch is a function of seed, step and global slot alone: neither the number of workers nor the step that a run
+    starts at changes it. workers: processes that prepare batches ahead, at most two batches each (0: prepared when
+    asked for). pin: into page-locked memory, for copies to a GPU that do not wait. waited: seconds that the consumer
+    has waited.
 
-    A file that cannot be used is a UserError that names it, raised in the place of its batch. Use it as a context manager,
-    or call `close`: workers end then, and also when the process that started them dies.
+    A file that cannot be used is a UserError that names it, raised in the place of its batch. Use it as a context
+    manager, or call `close`: workers end then, and also when the process that started them dies.
     """
 
     def __init__(
@@ -105,19 +120,19 @@ class BatchLoader:
         self._children: set[Any] = set()
         self._batches = self._start(_Steps(samples, config, start_step, stop_step, rank, world_size, through_pipe), pin)
 
-    def _start(self, steps: _Steps, pin: bool) -> Iterator[ViewBatch | _Failed]:
+    def _start(self, steps: _Steps, pin: bool) -> Iterator[ViewBatch | _ThroughPipe | _Failed]:
         options: dict[str, Any] = {}
         if self._workers:
             methods = multiprocessing.get_all_start_methods()
             context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
             if context.get_start_method() == "forkserver":
                 context.set_forkserver_preload([__name__])  # imported once; each worker is a fork of that
-            options = dict(
-                num_workers=self._workers,
-                prefetch_factor=PREFETCH,
-                multiprocessing_context=context,
-                worker_init_fn=_prepare_worker,
-            )
+            options = {
+                "num_workers": self._workers,
+                "prefetch_factor": PREFETCH,
+                "multiprocessing_context": context,
+                "worker_init_fn": _prepare_worker,
+            }
         # A generator of its own: DataLoader would draw from torch's global one, which a resumed run must find unmoved.
         before = set(multiprocessing.active_children())
         with warnings.catch_warnings():  # the number of workers is the caller's to choose
@@ -148,7 +163,9 @@ class BatchLoader:
             self.waited += time.perf_counter() - begun
         if isinstance(batch, _Failed):
             raise UserError(batch.message)
-        return replace(batch, pixels=torch.as_tensor(batch.pixels))
+        if isinstance(batch, _ThroughPipe):
+            return ViewBatch(batch.step, batch.names, torch.from_numpy(batch.pixels))
+        return batch
 
     def _has_lost_a_worker(self) -> bool:
         sentinels = [child.sentinel for child in self._children]
@@ -161,7 +178,7 @@ class BatchLoader:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the workers, at once where one does not listen."""
         self._batches = iter(())  # the iterator's end of life tells them to stop
         for child in self._children:
             child.join(timeout=1)
@@ -171,7 +188,7 @@ class BatchLoader:
 
 
 def _fits_shared_memory(size: int) -> bool:
-    """Whether batches in flight fit where torch shares tensors between processes: containers often have 64 MB there.
+    """Returns whether batches fit where torch shares tensors between processes: containers often have 64 MB there.
 
     Writing beyond it kills the process. What does not fit goes through a pipe: slower, without a limit.
     """
@@ -185,10 +202,12 @@ def _fits_shared_memory(size: int) -> bool:
 
 
 def _prepare_worker(number: int) -> None:
-    """One thread a worker. Ctrl-C and a scheduler's signal go to all processes: the training process decides when to stop.
+    """Gives a worker one thread, and leaves signals to the training process, which decides when to stop.
 
-    DataLoader's workers look whether the process that forked them lives; a fork server lives as long as they do. So each
-    waits for the training process itself.
+    Ctrl-C and a scheduler's signal go to all processes.
+
+    DataLoader's workers look whether the process that forked them lives; a fork server lives as long as they do. So
+    each waits for the training process itself.
     """
     end_with_the_parent()
     cv2.setNumThreads(0)

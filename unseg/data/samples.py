@@ -13,7 +13,7 @@ from unseg.storage.images import IMAGE_SUFFIXES
 
 @dataclass(frozen=True, order=True)
 class SampleFile:
-    """One image on disk.
+    """Names one image on disk.
 
     name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. image: the file.
     root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to its folder.
@@ -28,7 +28,7 @@ class SampleFile:
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """Something that cannot become a sample: its name relative to the input, and why."""
+    """Says what cannot become a sample, by its name relative to the input, and why."""
 
     name: str
     reason: str
@@ -36,7 +36,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class SampleList:
-    """samples: sorted by name. problems: unreadable folders. unused_masks: without an image. other_files: no images."""
+    """Holds what `find_samples` found.
+
+    samples: sorted by name. problems: unreadable folders. unused_masks: masks without an image. other_files: no images.
+    """
 
     samples: list[SampleFile]
     problems: list[Problem] = field(default_factory=list)
@@ -45,7 +48,7 @@ class SampleList:
 
 
 def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None) -> SampleList:
-    """Every image under `inputs` (folders, recursive, or single files), paired with its mask by relative stem.
+    """Returns every image under `inputs` (folders, recursive, or single files), paired with its mask by relative stem.
 
     The result does not depend on the order of `inputs`; a file named twice counts once. A masks folder inside an input
     folder is not taken for images. Where masks lie beside the images (the same folder), .png files are the masks.
@@ -70,7 +73,7 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None) 
 
 
 def stem_of(name: str) -> str:
-    """A relative name without its last suffix: what images and masks are paired by."""
+    """Returns a relative name without its last suffix, by which images and masks are paired."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
@@ -94,7 +97,7 @@ def _samples_of(
 
 
 def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> list[Path]:
-    """Files under `folder`, sorted; hidden ones are left out. Linked folders are followed, each folder once."""
+    """Returns the files under `folder`, sorted and without hidden ones. Linked folders are followed, each once."""
     files: list[Path] = []
     visited: set[str] = set()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.catalog import (
     HQSEG,
     HQSEG_TRAIN,
@@ -34,7 +36,7 @@ CACHE_BYTES = 2 << 30  # shared by the worker processes: 2,000 photographs of BS
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A photograph and its annotations, read."""
+    """Holds a photograph and its annotations, read."""
 
     name: str
     pixels: np.ndarray
@@ -46,7 +48,7 @@ class TrainingImage:
 
 
 def read_training_image(pair: Pair) -> TrainingImage:
-    """Reads a pair; ImageError names the file that is broken, has another size than its image, or is no grey mask."""
+    """Returns a pair, read; ImageError names a file that is broken, has not its image's size, or is no grey mask."""
     pixels = read_image(pair.image).pixels
     labels = []
     for path in pair.masks:
@@ -76,7 +78,7 @@ def _grey_label(path: str) -> np.ndarray:
 
 
 class TrainingSet(Sequence[TrainingImage]):
-    """Samples read when asked for, and kept in memory where the set is small. Beyond that only paths are held."""
+    """Reads samples when they are asked for, and keeps them in memory where the set is small."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = tuple(pairs)
@@ -85,6 +87,12 @@ class TrainingSet(Sequence[TrainingImage]):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> TrainingImage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> TrainingSet: ...
 
     def __getitem__(self, index: int | slice) -> TrainingImage | TrainingSet:
         if isinstance(index, slice):
@@ -95,21 +103,23 @@ class TrainingSet(Sequence[TrainingImage]):
         sample = read_training_image(self.pairs[index])
         size = sample.pixels.nbytes + sum(label.nbytes for label in sample.labels)
         worker = get_worker_info()
-        if len(self) <= CACHED_IMAGES and self._cached_bytes + size <= CACHE_BYTES // (
-            worker.num_workers if worker else 1
-        ):
+        room = CACHE_BYTES // (worker.num_workers if worker else 1)
+        if len(self) <= CACHED_IMAGES and self._cached_bytes + size <= room:
             self._cache[index] = sample
             self._cached_bytes += size
         return sample
 
     def __getstate__(self) -> dict[str, object]:
-        """For worker processes: the paths without the images."""
+        """Returns the paths without the images, for worker processes."""
         return {"pairs": self.pairs, "_cache": {}, "_cached_bytes": 0}
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """train: what is trained on. validation: held-out sets by name. notes: what was found and left out, a line each."""
+    """Holds the images of a training.
+
+    train: what is trained on. validation: held-out sets by name. notes: what was found and left out, a line each.
+    """
 
     train: TrainingSet
     validation: dict[str, TrainingSet] = field(default_factory=dict)
@@ -120,17 +130,18 @@ def open_training_data(
     root: Path,
     splits: Sequence[str] = (),
     allow_missing: bool = False,
-    say: Callable[[str], None] = print,
+    *,
     watch: Sequence[str] = (),
     listing: Path | None = None,
+    progress: Progress = SILENT,
 ) -> TrainingData:
-    """The samples under `root`: HQSeg-44K where its folders are there, else a plain folder of images/ and masks/.
+    """Returns the samples under `root`: HQSeg-44K where its folders are, else a plain folder of images/ and masks/.
 
-    splits: what to train on, names of HQSeg-44K's training sets or of sub-folders of images/; all if empty. watch: what to
-    hold out, likewise (HQSeg-44K: all four validation sets if empty; plain: nothing). Only what is asked for is checked.
-    A missing set, an image without a mask or a mask without an image is a UserError that counts all and names the first;
-    with allow_missing it is left out and said. say gets every note. listing: a file that receives all the names where there
-    are more than fit a line (None: nowhere, as on all processes but the first).
+    splits: what to train on, names of HQSeg-44K's training sets or of sub-folders of images/; all if empty. watch:
+    what to hold out, likewise (HQSeg-44K: all four validation sets if empty; plain: nothing). Only what is asked for
+    is checked. A missing set, an image without a mask or a mask without an image is a UserError that counts all and
+    names the first; with allow_missing it is left out and said. progress is told every note. listing: a file that
+    receives all the names where there are more than fit a line (None: nowhere, as on all processes but the first).
     """
     base = hqseg_root(root)
     if base is None:
@@ -145,7 +156,7 @@ def open_training_data(
     if not train:
         raise UserError(f"{root}: no image with a mask to train on{f'; {notes[-1]}' if problems else ''}")
     for note in notes:
-        say(note)
+        progress.say(note)
     return TrainingData(
         TrainingSet(train), {name: TrainingSet(pairs) for name, pairs in validation.items()}, tuple(notes)
     )

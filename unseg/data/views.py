@@ -25,7 +25,7 @@ SHARE_OF_SEGMENTS = (0.15, 0.6)  # of an image's segments that a random object t
 
 
 def draw_object(label_HW: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """An object mask from an annotation, H×W uint8 of 0 and 255.
+    """Returns an object mask from an annotation, H×W uint8 of 0 and 255.
 
     A grey or binary mask (its largest value is 255) is taken as it is, and so is an empty one (all 0). Otherwise the
     values are segment ids, and the object is the union of some random segments.
@@ -41,13 +41,13 @@ def draw_object(label_HW: np.ndarray, random: np.random.Generator) -> np.ndarray
 
 
 def draw_mask(sample: TrainingImage, random: np.random.Generator) -> np.ndarray:
-    """The object of one of the sample's annotations, H×W uint8 of 0 to 255."""
+    """Returns the object of one of the sample's annotations, H×W uint8 of 0 to 255."""
     label = sample.labels[random.integers(len(sample.labels))]
     return label.astype(np.uint8) if sample.grey else draw_object(label, random)
 
 
 def shrunk(mask_HW: np.ndarray, width: int, height: int, interpolation: int) -> np.ndarray:
-    """The mask resized. An object so thin that the interpolation misses all of it keeps the pixels that it falls into."""
+    """Returns the mask at height×width; an object that the interpolation misses keeps the pixels it falls into."""
     small = cv2.resize(mask_HW, (width, height), interpolation=interpolation)
     if not small.any():
         rows, columns = np.nonzero(mask_HW)
@@ -56,11 +56,10 @@ def shrunk(mask_HW: np.ndarray, width: int, height: int, interpolation: int) -> 
 
 
 def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Generator) -> np.ndarray:
-    """A view with its label as the fourth plane: 4×V×V uint8.
+    """Returns a view with its label as the fourth plane: 4×V×V uint8.
 
-    Horizontal flip, large-scale jitter (long side = U(jitter) × frame_size, image and label bilinear), random crop, zeros
-    to the right and below. Crops that hardly show the object are drawn again; if none of a few shows it, the crop is laid
-    over the object's first pixel, so that no view is without object. UserError where the mask is empty.
+    Image and label are jittered in scale (long side = U(jitter) × frame_size, both bilinear), flipped horizontally
+    together, cropped at random and filled up with zeros to the right and below. UserError where the mask is empty.
     """
     mask = draw_mask(sample, random)
     if not mask.any():
@@ -76,24 +75,34 @@ def draw_view(sample: TrainingImage, config: TrainConfig, random: np.random.Gene
     if random.random() < config.flip:
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
     size = config.view_size
-    spare_rows, spare_columns = max(height - size, 0), max(width - size, 0)
-    for _ in range(CROP_TRIES):
-        top, left = int(random.integers(spare_rows + 1)), int(random.integers(spare_columns + 1))
-        if (mask[top : top + size, left : left + size] > 128).sum() >= min(MIN_OBJECT_PIXELS, mask.size // 4):
-            break
-    else:
-        rows, columns = np.nonzero(mask >= mask.max())
-        top, left = min(int(rows[0]), spare_rows), min(int(columns[0]), spare_columns)
+    top, left = draw_crop(mask, size, random)
     view = np.zeros((4, size, size), np.uint8)
     planes = (*cv2.split(image[top : top + size, left : left + size]), mask[top : top + size, left : left + size])
-    for place, plane in zip(view, planes):
+    for place, plane in zip(view, planes, strict=True):
         place[: plane.shape[0], : plane.shape[1]] = plane
     return view
 
 
+def draw_crop(mask_HW: np.ndarray, size: int, random: np.random.Generator) -> tuple[int, int]:
+    """Returns (top, left) of a random crop of size×size pixels that shows the object.
+
+    Crops that hardly show it are drawn again; if none of a few shows it, the crop is laid over the object's first
+    pixel, so that no view is without object. A side that is not longer than the crop starts at 0.
+    """
+    height, width = mask_HW.shape
+    spare_rows, spare_columns = max(height - size, 0), max(width - size, 0)
+    enough = min(MIN_OBJECT_PIXELS, mask_HW.size // 4)
+    for _ in range(CROP_TRIES):
+        top, left = int(random.integers(spare_rows + 1)), int(random.integers(spare_columns + 1))
+        if (mask_HW[top : top + size, left : left + size] > 128).sum() >= enough:
+            return top, left
+    rows, columns = np.nonzero(mask_HW >= mask_HW.max())
+    return min(int(rows[0]), spare_rows), min(int(columns[0]), spare_columns)
+
+
 @dataclass(frozen=True)
 class ViewBatch:
-    """One process's share of a step's views.
+    """Holds one process's share of a step's views.
 
     step: which. names: the samples, one a view. pixels: B×4×V×V uint8, colours and label: a quarter of the bytes that
     float32 would carry from process to process and to the device, where `images` and `labels` are made from it.
@@ -105,20 +114,20 @@ class ViewBatch:
 
     @cached_property
     def images(self) -> Tensor:
-        """B×3×V×V float32 in [0, 1], on the device of `pixels`."""
+        """The colours are B×3×V×V float32 in [0, 1], on the device of `pixels`."""
         return _floats(self.pixels[:, :3])
 
     @cached_property
     def labels(self) -> Tensor:
-        """B×1×V×V float32 in [0, 1], on the device of `pixels`."""
+        """The labels are B×1×V×V float32 in [0, 1], on the device of `pixels`."""
         return _floats(self.pixels[:, 3:])
 
     def to(self, device: torch.device | str) -> ViewBatch:
-        """The same on `device`; the copy does not wait where `pixels` is pinned."""
+        """Returns the same on `device`; the copy does not wait where `pixels` is pinned."""
         return replace(self, pixels=self.pixels.to(device, non_blocking=True))
 
     def pin_memory(self) -> ViewBatch:
-        """The same in memory that a GPU copies from directly (what DataLoader calls)."""
+        """Returns the same in memory that a GPU copies from directly; DataLoader calls this."""
         return replace(self, pixels=self.pixels.pin_memory())
 
 
@@ -127,24 +136,24 @@ def _floats(pixels_BCVV: Tensor) -> Tensor:
 
 
 def steps_per_epoch(count: int, config: TrainConfig, world_size: int = 1) -> int:
-    """Steps in which `world_size` processes together see `count` samples once; the last partial batch is dropped."""
+    """Returns the steps in which `world_size` processes see `count` samples once; the last partial batch is dropped."""
     return max(1, count // (config.batch_size * world_size))
 
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int, at_least: int) -> np.ndarray:
-    """The samples' indices in the order of an epoch: a permutation, gone through several times up to `at_least`."""
+    """Returns the samples' indices in the order of an epoch: a permutation, repeated up to `at_least` indices."""
     return seeded(seed, "order", epoch).permutation(max(count, at_least)) % count
 
 
 def draw_views(
     samples: Sequence[TrainingImage], config: TrainConfig, step: int, rank: int = 0, world_size: int = 1
 ) -> ViewBatch:
-    """The views of process `rank` at a step. They depend on the seed and the step alone, so a resumed run sees the same.
+    """Returns the views of process `rank` at a step, which depend on the seed and the step alone.
 
-    Every epoch is a new permutation of the samples; its last partial global batch is dropped. Process r takes the global
-    slots from r × batch_size on, so two processes see what one with the doubled batch would. A folder smaller than a
-    global batch is gone through several times for one.
+    Every epoch is a new permutation of the samples; its last partial global batch is dropped. Process r takes the
+    global slots from r × batch_size on, so two processes see what one with the doubled batch would. A folder smaller
+    than a global batch is gone through several times for one.
     """
     epoch, position = divmod(step, steps_per_epoch(len(samples), config, world_size))
     order = epoch_order(config.seed, epoch, len(samples), config.batch_size * world_size)

@@ -16,16 +16,16 @@ MADE = "links"  # a file of this name marks a folder as made here, so that it ma
 
 
 def find_voc(root: Path) -> Path | None:
-    """The folder of JPEGImages, in `root` or where VOC usually lies under it; None where there is none."""
+    """Returns the folder of JPEGImages, in `root` or where VOC usually lies under it; None where there is none."""
     place = root / home_of(root, PASCAL)
     return place if (place / VOC_IMAGES).is_dir() else None
 
 
 def listed(voc: Path, which: str) -> list[str] | None:
-    """The names of a list, in its order: one of VOC's own lists, or a file. None where there is none.
+    """Returns the names of a list, in its order: one of VOC's own lists, or a file; None where there is none.
 
-    Lists for SBD's labels have paths and suffixes (`/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`): the name
-    in the first column counts.
+    Lists for SBD's labels have paths and suffixes (`/JPEGImages/2007_000032.jpg
+    /SegmentationClassAug/2007_000032.png`): the name in the first column counts.
     """
     file = Path(which) if Path(which).is_file() else voc / VOC_LISTS.format(split=which)
     if not file.is_file():
@@ -41,8 +41,11 @@ def listed(voc: Path, which: str) -> list[str] | None:
 
 
 def training_names(voc: Path, train_list: str, labels: str, test_names: Sequence[str]) -> list[str]:
-    """The names of the training list. Where VOC has no list train_aug: all labelled images that are not tested on, which are the
-    published 10,582 where the labels are SBD's and VOC's."""
+    """Returns the names of the training list.
+
+    Where VOC has no list train_aug they are all labelled images that are not tested on: the published 10,582 where
+    the labels are SBD's and VOC's.
+    """
     names = listed(voc, train_list)
     if names is None and train_list == AUGMENTED_LIST and (voc / labels).is_dir():
         names = sorted({path.stem for path in (voc / labels).glob("*.png")} - set(test_names))
@@ -53,18 +56,19 @@ def training_names(voc: Path, train_list: str, labels: str, test_names: Sequence
 
 def _no_list(voc: Path, which: str, setting: str) -> UserError:
     return UserError(
-        f"{voc / VOC_LISTS.format(split=which)}: no such file; name a list of VOC's, or a file with a name a line, with "
-        f"{setting}"
+        f"{voc / VOC_LISTS.format(split=which)}: no such file; name a list of VOC's, or a file with a name a line, "
+        f"with {setting}"
     )
 
 
 def link_splits(
     voc: Path, folder: Path, train_list: str = "train", test_list: str = "val", labels: str | None = None
 ) -> dict[str, int]:
-    """Makes `folder` anew: images/{train,test} and labels/{train,test} with links into `voc`. Returns how many images each has.
+    """Makes `folder` anew, with links into `voc`: images/{train,test} and labels/{train,test}; returns their counts.
 
-    labels: the folder of the training labels; None: SegmentationClassAug for train_aug, else SegmentationClass, which test labels
-    always come from. UserError where a list, an image or a label is missing, an image is in both lists, or `folder` is not ours.
+    labels: the folder of the training labels; None: SegmentationClassAug for train_aug, else SegmentationClass, which
+    test labels always come from. UserError where a list, an image or a label is missing, an image is in both lists,
+    or `folder` is not ours.
     """
     labels = labels or (AUGMENTED if train_list == AUGMENTED_LIST else LABELS)
     test = listed(voc, test_list)

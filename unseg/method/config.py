@@ -10,7 +10,7 @@ from unseg.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a value of an image may change, in grey levels of 255.
+    """Bounds how much a value of an image may change, in grey levels of 255.
 
     object: bound on the pixels of the object; background: bound on all others. The paper generates with 8 and 2 and
     trains with 1 and 0.25 ("epsilon generalisation").
@@ -29,6 +29,8 @@ class Budget:
 
 BOOKKEEPING = ("log_every", "checkpoint_every")
 """Fields of TrainConfig that do not change what is computed, so that a run may go on with others."""
+RETIRED = {"compile": False}
+"""Fields that TrainConfig had before version 0.2 → the only value that is left; runs made with that value go on."""
 
 MOST = 2**31 - 1  # of what is counted
 MOST_SEED = 2**62  # random generators take 64 bits, of which a process adds its rank
@@ -44,7 +46,7 @@ PROMPT_KINDS = ("box", "points", "noisy_mask", "mask")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run computes. `unseg.training.recipes` holds the complete ones.
+    """Holds everything that decides what a training run computes; `unseg.training.recipes` has complete ones.
 
     A run is a row of phases. A phase trains one player, its opponent frozen; `phases` names the players in turn and is
     repeated until `total_phases` have been run. A phase lasts `steps_per_phase` steps, or one epoch if that is 0.
@@ -57,13 +59,12 @@ class TrainConfig:
     generator_start: str = "sam"
     """What the generator starts from: sam (its frozen parts are SAM's, the noise parts random) or random."""
     surrogate_start: str = "scratch"
-    """What surrogates start from: scratch (random weights, as the paper says) or mae (MAE's encoder, as the published code
-    does)."""
+    """What surrogates start from: scratch (random weights, as in the paper) or mae (MAE's encoder, as published)."""
     phases: tuple[str, ...] = ("surrogate", "generator", "generator", "generator")
     steps_per_phase: int = 0
     total_phases: int = 27
     batch_size: int = 4
-    """Images a process and step."""
+    """How many images each process takes a step."""
 
     generator_learning_rate: float = 1e-4
     surrogate_learning_rate: float = 1e-4
@@ -85,7 +86,7 @@ class TrainConfig:
     loss_uncertain_share: float = 0.75
     """Share of the points that are taken so; the others are uniform."""
     loss_weights: tuple[float, float] = (1.0, 1.0)
-    """Of binary cross entropy and of dice."""
+    """Weights of binary cross entropy and of dice."""
     dice_smoothing: float = 1.0
     generator_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
     """A random non-empty subset of these goes to the generator; what is named twice is drawn more often."""
@@ -115,9 +116,9 @@ class TrainConfig:
     """Probability of a horizontal flip."""
 
     precision: str = "auto"
-    """Of large products in networks derived from SAM: float32, bf16, or auto (bf16 on GPUs that have it, else float32)."""
-    compile: bool = False
-    """Whether torch.compile makes faster code of the networks: minutes at the start, and it needs a C++ compiler."""
+    """Number format of large products in networks derived from SAM: float32, bf16, or auto.
+
+    auto takes bf16 on GPUs that compute in it, and float32 elsewhere."""
 
     seed: int = 42
     log_every: int = 50
@@ -126,62 +127,79 @@ class TrainConfig:
     """Steps between checkpoints; where phases are epochs there is one at the end of each, too."""
 
     def __post_init__(self) -> None:
-        def require(good: bool, field: str, remedy: str) -> None:
-            if not good:
-                raise UserError(f"{field}={getattr(self, field)!r}: {remedy}")
+        _check_names(self)
+        _check_numbers(self)
+        _check_views(self)
 
-        require(
-            bool(self.phases) and set(self.phases) <= set(PLAYERS), "phases", f"name players among {', '.join(PLAYERS)}"
-        )
-        require(bool(self.surrogates), "surrogates", "name at least one surrogate network")
-        for field, choices in (
-            ("target", TARGETS),
-            ("generator_start", GENERATOR_STARTS),
-            ("surrogate_start", SURROGATE_STARTS),
-            ("precision", PRECISIONS),
-        ):
-            require(getattr(self, field) in choices, field, f"choose one of {', '.join(choices)}")
-        for field in ("generator_prompts", "surrogate_prompts"):
-            require(set(getattr(self, field)) <= set(PROMPT_KINDS), field, f"choose among {', '.join(PROMPT_KINDS)}")
-        require(bool(self.generator_prompts), "generator_prompts", f"choose among {', '.join(PROMPT_KINDS)}")
-        for field, least, most in (
-            ("total_phases", 1, MOST),
-            ("batch_size", 1, MOST_SIDE),
-            ("log_every", 1, MOST),
-            ("checkpoint_every", 1, MOST),
-            ("steps_per_phase", 0, MOST),
-            ("decay_phase", 0, MOST),
-            ("surrogate_lifetime", 0, MOST),
-            ("seed", 0, MOST_SEED),
-            ("loss_points", 0, MOST),
-            ("loss_oversample", 1, MOST_SIDE),
-            ("prompt_points", 1, MOST_SIDE),
-            ("noisy_mask_coarsening", 1, MOST_SIDE),
-            ("view_size", 1, MOST_SIDE),
-            ("frame_size", 1, MOST_SIDE),
-        ):
-            require(least <= getattr(self, field) <= most, field, f"give a whole number from {least} to {most:,}")
-        for field in ("generator_learning_rate", "surrogate_learning_rate", "final_learning_rate_factor"):
-            require(0 < getattr(self, field) < math.inf, field, "give a number above 0")
-        require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", "give two numbers from 0 to below 1")
-        require(
-            all(0 <= weight < math.inf for weight in self.loss_weights) and any(self.loss_weights),
-            "loss_weights",
-            "give two numbers from 0, not both 0",
-        )
-        for field in ("weight_decay", "dice_smoothing", "noisy_mask_unsure", "noisy_mask_deviation"):
-            require(0 <= getattr(self, field) < math.inf, field, "give a number from 0")
-        require(
-            bool(self.surrogate_sizes) and all(16 <= side <= MOST_SIDE for side in self.surrogate_sizes),
-            "surrogate_sizes",
-            f"give sides from 16 to {MOST_SIDE:,}",
-        )
-        require(0 < self.jitter[0] <= self.jitter[1] < math.inf, "jitter", "give two rising positive scales")
-        most = MOST_ENLARGED / self.frame_size
-        require(
-            self.jitter[1] <= most,
-            "jitter",
-            f"give scales up to {most:g}, which make an image {MOST_ENLARGED:,} pixels long",
-        )
-        for field in ("flip", "loss_uncertain_share"):
-            require(0 <= getattr(self, field) <= 1, field, "give a number from 0 to 1")
+
+_CHOICES = {
+    "target": TARGETS,
+    "generator_start": GENERATOR_STARTS,
+    "surrogate_start": SURROGATE_STARTS,
+    "precision": PRECISIONS,
+}
+_WHOLE_NUMBERS = {  # field → the least and the most that it may be
+    "total_phases": (1, MOST),
+    "batch_size": (1, MOST_SIDE),
+    "log_every": (1, MOST),
+    "checkpoint_every": (1, MOST),
+    "steps_per_phase": (0, MOST),
+    "decay_phase": (0, MOST),
+    "surrogate_lifetime": (0, MOST),
+    "seed": (0, MOST_SEED),
+    "loss_points": (0, MOST),
+    "loss_oversample": (1, MOST_SIDE),
+    "prompt_points": (1, MOST_SIDE),
+    "noisy_mask_coarsening": (1, MOST_SIDE),
+    "view_size": (1, MOST_SIDE),
+    "frame_size": (1, MOST_SIDE),
+}
+_ABOVE_ZERO = ("generator_learning_rate", "surrogate_learning_rate", "final_learning_rate_factor")
+_FROM_ZERO = ("weight_decay", "dice_smoothing", "noisy_mask_unsure", "noisy_mask_deviation")
+_SHARES = ("flip", "loss_uncertain_share")
+
+
+def _require(config: TrainConfig, good: bool, field: str, remedy: str) -> None:
+    if not good:
+        raise UserError(f"{field}={getattr(config, field)!r}: {remedy}")
+
+
+def _check_names(config: TrainConfig) -> None:
+    """Raises UserError where a name of a player, a prompt or a choice is not known."""
+    players_known = bool(config.phases) and set(config.phases) <= set(PLAYERS)
+    _require(config, players_known, field="phases", remedy=f"name players among {', '.join(PLAYERS)}")
+    _require(config, bool(config.surrogates), field="surrogates", remedy="name at least one surrogate network")
+    for field, choices in _CHOICES.items():
+        _require(config, getattr(config, field) in choices, field, remedy=f"choose one of {', '.join(choices)}")
+    kinds = f"choose among {', '.join(PROMPT_KINDS)}"
+    for field in ("generator_prompts", "surrogate_prompts"):
+        _require(config, set(getattr(config, field)) <= set(PROMPT_KINDS), field, remedy=kinds)
+    _require(config, bool(config.generator_prompts), field="generator_prompts", remedy=kinds)
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    """Raises UserError where a number lies outside its range."""
+    for field, (least, most) in _WHOLE_NUMBERS.items():
+        whole = f"give a whole number from {least} to {most:,}"
+        _require(config, least <= getattr(config, field) <= most, field, remedy=whole)
+    for field in _ABOVE_ZERO:
+        _require(config, 0 < getattr(config, field) < math.inf, field, remedy="give a number above 0")
+    for field in _FROM_ZERO:
+        _require(config, 0 <= getattr(config, field) < math.inf, field, remedy="give a number from 0")
+    for field in _SHARES:
+        _require(config, 0 <= getattr(config, field) <= 1, field, remedy="give a number from 0 to 1")
+    betas = all(0 <= beta < 1 for beta in config.adam_betas)
+    _require(config, betas, field="adam_betas", remedy="give two numbers from 0 to below 1")
+    weights = all(0 <= weight < math.inf for weight in config.loss_weights) and any(config.loss_weights)
+    _require(config, weights, field="loss_weights", remedy="give two numbers from 0, not both 0")
+
+
+def _check_views(config: TrainConfig) -> None:
+    """Raises UserError where views cannot be cut as the configuration says."""
+    sides = bool(config.surrogate_sizes) and all(16 <= side <= MOST_SIDE for side in config.surrogate_sizes)
+    _require(config, sides, field="surrogate_sizes", remedy=f"give sides from 16 to {MOST_SIDE:,}")
+    rising = 0 < config.jitter[0] <= config.jitter[1] < math.inf
+    _require(config, rising, field="jitter", remedy="give two rising positive scales")
+    largest = MOST_ENLARGED / config.frame_size
+    remedy = f"give scales up to {largest:g}, which make an image {MOST_ENLARGED:,} pixels long"
+    _require(config, config.jitter[1] <= largest, field="jitter", remedy=remedy)

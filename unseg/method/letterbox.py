@@ -20,7 +20,7 @@ BAND = 2**17  # pixels: of 2^13 to 2^18 the fastest, for photographs of 0.25 and
 
 
 def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> torch.Tensor:
-    """What a generator is fed: 1×3×size×size float32 in [0, 1].
+    """Returns what a generator is fed: 1×3×size×size float32 in [0, 1].
 
     image: H×W×3 uint8. antialias: off as published; the compact generator, whose input is small, turns it on.
 
@@ -42,21 +42,19 @@ def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> to
             narrow[:, :, part] = resize_part(band, band.shape[2], columns, 1.0, scale, antialias)
         frame = resize_part(narrow, rows, columns, scale, 1.0, antialias)
     else:
-        image = F.pad(torch.from_numpy(image_HW3), (*padding, 0, source_rows - image_HW3.shape[0])).permute(2, 0, 1)[
-            None
-        ]
-        frame = resize_part(image.float().div_(255.0), rows, columns, scale, scale)
+        image = F.pad(torch.from_numpy(image_HW3), (*padding, 0, source_rows - image_HW3.shape[0]))
+        frame = resize_part(image.permute(2, 0, 1)[None].float().div_(255.0), rows, columns, scale, scale)
     return F.pad(frame, (0, size - columns, 0, size - rows))
 
 
 def bands(height: int, width: int) -> Iterator[slice]:
-    """Rows of an image, `BAND` pixels at a time: what is done to them one step after another stays in a processor's cache."""
+    """Yields an image's rows, `BAND` pixels at a time: several steps on them stay in a processor's cache."""
     step = max(1, BAND // width)
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _extent(length: int, side: int, size: int, reach: float) -> tuple[int, int]:
-    """How many of `size` outputs can see a source of `length` padded to `side`, and the padded length that they see."""
+    """Returns how many of `size` outputs can see a source of `length` padded to `side`, and what length they see."""
     outputs = min(size, math.ceil((length + reach) * size / side) + 1)
     return outputs, min(side, math.ceil((outputs + 1) * side / size + reach) + 1)
 
@@ -70,11 +68,11 @@ def resize_part(
     antialias: bool = False,
     room: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The first `rows` × `columns` of a bilinearly resized image (1×C×H×W), by F.interpolate's kernels.
+    """Returns the first `rows` × `columns` of a bilinearly resized image (1×C×H×W), by F.interpolate's kernels.
 
     They take size and scale apart. The scales are output over input. Where an output has its input's length the kernels
-    copy and forget the scale, so one more row or column is asked for and dropped. room: flat memory, enough for the result
-    with one more row and column, that the result is put into, channels last.
+    copy and forget the scale, so one more row or column is asked for and dropped. room: flat memory that the result is
+    put into, channels last; it has room for one more row and column.
     """
     resize = torch.ops.aten._upsample_bilinear2d_aa if antialias else torch.ops.aten.upsample_bilinear2d
     extra_row = int(rows == image.shape[2] and row_scale != 1)
@@ -90,7 +88,7 @@ def resize_part(
 
 
 def label_frame(mask_HW: np.ndarray, size: int) -> torch.Tensor:
-    """The object in the frame: 1×1×size×size float32 of 0 and 1, by nearest neighbour. mask: H×W bool."""
+    """Returns the object in the frame: 1×1×size×size float32 of 0 and 1, by nearest neighbour. mask: H×W bool."""
     height, width = mask_HW.shape
     # As torch's "nearest" does: the scale is rounded to float32 before it is multiplied.
     source = np.floor(np.arange(size, dtype=np.float32) * np.float32(max(height, width) / size)).astype(np.int64)
@@ -101,18 +99,18 @@ def label_frame(mask_HW: np.ndarray, size: int) -> torch.Tensor:
 
 
 def mask_prompt(label_B1SS: torch.Tensor, mask_size: int) -> torch.Tensor:
-    """The mask prompt of a label in the frame: B×1×M×M float32 of 0 or 255. label: 0 to 1; halves round to even, 0."""
+    """Returns the mask prompt of a label in the frame: B×1×M×M float32 of 0 or 255. label: 0 to 1; a half becomes 0."""
     mask = F.interpolate(label_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False)
     return mask.round() * MASK_ON
 
 
 def mask_prompts(mask_HW: np.ndarray, image_size: int, mask_size: int) -> Prompts:
-    """The prompt that generation uses: the object mask alone."""
+    """Returns the prompt that generation uses: the object mask alone."""
     return Prompts(masks=mask_prompt(label_frame(mask_HW, image_size), mask_size))
 
 
 def box_prompts(boxes_N4: np.ndarray, height: int, width: int, image_size: int) -> Prompts:
-    """One box around all of `boxes` (N×4 XYXY pixels of the H×W image), moved into the frame."""
+    """Returns one box around all of `boxes` (N×4 XYXY pixels of the H×W image), in pixels of the frame."""
     scale = image_size / max(height, width)
     boxes = torch.as_tensor(boxes_N4, dtype=torch.float32).reshape(-1, 4)
     enclosing = torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])

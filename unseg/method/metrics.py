@@ -16,7 +16,7 @@ BOUNDARY_SHARE = 0.02  # of the image's diagonal: Cheng et al.'s choice, and the
 def confusion_matrix(
     labels: torch.Tensor, predictions: torch.Tensor, num_classes: int, ignore_label: int = IGNORE_LABEL
 ) -> torch.Tensor:
-    """Pixel counts, num_classes×num_classes int64: row = true class, column = predicted class.
+    """Returns pixel counts, num_classes×num_classes int64: row = true class, column = predicted class.
 
     labels, predictions: integer tensors of one shape. Pixels whose label is `ignore_label` are not counted; every other
     label and prediction lies in 0 … num_classes − 1.
@@ -27,7 +27,7 @@ def confusion_matrix(
 
 
 def class_iou(confusion: torch.Tensor) -> list[float | None]:
-    """Intersection over union of every class; None for a class that no label shows, which a mean must leave out."""
+    """Returns every class's intersection over union; None for a class that no label shows, which a mean leaves out."""
     confusion = confusion.to(torch.float64)
     intersection, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     return [
@@ -36,7 +36,7 @@ def class_iou(confusion: torch.Tensor) -> list[float | None]:
 
 
 def mean_iou(iou: Sequence[float | None]) -> float:
-    """Mean over the classes that the labels show (those that are not None)."""
+    """Returns the mean over the classes that the labels show (not None); ValueError if they show none."""
     present = [value for value in iou if value is not None]
     if not present:
         raise ValueError("mean_iou: no class has a labelled pixel")
@@ -44,16 +44,17 @@ def mean_iou(iou: Sequence[float | None]) -> float:
 
 
 def mask_iou(label_HW: np.ndarray, answer_HW: np.ndarray) -> float:
-    """Intersection over union of two H×W bool masks; 1 where both are empty."""
+    """Returns the intersection over union of two H×W bool masks; 1 where both are empty."""
     union = np.count_nonzero(label_HW | answer_HW)
     return np.count_nonzero(label_HW & answer_HW) / union if union else 1.0
 
 
 def boundary(mask_HW: np.ndarray, share: float = BOUNDARY_SHARE) -> np.ndarray:
-    """The pixels of a mask (H×W bool) that lie within a band along its outline, inside it: H×W bool.
+    """Returns the pixels of a mask (H×W bool) that lie within a band along its outline, inside it: H×W bool.
 
-    The band is `share` of the image's diagonal wide, rounded to whole pixels, at least one; distances count king's moves, and
-    what lies outside the image is not object (Cheng et al., "Boundary IoU", CVPR 2021, and its published code).
+    The band is `share` of the image's diagonal wide, rounded to whole pixels, at least one; distances count king's
+    moves, and what lies outside the image is not object (Cheng et al., "Boundary IoU", CVPR 2021, and its published
+    code).
     """
     height, width = mask_HW.shape
     reach = max(1, round(share * math.hypot(height, width)))
@@ -68,12 +69,15 @@ def boundary(mask_HW: np.ndarray, share: float = BOUNDARY_SHARE) -> np.ndarray:
 
 
 def boundary_iou(label_HW: np.ndarray, answer_HW: np.ndarray, share: float = BOUNDARY_SHARE) -> float:
-    """Boundary IoU (Cheng et al., CVPR 2021) of two H×W bool masks: the IoU of their `boundary` bands; 1 where both are empty."""
+    """Returns the boundary IoU (Cheng et al., CVPR 2021) of two H×W bool masks: the IoU of their `boundary` bands.
+
+    It is 1 where both are empty.
+    """
     return mask_iou(boundary(label_HW, share), boundary(answer_HW, share))
 
 
 def retained_learning(protected: float, clean: float, trivial: float) -> float | None:
-    """(protected − trivial) / (clean − trivial): 1 = protection changed nothing, 0 = nothing was learnt.
+    """Returns (protected − trivial) / (clean − trivial): 1 = protection changed nothing, 0 = nothing was learnt.
 
     All three are mIoU on the clean test images; `trivial` answers the majority class everywhere. None where the clean
     network is no better than trivial: then there was nothing to retain.
@@ -82,19 +86,12 @@ def retained_learning(protected: float, clean: float, trivial: float) -> float |
 
 
 def majority_class(labels: np.ndarray, num_classes: int, ignore_label: int = IGNORE_LABEL) -> int:
-    """The class with most pixels in `labels` (integer array of any shape); the lowest index where several tie."""
+    """Returns the class with most pixels in `labels` (integers of any shape); the lowest where several tie."""
     return int(np.bincount(labels[labels != ignore_label].ravel(), minlength=num_classes).argmax())
 
 
-def trivial_iou(train_labels: np.ndarray, test_labels: np.ndarray, num_classes: int) -> list[float | None]:
-    """Every class's IoU on the test labels for the answer "the training labels' majority class" at every pixel."""
-    labels = torch.from_numpy(test_labels)
-    answer = torch.full_like(labels, majority_class(train_labels, num_classes))
-    return class_iou(confusion_matrix(labels, answer, num_classes))
-
-
 def psnr(original: np.ndarray, changed: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB over all values of two images of one shape and type; infinite where equal.
+    """Returns the peak signal-to-noise ratio in dB over all values of two images of one shape; infinite where equal.
 
     uint8 or uint16; the peak is the type's highest value.
     """

@@ -20,12 +20,13 @@ GREY_LEVELS = 255.0
 VALUES_A_GREY_LEVEL = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 257}  # 65535 / 255
 LUMINANCE = (0.299, 0.587, 0.114)
 NO_CODE = 255  # of pixels that belong to no class
-# Each thread's memory for resized noise, kept between images: taking it anew costs as much as the resize (4 megapixels: 90 ms).
+# Each thread's memory for resized noise, kept between images: taking it anew costs as much as the resize
+# (90 ms for 4 megapixels).
 _rooms = threading.local()
 
 
 def epsilon_map(region: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """Every pixel's bound as a fraction of the range: `budget.object`/255 where `region` is 1, else background/255.
+    """Returns every pixel's bound as a fraction of the range: object/255 where `region` is 1, else background/255.
 
     region: any shape, bool or float of 0 and 1. Returns float32 of the same shape.
     """
@@ -40,7 +41,7 @@ def add_noise(
     budget: Budget,
     antialias: bool = False,
 ) -> torch.Tensor:
-    """Noised images in [0, 1], differentiable in the noise: what the surrogate sees.
+    """Returns the noised images in [0, 1], differentiable in the noise: what the surrogate sees.
 
     images: float in [0, 1]; noise: in [−1, 1], resized bilinearly to the images' size; region: 1 on the object, else 0.
     antialias: whether that resizing averages over the area of a pixel, as a reader that shrinks images well does.
@@ -50,7 +51,7 @@ def add_noise(
 
 
 def published_region(mask_prompt_MM: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The object as the published generation script sees it: the mask prompt resized back and rounded.
+    """Returns the object as the published generation script sees it: the mask prompt resized back and rounded.
 
     mask_prompt: M×M of 0 or 255, covering the image padded right and below to a square. Returns H×W bool.
     """
@@ -60,45 +61,50 @@ def published_region(mask_prompt_MM: torch.Tensor, height: int, width: int) -> t
     return region
 
 
-def resize_noise(noise_3NN: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Noise of the padded square, resized bilinearly to the image's long side and cropped: 3×H×W."""
-    return torch.cat([band.clone() for _, band in _resized_bands(noise_3NN, height, width)], dim=1)
-
-
 def _resized_bands(square_CNN: torch.Tensor, height: int, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The crop at the top left of `square` resized bilinearly to the long side: rows, and their C×rows×W values.
+    """Yields the crop at the top left of `square` resized bilinearly to the long side: rows, and their C×rows×W values.
 
-    The values may be overwritten, and are when the next band comes. The square itself is never built (a 20,000×20 image
-    would need 4.8 GB for its noise). An image of up to `WHOLE` pixels has exactly the values of F.interpolate; of a larger
-    one the columns are resized before the rows, which moves values by at most 2e-7.
+    The values may be overwritten, and are when the next band comes. The square itself is never built (a 20,000×20
+    image would need 4.8 GB for its noise). An image of up to `WHOLE` pixels has exactly the values of F.interpolate;
+    of a larger one the columns are resized before the rows, which moves values by at most 2e-7.
     """
-    scale = max(height, width) / square_CNN.shape[-1]
     if height * width <= WHOLE:
-        # Colours side by side, as in the image. The values do not depend on it, but on how many channels there are.
-        square = square_CNN[None].contiguous(memory_format=torch.channels_last)
-        room = vars(_rooms).pop("room", None)  # none for a second iteration within this one
-        if room is None or len(room) < len(square_CNN) * (height + 1) * (width + 1):
-            room = square.new_empty(len(square_CNN) * (height + 1) * (width + 1))
-        whole = resize_part(square, height, width, scale, scale, room=room)[0]
-        for rows in bands(height, width):
-            yield rows, whole[:, rows]
-        _rooms.room = room
-        return
+        return _bands_of_a_whole(square_CNN, height, width)
+    return _bands_one_by_one(square_CNN, height, width)
+
+
+def _bands_of_a_whole(square_CNN: torch.Tensor, height: int, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yields the bands of a crop that is resized at once, into memory that this thread keeps."""
+    scale = max(height, width) / square_CNN.shape[-1]
+    # Colours side by side, as in the image. The values do not depend on it, but on how many channels there are.
+    square = square_CNN[None].contiguous(memory_format=torch.channels_last)
+    room = vars(_rooms).pop("room", None)  # none for a second iteration within this one
+    if room is None or len(room) < len(square_CNN) * (height + 1) * (width + 1):
+        room = square.new_empty(len(square_CNN) * (height + 1) * (width + 1))
+    whole = resize_part(square, height, width, scale, scale, room=room)[0]
+    for rows in bands(height, width):
+        yield rows, whole[:, rows]
+    _rooms.room = room
+
+
+def _bands_one_by_one(square_CNN: torch.Tensor, height: int, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yields the bands of a crop whose columns are resized first, and whose rows are resized band by band."""
+    scale = max(height, width) / square_CNN.shape[-1]
     wide = resize_part(square_CNN[None], square_CNN.shape[1], width, 1.0, scale)[0].contiguous()
     weights = _row_weights(height, wide.shape[1], scale)
     room = None
     for rows in bands(height, width):
-        seen = weights[rows].any(dim=0).nonzero()[:, 0]
-        seen = slice(int(seen[0]), int(seen[-1]) + 1)
+        columns = weights[rows].any(dim=0).nonzero()[:, 0]
+        seen = slice(int(columns[0]), int(columns[-1]) + 1)
         part = weights[rows, seen].contiguous()
         room = wide.new_empty(len(wide), len(part), width) if room is None else room[:, : len(part)]
-        for source, band in zip(wide, room):
+        for source, band in zip(wide, room, strict=True):
             torch.mm(part, source[seen], out=band)
         yield rows, room
 
 
 def _row_weights(outputs: int, inputs: int, scale: float) -> torch.Tensor:
-    """How much of each input row is in each output row of a bilinear resize: outputs×inputs float32.
+    """Returns how much of each input row is in each output row of a bilinear resize: outputs×inputs float32.
 
     Places and weights are rounded as in F.interpolate's kernel (one rounding for multiplying and subtracting).
     """
@@ -112,7 +118,7 @@ def _row_weights(outputs: int, inputs: int, scale: float) -> torch.Tensor:
 
 
 def apply(image_HWC: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:
-    """The unlearnable image: `image` plus noise, within `budget` at every pixel by construction.
+    """Returns the unlearnable image: `image` plus noise, within `budget` at every pixel by construction.
 
     image: H×W×3 (RGB) or H×W×1 (grey), uint8 or uint16. noise: 3×N×N float32 in [−1, 1], for the image padded right and
     below to a square. region: H×W bool, true on the object. Returns an array like `image`.
@@ -133,7 +139,7 @@ def apply(image_HWC: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray,
 
 
 def apply_tints(image_HWC: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Tensor, budget: Budget) -> np.ndarray:
-    """The image with the tint of each pixel's code, within `budget.object`. Pixels without a code stay as they are.
+    """Returns the image with the tint of each pixel's code, within `budget.object`; pixels without a code stay.
 
     image: as for `apply`. codes: H×W uint8, below K, or `NO_CODE`. tints: K×3 float32 in [−1, 1]. Returns an array like
     `image`; rounding, bound, grey images and 16 bits are those of `apply`.
@@ -162,7 +168,7 @@ def _check_image(image_HWC: np.ndarray) -> None:
 
 
 def _add_to_part(part_HWC: np.ndarray, noise_3HW: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:
-    """`apply` for a part of an image whose noise has its size; the noise is overwritten."""
+    """Does what `apply` does for a part of an image whose noise has its size; the noise is overwritten."""
     values, kind = VALUES_A_GREY_LEVEL[part_HWC.dtype], part_HWC.dtype
     noise_CHW = noise_3HW if part_HWC.shape[2] == 3 else luminance(noise_3HW)
     regions = torch.tensor([False, True])
@@ -180,12 +186,12 @@ def _add_to_part(part_HWC: np.ndarray, noise_3HW: torch.Tensor, region_HW: np.nd
     noise_HWC = noise_CHW.permute(1, 2, 0)
     if noise_HWC.shape[2] == 3 and noise_HWC.is_contiguous():
         return noised(part_HWC, noise_HWC, cv2.merge([bound] * 3), cv2.merge([most] * 3))
-    planes = [noised(plane, noise, bound, most) for plane, noise in zip(cv2.split(part_HWC), noise_CHW)]
+    planes = [noised(plane, noise, bound, most) for plane, noise in zip(cv2.split(part_HWC), noise_CHW, strict=True)]
     return cv2.merge(planes).reshape(part_HWC.shape)
 
 
 def _lookup(region_HW: np.ndarray, pair: np.ndarray) -> np.ndarray:
-    """`pair`'s second value where `region` (uint8) is 1, the first where it is 0."""
+    """Returns H×W values: `pair`'s second where `region` (uint8) is 1, the first where it is 0."""
     lowest, highest = cv2.minMaxLoc(region_HW)[:2]
     if lowest == highest:
         return np.full(region_HW.shape, pair[int(lowest)])
@@ -195,11 +201,11 @@ def _lookup(region_HW: np.ndarray, pair: np.ndarray) -> np.ndarray:
 
 
 def luminance(noise_3HW: torch.Tensor) -> torch.Tensor:
-    """Noise for a grey image, 1×H×W: the weights with which RGB becomes grey (ITU-R BT.601)."""
+    """Returns noise for a grey image, 1×H×W, mixed as RGB becomes grey (ITU-R BT.601)."""
     return (noise_3HW * torch.tensor(LUMINANCE)[:, None, None]).sum(dim=0, keepdim=True)
 
 
 def uniform(height: int, width: int, generator: np.random.Generator) -> torch.Tensor:
-    """The control: independent uniform noise in [−1, 1] for every value, 3×S×S, S the long side (so never resized)."""
+    """Returns the control: independent uniform noise in [−1, 1], 3×S×S, S the long side (so it is never resized)."""
     side = max(height, width)
     return torch.from_numpy(generator.uniform(-1, 1, (3, side, side)).astype(np.float32))

@@ -1,7 +1,8 @@
 """The output folder of a training run: its checkpoints, written and read so that a run survives whatever stops it.
 
-A checkpoint is `checkpoints/step_00000500.pt` (what `torch.save` writes: tensors, numbers, strings) and, written after it,
-`step_00000500.json` with the file's sha256, the step and the run's settings. Without its JSON a checkpoint is not whole.
+A checkpoint is `checkpoints/step_00000500.pt` (what `torch.save` writes: tensors, numbers, strings) and, written
+after it, `step_00000500.json` with the file's sha256, the step and the run's settings. Without its JSON a checkpoint
+is not whole.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from filelock import FileLock, Timeout
 
+from unseg.compute.progress import Progress
 from unseg.errors import UserError
+from unseg.method.config import RETIRED
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, writing
+from unseg.storage.settings_diff import differences
 from unseg.storage.weights import write_durably
 
 GENERATOR_FILE = "generator.safetensors"
@@ -30,7 +34,10 @@ Settings = dict[str, Any]
 
 
 class RunFolder:
-    """keep: how many checkpoints stay; older ones are removed. A context for the process that writes, which locks the folder."""
+    """Writes and reads the checkpoints of an output folder; the process that writes locks it by entering a context.
+
+    keep: how many checkpoints stay; older ones are removed.
+    """
 
     def __init__(self, output: Path, keep: int = 3) -> None:
         if keep < 1:
@@ -57,19 +64,22 @@ class RunFolder:
             path.unlink()  # of a run that was killed
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._lock.release()
 
     def steps(self) -> list[int]:
-        """The steps of the whole checkpoints, the newest first."""
+        """Returns the steps of the checkpoints that have both files, the newest first."""
         found = [path.stem for path in self._folder.glob("step_*.json") if path.with_suffix(".pt").exists()]
         return sorted((int(stem[len("step_") :]) for stem in found if stem[len("step_") :].isdigit()), reverse=True)
 
     def path(self, step: int) -> Path:
+        """Returns where the checkpoint of a step is."""
         return self._folder / f"step_{step:08}.pt"
 
     def save(self, state: dict[str, Any], step: int, settings: Settings) -> Path:
-        """Writes a checkpoint and removes those that are no longer among the last `keep`."""
+        """Writes a checkpoint, removes those that are no longer among the last `keep`, and returns its path."""
         path = self.path(step)
         digest = _write_state(path, state)
         facts = {"step": step, "sha256": digest, "settings": settings, "torch": torch.__version__}
@@ -80,16 +90,16 @@ class RunFolder:
         return path
 
     def save_failure(self, state: dict[str, Any], step: int, rank: int) -> Path:
-        """Writes what led to a failed step. It is no checkpoint: the run does not go on from it."""
+        """Writes what led to a failed step, and returns the file. It is no checkpoint: no run goes on from it."""
         path = self.output / f"failed_step_{step:08}_process_{rank}.pt"
         _write_state(path, state)
         return path
 
-    def newest(self, settings: Settings, say: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint that is whole, None where there is none at all.
+    def newest(self, settings: Settings, progress: Progress) -> Path | None:
+        """Returns the newest checkpoint that is whole, None where there is none at all.
 
-        UserError where it belongs to a run with other settings, where no checkpoint is whole, or where the folder holds weights
-        that no checkpoint accounts for. A damaged checkpoint is named with `say` and set aside.
+        UserError where it belongs to a run with other settings, where no checkpoint is whole, or where the folder holds
+        weights that no checkpoint accounts for. `progress` is told of a damaged checkpoint, which is set aside.
         """
         steps = self.steps()
         for step in steps:
@@ -97,7 +107,9 @@ class RunFolder:
             if fault is None:
                 self._check_settings(step, settings)
                 return self.path(step)
-            say(f"{self.path(step)}: {fault}; set aside as {self.path(step).name}{DAMAGED}, the one before is used")
+            progress.say(
+                f"{self.path(step)}: {fault}; set aside as {self.path(step).name}{DAMAGED}, the one before is used"
+            )
             for path in (self.path(step), self.path(step).with_suffix(".json")):
                 path.replace(path.with_name(path.name + DAMAGED))
         if steps or any(self._folder.glob(f"*{DAMAGED}")):
@@ -111,41 +123,32 @@ class RunFolder:
         return None
 
     def _fault(self, step: int) -> str | None:
-        """What is wrong with a checkpoint's files."""
+        """Returns what is wrong with a checkpoint's files, None where they are whole."""
         path = self.path(step)
         try:
             facts = json.loads(path.with_suffix(".json").read_bytes())
         except (ValueError, OSError) as error:
             return f"cannot be read ({error})"
-        if (
-            not isinstance(facts, dict)
-            or not isinstance(facts.get("settings"), dict)
-            or sha256_of(path) != facts.get("sha256")
-        ):
+        described = isinstance(facts, dict) and isinstance(facts.get("settings"), dict)
+        if not described or sha256_of(path) != facts.get("sha256"):
             return "is damaged (its content is not what was written)"
         return None
 
     def _check_settings(self, step: int, settings: Settings) -> None:
+        """Raises UserError where a checkpoint belongs to a run with other settings."""
         theirs = json.loads(self.path(step).with_suffix(".json").read_bytes())["settings"]
-        ours = json.loads(json.dumps(settings))  # tuples become lists
-        changed = [
-            f"{key} {_shown(theirs.get(key))} → {_shown(ours.get(key))}"
-            for key in dict.fromkeys([*theirs, *ours])
-            if theirs.get(key) != ours.get(key)
-        ]
-        if changed:
+        for name, value in RETIRED.items():
+            if theirs.get(name) == value:
+                del theirs[name]
+        if changed := "; ".join(differences(theirs, settings)):
             raise UserError(
-                f"--output {self.output}: holds a run made with other settings ({'; '.join(changed)}); go on with "
-                "the same, or use another folder"
+                f"--output {self.output}: holds a run made with other settings ({changed}); go on with the same, or "
+                "use another folder"
             )
 
 
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-
-
 def read_state(path: Path) -> dict[str, Any]:
-    """What `RunFolder.save` wrote, on the CPU; code in a file is not run."""
+    """Returns what `RunFolder.save` wrote, on the CPU; code in a file is not run."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -157,7 +160,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 class _Digesting:
-    """A file that is written from start to end, the sha256 of what went into it, and the failure that ended it.
+    """Writes a file from start to end, and keeps the sha256 of what went into it and the failure that ended it.
 
     torch answers a failure with words about its archive's positions, in which the reason is lost.
     """
@@ -167,6 +170,7 @@ class _Digesting:
         self.failure: OSError | None = None
 
     def write(self, data: bytes) -> int:
+        """Writes the bytes, and counts them into the digest."""
         self._sha256.update(data)
         try:
             return self._file.write(data)
@@ -175,21 +179,24 @@ class _Digesting:
             raise
 
     def flush(self) -> None:
+        """Hands what was written on to the system."""
         self._file.flush()
 
     def hexdigest(self) -> str:
+        """Returns the sha256 of all that was written."""
         return self._sha256.hexdigest()
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> str:
     """Writes atomically, without a second copy in memory (the paper's networks make 1.5 GB); returns the sha256."""
-    digesting = None
+    digesting: _Digesting | None = None
     try:
         with writing(path, durable=True) as file:
             digesting = _Digesting(file)
-            torch.save(state, digesting)
+            torch.save(state, cast(IO[bytes], digesting))  # it calls write and flush, nothing else
+            return digesting.hexdigest()
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        cause = digesting and digesting.failure or error
+        failure = digesting.failure if digesting else None
+        cause = failure or error
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise UserError(f"{path}: cannot be written ({reason}); check space and permissions") from None
-    return digesting.hexdigest()

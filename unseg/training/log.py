@@ -1,8 +1,8 @@
-"""What a person watches while a generator trains: progress bar, log, TensorBoard, pictures.
+"""The log of a training run: a line an epoch in `log.jsonl`, its curves in TensorBoard, a picture, and a sentence.
 
-`log.jsonl` has a line an epoch, or one every `log_every` steps for recipes whose phases are steps. A kill at any byte leaves at
-most a half line at its end: that is cut off when the run goes on, and so are the lines of steps that will be run again.
-Drawing and the making of lines are pure functions; `Watch` puts them where they belong.
+`log.jsonl` has a line an epoch, or one every `log_every` steps for recipes whose phases are steps. A kill at any byte
+leaves at most a half line at its end: that is cut off when the run goes on, and so are the lines of steps that will
+be run again. Making lines is a pure function; `TrainingLog` puts them where they belong.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ import dataclasses
 import json
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
-from unseg.method.config import PLAYERS, Budget, TrainConfig
+from unseg.method.config import PLAYERS
 from unseg.storage.images import encode_png
-from unseg.storage.panels import INK, MISSED, NOISE_GAIN, WRONG, answer_panel, captioned_grid, mask_panel, noise_panel
 from unseg.storage.weights import write_durably
-from unseg.training.validation import MEASURES, SetScore, Shown, mean_over_images
+from unseg.training.phases import Phases
+from unseg.training.pictures import PictureRow, draw
+from unseg.training.validation import MEASURES, SetScore, mean_over_images
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 LOG_FILE = "log.jsonl"
 PICTURES_FOLDER = "pictures"
@@ -34,67 +38,73 @@ EVENTS_FOLDER = "tensorboard"
 LINE_START = b'{"step": '
 OWN_FIELDS = {"step", "revision", "config"}  # by which a line of this log is told from another program's
 DIGITS = 6  # significant ones of a number in the log
-REDRAW_SECONDS, REDRAW_SECONDS_IN_FILES = 0.5, 30.0  # a bar that goes to a file grows with every redraw
-HALF_RANGE = 128.0  # from grey to black or white
-LEGEND = (("surrogate's masks:  white: found", INK), ("orange: not object", WRONG), ("blue: missed", MISSED))
 
 
-# --- lines -----------------------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Holds what is known of a run when its log gets a line.
 
+    step: how many steps have been taken. seconds: of the run so far. losses: player → mean of its own loss since the
+    line before. surrogate_age: the steps of the surrogate that was validated with. shown: what the picture shows;
+    none if empty.
+    """
 
-def is_due(config: TrainConfig, step: int, steps_per_epoch: int, total_steps: int) -> bool:
-    """Whether the log gets a line after `step` steps: at the end of an epoch where phases are epochs, else every `log_every`."""
-    every = config.log_every if config.steps_per_phase else steps_per_epoch
-    return step % every == 0 or step == total_steps
+    step: int
+    seconds: float
+    losses: Mapping[str, float]
+    scores: Sequence[SetScore]
+    learning_rates: Mapping[str, float]
+    surrogate_age: int
+    shown: Sequence[PictureRow] = ()
 
 
 def log_line(
-    config: TrainConfig,
-    *,
-    step: int,
-    steps_per_epoch: int,
-    seconds: float,
-    losses: Mapping[str, float],
-    scores: Sequence[SetScore],
-    learning_rates: Mapping[str, float],
-    images_per_second: float | None,
-    waiting_share: float | None,
-    revision: str,
-    facts: Mapping[str, Any] | None = None,
+    report: Report, phases: Phases, *, images_per_second: float | None, waiting_share: float | None, revision: str
 ) -> dict[str, Any]:
-    """A line of the log: everything that JSON can hold, numbers that are not finite as null.
+    """Returns a line of the log: everything that JSON can hold, numbers that are not finite as null.
 
-    losses: player → mean of its own loss since the line before; null for one that was not trained. surrogate_noised and
-    surrogate_clean: the surrogate's loss on all validation images, with and without noise; their gap is what the noise does.
-    images_per_second: trained on by all processes, time for validation left out. waiting_share: of that time, what was spent
-    waiting for data. facts: put in as they are.
+    A player that was not trained has null for its loss. surrogate_noised and surrogate_clean: the surrogate's loss on
+    all validation images, with and without noise; their gap is what the noise does. images_per_second: trained on by
+    all processes, time for validation left out. waiting_share: the share of that time that passed waiting for data.
     """
-    epoch = step / steps_per_epoch
+    epoch = report.step / phases.epoch
     return _plain(
         {
-            "step": step,
+            "step": report.step,
             "epoch": int(epoch) if epoch.is_integer() else round(epoch, 3),
-            "seconds": round(seconds, 1),
-            **{f"{player}_loss": losses.get(player) for player in PLAYERS},
-            "surrogate_noised": mean_over_images(scores, "loss_noised"),
-            "surrogate_clean": mean_over_images(scores, "loss_clean"),
-            "sets": {
-                score.name: {"images": score.images, "empty": score.empty}
-                | {name: getattr(score, name) for name in MEASURES}
-                for score in scores
-            },
-            "learning_rates": dict(learning_rates),
+            "seconds": round(report.seconds, 1),
+            **{f"{player}_loss": report.losses.get(player) for player in PLAYERS},
+            "surrogate_noised": mean_over_images(report.scores, "loss_noised"),
+            "surrogate_clean": mean_over_images(report.scores, "loss_clean"),
+            "sets": {score.name: _measures(score) for score in report.scores},
+            "learning_rates": dict(report.learning_rates),
             "images_per_second": images_per_second,
             "waiting_share": waiting_share,
-            **(facts or {}),
+            "surrogate_age": report.surrogate_age,
             "revision": revision,
-            "config": dataclasses.asdict(config),
+            "config": dataclasses.asdict(phases.config),
         }
     )
 
 
+def _measures(score: SetScore) -> dict[str, Any]:
+    return {"images": score.images, "empty": score.empty} | {name: getattr(score, name) for name in MEASURES}
+
+
+def sentence(line: Mapping[str, Any]) -> str:
+    """Returns what a person is told of a line: the losses, and what the noise does to the surrogate."""
+    parts = [f"{player} loss {line[f'{player}_loss']:.3f}" for player in PLAYERS if line[f"{player}_loss"] is not None]
+    found = [kind for kind in ("noised", "clean") if line[f"surrogate_{kind}"] is not None]
+    if found:
+        losses = ", ".join(f"{kind} {line[f'surrogate_{kind}']:.3f}" for kind in found)
+        parts.append(f"surrogate's loss on validation images: {losses}")
+    if line["images_per_second"] is not None:
+        parts.append(f"{line['images_per_second']:.3g} images a second")
+    return f"step {line['step']}, epoch {line['epoch']}: {'; '.join(parts)}"
+
+
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """The curves that TensorBoard gets from a line: tag → value. What is null has none."""
+    """Returns the curves that TensorBoard gets from a line: tag → value. What is null has none."""
     found = {f"loss/{player}": line[f"{player}_loss"] for player in PLAYERS}
     found |= {f"validation/surrogate_{kind}": line[f"surrogate_{kind}"] for kind in ("noised", "clean")}
     found |= {f"{measure}/{name}": score[measure] for name, score in line["sets"].items() for measure in MEASURES}
@@ -104,9 +114,10 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def kept_lines(data: bytes, step: int, source: str | Path = LOG_FILE) -> bytes:
-    """What stays of a log when its run goes on after `step` steps: whole lines of steps up to that one.
+    """Returns what stays of a log when its run goes on after `step` steps: whole lines of steps up to that one.
 
-    A kill can leave a half line, at the end only. UserError where anything else is in the file: it is not a log of ours.
+    A kill can leave a half line, at the end only. UserError where anything else is in the file: it is not a log of
+    ours.
     """
     *whole, rest = data.split(b"\n")
     kept = []
@@ -135,209 +146,148 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+class TrainingLog:
+    """Writes the log of a run on the process that leads; on the others every method does nothing.
 
-
-def noise_gain(budget: Budget) -> float:
-    """By how much noise is enlarged in pictures: × 16 where the budget is 8, more for less, so that it can be seen."""
-    largest = max(budget.object, budget.background)
-    return HALF_RANGE / largest if largest else NOISE_GAIN
-
-
-def draw(shown: Sequence[Shown], budget: Budget) -> np.ndarray:
-    """A row for each image: image, noise, unlearnable image, the surrogate's masks without and with noise, label. H×W×3 uint8."""
-    gain = noise_gain(budget)
-    rows = [
-        [
-            (item.name, item.pixels),
-            (f"noise x{gain:g}", noise_panel(item.noise, gain)),
-            ("unlearnable", item.noised),
-            (f"surrogate, clean: IoU {item.iou_clean:.2f}", answer_panel(item.label, item.mask_clean)),
-            (f"surrogate, noised: IoU {item.iou_noised:.2f}", answer_panel(item.label, item.mask_noised)),
-            ("label", mask_panel(item.label)),
-        ]
-        for item in shown
-    ]
-    return captioned_grid(rows, LEGEND)
-
-
-# --- the writer ------------------------------------------------------------------------------------------------------
-
-
-class Watch:
-    """Shows a run and writes it down, on the main process; on the others every method does nothing.
-
-        with Watch(output, config, step=…, …) as watch:
+        with TrainingLog(output, phases, step=…, …) as log:
             for each step:
-                watch.advance(step, player, loss, waited)
-                if is_due(config, step, steps_per_epoch, total_steps):
-                    watch.record(step, …)   # before the checkpoint of that step, so that no line is missing after a resume
+                log.count(step, player, loss, waited)
+                if phases.logs_after(step):
+                    log.write(report)  # before the checkpoint of that step, so that no line is missing after a resume
 
     step: the steps that the run has taken (0, or those of the checkpoint that it goes on from). images_per_step: of all
     processes. tensorboard: None writes events if the package is there, and says so if not; True asks for it (UserError
-    if missing). say: how sentences reach the person.
+    if missing); False writes none.
     """
 
     def __init__(
         self,
         output: Path,
-        config: TrainConfig,
+        phases: Phases,
         *,
         step: int,
-        total_steps: int,
-        steps_per_epoch: int,
         images_per_step: int,
         revision: str,
         tensorboard: bool | None = None,
-        quiet: bool = False,
-        main: bool = True,
-        say: Callable[[str], None] = tqdm.write,
+        leads: bool = True,
+        progress: Progress = SILENT,
     ) -> None:
-        self.output, self.config, self.main, self.say = output, config, main, say
-        self.steps_per_epoch, self.images_per_step, self.revision = steps_per_epoch, images_per_step, revision
-        self._events = None
-        if main:
-            self._resume_log(step)
-            self._events = _open_events(output / EVENTS_FOLDER, step, tensorboard, say)
-        self._in_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total_steps * images_per_step,
-            initial=step * images_per_step,
-            unit="img",
-            dynamic_ncols=True,
-            disable=quiet or not main,
-            mininterval=REDRAW_SECONDS if self._in_terminal else REDRAW_SECONDS_IN_FILES,
-        )
-        self._latest: dict[str, str] = {}
+        self._output, self._phases, self._step, self._leads = output, phases, step, leads
+        self._images_per_step, self._revision = images_per_step, revision
+        self._tensorboard, self._progress = tensorboard, progress
+        self._events: SummaryWriter | None = None
         self._said_empty = False
-        self._validated = 0
         self._images = 0
         self._seconds = 0.0
         self._waited = self._waited_before = 0.0
-        self._mark = time.monotonic()
+        self._mark = 0.0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TrainingLog:
+        """Cuts off the lines of steps that will be run again, and opens TensorBoard's events."""
+        if self._leads:
+            _cut(self._output / LOG_FILE, self._step)
+            self._events = _open_events(self._output / EVENTS_FOLDER, self._step, self._tensorboard, self._progress)
+        self._mark = time.monotonic()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._bar.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._events is not None:
             self._events.close()
 
-    def advance(self, step: int, player: str, loss: float, waited: float = 0.0) -> None:
-        """After every step: `step` counts it. loss: the player's. waited: seconds for data since the run began."""
-        if not self.main:
+    def count(self, step: int, player: str, loss: float, waited: float) -> None:
+        """Counts a step in, after it. loss: the player's. waited: seconds for data since the run began."""
+        if not self._leads:
             return
         now = time.monotonic()
         self._seconds, self._mark = self._seconds + now - self._mark, now
-        self._images, self._waited = self._images + self.images_per_step, waited
-        self._latest[player] = f"{loss:.3f}"
-        self._bar.set_postfix({"epoch": f"{step / self.steps_per_epoch:.2f}", **self._latest}, refresh=False)
-        self._bar.update(self.images_per_step)
-        if self._events is not None and step % self.config.log_every == 0:
+        self._images, self._waited = self._images + self._images_per_step, waited
+        if self._events is not None and step % self._phases.config.log_every == 0:
             self._events.add_scalar(f"step_loss/{player}", loss, step)
 
-    def validated(self, images: int) -> None:
-        """While `validate` runs (its `progress`): `images` more are done, so that the bar does not seem to stand still."""
-        self._validated += images
-        self._bar.set_description(f"validation, image {self._validated}", refresh=self._in_terminal)
-
-    def record(
-        self,
-        step: int,
-        *,
-        seconds: float,
-        losses: Mapping[str, float],
-        scores: Sequence[SetScore],
-        learning_rates: Mapping[str, float],
-        shown: Sequence[Shown] = (),
-        facts: Mapping[str, Any] | None = None,
-    ) -> None:
-        """A line of the log, its curves, and the picture of `shown`. seconds: of the run so far; the others: see `log_line`."""
-        if not self.main:
+    def write(self, report: Report) -> None:
+        """Writes a line, its curves and the picture, and tells a sentence."""
+        if not self._leads:
             return
         line = log_line(
-            self.config,
-            step=step,
-            steps_per_epoch=self.steps_per_epoch,
-            seconds=seconds,
-            losses=losses,
-            scores=scores,
-            learning_rates=learning_rates,
+            report,
+            self._phases,
             images_per_second=self._images / self._seconds if self._seconds else None,
             waiting_share=(self._waited - self._waited_before) / self._seconds if self._seconds else None,
-            revision=self.revision,
-            facts=facts,
+            revision=self._revision,
         )
-        self._append(line)
-        picture = draw(shown, self.config.budget) if shown else None
+        _append(self._output / LOG_FILE, line)
+        picture = draw(report.shown, self._phases.config.budget) if report.shown else None
         if picture is not None:
-            write_durably(self.output / PICTURES_FOLDER / self._picture_name(step), encode_png(picture))
-        if self._events is not None:
-            for tag, value in scalars(line).items():
-                self._events.add_scalar(tag, value, step)
-            if picture is not None:
-                self._events.add_image("pictures", picture, step, dataformats="HWC")
-            self._events.flush()
-        for kind in ("noised", "clean"):
-            if line[f"surrogate_{kind}"] is not None:
-                self._latest[kind] = f"{line[f'surrogate_{kind}']:.3f}"
-        self._say_empty(scores)
-        self._validated = 0
-        self._bar.set_description(refresh=False)
+            write_durably(self._output / PICTURES_FOLDER / self._picture_name(report.step), encode_png(picture))
+        self._add_events(line, picture)
+        self._progress.say(sentence(line))
+        self._say_empty(report.scores)
         # What passed since the last step was validation and drawing: no part of the rates.
         self._images, self._seconds, self._waited_before, self._mark = 0, 0.0, self._waited, time.monotonic()
 
+    def _add_events(self, line: Mapping[str, Any], picture: np.ndarray | None) -> None:
+        if self._events is None:
+            return
+        for tag, value in scalars(line).items():
+            self._events.add_scalar(tag, value, line["step"])
+        if picture is not None:
+            self._events.add_image("pictures", picture, line["step"], dataformats="HWC")
+        self._events.flush()
+
     def _picture_name(self, step: int) -> str:
-        epoch, rest = divmod(step, self.steps_per_epoch)
-        return f"step_{step:06d}.png" if self.config.steps_per_phase or rest else f"epoch_{epoch:03d}.png"
+        epoch, rest = divmod(step, self._phases.epoch)
+        return f"step_{step:06d}.png" if self._phases.config.steps_per_phase or rest else f"epoch_{epoch:03d}.png"
 
     def _say_empty(self, scores: Sequence[SetScore]) -> None:
-        for score in () if self._said_empty else scores:
+        """Tells once of the validation images that show no object."""
+        if self._said_empty:
+            return
+        self._said_empty = True
+        for score in scores:
             if score.empty:
                 more = ", …" if score.empty > len(score.empty_names) else ""
-                self.say(
-                    f"validation set {score.name}: {score.empty} of {score.images + score.empty} images show no object and "
-                    f"are left out ({', '.join(score.empty_names)}{more})"
+                self._progress.say(
+                    f"validation set {score.name}: {score.empty} of {score.images + score.empty} images show no object "
+                    f"and are left out ({', '.join(score.empty_names)}{more})"
                 )
-        self._said_empty = True
-
-    def _resume_log(self, step: int) -> None:
-        path = self.output / LOG_FILE
-        try:
-            data = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
-        kept = kept_lines(data, step, path)
-        if kept != data:
-            write_durably(path, kept)
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        path = self.output / LOG_FILE
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab") as file:
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())  # before the checkpoint that says that this step is done
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror or error}); make room and start the same command again"
-            ) from None
 
 
-def _open_events(folder: Path, step: int, wanted: bool | None, say: Callable[[str], None]) -> Any:
-    """TensorBoard's writer, which forgets events past `step`, or None."""
+def _cut(path: Path, step: int) -> None:
+    """Leaves of the log what `kept_lines` says."""
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+    kept = kept_lines(data, step, path)
+    if kept != data:
+        write_durably(path, kept)
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    """Adds a line to the log; when this returns, the disk has it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that says that this step is done
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room and start the same command again"
+        ) from None
+
+
+def _open_events(folder: Path, step: int, wanted: bool | None, progress: Progress) -> SummaryWriter | None:
+    """Returns TensorBoard's writer, which forgets events past `step`; None where there are to be no events."""
     if wanted is False:
         return None
     if find_spec("tensorboard") is None:
         missing = "TensorBoard is not installed (pip install 'unseg[train]')"
         if wanted:
             raise UserError(f"--tensorboard: {missing}")
-        say(f"{missing}: the log and the pictures are written all the same")
+        progress.say(f"{missing}: the log and the pictures are written all the same")
         return None
     from torch.utils.tensorboard import SummaryWriter
 

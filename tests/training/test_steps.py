@@ -17,10 +17,11 @@ from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.losses import LossRule
 from unseg.method.prompts import POINTS
-from unseg.training import bilevel
-from unseg.training.bilevel import generator_step, prepare, surrogate_step, take_step
+from unseg.training import loop, steps
+from unseg.training.loop import RunOptions, enough_memory, take_step, train
 from unseg.training.players import NonFiniteStep, Training
 from unseg.training.recipes import recipe
+from unseg.training.steps import generator_step, noised, prepare, surrogate_step
 
 CONFIG = recipe("smoke")
 
@@ -104,14 +105,41 @@ def test_the_fused_optimizer_is_adam(samples):
 
 def test_label_modification_asks_for_ones(samples, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        bilevel, "mask_loss", lambda logits, target, *rest: seen.append(target) or logits.square().mean()
-    )
+    monkeypatch.setattr(steps, "mask_loss", lambda logits, target, *rest: seen.append(target) or logits.square().mean())
     training, batch = Training.start(CONFIG), batch_of(samples)
     for target in ("ones", "mask"):
         config = dataclasses.replace(CONFIG, target=target)
         generator_step(training.generator, training.surrogates[0].network, batch, config, 1e-3)
     assert seen[0].min() == 1 and torch.equal(seen[1], batch.small_labels)
+
+
+def test_the_surrogate_learns_the_label_as_it_was_resized(samples, monkeypatch):
+    """Not rounded, unlike the region that noise is added to."""
+    seen = []
+    monkeypatch.setattr(steps, "mask_loss", lambda logits, target, *rest: seen.append(target) or logits.square().mean())
+    config = dataclasses.replace(CONFIG, view_size=96, frame_size=96, surrogate_sizes=(64,), antialias=False)
+    training, batch = Training.start(config), batch_of(samples, config)
+    resized = torch.nn.functional.interpolate(batch.labels, (64, 64), mode="bilinear", align_corners=False)
+    surrogate_step(training.generator.network, training.surrogates[0], batch, config, 1e-3)
+    assert torch.equal(seen[0], resized) and ((resized > 0.1) & (resized < 0.9)).sum() > 20
+
+
+def test_the_players_kinds_of_prompts_are_drawn_apart(samples):
+    config = dataclasses.replace(recipe("paper"), view_size=64, frame_size=96, surrogate_sizes=(32,), batch_size=2)
+    apart = dataclasses.replace(config, generator_prompts=("box",), surrogate_prompts=("points",))
+    batch = prepare(draw_views(samples, apart, 0), apart, (0.25, 0.25))
+    assert batch.generator_prompts.boxes is not None and batch.generator_prompts.points is None
+    assert batch.surrogate_prompts.points is not None and batch.surrogate_prompts.boxes is None
+    own_kind = 0  # how often the surrogate has a prompt of a kind that the generator has not
+    for step in range(20):
+        batch = prepare(draw_views(samples, config, step), config, (0.25, 0.25))
+        for slot in (0, 1):
+            theirs, own = (of.of_image(slot) for of in (batch.generator_prompts, batch.surrogate_prompts))
+            own_kind += any(
+                getattr(own, name) is not None and getattr(theirs, name) is None
+                for name in ("masks", "boxes", "points")
+            )
+    assert own_kind > 5  # a third of 40 on average: the generator's subset has two kinds on average
 
 
 def test_the_recipes_numbers_reach_losses_and_prompts(samples, monkeypatch):
@@ -128,7 +156,7 @@ def test_the_recipes_numbers_reach_losses_and_prompts(samples, monkeypatch):
     )
     rules = []
     monkeypatch.setattr(
-        bilevel, "mask_loss", lambda logits, target, rule, random: rules.append(rule) or logits.square().mean()
+        steps, "mask_loss", lambda logits, target, rule, random: rules.append(rule) or logits.square().mean()
     )
     training = Training.start(config)
     batch = batch_of(samples, config)
@@ -150,13 +178,13 @@ def test_memory_that_runs_out_is_one_line(samples, monkeypatch, tmp_path, error)
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(bilevel, "take_step", fail)
+    monkeypatch.setattr(loop, "take_step", fail)
     with pytest.raises(UserError, match="cpu has too little memory.* --set batch_size=2, and another --output"):
-        bilevel.train(CONFIG, samples, tmp_path, options=bilevel.RunOptions(quiet=True, tensorboard=False))
+        train(CONFIG, samples, tmp_path, options=RunOptions(tensorboard=False))
 
 
 def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory():
-    with pytest.raises(RuntimeError, match="shapes"), bilevel.enough_memory(CONFIG, torch.device("cpu")):
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory(CONFIG, torch.device("cpu")):
         raise RuntimeError("shapes do not fit")
 
 
@@ -164,7 +192,7 @@ def test_the_surrogate_sees_the_training_budget(samples):
     config = dataclasses.replace(CONFIG, budget=Budget(1.0, 0.25), antialias=False)
     batch = batch_of(samples, config)
     batch = dataclasses.replace(batch, small_images=torch.full_like(batch.small_images, 0.5))
-    change = (bilevel.noised(batch, torch.ones(2, 3, 16, 16), config) - 0.5) * 255
+    change = (noised(batch, torch.ones(2, 3, 16, 16), config) - 0.5) * 255
     on_object = batch.small_labels.round().expand_as(change) > 0
     torch.testing.assert_close(change[on_object], torch.ones(int(on_object.sum())), atol=1e-4, rtol=0)
     torch.testing.assert_close(change[~on_object], torch.full((int((~on_object).sum()),), 0.25), atol=1e-4, rtol=0)
@@ -172,8 +200,8 @@ def test_the_surrogate_sees_the_training_budget(samples):
 
 def test_phases_take_turns_as_the_recipe_says(samples, monkeypatch):
     turns = []
-    monkeypatch.setattr(bilevel, "surrogate_step", lambda *rest: turns.append("surrogate") or 1.0)
-    monkeypatch.setattr(bilevel, "generator_step", lambda *rest: turns.append("generator") or 1.0)
+    monkeypatch.setattr(loop, "surrogate_step", lambda *rest: turns.append("surrogate") or 1.0)
+    monkeypatch.setattr(loop, "generator_step", lambda *rest: turns.append("generator") or 1.0)
     config = dataclasses.replace(
         CONFIG, phases=("surrogate", "generator", "generator", "generator"), steps_per_phase=0, surrogate_lifetime=0
     )
@@ -185,8 +213,8 @@ def test_phases_take_turns_as_the_recipe_says(samples, monkeypatch):
 
 def test_learning_rates_drop_once(samples, monkeypatch):
     rates = []
-    monkeypatch.setattr(bilevel, "surrogate_step", lambda *rest: rates.append(rest[4]) or 1.0)
-    monkeypatch.setattr(bilevel, "generator_step", lambda *rest: rates.append(rest[4]) or 1.0)
+    monkeypatch.setattr(loop, "surrogate_step", lambda *rest: rates.append(rest[4]) or 1.0)
+    monkeypatch.setattr(loop, "generator_step", lambda *rest: rates.append(rest[4]) or 1.0)
     config = dataclasses.replace(CONFIG, decay_phase=4, generator_learning_rate=1.0, surrogate_learning_rate=2.0)
     training = Training.start(config)
     for step in range(8):
@@ -213,7 +241,7 @@ def test_a_loss_that_is_not_a_number_changes_nothing(samples, monkeypatch):
         lambda logits: logits.sum() * float("nan"),
         lambda logits: (logits.abs().sum() * 0).sqrt(),
     ):  # 0, but its gradient is not finite
-        monkeypatch.setattr(bilevel, "mask_loss", lambda logits, *rest: bad(logits))
+        monkeypatch.setattr(steps, "mask_loss", lambda logits, *rest, bad=bad: bad(logits))
         for phase in (0, 1):
             with pytest.raises(NonFiniteStep):
                 take_step(training, views, phase)
