@@ -7,11 +7,11 @@ from unseg.data.annotations.core import (
     ClassMap,
     ClassTable,
     Looking,
-    ObjectRule,
     Segment,
     Unannotated,
 )
 from unseg.data.annotations.detect import FORMATS, open_annotations
+from unseg.data.object_rule import ObjectRule
 
 __all__ = [
     "FORMATS",

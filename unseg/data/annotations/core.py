@@ -9,15 +9,17 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations.runs import Runs, count_coverage, paint
-from unseg.data.masks import Detected, MaskKind, MaskRule, detect_kind, object_mask, parse_objects
+from unseg.data.masks import Detected, MaskKind, detect_kind, object_mask
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem
 from unseg.errors import UserError
 from unseg.storage.images import ImageError, Label, open_label, pixel_count
@@ -29,33 +31,6 @@ MAX_SEGMENTS = 10_000  # an image; the largest sets of dense aerial images stay 
 
 class Unannotated(ImageError):
     """The annotations do not name this image at all: it has no mask, which is not the same as no object."""
-
-
-@dataclass(frozen=True)
-class ObjectRule:
-    """Which segments are the object. Crowds, void and the ignore label never are.
-
-    which: "all", "things" (countable objects only) or class ids (a single class: one id). by_class: the classes stay
-    apart, as codes. ignore_label, background_label: for class-index masks alone, as in `unseg.data.masks.MaskRule`.
-    """
-
-    which: Literal["all", "things"] | tuple[int, ...] = "all"
-    by_class: bool = False
-    ignore_label: int | None = 255
-    background_label: int | None = 0
-
-    @staticmethod
-    def parse(
-        text: str, ignore_label: int | None = 255, background_label: int | None = 0, option: str = "--objects"
-    ) -> ObjectRule:
-        """`all`, `things` (or `multi`, as the published scripts call it), `by-class`, or ids such as 3,4 or 1-5."""
-        word = text.strip().lower()
-        if word in ("things", "multi"):
-            return ObjectRule("things", False, ignore_label, background_label)
-        if word == "by-class":
-            return ObjectRule("all", True, ignore_label, background_label)
-        ids = parse_objects(text, option)
-        return ObjectRule("all" if ids is None else ids, False, ignore_label, background_label)
 
 
 @dataclass(frozen=True)
@@ -200,7 +175,7 @@ class ClassMap(Annotated):
     def segments(self) -> Sequence[Segment]:
         """One a class. Which ids are ignored or background is up to the rule, so none of them is missing here."""
         if self.kind == "binary":
-            decode = lambda: object_mask(self.values, MaskRule("binary"))  # noqa: E731
+            decode = lambda: object_mask(self.values, "binary")  # noqa: E731
             return (Segment(1, "object", None, False, None, False, decode),) if decode().any() else ()
         return tuple(
             Segment(
@@ -216,36 +191,34 @@ class ClassMap(Annotated):
         )
 
     def object_mask(self, rule: ObjectRule) -> np.ndarray:
-        return object_mask(self.values, self._mask_rule(rule))
+        return object_mask(self.values, self.kind, self._by_ids(rule))
 
     def class_codes(self, rule: ObjectRule) -> np.ndarray:
         codes = np.int32(1) if self.kind == "binary" else self.values.astype(np.int32)
         return np.where(self.object_mask(rule), codes, np.int32(NO_CLASS))
 
-    def _mask_rule(self, rule: ObjectRule) -> MaskRule:
-        if isinstance(rule.which, tuple):
-            return MaskRule(self.kind, rule.which, rule.ignore_label, rule.background_label)
-        ids = None
+    def _by_ids(self, rule: ObjectRule) -> ObjectRule:
+        """Returns the rule in class ids, where the classes say which are things or void."""
         if rule.which == "things":
-            ids = tuple(sorted(frozenset(self.classes.things or ()) - self.classes.void))
-        elif self.classes.void and self.classes.ids is not None:
-            ids = tuple(sorted(self.classes.ids - self.classes.void))
-        return MaskRule(self.kind, ids, rule.ignore_label, rule.background_label)
+            return replace(rule, which=tuple(sorted(frozenset(self.classes.things or ()) - self.classes.void)))
+        if rule.which == "all" and self.classes.void and self.classes.ids is not None:
+            return replace(rule, which=tuple(sorted(self.classes.ids - self.classes.void)))
+        return rule
 
 
 @dataclass(frozen=True)
 class Looking:
     """How all the files of a set are looked at when it is opened: in which threads, and who is told how far it is.
 
-    track: called with the files, their number and what they are; see `unseg.protecting.run.Reporter`.
+    progress: who is told; see `unseg.compute.progress`.
     """
 
     executor: Executor | None = None
-    track: Callable[[Iterable[Any], int, str], Iterable[Any]] = lambda items, total, what: items
+    progress: Progress = SILENT
 
     def kind_of(self, masks: Sequence[T], opener: Callable[[T], Label] = open_label) -> Detected:
         """What masks hold; see `detect_kind`."""
-        return detect_kind(masks, self.executor, lambda looks: self.track(looks, len(masks), "masks"), opener)
+        return detect_kind(masks, self.executor, self.progress, opener)
 
 
 class Annotations(ABC):

@@ -22,13 +22,13 @@ from unseg.data.annotations.core import (
     Annotations,
     ClassTable,
     Looking,
-    ObjectRule,
     Unannotated,
     check_pixel_count,
     first_few,
 )
 from unseg.data.annotations.label_files import LabelFiles, check_kind, label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.storage.images import IMAGE_SUFFIXES, ImageError, Label, decode_label

@@ -16,7 +16,6 @@ from unseg.data.annotations.core import (
     ClassTable,
     Indexed,
     Looking,
-    ObjectRule,
     Segment,
     Unannotated,
     check_pixel_count,
@@ -26,6 +25,7 @@ from unseg.data.annotations.core import (
 )
 from unseg.data.annotations.names import ImagesFolder
 from unseg.data.masks import MaskKind
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
 from unseg.storage.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from unseg.compute.progress import track
 from unseg.data.annotations.core import (
     Annotated,
     Annotations,
@@ -63,7 +64,7 @@ class LabelMe(Annotations):
         self._declared: dict[str, tuple[object, object]] = {}  # height and width as the files say, not checked yet
         labels: set[str] = set()
         broken: list[UserError] = []
-        for file in looking.track(files, len(files), "annotations"):
+        for file in track(looking.progress, files, len(files), "annotations"):
             relative = file.relative_to(root).as_posix()
             said, reason = {}, "a LabelMe file without an image"
             try:
