@@ -20,8 +20,9 @@ from tests.support import make_corpus
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg import cli
 from unseg.errors import UserError
+from unseg.protecting.box_file import read_boxes
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, read_manifest
-from unseg.protecting.run import ProtectSettings, Summary, protect, read_boxes
+from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
 from unseg.storage import images
 from unseg.storage.files import link_on_the_way, printable, sha256_of, stays_inside
@@ -404,7 +405,7 @@ def test_temporary_files_are_ours_by_their_whole_name(photos: Path) -> None:
 def test_names_cannot_speak_to_the_terminal(
     photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unseg.protecting.run.load_generator", lambda which, device: loaded())
+    monkeypatch.setattr("unseg.protecting.inputs.load_generator", lambda which, device: loaded())
     (photos / "a\x1b[31m\nprotected 9\r.png").write_bytes(b"x")
     assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]) == 1
     captured = capsys.readouterr()

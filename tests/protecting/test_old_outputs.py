@@ -72,9 +72,7 @@ def test_an_old_output_is_verified(place: Path, name: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_an_old_output_is_resumed_without_a_changed_byte(
-    place: Path, name: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_an_old_output_is_resumed_without_a_changed_byte(place: Path, name: str, capsys: pytest.CaptureFixture) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in place.rglob("*.*") if path.name != MANIFEST}
     expected = of_this_version(place / name)
     assert protect(name, name, capsys)["kept_from_earlier_runs"] == 3 - NOT_PROTECTED[name]

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image as Pillow
 
 import unseg.protecting.processes
 from tests.support import full_disk
+from tests.support.acting_progress import Acting
 from tests.support.annotation_sets import BUILDERS, build, photographs
 from tests.support.fake_generator import loaded
 from tests.support.own_processes import children, is_alive
@@ -73,22 +73,6 @@ def test_annotations_reach_other_processes(name: str, tmp_path: Path) -> None:
         assert np.array_equal(here.object_mask(ObjectRule()), elsewhere.object_mask(ObjectRule()))
 
 
-class Watcher:
-    """A reporter that does something once `count` images are told."""
-
-    def __init__(self, count: int, act: Callable[[], None]) -> None:
-        self.count, self.act = count, act
-
-    def say(self, text: str) -> None:
-        pass
-
-    def track(self, items: Iterable, total: int, what: str) -> Iterator:
-        for number, item in enumerate(items):
-            if number == self.count and what == "images":
-                self.act()
-            yield item
-
-
 @pytest.mark.slow
 def test_any_number_of_processes_writes_the_same_bytes_also_after_they_were_killed(tmp_path: Path) -> None:
     """With annotations; one image is broken, some are not named, one has no object."""
@@ -104,7 +88,7 @@ def test_any_number_of_processes_writes_the_same_bytes_also_after_they_were_kill
             os.kill(child.pid, signal.SIGKILL)
 
     with pytest.raises(UserError, match="process .* was killed by SIGKILL before its images were done") as error:
-        protect([built.images], out, SETTINGS, processes=2, reporter=Watcher(1, kill), **given)
+        protect([built.images], out, SETTINGS, processes=2, progress=Acting(1, kill), **given)
     assert "\n" not in str(error.value) and multiprocessing.active_children() == []
     finished = check_what_is_left(out)
     summary = protect([built.images], out, SETTINGS, processes=3, **given)
@@ -135,13 +119,13 @@ def test_a_disk_that_takes_nothing_more_of_a_process_ends_all_in_one_line(tmp_pa
 SLOW = """
 import signal, sys, time
 sys.path.insert(0, {root!r})
-import unseg.protecting.run
+import unseg.protecting.inputs, unseg.protecting.run
 from tests.support import slow_generator
 from unseg import cli
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    unseg.protecting.run.load_generator = lambda which, device: None
+    unseg.protecting.inputs.load_generator = lambda which, device: None
     run = unseg.protecting.run.protect
     unseg.protecting.run.protect = lambda *given, **options: run(*given, **options, generator=slow_generator.loaded())
     sys.exit(cli.main(sys.argv[1:]))

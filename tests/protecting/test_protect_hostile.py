@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-import unseg.protecting.run
+import unseg.protecting.inputs
 from tests.support.annotation_hostile import sparse
 from tests.support.annotation_sets import Built, build
 from tests.support.fake_generator import loaded
@@ -29,7 +29,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Built:
-    monkeypatch.setattr(unseg.protecting.run, "load_generator", lambda which, device: loaded())
+    monkeypatch.setattr(unseg.protecting.inputs, "load_generator", lambda which, device: loaded())
     return build("coco compressed", tmp_path / "set")
 
 

@@ -29,6 +29,7 @@ from typing import NoReturn
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import unseg.editions.carry  # noqa: E402
+import unseg.protecting.inputs  # noqa: E402
 import unseg.protecting.manifest  # noqa: E402
 import unseg.protecting.run  # noqa: E402
 import unseg.storage.files  # noqa: E402
@@ -152,7 +153,7 @@ def making_an_edition(folder: Path, out: Path) -> Callable[[], int]:
         edition_row("coco"),
         {"DATA_ROOT": str(folder / "data"), "OUT": str(out), "NAMES": "png", "VAL": "link", "NGPU": "0"},
     )
-    unseg.protecting.run.load_generator = lambda which, device: loaded()
+    unseg.protecting.inputs.load_generator = lambda which, device: loaded()
     return lambda: make_edition(settings).summary.exit_code
 
 

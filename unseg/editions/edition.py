@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 import torch
 from rich.filesize import decimal
 
+from unseg.compute.progress import SILENT, Progress, track
 from unseg.editions.carry import Carried, Item, carry, list_items
 from unseg.editions.gather import DataSet, by_city, open_data_set, place_sets
 from unseg.editions.options import EditionSettings
@@ -16,7 +18,7 @@ from unseg.editions.record import check_same, describe, read_edition, write_edit
 from unseg.errors import UserError
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.objects import OpenAnnotations
-from unseg.protecting.run import ProtectSettings, Reporter, Silent, Summary, protect
+from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage.locks import FolderLock
 
 
@@ -30,7 +32,7 @@ class Edition:
     notes: tuple[str, ...]
 
 
-def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Edition:
+def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edition:
     """Protect a data set and bring its annotations along. Whatever concerns one image is in the summary and the manifest;
     whatever concerns the run is a UserError, before anything is written where it can be known then."""
     _check(settings)
@@ -40,7 +42,7 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
     data = open_data_set(places, cities)
     data.reader.check_rule(settings.rule, "OBJECTS")
     for place in places:
-        reporter.say(f"{place.set.title}: {place.path(place.source.images)}, {place.source.kind}")
+        progress.say(f"{place.set.title}: {place.path(place.source.images)}, {place.source.kind}")
     protected = frozenset(sample.name for sample in data.samples.samples)
     items, notes = list_items(row, settings.root, places, protected, settings.untouched)
     _check_names(settings, data, items)
@@ -52,18 +54,17 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
         settings.out,
         protect_settings(settings, gpus),
         samples=data.samples,
-        rule=settings.rule,
         annotations=OpenAnnotations(data.reader, places[0].path(places[0].source.annotations), settings.root),
         limit=settings.limit,
         dry_run=settings.dry_run,
         processes=gpus or settings.processes,
-        reporter=reporter,
+        progress=progress,
     )
     notes = tuple(f"note: {note}" for note in notes)
     for note in notes:
-        reporter.say(note)
+        progress.say(note)
     if settings.dry_run or settings.limit is not None:
-        _say_left_out(settings, items, reporter)
+        _say_left_out(settings, items, progress)
     if settings.dry_run:
         return Edition(summary, None, notes)
     manifest = read_manifest(settings.out)
@@ -74,7 +75,7 @@ def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Ed
     }
     complete = settings.limit is None
     with FolderLock(settings.out):
-        carried = carry(items if complete else (), settings.root, settings.out, outputs, reporter.track)
+        carried = carry(items if complete else (), settings.root, settings.out, outputs, partial(_tracked, progress))
         write_edition(settings.out, description, earlier, manifest, carried, complete)
     return Edition(summary, carried if complete else None, notes)
 
@@ -84,10 +85,15 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
     return ProtectSettings(
         budget=settings.budget,
         generator=settings.generator,
+        rule=settings.rule,
         format=settings.format,
         names="keep" if settings.names == "keep" else "suffix",
         device="cuda" if gpus else "cpu",
     )
+
+
+def _tracked(progress: Progress, items: Sequence[Item], total: int, what: str) -> Iterable[Item]:
+    return track(progress, items, total, what)
 
 
 def _check(settings: EditionSettings) -> None:
@@ -110,12 +116,12 @@ def _check_names(settings: EditionSettings, data: DataSet, items: Sequence[Item]
             raise UserError(f"NAMES=png: {name} is a file of the data set already; use NAMES=keep")
 
 
-def _say_left_out(settings: EditionSettings, items: Sequence[Item], reporter: Reporter) -> None:
+def _say_left_out(settings: EditionSettings, items: Sequence[Item], progress: Progress) -> None:
     if settings.dry_run:
         size = sum((settings.root / item.name).stat().st_size for item in items if item.how == "copied")
-        reporter.say(f"besides, {len(items):,} annotation files and untouched images come along ({decimal(size)})")
+        progress.say(f"besides, {len(items):,} annotation files and untouched images come along ({decimal(size)})")
     else:
-        reporter.say(
+        progress.say(
             f"note: LIMIT={settings.limit}: annotations and untouched images are not brought along, so no evaluator can"
             " use this yet; run it without LIMIT to complete it"
         )

@@ -13,8 +13,7 @@ from unseg.data.edition_catalog import Located
 from unseg.editions.carry import Carried
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
-from unseg.protecting.manifest import Manifest, cannot_go_on
-from unseg.protecting.run import relative
+from unseg.protecting.manifest import Manifest, cannot_go_on, relative
 from unseg.storage.files import sync_folder, write_bytes
 
 EDITION = "unseg-edition.json"
