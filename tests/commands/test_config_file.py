@@ -63,10 +63,14 @@ def test_a_file_gives_options_of_every_kind(run: Callable[..., dict], tmp_path: 
         tmp_path, "width: 3\nheight: 4.5\nname: [a, b]\nobjects: [3, 4]\nplace: there/it/is\nloud: true  # so\n"
     )
     expected = {"names": ["a", "b"], "objects": "3,4", "place": Path("there/it/is"), "loud": True}
-    assert run("--config", file) == {**expected, "width": 3.0, "height": 4.5}
+    assert run("--config", file) == {"width": 3.0, "height": 4.5, **expected}
     assert run("--config", write(tmp_path, "width: 1\nname: one\nobjects: 7\nplace:\nloud: false")) == {
-        **{"names": ["one"], "objects": "7", "place": None, "loud": False},
-        **{"width": 1.0, "height": 2.0},
+        "names": ["one"],
+        "objects": "7",
+        "place": None,
+        "loud": False,
+        "width": 1.0,
+        "height": 2.0,
     }
 
 

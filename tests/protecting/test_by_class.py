@@ -26,7 +26,7 @@ SETTINGS = ProtectSettings(device="cpu", workers=2, rule=BY_CLASS)
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Grey photographs and their class maps: class 7 below (the largest), 2 above it, 0 in a corner, 255 in the last row."""
+    """Grey photographs and their class maps: 7 below (the largest), 2 above it, 0 in a corner, 255 in the last row."""
     photos, masks = tmp_path / "photos", tmp_path / "masks"
     for folder in (photos, masks):
         folder.mkdir()

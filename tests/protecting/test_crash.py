@@ -83,7 +83,7 @@ def unbroken(photos: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 def test_killed_runs_end_as_the_unbroken_one() -> None:
-    """10 kills; `python tests/support/kill_runs.py` makes 200. In a process of its own, since it forks before torch has threads."""
+    """10 kills; `python tests/support/kill_runs.py` makes 200. It forks before torch has threads."""
     command = [
         sys.executable,
         str(TESTS / "support" / "kill_runs.py"),
@@ -188,7 +188,7 @@ def test_a_real_full_disk_and_a_real_read_only_one(photos: Path, unbroken: dict[
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files")
 def test_what_reaches_the_disk_in_which_order(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claims before files, a file's content before its name, all names before the end: what a loss of power relies on."""
+    """A loss of power relies on claims before files, content before its name, all names before the end."""
     events: list[tuple[str, str]] = []
     sync, rename = os.fsync, os.replace
 
@@ -433,7 +433,7 @@ def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
         ({"names": "keep"}, "names: suffix, now keep"),
         ({"precision": "bfloat16"}, "precision: float32, now bfloat16"),
         ({"region": "published"}, "region: mask, now published"),
-        ({"background_label": None}, "mask_rule.background_label: 0, now null"),
+        ({"rule": ObjectRule(background_label=None)}, "mask_rule.background_label: 0, now null"),
         ({"budget": Budget(8, 3)}, "background_budget: 2.0, now 3.0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Input made to do harm: malformed images, bombs, names that lead elsewhere, links, pipes, manifests, weights; no network."""
+"""Input made to do harm: malformed images, bombs, names that lead elsewhere, links, pipes, manifests, weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def corpus_figures(tmp_path: Path, count: int) -> dict:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak memory is read from /proc")
 def test_the_whole_corpus_harms_nothing(tmp_path: Path) -> None:
-    """1,000 mutants, all bombs, a pipe, a circle of links and a sparse file of 5 GB, protected in a process of its own."""
+    """1,000 mutants, all bombs, a pipe, a circle of links and a sparse file of 5 GB, in a process of its own."""
     figures = corpus_figures(tmp_path, 1000)
     assert figures["files"] > 1000 and figures["not_in_the_ledger"] == [] and figures["without_reason"] == []
     assert figures["broken_promises"] == []  # what is still an image keeps the bound
@@ -285,10 +286,8 @@ def test_verify_reads_any_manifest(tmp_path_factory: pytest.TempPathFactory, val
     (out / MANIFEST).write_text(
         json.dumps({"format": FORMAT, "settings": header}) + "\n" + json.dumps({**LINE, **values}) + "\n"
     )
-    try:
+    with suppress(UserError):
         assert verify(out, workers=1).exit_code == 1
-    except UserError:
-        pass
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{" * 100_000, '{"a":' * 50_000, "9" * 10_000, '"\\ud800'])

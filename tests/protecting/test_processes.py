@@ -28,7 +28,7 @@ from unseg import cli
 from unseg.data.annotations import ObjectRule, open_annotations
 from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, read_manifest
-from unseg.protecting.objects import AnnotatedImages, OpenAnnotations
+from unseg.protecting.objects import AnnotationObjects, OpenAnnotations
 from unseg.protecting.pipeline import Result
 from unseg.protecting.processes import _Parts
 from unseg.protecting.run import ProtectSettings, protect
@@ -66,7 +66,7 @@ def test_parts_hold_every_job_once(count: int, processes: int) -> None:
 def test_annotations_reach_other_processes(name: str, tmp_path: Path) -> None:
     built = build(name, tmp_path)
     opened = OpenAnnotations(open_annotations(built.path, built.images), built.path, built.images)
-    objects = AnnotatedImages(opened, ObjectRule(), "x", 10**6)
+    objects = AnnotationObjects(opened, ObjectRule(), "x", 10**6)
     there = pickle.loads(pickle.dumps(objects))
     for image, (pixels, _) in photographs().items():
         here, elsewhere = (part.opened.reader.read(built.name(image), *pixels.shape[:2]) for part in (objects, there))
@@ -265,7 +265,7 @@ def test_more_processes_than_images_are_as_many_as_images(tmp_path: Path, monkey
         yield from (Result(Entry(*job.key, "protected")) for job in jobs)
 
     monkeypatch.setattr(unseg.protecting.processes, "results", results)
-    for count, (folder, processes) in zip((1, 3), (("one", 5), ("three", 5))):
+    for count, (folder, processes) in zip((1, 3), (("one", 5), ("three", 5)), strict=True):
         protect(
             [write_photographs(tmp_path / folder, count)],
             tmp_path / f"{folder} out",

@@ -1,4 +1,4 @@
-"""unseg.protecting.run: the same bytes whatever order and grouping, names that lose nothing, runs that go on after a kill."""
+"""A run of protect: the same bytes in any order and grouping, names that lose nothing, runs that go on after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""unseg protect --annotations: the object that every format describes, its line in the ledger, and its proof afterwards."""
+"""unseg protect --annotations: the object that every format describes, its line in the manifest, and its proof."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def test_a_table_that_holds_its_images_needs_no_folder(suffix: str, tmp_path: Pa
     summary = protect([], out, SETTINGS, annotations=built.path, generator=loaded())
     names = [f"train-00000-of-00001/{row:06d}.png" for row in range(3)]
     assert [(entry.input, entry.status) for entry in summary.entries] == list(
-        zip(names, ("protected", "protected", "copied"))
+        zip(names, ("protected", "protected", "copied"), strict=True)
     )
-    for name, image in zip(names[:2], ("a.png", "b.png")):
+    for name, image in zip(names[:2], ("a.png", "b.png"), strict=True):
         difference = np.abs(read_image(out / name).pixels.astype(int) - photographs()[image][0]).max(axis=2)
         assert difference[expected(image)].max() == 8 and difference[~expected(image)].max() == 2
     assert np.array_equal(read_image(out / names[2]).pixels, photographs()["c.png"][0])
@@ -291,10 +291,9 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     )
     assert "--limit 0: give 1 or more" in refused(built.images, limit=0)
     voc = build("binary", tmp_path / "binary")
-    assert "hold no class ids" in refused(
-        voc.images, annotations=voc.path, settings=ruled(ObjectRule(by_class=True))
-    )
-    assert "do not tell things from stuff" in refused(voc.images, annotations=voc.path, settings=ruled(ObjectRule("things")))
+    assert "hold no class ids" in refused(voc.images, annotations=voc.path, settings=ruled(ObjectRule(by_class=True)))
+    things = ruled(ObjectRule("things"))
+    assert "do not tell things from stuff" in refused(voc.images, annotations=voc.path, settings=things)
 
 
 def test_limit_takes_the_first_by_name_and_the_rest_follows(tmp_path: Path) -> None:
@@ -319,7 +318,8 @@ def test_a_dry_run_tells_what_a_run_then_does_and_writes_nothing(tmp_path: Path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     foreseen = run(built, out, dry_run=True, progress=said)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before and foreseen.dry
-    assert any("5 images to protect" in line for line in said.sentences) and any("on disk" in line for line in said.sentences)
+    sentences = " ".join(said.sentences)
+    assert "5 images to protect" in sentences and "on disk" in sentences
     done = run(built, out)
     assert lines(foreseen) == lines(done) and foreseen.exit_code == done.exit_code == 1
     assert foreseen.kept == 0 and run(built, out, dry_run=True).kept == 2

@@ -1,4 +1,4 @@
-"""unseg datasets, unseg edition: the data sets of the paper, what of them is on disk, and the unlearnable edition of one."""
+"""unseg datasets, unseg edition: the paper's data sets, what of them is on disk, and unlearnable editions of them."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageOptions:
     """The images and the place for their protected versions."""
 
     PANEL: ClassVar[str] = "What is protected"
@@ -31,7 +31,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Object:
+class ObjectOptions:
     """The part of an image that a network is to learn nothing of."""
 
     PANEL: ClassVar[str] = "What the object is"
@@ -52,7 +52,7 @@ class Object:
     annotations_format: Annotated[str, typer.Option(help="Their format, where it is not the detected one.")] = "auto"
     boxes: Annotated[
         Path | None,
-        typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[x1, y1, x2, y2], ...]}, in place of masks.'),
+        typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[ x1, y1, x2, y2 ], ...]}, in place of masks.'),
     ] = None
     objects: Annotated[
         str,
@@ -67,7 +67,7 @@ class Object:
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangeOptions:
     """The bound, and where each part of it holds."""
 
     PANEL: ClassVar[str] = "How much may change"
@@ -83,7 +83,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Files:
+class FileOptions:
     """The files that are written."""
 
     PANEL: ClassVar[str] = "Output"
@@ -98,8 +98,8 @@ class Files:
     names: Annotated[
         str,
         typer.Option(
-            help="png: an output gets its format's suffix. keep: it has exactly its input's name, so that a.jpg holds a "
-            "PNG, which programs that go by content read."
+            help="png: an output gets its format's suffix. keep: it has exactly its input's name, so that a.jpg holds "
+            "a PNG, which programs that go by content read."
         ),
     ] = "png"
     png_level: Annotated[int, typer.Option(help="Compression of PNG and TIFF, 0 to 9.")] = 1
@@ -114,7 +114,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Speed:
+class SpeedOptions:
     """Where the network runs, and how many threads and processes share the work."""
 
     PANEL: ClassVar[str] = "Speed and device"
@@ -136,7 +136,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialOptions:
     """A look at what a run would do."""
 
     PANEL: ClassVar[str] = "A try first"
@@ -146,7 +146,7 @@ class Trial:
     limit: Annotated[int | None, typer.Option(help="Only the first so many images, by name: for a try.")] = None
 
 
-Inputs = Annotated[
+ImagePaths = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="IMAGES...", help="Folders (recursive) and image files. None where --annotations holds the images."
@@ -156,14 +156,14 @@ Inputs = Annotated[
 
 @grouped
 def protect(
-    images: Images,
-    inputs: Inputs = None,
+    images: ImageOptions,
+    inputs: ImagePaths = None,
     *,
-    object: Object,
-    change: Change,
-    files: Files,
-    speed: Speed,
-    trial: Trial,
+    object: ObjectOptions,
+    change: ChangeOptions,
+    files: FileOptions,
+    speed: SpeedOptions,
+    trial: TrialOptions,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the closing table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON, all else to stderr.")] = False,
     config: ConfigFile = None,
@@ -188,7 +188,9 @@ def protect(
     raise typer.Exit(summary.exit_code)
 
 
-def _settings(images: Images, object: Object, change: Change, files: Files, speed: Speed) -> ProtectSettings:
+def _settings(
+    images: ImageOptions, object: ObjectOptions, change: ChangeOptions, files: FileOptions, speed: SpeedOptions
+) -> ProtectSettings:
     """Returns what the options ask for; UserError names the one that cannot be."""
     from unseg.compute.device import device_of_gpus
     from unseg.data.object_rule import ObjectRule
@@ -196,19 +198,22 @@ def _settings(images: Images, object: Object, change: Change, files: Files, spee
 
     device = speed.device if speed.gpus is None else device_of_gpus(speed.gpus, speed.processes)
     labels = (_label(object.ignore_label), _label(object.background_label))
+    words: dict[str, Any] = {  # each one of a few; ProtectSettings refuses others
+        "region": change.region,
+        "mask_type": object.mask_type,
+        "format": files.form,
+        "names": "suffix" if files.names == "png" else files.names,
+        "metadata": files.metadata,
+        "precision": speed.precision,
+    }
     return ProtectSettings(
         budget=Budget(change.epsilon, change.background_epsilon),
         generator=images.generator,
-        region=change.region,
         rule=ObjectRule.parse(object.objects, *labels),
-        mask_type=object.mask_type,
-        format=files.form,
-        names="suffix" if files.names == "png" else files.names,
+        **words,
         png_level=files.png_level,
-        metadata=files.metadata,
         keep_times=files.keep_times,
         device=device,
-        precision=speed.precision,
         batch_size=speed.batch_size,
         workers=speed.workers,
         max_megapixels=images.max_megapixels,
@@ -221,10 +226,10 @@ def _label(value: int) -> int | None:
 
 def _run(
     inputs: list[Path],
-    images: Images,
-    object: Object,
-    speed: Speed,
-    trial: Trial,
+    images: ImageOptions,
+    object: ObjectOptions,
+    speed: SpeedOptions,
+    trial: TrialOptions,
     *,
     settings: ProtectSettings,
     terminal: Terminal,

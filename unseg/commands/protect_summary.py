@@ -52,7 +52,7 @@ def _quality(protected: Sequence[Entry]) -> dict[str, float] | None:
 
 
 def _breach(protected: Sequence[Entry]) -> dict[str, float] | None:
-    """Returns how far a lossy format broke the bound: the mean share of values, the most grey levels; None for others."""
+    """Returns how far a lossy format broke the bound: share of values on average, most grey levels; else None."""
     shares = [entry.over_budget for entry in protected if entry.over_budget is not None]
     levels = [entry.max_over for entry in protected if entry.max_over is not None]
     return {"share": sum(shares) / len(shares), "grey_levels": max(levels)} if shares else None

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
-from unseg.data.object_rule import ObjectRule
+from unseg.data.object_rule import ALL_OBJECTS, ObjectRule
 from unseg.errors import UserError
 from unseg.storage.images import ImageError, Label, open_label
 
 MaskKind = Literal["binary", "index"]
 """What a mask file's values are: grey levels, above 127 is object, or class ids."""
-T = TypeVar("T")
 BINARY_THRESHOLD = 127  # above it is object; the published generation rounds value / 255, which is the same
 HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
 
@@ -30,11 +29,11 @@ def check_kind(kind: MaskKind, rule: ObjectRule) -> None:
         )
 
 
-def object_mask(values_HW: np.ndarray, kind: MaskKind, rule: ObjectRule = ObjectRule()) -> np.ndarray:
+def object_mask(values_HW: np.ndarray, kind: MaskKind, rule: ObjectRule = ALL_OBJECTS) -> np.ndarray:
     """Returns the object, H×W bool.
 
-    values: H×W integers as `unseg.storage.images.read_label` gives them. kind: what they mean. rule: "all" or class ids;
-    a mask alone does not tell things from stuff. UserError for class ids of a binary mask.
+    values: H×W integers as `unseg.storage.images.read_label` gives them. kind: what they mean. rule: "all" or class
+    ids, since a mask alone does not tell things from stuff. UserError for class ids of a binary mask.
     """
     check_kind(kind, rule)
     if kind == "binary":
@@ -72,10 +71,10 @@ class Detected:
 
 
 def detect_kind(
-    paths: Sequence[T],
+    paths: Sequence[Any],
     executor: Executor | None = None,
     progress: Progress = SILENT,
-    opener: Callable[[T], Label] = open_label,
+    opener: Callable[[Any], Label] = open_label,
 ) -> Detected:
     """Decides for all the masks of a folder together, so that one file cannot be read unlike its neighbours.
 
@@ -125,7 +124,7 @@ class _Look:
     values: frozenset[int]
 
 
-def _look(item: T, opener: Callable[[T], Label]) -> _Look | None:
+def _look(item: Any, opener: Callable[[Any], Label]) -> _Look | None:
     try:
         label = opener(item)
     except ImageError:

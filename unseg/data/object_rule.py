@@ -39,6 +39,9 @@ class ObjectRule:
         return ObjectRule("all" if ids is None else ids, False, ignore_label, background_label)
 
 
+ALL_OBJECTS = ObjectRule()
+
+
 def parse_objects(text: str, option: str = "--objects") -> tuple[int, ...] | None:
     """Returns None for `all`, and the sorted ids for `3,4` or `1-5,9`. Anything else is a UserError."""
     if text.strip().lower() == "all":

@@ -15,7 +15,7 @@ BoxesOf = dict[str, tuple[tuple[float, ...], ...]]
 
 
 def read_boxes(path: Path) -> BoxesOf:
-    """Returns image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive; UserError where the file holds others."""
+    """Returns image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive; UserError for anything else."""
     try:
         content = json.loads(images.read_bytes(path))
     except ImageError as error:

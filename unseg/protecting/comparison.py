@@ -19,8 +19,9 @@ from unseg.storage.files import link_on_the_way
 class Comparison:
     """How a protected file differs from its original.
 
-    problems: in words; empty where the file keeps its promise. on_object, elsewhere: the greatest change on the object's
-    region and beside it, in grey levels of 255; None where there is no such pixel. psnr: dB; None where nothing changed.
+    problems: in words; empty where the file keeps its promise. on_object, elsewhere: the greatest change on the
+    object's region and beside it, in grey levels of 255; None where there is no such pixel. psnr: in dB; None where
+    nothing changed.
     """
 
     problems: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -32,8 +32,8 @@ TRIED_FROM = 100  # images: the length from which a run is tried first
 class Summary:
     """What a run did.
 
-    entries: a line for every input of it, sorted. kept: how many were found done. seconds: of the images. forecast: what
-    was said before it began. dry: nothing was done; "protected" are those that nothing speaks against.
+    entries: a line for every input of it, sorted. kept: how many were found done. seconds: of the images. forecast:
+    what was said before it began. dry: nothing was done; "protected" are those that nothing speaks against.
     """
 
     entries: tuple[Entry, ...]
@@ -105,7 +105,7 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
     return Entry(*job.key, "protected", output=job.planned.output, note=job.planned.note)
 
 
-def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Iterator[Result]:
+def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Generator[Result, None, None]:
     jobs = _announced(plan.jobs, manifest)
     if plan.processes == 1:
         return plan.pipeline.results(jobs, pool)
@@ -136,7 +136,7 @@ def _claims(job: Job) -> Entry | None:
 
 
 def _sync(plan: RunPlan, entries: Iterable[Entry]) -> None:
-    """Waits until the disk has the names of the entries' files; their contents were waited for when they were written."""
+    """Waits until the disk has the names of the entries' files, whose contents it has since they were written."""
     for folder in {(plan.out / entry.output).parent for entry in entries if entry.output}:
         with suppress(FileNotFoundError):  # of an earlier run, removed since
             sync_folder(folder)

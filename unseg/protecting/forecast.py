@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trial:
-    """One image protected without writing it. Seconds of one generator and of one worker thread; file sizes in bytes."""
+    """What one image took that was protected without being written.
+
+    generator_seconds, worker_seconds: of one thread of each kind. bytes_in, bytes_out: sizes of the files.
+    """
 
     generator_seconds: float
     worker_seconds: float
@@ -63,7 +66,8 @@ def forecast(
 ) -> Forecast:
     """Returns what the whole will take, from a few trials.
 
-    sizes: bytes of every input to do. generators, workers: threads of each kind. A generator's time is counted by the image, since all are brought to one size; decoding and encoding by the byte.
+    sizes: bytes of every input to do. generators, workers: threads of each kind. A generator's time is counted by the
+    image, since all are brought to one size; decoding and encoding by the byte.
     """
     total = sum(sizes)
     if not trials or not sizes:

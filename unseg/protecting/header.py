@@ -16,7 +16,7 @@ from unseg.data.masks import MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.protecting.manifest import FORMAT, MANIFEST, Manifest
-from unseg.protecting.objects import AnnotatedImages
+from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.protector import Region
 from unseg.storage.settings_diff import differences
@@ -50,7 +50,7 @@ def header_of(pipeline: Pipeline) -> dict[str, Any]:
         "device": pipeline.protector.device.type,
         "batch_size": pipeline.protector.batch_size,
     }
-    if isinstance(objects, AnnotatedImages):
+    if isinstance(objects, AnnotationObjects):
         header["annotations_format"] = objects.opened.format
     return json.loads(json.dumps(header))
 
@@ -113,22 +113,21 @@ class Recorded:
         return self.rule is not None and self.kind is None
 
 
-def recorded(manifest: Manifest, path: Path) -> Recorded:
-    """Returns what the first line of a manifest says; UserError, which names `path`, where a value is none of unseg's."""
+def recorded(manifest: Manifest, folder: Path) -> Recorded:
+    """Returns what the first line of the manifest in `folder` says; UserError where a value is none of unseg's."""
     settings: Mapping[str, Any] = manifest.header.get("settings", {})
     wrong = [name for name, is_good in EXPECTED.items() if not is_good(settings.get(name))]
     if wrong:
-        raise UserError(f"{path / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)})")
+        raise UserError(f"{folder / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)})")
     masks, annotated = settings.get("mask_rule"), settings.get("annotations")
     rule = kind = None
-    if masks is not None:
-        which = "all" if masks["objects"] is None else tuple(masks["objects"])
-        labels = {name: masks[name] for name in ("ignore_label", "background_label")}
-        rule, kind = ObjectRule(which, **labels), masks["kind"]
     if annotated is not None:
         which = annotated["rule"]["which"]
         rule = ObjectRule(**{**annotated["rule"], "which": which if isinstance(which, str) else tuple(which)})
-        kind = None
+    elif masks is not None:
+        labels = {name: masks[name] for name in ("ignore_label", "background_label")}
+        rule = ObjectRule("all" if masks["objects"] is None else tuple(masks["objects"]), **labels)
+        kind = masks["kind"]
     return Recorded(
         rule,
         kind,
@@ -166,7 +165,7 @@ def _is_mask_rule(value: Any) -> bool:
 
 
 def _is_annotated(value: Any) -> bool:
-    """Returns whether a value is None, or what `AnnotatedImages.settings` writes."""
+    """Returns whether a value is None, or what `AnnotationObjects.settings` writes."""
     if value is None:
         return True
     if not isinstance(value, dict) or value.get("format") not in (*FORMATS, READER):

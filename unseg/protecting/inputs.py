@@ -26,7 +26,10 @@ from unseg.storage.weights import LoadedGenerator, load_generator
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run works on. found: its images, and what else lies beside them. At most one of opened and boxes is there."""
+    """Everything that a run works on.
+
+    found: its images, and what else lies beside them. opened, boxes: what says where objects are; at most one is there.
+    """
 
     found: SampleList
     opened: OpenAnnotations | None
@@ -70,7 +73,7 @@ def _opened(request: Request, pool: Executor, progress: Progress) -> OpenAnnotat
 
 
 def _images_root(request: Request, annotations: Path) -> Path | None:
-    """Returns the one folder that names in the annotations are relative to; None where they hold the images themselves."""
+    """Returns the one folder that names in the annotations are relative to; None where they hold the images."""
     given = request.inputs
     if not given and request.samples is not None:
         given = tuple(sample.root for sample in request.samples.samples)
@@ -105,7 +108,7 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
 
 
 def _check_places(samples: SampleList, opened: OpenAnnotations | None) -> None:
-    """Raises ValueError where a caller's samples lie elsewhere than they say: nobody could find their originals again."""
+    """Raises ValueError where a caller's samples lie elsewhere than they say, so that nobody finds their originals."""
     root = None if opened is None else opened.images_root
     for sample in samples.samples:
         if not _is_below(sample.image, sample.root, sample.name):

@@ -1,4 +1,4 @@
-"""The manifest says line by line what a run wrote, so that it can be verified and resumed and never overwrites a stranger.
+"""The manifest says line by line what a run wrote: it can be verified and resumed, and never overwrites a stranger.
 
 `unseg-manifest.jsonl` in the output folder. The first line holds the run's settings, each other line one input. Names
 use forward slashes; folders are relative to the output folder, so that a tree that moves as a whole stays valid. No
@@ -103,8 +103,9 @@ def read_manifest(folder: Path) -> Manifest | None:
             raise ValueError("no object with settings")
         if header.get("format") != FORMAT:
             raise UserError(f"{path}: format {header.get('format')}, this version reads {FORMAT}; choose another --out")
-        entries = []
-        for number, line in enumerate(whole[1:], 2):
+        entries: list[Entry] = []
+        for line in whole[1:]:
+            number = len(entries) + 2
             entries.append(_entry(json.loads(line)))
     except (ValueError, TypeError, OverflowError, RecursionError, IndexError) as error:
         raise UserError(
@@ -133,9 +134,10 @@ def relative(path: Path, out: Path) -> str:
 class ManifestWriter:
     """Keeps the manifest of a run: whole and sorted at the start and at the end, a line appended for each step between.
 
-    It is a context, which writes from its beginning on. Between, the last line of an input counts, so that a killed run
-    loses nothing. An error while writing is a UserError, and what was written before it stays readable. Until the context
-    ends without an error, the first line says that the run is unfinished: it may have inputs that no line speaks of yet.
+    It is a context, which writes from its beginning on. Between, the last line of an input counts, so that a killed
+    run loses nothing. An error while writing is a UserError, and what was written before it stays readable. Until the
+    context ends without an error, the first line says that the run is unfinished: it may have inputs that no line
+    speaks of yet.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry]) -> None:

@@ -1,11 +1,11 @@
-"""What the object of each image is: all of it, what lies in boxes, a mask's file, or what annotations of any format say."""
+"""The object of each image: all of it, what lies in boxes, what a mask shows, or what annotations of any format say."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundObject:
     """The object of one image.
 
     mask: H×W bool. facts: what the image's manifest line says of it. boxes: prompt the network in place of the mask.
@@ -61,7 +61,7 @@ class Objects(ABC):
         return {"mask_rule": None}
 
     @abstractmethod
-    def find(self, sample: SampleFile, height: int, width: int) -> Found:
+    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
         """Returns the object of an image whose upright size is height × width; raises Refused where it has none."""
 
     @abstractmethod
@@ -88,8 +88,8 @@ class WholeImage(Objects):
 
     prompt = "whole"
 
-    def find(self, sample: SampleFile, height: int, width: int) -> Found:
-        return Found(np.ones((height, width), bool))
+    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
+        return FoundObject(np.ones((height, width), bool))
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.mask_sha256 is None
@@ -103,14 +103,14 @@ class BoxFile(Objects):
     def __init__(self, boxes: Mapping[str, Boxes]) -> None:
         self.boxes = boxes
 
-    def find(self, sample: SampleFile, height: int, width: int) -> Found:
+    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
         boxes = self.boxes.get(sample.name)
         if not boxes:
             raise Refused("copied", "no box for it in the boxes file")
         mask = box_mask(boxes, height, width)
         if not mask.any():
             raise Refused("failed", f"every box lies outside the image ({width}×{height})")
-        return Found(mask, {"boxes": boxes}, boxes)
+        return FoundObject(mask, {"boxes": boxes}, boxes)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.boxes == self.boxes.get(sample.name)
@@ -141,7 +141,7 @@ class MaskFiles(Objects):
         labels = {"ignore_label": self.rule.ignore_label, "background_label": self.rule.background_label}
         return {"mask_rule": {"kind": self.folder.kind, "objects": which, **labels}}
 
-    def find(self, sample: SampleFile, height: int, width: int) -> Found:
+    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
         if sample.mask is None:
             raise Refused("copied", "no mask for it")
         try:
@@ -159,7 +159,7 @@ class MaskFiles(Objects):
             raise Refused("copied", f"no object in its mask ({sample.mask_name})")
         facts = {"mask": sample.mask_name, "mask_root": self.folder.root, "mask_sha256": label.sha256}
         classes = label.values if self.rule.by_class else None
-        return Found(mask, facts, classes_HW=classes, no_class=self.rule.ignore_label)
+        return FoundObject(mask, facts, classes_HW=classes, no_class=self.rule.ignore_label)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return (None if sample.mask is None else sha256_of(sample.mask)) == entry.mask_sha256
@@ -197,12 +197,8 @@ class OpenAnnotations:
         progress: Progress = SILENT,
     ) -> OpenAnnotations:
         """Opens annotations (see `unseg.data.annotations.open_annotations`) and keeps where they lie."""
-
-        def told(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-            return track(progress, items, total, what)
-
         root = None if images_root is None else Path(images_root)
-        return OpenAnnotations(open_annotations(path, root, format, Looking(pool, told)), Path(path), root, format)
+        return OpenAnnotations(open_annotations(path, root, format, Looking(pool, progress)), Path(path), root, format)
 
     def name_of(self, sample: SampleFile) -> str:
         """Returns the annotations' name of an image: relative to their images' folder."""
@@ -218,7 +214,7 @@ class OpenAnnotations:
         )
 
 
-class AnnotatedImages(Objects):
+class AnnotationObjects(Objects):
     """The object is what a rule takes of annotations of any format. place: their name in the manifest."""
 
     def __init__(self, opened: OpenAnnotations, rule: ObjectRule, place: str, max_pixels: int) -> None:
@@ -235,7 +231,7 @@ class AnnotatedImages(Objects):
             },
         }
 
-    def find(self, sample: SampleFile, height: int, width: int) -> Found:
+    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
         try:
             annotated = self._read(self.opened.name_of(sample), height, width)
             found = found_in(annotated, self.rule)
@@ -246,7 +242,7 @@ class AnnotatedImages(Objects):
         if not found.mask_HW.any():
             raise Refused("copied", "no object in its annotations")
         facts = {"mask": self.opened.name_of(sample), "mask_root": self.place, **found.facts}
-        return Found(found.mask_HW, facts, None, found.classes_HW, found.no_class, found.notes)
+        return FoundObject(found.mask_HW, facts, None, found.classes_HW, found.no_class, found.notes)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         try:
@@ -277,7 +273,7 @@ class AnnotatedImages(Objects):
         return self.opened.reader.read(name, height, width)
 
 
-def found_in(annotated: Annotated, rule: ObjectRule) -> Found:
+def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:
     """Returns what a rule takes of one image's annotations.
 
     The sha256 among its facts changes where the object does. It is that of the mask's bits, row by row, eight a byte;
@@ -285,12 +281,14 @@ def found_in(annotated: Annotated, rule: ObjectRule) -> Found:
     """
     if rule.by_class:
         classes = annotated.class_codes(rule)
-        mask, determining = classes != NO_CLASS, np.ascontiguousarray(classes, "<i4")
-    else:
-        classes, mask = None, annotated.object_mask(rule)
-        determining = np.packbits(mask)
-    facts = {"mask_sha256": hashlib.sha256(determining).hexdigest()}
-    return Found(mask, facts, None, classes, NO_CLASS, annotated.notes)
+        facts = _sha256_of(np.ascontiguousarray(classes, "<i4"))
+        return FoundObject(classes != NO_CLASS, facts, None, classes, NO_CLASS, annotated.notes)
+    mask = annotated.object_mask(rule)
+    return FoundObject(mask, _sha256_of(np.packbits(mask)), notes=annotated.notes)
+
+
+def _sha256_of(determining: np.ndarray) -> dict[str, str]:
+    return {"mask_sha256": hashlib.sha256(determining.data).hexdigest()}
 
 
 def _sum_of(counted: Iterable[Mapping[int, int]]) -> Counter[int]:

@@ -15,7 +15,7 @@ from unseg.method.codes import code_map
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
 from unseg.protecting.manifest import Entry, Key
-from unseg.protecting.objects import Found, Objects, Refused
+from unseg.protecting.objects import FoundObject, Objects, Refused
 from unseg.protecting.outputs import Planned
 from unseg.protecting.protector import Framed, Protector
 from unseg.protecting.settings import ProtectSettings
@@ -89,7 +89,7 @@ class ImageMaker:
             return images.read_image(path, max_pixels, describe=describe)
         return images.decode_image(path, data, max_pixels, describe=describe)
 
-    def _facts(self, job: Job, image: images.Image, found: Found) -> Entry:
+    def _facts(self, job: Job, image: images.Image, found: FoundObject) -> Entry:
         height, width, channels = image.samples.shape
         as_rgb = channels == 1 and self.settings.format == "webp"
         notes = [
@@ -125,8 +125,10 @@ class ImageMaker:
         region = self.protector.region(loaded.mask_HW)
         if loaded.codes_HW is not None:
             protected = self.protector.by_class(image.samples, loaded.codes_HW)
-        else:
+        elif noise_3NN is not None:
             protected = noise.apply(image.samples, noise_3NN, region, settings.budget)
+        else:
+            raise ValueError(f"{loaded.job.sample.name}: neither noise nor codes")
         metadata = image.metadata.select(settings.metadata)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
@@ -140,7 +142,7 @@ class ImageMaker:
         return data, replace(facts, psnr=ratio if math.isfinite(ratio) else None)
 
 
-def _codes_of(found: Found, codes: Mapping[int, int]) -> np.ndarray:
+def _codes_of(found: FoundObject, codes: Mapping[int, int]) -> np.ndarray:
     if found.classes_HW is None:
         raise ValueError("codes are asked of an object without classes")
     try:
@@ -154,7 +156,7 @@ def _codes_of(found: Found, codes: Mapping[int, int]) -> np.ndarray:
 def breach(
     original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray, budget: Budget
 ) -> tuple[float, int]:
-    """Returns how far an image (uint8) is outside its budget: the share of its values, and the most whole grey levels."""
+    """Returns how far an image (uint8) is outside its budget: share of its values, and whole grey levels at most."""
     change = np.abs(changed_HWC.astype(np.int16) - original_HWC)
     over = change - np.where(region_HW, int(budget.object), int(budget.background)).astype(np.int16)[..., None]
     return float((over > 0).mean()), max(0, int(over.max()))

@@ -59,8 +59,8 @@ def plan_outputs(
 
     They do not depend on the order of the inputs. Names of earlier runs stay. Then inputs that need no new suffix are
     served, then the others in sorted order: of a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Where
-    `names` is "keep", no input needs a new suffix. form: a key of `SUFFIXES`. Raises UserError where a name leads out of
-    the output, and where a file that no manifest line owns or a linked folder is in the way.
+    `names` is "keep", no input needs a new suffix. form: a key of `SUFFIXES`. Raises UserError where a name leads out
+    of the output, and where a file that no manifest line owns or a linked folder is in the way.
     """
     _check_names(samples, out)
     suffixes = SUFFIXES[form] if names == "suffix" else None

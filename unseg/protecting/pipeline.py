@@ -1,8 +1,8 @@
 """From images on disk to their unlearnable versions beside them: decoding threads → generator → encoding threads.
 
-A bounded number of pixels at a time, results in the order of the jobs. What is written does not depend on the order or
-grouping of the inputs: every batch has the same shape (filled with zeros), and small networks run on one thread an image,
-so not on the number of cores either.
+A bounded number of pixels is on its way at a time; results come in the order of the jobs. What is written does not
+depend on the order or grouping of the inputs, since every batch has the same shape (filled with zeros), nor on the
+number of cores, since small networks run on one thread an image.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 
@@ -64,16 +65,17 @@ class Pipeline:
     ) -> None:
         self.settings, self.loaded, self.out, self.objects, self.codes = settings, loaded, out, objects, codes
         self.workers = workers
+        network: Any = loaded.network
         self.protector = Protector(
-            loaded.network,
+            network,
             settings.budget,
             settings.region,
             device=device,
-            batch_size=settings.batch_size or default_batch_size(device, loaded.network.image_size),
+            batch_size=settings.batch_size or default_batch_size(device, network.image_size),
             precision=settings.precision,
         )
         self.maker = ImageMaker(settings, loaded, self.protector, objects, codes)
-        side_by_side = device.type == "cpu" and loaded.network.image_size <= SMALL_NETWORK_SIDE
+        side_by_side = device.type == "cpu" and network.image_size <= SMALL_NETWORK_SIDE
         self.generators = workers if side_by_side else 1
         self.torch_threads = 1 if side_by_side or device.type != "cpu" else workers
 
@@ -85,7 +87,7 @@ class Pipeline:
         """Returns the threads that ask the network."""
         return worker_threads(self.generators, self.torch_threads)
 
-    def results(self, jobs: Iterable[Job], pool: Executor) -> Iterator[Result]:
+    def results(self, jobs: Iterable[Job], pool: Executor) -> Generator[Result, None, None]:
         """Yields the results in the order of the jobs, while later jobs are being worked on.
 
         A job is taken from `jobs` only once there is room for it, and nothing of it is written before.
@@ -270,7 +272,10 @@ class Pipeline:
         return Result(entry)
 
     def _write(self, name: str, blocks: Iterable[bytes], job: Job) -> str:
-        """Writes an output whole, waits for the disk and returns its sha256; a disk that takes nothing more ends the run."""
+        """Writes an output whole, waits for the disk and returns the sha256.
+
+        A disk that takes nothing more is a UserError, which ends the run; any other failure is this image's alone.
+        """
         link = link_on_the_way(self.out, str(PurePosixPath(name).parent))
         if link is not None:
             raise Refused("failed", f"{link} in the output is a link, which is not followed")

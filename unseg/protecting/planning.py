@@ -19,7 +19,7 @@ from unseg.protecting.header import check_same_settings, header_of
 from unseg.protecting.inputs import Inputs
 from unseg.protecting.manifest import Entry, Key, read_manifest, relative
 from unseg.protecting.objects import (
-    AnnotatedImages,
+    AnnotationObjects,
     BoxFile,
     MaskFiles,
     MaskFolder,
@@ -108,7 +108,7 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     settings, opened = request.settings, inputs.opened
     if opened is not None:
         place = relative(opened.path, request.out)
-        return AnnotatedImages(opened, settings.rule, place, settings.max_pixels)
+        return AnnotationObjects(opened, settings.rule, place, settings.max_pixels)
     if inputs.boxes is not None:
         return BoxFile(inputs.boxes)
     if request.masks is None:

@@ -1,8 +1,8 @@
 """A run on several processes: exact disjoint shards of its jobs, each image in one of them.
 
-The parent plans, puts on record and tells; workers decode, generate, write and send back what became of each image. They
-ask for their next few jobs when they have room, so that none waits for another. Workers are spawned: they share nothing
-but a pipe each with their parent.
+The parent plans, puts on record and tells; workers decode, generate, write and send back what became of each image.
+They ask for their next few jobs when they have room, so that none waits for another. Workers are spawned: they share
+nothing but a pipe each with their parent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -73,7 +73,7 @@ def blueprint(pipeline: Pipeline, generator: LoadedGenerator | None, processes: 
     )
 
 
-def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Iterator[Result]:
+def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Generator[Result, None, None]:
     """Yields what becomes of each of `count` jobs, in the order in which that is known.
 
     A job is taken from `jobs` when it is handed out. Raises UserError where a worker ends early. However this ends, no
@@ -89,7 +89,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
                 workers[ours] = context.Process(target=_work, args=(theirs,), name=f"unseg-{rank}", daemon=True)
                 workers[ours].start()
                 theirs.close()
-        for rank, (connection, process) in enumerate(workers.items()):
+        for rank, connection in enumerate(workers):
             _send(connection, _for_rank(plan, rank))
         yield from _collect(dict(workers), _Parts(jobs, count, processes))
         finished = True
@@ -207,10 +207,15 @@ def _work(connection: Connection) -> None:
     end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
         plan: Blueprint = connection.recv()
-        with images.own_size_limit(), images.quiet_decoders(), alone(), single_threaded_pool(plan.workers) as pool:
-            with closing(plan.build().results(_asked_for(connection), pool)) as made:
-                for result in made:
-                    connection.send(result)
+        with (
+            images.own_size_limit(),
+            images.quiet_decoders(),
+            alone(),
+            single_threaded_pool(plan.workers) as pool,
+            closing(plan.build().results(_asked_for(connection), pool)) as made,
+        ):
+            for result in made:
+                connection.send(result)
         connection.send(DONE)
     except UserError as error:
         connection.send((REFUSED, str(error)))

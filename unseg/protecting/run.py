@@ -13,7 +13,7 @@ from unseg.protecting.inputs import read_inputs
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.planning import plan_run
 from unseg.protecting.request import Request
-from unseg.protecting.settings import ProtectSettings
+from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.storage import images
 from unseg.storage.locks import FolderLock
 from unseg.storage.weights import LoadedGenerator
@@ -24,7 +24,7 @@ __all__ = ["ProtectSettings", "Summary", "protect"]
 def protect(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
-    settings: ProtectSettings = ProtectSettings(),
+    settings: ProtectSettings = DEFAULTS,
     *,
     masks: str | Path | None = None,
     boxes: str | Path | None = None,

@@ -20,14 +20,19 @@ PRECISIONS = ("float32", "bfloat16")
 REMOVED_PRECISIONS = ("auto", "float16")
 
 
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{option} {value}: choose from {', '.join(choices)}")
+
+
 @dataclass(frozen=True)
 class ProtectSettings:
     """Everything that a run of `protect` may vary. None for batch_size or workers: chosen from the device.
 
     rule: which part of masks or annotations is the object; by class the background is a class like any other, and no
     class but the ignored one is left out. mask_type: what the values of masks mean; "auto" finds out. names: whether a
-    file of another format gets that format's suffix ("suffix"), or every output exactly its input's name ("keep"): a.jpg
-    then holds a PNG, which readers that go by content read. precision: of networks derived from SAM, see
+    file of another format gets that format's suffix ("suffix"), or every output exactly its input's name ("keep"):
+    a.jpg then holds a PNG, which readers that go by content read. precision: of networks derived from SAM, see
     `unseg.protecting.protector.Protector`. max_megapixels: larger images are refused.
     """
 
@@ -82,6 +87,4 @@ class ProtectSettings:
             raise UserError(f"--max-megapixels {self.max_megapixels}: give a number over 0")
 
 
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"{option} {value}: choose from {', '.join(choices)}")
+DEFAULTS = ProtectSettings()

@@ -22,7 +22,10 @@ TRIALS = 3  # images that are tried
 
 
 def foretell(plan: RunPlan, tried_from: int, pool: Executor, progress: Progress) -> Forecast:
-    """Returns what the run will take, and tells it. Runs of at least `tried_from` images are tried; nothing is written."""
+    """Returns what the run will take, and tells it.
+
+    Where at least `tried_from` images are to do, some of them are tried. Nothing is written.
+    """
     foreseen = _forecast(plan, tried_from, pool)
     for sentence in foreseen.sentences(str(plan.out)):
         progress.say(sentence)
@@ -65,7 +68,10 @@ def _size_of(job: Job, pipeline: Pipeline) -> int:
 
 
 def _try(job: Job, size: int, pipeline: Pipeline, *, pool: Executor, generator: Executor) -> Trial | None:
-    """Protects one image without writing it; None where that fails, as the run will tell. size: of the input, in bytes."""
+    """Protects one image without writing it and returns what that took; None where it fails, as the run will tell.
+
+    size: of the input, in bytes. pool, generator: the threads that decode and that ask the network.
+    """
     try:
         loaded, decoding = _timed(pool, pipeline.maker.decode, job)
         noises, generating = _timed(generator, pipeline.noises, [loaded])

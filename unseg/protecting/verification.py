@@ -61,7 +61,7 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """Returns 0 where every input is protected, within its budget at every pixel, and the folder holds nothing else."""
+        """Returns 0 where every input is protected, within its budget at every pixel, and nothing else is there."""
         return int(bool(self.failures or self.unprotected or self.extra or self.other_files))
 
     @property
