@@ -159,7 +159,7 @@ def protect(
     images: ImageOptions,
     inputs: ImagePaths = None,
     *,
-    object: ObjectOptions,
+    what: ObjectOptions,
     change: ChangeOptions,
     files: FileOptions,
     speed: SpeedOptions,
@@ -174,11 +174,11 @@ def protect(
     same command again to go on after an interruption. Exit codes: 0 every image was protected; 1 some were not, the
     table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
-    settings = _settings(images, object, change, files, speed)
+    settings = _settings(images, what, change, files, speed)
     terminal = Terminal(quiet, to_stderr=as_json)
     try:
         with terminated_as_interrupt(), quiet_decoders():
-            summary = _run(inputs or [], images, object, speed, trial, settings=settings, terminal=terminal)
+            summary = _run(inputs or [], images, what, speed, trial, settings=settings, terminal=terminal)
     except KeyboardInterrupt as stop:
         raise typer.Exit(told_interrupted(stop)) from None
     if as_json:
@@ -189,7 +189,7 @@ def protect(
 
 
 def _settings(
-    images: ImageOptions, object: ObjectOptions, change: ChangeOptions, files: FileOptions, speed: SpeedOptions
+    images: ImageOptions, what: ObjectOptions, change: ChangeOptions, files: FileOptions, speed: SpeedOptions
 ) -> ProtectSettings:
     """Returns what the options ask for; UserError names the one that cannot be."""
     from unseg.compute.device import device_of_gpus
@@ -197,10 +197,10 @@ def _settings(
     from unseg.protecting.run import ProtectSettings
 
     device = speed.device if speed.gpus is None else device_of_gpus(speed.gpus, speed.processes)
-    labels = (_label(object.ignore_label), _label(object.background_label))
+    labels = (_label(what.ignore_label), _label(what.background_label))
     words: dict[str, Any] = {  # each one of a few; ProtectSettings refuses others
         "region": change.region,
-        "mask_type": object.mask_type,
+        "mask_type": what.mask_type,
         "format": files.form,
         "names": "suffix" if files.names == "png" else files.names,
         "metadata": files.metadata,
@@ -209,7 +209,7 @@ def _settings(
     return ProtectSettings(
         budget=Budget(change.epsilon, change.background_epsilon),
         generator=images.generator,
-        rule=ObjectRule.parse(object.objects, *labels),
+        rule=ObjectRule.parse(what.objects, *labels),
         **words,
         png_level=files.png_level,
         keep_times=files.keep_times,
@@ -227,7 +227,7 @@ def _label(value: int) -> int | None:
 def _run(
     inputs: list[Path],
     images: ImageOptions,
-    object: ObjectOptions,
+    what: ObjectOptions,
     speed: SpeedOptions,
     trial: TrialOptions,
     *,
@@ -240,10 +240,10 @@ def _run(
         inputs,
         images.out,
         settings,
-        masks=object.masks,
-        boxes=object.boxes,
-        annotations=object.annotations,
-        annotations_format=object.annotations_format,
+        masks=what.masks,
+        boxes=what.boxes,
+        annotations=what.annotations,
+        annotations_format=what.annotations_format,
         limit=trial.limit,
         dry_run=trial.dry_run,
         processes=speed.gpus or speed.processes,

@@ -67,6 +67,7 @@ class Entry:
 
     @property
     def key(self) -> Key:
+        """Returns what tells this input from all others."""
         return self.input, self.input_root
 
     @property

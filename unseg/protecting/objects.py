@@ -18,7 +18,6 @@ from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Looking, Un
 from unseg.data.masks import MaskKind, box_mask, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile, SampleList
-from unseg.errors import UserError
 from unseg.method.codes import class_areas
 from unseg.protecting.manifest import Entry
 from unseg.protecting.protector import Boxes
@@ -72,15 +71,21 @@ class Objects(ABC):
         """Returns the encoded image where it is no file of its own, else None."""
         return None
 
+
+class ClassedObjects(Objects):
+    """Objects whose classes can be told apart, by masks or annotations. rule: which part of them is the object."""
+
+    def __init__(self, rule: ObjectRule, max_pixels: int) -> None:
+        self.rule, self.max_pixels = rule, max_pixels
+        self.prompt = "classes" if rule.by_class else "mask"
+
+    @abstractmethod
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         """Returns the pixels of every class over the whole set, counted in the threads of `pool`.
 
         Images that are not in this run count too: codes must not depend on which images are protected together. What
         cannot be read does not count; its image's line tells.
         """
-        raise UserError(
-            "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
-        )
 
 
 class WholeImage(Objects):
@@ -129,12 +134,12 @@ class MaskFolder:
     paths: Sequence[Path]
 
 
-class MaskFiles(Objects):
+class MaskFiles(ClassedObjects):
     """The object is what a rule takes of an image's mask file."""
 
     def __init__(self, folder: MaskFolder, rule: ObjectRule, max_pixels: int) -> None:
-        self.folder, self.rule, self.max_pixels = folder, rule, max_pixels
-        self.prompt = "classes" if rule.by_class else "mask"
+        super().__init__(rule, max_pixels)
+        self.folder = folder
 
     def settings(self) -> dict[str, Any]:
         which = self.rule.which if isinstance(self.rule.which, tuple) else None
@@ -214,12 +219,12 @@ class OpenAnnotations:
         )
 
 
-class AnnotationObjects(Objects):
+class AnnotationObjects(ClassedObjects):
     """The object is what a rule takes of annotations of any format. place: their name in the manifest."""
 
     def __init__(self, opened: OpenAnnotations, rule: ObjectRule, place: str, max_pixels: int) -> None:
-        self.opened, self.rule, self.place, self.max_pixels = opened, rule, place, max_pixels
-        self.prompt = "classes" if rule.by_class else "mask"
+        super().__init__(rule, max_pixels)
+        self.opened, self.place = opened, place
 
     def settings(self) -> dict[str, Any]:
         return {

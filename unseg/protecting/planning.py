@@ -21,6 +21,7 @@ from unseg.protecting.manifest import Entry, Key, read_manifest, relative
 from unseg.protecting.objects import (
     AnnotationObjects,
     BoxFile,
+    ClassedObjects,
     MaskFiles,
     MaskFolder,
     Objects,
@@ -144,7 +145,7 @@ def _class_codes(
     request: Request, objects: Objects, loaded: LoadedGenerator, pool: Executor, progress: Progress
 ) -> dict[int, int] | None:
     """Returns the code of every class of the set, and tells how many; None where classes are not told apart."""
-    if not request.settings.rule.by_class:
+    if not request.settings.rule.by_class or not isinstance(objects, ClassedObjects):
         return None
     available = getattr(loaded.network, "codes", 0)
     if not available:
