@@ -286,7 +286,7 @@ class _Renamings:
             self.known[item.images] = (
                 self.NONE
                 if not names
-                else Renaming(ImagesFolder(self.root / item.images), names, _sha256_of_names(names))
+                else Renaming(ImagesFolder.open(self.root / item.images), names, _sha256_of_names(names))
             )
         renaming = self.known[item.images]
         return renaming if renaming.changes and _has_images(self.root / item.name) else self.NONE

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from unseg.data.annotations import Annotated, Annotations, ClassTable, ObjectRule, Unannotated
 from unseg.data.annotations.coco import CityscapesPanoptic, CocoInstances, CocoPanoptic
-from unseg.data.annotations.label_files import Cityscapes, LabelFiles
+from unseg.data.annotations.label_files import Cityscapes, named_label_files
 from unseg.data.annotations.names import ImagesFolder, safe_name
 from unseg.data.edition_catalog import READER, EditionRow, EditionSet, Located, locate, nearest
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
@@ -149,7 +149,7 @@ def list_images(place: Located) -> list[str]:
     folder = place.path(place.source.images)
     if place.source.listing is not None:
         return _listed(place, folder)
-    names = ImagesFolder(folder).names
+    names: Sequence[str] = ImagesFolder.open(folder).names
     if _is_same_folder(place):
         names = [name for name in names if not name.lower().endswith(MASK_SUFFIX)]
     return names
@@ -181,13 +181,13 @@ def _open(place: Located, names: Sequence[str]) -> Annotations:
     source, folder = place.source, place.path(place.source.images)
     path = place.path(source.annotations)
     if source.format == "coco":
-        return CocoInstances(path, folder)
+        return CocoInstances.open(path, folder)
     if source.format == "coco-panoptic":
-        return CocoPanoptic(path, folder, place.path(source.segments))
+        return CocoPanoptic.open(path, folder, place.path(source.segments))
     if source.format == "cityscapes-panoptic":
-        return CityscapesPanoptic(path, folder, place.path(source.segments))
+        return CityscapesPanoptic.open(path, folder, place.path(source.segments))
     if source.format == "cityscapes":
-        return Cityscapes(path, folder)
+        return Cityscapes.open(path, folder)
     files, unused = _masks(place, names)
     if source.listing is not None:
         where = place.path(source.listing)
@@ -200,7 +200,7 @@ def _open(place: Located, names: Sequence[str]) -> Annotations:
         absent = []
     else:
         absent = [Problem(name, "a mask without an image") for name in unused]
-    return LabelFiles(source.format, files, absent, "binary" if source.format == "binary" else "index", path)
+    return named_label_files(source.format, path, files, absent)
 
 
 def _masks(place: Located, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
