@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from tests.support.edition_sets import BUILDERS, LEFT, RIGHT, class_map
 from unseg import cli
 from unseg.data.annotations import ObjectRule
-from unseg.data.edition_catalog import EDITIONS, candidates, locate
-from unseg.editions.carry import Renaming, rewritten_blocks
-from unseg.editions.gather import open_data_set, place_sets
+from unseg.data.edition_catalog import EDITIONS
+from unseg.data.edition_layout import candidates, locate
+from unseg.editions.data_set import open_data_set, place_sets
 from unseg.editions.options import settings_from
+from unseg.editions.renamed_json import Renaming, rewritten_blocks
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.storage.images import read_image

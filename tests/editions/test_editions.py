@@ -19,8 +19,8 @@ from PIL import Image as Pillow
 from tests.support.edition_sets import BUILDERS, HEIGHT, LEFT, RIGHT, RING, WIDTH, Mini, class_map
 from unseg import cli
 from unseg.editions.audit import verify_edition
-from unseg.editions.carry import CARRIED
-from unseg.editions.record import EDITION
+from unseg.editions.carried import CARRIED
+from unseg.editions.description import EDITION
 from unseg.protecting.manifest import MANIFEST, Entry, read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -453,16 +453,16 @@ def test_another_edition_is_not_mixed_in(
     BUILDERS["pascal"](coco.root)
     out = tmp_path / "out"
     assert run(coco.root, out, "coco", monkeypatch, LIMIT="1") == 0
-    for name, settings in (
-        ("pascal", {}),
-        ("coco", {"OBJECTS": "multi"}),
-        ("coco", {"EPSILON": "6"}),
-        ("coco", {"NAMES": "png"}),
-        ("coco", {"SPLIT": "val"}),
+    for name, settings, told in (
+        ("pascal", {}, "dataset: coco, now pascal"),
+        ("coco", {"OBJECTS": "multi"}, "objects: all, now multi"),
+        ("coco", {"EPSILON": "6"}, "budget.object: 8, now 6.0"),
+        ("coco", {"NAMES": "png"}, "names: keep, now png"),
+        ("coco", {"SPLIT": "val"}, "split: train, now val"),
     ):
         capsys.readouterr()
         assert run(coco.root, out, name, monkeypatch, **settings) == 2
-        assert "holds another edition" in error_of(capsys)
+        assert f"holds another edition ({told})" in error_of(capsys)
 
 
 def test_a_mask_beside_its_image_keeps_its_name(

@@ -37,10 +37,10 @@ from tests.support.fake_generator import loaded  # noqa: E402
 from tests.support.kill_runs import check, make_photographs, tree  # noqa: E402
 from unseg.data.edition_catalog import edition_row  # noqa: E402
 from unseg.editions.audit import verify_edition  # noqa: E402
-from unseg.editions.carry import CARRIED  # noqa: E402
+from unseg.editions.carried import CARRIED  # noqa: E402
 from unseg.editions.edition import make_edition  # noqa: E402
 from unseg.editions.options import settings_from  # noqa: E402
-from unseg.editions.record import EDITION  # noqa: E402
+from unseg.editions.description import EDITION  # noqa: E402
 from unseg.errors import UserError  # noqa: E402
 from unseg.protecting.manifest import MANIFEST  # noqa: E402
 from unseg.storage.files import TEMPORARY  # noqa: E402
