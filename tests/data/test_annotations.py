@@ -193,7 +193,10 @@ def test_rules_that_the_annotations_cannot_answer_are_refused(tmp_path: Path) ->
 
 def test_overlaps_go_to_the_smaller_segment_and_of_two_equal_ones_to_the_earlier(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "x.png", 6, 8)
-    square = lambda left, top, side: [[left, top, left + side, top, left + side, top + side, left, top + side]]  # noqa: E731
+
+    def square(left: int, top: int, side: int) -> list[list[int]]:
+        return [[left, top, left + side, top, left + side, top + side, left, top + side]]
+
     shapes = [
         (1, square(0, 0, 5)),
         (2, square(1, 1, 2)),

@@ -1,4 +1,4 @@
-"""What editions know of data sets: where they lie, what their objects are, which settings they take; and json with new names."""
+"""What editions know of data sets: where they lie, what their objects are, which settings they take."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_augmented_voc_list_takes_the_augmented_labels(lines: str, tmp_path:
         mini.label(f"VOCdevkit/VOC2012/SegmentationClassAug/{stem}.png", class_map(0, (mask, 2)))
     found = masks_of("pascal", tmp_path, "all", split="train_aug")
     assert [name[-15:] for name in found] == ["2007_000032.jpg", "2007_000039.jpg"]
-    assert all(np.array_equal(mask, expected) for mask, expected in zip(found.values(), (LEFT, RIGHT)))
+    assert all(np.array_equal(mask, expected) for mask, expected in zip(found.values(), (LEFT, RIGHT), strict=True))
 
 
 @pytest.mark.parametrize(

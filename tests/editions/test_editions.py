@@ -1,4 +1,4 @@
-"""Unlearnable editions: every script on a miniature of its data set, the drop-in promise, names, and what is left alone."""
+"""Unlearnable editions: each script on a miniature of its data set, the drop-in promise, names, what is left alone."""
 
 from __future__ import annotations
 

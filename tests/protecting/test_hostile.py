@@ -85,7 +85,7 @@ def test_a_bomb_is_refused_in_time(tmp_path: Path, name: str) -> None:
 def corpus_figures(tmp_path: Path, count: int) -> dict:
     command = [
         sys.executable,
-        str(ROOT / "tests" / "make_corpus.py"),
+        str(ROOT / "tests" / "support" / "make_corpus.py"),
         str(tmp_path / "corpus"),
         "--count",
         str(count),
