@@ -30,6 +30,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import unseg.editions.carry
+import unseg.protecting.inputs
 import unseg.protecting.manifest
 import unseg.protecting.run
 import unseg.storage.files
@@ -153,7 +154,7 @@ def making_an_edition(folder: Path, out: Path) -> Callable[[], int]:
         edition_row("coco"),
         {"DATA_ROOT": str(folder / "data"), "OUT": str(out), "NAMES": "png", "VAL": "link", "NGPU": "0"},
     )
-    unseg.protecting.run.load_generator = lambda which, device: loaded()
+    unseg.protecting.inputs.load_generator = lambda which, device: loaded()
     return lambda: make_edition(settings).summary.exit_code
 
 

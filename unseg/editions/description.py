@@ -16,8 +16,7 @@ from unseg.data.edition_layout import Located
 from unseg.editions.carried import Carried
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
-from unseg.protecting.manifest import Manifest, cannot_go_on
-from unseg.protecting.run import relative
+from unseg.protecting.manifest import Manifest, cannot_go_on, relative
 from unseg.storage.files import sync_folder, write_bytes
 from unseg.storage.settings_diff import differences
 

@@ -76,7 +76,6 @@ def _protect(settings: EditionSettings, data: DataSet, progress: Progress) -> Su
         settings.out,
         protect_settings(settings, gpus),
         samples=data.samples,
-        rule=settings.rule,
         annotations=OpenAnnotations(data.reader, place.path(place.source.annotations), settings.root),
         limit=settings.limit,
         dry_run=settings.dry_run,
@@ -99,6 +98,7 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
     return ProtectSettings(
         budget=settings.budget,
         generator=settings.generator,
+        rule=settings.rule,
         format=settings.format,
         names="keep" if settings.names == "keep" else "suffix",
         device="cuda" if gpus else "cpu",

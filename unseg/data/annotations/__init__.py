@@ -6,11 +6,11 @@ from unseg.data.annotations.core import (
     Annotations,
     ClassMap,
     ClassTable,
-    ObjectRule,
     Segment,
     Unannotated,
 )
 from unseg.data.annotations.detect import FORMATS, open_annotations
+from unseg.data.object_rule import ObjectRule
 
 __all__ = [
     "FORMATS",

@@ -8,20 +8,19 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations.runs import Runs, count_coverage, paint
-from unseg.data.masks import Detected, MaskKind, MaskRule, detect_kind, object_mask, parse_objects
+from unseg.data.masks import MaskKind, object_mask
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, Label, pixel_count
+from unseg.storage.images import ImageError, pixel_count
 
 T = TypeVar("T")
 NO_CLASS = -1  # in class codes: the pixel belongs to nothing that the rule takes
@@ -30,33 +29,6 @@ MAX_SEGMENTS = 10_000  # an image; the largest sets of dense aerial images stay 
 
 class Unannotated(ImageError):
     """Says that the annotations do not name an image at all: it has no mask, which is not the same as no object."""
-
-
-@dataclass(frozen=True)
-class ObjectRule:
-    """Which segments are the object. Crowds, void and the ignore label never are.
-
-    which: "all", "things" (countable objects only) or class ids (a single class: one id). by_class: the classes stay
-    apart, as codes. ignore_label, background_label: for class-index masks alone, as in `unseg.data.masks.MaskRule`.
-    """
-
-    which: Literal["all", "things"] | tuple[int, ...] = "all"
-    by_class: bool = False
-    ignore_label: int | None = 255
-    background_label: int | None = 0
-
-    @staticmethod
-    def parse(
-        text: str, ignore_label: int | None = 255, background_label: int | None = 0, option: str = "--objects"
-    ) -> ObjectRule:
-        """`all`, `things` (or `multi`, as the published scripts call it), `by-class`, or ids such as 3,4 or 1-5."""
-        word = text.strip().lower()
-        if word in ("things", "multi"):
-            return ObjectRule("things", False, ignore_label, background_label)
-        if word == "by-class":
-            return ObjectRule("all", True, ignore_label, background_label)
-        ids = parse_objects(text, option)
-        return ObjectRule("all" if ids is None else ids, False, ignore_label, background_label)
 
 
 @dataclass(frozen=True)
@@ -230,31 +202,23 @@ class ClassMap(Annotated):
         )
 
     def _bright(self) -> np.ndarray:
-        return object_mask(self.values, MaskRule("binary"))
+        return object_mask(self.values, "binary")
 
     def object_mask(self, rule: ObjectRule) -> np.ndarray:
-        return object_mask(self.values, self._mask_rule(rule))
+        return object_mask(self.values, self.kind, self._by_ids(rule))
 
     def class_codes(self, rule: ObjectRule) -> np.ndarray:
         codes = np.int32(1) if self.kind == "binary" else self.values.astype(np.int32)
         return np.where(self.object_mask(rule), codes, np.int32(NO_CLASS))
 
-    def _mask_rule(self, rule: ObjectRule) -> MaskRule:
-        if isinstance(rule.which, tuple):
-            return MaskRule(self.kind, rule.which, rule.ignore_label, rule.background_label)
-        ids = None
+    def _by_ids(self, rule: ObjectRule) -> ObjectRule:
+        """Returns the rule in class ids, where the classes say which are things or void."""
         if rule.which == "things":
-            ids = tuple(sorted(frozenset(self.classes.things or ()) - self.classes.void))
-        elif self.classes.void and self.classes.ids is not None:
-            ids = tuple(sorted(self.classes.ids - self.classes.void))
-        return MaskRule(self.kind, ids, rule.ignore_label, rule.background_label)
-
-
-def kind_of_masks(
-    masks: Sequence[T], opener: Callable[[T], Label], pool: Executor | None = None, progress: Progress = SILENT
-) -> Detected:
-    """Returns what the masks of a set hold (see `detect_kind`): each is opened, in the threads of `pool` if given."""
-    return detect_kind(masks, pool, lambda looks: track(progress, looks, len(masks), "masks"), opener)
+            things = self.classes.things if isinstance(self.classes.things, frozenset) else frozenset()
+            return replace(rule, which=tuple(sorted(things - self.classes.void)))
+        if rule.which == "all" and self.classes.void and self.classes.ids is not None:
+            return replace(rule, which=tuple(sorted(self.classes.ids - self.classes.void)))
+        return rule
 
 
 class Annotations(ABC):

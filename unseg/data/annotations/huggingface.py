@@ -22,14 +22,13 @@ from unseg.data.annotations.core import (
     Annotated,
     Annotations,
     ClassTable,
-    ObjectRule,
     Unannotated,
     check_pixel_count,
-    kind_of_masks,
 )
-from unseg.data.annotations.label_files import check_kind, label_map
+from unseg.data.annotations.label_files import label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name
-from unseg.data.masks import MaskKind
+from unseg.data.masks import MaskKind, check_kind, detect_kind
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.storage.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
@@ -122,7 +121,7 @@ class HuggingFaceTables(Annotations):
         for table in tables:
             _match_rows(table, root, folder, rows, without)
         missing = [*problems, *(folder.problems if folder else ()), *absent(without)]
-        found = kind_of_masks(list(rows.values()), lambda item: item[0].mask(item[1]), pool, progress)
+        found = detect_kind(list(rows.values()), pool, progress, opener=lambda item: item[0].mask(item[1]))
         statement = (
             f"Hugging Face tables: {len(rows) + len(without)} rows in {len(tables)} files, masks in"
             f" the column {tables[0].mask_column}: {found.statement}"
@@ -142,7 +141,7 @@ class HuggingFaceTables(Annotations):
 
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
         super().check_rule(rule, option)
-        check_kind(rule, self.kind)
+        check_kind(self.kind, rule, "--annotations-format")
 
     def _find(self, image_name: str) -> tuple[_Table, int]:
         found = self._rows.get(image_name)

@@ -18,17 +18,16 @@ from unseg.data.annotations.core import (
     ClassMap,
     ClassTable,
     Indexed,
-    ObjectRule,
     Segment,
     Unannotated,
     check_pixel_count,
     check_segment_count,
     check_size,
     index_values,
-    kind_of_masks,
 )
 from unseg.data.annotations.names import ImagesFolder
-from unseg.data.masks import MaskKind
+from unseg.data.masks import MaskKind, check_kind, detect_kind
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
 from unseg.storage.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
@@ -141,16 +140,7 @@ class LabelFiles(Annotations):
 
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
         super().check_rule(rule, option)
-        check_kind(rule, self.kind)
-
-
-def check_kind(rule: ObjectRule, kind: MaskKind) -> None:
-    """Raises UserError where class ids are asked of binary masks."""
-    if isinstance(rule.which, tuple) and kind == "binary":
-        raise UserError(
-            "--objects with class ids needs class-index masks, but the masks are binary: give --objects all or"
-            " --annotations-format index"
-        )
+        check_kind(self.kind, rule, "--annotations-format")
 
 
 def open_label_files(
@@ -192,7 +182,7 @@ def detected_label_files(
 ) -> LabelFiles:
     """Returns masks whose format shows when all of them are looked at."""
     paths = sorted(files.values())
-    found = kind_of_masks(paths, open_label, pool, progress)
+    found = detect_kind(paths, pool, progress)
     format_name = "voc" if found.kind == "index" and _all_of_voc(folder, paths) else found.kind
     statement = _statement(format_name, folder, len(files), found.statement)
     return LabelFiles(format_name, files, missing, found.kind, statement)
