@@ -20,12 +20,12 @@ BINARY_THRESHOLD = 127  # above it is object; the published generation rounds va
 HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
 
 
-def check_kind(kind: MaskKind, rule: ObjectRule) -> None:
-    """Raises UserError where the rule asks for class ids, which binary masks do not hold."""
+def check_kind(kind: MaskKind, rule: ObjectRule, option: str = "--mask-type") -> None:
+    """Raises UserError where the rule asks for class ids, which binary masks do not hold. option: says otherwise."""
     if kind == "binary" and isinstance(rule.which, tuple):
         raise UserError(
             "--objects with class ids needs class-index masks, but the masks are binary: give"
-            " --objects all or --mask-type index"
+            f" --objects all or {option} index"
         )
 
 

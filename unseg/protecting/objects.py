@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
-from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Looking, Unannotated, open_annotations
+from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
 from unseg.data.masks import MaskKind, box_mask, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile, SampleList
@@ -203,7 +203,7 @@ class OpenAnnotations:
     ) -> OpenAnnotations:
         """Opens annotations (see `unseg.data.annotations.open_annotations`) and keeps where they lie."""
         root = None if images_root is None else Path(images_root)
-        return OpenAnnotations(open_annotations(path, root, format, Looking(pool, progress)), Path(path), root, format)
+        return OpenAnnotations(open_annotations(path, root, format, pool, progress), Path(path), root, format)
 
     def name_of(self, sample: SampleFile) -> str:
         """Returns the annotations' name of an image: relative to their images' folder."""

@@ -6,7 +6,6 @@ from unseg.data.annotations.core import (
     Annotations,
     ClassMap,
     ClassTable,
-    Looking,
     Segment,
     Unannotated,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "Annotations",
     "ClassMap",
     "ClassTable",
-    "Looking",
     "ObjectRule",
     "Segment",
     "Unannotated",
