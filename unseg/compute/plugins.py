@@ -21,9 +21,9 @@ def is_spec(text: str) -> bool:
 def load_object(spec: str, option: str) -> Any:
     """Returns the object that `spec` names, for example `my_package.networks:build`.
 
-    The module is imported as `python -m` would import it: modules of the current folder are found, too. An import runs the
-    module's code. option: the command-line option, for messages. Raises UserError, in one line, where the text has another
-    form, the module cannot be imported, or it has no such name.
+    The module is imported as `python -m` would import it, so modules of the current folder are found, too. An import
+    runs the module's code. option: the command-line option, for messages. Raises UserError, in one line, where the text
+    has another form, the module cannot be imported, or it has no such name.
     """
     if not is_spec(spec):
         raise UserError(f"{option} {spec}: give module:name, for example my_networks:build")
