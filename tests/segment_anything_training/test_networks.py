@@ -254,7 +254,8 @@ def attention_pair(size: int, dim: int = 32, heads: int = 4) -> tuple[image_enco
     return ours, reference
 
 
-# All heads in one tile; three whole heads a tile, the last tile partial; rows of one head, the last tile partial; one query.
+# All heads in one tile; three whole heads a tile, the last tile partial; rows of one head, the last tile partial; one
+# query.
 @pytest.mark.parametrize("tile_elements", [1 << 20, 20_000, 1000, 1])
 def test_attention_forward_equals_sam(monkeypatch, tile_elements):
     monkeypatch.setattr(image_encoder, "TILE_ELEMENTS", tile_elements)
@@ -280,7 +281,7 @@ def test_attention_gradients_equal_sam(monkeypatch, attend):
     inputs = [torch.randn(2, 9, 9, 32).requires_grad_()]
     inputs.append(inputs[0].detach().clone().requires_grad_())
     weight = torch.randn(2, 9, 9, 32)
-    for attention, x in zip((ours, reference), inputs):
+    for attention, x in zip((ours, reference), inputs, strict=True):
         (attention(x) * weight).sum().backward()
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
     expected = dict(reference.named_parameters())
@@ -370,7 +371,7 @@ def test_fused_norm_equals_sam(memory_format):
         y = norm(x.requires_grad_())
         (y * torch.arange(y.numel()).view(y.shape)).sum().backward()
         results.append((y, x.grad, norm.weight.grad, norm.bias.grad))
-    for found, expected in zip(*reversed(results)):
+    for found, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     assert results[1][0].is_contiguous(memory_format=torch.channels_last)
 
@@ -398,7 +399,7 @@ def test_convolutions_equal_torch(ours, reference, memory_format):
         results.append((y, x.grad, layer.weight.grad, layer.bias.grad))
     with torch.no_grad():
         torch.testing.assert_close(ours(x), results[0][0])
-    for found, expected in zip(*reversed(results)):
+    for found, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 

@@ -62,7 +62,9 @@ def protect(
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Most that values of the object may change, of 255.")] = 8.0,
     background_epsilon: Annotated[float, typer.Option(help="The same for all other pixels.")] = 2.0,
-    generator: Annotated[str, typer.Option(help="compact (shipped), or a weight file.")] = "compact",
+    generator: Annotated[
+        str, typer.Option(help="compact (shipped), a weight file, or module:name (a generator of your own).")
+    ] = "compact",
     region: Annotated[
         str,
         typer.Option(
@@ -98,31 +100,14 @@ def protect(
     precision: Annotated[
         str,
         typer.Option(
-            help="Of generators derived from SAM: float32; float16, for GPUs, where about one "
-            "value in a thousand differs by a grey level; bfloat16, one in a hundred, by "
-            "up to two; auto: float16 on a GPU if that is measured to hold."
+            help="Of generators derived from SAM: float32, or bfloat16, where about one value in a hundred differs by "
+            "a grey level or two."
         ),
     ] = "float32",
-    attention: Annotated[
-        str,
-        typer.Option(
-            help="Of generators derived from SAM: auto (one form for each kind of device), or "
-            "folded, flex, bias, or fastest (measured when the run begins)."
-        ),
-    ] = "auto",
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="Compile the network (torch.compile): takes a minute or more at the start, for long runs."
-        ),
-    ] = False,
-    graph: Annotated[
-        bool, typer.Option("--graph", help="On a GPU: record the network's work once, and replay it.")
-    ] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Images a batch. Default: 1 on a CPU; on a GPU 32, or 8 with generators derived from SAM, fewer in a small one.",
+            help="Images a batch. Default: 1 on a CPU; on a GPU 32, or 8 with generators derived from SAM.",
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads. Default: the number of cores.")] = None,
@@ -162,9 +147,6 @@ def protect(
         keep_times=keep_times,
         device=device,
         precision=precision,
-        attention=attention,
-        compile=compiled,
-        graph=graph,
         batch_size=batch_size,
         workers=workers,
         max_megapixels=max_megapixels,

@@ -13,7 +13,7 @@ import io
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from torch import nn
 
 from unseg.compute.device import single_threaded_pool, worker_threads
 from unseg.data.samples import SampleFile
@@ -33,7 +32,7 @@ from unseg.method.metrics import psnr
 from unseg.protecting.manifest import Entry, Key, cannot_go_on
 from unseg.protecting.objects import Found, Objects, Refused
 from unseg.protecting.outputs import Planned
-from unseg.protecting.protector import LANES, Framed, Protector, fitting_precision
+from unseg.protecting.protector import Framed, Protector
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import images
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
@@ -43,9 +42,6 @@ from unseg.storage.weights import LoadedGenerator
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
 CUDA_BATCH_SIZES = {"small": 32, "large": 8}  # of networks up to that side, and of larger ones
-FRAME_PIXEL_BYTES = (
-    512  # of a GPU's memory for an image, by its frame's pixels: ViT-B takes 346, ViT-H 498, compact 112
-)
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
 
 
@@ -105,15 +101,12 @@ class Pipeline:
         self.workers = workers
         batch_size = settings.batch_size or default_batch_size(device, loaded.network.image_size)
         self.protector = Protector(
-            loaded.network,
+            loaded,
             settings.budget,
             settings.region,
             device=device,
             batch_size=batch_size,
             precision=settings.precision,
-            attention=settings.attention,
-            compiled=settings.compile,
-            graph=settings.graph,
         )
         side_by_side = device.type == "cpu" and loaded.network.image_size <= SMALL_NETWORK_SIDE
         self.generators = workers if side_by_side else 1
@@ -124,9 +117,8 @@ class Pipeline:
         return single_threaded_pool(self.workers)
 
     def generator_threads(self) -> ThreadPoolExecutor:
-        """Those that ask the network. On a GPU one batch is copied while another computes."""
-        count = self.generators if self.protector.device.type == "cpu" else LANES
-        return worker_threads(count, self.torch_threads)
+        """Returns the threads that ask the network."""
+        return worker_threads(self.generators, self.torch_threads)
 
     def results(self, jobs: Iterable[Job], pool: Executor) -> Iterator[Result]:
         """The results in the order of the jobs, while later jobs are being worked on. A job is taken from `jobs` only once
@@ -316,19 +308,18 @@ class Pipeline:
 
     def _generate(self, loads: Sequence[Future[Loaded | Result]], pool: Executor) -> list[Result | Future[Result]]:
         results = [load.result() for load in loads]
-        notes: list[str] = []
-        noises = iter(self.noises([result for result in results if isinstance(result, Loaded)], notes))
+        noises = iter(self.noises([result for result in results if isinstance(result, Loaded)]))
         return [
-            pool.submit(self._save, _with_notes(result, notes), next(noises)) if isinstance(result, Loaded) else result
+            pool.submit(self._save, result, next(noises)) if isinstance(result, Loaded) else result
             for result in results
         ]
 
-    def noises(self, ready: Sequence[Loaded], notes: list[str]) -> Sequence[torch.Tensor | None]:
-        """The noise of each image of a batch. notes: what was done in another way than asked for is added to it."""
+    def noises(self, ready: Sequence[Loaded]) -> Sequence[torch.Tensor | None]:
+        """Returns the noise of each image of a batch."""
         if self.codes is not None:
             return [None] * len(ready)  # a class's noise is the same everywhere: no network is asked
         try:
-            return self.protector.noise([item.framed for item in ready], notes) if ready else ()
+            return self.protector.noise([item.framed for item in ready]) if ready else ()
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
@@ -393,42 +384,11 @@ class Pipeline:
                 replaced.unlink()
 
 
-def settled(
-    settings: ProtectSettings, network: nn.Module, device: torch.device, say: Callable[[str], None]
-) -> ProtectSettings:
-    """The settings of a run on that device: with a precision in place of "auto". UserError where it cannot do what they ask."""
-    if settings.graph and device.type != "cuda":
-        raise UserError("--graph: only a GPU records CUDA graphs; leave it out, or give --device cuda")
-    if settings.attention == "flex" and device.type != "cuda":
-        raise UserError("--attention flex: FlexAttention is for GPUs; leave it out, or give --device cuda")
-    if settings.precision != "auto":
-        return settings
-    if settings.by_class:  # no network is asked
-        return replace(settings, precision="float32")
-    precision, sentence = fitting_precision(network, device)
-    if sentence:
-        say(sentence)
-    return replace(settings, precision=precision)
-
-
 def default_batch_size(device: torch.device, side: int) -> int:
-    """Images a batch for a network whose frame has that side; on a GPU as many as fill it, in at most half of its free memory."""
+    """Returns how many images a batch has for a network whose frame has that side: 1 on a processor, 32 or 8 on a GPU."""
     if device.type == "cpu":
         return 1
-    count, free = (
-        CUDA_BATCH_SIZES["small" if side <= SMALL_NETWORK_SIDE else "large"],
-        torch.cuda.mem_get_info(device)[0],
-    )
-    while count > 1 and count * side**2 * FRAME_PIXEL_BYTES > free / 2:
-        count //= 2
-    return count
-
-
-def _with_notes(loaded: Loaded, notes: Sequence[str]) -> Loaded:
-    """With what was noted about its batch in its manifest line."""
-    if not notes:
-        return loaded
-    return replace(loaded, facts=replace(loaded.facts, note="; ".join(filter(None, (loaded.facts.note, *notes)))))
+    return CUDA_BATCH_SIZES["small" if side <= SMALL_NETWORK_SIDE else "large"]
 
 
 def _times(path: Path) -> tuple[int, int]:

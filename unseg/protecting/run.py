@@ -28,17 +28,18 @@ from unseg.errors import UserError
 from unseg.method.codes import class_codes
 from unseg.protecting import processes
 from unseg.protecting.forecast import Forecast, Trial, forecast, spread
+from unseg.protecting.generators import AnyGenerator, open_generator
 from unseg.protecting.manifest import FORMAT, Entry, Manifest, ManifestWriter, read_manifest
 from unseg.protecting.objects import AnnotatedImages, BoxFile, MaskFiles, Objects, OpenAnnotations, Refused, WholeImage
 from unseg.protecting.outputs import check_folders, plan_outputs
-from unseg.protecting.pipeline import Job, Pipeline, Result, settled
+from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.protector import Boxes
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import images
 from unseg.storage.files import remove_temporaries, stays_inside, sync_folder
 from unseg.storage.images import ImageError
 from unseg.storage.locks import FolderLock
-from unseg.storage.weights import LoadedGenerator, load_generator
+from unseg.storage.weights import LoadedGenerator
 
 __all__ = ["OpenAnnotations", "ProtectSettings", "Reporter", "Silent", "Summary", "protect", "read_boxes"]
 
@@ -48,7 +49,7 @@ FARTHEST = 2.0**31  # pixels: boxes reach no farther
 ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
 TRIALS, TRIED_FROM = 3, 100  # images that are tried to foretell a run's length, and the length that is worth it
 # Settings that a manifest's first line holds only where they have another value than this.
-WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "attention": "auto", "compile": False, "png_level": 1}
+WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "png_level": 1}
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
 
@@ -90,7 +91,7 @@ class Summary:
 
 
 def protect(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     settings: ProtectSettings = ProtectSettings(),
     *,
@@ -103,14 +104,14 @@ def protect(
     limit: int | None = None,
     dry_run: bool = False,
     processes: int = 1,
-    generator: LoadedGenerator | None = None,
+    generator: AnyGenerator | None = None,
     reporter: Reporter = Silent(),
 ) -> Summary:
     """Protect images on disk.
 
-    inputs: folders (recursive) and files; none where annotations hold the images themselves. out: the output folder; see
-    `unseg.protecting.manifest` and `unseg.protecting.outputs` for what is found there; it is locked meanwhile. generator: one that is loaded
-    already, instead of `settings.generator`.
+    inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
+    output folder; see `unseg.protecting.manifest` and `unseg.protecting.outputs` for what is found there; it is locked
+    meanwhile. generator: one of any kind (see `unseg.protecting.generators`), instead of `settings.generator`.
 
     What the object is, one of: masks, a folder, paired by relative stem; boxes, a JSON file,
     {"relative/name.jpg": [[x1, y1, x2, y2], …]}; annotations, a file or folder of `annotations_format` (one of
@@ -126,7 +127,8 @@ def protect(
     Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a UserError before
     anything is written.
     """
-    inputs, out = [Path(path) for path in inputs], Path(out)
+    inputs = [Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    out = Path(out)
     masks = None if masks is None else Path(masks)
     settings = settings if rule is None else settings.with_rule(rule)
     _check_options(inputs, settings, masks, boxes, annotations, samples, limit, processes)
@@ -138,8 +140,7 @@ def protect(
         check_folders(roots, out, masks or (opened.path if opened else None))
         boxes_of = None if boxes is None else read_boxes(Path(boxes))
         device = choose_device(settings.device)
-        loaded = generator or load_generator(settings.generator, str(device))
-        settings = settled(settings, loaded.network, device, reporter.say)
+        loaded = open_generator(generator or settings.generator, str(device))
         if any(path.is_dir() for path in inputs):  # for single files, most of a folder of masks has no image
             _tell_leftovers(found, boxes_of, reporter)
 
@@ -147,7 +148,8 @@ def protect(
             objects = _objects(settings, out, masks, found, boxes_of, opened, pool, reporter)
             codes = _class_codes(settings, objects, loaded, pool, reporter)
             pipeline = Pipeline(settings, loaded, device, out, objects, codes, workers)
-            return _Run(pipeline, found, opened, limit, processes, generator, pool, reporter)
+            given = None if generator is None else loaded
+            return _Run(pipeline, found, opened, limit, processes, given, pool, reporter)
 
         if dry_run:
             return planned().foresee()
@@ -347,17 +349,15 @@ class _Run:
             started = time.perf_counter()
             return executor.submit(work, *arguments).result(), time.perf_counter() - started
 
-        pipeline, notes = self.pipeline, []
+        pipeline = self.pipeline
         try:
             loaded, decoding = timed(self.pool, pipeline.decode, job)
-            noises, generating = timed(generator, pipeline.noises, [loaded], notes)
+            noises, generating = timed(generator, pipeline.noises, [loaded])
             if generating < 1:  # the first time has the network's start in it
-                noises, generating = timed(generator, pipeline.noises, [loaded], notes)
+                noises, generating = timed(generator, pipeline.noises, [loaded])
             (data, _), encoding = timed(self.pool, pipeline.make, loaded, noises[0])
         except (Refused, ImageError, MemoryError):
             return None
-        for note in notes:  # what is done once, at the first call, was done here, and no image's line will tell of it
-            self.reporter.say(f"note: {note}")
         return Trial(generating / pipeline.protector.batch_size, decoding + encoding, size, len(data))
 
 
@@ -413,8 +413,6 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
     later = {
         "names": settings.names,
         "precision": settings.precision,
-        "attention": settings.attention,
-        "compile": settings.compile,
         "png_level": level,
     }
     header = {

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from segment_anything_training.sizes import ATTENTION
-from unseg.compute.device import compiles
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
@@ -30,8 +28,7 @@ class ProtectSettings:
     objects: class ids; "things", where annotations tell them; None: all. by_class: every class gets a noise of its own (see
     `unseg.method.codes`), and every pixel that has a class other than `ignore_label` the object's budget. names: whether a file
     of another format gets that format's suffix ("suffix"), or every output exactly its input's name ("keep"): a.jpg then
-    holds a PNG, which readers that go by content read. precision "auto": see `unseg.protecting.protector.fitting_precision`. attention,
-    compile, graph: how the network computes, see `unseg.protecting.protector.Protector`.
+    holds a PNG, which readers that go by content read. precision: see `unseg.protecting.protector.Protector`.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -48,10 +45,7 @@ class ProtectSettings:
     metadata: Literal["keep", "icc", "none"] = "icc"
     keep_times: bool = False
     device: str = "auto"
-    precision: Precision | Literal["auto"] = "float32"
-    attention: str = "auto"
-    compile: bool = False
-    graph: bool = False
+    precision: Precision = "float32"
     batch_size: int | None = None
     workers: int | None = None
     max_megapixels: float = images.MAX_PIXELS / 1e6
@@ -88,12 +82,7 @@ class ProtectSettings:
         _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
         _check_choice("--format", self.format, tuple(SUFFIXES))
         _check_choice("--names", self.names, ("suffix", "keep"))
-        _check_choice("--precision", self.precision, ("auto", *get_args(Precision)))
-        _check_choice("--attention", self.attention, ATTENTION)
-        compiles(
-            self.compile or self.attention == "flex" or (self.attention == "fastest" and self.device != "cpu"),
-            "--compile" if self.compile else f"--attention {self.attention}",
-        )
+        _check_choice("--precision", self.precision, get_args(Precision))
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
         if not 0 <= self.png_level <= 9:
             raise UserError(f"--png-level {self.png_level}: give 0 (stored) to 9 (smallest)")
