@@ -55,7 +55,7 @@ def test_no_other_way_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_relative_terms_by_hand() -> None:
-    """Two by two places, one head of width 1, queries of 1: the table itself, read by the key's place less the query's."""
+    """Two by two places, one head of width 1, queries of 1: the table, read by the key's place less the query's."""
     heights, widths = torch.tensor([[30.0], [20.0], [10.0]]), torch.tensor([[3.0], [2.0], [1.0]])
     tables = cpu_blocks.difference_tables(heights, widths)
     by_row, by_column = cpu_blocks.term_views((torch.ones(4, 1) @ tables)[None], 2, 2)

@@ -109,6 +109,21 @@ def test_noise_equals_published_with_the_attention_of_gpus(generator, vectors, m
     torch.testing.assert_close(noise_B3NN, vectors["noise.mask"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("player", [lambda: NoiseGenerator(SMALL_GENERATOR), lambda: Surrogate(SMALL_SURROGATE)])
+def test_padding_is_black_before_it_is_normalised(player):
+    """The published code pads with zeros, then normalises; SAM's own pads after, with zeros at the encoder."""
+    network, fed = player(), []
+    network.image_encoder.register_forward_pre_hook(lambda module, given: fed.append(given[0]))
+    side = network.image_size
+    frame = letterbox.image_frame(np.full((40, 100, 3), 255, np.uint8), side)  # two fifths of the frame are image
+    with torch.no_grad():
+        network(frame, Prompts())
+    at_the_bottom, at_the_top = fed[0][0, :, -1, side // 3], fed[0][0, :, 0, side // 3]
+    # (0 - mean) / std and (1 - mean) / std of ImageNet
+    torch.testing.assert_close(at_the_bottom, torch.tensor([-2.117904, -2.035714, -1.804444]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(at_the_top, torch.tensor([2.248908, 2.428571, 2.64]), rtol=0, atol=1e-5)
+
+
 # A batch at once against segment_anything's own modules, one image at a time
 
 
@@ -536,7 +551,7 @@ def test_speed_settings_reach_the_networks_they_are_for():
 
 
 def test_half_precision_stays_near_and_trains_float32_weights(vectors):
-    """Of bfloat16's 8 bits about two decimals are left; noise and logits, prompts, weights and gradients are float32."""
+    """Of bfloat16's 8 bits about two decimals are left; noise, logits, prompts, weights, gradients are float32."""
     generator = filled(NoiseGenerator(SMALL_GENERATOR))
     build.set_speed(generator, bf16=True, compiled=False)
     noise_B3NN = generator(batch_of(vectors, "image"), prompts_of(vectors, "box_points_mask"))
