@@ -1,5 +1,4 @@
-"""Speed and memory of protecting images, printed as a table and written as JSON, beside the plain way of the published
-code.
+"""Speed and memory of protecting images beside the plain way of the published code: a table, and the figures as JSON.
 
 Figures are of images that were decoded from JPEG photographs and written to disk, after a first that is not counted:
 
@@ -8,12 +7,12 @@ Figures are of images that were decoded from JPEG photographs and written to dis
 - peak memory: the largest resident set of those processes.
 - the plain way (`benchmarks.plain_generation`): the median of its images, one after another in one process.
 - the ratio of both: they are measured in turn, in rounds, since a virtual machine's speed moves by a third from one
-  minute to the next; the median of the rounds' ratios, beside each of them and the share of the cores' time that the
-  host took away (Linux).
+  minute to the next. It is the median of the rounds' ratios; each of them is told, with the share of the cores' time
+  that the host took away (Linux).
 - achieved TFLOP/s: the operations of the image encoder (`encoder_operations`) ÷ its seconds, beside the rate of plain
   matrix products on the same machine.
-- on a GPU also the ways of computing (`ways`): each form of attention, half precision, compiled, as a graph; with
-  batches as `unseg protect` has them, pixels beside those of the plainest way.
+- on a GPU also the network alone in each precision (`ways`), with batches as `unseg protect` has them, and pixels beside
+  those of float32.
 
 Sections: `compact` and `vit`, the two kinds of generator, each with its seconds a stage from inside a run
 (`benchmarks.stage_clock`) and its ratio to the plain way at equal noise; `growth`, with the number of images, their
