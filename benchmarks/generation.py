@@ -11,8 +11,8 @@ Figures are of images that were decoded from JPEG photographs and written to dis
   that the host took away (Linux).
 - achieved TFLOP/s: the operations of the image encoder (`encoder_operations`) ÷ its seconds, beside the rate of plain
   matrix products on the same machine.
-- on a GPU also the network alone in each precision (`ways`), with batches as `unseg protect` has them, and pixels beside
-  those of float32.
+- on a GPU also the network alone in each precision (`ways`), with batches as `unseg protect` has them, and pixels
+  beside those of float32.
 
 Sections: `compact` and `vit`, the two kinds of generator, each with its seconds a stage from inside a run
 (`benchmarks.stage_clock`) and its ratio to the plain way at equal noise; `growth`, with the number of images, their

@@ -29,7 +29,8 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage.images import read_image
 from unseg.storage.weights import load_generator
 
-EQUAL_NOISE = 1e-4
+# The most that noise of equal networks differs. Fused kernels of GPUs may multiply float32 with 10 bits of mantissa.
+EQUAL_NOISE = {"cpu": 1e-4, "cuda": 1e-2}
 
 
 def run_part(part: str, images: Path, weights: str, device: torch.device, noise: Path) -> dict[str, Any]:
@@ -167,11 +168,11 @@ def in_process(part: str, images: Path, weights: str, device: torch.device, root
     return json.loads(out.read_text(encoding="utf-8")) | {"peak_mib": peak}
 
 
-def noise_difference(root: Path, parts: Sequence[str]) -> float:
+def noise_difference(root: Path, parts: Sequence[str], device: torch.device) -> float:
     """Returns the largest difference between the noises that two parts left; UserError where they are unequal."""
     one, other = (torch.load(root / f"{part}.pt", weights_only=True) for part in parts)
     difference = float((one - other).abs().max())
-    if not difference <= EQUAL_NOISE:
+    if not difference <= EQUAL_NOISE[device.type]:
         raise UserError(
             f"the noise of {parts[0]} and of {parts[1]} differ by {difference:.2g}: their times cannot be compared"
         )

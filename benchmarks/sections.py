@@ -25,9 +25,12 @@ from unseg.storage.weights import save_generator
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured. Pairs are the images of a shorter and a longer run. plain: images of the plain way.
-    growing: the numbers of small images, of `small` pixels a side. megapixels: size → pair. single: megapixels of one
-    photograph alone. vit: None for ViT-B. rounds: of two things that are compared, in turn.
+    """How much is measured.
+
+    Pairs are the images of a shorter and a longer run. compact_plain, vit_plain: images of the plain way. stages:
+    images of a run whose stages are timed. growing: the numbers of small images, of `small` pixels a side. megapixels:
+    size → pair. single: megapixels of one photograph alone. vit: None for ViT-B. rounds: of two things that are
+    compared, in turn. precisions: whether the network is measured in each precision, too.
     """
 
     compact: tuple[int, int]
@@ -42,33 +45,36 @@ class Scale:
     processes: tuple[int, int]
     vit: SamConfig | None = None
     rounds: int = 3
+    precisions: bool = False
 
 
 FULL = Scale(
-    (100, 1000),
-    200,
-    96,
-    (1, 3),
-    2,
-    (10, 100, 1000, 10000),
-    96,
-    {0.25: (50, 200), 1: (20, 80), 4: (8, 32), 12: (3, 12), 24: (2, 8)},
-    24,
-    (50, 250),
+    compact=(100, 1000),
+    compact_plain=200,
+    stages=96,
+    vit_images=(1, 3),
+    vit_plain=2,
+    growing=(10, 100, 1000, 10000),
+    small=96,
+    megapixels={0.25: (50, 200), 1: (20, 80), 4: (8, 32), 12: (3, 12), 24: (2, 8)},
+    single=24,
+    processes=(50, 250),
 )
-ON_GPU = dataclasses.replace(FULL, compact=(100, 2000), compact_plain=500, vit_images=(64, 512), vit_plain=16)
+ON_GPU = dataclasses.replace(
+    FULL, compact=(100, 2000), compact_plain=500, vit_images=(64, 512), vit_plain=16, precisions=True
+)
 QUICK = Scale(
-    (2, 6),
-    2,
-    4,
-    (1, 2),
-    1,
-    (1, 2, 4),
-    64,
-    {0.01: (1, 2), 0.04: (1, 2)},
-    0.1,
-    (2, 6),
-    SamConfig(128, 64, 2, 2, (1,), window=4),
+    compact=(2, 6),
+    compact_plain=2,
+    stages=4,
+    vit_images=(1, 2),
+    vit_plain=1,
+    growing=(1, 2, 4),
+    small=64,
+    megapixels={0.01: (1, 2), 0.04: (1, 2)},
+    single=0.1,
+    processes=(2, 6),
+    vit=SamConfig(128, 64, 2, 2, (1,), window=4),
     rounds=1,
 )
 
@@ -125,9 +131,9 @@ def compact_section(scale: Scale, generator: str, device: torch.device, root: Pa
     figures["where"] = in_process("stages", root / "some", generator, device, root)
     photographs(root / "one", 1)
     in_process("encoder", root / "one", generator, device, root)
-    if device.type == "cuda":
+    if scale.precisions:
         figures["ways"] = in_process("ways", root / "some", generator, device, root)["ways"]
-    return figures | {"noise_difference": noise_difference(root, ("encoder", "plain"))}
+    return figures | {"noise_difference": noise_difference(root, ("encoder", "plain"), device)}
 
 
 def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any]:
@@ -142,13 +148,13 @@ def vit_section(scale: Scale, device: torch.device, root: Path) -> dict[str, Any
     )
     figures |= {"encoder": in_process("encoder", root / "vit-images", str(weights), device, root)}
     figures["encoder_gflop"] = encoder_operations(scale.vit or SAM_CONFIGS["vit_b"]) / 1e9
-    if device.type == "cuda":
+    if scale.precisions:
         figures["where"] = in_process("stages", root / "vit-images", str(weights), device, root)
         figures["ways"] = in_process("ways", root / "vit-images", str(weights), device, root)["ways"]
         fast = runs_of(root, scale.vit_images, str(weights), str(device), height=768, width=1024, extra=FAST)
         rate = fast["images_per_second"]
         figures["fast"] = fast | {"ratio": None if rate is None else rate / figures["plain"]["images_per_second"]}
-    return figures | {"noise_difference": noise_difference(root, ("encoder", "plain"))}
+    return figures | {"noise_difference": noise_difference(root, ("encoder", "plain"), device)}
 
 
 def alone(scale: Scale, generator: str, device: torch.device, root: Path) -> dict[str, Any]:

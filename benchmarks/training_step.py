@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine
 from benchmarks.photographs import photographs
@@ -211,8 +212,16 @@ def waiting_share(samples: TrainingSet, scale: Scale, device: torch.device, work
         return (loader.waited - waited) / (time.perf_counter() - started)
 
 
+def operations(samples: TrainingSet, scale: Scale, device: torch.device) -> float:
+    """Returns the floating-point operations of a round of plain steps, two for every multiplication."""
+    batches, pair = draw_round(samples, scale), Pair("plain", scale, device)
+    with FlopCounterMode(display=False) as counter:
+        pair.round(batches)
+    return float(counter.get_total_flops())
+
+
 def benchmark(scale: Scale, device: torch.device) -> dict:
-    """All figures."""
+    """Returns all figures."""
     workers = max(1, default_workers())
     figures = {
         "machine": machine(),

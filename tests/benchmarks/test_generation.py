@@ -180,9 +180,9 @@ def test_noise_that_differs_is_no_comparison(tmp_path: Path) -> None:
     torch.save(torch.zeros(3, 4, 4), tmp_path / "a.pt")
     torch.save(torch.full((3, 4, 4), 9e-5), tmp_path / "b.pt")
     torch.save(torch.full((3, 4, 4), float("nan")), tmp_path / "c.pt")
-    assert parts.noise_difference(tmp_path, ("a", "b")) == pytest.approx(9e-5)
+    assert parts.noise_difference(tmp_path, ("a", "b"), CPU) == pytest.approx(9e-5)
     with pytest.raises(UserError, match="differ by nan"):
-        parts.noise_difference(tmp_path, ("a", "c"))
+        parts.noise_difference(tmp_path, ("a", "c"), CPU)
 
 
 def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
