@@ -33,7 +33,7 @@ OPTIONS = {
     "boxed": BOXES,
 }
 NOT_PROTECTED = {name: 0 if name == "whole" else 1 for name in OPTIONS}
-# On objects and elsewhere, in grey levels; a tint of a class is at most 0.8 of the budget, and whole images have no rest.
+# On objects and elsewhere, in grey levels. A tint of a class is at most 0.8 of the budget; whole images have no rest.
 LARGEST_CHANGES = {
     "whole": (8, None),
     "masks_out": (8, 2),
