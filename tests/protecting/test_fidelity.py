@@ -1,7 +1,7 @@
-"""What a protected image keeps of its original: grey, depth, transparency, upright pixels, profile, metadata by policy, times.
+"""A protected image keeps grey, depth, transparency, upright pixels, profile, metadata by policy, and times.
 
-Every kind of input goes through protect into every lossless format and is read back by another program's eyes (Pillow for
-8 bits, OpenCV and tifffile for 16) and by `verify`.
+Every kind of input goes through protect into every lossless format and is read back by another program's eyes (Pillow
+for 8 bits, OpenCV and tifffile for 16) and by `verify`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from tests.support.fake_generator import loaded
+from unseg.data.object_rule import ObjectRule
 from unseg.method import noise
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
@@ -213,11 +214,14 @@ def deep_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 HOW = {
-    "masks": ({"masks": "masks"}, {"objects": (1,), "mask_type": "index"}),
+    "masks": ({"masks": "masks"}, {"rule": ObjectRule((1,)), "mask_type": "index"}),
     "boxes": ({"boxes": "boxes.json"}, {}),
-    "annotations": ({"annotations": "masks", "annotations_format": "index"}, {"objects": (1,)}),
-    "masks by class": ({"masks": "masks"}, {"by_class": True, "mask_type": "index"}),
-    "annotations by class": ({"annotations": "masks", "annotations_format": "index"}, {"by_class": True}),
+    "annotations": ({"annotations": "masks", "annotations_format": "index"}, {"rule": ObjectRule((1,))}),
+    "masks by class": ({"masks": "masks"}, {"rule": ObjectRule(by_class=True), "mask_type": "index"}),
+    "annotations by class": (
+        {"annotations": "masks", "annotations_format": "index"},
+        {"rule": ObjectRule(by_class=True)},
+    ),
 }
 
 
@@ -548,7 +552,7 @@ def test_16_bit_colour_masks_are_refused_not_cut(tmp_path: Path) -> None:
 
 
 def test_time_stamps_are_kept_where_asked(tmp_path: Path) -> None:
-    """Of protected images and of copies, in every format that is written; also where an earlier run made them without."""
+    """Protected images and copies have them in every format; also where an earlier run made them without."""
     for folder, names in (("in", ("a.png", "no_mask.png")), ("masks", ("a.png",))):
         (tmp_path / folder).mkdir()
         for name in names:

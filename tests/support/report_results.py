@@ -118,7 +118,7 @@ def write(folder: Path, content: Json) -> Path:
 
 
 def full_results(folder: Path, seeds: int = 3) -> Path:
-    """Two networks, several seeds, a sweep over shares, two kinds of protected images, metrics by class, and pictures."""
+    """Returns two networks, several seeds, a sweep over shares, two kinds of noise, metrics by class, and pictures."""
     draw, runs = random.Random(0), []
     for network in NETWORKS:
         for condition in CONDITIONS:

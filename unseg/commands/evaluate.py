@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from unseg.data.masks import parse_objects
+from unseg.data.object_rule import parse_objects
 from unseg.errors import UserError
 from unseg.method.config import Budget
 

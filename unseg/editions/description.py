@@ -1,4 +1,7 @@
-"""`unseg-edition.json`: what an edition is, beside the manifest of its images and the record of what was carried over."""
+"""`unseg-edition.json` says what an edition is.
+
+It lies beside the manifest of its images and the record of what was carried over.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unseg.data.edition_catalog import Located
-from unseg.editions.carry import Carried
+from unseg.data.edition_layout import Located
+from unseg.editions.carried import Carried
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
-from unseg.protecting.manifest import Manifest, cannot_go_on
-from unseg.protecting.run import relative
+from unseg.protecting.manifest import Manifest, cannot_go_on, relative
 from unseg.storage.files import sync_folder, write_bytes
+from unseg.storage.settings_diff import differences
 
 EDITION = "unseg-edition.json"
 FORMAT = 1
-SAME = ("dataset", "split", "objects", "names", "image_format", "budget")  # what two runs into one folder must share
+SAME = ("dataset", "split", "objects", "names", "image_format", "budget")  # settings that two runs must share
 
 
 def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, Any]:
-    """What of an edition is known before its images are made. sets: each with the annotations that its objects come from."""
+    """Returns what is known of an edition before its images are made.
+
+    sets: each with the annotations that its objects come from.
+    """
     return {
         "edition": FORMAT,
         "dataset": settings.row.name,
@@ -48,15 +54,13 @@ def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, 
 
 
 def check_same(description: dict[str, Any], earlier: dict[str, Any] | None, out: Path) -> None:
-    """UserError where the folder holds another edition: of another data set, or made with other settings."""
+    """Raises UserError where the folder holds another edition: of another data set, or made with other settings."""
     if earlier is None:
         return
-    for name in SAME:
-        if json.loads(json.dumps(description.get(name))) != earlier.get(name):
-            raise UserError(
-                f"OUT={out}: holds another edition ({name}: {str(earlier.get(name))[:60]}, now"
-                f" {str(description.get(name))[:60]}); give another folder"
-            )
+    before, now = ({name: side.get(name) for name in SAME} for side in (earlier, description))
+    told = "; ".join(differences(before, now))
+    if told:
+        raise UserError(f"OUT={out}: holds another edition ({told}); give another folder")
 
 
 def write_edition(
@@ -67,7 +71,7 @@ def write_edition(
     carried: Sequence[Carried],
     complete: bool,
 ) -> None:
-    """Write the description with its counts; leaves a file alone that says so already.
+    """Writes the description with its counts; leaves a file alone that says so already.
 
     complete: whether annotations came along. Sets that earlier runs into the folder made stay described.
     """
@@ -90,8 +94,10 @@ def write_edition(
 
 
 def is_described(edition: dict[str, Any], manifest: Manifest, carried: Iterable[Carried]) -> bool:
-    """Whether a description was written after the last change of manifest and record: a run that is cut off leaves the one
-    of an earlier run."""
+    """Returns whether a description was written after the last change of manifest and record.
+
+    A run that is cut off leaves the description of an earlier run.
+    """
     counts = _counts(manifest, carried)
     return {name: edition.get(name) for name in counts} == counts
 
@@ -104,7 +110,7 @@ def _counts(manifest: Manifest, carried: Iterable[Carried]) -> dict[str, dict[st
 
 
 def read_edition(out: Path) -> dict[str, Any] | None:
-    """The description of an edition, None where the folder holds none."""
+    """Returns the description of an edition, None where the folder holds none."""
     path = out / EDITION
     try:
         if path.is_symlink():
@@ -116,14 +122,14 @@ def read_edition(out: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the description of an edition ({str(error)[:100]})") from error
-    if (
-        not isinstance(content, dict)
-        or content.get("edition") != FORMAT
-        or not (
-            isinstance(content.get("sets"), dict)
-            and all(isinstance(value, dict) for value in content["sets"].values())
-            and all(isinstance(content.get(name), str) for name in ("dataset", "split", "root"))
-        )
-    ):
+    if not _is_description(content):
         raise UserError(f"{path}: not the description of an edition that this version reads")
     return content
+
+
+def _is_description(content: Any) -> bool:
+    if not isinstance(content, dict) or content.get("edition") != FORMAT or not isinstance(content.get("sets"), dict):
+        return False
+    return all(isinstance(value, dict) for value in content["sets"].values()) and all(
+        isinstance(content.get(name), str) for name in ("dataset", "split", "root")
+    )
