@@ -69,35 +69,6 @@ class Terminal:
             yield tick
 
 
-class Terminal:
-    """The progress that a person sees: sentences on standard output, bars on standard error."""
-
-    def __init__(self, quiet: bool = False, to_stderr: bool = False) -> None:
-        self._quiet, self._stream = quiet, sys.stderr if to_stderr else None
-
-    def say(self, text: str) -> None:
-        """Prints the sentence, past an open bar."""
-        if not self._quiet:
-            tqdm.write(printable(text), file=self._stream)
-
-    @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Tick]:
-        """Draws a bar, unless it is to be quiet."""
-        terminal = sys.stderr.isatty()
-        with tqdm(
-            total=total,
-            desc=what,
-            disable=self._quiet,
-            dynamic_ncols=terminal,
-            mininterval=0.2 if terminal else 10,
-        ) as bar:
-            yield lambda: _advance(bar)
-
-
-def _advance(bar: tqdm) -> None:
-    bar.update()
-
-
 def print_list(console: Console, title: str, lines: Sequence[str], style: str, where_more: str) -> None:
     """Prints a title and at most `SHOWN` lines, then how many more there are and where."""
     if not lines:
