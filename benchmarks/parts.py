@@ -26,7 +26,7 @@ from unseg.method.noise import apply
 from unseg.protecting.pipeline import default_batch_size
 from unseg.protecting.protector import Framed, Precision, Protector, reproducible
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
 # The most that noise of equal networks differs. Fused kernels of GPUs may multiply float32 with 10 bits of mantissa.
