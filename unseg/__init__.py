@@ -1,3 +1,3 @@
 """UnSeg: make images unlearnable to segmentation models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
