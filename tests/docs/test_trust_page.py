@@ -1,4 +1,4 @@
-"""docs/trust.md names a test for each promise: every one of them must exist, in the file that it is said to be in."""
+"""docs/explanation/trust.md names a test for each promise: every one of them must exist, in the file that it is said to be in."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ast
 import re
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
-PAGE = TESTS.parent / "docs" / "trust.md"
+TESTS = Path(__file__).resolve().parents[1]
+PAGE = TESTS.parent / "docs" / "explanation" / "trust.md"
 
 
 def functions_of(file: Path) -> set[str]:
