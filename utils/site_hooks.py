@@ -1,4 +1,4 @@
-"""Builds the pages of the documentation that are not written by hand, when `mkdocs build` runs (mkdocs.yml names this file).
+"""Builds the pages of the manual that are not written by hand; `mkdocs build` calls these functions.
 
 - The commands' reference comes from the command line itself, so that no option can be missing or out of date.
 - Each page of results comes from the JSON that `unseg evaluate` wrote.
@@ -26,7 +26,8 @@ from unseg.cli import app
 from unseg.evaluation.results import Spread
 from unseg.report import text
 from unseg.report.markdown import escaped
-from unseg.report.model import Condition, Network, Section, read_sections
+from unseg.report.model import Condition, Network, Section
+from unseg.report.sections import read_sections
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = "reference/commands.md"
@@ -45,7 +46,7 @@ TEXTS = {
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
-# --- the hooks that mkdocs calls ---------------------------------------------------------------------------------------
+# --- the hooks that mkdocs calls -------------------------------------------------------------------------------------
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -76,14 +77,14 @@ def on_post_build(config: MkDocsConfig) -> None:
         raise PluginError("The site must load nothing from other machines:\n" + "\n".join(found))
 
 
-# --- links -------------------------------------------------------------------------------------------------------------
+# --- links -----------------------------------------------------------------------------------------------------------
 
 
 def site_links(markdown: str, page: str) -> str:
     """Returns the text with links that work on the site. page: its path there.
 
-    A link to a text of TEXTS leads to that text's page. A link to any other file outside docs/ becomes plain words, since
-    the site does not hold that file.
+    A link to a text of TEXTS leads to that text's page. A link to any other file outside docs/ becomes plain words,
+    since the site does not hold that file.
     """
     sources = {uri: source for source, uri in TEXTS.items()}
     folder = posixpath.dirname(sources.get(page, f"docs/{page}"))
@@ -106,7 +107,9 @@ def site_links(markdown: str, page: str) -> str:
 
 
 class _Loads(HTMLParser):
-    """Collects the addresses that a browser fetches to show a page; links that a reader may follow are not among them."""
+    """Collects the addresses that a browser fetches to show a page; links that a reader may follow are not among
+    them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ def foreign_addresses(html: str) -> list[str]:
     return [address for address in (*parser.addresses, *in_styles) if re.match(r"(?:https?:)?//", address)]
 
 
-# --- the commands ------------------------------------------------------------------------------------------------------
+# --- the commands ----------------------------------------------------------------------------------------------------
 
 
 def commands_page(application: typer.Typer) -> str:
@@ -136,8 +139,8 @@ def commands_page(application: typer.Typer) -> str:
     lines = [
         "# Commands",
         "",
-        "This page is made from the program itself; `unseg COMMAND --help` prints the same. The [exit codes](exit-codes.md) are the",
-        "same for all commands.",
+        "This page is made from the program itself; `unseg COMMAND --help` prints the same. "
+        "The [exit codes](exit-codes.md) are the same for all commands.",
         "",
     ]
     group: Any = typer.main.get_command(application)
@@ -190,7 +193,7 @@ def _default(parameter: Any) -> str:
     return "on" if value is True else f"`{value}`"
 
 
-# --- the results -------------------------------------------------------------------------------------------------------
+# --- the results -----------------------------------------------------------------------------------------------------
 
 
 def results_page(results: Path) -> str:
@@ -221,8 +224,8 @@ def _section(section: Section, results: Path) -> Iterator[str]:
     yield from ("## Scores", "")
     yield from _table(("network", "trained on", f"final {unit}", "retained learning"), _scores(section))
     yield from (
-        f"Retained learning is (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean run of that seed: "
-        "0 means that nothing was learned, 1 that protection changed nothing.",
+        f"Retained learning is (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean run "
+        "of that seed: 0 means that nothing was learned, 1 that protection changed nothing.",
         "",
     )
     images = list(_images(section))
