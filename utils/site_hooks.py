@@ -30,7 +30,7 @@ from unseg.report.model import Condition, Network, Section
 from unseg.report.sections import read_sections
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = "reference/commands.md"
+COMMANDS = "<!-- commands -->"  # where docs/reference/commands.md gets them
 # Texts of the repository → their pages. Links between them, and to and from docs/, are followed in both places.
 TEXTS = {
     "README.md": "index.md",
@@ -51,9 +51,7 @@ LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages to those of docs/."""
-    pages = {COMMANDS: commands_page(app)}
-    for source, page in TEXTS.items():
-        pages[page] = (ROOT / source).read_text(encoding="utf-8")
+    pages = {page: (ROOT / source).read_text(encoding="utf-8") for source, page in TEXTS.items()}
     for results in sorted((ROOT / "docs" / "results").glob("*.json")):
         pages[f"results/{results.stem}.md"] = results_page(results)
     for uri, content in pages.items():
@@ -62,7 +60,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Returns the page with its links as the site needs them."""
+    """Returns the page with its links as the site needs them, and with the commands where they belong."""
+    if COMMANDS in markdown:
+        markdown = markdown.replace(COMMANDS, commands_reference(app))
     return site_links(markdown, page.file.src_uri)
 
 
@@ -134,15 +134,9 @@ def foreign_addresses(html: str) -> list[str]:
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
-def commands_page(application: typer.Typer) -> str:
-    """Returns the reference of every command and option as Markdown."""
-    lines = [
-        "# Commands",
-        "",
-        "This page is made from the program itself; `unseg COMMAND --help` prints the same. "
-        "The [exit codes](exit-codes.md) are the same for all commands.",
-        "",
-    ]
+def commands_reference(application: typer.Typer) -> str:
+    """Returns every command and option as Markdown."""
+    lines: list[str] = []
     group: Any = typer.main.get_command(application)
     for name, command in group.commands.items():
         lines += [f"## unseg {name}", "", *_paragraphs(command.help or ""), ""]
@@ -224,8 +218,8 @@ def _section(section: Section, results: Path) -> Iterator[str]:
     yield from ("## Scores", "")
     yield from _table(("network", "trained on", f"final {unit}", "retained learning"), _scores(section))
     yield from (
-        f"Retained learning is (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean run "
-        "of that seed: 0 means that nothing was learned, 1 that protection changed nothing.",
+        f"Retained learning is (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean "
+        "run of that seed: 0 means that nothing was learned, 1 that protection changed nothing.",
         "",
     )
     images = list(_images(section))

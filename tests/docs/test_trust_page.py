@@ -1,4 +1,4 @@
-"""docs/explanation/trust.md names a test for each promise: every one of them must exist, in the file that it is said to be in."""
+"""docs/explanation/trust.md names a test for each promise: each must exist, in the file that the page says."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ def functions_of(file: Path) -> set[str]:
 
 
 def faults(page: str, tests: Path = TESTS) -> list[str]:
-    """What the page names and the tests do not have. A name's file is the last one named before it in its line; "…" ends a
-    beginning that exactly one function has."""
+    """Returns what the page names and the tests do not have.
+
+    A name's file is the last one named before it in its line. "…" ends a beginning that exactly one function has.
+    """
     found = []
     files = {path.stem: path for path in tests.rglob("test_*.py")}
     for line in page.splitlines():
