@@ -63,6 +63,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Returns the page with its links as the site needs them, and with the commands where they belong."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands_reference(app))
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # the front page has no other page beside it
     return site_links(markdown, page.file.src_uri)
 
 
@@ -151,22 +153,31 @@ def _paragraphs(help_text: str) -> list[str]:
 
 
 def _options(parameters: Iterable[Any]) -> list[str]:
-    """Returns the tables of a command's options, one for each group of its `--help`, in the order of `--help`."""
+    """Returns the tables of a command's options, one for each group of its `--help`, arguments first."""
+    shown = [parameter for parameter in parameters if not parameter.hidden and parameter.name != "help"]
+    shown.sort(key=lambda parameter: parameter.param_type_name != "argument")
     groups: dict[str, list[Any]] = {}
-    for parameter in parameters:
-        if not getattr(parameter, "hidden", False) and parameter.name != "help":
-            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            groups.setdefault(parameter.rich_help_panel or kind, []).append(parameter)
+    for parameter in shown:
+        kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+        groups.setdefault(parameter.rich_help_panel or kind, []).append(parameter)
     lines = []
     for heading, members in groups.items():
         lines += [f"**{escaped(heading)}**", "", "| option | default | what it does |", "| --- | --- | --- |"]
-        lines += [f"| {_names(member)} | {_default(member)} | {escaped(_one_line(member))} |" for member in members]
+        lines += [f"| {_names(member)} | {_default(member)} | {_help(member)} |" for member in members]
         lines.append("")
     return lines
 
 
-def _one_line(parameter: Any) -> str:
-    return " ".join((parameter.help or "").split())
+def _help(parameter: Any) -> str:
+    """Returns a help text on one line, in which only what stands between backticks is markup."""
+    parts = re.split(r"(`[^`|]+`)", " ".join((parameter.help or "").split()))
+    return "".join(part if part.startswith("`") and part.endswith("`") else _plain(part) for part in parts)
+
+
+def _plain(words: str) -> str:
+    """Returns words that Markdown shows as they are, with the spaces at their ends."""
+    stripped = words.strip()
+    return words.replace(stripped, escaped(stripped), 1) if stripped else words
 
 
 def _names(parameter: Any) -> str:

@@ -23,6 +23,7 @@ def toy() -> typer.Typer:
     application = typer.Typer()
 
     def paint(
+        brush: Annotated[str, typer.Option(help="As `dry --brush a_b` has *it*.")],
         picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="What is painted.")],
         colour: Annotated[str, typer.Option("--colour", "-c", help="Its\n  colour | or [tint](x).")] = "red",
         layers: Annotated[int, typer.Option(help="How many.", rich_help_panel="Thickness")] = 3,
@@ -62,6 +63,7 @@ def test_a_command_and_its_options_are_told_in_groups() -> None:
             "",
             "| option | default | what it does |",
             "| --- | --- | --- |",
+            "| `--brush` | required | As `dry --brush a_b` has \\*it\\*. |",
             "| `--colour`, `-c` | `red` | Its colour \\| or \\[tint\\](x). |",
             "| `--gloss`, `--matt` | on | Whether it shines. |",
             "| `--fast` |  | At once. |",
