@@ -18,6 +18,6 @@ if [[ ${CHECKS:-1} != 0 ]]; then
     .venv/bin/ruff check
     .venv/bin/ruff format --check
     .venv/bin/mypy
-    .venv/bin/mkdocs build --strict --quiet
+    NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 fi
 exec .venv/bin/python -m pytest --durations=10 "$@"
