@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # The house from the top floor down. A module imports from its own room and from the floors below it, never sideways or up.
-# The longest prefix of a module's name decides where it stands. CONTRIBUTING.md describes the rooms in words.
+# The longest prefix of a module's name decides where it stands. docs/contributing describes the rooms in words.
 FLOORS = (
     ("train", "generate", "eval", "scripts", "utils", "benchmarks", "tests"),
     ("unseg.quickstart",),
@@ -35,8 +35,6 @@ LEFTOVERS = (
     ".pytest_cache",
     ".hypothesis",
     ".ruff_cache",
-    ".mypy_cache",
-    "site",
     "build",
     "dist",
     "data",
