@@ -14,7 +14,7 @@
 #        from these measured times; the whole was not run in one go.
 # Leaves: OUT/TASK/ with results.json, curves.jsonl and examples/; `unseg report OUT/binary OUT/classes` makes a page of them.
 #        A run that is there already is not repeated, and one that was interrupted goes on from its last checkpoint: start it again.
-#        Seed 0 of everything comes first. Any other data set and task: `unseg evaluate --clean …` (docs/evaluation.md).
+#        Seed 0 of everything comes first. Any other data set and task: `unseg evaluate --clean …` (docs/guide/evaluate.md).
 # Settings: DATA_ROOT=data/camvid  OUT=runs/effect  TASKS="binary classes"  GENERATOR=compact (or a weight file)
 #           NETWORKS=unet_resnet18,fpn_resnet34,deeplabv3plus_mobilenet_v2,segformer_b0  SEEDS=0,1,2
 #           CONDITIONS=clean,random,pattern,protected,protected+jpeg75

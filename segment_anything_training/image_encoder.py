@@ -12,7 +12,7 @@ avoid them, forward and backward:
 - `folded_attention`, elsewhere: the terms become dot products of longer queries and keys, (q ‖ rel_h ‖ rel_w) ·
   (k ‖ one-hot row ‖ one-hot column), for PyTorch's fused kernels.
 
-docs/performance.md has the time and memory of both, and of what was tried beside them.
+docs/research/performance.md has the time and memory of both, and of what was tried beside them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unseg.protecting.run import protect as protect_folder
     from unseg.protecting.verification import verify as verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Budget", "Protector", "__version__", "load_generator", "protect", "protect_folder", "verify"]
 
 # A name → the module that defines it, and its name there.

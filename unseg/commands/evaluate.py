@@ -63,7 +63,7 @@ def evaluate(
     annotations: Annotated[Path | None, typer.Option(help="True annotations of --clean: a file or folder.")] = None,
     test: Annotated[Path | None, typer.Option(help="Clean test images, like --clean.")] = None,
     test_annotations: Annotated[Path | None, typer.Option(help="Annotations of --test.")] = None,
-    annotations_format: Annotated[str, typer.Option(help="Of both annotations; see docs/annotations.md.")] = "auto",
+    annotations_format: Annotated[str, typer.Option(help="Of both annotations; see docs/guide/annotations.md.")] = "auto",
     objects: Annotated[
         str,
         typer.Option(

@@ -91,7 +91,7 @@ def encode_png(
     Level 1 is differences between rows, deflated by ISA-L: for noised photographs 14 ms a megapixel on one core of 2022
     and 0.51 of the raw size. 8-bit images of the levels 2 to 8 take 77 ms for 0.49: libpng's choice of filters and
     run-length matching, which no level of zlib makes smaller or faster; level 9 takes twice as long.
-    docs/performance.md has what was tried.
+    docs/research/performance.md has what was tried.
     """
     chunks = []
     if pixels.dtype == np.uint16 or level == 1:

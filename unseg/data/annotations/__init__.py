@@ -1,4 +1,4 @@
-"""The annotation formats that segmentation users keep, behind one interface. See docs/annotations.md."""
+"""The annotation formats that segmentation users keep, behind one interface. See docs/guide/annotations.md."""
 
 from unseg.data.annotations.core import (
     NO_CLASS,
