@@ -19,7 +19,6 @@ from tests.support import annotation_sets
 from unseg.cli import main
 from unseg.data.annotations import ClassTable, ObjectRule, open_annotations
 from unseg.errors import UserError
-from unseg.evaluation import detectors, mask2former
 from unseg.evaluation.coco_metrics import (
     NOTHING,
     Detections,
@@ -32,7 +31,6 @@ from unseg.evaluation.coco_metrics import (
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.regions import (
     GEOMETRY_DRAWS,
-    Targets,
     View,
     all_regions,
     check_same_numbering,
@@ -54,6 +52,8 @@ from unseg.evaluation.sets import CleanImages, Images, PartOfImages
 from unseg.evaluation.tasks import region_tasks
 from unseg.evaluation.tasks.region_tasks import make_detection, make_instance, make_panoptic, make_remote, make_semantic
 from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
+from unseg.victims import detectors, mask2former
+from unseg.victims.targets import Found, Targets
 
 SIZE = (64, 48)
 CPU = torch.device("cpu")
@@ -438,7 +438,7 @@ class Oracle(torch.nn.Module):
             self.place += 1
         if not self.queries:
             return [
-                detectors.Found(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said
+                Found(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said
             ]
         logits = torch.full((len(said), 30, len(self.learner.classes.ids) + 1), -20.0)
         masks = torch.full((len(said), 30, *self.size[::-1]), -20.0)

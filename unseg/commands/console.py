@@ -13,12 +13,23 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
+from unseg.compute.progress import Tick
 from unseg.storage.files import printable
 from unseg.storage.images import quiet_decoders
 
-__all__ = ["SHOWN", "Terminated", "print_list", "printable", "progress", "quiet_decoders", "terminated_as_interrupt"]
+__all__ = [
+    "SHOWN",
+    "Terminal",
+    "Terminated",
+    "print_list",
+    "printable",
+    "progress",
+    "quiet_decoders",
+    "terminated_as_interrupt",
+]
 
 SHOWN = 20
+IN_A_LOG = 10  # seconds between two lines of a bar that goes into a file
 T = TypeVar("T")
 
 
@@ -35,6 +46,43 @@ def progress(items: Iterable[T], total: int, what: str, quiet: bool = False) -> 
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 10,
     )
+
+
+class Terminal:
+    """The progress of a command: sentences on standard output, bars on standard error.
+
+    quiet: neither sentences nor bars. to_stderr: sentences go to standard error, which leaves standard output to JSON.
+    console: where tables of the same command are printed.
+    """
+
+    def __init__(self, quiet: bool = False, to_stderr: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(highlight=False, stderr=to_stderr)
+
+    def say(self, text: str) -> None:
+        """Prints one sentence on lines of its own, above an open bar."""
+        if not self.quiet:
+            with tqdm.external_write_mode(file=self.console.file):
+                self.console.print(printable(text), markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Tick]:
+        """Opens a bar: what, done, total, rate and time left. In a log file it writes a line every ten seconds."""
+        terminal = sys.stderr.isatty()
+        with tqdm(
+            total=total,
+            desc=what,
+            unit="",
+            smoothing=0.05,
+            disable=self.quiet,
+            dynamic_ncols=terminal,
+            mininterval=0.2 if terminal else IN_A_LOG,
+        ) as bar:
+
+            def tick() -> None:
+                bar.update()
+
+            yield tick
 
 
 def print_list(console: Console, title: str, lines: Sequence[str], style: str, where_more: str) -> None:

@@ -25,7 +25,6 @@ Numbers = dict[str, float | None]
 
 # COCO's six summaries, in the order of COCOeval.stats. Sizes are of the truth's masks, in pixels of the image's own size.
 AP_NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-MAX_DETECTIONS = 100  # an image, the highest scores first
 NOTHING = -1  # in maps of segments: the pixel belongs to none (void in a truth)
 
 

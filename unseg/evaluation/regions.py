@@ -22,6 +22,7 @@ from unseg.errors import UserError
 from unseg.evaluation.augmentation import recoloured, standardised
 from unseg.evaluation.coco_metrics import NOTHING, RunLengths, TrueRegion, decode, encode
 from unseg.evaluation.learner import AnnotatedImages
+from unseg.victims.targets import Targets
 
 What = Literal["instances", "panoptic"]
 ZOOM = (0.7, 1.6)  # a view's magnification over "the whole image fits", log-uniform
@@ -213,18 +214,6 @@ def all_regions(images: AnnotatedImages, classes: ClassList, what: What) -> list
 
 
 # --- views -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Targets:
-    """The regions of a view. labels: N int64. masks: N×H×W bool. boxes: N×4 float32, XYXY, each the tight box of its mask."""
-
-    labels: torch.Tensor
-    masks: torch.Tensor
-    boxes: torch.Tensor
-
-    def to(self, device: torch.device) -> Targets:
-        return Targets(self.labels.to(device), self.masks.to(device), self.boxes.to(device))
 
 
 @dataclass(frozen=True)

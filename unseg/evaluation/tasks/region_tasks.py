@@ -30,20 +30,10 @@ from unseg.evaluation.coco_metrics import (
     decode,
     encode,
 )
-from unseg.evaluation.detectors import DETECTION, INSTANCE, Found, build_detector
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
-from unseg.evaluation.mask2former import (
-    SIZES,
-    QueryAnswers,
-    SemanticMask2Former,
-    build_mask2former,
-    instances,
-    panoptic,
-)
 from unseg.evaluation.regions import (
     GEOMETRY_DRAWS,
     ClassList,
-    Targets,
     View,
     What,
     all_regions,
@@ -60,6 +50,16 @@ from unseg.evaluation.regions import (
 )
 from unseg.evaluation.tasks.semantic import SemanticLearner, labelling_of, learn_labels
 from unseg.method import metrics
+from unseg.victims.detectors import DETECTION, INSTANCE, build_detector
+from unseg.victims.mask2former import (
+    SIZES,
+    QueryAnswers,
+    SemanticMask2Former,
+    build_mask2former,
+    instances,
+    panoptic,
+)
+from unseg.victims.targets import Found, Targets
 
 EVAL_BATCH = 4
 KEPT_BYTES = 2**30  # of training pixels in memory; what is beyond is read anew

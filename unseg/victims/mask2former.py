@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from unseg.errors import UserError
-from unseg.evaluation.coco_metrics import MAX_DETECTIONS
-from unseg.evaluation.regions import Targets
 from unseg.victims.pretrained import Backbone, build_transformers
+from unseg.victims.targets import MAX_DETECTIONS, Targets
 
 STAGES = [f"stage{number}" for number in range(1, 5)]
 CLASS_HEAD = r"^class_predictor\.|^criterion\.empty_weight$"  # what depends on the number of classes

@@ -6,7 +6,6 @@ Shapes: B images of a batch, N objects, H×W the training size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,13 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FrozenBatchNorm2d
 
 from unseg.errors import UserError
-from unseg.evaluation.coco_metrics import MAX_DETECTIONS
-from unseg.evaluation.regions import Targets
 from unseg.storage.weights import State
 from unseg.victims.pretrained import build_transformers, load_strictly, read_weights
+from unseg.victims.targets import MAX_DETECTIONS, Found, Targets
 
 RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."
 STRIDE = 32  # RT-DETR wants sides that can be halved five times
 DETR_HEADS = r"class_embed|enc_score_head|class_labels_classifier"
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a detector says of one image, best first. scores: N, 0 to 1. labels: N. boxes: N×4 XYXY in pixels of the view.
-    masks: N×H×W probabilities over the view's frame, None for detectors of boxes."""
-
-    scores: torch.Tensor
-    labels: torch.Tensor
-    boxes: torch.Tensor
-    masks: torch.Tensor | None
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------

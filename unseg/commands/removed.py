@@ -1,0 +1,16 @@
+"""Options that earlier versions had, and what takes their place."""
+
+from __future__ import annotations
+
+ONE_FORM = "each device computes in one exact form; leave it out"
+REMOVED = {
+    ("protect", "--attention"): ONE_FORM,
+    ("protect", "--compile"): ONE_FORM,
+    ("protect", "--graph"): ONE_FORM,
+}
+
+
+def removal(command: str, option: str) -> str | None:
+    """Returns the sentence on an option that is gone; None where the command never had it."""
+    instead = REMOVED.get((command, option))
+    return None if instead is None else f"{option} was removed in 0.2: {instead}"
