@@ -13,8 +13,8 @@ MAX_DETECTIONS = 100  # an image, the highest scores first: COCO's limit
 class Targets:
     """The regions of a view.
 
-    labels: N int64, places in the list of classes. masks: N×H×W bool. boxes: N×4 float32, XYXY in pixels of the view, each the
-    tight box of its mask.
+    labels: N int64, places in the list of classes. masks: N×H×W bool. boxes: N×4 float32, XYXY in pixels of the view,
+    each the tight box of its mask.
     """
 
     labels: torch.Tensor
@@ -30,8 +30,8 @@ class Targets:
 class Found:
     """What a detector says of one image, the best first.
 
-    scores: N, 0 to 1. labels: N. boxes: N×4 XYXY in pixels of the view. masks: N×H×W probabilities over the view's frame; None for
-    detectors of boxes.
+    scores: N, 0 to 1. labels: N. boxes: N×4 XYXY in pixels of the view. masks: N×H×W probabilities over the view's
+    frame; None for detectors of boxes.
     """
 
     scores: torch.Tensor

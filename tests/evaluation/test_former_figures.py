@@ -1,0 +1,119 @@
+"""Figures that version 0.1 gave for ROOT/images/SPLIT and ROOT/labels/SPLIT are those of folders, in today's spelling.
+
+tests/support/figures_of_splits.json was written by version 0.1 with `--data ROOT --task binary|classes`, from the pictures below.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.evaluate_runs import evaluate
+from unseg.storage.images import read_image, write_png
+from unseg.victims.semantic_networks import NETWORKS
+
+WIDTH, HEIGHT = 64, 48
+FIGURES = json.loads((Path(__file__).parents[1] / "support" / "figures_of_splits.json").read_text())
+BINARY = {"binary": True, "objects": "1"}
+EVERY_CLASS = {"objects": "all", "background_label": -1}
+
+
+def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A dark picture with a bright rectangle of class 1 over class 0; class 2 is a blue strip; the last row is unlabelled."""
+    pixels = draw.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    classes = np.zeros((HEIGHT, WIDTH), np.uint8)
+    top, left = draw.integers(0, HEIGHT // 2), draw.integers(0, WIDTH // 2)
+    pixels[top : top + 20, left : left + 28] += 150
+    classes[top : top + 20, left : left + 28] = 1
+    pixels[-8:-1, :, 2] += 190
+    classes[-8:-1] = 2
+    classes[-1] = 255
+    return pixels, classes
+
+
+def tiny(classes: int) -> torch.nn.Module:
+    """A network that sees colours in a small neighbourhood, with batch norm and dropout as the real ones have."""
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1)
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """images/ and labels/ with train and test each, and protected versions of the training images."""
+    root, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for i in range(count):
+            pixels, classes = scene(draw)
+            write_png(root / "images" / split / f"{split}{i}.png", pixels)
+            write_png(root / "labels" / split / f"{split}{i}.png", classes)
+    for path in (root / "images" / "train").iterdir():
+        write_png(root / "protected" / path.name, read_image(path).pixels ^ 3)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "binary",
+            {
+                **BINARY,
+                "protected": ["protected"],
+                "conditions": "clean,protected,random,pattern,protected+jpeg50",
+                "seeds": "0,1",
+            },
+        ),
+        ("classes", {**EVERY_CLASS, "protected": ["protected"], "conditions": "clean,random,pattern"}),
+        ("generator", {**BINARY, "generator": "compact", "conditions": "protected"}),
+        (
+            "generator_by_class",
+            {**EVERY_CLASS, "generator": "compact", "by_class": True, "conditions": "protected,random"},
+        ),
+        (
+            "generator_binary_by_class",
+            {**BINARY, "generator": "compact", "by_class": True, "conditions": "protected,pattern"},
+        ),
+    ],
+)
+def test_figures_are_those_of_version_0_1(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(NETWORKS, "tiny_one", tiny)
+    monkeypatch.chdir(root)  # the protected folder is named relative to it
+    results = evaluate(
+        tmp_path / "out",
+        task="semantic",
+        clean=root / "images" / "train",
+        annotations=root / "labels" / "train",
+        test=root / "images" / "test",
+        test_annotations=root / "labels" / "test",
+        annotations_format="index",
+        networks="tiny_one",
+        size="48x32",
+        steps=3,
+        batch=2,
+        eval_every=2,
+        device="cpu",
+        no_colour_jitter=True,
+        **options,
+    )
+    assert len(results["runs"]) == len(FIGURES[name])
+    for run, figures in zip(results["runs"], FIGURES[name], strict=True):
+        result = run["result"]
+        assert [run["settings"][key] for key in ("condition", "seed")] == [figures["condition"], figures["seed"]]
+        for point, former in zip(result["curve"], figures["curve"], strict=True):
+            assert [point["step"], point["score"], point["train_loss"]] == pytest.approx(former, abs=1e-6)
+        assert result["trivial"]["miou"] == pytest.approx(figures["trivial"], abs=1e-6)
+        assert list(result["metrics"]["class_iou"].values()) == pytest.approx(figures["class_iou"], abs=1e-6)
+        assert result["metrics"]["pixel_accuracy"] == pytest.approx(figures["pixel_accuracy"], abs=1e-6)
+        for kind in ("quality", "stored"):
+            assert (result[kind] is None) == (figures[kind] is None)
+            if figures[kind] is not None:
+                assert result[kind] == pytest.approx(figures[kind], abs=1e-6)
