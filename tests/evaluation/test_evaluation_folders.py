@@ -17,7 +17,10 @@ import torch
 from torch import nn
 
 from tests.support.annotation_sets import build, photographs
-from unseg.commands import evaluate as command
+from tests.support.evaluate_runs import evaluate as run_evaluate
+from tests.support.killed_runs import Killed, KillingAt
+from tests.support.told_progress import Told
+from unseg.commands import evaluate_options as parsing
 from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
@@ -27,12 +30,14 @@ from unseg.evaluation.folders import local_weights
 from unseg.evaluation.learner import Learner, LearnerOptions
 from unseg.evaluation.results import read_results, rows
 from unseg.evaluation.sets import choose_share, open_clean
+from unseg.evaluation.tasks.label_arrays import Arrays
+from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
-from unseg.evaluation.tasks.semantic import Arrays, SemanticLearner, TableLabelling, labelling_of, load_pretrained
+from unseg.evaluation.tasks.semantic import SemanticLearner
 from unseg.evaluation.trainer import Checkpoint, Schedule, train
 from unseg.method import metrics
 from unseg.storage.images import read_image, write_png
-from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network
+from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network, load_pretrained
 
 WIDTH, HEIGHT = 64, 48
 ROOT = Path(__file__).parents[2]
@@ -102,8 +107,7 @@ def evaluate(root: Path, out: Path, **options: object) -> dict:
         "eval_every": 1,
         "device": "cpu",
     }
-    command.evaluate(out=out, **{**given, **options})
-    return read_results(out / "results.json")
+    return run_evaluate(out, **{**given, **options})
 
 
 def refused(call: Callable, *arguments: object, **options: object) -> str:
@@ -201,11 +205,11 @@ def test_names_of_shares() -> None:
 
 def test_protected_folders_get_names(folders: Path) -> None:
     one, two = str(folders / "one"), str(folders / "two")
-    assert command.named_folders([one]) == {"protected": Path(one)}
-    assert command.named_folders([one, f"b={two}"]) == {"one": Path(one), "b": Path(two)}
-    assert "another folder called one" in refused(command.named_folders, [one, f"one={two}"])
-    assert "cannot be its name" in refused(command.named_folders, [f"random={one}"])
-    assert "cannot be its name" in refused(command.named_folders, [f"a b={one}"])
+    assert parsing.named_folders([one]) == {"protected": Path(one)}
+    assert parsing.named_folders([one, f"b={two}"]) == {"one": Path(one), "b": Path(two)}
+    assert "another folder called one" in refused(parsing.named_folders, [one, f"one={two}"])
+    assert "cannot be its name" in refused(parsing.named_folders, [f"random={one}"])
+    assert "cannot be its name" in refused(parsing.named_folders, [f"a b={one}"])
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -297,16 +301,10 @@ def test_folders_that_do_not_fit_are_named(folders: Path, tmp_path: Path) -> Non
     write_png(folders / "two" / "images" / "sub" / "train2.png", np.zeros((9, 9, 3), np.uint8))
     assert "9×9 pixels, but the clean image has 64×48" in call(protected=[str(folders / "two")], conditions="protected")
     assert "no such folder" in call(protected=[str(tmp_path / "nothing")])
-    assert "--test: name the folder" in call(test=None)
-    assert "not both" in call(data=folders)
-    assert "--data" in call(clean=None)
-    assert "give binary or classes with --data" in call(clean=None, data=folders, task="panoptic")
-    assert "no such task" in call(task="sematnic")
-    assert "--generator: this is an option of --data" in call(generator="compact")
     assert "unknown network 'x'" in call(networks="x")
     assert "name the annotations with --annotations" in call(clean=folders / "train" / "images")
-    assert "--set width: no such option" in call(settings=["width=0.5"], conditions="clean", protected=[])
-    assert "give NAME=VALUE" in call(settings=["width"])
+    assert "--set width: no such option" in call(set=["width=0.5"], conditions="clean", protected=[])
+    assert "give NAME=VALUE" in call(set=["width"])
     assert "nothing is downloaded" in call(weights=[str(tmp_path / "no.pth")])
     assert "--steps and --epochs" in call(epochs=1.0)
     assert "--preset huge: give tiny or paper" in call(preset="huge")
@@ -347,8 +345,8 @@ def test_presets_and_what_goes_before_them() -> None:
         for task in tasks:
             chosen = presets.choose(name, task, {})
             Schedule(**chosen.steps_for(1000))
-            command.parse_size(chosen.size)
-    assert set(presets.PRESETS["tiny"]) == {*TASKS, "binary", "classes"} and set(presets.PRESETS["paper"]) == set(TASKS)
+            parsing.parse_size(chosen.size)
+    assert set(presets.PRESETS["tiny"]) == set(presets.PRESETS["paper"]) == set(TASKS)
     assert "there is none for task binary" in refused(presets.choose, "paper", "binary", {})
 
 
@@ -372,7 +370,7 @@ class Line(Learner):
     def loss(self, model: nn.Module, indices: list[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
         return (model.one - 1) ** 2 / 2 + (model.two - 3) ** 2 / 2
 
-    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> dict:
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict:
         return {"near": float(model.one), "two": float(model.two)}
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
@@ -439,8 +437,17 @@ def test_colours_change_within_their_range_and_by_the_draw_alone() -> None:
 OUTLINE = Schedule(steps=9, batch=2, eval_every=4)
 
 
-class Killed(BaseException):
-    """Not an error: what a signal would do."""
+def counted_steps(learner: Learner) -> list[int]:
+    """A list that gains an item for each step that the learner takes."""
+    steps: list[int] = []
+    loss = learner.loss
+
+    def counting(*arguments: object) -> torch.Tensor:
+        steps.append(1)
+        return loss(*arguments)
+
+    learner.loss = counting
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -453,41 +460,33 @@ def test_a_killed_run_ends_with_the_same_numbers(tmp_path: Path, at: int, schedu
     """Stopped after a step, once with a checkpoint after every step: same curve, metrics and weights to the bit."""
     checkpoint = Checkpoint(tmp_path / "run.pt", {"a": 1}, every=0)
     whole = train(learner(colour_jitter=True), schedule, 5)
-
-    def killing(step: int) -> None:
-        if step == at + 1:
-            raise Killed
-
     with pytest.raises(Killed):
-        train(learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, tick=killing)
+        train(learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, progress=KillingAt(at + 1))
     torch.rand(7)  # whatever the process has drawn in between
-    steps, seen = [], []
-    again = train(
-        learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, resumed=steps.append, tick=seen.append
-    )
-    assert steps == [at] and seen == list(range(at + 1, 10))
+    told, second = Told(), learner(colour_jitter=True)
+    steps = counted_steps(second)
+    again = train(second, schedule, 5, checkpoint=checkpoint, progress=told, what="run")
+    assert told.sentences == [f"run: goes on from step {at}"] and told.bars == [("run", 9, 9)]
+    assert len(steps) == 9 - at
     assert again.curve == whole.curve and again.metrics == whole.metrics
     pairs = zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
 
 
 def test_a_run_that_is_killed_between_its_last_step_and_its_record_is_not_repeated(tmp_path: Path) -> None:
-    checkpoint, seen = Checkpoint(tmp_path / "run.pt", {"a": 1}), []
+    checkpoint, own = Checkpoint(tmp_path / "run.pt", {"a": 1}), learner()
     first = train(learner(), OUTLINE, 5, checkpoint=checkpoint)
-    second = train(learner(), OUTLINE, 5, checkpoint=checkpoint, tick=seen.append)
-    assert (
-        seen == []
-        and second.curve == first.curve
-        and second.metrics == first.metrics
-        and second.seconds >= first.seconds
-    )
+    steps = counted_steps(own)
+    second = train(own, OUTLINE, 5, checkpoint=checkpoint)
+    assert steps == []
+    assert second.curve == first.curve and second.metrics == first.metrics and second.seconds >= first.seconds
 
 
 def test_the_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     train(learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 1}))
-    steps: list[int] = []
-    train(learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 2}), resumed=steps.append)
-    assert steps == []
+    told = Told()
+    train(learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 2}), progress=told)
+    assert told.sentences == []
     (tmp_path / "run.pt").write_bytes(b"broken")
     assert "run.pt" in refused(train, learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 1}))
 
@@ -651,16 +650,12 @@ def test_a_gpu_learns_what_the_processor_learns(tmp_path: Path) -> None:
     checkpoint, schedule = Checkpoint(tmp_path / "run.pt", {}, every=0), Schedule(steps=20, batch=4, eval_every=10)
     world = World(device=torch.device("cuda", 0))
 
-    def killing(step: int) -> None:
-        if step == 15:
-            raise Killed
-
     one = train(plain_learner(), schedule, 5)
     with pytest.raises(Killed):
-        train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, tick=killing)
-    steps: list[int] = []
-    two = train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, resumed=steps.append)
-    assert steps == [14]
+        train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, progress=KillingAt(15))
+    told = Told()
+    two = train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, progress=told, what="run")
+    assert told.sentences == ["run: goes on from step 14"]
     for there, here in zip(two.curve, one.curve, strict=True):
         assert there.train_loss == pytest.approx(here.train_loss, rel=0.05) and there.score == pytest.approx(
             here.score, abs=0.05
@@ -788,7 +783,7 @@ def test_ssim_is_measured_on_a_spread_of_large_sets() -> None:
     meter, image = quality.Meter(1000), np.zeros((16, 16, 3), np.uint8)
     for index in range(1000):
         meter.add(index, image, image + 1, np.ones((16, 16), bool))
-    assert sum(row[1] is not None for row in meter.found.values()) == 200
+    assert sum(row.ssim is not None for row in meter.found.values()) == 200
 
 
 def test_lpips_takes_a_local_file_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,9 @@ from unseg.cli import app
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.sets import PairImages
+from unseg.evaluation.tasks.label_arrays import Arrays
 from unseg.evaluation.tasks.medical import MedicalLearner, ObjectLabelling, make_medical, pixel_counts, summary
 from unseg.evaluation.tasks.registry import find_maker
-from unseg.evaluation.tasks.semantic import Arrays
 from unseg.victims.semantic_networks import build_network
 
 CPU = torch.device("cpu")
@@ -212,7 +212,7 @@ def test_a_set_runs_end_to_end(kind: str, tmp_path: Path) -> None:
 
 
 def test_options_of_other_networks_are_refused() -> None:
-    none = PairImages([])
+    none = SimpleNamespace(names=[], classes=ClassTable())
     with pytest.raises(UserError, match="--set target"):
         make_medical("unet_resnet18", none, none, LearnerOptions((64, 64), extra={"target": "merged"}))
 
