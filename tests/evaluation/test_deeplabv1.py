@@ -1,4 +1,6 @@
-"""DeepLabV1-ResNet38: the published network, entry for entry and number for number, and the files that it starts from."""
+"""DeepLabV1-ResNet38: the published network, entry for entry and number for number, and the files that it starts
+from.
+"""
 
 from __future__ import annotations
 
@@ -455,7 +457,9 @@ def test_a_view_without_scale_is_the_image_and_padding_right_and_below() -> None
 
 @given(st.integers(0, 2**31), st.integers(9, 40), st.integers(9, 40))
 def test_labels_stay_on_their_pixels(seed: int, height: int, width: int) -> None:
-    """Where the image is a ramp of its columns or rows, labels are where that ramp says; padding is where padding is."""
+    """Where the image is a ramp of its columns or rows, labels are where that ramp says; padding is where padding
+    is.
+    """
     view = draw_views(1, torch.Generator().manual_seed(seed))[0]
     y, x = np.mgrid[:height, :width]
     labels = (x >= width / 2).astype(np.uint8)
@@ -640,7 +644,9 @@ def test_a_gpu_tests_as_the_processor_does_and_trains() -> None:
 
 @pytest.mark.slow
 def test_it_learns_what_two_colours_say() -> None:
-    """Left black and class 0, right white and class 1: 60 steps of a narrow network from random weights. Trivial: 0.25."""
+    """Left black and class 0, right white and class 1: 60 steps of a narrow network from random weights. Trivial:
+    0.25.
+    """
     pixels = np.zeros((64, 96, 3), np.uint8)
     pixels[:, 48:] = 255
     data = Painted(*[(pixels, (pixels[..., 0] > 0).astype(np.uint8))] * 4)

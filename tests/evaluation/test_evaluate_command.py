@@ -93,7 +93,7 @@ def test_options_are_checked() -> None:
     ],
 )
 def test_options_are_checked_before_anything_is_read(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    nothing = {name: tmp_path / "nothing" for name in ("clean", "test")}
+    nothing = dict.fromkeys(("clean", "test"), tmp_path / "nothing")
     assert words in refused(evaluate, tmp_path / "out", **{**nothing, **OPTIONS, **changes})
     assert not (tmp_path / "out").exists()
 
@@ -262,7 +262,9 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 
 def test_by_class_the_generator_is_told_codes_by_area(data: Path, coded: list[np.ndarray]) -> None:
-    """The training scenes show most of class 0; turned into 9, it still has the first code: codes follow area, not number."""
+    """The training scenes show most of class 0; turned into 9, it still has the first code: codes follow area, not
+    number.
+    """
     for path in (data / "labels" / "train").iterdir():
         classes = opened(data).annotated(int(path.stem[-1])).values
         write_png(path, np.where(classes == 0, 9, classes).astype(np.uint8))
@@ -338,7 +340,9 @@ def test_by_class_the_shipped_generator_protects_as_protect_does(data: Path) -> 
 
 
 def recorded_calls(tmp_path: Path, **settings: str) -> dict[str, list[str]]:
-    """Task → arguments with which scripts/measure_effect.sh calls unseg, in a tree where a shell script takes its place."""
+    """Task → arguments with which scripts/measure_effect.sh calls unseg, in a tree where a shell script takes its
+    place.
+    """
     tree, root = tmp_path / "tree", Path(__file__).parents[2]
     for folder in ("scripts", ".venv/bin", "data"):
         (tree / folder).mkdir(parents=True, exist_ok=True)

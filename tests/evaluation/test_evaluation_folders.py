@@ -184,7 +184,9 @@ def test_shares_are_nested_and_drawn_by_seed() -> None:
     names = [f"{number}.png" for number in range(50)]
     chosen = [choose_share(names, share, 3) for share in (0, 20, 40, 60, 80, 100)]
     assert [len(part) for part in chosen] == [0, 10, 20, 30, 40, 50]
-    assert all(set(small) < set(large) and small == sorted(small) for small, large in zip(chosen, chosen[1:]))
+    assert all(
+        set(small) < set(large) and small == sorted(small) for small, large in zip(chosen, chosen[1:], strict=False)
+    )
     assert choose_share(names, 40, 4) != chosen[2]
 
 
@@ -354,7 +356,7 @@ def test_schedules_by_hand() -> None:
     poly = Schedule(steps=100, decay="poly", warm_up=0)
     assert [poly.rate_factor(step) for step in (0, 50, 100)] == pytest.approx([1, 0.5**0.9, 0])
     for field, value in (("optimizer", "adam"), ("decay", "step"), ("learning_rate", 0), ("clip", -1), ("warm_up", 1)):
-        assert f"--{field.replace('_', '-')} {value}" in refused(lambda: Schedule(**{field: value}))
+        assert f"--{field.replace('_', '-')} {value}" in refused(Schedule, **{field: value})
 
 
 class Line(Learner):
@@ -378,7 +380,9 @@ class Line(Learner):
 
 
 def test_sgd_by_hand() -> None:
-    """Rate 0.01 and poly decay over two steps, momentum 0.5, weight decay 0.1; the second parameter has ten times the rate."""
+    """Rate 0.01 and poly decay over two steps, momentum 0.5, weight decay 0.1; the second parameter has ten times the
+    rate.
+    """
     schedule = Schedule(
         steps=2,
         batch=2,
@@ -560,20 +564,24 @@ torch.set_num_threads(1)
 with connect("cpu") as world:
     found = train(plain_learner(), Schedule(steps=6, batch=4, eval_every=3), 5, world)
     if world.leads:
-        torch.save({{"curve": [(p.step, p.score, p.train_loss) for p in found.curve], "state": found.network.state_dict()}},
-        {out!r})
+        curve = [(p.step, p.score, p.train_loss) for p in found.curve]
+        torch.save({{"curve": curve, "state": found.network.state_dict()}}, {out!r})
 """
 
 
 def plain_learner() -> SemanticLearner:
-    """No statistics of the batch, no dropout, all pixels labelled inside the view: shards' gradients average to the batch's."""
+    """No statistics of the batch, no dropout, all pixels labelled inside the view: shards' gradients average to the
+    batch's.
+    """
     return learner(lambda classes: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, classes, 1)))
 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """Every process computes its half of each batch, seen as one process would see it. The views' padding is not labelled, in
-    another number of pixels for each process, so that means differ slightly: the numbers agree to a percent, not to the bit."""
+    """Every process computes its half of each batch, seen as one process would see it. The views' padding is not
+    labelled, in another number of pixels for each process, so that means differ slightly: the numbers agree to a
+    percent, not to the bit.
+    """
     script, out = tmp_path / "two.py", tmp_path / "two.pt"
     script.write_text(TWO.format(root=str(ROOT), out=str(out)))
     found = subprocess.run(
@@ -598,14 +606,15 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert [point[0] for point in two["curve"]] == [3, 6]
     for (_, score, loss), point in zip(two["curve"], one.curve, strict=True):
         assert score == pytest.approx(point.score, abs=0.01) and loss == pytest.approx(point.train_loss, rel=0.01)
-    moved = {name: tensor for name, tensor in one.network.state_dict().items()}
+    moved = one.network.state_dict()
     for name, tensor in two["state"].items():
         assert torch.allclose(tensor, moved[name], atol=2e-3)
 
 
 def test_parts_of_a_batch_are_seen_as_the_whole_batch_is() -> None:
-    """The mean of two processes' gradients, weighted by their labelled pixels, is the batch's; the draw ends in the same
-    state."""
+    """The mean of two processes' gradients, weighted by their labelled pixels, is the batch's; the draw ends in the
+    same state.
+    """
     whole, parts = plain_learner(), plain_learner()
     torch.manual_seed(0)
     model, indices, device = whole.build(), [0, 3, 5, 6], torch.device("cpu")
@@ -619,7 +628,7 @@ def test_parts_of_a_batch_are_seen_as_the_whole_batch_is() -> None:
     parts.criterion = counting
     total = whole.loss(model, indices, draws[0], device)
     halves = [parts.part_loss(model, indices, draws[1 + rank], device, rank, 2).item() for rank in range(2)]
-    assert sum(half * count for half, count in zip(halves, counted)) / sum(counted) == pytest.approx(
+    assert sum(half * count for half, count in zip(halves, counted, strict=True)) / sum(counted) == pytest.approx(
         total.item(), rel=1e-5
     )
     assert all(torch.equal(draw.get_state(), draws[0].get_state()) for draw in draws)
@@ -746,7 +755,9 @@ def test_weights_from_the_hugging_face_cache(tmp_path: Path, monkeypatch: pytest
 
 
 def test_quality_by_hand() -> None:
-    """Three images: one as it was, one with one grey level, one with four on the object; SSIM against an own computation."""
+    """Three images: one as it was, one with one grey level, one with four on the object; SSIM against an own
+    computation.
+    """
     draw = np.random.default_rng(0)
     clean = draw.integers(20, 200, (3, 40, 50, 3), dtype=np.uint8)
     mask = np.zeros((40, 50), bool)

@@ -1,6 +1,7 @@
 """Figures that version 0.1 gave for ROOT/images/SPLIT and ROOT/labels/SPLIT are those of folders, in today's spelling.
 
-tests/support/figures_of_splits.json was written by version 0.1 with `--data ROOT --task binary|classes`, from the pictures below.
+tests/support/figures_of_splits.json was written by version 0.1 with `--data ROOT --task binary|classes`, from the
+pictures below.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ EVERY_CLASS = {"objects": "all", "background_label": -1}
 
 
 def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A dark picture with a bright rectangle of class 1 over class 0; class 2 is a blue strip; the last row is unlabelled."""
+    """A dark picture with a bright rectangle of class 1 over class 0; class 2 is a blue strip; the last row is
+    unlabelled.
+    """
     pixels = draw.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     classes = np.zeros((HEIGHT, WIDTH), np.uint8)
     top, left = draw.integers(0, HEIGHT // 2), draw.integers(0, WIDTH // 2)

@@ -1,4 +1,6 @@
-"""Medical segmentation: Dice and IoU by hand, its loss, five encoders, and Kvasir's and lungs' layouts through the command."""
+"""Medical segmentation: Dice and IoU by hand, its loss, five encoders, and Kvasir's and lungs' layouts through the
+command.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,9 @@ class Reading(nn.Module):
 
 
 def test_measures_by_hand() -> None:
-    """Image 1: 4 object pixels, 3 found and 1 beside them: Dice 6/8, IoU 3/5. Image 2: its one pixel is missed: 0. Image 3 has no
-    object and none is found: 1. Together: TP 3, FP 1, FN 2."""
+    """Image 1: 4 object pixels, 3 found and 1 beside them: Dice 6/8, IoU 3/5. Image 2: its one pixel is missed: 0.
+    Image 3 has no object and none is found: 1. Together: TP 3, FP 1, FN 2.
+    """
     answers = np.array(
         [[[1, 1, 0, 1], [1, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]], np.uint8
     )

@@ -1,4 +1,6 @@
-"""Instance, panoptic, detection, remote and Mask2Former's semantic task: metrics by hand, views by property, small sets."""
+"""Instance, panoptic, detection, remote and Mask2Former's semantic task: metrics by hand, views by property, small
+sets.
+"""
 
 from __future__ import annotations
 
@@ -113,8 +115,9 @@ def test_ap_of_a_perfect_answer_is_one_and_of_none_is_zero(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 def test_ap_by_hand(kind: str) -> None:
-    """One of two objects found, with an IoU of 0.62: right at the thresholds 0.50, 0.55, 0.60 of ten, and there up to a recall of
-    a half, which is 51 of COCO's 101 recalls."""
+    """One of two objects found, with an IoU of 0.62: right at the thresholds 0.50, 0.55, 0.60 of ten, and there up to a
+    recall of a half, which is 51 of COCO's 101 recalls.
+    """
     truths = [[region(0, box_mask(0, 0, 50, 50)), region(0, box_mask(60, 60, 70, 70))]]
     numbers, _ = average_precision(truths, [detections((0.9, 0, box_mask(0, 0, 50, 31)))], 1, kind)
     assert numbers["ap50"] == pytest.approx(51 / 101)
@@ -417,7 +420,9 @@ def test_queries_that_know_the_truth_are_perfect(tmp_path: Path) -> None:
         learner._add(judge, place, segments.numpy(), labels)
         scores, found, kept = mask2former.instances(logits, masks)
         answers.append(
-            detections(*zip(scores.tolist(), found.tolist(), kept.numpy())) if len(scores) else Detections.none(True)
+            detections(*zip(scores.tolist(), found.tolist(), kept.numpy(), strict=True))
+            if len(scores)
+            else Detections.none(True)
         )
     numbers = learner._measured(judge)
     assert numbers["pq"] == numbers["sq"] == numbers["rq"] == numbers["miou"] == 1
@@ -471,7 +476,9 @@ def test_what_is_right_in_the_view_is_right_on_the_image(
 
 
 def test_panoptic_inference_by_hand() -> None:
-    """Query 0, stuff, claims all; query 1, a thing, is surer on the right half; query 2 wins too little; query 3 is unsure."""
+    """Query 0, stuff, claims all; query 1, a thing, is surer on the right half; query 2 wins too little; query 3 is
+    unsure.
+    """
     masks = torch.zeros(4, 4, 8)
     masks[0] = 0.6
     masks[1, :, 4:] = 0.9
@@ -623,7 +630,9 @@ def test_loss_falls_on_two_images(case: str, steps: int, rate: float, share: flo
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["instance mask2former", "detection rt"])
 def test_a_killed_run_ends_with_the_same_numbers(case: str, tmp_path: Path) -> None:
-    """These networks draw random numbers of their own (points of masks, noised queries): they go on where they stopped, too."""
+    """These networks draw random numbers of their own (points of masks, noised queries): they go on where they stopped,
+    too.
+    """
     make, network, annotations = MAKERS[case]
     images, schedule = opened(annotations, tmp_path), Schedule(steps=4, batch=2, eval_every=4)
     checkpoint = Checkpoint(tmp_path / "run.pt", {"a": 1}, every=0)
@@ -888,7 +897,7 @@ def test_a_hugging_face_folder_is_loaded(name: str, head: str, tmp_path: Path) -
 def test_a_folder_of_a_swin_classifier_starts_the_backbone_of_mask2former(tmp_path: Path) -> None:
     from transformers import SwinConfig, SwinForImageClassification
 
-    sizes = {key: value for key, value in mask2former.SIZES["mask2former_tiny"]["backbone"].items()}
+    sizes = dict(mask2former.SIZES["mask2former_tiny"]["backbone"])
     classifier = SwinForImageClassification(SwinConfig(**sizes, num_labels=7))
     classifier.save_pretrained(tmp_path / "swin")
     network = mask2former.build_mask2former("mask2former_tiny", 2, tmp_path / "swin")
@@ -902,7 +911,9 @@ def test_a_folder_of_a_swin_classifier_starts_the_backbone_of_mask2former(tmp_pa
 
 
 def test_entries_of_published_folders_that_play_no_part(tmp_path: Path) -> None:
-    """Published Mask2Former files have the indices of Swin's windows and no last norm, which this release computes and adds."""
+    """Published Mask2Former files have the indices of Swin's windows and no last norm, which this release computes and
+    adds.
+    """
     first = mask2former.build_mask2former("mask2former_tiny", 2, None)
     first.network.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")

@@ -64,7 +64,9 @@ def test_a_callers_random_numbers_do_not_move() -> None:
 
 
 def test_views_and_batches_do_not_depend_on_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What clean and protected runs see differs in the pixels alone: labels after augmentation are equal, step by step."""
+    """What clean and protected runs see differs in the pixels alone: labels after augmentation are equal, step by
+    step.
+    """
     (images, labels), seen = arrays(5, 0), []
 
     def recording(

@@ -10,7 +10,9 @@ from unseg.evaluation.results import read_results
 
 
 def arguments(options: dict[str, Any]) -> list[str]:
-    """Returns options as a command line: True is a flag, None and False are left out, lists are given again and again."""
+    """Returns options as a command line: True is a flag, None and False are left out, lists are given again and
+    again.
+    """
     words: list[str] = []
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"

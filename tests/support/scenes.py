@@ -27,7 +27,9 @@ EVERY_CLASS = ObjectRule("all", background_label=None)
 
 
 def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A dark picture with a bright rectangle of class 1 over class 0; class 2 is a blue strip; the last row is unlabelled."""
+    """A dark picture with a bright rectangle of class 1 over class 0; class 2 is a blue strip; the last row is
+    unlabelled.
+    """
     pixels = draw.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     classes = np.zeros((HEIGHT, WIDTH), np.uint8)
     top, left = draw.integers(0, HEIGHT // 2), draw.integers(0, WIDTH // 2)
@@ -40,7 +42,9 @@ def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tiny(classes: int) -> torch.nn.Module:
-    """A network for tests: sees colours in a small neighbourhood, and has batch norm and dropout as the real ones do."""
+    """A network for tests: sees colours in a small neighbourhood, and has batch norm and dropout as the real ones
+    do.
+    """
     nn = torch.nn
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1)
