@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -51,14 +51,23 @@ def _options(
     """Options before the sub-command."""
 
 
-app.command("protect")(protect)
-app.command("verify")(verify)
-app.command("train")(train_command)
-app.command("evaluate")(evaluate)
-app.command("datasets")(datasets)
-app.command("edition")(edition)
-app.command("report")(report)
-app.command("info")(info)
+def _paragraphs(command: Callable[..., None]) -> str:
+    """Returns a command's docstring with one line a paragraph, which `--help` wraps to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "protect": protect,
+    "verify": verify,
+    "train": train_command,
+    "evaluate": evaluate,
+    "datasets": datasets,
+    "edition": edition,
+    "report": report,
+    "info": info,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=_paragraphs(_command))(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

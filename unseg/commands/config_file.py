@@ -79,8 +79,10 @@ def _unknown(name: str, context: typer.Context) -> str:
 
 
 def _as_given(value: Any, multiple: bool) -> Any:
-    """Returns a value of the file as the command line would give it: lists as one text with commas, but for options that
-    may be repeated."""
+    """Returns a value of the file as the command line would give it.
+
+    A list becomes one text with commas; where the option may be repeated, each item is given by itself.
+    """
     if multiple:
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
     if isinstance(value, list):

@@ -45,7 +45,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 def _parameters(
     command: Callable[..., None], hints: dict[str, Any], groups: dict[str, Any]
 ) -> Iterator[inspect.Parameter]:
-    """Yields the flat parameters in the order of the command's own; by keyword, so that a default may come before none."""
+    """Yields the flat parameters in the order of the command's own.
+
+    They are given by keyword, so that one without a default may follow one that has it.
+    """
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in groups:
             yield from _options(groups[parameter.name])

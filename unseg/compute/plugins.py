@@ -14,7 +14,7 @@ _SPEC = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def is_spec(text: str) -> bool:
-    """Returns whether `text` has the form `package.module:name`; a path such as `C:\\weights` has not."""
+    """Returns whether `text` has the form `package.module:name`, which paths and addresses do not have."""
     return _SPEC.fullmatch(text) is not None
 
 
