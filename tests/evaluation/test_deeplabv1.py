@@ -31,7 +31,7 @@ from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.tasks.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
+from unseg.evaluation.tasks.deeplabv1 import CropView, DeepLabV1Learner, draw_views, make_deeplabv1
 from unseg.evaluation.trainer import Checkpoint, Schedule, train
 from unseg.storage.weights import shapes_of
 from unseg.victims.mxnet_params import read_array, read_directory
@@ -445,11 +445,11 @@ def learner_of(train: Painted, test: Painted, size: tuple[int, int] = (33, 25), 
 
 def test_a_view_without_scale_is_the_image_and_padding_right_and_below() -> None:
     image = np.arange(5 * 6 * 3, dtype=np.float32).reshape(5, 6, 3)
-    view = View(1.0, False, (0.9, 0.9)).of(image, (8, 7), cv2.INTER_LINEAR, [1, 2, 3])
+    view = CropView(1.0, False, (0.9, 0.9)).of(image, (8, 7), cv2.INTER_LINEAR, [1, 2, 3])
     np.testing.assert_array_equal(view[:5, :6], image)
     assert (view[5:] == [1, 2, 3]).all() and (view[:, 6:] == [1, 2, 3]).all()
     labels = np.arange(30, dtype=np.uint8).reshape(5, 6)
-    flipped = View(1.0, True, (0.5, 0.999)).of(labels, (4, 3), cv2.INTER_NEAREST_EXACT, 255)
+    flipped = CropView(1.0, True, (0.5, 0.999)).of(labels, (4, 3), cv2.INTER_NEAREST_EXACT, 255)
     np.testing.assert_array_equal(
         flipped, labels[:, ::-1][1:4, 1:5]
     )  # int(0.5 · 2) rows, int(0.999 · 2) columns left out

@@ -59,7 +59,7 @@ from unseg.evaluation.tasks.mask2former_semantic import make_mask2former_semanti
 from unseg.evaluation.tasks.panoptic import make_panoptic
 from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
 from unseg.victims import detectors, mask2former
-from unseg.victims.targets import Found, Targets
+from unseg.victims.targets import FoundObjects, Targets
 
 SIZE = (64, 48)
 CPU = torch.device("cpu")
@@ -446,7 +446,7 @@ class Oracle(torch.nn.Module):
             said.append(view_targets(self.learner.truths[self.place], view))
             self.place += 1
         if not self.queries:
-            return [Found(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said]
+            return [FoundObjects(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said]
         logits = torch.full((len(said), 30, len(self.learner.classes.ids) + 1), -20.0)
         masks = torch.full((len(said), 30, *self.size[::-1]), -20.0)
         for image, one in enumerate(said):

@@ -22,7 +22,7 @@ from unseg.evaluation.condition_names import BASES
 from unseg.evaluation.conditions import Change, unchanged
 from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
 from unseg.evaluation.sets import check_apart
-from unseg.evaluation.study import Source
+from unseg.evaluation.study import ConditionSource
 from unseg.evaluation.tasks import semantic
 from unseg.evaluation.tasks.label_arrays import check_labels, read_arrays
 from unseg.evaluation.tasks.labelling import BinaryLabelling, TableLabelling
@@ -191,7 +191,7 @@ def test_seeds_add_up_in_one_file(data: Path, tmp_path: Path) -> None:
         return unchanged
 
     run(data, out, same("x"), seeds=(1,))
-    results = run(data, out, {"protected": Source(change_of, {"files": "x"})}, told, seeds=(0, 1, 2))
+    results = run(data, out, {"protected": ConditionSource(change_of, {"files": "x"})}, told, seeds=(0, 1, 2))
     assert told.trained == ["clean, seed 0", "protected, seed 0", "clean, seed 2", "protected, seed 2"]
     assert told.kept == ["clean, seed 1", "protected, seed 1"]
     assert seen == [0, 2]

@@ -16,7 +16,7 @@ from unseg.evaluation.conditions import unchanged
 from unseg.evaluation.folders import Folders, Setup, study_of_folders
 from unseg.evaluation.presets import Choices
 from unseg.evaluation.sets import CleanImages, open_clean
-from unseg.evaluation.study import Source, Study
+from unseg.evaluation.study import ConditionSource, Study
 from unseg.evaluation.study_runs import run_study
 from unseg.method.config import Budget
 from unseg.storage.images import write_png
@@ -77,12 +77,12 @@ def opened(root: Path, split: str = "train") -> CleanImages:
     return open_clean(root / "images" / split, root / "labels" / split, "index", "--clean")[0]
 
 
-def same(files: str) -> dict[str, Source]:
+def same(files: str) -> dict[str, ConditionSource]:
     """A source of protected images that are the clean ones."""
-    return {"protected": Source(lambda seed, progress: unchanged, {"files": files})}
+    return {"protected": ConditionSource(lambda seed, progress: unchanged, {"files": files})}
 
 
-def study_of(root: Path, out: Path, sources: Mapping[str, Source] | None = None, **changes: Any) -> Study:
+def study_of(root: Path, out: Path, sources: Mapping[str, ConditionSource] | None = None, **changes: Any) -> Study:
     """The study of the splits: the binary task on the network tiny_one, two steps of two images.
 
     changes: fields of `Study`; binary and rule say what is learnt.
@@ -107,7 +107,11 @@ def study_of(root: Path, out: Path, sources: Mapping[str, Source] | None = None,
 
 
 def run(
-    root: Path, out: Path, sources: Mapping[str, Source] | None = None, progress: Progress = SILENT, **changes: Any
+    root: Path,
+    out: Path,
+    sources: Mapping[str, ConditionSource] | None = None,
+    progress: Progress = SILENT,
+    **changes: Any,
 ) -> dict[str, Any]:
     """The results of `study_of`."""
     return run_study(study_of(root, out, sources, **changes), progress=progress)

@@ -31,7 +31,7 @@ from unseg.evaluation.sets import (
     protected_files,
     truth_by,
 )
-from unseg.evaluation.study import Make, Source, Study
+from unseg.evaluation.study import ConditionSource, Make, Study
 from unseg.evaluation.tasks.labelling import labelling_of
 from unseg.evaluation.tasks.registry import find_maker
 from unseg.evaluation.trainer import Schedule
@@ -204,17 +204,17 @@ def _truth(rule: ObjectRule, setup: Setup, train: CleanImages, options: LearnerO
 
 def _sources(
     folders: Folders, setup: Setup, opened: _Opened, truth: Truth, conditions: Sequence[str]
-) -> dict[str, Source]:
+) -> dict[str, ConditionSource]:
     """Returns how the images of each base are made. A generator is loaded only where a condition asks for it."""
     budget: Json = {"budget": {"object": setup.budget.object, "background": setup.budget.background}}
     if setup.by_class and folders.rule.which != "all":
         budget["object_budget_on"] = "every labelled pixel"
     sources = {
-        name: Source(files=tuple(files), identity={"files": opened.identities[name]})
+        name: ConditionSource(files=tuple(files), identity={"files": opened.identities[name]})
         for name, files in opened.protected.items()
     }
-    sources["random"] = Source(lambda seed, progress: random_noise(setup.budget, seed), budget)
-    sources["pattern"] = Source(lambda seed, progress: class_pattern(setup.budget, seed), budget)
+    sources["random"] = ConditionSource(lambda seed, progress: random_noise(setup.budget, seed), budget)
+    sources["pattern"] = ConditionSource(lambda seed, progress: class_pattern(setup.budget, seed), budget)
     bases = {parse_condition(name, ["clean", MADE, *sources]).base for name in conditions}
     if folders.generator is not None and MADE in bases:
         sources[MADE] = source_on_the_way(

@@ -13,7 +13,7 @@ from unseg.errors import UserError
 from unseg.evaluation.conditions import Change
 from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, Truth
-from unseg.evaluation.study import Source
+from unseg.evaluation.study import ConditionSource
 from unseg.method.codes import class_areas, class_codes, code_map
 
 Protect = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -48,7 +48,7 @@ def object_rule(rule: ObjectRule, *, binary: bool, by_class: bool) -> ObjectRule
 
 def source_on_the_way(
     noise: OnTheWay, train: Images, truth: Truth, *, binary: bool, by_class: bool, budget: Json
-) -> Source:
+) -> ConditionSource:
     """Returns the source of images that `noise` protects.
 
     by_class: the generator is told every pixel's class. budget: what the noise depends on besides the generator. Raises
@@ -56,7 +56,7 @@ def source_on_the_way(
     """
     identity = {**noise.identity, **budget}
     if not by_class:
-        return Source(lambda seed, progress: _masked(noise), identity)
+        return ConditionSource(lambda seed, progress: _masked(noise), identity)
     if noise.codes == 0:
         raise UserError(
             f"--by-class: generator {noise.name} does not tell classes apart; name one that was trained with codes, "
@@ -70,7 +70,7 @@ def source_on_the_way(
             made.append(_coded(noise, {0: 0, 1: 1} if binary else codes_by_area(train, truth, noise.codes, progress)))
         return made[0]
 
-    return Source(change_of, {**identity, "by_class": True})
+    return ConditionSource(change_of, {**identity, "by_class": True})
 
 
 def _masked(noise: OnTheWay) -> Change:

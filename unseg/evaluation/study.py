@@ -21,7 +21,7 @@ Make = Callable[[str, AnnotatedImages, AnnotatedImages, Progress], Learner]
 
 
 @dataclass(frozen=True)
-class Source:
+class ConditionSource:
     """How the training images of a condition are made.
 
     change_of: from a run's seed and who hears of the work to the change of its images. identity: all else that they
@@ -69,7 +69,7 @@ class Study:
     networks: tuple[str, ...]
     conditions: tuple[str, ...]
     schedule: Schedule
-    sources: dict[str, Source]
+    sources: dict[str, ConditionSource]
     seeds: tuple[int, ...] = (0,)
     device: str = "auto"
     common: Json = field(default_factory=dict)

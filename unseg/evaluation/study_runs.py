@@ -17,13 +17,13 @@ from unseg.compute.device import choose_device
 from unseg.compute.distributed import World
 from unseg.compute.progress import SILENT, Progress
 from unseg.evaluation.condition_names import parse_condition
+from unseg.evaluation.condition_sets import ConditionSet, ConditionSets
 from unseg.evaluation.example_files import slug, write_changed, write_examples
 from unseg.evaluation.learner import Learner, Metrics
 from unseg.evaluation.results import Json, Results, shown_metric
 from unseg.evaluation.study import RunName, Study
 from unseg.evaluation.tasks.semantic import SemanticLearner
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Trained, train
-from unseg.evaluation.training_sets import TrainingSet, TrainingSets
 
 
 def run_study(study: Study, world: World | None = None, progress: Progress = SILENT) -> Json:
@@ -36,7 +36,7 @@ def run_study(study: Study, world: World | None = None, progress: Progress = SIL
     facts = {"task": study.task, "train_images": len(study.train), "test_images": len(study.test), **study.facts}
     results = Results(study.out, common, facts, study.weights)
     going = _Going(study, common, results, world or World(device=choose_device(study.device)), progress)
-    sets = TrainingSets(study, progress)
+    sets = ConditionSets(study, progress)
     for seed, condition in itertools.product(study.seeds, study.conditions):
         for network in study.networks:
             going.take(RunName(network, condition, seed), sets)
@@ -54,7 +54,7 @@ class _Going:
     world: World
     progress: Progress
 
-    def take(self, run: RunName, sets: TrainingSets) -> None:
+    def take(self, run: RunName, sets: ConditionSets) -> None:
         """Runs `run` unless results.json holds it."""
         settings = self._settings(run)
         path = self.study.out / "checkpoints" / f"{slug(run.file(self.study.task))}.pt"
@@ -78,7 +78,7 @@ class _Going:
             settings["code"] = study.code[run.network]
         return settings
 
-    def _run(self, run: RunName, settings: Json, made: TrainingSet, checkpoint: Checkpoint) -> None:
+    def _run(self, run: RunName, settings: Json, made: ConditionSet, checkpoint: Checkpoint) -> None:
         """Trains one network on one condition and records it."""
         study = self.study
         learner = study.make(run.network, made.images, study.test, self.progress)
@@ -105,7 +105,7 @@ class _Going:
             self.results.add(settings, self._recorded(run, made, learner, trained))
         self.world.barrier()
 
-    def _recorded(self, run: RunName, made: TrainingSet, learner: Learner, trained: Trained) -> Json:
+    def _recorded(self, run: RunName, made: ConditionSet, learner: Learner, trained: Trained) -> Json:
         unread = made.unread()
         if unread:
             with self.progress.bar(f"measuring the images of {run.condition}", unread) as tick:

@@ -192,7 +192,7 @@ def train(
     # Forked, so that a caller's own random numbers do not move; dropout and first weights use the global generator.
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _Run(learner, schedule, seed, world)
+        run = _Training(learner, schedule, seed, world)
         resumed = checkpoint is not None and run.load(checkpoint)
         with progress.bar(what, schedule.steps) as tick:
             if resumed:
@@ -202,7 +202,7 @@ def train(
             return run.finish(checkpoint, record, tick)
 
 
-class _Run:
+class _Training:
     """A run between two steps."""
 
     def __init__(self, learner: Learner, schedule: Schedule, seed: int, world: World) -> None:

@@ -23,7 +23,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from unseg.errors import UserError
 from unseg.storage.weights import State
 from unseg.victims.pretrained import build_transformers, load_strictly, read_weights
-from unseg.victims.targets import MAX_DETECTIONS, Found, Targets
+from unseg.victims.targets import MAX_DETECTIONS, FoundObjects, Targets
 
 RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."
 STRIDE = 32  # RT-DETR wants sides that can be halved five times
@@ -90,7 +90,7 @@ class RCNN(nn.Module):
 
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
-    ) -> torch.Tensor | list[Found]:
+    ) -> torch.Tensor | list[FoundObjects]:
         """Returns the sum of its losses where there are targets, a scalar; else what it finds in each image."""
         images = list(images_B3HW)
         if targets is not None:
@@ -100,7 +100,7 @@ class RCNN(nn.Module):
             ]
             return sum(self.network(images, wanted).values())
         return [
-            Found(
+            FoundObjects(
                 answer["scores"].float(),
                 answer["labels"] - 1,
                 answer["boxes"].float(),
@@ -183,7 +183,7 @@ class Detr(nn.Module):
 
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
-    ) -> torch.Tensor | list[Found]:
+    ) -> torch.Tensor | list[FoundObjects]:
         """Returns its loss where there are targets, a scalar; else what it finds in each image."""
         right, below = (-side % STRIDE for side in images_B3HW.shape[:1:-1])
         images_B3HW, valid_BHW = F.pad(images_B3HW, (0, right, 0, below)), F.pad(valid_BHW, (0, right, 0, below))
@@ -208,11 +208,11 @@ class Detr(nn.Module):
                 ) from error
 
     @staticmethod
-    def _ranked(logits_QC: torch.Tensor, boxes_Q4: torch.Tensor, scale: torch.Tensor) -> Found:
+    def _ranked(logits_QC: torch.Tensor, boxes_Q4: torch.Tensor, scale: torch.Tensor) -> FoundObjects:
         """Returns the best pairs of a query and a class, as these detectors' published inference ranks them."""
         scores, pairs = logits_QC.sigmoid().flatten().topk(min(MAX_DETECTIONS, logits_QC.numel()))
         centre, side = boxes_Q4[pairs // logits_QC.shape[1]].split(2, -1)
-        return Found(
+        return FoundObjects(
             scores, pairs % logits_QC.shape[1], torch.cat([centre - side / 2, centre + side / 2], -1) * scale, None
         )
 

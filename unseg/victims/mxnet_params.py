@@ -33,7 +33,7 @@ MAX_ARRAYS, MAX_DIMENSIONS, MAX_NAME = 100_000, 32, 1_000
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArrayEntry:
     """One array of a file. shape: () where it is none. offset: of its elements in the file, bytes."""
 
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class Entry:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize if self.shape else 0
 
 
-def read_directory(path: Path) -> dict[str, Entry]:
+def read_directory(path: Path) -> dict[str, ArrayEntry]:
     """Returns the arrays of a `.params` file by name, in its order, without their elements.
 
     It takes memory for the directory alone, whatever the file claims: every size is checked against the bytes that are
@@ -72,7 +72,7 @@ def read_directory(path: Path) -> dict[str, Entry]:
     return directory
 
 
-def read_array(path: Path, entry: Entry) -> np.ndarray:
+def read_array(path: Path, entry: ArrayEntry) -> np.ndarray:
     """Returns the elements of one array of the file, of its shape and type."""
     with _opened(path) as file:
         file.seek(entry.offset)
@@ -121,7 +121,7 @@ class _Reader:
             raise self.damaged(f"it claims {count} {what}")
         return count
 
-    def array(self, number: int) -> Entry:
+    def array(self, number: int) -> ArrayEntry:
         """Reads over one array and returns where it is."""
         what = f"array {number}"
         (magic,) = self.words("<I", what)
@@ -138,13 +138,13 @@ class _Reader:
             raise self.damaged(f"{what} claims {dimensions} dimensions")
         shape = self.words(f"<{dimensions}{'I' if legacy else 'q'}", what)
         if dimensions == 0:
-            return Entry((), DTYPES[0], 0)
+            return ArrayEntry((), DTYPES[0], 0)
         _, _, code = self.words("<iii", what)
         if code not in DTYPES:
             raise self.damaged(f"{what} has the unknown element type {code}")
         if min(shape) < 0:
             raise self.damaged(f"{what} has a side of {min(shape)}")
-        entry = Entry(shape, DTYPES[code], self.file.tell())
+        entry = ArrayEntry(shape, DTYPES[code], self.file.tell())
         if entry.size > self.left:
             raise self.damaged(f"{what} claims {entry.size} bytes, {self.left} are left")
         self.file.seek(entry.size, os.SEEK_CUR)

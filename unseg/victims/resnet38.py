@@ -17,7 +17,7 @@ from torch import nn
 
 from unseg.errors import UserError
 from unseg.storage.weights import Misfit, Shapes, State, compare, read_state, shapes_of
-from unseg.victims.mxnet_params import Entry, read_array, read_directory
+from unseg.victims.mxnet_params import ArrayEntry, read_array, read_directory
 
 STRIDE = 8
 LEAST_WIDTH = 4  # channels that the narrowest layer of a narrowed network keeps
@@ -229,7 +229,7 @@ def read_mxnet(path: str | Path, expected: Shapes | None = None) -> State:
     return {name: _tensor(path, theirs[name], directory[theirs[name]]) for name in expected}
 
 
-def _tensor(path: Path, name: str, entry: Entry) -> torch.Tensor:
+def _tensor(path: Path, name: str, entry: ArrayEntry) -> torch.Tensor:
     tensor = torch.from_numpy(read_array(path, entry)).to(torch.float32)
     if not torch.isfinite(tensor).all() or (name.endswith("moving_var") and (tensor < 0).any()):
         raise UserError(

@@ -27,7 +27,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundObjects:
     """What a detector says of one image, the best first.
 
     scores: N, 0 to 1. labels: N. boxes: N×4 XYXY in pixels of the view. masks: N×H×W probabilities over the view's

@@ -36,7 +36,7 @@ READ_AHEAD = 16  # test images
 
 
 @dataclass(frozen=True)
-class View:
+class CropView:
     """How one image of a batch is seen: scaled, flipped or not, then cropped.
 
     place: which of all crops, down and across, 0 (top, left) to 1.
@@ -69,13 +69,14 @@ class View:
         return crop
 
 
-def draw_views(count: int, draw: torch.Generator) -> list[View]:
+def draw_views(count: int, draw: torch.Generator) -> list[CropView]:
     """Returns `count` views of one scale. `draw` is on the CPU."""
     low, high = SCALES
     first, *rest = torch.rand(1 + 3 * count, generator=draw).tolist()
     scale = low + (high - low) * first
     return [
-        View(scale, flip < 0.5, (top, left)) for flip, top, left in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+        CropView(scale, flip < 0.5, (top, left))
+        for flip, top, left in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
     ]
 
 
@@ -192,7 +193,7 @@ class DeepLabV1Learner(Learner):
             images = recoloured(images.permute(0, 3, 1, 2), colours).permute(0, 2, 3, 1)
         return standardised(images)
 
-    def _view(self, index: int, view: View) -> tuple[np.ndarray, np.ndarray]:
+    def _view(self, index: int, view: CropView) -> tuple[np.ndarray, np.ndarray]:
         """Returns the crop of a training image, H×W×3 float32, and of its labels, H×W uint8."""
         pixels, labels = self._read(self.train_images, index)
         size, mean = self.options.size, [255 * value for value in MEAN]

@@ -17,7 +17,7 @@ from unseg.evaluation.regions import View, restore, tight_boxes
 from unseg.evaluation.tasks.region_learner import RegionLearner, check_name
 from unseg.victims.detectors import DETECTION, INSTANCE
 from unseg.victims.mask2former import SIZES, QueryAnswers, instances
-from unseg.victims.targets import Found
+from unseg.victims.targets import FoundObjects
 
 SHOWN_SCORE = 0.3  # of detections in example pictures
 INSTANCE_NETWORKS = (*SIZES, *INSTANCE)
@@ -46,7 +46,7 @@ class InstanceLearner(RegionLearner):
         numbers, per_class = average_precision(self.truths, answers, len(self.classes.ids), self.kind)
         return {**numbers, "class_ap": dict(zip(self.classes.names, per_class, strict=True))}
 
-    def _answer(self, said: QueryAnswers | Found, view: View, image_size: tuple[int, int]) -> Detections:
+    def _answer(self, said: QueryAnswers | FoundObjects, view: View, image_size: tuple[int, int]) -> Detections:
         if isinstance(said, QueryAnswers):
             return _from_queries(said, view, image_size)
         boxes = on_image(said.boxes.cpu().numpy(), view, image_size)
@@ -85,7 +85,7 @@ def _from_queries(said: QueryAnswers, view: View, image_size: tuple[int, int]) -
     return Detections(scores.cpu().numpy(), labels.cpu().numpy(), tight_boxes(found), [encode(mask) for mask in found])
 
 
-def _masks_of(said: Found, view: View, image_size: tuple[int, int]) -> list[RunLengths] | None:
+def _masks_of(said: FoundObjects, view: View, image_size: tuple[int, int]) -> list[RunLengths] | None:
     """Returns a detector's masks on the image; None for detectors of boxes."""
     if said.masks is None:
         return None

@@ -39,7 +39,7 @@ from unseg.evaluation.regions import (
 )
 from unseg.victims.detectors import RCNN, Detr, build_detector
 from unseg.victims.mask2former import SIZES, Mask2Former, QueryAnswers, build_mask2former
-from unseg.victims.targets import Found
+from unseg.victims.targets import FoundObjects
 
 EVAL_BATCH = 4
 KEPT_BYTES = 2**30  # of training pixels in memory; what is beyond is read anew
@@ -192,7 +192,7 @@ def filled(view: View) -> torch.Tensor:
     return shown
 
 
-def separate(said: QueryAnswers | list[Found]) -> list[Any]:
+def separate(said: QueryAnswers | list[FoundObjects]) -> list[Any]:
     """Returns what a network says of a batch as a list, one an image."""
     if isinstance(said, QueryAnswers):
         return [

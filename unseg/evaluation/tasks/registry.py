@@ -17,7 +17,7 @@ from unseg.victims.semantic_networks import check_network
 
 
 @dataclass(frozen=True)
-class Row:
+class TaskNetworks:
     """Networks of one module.
 
     pattern: of their names, whole. listed: their names in words, for messages. module, make: a function of a module
@@ -43,21 +43,21 @@ SMP_LISTED = (
 )
 INSTANCE_LISTED = "mask2former_swin_t, mask2former_tiny, maskrcnn_resnet50_fpn, maskrcnn_mobilenet"
 
-TASKS: dict[str, tuple[Row, ...]] = {
+TASKS: dict[str, tuple[TaskNetworks, ...]] = {
     "semantic": (
-        Row(r"deeplabv1_\w+", "deeplabv1_resnet38", "deeplabv1", "make_deeplabv1"),
-        Row(
+        TaskNetworks(r"deeplabv1_\w+", "deeplabv1_resnet38", "deeplabv1", "make_deeplabv1"),
+        TaskNetworks(
             r"mask2former_\w+",
             "mask2former_swin_t, mask2former_tiny",
             "mask2former_semantic",
             "make_mask2former_semantic",
         ),
-        Row(SMP_NAMES, SMP_LISTED, "semantic", "make_semantic", semantic=True),
+        TaskNetworks(SMP_NAMES, SMP_LISTED, "semantic", "make_semantic", semantic=True),
     ),
-    "instance": (Row(r"\w+", INSTANCE_LISTED, "instance", "make_instance"),),
-    "panoptic": (Row(r"\w+", "mask2former_swin_t, mask2former_tiny", "panoptic", "make_panoptic"),),
+    "instance": (TaskNetworks(r"\w+", INSTANCE_LISTED, "instance", "make_instance"),),
+    "panoptic": (TaskNetworks(r"\w+", "mask2former_swin_t, mask2former_tiny", "panoptic", "make_panoptic"),),
     "detection": (
-        Row(
+        TaskNetworks(
             r"\w+",
             "deformable_detr_resnet50, rt_detr_resnet50, fasterrcnn_resnet50_fpn, …",
             "instance",
@@ -65,12 +65,12 @@ TASKS: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "interactive": (
-        Row(
+        TaskNetworks(
             r"\w+", "sam_vit_b, samhq_vit_b (l and h as well), sam_tiny, samhq_tiny", "interactive", "make_interactive"
         ),
     ),
-    "medical": (Row(SMP_NAMES, SMP_LISTED, "medical", "make_medical", semantic=True),),
-    "remote": (Row(r"\w+", INSTANCE_LISTED, "instance", "make_remote"),),
+    "medical": (TaskNetworks(SMP_NAMES, SMP_LISTED, "medical", "make_medical", semantic=True),),
+    "remote": (TaskNetworks(r"\w+", INSTANCE_LISTED, "instance", "make_remote"),),
 }
 
 # What each task trains where no network is named: the smallest of its kind, which two processor cores train in minutes.

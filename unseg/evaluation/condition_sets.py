@@ -22,7 +22,7 @@ from unseg.evaluation.tasks.label_arrays import forget
 
 
 @dataclass(frozen=True)
-class TrainingSet:
+class ConditionSet:
     """A condition's training images.
 
     changed, stored: the images before and after JPEG, each with the meter that measures them; None where there are
@@ -57,7 +57,7 @@ def _total(part: tuple[Images, Meter] | None) -> Quality | None:
     return None if part is None else part[1].total()
 
 
-class TrainingSets:
+class ConditionSets:
     """The training images of a study's conditions.
 
     Each condition is made once, so that what was read and measured is not read again.
@@ -65,9 +65,9 @@ class TrainingSets:
 
     def __init__(self, study: Study, progress: Progress = SILENT) -> None:
         self.study, self.progress = study, progress
-        self.made: dict[tuple[str, int], TrainingSet] = {}
+        self.made: dict[tuple[str, int], ConditionSet] = {}
 
-    def get(self, name: str, seed: int) -> TrainingSet:
+    def get(self, name: str, seed: int) -> ConditionSet:
         """Returns the training images of a condition and seed. Those of other seeds are forgotten."""
         self.made = {key: made for key, made in self.made.items() if key[1] == seed}
         if (name, seed) not in self.made:
@@ -80,35 +80,35 @@ class TrainingSets:
         if made is not None and made.images is not self.study.train:
             forget(made.images)
 
-    def _make(self, kind: Condition, seed: int) -> TrainingSet:
+    def _make(self, kind: Condition, seed: int) -> ConditionSet:
         if kind.jpeg is not None:
             return self._reencoded(kind, kind.jpeg, seed)
         if kind.share is not None:
             return self._shared(kind.base, kind.share, seed)
         if kind.base == "clean":
-            return TrainingSet(self.study.train)
+            return ConditionSet(self.study.train)
         return self._changed(kind.base, seed)
 
-    def _reencoded(self, kind: Condition, quality: int, seed: int) -> TrainingSet:
+    def _reencoded(self, kind: Condition, quality: int, seed: int) -> ConditionSet:
         study = self.study
         inner = self.get(str_of(Condition(kind.base, None, kind.share)), seed)
         clean = inner.images if isinstance(inner.images, PartOfImages) else study.train
         meter = Meter(len(clean), study.perceptual)
         images = ReencodedImages(inner.images, clean, quality, study.truth, meter)
-        return TrainingSet(images, inner.changed, (images, meter))
+        return ConditionSet(images, inner.changed, (images, meter))
 
-    def _shared(self, base: str, share: int, seed: int) -> TrainingSet:
+    def _shared(self, base: str, share: int, seed: int) -> ConditionSet:
         clean = self.study.train
         chosen = choose_share(clean.names, share, seed)
         if base != "clean":
             whole = self.get(base, seed)
-            return TrainingSet(MixedImages(clean, whole.images, chosen), whole.changed)
+            return ConditionSet(MixedImages(clean, whole.images, chosen), whole.changed)
         rest = sorted(set(range(len(clean))) - set(chosen))
         if not rest:
             raise UserError(f"--conditions clean@{share}: no image is left; there are only {len(clean)}")
-        return TrainingSet(PartOfImages(clean, rest))
+        return ConditionSet(PartOfImages(clean, rest))
 
-    def _changed(self, base: str, seed: int) -> TrainingSet:
+    def _changed(self, base: str, seed: int) -> ConditionSet:
         study, source = self.study, self.study.sources[base]
         meter = Meter(len(study.train), study.perceptual)
         images: Images
@@ -116,7 +116,7 @@ class TrainingSets:
             images = ProtectedImages(study.train, source.files, study.truth, meter)
         else:
             images = ChangedImages(study.train, source.change_of(seed, self.progress), study.truth, meter)
-        return TrainingSet(images, (images, meter))
+        return ConditionSet(images, (images, meter))
 
 
 def str_of(condition: Condition) -> str:
