@@ -28,6 +28,8 @@ from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.on_the_way import OnTheWay, codes_by_area, object_rule, source_on_the_way
 from unseg.evaluation.sets import truth_by
+from unseg.evaluation.tasks.instance import DETECTION_NETWORKS, INSTANCE_NETWORKS
+from unseg.evaluation.tasks.panoptic import PANOPTIC_NETWORKS
 from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, TASKS, find_maker
 from unseg.evaluation.trainer import Schedule
 from unseg.method.codes import code_map
@@ -37,6 +39,7 @@ from unseg.storage import weights
 from unseg.storage.files import sha256_of
 from unseg.storage.images import read_image, write_png
 from unseg.storage.weights import load_generator, save_generator
+from unseg.victims import promptable
 from unseg.victims.semantic_networks import NETWORKS
 
 EVERY_CLASS = truth_by(ObjectRule("all", background_label=None))
@@ -132,6 +135,9 @@ def test_every_task_has_a_default_network() -> None:
     assert DEFAULT_NETWORKS.keys() == TASKS.keys()
     for task, network in DEFAULT_NETWORKS.items():
         assert callable(find_maker(task, network))
+    assert {DEFAULT_NETWORKS["instance"], DEFAULT_NETWORKS["remote"]} <= set(INSTANCE_NETWORKS)
+    assert DEFAULT_NETWORKS["detection"] in DETECTION_NETWORKS and DEFAULT_NETWORKS["panoptic"] in PANOPTIC_NETWORKS
+    assert DEFAULT_NETWORKS["interactive"] in promptable.NETWORKS
 
 
 def test_a_task_starts_without_naming_a_network(data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ pictures below.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,56 @@ def test_figures_are_those_of_version_0_1(
             assert (result[kind] is None) == (figures[kind] is None)
             if figures[kind] is not None:
                 assert result[kind] == pytest.approx(figures[kind], abs=1e-6)
+
+
+def hash_of(*folders: Path) -> str:
+    """The hash of names and contents that results.json holds of images and their annotations."""
+    files = [path for folder in folders for path in sorted(folder.iterdir())]
+    lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def test_a_run_of_version_0_1_is_kept(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its settings are as version 0.1 wrote them for `--clean`."""
+    options = {
+        "clean": root / "images" / "train",
+        "annotations": root / "labels" / "train",
+        "test": root / "images" / "test",
+        "test_annotations": root / "labels" / "test",
+        "networks": "segformer_b0",
+        "size": "64x48",
+        "steps": 1,
+        "batch": 2,
+        "device": "cpu",
+    }
+    settings = {
+        "task": "semantic",
+        "steps": 1,
+        "batch": 2,
+        "learning_rate": 0.001,
+        "weight_decay": 0.01,
+        "eval_every": 250,
+        "optimizer": "adamw",
+        "momentum": 0.9,
+        "decay": "cosine",
+        "warm_up": 0.1,
+        "clip": None,
+        "size": [64, 48],
+        "colour_jitter": True,
+        "options": {},
+        "objects": "all",
+        "ignore_label": 255,
+        "background_label": 0,
+        "train": hash_of(root / "images" / "train", root / "labels" / "train"),
+        "test": hash_of(root / "images" / "test", root / "labels" / "test"),
+        "network": "segformer_b0",
+        "condition": "random",
+        "seed": 0,
+        "images": {"budget": {"object": 8.0, "background": 2.0}},
+    }
+    result = {"metric": "miou", "final": 0.25, "best": 0.25, "train_loss": 1.0, "trivial": {"miou": 0.2}, "metrics": {}}
+    facts = {"task": "semantic", "metric": "miou", "trivial": {"miou": 0.2}, "train_images": 6, "test_images": 3}
+    before = {"tasks": {"semantic": facts}, "runs": [{"settings": settings, "result": result}]}
+    (tmp_path / "results.json").write_text(json.dumps(before))
+    evaluate(tmp_path, conditions="random", **options)
+    assert "segformer_b0 on random, seed 0: done before, kept" in capsys.readouterr().out
