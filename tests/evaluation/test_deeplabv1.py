@@ -31,8 +31,9 @@ from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.tasks.deeplabv1 import CropView, DeepLabV1Learner, draw_views, make_deeplabv1
-from unseg.evaluation.trainer import Checkpoint, Schedule, train
+from unseg.evaluation.trainer import Checkpoint, train
 from unseg.storage.weights import shapes_of
 from unseg.victims.mxnet_params import read_array, read_directory
 from unseg.victims.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, read_mxnet

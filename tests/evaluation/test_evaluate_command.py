@@ -27,11 +27,11 @@ from unseg.compute.progress import SILENT
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.on_the_way import OnTheWay, codes_by_area, object_rule, source_on_the_way
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import truth_by
 from unseg.evaluation.tasks.instance import DETECTION_NETWORKS, INSTANCE_NETWORKS
 from unseg.evaluation.tasks.panoptic import PANOPTIC_NETWORKS
 from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, TASKS, find_maker
-from unseg.evaluation.trainer import Schedule
 from unseg.method.codes import code_map
 from unseg.method.config import Budget
 from unseg.protecting.protector import Protector

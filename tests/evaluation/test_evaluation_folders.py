@@ -29,12 +29,13 @@ from unseg.evaluation.condition_names import Condition, in_order, parse_conditio
 from unseg.evaluation.folders import local_weights
 from unseg.evaluation.learner import Learner, LearnerOptions
 from unseg.evaluation.results import read_results, rows
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import choose_share, open_clean
 from unseg.evaluation.tasks.label_arrays import Arrays
 from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
 from unseg.evaluation.tasks.semantic import SemanticLearner
-from unseg.evaluation.trainer import Checkpoint, Schedule, train
+from unseg.evaluation.trainer import Checkpoint, train
 from unseg.method import metrics
 from unseg.storage.images import read_image, write_png
 from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network, load_pretrained
@@ -559,7 +560,8 @@ import sys, json, torch
 sys.path.insert(0, {root!r})
 from tests.evaluation.test_evaluation_folders import plain_learner
 from unseg.compute.distributed import connect
-from unseg.evaluation.trainer import Schedule, train
+from unseg.evaluation.schedule import Schedule
+from unseg.evaluation.trainer import train
 torch.set_num_threads(1)
 with connect("cpu") as world:
     found = train(plain_learner(), Schedule(steps=6, batch=4, eval_every=3), 5, world)

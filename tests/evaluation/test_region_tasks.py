@@ -52,12 +52,13 @@ from unseg.evaluation.regions import (
     view_targets,
     whole,
 )
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import CleanImages, Images, PartOfImages
 from unseg.evaluation.tasks import region_learner
 from unseg.evaluation.tasks.instance import make_detection, make_instance, make_remote
 from unseg.evaluation.tasks.mask2former_semantic import make_mask2former_semantic as make_semantic
 from unseg.evaluation.tasks.panoptic import make_panoptic
-from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
+from unseg.evaluation.trainer import Checkpoint, Trained, train
 from unseg.victims import detectors, mask2former
 from unseg.victims.targets import FoundObjects, Targets
 

@@ -21,12 +21,12 @@ from unseg.errors import UserError
 from unseg.evaluation.condition_names import BASES
 from unseg.evaluation.conditions import Change, unchanged
 from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import check_apart
 from unseg.evaluation.study import ConditionSource
 from unseg.evaluation.tasks import semantic
 from unseg.evaluation.tasks.label_arrays import check_labels, read_arrays
 from unseg.evaluation.tasks.labelling import BinaryLabelling, TableLabelling
-from unseg.evaluation.trainer import Schedule
 from unseg.storage.images import write_png
 from unseg.victims.semantic_networks import NETWORKS
 

@@ -12,9 +12,10 @@ import torch
 from tests.support.scenes import tiny
 from tests.support.told_progress import Told
 from unseg.evaluation import augmentation
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.tasks import semantic
 from unseg.evaluation.tasks.label_arrays import Arrays
-from unseg.evaluation.trainer import BatchOrder, Evaluation, Schedule, Trained, train
+from unseg.evaluation.trainer import BatchOrder, Evaluation, Trained, train
 from unseg.victims.semantic_networks import NETWORKS, build_network
 
 Set = tuple[np.ndarray, np.ndarray]

@@ -22,6 +22,7 @@ from unseg.evaluation.on_the_way import OnTheWay, object_rule, source_on_the_way
 from unseg.evaluation.presets import Choices
 from unseg.evaluation.quality import Similarity
 from unseg.evaluation.results import Json
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import (
     CleanImages,
     Truth,
@@ -34,7 +35,6 @@ from unseg.evaluation.sets import (
 from unseg.evaluation.study import ConditionSource, Make, Study
 from unseg.evaluation.tasks.labelling import labelling_of
 from unseg.evaluation.tasks.registry import find_maker
-from unseg.evaluation.trainer import Schedule
 from unseg.method.config import Budget
 from unseg.victims.semantic_networks import own_source
 

@@ -13,8 +13,8 @@ from unseg.evaluation.conditions import Change, unchanged
 from unseg.evaluation.learner import AnnotatedImages, Learner
 from unseg.evaluation.quality import Similarity
 from unseg.evaluation.results import Json
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import Images, Truth
-from unseg.evaluation.trainer import Schedule
 
 # From a network's name, training images, clean test images and who hears of the reading to a learner.
 Make = Callable[[str, AnnotatedImages, AnnotatedImages, Progress], Learner]
