@@ -1,4 +1,4 @@
-"""A results.json with everything in it, and the pictures that it names, in the schema of docs/evaluation.md."""
+"""A results.json with everything in it, and the pictures that it names, in the schema of docs/reference/formats.md."""
 
 from __future__ import annotations
 

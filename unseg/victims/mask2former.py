@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from unseg.errors import UserError
-from unseg.evaluation.coco_metrics import MAX_DETECTIONS
-from unseg.evaluation.regions import Targets
 from unseg.victims.pretrained import Backbone, build_transformers
+from unseg.victims.targets import MAX_DETECTIONS, Targets
 
 STAGES = [f"stage{number}" for number in range(1, 5)]
 CLASS_HEAD = r"^class_predictor\.|^criterion\.empty_weight$"  # what depends on the number of classes
-# Published files have the indices of Swin's windows, which are computed now, and no last norm of Swin, which is not used.
+# Published files have the indices of Swin's windows, which are computed now, and no last norm of Swin, which is not
+# used.
 IDLE = r"relative_position_index$|swin\.layernorm\."
 # A Swin that classifies has a last norm and a classifier, and no norms of its stages' outputs.
 SWIN = Backbone(
@@ -34,8 +34,8 @@ SWIN = Backbone(
 # Of the published panoptic inference: a query's least score, and the share of its mask that it must win.
 LEAST_SCORE, LEAST_WON = 0.8, 0.8
 
-# name → backbone and decoder, as transformers' configurations name their fields. The Swin sizes are Liu et al.'s (ICCV 2021), the
-# rest is Mask2FormerConfig's default, which is the paper's; `tiny` is cut so that two cores train it.
+# name → backbone and decoder, as transformers' configurations name their fields. The Swin sizes are Liu et al.'s (ICCV
+# 2021), the rest is Mask2FormerConfig's default, which is the paper's; `tiny` is cut so that two cores train it.
 SIZES: dict[str, dict[str, Any]] = {
     "mask2former_swin_t": {"backbone": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}},
     "mask2former_swin_s": {"backbone": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24]}},
@@ -60,18 +60,22 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class QueryAnswers:
-    """class_logits: B×Q×(C + 1), the last for "no object". mask_logits: B×Q×h×w. Both float32."""
+    """What every query says.
+
+    class_logits: B×Q×(C + 1) float32, the last for "no object". mask_logits: B×Q×h×w float32.
+    """
 
     class_logits: torch.Tensor
     mask_logits: torch.Tensor
 
 
 class Mask2Former(nn.Module):
-    """The network with its own loss. notes: what weights of a file left random, in words."""
+    """Mask2Former with its own loss. notes: sentences on what weights of a file left random."""
 
     def __init__(self, name: str, class_count: int, weights: Path | None) -> None:
         super().__init__()
-        self.network, self.notes = build_transformers(
+        network: Any  # transformers' modules have attributes that types do not tell
+        network, self.notes = build_transformers(
             "Mask2Former",
             "ForUniversalSegmentation",
             class_count,
@@ -82,19 +86,22 @@ class Mask2Former(nn.Module):
             SWIN,
         )
         # The last norm of the Swin classifier is no part of the answer, so that it would never have a gradient.
-        self.network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
+        network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
+        self.network = network
 
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
     ) -> torch.Tensor | QueryAnswers:
-        """The loss where there are targets, a scalar; else what every query says. valid: where images are not padding."""
+        """Returns the loss where there are targets, a scalar; else what every query says.
+
+        valid: B×H×W bool, where images are not padding.
+        """
         found = self.network(images_B3HW, pixel_mask=valid_BHW, output_auxiliary_logits=True)
         classes, masks = found.class_queries_logits.float(), found.masks_queries_logits.float()
         if targets is None:
             return QueryAnswers(classes, masks)
-        with torch.autocast(
-            images_B3HW.device.type, enabled=False
-        ):  # points, matching and sums need the range of float32
+        # Points, matching and sums need the range of float32.
+        with torch.autocast(images_B3HW.device.type, enabled=False):
             parts = self.network.get_loss_dict(
                 masks,
                 classes,
@@ -112,7 +119,7 @@ def _configuration(name: str, class_count: int, config_class: Any) -> Any:
 
 
 class SemanticMask2Former(nn.Module):
-    """Mask2Former as a semantic network: B×3×H×W to scores B×C×H×W, the published semantic inference; with targets its loss."""
+    """Mask2Former as a semantic network, by the published semantic inference."""
 
     def __init__(self, name: str, class_count: int, weights: Path | None) -> None:
         super().__init__()
@@ -120,6 +127,7 @@ class SemanticMask2Former(nn.Module):
         self.notes = self.queries.notes
 
     def forward(self, images_B3HW: torch.Tensor, targets: Sequence[Targets] | None = None) -> torch.Tensor:
+        """Returns the loss where there are targets, a scalar; else scores B×C×H×W."""
         valid = torch.ones(images_B3HW.shape[0], *images_B3HW.shape[-2:], dtype=torch.bool, device=images_B3HW.device)
         if targets is not None:
             return self.queries(images_B3HW, valid, targets)
@@ -132,7 +140,7 @@ class SemanticMask2Former(nn.Module):
 
 
 def build_mask2former(name: str, class_count: int, weights: Path | None) -> Mask2Former:
-    """UserError where there is no network of that name."""
+    """Returns the network `name` with `class_count` classes; raises UserError where there is none so named."""
     if name not in SIZES:
         raise UserError(f"--networks: unknown network '{name}'; available: {', '.join(SIZES)}")
     return Mask2Former(name, class_count, weights)
@@ -141,10 +149,10 @@ def build_mask2former(name: str, class_count: int, weights: Path | None) -> Mask
 def instances(
     class_logits: torch.Tensor, mask_probabilities: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores, labels and masks (N×H×W bool) of one image, as the published inference ranks them: the best pairs of a query and a
-    class, each scored by its class's probability times the mean probability inside its mask.
+    """Returns scores, labels and masks (N×H×W bool) of one image, as the published inference ranks them.
 
-    class_logits: Q×(C + 1). mask_probabilities: Q×H×W. Empty masks are left out.
+    These are the best pairs of a query and a class, each scored by its class's probability times the mean probability
+    inside its mask. class_logits: Q×(C + 1). mask_probabilities: Q×H×W. Empty masks are left out.
     """
     probabilities = class_logits.softmax(-1)[:, :-1]
     scores, pairs = probabilities.flatten().topk(min(MAX_DETECTIONS, probabilities.numel()))
@@ -159,11 +167,11 @@ def instances(
 def panoptic(
     class_logits: torch.Tensor, mask_probabilities: torch.Tensor, things: Sequence[bool]
 ) -> tuple[torch.Tensor, list[int]]:
-    """The map of segments of one image (H×W int32, −1 where there is none) and every segment's label, as the published inference
-    merges queries: each pixel goes to the query that is surest of it; a query that wins too little of its mask is dropped; stuff
-    of one class is one segment.
+    """Returns the map of segments of one image (H×W int32, −1 where there is none) and every segment's label.
 
-    class_logits: Q×(C + 1). mask_probabilities: Q×H×W. things: for every class whether it is countable.
+    Queries are merged as the published inference does it: each pixel goes to the query that is surest of it; a query
+    that wins too little of its mask is dropped; stuff of one class is one segment. class_logits: Q×(C + 1).
+    mask_probabilities: Q×H×W. things: for every class whether it is countable.
     """
     scores, labels = class_logits.softmax(-1).max(-1)
     kept = (labels < len(things)) & (scores > LEAST_SCORE)
@@ -171,14 +179,13 @@ def panoptic(
     found: list[int] = []
     if not kept.any():
         return segments, found
-    probabilities, labels = mask_probabilities[kept], labels[kept].tolist()
+    probabilities, kept_labels = mask_probabilities[kept], labels[kept].tolist()
     owner = (scores[kept][:, None, None] * probabilities).argmax(0)
     stuff: dict[int, int] = {}
-    for query, label in enumerate(labels):
+    for query, label in enumerate(kept_labels):
         claimed = probabilities[query] >= 0.5
         won = (owner == query) & claimed
-        area, whole = int(won.sum()), int(claimed.sum())
-        if area == 0 or int((owner == query).sum()) < LEAST_WON * whole:
+        if not won.any() or int((owner == query).sum()) < LEAST_WON * int(claimed.sum()):
             continue
         place = len(found) if things[label] else stuff.setdefault(label, len(found))
         if place == len(found):

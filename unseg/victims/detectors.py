@@ -5,8 +5,8 @@ Shapes: B images of a batch, N objects, H×W the training size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,22 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from segment_anything_training.key_remaps import State
 from unseg.errors import UserError
-from unseg.evaluation.coco_metrics import MAX_DETECTIONS
-from unseg.evaluation.regions import Targets
 from unseg.victims.pretrained import build_transformers, load_strictly, read_weights
+from unseg.victims.targets import MAX_DETECTIONS, FoundObjects, Targets
 
 RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."
 STRIDE = 32  # RT-DETR wants sides that can be halved five times
 DETR_HEADS = r"class_embed|enc_score_head|class_labels_classifier"
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a detector says of one image, best first. scores: N, 0 to 1. labels: N. boxes: N×4 XYXY in pixels of the view.
-    masks: N×H×W probabilities over the view's frame, None for detectors of boxes."""
-
-    scores: torch.Tensor
-    labels: torch.Tensor
-    boxes: torch.Tensor
-    masks: torch.Tensor | None
-
-
 # --- torchvision -----------------------------------------------------------------------------------------------------
 
 
 class RCNN(nn.Module):
-    """Faster R-CNN (Ren et al., NeurIPS 2015) or Mask R-CNN (He et al., ICCV 2017). notes: what weights of a file left random."""
+    """Faster R-CNN (Ren et al., NeurIPS 2015) or Mask R-CNN (He et al., ICCV 2017).
+
+    notes: sentences on what weights of a file left random.
+    """
 
     def __init__(
         self,
@@ -99,8 +90,8 @@ class RCNN(nn.Module):
 
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
-    ) -> torch.Tensor | list[Found]:
-        """The sum of its losses where there are targets, a scalar; else what it finds in each image."""
+    ) -> torch.Tensor | list[FoundObjects]:
+        """Returns the sum of its losses where there are targets, a scalar; else what it finds in each image."""
         images = list(images_B3HW)
         if targets is not None:
             wanted = [
@@ -109,7 +100,7 @@ class RCNN(nn.Module):
             ]
             return sum(self.network(images, wanted).values())
         return [
-            Found(
+            FoundObjects(
                 answer["scores"].float(),
                 answer["labels"] - 1,
                 answer["boxes"].float(),
@@ -120,8 +111,8 @@ class RCNN(nn.Module):
 
 
 def _small_heads(family: type[FasterRCNN], outputs: int) -> dict[str, Any]:
-    """Heads and numbers of proposals for images of some hundred pixels on two cores."""
-    options = {
+    """Returns heads and numbers of proposals for images of some hundred pixels on two cores."""
+    options: dict[str, Any] = {
         "box_head": TwoMLPHead(256 * 7 * 7, 256),
         "box_predictor": FastRCNNPredictor(256, outputs),
         "rpn_pre_nms_top_n_train": 400,
@@ -137,29 +128,22 @@ def _small_heads(family: type[FasterRCNN], outputs: int) -> dict[str, Any]:
 
 
 def renamed_rcnn(state: State) -> State:
-    """A state of torchvision's older releases in its present names, which tell a block's layers apart."""
-    renamed = {}
-    for name, tensor in state.items():
-        for part in (
-            "rpn.head.conv.",
-            "backbone.fpn.inner_blocks.",
-            "backbone.fpn.layer_blocks.",
-            "roi_heads.mask_head.mask_fcn",
-        ):
-            if name.startswith(part):
-                place, _, field = name[len(part) :].rpartition(".")
-                if part == "rpn.head.conv." and place == "":
-                    name = f"{part}0.0.{field}"
-                elif part.startswith("backbone.fpn") and place.isdigit():
-                    name = f"{part}{place}.0.{field}"
-                elif part.endswith("mask_fcn") and place.isdigit():
-                    name = f"roi_heads.mask_head.{int(place) - 1}.0.{field}"
-        renamed[name] = tensor
-    return renamed
+    """Returns a state of torchvision's older releases in its present names, which tell a block's layers apart."""
+    return {_renamed(name): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str) -> str:
+    if match := re.fullmatch(r"(rpn\.head\.conv\.)(\w+)", name):
+        return f"{match[1]}0.0.{match[2]}"
+    if match := re.fullmatch(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+\.)(\w+)", name):
+        return f"{match[1]}0.{match[2]}"
+    if match := re.fullmatch(r"(roi_heads\.mask_head\.)mask_fcn(\d+)\.(\w+)", name):
+        return f"{match[1]}{int(match[2]) - 1}.0.{match[3]}"
+    return name
 
 
 def classifier_body(state: State, backbone: str) -> State:
-    """The state of torchvision's image classifier without its last layers, in the names of a detector's backbone."""
+    """Returns torchvision's image classifier without its last layers, in the names of a detector's backbone."""
     if backbone.startswith("mobilenet"):
         return {
             name.removeprefix("features."): tensor
@@ -170,7 +154,7 @@ def classifier_body(state: State, backbone: str) -> State:
 
 
 def uncounted(state: State) -> State:
-    """Without the numbers of batches that batch norms have seen, which fixed ones do not keep."""
+    """Returns the state without the numbers of batches that batch norms have seen, which fixed ones do not keep."""
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -180,7 +164,8 @@ def uncounted(state: State) -> State:
 class Detr(nn.Module):
     """A member of the DETR family: Deformable DETR (Zhu et al., ICLR 2021), RT-DETR (Zhao et al., CVPR 2024).
 
-    It computes in float32 on every device: its boxes are small differences. notes: what weights of a file left random.
+    It computes in float32 on every device: its boxes are small differences. notes: sentences on what weights of a file
+    left random.
     """
 
     def __init__(self, family: str, class_count: int, weights: Path | None, sizes: dict[str, Any]) -> None:
@@ -198,8 +183,8 @@ class Detr(nn.Module):
 
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
-    ) -> torch.Tensor | list[Found]:
-        """Its loss where there are targets, a scalar; else what it finds in each image."""
+    ) -> torch.Tensor | list[FoundObjects]:
+        """Returns its loss where there are targets, a scalar; else what it finds in each image."""
         right, below = (-side % STRIDE for side in images_B3HW.shape[:1:-1])
         images_B3HW, valid_BHW = F.pad(images_B3HW, (0, right, 0, below)), F.pad(valid_BHW, (0, right, 0, below))
         height, width = images_B3HW.shape[-2:]
@@ -223,26 +208,29 @@ class Detr(nn.Module):
                 ) from error
 
     @staticmethod
-    def _ranked(logits_QC: torch.Tensor, boxes_Q4: torch.Tensor, scale: torch.Tensor) -> Found:
-        """The best pairs of a query and a class, as these detectors' published inference ranks them."""
+    def _ranked(logits_QC: torch.Tensor, boxes_Q4: torch.Tensor, scale: torch.Tensor) -> FoundObjects:
+        """Returns the best pairs of a query and a class, as these detectors' published inference ranks them."""
         scores, pairs = logits_QC.sigmoid().flatten().topk(min(MAX_DETECTIONS, logits_QC.numel()))
         centre, side = boxes_Q4[pairs // logits_QC.shape[1]].split(2, -1)
-        return Found(
+        return FoundObjects(
             scores, pairs % logits_QC.shape[1], torch.cat([centre - side / 2, centre + side / 2], -1) * scale, None
         )
 
 
 def centred(boxes_N4: torch.Tensor) -> torch.Tensor:
-    """XYXY as centre and size."""
+    """Returns XYXY boxes as centre and size."""
     corner, other = boxes_N4.split(2, -1)
     return torch.cat([(corner + other) / 2, other - corner], -1)
 
 
 def thaw(network: nn.Module) -> None:
-    """Batch norms with fixed statistics, which without pretrained weights normalise nothing, become ones that learn them."""
+    """Replaces batch norms with fixed statistics, which without pretrained weights normalise nothing, by ones that
+    learn.
+    """
     for name, child in network.named_children():
         if type(child).__name__.endswith("FrozenBatchNorm2d"):
-            setattr(network, name, nn.BatchNorm2d(child.weight.numel()))
+            weight = child.get_buffer("weight")
+            setattr(network, name, nn.BatchNorm2d(weight.numel()))
         else:
             thaw(child)
 
@@ -262,7 +250,7 @@ _SMALL_TRANSFORMER = {
     "dropout": 0.0,
 }
 
-Build = Callable[[int, tuple[int, int], Path | None], nn.Module]
+Build = Callable[[int, tuple[int, int], Path | None], RCNN | Detr]
 
 
 def _rcnn(family: type[FasterRCNN], backbone: str, small: bool = False) -> Build:
@@ -307,8 +295,11 @@ DETECTION: dict[str, Build] = {
 }
 
 
-def build_detector(name: str, class_count: int, size: tuple[int, int], weights: Path | None) -> nn.Module:
-    """An instance network or detector by name, for images of `size` (width, height); UserError where there is none so named."""
+def build_detector(name: str, class_count: int, *, size: tuple[int, int], weights: Path | None) -> RCNN | Detr:
+    """Returns an instance network or detector by name, for images of `size` (width, height).
+
+    Raises UserError where there is none so named.
+    """
     builders = {**INSTANCE, **DETECTION}
     if name not in builders:
         raise UserError(f"--networks: unknown network '{name}'; available: {', '.join(builders)}")
