@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unseg.method.config import Budget as Budget
-    from unseg.protecting.generators import open_generator as load_generator
+    from unseg.protecting.generators import load_generator as load_generator
     from unseg.protecting.protector import Protector as Protector
     from unseg.protecting.protector import protect_image as protect
     from unseg.protecting.run import protect as protect_folder
@@ -29,7 +29,7 @@ __all__ = ["Budget", "Protector", "__version__", "load_generator", "protect", "p
 _HOMES = {
     "Budget": ("unseg.method.config", "Budget"),
     "Protector": ("unseg.protecting.protector", "Protector"),
-    "load_generator": ("unseg.protecting.generators", "open_generator"),
+    "load_generator": ("unseg.protecting.generators", "load_generator"),
     "protect": ("unseg.protecting.protector", "protect_image"),
     "protect_folder": ("unseg.protecting.run", "protect"),
     "verify": ("unseg.protecting.verification", "verify"),

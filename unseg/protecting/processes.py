@@ -23,7 +23,7 @@ import torch
 from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
 from unseg.compute.stopping import end_with_the_parent
 from unseg.errors import UserError
-from unseg.protecting.generators import open_generator
+from unseg.protecting.generators import load_generator
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
@@ -50,7 +50,7 @@ class Blueprint:
 
     def build(self) -> Pipeline:
         device = choose_device(self.settings.device)
-        loaded = self.generator or open_generator(self.settings.generator, str(device))
+        loaded = self.generator or load_generator(self.settings.generator, str(device))
         if loaded.sha256 != self.sha256:
             raise UserError(
                 f"--generator {self.settings.generator}: was changed since the run began; run the same command again"

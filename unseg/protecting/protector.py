@@ -56,7 +56,7 @@ class Protector:
     """Makes images unlearnable: a generator, a budget, and the rule of where each part of the budget holds.
 
     generator: "compact", which ships with the package; a weight file; `module:name`; or a generator itself (see
-    `unseg.protecting.generators.open_generator`). It is loaded when it is first needed. A network that is given is
+    `unseg.protecting.generators.load_generator`). It is loaded when it is first needed. A network that is given is
     moved to the device and set to evaluation. budget: the largest change of a value, in grey levels of 255. region: see
     `image_region`. device: auto, cpu, cuda or cuda:N. batch_size: every batch that the network sees has this size,
     filled with zeros, so that an image's noise does not depend on its company. precision, of networks derived from SAM:

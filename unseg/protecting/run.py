@@ -28,7 +28,7 @@ from unseg.errors import UserError
 from unseg.method.codes import class_codes
 from unseg.protecting import processes
 from unseg.protecting.forecast import Forecast, Trial, forecast, spread
-from unseg.protecting.generators import AnyGenerator, open_generator
+from unseg.protecting.generators import AnyGenerator, load_generator
 from unseg.protecting.manifest import FORMAT, Entry, Manifest, ManifestWriter, read_manifest
 from unseg.protecting.objects import AnnotatedImages, BoxFile, MaskFiles, Objects, OpenAnnotations, Refused, WholeImage
 from unseg.protecting.outputs import check_folders, plan_outputs
@@ -140,7 +140,7 @@ def protect(
         check_folders(roots, out, masks or (opened.path if opened else None))
         boxes_of = None if boxes is None else read_boxes(Path(boxes))
         device = choose_device(settings.device)
-        loaded = open_generator(generator or settings.generator, str(device))
+        loaded = load_generator(settings.generator if generator is None else generator, str(device))
         if any(path.is_dir() for path in inputs):  # for single files, most of a folder of masks has no image
             _tell_leftovers(found, boxes_of, reporter)
 
