@@ -35,13 +35,14 @@ _HOMES = {
     "verify": ("unseg.protecting.verification", "verify"),
 }
 
+if not TYPE_CHECKING:  # a type checker that saw it would take any name for one that is there
 
-def __getattr__(name: str) -> Any:
-    """Returns the object behind a public name, whose module is imported now."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, own_name = _HOMES[name]
-    return getattr(import_module(module), own_name)
+    def __getattr__(name: str) -> Any:
+        """Returns the object behind a public name, whose module is imported now."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, own_name = _HOMES[name]
+        return getattr(import_module(module), own_name)
 
 
 def __dir__() -> list[str]:
