@@ -74,7 +74,7 @@ def network_of(generator: AnyGenerator, device: str = "cpu") -> nn.Module:
     return _complete(generator)
 
 
-def load_generator(generator: AnyGenerator, device: str = "cpu") -> LoadedGenerator:
+def load_generator(generator: AnyGenerator, device: str | torch.device = "cpu") -> LoadedGenerator:
     """Returns a generator of any kind, ready to use, with the facts that a manifest holds of it.
 
     generator: "compact", the one that ships; a weight file; `module:name`, which is a generator, or a function or class
@@ -127,7 +127,7 @@ def _complete(generator: nn.Module | Network) -> nn.Module:
     return OwnGenerator(generator)
 
 
-def _ready(network: nn.Module, device: str) -> nn.Module:
+def _ready(network: nn.Module, device: str | torch.device) -> nn.Module:
     return network.to(device).eval().requires_grad_(False)
 
 
