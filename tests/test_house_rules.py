@@ -68,6 +68,8 @@ def blanket_ignores(sources: Sources) -> list[str]:
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
+    if not NOQA.search(source) and not TYPE_IGNORE.search(source):
+        return  # splitting a file into tokens takes long
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string

@@ -1,7 +1,7 @@
 """Editions that version 0.1.0 wrote are verified, and completed without a changed byte.
 
-tests/support/old_editions holds a COCO of three small images (`source`) and two editions of it: `keep` with every setting
-at its default, `png` with NAMES=png ANNOTATIONS=instances.
+tests/support/old_editions holds a COCO of three small images (`source`) and two editions of it: `keep` with every
+setting at its default, `png` with NAMES=png ANNOTATIONS=instances.
 """
 
 from __future__ import annotations
