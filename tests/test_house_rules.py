@@ -278,12 +278,7 @@ def test_broad_suppress_is_found() -> None:
 def test_pool_of_unlimited_threads_is_found() -> None:
     source = "def f(pool: ThreadPoolExecutor):\n    return futures.ThreadPoolExecutor(4)"
     maker = f"def worker_threads():\n    ...\n{source}"
-    sources = {
-        "unseg.data.loader": source,
-        "unseg.compute.device": maker,
-        "unseg.data.maker": maker,
-        "tests.test_x": source,
-    }
+    sources = {"unseg.data.a": source, "unseg.compute.b": maker, "unseg.data.c": maker, "tests.test_x": source}
     told = "make it with worker_threads of unseg.compute"
     assert other_pools(sources) == [f"unseg.data.a:2: {told}", f"unseg.data.c:4: {told}"]
 

@@ -253,5 +253,5 @@ def test_a_batch_with_failures_protects_the_rest_alike(photos: Path) -> None:
 
 
 def test_a_protector_refuses_a_foreign_array() -> None:
-    with pytest.raises(ValueError, match="image: expected H×W×3 or H×W×1 of uint8 or uint16"):
+    with pytest.raises(UserError, match="image: expected H×W, .* of uint8 or uint16, got .* float32"):
         Protector(FakeGenerator())(PHOTO.astype(np.float32))

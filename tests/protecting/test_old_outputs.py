@@ -16,7 +16,7 @@ import pytest
 
 from unseg import __version__, cli
 from unseg.protecting.manifest import MANIFEST
-from unseg.storage.images import read_image
+from unseg.storage.images import read_image, write_png
 
 OLD = Path(__file__).resolve().parents[1] / "support" / "old_outputs"
 MASKS, BOXES, COCO = ["--masks", "masks"], ["--boxes", "boxes.json"], ["--annotations", "coco.json"]
@@ -33,6 +33,16 @@ OPTIONS = {
     "boxed": BOXES,
 }
 NOT_PROTECTED = {name: 0 if name == "whole" else 1 for name in OPTIONS}
+# On objects and elsewhere, in grey levels; a tint of a class is at most 0.8 of the budget, and whole images have no rest.
+LARGEST_CHANGES = {
+    "whole": (8, None),
+    "masks_out": (8, 2),
+    "one_class": (6, 1),
+    "by_class": (6, 0),
+    "annotated": (8, 2),
+    "annotated_by_class": (6, 0),
+    "boxed": (8, 2),
+}
 # Processors round sums differently, and a value beside a limit then falls on its other side.
 OTHER_VALUES = 0.002  # share of an image's values
 
@@ -69,6 +79,18 @@ def test_an_old_output_is_verified(place: Path, name: str, capsys: pytest.Captur
     result = json.loads(capsys.readouterr().out)
     assert (result["failures"], result["missing"], result["extra"], result["other_files"]) == ([], [], [], [])
     assert (result["verified"], len(result["unprotected"])) == (3 - NOT_PROTECTED[name], NOT_PROTECTED[name])
+    assert (result["max_object"], result["max_background"]) == LARGEST_CHANGES[name]
+
+
+def test_of_an_old_output_the_rule_says_what_is_background(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """Row 3, column 5 is of class 1, and class 2 alone is the object: 6 grey levels are too many there."""
+    original = read_image(place / "photos" / "a.png").pixels
+    changed = read_image(place / "one_class" / "a.png").pixels.copy()
+    changed[3, 5] = np.where(original[3, 5] < 128, original[3, 5] + 6, original[3, 5] - 6)
+    write_png(place / "one_class" / "a.png", changed)
+    assert cli.main(["verify", "one_class", "--json"]) == 1
+    (failure,) = json.loads(capsys.readouterr().out)["failures"]
+    assert failure["problem"].startswith("changes the background by 6, budget 1; ")
 
 
 @pytest.mark.parametrize("name", OPTIONS)

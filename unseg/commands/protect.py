@@ -26,7 +26,9 @@ class ImageOptions:
 
     PANEL: ClassVar[str] = "What is protected"
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")]
-    generator: Annotated[str, typer.Option(help="compact (shipped), or a weight file.")] = "compact"
+    generator: Annotated[str, typer.Option(help="compact (shipped), a weight file, or module:name (your own).")] = (
+        "compact"
+    )
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6
 
 
@@ -123,8 +125,8 @@ class SpeedOptions:
     precision: Annotated[
         str,
         typer.Option(
-            help="Of generators derived from SAM: float32, or bfloat16, where one value in a hundred differs by up to "
-            "two grey levels."
+            help="Of generators derived from SAM: float32, or bfloat16, where about one value in a hundred "
+            "differs by a grey level or two."
         ),
     ] = "float32"
     batch_size: Annotated[

@@ -67,7 +67,7 @@ class Pipeline:
         self.workers = workers
         network: Any = loaded.network
         self.protector = Protector(
-            network,
+            loaded,
             settings.budget,
             settings.region,
             device=device,

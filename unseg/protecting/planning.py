@@ -89,7 +89,7 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         before=before,
         jobs=jobs,
         processes=max(1, min(request.processes, len(jobs))),
-        generator=request.generator,
+        generator=None if request.generator is None else inputs.loaded,
     )
 
 

@@ -24,12 +24,13 @@ import torch
 from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
 from unseg.compute.stopping import end_with_the_parent
 from unseg.errors import UserError
+from unseg.protecting.generators import open_generator
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import images
 from unseg.storage.files import remove_temporaries
-from unseg.storage.weights import LoadedGenerator, load_generator
+from unseg.storage.weights import LoadedGenerator
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
 PART = 64  # jobs at most that a worker is given at a time
@@ -54,7 +55,7 @@ class Blueprint:
     def build(self) -> Pipeline:
         """Returns the pipeline; loads the generator where it is a file."""
         device = choose_device(self.settings.device)
-        loaded = self.generator or load_generator(self.settings.generator, str(device))
+        loaded = self.generator or open_generator(self.settings.generator, str(device))
         if loaded.sha256 != self.sha256:
             raise UserError(
                 f"--generator {self.settings.generator}: was changed since the run began; run the same command again"

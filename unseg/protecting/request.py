@@ -7,9 +7,9 @@ from pathlib import Path
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
+from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.weights import LoadedGenerator
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Request:
     samples: SampleList | None = None
     limit: int | None = None
     processes: int = 1
-    generator: LoadedGenerator | None = None
+    generator: AnyGenerator | None = None
 
     def check(self) -> None:
         """Raises UserError where options contradict each other or one is missing; reads nothing."""

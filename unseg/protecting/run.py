@@ -9,6 +9,7 @@ from unseg.compute.device import alone, cores, single_threaded_pool
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.samples import SampleList
 from unseg.protecting.execution import Summary, execute, foresee
+from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.inputs import read_inputs
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.planning import plan_run
@@ -16,7 +17,6 @@ from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.storage import images
 from unseg.storage.locks import FolderLock
-from unseg.storage.weights import LoadedGenerator
 
 __all__ = ["ProtectSettings", "Summary", "protect"]
 
@@ -34,7 +34,7 @@ def protect(
     limit: int | None = None,
     dry_run: bool = False,
     processes: int = 1,
-    generator: LoadedGenerator | None = None,
+    generator: AnyGenerator | None = None,
     progress: Progress = SILENT,
 ) -> Summary:
     """Protects images on disk and returns what was done.
@@ -53,8 +53,8 @@ def protect(
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
     has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
     and tells from headers, masks and annotations what a run would do. processes: how many share the work; on GPUs each
-    has its own. generator: one that is loaded already, in place of `settings.generator`. progress: is told sentences,
-    and the bars "masks", "annotations", "classes", "check" and "images".
+    has its own. generator: one of any kind (see `unseg.protecting.generators`), in place of `settings.generator`.
+    progress: is told sentences, and the bars "masks", "annotations", "classes", "check" and "images".
     """
     request = Request(
         tuple(Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)),

@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from unseg.data.masks import MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.outputs import SUFFIXES
-from unseg.protecting.protector import Region
+from unseg.protecting.protector import Precision, Region
 from unseg.storage import images
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = get_args(Precision)
 REMOVED_PRECISIONS = ("auto", "float16")
 
 
@@ -47,7 +47,7 @@ class ProtectSettings:
     metadata: Literal["keep", "icc", "none"] = "icc"
     keep_times: bool = False
     device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     batch_size: int | None = None
     workers: int | None = None
     max_megapixels: float = images.MAX_PIXELS / 1e6

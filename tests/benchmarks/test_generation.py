@@ -1,4 +1,4 @@
-"""The benchmark: figures from processes of known length and size, photographs that can be decoded, one run of the real thing."""
+"""The benchmark of generation: figures of processes of known length and size, and one run of the real thing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -18,11 +19,12 @@ from segment_anything.modeling.image_encoder import Attention as SamAttention
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import generation, plain_generation, stage_clock, training_step
-from segment_anything_training import image_encoder
+from benchmarks import generation, machine, parts, plain_generation, sections, stage_clock, tables, timed_runs
+from benchmarks.photographs import photographs
+from benchmarks.timed_runs import Run, images_per_second, timed_process
+from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
-from segment_anything_training.prompt_batch import Prompts
-from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling, SamConfig
+from segment_anything_training.sam import SamConfig
 from unseg.compute.device import cores
 from unseg.errors import UserError
 from unseg.method.config import Budget
@@ -30,11 +32,12 @@ from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.images import pixel_count, read_image
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_photographs_are_different_squares(tmp_path: Path) -> None:
-    generation.photographs(tmp_path / "a", 5)
+    photographs(tmp_path / "a", 5)
     pixels = [read_image(path).pixels for path in sorted((tmp_path / "a").iterdir())]
     assert [image.shape for image in pixels] == [(512, 512, 3)] * 5
     assert not np.array_equal(pixels[0], pixels[4])  # of the same source
@@ -42,23 +45,21 @@ def test_photographs_are_different_squares(tmp_path: Path) -> None:
 
 
 def test_a_process_is_timed_and_weighed() -> None:
-    seconds, small = generation.timed_process(["-c", "import time; time.sleep(0.5)"])
+    seconds, small = timed_process(["-c", "import time; time.sleep(0.5)"])
     assert 0.5 <= seconds < 20
-    _, large = generation.timed_process(["-c", "data = bytearray(200 * 2**20)"])
+    _, large = timed_process(["-c", "data = bytearray(200 * 2**20)"])
     assert 190 < large - small < 210
 
 
 def test_a_failing_process_is_reported_with_its_last_words() -> None:
     with pytest.raises(UserError, match="exit code 3: no such generator"):
-        generation.timed_process(["-c", "import sys; print('no such generator'); sys.exit(3)"])
+        timed_process(["-c", "import sys; print('no such generator'); sys.exit(3)"])
 
 
 def test_rate_leaves_start_up_out() -> None:
     # 5 s of start-up and 0.1 s an image
-    assert generation.images_per_second(generation.Run(100, 15.0, 1), generation.Run(1000, 105.0, 1)) == pytest.approx(
-        10
-    )
-    assert generation.images_per_second(generation.Run(2, 5.0, 1), generation.Run(6, 4.9, 1)) is None
+    assert images_per_second(Run(100, 15.0, 1), Run(1000, 105.0, 1)) == pytest.approx(10)
+    assert images_per_second(Run(2, 5.0, 1), Run(6, 4.9, 1)) is None
 
 
 def test_the_plain_way_is_measured_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +78,12 @@ def test_the_plain_way_is_measured_in_turn(tmp_path: Path, monkeypatch: pytest.M
         return {"seconds": [1.0], "images_per_second": next(plain), "peak_mib": 200 - len(order), "encoder_tflops": 0.1}
 
     for name, fake in (("runs_of", runs_of), ("in_process", in_process), ("stolen_seconds", lambda: next(stolen))):
-        monkeypatch.setattr(generation, name, fake)
-    monkeypatch.setattr(generation.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(generation.os, "cpu_count", lambda: 2)
-    scale = dataclasses.replace(generation.QUICK, rounds=3)
-    figures = generation.beside_plain(
+        monkeypatch.setattr(sections, name, fake)
+    monkeypatch.setattr(timed_runs, "stolen_seconds", sections.stolen_seconds)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    scale = dataclasses.replace(sections.QUICK, rounds=3)
+    figures = sections.beside_plain(
         scale, tmp_path / "in", (1, 3), "weights", torch.device("cpu"), tmp_path, height=8, width=9
     )
     assert order == ["ours", "plain"] * 3
@@ -91,18 +93,13 @@ def test_the_plain_way_is_measured_in_turn(tmp_path: Path, monkeypatch: pytest.M
     assert (
         figures["peak_mib"] == 105 and figures["plain"]["peak_mib"] == 198 and figures["plain"]["seconds"] == [1.0] * 3
     )
-    assert len(figures["runs"]) == 6 and generation.median([None]) is None
+    assert len(figures["runs"]) == 6 and timed_runs.median([None]) is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells it")
 def test_time_that_the_host_took_away_is_read() -> None:
-    fields = dict(
-        zip(
-            ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"),
-            Path("/proc/stat").read_text().splitlines()[0].split()[1:],
-        )
-    )
-    assert 0 <= generation.stolen_seconds() - int(fields["steal"]) / os.sysconf("SC_CLK_TCK") < 60
+    steal = Path("/proc/stat").read_text().splitlines()[0].split()[8]  # after user … softirq
+    assert 0 <= timed_runs.stolen_seconds() - int(steal) / os.sysconf("SC_CLK_TCK") < 60
 
 
 TINY = SamConfig(128, embed_dim=64, depth=3, num_heads=2, global_blocks=(1,), window=4)
@@ -123,14 +120,16 @@ def test_operations_are_those_that_torch_counts() -> None:
     )
     with FlopCounterMode(display=False) as counter:
         plain(torch.zeros(1, 3, 128, 128))
-    assert generation.encoder_operations(TINY) == counter.get_total_flops()
+    assert machine.encoder_operations(TINY) == counter.get_total_flops()
 
 
 def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
-    """As `unseg protect --region published`, but for the JPEG that it writes; each image is timed, and each encoder call."""
+    """As `unseg protect --region published`, but for the JPEG that it writes; each image is timed, and each encoder
+    call.
+    """
     torch.manual_seed(0)
     network = NoiseGenerator(TINY).eval()
-    generation.photographs(tmp_path / "in", 3, height=90, width=140)
+    photographs(tmp_path / "in", 3, height=90, width=140)
     paths = sorted((tmp_path / "in").iterdir())
     pixels = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
     protector = Protector(copy.deepcopy(network), Budget(), "published")
@@ -139,7 +138,7 @@ def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
     assert (run.noise - protector.noise(framed[:1])[0]).abs().max() <= 1e-5
     assert all(isinstance(block.attn, SamAttention) for block in network.image_encoder.blocks)
     assert len(run.seconds) == len(run.encoder_seconds) == 3
-    assert all(0 < part < whole for part, whole in zip(run.encoder_seconds, run.seconds))
+    assert all(0 < part < whole for part, whole in zip(run.encoder_seconds, run.seconds, strict=True))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.jpg", "00001.jpg", "00002.jpg"]
     mask = np.zeros(pixels[0].shape[:2], bool)
     mask[20:70, 30:90] = True
@@ -150,7 +149,7 @@ def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
 
 
 def test_every_stage_is_timed_and_left_as_it_was(tmp_path: Path) -> None:
-    generation.photographs(tmp_path / "in", 5, height=64, width=64)
+    photographs(tmp_path / "in", 5, height=64, width=64)
     before = [getattr(owner, name) for _, owner, name in stage_clock.STAGES]
     figures = stage_clock.stage_figures(tmp_path / "in", tmp_path / "out", ProtectSettings(device="cpu", workers=2))
     assert [getattr(owner, name) for _, owner, name in stage_clock.STAGES] == before
@@ -181,9 +180,9 @@ def test_noise_that_differs_is_no_comparison(tmp_path: Path) -> None:
     torch.save(torch.zeros(3, 4, 4), tmp_path / "a.pt")
     torch.save(torch.full((3, 4, 4), 9e-5), tmp_path / "b.pt")
     torch.save(torch.full((3, 4, 4), float("nan")), tmp_path / "c.pt")
-    assert generation.noise_difference(tmp_path, ("a", "b")) == pytest.approx(9e-5)
+    assert parts.noise_difference(tmp_path, ("a", "b"), CPU) == pytest.approx(9e-5)
     with pytest.raises(UserError, match="differ by nan"):
-        generation.noise_difference(tmp_path, ("a", "c"))
+        parts.noise_difference(tmp_path, ("a", "c"), CPU)
 
 
 def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,14 +196,14 @@ def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.
         device: str,
         processes: int = 1,
         on_cores: tuple[int, ...] | None = None,
-    ) -> generation.Run:
+    ) -> Run:
         paths = sorted(images.iterdir())
         assert len(paths) == count and (on_cores is None or len(on_cores) == processes)
-        return generation.Run(count, 3 + 0.5 / processes * sum(map(pixel_count, paths)) / 1e6, 100 + count)
+        return Run(count, 3 + 0.5 / processes * sum(map(pixel_count, paths)) / 1e6, 100 + count)
 
-    monkeypatch.setattr(generation, "protect_run", protect_run)
-    monkeypatch.setattr(generation, "product_rate", lambda on_cores: [0, 10, 15][len(on_cores)])
-    figures = generation.growth_section(generation.QUICK, "compact", torch.device("cpu"), tmp_path)
+    monkeypatch.setattr(timed_runs, "protect_run", protect_run)
+    monkeypatch.setattr(sections, "product_rate", lambda on_cores: [0, 10, 15][len(on_cores)])
+    figures = sections.growth_section(sections.QUICK, "compact", torch.device("cpu"), tmp_path)
     small = 64 * 64 / 1e6 * 0.5
     assert [found["images"] for found in figures["images"]] == [2, 4]
     assert [found["images_per_second"] for found in figures["images"]] == pytest.approx([1 / small] * 2)
@@ -217,10 +216,10 @@ def test_growth_by_a_machine_of_known_speed(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
     written = json.loads(
         json.dumps(
-            {"machine": generation.machine(), "device": "CPU", "matrix_tflops": {"float32": 0.1}, "growth": figures}
+            {"machine": machine.machine(), "device": "CPU", "matrix_tflops": {"float32": 0.1}, "growth": figures}
         )
     )
-    assert generation.table(written).row_count > 8
+    assert tables.table(written).row_count > 8
 
 
 def test_comparisons_of_growth_are_medians_of_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,19 +237,19 @@ def test_comparisons_of_growth_are_medians_of_rounds(tmp_path: Path, monkeypatch
         device: str,
         processes: int = 1,
         on_cores: tuple[int, ...] | None = None,
-    ) -> generation.Run:
+    ) -> Run:
         if on_cores is None:
-            return generation.Run(count, next(alone), 100 + count)
+            return Run(count, next(alone), 100 + count)
         pace[:] = [next(rates)] if count == 2 else pace
-        return generation.Run(count, 3 + count * pace[0], 100 * processes)
+        return Run(count, 3 + count * pace[0], 100 * processes)
 
-    monkeypatch.setattr(generation, "protect_run", protect_run)
+    monkeypatch.setattr(timed_runs, "protect_run", protect_run)
     products = iter((10, 15, 10, 20, 10, 16))
-    monkeypatch.setattr(generation, "product_rate", lambda on_cores: next(products))
-    scale = dataclasses.replace(generation.QUICK, rounds=3)
-    one = generation.alone(scale, "compact", torch.device("cpu"), tmp_path)
+    monkeypatch.setattr(sections, "product_rate", lambda on_cores: next(products))
+    scale = dataclasses.replace(sections.QUICK, rounds=3)
+    one = sections.alone(scale, "compact", torch.device("cpu"), tmp_path)
     assert [found["seconds"] for found in one["rounds"]] == [3, 1, 0.5] and (one["seconds"], one["start_up"]) == (1, 2)
-    two = generation.scaling(scale, "compact", torch.device("cpu"), tmp_path, (0, 1))
+    two = sections.scaling(scale, "compact", torch.device("cpu"), tmp_path, (0, 1))
     assert [found["ratio"] for found in two["rounds"]] == pytest.approx([1, 2, 3]) and two["ratio"] == pytest.approx(2)
     assert (two["one"], two["two"]) == pytest.approx((0.5, 1)) and two["products"] == pytest.approx(1.6)
     assert two["peak_mib"] == 200
@@ -258,84 +257,11 @@ def test_comparisons_of_growth_are_medians_of_rounds(tmp_path: Path, monkeypatch
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be put on a core here")
 def test_products_of_two_processes_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert generation.product_rate([min(os.sched_getaffinity(0))], 0.1) > 0
+    assert machine.product_rate([min(os.sched_getaffinity(0))], 0.1) > 0
     monkeypatch.setattr(
-        generation, "PRODUCTS", "import sys; print('ready', flush=True); sys.stdin.readline(); print(sys.argv[1])"
+        machine, "PRODUCTS", "import sys; print('ready', flush=True); sys.stdin.readline(); print(sys.argv[1])"
     )
-    assert generation.product_rate([3, 5]) == 8  # each program claims its core's number as its rate
-
-
-def ways(scale: training_step.Scale = training_step.QUICK) -> list[training_step.Pair]:
-    return [training_step.Pair(way, scale, torch.device("cpu")) for way in training_step.STEPS]
-
-
-def test_the_plain_step_is_the_same_step(tmp_path: Path) -> None:
-    """Both ways: the same losses and, after a round of both players, the same weights; only the time differs."""
-    batches = training_step.draw_round(training_step.write_samples(tmp_path, 8), training_step.QUICK)
-    this, plain = ways()
-    losses = [pair.round(batches)[1] for pair in (this, plain)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4) and len(losses[0]) == 4
-    for player in ("generator", "surrogate"):
-        ours, theirs = (getattr(pair, player).network.state_dict() for pair in (this, plain))
-        assert [name.removeprefix("network.") for name in theirs] == list(ours)
-        start = getattr(ways()[0], player).network.state_dict()
-        moved = [name for name in ours if not torch.equal(ours[name], start[name])]
-        assert len(moved) > 20
-        for name in ours:  # Adam's first steps are of the learning rate's size, whatever the gradient's
-            torch.testing.assert_close(theirs[f"network.{name}"], ours[name], rtol=0, atol=3e-4, msg=name)
-
-
-def test_the_plain_way_builds_all_logits_and_takes_images_one_by_one() -> None:
-    this, plain = ways()
-    for player in ("generator", "surrogate"):
-        ours, theirs = getattr(this, player), getattr(plain, player)
-        assert all(isinstance(block.attn, SamAttention) for block in theirs.network.network.image_encoder.blocks)
-        assert not any(isinstance(module, (ChannelNorm, Convolution3, Doubling)) for module in theirs.network.modules())
-        assert all(parameter.is_contiguous() for parameter in theirs.network.parameters())
-        assert not any(isinstance(block.attn, SamAttention) for block in ours.network.image_encoder.blocks)
-        assert ours.optimizer.param_groups[0]["fused"] and not theirs.optimizer.param_groups[0]["fused"]
-        calls = []
-        transformer = theirs.network.network.mask_decoder.transformer
-        transformer.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
-        side = theirs.network.network.image_size
-        theirs.network(torch.rand(3, 3, side, side), Prompts(boxes=torch.tensor([[4.0, 4, 30, 30]] * 3)))
-        assert calls == [1, 1, 1]
-
-
-def test_images_a_second_are_of_the_median_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds of 8 images; the first of each way is not counted, and the order changes."""
-    seconds, order = {"this": iter([9.0, 2.0, 1.0, 4.0]), "plain": iter([9.0, 8.0, 8.0, 1.0])}, []
-
-    class Timed:
-        def __init__(self, way: str, scale: training_step.Scale, device: torch.device) -> None:
-            self.way = way
-
-        def round(self, batches: list) -> tuple[float, list[float]]:
-            order.append(self.way)
-            return next(seconds[self.way]), [1.0]
-
-    monkeypatch.setattr(training_step, "Pair", Timed)
-    scale = dataclasses.replace(training_step.QUICK, rounds=3)
-    figures = training_step.compare(training_step.write_samples(tmp_path, 4), scale, torch.device("cpu"))
-    assert figures["this"]["images_per_second"] == 8 / 2 and figures["plain"]["images_per_second"] == 8 / 8
-    assert order == ["this", "plain", "plain", "this", "this", "plain", "plain", "this"]
-
-
-@pytest.mark.slow
-def test_quick_benchmark_of_training_steps(tmp_path: Path) -> None:
-    out = tmp_path / "figures.json"
-    command = ["bash", str(ROOT / "scripts" / "benchmark.sh"), "train", "--quick", "--device", "cpu"]
-    environment = os.environ | {"OUT": str(out), "UNSEG_SKIP_INSTALL": "1"}
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    figures = json.loads(out.read_text())
-    assert figures["device"] == "CPU" and figures["batch_size"] == 2 and len(figures["this"]["seconds"]) == 1
-    assert figures["ratio"] == pytest.approx(
-        figures["this"]["images_per_second"] / figures["plain"]["images_per_second"]
-    )
-    assert all(figures[f"{way}_peak_mib"] > 100 for way in training_step.STEPS)
-    assert 0 <= figures["waiting_share"] < 1
-    assert "images/s" in ran.stdout and "waiting for data" in ran.stdout
+    assert machine.product_rate([3, 5]) == 8  # each program claims its core's number as its rate
 
 
 @pytest.mark.slow
@@ -359,7 +285,7 @@ def test_quick_benchmark_of_the_real_command(tmp_path: Path) -> None:
     vit = figures["vit"]
     assert figures["quick"] is True and figures["matrix_tflops"]["float32"] > 0
     assert figures["machine"]["torch"] == torch.__version__
-    assert [run["images"] for run in vit["runs"]] == list(generation.QUICK.vit_images)
+    assert [run["images"] for run in vit["runs"]] == list(sections.QUICK.vit_images)
     assert all(run["seconds"] > 0 and run["peak_mib"] > 100 for run in vit["runs"])
     assert vit["noise_difference"] <= 1e-4 and vit["plain"]["peak_mib"] > 100
     assert vit["encoder"]["encoder_tflops"] > 0 and vit["plain"]["encoder_tflops"] > 0
@@ -373,47 +299,37 @@ def test_an_unknown_section_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_protecting_with_the_compact_generator_starts_without_sam() -> None:
     """segment_anything imports torchvision, which takes two of five seconds."""
-    program = "import sys, unseg.commands.protect, unseg.protecting.run; print({'torchvision', 'segment_anything'} & set(sys.modules))"
+    imports = "import sys, unseg.commands.protect, unseg.protecting.run; "
+    program = imports + "print({'torchvision', 'segment_anything'} & set(sys.modules))"
     assert (
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "set()\n"
     )
 
 
-def test_ways_of_computing_are_measured_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a processor, with forms of attention that work, fail and are measured: rates, pixels and reasons are told apart."""
-
-    def failing(*given: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError("no kernel for this card")
-
-    monkeypatch.setattr(image_encoder, "bias_attention", failing)
-    monkeypatch.setattr(image_encoder, "choices", image_encoder.Choices())
-    monkeypatch.setattr(generation, "TIMED_BATCHES", 1)
-    names = ("float32", "float16", "float32, graph")
-    chosen = {name: generation.SAM_WAYS[name] for name in names} | {
-        form: {"attention": form} for form in ("bias", "fastest")
-    }
-    monkeypatch.setattr(generation, "SAM_WAYS", chosen | {"broken": {"precision": "bfloat16"}})
+def test_each_precision_is_measured_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor: rates and pixels of both, and the reason where one of them fails."""
+    monkeypatch.setattr(parts, "TIMED_BATCHES", 1)
     torch.manual_seed(0)
     network = NoiseGenerator(TINY).eval()
-    network.mask_decoder.register_forward_pre_hook(lambda module, given: failing() if network.bf16 else None)
-    generation.photographs(tmp_path / "in", 1, height=90, width=140)
-    found = generation.ways(network, list((tmp_path / "in").iterdir()), torch.device("cpu"))
-    assert list(found) == ["float32", "float16", "bias", "fastest", "broken"]  # a graph needs a GPU
-    assert found["float32"]["same"] == 1 and found["float32"]["most"] == 0 and found["float32"]["notes"] == []
-    assert 0.99 < found["float16"]["same"] < 1 and found["float16"]["most"] == 1
-    assert found["bias"]["notes"] == ["computed without --attention bias: NotImplementedError: no kernel for this card"]
-    assert found["broken"] == {"failed": "NotImplementedError: no kernel for this card"}
-    assert all(
-        found[name][figure] > 0 for name in list(found)[:4] for figure in ("images_per_second", "encoder_tflops")
-    )
-    forms = {form["form"]: form for measured in found["fastest"]["attention"].values() for form in measured}
-    assert forms["folded"]["seconds"] > 0 and forms["bias"]["dropped"] == "NotImplementedError: no kernel for this card"
-    rows = dict(generation._way_rows(found, {"bfloat16": found["float32"]["encoder_tflops"] / 0.4}))
-    assert rows["    image encoder"].endswith("of bfloat16's rate (goal: 35 %)")
-    assert rows["  network, broken"] == "failed: NotImplementedError: no kernel for this card"
-    assert any(
-        "40% of" in figure
-        for _, figure in generation._way_rows(
-            {"float32": found["float32"]}, {"bfloat16": found["float32"]["encoder_tflops"] / 0.4}
-        )
-    )
+    photographs(tmp_path / "in", 2, height=90, width=140)
+    paths = sorted((tmp_path / "in").iterdir())
+    found = parts.ways(network, paths, CPU)
+    assert list(found) == ["float32", "bfloat16"] and list(parts.ways(CompactGenerator(), paths, CPU)) == ["float32"]
+    assert found["float32"]["same"] == 1 and found["float32"]["most"] == 0
+    assert 0.9 < found["bfloat16"]["same"] < 1 and 1 <= found["bfloat16"]["most"] <= 3
+    assert all(way[figure] > 0 for way in found.values() for figure in ("images_per_second", "encoder_tflops"))
+
+    def failing(module: torch.nn.Module, given: object) -> None:
+        if network.bf16:
+            raise NotImplementedError("no kernel for this card\nand more")
+
+    network.mask_decoder.register_forward_pre_hook(failing)
+    failed = parts.ways(network, paths, CPU)["bfloat16"]
+    assert failed == {"failed": "NotImplementedError: no kernel for this card"}
+    rates = {name: found[name]["encoder_tflops"] / 0.4 for name in found}
+    rows = tables.way_rows(found | {"broken": failed}, rates)
+    assert [figure.split(", ")[1] for what, figure in rows if what == "    image encoder"] == [
+        "40% of float32's rate",
+        "40% of bfloat16's rate (goal: 35 %)",
+    ]
+    assert rows[-1] == ("  network, broken", "failed: NotImplementedError: no kernel for this card")
