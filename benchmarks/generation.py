@@ -48,15 +48,16 @@ from benchmarks.stage_clock import stage_figures
 from segment_anything_training.build import SAM_CONFIGS, build_generator, is_sam_derived
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, SamConfig
-from unseg.compute.device import choose_device, cores
+from unseg.compute.device import choose_device
 from unseg.compute.gpu import first_line
+from unseg.compute.threads import cores
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.noise import apply
 from unseg.protecting.pipeline import default_batch_size
 from unseg.protecting.protector import Framed, Protector, reproducible
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator, save_generator
 
 SIDE = 512

@@ -199,11 +199,11 @@ def imports_of_utils(sources: Sources) -> list[str]:
 
 
 def other_pools(sources: Sources) -> list[str]:
-    """Pools that unseg.compute.device.worker_threads did not make: in their threads torch would take every core."""
+    """Pools that unseg.compute.threads.worker_threads did not make: in their threads torch would take every core."""
     return [
-        f"{module}:{node.lineno}: make it with unseg.compute.device.worker_threads"
+        f"{module}:{node.lineno}: make it with unseg.compute.threads.worker_threads"
         for module, source in sources.items()
-        if module.split(".")[0] in PACKAGES and module != "unseg.compute.device"
+        if module.split(".")[0] in PACKAGES and module != "unseg.compute.threads"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "ThreadPoolExecutor"
     ]
@@ -422,8 +422,8 @@ def test_import_of_utils_is_found() -> None:
 
 def test_pool_of_unlimited_threads_is_found() -> None:
     source = "def f(pool: ThreadPoolExecutor):\n    return futures.ThreadPoolExecutor(4)"
-    assert other_pools({"unseg.data.loader": source, "unseg.compute.device": source, "tests.test_x": source}) == [
-        "unseg.data.loader:2: make it with unseg.compute.device.worker_threads"
+    assert other_pools({"unseg.data.loader": source, "unseg.compute.threads": source, "tests.test_x": source}) == [
+        "unseg.data.loader:2: make it with unseg.compute.threads.worker_threads"
     ]
 
 

@@ -23,13 +23,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from unseg.compute.device import cores
+from unseg.compute.threads import cores
 from unseg.data.catalog import HQSEG, MISSING_SET, Pair, hqseg_root, pair_plain, pair_set
 from unseg.data.samples import Problem
 from unseg.data.training_data import read_training_image
 from unseg.errors import UserError
 from unseg.storage.files import write_bytes
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 EMPTY = "mask without an object pixel"
 PLAIN = "images"

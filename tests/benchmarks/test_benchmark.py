@@ -23,12 +23,13 @@ from segment_anything_training import image_encoder
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling, SamConfig
-from unseg.compute.device import cores
+from unseg.compute.threads import cores
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import pixel_count, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import pixel_count
 
 ROOT = Path(__file__).resolve().parents[2]
 

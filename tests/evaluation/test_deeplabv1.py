@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from torch import nn
 
+from segment_anything_training.key_remaps import shapes_of
 from tests.support.mxnet_files import VERSIONS, array_bytes, params_bytes
 from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable
@@ -29,7 +30,6 @@ from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.tasks.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
 from unseg.evaluation.trainer import Checkpoint, Schedule, train
-from unseg.storage.weights import shapes_of
 from unseg.victims.mxnet_params import read_array, read_directory
 from unseg.victims.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, read_mxnet
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from unseg.storage.files import printable
-from unseg.storage.images import quiet_decoders
+from unseg.storage.image_limits import quiet_decoders
 
 __all__ = ["SHOWN", "Terminated", "print_list", "printable", "progress", "quiet_decoders", "terminated_as_interrupt"]
 

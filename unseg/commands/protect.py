@@ -15,7 +15,7 @@ from rich.table import Table
 from unseg.commands.console import Terminated, print_list, printable, progress, quiet_decoders, terminated_as_interrupt
 from unseg.method.config import Budget
 from unseg.protecting.manifest import MANIFEST
-from unseg.storage.images import MAX_PIXELS
+from unseg.storage.image_limits import MAX_PIXELS
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from unseg.protecting.run import ProtectSettings, Summary

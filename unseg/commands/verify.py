@@ -11,7 +11,7 @@ from rich.console import Console
 
 from unseg.commands.console import print_list, progress, quiet_decoders
 from unseg.storage.files import printable
-from unseg.storage.images import MAX_PIXELS
+from unseg.storage.image_limits import MAX_PIXELS
 
 
 def verify(

@@ -10,7 +10,8 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, Label, open_label
+from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_limits import ImageError
 
 MaskKind = Literal["binary", "index"]
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class MaskRule:
 
 
 def object_mask(values_HW: np.ndarray, rule: MaskRule) -> np.ndarray:
-    """The object, H×W bool. values: H×W integers as `unseg.storage.images.read_label` gives them."""
+    """The object, H×W bool. values: H×W integers as `unseg.storage.image_decoding.read_label` gives them."""
     if rule.kind == "binary":
         threshold = 0 if values_HW.max(initial=0) <= 1 else BINARY_THRESHOLD  # some tools write 0 and 1
         return values_HW > threshold

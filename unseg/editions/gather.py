@@ -14,7 +14,7 @@ from unseg.data.annotations.names import ImagesFolder, safe_name
 from unseg.data.edition_catalog import READER, EditionRow, EditionSet, Located, locate, nearest
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 MASK_SUFFIX = ".png"  # of masks that lie among their images
 

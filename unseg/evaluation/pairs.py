@@ -18,7 +18,7 @@ import numpy as np
 from unseg.errors import UserError
 from unseg.method.metrics import IGNORE_LABEL
 from unseg.storage.files import sha256_or_refuse
-from unseg.storage.images import read_image, read_label
+from unseg.storage.image_decoding import read_image, read_label
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -20,9 +20,9 @@ from unseg.errors import UserError
 from unseg.method.codes import class_areas
 from unseg.protecting.manifest import Entry
 from unseg.protecting.protector import Boxes
-from unseg.storage import images
+from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 
 class Refused(Exception):
@@ -128,7 +128,7 @@ class MaskFiles(Objects):
         if sample.mask is None:
             raise Refused("copied", "no mask for it")
         try:
-            label = images.open_label(sample.mask, self.max_pixels)
+            label = image_decoding.open_label(sample.mask, self.max_pixels)
         except ImageError as error:
             raise Refused("failed", f"mask: {error.reason}") from error
         if label.values.shape != (height, width):
@@ -151,7 +151,7 @@ class MaskFiles(Objects):
 
     def _areas_of(self, path: Path) -> dict[int, int]:
         try:
-            return class_areas([images.open_label(path, self.max_pixels).values], self.rule.ignore_label)
+            return class_areas([image_decoding.open_label(path, self.max_pixels).values], self.rule.ignore_label)
         except ImageError:
             return {}
 
@@ -238,7 +238,9 @@ class AnnotatedImages(Objects):
         root, reader = self.opened.images_root, self.opened.reader
         try:
             data = None if root is not None else reader.image_bytes(name)
-            size = images.upright_size(self.opened.path / name if root is None else root / name, self.max_pixels, data)
+            size = image_decoding.upright_size(
+                self.opened.path / name if root is None else root / name, self.max_pixels, data
+            )
             return class_areas([self._read(name, *size).class_codes(self.rule)], NO_CLASS)
         except ImageError:
             return {}

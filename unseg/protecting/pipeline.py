@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unseg.compute.device import single_threaded_pool, worker_threads
+from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.method import noise
@@ -35,9 +35,9 @@ from unseg.protecting.objects import Found, Objects, Refused
 from unseg.protecting.outputs import Planned
 from unseg.protecting.protector import LANES, Framed, Protector, fitting_precision
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_decoding, image_encoding, image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 from unseg.storage.weights import LoadedGenerator
 
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
@@ -71,7 +71,7 @@ class Loaded:
     """
 
     job: Job
-    image: images.Image
+    image: image_decoding.Image
     mask_HW: np.ndarray
     framed: Framed | None
     facts: Entry
@@ -178,7 +178,7 @@ class Pipeline:
             data = self.objects.image_bytes(job.sample)
         except ImageError:
             return 0
-        return images.pixel_count(job.sample.image if data is None else io.BytesIO(data))
+        return image_limits.pixel_count(job.sample.image if data is None else io.BytesIO(data))
 
     def _sha256_of_input(self, job: Job) -> str | None:
         data = self.objects.image_bytes(job.sample)
@@ -221,12 +221,12 @@ class Pipeline:
         """Refused or an ImageError where it cannot be protected."""
         data, describe = self.objects.image_bytes(job.sample), self.settings.metadata == "keep"
         image = (
-            images.read_image(job.sample.image, self.settings.max_pixels, describe=describe)
+            image_decoding.read_image(job.sample.image, self.settings.max_pixels, describe=describe)
             if data is None
-            else images.decode_image(job.sample.image, data, self.settings.max_pixels, describe=describe)
+            else image_decoding.decode_image(job.sample.image, data, self.settings.max_pixels, describe=describe)
         )
         height, width, channels = image.samples.shape
-        reason = images.unsupported(self.settings.format, image.samples, image.alpha)
+        reason = image_encoding.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
         found = self.objects.find(job.sample, height, width)
@@ -309,7 +309,7 @@ class Pipeline:
         if data is not None:
             yield data
             return
-        with images.open_regular(job.sample.image) as file:
+        with image_limits.open_regular(job.sample.image) as file:
             yield from blocks_of(file)
 
     # --- in the generator's thread
@@ -363,10 +363,10 @@ class Pipeline:
         metadata = image.metadata.select(settings.metadata)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
-        data = images.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
+        data = image_encoding.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
         measured = {}
         if settings.format == "jpeg":
-            protected = images.decode_samples(data)
+            protected = image_decoding.decode_samples(data)
             measured = breach(image.samples, protected, region, settings.budget)
         ratio = psnr(image.samples, protected)
         return data, replace(loaded.facts, psnr=ratio if math.isfinite(ratio) else None, **measured)

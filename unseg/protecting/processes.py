@@ -20,13 +20,14 @@ from pathlib import Path
 
 import torch
 
-from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
+from unseg.compute.device import choose_device
 from unseg.compute.stopping import end_with_the_parent
+from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_limits
 from unseg.storage.files import remove_temporaries
 from unseg.storage.weights import LoadedGenerator, load_generator
 
@@ -195,7 +196,12 @@ def _work(connection: Connection) -> None:
     end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
         plan: Blueprint = connection.recv()
-        with images.own_size_limit(), images.quiet_decoders(), alone(), single_threaded_pool(plan.workers) as pool:
+        with (
+            image_limits.own_size_limit(),
+            image_limits.quiet_decoders(),
+            alone(),
+            single_threaded_pool(plan.workers) as pool,
+        ):
             with closing(plan.build().results(_asked_for(connection), pool)) as made:
                 for result in made:
                     connection.send(result)

@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from unseg import __version__
-from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
+from unseg.compute.device import choose_device
+from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.annotations import Looking, ObjectRule
 from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.masks import MaskKind, MaskRule, detect_kind
@@ -34,9 +35,9 @@ from unseg.protecting.outputs import check_folders, plan_outputs
 from unseg.protecting.pipeline import Job, Pipeline, Result, settled
 from unseg.protecting.protector import Boxes
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_decoding, image_encoding, image_limits
 from unseg.storage.files import remove_temporaries, stays_inside, sync_folder
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 from unseg.storage.locks import FolderLock
 from unseg.storage.weights import LoadedGenerator, load_generator
 
@@ -131,7 +132,7 @@ def protect(
     settings = settings if rule is None else settings.with_rule(rule)
     _check_options(inputs, settings, masks, boxes, annotations, samples, limit, processes)
     workers = settings.workers or cores()
-    with images.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
+    with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
         opened = _opened(annotations, annotations_format, inputs, samples, settings, pool, reporter)
         found = _find(inputs, masks, samples, opened)
         roots = inputs or sorted({sample.root for sample in found.samples})
@@ -160,7 +161,7 @@ def protect(
 def read_boxes(path: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
     """The boxes file, checked: image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive."""
     try:
-        content = json.loads(images.read_bytes(path))
+        content = json.loads(image_limits.read_bytes(path))
     except ImageError as error:
         raise UserError(f"--boxes {path}: {error.reason}") from error
     except (ValueError, RecursionError) as error:
@@ -267,9 +268,9 @@ class _Run:
         pipeline = self.pipeline
         try:
             data = pipeline.objects.image_bytes(job.sample)
-            height, width = images.upright_size(job.sample.image, pipeline.settings.max_pixels, data)
+            height, width = image_decoding.upright_size(job.sample.image, pipeline.settings.max_pixels, data)
             pixels = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes one byte: only sides are looked at
-            reason = images.unsupported(pipeline.settings.format, pixels, None)
+            reason = image_encoding.unsupported(pipeline.settings.format, pixels, None)
             if reason:
                 raise Refused("failed", reason)
             pipeline.objects.find(job.sample, height, width)

@@ -15,7 +15,7 @@ from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.outputs import SUFFIXES
 from unseg.protecting.protector import Precision, Region
-from unseg.storage import images
+from unseg.storage import image_limits
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ class ProtectSettings:
     graph: bool = False
     batch_size: int | None = None
     workers: int | None = None
-    max_megapixels: float = images.MAX_PIXELS / 1e6
+    max_megapixels: float = image_limits.MAX_PIXELS / 1e6
 
     @property
     def rule(self) -> ObjectRule:

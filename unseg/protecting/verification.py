@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unseg.compute.device import cores, single_threaded_pool
+from unseg.compute.threads import cores, single_threaded_pool
 from unseg.data.annotations import FORMATS, Looking, ObjectRule
 from unseg.data.edition_catalog import READER
 from unseg.data.masks import MaskRule, box_mask, object_mask
@@ -21,9 +21,9 @@ from unseg.method.metrics import psnr
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.protecting.objects import OpenAnnotations, found_in
 from unseg.protecting.protector import image_region
-from unseg.storage import images
+from unseg.storage import image_decoding, image_limits
 from unseg.storage.files import files_under, link_on_the_way
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 from unseg.storage.locks import LOCK_FILE, holder_of
 
 
@@ -157,7 +157,7 @@ def verify(
     masks: str | Path | None = None,
     annotations: str | Path | OpenAnnotations | None = None,
     workers: int | None = None,
-    max_megapixels: float = images.MAX_PIXELS / 1e6,
+    max_megapixels: float = image_limits.MAX_PIXELS / 1e6,
     track: Callable[[Iterable, int], Iterable] = lambda items, total: items,
 ) -> Verification:
     """Check every file of an output folder against the manifest and the originals.
@@ -184,7 +184,7 @@ def verify(
     checker = _Checker(
         folder, manifest, originals and Path(originals), masks and Path(masks), annotations, int(max_megapixels * 1e6)
     )
-    with images.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
+    with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         checker.open_annotations(protected, pool)
         findings = tuple(track(pool.map(checker.finding, protected), len(protected)))
     unprotected = tuple(Finding(entry.input, _not_protected(entry)) for entry in entries if entry.status != "protected")
@@ -289,7 +289,7 @@ class _Checker:
         path = self.folder / entry.output
         if not path.is_file():
             raise _Broken("missing")
-        output = images.read_image(path, self.max_pixels)
+        output = image_decoding.read_image(path, self.max_pixels)
         original = self._original(entry)
         changed = _like(output.samples, original.samples)
         on_object, elsewhere = self._greatest_changes(entry, original.samples, changed)
@@ -318,7 +318,9 @@ class _Checker:
         on_object, elsewhere = (level if level is None or values == 1 else level / values for level in levels)
         return on_object, elsewhere
 
-    def _other_differences(self, entry: Entry, output: images.Image, original: images.Image) -> Iterator[str]:
+    def _other_differences(
+        self, entry: Entry, output: image_decoding.Image, original: image_decoding.Image
+    ) -> Iterator[str]:
         policy = self.settings["metadata"]
         if not _same_transparency(output.alpha, original.alpha):
             yield "its transparency is not the original's"
@@ -335,16 +337,16 @@ class _Checker:
     def _original_path(self, entry: Entry) -> Path:
         return self.folder / entry.input_root / entry.input if self.originals is None else self.originals / entry.input
 
-    def _original(self, entry: Entry) -> images.Image:
+    def _original(self, entry: Entry) -> image_decoding.Image:
         path = self._original_path(entry)
         if self.object_rule is not None and self.holds_images:
             data = self._annotations_of(entry).reader.image_bytes(entry.input)
             if data is None:
                 raise _Broken(f"its original is not in {self._annotations_of(entry).path}")
-            return images.decode_image(path, data, self.max_pixels)
+            return image_decoding.decode_image(path, data, self.max_pixels)
         if not path.is_file():
             raise _Broken(f"its original {path} is not there: give --originals")
-        return images.read_image(path, self.max_pixels)
+        return image_decoding.read_image(path, self.max_pixels)
 
     def _region(self, entry: Entry, height: int, width: int) -> np.ndarray:
         if entry.boxes is not None:
@@ -374,7 +376,7 @@ class _Checker:
         path = self.folder / entry.mask_root / entry.mask if self.masks is None else self.masks / entry.mask
         if not path.is_file():
             raise _Broken(f"its mask {path} is not there: give --masks")
-        label = images.open_label(path, self.max_pixels)
+        label = image_decoding.open_label(path, self.max_pixels)
         if label.sha256 != entry.mask_sha256:
             raise _Broken(f"its mask {path} changed since (another sha256)")
         return object_mask(label.values, self.rule)

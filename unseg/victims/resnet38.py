@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segment_anything_training.key_remaps import Shapes, State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import Misfit, Shapes, State, compare, read_state, shapes_of
+from unseg.storage.state_files import Misfit, compare, read_state
 from unseg.victims.mxnet_params import Entry, read_array, read_directory
 
 STRIDE = 8

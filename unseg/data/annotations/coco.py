@@ -31,7 +31,8 @@ from unseg.data.annotations.json_stream import JsonStream, open_json, read_entri
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import ImageError
 
 MAX_IMAGES = 2_000_000
 MAX_ENTRIES = 10_000_000

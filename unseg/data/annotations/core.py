@@ -20,7 +20,8 @@ from unseg.data.annotations.runs import Runs, count_coverage, paint
 from unseg.data.masks import Detected, MaskKind, MaskRule, detect_kind, object_mask, parse_objects
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, Label, open_label, pixel_count
+from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_limits import ImageError, pixel_count
 
 T = TypeVar("T")
 NO_CLASS = -1  # in class codes: the pixel belongs to nothing that the rule takes

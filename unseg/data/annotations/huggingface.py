@@ -31,7 +31,8 @@ from unseg.data.annotations.label_files import LabelFiles, check_kind, label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
+from unseg.storage.image_decoding import Label, decode_label
+from unseg.storage.image_limits import IMAGE_SUFFIXES, ImageError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 TABLES = (".parquet", ".arrow")
