@@ -30,7 +30,8 @@ from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import pixel_count, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import pixel_count
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]

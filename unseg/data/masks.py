@@ -12,7 +12,8 @@ import numpy as np
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.object_rule import ALL_OBJECTS, ObjectRule
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, Label, open_label
+from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_limits import ImageError
 
 MaskKind = Literal["binary", "index"]
 """What a mask file's values are: grey levels, above 127 is object, or class ids."""
