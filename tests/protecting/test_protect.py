@@ -25,7 +25,7 @@ from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, r
 from unseg.protecting.one_image import breach
 from unseg.protecting.protector import Protector, image_region
 from unseg.protecting.run import ProtectSettings, Summary, protect
-from unseg.storage import images
+from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import read_image
 

@@ -309,7 +309,7 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
             for name in names:
                 for decode in (image_decoding.read_image, image_decoding.open_label):
                     started = time.perf_counter()
-                    with suppress(images.ImageError):
+                    with suppress(image_limits.ImageError):
                         decode(folder / name)
                     slowest = max(slowest, (time.perf_counter() - started, name))
     status = {entry.input: entry.status for entry in summary.entries}

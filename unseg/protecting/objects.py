@@ -269,7 +269,7 @@ class AnnotationObjects(ClassedObjects):
         try:
             data = None if root is not None else reader.image_bytes(name)
             path = (self.opened.path if root is None else root) / name
-            height, width = images.upright_size(path, self.max_pixels, data)
+            height, width = image_decoding.upright_size(path, self.max_pixels, data)
             return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
         except ImageError:
             return {}

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from unseg.compute.device import single_threaded_pool, worker_threads
+from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, cannot_go_on
 from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import image_decoding, image_encoding, image_limits
+from unseg.storage import image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
 from unseg.storage.weights import LoadedGenerator

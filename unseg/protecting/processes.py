@@ -210,8 +210,8 @@ def _work(connection: Connection) -> None:
     try:
         plan: Blueprint = connection.recv()
         with (
-            images.own_size_limit(),
-            images.quiet_decoders(),
+            image_limits.own_size_limit(),
+            image_limits.quiet_decoders(),
             alone(),
             single_threaded_pool(plan.workers) as pool,
             closing(plan.build().results(_asked_for(connection), pool)) as made,

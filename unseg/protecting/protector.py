@@ -23,7 +23,7 @@ from unseg.method import letterbox, noise
 from unseg.method.config import Budget
 from unseg.protecting.generators import AnyGenerator, network_of
 from unseg.protecting.given_images import AnyImage, AnyMask, read_given, read_mask
-from unseg.storage import images
+from unseg.storage import image_decoding
 
 Region = Literal["mask", "published"]
 Precision = Literal["float32", "bfloat16"]
