@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from segment_anything_training.sizes import PATCH_SIZE, SamConfig
-from unseg.compute.device import cores
+from unseg.compute.threads import cores
 
 PROMPT_DIM = 256  # channels of the encoder's result
 

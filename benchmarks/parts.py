@@ -26,7 +26,7 @@ from unseg.method.noise import apply
 from unseg.protecting.pipeline import default_batch_size
 from unseg.protecting.protector import Framed, Precision, Protector, reproducible
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
 # The most that noise of equal networks differs. Fused kernels of GPUs may multiply float32 with 10 bits of mantissa.
@@ -42,10 +42,10 @@ def run_part(part: str, images: Path, weights: str, device: torch.device, noise:
     """
     paths = sorted(images.iterdir())
     if part == "ways":
-        return {"ways": ways(load_generator(weights, str(device)).network, paths, device)}
+        return {"ways": ways(load_generator(weights, device).network, paths, device)}
     if part == "stages":
         return stage_figures(images, noise.parent / "stages", ProtectSettings(generator=weights, device=str(device)))
-    network = load_generator(weights, str(device)).network
+    network = load_generator(weights, device).network
     make = _plain_part if part == "plain" else _encoder_part
     figures, encoder_seconds = make(network, paths, device, noise)
     if encoder_seconds:

@@ -19,7 +19,7 @@ from benchmarks.timed_runs import Run, images_per_second, median, runs_of, stole
 from segment_anything_training.build import SAM_CONFIGS, build_generator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sizes import SamConfig
-from unseg.compute.device import cores
+from unseg.compute.threads import cores
 from unseg.storage.weights import save_generator
 
 

@@ -14,23 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unseg.compute.device import choose_device, cores
+from unseg.compute.device import choose_device
+from unseg.compute.threads import cores
 from unseg.method import noise
 from unseg.protecting import pipeline
 from unseg.protecting.manifest import ManifestWriter
 from unseg.protecting.protector import Protector
 from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_decoding, image_encoding
 
 # Stage, and the function that is it. Decoding includes reading and hashing the file; writing includes hashing it and
 # waiting until the disk has it; the manifest is one line an image, and now and then a wait for the disk.
 STAGES = (
-    ("decode", images, "read_image"),
+    ("decode", image_decoding, "read_image"),
     ("frame", Protector, "frame"),
     ("network", Protector, "noise"),
     ("noise", noise, "apply"),
-    ("encode", images, "encode"),
+    ("encode", image_encoding, "encode"),
     ("write", pipeline, "write_blocks"),
     ("manifest", ManifestWriter, "add"),
     ("manifest", ManifestWriter, "announce"),

@@ -99,9 +99,9 @@ def _caught(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def other_pools(sources: Sources) -> list[str]:
-    """Returns pools that unseg.compute.device.worker_threads did not make: in their threads torch takes every core."""
+    """Returns pools that unseg.compute.threads.worker_threads did not make: in their threads torch takes every core."""
     return [
-        f"{module}:{node.lineno}: make it with unseg.compute.device.worker_threads"
+        f"{module}:{node.lineno}: make it with unseg.compute.threads.worker_threads"
         for module, source in sources.items()
         if top_of(module) in PACKAGES and module != "unseg.compute.device"
         for node in ast.walk(tree_of(source))
@@ -276,7 +276,7 @@ def test_broad_suppress_is_found() -> None:
 def test_pool_of_unlimited_threads_is_found() -> None:
     source = "def f(pool: ThreadPoolExecutor):\n    return futures.ThreadPoolExecutor(4)"
     assert other_pools({"unseg.data.loader": source, "unseg.compute.device": source, "tests.test_x": source}) == [
-        "unseg.data.loader:2: make it with unseg.compute.device.worker_threads"
+        "unseg.data.loader:2: make it with unseg.compute.threads.worker_threads"
     ]
 
 

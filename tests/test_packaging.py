@@ -83,7 +83,8 @@ def test_wheel_installs_the_command(wheel: Path) -> None:
 @pytest.mark.slow
 def test_installed_wheel_protects_with_its_own_weights(installed: Path, tmp_path: Path) -> None:
     """In an empty folder, with the wheel before the checkout on the path: only its files are there to be used."""
-    from unseg.storage.images import read_image, write_png
+    from unseg.storage.image_decoding import read_image
+    from unseg.storage.image_encoding import write_png
 
     environment = os.environ | {"PYTHONPATH": str(installed)}
     (tmp_path / "photographs").mkdir()

@@ -65,7 +65,7 @@ def test_one_off_calls_and_protectors_make_the_same_image() -> None:
 
 
 def test_a_folder_may_be_given_by_its_name_alone(tmp_path: Path) -> None:
-    from unseg.storage.images import write_png
+    from unseg.storage.image_encoding import write_png
 
     write_png(tmp_path / "in" / "a.png", np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8))
     summary = unseg.protect_folder(str(tmp_path / "in"), tmp_path / "out", generator=loaded())

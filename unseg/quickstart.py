@@ -13,7 +13,8 @@ from pathlib import Path
 from unseg import cli
 from unseg.errors import UserError
 from unseg.protecting.manifest import MANIFEST, read_manifest
-from unseg.storage.images import read_image, read_label, write_png
+from unseg.storage.image_decoding import read_image, read_label
+from unseg.storage.image_encoding import write_png
 from unseg.storage.panels import before_after_noise_mask
 
 # Files inside scikit-image's wheel: nothing is downloaded.

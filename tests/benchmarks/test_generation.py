@@ -25,12 +25,13 @@ from benchmarks.timed_runs import Run, images_per_second, timed_process
 from segment_anything_training.compact import CompactGenerator
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import SamConfig
-from unseg.compute.device import cores
+from unseg.compute.threads import cores
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import pixel_count, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import pixel_count
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ import unseg.protecting.run
 import unseg.storage.weights
 from tests.support.fake_generator import loaded
 from unseg import __version__, cli
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)

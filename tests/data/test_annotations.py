@@ -32,7 +32,7 @@ from tests.support.told_progress import Told
 from unseg.data.annotations import FORMATS, NO_CLASS, ObjectRule, Unannotated, open_annotations
 from unseg.data.annotations.label_files import CITYSCAPES_THINGS, CITYSCAPES_VOID, voc_palette
 from unseg.errors import UserError
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 ALL = ObjectRule()
 

@@ -23,7 +23,7 @@ from unseg.editions.options import settings_from
 from unseg.editions.renamed_json import Renaming, rewritten_blocks
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from torch import nn
 
+from segment_anything_training.key_remaps import shapes_of
 from tests.support.mxnet_files import VERSIONS, array_bytes, params_bytes
 from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable
@@ -29,9 +30,8 @@ from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.tasks.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
 from unseg.evaluation.trainer import Checkpoint, Schedule, train
-from unseg.storage.weights import shapes_of
 from unseg.victims.mxnet_params import read_array, read_directory
-from unseg.victims.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, parameter_count, read_mxnet
+from unseg.victims.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, read_mxnet
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 CONVERT = Path(__file__).parents[2] / "utils" / "convert_resnet38.py"
@@ -47,7 +47,7 @@ def test_state_is_that_of_the_published_network() -> None:
     published = json.loads((CONFORMANCE / "state_dict_deeplabv1.json").read_text())
     assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == published
     assert list(network.state_dict()) == list(published)
-    assert parameter_count(network) == 124_042_581
+    assert sum(parameter.numel() for parameter in network.parameters()) == 124_042_581
 
 
 def test_logits_are_those_of_the_published_classes() -> None:

@@ -48,7 +48,7 @@ from unseg.method.config import Budget
 from unseg.protecting.protector import Protector
 from unseg.storage import weights
 from unseg.storage.files import sha256_of
-from unseg.storage.images import write_png
+from unseg.storage.image_encoding import write_png
 from unseg.storage.weights import load_generator, save_generator
 from unseg.victims.semantic_networks import NETWORKS, build_network
 

@@ -31,7 +31,8 @@ from unseg.evaluation.tasks.registry import TASKS, find_maker
 from unseg.evaluation.tasks.semantic import Arrays, SemanticLearner, TableLabelling, labelling_of, load_pretrained
 from unseg.evaluation.trainer import Checkpoint, Schedule, train
 from unseg.method import metrics
-from unseg.storage.images import read_image, write_png
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_encoding import write_png
 from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network
 
 WIDTH, HEIGHT = 64, 48

@@ -17,7 +17,7 @@ from unseg.method.config import Budget
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import verify
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
 BY_CLASS = ObjectRule(by_class=True)

@@ -313,7 +313,7 @@ def test_the_holder_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_flock_the_sign_of_life_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unseg.storage.locks, "fcntl", None)
+    monkeypatch.setattr(unseg.storage.locks, "has_fcntl", False)
     with FolderLock(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on {HOST} is writing there"):
         FolderLock(tmp_path).__enter__()
     with FolderLock(tmp_path):
@@ -322,18 +322,50 @@ def test_without_flock_the_sign_of_life_decides(tmp_path: Path, monkeypatch: pyt
 
 def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between our opening and locking it, its holder may end and remove it: ours would be a lock without a name."""
-    flock, removed = unseg.storage.locks._flock, []
+    lock, removed = unseg.storage.locks.lock_descriptor, []
 
-    def late(descriptor: int, shared: bool = False) -> bool:
+    def late(descriptor: int, *, blocking: bool) -> bool:
         if not removed:
             removed.append((tmp_path / LOCK_FILE).unlink())
-        return flock(descriptor, shared)
+        return lock(descriptor, blocking=blocking)
 
-    monkeypatch.setattr(unseg.storage.locks, "_flock", late)
+    monkeypatch.setattr(unseg.storage.locks, "lock_descriptor", late)
     with FolderLock(tmp_path):
         assert removed and (tmp_path / LOCK_FILE).exists()
         with pytest.raises(UserError):
             FolderLock(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(("age", "refused"), [(5, True), (500, False)])
+def test_on_a_disk_without_locks_the_sign_of_life_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, refused: bool
+) -> None:
+    def without(descriptor: int, *, blocking: bool) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(unseg.storage.locks, "lock_descriptor", without)
+    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": 7, "host": HOST}))
+    os.utime(tmp_path / LOCK_FILE, (time.time() - age,) * 2)
+    assert (holder_of(tmp_path) is not None) == refused
+    if refused:
+        with pytest.raises(UserError, match=f"process 7 on {HOST} is writing there"):
+            FolderLock(tmp_path).__enter__()
+    else:
+        with FolderLock(tmp_path) as lock:
+            assert lock.stale is not None and lock.stale.pid == 7
+
+
+def test_a_look_at_the_lock_keeps_no_run_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`verify` takes the system's lock for a moment to learn whether anybody has it."""
+    lock, tries = unseg.storage.locks.lock_descriptor, []
+
+    def busy_at_first(descriptor: int, *, blocking: bool) -> bool:
+        tries.append(descriptor)
+        return len(tries) > 1 and lock(descriptor, blocking=blocking)
+
+    monkeypatch.setattr(unseg.storage.locks, "lock_descriptor", busy_at_first)
+    with FolderLock(tmp_path):
+        assert len(tries) == 2
 
 
 def test_folders_made_for_nothing_are_removed(photos: Path) -> None:

@@ -25,7 +25,8 @@ from unseg.protecting.manifest import read_manifest
 from unseg.protecting.protector import Protector
 from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import read_image, write_png
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_encoding import write_png
 
 IMAGE = np.random.default_rng(0).integers(30, 226, (40, 70, 3), np.uint8)
 MASK = np.zeros((40, 70), bool)

@@ -25,9 +25,11 @@ from unseg.protecting.box_file import read_boxes
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
-from unseg.storage import images
+from unseg.storage import image_decoding, image_limits
 from unseg.storage.files import link_on_the_way, printable, sha256_of, stays_inside
-from unseg.storage.images import ImageError, open_label, read_image, write_png
+from unseg.storage.image_decoding import open_label, read_image
+from unseg.storage.image_encoding import write_png
+from unseg.storage.image_limits import ImageError
 from unseg.storage.weights import load_generator, save_generator
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
@@ -149,7 +151,7 @@ def test_files_larger_than_their_header_explains_are_not_read(tmp_path: Path) ->
 
 def test_the_pixel_limit_is_200_megapixels_and_an_option(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(make_corpus.png(20_000, 10_001))
-    with images.own_size_limit():
+    with image_limits.own_size_limit():
         with pytest.raises(ImageError, match="20000×10001 is over the limit of 200 megapixels: raise --max-megapixels"):
             read_image(tmp_path / "a.png")
         with pytest.raises(ImageError, match="broken image: image file is truncated"):
@@ -165,7 +167,7 @@ def test_only_listed_formats_are_opened(tmp_path: Path) -> None:
         Pillow.fromarray(PHOTO).save(tmp_path / "a.png", form)
         with pytest.raises(ImageError, match="not an image of a known format"):
             read_image(tmp_path / "a.png")
-    assert not images.pixel_count(tmp_path / "a.png")
+    assert not image_limits.pixel_count(tmp_path / "a.png")
 
 
 # --- names that lead elsewhere
@@ -327,14 +329,14 @@ def test_a_linked_folder_in_the_output_is_not_followed(photos: Path) -> None:
 def test_a_link_that_appears_during_the_run_is_not_followed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, elsewhere = photos.parent / "out", photos.parent / "elsewhere"
     elsewhere.mkdir()
-    decode = images.read_image
+    decode = image_decoding.read_image
 
-    def linked(path: Path, *arguments: object, **options: object) -> images.Image:
+    def linked(path: Path, *arguments: object, **options: object) -> image_decoding.Image:
         if path.parent.name == "sub":
             (out / "sub").symlink_to(elsewhere)
         return decode(path, *arguments, **options)
 
-    monkeypatch.setattr(images, "read_image", linked)
+    monkeypatch.setattr(image_decoding, "read_image", linked)
     summary = run(photos)
     assert [(entry.input, entry.reason) for entry in summary.of("failed")] == [
         ("sub/b.png", "sub in the output is a link, which is not followed")

@@ -16,7 +16,8 @@ import pytest
 
 from unseg import __version__, cli
 from unseg.protecting.manifest import MANIFEST
-from unseg.storage.images import read_image, write_png
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_encoding import write_png
 
 OLD = Path(__file__).resolve().parents[1] / "support" / "old_outputs"
 MASKS, BOXES, COCO = ["--masks", "masks"], ["--boxes", "boxes.json"], ["--annotations", "coco.json"]

@@ -21,7 +21,8 @@ from unseg.protecting.manifest import read_manifest
 from unseg.protecting.protector import Protector
 from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.images import read_image, write_png
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_encoding import write_png
 from unseg.storage.weights import LoadedGenerator
 
 TINY = SamConfig(128, embed_dim=96, depth=3, num_heads=3, global_blocks=(1,), window=4)

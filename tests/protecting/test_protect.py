@@ -16,7 +16,7 @@ import unseg.protecting.inputs
 import unseg.protecting.pipeline
 from tests.support.acting_progress import Acting
 from tests.support.fake_generator import FakeGenerator, loaded
-from unseg.compute.device import single_threaded_pool, worker_threads
+from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
@@ -25,9 +25,9 @@ from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, r
 from unseg.protecting.one_image import breach
 from unseg.protecting.protector import Protector, image_region
 from unseg.protecting.run import ProtectSettings, Summary, protect
-from unseg.storage import images
+from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 SIZES = {
@@ -538,9 +538,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
     for number in range(40):
         Pillow.fromarray(photograph(16, 16, number)).save(tmp_path / "in" / f"{number:02}.png")
     alive, most = set(), []
-    decode, save = images.read_image, unseg.protecting.pipeline.write_blocks
+    decode, save = image_decoding.read_image, unseg.protecting.pipeline.write_blocks
 
-    def counted_read(path: Path, *arguments: object, **options: object) -> images.Image:
+    def counted_read(path: Path, *arguments: object, **options: object) -> image_decoding.Image:
         alive.add(path.stem)
         most.append(len(alive))
         return decode(path, *arguments, **options)
@@ -549,7 +549,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
         alive.discard(Path(path).stem)
         return save(path, *arguments, **options)
 
-    monkeypatch.setattr(images, "read_image", counted_read)
+    monkeypatch.setattr(image_decoding, "read_image", counted_read)
     monkeypatch.setattr(unseg.protecting.pipeline, "write_blocks", counted_write)
     assert run(tmp_path / "in", tmp_path / "out").exit_code == 0
     assert len(most) == 40 and max(most) <= 10

@@ -20,7 +20,7 @@ from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 

@@ -34,7 +34,7 @@ from unseg.report.markdown import markdown
 from unseg.report.model import Section, read_sections
 from unseg.report.page import page
 from unseg.report.writing import write_report
-from unseg.storage.images import write_png
+from unseg.storage.image_encoding import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "img", "br"}

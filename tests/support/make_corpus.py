@@ -295,7 +295,7 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
     from unseg.commands.console import quiet_decoders
     from unseg.protecting.run import ProtectSettings, protect
     from unseg.protecting.verification import verify
-    from unseg.storage import images
+    from unseg.storage import image_decoding, image_limits
 
     before = peak_memory_mib()
     out = folder.with_name(folder.name + ".protected")
@@ -305,11 +305,11 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
         )
         verification = verify(out)
         slowest = (0.0, "")
-        with images.own_size_limit():
+        with image_limits.own_size_limit():
             for name in names:
-                for decode in (images.read_image, images.open_label):
+                for decode in (image_decoding.read_image, image_decoding.open_label):
                     started = time.perf_counter()
-                    with suppress(images.ImageError):
+                    with suppress(image_limits.ImageError):
                         decode(folder / name)
                     slowest = max(slowest, (time.perf_counter() - started, name))
     status = {entry.input: entry.status for entry in summary.entries}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from skimage import data as photographs
 
-from unseg.storage.images import write_png
+from unseg.storage.image_encoding import write_png
 
 Json = dict[str, Any]
 CONDITIONS = (

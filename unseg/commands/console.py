@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from unseg.compute.progress import Tick
 from unseg.storage.files import printable
-from unseg.storage.images import quiet_decoders
+from unseg.storage.image_limits import quiet_decoders
 
 __all__ = [
     "SHOWN",

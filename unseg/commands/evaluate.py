@@ -498,7 +498,7 @@ def loaded_generator(plan: Plan, which: str) -> Source:
     from unseg.storage.weights import load_generator
 
     device = choose_device(plan.device)
-    loaded = load_generator(which, device=str(device))
+    loaded = load_generator(which, device)
     protector = Protector(loaded.network, plan.budget, device=device)
     codes = training_codes(plan, getattr(loaded.network, "codes", 0), which) if plan.task.by_class else None
 

@@ -14,7 +14,7 @@ from unseg.commands.console import Terminal, quiet_decoders, terminated_as_inter
 from unseg.commands.option_groups import grouped
 from unseg.commands.protect_summary import as_dict, print_summary
 from unseg.method.config import Budget
-from unseg.storage.images import MAX_PIXELS
+from unseg.storage.image_limits import MAX_PIXELS
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from unseg.protecting.run import ProtectSettings, Summary

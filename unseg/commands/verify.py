@@ -11,7 +11,7 @@ from rich.console import Console
 
 from unseg.commands.console import Terminal, print_list, quiet_decoders
 from unseg.storage.files import printable
-from unseg.storage.images import MAX_PIXELS
+from unseg.storage.image_limits import MAX_PIXELS
 
 if TYPE_CHECKING:  # torch is imported only when the command runs
     from unseg.protecting.verification import Verification

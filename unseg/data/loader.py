@@ -14,7 +14,6 @@ import multiprocessing.connection
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from unseg.compute.stopping import end_with_the_parent
+from unseg.compute.threads import cores
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import ViewBatch, draw_views
 from unseg.errors import UserError
@@ -38,8 +39,7 @@ DEAD_WORKER = "DataLoader worker (pid"  # how DataLoader's RuntimeError begins w
 
 def default_workers(processes: int = 1) -> int:
     """Worker processes for each of `processes` training processes on this machine: its other cores, at most four."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, max(0, cores // processes - 1))
+    return min(MOST_WORKERS, max(0, cores() // processes - 1))
 
 
 @dataclass(frozen=True)
@@ -190,15 +190,10 @@ def _prepare_worker(number: int) -> None:
     DataLoader's workers look whether the process that forked them lives; a fork server lives as long as they do. So each
     waits for the training process itself.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_the_parent()
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:

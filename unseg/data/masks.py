@@ -12,7 +12,8 @@ import numpy as np
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.object_rule import ALL_OBJECTS, ObjectRule
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, Label, open_label
+from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_limits import ImageError
 
 MaskKind = Literal["binary", "index"]
 """What a mask file's values are: grey levels, above 127 is object, or class ids."""
@@ -32,7 +33,7 @@ def check_kind(kind: MaskKind, rule: ObjectRule, option: str = "--mask-type") ->
 def object_mask(values_HW: np.ndarray, kind: MaskKind, rule: ObjectRule = ALL_OBJECTS) -> np.ndarray:
     """Returns the object, H×W bool.
 
-    values: H×W integers as `unseg.storage.images.read_label` gives them. kind: what they mean. rule: "all" or class
+    values: H×W integers as `unseg.storage.image_decoding.read_label` gives them. kind: what they mean. rule: "all" or class
     ids, since a mask alone does not tell things from stuff. UserError for class ids of a binary mask.
     """
     check_kind(kind, rule)

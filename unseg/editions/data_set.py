@@ -15,7 +15,7 @@ from unseg.data.edition_catalog import READER
 from unseg.data.edition_layout import EditionRow, EditionSet, Located, locate, nearest
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 MASK_SUFFIX = ".png"  # of masks that lie among their images
 

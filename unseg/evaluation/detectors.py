@@ -20,10 +20,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
+from segment_anything_training.key_remaps import State
 from unseg.errors import UserError
 from unseg.evaluation.coco_metrics import MAX_DETECTIONS
 from unseg.evaluation.regions import Targets
-from unseg.storage.weights import State
 from unseg.victims.pretrained import build_transformers, load_strictly, read_weights
 
 RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."

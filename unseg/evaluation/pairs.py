@@ -17,8 +17,8 @@ import numpy as np
 
 from unseg.errors import UserError
 from unseg.method.metrics import IGNORE_LABEL
-from unseg.storage.files import sha256_of
-from unseg.storage.images import read_image, read_label
+from unseg.storage.files import sha256_or_refuse
+from unseg.storage.image_decoding import read_image, read_label
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -131,10 +131,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 @functools.cache
 def _digest_of(path: Path, size: int, changed: int) -> str:
-    digest = sha256_of(path)
-    if digest is None:
-        raise UserError(f"{path}: cannot be read; check its permissions")
-    return digest
+    return sha256_or_refuse(path)
 
 
 def digest(path: Path) -> str:

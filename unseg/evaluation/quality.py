@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segment_anything_training.key_remaps import shapes_of
 from unseg.errors import UserError
 from unseg.method import metrics
-from unseg.storage.weights import compare, read_state, shapes_of
+from unseg.storage.state_files import compare, read_state
 
 SLOW_IMAGES = (
     200  # SSIM and LPIPS take a tenth of a second an image: they are means over at most so many, evenly spread

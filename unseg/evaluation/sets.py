@@ -19,7 +19,8 @@ from unseg.errors import UserError
 from unseg.evaluation.conditions import Change, reencoded
 from unseg.evaluation.pairs import Pair, digest
 from unseg.evaluation.quality import Meter
-from unseg.storage.images import IMAGE_SUFFIXES, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 LABEL_FOLDERS = ("labels", "masks", "annotations", "gt", "groundtruth")
 # Of two files of one name, the one that is lossless; the rest by name.

@@ -42,7 +42,7 @@ from unseg.evaluation.sets import (
 from unseg.evaluation.tasks.semantic import SemanticLearner, TaskLabelling, forget, learn_labels
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Schedule, Trained, train
 from unseg.method.config import Budget
-from unseg.storage.images import write_png
+from unseg.storage.image_encoding import write_png
 from unseg.victims.semantic_networks import check_network
 
 SMALLEST_SIDE = 32

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unseg.errors import UserError
-from unseg.storage import images
-from unseg.storage.images import ImageError
+from unseg.storage import image_limits
+from unseg.storage.image_limits import ImageError
 
 FARTHEST = 2.0**31  # pixels: boxes reach no farther
 BoxesOf = dict[str, tuple[tuple[float, ...], ...]]
@@ -17,7 +17,7 @@ BoxesOf = dict[str, tuple[tuple[float, ...], ...]]
 def read_boxes(path: Path) -> BoxesOf:
     """Returns image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive; UserError for anything else."""
     try:
-        content = json.loads(images.read_bytes(path))
+        content = json.loads(image_limits.read_bytes(path))
     except ImageError as error:
         raise UserError(f"--boxes {path}: {error.reason}") from error
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ from unseg.method import noise
 from unseg.method.metrics import psnr
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Broken, Originals, size_of
-from unseg.storage import images
+from unseg.storage import image_decoding
 from unseg.storage.files import link_on_the_way
 
 
@@ -54,7 +54,7 @@ def compare(entry: Entry, originals: Originals) -> Comparison:
     return Comparison((*beyond, *others), on_object, elsewhere, psnr=ratio if np.isfinite(ratio) else None)
 
 
-def _output(entry: Entry, originals: Originals) -> images.Image:
+def _output(entry: Entry, originals: Originals) -> image_decoding.Image:
     if entry.output is None or entry.object_budget is None or entry.background_budget is None:
         raise Broken("its line in the manifest has no output or no budget")
     link = link_on_the_way(originals.folder, entry.output)
@@ -63,7 +63,7 @@ def _output(entry: Entry, originals: Originals) -> images.Image:
     path = originals.folder / entry.output
     if not path.is_file():
         raise Broken("missing")
-    return images.read_image(path, originals.max_pixels)
+    return image_decoding.read_image(path, originals.max_pixels)
 
 
 def _greatest_changes(
@@ -83,7 +83,9 @@ def _in_grey_levels(changes_N: np.ndarray, values: int) -> float | None:
     return largest if values == 1 else largest / values
 
 
-def _other_differences(entry: Entry, policy: str, output: images.Image, original: images.Image) -> Iterator[str]:
+def _other_differences(
+    entry: Entry, policy: str, output: image_decoding.Image, original: image_decoding.Image
+) -> Iterator[str]:
     """Yields what is not as it should be beside the pixels. policy: the run's --metadata."""
     if not _same_transparency(output.alpha, original.alpha):
         yield "its transparency is not the original's"

@@ -20,9 +20,9 @@ from unseg.protecting.one_image import Job
 from unseg.protecting.pipeline import Pipeline, Result
 from unseg.protecting.planning import RunPlan
 from unseg.protecting.trials import foretell
-from unseg.storage import images
+from unseg.storage import image_decoding, image_encoding
 from unseg.storage.files import remove_temporaries, sync_folder
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
 TRIED_FROM = 100  # images: the length from which a run is tried first
@@ -92,9 +92,9 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         return job.earlier
     try:
         data = pipeline.objects.image_bytes(job.sample)
-        height, width = images.upright_size(job.sample.image, pipeline.settings.max_pixels, data)
+        height, width = image_decoding.upright_size(job.sample.image, pipeline.settings.max_pixels, data)
         pixels = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes one byte: only sides are looked at
-        reason = images.unsupported(pipeline.settings.format, pixels, None)
+        reason = image_encoding.unsupported(pipeline.settings.format, pixels, None)
         if reason:
             raise Refused("failed", reason)
         pipeline.objects.find(job.sample, height, width)

@@ -87,7 +87,7 @@ def open_generator(generator: AnyGenerator, device: str = "cpu") -> LoadedGenera
         network, file = _complete(_built(generator)), importlib.import_module(generator.partition(":")[0]).__file__
         return LoadedGenerator(_ready(network, device), "own", generator, _sha256(file, generator))
     if isinstance(generator, (str, Path)):
-        return load_generator(generator, device)
+        return load_generator(generator, torch.device(device))
     network, name, file = _complete(generator), _name(generator), _source_file(generator)
     source = f"{Path(file).stem}:{name}" if file else name
     return LoadedGenerator(_ready(network, device), "own", source, _sha256(file, name))

@@ -21,9 +21,9 @@ from unseg.data.samples import SampleFile, SampleList
 from unseg.method.codes import class_areas
 from unseg.protecting.manifest import Entry
 from unseg.protecting.protector import Boxes
-from unseg.storage import images
+from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 
 class Refused(Exception):
@@ -150,7 +150,7 @@ class MaskFiles(ClassedObjects):
         if sample.mask is None:
             raise Refused("copied", "no mask for it")
         try:
-            label = images.open_label(sample.mask, self.max_pixels)
+            label = image_decoding.open_label(sample.mask, self.max_pixels)
         except ImageError as error:
             raise Refused("failed", f"mask: {error.reason}") from error
         if label.values.shape != (height, width):
@@ -175,7 +175,7 @@ class MaskFiles(ClassedObjects):
 
     def _areas_of(self, path: Path) -> Mapping[int, int]:
         try:
-            return class_areas([images.open_label(path, self.max_pixels).values], self.rule.ignore_label)
+            return class_areas([image_decoding.open_label(path, self.max_pixels).values], self.rule.ignore_label)
         except ImageError:
             return {}
 
@@ -269,7 +269,7 @@ class AnnotationObjects(ClassedObjects):
         try:
             data = None if root is not None else reader.image_bytes(name)
             path = (self.opened.path if root is None else root) / name
-            height, width = images.upright_size(path, self.max_pixels, data)
+            height, width = image_decoding.upright_size(path, self.max_pixels, data)
             return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
         except ImageError:
             return {}

@@ -19,7 +19,7 @@ from unseg.protecting.objects import FoundObject, Objects, Refused
 from unseg.protecting.outputs import Planned
 from unseg.protecting.protector import Framed, Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_decoding, image_encoding
 from unseg.storage.weights import LoadedGenerator
 
 
@@ -47,7 +47,7 @@ class Loaded:
     """
 
     job: Job
-    image: images.Image
+    image: image_decoding.Image
     mask_HW: np.ndarray
     framed: Framed | None
     facts: Entry
@@ -72,7 +72,7 @@ class ImageMaker:
         """Returns an input with its object; raises Refused or ImageError where it cannot be protected."""
         image = self._read(job)
         height, width, _ = image.samples.shape
-        reason = images.unsupported(self.settings.format, image.samples, image.alpha)
+        reason = image_encoding.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
         found = self.objects.find(job.sample, height, width)
@@ -82,14 +82,14 @@ class ImageMaker:
         framed = self.protector.frame(image.samples, found.mask_HW, found.boxes)
         return Loaded(job, image, found.mask_HW, framed, facts)
 
-    def _read(self, job: Job) -> images.Image:
+    def _read(self, job: Job) -> image_decoding.Image:
         data, describe = self.objects.image_bytes(job.sample), self.settings.metadata == "keep"
         path, max_pixels = job.sample.image, self.settings.max_pixels
         if data is None:
-            return images.read_image(path, max_pixels, describe=describe)
-        return images.decode_image(path, data, max_pixels, describe=describe)
+            return image_decoding.read_image(path, max_pixels, describe=describe)
+        return image_decoding.decode_image(path, data, max_pixels, describe=describe)
 
-    def _facts(self, job: Job, image: images.Image, found: FoundObject) -> Entry:
+    def _facts(self, job: Job, image: image_decoding.Image, found: FoundObject) -> Entry:
         height, width, channels = image.samples.shape
         as_rgb = channels == 1 and self.settings.format == "webp"
         notes = [
@@ -132,10 +132,10 @@ class ImageMaker:
         metadata = image.metadata.select(settings.metadata)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
-        data = images.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
+        data = image_encoding.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
         facts = loaded.facts
         if settings.format == "jpeg":
-            protected = images.decode_samples(data)
+            protected = image_decoding.decode_samples(data)
             over_budget, max_over = breach(image.samples, protected, region, settings.budget)
             facts = replace(facts, over_budget=over_budget, max_over=max_over)
         ratio = psnr(image.samples, protected)

@@ -16,7 +16,7 @@ from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.objects import OpenAnnotations, found_in
 from unseg.protecting.protector import image_region
-from unseg.storage import images
+from unseg.storage import image_decoding
 
 Place = tuple[Path, Path | None]
 """Where annotations lie, and the folder that the names in them are relative to."""
@@ -57,7 +57,7 @@ class Originals:
                 found[place, root] = error
         return replace(self, read_annotations=found)
 
-    def image(self, entry: Entry) -> images.Image:
+    def image(self, entry: Entry) -> image_decoding.Image:
         """Returns an original; raises Broken where it is not there."""
         path = self._path_of(entry)
         if self.settings.is_annotated and self.settings.holds_images:
@@ -65,10 +65,10 @@ class Originals:
             data = opened.reader.image_bytes(entry.input)
             if data is None:
                 raise Broken(f"its original is not in {opened.path}")
-            return images.decode_image(path, data, self.max_pixels)
+            return image_decoding.decode_image(path, data, self.max_pixels)
         if not path.is_file():
             raise Broken(f"its original {path} is not there: give --originals")
-        return images.read_image(path, self.max_pixels)
+        return image_decoding.read_image(path, self.max_pixels)
 
     def region(self, entry: Entry, height: int, width: int) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
@@ -106,7 +106,7 @@ class Originals:
         path = folder / entry.mask
         if not path.is_file():
             raise Broken(f"its mask {path} is not there: give --masks")
-        label = images.open_label(path, self.max_pixels)
+        label = image_decoding.open_label(path, self.max_pixels)
         if label.sha256 != entry.mask_sha256:
             raise Broken(f"its mask {path} changed since (another sha256)")
         assert self.settings.kind is not None, "a rule without annotations is one of masks"

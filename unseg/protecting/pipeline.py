@@ -21,16 +21,16 @@ from typing import Any
 
 import torch
 
-from unseg.compute.device import single_threaded_pool, worker_threads
+from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, cannot_go_on
 from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 from unseg.storage.weights import LoadedGenerator
 
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
@@ -142,7 +142,7 @@ class Pipeline:
             data = self.objects.image_bytes(job.sample)
         except ImageError:
             return 0
-        return images.pixel_count(job.sample.image if data is None else io.BytesIO(data))
+        return image_limits.pixel_count(job.sample.image if data is None else io.BytesIO(data))
 
     def _sha256_of_input(self, job: Job) -> str | None:
         data = self.objects.image_bytes(job.sample)
@@ -226,7 +226,7 @@ class Pipeline:
         if data is not None:
             yield data
             return
-        with images.open_regular(job.sample.image) as file:
+        with image_limits.open_regular(job.sample.image) as file:
             yield from blocks_of(file)
 
     # --- in the generator's thread

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unseg.compute.device import cores
 from unseg.compute.progress import Progress
+from unseg.compute.threads import cores
 from unseg.data.masks import check_kind, detect_kind
 from unseg.data.samples import SampleFile, SampleList
 from unseg.errors import UserError

@@ -21,14 +21,15 @@ from typing import cast
 
 import torch
 
-from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
+from unseg.compute.device import choose_device
 from unseg.compute.stopping import end_with_the_parent
+from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.protecting.generators import open_generator
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_limits
 from unseg.storage.files import remove_temporaries
 from unseg.storage.weights import LoadedGenerator
 
@@ -209,8 +210,8 @@ def _work(connection: Connection) -> None:
     try:
         plan: Blueprint = connection.recv()
         with (
-            images.own_size_limit(),
-            images.quiet_decoders(),
+            image_limits.own_size_limit(),
+            image_limits.quiet_decoders(),
             alone(),
             single_threaded_pool(plan.workers) as pool,
             closing(plan.build().results(_asked_for(connection), pool)) as made,

@@ -23,7 +23,7 @@ from unseg.method import letterbox, noise
 from unseg.method.config import Budget
 from unseg.protecting.generators import AnyGenerator, network_of
 from unseg.protecting.given_images import AnyImage, AnyMask, read_given, read_mask
-from unseg.storage import images
+from unseg.storage import image_decoding
 
 Region = Literal["mask", "published"]
 Precision = Literal["float32", "bfloat16"]
@@ -145,7 +145,7 @@ class Protector:
         """Returns image and prompts in the network's frame: a box prompt around `boxes` where given, else the mask."""
         height, width = image_HWC.shape[:2]
         size = self.network.image_size
-        image = letterbox.image_frame(images.eight_bit_rgb(image_HWC), size, antialias=self.network.antialias)
+        image = letterbox.image_frame(image_decoding.eight_bit_rgb(image_HWC), size, antialias=self.network.antialias)
         if boxes is not None:
             inside = np.clip(np.asarray(boxes, np.float32), 0, [width - 1, height - 1] * 2)
             return Framed(image, letterbox.box_prompts(inside, height, width, size))

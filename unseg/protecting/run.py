@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unseg.compute.device import alone, cores, single_threaded_pool
 from unseg.compute.progress import SILENT, Progress
+from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.protecting.execution import Summary, execute, foresee
 from unseg.protecting.generators import AnyGenerator
@@ -15,7 +15,7 @@ from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.planning import plan_run
 from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock
 
 __all__ = ["ProtectSettings", "Summary", "protect"]
@@ -70,7 +70,7 @@ def protect(
         generator=generator,
     )
     request.check()
-    with images.own_size_limit(), alone(), single_threaded_pool(settings.workers or cores()) as pool:
+    with image_limits.own_size_limit(), alone(), single_threaded_pool(settings.workers or cores()) as pool:
         found = read_inputs(request, pool, progress)
         if dry_run:
             return foresee(plan_run(request, found, pool, progress), pool, progress)

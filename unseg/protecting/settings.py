@@ -14,7 +14,7 @@ from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.outputs import SUFFIXES
 from unseg.protecting.protector import Precision, Region
-from unseg.storage import images
+from unseg.storage import image_limits
 
 PRECISIONS = get_args(Precision)
 REMOVED_PRECISIONS = ("auto", "float16")
@@ -50,7 +50,7 @@ class ProtectSettings:
     precision: Precision = "float32"
     batch_size: int | None = None
     workers: int | None = None
-    max_megapixels: float = images.MAX_PIXELS / 1e6
+    max_megapixels: float = image_limits.MAX_PIXELS / 1e6
 
     @property
     def max_pixels(self) -> int:

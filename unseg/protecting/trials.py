@@ -15,7 +15,7 @@ from unseg.protecting.objects import Refused
 from unseg.protecting.one_image import Job
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.planning import RunPlan
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 T = TypeVar("T")
 TRIALS = 3  # images that are tried

@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unseg.compute.device import cores, single_threaded_pool
 from unseg.compute.progress import SILENT, Progress, track
+from unseg.compute.threads import cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.protecting.comparison import Comparison, compare
 from unseg.protecting.header import recorded
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
-from unseg.storage import images
+from unseg.storage import image_limits
 from unseg.storage.files import files_under
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 from unseg.storage.locks import LOCK_FILE, holder_of
 
 CUT_OFF = "the run was cut off before its end, and may have left images out: run the same command again"
@@ -103,7 +103,7 @@ def verify(
     masks: str | Path | None = None,
     annotations: str | Path | OpenAnnotations | None = None,
     workers: int | None = None,
-    max_megapixels: float = images.MAX_PIXELS / 1e6,
+    max_megapixels: float = image_limits.MAX_PIXELS / 1e6,
     progress: Progress = SILENT,
 ) -> Verification:
     """Checks every file of an output folder against the manifest and the originals. Nothing is written.
@@ -127,7 +127,7 @@ def verify(
         annotations=annotations if isinstance(annotations, (OpenAnnotations, type(None))) else Path(annotations),
         max_pixels=int(max_megapixels * 1e6),
     )
-    with images.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
+    with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         findings = _findings(protected, kept, pool, progress)
     unprotected = tuple(Finding(entry.input, _not_protected(entry)) for entry in entries if entry.status != "protected")
     gone = [entry.output for entry in entries if entry.output and _is_gone(entry, folder / entry.output)]

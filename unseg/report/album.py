@@ -14,7 +14,7 @@ from PIL import Image
 from unseg.errors import UserError
 from unseg.report.model import Change, Picture
 from unseg.storage.files import link_on_the_way, stays_inside
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.panels import NOISE_GAIN, noise_panel
 
 LONGEST_SIDE = 416  # pixels in the page: twice the width at which a picture is shown on most screens

@@ -18,8 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from unseg.errors import UserError
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, writing
-from unseg.storage.weights import write_durably
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, write_durably, writing
 
 GENERATOR_FILE = "generator.safetensors"
 CHECKPOINTS = "checkpoints"

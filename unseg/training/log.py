@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from unseg.errors import UserError
 from unseg.method.config import PLAYERS, Budget, TrainConfig
-from unseg.storage.images import encode_png
+from unseg.storage.files import write_durably
+from unseg.storage.image_encoding import encode_png
 from unseg.storage.panels import INK, MISSED, NOISE_GAIN, WRONG, answer_panel, captioned_grid, mask_panel, noise_panel
-from unseg.storage.weights import write_durably
 from unseg.training.validation import MEASURES, SetScore, Shown, mean_over_images
 
 LOG_FILE = "log.jsonl"

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unseg.compute.device import single_threaded_pool
 from unseg.compute.distributed import add_up
 from unseg.compute.distributed import shard as part_of
+from unseg.compute.threads import single_threaded_pool
 from unseg.data.views import TrainingImage, draw_object
 from unseg.method import noise
 from unseg.method.config import TrainConfig

@@ -13,8 +13,9 @@ import safetensors
 import torch
 from torch import nn
 
+from segment_anything_training.key_remaps import State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import Misfit, State, compare, read_state, shapes_of
+from unseg.storage.state_files import Misfit, compare, read_state
 
 CONFIG, SHARDS = "config.json", "model.safetensors.index.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")

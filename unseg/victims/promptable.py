@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from segment_anything_training.build import SAM_CONFIGS
+from segment_anything_training.key_remaps import State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import Misfit, State, compare, shapes_of
+from unseg.storage.state_files import Misfit, compare
 from unseg.victims.pretrained import read_weights
 
 FAMILIES = ("sam", "samhq")

@@ -7,7 +7,6 @@ are. Shapes: B images, H×W pixels, C classes; the output's stride is 8.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segment_anything_training.key_remaps import Shapes, State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import Misfit, Shapes, State, compare, read_state, shapes_of
+from unseg.storage.state_files import Misfit, compare, read_state
 from unseg.victims.mxnet_params import Entry, read_array, read_directory
 
 STRIDE = 8
@@ -261,7 +261,3 @@ def _hint(network: DeepLabV1, misfit: Misfit) -> str:
         return f" of {network.fc8_seg_conv2.out_channels} classes"
     stem = network.conv1a.out_channels
     return "" if stem == STEM_WIDTH else f" of {stem / STEM_WIDTH:g} times its width (published weights need width 1)"
-
-
-def parameter_count(network: nn.Module) -> int:
-    return sum(math.prod(parameter.shape) for parameter in network.parameters())

@@ -32,7 +32,8 @@ from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown,
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import ImageError
 
 CITYSCAPES_IMAGE, CITYSCAPES_PANOPTIC = "_leftImg8bit.png", "_gtFine_panoptic.png"
 

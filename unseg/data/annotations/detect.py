@@ -16,7 +16,7 @@ from unseg.data.annotations.labelme import LabelMe
 from unseg.data.annotations.yolo import Yolo, label_texts, looks_like_yolo
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 OPTION = "--annotations-format"
 FORMATS = (

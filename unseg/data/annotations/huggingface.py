@@ -31,7 +31,8 @@ from unseg.data.masks import MaskKind, check_kind, detect_kind
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
+from unseg.storage.image_decoding import Label, decode_label
+from unseg.storage.image_limits import IMAGE_SUFFIXES, ImageError
 
 TABLES = (".parquet", ".arrow")
 IMAGE_COLUMNS = ("image", "img", "file_name", "image_file_name", "pixel_values")

@@ -19,7 +19,7 @@ from unseg.data.annotations.label_files import LabelFiles, detected_label_files
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_LINE = 1 << 20  # characters of metadata a row

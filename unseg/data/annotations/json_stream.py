@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unseg.errors import UserError
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 CHUNK = 1 << 20  # bytes
 MAX_ENTRY = 8 << 20  # characters; a text of this length can become 240 MB of Python objects

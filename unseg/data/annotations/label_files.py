@@ -30,7 +30,8 @@ from unseg.data.masks import MaskKind, check_kind, detect_kind
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
-from unseg.storage.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
+from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_limits import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES
 
 VOC_CLASSES = (
     "background",

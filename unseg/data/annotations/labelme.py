@@ -32,7 +32,8 @@ from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.annotations.yolo import read_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, decode_label
+from unseg.storage.image_decoding import decode_label
+from unseg.storage.image_limits import ImageError
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"
 WITHOUT_AREA = ("line", "linestrip", "point", "points")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 MAX_NAME = 255  # bytes a part of a path, on every common file system
 MAX_PATH = 4096

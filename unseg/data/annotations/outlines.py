@@ -18,7 +18,7 @@ from unseg.data.annotations.runs import (
     runs_of_mask,
     runs_of_polygons,
 )
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 MAX_CORNERS = 4_000_000  # an image, all its polygons together
 

@@ -16,7 +16,7 @@ from unseg.data.annotations.names import ImagesFolder, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, read_bytes
+from unseg.storage.image_limits import ImageError, read_bytes
 
 MAX_FILE = 8 << 20  # bytes a label file
 MAX_NAMES_FILE = 128 << 10  # bytes; PyYAML takes seconds for as much as that

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unseg.compute.device import cores, worker_threads
+from unseg.compute.threads import cores, worker_threads
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import MEAN, draw_colours, recoloured, standardised
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unseg.compute.device import worker_threads
+from unseg.compute.threads import worker_threads
 from unseg.data.annotations import Annotated, ClassMap, ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.data.views import MIN_OBJECT_PIXELS

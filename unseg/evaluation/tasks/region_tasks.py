@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unseg.compute.device import cores, worker_threads
+from unseg.compute.threads import cores, worker_threads
 from unseg.data.annotations import ClassMap
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import augment, draw_colours, draw_views

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segment_anything_training.key_remaps import shapes_of
 from unseg.compute.device import choose_device
 from unseg.compute.distributed import World
 from unseg.data.annotations import NO_CLASS, Annotated, ClassMap, ClassTable, ObjectRule
@@ -31,7 +32,7 @@ from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerO
 from unseg.evaluation.pairs import Task, shrink_image, shrink_label
 from unseg.evaluation.trainer import Evaluation, Schedule, Trained, train
 from unseg.method import metrics
-from unseg.storage.weights import compare, shapes_of
+from unseg.storage.state_files import compare
 from unseg.victims.pretrained import load_strictly, read_weights
 from unseg.victims.semantic_networks import AnySize, OutOf, build_network, check_network
 
