@@ -1,7 +1,7 @@
-"""Small training runs for the tests, and a program that runs one, alone or through `unseg.compute.launch`.
+"""Small training runs for the tests, and a program that runs one: alone, or on two processes through `unseg.compute.launch`.
 
-python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]   the smoke recipe; that rank's process kills itself
-python tests/support/training_runs.py gradients OUTPUT                one step of each player; gradients, states by rank
+python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]     the smoke recipe; the process of that rank kills itself
+python tests/support/training_runs.py gradients OUTPUT                  one step of each player; gradients and states by rank
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +43,7 @@ def made_samples() -> list[TrainingImage]:
     return made
 
 
-ALONE = World()
-
-
-def run(output: Path, config: TrainConfig = SMOKE, world: World = ALONE, **options: object) -> Outcome:
+def run(output: Path, config: TrainConfig = SMOKE, world: World = World(), **options: object) -> Outcome:
     options = {"quiet": True, "tensorboard": False, "validation_images": 2, **options}
     return train(config, made_samples(), output, world, options=RunOptions(**options))
 
@@ -65,7 +61,7 @@ def same(left: object, right: object) -> bool:
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right))
     return left == right
 
 
@@ -85,21 +81,20 @@ def small_paper(batch_size: int) -> TrainConfig:
     )
 
 
-def _take_gradients(network: torch.nn.Module, grads: dict, *_: object) -> None:
-    for key, parameter in network.named_parameters():
-        grads[key] = None if parameter.grad is None else parameter.grad.clone()
-
-
 def one_step_each(config: TrainConfig, world: World) -> dict:
-    """Takes a step of each player from the same start; returns the gradients that optimizers got, losses and states."""
+    """A step of each player from the same start: the gradients that the optimizers were given, the losses, the states."""
     found: dict = {"states": []}
     for step, (name, opponent) in enumerate((("surrogate", "generator"), ("generator", "surrogate"))):
         training = Training.start(config, world)
         players = {"surrogate": training.surrogates[0], "generator": training.generator}
         before = copy.deepcopy(players[opponent].state())
         grads = found[f"{name} gradients"] = {}
-        hook = partial(_take_gradients, players[name].network, grads)
-        players[name].optimizer.register_step_pre_hook(hook)
+
+        def take_gradients(*_: object) -> None:
+            for key, parameter in players[name].network.named_parameters():
+                grads[key] = None if parameter.grad is None else parameter.grad.clone()
+
+        players[name].optimizer.register_step_pre_hook(take_gradients)
         views = draw_views(made_samples(), config, step, world.rank, world.size)
         found[f"{name} loss"] = bilevel.take_step(training, views, phase=step)[1]
         found[f"{opponent} kept"] = same(before, players[opponent].state())
