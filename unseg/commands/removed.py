@@ -7,6 +7,10 @@ REMOVED = {
     ("protect", "--attention"): ONE_FORM,
     ("protect", "--compile"): ONE_FORM,
     ("protect", "--graph"): ONE_FORM,
+    ("evaluate", "--data"): "give --clean ROOT/images/train --annotations ROOT/labels/train --test ROOT/images/test "
+    "--test-annotations ROOT/labels/test; for the binary task also --binary --objects 3,4",
+    ("evaluate", "--object-classes"): "give --objects",
+    ("evaluate", "--test-split"): "give the split's folder: --test ROOT/images/val --test-annotations ROOT/labels/val",
 }
 
 
