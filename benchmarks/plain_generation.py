@@ -1,8 +1,8 @@
 """Protecting images plainly, as the published generation works: what the benchmark compares `unseg protect` with.
 
 One image after another in one process, float32: decode with OpenCV, pad to a square, resize, the generator with
-segment_anything's own encoder and the full matrix of attention, noise resized to the whole square, sum in floats, JPEG by
-OpenCV, whose bytes break the bound. The same noise from the same weights; nothing of this is used to protect.
+segment_anything's own encoder and the full matrix of attention, noise resized to the whole square, sum in floats, JPEG
+by OpenCV, whose bytes break the bound. The same noise from the same weights; nothing of this is used to protect.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from unseg.method.config import Budget
 
 @dataclass(frozen=True)
 class PlainRun:
-    """seconds: of every image, decoded to written. encoder_seconds: of the image encoder, every image; none without one.
-    noise: the first image's, 3×N×N.
+    """seconds: of every image, decoded to written. encoder_seconds: of the image encoder, every image; none without
+    one. noise: the first image's, 3×N×N.
     """
 
     seconds: list[float]

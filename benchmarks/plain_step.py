@@ -1,8 +1,9 @@
 """The networks computed plainly, as the published training does: what the benchmark compares this project's step with.
 
 The same weights under the same names, but attention with the full N×N logits and bias, norms of pixels made of single
-operations, PyTorch's own convolutions, and images that are encoded together but go one at a time through segment_anything's
-own prompt encoder and token transformer and through the decoder. Nothing of this is used to train or to protect.
+operations, PyTorch's own convolutions, and images that are encoded together but go one at a time through
+segment_anything's own prompt encoder and token transformer and through the decoder. Nothing of this is used to train or
+to protect.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from segment_anything_training.surrogate import Surrogate
 
 class WindowedAttention(SamAttention):
     """SAM's attention, and what SAM's blocks do around it: a grid larger than its tables is cut into windows."""
-
-    form = "plain"  # none of this project's: its shorter ways through a block are not taken
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         size = (len(self.rel_pos_h) + 1) // 2

@@ -1,7 +1,7 @@
 """Where the time of `unseg protect` goes: seconds of every stage, from inside a real run.
 
-The functions that the pipeline calls are wrapped for the length of the run. Stages work at the same time, in threads, so their
-seconds add up to more than the run's; processor time is each thread's own, and does not count waiting.
+The functions that the pipeline calls are wrapped for the length of the run. Stages work at the same time, in threads,
+so their seconds add up to more than the run's; processor time is each thread's own, and does not count waiting.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unseg.compute.device import choose_device, cores
+from unseg.compute.device import choose_device
+from unseg.compute.threads import cores
 from unseg.method import noise
 from unseg.protecting import pipeline
 from unseg.protecting.manifest import ManifestWriter
 from unseg.protecting.protector import Protector
 from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_decoding, image_encoding
 
-# Stage, and the function that is it. Decoding includes reading and hashing the file; writing includes hashing it and waiting
-# until the disk has it; the manifest is one line an image, and now and then a wait for the disk.
+# Stage, and the function that is it. Decoding includes reading and hashing the file; writing includes hashing it and
+# waiting until the disk has it; the manifest is one line an image, and now and then a wait for the disk.
 STAGES = (
-    ("decode", images, "read_image"),
+    ("decode", image_decoding, "read_image"),
     ("frame", Protector, "frame"),
     ("network", Protector, "noise"),
     ("noise", noise, "apply"),
-    ("encode", images, "encode"),
+    ("encode", image_encoding, "encode"),
     ("write", pipeline, "write_blocks"),
     ("manifest", ManifestWriter, "add"),
     ("manifest", ManifestWriter, "announce"),
@@ -91,21 +92,21 @@ def timed_stages() -> Iterator[Clock]:
     """Inside, every call of a stage is timed."""
     clock, before = Clock(), [getattr(owner, name) for _, owner, name in STAGES]
     try:
-        for (stage, owner, name), function in zip(STAGES, before):
+        for (stage, owner, name), function in zip(STAGES, before, strict=True):
             setattr(owner, name, clock.timed(stage, function))
         yield clock
     finally:
-        for (_, owner, name), function in zip(STAGES, before):
+        for (_, owner, name), function in zip(STAGES, before, strict=True):
             setattr(owner, name, function)
 
 
 def stage_figures(folder: Path, out: Path, settings: ProtectSettings) -> dict[str, Any]:
     """Protect a folder and tell where the time went.
 
-    stages: milliseconds an image, on the clock and of the calling threads' processor time. elapsed: seconds from the first
-    question to the network to its last answer. In between, the share of the time that the device did nothing (idle_share: of
-    a processor's cores, as far as this process used them; of a GPU, the time without a question to the network), and
-    beside: the stage that took most beside the network.
+    stages: milliseconds an image, on the clock and of the calling threads' processor time. elapsed: seconds from the
+    first question to the network to its last answer. In between, the share of the time that the device did nothing
+    (idle_share: of a processor's cores, as far as this process used them; of a GPU, the time without a question to the
+    network), and beside: the stage that took most beside the network.
     """
     with timed_stages() as clock:
         summary = protect([folder], out, settings)

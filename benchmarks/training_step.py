@@ -1,9 +1,9 @@
 """Speed and memory of a training step against a plain one, in one run, printed as a table and written as JSON.
 
-Both take the same steps of bilevel training (`unseg.training.bilevel`) from the same weights on the same batches, in the paper's
-proportion: a round is one step of the surrogate and three of the generator. "This" step is the one that `unseg train` takes;
-the plain one is float32 with the networks of `benchmarks.plain_step`, channels first in memory, and an unfused Adam. Neither computes gradients of frozen parts,
-nor did the published code.
+Both take the same steps of bilevel training (`unseg.training.bilevel`) from the same weights on the same batches, in
+the paper's proportion: a round is one step of the surrogate and three of the generator. "This" step is the one that
+`unseg train` takes; the plain one is float32 with the networks of `benchmarks.plain_step`, channels first in memory,
+and an unfused Adam. Neither computes gradients of frozen parts, nor did the published code.
 
 - images/s: the images of a round by the median of its seconds; rounds of the two alternate, and change order.
 - peak memory: of a process of its own each; the GPU's where there is one, else the largest resident set.
@@ -28,9 +28,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.generation import machine, photographs, timed_process
+from benchmarks.machine import machine
+from benchmarks.photographs import photographs
 from benchmarks.plain_step import PlainGenerator, PlainSurrogate
+from benchmarks.timed_runs import timed_process
 from segment_anything_training.build import SAM_CONFIGS, SURROGATE_IMAGE_SIZE
 from segment_anything_training.generator import NoiseGenerator
 from segment_anything_training.sam import SamConfig
@@ -71,7 +74,8 @@ class Scale:
 
 
 FULL = Scale("ViT-B at 1024 and 512", SAM_CONFIGS["vit_b"], SURROGATE_IMAGE_SIZE, batch_size=4, rounds=7)
-# Half of ViT-B's width, heads and depth, so that a step takes seconds; images, windows and the width of a head are as there.
+# Half of ViT-B's width, heads and depth, so that a step takes seconds; images, windows and the width of a head are as
+# there.
 REDUCED = Scale(
     "a reduced ViT (width 384, depth 6, 6 heads) at 1024 and 512",
     SamConfig(1024, embed_dim=384, depth=6, num_heads=6, global_blocks=(2, 5)),
@@ -117,7 +121,10 @@ class Pair:
         self.generator, self.surrogate = (
             Player.start(name, network, rate, config, world)
             for name, network, rate in zip(
-                ("generator", "surrogate"), networks, (config.generator_learning_rate, config.surrogate_learning_rate)
+                ("generator", "surrogate"),
+                networks,
+                (config.generator_learning_rate, config.surrogate_learning_rate),
+                strict=True,
             )
         )
         if way == "plain":
@@ -205,8 +212,16 @@ def waiting_share(samples: TrainingSet, scale: Scale, device: torch.device, work
         return (loader.waited - waited) / (time.perf_counter() - started)
 
 
+def operations(samples: TrainingSet, scale: Scale, device: torch.device) -> float:
+    """Returns the floating-point operations of a round of plain steps, two for every multiplication."""
+    batches, pair = draw_round(samples, scale), Pair("plain", scale, device)
+    with FlopCounterMode(display=False) as counter:
+        pair.round(batches)
+    return float(counter.get_total_flops())
+
+
 def benchmark(scale: Scale, device: torch.device) -> dict:
-    """All figures."""
+    """Returns all figures."""
     workers = max(1, default_workers())
     figures = {
         "machine": machine(),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a segmentation network on clean and on unlearnable Pascal VOC images, tests both on clean images, and prints the IoU of
-# every class beside each other: the published evaluation, DeepLabV1 on ResNet38 (docs/evaluation.md).
+# every class beside each other: the published evaluation, DeepLabV1 on ResNet38 (docs/guide/evaluate.md).
 #
 #   WEIGHTS=pretrained_checkpoint/ilsvrc-cls_rna-a1_cls1000_ep-0001.params DATA_ROOT=VOCdevkit/VOC2012 \
 #       PROTECTED=runs/unlearnable/pascal bash eval/run_seg.sh

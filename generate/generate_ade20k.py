@@ -1,4 +1,7 @@
-"""The unlearnable edition of ADE20K. Settings come from the environment: see scripts/generate_ade20k.sh."""
+"""Makes the unlearnable edition of ADE20K; settings come from the environment.
+
+See scripts/generate_ade20k.sh.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""The unlearnable edition of Cityscapes. Settings come from the environment: see scripts/generate_cityscapes.sh."""
+"""Makes the unlearnable edition of Cityscapes; settings come from the environment.
+
+See scripts/generate_cityscapes.sh.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""The unlearnable edition of COCO 2017. Settings come from the environment: see scripts/generate_coco.sh."""
+"""Makes the unlearnable edition of COCO 2017; settings come from the environment.
+
+See scripts/generate_coco.sh.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""The unlearnable edition of HQSeg-44K. Settings come from the environment: see scripts/generate_interactive.sh."""
+"""Makes the unlearnable edition of HQSeg-44K; settings come from the environment.
+
+See scripts/generate_interactive.sh.
+"""
 
 import sys
 

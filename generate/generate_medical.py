@@ -1,4 +1,7 @@
-"""The unlearnable edition of chest X-rays and Kvasir-SEG. Settings come from the environment: see scripts/generate_medical.sh."""
+"""Makes the unlearnable edition of chest X-rays and Kvasir-SEG; settings come from the environment.
+
+See scripts/generate_medical.sh.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""The unlearnable edition of Pascal VOC 2012. Settings come from the environment: see scripts/generate_pascal.sh."""
+"""Makes the unlearnable edition of Pascal VOC 2012; settings come from the environment.
+
+See scripts/generate_pascal.sh.
+"""
 
 import sys
 

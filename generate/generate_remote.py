@@ -1,4 +1,7 @@
-"""The unlearnable edition of NWPU VHR-10, WHU and SSDD. Settings come from the environment: see scripts/generate_remote.sh."""
+"""Makes the unlearnable edition of NWPU VHR-10, WHU and SSDD; settings come from the environment.
+
+See scripts/generate_remote.sh.
+"""
 
 import sys
 

@@ -7,12 +7,13 @@
 # Needs: what install.sh needs; in DATA_ROOT or DETECTRON2_DATASETS: cityscapes/leftImg8bit/train,
 #        cityscapes/gtFine/cityscapes_panoptic_train.json and cityscapes_panoptic_train (cityscapesScripts'
 #        createPanopticImgs.py); with ANNOTATIONS=labelIds cityscapes/gtFine/train in their place.
-# Takes: DRY_RUN=1 says it for this machine: how many images, how long, how much disk, and every problem found.
-# Leaves: in OUT cityscapes with leftImg8bit/train/CITY protected, leftImg8bit/val untouched, gtFine of both and the panoptic
-#         files. Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all else).
-#         Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on after an
-#         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed (exit
-#         code 1).
+# Takes: with DRY_RUN=1 it tells how many images there are, how long this machine takes, how much disk it needs, and
+#        every problem it finds.
+# Leaves: in OUT cityscapes with leftImg8bit/train/CITY protected, leftImg8bit/val untouched, gtFine of both and the
+#         panoptic files. Beside them unseg-manifest.jsonl (every image), unseg-edition.json and
+#         unseg-edition-files.jsonl (all else). Annotations are copies: nothing that happens in OUT reaches the
+#         originals. The same command goes on after an interruption, and does nothing where all is done. Images
+#         without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/cityscapes
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val)
@@ -20,11 +21,12 @@
 #           ANNOTATIONS=panoptic (labelIds)
 #           OBJECTS=all (every non-crowd segment), multi (non-crowd things: ids from 24), label ids such as 26, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
-#           NAMES=keep, png: the same, they are PNG already
-#           FORMAT=png, which keeps the bound exactly; jpeg: quality 100, and the manifest says by how much it breaks the bound
-#           VAL=copy (evaluation images; link: symbolic links to yours; none: leave them out)
-#           LIMIT=N protects the first N images alone, for a try, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
+#           NAMES=keep and NAMES=png do the same: the images are PNG already
+#           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
+#               exceeds the bound
+#           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
+#           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

@@ -1,28 +1,32 @@
 #!/usr/bin/env bash
 # Makes the unlearnable edition of COCO 2017, in the set's own layout, ready for an evaluator.
 #
-#   DETECTRON2_DATASETS=datasets bash scripts/generate_coco.sh                                   118,287 images, panoptic
+#   DETECTRON2_DATASETS=datasets bash scripts/generate_coco.sh                                   118,287 images
 #   DETECTRON2_DATASETS=datasets ANNOTATIONS=instances NAMES=png bash scripts/generate_coco.sh   instances, X.png
 #
-# Needs: what install.sh needs; in DATA_ROOT or DETECTRON2_DATASETS: coco/train2017, coco/annotations/panoptic_train2017.json
-#        and coco/panoptic_train2017; with ANNOTATIONS=instances coco/annotations/instances_train2017.json in their place.
-# Takes: DRY_RUN=1 says it for this machine: how many images, how long, how much disk, and every problem found.
-# Leaves: in OUT coco with train2017 protected, val2017 untouched, and the panoptic and instance annotations that are there.
-#         Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all else).
-#         Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on after an
-#         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed (exit
-#         code 1).
+# Needs: what install.sh needs; in DATA_ROOT or DETECTRON2_DATASETS: coco/train2017,
+#        coco/annotations/panoptic_train2017.json and coco/panoptic_train2017; with ANNOTATIONS=instances
+#        coco/annotations/instances_train2017.json in their place.
+# Takes: with DRY_RUN=1 it tells how many images there are, how long this machine takes, how much disk it needs, and
+#        every problem it finds.
+# Leaves: in OUT coco with train2017 protected, val2017 untouched, and the panoptic and instance annotations that are
+#         there. Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all
+#         else). Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on
+#         after an interruption, and does nothing where all is done. Images without an object are copied unprotected
+#         and listed (exit code 1).
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/coco
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val)
 #           ANNOTATIONS=panoptic (instances)
 #           OBJECTS=all (every non-crowd segment), multi (non-crowd things), category ids such as 1 or 17,18, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
-#           NAMES=keep: PNG bytes under the json's file_name; png: X.png, and file_name in the json follows
-#           FORMAT=png, which keeps the bound exactly; jpeg: quality 100, and the manifest says by how much it breaks the bound
-#           VAL=copy (evaluation images; link: symbolic links to yours; none: leave them out)
-#           LIMIT=N protects the first N images alone, for a try, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
+#           NAMES=keep keeps the json's file_name, although the file contains PNG data; NAMES=png writes X.png and
+#               changes file_name in the json
+#           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
+#               exceeds the bound
+#           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
+#           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

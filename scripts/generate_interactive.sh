@@ -5,23 +5,25 @@
 #   DATA_ROOT=data/hqseg SET=DUTS-TR bash scripts/generate_interactive.sh   one set
 #
 # Needs: what install.sh needs; in DATA_ROOT: HQSeg-44K's folders as in data/README.md.
-# Takes: DRY_RUN=1 says it for this machine: how many images, how long, how much disk, and every problem found.
-# Leaves: in OUT the same folders with the training images protected, their masks, and the validation sets untouched where they
-#         are there. Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all
-#         else). Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on after an
-#         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed (exit
-#         code 1).
+# Takes: with DRY_RUN=1 it tells how many images there are, how long this machine takes, how much disk it needs, and
+#        every problem it finds.
+# Leaves: in OUT the same folders with the training images protected, their masks, and the validation sets untouched
+#         where they are there. Beside them unseg-manifest.jsonl (every image), unseg-edition.json and
+#         unseg-edition-files.jsonl (all else). Annotations are copies: nothing that happens in OUT reaches the
+#         originals. The same command goes on after an interruption, and does nothing where all is done. Images
+#         without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/interactive
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SET=DIS5K-TR, ThinObject5K-TR, FSS, DUTS-TR, DUTS-TE, ECSSD, MSRA_10K; several with commas (all)
 #           OBJECTS=all (the mask)
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
-#           NAMES=keep: PNG bytes under X.jpg, which HQ-SAM's loader asks for and which leaves X.png to the mask; png: X.png,
-#             where no mask has that name
-#           FORMAT=png, which keeps the bound exactly; jpeg: quality 100, and the manifest says by how much it breaks the bound
-#           VAL=copy (evaluation images; link: symbolic links to yours; none: leave them out)
-#           LIMIT=N protects the first N images alone, for a try, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
+#           NAMES=keep keeps the name X.jpg, which HQ-SAM's loader asks for, although the file contains PNG data;
+#               NAMES=png writes X.png where no mask has that name
+#           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
+#               exceeds the bound
+#           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
+#           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

@@ -1,25 +1,28 @@
 #!/usr/bin/env bash
 # Makes the unlearnable edition of chest X-rays and Kvasir-SEG, in the set's own layout, ready for an evaluator.
 #
-#   DATA_ROOT=data/medical bash scripts/generate_medical.sh                                             both, with 4 and 1
-#   DATA_ROOT=data/medical SET=Kvasir EPSILON=8 BACKGROUND_EPSILON=2 bash scripts/generate_medical.sh   one, with 8 and 2
+#   DATA_ROOT=data/medical bash scripts/generate_medical.sh                              both, 4 and 1
+#   DATA_ROOT=data/medical SET=Kvasir EPSILON=8 BACKGROUND_EPSILON=2 bash scripts/generate_medical.sh   8 and 2
 #
-# Needs: what install.sh needs; in DATA_ROOT: Lung/images with Lung/masks (X.png or X_mask.png), and Kvasir-SEG/images with
-#        Kvasir-SEG/masks.
-# Takes: DRY_RUN=1 says it for this machine: how many images, how long, how much disk, and every problem found.
-# Leaves: in OUT the same folders with the images protected, and the masks. Beside them unseg-manifest.jsonl (every image),
-#         unseg-edition.json and unseg-edition-files.jsonl (all else). Annotations are copies: nothing that happens in OUT
-#         reaches the originals. The same command goes on after an interruption, and does nothing where all is done. Images
-#         without an object are copied unprotected and listed (exit code 1).
+# Needs: what install.sh needs; in DATA_ROOT: Lung/images with Lung/masks (X.png or X_mask.png), and Kvasir-SEG/images
+#        with Kvasir-SEG/masks.
+# Takes: with DRY_RUN=1 it tells how many images there are, how long this machine takes, how much disk it needs, and
+#        every problem it finds.
+# Leaves: in OUT the same folders with the images protected, and the masks. Beside them unseg-manifest.jsonl (every
+#         image), unseg-edition.json and unseg-edition-files.jsonl (all else). Annotations are copies: nothing that
+#         happens in OUT reaches the originals. The same command goes on after an interruption, and does nothing where
+#         all is done. Images without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/medical
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SET=Lung, Kvasir (both)
 #           OBJECTS=all (the mask)
 #           EPSILON=4 on the object, BACKGROUND_EPSILON=1 elsewhere, in grey levels of 255
-#           NAMES=keep: PNG bytes under the old name, which the masks share; png: X.png
-#           FORMAT=png, which keeps the bound exactly; jpeg: quality 100, and the manifest says by how much it breaks the bound
-#           LIMIT=N protects the first N images alone, for a try, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
+#           NAMES=keep keeps the old name, which the masks share, although the file contains PNG data; NAMES=png writes
+#               X.png
+#           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
+#               exceeds the bound
+#           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

@@ -5,23 +5,28 @@
 #   DATA_ROOT=data SPLIT=train_aug NGPU=1 bash scripts/generate_pascal.sh             10,582, with SBD's labels
 #   DATA_ROOT=data OBJECTS=15 LIMIT=20 OUT=runs/try bash scripts/generate_pascal.sh   a try: persons only, 20 images
 #
-# Needs: what install.sh needs; in DATA_ROOT, DATA_ROOT/VOC2012 or DATA_ROOT/VOCdevkit/VOC2012: JPEGImages, SegmentationClass
-#        and ImageSets/Segmentation/train.txt; for SPLIT=train_aug also SegmentationClassAug and train_aug.txt.
-# Takes: DRY_RUN=1 says it for this machine: how many images, how long, how much disk, and every problem found.
-# Leaves: in OUT JPEGImages (the split's protected, those of val untouched), the folders of labels and the lists. Beside them
-#         unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all else). Annotations are
-#         copies: nothing that happens in OUT reaches the originals. The same command goes on after an interruption, and does
-#         nothing where all is done. Images without an object are copied unprotected and listed (exit code 1).
+# Needs: what install.sh needs; in DATA_ROOT, DATA_ROOT/VOC2012 or DATA_ROOT/VOCdevkit/VOC2012: JPEGImages,
+#        SegmentationClass and ImageSets/Segmentation/train.txt; for SPLIT=train_aug also SegmentationClassAug and
+#        train_aug.txt.
+# Takes: with DRY_RUN=1 it tells how many images there are, how long this machine takes, how much disk it needs, and
+#        every problem it finds.
+# Leaves: in OUT JPEGImages (the split's protected, those of val untouched), the folders of labels and the lists.
+#         Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all else).
+#         Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on after an
+#         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed
+#         (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/pascal
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val, trainval, train_aug)
 #           OBJECTS=all (every class; 255 is never the object), multi (classes 1 to 5), ids such as 15 or 3,4, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
-#           NAMES=keep: PNG bytes under JPEGImages/X.jpg, the name that VOC's loaders ask for; png: X.png
-#           FORMAT=png, which keeps the bound exactly; jpeg: quality 100, and the manifest says by how much it breaks the bound
-#           VAL=copy (evaluation images; link: symbolic links to yours; none: leave them out)
-#           LIMIT=N protects the first N images alone, for a try, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
+#           NAMES=keep keeps the name X.jpg, which VOC's loaders ask for, although the file contains PNG data;
+#               NAMES=png writes X.png
+#           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
+#               exceeds the bound
+#           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
+#           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

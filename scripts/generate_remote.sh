@@ -5,14 +5,15 @@
 #   DATA_ROOT=data/remote SET=WHU bash scripts/generate_remote.sh   one set
 #
 # Needs: what install.sh needs; in DATA_ROOT: NWPU/imgs, WHU/imgs/train/image and SSDD/imgs, with RSPrompter's json in
-#        NWPU/annotations and SSDD/annotations and the labels in WHU/imgs/train/label; or one merged mask PNG an image in
-#        NWPU/masks and SSDD/masks. Other layouts: data/README.md.
-# Takes: DRY_RUN=1 says it for this machine: how many images, how long, how much disk, and every problem found.
-# Leaves: in OUT the same folders with the training images protected, masks and json, and the images of val and test untouched.
-#         Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all else).
-#         Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on after an
-#         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed (exit
-#         code 1).
+#        NWPU/annotations and SSDD/annotations and the labels in WHU/imgs/train/label; or one merged mask PNG an image
+#        in NWPU/masks and SSDD/masks. Other layouts: data/README.md.
+# Takes: with DRY_RUN=1 it tells how many images there are, how long this machine takes, how much disk it needs, and
+#        every problem it finds.
+# Leaves: in OUT the same folders with the training images protected, masks and json, and the images of val and test
+#         untouched. Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl
+#         (all else). Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes
+#         on after an interruption, and does nothing where all is done. Images without an object are copied
+#         unprotected and listed (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/remote
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val, test)
@@ -20,11 +21,13 @@
 #           ANNOTATIONS=json or masks (the one that is there)
 #           OBJECTS=all (the mask, or every annotated object)
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
-#           NAMES=keep: PNG bytes under the old name, as the json has it; png: X.png, file_name in the json follows
-#           FORMAT=png, which keeps the bound exactly; jpeg: quality 100, and the manifest says by how much it breaks the bound
-#           VAL=copy (evaluation images; link: symbolic links to yours; none: leave them out)
-#           LIMIT=N protects the first N images alone, for a try, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; 0: processors, with NPROC=1 processes)
+#           NAMES=keep keeps the old name, although the file contains PNG data; NAMES=png writes X.png and changes
+#               file_name in the json
+#           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
+#               exceeds the bound
+#           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
+#           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

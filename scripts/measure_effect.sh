@@ -14,8 +14,9 @@
 #        from these measured times; the whole was not run in one go.
 # Leaves: OUT/TASK/ with results.json, curves.jsonl and examples/; `unseg report OUT/binary OUT/classes` makes a page of them.
 #        A run that is there already is not repeated, and one that was interrupted goes on from its last checkpoint: start it again.
-#        Seed 0 of everything comes first. Any other data set and task: `unseg evaluate --clean …` (docs/evaluation.md).
+#        Seed 0 of everything comes first. Any other data set and task: `unseg evaluate --clean …` (docs/guide/evaluate.md).
 # Settings: DATA_ROOT=data/camvid  OUT=runs/effect  TASKS="binary classes"  GENERATOR=compact (or a weight file)
+#           OBJECTS=3,4 (CamVid's road and pavement): the classes that are the object of the binary task
 #           NETWORKS=unet_resnet18,fpn_resnet34,deeplabv3plus_mobilenet_v2,segformer_b0  SEEDS=0,1,2
 #           CONDITIONS=clean,random,pattern,protected,protected+jpeg75
 #           BY_CLASS=1 tells the generator every pixel's class in the classes task; 0: one mask over all labelled pixels
@@ -26,6 +27,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=${DATA_ROOT:-data/camvid}
 out=${OUT:-runs/effect}
+split=${TEST_SPLIT:-test}
 read -ra tasks <<<"${TASKS:-binary classes}"
 run= # what evaluate puts before its command
 if [[ ! -d $data ]]; then
@@ -35,16 +37,23 @@ fi
 bash "$root/install.sh"
 
 evaluate() {
-    local task=$1
+    local task=$1 learnt
     shift
+    case $task in
+        binary) learnt=(--binary --objects "${OBJECTS:-3,4}") ;;
+        classes) learnt=(--objects all) ;;
+        *) echo "measure_effect.sh: TASKS=$task: give binary or classes" >&2 && exit 2 ;;
+    esac
     if [[ $task == classes && ${BY_CLASS:-1} != 0 ]]; then
-        set -- --by-class "$@"
+        learnt+=(--by-class)
     fi
-    $run "$root/.venv/bin/unseg" evaluate --data "$data" --out "$out/$task" --task "$task" \
+    $run "$root/.venv/bin/unseg" evaluate --task semantic "${learnt[@]}" --background-label -1 --no-colour-jitter \
+        --clean "$data/images/train" --annotations "$data/labels/train" --annotations-format index \
+        --test "$data/images/$split" --test-annotations "$data/labels/$split" --out "$out/$task" \
         --generator "${GENERATOR:-compact}" \
         --networks "${NETWORKS:-unet_resnet18,fpn_resnet34,deeplabv3plus_mobilenet_v2,segformer_b0}" \
         --conditions "${CONDITIONS:-clean,random,pattern,protected,protected+jpeg75}" --seeds "${SEEDS:-0,1,2}" \
-        --test-split "${TEST_SPLIT:-test}" --size "${SIZE:-128x96}" --steps "${STEPS:-3000}" --batch "${BATCH:-4}" "$@"
+        --size "${SIZE:-128x96}" --steps "${STEPS:-3000}" --batch "${BATCH:-4}" "$@"
 }
 
 if [[ -z ${PARALLEL:-} ]]; then

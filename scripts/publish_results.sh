@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Puts what unseg evaluate measured under docs/results: the JSON, its page with the run's pictures, tables and charts.
+# Puts what unseg evaluate measured under docs/results: the JSON and one figure. The manual's page is made from the JSON.
 #
 #   bash scripts/publish_results.sh runs/effect/binary camvid-binary   # RUN NAME
 #
 # Needs: what install.sh needs.
 # Takes: seconds.
-# Leaves: docs/results/NAME.json, .html, .md, -final.svg, -curves.svg (and -shares.svg where a share was protected).
-# Settings: RESULTS=docs/results  TITLE="CamVid, road and pavement" (the page's heading)
+# Leaves: docs/results/NAME.json and NAME-curves.svg; in RUN report.html, its tables and its charts. Name the page in mkdocs.yml
+#         (results/NAME.md) and in docs/results/README.md.
+# Settings: RESULTS=docs/results  TITLE="CamVid, road and pavement" (the heading of RUN/report.html)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 results=${RESULTS:-$root/docs/results}
@@ -15,5 +16,11 @@ if [[ $# -ne 2 ]]; then
     exit 2
 fi
 bash "$root/install.sh"
-"$root/.venv/bin/unseg" report "$1" --charts ${TITLE:+--title "$TITLE"} --out "$results/$2.html"
+"$root/.venv/bin/unseg" report "$1" --charts ${TITLE:+--title "$TITLE"} --out "$1/report.html"
+figure=$1/report-curves.svg
+if [[ ! -f $figure ]]; then
+    echo "publish_results.sh: $1/results.json has several tasks or no curves; publish one task at a time" >&2
+    exit 1
+fi
 cp "$1/results.json" "$results/$2.json"
+cp "$figure" "$results/$2-curves.svg"

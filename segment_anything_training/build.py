@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, cast
 
-import torch
 from torch import nn
 
 from segment_anything_training.compact import CompactGenerator, CompactSurrogate
@@ -54,62 +52,22 @@ def build_surrogate(name: str) -> nn.Module:
     return Surrogate(replace(_config(name, SURROGATE_NAMES), image_size=SURROGATE_IMAGE_SIZE))
 
 
-def set_speed(
-    network: nn.Module, bf16: bool, compiled: bool, *, half_blocks: torch.dtype | None = None, attention: str = "auto"
-) -> None:
-    """How a network computes, not what: it keeps its state names.
+def set_speed(network: nn.Module, bf16: bool, compiled: bool = False) -> None:
+    """Sets how a network computes; its state names stay.
 
-    bf16: large products in bfloat16, in networks derived from SAM; the compact ones stay as they are. compiled: their
-    image encoder, or the whole of a compact network, through torch.compile, which does its work at the first call.
-    half_blocks: the products of the image encoder's blocks in this type, all else in float32. attention: in the image
-    encoder, one of `sizes.ATTENTION`.
+    bf16: whether large products run in bfloat16, in networks derived from SAM; the compact ones stay in float32.
+    compiled: whether the image encoder, or the whole of a compact network, goes through torch.compile at its first
+    call.
     """
     if hasattr(network, "bf16"):
-        network.bf16 = bf16
-    if is_sam_derived(network):
-        network.image_encoder.half = half_blocks
-    set_attention(network, attention)
-    set_compiled(network, compiled)
-
-
-def set_attention(network: nn.Module, attention: str) -> None:
-    """The form of attention, one of `sizes.ATTENTION`, in networks derived from SAM; the compact ones have none."""
-    if is_sam_derived(network):
-        for block in network.image_encoder.blocks:
-            block.attn.form = attention
-
-
-def set_compiled(network: nn.Module, compiled: bool) -> None:
-    """Whether a network's image encoder, or the whole of a compact one, goes through torch.compile, for shapes that stay."""
-    part = _compiled_part(network)
-    part._compiled_call_impl = None  # what Module.compile sets; torch has no public way back
+        cast(Any, network).bf16 = bf16
     if compiled:
-        part.compile(dynamic=False)
-
-
-@contextmanager
-def eager_float32(network: nn.Module) -> Iterator[None]:
-    """Inside, the network computes in float32 and uncompiled, whatever it was set to."""
-    part, of_sam = _compiled_part(network), is_sam_derived(network)
-    compiled, part._compiled_call_impl = part._compiled_call_impl, None
-    if of_sam:
-        before = network.bf16, network.image_encoder.half
-        network.bf16, network.image_encoder.half = False, None
-    try:
-        yield
-    finally:
-        part._compiled_call_impl = compiled
-        if of_sam:
-            network.bf16, network.image_encoder.half = before
+        getattr(network, "image_encoder", network).compile(dynamic=False)
 
 
 def is_sam_derived(network: nn.Module) -> bool:
     """Whether it has SAM's image encoder; the compact networks have none."""
     return hasattr(network, "image_encoder")
-
-
-def _compiled_part(network: nn.Module) -> nn.Module:
-    return getattr(network, "image_encoder", network)
 
 
 def _config(name: str, names: tuple[str, ...] = NAMES) -> SamConfig:

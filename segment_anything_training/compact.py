@@ -1,8 +1,8 @@
 """The compact generator that ships with the project, and the small surrogates that it is trained against.
 
 Both are plain convolutional networks behind the same interface as the networks derived from SAM, a thousandth of their
-cost. Being convolutional they take any square whose side is a multiple of `STRIDE`; `image_size` is what generation uses.
-Shapes: B batch, S side of the square frame.
+cost. Being convolutional they take any square whose side is a multiple of `STRIDE`; `image_size` is what generation
+uses. Shapes: B batch, S side of the square frame.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ POINT_RADIUS = 1 / 64  # of the frame's side: wide enough to survive the first d
 PROMPT_PLANES = 3
 BLOCK = 4
 FIRST_TINT = 1.5  # before the tanh
-# The tints that classes are told apart by, as shares of the budget. Grey counts as no tint, so what is left of
-# the cube of changes is a hexagon of colours: its corners come first, the middles of its edges after them. The second place is
-# that of an untouched image: a clean image then looks like the class that stands there, for a network that goes by tints.
+# The tints that classes are told apart by, as shares of the budget. Grey counts as no tint, so what is left of the cube
+# of changes is a hexagon of colours: its corners come first, the middles of its edges after them. The second place is
+# that of an untouched image: a clean image then looks like the class that stands there, for a network that goes by
+# tints.
 NO_TINT_PLACE = 1
 CODE_TINTS = (
     (-0.8, 0.8, -0.8),
@@ -81,31 +82,32 @@ class _Residual(nn.Module):
 class CompactGenerator(nn.Module):
     """A U-Net from an image and drawn prompts to noise, with two learned tints.
 
-    One tint is for the object, one for the background; at every pixel the U-Net mixes them, where the prompts leave doubt,
-    and adds to them. They start as green and magenta, the direction in which photographs vary least, so that little noise
-    says much. (Training that started from stripes or from random waves instead left them for these tints within 500
-    steps, and segmentation networks relied on tints far sooner than on textures.)
+    One tint is for the object, one for the background; at every pixel the U-Net mixes them, where the prompts leave
+    doubt, and adds to them. They start as green and magenta, the direction in which photographs vary least, so that
+    little noise says much. (Training that started from stripes or from random waves instead left them for these tints
+    within 500 steps, and segmentation networks relied on tints far sooner than on textures.)
 
     The U-Net works at a quarter of the frame's resolution and below, on blocks of `BLOCK`×`BLOCK` pixels unfolded into
     channels: wide layers at low resolution use a processor best.
 
-    forward: images B×3×S×S float32 in [0, 1], padded with zeros right and below; prompts in pixels of the frame, masks of
-    any square size. Returns noise B×3×S×S in [−1, 1].
+    forward: images B×3×S×S float32 in [0, 1], padded with zeros right and below; prompts in pixels of the frame, masks
+    of any square size. Returns noise B×3×S×S in [−1, 1].
 
-    code_tints: one more tint for each of `codes` codes, K×3 in [−1, 1]. Where every pixel has a class, a class is told by
-    its code's tint; see `code_noise`.
+    code_tints: one more tint for each of `codes` codes, K×3 in [−1, 1]. Where every pixel has a class, a class is told
+    by its code's tint; see `code_noise`.
     """
 
     antialias = True
     size_step = STRIDE
+    code_tints: Tensor
 
     def __init__(self, widths: tuple[int, ...] = (48, 64, 96)) -> None:
         super().__init__()
         self.image_size = self.mask_size = 256
         self.stem = nn.Conv2d((3 + PROMPT_PLANES) * BLOCK**2, widths[0], 3, padding=1)
         self.encoders = nn.ModuleList(_Residual(width) for width in widths)
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:]))
-        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.decoders = nn.ModuleList(_Residual(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], (3 + 1) * BLOCK**2, 3, padding=1)
         magenta = torch.tensor([1.0, -1.0, 1.0])[:, None, None]
@@ -114,6 +116,7 @@ class CompactGenerator(nn.Module):
         self.prompt_belief = nn.Parameter(torch.tensor([4.0, 2.0, 0.0]))
         # A buffer: chosen by measurement, not by descent.
         self.register_buffer("code_tints", torch.tensor(CODE_TINTS))
+        assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
         self.head.weight.data.mul_(0.1)  # the start is the tints alone, nearly
 
@@ -147,7 +150,10 @@ class CompactGenerator(nn.Module):
 
 
 class _Unit(nn.Sequential):
-    """Convolution, batch statistics, ReLU. Nothing is tracked between batches, so a frozen surrogate keeps every bit."""
+    """Convolution, batch statistics, ReLU.
+
+    Nothing is tracked between batches, so a frozen surrogate keeps every bit.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__(
@@ -175,8 +181,10 @@ class CompactSurrogate(nn.Module):
         if not wide_stem:
             widths = (widths[0] // 2, *widths)
         self.stem = _Unit(3 + PROMPT_PLANES, widths[0], 7 if wide_stem else 3, 2 if wide_stem else 1)
-        self.downs = nn.ModuleList(nn.Sequential(_Unit(a, b, 3, 2), _Unit(b, b)) for a, b in zip(widths, widths[1:]))
-        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
+        self.downs = nn.ModuleList(
+            nn.Sequential(_Unit(a, b, 3, 2), _Unit(b, b)) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.fuse = nn.ModuleList(_Unit(a, a) for a in widths[:-1])
         self.head = nn.Conv2d(widths[0], 1, 1)
 
@@ -188,6 +196,6 @@ class CompactSurrogate(nn.Module):
         for down in self.downs:
             skips.append(x)
             x = down(x)
-        for up, fuse, skip in reversed(list(zip(self.ups, self.fuse, skips))):
+        for up, fuse, skip in reversed(list(zip(self.ups, self.fuse, skips, strict=True))):
             x = fuse(skip + F.interpolate(up(x), scale_factor=2, mode="nearest"))
         return self.head(x)

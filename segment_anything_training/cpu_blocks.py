@@ -1,22 +1,27 @@
-"""The blocks of SAM's image encoder on a processor, without gradients: the sums of `image_encoder.Block`, in memory used again.
+"""The blocks of SAM's image encoder on a processor, without gradients: the sums of `image_encoder.Block`, in memory
+used again.
 
-As whole tensors, a block's results cost a processor more than their arithmetic: each large one is fresh memory, which the
-system clears page by page, and windows are copied apart and together. Here
+As whole tensors, a block's results cost a processor more than their arithmetic: each large one is fresh memory, which
+the system clears page by page, and windows are copied apart and together. Here
 
-- a block's wide results (queries, keys and values; the MLP's hidden layer) take turns in one place, sums go into what they
-  are added to, and GELU works in place;
-- windows are filled one row of windows after another, from what is computed for the whole image; tokens that fill the last
-  windows have the layer's bias, and those below the image ask nothing;
-- both tables of relative positions are one matrix product with the queries, over all differences of places; the terms of a
-  logit are then a view of it.
+- a block's wide results (queries, keys and values; the MLP's hidden layer) take turns in one place, sums go into what
+  they are added to, and GELU works in place;
+- windows are filled one row of windows after another, from what is computed for the whole image; tokens that fill the
+  last windows have the layer's bias, and those below the image ask nothing;
+- both tables of relative positions are one matrix product with the queries, over all differences of places; the terms
+  of a logit are then a view of it.
 
-Shapes: G×G tokens of an image, N = G·G, D = n·c for n heads of width c, M windows times heads, P places on a window's side.
+Shapes: G×G tokens of an image, N = G·G, D = n·c for n heads of width c, M windows times heads, P places on a window's
+side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # Elements of one tile of logits: 4 MB of float32, as in `image_encoder`.
 TILE_ELEMENTS = 1 << 20
@@ -49,11 +54,11 @@ def difference_tables(rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
 
 
 def term_views(terms: Tensor, rows: int, side: int) -> tuple[Tensor, Tensor]:
-    """What each query adds to its logits by the key's row and column, as views: two tensors M×rows×side×side (query's row,
-    query's column, key's row or column).
+    """What each query adds to its logits by the key's row and column, as views: two tensors M×rows×side×side (query's
+    row, query's column, key's row or column).
 
-    terms: M×(rows·side)×(2·L) contiguous, queries times `difference_tables`. A query at row i and a key at row k meet in
-    column side − 1 − i + k of the first half, and likewise for columns in the second half.
+    terms: M×(rows·side)×(2·L) contiguous, queries times `difference_tables`. A query at row i and a key at row k meet
+    in column side − 1 − i + k of the first half, and likewise for columns in the second half.
     """
     differences = 2 * side - 1
     of_query, of_row = 2 * differences, 2 * differences * side
@@ -128,8 +133,11 @@ def attend_in_windows(
             out[top : top + rows, columns] = attended[:, index, :, : columns.stop - columns.start].permute(1, 2, 0, 3)
 
 
-def run_block(block: nn.Module, x_ND: Tensor, rooms: Rooms) -> None:
-    """One image's tokens after a block, in place of those before it. block: an `image_encoder.Block`; x: N×D contiguous."""
+def run_block(block: Any, x_ND: Tensor, rooms: Rooms) -> None:
+    """One image's tokens after a block, in place of those before it.
+
+    block: an `image_encoder.Block`; x: N×D contiguous.
+    """
     dim, attn, mlp = x_ND.shape[1], block.attn, block.mlp
     tables = difference_tables(attn.rel_pos_h, attn.rel_pos_w)
     normed = block.norm1(x_ND)
@@ -147,22 +155,21 @@ def run_block(block: nn.Module, x_ND: Tensor, rooms: Rooms) -> None:
     x_ND.add_(mlp.lin2.bias).addmm_(hidden, mlp.lin2.weight.t())
 
 
-def suits(x_BGGD: Tensor, blocks: nn.ModuleList) -> bool:
-    """Whether `run_blocks` may take the place of the blocks: a processor, float32, no gradients, no form of attention named."""
+def suits(x_BGGD: Tensor) -> bool:
+    """Returns whether `run_blocks` may take the place of the blocks: on a processor, in float32, without gradients."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
-    return (
-        x_BGGD.device.type == "cpu"
-        and x_BGGD.dtype == torch.float32
-        and all(block.attn.form == "auto" for block in blocks)
-    )
+    return x_BGGD.device.type == "cpu" and x_BGGD.dtype == torch.float32
 
 
 @torch.compiler.disable  # a compiler would unroll the loops over windows and tiles
-def run_blocks(blocks: nn.ModuleList, x_BGGD: Tensor, kept: int) -> Tensor:
-    """Tokens after all blocks, in place of those before them; one image after another. Returns those after block `kept`."""
+def run_blocks(blocks: Iterable[Any], x_BGGD: Tensor, kept: int) -> Tensor:
+    """Tokens after all blocks, in place of those before them; one image after another.
+
+    Returns those after block `kept`.
+    """
     rooms, states = Rooms(), torch.empty_like(x_BGGD)
-    for image_GGD, state_GGD in zip(x_BGGD, states):
+    for image_GGD, state_GGD in zip(x_BGGD, states, strict=True):
         for index, block in enumerate(blocks):
             run_block(block, image_GGD.view(-1, image_GGD.shape[-1]), rooms)
             if index == kept:

@@ -41,10 +41,6 @@ class NoiseGenerator(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(is_noise_part(name))
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """What training moves: the noise parts."""
-        return [parameter for name, parameter in self.named_parameters() if is_noise_part(name)]
-
     def forward(self, images_B3SS: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         check_images(images_B3SS, self.image_size)
         encoded = encode_prompts(self.prompt_encoder, prompts, len(images_B3SS))

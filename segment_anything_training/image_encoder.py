@@ -12,14 +12,13 @@ avoid them, forward and backward:
 - `folded_attention`, elsewhere: the terms become dot products of longer queries and keys, (q ‖ rel_h ‖ rel_w) ·
   (k ‖ one-hot row ‖ one-hot column), for PyTorch's fused kernels.
 
-`attention_forms` has two more for GPUs, and measures which is the fastest. docs/performance.md has the time and memory of
-the two here, and of what was tried beside them.
+docs/research/performance.md has the time and memory of both, and of what was tried beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,16 +28,12 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from segment_anything_training import cpu_blocks
-from segment_anything_training.attention_forms import Choices, Form, bias_attention, flex_attention
 from segment_anything_training.sam import PATCH_SIZE, PROMPT_DIM, ChannelNorm, SamConfig
 
 # Elements of one tile of logits: 4 MB of float32, the fastest of 2^17 to 2^21 over all of ViT-B's layers.
 TILE_ELEMENTS = 1 << 20
 # Fused kernels want widths that fill vectors: a window's 64 + 14 + 14 becomes 96.
 WIDTH_STEP = 8
-# Up to here a bias tensor may be built, 2 MB a head in half precision; a window has 196 tokens, a global layer 4,096.
-BIAS_TOKENS = 1024
-choices = Choices()
 
 
 def relative_positions(table_LC: torch.Tensor, size: int) -> torch.Tensor:
@@ -98,7 +93,9 @@ class _TiledAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, rel_h, rel_w):
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
+    ) -> torch.Tensor:
         out = torch.empty(q.shape, dtype=q.dtype)
         for heads, rows in _tiles(*q.shape[:2]):
             tile = _probabilities(q[heads, rows], k[heads], rel_h[heads, rows], rel_w[heads, rows])
@@ -108,7 +105,7 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out):
+    def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q, k, v, rel_h, rel_w, out = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
         grad_q, grad_h, grad_w = (torch.empty(tensor.shape, dtype=q.dtype) for tensor in (q, rel_h, rel_w))
@@ -131,35 +128,30 @@ class _TiledAttention(torch.autograd.Function):
 def tiled_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
 ) -> torch.Tensor:
-    """Attention with relative terms, tile by tile, on the CPU. q, k, v: B×n×N×c, float32 or float64; returns B×n×N×c."""
+    """Attention with relative terms, tile by tile, on the CPU.
+
+    q, k, v: B×n×N×c, float32 or float64; returns B×n×N×c.
+    """
     out = _TiledAttention.apply(*(tensor.flatten(0, 1) for tensor in (q, k, v, rel_h, rel_w)))
     return out.unflatten(0, q.shape[:2])
 
 
-def forms_for(tensor: torch.Tensor, tokens: int) -> dict[str, Form]:
-    """The forms of attention that may be used on the device and precision of `tensor`, the fixed choice for it first."""
-    forms: dict[str, Form] = {"folded": folded_attention}
-    # On a processor, torch 2.11's compiled FlexAttention aborts or never returns where it has more than one thread.
-    if tensor.device.type != "cpu":
-        forms["flex"] = flex_attention
-    if tokens <= BIAS_TOKENS:
-        forms["bias"] = bias_attention
-    # Half precision on a CPU goes to the fused kernel, which adds up in float32.
-    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
-        forms = {"tiled": tiled_attention, **forms}
-    return forms
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor) -> torch.Tensor:
+    """Returns attention with relative terms in the form for the tensors' device and precision, B×n×N×c.
+
+    Half precision on a processor goes to the fused kernel, which adds up in float32.
+    """
+    if q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
+        return tiled_attention(q, k, v, rel_h, rel_w)
+    return folded_attention(q, k, v, rel_h, rel_w)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with decomposed relative positions over squares of `size`×`size` tokens.
 
-    A larger grid is cut into such windows; those at its right and lower edges are filled up with tokens of 0, as in SAM.
-
-    form: one of `sizes.ATTENTION`. auto: the same for every run on a kind of device; fastest: measured at the first call, and
-    kept; flex: on GPUs, elsewhere as auto; bias: where there are at most `BIAS_TOKENS` tokens, elsewhere as auto.
+    A larger grid is cut into such windows; those at its right and lower edges are filled up with tokens of 0, as in
+    SAM.
     """
-
-    form = "auto"
 
     def __init__(self, dim: int, num_heads: int, size: int) -> None:
         super().__init__()
@@ -179,10 +171,6 @@ class Attention(nn.Module):
         qkv = qkv.view(batch, rows, size, columns, size, 3, heads, dim // heads).permute(5, 0, 1, 3, 6, 2, 4, 7)
         q, k, v = qkv.reshape(3, -1, heads, tokens, dim // heads).unbind(0)
         rel_h, rel_w = relative_terms(q, self.rel_pos_h, self.rel_pos_w, size, size)
-        forms = forms_for(q, tokens)
-        if self.form == "fastest":
-            self.form = choices.fastest(forms, (q, k, v, rel_h, rel_w))
-        attend = forms.get(self.form) or next(iter(forms.values()))
         x = attend(q, k, v, rel_h, rel_w)
         x = x.reshape(batch, rows, columns, heads, size, size, -1).permute(0, 1, 4, 2, 5, 3, 6)
         return self.proj(x.reshape(batch, rows * size, columns * size, dim)[:, :height, :width])
@@ -216,13 +204,7 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Normalised images B×3×S×S → embedding B×256×G×G and the first global block's output B×D×G×G, G = S/16.
-
-    half: the type in which the blocks' products are computed, or None. What the blocks add up, the patches before and the
-    neck behind them stay float32, which keeps more digits than half precision throughout.
-    """
-
-    half: torch.dtype | None = None
+    """Normalised images B×3×S×S → embedding B×256×G×G and the first global block's output B×D×G×G, G = S/16."""
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -245,13 +227,11 @@ class ImageEncoder(nn.Module):
     def forward(self, images_B3SS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # The patch convolution leaves channels first in memory; every layer after it works on channels last.
         x = self.patch_embed(images_B3SS).contiguous() + self.pos_embed
-        if self.half is None and cpu_blocks.suits(x, self.blocks):
-            first_global = cpu_blocks.run_blocks(self.blocks, x, self.first_global_block).permute(0, 3, 1, 2)
-            return self.neck(x.permute(0, 3, 1, 2)), first_global
-        # Entered only where asked for: another precision may be in force around the encoder.
-        with nullcontext() if self.half is None else torch.autocast(x.device.type, self.half):
+        if cpu_blocks.suits(x) and all(type(block.attn) is Attention for block in self.blocks):
+            first_global = cpu_blocks.run_blocks(self.blocks, x, self.first_global_block)
+        else:
             for index, block in enumerate(self.blocks):
                 x = block(x)
                 if index == self.first_global_block:
-                    first_global = x.permute(0, 3, 1, 2)
-        return self.neck(x.permute(0, 3, 1, 2)), first_global
+                    first_global = x
+        return self.neck(x.permute(0, 3, 1, 2)), first_global.permute(0, 3, 1, 2)

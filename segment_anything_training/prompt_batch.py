@@ -38,19 +38,18 @@ class Prompts:
         All that have points must have the same number of them, and mask prompts one size: ValueError otherwise.
         """
         columns = [[getattr(one, name) for one in each] for name in FIELDS]
-        for name, column in zip(FIELDS, columns):
+        for name, column in zip(FIELDS, columns, strict=True):
             shapes = {tuple(field.shape) for field in column if field is not None}
             if len(shapes) > 1 or any(shape[0] != 1 for shape in shapes) or any(one.given is not None for one in each):
                 raise ValueError(
                     f"prompts.{name}: expected entries of single images, alike in shape, got {sorted(shapes)}"
                 )
+        masks, boxes, points = (_joined(column) for column in columns)
         has = [tuple(field is not None for field in one._fields()[:-1]) for one in each]
-        some = next((field for column in columns for field in column if field is not None), None)
-        joined = []
-        for column in columns:
-            blank = next((torch.zeros_like(field) for field in column if field is not None), None)
-            joined.append(None if blank is None else torch.cat([blank if field is None else field for field in column]))
-        return cls(*joined, given=None if len(set(has)) <= 1 else torch.tensor(has, device=some.device))
+        first = next((field for field in (masks, boxes, points) if field is not None), None)
+        if first is None or len(set(has)) == 1:
+            return cls(masks, boxes, points)
+        return cls(masks, boxes, points, torch.tensor(has, device=first.device))
 
     def to(self, device: torch.device | str) -> Prompts:
         return Prompts(*(None if field is None else field.to(device) for field in self._fields()))
@@ -65,13 +64,22 @@ class Prompts:
         if alone.given is None:
             return alone
         has = alone.given[0].tolist()
-        return Prompts(*(field if given else None for field, given in zip(alone._fields(), has)))
+        return Prompts(*(field if given else None for field, given in zip(alone._fields(), has, strict=False)))
 
     def check(self, batch: int) -> None:
         """ValueError unless every field is of `batch` images."""
-        for name, field in zip((*FIELDS, "given"), self._fields()):
+        for name, field in zip((*FIELDS, "given"), self._fields(), strict=True):
             if field is not None and field.shape[0] != batch:
                 raise ValueError(f"prompts.{name}: {field.shape[0]} entries for {batch} images")
 
     def _fields(self) -> tuple[torch.Tensor | None, ...]:
         return self.masks, self.boxes, self.points, self.given
+
+
+def _joined(column: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Returns one tensor of all entries, with zeros in the places of those that are None; None where all are."""
+    some = next((field for field in column if field is not None), None)
+    if some is None:
+        return None
+    blank = torch.zeros_like(some)
+    return torch.cat([blank if field is None else field for field in column])

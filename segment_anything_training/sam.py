@@ -28,6 +28,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Normalise(nn.Module):
     """Pixels in [0, 1] → ImageNet's zero mean and unit deviation. Holds no state entries."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -51,16 +54,17 @@ class ChannelNorm(LayerNorm2d):
 class Doubling(nn.ConvTranspose2d):
     """Twice the side, every pixel becoming 2×2: B×C×H×W → B×D×2H×2W.
 
-    On the CPU it is one matrix product, which is what this convolution amounts to; PyTorch's own backward takes three times
-    as long there with channels last in memory.
+    On the CPU it is one matrix product, which is what this convolution amounts to; PyTorch's own backward takes three
+    times as long there with channels last in memory.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, kernel_size=2, stride=2)
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        if x_BCHW.device.type != "cpu":
-            return super().forward(x_BCHW)
+    def forward(self, x_BCHW: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        if x_BCHW.device.type != "cpu" or output_size is not None:
+            return super().forward(x_BCHW, output_size)
+        assert self.bias is not None
         batch, inputs, height, width = x_BCHW.shape
         weight = self.weight.permute(0, 2, 3, 1).reshape(inputs, -1)  # inputs × (row, column, output)
         pixels = (x_BCHW.permute(0, 2, 3, 1).reshape(-1, inputs) @ weight).view(batch, height, width, 2, 2, -1)
@@ -71,8 +75,8 @@ class Doubling(nn.ConvTranspose2d):
 class Convolution3(nn.Conv2d):
     """A 3×3 convolution that keeps the size.
 
-    On the CPU it works on channels first in memory where gradients are wanted: that of the weights takes twice as long with
-    channels last.
+    On the CPU it works on channels first in memory where gradients are wanted: that of the weights takes twice as long
+    with channels last.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -89,7 +93,7 @@ def use_fast_layers(layers: nn.Sequential) -> None:
     for index, layer in enumerate(layers):
         with torch.device("meta"):  # draws no random numbers: what is built after it stays what it was
             if type(layer) is LayerNorm2d:
-                layers[index] = ChannelNorm(len(layer.weight), layer.eps)
+                layers[index] = ChannelNorm(len(layer.get_parameter("weight")), layer.eps)
             elif type(layer) is nn.ConvTranspose2d:
                 layers[index] = Doubling(layer.in_channels, layer.out_channels)
         layers[index].load_state_dict(layer.state_dict(), assign=True)
@@ -134,8 +138,8 @@ class EncodedPrompts:
 def encode_prompts(encoder: PromptEncoder, prompts: Prompts, batch: int) -> EncodedPrompts:
     """Encodes a batch's prompts at once, whatever each image has; without points and boxes T is 0.
 
-    SAM's own `forward` takes one combination of prompts for all that it is given; every token here has the value that it
-    has there. As there, points come first, then a padding point if there is no box, then the box's corners.
+    SAM's own `forward` takes one combination of prompts for all that it is given; every token here has the value that
+    it has there. As there, points come first, then a padding point if there is no box, then the box's corners.
     """
     prompts.check(batch)
     size, given = encoder.input_image_size, prompts.given
@@ -248,5 +252,8 @@ def combine(weights_BKC: torch.Tensor, features_BCHW: torch.Tensor) -> torch.Ten
 
 
 def mixed_precision(device: torch.device, bf16: bool) -> torch.autocast:
-    """Within, matrix products and convolutions run in bfloat16 if `bf16` is set; weights and their gradients stay float32."""
+    """Returns a context in which matrix products and convolutions run in bfloat16 if `bf16` is set.
+
+    Weights and their gradients stay float32.
+    """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)

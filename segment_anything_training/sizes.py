@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PATCH_SIZE = 16
-ATTENTION = ("auto", "folded", "flex", "bias", "fastest")  # forms of attention in the image encoder
 
 
 @dataclass(frozen=True)

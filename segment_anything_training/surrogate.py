@@ -65,10 +65,6 @@ class Surrogate(nn.Module):
         self.prompt_encoder = prompt_encoder(config)
         self.mask_decoder = SurrogateDecoder()
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """What training moves: everything."""
-        return list(self.parameters())
-
     def forward(self, images_B3SS: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         check_images(images_B3SS, self.image_size)
         encoded = encode_prompts(self.prompt_encoder, prompts, len(images_B3SS))

@@ -1,21 +1,33 @@
-"""The rules of the house, read off the syntax trees: imports point down, nothing is hidden, nothing is unused.
+"""The layers of the house, read off the syntax trees: imports point down, names are unique, nothing is for tests alone.
 
-Every rule is a function from source text to a list of complaints, so that each can be shown to fail on a bad snippet.
+Every rule is a function from sources to a list of complaints, so that each can be shown to fail on a bad snippet. Rules
+on sizes, errors, settings and words are in test_house_rules.py.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.project_sources import (
+    PACKAGES,
+    Sources,
+    called,
+    imports,
+    is_package,
+    modules,
+    texts,
+    top_of,
+    tree_of,
+)
 
-# The house from the top floor down. A module imports from its own room and from the floors below it, never sideways or up.
-# The longest prefix of a module's name decides where it stands. docs/contributing describes the rooms in words.
+# The house from the top floor down. A module imports from its own room and from the floors below it, never sideways or
+# up. The longest prefix of a module's name decides where it stands.
 FLOORS = (
     ("train", "generate", "eval", "scripts", "utils", "benchmarks", "tests"),
     ("unseg.quickstart",),
@@ -29,94 +41,15 @@ FLOORS = (
     ("segment_anything_training", "unseg.errors"),
 )
 FACE = "unseg"  # the package itself: it hands names on when they are asked for, and everybody may read its version
-MODULES_BESIDE_THE_ROOMS = 6  # of unseg/, at most
-LEFTOVERS = (
-    ".venv",
-    ".pytest_cache",
-    ".hypothesis",
-    ".ruff_cache",
-    "build",
-    "dist",
-    "data",
-    "weight_dir",
-    "pretrained_checkpoint",
-    "runs",
-    "quickstart",
-)
-PACKAGES = ("unseg", "segment_anything_training")
 ENTRIES = FLOORS[0]
+MODULES_BESIDE_THE_ROOMS = 6  # of unseg/, at most
+COMMANDS = ("unseg.cli", "unseg.commands")
 
-Sources = dict[str, str]
-
-
-# --- what is checked -------------------------------------------------------------------------------------------------
-
-
-def project_files() -> list[Path]:
-    """Every file that is tracked, or would be once added: relative to the root."""
-    if (ROOT / ".git").exists():
-        listing = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        paths = [Path(name) for name in listing.split("\0") if name]
-    else:  # an unpacked archive of the project: all but what set-up, tests and runs leave
-        tops = [path for path in ROOT.iterdir() if path.name not in LEFTOVERS and path.suffix != ".egg-info"]
-        paths = [path.relative_to(ROOT) for top in tops for path in (top, *top.rglob("*"))]
-    return sorted(path for path in paths if (ROOT / path).is_file())
-
-
-def texts() -> Sources:
-    """Path → content of every text file."""
-    contents = {}
-    for path in project_files():
-        content = (ROOT / path).read_bytes()
-        if b"\0" not in content:
-            contents[path.as_posix()] = content.decode("utf-8")
-    return contents
-
-
-def module_name(path: str) -> str:
-    parts = Path(path).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def modules() -> Sources:
-    """Module name → source of every Python file."""
-    return {module_name(path): source for path, source in texts().items() if path.endswith(".py")}
-
-
-# --- imports ---------------------------------------------------------------------------------------------------------
-
-
-def imports(module: str, sources: Sources) -> set[str]:
-    """The absolute names that `module` imports, wherever in the file: `from unseg import noise` is unseg.method.noise."""
-    is_package = any(name.startswith(module + ".") for name in sources)
-    package = module if is_package else module.rpartition(".")[0]
-    found = set()
-    for node in ast.walk(ast.parse(sources[module])):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            for alias in node.names:
-                full = f"{base}.{alias.name}"
-                found.add(full if full in sources else base)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            found |= {
-                argument.value
-                for argument in node.args[:1]
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-            }
-    return found
+# --- where modules stand ---------------------------------------------------------------------------------------------
 
 
 def place(module: str) -> tuple[int, str] | None:
-    """The floor, counted from the top, and the room that the longest prefix of `module` names; None where it has none."""
+    """Returns the floor, counted from the top, and the room of a module; None where it has none."""
     floors = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
     parts = module.split(".")
     prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
@@ -125,52 +58,57 @@ def place(module: str) -> tuple[int, str] | None:
 
 
 def unplaced_modules(sources: Sources) -> list[str]:
+    """Returns modules of the packages that belong to no room."""
     return [
         f"{module}: give it a place in FLOORS"
         for module in sources
-        if module.split(".")[0] in PACKAGES and module != FACE and place(module) is None
+        if top_of(module) in PACKAGES and module != FACE and place(module) is None
     ]
 
 
-def upward_imports(sources: Sources) -> list[str]:
-    """Imports from a higher floor, or from another room of the same floor."""
-    complaints = []
-    for module in sources:
-        own = place(module)
-        for name in sorted(imports(module, sources)) if own else []:
-            other = place(name)
-            if other is not None and other[0] < own[0]:
-                complaints.append(f"{module} imports {name}, which lies above it")
-            elif other is not None and other[0] == own[0] and other[1] != own[1] and own[1] not in ENTRIES:
-                complaints.append(f"{module} imports {name}, a room beside its own")
-    return complaints
-
-
 def shared_names(sources: Sources) -> list[str]:
-    """Modules of one name in different rooms: a reader who hears the name would have to ask which."""
+    """Returns modules of one name in different rooms: a reader who hears the name would have to ask which."""
     homes: dict[str, list[str]] = {}
     for module in sources:
-        if module.split(".")[0] in PACKAGES and not any(name.startswith(module + ".") for name in sources):
+        if top_of(module) in PACKAGES and not is_package(module, sources):
             homes.setdefault(module.rpartition(".")[2], []).append(module)
     return [f"{' and '.join(same)}: one name" for same in homes.values() if len(same) > 1]
 
 
 def modules_beside_the_rooms(sources: Sources) -> list[str]:
+    """Returns the modules that lie in unseg/ itself, where they are too many."""
     beside = [
         module
         for module in sources
-        if module.startswith("unseg.")
-        and module.count(".") == 1
-        and not any(name.startswith(module + ".") for name in sources)
+        if module.startswith("unseg.") and module.count(".") == 1 and not is_package(module, sources)
     ]
-    return (
-        [] if len(beside) <= MODULES_BESIDE_THE_ROOMS else [f"too many modules beside the rooms: {', '.join(beside)}"]
-    )
+    if len(beside) <= MODULES_BESIDE_THE_ROOMS:
+        return []
+    return [f"too many modules beside the rooms: {', '.join(beside)}"]
+
+
+# --- imports ---------------------------------------------------------------------------------------------------------
+
+
+def upward_imports(sources: Sources) -> list[str]:
+    """Returns imports from a higher floor, or from another room of the same floor."""
+    complaints = []
+    for module in sources:
+        own = place(module)
+        for name in sorted(imports(module, sources)) if own else []:
+            other = place(name)
+            if own is None or other is None:
+                continue
+            if other[0] < own[0]:
+                complaints.append(f"{module} imports {name}, which lies above it")
+            if other[0] == own[0] and other[1] != own[1] and own[1] not in ENTRIES:
+                complaints.append(f"{module} imports {name}, a room beside its own")
+    return complaints
 
 
 def import_cycles(sources: Sources) -> list[str]:
-    """Every circle of imports, once, as `a → b → a`."""
-    graph = {module: sorted(imports(module, sources) & sources.keys() - {module}) for module in sources}
+    """Returns every circle of imports, once, as `a → b → a`; the face, which imports when it is asked, is in none."""
+    graph = {module: sorted(imports(module, sources) & sources.keys() - {module, FACE}) for module in sources}
     finished: set[str] = set()
     circles = []
 
@@ -188,103 +126,130 @@ def import_cycles(sources: Sources) -> list[str]:
 
 
 def imports_of_utils(sources: Sources) -> list[str]:
-    """utils/ holds tools that a person runs; a test may import the one that it tests."""
+    """Returns imports of utils/, which holds tools that a person runs; a test may import the one that it tests."""
     return [
         f"{module} imports {name}"
         for module in sources
-        if module.split(".")[0] != "tests"
+        if top_of(module) != "tests"
         for name in sorted(imports(module, sources))
-        if name.split(".")[0] == "utils"
+        if top_of(name) == "utils"
     ]
 
 
-def other_pools(sources: Sources) -> list[str]:
-    """Pools that unseg.compute.device.worker_threads did not make: in their threads torch would take every core."""
-    return [
-        f"{module}:{node.lineno}: make it with unseg.compute.device.worker_threads"
-        for module, source in sources.items()
-        if module.split(".")[0] in PACKAGES and module != "unseg.compute.device"
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "ThreadPoolExecutor"
-    ]
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-
-def broad_excepts(sources: Sources) -> list[str]:
-    """`except:`, `except Exception`, `except BaseException`, alone or in a tuple, and the same through suppress()."""
+def torch_at_start(sources: Sources) -> list[str]:
+    """Returns how a command imports torch before it runs: as a chain of modules, so that `--help` would be slow."""
     complaints = []
-    for module, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.ExceptHandler):
-                caught = (
-                    ["a bare except"]
-                    if node.type is None
-                    else [
-                        ast.unparse(part)
-                        for part in (node.type.elts if isinstance(node.type, ast.Tuple) else [node.type])
-                    ]
-                )
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "suppress":
-                caught = [ast.unparse(argument) for argument in node.args]
-            else:
-                continue
+    for module in sources:
+        if module.startswith(COMMANDS):
             complaints += [
-                f"{module}:{node.lineno}: {name}"
-                for name in caught
-                if name.split(".")[-1] in ("a bare except", "Exception", "BaseException")
+                f"{' → '.join(chain)}: import it where it is used" for chain in _chains_to_torch(module, sources)
             ]
     return complaints
 
 
-# --- configuration ---------------------------------------------------------------------------------------------------
+def _chains_to_torch(module: str, sources: Sources) -> Iterator[list[str]]:
+    """Yields the shortest chain of imports at module level that ends with torch, if there is one."""
+    chains, seen = [[module]], {module}
+    for chain in chains:
+        for name in sorted(_imports_at_start(chain[-1], sources)):
+            if top_of(name) == "torch":
+                yield [*chain, "torch"]
+                return
+            if name in sources and name not in seen:
+                seen.add(name)
+                chains.append([*chain, name])
 
 
-def is_dataclass(node: ast.AST) -> bool:
-    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(part) for part in node.decorator_list)
+def _imports_at_start(module: str, sources: Sources) -> set[str]:
+    """Returns what is imported with a module: not in functions, nor for type checkers; with the packages above."""
+    found: set[str] = set()
+    for statement in _at_start(tree_of(sources[module])):
+        found |= imports(module, sources, only=statement)
+    parents = {name.rpartition(".")[0] for name in found}
+    return found | (parents & sources.keys())
 
 
-def attributes_read(tree: ast.AST) -> set[str]:
-    """Names x that some `….x` reads, except in __post_init__: checking a setting is not using it."""
-    if isinstance(tree, ast.FunctionDef) and tree.name == "__post_init__":
-        return set()
-    names = {tree.attr} if isinstance(tree, ast.Attribute) and isinstance(tree.ctx, ast.Load) else set()
-    return names.union(*(attributes_read(child) for child in ast.iter_child_nodes(tree)))
+def _at_start(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from (part for statement in child.orelse for part in _at_start(statement))
+        elif not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from _at_start(child)
 
 
-def unread_settings(sources: Sources, config: str = "unseg.method.config") -> list[str]:
-    """Fields of the configuration's dataclasses that no code outside the tests reads."""
-    read = set().union(
-        *(attributes_read(ast.parse(source)) for module, source in sources.items() if module.split(".")[0] != "tests")
-    )
+# --- what only tests use ---------------------------------------------------------------------------------------------
+
+
+def names_for_tests_alone(sources: Sources, scripts: str = "") -> list[str]:
+    """Returns public functions, classes and methods of the packages that no code outside the tests mentions.
+
+    A mention is the name anywhere outside its own definition: in a module (an import alone is none), in `scripts`, in a
+    quoted "module:name", or in any quotes where modules are imported by name. Methods of classes that a library's class
+    stands above are left out: the library calls them.
+    """
+    own = {module: source for module, source in sources.items() if top_of(module) != "tests"}
+    mentioned = Counter(re.findall(r"\w+", scripts))
+    for source in own.values():
+        mentioned.update(_mentions(tree_of(source), quoted="import_module(" in source))
+    bases = {name: found for source in own.values() for name, found in _bases(tree_of(source))}
     return [
-        f"{config}.{node.name}.{statement.target.id} is never read"
-        for node in ast.walk(ast.parse(sources[config]))
-        if is_dataclass(node)
-        for statement in node.body
-        if isinstance(statement, ast.AnnAssign) and statement.target.id not in read
+        f"{module}.{name}: only tests use it; remove it or make it private"
+        for module, source in own.items()
+        if top_of(module) in PACKAGES and module != FACE
+        for name, node in _definitions(tree_of(source), bases)
+        if node.name not in CALLED_BY_LIBRARIES and mentioned[node.name] <= Counter(_mentions(node))[node.name]
     ]
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
-
-MACHINE_PATH = re.compile(
-    r"(?<![\w.~:/*$}-])/(?:root|home|Users|work|workspace|mnt|media|scratch|opt|tmp|srv)/[\w.-]|\b[A-Z]:\\{1,2}\w"
-)
-PACKAGE_INDEX = re.compile(
-    r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.org|registry\.npmjs|index[-_]url|find[-_]links",
-    re.IGNORECASE,
-)
+Named = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+REGISTERING = ("command", "callback", "register", "get", "post", "setter", "overload")  # decorators that are a use
+CALLED_BY_LIBRARIES = ("pin_memory",)  # on objects of any class: torch's loader on a batch
+NO_LIBRARY = ("object", "ABC", "Protocol", "Generic", "NamedTuple", "Enum", "str")  # bases that call no method
 
 
-def matches(contents: Sources, pattern: re.Pattern[str]) -> list[str]:
-    return [
-        f"{path}:{number}: {line.strip()}"
-        for path, content in contents.items()
-        for number, line in enumerate(content.splitlines(), 1)
-        if pattern.search(line)
-    ]
+def _definitions(tree: ast.AST, bases: dict[str, list[str]], within: str = "") -> Iterator[tuple[str, Named]]:
+    """Yields public functions and classes of a module, and the methods of its classes, each with its dotted name."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, Named) or node.name.startswith("_") or _is_registered(node):
+            continue
+        yield within + node.name, node
+        if isinstance(node, ast.ClassDef) and not _is_of_a_library(node.name, bases):
+            yield from _definitions(node, bases, f"{node.name}.")
+
+
+def _is_registered(node: Named) -> bool:
+    return any(set(re.findall(r"\w+", ast.unparse(part))) & set(REGISTERING) for part in node.decorator_list)
+
+
+def _bases(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name, [re.findall(r"\w+", ast.unparse(base).partition("[")[0])[-1] for base in node.bases]
+
+
+def _is_of_a_library(name: str, bases: dict[str, list[str]]) -> bool:
+    if name not in bases:
+        return name not in NO_LIBRARY
+    return any(base != name and _is_of_a_library(base, bases) for base in bases[name])
+
+
+def _mentions(tree: ast.AST, quoted: bool = False) -> Iterator[str]:
+    """Yields the names that a tree mentions. quoted: any text that is a name counts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias) and node.asname not in (None, node.name):
+            yield node.name  # used under another name
+        elif isinstance(node, ast.Call) and called(node) == "getattr":
+            yield from (part.value for part in node.args[1:2] if isinstance(part, ast.Constant))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            before, _, last = node.value.rpartition(":")
+            if last.isidentifier() and (quoted or re.fullmatch(r"[\w.]+", before)):
+                yield last
 
 
 # --- the rules hold --------------------------------------------------------------------------------------------------
@@ -294,24 +259,22 @@ def matches(contents: Sources, pattern: re.Pattern[str]) -> list[str]:
     "rule",
     [
         unplaced_modules,
-        upward_imports,
         shared_names,
         modules_beside_the_rooms,
+        upward_imports,
         import_cycles,
         imports_of_utils,
-        other_pools,
-        broad_excepts,
-        unread_settings,
+        torch_at_start,
     ],
     ids=lambda rule: rule.__name__,
 )
-def test_code_keeps(rule) -> None:
+def test_code_keeps(rule: Callable[[Sources], list[str]]) -> None:
     assert rule(modules()) == []
 
 
-@pytest.mark.parametrize("pattern", [MACHINE_PATH, PACKAGE_INDEX], ids=["no machine path", "no package index"])
-def test_files_have(pattern: re.Pattern[str]) -> None:
-    assert matches(texts(), pattern) == []
+def test_nothing_is_there_for_tests_alone() -> None:
+    scripts = [text for path, text in texts().items() if Path(path).suffix in (".sh", ".slurm", ".toml", ".yml")]
+    assert names_for_tests_alone(modules(), "\n".join(scripts)) == []
 
 
 def test_the_whole_project_is_seen() -> None:
@@ -420,80 +383,68 @@ def test_import_of_utils_is_found() -> None:
     assert imports_of_utils(sources) == ["unseg.checkpoint imports utils.join"]
 
 
-def test_pool_of_unlimited_threads_is_found() -> None:
-    source = "def f(pool: ThreadPoolExecutor):\n    return futures.ThreadPoolExecutor(4)"
-    assert other_pools({"unseg.data.loader": source, "unseg.compute.device": source, "tests.test_x": source}) == [
-        "unseg.data.loader:2: make it with unseg.compute.device.worker_threads"
-    ]
-
-
 @pytest.mark.parametrize(
-    ("clause", "count"),
+    ("statement", "told"),
     [
-        ("except:", 1),
-        ("except Exception:", 1),
-        ("except (ValueError, BaseException) as error:", 1),
-        ("except builtins.Exception:", 1),
-        ("except ValueError:", 0),
-        ("except (OSError, ValueError):", 0),
+        ("import torch", ["unseg.commands.train → torch: import it where it is used"]),
+        ("from torch.nn import functional", ["unseg.commands.train → torch: import it where it is used"]),
+        ("try:\n    import torch\nfinally:\n    pass", ["unseg.commands.train → torch: import it where it is used"]),
+        (
+            "from unseg.method.noise import apply",
+            ["unseg.commands.train → unseg.method.noise → torch: import it where it is used"],
+        ),
+        (
+            "from unseg.data.masks import load",
+            ["unseg.commands.train → unseg.data → torch: import it where it is used"],
+        ),
+        ("def run():\n    import torch", []),
+        ("if TYPE_CHECKING:\n    import torch", []),
+        ("import torchvision_free", []),
     ],
 )
-def test_broad_except_is_found(clause: str, count: int) -> None:
-    assert len(broad_excepts({"unseg.method.noise": f"try:\n    pass\n{clause}\n    pass\n"})) == count
-
-
-def test_broad_suppress_is_found() -> None:
-    assert broad_excepts({"m": "with contextlib.suppress(OSError, Exception):\n    pass"}) == ["m:1: Exception"]
-
-
-def test_unread_setting_is_found() -> None:
-    config = (
-        "@dataclass(frozen=True)\nclass Settings:\n    used: int = 1\n    checked: int = 2\n    stored: int = 3\n"
-        "    def __post_init__(self):\n        assert self.checked > 0\n"
-    )
+def test_torch_before_a_command_runs_is_found(statement: str, told: list[str]) -> None:
     sources = {
-        "unseg.method.config": config,
-        "unseg.bilevel": "print(settings.used)\nother.stored = 1",
-        "tests.test_x": "settings.stored",
+        "unseg": "",
+        "unseg.commands.train": statement,
+        "unseg.method.noise": "import torch",
+        "unseg.data": "import torch",
+        "unseg.data.masks": "",
     }
-    assert unread_settings(sources) == [
-        "unseg.method.config.Settings.checked is never read",
-        "unseg.method.config.Settings.stored is never read",
+    assert torch_at_start(sources) == told
+
+
+def test_names_for_tests_alone_are_found() -> None:
+    masks = """
+def load(): return _decode(), Table().rows
+def _decode(): ...
+def again(): return again()
+def quoted(): ...
+def scripted(): ...
+class Table:
+    def rows(self): ...
+    def columns(self): ...
+class Network(nn.Module):
+    def forward(self): ...
+class Forgotten: ...
+"""
+    sources = {
+        "unseg.data.masks": masks,
+        "unseg.data": "from unseg.data.masks import Forgotten\n__all__ = ['Forgotten']",
+        "train": "from unseg.data.masks import load\nload(Network, 'unseg.data.masks:quoted')",
+        "tests.test_masks": "from unseg.data.masks import again, Table, Forgotten\nagain(Table().columns, Forgotten)",
+    }
+    found = names_for_tests_alone(sources, "python -c 'scripted()'")
+    assert [line.partition(":")[0] for line in found] == [
+        "unseg.data.masks.again",
+        "unseg.data.masks.Table.columns",
+        "unseg.data.masks.Forgotten",
     ]
 
 
-# The bad lines are put together here, so that this file keeps the rules itself.
-@pytest.mark.parametrize(
-    "line",
-    [
-        "/".join(["data = '", "home", "alice", "voc'"]),
-        "/".join(["cd ", "root", "UnSeg"]),
-        "/".join(["--out=", "tmp", "x"]),
-        "C:" + "\\Users",
-    ],
-)
-def test_machine_path_is_found(line: str) -> None:
-    assert matches({"f": f"fine\n{line}"}, MACHINE_PATH) == [f"f:2: {line}"]
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "#!/usr/bin/env bash",
-        "PYTHON=/path/to/python3",
-        "data/root/x",
-        "~/work/photos",
-        "$HOME/tmp/x",
-        "https://example.com/home/x",
-        "A: fine",
-    ],
-)
-def test_other_slashes_are_no_machine_path(line: str) -> None:
-    assert matches({"f": line}, MACHINE_PATH) == []
-
-
-@pytest.mark.parametrize(
-    "line", ["pip install --" + "index" + "-url x", "https://pypi" + ".org/simple", "PIP_FIND" + "_LINKS=x"]
-)
-def test_package_index_is_found(line: str) -> None:
-    assert matches({"f": line}, PACKAGE_INDEX) == [f"f:1: {line}"]
+def test_names_in_a_table_of_modules_and_other_names_of_imports_count_as_use() -> None:
+    sources = {"unseg.data.masks": "def load(): ...", "unseg": ""}
+    assert len(names_for_tests_alone(sources)) == 1
+    table = "_LAZY = {'load': 'unseg.data.masks'}\n"
+    assert len(names_for_tests_alone({**sources, "unseg": table})) == 1
+    assert names_for_tests_alone({**sources, "unseg": f"{table}import_module(_LAZY[name])"}) == []
+    assert names_for_tests_alone({**sources, "train": "from unseg.data.masks import load as read\nread()"}) == []

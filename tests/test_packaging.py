@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,11 @@ import numpy as np
 import pytest
 
 import unseg
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("unseg", "segment_anything_training")
@@ -30,7 +36,7 @@ def run(*command: str | Path, **options) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that no build/ of the checkout leaks in, and without network."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in (*PACKAGES, "tests", "scripts"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "conformance"))
@@ -69,6 +75,39 @@ def test_wheel_holds_the_weights_and_the_masks(wheel: Path) -> None:
     assert {WEIGHTS, *masks} <= names_in(wheel)
 
 
+def test_wheel_holds_the_licences_and_says_that_it_is_typed(wheel: Path) -> None:
+    about = f"unseg-{unseg.__version__}.dist-info"
+    assert {f"{about}/licenses/LICENSE", "unseg/weights/LICENSE.md"} <= names_in(wheel)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= names_in(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"{about}/METADATA").decode()
+        assert archive.read(f"{about}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert "License-Expression: Apache-2.0\n" in metadata
+
+
+def test_the_licence_of_the_weights_says_what_their_data_allows() -> None:
+    licence = (ROOT / "unseg/weights/LICENSE.md").read_text(encoding="utf-8")
+    assert "BSDS500" in licence and "non-commercial" in licence
+
+
+def test_every_place_names_one_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {unseg.__version__}\n" in citation
+    assert next(line for line in changes.splitlines() if line.startswith("## [")).startswith(
+        f"## [{unseg.__version__}]"
+    )
+
+
+def test_what_the_test_environment_needs_is_pinned_to_one_version() -> None:
+    """Each name of an extra has a line in constraints.txt; install.sh installs exactly these."""
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    names = {re.split(r"[\[<>=~! ]", name)[0].lower() for name in asked} - {"unseg"}
+    assert names and names <= pinned
+
+
 def test_weights_are_at_most_16_megabytes() -> None:
     assert (ROOT / WEIGHTS).stat().st_size <= 16e6
 
@@ -83,7 +122,8 @@ def test_wheel_installs_the_command(wheel: Path) -> None:
 @pytest.mark.slow
 def test_installed_wheel_protects_with_its_own_weights(installed: Path, tmp_path: Path) -> None:
     """In an empty folder, with the wheel before the checkout on the path: only its files are there to be used."""
-    from unseg.storage.images import read_image, write_png
+    from unseg.storage.image_decoding import read_image
+    from unseg.storage.image_encoding import write_png
 
     environment = os.environ | {"PYTHONPATH": str(installed)}
     (tmp_path / "photographs").mkdir()

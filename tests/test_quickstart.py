@@ -12,7 +12,8 @@ import pytest
 from skimage import data
 
 from unseg import cli, quickstart
-from unseg.storage.images import read_image, read_label, write_png
+from unseg.storage.image_decoding import read_image, read_label
+from unseg.storage.image_encoding import write_png
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = tuple(Path(name).stem for name in quickstart.PHOTOGRAPHS)

@@ -1,3 +1,49 @@
-"""UnSeg: make images unlearnable to segmentation models."""
+"""UnSeg: make images unlearnable to segmentation models.
 
-__version__ = "0.1.0"
+    import unseg
+
+    protected = unseg.protect(image, mask=mask)      # one image in memory, numpy or PIL
+    summary = unseg.protect_folder("images", "out")  # a folder of images, as `unseg protect` does it
+    unseg.verify("out")                              # every file of it against its original
+
+What is imported here is loaded when it is first used: `import unseg` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unseg.method.config import Budget as Budget
+    from unseg.protecting.generators import open_generator as load_generator
+    from unseg.protecting.protector import Protector as Protector
+    from unseg.protecting.protector import protect_image as protect
+    from unseg.protecting.run import protect as protect_folder
+    from unseg.protecting.verification import verify as verify
+
+__version__ = "0.2.0"
+__all__ = ["Budget", "Protector", "__version__", "load_generator", "protect", "protect_folder", "verify"]
+
+# A name → the module that defines it, and its name there.
+_HOMES = {
+    "Budget": ("unseg.method.config", "Budget"),
+    "Protector": ("unseg.protecting.protector", "Protector"),
+    "load_generator": ("unseg.protecting.generators", "open_generator"),
+    "protect": ("unseg.protecting.protector", "protect_image"),
+    "protect_folder": ("unseg.protecting.run", "protect"),
+    "verify": ("unseg.protecting.verification", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Returns the object behind a public name, whose module is imported now."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, own_name = _HOMES[name]
+    return getattr(import_module(module), own_name)
+
+
+def __dir__() -> list[str]:
+    """Returns the names of the module, with those that are not loaded yet."""
+    return sorted({*globals(), *_HOMES})

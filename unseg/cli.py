@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -16,6 +16,7 @@ from unseg.commands.datasets import datasets, edition
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
 from unseg.commands.protect import protect
+from unseg.commands.removed import removal
 from unseg.commands.report import report
 from unseg.commands.streams import standard_streams
 from unseg.commands.train import train_command
@@ -24,9 +25,8 @@ from unseg.errors import UserError
 from unseg.storage.files import printable
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
-FIRST_TELLS_WITHIN = (
-    10.0  # seconds; the launcher ends the other processes as soon as the first has told a wrong option and left
-)
+# Seconds; the launcher ends the other processes as soon as the first has told a wrong option and left.
+FIRST_TELLS_WITHIN = 10.0
 
 app = typer.Typer(
     name="unseg",
@@ -51,18 +51,27 @@ def _options(
     """Options before the sub-command."""
 
 
-app.command("protect")(protect)
-app.command("verify")(verify)
-app.command("train")(train_command)
-app.command("evaluate")(evaluate)
-app.command("datasets")(datasets)
-app.command("edition")(edition)
-app.command("report")(report)
-app.command("info")(info)
+def _paragraphs(command: Callable[..., None]) -> str:
+    """Returns a command's docstring with one line a paragraph, which `--help` wraps to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "protect": protect,
+    "verify": verify,
+    "train": train_command,
+    "evaluate": evaluate,
+    "datasets": datasets,
+    "edition": edition,
+    "report": report,
+    "info": info,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=_paragraphs(_command))(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
+    """Runs one command and returns its exit code.
 
     0 all done; 1 something was not protected, or does not hold; 2 user error; 130 Ctrl-C; 143 terminated.
     """
@@ -82,9 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(
-            args=given or ["--help"], prog_name="unseg", standalone_mode=False
-        )  # standalone: an error is a box of lines
+        # Standalone, an error would be a box of lines.
+        code = app(args=given or ["--help"], prog_name="unseg", standalone_mode=False)
     except TyperException as error:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(FIRST_TELLS_WITHIN)
@@ -95,9 +103,12 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _in_one_line(error: TyperException) -> str:
-    """What is wrong with the options, and where they are listed."""
-    said = " ".join(error.format_message().split()).rstrip(".")
+    """Returns what is wrong with the options, and where they are listed."""
     context = getattr(error, "ctx", None)
+    gone = removal(context.info_name or "", getattr(error, "option_name", "")) if context else None
+    if gone is not None:
+        return gone
+    said = " ".join(error.format_message().split()).rstrip(".")
     command = f"{context.command_path} --help" if context else "--help"
     return f"{said[:1].lower()}{said[1:]}; `{command}` lists what there is"
 

@@ -2,4 +2,7 @@
 
 
 class UserError(Exception):
-    """What went wrong and the remedy, in one line that names the file or option. The command line prints it and exits 2."""
+    """What went wrong and the remedy, in one line that names the file or option.
+
+    The command line prints it and exits with code 2.
+    """

@@ -13,7 +13,8 @@ from pathlib import Path
 from unseg import cli
 from unseg.errors import UserError
 from unseg.protecting.manifest import MANIFEST, read_manifest
-from unseg.storage.images import read_image, read_label, write_png
+from unseg.storage.image_decoding import read_image, read_label
+from unseg.storage.image_encoding import write_png
 from unseg.storage.panels import before_after_noise_mask
 
 # Files inside scikit-image's wheel: nothing is downloaded.
@@ -21,7 +22,7 @@ PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def copy_photographs(folder: Path) -> None:
-    """The photographs into FOLDER/photographs and their masks into FOLDER/masks, both as the files they are."""
+    """Copies the photographs into FOLDER/photographs and their masks into FOLDER/masks, byte for byte."""
     if find_spec("skimage") is None:
         raise UserError("the quick start needs the photographs of scikit-image: pip install 'unseg[quickstart]'")
     for kind in ("photographs", "masks"):
@@ -38,7 +39,7 @@ def copy_photographs(folder: Path) -> None:
 
 
 def forget_earlier(folder: Path) -> None:
-    """Remove what an earlier quick start wrote into FOLDER/protected, and nothing else: this one protects anew."""
+    """Removes what an earlier quick start wrote into FOLDER/protected, and nothing else: this one protects anew."""
     protected = folder / "protected"
     earlier = read_manifest(protected)
     if earlier is None:
@@ -53,7 +54,7 @@ def forget_earlier(folder: Path) -> None:
 
 
 def draw_pictures(folder: Path) -> list[Path]:
-    """FOLDER/pictures/NAME.png for every photograph: original, unlearnable version, noise × 16, mask."""
+    """Draws FOLDER/pictures/NAME.png for every photograph: original, unlearnable version, noise × 16, mask."""
     pictures = []
     for name in PHOTOGRAPHS:
         as_png = Path(name).with_suffix(".png").name
@@ -66,7 +67,7 @@ def draw_pictures(folder: Path) -> list[Path]:
 
 
 def run(folder: Path) -> int:
-    """The whole quick start in `folder`; returns the exit code of the first command that fails, or 0."""
+    """Runs the whole quick start in `folder`; returns the exit code of the first command that fails, or 0."""
     forget_earlier(folder)
     copy_photographs(folder)
     commands = (
@@ -86,6 +87,7 @@ def run(folder: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs `python -m unseg.quickstart [FOLDER]` and returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
         print("usage: python -m unseg.quickstart [FOLDER]", file=sys.stderr)

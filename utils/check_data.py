@@ -4,17 +4,17 @@
     python utils/check_data.py data/hqseg
     python utils/check_data.py data/my_set --json report.json
 
-Reads HQSeg-44K's folders or a plain folder (data/README.md). Every image and mask is decoded: HQSeg-44K's 44,320 training
-pairs take minutes; --quick looks at names alone. Nothing is written but the report. Found are missing sets, images without a
-mask, masks without an image, files that are broken or no masks, masks of another size than their image, and empty masks. The
-exit code is 0 if there is nothing to complain of, 1 if there is, 2 if the check could not start, 130 after Ctrl-C.
+It reads HQSeg-44K's folders or a plain folder (data/README.md) and decodes every image and mask: HQSeg-44K's 44,320
+training pairs take minutes; --quick looks at names alone. It writes nothing but the report. It finds missing sets,
+images without a mask, masks without an image, files that are broken or no masks, masks of another size than their
+image, and empty masks. The exit code is 0 if there is nothing to complain of, 1 if there is, 2 if the check could not
+start, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +23,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from unseg.compute.threads import cores
 from unseg.data.catalog import HQSEG, MISSING_SET, Pair, hqseg_root, pair_plain, pair_set
 from unseg.data.samples import Problem
 from unseg.data.training_data import read_training_image
 from unseg.errors import UserError
 from unseg.storage.files import write_bytes
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 EMPTY = "mask without an object pixel"
 PLAIN = "images"
@@ -36,7 +37,10 @@ PLAIN = "images"
 
 @dataclass(frozen=True)
 class SetReport:
-    """name: of the set, "images" for a plain folder. role: train, validation or "". published: pairs it should have, or 0."""
+    """What was found of one set.
+
+    name: of the set, "images" for a plain folder. role: train, validation or "". published: pairs it should have, or 0.
+    """
 
     name: str
     role: str
@@ -46,7 +50,7 @@ class SetReport:
 
 
 def find_sets(root: Path) -> list[SetReport]:
-    """The sets under `root` with what does not pair up. UserError where `root` is neither kind of folder."""
+    """Returns the sets under `root` with what does not pair up; UserError where `root` is neither kind of folder."""
     base = hqseg_root(root)
     if base is None:
         return [SetReport(PLAIN, "", *pair_plain(root))]
@@ -54,16 +58,17 @@ def find_sets(root: Path) -> list[SetReport]:
 
 
 def examine(pair: Pair) -> list[Problem]:
-    """What is wrong with one pair when it is read."""
+    """Reads one pair and returns what is wrong with it."""
     try:
         sample = read_training_image(pair)
     except ImageError as error:
         return [Problem(pair.name, f"{Path(error.path).name}: {error.reason}")]
-    empty = [Path(path).name for path, label in zip(pair.masks, sample.labels) if not label.any()]
+    empty = [Path(path).name for path, label in zip(pair.masks, sample.labels, strict=True) if not label.any()]
     return [Problem(pair.name, f"{EMPTY} ({name})") for name in empty]
 
 
 def examine_all(pairs: list[Pair], threads: int) -> Iterator[list[Problem]]:
+    """Yields what is wrong with each pair, in order."""
     executor = ThreadPoolExecutor(threads)
     try:
         yield from tqdm(executor.map(examine, pairs), total=len(pairs), unit="pair", disable=not sys.stderr.isatty())
@@ -72,7 +77,7 @@ def examine_all(pairs: list[Pair], threads: int) -> Iterator[list[Problem]]:
 
 
 def check(root: Path, quick: bool, threads: int) -> list[SetReport]:
-    """The sets with all their problems. quick: without reading the files."""
+    """Returns the sets with all their problems. quick: without reading the files."""
     sets = find_sets(root)
     if not quick:
         faults = examine_all([pair for part in sets for pair in part.pairs], threads)
@@ -82,6 +87,7 @@ def check(root: Path, quick: bool, threads: int) -> list[SetReport]:
 
 
 def as_json(root: Path, sets: list[SetReport]) -> dict[str, object]:
+    """Returns the report as `--json` writes it."""
     return {
         "root": str(root),
         "pairs": sum(len(part.pairs) for part in sets),
@@ -100,6 +106,7 @@ def as_json(root: Path, sets: list[SetReport]) -> dict[str, object]:
 
 
 def as_text(sets: list[SetReport]) -> Iterator[str]:
+    """Yields the report's lines: one a set, one a problem, and the sum."""
     for part in sets:
         missing = any(problem.reason == MISSING_SET for problem in part.problems)
         count = "missing" if missing else f"{len(part.pairs):,} pairs"
@@ -114,13 +121,14 @@ def as_text(sets: list[SetReport]) -> Iterator[str]:
 
 
 def main() -> int:
+    """Runs the check on the command line's arguments and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="the data root, as for training")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the report as JSON; - prints it instead of the text"
     )
     parser.add_argument("--quick", action="store_true", help="names only: no file is read")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=cores())
     options = parser.parse_args()
     try:
         if options.threads < 1:
@@ -145,6 +153,7 @@ def main() -> int:
 
 
 def write_report(path: Path, text: str) -> None:
+    """Writes the report; a UserError says where the disk does not take it."""
     try:
         write_bytes(path, text.encode(errors="backslashreplace"))
     except OSError as error:

@@ -4,9 +4,9 @@
     python utils/convert_mae.py pretrained_checkpoint/mae_pretrain_vit_base.pth \
         pretrained_checkpoint/modified_mae_pretrain_vit_base.pth
 
-`unseg train --mae` reads the official file as well, so this is needed only to exchange files with the published code. MAE's
-weights are licensed CC BY-NC 4.0: neither they, nor this file, nor what is trained from it is for commercial use. Nothing is
-downloaded, and no file that exists is written over.
+`unseg train --mae` reads the official file as well, so this is needed only to exchange files with the published code.
+MAE's weights are licensed CC BY-NC 4.0: neither they, nor this file, nor what is trained from it is for commercial use.
+Nothing is downloaded, and no file that exists is overwritten.
 """
 
 from __future__ import annotations
@@ -20,20 +20,17 @@ import torch
 
 from segment_anything_training.build import SAM_CONFIGS, SURROGATE_IMAGE_SIZE
 from segment_anything_training.image_encoder import ImageEncoder
+from segment_anything_training.key_remaps import is_dropped_from_mae, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import (
-    MAE_LICENCE,
-    is_dropped_from_mae,
-    read_mae,
-    read_state,
-    refuse_existing,
-    save_pth,
-    shapes_of,
-)
+from unseg.storage.files import refuse_existing
+from unseg.storage.state_files import read_state, save_pth
+from unseg.storage.weights import read_mae
+
+LICENCE = "CC BY-NC 4.0"
 
 
 def convert(official: Path, converted: Path, size: str, image_size: int) -> list[str]:
-    """Write the encoder's entries into `converted`; returns what is told about them, a line each."""
+    """Writes the encoder's entries into `converted` and returns the lines to print about them."""
     refuse_existing([converted])
     with torch.device("meta"):  # names and shapes only
         encoder = ImageEncoder(replace(SAM_CONFIGS[size], image_size=image_size))
@@ -46,11 +43,12 @@ def convert(official: Path, converted: Path, size: str, image_size: int) -> list
         f"{converted}: {len(state)} entries; pos_embed for {grid}×{grid} patches",
         f"not in MAE, starting afresh: {', '.join(name for name in expected if name not in state)}",
         f"not in SAM's encoder, left out: {', '.join(dropped) or 'nothing'}",
-        f"licence: {MAE_LICENCE}, as MAE's weights",
+        f"licence: {LICENCE}, as MAE's weights",
     ]
 
 
 def main() -> int:
+    """Runs the tool on the command line's arguments and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("official", type=Path, help="mae_pretrain_vit_base.pth")
     parser.add_argument("converted", type=Path, help="the file to write")

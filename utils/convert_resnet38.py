@@ -4,9 +4,9 @@
     python utils/convert_resnet38.py pretrained_checkpoint/ilsvrc-cls_rna-a1_cls1000_ep-0001.params \
         pretrained_checkpoint/resnet38_imagenet.safetensors
 
-`eval/run_seg.sh` reads the .params file as well (WEIGHTS=FILE), so this is needed only for other programs: the entries bear the
-names of PSA's, SEAM's and MCTformer's ResNet38. ImageNet's classifier is left out. Nothing is downloaded, and no file that
-exists is written over.
+`eval/run_seg.sh` reads the .params file as well (WEIGHTS=FILE), so this is needed only for other programs: the entries
+have the names of PSA's, SEAM's and MCTformer's ResNet38. ImageNet's classifier is left out. Nothing is downloaded, and
+no file that exists is overwritten.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from pathlib import Path
 import safetensors.torch
 
 from unseg.errors import UserError
-from unseg.storage.weights import refuse_existing, sorted_header, write_durably
+from unseg.storage.files import refuse_existing, write_durably
+from unseg.storage.state_files import sorted_header
 from unseg.victims.resnet38 import IMAGENET_PARAMS, read_mxnet
 
 
 def convert(params: Path, converted: Path) -> list[str]:
-    """Write the backbone's entries into `converted`; returns what is told about them, a line each."""
+    """Writes the backbone's entries into `converted` and returns the lines to print about them."""
     refuse_existing([converted])
     state = read_mxnet(params)
     facts = {"network": "resnet38", "source": params.name}
@@ -35,6 +36,7 @@ def convert(params: Path, converted: Path) -> list[str]:
 
 
 def main() -> int:
+    """Runs the tool on the command line's arguments and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("params", type=Path, help=IMAGENET_PARAMS)
     parser.add_argument("converted", type=Path, help="the safetensors file to write")

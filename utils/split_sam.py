@@ -4,8 +4,8 @@
     python utils/split_sam.py split pretrained_checkpoint/sam_vit_b_01ec64.pth pretrained_checkpoint
     python utils/split_sam.py join pretrained_checkpoint pretrained_checkpoint/sam_vit_b.pth
 
-UnSeg reads either layout, so this is needed only to exchange files with the published code. Nothing is downloaded, and no
-file that exists is written over.
+UnSeg reads either layout, so this is needed only to exchange files with the published code. Nothing is downloaded, and
+no file that exists is overwritten.
 """
 
 from __future__ import annotations
@@ -15,21 +15,15 @@ import sys
 from pathlib import Path
 
 from segment_anything_training.build import SAM_CONFIGS
+from segment_anything_training.key_remaps import SAM_PARTS, sam_name, split_sam
 from unseg.errors import UserError
-from unseg.storage.weights import (
-    SAM_PARTS,
-    check_sam,
-    read_sam,
-    read_state,
-    refuse_existing,
-    sam_name,
-    save_pth,
-    split_sam,
-)
+from unseg.storage.files import refuse_existing
+from unseg.storage.state_files import read_state, save_pth
+from unseg.storage.weights import check_sam, read_sam
 
 
 def split(file: Path, folder: Path) -> list[Path]:
-    """Write the three parts of the SAM in `file` into `folder`, named after its size."""
+    """Writes the three parts of the SAM in `file` into `folder`, named after its size, and returns their paths."""
     state, _ = read_state(file)
     config = check_sam(state, file)
     parts = split_sam(state)
@@ -43,7 +37,7 @@ def split(file: Path, folder: Path) -> list[Path]:
 
 
 def join(folder: Path, file: Path, size: str) -> list[Path]:
-    """Write the SAM whose three parts are in `folder` into `file`."""
+    """Writes the SAM whose three parts are in `folder` into `file`, and returns its path."""
     refuse_existing([file])
     state = read_sam(folder, size)
     check_sam(state, folder)
@@ -52,6 +46,7 @@ def join(folder: Path, file: Path, size: str) -> list[Path]:
 
 
 def main() -> int:
+    """Runs the tool on the command line's arguments and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     splitting = commands.add_parser("split", help="official file → three files")

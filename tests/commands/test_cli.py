@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+import unseg.protecting.inputs
 import unseg.protecting.run
 import unseg.storage.weights
 from tests.support.fake_generator import loaded
 from unseg import __version__, cli
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -29,7 +30,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(unseg.protecting.run, "load_generator", lambda which, device: loaded())
+    monkeypatch.setattr(unseg.protecting.inputs, "open_generator", lambda which, device: loaded())
     monkeypatch.setattr(unseg.storage.weights, "load_generator", lambda which: loaded())
     monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "photos").mkdir()
@@ -47,7 +48,7 @@ def test_protect_and_verify_end_well(photos: Path, capsys: pytest.CaptureFixture
     assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert "protected" in captured.out and "PSNR" in captured.out and "images/s" in captured.out
-    assert "image/s" in captured.err and "2/2" in captured.err  # the bar
+    assert "images: 100%" in captured.err and "2/2" in captured.err  # the bar
     assert cli.main(["verify", str(out)]) == 0
     assert "2 of 2 images hold the bound at every pixel; most change 8 on objects" in capsys.readouterr().out
     assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--quiet"]) == 0
@@ -343,7 +344,7 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
         "import unseg.protecting.run; from tests.support.fake_generator import loaded; from unseg import cli;"
         "slow = loaded(); fast = slow.network.forward;"
         "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
-        "unseg.protecting.run.load_generator = lambda which, device: slow;"
+        "unseg.protecting.inputs.open_generator = lambda which, device: slow;"
         "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))"
     )
     command = [sys.executable, "-c", script.format(str(ROOT))]

@@ -124,7 +124,8 @@ import json, pathlib, sys
 from unseg.compute.distributed import connect
 
 def gloo():
-    return sum((task / "comm").read_text() == "pt_gloo_runloop\\n" for task in pathlib.Path("/proc/self/task").glob("*"))
+    names = [(task / "comm").read_text() for task in pathlib.Path("/proc/self/task").glob("*")]
+    return names.count("pt_gloo_runloop\\n")
 
 with connect("cpu") as world:
     world.barrier()
@@ -167,7 +168,7 @@ def test_two_processes_see_disjoint_parts_of_every_step_and_all_of_an_epoch():
     names = [[batch.names for batch in BatchLoader(samples, config, 0, 4, rank, 2)] for rank in (0, 1)]
     seen = [name for rank in names for batch in rank for name in batch]
     assert sorted(seen, key=int) == [str(index) for index in range(16)]
-    assert all(not set(left) & set(right) for left, right in zip(*names))
+    assert all(not set(left) & set(right) for left, right in zip(*names, strict=True))
     doubled = draw_views(samples, recipe("smoke", {"batch_size": "4"}), 1)
     assert doubled.names == names[0][1] + names[1][1]
 

@@ -28,10 +28,11 @@ from tests.support.annotation_sets import (
     write_images,
     write_json,
 )
-from unseg.data.annotations import FORMATS, NO_CLASS, Looking, ObjectRule, Unannotated, open_annotations
+from tests.support.told_progress import Told
+from unseg.data.annotations import FORMATS, NO_CLASS, ObjectRule, Unannotated, open_annotations
 from unseg.data.annotations.label_files import CITYSCAPES_THINGS, CITYSCAPES_VOID, voc_palette
 from unseg.errors import UserError
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 ALL = ObjectRule()
 
@@ -159,15 +160,10 @@ def test_an_image_of_another_size_is_refused_by_itself(name: str, tmp_path: Path
     ],
 )
 def test_looking_at_all_files_is_told_and_may_use_threads(name: str, what: str, tmp_path: Path) -> None:
-    built, told = build(name, tmp_path), []
-
-    def track(items, total: int, what: str):
-        told.append((total, what))
-        return items
-
+    built, told = build(name, tmp_path), Told()
     with ThreadPoolExecutor(2) as pool:
-        annotations = open_annotations(built.path, built.images, looking=Looking(pool, track))
-    assert told == [(3, what)] and annotations.statement == opened(built).statement
+        annotations = open_annotations(built.path, built.images, pool=pool, progress=told)
+    assert told.bars == [(what, 3, 3)] and annotations.statement == opened(built).statement
     assert np.array_equal(read(annotations, built, "a.png").object_mask(ALL), expected("a.png"))
 
 
@@ -197,7 +193,10 @@ def test_rules_that_the_annotations_cannot_answer_are_refused(tmp_path: Path) ->
 
 def test_overlaps_go_to_the_smaller_segment_and_of_two_equal_ones_to_the_earlier(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "x.png", 6, 8)
-    square = lambda left, top, side: [[left, top, left + side, top, left + side, top + side, left, top + side]]  # noqa: E731
+
+    def square(left: int, top: int, side: int) -> list[list[int]]:
+        return [[left, top, left + side, top, left + side, top + side, left, top + side]]
+
     shapes = [
         (1, square(0, 0, 5)),
         (2, square(1, 1, 2)),

@@ -68,7 +68,8 @@ def test_packed_counts_of_large_images(counts: list[int]) -> None:
     assert parse_counts(packed_counts(counts)).tolist() == counts
 
 
-# Not larger: pycocotools' rleToString takes six bytes a count and writes one more where all counts fill theirs (from 2^24 on).
+# Not larger: pycocotools' rleToString takes six bytes a count and writes one more where all counts fill theirs (from
+# 2^24 on).
 @given(st.lists(st.integers(0, 2**23 - 1), min_size=1, max_size=12))
 def test_packed_counts_are_those_of_pycocotools(counts: list[int]) -> None:
     total = sum(counts)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from unseg.data.masks import MaskRule, box_mask, detect_kind, object_mask, parse_objects
+from unseg.data.masks import MaskKind, box_mask, detect_kind, object_mask
+from unseg.data.object_rule import ObjectRule, parse_objects
 from unseg.data.samples import find_samples
 from unseg.errors import UserError
 
@@ -16,30 +17,31 @@ VALUES = np.array([[0, 1, 2, 15, 255]])
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
+    ("kind", "rule", "expected"),
     [
-        (MaskRule("index"), [0, 1, 1, 1, 0]),
-        (MaskRule("index", ignore_label=None), [0, 1, 1, 1, 1]),
-        (MaskRule("index", background_label=None), [1, 1, 1, 1, 0]),  # ADE20K: 0 is a class
-        (MaskRule("index", objects=(0, 15)), [1, 0, 0, 1, 0]),
-        (MaskRule("index", objects=(255,)), [0, 0, 0, 0, 0]),  # ignored stays ignored
-        (MaskRule("index", ignore_label=2), [0, 1, 0, 1, 1]),
-        (MaskRule("binary"), [0, 0, 0, 0, 1]),
+        ("index", ObjectRule(), [0, 1, 1, 1, 0]),
+        ("index", ObjectRule(ignore_label=None), [0, 1, 1, 1, 1]),
+        ("index", ObjectRule(background_label=None), [1, 1, 1, 1, 0]),  # ADE20K: 0 is a class
+        ("index", ObjectRule((0, 15)), [1, 0, 0, 1, 0]),
+        ("index", ObjectRule((255,)), [0, 0, 0, 0, 0]),  # ignored stays ignored
+        ("index", ObjectRule(ignore_label=2), [0, 1, 0, 1, 1]),
+        ("index", ObjectRule((0, 255), ignore_label=None), [1, 0, 0, 0, 1]),
+        ("binary", ObjectRule(), [0, 0, 0, 0, 1]),
     ],
 )
-def test_rules(rule: MaskRule, expected: list[int]) -> None:
-    assert object_mask(VALUES, rule).astype(int).tolist() == [expected]
+def test_rules(kind: MaskKind, rule: ObjectRule, expected: list[int]) -> None:
+    assert object_mask(VALUES, kind, rule).astype(int).tolist() == [expected]
 
 
 def test_binary_masks_split_above_127_or_above_0_where_they_hold_0_and_1() -> None:
-    assert object_mask(np.array([[0, 127, 128, 255]]), MaskRule("binary")).tolist() == [[False, False, True, True]]
-    assert object_mask(np.array([[0, 1]]), MaskRule("binary")).tolist() == [[False, True]]
-    assert object_mask(np.array([[0, 65535]]), MaskRule("binary")).tolist() == [[False, True]]
+    assert object_mask(np.array([[0, 127, 128, 255]]), "binary").tolist() == [[False, False, True, True]]
+    assert object_mask(np.array([[0, 1]]), "binary").tolist() == [[False, True]]
+    assert object_mask(np.array([[0, 65535]]), "binary").tolist() == [[False, True]]
 
 
 def test_class_ids_for_binary_masks_are_a_user_error() -> None:
     with pytest.raises(UserError, match="--objects .* binary"):
-        MaskRule("binary", objects=(1,))
+        object_mask(VALUES, "binary", ObjectRule((1,)))
 
 
 def test_objects_are_parsed() -> None:

@@ -1,4 +1,4 @@
-"""What editions know of data sets: where they lie, what their objects are, which settings they take; and json with new names."""
+"""What editions know of data sets: where they lie, what their objects are, which settings they take."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from tests.support.edition_sets import BUILDERS, LEFT, RIGHT, class_map
 from unseg import cli
 from unseg.data.annotations import ObjectRule
-from unseg.data.edition_catalog import EDITIONS, candidates, locate
-from unseg.editions.carry import Renaming, rewritten_blocks
-from unseg.editions.gather import open_data_set, place_sets
+from unseg.data.edition_catalog import EDITIONS
+from unseg.data.edition_layout import candidates, locate
+from unseg.editions.data_set import open_data_set, place_sets
 from unseg.editions.options import settings_from
+from unseg.editions.renamed_json import Renaming, rewritten_blocks
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +93,7 @@ def test_the_augmented_voc_list_takes_the_augmented_labels(lines: str, tmp_path:
         mini.label(f"VOCdevkit/VOC2012/SegmentationClassAug/{stem}.png", class_map(0, (mask, 2)))
     found = masks_of("pascal", tmp_path, "all", split="train_aug")
     assert [name[-15:] for name in found] == ["2007_000032.jpg", "2007_000039.jpg"]
-    assert all(np.array_equal(mask, expected) for mask, expected in zip(found.values(), (LEFT, RIGHT)))
+    assert all(np.array_equal(mask, expected) for mask, expected in zip(found.values(), (LEFT, RIGHT), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""DeepLabV1-ResNet38: the published network, entry for entry and number for number, and the files that it starts from."""
+"""DeepLabV1-ResNet38: the published network, entry for entry and number for number, and the files that it starts
+from.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from torch import nn
 
+from segment_anything_training.key_remaps import shapes_of
+from tests.support.killed_runs import Killed, KillingAt
 from tests.support.mxnet_files import VERSIONS, array_bytes, params_bytes
+from tests.support.told_progress import Told
 from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.tasks.deeplabv1 import DeepLabV1Learner, View, draw_views, make_deeplabv1
-from unseg.evaluation.trainer import Checkpoint, Schedule, train
-from unseg.storage.weights import shapes_of
+from unseg.evaluation.schedule import Schedule
+from unseg.evaluation.tasks.deeplabv1 import CropView, DeepLabV1Learner, draw_views, make_deeplabv1
+from unseg.evaluation.trainer import Checkpoint, train
 from unseg.victims.mxnet_params import read_array, read_directory
-from unseg.victims.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, parameter_count, read_mxnet
+from unseg.victims.resnet38 import DeepLabV1, backbone_shapes, load_weights, mxnet_name, read_mxnet
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 CONVERT = Path(__file__).parents[2] / "utils" / "convert_resnet38.py"
@@ -47,7 +52,7 @@ def test_state_is_that_of_the_published_network() -> None:
     published = json.loads((CONFORMANCE / "state_dict_deeplabv1.json").read_text())
     assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == published
     assert list(network.state_dict()) == list(published)
-    assert parameter_count(network) == 124_042_581
+    assert sum(parameter.numel() for parameter in network.parameters()) == 124_042_581
 
 
 def test_logits_are_those_of_the_published_classes() -> None:
@@ -441,11 +446,11 @@ def learner_of(train: Painted, test: Painted, size: tuple[int, int] = (33, 25), 
 
 def test_a_view_without_scale_is_the_image_and_padding_right_and_below() -> None:
     image = np.arange(5 * 6 * 3, dtype=np.float32).reshape(5, 6, 3)
-    view = View(1.0, False, (0.9, 0.9)).of(image, (8, 7), cv2.INTER_LINEAR, [1, 2, 3])
+    view = CropView(1.0, False, (0.9, 0.9)).of(image, (8, 7), cv2.INTER_LINEAR, [1, 2, 3])
     np.testing.assert_array_equal(view[:5, :6], image)
     assert (view[5:] == [1, 2, 3]).all() and (view[:, 6:] == [1, 2, 3]).all()
     labels = np.arange(30, dtype=np.uint8).reshape(5, 6)
-    flipped = View(1.0, True, (0.5, 0.999)).of(labels, (4, 3), cv2.INTER_NEAREST_EXACT, 255)
+    flipped = CropView(1.0, True, (0.5, 0.999)).of(labels, (4, 3), cv2.INTER_NEAREST_EXACT, 255)
     np.testing.assert_array_equal(
         flipped, labels[:, ::-1][1:4, 1:5]
     )  # int(0.5 · 2) rows, int(0.999 · 2) columns left out
@@ -453,7 +458,9 @@ def test_a_view_without_scale_is_the_image_and_padding_right_and_below() -> None
 
 @given(st.integers(0, 2**31), st.integers(9, 40), st.integers(9, 40))
 def test_labels_stay_on_their_pixels(seed: int, height: int, width: int) -> None:
-    """Where the image is a ramp of its columns or rows, labels are where that ramp says; padding is where padding is."""
+    """Where the image is a ramp of its columns or rows, labels are where that ramp says; padding is where padding
+    is.
+    """
     view = draw_views(1, torch.Generator().manual_seed(seed))[0]
     y, x = np.mgrid[:height, :width]
     labels = (x >= width / 2).astype(np.uint8)
@@ -543,8 +550,7 @@ def test_metrics_are_those_of_all_test_pixels_at_full_size() -> None:
         for _, labels in test.pairs
     }
     learner = learner_of(painted((30, 40)), test)
-    ticks: list[int] = []
-    found = learner.evaluate(Answers(small, 3), torch.device("cpu"), lambda: ticks.append(1))
+    found = learner.evaluate(Answers(small, 3), torch.device("cpu"))
     hits, unions, right, all_of_them = np.zeros(3), np.zeros(3), 0, 0
     for _, labels in test.pairs:
         logits = F.one_hot(torch.from_numpy(small[labels.shape]), 3).permute(2, 0, 1)[None].float()
@@ -556,7 +562,7 @@ def test_metrics_are_those_of_all_test_pixels_at_full_size() -> None:
         right, all_of_them = right + (answer == labels)[counted].sum(), all_of_them + counted.sum()
     assert found["miou"] == pytest.approx(np.mean(hits / unions))
     assert list(found["class_iou"].values()) == pytest.approx(list(hits / unions))
-    assert found["pixel_accuracy"] == pytest.approx(right / all_of_them) and len(ticks) == 2
+    assert found["pixel_accuracy"] == pytest.approx(right / all_of_them)
 
 
 def test_the_trivial_answer_is_the_majority_of_training() -> None:
@@ -608,25 +614,16 @@ def test_unknown_networks_and_options_are_refused() -> None:
         make_deeplabv1("deeplabv1_resnet38", data, data, LearnerOptions((33, 25), extra={"depth": 3}))
 
 
-class Killed(Exception):
-    pass
-
-
 def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
     learner = learner_of(painted((30, 40), (50, 20), (26, 26)), painted((20, 20), seed=1))
     schedule = Schedule(steps=5, batch=2, eval_every=2, optimizer="sgd", decay="poly", warm_up=0, learning_rate=1e-2)
     unbroken = train(learner, schedule, 7)
-
-    def kill(step: int) -> None:
-        if step == 4:
-            raise Killed
-
     checkpoint = Checkpoint(tmp_path / "run.pt", {}, every=0)
     with pytest.raises(Killed):
-        train(learner, schedule, 7, checkpoint=checkpoint, tick=kill)
-    resumed: list[int] = []
-    broken = train(learner, schedule, 7, checkpoint=checkpoint, resumed=resumed.append)
-    assert resumed == [3]
+        train(learner, schedule, 7, checkpoint=checkpoint, progress=KillingAt(4))
+    told = Told()
+    broken = train(learner, schedule, 7, checkpoint=checkpoint, progress=told, what="run")
+    assert told.sentences == ["run: goes on from step 3"]
     assert broken.metrics == unbroken.metrics and broken.curve == unbroken.curve
     states = (run.network.state_dict().values() for run in (broken, unbroken))
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
@@ -648,7 +645,9 @@ def test_a_gpu_tests_as_the_processor_does_and_trains() -> None:
 
 @pytest.mark.slow
 def test_it_learns_what_two_colours_say() -> None:
-    """Left black and class 0, right white and class 1: 60 steps of a narrow network from random weights. Trivial: 0.25."""
+    """Left black and class 0, right white and class 1: 60 steps of a narrow network from random weights. Trivial:
+    0.25.
+    """
     pixels = np.zeros((64, 96, 3), np.uint8)
     pixels[:, 48:] = 255
     data = Painted(*[(pixels, (pixels[..., 0] > 0).astype(np.uint8))] * 4)

@@ -17,7 +17,10 @@ import torch
 from torch import nn
 
 from tests.support.annotation_sets import build, photographs
-from unseg.commands import evaluate as command
+from tests.support.evaluate_runs import evaluate as run_evaluate
+from tests.support.killed_runs import Killed, KillingAt
+from tests.support.told_progress import Told
+from unseg.commands import evaluate_options as parsing
 from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
@@ -26,13 +29,17 @@ from unseg.evaluation.condition_names import Condition, in_order, parse_conditio
 from unseg.evaluation.folders import local_weights
 from unseg.evaluation.learner import Learner, LearnerOptions
 from unseg.evaluation.results import read_results, rows
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import choose_share, open_clean
+from unseg.evaluation.tasks.label_arrays import Arrays
+from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
-from unseg.evaluation.tasks.semantic import Arrays, SemanticLearner, TableLabelling, labelling_of, load_pretrained
-from unseg.evaluation.trainer import Checkpoint, Schedule, train
+from unseg.evaluation.tasks.semantic import SemanticLearner
+from unseg.evaluation.trainer import Checkpoint, train
 from unseg.method import metrics
-from unseg.storage.images import read_image, write_png
-from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_encoding import write_png
+from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network, load_pretrained
 
 WIDTH, HEIGHT = 64, 48
 ROOT = Path(__file__).parents[2]
@@ -102,8 +109,7 @@ def evaluate(root: Path, out: Path, **options: object) -> dict:
         "eval_every": 1,
         "device": "cpu",
     }
-    command.evaluate(out=out, **{**given, **options})
-    return read_results(out / "results.json")
+    return run_evaluate(out, **{**given, **options})
 
 
 def refused(call: Callable, *arguments: object, **options: object) -> str:
@@ -180,7 +186,9 @@ def test_shares_are_nested_and_drawn_by_seed() -> None:
     names = [f"{number}.png" for number in range(50)]
     chosen = [choose_share(names, share, 3) for share in (0, 20, 40, 60, 80, 100)]
     assert [len(part) for part in chosen] == [0, 10, 20, 30, 40, 50]
-    assert all(set(small) < set(large) and small == sorted(small) for small, large in zip(chosen, chosen[1:]))
+    assert all(
+        set(small) < set(large) and small == sorted(small) for small, large in zip(chosen, chosen[1:], strict=False)
+    )
     assert choose_share(names, 40, 4) != chosen[2]
 
 
@@ -201,11 +209,11 @@ def test_names_of_shares() -> None:
 
 def test_protected_folders_get_names(folders: Path) -> None:
     one, two = str(folders / "one"), str(folders / "two")
-    assert command.named_folders([one]) == {"protected": Path(one)}
-    assert command.named_folders([one, f"b={two}"]) == {"one": Path(one), "b": Path(two)}
-    assert "another folder called one" in refused(command.named_folders, [one, f"one={two}"])
-    assert "cannot be its name" in refused(command.named_folders, [f"random={one}"])
-    assert "cannot be its name" in refused(command.named_folders, [f"a b={one}"])
+    assert parsing.named_folders([one]) == {"protected": Path(one)}
+    assert parsing.named_folders([one, f"b={two}"]) == {"one": Path(one), "b": Path(two)}
+    assert "another folder called one" in refused(parsing.named_folders, [one, f"one={two}"])
+    assert "cannot be its name" in refused(parsing.named_folders, [f"random={one}"])
+    assert "cannot be its name" in refused(parsing.named_folders, [f"a b={one}"])
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -297,16 +305,10 @@ def test_folders_that_do_not_fit_are_named(folders: Path, tmp_path: Path) -> Non
     write_png(folders / "two" / "images" / "sub" / "train2.png", np.zeros((9, 9, 3), np.uint8))
     assert "9×9 pixels, but the clean image has 64×48" in call(protected=[str(folders / "two")], conditions="protected")
     assert "no such folder" in call(protected=[str(tmp_path / "nothing")])
-    assert "--test: name the folder" in call(test=None)
-    assert "not both" in call(data=folders)
-    assert "--data" in call(clean=None)
-    assert "give binary or classes with --data" in call(clean=None, data=folders, task="panoptic")
-    assert "no such task" in call(task="sematnic")
-    assert "--generator: this is an option of --data" in call(generator="compact")
     assert "unknown network 'x'" in call(networks="x")
     assert "name the annotations with --annotations" in call(clean=folders / "train" / "images")
-    assert "--set width: no such option" in call(settings=["width=0.5"], conditions="clean", protected=[])
-    assert "give NAME=VALUE" in call(settings=["width"])
+    assert "--set width: no such option" in call(set=["width=0.5"], conditions="clean", protected=[])
+    assert "give NAME=VALUE" in call(set=["width"])
     assert "nothing is downloaded" in call(weights=[str(tmp_path / "no.pth")])
     assert "--steps and --epochs" in call(epochs=1.0)
     assert "--preset huge: give tiny or paper" in call(preset="huge")
@@ -347,8 +349,8 @@ def test_presets_and_what_goes_before_them() -> None:
         for task in tasks:
             chosen = presets.choose(name, task, {})
             Schedule(**chosen.steps_for(1000))
-            command.parse_size(chosen.size)
-    assert set(presets.PRESETS["tiny"]) == {*TASKS, "binary", "classes"} and set(presets.PRESETS["paper"]) == set(TASKS)
+            parsing.parse_size(chosen.size)
+    assert set(presets.PRESETS["tiny"]) == set(presets.PRESETS["paper"]) == set(TASKS)
     assert "there is none for task binary" in refused(presets.choose, "paper", "binary", {})
 
 
@@ -356,7 +358,7 @@ def test_schedules_by_hand() -> None:
     poly = Schedule(steps=100, decay="poly", warm_up=0)
     assert [poly.rate_factor(step) for step in (0, 50, 100)] == pytest.approx([1, 0.5**0.9, 0])
     for field, value in (("optimizer", "adam"), ("decay", "step"), ("learning_rate", 0), ("clip", -1), ("warm_up", 1)):
-        assert f"--{field.replace('_', '-')} {value}" in refused(lambda: Schedule(**{field: value}))
+        assert f"--{field.replace('_', '-')} {value}" in refused(Schedule, **{field: value})
 
 
 class Line(Learner):
@@ -372,7 +374,7 @@ class Line(Learner):
     def loss(self, model: nn.Module, indices: list[int], draw: torch.Generator, device: torch.device) -> torch.Tensor:
         return (model.one - 1) ** 2 / 2 + (model.two - 3) ** 2 / 2
 
-    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> dict:
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict:
         return {"near": float(model.one), "two": float(model.two)}
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
@@ -380,7 +382,9 @@ class Line(Learner):
 
 
 def test_sgd_by_hand() -> None:
-    """Rate 0.01 and poly decay over two steps, momentum 0.5, weight decay 0.1; the second parameter has ten times the rate."""
+    """Rate 0.01 and poly decay over two steps, momentum 0.5, weight decay 0.1; the second parameter has ten times the
+    rate.
+    """
     schedule = Schedule(
         steps=2,
         batch=2,
@@ -439,8 +443,17 @@ def test_colours_change_within_their_range_and_by_the_draw_alone() -> None:
 OUTLINE = Schedule(steps=9, batch=2, eval_every=4)
 
 
-class Killed(BaseException):
-    """Not an error: what a signal would do."""
+def counted_steps(learner: Learner) -> list[int]:
+    """A list that gains an item for each step that the learner takes."""
+    steps: list[int] = []
+    loss = learner.loss
+
+    def counting(*arguments: object) -> torch.Tensor:
+        steps.append(1)
+        return loss(*arguments)
+
+    learner.loss = counting
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -453,41 +466,33 @@ def test_a_killed_run_ends_with_the_same_numbers(tmp_path: Path, at: int, schedu
     """Stopped after a step, once with a checkpoint after every step: same curve, metrics and weights to the bit."""
     checkpoint = Checkpoint(tmp_path / "run.pt", {"a": 1}, every=0)
     whole = train(learner(colour_jitter=True), schedule, 5)
-
-    def killing(step: int) -> None:
-        if step == at + 1:
-            raise Killed
-
     with pytest.raises(Killed):
-        train(learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, tick=killing)
+        train(learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, progress=KillingAt(at + 1))
     torch.rand(7)  # whatever the process has drawn in between
-    steps, seen = [], []
-    again = train(
-        learner(colour_jitter=True), schedule, 5, checkpoint=checkpoint, resumed=steps.append, tick=seen.append
-    )
-    assert steps == [at] and seen == list(range(at + 1, 10))
+    told, second = Told(), learner(colour_jitter=True)
+    steps = counted_steps(second)
+    again = train(second, schedule, 5, checkpoint=checkpoint, progress=told, what="run")
+    assert told.sentences == [f"run: goes on from step {at}"] and told.bars == [("run", 9, 9)]
+    assert len(steps) == 9 - at
     assert again.curve == whole.curve and again.metrics == whole.metrics
     pairs = zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
 
 
 def test_a_run_that_is_killed_between_its_last_step_and_its_record_is_not_repeated(tmp_path: Path) -> None:
-    checkpoint, seen = Checkpoint(tmp_path / "run.pt", {"a": 1}), []
+    checkpoint, own = Checkpoint(tmp_path / "run.pt", {"a": 1}), learner()
     first = train(learner(), OUTLINE, 5, checkpoint=checkpoint)
-    second = train(learner(), OUTLINE, 5, checkpoint=checkpoint, tick=seen.append)
-    assert (
-        seen == []
-        and second.curve == first.curve
-        and second.metrics == first.metrics
-        and second.seconds >= first.seconds
-    )
+    steps = counted_steps(own)
+    second = train(own, OUTLINE, 5, checkpoint=checkpoint)
+    assert steps == []
+    assert second.curve == first.curve and second.metrics == first.metrics and second.seconds >= first.seconds
 
 
 def test_the_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     train(learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 1}))
-    steps: list[int] = []
-    train(learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 2}), resumed=steps.append)
-    assert steps == []
+    told = Told()
+    train(learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 2}), progress=told)
+    assert told.sentences == []
     (tmp_path / "run.pt").write_bytes(b"broken")
     assert "run.pt" in refused(train, learner(), OUTLINE, 5, checkpoint=Checkpoint(tmp_path / "run.pt", {"a": 1}))
 
@@ -556,25 +561,30 @@ import sys, json, torch
 sys.path.insert(0, {root!r})
 from tests.evaluation.test_evaluation_folders import plain_learner
 from unseg.compute.distributed import connect
-from unseg.evaluation.trainer import Schedule, train
+from unseg.evaluation.schedule import Schedule
+from unseg.evaluation.trainer import train
 torch.set_num_threads(1)
 with connect("cpu") as world:
     found = train(plain_learner(), Schedule(steps=6, batch=4, eval_every=3), 5, world)
     if world.leads:
-        torch.save({{"curve": [(p.step, p.score, p.train_loss) for p in found.curve], "state": found.network.state_dict()}},
-        {out!r})
+        curve = [(p.step, p.score, p.train_loss) for p in found.curve]
+        torch.save({{"curve": curve, "state": found.network.state_dict()}}, {out!r})
 """
 
 
 def plain_learner() -> SemanticLearner:
-    """No statistics of the batch, no dropout, all pixels labelled inside the view: shards' gradients average to the batch's."""
+    """No statistics of the batch, no dropout, all pixels labelled inside the view: shards' gradients average to the
+    batch's.
+    """
     return learner(lambda classes: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, classes, 1)))
 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """Every process computes its half of each batch, seen as one process would see it. The views' padding is not labelled, in
-    another number of pixels for each process, so that means differ slightly: the numbers agree to a percent, not to the bit."""
+    """Every process computes its half of each batch, seen as one process would see it. The views' padding is not
+    labelled, in another number of pixels for each process, so that means differ slightly: the numbers agree to a
+    percent, not to the bit.
+    """
     script, out = tmp_path / "two.py", tmp_path / "two.pt"
     script.write_text(TWO.format(root=str(ROOT), out=str(out)))
     found = subprocess.run(
@@ -599,14 +609,15 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert [point[0] for point in two["curve"]] == [3, 6]
     for (_, score, loss), point in zip(two["curve"], one.curve, strict=True):
         assert score == pytest.approx(point.score, abs=0.01) and loss == pytest.approx(point.train_loss, rel=0.01)
-    moved = {name: tensor for name, tensor in one.network.state_dict().items()}
+    moved = one.network.state_dict()
     for name, tensor in two["state"].items():
         assert torch.allclose(tensor, moved[name], atol=2e-3)
 
 
 def test_parts_of_a_batch_are_seen_as_the_whole_batch_is() -> None:
-    """The mean of two processes' gradients, weighted by their labelled pixels, is the batch's; the draw ends in the same
-    state."""
+    """The mean of two processes' gradients, weighted by their labelled pixels, is the batch's; the draw ends in the
+    same state.
+    """
     whole, parts = plain_learner(), plain_learner()
     torch.manual_seed(0)
     model, indices, device = whole.build(), [0, 3, 5, 6], torch.device("cpu")
@@ -620,7 +631,7 @@ def test_parts_of_a_batch_are_seen_as_the_whole_batch_is() -> None:
     parts.criterion = counting
     total = whole.loss(model, indices, draws[0], device)
     halves = [parts.part_loss(model, indices, draws[1 + rank], device, rank, 2).item() for rank in range(2)]
-    assert sum(half * count for half, count in zip(halves, counted)) / sum(counted) == pytest.approx(
+    assert sum(half * count for half, count in zip(halves, counted, strict=True)) / sum(counted) == pytest.approx(
         total.item(), rel=1e-5
     )
     assert all(torch.equal(draw.get_state(), draws[0].get_state()) for draw in draws)
@@ -651,16 +662,12 @@ def test_a_gpu_learns_what_the_processor_learns(tmp_path: Path) -> None:
     checkpoint, schedule = Checkpoint(tmp_path / "run.pt", {}, every=0), Schedule(steps=20, batch=4, eval_every=10)
     world = World(device=torch.device("cuda", 0))
 
-    def killing(step: int) -> None:
-        if step == 15:
-            raise Killed
-
     one = train(plain_learner(), schedule, 5)
     with pytest.raises(Killed):
-        train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, tick=killing)
-    steps: list[int] = []
-    two = train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, resumed=steps.append)
-    assert steps == [14]
+        train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, progress=KillingAt(15))
+    told = Told()
+    two = train(plain_learner(), schedule, 5, world, checkpoint=checkpoint, progress=told, what="run")
+    assert told.sentences == ["run: goes on from step 14"]
     for there, here in zip(two.curve, one.curve, strict=True):
         assert there.train_loss == pytest.approx(here.train_loss, rel=0.05) and there.score == pytest.approx(
             here.score, abs=0.05
@@ -751,7 +758,9 @@ def test_weights_from_the_hugging_face_cache(tmp_path: Path, monkeypatch: pytest
 
 
 def test_quality_by_hand() -> None:
-    """Three images: one as it was, one with one grey level, one with four on the object; SSIM against an own computation."""
+    """Three images: one as it was, one with one grey level, one with four on the object; SSIM against an own
+    computation.
+    """
     draw = np.random.default_rng(0)
     clean = draw.integers(20, 200, (3, 40, 50, 3), dtype=np.uint8)
     mask = np.zeros((40, 50), bool)
@@ -788,7 +797,7 @@ def test_ssim_is_measured_on_a_spread_of_large_sets() -> None:
     meter, image = quality.Meter(1000), np.zeros((16, 16, 3), np.uint8)
     for index in range(1000):
         meter.add(index, image, image + 1, np.ones((16, 16), bool))
-    assert sum(row[1] is not None for row in meter.found.values()) == 200
+    assert sum(row.ssim is not None for row in meter.found.values()) == 200
 
 
 def test_lpips_takes_a_local_file_alone(tmp_path: Path) -> None:

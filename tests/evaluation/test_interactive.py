@@ -1,4 +1,6 @@
-"""Interactive segmentation: SAM's official weights in transformers' networks, prompts, what is trained, and honest measures."""
+"""Interactive segmentation: SAM's official weights in transformers' networks, prompts, what is trained, and honest
+measures.
+"""
 
 from __future__ import annotations
 
@@ -177,8 +179,9 @@ def meta_answers(network: Sam, image: torch.Tensor, boxes: torch.Tensor, points:
 def hq_answers(
     network: Sam, parts: nn.Module, image: torch.Tensor, boxes: torch.Tensor, points: torch.Tensor
 ) -> torch.Tensor:
-    """1×K×2×M×M: SAM-HQ's formula over Meta's modules. The token is the last of the output tokens, the early features are those
-    after the first global block."""
+    """1×K×2×M×M: SAM-HQ's formula over Meta's modules. The token is the last of the output tokens, the early features
+    are those after the first global block.
+    """
     early: list[torch.Tensor] = []
     block = network.image_encoder.blocks[MINI.global_blocks[0]]
     hook = block.register_forward_hook(lambda module, inputs, output: early.append(output))
@@ -236,10 +239,7 @@ def test_official_names_of_vit_b_all_find_their_place() -> None:
     with torch.device("meta"):
         theirs = {name: tuple(value.shape) for name, value in sam_state(sam_model_registry["vit_b"]()).items()}
         ours = promptable.build_promptable("sam_vit_b", 1024).network.state_dict()
-    renamed = {
-        name: shape
-        for name, shape in zip(promptable.from_official(dict.fromkeys(theirs)), theirs.values(), strict=True)
-    }
+    renamed = dict(zip(promptable.from_official(dict.fromkeys(theirs)), theirs.values(), strict=True))
     expected = {name: tuple(value.shape) for name, value in ours.items() if name != promptable.PROMPT_FREQUENCIES}
     assert renamed == expected
 
@@ -357,7 +357,7 @@ def test_with_weights_the_encoder_stays(name: str, parts: tuple[str, ...], tmp_p
         if not torch.equal(value, before[key])
     }
     assert changed and all(key.startswith(parts) for key in changed)
-    assert {key for key in trained(network)} >= changed
+    assert set(trained(network)) >= changed
 
 
 def test_positions_from_scratch_vary_slowly() -> None:
@@ -469,8 +469,10 @@ def test_boxes_and_points_are_told_apart() -> None:
 
 
 def test_measures_by_hand() -> None:
-    """A square of 20×20 against its left half, in an image of 64×32: IoU 1/2. The band is round(0.02 × √(64² + 32²)) = 1 pixel
-    wide: the square's outline has 4 × 19 = 76 pixels, the half's 2 × (20 + 10) − 4 = 56; they share 20 + 2 × 9 = 38: 38 / 94."""
+    """A square of 20×20 against its left half, in an image of 64×32: IoU 1/2. The band is round(0.02 × √(64² + 32²)) =
+    1 pixel wide: the square's outline has 4 × 19 = 76 pixels, the half's 2 × (20 + 10) − 4 = 56; they share 20 + 2 × 9
+    = 38: 38 / 94.
+    """
     values = np.zeros((64, 32), np.uint8)
     values[10:30, 4:24] = 1
     test = Pictures([np.zeros((64, 32, 3), np.uint8)], [values])
@@ -561,7 +563,9 @@ def test_an_image_without_object_is_replaced() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["sam_mini", "samhq_mini"])
 def test_it_learns(network: str) -> None:
-    """100 steps from scratch on two images: points alone find the objects far better than the answer that looks at nothing."""
+    """100 steps from scratch on two images: points alone find the objects far better than the answer that looks at
+    nothing.
+    """
     pictures = scenes(2)
     own = learner(pictures, pictures, network)
     torch.manual_seed(0)
@@ -612,10 +616,10 @@ def test_examples_show_truth_and_answers() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (dict(extra={"target": "all"}), "--set target=all: give segments or merged"),
-        (dict(extra={"max_objects": 0}), "--set max_objects=0"),
-        (dict(extra={"colour": 1}), "--set colour: no such option"),
-        (dict(size=(60, 60)), "--size 60x60: the longer side must be a multiple of 16"),
+        ({"extra": {"target": "all"}}, "--set target=all: give segments or merged"),
+        ({"extra": {"max_objects": 0}}, "--set max_objects=0"),
+        ({"extra": {"colour": 1}}, "--set colour: no such option"),
+        ({"size": (60, 60)}, "--size 60x60: the longer side must be a multiple of 16"),
     ],
 )
 def test_options_are_checked(change: dict, told: str) -> None:

@@ -1,9 +1,12 @@
-"""Medical segmentation: Dice and IoU by hand, its loss, five encoders, and Kvasir's and lungs' layouts through the command."""
+"""Medical segmentation: Dice and IoU by hand, its loss, five encoders, and Kvasir's and lungs' layouts through the
+command.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +20,9 @@ from unseg.cli import app
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.sets import PairImages
+from unseg.evaluation.tasks.label_arrays import Arrays
 from unseg.evaluation.tasks.medical import MedicalLearner, ObjectLabelling, make_medical, pixel_counts, summary
 from unseg.evaluation.tasks.registry import find_maker
-from unseg.evaluation.tasks.semantic import Arrays
 from unseg.victims.semantic_networks import build_network
 
 CPU = torch.device("cpu")
@@ -55,8 +57,9 @@ class Reading(nn.Module):
 
 
 def test_measures_by_hand() -> None:
-    """Image 1: 4 object pixels, 3 found and 1 beside them: Dice 6/8, IoU 3/5. Image 2: its one pixel is missed: 0. Image 3 has no
-    object and none is found: 1. Together: TP 3, FP 1, FN 2."""
+    """Image 1: 4 object pixels, 3 found and 1 beside them: Dice 6/8, IoU 3/5. Image 2: its one pixel is missed: 0.
+    Image 3 has no object and none is found: 1. Together: TP 3, FP 1, FN 2.
+    """
     answers = np.array(
         [[[1, 1, 0, 1], [1, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]], np.uint8
     )
@@ -212,7 +215,7 @@ def test_a_set_runs_end_to_end(kind: str, tmp_path: Path) -> None:
 
 
 def test_options_of_other_networks_are_refused() -> None:
-    none = PairImages([])
+    none = SimpleNamespace(names=[], classes=ClassTable())
     with pytest.raises(UserError, match="--set target"):
         make_medical("unet_resnet18", none, none, LearnerOptions((64, 64), extra={"target": "merged"}))
 

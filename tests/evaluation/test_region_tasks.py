@@ -1,4 +1,6 @@
-"""Instance, panoptic, detection, remote and Mask2Former's semantic task: metrics by hand, views by property, small sets."""
+"""Instance, panoptic, detection, remote and Mask2Former's semantic task: metrics by hand, views by property, small
+sets.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
 
 from tests.support import annotation_sets
+from tests.support.killed_runs import Killed, KillingAt
+from tests.support.told_progress import Told
 from unseg.cli import main
 from unseg.data.annotations import ClassTable, ObjectRule, open_annotations
 from unseg.errors import UserError
-from unseg.evaluation import detectors, mask2former
 from unseg.evaluation.coco_metrics import (
     NOTHING,
     Detections,
@@ -32,7 +35,6 @@ from unseg.evaluation.coco_metrics import (
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.regions import (
     GEOMETRY_DRAWS,
-    Targets,
     View,
     all_regions,
     check_same_numbering,
@@ -50,10 +52,15 @@ from unseg.evaluation.regions import (
     view_targets,
     whole,
 )
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import CleanImages, Images, PartOfImages
-from unseg.evaluation.tasks import region_tasks
-from unseg.evaluation.tasks.region_tasks import make_detection, make_instance, make_panoptic, make_remote, make_semantic
-from unseg.evaluation.trainer import Checkpoint, Schedule, Trained, train
+from unseg.evaluation.tasks import region_learner
+from unseg.evaluation.tasks.instance import make_detection, make_instance, make_remote
+from unseg.evaluation.tasks.mask2former_semantic import make_mask2former_semantic as make_semantic
+from unseg.evaluation.tasks.panoptic import make_panoptic
+from unseg.evaluation.trainer import Checkpoint, Trained, train
+from unseg.victims import detectors, mask2former
+from unseg.victims.targets import FoundObjects, Targets
 
 SIZE = (64, 48)
 CPU = torch.device("cpu")
@@ -109,8 +116,9 @@ def test_ap_of_a_perfect_answer_is_one_and_of_none_is_zero(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 def test_ap_by_hand(kind: str) -> None:
-    """One of two objects found, with an IoU of 0.62: right at the thresholds 0.50, 0.55, 0.60 of ten, and there up to a recall of
-    a half, which is 51 of COCO's 101 recalls."""
+    """One of two objects found, with an IoU of 0.62: right at the thresholds 0.50, 0.55, 0.60 of ten, and there up to a
+    recall of a half, which is 51 of COCO's 101 recalls.
+    """
     truths = [[region(0, box_mask(0, 0, 50, 50)), region(0, box_mask(60, 60, 70, 70))]]
     numbers, _ = average_precision(truths, [detections((0.9, 0, box_mask(0, 0, 50, 31)))], 1, kind)
     assert numbers["ap50"] == pytest.approx(51 / 101)
@@ -257,7 +265,7 @@ def test_what_the_window_has_beyond_the_image_is_empty() -> None:
     view = View((8, 6), (4, 3))
     pixels = view_pixels(np.full((3, 4, 3), 255, np.uint8), view)
     assert (pixels[:, :3, :4] > 1).all() and (pixels[:, 3:] == 0).all() and (pixels[:, :, 4:] == 0).all()
-    assert region_tasks.filled(view).sum() == 12
+    assert region_learner.filled(view).sum() == 12
 
 
 def test_a_kept_image_is_no_larger_than_its_largest_view() -> None:
@@ -291,7 +299,7 @@ def test_smaller_regions_are_painted_on_top() -> None:
 
 def opened(name: str, root: Path) -> Images:
     built = annotation_sets.build(name, root)
-    return CleanImages(built.images, open_annotations(built.path, built.images), "--clean")
+    return CleanImages.find(built.images, open_annotations(built.path, built.images), "--clean")
 
 
 class Dark(PartOfImages):
@@ -329,14 +337,14 @@ def test_components_are_the_instances_of_a_merged_mask(tmp_path: Path) -> None:
 
 
 def test_regions_are_read_once_for_all_runs(tmp_path: Path) -> None:
-    images, heard = opened("coco compressed", tmp_path), []
+    images, told = opened("coco compressed", tmp_path), Told()
     classes = class_list(images, images, "instances")
-    images.heard = lambda: heard.append(1)
-    found = all_regions(images, classes, "instances")
+    found = all_regions(images, classes, "instances", told)
     assert [len(regions) for regions in found] == [
         len(pieces(images.annotated(place), "instances")) for place in range(3)
     ]
-    assert len(heard) == 3 and all_regions(images, classes, "instances") is found and len(heard) == 3
+    assert all_regions(images, classes, "instances", told) is found
+    assert told.bars == [("reading annotations", 3, 3)]
 
 
 def test_background_is_what_the_rule_says(tmp_path: Path) -> None:
@@ -362,7 +370,7 @@ def test_without_instance_files_cityscapes_is_refused_for_panoptic(tmp_path: Pat
     built = annotation_sets.build("cityscapes", tmp_path)
     for path in built.path.rglob("*_instanceIds.png"):
         path.unlink()
-    images = CleanImages(built.images, open_annotations(built.path, built.images), "--clean")
+    images = CleanImages.find(built.images, open_annotations(built.path, built.images), "--clean")
     with pytest.raises(UserError, match="instanceIds"):
         read_regions(images, 0, class_list(images, images, "panoptic"), "panoptic")
     assert pieces(images.annotated(0), "instances")  # there, components stand for instances
@@ -413,7 +421,9 @@ def test_queries_that_know_the_truth_are_perfect(tmp_path: Path) -> None:
         learner._add(judge, place, segments.numpy(), labels)
         scores, found, kept = mask2former.instances(logits, masks)
         answers.append(
-            detections(*zip(scores.tolist(), found.tolist(), kept.numpy())) if len(scores) else Detections.none(True)
+            detections(*zip(scores.tolist(), found.tolist(), kept.numpy(), strict=True))
+            if len(scores)
+            else Detections.none(True)
         )
     numbers = learner._measured(judge)
     assert numbers["pq"] == numbers["sq"] == numbers["rq"] == numbers["miou"] == 1
@@ -424,7 +434,7 @@ def test_queries_that_know_the_truth_are_perfect(tmp_path: Path) -> None:
 class Oracle(torch.nn.Module):
     """Answers with the regions of the test images, as they lie in the view that it is shown."""
 
-    def __init__(self, learner: region_tasks.RegionLearner, size: tuple[int, int], queries: bool) -> None:
+    def __init__(self, learner: region_learner.RegionLearner, size: tuple[int, int], queries: bool) -> None:
         super().__init__()
         self.learner, self.size, self.queries, self.place = learner, size, queries, 0
 
@@ -433,13 +443,11 @@ class Oracle(torch.nn.Module):
         for shown in valid:
             pixels = self.learner.test.pixels(self.place)
             view = View(self.size, whole(self.size, pixels.shape[1::-1]))
-            assert torch.equal(shown, region_tasks.filled(view))
+            assert torch.equal(shown, region_learner.filled(view))
             said.append(view_targets(self.learner.truths[self.place], view))
             self.place += 1
         if not self.queries:
-            return [
-                detectors.Found(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said
-            ]
+            return [FoundObjects(torch.ones(len(one.labels)), one.labels, one.boxes, one.masks.float()) for one in said]
         logits = torch.full((len(said), 30, len(self.learner.classes.ids) + 1), -20.0)
         masks = torch.full((len(said), 30, *self.size[::-1]), -20.0)
         for image, one in enumerate(said):
@@ -469,7 +477,9 @@ def test_what_is_right_in_the_view_is_right_on_the_image(
 
 
 def test_panoptic_inference_by_hand() -> None:
-    """Query 0, stuff, claims all; query 1, a thing, is surer on the right half; query 2 wins too little; query 3 is unsure."""
+    """Query 0, stuff, claims all; query 1, a thing, is surer on the right half; query 2 wins too little; query 3 is
+    unsure.
+    """
     masks = torch.zeros(4, 4, 8)
     masks[0] = 0.6
     masks[1, :, 4:] = 0.9
@@ -508,7 +518,7 @@ def test_names_of_networks() -> None:
     with pytest.raises(UserError, match="available: mask2former_swin_t"):
         mask2former.build_mask2former("swin", 2, None)
     with pytest.raises(UserError, match="available: maskrcnn"):
-        detectors.build_detector("yolo", 2, SIZE, None)
+        detectors.build_detector("yolo", 2, size=SIZE, weights=None)
 
 
 # --- training and testing --------------------------------------------------------------------------------------------
@@ -542,11 +552,9 @@ def test_loss_has_gradients_and_metrics_are_numbers(case: str, tmp_path: Path) -
     ]
     assert without == []  # else several processes would wait for each other
     model.eval()
-    ticks = []
     with torch.no_grad():
-        numbers = learner.evaluate(model, CPU, lambda: ticks.append(1))
+        numbers = learner.evaluate(model, CPU)
         examples = learner.examples(model, CPU, 2)
-    assert ticks
     assert json.loads(json.dumps(numbers)) == numbers
     assert numbers.keys() == learner.trivial.keys()
     assert 0 <= numbers[learner.metric] <= 1
@@ -620,32 +628,26 @@ def test_loss_falls_on_two_images(case: str, steps: int, rate: float, share: flo
     assert np.mean(losses[-3:]) < share * np.mean(losses[:3]), losses
 
 
-class Killed(Exception):
-    """Not an error: what a signal would do."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["instance mask2former", "detection rt"])
 def test_a_killed_run_ends_with_the_same_numbers(case: str, tmp_path: Path) -> None:
-    """These networks draw random numbers of their own (points of masks, noised queries): they go on where they stopped, too."""
+    """These networks draw random numbers of their own (points of masks, noised queries): they go on where they stopped,
+    too.
+    """
     make, network, annotations = MAKERS[case]
     images, schedule = opened(annotations, tmp_path), Schedule(steps=4, batch=2, eval_every=4)
     checkpoint = Checkpoint(tmp_path / "run.pt", {"a": 1}, every=0)
-
-    def killing(step: int) -> None:
-        if step == 3:
-            raise Killed
 
     def run(**more: object) -> Trained:
         return train(make(network, images, images, options(SIZE)), schedule, 5, **more)
 
     whole = run()
     with pytest.raises(Killed):
-        run(checkpoint=checkpoint, tick=killing)
+        run(checkpoint=checkpoint, progress=KillingAt(3))
     torch.rand(7)
-    seen: list[int] = []
-    again = run(checkpoint=checkpoint, tick=seen.append)
-    assert seen == [3, 4]
+    told = Told()
+    again = run(checkpoint=checkpoint, progress=told, what="run")
+    assert told.sentences == ["run: goes on from step 2"] and told.bars == [("run", 4, 4)]
     assert again.curve == whole.curve and again.metrics == whole.metrics
     pairs = zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
@@ -856,7 +858,7 @@ def test_missing_weights_are_one_clear_line(tmp_path: Path) -> None:
         build = (
             mask2former.build_mask2former
             if name in mask2former.SIZES
-            else lambda *given: detectors.build_detector(given[0], given[1], SIZE, given[2])
+            else lambda *given: detectors.build_detector(given[0], given[1], size=SIZE, weights=given[2])
         )
         with pytest.raises(UserError, match="--weights .*nowhere.pth: no such file or folder; nothing is downloaded"):
             build(name, 2, tmp_path / "nowhere.pth")
@@ -877,7 +879,7 @@ def test_a_hugging_face_folder_is_loaded(name: str, head: str, tmp_path: Path) -
     build = (
         mask2former.build_mask2former
         if name in mask2former.SIZES
-        else lambda *given: detectors.build_detector(given[0], given[1], SIZE, given[2])
+        else lambda *given: detectors.build_detector(given[0], given[1], size=SIZE, weights=given[2])
     )
     torch.manual_seed(0)
     first = build(name, 3, None)
@@ -896,7 +898,7 @@ def test_a_hugging_face_folder_is_loaded(name: str, head: str, tmp_path: Path) -
 def test_a_folder_of_a_swin_classifier_starts_the_backbone_of_mask2former(tmp_path: Path) -> None:
     from transformers import SwinConfig, SwinForImageClassification
 
-    sizes = {key: value for key, value in mask2former.SIZES["mask2former_tiny"]["backbone"].items()}
+    sizes = dict(mask2former.SIZES["mask2former_tiny"]["backbone"])
     classifier = SwinForImageClassification(SwinConfig(**sizes, num_labels=7))
     classifier.save_pretrained(tmp_path / "swin")
     network = mask2former.build_mask2former("mask2former_tiny", 2, tmp_path / "swin")
@@ -910,7 +912,9 @@ def test_a_folder_of_a_swin_classifier_starts_the_backbone_of_mask2former(tmp_pa
 
 
 def test_entries_of_published_folders_that_play_no_part(tmp_path: Path) -> None:
-    """Published Mask2Former files have the indices of Swin's windows and no last norm, which this release computes and adds."""
+    """Published Mask2Former files have the indices of Swin's windows and no last norm, which this release computes and
+    adds.
+    """
     first = mask2former.build_mask2former("mask2former_tiny", 2, None)
     first.network.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -937,10 +941,10 @@ def test_a_torchvision_file_is_loaded_strictly(tmp_path: Path) -> None:
     from torchvision.models import mobilenet_v3_large
 
     def build(file: Path, classes: int = 3) -> torch.nn.Module:
-        return detectors.build_detector("fasterrcnn_mobilenet", classes, SIZE, file)
+        return detectors.build_detector("fasterrcnn_mobilenet", classes, size=SIZE, weights=file)
 
     torch.manual_seed(0)
-    first = detectors.build_detector("fasterrcnn_mobilenet", 3, SIZE, None)
+    first = detectors.build_detector("fasterrcnn_mobilenet", 3, size=SIZE, weights=None)
     torch.save(first.network.state_dict(), tmp_path / "whole.pth")
     again = build(tmp_path / "whole.pth")
     assert again.notes == []
@@ -977,7 +981,7 @@ def test_torchvisions_older_names_are_read() -> None:
         "roi_heads.mask_head.mask_fcn4.bias": 4,
         "rpn.head.cls_logits.bias": 5,
     }
-    network = detectors.build_detector("maskrcnn_mobilenet", 2, SIZE, None).network
+    network = detectors.build_detector("maskrcnn_mobilenet", 2, size=SIZE, weights=None).network
     new = detectors.renamed_rcnn(old)
     assert list(new) == [
         "rpn.head.conv.0.0.weight",

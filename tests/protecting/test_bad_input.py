@@ -19,8 +19,8 @@ from unseg.errors import UserError
 from unseg.protecting.protector import Protector
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
-from unseg.storage import images
-from unseg.storage.images import read_image
+from unseg.storage import image_decoding
+from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import LoadedGenerator
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
@@ -199,14 +199,14 @@ def test_an_output_that_cannot_be_written_fails_alone(photos: Path, monkeypatch:
 
 def test_too_little_memory_fails_the_image_that_meets_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Pillow.fromarray(PHOTO).save(photos / "bad.png")
-    decode = images.read_image
+    decode = image_decoding.read_image
 
-    def hungry(path: Path, *arguments: object, **options: object) -> images.Image:
+    def hungry(path: Path, *arguments: object, **options: object) -> image_decoding.Image:
         if path.name == "bad.png":
             raise MemoryError
         return decode(path, *arguments, **options)
 
-    monkeypatch.setattr(images, "read_image", hungry)
+    monkeypatch.setattr(image_decoding, "read_image", hungry)
     assert only_failure(photos, run(photos)) == "not enough memory to decode it"
 
 
@@ -253,5 +253,5 @@ def test_a_batch_with_failures_protects_the_rest_alike(photos: Path) -> None:
 
 
 def test_a_protector_refuses_a_foreign_array() -> None:
-    with pytest.raises(ValueError, match="image: expected H×W×3 or H×W×1 of uint8 or uint16"):
+    with pytest.raises(UserError, match="image: expected H×W, .* of uint8 or uint16, got .* float32"):
         Protector(FakeGenerator())(PHOTO.astype(np.float32))

@@ -10,29 +10,23 @@ import pytest
 from PIL import Image
 
 from tests.support.fake_generator import loaded as without_codes
+from tests.support.told_progress import Told
+from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import verify
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
-SETTINGS = ProtectSettings(device="cpu", workers=2, by_class=True)
-
-
-class Said(list):
-    """A reporter that keeps what it is told."""
-
-    say = list.append
-
-    def track(self, items, total, what):
-        return items
+BY_CLASS = ObjectRule(by_class=True)
+SETTINGS = ProtectSettings(device="cpu", workers=2, rule=BY_CLASS)
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Grey photographs and their class maps: class 7 below (the largest), 2 above it, 0 in a corner, 255 in the last row."""
+    """Grey photographs and their class maps: 7 below (the largest), 2 above it, 0 in a corner, 255 in the last row."""
     photos, masks = tmp_path / "photos", tmp_path / "masks"
     for folder in (photos, masks):
         folder.mkdir()
@@ -52,8 +46,8 @@ def refused(run) -> str:
 
 def test_every_class_has_the_tint_of_its_rank_and_the_rest_is_untouched(folders, tmp_path: Path) -> None:
     photos, masks = folders
-    said, out = Said(), tmp_path / "out"
-    assert protect([photos], out, SETTINGS, masks=masks, reporter=said).exit_code == 0
+    said, out = Told(), tmp_path / "out"
+    assert protect([photos], out, SETTINGS, masks=masks, progress=said).exit_code == 0
     tints = np.rint(8 * load_generator("compact").network.code_noise().numpy()).astype(int)
     for name, level in (("a", 100), ("b", 180)):
         change = read_image(out / f"{name}.png").pixels.astype(int) - level
@@ -61,7 +55,7 @@ def test_every_class_has_the_tint_of_its_rank_and_the_rest_is_untouched(folders,
         assert (change[5:10] == tints[1]).all() and not change[5:10].any()  # class 2
         assert (change[:3, :3] == tints[2]).all() and change[:3, :3].any()  # class 0 is a class like any other
         assert not change[-1].any()
-    assert "classes: 3, codes by falling area" in said
+    assert "classes: 3, codes by falling area" in said.sentences
     manifest = read_manifest(out)
     assert manifest.header["settings"]["codes"] == {"0": 2, "2": 1, "7": 0}
     assert {entry.prompt for entry in manifest.entries.values()} == {"classes"}
@@ -81,15 +75,15 @@ def test_classes_beyond_the_codes_share_and_the_run_says_so(folders, tmp_path: P
     photos, masks = folders
     classes = np.arange(1200, dtype=np.uint8).reshape(30, 40) % 14
     Image.fromarray(classes.astype(np.uint8)).save(masks / "a.png")
-    said = Said()
-    settings = ProtectSettings(device="cpu", workers=1, by_class=True, mask_type="index")
-    assert protect([photos / "a.png"], tmp_path / "out", settings, masks=masks, reporter=said).exit_code == 0
-    assert any("classes beyond the 12 codes share one with a larger class" in line for line in said)
+    said = Told()
+    settings = ProtectSettings(device="cpu", workers=1, rule=BY_CLASS, mask_type="index")
+    assert protect([photos / "a.png"], tmp_path / "out", settings, masks=masks, progress=said).exit_code == 0
+    assert any("classes beyond the 12 codes share one with a larger class" in line for line in said.sentences)
 
 
 def test_the_budget_scales_the_tints(folders, tmp_path: Path) -> None:
     photos, masks = folders
-    settings = ProtectSettings(device="cpu", workers=1, by_class=True, budget=Budget(4, 1))
+    settings = ProtectSettings(device="cpu", workers=1, rule=BY_CLASS, budget=Budget(4, 1))
     protect([photos], tmp_path / "out", settings, masks=masks)
     change = read_image(tmp_path / "out" / "a.png").pixels.astype(int) - 100
     assert np.abs(change).max() == round(4 * 0.8)
@@ -100,8 +94,8 @@ def test_what_by_class_cannot_do_is_said(folders, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "--masks" in refused(lambda: protect([photos], out, SETTINGS))
     assert "no codes" in refused(lambda: protect([photos], out, SETTINGS, masks=masks, generator=without_codes()))
-    assert "--region" in refused(lambda: ProtectSettings(by_class=True, region="published"))
-    assert "--mask-type binary" in refused(lambda: ProtectSettings(by_class=True, mask_type="binary"))
+    assert "--region" in refused(lambda: ProtectSettings(rule=BY_CLASS, region="published"))
+    assert "--mask-type binary" in refused(lambda: ProtectSettings(rule=BY_CLASS, mask_type="binary"))
     for path in masks.iterdir():
         Image.fromarray((np.arange(1200).reshape(30, 40) % 2 * 255).astype(np.uint8)).save(path)
     assert "hold no class ids" in refused(lambda: protect([photos], out, SETTINGS, masks=masks))

@@ -26,11 +26,15 @@ import unseg.protecting.manifest
 import unseg.protecting.run
 import unseg.storage.files
 import unseg.storage.locks
+from tests.support.acting_progress import Acting
 from tests.support.fake_generator import loaded
 from tests.support.full_disk import Disk
+from tests.support.told_progress import Told
 from unseg import cli
+from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
+from unseg.protecting.header import check_same_settings
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
@@ -79,7 +83,7 @@ def unbroken(photos: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 def test_killed_runs_end_as_the_unbroken_one() -> None:
-    """10 kills; `python tests/support/kill_runs.py` makes 200. In a process of its own, since it forks before torch has threads."""
+    """10 kills; `python tests/support/kill_runs.py` makes 200. It forks before torch has threads."""
     command = [
         sys.executable,
         str(TESTS / "support" / "kill_runs.py"),
@@ -184,7 +188,7 @@ def test_a_real_full_disk_and_a_real_read_only_one(photos: Path, unbroken: dict[
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files")
 def test_what_reaches_the_disk_in_which_order(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claims before files, a file's content before its name, all names before the end: what a loss of power relies on."""
+    """A loss of power relies on claims before files, content before its name, all names before the end."""
     events: list[tuple[str, str]] = []
     sync, rename = os.fsync, os.replace
 
@@ -218,18 +222,9 @@ def test_what_reaches_the_disk_in_which_order(photos: Path, monkeypatch: pytest.
 def test_a_temporary_file_of_a_killed_runs_worker_is_removed_too(photos: Path, unbroken: dict[str, bytes]) -> None:
     """A worker ends a moment after its parent, and may begin a file while the next run is at work already."""
 
-    class Late:
-        def say(self, text: str) -> None:
-            pass
-
-        def track(self, items: Iterator, total: int, what: str) -> Iterator:
-            yield from items
-            if what == "images":
-                (photos.parent / "out" / "a" / f".unseg-{'0' * 16}.tmp").touch()
-
-    protect(
-        [photos], photos.parent / "out", SETTINGS, masks=photos.parent / "masks", generator=loaded(), reporter=Late()
-    )
+    out, masks = photos.parent / "out", photos.parent / "masks"
+    late = Acting(1, (out / "a" / f".unseg-{'0' * 16}.tmp").touch)
+    protect([photos], out, SETTINGS, masks=masks, generator=loaded(), progress=late)
     assert tree(photos.parent / "out") == unbroken
 
 
@@ -273,17 +268,9 @@ def test_a_killed_runs_lock_is_known_as_stale(photos: Path, unbroken: dict[str, 
     out = photos.parent / "out"
     pid = killed_holder(out)
     assert (out / LOCK_FILE).exists() and holder_of(out) is None
-    said: list[str] = []
-
-    class Listener:
-        def say(self, text: str) -> None:
-            said.append(text)
-
-        def track(self, items: object, total: int, what: str) -> object:
-            return items
-
-    protect([photos], out, SETTINGS, masks=photos.parent / "masks", generator=loaded(), reporter=Listener())
-    assert f"note: an earlier run (process {pid} on {HOST}) was cut off; this one goes on from there" in said
+    told = Told()
+    protect([photos], out, SETTINGS, masks=photos.parent / "masks", generator=loaded(), progress=told)
+    assert f"note: an earlier run (process {pid} on {HOST}) was cut off; this one goes on from there" in told.sentences
     assert tree(out) == unbroken
 
 
@@ -326,7 +313,7 @@ def test_the_holder_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_flock_the_sign_of_life_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unseg.storage.locks, "fcntl", None)
+    monkeypatch.setattr(unseg.storage.locks, "has_fcntl", False)
     with FolderLock(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on {HOST} is writing there"):
         FolderLock(tmp_path).__enter__()
     with FolderLock(tmp_path):
@@ -335,18 +322,50 @@ def test_without_flock_the_sign_of_life_decides(tmp_path: Path, monkeypatch: pyt
 
 def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between our opening and locking it, its holder may end and remove it: ours would be a lock without a name."""
-    flock, removed = unseg.storage.locks._flock, []
+    lock, removed = unseg.storage.locks.lock_descriptor, []
 
-    def late(descriptor: int, shared: bool = False) -> bool:
+    def late(descriptor: int, *, blocking: bool) -> bool:
         if not removed:
             removed.append((tmp_path / LOCK_FILE).unlink())
-        return flock(descriptor, shared)
+        return lock(descriptor, blocking=blocking)
 
-    monkeypatch.setattr(unseg.storage.locks, "_flock", late)
+    monkeypatch.setattr(unseg.storage.locks, "lock_descriptor", late)
     with FolderLock(tmp_path):
         assert removed and (tmp_path / LOCK_FILE).exists()
         with pytest.raises(UserError):
             FolderLock(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(("age", "refused"), [(5, True), (500, False)])
+def test_on_a_disk_without_locks_the_sign_of_life_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, refused: bool
+) -> None:
+    def without(descriptor: int, *, blocking: bool) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(unseg.storage.locks, "lock_descriptor", without)
+    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": 7, "host": HOST}))
+    os.utime(tmp_path / LOCK_FILE, (time.time() - age,) * 2)
+    assert (holder_of(tmp_path) is not None) == refused
+    if refused:
+        with pytest.raises(UserError, match=f"process 7 on {HOST} is writing there"):
+            FolderLock(tmp_path).__enter__()
+    else:
+        with FolderLock(tmp_path) as lock:
+            assert lock.stale is not None and lock.stale.pid == 7
+
+
+def test_a_look_at_the_lock_keeps_no_run_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`verify` takes the system's lock for a moment to learn whether anybody has it."""
+    lock, tries = unseg.storage.locks.lock_descriptor, []
+
+    def busy_at_first(descriptor: int, *, blocking: bool) -> bool:
+        tries.append(descriptor)
+        return len(tries) > 1 and lock(descriptor, blocking=blocking)
+
+    monkeypatch.setattr(unseg.storage.locks, "lock_descriptor", busy_at_first)
+    with FolderLock(tmp_path):
+        assert len(tries) == 2
 
 
 def test_folders_made_for_nothing_are_removed(photos: Path) -> None:
@@ -354,7 +373,7 @@ def test_folders_made_for_nothing_are_removed(photos: Path) -> None:
         protect(
             [photos],
             photos.parent / "new" / "out",
-            ProtectSettings(device="cpu", objects=(3,)),
+            ProtectSettings(device="cpu", rule=ObjectRule((3,))),
             masks=photos.parent / "masks",
             generator=loaded(),
         )
@@ -430,7 +449,7 @@ def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
     other["mask_rule"]["objects"][50], other["mask_rule"]["background_label"], other["codes"]["33"] = 500, None, 11
     del other["names"]
     with pytest.raises(UserError) as raised:
-        unseg.protecting.run._check_same_settings({"settings": other}, Manifest({"settings": header}, {}), out)
+        check_same_settings({"settings": other}, Manifest({"settings": header}, {}), out)
     said = str(raised.value)
     assert (
         "(names: keep, now suffix; " in said
@@ -446,7 +465,7 @@ def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
         ({"names": "keep"}, "names: suffix, now keep"),
         ({"precision": "bfloat16"}, "precision: float32, now bfloat16"),
         ({"region": "published"}, "region: mask, now published"),
-        ({"background_label": None}, "mask_rule.background_label: 0, now null"),
+        ({"rule": ObjectRule(background_label=None)}, "mask_rule.background_label: 0, now null"),
         ({"budget": Budget(8, 3)}, "background_budget: 2.0, now 3.0"),
     ],
 )

@@ -1,7 +1,7 @@
-"""What a protected image keeps of its original: grey, depth, transparency, upright pixels, profile, metadata by policy, times.
+"""A protected image keeps grey, depth, transparency, upright pixels, profile, metadata by policy, and times.
 
-Every kind of input goes through protect into every lossless format and is read back by another program's eyes (Pillow for
-8 bits, OpenCV and tifffile for 16) and by `verify`.
+Every kind of input goes through protect into every lossless format and is read back by another program's eyes (Pillow
+for 8 bits, OpenCV and tifffile for 16) and by `verify`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from tests.support.fake_generator import loaded
+from unseg.data.object_rule import ObjectRule
 from unseg.method import noise
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
-from unseg.storage import images
-from unseg.storage.images import ImageError, Metadata, read_image
+from unseg.storage import image_decoding, image_encoding
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import ImageError
+from unseg.storage.image_metadata import Metadata
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 HEIGHT, WIDTH = 34, 46
@@ -97,7 +100,7 @@ def write_original(path: Path, kind: str) -> None:
                 str(path), cv2.cvtColor(DEEP, cv2.COLOR_RGBA2BGRA) if alpha else np.ascontiguousarray(DEEP[..., 2::-1])
             )
         else:
-            path.write_bytes(images.encode_png(DEEP[..., :1], alpha=DEEP[..., 3] if alpha else None))
+            path.write_bytes(image_encoding.encode_png(DEEP[..., :1], alpha=DEEP[..., 3] if alpha else None))
     else:
         as_pillow(kind).save(path, **({"lossless": True, "exact": True} if path.suffix == ".webp" else {}))
 
@@ -204,7 +207,7 @@ def deep_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = np.where(np.arange(HEIGHT)[:, None] < 20, 1, 2).repeat(WIDTH, 1).astype(np.uint8)
     classes[:5, :5] = 255
     for name, pixels in (("colour.png", DEEP[..., :3]), ("grey.png", DEEP[..., 0])):
-        images.write_png(folder / "in" / name, pixels // 2 + 16_000)
+        image_encoding.write_png(folder / "in" / name, pixels // 2 + 16_000)
         Pillow.fromarray(classes).save(folder / "masks" / name)
     (folder / "boxes.json").write_text(
         json.dumps({name: [[0, 0, WIDTH - 1, 19]] for name in ("colour.png", "grey.png")})
@@ -213,11 +216,14 @@ def deep_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 HOW = {
-    "masks": ({"masks": "masks"}, {"objects": (1,), "mask_type": "index"}),
+    "masks": ({"masks": "masks"}, {"rule": ObjectRule((1,)), "mask_type": "index"}),
     "boxes": ({"boxes": "boxes.json"}, {}),
-    "annotations": ({"annotations": "masks", "annotations_format": "index"}, {"objects": (1,)}),
-    "masks by class": ({"masks": "masks"}, {"by_class": True, "mask_type": "index"}),
-    "annotations by class": ({"annotations": "masks", "annotations_format": "index"}, {"by_class": True}),
+    "annotations": ({"annotations": "masks", "annotations_format": "index"}, {"rule": ObjectRule((1,))}),
+    "masks by class": ({"masks": "masks"}, {"rule": ObjectRule(by_class=True), "mask_type": "index"}),
+    "annotations by class": (
+        {"annotations": "masks", "annotations_format": "index"},
+        {"rule": ObjectRule(by_class=True)},
+    ),
 }
 
 
@@ -303,12 +309,12 @@ def test_8_bit_png_is_pillows(level: int, tmp_path: Path) -> None:
     Pillow.fromarray(EIGHT).save(
         tmp_path / "a.png", compress_level=level, compress_type=1 if level == 9 else 3, icc_profile=SRGB
     )
-    made = images.encode_png(EIGHT[..., :3], level, alpha=EIGHT[..., 3], metadata=Metadata(icc_profile=SRGB))
+    made = image_encoding.encode_png(EIGHT[..., :3], level, alpha=EIGHT[..., 3], metadata=Metadata(icc_profile=SRGB))
     assert made == (tmp_path / "a.png").read_bytes()
 
 
 def test_fast_8_bit_png_keeps_values_and_profile() -> None:
-    made = images.encode_png(EIGHT[..., :3], 1, alpha=EIGHT[..., 3], metadata=Metadata(icc_profile=SRGB))
+    made = image_encoding.encode_png(EIGHT[..., :3], 1, alpha=EIGHT[..., 3], metadata=Metadata(icc_profile=SRGB))
     with Pillow.open(io.BytesIO(made)) as image:
         assert image.mode == "RGBA" and np.array_equal(np.array(image), EIGHT) and image.info["icc_profile"] == SRGB
 
@@ -316,7 +322,7 @@ def test_fast_8_bit_png_keeps_values_and_profile() -> None:
 def test_grey_levels_of_16_bits_round_to_the_nearest() -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
     expected = np.round(values / 257).astype(np.uint8)
-    assert np.array_equal(images.eight_bit_rgb(values), np.repeat(expected, 3, axis=2))
+    assert np.array_equal(image_decoding.eight_bit_rgb(values), np.repeat(expected, 3, axis=2))
 
 
 def test_psnr_of_16_bits_is_relative_to_their_range() -> None:
@@ -456,9 +462,9 @@ def test_verify_finds_metadata_that_the_policy_leaves_out(photographs: Path, tmp
     protect([photographs / "jpg"], out, SETTINGS, generator=loaded())
     image = read_image(out / "a.png")
     kept = read_image(photographs / "jpg" / "a.jpg", describe=True).metadata
-    (out / "a.png").write_bytes(images.encode_png(image.samples, metadata=kept))
+    (out / "a.png").write_bytes(image_encoding.encode_png(image.samples, metadata=kept))
     assert "it carries EXIF and XMP" in verify(out).failures[0].problem
-    (out / "a.png").write_bytes(images.encode_png(image.samples))
+    (out / "a.png").write_bytes(image_encoding.encode_png(image.samples))
     assert "its colour profile is not what --metadata icc leaves" in verify(out).failures[0].problem
 
 
@@ -532,9 +538,11 @@ def test_a_transparent_colour_of_16_bits_becomes_alpha(tmp_path: Path) -> None:
     pixels = DEEP[..., :3].copy()
     pixels[3, 4] = (1, 2, 70)
     pixels[5, 6] = (1, 2, 71)  # the same high bytes
-    data = images.encode_png(pixels)
-    chunk = images._png_chunk(b"tRNS", np.array([1, 2, 70], ">u2").tobytes())
-    (tmp_path / "a.png").write_bytes(data[: images.PNG_HEADER_END] + chunk + data[images.PNG_HEADER_END :])
+    data = image_encoding.encode_png(pixels)
+    chunk = image_encoding.png_chunk(b"tRNS", np.array([1, 2, 70], ">u2").tobytes())
+    (tmp_path / "a.png").write_bytes(
+        data[: image_encoding.PNG_HEADER_END] + chunk + data[image_encoding.PNG_HEADER_END :]
+    )
     image = read_image(tmp_path / "a.png")
     assert np.array_equal(image.samples, pixels)
     assert np.argwhere(image.alpha == 0).tolist() == [[3, 4]] and (image.alpha == 65535).sum() == image.alpha.size - 1
@@ -542,13 +550,13 @@ def test_a_transparent_colour_of_16_bits_becomes_alpha(tmp_path: Path) -> None:
 
 def test_16_bit_colour_masks_are_refused_not_cut(tmp_path: Path) -> None:
     ids = np.full((9, 9, 3), 300, np.uint16)
-    (tmp_path / "a.png").write_bytes(images.encode_png(ids))
+    (tmp_path / "a.png").write_bytes(image_encoding.encode_png(ids))
     with pytest.raises(ImageError, match="mask with more than 8 bits a channel: save it as grey PNG"):
-        images.read_label(tmp_path / "a.png")
+        image_decoding.read_label(tmp_path / "a.png")
 
 
 def test_time_stamps_are_kept_where_asked(tmp_path: Path) -> None:
-    """Of protected images and of copies, in every format that is written; also where an earlier run made them without."""
+    """Protected images and copies have them in every format; also where an earlier run made them without."""
     for folder, names in (("in", ("a.png", "no_mask.png")), ("masks", ("a.png",))):
         (tmp_path / folder).mkdir()
         for name in names:

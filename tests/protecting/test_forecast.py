@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-import unseg.protecting.run
+import unseg.protecting.execution
+import unseg.protecting.trials
 from tests.support.fake_generator import loaded
+from tests.support.told_progress import Told
 from unseg.protecting.forecast import Forecast, Trial, duration, forecast, spread
 from unseg.protecting.manifest import MANIFEST
 from unseg.protecting.run import ProtectSettings, protect
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def track(self, items: object, total: int, what: str) -> object:
-        return items
 
 
 def test_time_and_room_by_hand() -> None:
@@ -72,28 +63,28 @@ def test_spread_takes_the_middles() -> None:
 
 
 def test_a_long_run_is_foretold_and_trials_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unseg.protecting.run, "TRIED_FROM", 6)
+    monkeypatch.setattr(unseg.protecting.execution, "TRIED_FROM", 6)
     (tmp_path / "in").mkdir()
     for number in range(6):
         pixels = np.random.default_rng(number).integers(0, 256, (30, 30 + number, 3), dtype=np.uint8)
         Pillow.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
     (tmp_path / "in" / "1.png").write_bytes(b"broken, and so tells nothing")
-    settings, listener = ProtectSettings(device="cpu", workers=2), Listener()
+    settings, listener = ProtectSettings(device="cpu", workers=2), Told()
     written = []
 
     def watched(*arguments: object, **options: object) -> object:
         written.append(list((tmp_path / "out").glob("*.png")))
         return forecast(*arguments, **options)
 
-    monkeypatch.setattr(unseg.protecting.run, "forecast", watched)
-    protect([tmp_path / "in"], tmp_path / "out", settings, generator=loaded(), reporter=listener)
+    monkeypatch.setattr(unseg.protecting.trials, "forecast", watched)
+    protect([tmp_path / "in"], tmp_path / "out", settings, generator=loaded(), progress=listener)
     assert written == [[]]
-    assert listener.said[0].startswith("6 images to protect (") and listener.said[0].endswith(
+    assert listener.sentences[0].startswith("6 images to protect (") and listener.sentences[0].endswith(
         f"into {tmp_path / 'out'}"
     )
-    assert listener.said[1].startswith("this will take about a second and ")
+    assert listener.sentences[1].startswith("this will take about a second and ")
     made = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.png"))
-    said = float(listener.said[1].split(" and ")[1].split()[0]) * 1000
+    said = float(listener.sentences[1].split(" and ")[1].split()[0]) * 1000
     assert said == pytest.approx(made, rel=0.25)  # PNG to PNG of noise: nearly the same size
     plain = tmp_path / "plain"
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""A photograph of 24 megapixels with annotations, at its own size, in bounded memory: the real command in its own process."""
+"""A photograph of 24 megapixels with annotations is protected at its own size, in bounded memory, by the command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from unseg import cli
 import unseg.protecting.run  # its own share, before the first image
 start = peak_memory_mib()
 common = ["--device", "cpu", "--workers", "2", "-q", "--json"]
-codes = [cli.main(["protect", "images", "--annotations", "panoptic.json", "--objects", "things", "--out", "things", *common]),
+panoptic = ["--annotations", "panoptic.json", "--objects", "things", "--out", "things"]
+codes = [cli.main(["protect", "images", *panoptic, *common]),
          cli.main(["protect", "images", "--annotations", "polygons.json", "--out", "polygons", *common])]
 print(codes, start, peak_memory_mib(), file=sys.stderr)
 """

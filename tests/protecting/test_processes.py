@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image as Pillow
 
 import unseg.protecting.processes
 from tests.support import full_disk
+from tests.support.acting_progress import Acting
 from tests.support.annotation_sets import BUILDERS, build, photographs
 from tests.support.fake_generator import loaded
 from tests.support.own_processes import children, is_alive
@@ -28,7 +28,7 @@ from unseg import cli
 from unseg.data.annotations import ObjectRule, open_annotations
 from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, read_manifest
-from unseg.protecting.objects import AnnotatedImages, OpenAnnotations
+from unseg.protecting.objects import AnnotationObjects, OpenAnnotations
 from unseg.protecting.pipeline import Result
 from unseg.protecting.processes import _Parts
 from unseg.protecting.run import ProtectSettings, protect
@@ -66,27 +66,11 @@ def test_parts_hold_every_job_once(count: int, processes: int) -> None:
 def test_annotations_reach_other_processes(name: str, tmp_path: Path) -> None:
     built = build(name, tmp_path)
     opened = OpenAnnotations(open_annotations(built.path, built.images), built.path, built.images)
-    objects = AnnotatedImages(opened, ObjectRule(), "x", 10**6)
+    objects = AnnotationObjects(opened, ObjectRule(), "x", 10**6)
     there = pickle.loads(pickle.dumps(objects))
     for image, (pixels, _) in photographs().items():
         here, elsewhere = (part.opened.reader.read(built.name(image), *pixels.shape[:2]) for part in (objects, there))
         assert np.array_equal(here.object_mask(ObjectRule()), elsewhere.object_mask(ObjectRule()))
-
-
-class Watcher:
-    """A reporter that does something once `count` images are told."""
-
-    def __init__(self, count: int, act: Callable[[], None]) -> None:
-        self.count, self.act = count, act
-
-    def say(self, text: str) -> None:
-        pass
-
-    def track(self, items: Iterable, total: int, what: str) -> Iterator:
-        for number, item in enumerate(items):
-            if number == self.count and what == "images":
-                self.act()
-            yield item
 
 
 @pytest.mark.slow
@@ -104,7 +88,7 @@ def test_any_number_of_processes_writes_the_same_bytes_also_after_they_were_kill
             os.kill(child.pid, signal.SIGKILL)
 
     with pytest.raises(UserError, match="process .* was killed by SIGKILL before its images were done") as error:
-        protect([built.images], out, SETTINGS, processes=2, reporter=Watcher(1, kill), **given)
+        protect([built.images], out, SETTINGS, processes=2, progress=Acting(1, kill), **given)
     assert "\n" not in str(error.value) and multiprocessing.active_children() == []
     finished = check_what_is_left(out)
     summary = protect([built.images], out, SETTINGS, processes=3, **given)
@@ -141,7 +125,6 @@ from unseg import cli
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    unseg.protecting.run.load_generator = lambda which, device: None
     run = unseg.protecting.run.protect
     unseg.protecting.run.protect = lambda *given, **options: run(*given, **options, generator=slow_generator.loaded())
     sys.exit(cli.main(sys.argv[1:]))
@@ -281,7 +264,7 @@ def test_more_processes_than_images_are_as_many_as_images(tmp_path: Path, monkey
         yield from (Result(Entry(*job.key, "protected")) for job in jobs)
 
     monkeypatch.setattr(unseg.protecting.processes, "results", results)
-    for count, (folder, processes) in zip((1, 3), (("one", 5), ("three", 5))):
+    for count, (folder, processes) in zip((1, 3), (("one", 5), ("three", 5)), strict=True):
         protect(
             [write_photographs(tmp_path / folder, count)],
             tmp_path / f"{folder} out",

@@ -1,4 +1,4 @@
-"""unseg.protecting.run: the same bytes whatever order and grouping, names that lose nothing, runs that go on after a kill."""
+"""A run of protect: the same bytes in any order and grouping, names that lose nothing, runs that go on after a kill."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+import unseg.protecting.inputs
 import unseg.protecting.pipeline
-import unseg.protecting.run
+from tests.support.acting_progress import Acting
 from tests.support.fake_generator import FakeGenerator, loaded
-from unseg.compute.device import single_threaded_pool, worker_threads
+from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
+from unseg.protecting.box_file import read_boxes
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
-from unseg.protecting.pipeline import breach
+from unseg.protecting.one_image import breach
 from unseg.protecting.protector import Protector, image_region
-from unseg.protecting.run import ProtectSettings, Summary, protect, read_boxes
-from unseg.storage import images
+from unseg.protecting.run import ProtectSettings, Summary, protect
+from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 SIZES = {
@@ -403,27 +405,15 @@ def test_the_output_is_not_put_among_the_masks(folder: Path, tmp_path: Path) -> 
         run(folder, masks / "out", masks=masks)
 
 
-class Stop:
-    """A reporter that interrupts after some images, as Ctrl-C does."""
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def say(self, text: str) -> None:
-        pass
-
-    def track(self, items: object, total: int, what: str) -> object:
-        for number, item in enumerate(items):
-            if number == self.after:
-                raise KeyboardInterrupt
-            yield item
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_run_goes_on_to_the_bytes_of_an_unbroken_one(folder: Path, tmp_path: Path, after: int) -> None:
     run(folder, tmp_path / "unbroken")
     with pytest.raises(KeyboardInterrupt):
-        run(folder, tmp_path / "out", reporter=Stop(after))
+        run(folder, tmp_path / "out", progress=Acting(after, interrupt))
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert {entry.status for entry in read_manifest(tmp_path / "out").entries.values()} <= {"protected", "started"}
     assert run(folder, tmp_path / "out").exit_code == 0
@@ -434,7 +424,7 @@ def test_a_killed_run_leaves_files_that_are_known_as_its_own(folder: Path, tmp_p
     """As after kill -9: an output written but not recorded, a torn last line, a temporary file."""
     out = tmp_path / "out"
     out.mkdir()
-    writer = ManifestWriter(out, {"format": FORMAT, "settings": settings_of(folder, tmp_path)}, [])
+    writer = ManifestWriter(out, {"format": FORMAT, "settings": settings_of(folder, tmp_path)}, []).__enter__()
     writer.announce([Entry("a.jpg", "../photos", "started", claims=("a.jpg", "a.png"))])
     with open(out / MANIFEST, "a") as file:
         file.write('{"input": "b.png", "inp')
@@ -491,7 +481,7 @@ def test_only_the_networks_thread_has_a_team_of_openmp(
     asked, ask, read = [], Protector.noise, []
     monkeypatch.setattr(Protector, "noise", lambda *given: asked.append(torch.get_num_threads()) or ask(*given))
     monkeypatch.setattr(
-        unseg.protecting.run, "load_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
+        unseg.protecting.inputs, "open_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
     )
     monkeypatch.setattr(
         unseg.protecting.pipeline, "SMALL_NETWORK_SIDE", 0
@@ -529,7 +519,7 @@ def test_jpeg_tells_by_how_much_it_breaks_the_bound(folder: Path, tmp_path: Path
 
 def test_breach_counts_by_hand() -> None:
     original, changed = np.zeros((1, 2, 3), np.uint8), np.array([[[8, 9, 0], [2, 5, 3]]], np.uint8)
-    assert breach(original, changed, np.array([[True, False]]), Budget(8, 2)) == {"over_budget": 0.5, "max_over": 3}
+    assert breach(original, changed, np.array([[True, False]]), Budget(8, 2)) == (0.5, 3)
 
 
 def test_alpha_is_kept_and_jpeg_refuses_it(tmp_path: Path) -> None:
@@ -548,9 +538,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
     for number in range(40):
         Pillow.fromarray(photograph(16, 16, number)).save(tmp_path / "in" / f"{number:02}.png")
     alive, most = set(), []
-    decode, save = images.read_image, unseg.protecting.pipeline.write_blocks
+    decode, save = image_decoding.read_image, unseg.protecting.pipeline.write_blocks
 
-    def counted_read(path: Path, *arguments: object, **options: object) -> images.Image:
+    def counted_read(path: Path, *arguments: object, **options: object) -> image_decoding.Image:
         alive.add(path.stem)
         most.append(len(alive))
         return decode(path, *arguments, **options)
@@ -559,7 +549,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
         alive.discard(Path(path).stem)
         return save(path, *arguments, **options)
 
-    monkeypatch.setattr(images, "read_image", counted_read)
+    monkeypatch.setattr(image_decoding, "read_image", counted_read)
     monkeypatch.setattr(unseg.protecting.pipeline, "write_blocks", counted_write)
     assert run(tmp_path / "in", tmp_path / "out").exit_code == 0
     assert len(most) == 40 and max(most) <= 10

@@ -1,4 +1,4 @@
-"""unseg protect --annotations: the object that every format describes, its line in the ledger, and its proof afterwards."""
+"""unseg protect --annotations: the object that every format describes, its line in the manifest, and its proof."""
 
 from __future__ import annotations
 
@@ -13,29 +13,25 @@ from PIL import Image as Pillow
 
 from tests.support.annotation_sets import BUILDERS, Built, build, expected, photographs
 from tests.support.fake_generator import loaded
-from unseg.data.annotations import ObjectRule
+from tests.support.told_progress import Told
+from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
-
-
-class Said(list):
-    """A reporter that keeps what it is told."""
-
-    say = list.append
-
-    def track(self, items, total, what):
-        return items
 
 
 def run(built: Built, out: Path, settings: ProtectSettings = SETTINGS, **options: object) -> Summary:
     options = {"annotations": built.path, "generator": loaded(), **options}
     return protect([built.images], out, settings, **options)
+
+
+def ruled(rule: ObjectRule) -> ProtectSettings:
+    return replace(SETTINGS, rule=rule)
 
 
 def change(built: Built, out: Path, name: str) -> np.ndarray:
@@ -50,12 +46,12 @@ def lines(summary: Summary) -> dict[str, tuple[str, str | None]]:
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_format_is_protected_proved_and_kept(name: str, tmp_path: Path) -> None:
-    built, out, said = build(name, tmp_path / "set"), tmp_path / "out", Said()
-    summary = run(built, out, reporter=said)
+    built, out, said = build(name, tmp_path / "set"), tmp_path / "out", Told()
+    summary = run(built, out, progress=said)
     status = {image: lines(summary)[built.name(image)][0] for image in photographs()}
     assert status == {"a.png": "protected", "b.png": "protected", "c.png": "copied"} and len(summary.entries) == 3
     assert lines(summary)[built.name("c.png")][1] == "no object in its annotations"
-    assert any(line.startswith("annotations: ") and "--annotations-format" in line for line in said)
+    assert any(line.startswith("annotations: ") and "--annotations-format" in line for line in said.sentences)
     for image in ("a.png", "b.png"):
         changed, mask = change(built, out, image), expected(image)
         if built.exact:
@@ -77,9 +73,9 @@ def test_a_table_that_holds_its_images_needs_no_folder(suffix: str, tmp_path: Pa
     summary = protect([], out, SETTINGS, annotations=built.path, generator=loaded())
     names = [f"train-00000-of-00001/{row:06d}.png" for row in range(3)]
     assert [(entry.input, entry.status) for entry in summary.entries] == list(
-        zip(names, ("protected", "protected", "copied"))
+        zip(names, ("protected", "protected", "copied"), strict=True)
     )
-    for name, image in zip(names[:2], ("a.png", "b.png")):
+    for name, image in zip(names[:2], ("a.png", "b.png"), strict=True):
         difference = np.abs(read_image(out / name).pixels.astype(int) - photographs()[image][0]).max(axis=2)
         assert difference[expected(image)].max() == 8 and difference[~expected(image)].max() == 2
     assert np.array_equal(read_image(out / names[2]).pixels, photographs()["c.png"][0])
@@ -95,8 +91,8 @@ def test_a_table_that_holds_its_images_needs_no_folder(suffix: str, tmp_path: Pa
 
 def test_class_ids_and_things_choose_the_object(tmp_path: Path) -> None:
     built = build("coco-panoptic", tmp_path / "set")
-    run(built, tmp_path / "coins", rule=ObjectRule((1,)))
-    run(built, tmp_path / "things", rule=ObjectRule("things"))  # class 2 alone
+    run(built, tmp_path / "coins", ruled(ObjectRule((1,))))
+    run(built, tmp_path / "things", ruled(ObjectRule("things")))  # class 2 alone
     for out, classes in (("coins", (1,)), ("things", (2,))):
         changed, mask = change(built, tmp_path / out, "a.png"), expected("a.png", classes)
         assert changed[mask].max() == 8 and changed[~mask].max() == 2
@@ -163,9 +159,9 @@ def test_changed_annotations_are_noticed_image_by_image(tmp_path: Path) -> None:
 def test_by_class_takes_its_codes_from_the_areas_of_all_annotated_images(tmp_path: Path) -> None:
     from unseg.storage.weights import load_generator
 
-    built, out, said = build("coco-panoptic", tmp_path / "set"), tmp_path / "out", Said()
-    settings = replace(SETTINGS, by_class=True)
-    protect([built.images / "a.png"], out, settings, annotations=built.path, reporter=said)
+    built, out, said = build("coco-panoptic", tmp_path / "set"), tmp_path / "out", Told()
+    settings = ruled(ObjectRule(by_class=True))
+    protect([built.images / "a.png"], out, settings, annotations=built.path, progress=said)
     areas = {
         class_id: sum(
             int(mask.sum()) for image in photographs() for number, mask in photographs()[image][1] if number == class_id
@@ -176,7 +172,7 @@ def test_by_class_takes_its_codes_from_the_areas_of_all_annotated_images(tmp_pat
     assert read_manifest(out).header["settings"]["codes"] == {
         str(class_id): ranked.index(class_id) for class_id in (1, 2)
     }
-    assert "classes: 2, codes by falling area" in said
+    assert "classes: 2, codes by falling area" in said.sentences
     tints = np.rint(8 * load_generator("compact").network.code_noise().numpy()).astype(int)
     after, before = (read_image(folder / "a.png").pixels.astype(int) for folder in (out, built.images))
     inside = (before > 8) & (before < 247)
@@ -287,16 +283,17 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     assert refused().startswith("no images") and "need a folder of images" in refused(annotations=built.path)
     assert "--annotations-format" in refused(built.images, annotations=built.path, annotations_format="cocoa")
     assert "give one folder at a time" in refused(built.images, tmp_path / "set", annotations=built.path)
-    assert "class 9 is not among" in refused(built.images, annotations=built.path, rule=ObjectRule((9,)))
-    assert "--objects things: needs --annotations" in refused(built.images, rule=ObjectRule("things"))
-    assert "--objects with class ids: needs --masks or" in refused(built.images, rule=ObjectRule((1,)))
+    assert "class 9 is not among" in refused(built.images, annotations=built.path, settings=ruled(ObjectRule((9,))))
+    assert "--objects things: needs --annotations" in refused(built.images, settings=ruled(ObjectRule("things")))
+    assert "--objects with class ids: needs --masks or" in refused(built.images, settings=ruled(ObjectRule((1,))))
     assert "--mask-type index: is for --masks" in refused(
         built.images, annotations=built.path, settings=replace(SETTINGS, mask_type="index")
     )
     assert "--limit 0: give 1 or more" in refused(built.images, limit=0)
     voc = build("binary", tmp_path / "binary")
-    assert "hold no class ids" in refused(voc.images, annotations=voc.path, settings=replace(SETTINGS, by_class=True))
-    assert "do not tell things from stuff" in refused(voc.images, annotations=voc.path, rule=ObjectRule("things"))
+    assert "hold no class ids" in refused(voc.images, annotations=voc.path, settings=ruled(ObjectRule(by_class=True)))
+    things = ruled(ObjectRule("things"))
+    assert "do not tell things from stuff" in refused(voc.images, annotations=voc.path, settings=things)
 
 
 def test_limit_takes_the_first_by_name_and_the_rest_follows(tmp_path: Path) -> None:
@@ -315,13 +312,14 @@ def test_limit_takes_the_first_by_name_and_the_rest_follows(tmp_path: Path) -> N
 
 
 def test_a_dry_run_tells_what_a_run_then_does_and_writes_nothing(tmp_path: Path) -> None:
-    built, out, said = build("coco compressed", tmp_path / "set"), tmp_path / "out", Said()
+    built, out, said = build("coco compressed", tmp_path / "set"), tmp_path / "out", Told()
     (built.images / "cut.png").write_bytes((built.images / "a.png").read_bytes()[:20])
     shutil.copy(built.images / "a.png", built.images / "stranger.png")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    foreseen = run(built, out, dry_run=True, reporter=said)
+    foreseen = run(built, out, dry_run=True, progress=said)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before and foreseen.dry
-    assert any("5 images to protect" in line for line in said) and any("on disk" in line for line in said)
+    sentences = " ".join(said.sentences)
+    assert "5 images to protect" in sentences and "on disk" in sentences
     done = run(built, out)
     assert lines(foreseen) == lines(done) and foreseen.exit_code == done.exit_code == 1
     assert foreseen.kept == 0 and run(built, out, dry_run=True).kept == 2

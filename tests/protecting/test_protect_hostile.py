@@ -1,4 +1,4 @@
-"""Annotations made to do harm, through the real command: what is refused is named in one line, nothing leaves the output."""
+"""Annotations made to do harm, through the real command: a refusal is one line, and nothing leaves the output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-import unseg.protecting.run
+import unseg.protecting.inputs
 from tests.support.annotation_hostile import sparse
 from tests.support.annotation_sets import Built, build
 from tests.support.fake_generator import loaded
@@ -29,7 +29,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Built:
-    monkeypatch.setattr(unseg.protecting.run, "load_generator", lambda which, device: loaded())
+    monkeypatch.setattr(unseg.protecting.inputs, "open_generator", lambda which, device: loaded())
     return build("coco compressed", tmp_path / "set")
 
 
@@ -142,7 +142,8 @@ def test_a_line_of_two_gigabytes_is_refused_in_bounded_memory(tmp_path: Path) ->
     Pillow.new("RGB", (30, 20)).save(tmp_path / "images" / "x.png")
     path = sparse(b'{"images": [{"id": 1, "file_name": "', b'"}]}', 2048)(tmp_path)
     script = (
-        f"import sys; sys.path.insert(0, {str(TESTS.parent)!r}); from tests.support.own_memory import peak_memory_mib; from unseg import cli;"
+        f"import sys; sys.path.insert(0, {str(TESTS.parent)!r});"
+        "from tests.support.own_memory import peak_memory_mib; from unseg import cli;"
         "import unseg.protecting.run; before = peak_memory_mib(); code = cli.main(sys.argv[1:]);"
         "print(code, peak_memory_mib() - before)"
     )
@@ -218,7 +219,7 @@ def test_names_out_of_tables_are_made_here(tmp_path: Path) -> None:
     built = build("huggingface parquet", tmp_path / "set")
     table = pyarrow.parquet.read_table(built.path)
     cells = table.column("image").to_pylist()
-    for cell, path in zip(cells, ("../../a.png", "/etc/b.p\0ng", "c.png/../x")):
+    for cell, path in zip(cells, ("../../a.png", "/etc/b.p\0ng", "c.png/../x"), strict=True):
         cell["path"] = path
     table = table.set_column(0, "image", pyarrow.array(cells, table.schema.field("image").type))
     pyarrow.parquet.write_table(table, next(built.path.glob("*.parquet")))

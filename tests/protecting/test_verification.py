@@ -16,8 +16,9 @@ from unseg.method.config import Budget
 from unseg.protecting.manifest import MANIFEST
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import Verification, verify
-from unseg.storage import images
-from unseg.storage.images import read_image, write_png
+from unseg.storage import image_encoding
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_encoding import write_png
 
 SETTINGS = ProtectSettings(device="cpu", workers=1, budget=Budget(8, 2))
 
@@ -261,7 +262,7 @@ def test_alpha_that_is_opaque_everywhere_is_the_same_as_none(tmp_path: Path, for
         generator=loaded(),
     )
     assert verify(tmp_path / "out").exit_code == 0
-    changed = images.encode(
+    changed = image_encoding.encode(
         form, read_image(tmp_path / "out" / summary.entries[0].output).samples, np.full((9, 9), level, np.uint8)
     )
     (tmp_path / "out" / summary.entries[0].output).write_bytes(changed)

@@ -31,10 +31,11 @@ from unseg.report import charts, text
 from unseg.report.charts import Bar, Line, Style
 from unseg.report.figures import figures, style_of, sweep_lines
 from unseg.report.markdown import markdown
-from unseg.report.model import Section, read_sections
+from unseg.report.model import Section
 from unseg.report.page import page
+from unseg.report.sections import read_sections
 from unseg.report.writing import write_report
-from unseg.storage.images import write_png
+from unseg.storage.image_encoding import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "img", "br"}
@@ -113,7 +114,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return full_results(tmp_path_factory.mktemp("runs") / "full")
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def test_table_has_means_deviations_and_retained_learning(tmp_path: Path) -> None:
@@ -159,8 +160,8 @@ def test_finding_and_tiles_are_means_over_networks(tmp_path: Path) -> None:
     ]
     root = read_page(sections_of(tmp_path, results(runs)))
     assert root.all("p", class_="finding")[0].text() == (
-        "Means over 2 networks: final mIoU on clean test images is 0.800 after training on clean images, 0.400 after protected "
-        "images (retained learning 0.00 to 0.50); the trivial answer has 0.300."
+        "Means over 2 networks: final mIoU on clean test images is 0.800 after training on clean images, 0.400 after "
+        "protected images (retained learning 0.00 to 0.50); the trivial answer has 0.300."
     )
     tiles = root.all("dl", class_="tiles")[0].all("div")
     assert [[part.text() for part in tile.all("dt") + tile.all("dd")] for tile in tiles] == [
@@ -296,7 +297,8 @@ def test_a_run_is_published_by_one_script(tmp_path: Path) -> None:
         (tree / folder).mkdir(parents=True)
     script = shutil.copy(ROOT / "scripts" / "publish_results.sh", tree / "scripts")
     (tree / "install.sh").write_text("exit 0\n")
-    (tree / ".venv" / "bin" / "unseg").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>"$CALLS"\n')
+    unseg = '#!/bin/sh\nprintf "%s\\n" "$@" >>"$CALLS"\necho "<svg/>" >"$2/report-curves.svg"\n'
+    (tree / ".venv" / "bin" / "unseg").write_text(unseg)
     (tree / ".venv" / "bin" / "unseg").chmod(0o755)
     made = write(tmp_path / "a run", results([run()]))
     environment = {**os.environ, "CALLS": str(tmp_path / "calls"), "TITLE": "All roads"}
@@ -308,13 +310,18 @@ def test_a_run_is_published_by_one_script(tmp_path: Path) -> None:
         "--title",
         "All roads",
         "--out",
-        str(tree / "docs" / "results" / "roads.html"),
+        str(made / "report.html"),
     ]
+    assert sorted(path.name for path in (tree / "docs" / "results").iterdir()) == ["roads-curves.svg", "roads.json"]
     assert (tree / "docs" / "results" / "roads.json").read_bytes() == (made / "results.json").read_bytes()
     assert subprocess.run(["bash", script, str(made)], capture_output=True).returncode == 2
+    (made / "report-curves.svg").unlink()
+    (tree / ".venv" / "bin" / "unseg").write_text("#!/bin/sh\n")  # a report without that figure
+    unfit = subprocess.run(["bash", script, str(made), "roads"], env=environment, capture_output=True, text=True)
+    assert unfit.returncode == 1 and "publish one task at a time" in unfit.stderr
 
 
-# --- charts ------------------------------------------------------------------------------------------------------------
+# --- charts ----------------------------------------------------------------------------------------------------------
 
 
 def shapes(chart: ElementTree.Element, name: str, class_: str) -> list[dict[str, str]]:
@@ -439,7 +446,7 @@ def test_text_has_contrast_in_light_and_dark() -> None:
             assert (brighter + 0.05) / (darker + 0.05) >= 4.5, f"{front} on {back}"
 
 
-# --- names are text ----------------------------------------------------------------------------------------------------
+# --- names are text --------------------------------------------------------------------------------------------------
 
 HOSTILE = (
     "</style><script>alert(1)</script>",
@@ -528,12 +535,12 @@ def test_no_name_changes_the_page_or_the_table(
 
 
 def test_bare_addresses_become_no_links(tmp_path: Path) -> None:
-    """GitHub links what looks like an address; the library that parses here does not, so the text itself is looked at."""
+    """GitHub links what looks like an address and the library here does not, so this looks at the text itself."""
     made = markdown(sections_of(tmp_path, named("http://a.test", "www.b.test", "ftp://c.test https://d.test")))
     assert "http://" not in made and "https://" not in made and "www." not in made and "a.test" in made
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------
+# --- pictures --------------------------------------------------------------------------------------------------------
 
 
 def test_predictions_and_training_images_are_on_the_page(full: Path) -> None:
@@ -543,7 +550,8 @@ def test_predictions_and_training_images_are_on_the_page(full: Path) -> None:
     assert all(image.attributes["alt"] and image.attributes["src"].startswith("data:image/") for image in images)
     said = [image.attributes["alt"] for image in images]
     assert "astronaut.jpg, unet_resnet18: trained on protected" in said and "chelsea.jpg: protected, noise × 16" in said
-    # 3 test images: photograph, truth, and for 2 networks the 5 conditions that are no share; 1 training image of 4 conditions
+    # 3 test images: photograph, truth, and for 2 networks the 5 conditions that are no share.
+    # 1 training image of 4 conditions.
     assert len(images) == 3 * (2 + 2 * 5) + 4 * 3
     assert len(made.html) < 1_500_000
 
@@ -614,7 +622,7 @@ def test_pictures_that_cannot_be_shown_are_said_and_not_fatal(
     assert said in root.all("div", class_="missing")[0].text() and len(root.all("img")) == 2
 
 
-# --- what is broken, and what is not overwritten -----------------------------------------------------------------------
+# --- what is broken, and what is not overwritten ---------------------------------------------------------------------
 
 
 def everything() -> dict[str, Any]:
@@ -688,8 +696,10 @@ def test_a_file_that_is_no_results_is_one_line(
 
 def test_a_wrong_value_is_named_by_its_place(tmp_path: Path) -> None:
     broken = results([run(), run(condition="protected", final="high")])
-    said = r'results\.json: runs\[1\]\.result\.final is no number that can be shown: "high"; it is not as unseg evaluate wrote it'
-    with pytest.raises(UserError, match=said):
+    said = (
+        r'results\.json: runs\[1\]\.result\.final is no number that can be shown: "high"; it is not as unseg evaluate'
+    )
+    with pytest.raises(UserError, match=f"{said} wrote it"):
         sections_of(tmp_path, broken)
 
 
@@ -758,12 +768,13 @@ def test_nothing_in_the_page_is_fetched_or_run(full: Path) -> None:
     assert policy.attributes["content"].startswith("default-src 'none'")
 
 
-# --- in a browser ------------------------------------------------------------------------------------------------------
+# --- in a browser ----------------------------------------------------------------------------------------------------
 
 
 # The start of every element that reaches beyond the window; tables may, in their boxes.
 TOO_WIDE = """[...document.querySelectorAll('main *')]
-    .filter(part => !part.closest('.scroll') && !part.closest('svg') && part.getBoundingClientRect().right > innerWidth + 1)
+    .filter(part => !part.closest('.scroll') && !part.closest('svg'))
+    .filter(part => part.getBoundingClientRect().right > innerWidth + 1)
     .map(part => part.outerHTML.slice(0, 80))"""
 
 

@@ -109,6 +109,21 @@ def test_noise_equals_published_with_the_attention_of_gpus(generator, vectors, m
     torch.testing.assert_close(noise_B3NN, vectors["noise.mask"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("player", [lambda: NoiseGenerator(SMALL_GENERATOR), lambda: Surrogate(SMALL_SURROGATE)])
+def test_padding_is_black_before_it_is_normalised(player):
+    """The published code pads with zeros, then normalises; SAM's own pads after, with zeros at the encoder."""
+    network, fed = player(), []
+    network.image_encoder.register_forward_pre_hook(lambda module, given: fed.append(given[0]))
+    side = network.image_size
+    frame = letterbox.image_frame(np.full((40, 100, 3), 255, np.uint8), side)  # two fifths of the frame are image
+    with torch.no_grad():
+        network(frame, Prompts())
+    at_the_bottom, at_the_top = fed[0][0, :, -1, side // 3], fed[0][0, :, 0, side // 3]
+    # (0 - mean) / std and (1 - mean) / std of ImageNet
+    torch.testing.assert_close(at_the_bottom, torch.tensor([-2.117904, -2.035714, -1.804444]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(at_the_top, torch.tensor([2.248908, 2.428571, 2.64]), rtol=0, atol=1e-5)
+
+
 # A batch at once against segment_anything's own modules, one image at a time
 
 
@@ -254,7 +269,8 @@ def attention_pair(size: int, dim: int = 32, heads: int = 4) -> tuple[image_enco
     return ours, reference
 
 
-# All heads in one tile; three whole heads a tile, the last tile partial; rows of one head, the last tile partial; one query.
+# All heads in one tile; three whole heads a tile, the last tile partial; rows of one head, the last tile partial; one
+# query.
 @pytest.mark.parametrize("tile_elements", [1 << 20, 20_000, 1000, 1])
 def test_attention_forward_equals_sam(monkeypatch, tile_elements):
     monkeypatch.setattr(image_encoder, "TILE_ELEMENTS", tile_elements)
@@ -280,7 +296,7 @@ def test_attention_gradients_equal_sam(monkeypatch, attend):
     inputs = [torch.randn(2, 9, 9, 32).requires_grad_()]
     inputs.append(inputs[0].detach().clone().requires_grad_())
     weight = torch.randn(2, 9, 9, 32)
-    for attention, x in zip((ours, reference), inputs):
+    for attention, x in zip((ours, reference), inputs, strict=True):
         (attention(x) * weight).sum().backward()
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
     expected = dict(reference.named_parameters())
@@ -370,7 +386,7 @@ def test_fused_norm_equals_sam(memory_format):
         y = norm(x.requires_grad_())
         (y * torch.arange(y.numel()).view(y.shape)).sum().backward()
         results.append((y, x.grad, norm.weight.grad, norm.bias.grad))
-    for found, expected in zip(*reversed(results)):
+    for found, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     assert results[1][0].is_contiguous(memory_format=torch.channels_last)
 
@@ -398,7 +414,7 @@ def test_convolutions_equal_torch(ours, reference, memory_format):
         results.append((y, x.grad, layer.weight.grad, layer.bias.grad))
     with torch.no_grad():
         torch.testing.assert_close(ours(x), results[0][0])
-    for found, expected in zip(*reversed(results)):
+    for found, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
@@ -414,10 +430,10 @@ def test_no_slow_layer_of_sams_is_left(generator):
 def test_only_noise_parts_train():
     with torch.device("meta"):
         generator = build.build_generator("vit_b")
-    trainable = sum(parameter.numel() for parameter in generator.trainable_parameters())
-    assert round(trainable / 1e6, 2) == 7.25
+    trained = {name: parameter for name, parameter in generator.named_parameters() if parameter.requires_grad}
+    assert trained.keys() == {name for name, _ in generator.named_parameters() if is_noise_part(name)}
+    assert round(sum(parameter.numel() for parameter in trained.values()) / 1e6, 2) == 7.25
     assert round(sum(parameter.numel() for parameter in generator.parameters()) / 1e6) == 101
-    assert trainable == sum(parameter.numel() for parameter in generator.parameters() if parameter.requires_grad)
 
 
 def test_generator_gradients_reach_every_noise_part_and_no_other(vectors):
@@ -464,7 +480,7 @@ def test_surrogate_gradients_reach_its_input():
     images = torch.rand(2, 3, 128, 128, requires_grad=True)
     surrogate(images, Prompts(boxes=torch.tensor([[8.0, 8, 90, 70]] * 2))).sum().backward()
     assert (images.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
-    assert len(surrogate.trainable_parameters()) == len(list(surrogate.parameters()))
+    assert all(parameter.requires_grad for parameter in surrogate.parameters())
     assert surrogate.image_encoder.pos_embed.grad.abs().sum() > 0
 
 
@@ -535,7 +551,7 @@ def test_speed_settings_reach_the_networks_they_are_for():
 
 
 def test_half_precision_stays_near_and_trains_float32_weights(vectors):
-    """Of bfloat16's 8 bits about two decimals are left; noise and logits, prompts, weights and gradients are float32."""
+    """Of bfloat16's 8 bits about two decimals are left; noise, logits, prompts, weights, gradients are float32."""
     generator = filled(NoiseGenerator(SMALL_GENERATOR))
     build.set_speed(generator, bf16=True, compiled=False)
     noise_B3NN = generator(batch_of(vectors, "image"), prompts_of(vectors, "box_points_mask"))
@@ -544,7 +560,7 @@ def test_half_precision_stays_near_and_trains_float32_weights(vectors):
     difference = (noise_B3NN.detach() - expected).abs()
     assert 1e-4 < difference.max() < 0.1 and difference.mean() < 0.01
     noise_B3NN.sum().backward()
-    assert all(parameter.grad.dtype == torch.float32 for parameter in generator.trainable_parameters())
+    assert all(parameter.grad.dtype == torch.float32 for parameter in generator.parameters() if parameter.requires_grad)
     surrogate = Surrogate(SMALL_SURROGATE)
     build.set_speed(surrogate, bf16=True, compiled=False)
     images = torch.rand(2, 3, 128, 128, requires_grad=True)

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from unseg.storage import images
+from unseg.storage import image_decoding, image_encoding, image_limits
 from unseg.storage.files import sha256_of
-from unseg.storage.images import ImageError, open_label, read_image, read_label, write_png
+from unseg.storage.image_decoding import open_label, read_image, read_label
+from unseg.storage.image_encoding import write_png
+from unseg.storage.image_limits import ImageError
 
 RANDOM = np.random.default_rng(0)
 PHOTO = np.kron(RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))  # 20×28
@@ -86,7 +88,7 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
 def test_the_colour_profile_survives(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image = read_image(saved(tmp_path / "a.png", PHOTO, icc_profile=profile))
-    (tmp_path / "b.png").write_bytes(images.encode_png(image.samples, metadata=image.metadata))
+    (tmp_path / "b.png").write_bytes(image_encoding.encode_png(image.samples, metadata=image.metadata))
     assert Pillow.open(tmp_path / "b.png").info["icc_profile"] == profile
     grey = read_image(saved(tmp_path / "grey.png", PHOTO[..., 0], icc_profile=profile))
     assert grey.metadata.icc_profile is None and grey.note == "its colour profile is for 'RGB' and was left out"
@@ -121,7 +123,7 @@ def test_images_over_the_limit_are_refused_before_decoding(tmp_path: Path) -> No
     assert read_image(path, max_pixels=560).pixels.shape == PHOTO.shape
     with pytest.raises(ImageError, match="28×20 is over the limit of 0.000559 megapixels: raise --max-megapixels"):
         read_image(path, max_pixels=559)
-    assert images.pixel_count(path) == 560 and images.pixel_count(tmp_path / "none") == 0
+    assert image_limits.pixel_count(path) == 560 and image_limits.pixel_count(tmp_path / "none") == 0
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow thinks of the damage
@@ -147,11 +149,11 @@ def test_png_levels_are_lossless_and_smaller_with_effort() -> None:
     noised = np.clip(np.tile(PHOTO, (4, 4, 1)) + RANDOM.integers(-8, 9, (80, 112, 3)), 0, 255).astype(np.uint8)
     sizes = {}
     for level in (0, 1, 9):
-        data = images.encode_png(noised, level)
-        assert np.array_equal(images.decode_samples(data), noised)
+        data = image_encoding.encode_png(noised, level)
+        assert np.array_equal(image_decoding.decode_samples(data), noised)
         sizes[level] = len(data)
     assert sizes[0] > sizes[1] >= sizes[9]
-    assert np.array_equal(images.decode_samples(images.encode_webp(noised)), noised)
+    assert np.array_equal(image_decoding.decode_samples(image_encoding.encode_webp(noised)), noised)
 
 
 @settings(max_examples=60, deadline=None)
@@ -172,9 +174,9 @@ def test_png_of_any_shape_is_read_back_exactly(
     values = random.integers(0, np.iinfo(kind).max + 1, (height, width, channels + has_alpha)).astype(kind)
     alpha = values[..., -1] if has_alpha else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "PNG_BAND", 100)
-        patch.setattr(images, "PNG_CHUNK", 70)
-        data = images.encode_png(values[..., :channels], level, alpha=alpha)
+        patch.setattr(image_encoding, "PNG_BAND", 100)
+        patch.setattr(image_encoding, "PNG_CHUNK", 70)
+        data = image_encoding.encode_png(values[..., :channels], level, alpha=alpha)
     read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     read = read if read.ndim == 3 else read[..., None]
     if channels == 1 and has_alpha:  # OpenCV gives grey with alpha as BGRA
@@ -184,14 +186,16 @@ def test_png_of_any_shape_is_read_back_exactly(
 
 
 def test_the_bands_of_a_png_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = images.encode_png(PHOTO)
-    monkeypatch.setattr(images, "PNG_BAND", 100)
-    assert np.array_equal(images.decode_samples(images.encode_png(PHOTO)), images.decode_samples(whole))
+    whole = image_encoding.encode_png(PHOTO)
+    monkeypatch.setattr(image_encoding, "PNG_BAND", 100)
+    assert np.array_equal(
+        image_decoding.decode_samples(image_encoding.encode_png(PHOTO)), image_decoding.decode_samples(whole)
+    )
     assert whole.count(b"IDAT") == 1
 
 
 def test_jpeg_is_written_without_chroma_subsampling() -> None:
-    with Pillow.open(io.BytesIO(images.encode_jpeg(PHOTO))) as image:
+    with Pillow.open(io.BytesIO(image_encoding.encode_jpeg(PHOTO))) as image:
         assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
 
 

@@ -1,25 +1,27 @@
-"""MAE weights in the official layouts and in SAM's names start a surrogate; exactly what they do not hold starts fresh."""
+"""MAE weights, in the official layouts and in SAM's names, start a surrogate.
+
+Exactly the entries that they do not hold start fresh.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm.models.vision_transformer as vit
 import torch
 
 from segment_anything_training.build import SAM_CONFIGS, SURROGATE_IMAGE_SIZE, build_surrogate
 from segment_anything_training.image_encoder import ImageEncoder
+from segment_anything_training.key_remaps import State, mae_to_sam, shapes_of
 from segment_anything_training.sam import SamConfig
 from segment_anything_training.surrogate import Surrogate
 from unseg.errors import UserError
-from unseg.storage.weights import State, initialise_from_mae, mae_to_sam, read_mae, shapes_of
+from unseg.storage.weights import initialise_from_mae, read_mae
 
 REPOSITORY = Path(__file__).parents[2]
 GRID, DIM = 4, 32
@@ -115,27 +117,6 @@ def test_the_encoder_then_computes_what_mae_computes(tmp_path):
         _, ours = network.image_encoder(images)
         features = theirs.blocks(theirs.patch_embed(images) + theirs.pos_embed)
     torch.testing.assert_close(ours.flatten(2).transpose(1, 2), features, atol=1e-5, rtol=1e-5)
-
-
-def cubic_row(place: float, size: int) -> np.ndarray:
-    """Weights of `size` samples for a point at `place`: Keys' cubic with a = −0.75, edges repeated."""
-    a, weights = -0.75, np.zeros(size)
-    first = math.floor(place) - 1
-    for index in range(first, first + 4):
-        x = abs(place - index)
-        weight = ((a + 2) * x - (a + 3)) * x * x + 1 if x <= 1 else ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-        weights[min(max(index, 0), size - 1)] += weight
-    return weights
-
-
-@pytest.mark.parametrize(("side", "grid"), [(14, 32), (3, 4), (5, 2)])
-def test_positions_are_resized_bicubically(side, grid):
-    position = torch.randn(1, side**2 + 1, 6)
-    resize = np.stack([cubic_row((index + 0.5) * side / grid - 0.5, side) for index in range(grid)])
-    expected = np.einsum("ir,js,rsd->ijd", resize, resize, position[0, 1:].double().numpy().reshape(side, side, 6))
-    result = mae_to_sam({"pos_embed": position}, grid)["pos_embed"]
-    assert result.shape == (1, grid, grid, 6)
-    np.testing.assert_allclose(result[0], expected, atol=1e-5)
 
 
 def test_a_file_in_sams_names(tmp_path):
@@ -240,7 +221,7 @@ def test_converting_by_hand(tmp_path, small_vit_b, capsys):
     direct = read_mae(official, expected)
     assert all(torch.equal(state[name], tensor) for name, tensor in direct.items()) and state.keys() == direct.keys()
     both = [Surrogate(CONFIG) for _ in range(2)]
-    for network, path in zip(both, (official, converted)):
+    for network, path in zip(both, (official, converted), strict=True):
         initialise_from_mae(network, path)
     for name, tensor in both[0].image_encoder.state_dict().items():
         assert name.startswith("neck") or torch.equal(tensor, both[1].image_encoder.state_dict()[name]), name

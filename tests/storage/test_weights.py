@@ -15,12 +15,13 @@ import pytest
 import safetensors.torch
 import torch
 
+from segment_anything_training import key_remaps
 from segment_anything_training.build import SAM_CONFIGS, build_generator
 from segment_anything_training.generator import NoiseGenerator, is_noise_part
 from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import SamConfig
 from unseg.errors import UserError
-from unseg.storage import weights
+from unseg.storage import state_files, weights
 from unseg.storage.weights import initialise_from_sam, load_generator, save_generator
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def trained() -> NoiseGenerator:
 
 
 @pytest.fixture
-def sam_state(trained) -> weights.State:
+def sam_state(trained) -> key_remaps.State:
     """As an official SAM file holds it."""
     return {name: tensor.clone() for name, tensor in trained.state_dict().items() if not is_noise_part(name)}
 
@@ -150,7 +151,7 @@ def test_compact_means_the_shipped_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_size_is_known_from_shapes(name):
-    assert weights.sam_config_of(weights.expected_shapes(name)) == SAM_CONFIGS[name]
+    assert key_remaps.sam_config_of(weights.expected_shapes(name)) == SAM_CONFIGS[name]
 
 
 @pytest.mark.slow
@@ -243,31 +244,16 @@ def test_only_a_whole_sam_is_split_or_joined(tmp_path, sam_state, monkeypatch, c
         and told.count("\n") == 1
     )
     assert not parts.exists()
-    for part, own in weights.split_sam(state).items():
+    for part, own in key_remaps.split_sam(state).items():
         if part:
-            weights.save_pth(
+            state_files.save_pth(
                 {name: tensor.clone() for name, tensor in own.items()},
-                parts / f"sam_vit_b_{weights.SAM_PARTS[part]}.pth",
+                parts / f"sam_vit_b_{key_remaps.SAM_PARTS[part]}.pth",
             )
     assert run_split_sam(monkeypatch, "join", parts, tmp_path / "joined.pth") == 2
     told = capsys.readouterr().err
     assert f"parts: is not a whole SAM: {expected}" in told.replace("1 mis-shaped (mask_decoder.", "")
     assert not (tmp_path / "joined.pth").exists()
-
-
-def test_split_keeps_foreign_entries_apart():
-    tensor = torch.zeros(1)
-    parts = weights.split_sam({"mask_decoder.a.b": tensor, "other.c": tensor, "mask_decoder": tensor})
-    assert {part: list(state) for part, state in parts.items()} == {
-        "image_encoder": [],
-        "prompt_encoder": [],
-        "mask_decoder": ["a.b"],
-        "": ["other.c", "mask_decoder"],
-    }
-    assert weights.join_sam({"mask_decoder": {"a.b": tensor}, "": {"other.c": tensor}}).keys() == {
-        "mask_decoder.a.b",
-        "other.c",
-    }
 
 
 # Wrong files
@@ -292,7 +278,7 @@ def test_misfit_names_missing_unexpected_and_misshaped(tmp_path, sam_state):
     assert "1 missing (image_encoder.neck.0.weight)" in message
     assert "1 unexpected (mask_decoder.extra)" in message
     assert "4 mis-shaped (" in message and "mask_decoder.iou_token.weight is 5×7, not 1×256" in message
-    assert message.count(" is 5×7, not ") == weights.KEYS_SHOWN and ", …)" in message
+    assert message.count(" is 5×7, not ") == state_files.KEYS_SHOWN and ", …)" in message
 
 
 def test_wrong_file_changes_nothing(tmp_path, sam_state):
@@ -431,7 +417,7 @@ def test_missing_files_say_where_to_get_them(tmp_path):
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912) and put it into pretrained_checkpoint/"
     )
     table = (REPOSITORY / "pretrained_checkpoint" / "README.md").read_text(encoding="utf-8")
-    for name, sha256 in weights._SAM_FILES.items():
+    for name, sha256 in state_files._SAM_FILES.items():
         assert re.search(rf"`{name}` .*`{sha256}`", table)
     assert "weight_dir/" in error_of(load_generator, tmp_path / "Generator_unseg_final.pth")
     assert error_of(load_generator, tmp_path / "mine.pth").endswith("no such file; check the path")
@@ -446,16 +432,6 @@ def test_missing_files_say_where_to_get_them(tmp_path):
 
 def test_sam_starts_only_sam_derived_generators(tmp_path):
     assert "vit_b, vit_l, vit_h" in error_of(initialise_from_sam, build_generator("compact"), tmp_path / "sam.pth")
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
-def test_unknown_device(tmp_path, device):
-    assert f"--device {device}: unknown" in error_of(load_generator, "compact", device)
-
-
-def test_cuda_without_cuda(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "no CUDA device" in error_of(load_generator, "compact", "cuda")
 
 
 # Saving

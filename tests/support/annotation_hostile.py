@@ -1,13 +1,13 @@
 """Malformed annotations: seeded mutations of valid sets, and files made to exhaust a reader.
 
     python tests/support/annotation_hostile.py mutations SEED COUNT
-    python tests/support/annotation_hostile.py commands SEED COUNT      the same, each through `unseg protect` in a process of its own
+    python tests/support/annotation_hostile.py commands SEED COUNT      each through `unseg protect`, one process each
     python tests/support/annotation_hostile.py bombs
 
 In a process of its own, so that a crash of a decoder shows as one and memory is that of the readers alone. Prints one
 json line: what was refused, what was still readable, the slowest case (seconds of the processor), and the peak memory.
-Of commands, it says how many ended with exit code 2 and one line, how many with 1 and a line for every image; whatever else
-ends this script with an error.
+Of commands, it says how many ended with exit code 2 and one line, how many with 1 and a line for every image; whatever
+else ends this script with an error.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def mutations(root: Path, seed: int, count: int) -> Iterator[tuple[str, int]]:
 
 
 def commands(root: Path, seed: int, count: int) -> dict[str, int]:
-    """How many of `count` cases `unseg protect` ended in which way. The shipped generator; forked, to spare the imports."""
+    """Returns how many of `count` cases `unseg protect` ended in which way. It is forked, to spare the imports."""
     from unseg import cli
     from unseg.protecting.manifest import read_manifest
 

@@ -65,7 +65,10 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Built:
-    """path: what `--annotations` is given. files: those that a fuzzer may break. exact: masks come back to the pixel."""
+    """A set as it was written.
+
+    path: what `--annotations` is given. files: those that a fuzzer may break. exact: masks come back to the pixel.
+    """
 
     path: Path
     images: Path

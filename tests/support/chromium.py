@@ -38,7 +38,7 @@ class Chromium:
         self.read, outside = os.pipe()
 
         def hand_over() -> None:
-            """Chromium reads from descriptor 3 and writes to 4; first out of the way, should a pipe have got one of these."""
+            """Frees descriptors 3 and 4, which Chromium reads from and writes to, should a pipe have one of these."""
             reading, writing = os.dup(inside), os.dup(outside)
             os.dup2(reading, 3)
             os.dup2(writing, 4)

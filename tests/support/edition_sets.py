@@ -1,6 +1,7 @@
-"""Miniature data sets in the exact layouts and names of the official ones, made of real photographs, with the masks they mean.
+"""Miniature data sets in the exact layouts and names of the official ones, made of real photographs.
 
-Every builder returns what an independent reader of its label arrays would call the object; none uses the project's readers.
+Every builder returns what an independent reader of its label arrays would call the object; none uses the project's
+readers.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ WIDTH, HEIGHT = 96, 72
 
 @dataclass
 class Mini:
-    """root: what DATA_ROOT is. objects: image → H×W bool, for those that are to be protected. bare: annotated or not, without
-    an object: copied. absent: named in annotations, not on disk. untouched: images for evaluation. carried: other files that
-    an evaluator needs. never: files that do not belong into an edition.
+    """A data set that was written, and what an edition of it must hold.
+
+    root: what DATA_ROOT is. objects: image → H×W bool, for those that are to be protected. bare: annotated or not,
+    without an object: copied. absent: named in annotations, not on disk. untouched: images for evaluation. carried:
+    other files that an evaluator needs. never: files that do not belong into an edition.
     """
 
     root: Path
@@ -162,7 +165,7 @@ def colours(parts: list[Part]) -> tuple[np.ndarray, list[dict]]:
     """The panoptic PNG of an image, R + 256 G + 65536 B, and its segments_info."""
     ids = np.zeros((HEIGHT, WIDTH), np.int64)
     infos = []
-    for number, (mask, category, crowd) in zip(segment_ids(len(parts)), parts):
+    for number, (mask, category, crowd) in zip(segment_ids(len(parts)), parts, strict=True):
         ids[mask] = number
         infos.append(
             {"id": number, "category_id": category, "iscrowd": crowd, "area": int(mask.sum()), "bbox": [0, 0, 1, 1]}
@@ -181,6 +184,37 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     return mask
 
 
+def _coco_contents() -> tuple[dict, dict]:
+    """Returns a panoptic and an instances json without images."""
+    panoptic, instances = (
+        {"info": {"year": 2017}, "images": [], "annotations": [], "categories": []} for _ in range(2)
+    )
+    for category, (label, thing) in COCO_CATEGORIES.items():
+        panoptic["categories"].append({"id": category, "name": label, "isthing": thing, "supercategory": "x"})
+        if thing:
+            instances["categories"].append({"id": category, "name": label, "supercategory": "x"})
+    return panoptic, instances
+
+
+def _add_instances(annotations: list[dict], number: int, parts: list[Part], boxes: dict[bytes, tuple]) -> None:
+    """Adds the things of an image: polygons, and run lengths of crowds. boxes: a mask's bytes → its corners."""
+    for mask, category, is_crowd in parts:
+        if not COCO_CATEGORIES[category][1]:
+            continue
+        corners = boxes[mask.tobytes()]
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": category,
+                "iscrowd": is_crowd,
+                "area": int(mask.sum()),
+                "bbox": [corners[0], corners[1], 20, 20],
+                "segmentation": counts_of(mask) if is_crowd else [polygon(*corners)],
+            }
+        )
+
+
 def coco(root: Path, objects: str = "all", annotations: str = "panoptic") -> Mini:
     """The things of an image are its instances; the crowd is one in both."""
     mini = Mini(root)
@@ -192,41 +226,16 @@ def coco(root: Path, objects: str = "all", annotations: str = "panoptic") -> Min
         30: [(box(*dog), 18, 0)],
         34: [(box(*crowd), 1, 1)],
     }
-    boxes = {
-        id(part[0]): corners
-        for parts in train.values()
-        for part in parts
-        for corners in (person, dog, crowd)
-        if (part[0] == box(*corners)).all()
-    }
+    boxes = {box(*corners).tobytes(): corners for corners in (person, dog, crowd)}
     for split, images in (("train", train), ("val", {139: [(box(*person), 1, 0)]})):
-        panoptic, instances = (
-            {"info": {"year": 2017}, "images": [], "annotations": [], "categories": []} for _ in range(2)
-        )
-        for category, (label, thing) in COCO_CATEGORIES.items():
-            panoptic["categories"].append({"id": category, "name": label, "isthing": thing, "supercategory": "x"})
-            if thing:
-                instances["categories"].append({"id": category, "name": label, "supercategory": "x"})
+        panoptic, instances = _coco_contents()
         for place, (number, parts) in enumerate(images.items()):
             stem = f"{number:012d}"
             name = mini.image(f"coco/{split}2017/{stem}.jpg", place, grey=number == 30)
             pixels, infos = colours(parts)
             mini.label(f"coco/panoptic_{split}2017/{stem}.png", pixels)
             panoptic["annotations"].append({"image_id": number, "file_name": f"{stem}.png", "segments_info": infos})
-            for mask, category, is_crowd in parts:
-                if COCO_CATEGORIES[category][1]:
-                    corners = boxes.get(id(mask), person)
-                    instances["annotations"].append(
-                        {
-                            "id": len(instances["annotations"]) + 1,
-                            "image_id": number,
-                            "category_id": category,
-                            "iscrowd": is_crowd,
-                            "area": int(mask.sum()),
-                            "bbox": [corners[0], corners[1], 20, 20],
-                            "segmentation": counts_of(mask) if is_crowd else [polygon(*corners)],
-                        }
-                    )
+            _add_instances(instances["annotations"], number, parts, boxes)
             for content in (panoptic, instances):
                 content["images"].append(
                     {

@@ -1,13 +1,14 @@
 """Stops a run at every single step that changes its output, one after the other, and goes on with the same command.
 
-    python tests/support/every_stop.py edition kill           SIGKILL before each step, and in the middle of each writing
-    python tests/support/every_stop.py protect full           from each step on the disk takes no new byte and no new name
-    python tests/support/every_stop.py edition read-only      from each step on the disk takes no change at all
-    … --part 7                                        only every 7th step
+    python tests/support/every_stop.py edition kill       SIGKILL before each step, and in the middle of each writing
+    python tests/support/every_stop.py protect full       from each step on the disk takes no new byte and no new name
+    python tests/support/every_stop.py edition read-only  from each step on the disk takes no change at all
+    … --part 7                                            only every 7th step
 
-A step is a file that is opened for writing, a piece that is written, a rename, a removal, a new folder or link, a time stamp,
-in the output folder. After each stop every file must be whole or a temporary one, `unseg verify` must read what is there, and
-the same command must end with the bytes of an unbroken run. Prints one JSON line; exit code 0 if all held.
+A step is a file that is opened for writing, a piece that is written, a rename, a removal, a new folder or link, a time
+stamp, in the output folder. After each stop every file must be whole or a temporary one, `unseg verify` must read what
+is there, and the same command must end with the bytes of an unbroken run. Prints one JSON line; exit code 0 if all
+held.
 """
 
 from __future__ import annotations
@@ -26,25 +27,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import unseg.editions.carry  # noqa: E402
-import unseg.protecting.manifest  # noqa: E402
-import unseg.protecting.run  # noqa: E402
-import unseg.storage.files  # noqa: E402
-from tests.support.edition_sets import BUILDERS  # noqa: E402
-from tests.support.fake_generator import loaded  # noqa: E402
-from tests.support.kill_runs import check, make_photographs, tree  # noqa: E402
-from unseg.data.edition_catalog import edition_row  # noqa: E402
-from unseg.editions.audit import verify_edition  # noqa: E402
-from unseg.editions.carry import CARRIED  # noqa: E402
-from unseg.editions.edition import make_edition  # noqa: E402
-from unseg.editions.options import settings_from  # noqa: E402
-from unseg.editions.record import EDITION  # noqa: E402
-from unseg.errors import UserError  # noqa: E402
-from unseg.protecting.manifest import MANIFEST  # noqa: E402
-from unseg.storage.files import TEMPORARY  # noqa: E402
-from unseg.storage.locks import LOCK_FILE  # noqa: E402
+import unseg.editions.carry
+import unseg.protecting.inputs
+import unseg.protecting.manifest
+import unseg.protecting.run
+import unseg.storage.files
+from tests.support.edition_sets import BUILDERS
+from tests.support.fake_generator import loaded
+from tests.support.kill_runs import check, make_photographs, tree
+from unseg.data.edition_catalog import edition_row
+from unseg.editions.audit import verify_edition
+from unseg.editions.carried import CARRIED
+from unseg.editions.description import EDITION
+from unseg.editions.edition import make_edition
+from unseg.editions.options import settings_from
+from unseg.errors import UserError
+from unseg.protecting.manifest import MANIFEST
+from unseg.storage.files import TEMPORARY
+from unseg.storage.locks import LOCK_FILE
 
 LIMITS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 RECORDS = (MANIFEST, CARRIED, EDITION, LOCK_FILE)
@@ -88,7 +90,7 @@ class Stop:
         raise OSError(LIMITS[self.kind], os.strerror(LIMITS[self.kind]))
 
     def open(self, path: object, mode: str = "r", *arguments: object, **options: object) -> object:
-        file = open(path, mode, *arguments, **options)
+        file = open(path, mode, *arguments, **options)  # noqa: SIM115  # whoever called `open` closes it
         return file if mode.startswith("r") else _Stopped(file, self)
 
 
@@ -152,7 +154,7 @@ def making_an_edition(folder: Path, out: Path) -> Callable[[], int]:
         edition_row("coco"),
         {"DATA_ROOT": str(folder / "data"), "OUT": str(out), "NAMES": "png", "VAL": "link", "NGPU": "0"},
     )
-    unseg.protecting.run.load_generator = lambda which, device: loaded()
+    unseg.protecting.inputs.open_generator = lambda which, device: loaded()
     return lambda: make_edition(settings).summary.exit_code
 
 

@@ -18,7 +18,7 @@ class Disk:
         self.room, self.error = room, error
 
     def open(self, path: object, mode: str = "r", *arguments: object, **options: object) -> object:
-        file = open(path, mode, *arguments, **options)
+        file = open(path, mode, *arguments, **options)  # noqa: SIM115  # whoever called `open` closes it
         return file if mode.startswith("r") else _Limited(file, self)
 
 

@@ -1,12 +1,12 @@
-"""Coverage-guided fuzzing of the image reader and of what is written again, with atheris (libFuzzer). Not part of the tests.
+"""Coverage-guided fuzzing of the image reader and of what is written again, with atheris (libFuzzer).
 
     pip install atheris
-    python tests/support/fuzz_images.py seeds CORPUS                 a start: whole JPEG, PNG, WebP, TIFF and BMP files of many kinds
+    python tests/support/fuzz_images.py seeds CORPUS    a start: whole JPEG, PNG, WebP, TIFF and BMP files of many kinds
     python tests/support/fuzz_images.py CORPUS -max_total_time=300 -timeout=5 -rss_limit_mb=1024 -max_len=30000
 
 An input is a file. It must decode, or be refused with an ImageError of one line, as image and as mask; what decodes is
-written in every lossless format with all its metadata, and read back with the same values and transparency. Keep what it
-finds as a test in test_hostile.py.
+written in every lossless format with all its metadata, and read back with the same values and transparency. Keep what
+it finds as a test in test_hostile.py.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ try:
 except ImportError:  # for the seeds and `use` it is not needed
     atheris = None
 
-with nullcontext() if atheris is None else atheris.instrument_imports(include=["unseg.storage.images", "PIL"]):
-    from unseg.storage import images
-from unseg.protecting.verification import _same_transparency  # noqa: E402
+with nullcontext() if atheris is None else atheris.instrument_imports(include=["unseg.storage", "PIL"]):
+    from unseg.protecting.verification import _same_transparency
+    from unseg.storage import image_decoding, image_encoding, image_limits
 
 MAX_PIXELS = 4_000_000  # larger ones cost time and teach nothing new
 
@@ -42,25 +42,27 @@ def seeds(corpus: Path) -> None:
 
 
 def use(data: bytes) -> int:
-    """Everything that protect does with a file's bytes, but for the noise. Returns in how many formats it was written."""
+    """Does what protect does with a file's bytes, but for the noise; returns in how many formats it was written."""
     written, path = 0, Path("x")
     for decode in (
-        lambda: images.decode_label(path, data, MAX_PIXELS),
-        lambda: images.upright_size(path, MAX_PIXELS, data),
+        lambda: image_decoding.decode_label(path, data, MAX_PIXELS),
+        lambda: image_decoding.upright_size(path, MAX_PIXELS, data),
     ):
         try:
             decode()
-        except images.ImageError as error:
+        except image_limits.ImageError as error:
             check_message(error)
     try:
-        image = images.decode_image(path, data, MAX_PIXELS, describe=True)
-    except images.ImageError as error:
+        image = image_decoding.decode_image(path, data, MAX_PIXELS, describe=True)
+    except image_limits.ImageError as error:
         check_message(error)
         return 0
     for form in ("png", "tiff", "webp"):
-        if images.unsupported(form, image.samples, image.alpha):
+        if image_encoding.unsupported(form, image.samples, image.alpha):
             continue
-        again = images.decode_image(path, images.encode(form, image.samples, image.alpha, image.metadata), MAX_PIXELS)
+        again = image_decoding.decode_image(
+            path, image_encoding.encode(form, image.samples, image.alpha, image.metadata), MAX_PIXELS
+        )
         samples = (
             again.samples if again.samples.shape == image.samples.shape else again.samples[..., :1]
         )  # WebP has no grey
@@ -76,7 +78,7 @@ def check_message(error: Exception) -> None:
 
 def main() -> None:
     def one_input(data: bytes) -> None:
-        with images.own_size_limit(), images.quiet_decoders():
+        with image_limits.own_size_limit(), image_limits.quiet_decoders():
             use(data)
 
     atheris.Setup(sys.argv, one_input)

@@ -3,13 +3,14 @@
     python tests/support/kill_runs.py --kills 200 --photographs 200 --seed 0
     python tests/support/kill_runs.py --kills 40 --photographs 200 --processes 2
 
-After every kill each file in the output must be whole, and the next run must leave alone what the manifest called finished.
-Whenever a run gets to its end, the tree must equal the unbroken run's, byte for byte, without temporary files or lock; then
-another output is begun, until there were enough kills. A small fast generator; the photographs are small, and some of them
-are broken, have no mask or no object, so that every kind of ending occurs. Prints one JSON line; exit code 0 if all held.
+After every kill each file in the output must be whole, and the next run must leave alone what the manifest called
+finished. Whenever a run gets to its end, the tree must equal the unbroken run's, byte for byte, without temporary files
+or lock; then another output is begun, until there were enough kills. A small fast generator; the photographs are small,
+and some of them are broken, have no mask or no object, so that every kind of ending occurs. Prints one JSON line; exit
+code 0 if all held.
 
-With --processes the work is shared, every third kill hits a worker, whose run must then end by itself with one line, and no
-process may outlive its run; the unbroken run is of one process.
+With --processes the work is shared, every third kill hits a worker, whose run must then end by itself with one line,
+and no process may outlive its run; the unbroken run is of one process.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.support import slow_generator  # noqa: E402
-from tests.support.fake_generator import loaded  # noqa: E402
-from tests.support.own_processes import children, is_alive  # noqa: E402
-from unseg.errors import UserError  # noqa: E402
-from unseg.protecting.manifest import MANIFEST, read_manifest  # noqa: E402
-from unseg.protecting.run import ProtectSettings, protect  # noqa: E402
-from unseg.storage.files import TEMPORARY, files_under  # noqa: E402
-from unseg.storage.locks import LOCK_FILE  # noqa: E402
+from tests.support import slow_generator
+from tests.support.fake_generator import loaded
+from tests.support.own_processes import children, is_alive
+from unseg.errors import UserError
+from unseg.protecting.manifest import MANIFEST, read_manifest
+from unseg.protecting.run import ProtectSettings, protect
+from unseg.storage.files import TEMPORARY, files_under
+from unseg.storage.locks import LOCK_FILE
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
 WORKER_GONE = 2  # the exit code of a run that lost a worker
@@ -47,9 +48,12 @@ WORKER_GONE = 2  # the exit code of a run that lost a worker
 
 @dataclass
 class Figures:
-    """kills: SIGKILLs that met a running process. with_temporary: that left a temporary file. stale_locks: that left the lock.
-    finished_kept: files that a manifest called finished before a kill and that the next run left untouched. workers_killed:
-    those of the kills that hit a worker."""
+    """What was counted.
+
+    kills: SIGKILLs that met a running process. with_temporary: that left a temporary file. stale_locks: that left the
+    lock. finished_kept: files that a manifest called finished before a kill and that the next run left untouched.
+    workers_killed: kills that hit a worker.
+    """
 
     photographs: int
     processes: int
@@ -99,7 +103,7 @@ def start(folder: Path, out: Path, processes: int = 1) -> int:
 
 
 def wait_for_work(process: int, out: Path, draw: random.Random, photographs: int) -> None:
-    """Until the process has made a number of outputs that is drawn at random, or has ended: workers take seconds to start."""
+    """Waits until the process has made a random number of outputs or has ended: workers take seconds to start."""
     there = len(list(out.glob("*/*.png")))
     wanted = there + draw.randrange(max(1, (photographs - there) // 3))
     while (

@@ -1,10 +1,8 @@
-"""A corpus of malformed images, the same for the same seed: mutations of real JPEG, PNG, WebP, TIFF and BMP files, and bombs.
+"""A corpus of malformed images, the same for the same seed: mutations of real image files, and bombs.
 
-    python tests/support/make_corpus.py FOLDER --count 1000 --seed 0     writes it
-    python tests/support/make_corpus.py FOLDER --run                     protects it and prints what happened as one JSON line
-    python tests/support/make_corpus.py FOLDER --run --processes 2       the same with two processes
-
-The run uses a small fast generator; it reports the longest time that one file took to decode and the most memory.
+python tests/support/make_corpus.py FOLDER --count 1000 --seed 0   writes it
+python tests/support/make_corpus.py FOLDER --run                   protects it, prints what happened as a JSON line
+python tests/support/make_corpus.py FOLDER --run --processes 2     the same with two processes
 """
 
 from __future__ import annotations
@@ -19,12 +17,15 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import Image as Pillow
 from skimage import data
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a program, by path
 
 from tests.support.own_memory import peak_memory_mib
 
@@ -192,7 +193,7 @@ def bmp_header(width: int, height: int, bits: int = 24, compression: int = 0) ->
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that promise, or unfold into, far more than they are; and files of other kinds under an image's name."""
+    """Returns small files that promise or unfold into far more than they are, and other kinds under an image's name."""
     kinds = seeds()
     progressive = kinds["JPEG"][1]
     scan, zeros = progressive.index(b"\xff\xda"), deflated_zeros(1 << 28)
@@ -284,16 +285,17 @@ def write_corpus(folder: Path, count: int, seed: int) -> list[str]:
 
 
 def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, object]:
-    """Protect the corpus into FOLDER.protected and verify that; then time every file's decoding. The memory of other processes is
-    at most what is told, which is this one's where that is more."""
-    sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+    """Protects the corpus into FOLDER.protected, verifies that, then times every file's decoding.
+
+    The memory of other processes is at most what is told, which is this one's where that is more.
+    """
     import resource
 
     from tests.support.fake_generator import loaded
     from unseg.commands.console import quiet_decoders
     from unseg.protecting.run import ProtectSettings, protect
     from unseg.protecting.verification import verify
-    from unseg.storage import images
+    from unseg.storage import image_decoding, image_limits
 
     before = peak_memory_mib()
     out = folder.with_name(folder.name + ".protected")
@@ -303,14 +305,12 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
         )
         verification = verify(out)
         slowest = (0.0, "")
-        with images.own_size_limit():
+        with image_limits.own_size_limit():
             for name in names:
-                for decode in (images.read_image, images.open_label):
+                for decode in (image_decoding.read_image, image_decoding.open_label):
                     started = time.perf_counter()
-                    try:
+                    with suppress(image_limits.ImageError):
                         decode(folder / name)
-                    except images.ImageError:
-                        pass
                     slowest = max(slowest, (time.perf_counter() - started, name))
     status = {entry.input: entry.status for entry in summary.entries}
     return {

@@ -1,4 +1,4 @@
-"""A results.json with everything in it, and the pictures that it names, in the schema of docs/evaluation.md."""
+"""A results.json with everything in it, and the pictures that it names, in the schema of docs/reference/formats.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from skimage import data as photographs
 
-from unseg.storage.images import write_png
+from unseg.storage.image_encoding import write_png
 
 Json = dict[str, Any]
 CONDITIONS = (
@@ -118,7 +118,7 @@ def write(folder: Path, content: Json) -> Path:
 
 
 def full_results(folder: Path, seeds: int = 3) -> Path:
-    """Two networks, several seeds, a sweep over shares, two kinds of protected images, metrics by class, and pictures."""
+    """Returns two networks, several seeds, a sweep over shares, two kinds of noise, metrics by class, and pictures."""
     draw, runs = random.Random(0), []
     for network in NETWORKS:
         for condition in CONDITIONS:

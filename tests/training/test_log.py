@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.support.told_progress import Told
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.panels import MISSED, WRONG
 from unseg.training import log
 from unseg.training.log import Report, TrainingLog, kept_lines, log_line, scalars, sentence

@@ -17,7 +17,10 @@ ABSENT = "–"  # no test image shows the class
 
 
 def class_spreads(runs: dict[int, Json]) -> dict[str, Spread | None]:
-    """Each class's final IoU over a condition's seeds, then the mean IoU; None where the test images lack the class."""
+    """Returns each class's final IoU over a condition's seeds, then the mean IoU.
+
+    A class that the test images lack has None.
+    """
     metrics = [run["metrics"] for run in runs.values()]
     names = dict.fromkeys(name for found in metrics for name in found["class_iou"])
     return {
@@ -27,7 +30,7 @@ def class_spreads(runs: dict[int, Json]) -> dict[str, Spread | None]:
 
 
 def class_tables(results: Json) -> dict[str, Table]:
-    """One table, by its heading, for each task and network whose runs have IoU by class."""
+    """Returns a table, by its heading, for each task and network whose runs have IoU by class."""
     tables = {}
     for (task, network), conditions in grouped(results).items():
         if not all("class_iou" in run.get("metrics", {}) for runs in conditions.values() for run in runs.values()):
@@ -53,7 +56,7 @@ def _percent(value: Spread | None) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the tables of OUT/results.json; arguments: OUT."""
+    """Prints the tables of OUT/results.json and returns the exit code. arguments: OUT."""
     try:
         tables = class_tables(read_results(Path(arguments[0]) / "results.json"))
         if not tables:

@@ -1,13 +1,13 @@
-"""What the commands share on the terminal: progress bars, lists that do not flood it, stopping in good order."""
+"""What the commands share on the terminal: sentences and bars, lists that do not flood it, stopping in good order."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -15,60 +15,62 @@ from tqdm import tqdm
 
 from unseg.compute.progress import Tick
 from unseg.storage.files import printable
-from unseg.storage.images import quiet_decoders
+from unseg.storage.image_limits import quiet_decoders
 
-__all__ = ["SHOWN", "Terminated", "print_list", "printable", "progress", "quiet_decoders", "terminated_as_interrupt"]
+__all__ = [
+    "SHOWN",
+    "Terminal",
+    "Terminated",
+    "print_list",
+    "printable",
+    "quiet_decoders",
+    "terminated_as_interrupt",
+    "told_interrupted",
+]
 
 SHOWN = 20
-T = TypeVar("T")
-
-
-def progress(items: Iterable[T], total: int, what: str, quiet: bool = False) -> Iterable[T]:
-    """`items` with a bar on stderr: done, total, rate, time left. In a log file it writes a line every ten seconds."""
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        items,
-        total=total,
-        desc=what,
-        unit="image",
-        smoothing=0.05,
-        disable=quiet,
-        dynamic_ncols=terminal,
-        mininterval=0.2 if terminal else 10,
-    )
+IN_A_LOG = 10  # seconds between two lines of a bar that goes into a file
 
 
 class Terminal:
-    """The progress that a person sees: sentences on standard output, bars on standard error."""
+    """The progress of a command: sentences on standard output, bars on standard error.
+
+    quiet: neither sentences nor bars. to_stderr: sentences go to standard error, which leaves standard output to JSON.
+    console: where tables of the same command are printed.
+    """
 
     def __init__(self, quiet: bool = False, to_stderr: bool = False) -> None:
-        self._quiet, self._stream = quiet, sys.stderr if to_stderr else None
+        self.quiet = quiet
+        self.console = Console(highlight=False, stderr=to_stderr)
 
     def say(self, text: str) -> None:
-        """Prints the sentence, past an open bar."""
-        if not self._quiet:
-            tqdm.write(printable(text), file=self._stream)
+        """Prints one sentence on lines of its own, above an open bar."""
+        if not self.quiet:
+            with tqdm.external_write_mode(file=self.console.file):
+                self.console.print(printable(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Tick]:
-        """Draws a bar, unless it is to be quiet."""
+        """Opens a bar: what, done, total, rate and time left. In a log file it writes a line every ten seconds."""
         terminal = sys.stderr.isatty()
         with tqdm(
             total=total,
             desc=what,
-            disable=self._quiet,
+            unit="",
+            smoothing=0.05,
+            disable=self.quiet,
             dynamic_ncols=terminal,
-            mininterval=0.2 if terminal else 10,
+            mininterval=0.2 if terminal else IN_A_LOG,
         ) as bar:
-            yield lambda: _advance(bar)
 
+            def tick() -> None:
+                bar.update()
 
-def _advance(bar: tqdm) -> None:
-    bar.update()
+            yield tick
 
 
 def print_list(console: Console, title: str, lines: Sequence[str], style: str, where_more: str) -> None:
-    """A title and at most `SHOWN` lines, then how many more and where they are."""
+    """Prints a title and at most `SHOWN` lines, then how many more there are and where."""
     if not lines:
         return
     console.print(Text(f"{title} ({len(lines)}):", style=style))
@@ -94,3 +96,9 @@ def terminated_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: a handler that is not Python's
+
+
+def told_interrupted(stop: KeyboardInterrupt) -> int:
+    """Says that a run was stopped and how it goes on; returns the exit code."""
+    print("unseg: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
+    return 143 if isinstance(stop, Terminated) else 130

@@ -1,4 +1,4 @@
-"""unseg datasets, unseg edition: the data sets of the paper, what of them is on disk, and the unlearnable edition of one."""
+"""unseg datasets, unseg edition: the paper's data sets, what of them is on disk, and unlearnable editions of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from unseg.commands.console import quiet_decoders, terminated_as_interrupt
-from unseg.commands.protect import Terminal, print_summary, told_interrupted
+from unseg.commands.console import Terminal, quiet_decoders, terminated_as_interrupt, told_interrupted
+from unseg.commands.protect_summary import print_summary
 from unseg.errors import UserError
 from unseg.storage.files import printable
 
@@ -47,7 +47,7 @@ def datasets(
 
 
 def _print_survey(console: Console, root: Path | None, found: list[dict[str, Any]]) -> None:
-    """A line a set and split, and for each data set its command and what it needs."""
+    """Prints for each data set its command and what it needs, and a line for each of its sets and splits."""
     where = "no folder given (--root, DATA_ROOT or DETECTRON2_DATASETS)" if root is None else f"in {root}"
     lines = [f"data sets {where}"]
     for row in found:
@@ -77,22 +77,22 @@ def edition(
 
 
 def _run(settings: EditionSettings) -> int:
-    """Make an edition, tell what was done, and return the exit code."""
+    """Makes an edition, tells what was done and returns the exit code."""
     from unseg.editions.edition import make_edition, protect_settings
 
-    console = Console(highlight=False)
+    terminal = Terminal()
     try:
         with terminated_as_interrupt(), quiet_decoders():
-            made = make_edition(settings, Terminal(console, quiet=False))
+            made = make_edition(settings, terminal)
     except UserError as error:  # options of `unseg protect` are variables here
         raise UserError(re.sub(r"^--(out|generator) ", lambda option: f"{option[1].upper()}=", str(error))) from error
     except KeyboardInterrupt as stop:
         raise typer.Exit(told_interrupted(stop)) from None
-    print_summary(console, made.summary, settings.out, protect_settings(settings, 0))
+    print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0))
     if made.carried is not None:
         done = Counter(line.how for line in made.carried)
         told = ", ".join(f"{count:,} {how}" for how, count in sorted(done.items())) or "nothing else"
-        console.print(
+        terminal.console.print(
             f"Beside the images: {told}. The edition: {printable(str(settings.out))}", markup=False, soft_wrap=True
         )
     return made.summary.exit_code

@@ -12,7 +12,11 @@ SPLITS = ("images/train", "images/test", "labels/train", "labels/test")
 
 
 def folder_of(root: Path, folder: Path, train_list: str, test_list: str, labels: str | None) -> Path:
-    """`folder`, made anew with links to VOC's images; `root` where that has images and labels by split already."""
+    """Returns the folder that has images and labels by split.
+
+    It is `folder`, made anew with links to VOC's images, or `root` where that has them already. Raises UserError where
+    `root` holds neither.
+    """
     voc = find_voc(root)
     if voc is not None:
         link_splits(voc, folder, train_list, test_list, labels)
@@ -24,7 +28,10 @@ def folder_of(root: Path, folder: Path, train_list: str, test_list: str, labels:
 
 
 def main(arguments: list[str]) -> int:
-    """arguments: DATA_ROOT, FOLDER, TRAIN_LIST, TEST_LIST, and LABELS or nothing."""
+    """Prints the folder that `unseg evaluate` is to read and returns the exit code.
+
+    arguments: DATA_ROOT, FOLDER, TRAIN_LIST, TEST_LIST, and LABELS or nothing.
+    """
     root, folder, train_list, test_list, *labels = arguments
     try:
         print(folder_of(Path(root), Path(folder), train_list, test_list, labels[0] if labels and labels[0] else None))

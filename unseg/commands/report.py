@@ -1,4 +1,4 @@
-"""unseg report: what networks learnt, as one page and a table."""
+"""unseg report: makes one page and its tables of what `unseg evaluate` measured."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def report(
 ) -> None:
     """Write one HTML page and its tables as Markdown, from results.json alone.
 
-    The page holds its pictures and charts itself and loads nothing. The same files give the same bytes. Exit codes: 0 written;
-    2 a file is missing or broken, one line says which.
+    The page holds its pictures and charts itself and loads nothing. The same files give the same bytes. A file that
+    this command did not create is never overwritten. Exit codes: 0 written; 2 a file is missing or broken, one line
+    says which.
     """
     from unseg.report.text import TITLE
     from unseg.report.writing import write_report

@@ -1,4 +1,4 @@
-"""Standard output and standard error as commands need them: there, and without tracebacks where they take nothing more."""
+"""Standard output and error as commands need them: there, and without tracebacks where they take nothing more."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ class _Checked:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Writes the text; UserError where the stream takes nothing more."""
         try:
             return self._stream.write(text)
         except OSError as error:
             raise self._failed(error) from error
 
     def flush(self) -> None:
+        """Flushes the stream; UserError where it takes nothing more."""
         try:
             self._stream.flush()
         except OSError as error:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> UserError:
-        with suppress(
-            OSError, ValueError
-        ):  # the interpreter flushes once more when it ends, which would be a second error
+        # The interpreter flushes once more when it ends, which would be a second error.
+        with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         return UserError(
             f"standard output: cannot be written: {error.strerror or error}; what is finished is kept: send it"
@@ -47,19 +48,23 @@ class _Lossy(_Checked):
     """A stream that drops what it cannot say: a run does not end because the disk of its log is full."""
 
     def write(self, text: str) -> int:
+        """Writes the text, or drops it."""
         with suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Flushes the stream, or drops what is in it."""
         with suppress(OSError):
             self._stream.flush()
 
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Inside, standard output raises UserError where it takes nothing more, standard error drops what it cannot say, and
-    both are there even if the process was started without them."""
+    """Inside, both streams are there even if the process was started without them.
+
+    Standard output raises UserError where it takes nothing more; standard error drops what it cannot say.
+    """
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:
@@ -71,8 +76,10 @@ def standard_streams() -> Iterator[None]:
 
 
 def _open_closed_descriptors() -> None:
-    """Give 0, 1 and 2 away where they are free: else the next file that is opened gets one of them, and what a decoder's
-    library prints goes into that file."""
+    """Gives the descriptors 0, 1 and 2 away where they are free.
+
+    Otherwise the next file that is opened gets one of them, and what a decoder's library prints goes into that file.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

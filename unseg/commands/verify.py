@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from unseg.commands.console import print_list, progress, quiet_decoders
+from unseg.commands.console import Terminal, print_list, quiet_decoders
 from unseg.storage.files import printable
-from unseg.storage.images import MAX_PIXELS
+from unseg.storage.image_limits import MAX_PIXELS
+
+if TYPE_CHECKING:  # torch is imported only when the command runs
+    from unseg.protecting.verification import Verification
 
 
 def verify(
@@ -29,30 +32,33 @@ def verify(
     Exit codes: 0 every image is protected and within its budget, and nothing is missing, changed or extra; 1 something
     is not, the lists say what; 2 it could not start, one line says why; 130 Ctrl-C.
     """
-    from unseg.editions.audit import verify_edition as check
+    from unseg.editions.audit import verify_edition
 
+    terminal = Terminal(quiet=quiet or as_json)
     with quiet_decoders():
-        result = check(
+        result = verify_edition(
             folder,
             originals=originals,
             masks=masks,
             annotations=annotations,
             workers=workers,
             max_megapixels=max_megapixels,
-            track=lambda items, total: progress(items, total, "verify", quiet=quiet or as_json),
+            progress=terminal,
         )
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))
-        raise typer.Exit(result.exit_code)
-    console = Console(highlight=False)
+    else:
+        _print_findings(terminal.console, folder, result)
+    raise typer.Exit(result.exit_code)
+
+
+def _print_findings(console: Console, folder: Path, result: Verification) -> None:
+    """Prints everything that is not as it should be, and one line on the whole."""
+    others = [f"{item.name}: {item.problem}" for item in result.other_files]
     lists = (
         ("failed", [f"{item.name}: {item.problem}" for item in result.failures], "red"),
         ("not protected", [f"{item.name}: {item.problem}" for item in result.unprotected], "yellow"),
-        (
-            "annotations, records and other files",
-            [f"{item.name}: {item.problem}" for item in result.other_files],
-            "red",
-        ),
+        ("annotations, records and other files", others, "red"),
         ("missing", list(result.missing), "red"),
         ("not written by unseg", list(result.extra), "yellow"),
     )
@@ -66,4 +72,3 @@ def verify(
         markup=False,
         soft_wrap=True,
     )
-    raise typer.Exit(result.exit_code)

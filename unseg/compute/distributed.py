@@ -1,11 +1,12 @@
 """Several processes that train together: who they are, what they share, how one's failure stops all.
 
-`torchrun` (here: `unseg.compute.launch`) starts the processes and tells each its rank; `connect` joins them, over NCCL on GPUs and over
-gloo on processors. A single process takes the same path and shares with nobody.
+`torchrun` (here: `unseg.compute.launch`) starts the processes and tells each its rank; `connect` joins them, over NCCL
+on GPUs and over gloo on processors. A single process takes the same path and shares with nobody.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
@@ -29,9 +30,7 @@ EXIT_PEER_FAILED = 3
 CONNECT_WITHIN = timedelta(minutes=10)
 # Above any single wait between two collectives, such as for a checkpoint on a slow disk; failures are found in seconds.
 COLLECTIVE_WITHIN = timedelta(minutes=30)
-LINGER = (
-    2.0  # seconds by which the one that failed leaves before the others, so that the launcher reports its exit code
-)
+LINGER = 2.0  # seconds by which the process that failed leaves first, so that the launcher reports its exit code
 LOOK_EVERY = 0.5  # seconds between looks for a failure elsewhere
 BUCKET_BYTES = 25 << 20  # gradients that travel together, as in DistributedDataParallel
 
@@ -43,7 +42,7 @@ class PeerFailure(Exception):
 
 
 def shard(items: Sequence[Item], rank: int, size: int) -> Sequence[Item]:
-    """The part of process `rank` among `size`: every item in exactly one part, none twice, none added."""
+    """Returns the part of process `rank` among `size`: every item is in exactly one part, once; none is added."""
     if not 0 <= rank < size:
         raise ValueError(f"rank {rank} of {size} processes")
     return items[rank::size]
@@ -59,22 +58,22 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the files and talks to the person."""
+        """Returns whether this process writes the files and talks to the person."""
         return self.rank == 0
 
     def say(self, sentence: str) -> None:
-        """Prints it, past a progress bar, on one process only."""
+        """Prints the sentence, past a progress bar, on one process only."""
         if self.leads:
             tqdm.write(sentence)
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value added over all processes, in float64; the same on each."""
+        """Returns each value added over all processes, in float64; the same on each."""
         if self.size == 1:
             return [float(value) for value in values]
         return add_up(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all processes, of equal shape and dtype, by rank, on the CPU; the same on each."""
+        """Returns the tensors of all processes, of equal shape and dtype, by rank, on the CPU; the same on each."""
         if self.size == 1:
             return [tensor.cpu()]
         own = tensor.to(self.device)
@@ -84,7 +83,7 @@ class World:
             return [part.cpu() for part in parts]
 
     def from_first(self, text: str) -> str:
-        """The text of process 0, on every process. It waits for process 0, so it is a barrier in that direction."""
+        """Returns the text of process 0, on every process. All wait for process 0, but it waits for none."""
         if self.size == 1:
             return text
         box = [text]
@@ -109,7 +108,10 @@ class World:
 
 @contextmanager
 def collectives() -> Iterator[None]:
-    """Around what talks to the other processes, and nothing else: PeerFailure when one is gone, as gloo says at once."""
+    """Raises PeerFailure where a call inside finds another process gone, as gloo says at once.
+
+    Inside is what talks to the other processes, and nothing else.
+    """
     try:
         yield
     except RuntimeError as error:  # torch's DistError and what gloo raises are RuntimeErrors
@@ -117,7 +119,7 @@ def collectives() -> Iterator[None]:
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """The tensor, which becomes the sum of those of all processes; on the device that they compute on."""
+    """Returns the tensor, which becomes the sum of those of all processes, on the device that they compute on."""
     with collectives():
         dist.all_reduce(tensor)
     return tensor
@@ -126,13 +128,15 @@ def add_up(tensor: Tensor) -> Tensor:
 class GradientMean:
     """Averages a network's gradients over the processes, the first buckets while backward still computes the others.
 
-    Used as a context around backward; on leaving it, every process has the same gradients. With one process it does nothing.
+    It is a context around backward; on leaving it, every process has the same gradients. With one process it does
+    nothing.
 
-    Not DistributedDataParallel: the players freeze in turn and are built anew in some recipes, which its wrapper does not
-    follow, and its buckets change after the first backward, so that sums of three and more processes would round differently
-    in a resumed run. Buckets here are fixed: parameters from the last to the first, as backward reaches them. They travel in
-    that order on every process, also where some process has no gradient for a parameter (of a prompt that it did not draw); a
-    parameter without gradient on all processes keeps none, so that its optimizer leaves it alone as with one process.
+    It is not DistributedDataParallel: the players freeze in turn and are built anew in some recipes, which its wrapper
+    does not follow, and its buckets change after the first backward, so that sums of three and more processes would
+    round differently in a resumed run. Buckets here are fixed: parameters from the last to the first, as backward
+    reaches them. They travel in that order on every process, also where some process has no gradient for a parameter
+    (of a prompt that it did not draw). A parameter without gradient on all processes keeps none, so that its optimizer
+    leaves it alone as with one process.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], world: World) -> None:
@@ -165,7 +169,7 @@ class GradientMean:
         with torch.no_grad():
             while len(self._sent) < len(self._buckets):
                 self._send()
-            for bucket, (flat, work) in zip(self._buckets, self._sent):
+            for bucket, (flat, work) in zip(self._buckets, self._sent, strict=True):
                 with collectives():
                     work.wait()
                 self._unpack(bucket, flat)
@@ -192,7 +196,7 @@ class GradientMean:
 
     def _unpack(self, bucket: list[nn.Parameter], flat: Tensor) -> None:
         *parts, anywhere = flat.split([*(parameter.numel() for parameter in bucket), len(bucket)])
-        for parameter, part, used in zip(bucket, parts, anywhere.tolist()):
+        for parameter, part, used in zip(bucket, parts, anywhere.tolist(), strict=True):
             if used:
                 if parameter.grad is None:
                     parameter.grad = torch.empty_like(parameter)
@@ -202,8 +206,9 @@ class GradientMean:
 class _Alarm:
     """A flag that all processes see: somebody failed. It lies in the store through which they found each other.
 
-    A thread watches it, because a process may hang in a collective that waits for the one that failed (NCCL's never returns), and
-    ends this process if it does not end by itself; also when the launcher is gone, whose processes nobody would stop.
+    A thread watches it, because a process may hang in a collective that waits for the one that failed (NCCL's never
+    returns). The thread ends this process if it does not end by itself, and also when the launcher is gone, because
+    nobody else would stop its processes.
     """
 
     FAILED, TOLD = "unseg/failed", "unseg/told"
@@ -230,13 +235,14 @@ class _Alarm:
             self.store.set(self.FAILED, "")
 
     def first_to_tell(self) -> bool:
-        """Whether no other process has told the person an error yet; this one does then."""
+        """Returns whether no other process has told the person an error yet; then this one does."""
         try:
             return self.store.add(self.TOLD, 1) == 1
         except RuntimeError:  # as above
             return False
 
     def end(self) -> None:
+        """Stops watching."""
         self._over.set()
         self._thread.join()
 
@@ -245,9 +251,7 @@ class _Alarm:
         while not self._over.wait(LOOK_EVERY):
             if os.getppid() != self._parent:
                 os._exit(EXIT_PEER_FAILED)
-            with suppress(
-                RuntimeError
-            ):  # the process that served the store is gone: what that means, the next collective finds
+            with suppress(RuntimeError):  # the store is gone: what that means, the next collective finds
                 failed = self._watched.check([self.FAILED])
             if failed and not self._over.wait(2 * LINGER):
                 os._exit(EXIT_PEER_FAILED)
@@ -255,9 +259,10 @@ class _Alarm:
 
 @contextmanager
 def connect(device: str = "auto") -> Iterator[World]:
-    """Joins the processes that the launcher started; a World of one where there was none. device: auto, cpu or cuda.
+    """Joins the processes that the launcher started; a World of one where there was none.
 
-    When one process fails inside, all stop within seconds. The first to fail raises its error; the others raise PeerFailure.
+    device: auto, cpu or cuda. When one process fails inside, all stop within seconds. The first to fail raises its
+    error; the others raise PeerFailure.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -299,16 +304,17 @@ def connect(device: str = "auto") -> Iterator[World]:
 
 
 def _import_what_would_keep_the_group() -> None:
-    """Imports, before there is a group, the module of torch whose functions have the group of that moment as default argument.
+    """Imports a module of torch before there is a group, which its functions would take as default argument.
 
-    Imported later (torch's optimizers do so at their first step), it holds the group past `destroy_process_group`. Gloo's threads
-    then live on while the interpreter ends, and now and then the process ends with SIGABRT after its work was done.
+    Imported later (torch's optimizers do so at their first step), it holds the group past `destroy_process_group`.
+    Gloo's threads then live on while the interpreter ends, and now and then the process ends with SIGABRT after its
+    work was done.
     """
-    import torch.distributed.nn.functional  # noqa: F401
+    importlib.import_module("torch.distributed.nn.functional")
 
 
 def _own_device(name: str) -> torch.device:
-    """On a machine with several GPUs each process takes the one of its local rank."""
+    """Returns the device of this process; on a machine with several GPUs each takes the one of its local rank."""
     device = choose_device(name)
     if device.type != "cuda" or device.index is not None:
         return device

@@ -22,7 +22,7 @@ EXIT_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: that of the process that failed first, 0 where none did."""
+    """Runs torchrun and returns the exit code of the process that failed first, 0 where none did."""
     logging.disable(logging.CRITICAL)  # of this process, which does nothing else
     try:
         run(parse_args(arguments))
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_SIGNAL + error.sigval
     except (RendezvousError, ValueError, RuntimeError) as error:
         print(
-            f"unseg: error: the processes could not be started: {str(error).splitlines()[0]}; check NNODES, NODE_RANK and "
-            "RDZV_ENDPOINT",
+            f"unseg: error: the processes could not be started: {str(error).splitlines()[0]}; check NNODES, NODE_RANK"
+            " and RDZV_ENDPOINT",
             file=sys.stderr,
         )
         return EXIT_ERROR
@@ -41,17 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(failures: list[tuple[int, ProcessFailure]]) -> int:
-    """Says what the processes could not say themselves; the exit code of the failure that came first."""
-    silent = {
-        EXIT_PEER_FAILED,
-        -signal.SIGTERM,
-        EXIT_SIGNAL + signal.SIGTERM,
-    }  # those that were stopped by another's failure
+    """Prints what the processes could not say themselves, and returns the exit code of the first failure."""
+    silent = {EXIT_PEER_FAILED, -signal.SIGTERM, EXIT_SIGNAL + signal.SIGTERM}  # stopped by another's failure
     causes = [(rank, failure) for rank, failure in failures if failure.exitcode not in silent]
     if not causes:
         print(
-            "unseg: stopped, because a process failed on another machine or the processes were ended from outside; the same "
-            "command goes on from the last checkpoint",
+            "unseg: stopped, because a process failed on another machine or the processes were ended from outside;"
+            " the same command goes on from the last checkpoint",
             file=sys.stderr,
         )
         return EXIT_PEER_FAILED
@@ -60,8 +56,8 @@ def _tell(failures: list[tuple[int, ProcessFailure]]) -> int:
         name = signal.Signals(-cause.exitcode).name
         hint = " (memory may have run out)" if name == "SIGKILL" else ""
         print(
-            f"unseg: error: process {rank} was ended by {name}{hint}, so all were stopped; the same command goes on from the "
-            "last checkpoint",
+            f"unseg: error: process {rank} was ended by {name}{hint}, so all were stopped; the same command goes on"
+            " from the last checkpoint",
             file=sys.stderr,
         )
         return EXIT_SIGNAL - cause.exitcode

@@ -7,30 +7,37 @@ import os
 import signal
 import threading
 import time
-from multiprocessing.connection import wait
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 EXIT_SIGNAL = 128
 """Exit code of a process that a signal stopped: this plus its number."""
 INSISTED_AFTER = 1.0  # seconds: one Ctrl-C may arrive twice, from the terminal and through the launcher
-
-
 EXIT_ORPHANED = 3
 """Exit code of a process of `multiprocessing` whose parent is gone."""
 
 
 def end_with_the_parent() -> None:
-    """Let this process of `multiprocessing` end as soon as its parent does, however that ends: nobody else would stop it."""
+    """Lets this process of `multiprocessing` end as soon as its parent does, however that ends.
+
+    Nobody else would stop it. Called in the main process, which has no such parent, it does nothing.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
     def watch() -> None:
-        wait([multiprocessing.parent_process().sentinel])
+        parent.join()
         os._exit(EXIT_ORPHANED)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 class StopRequest:
-    """A context; within, the first SIGINT or SIGTERM sets `signal`. A second Ctrl-C interrupts at once.
+    """A context in which the first SIGINT or SIGTERM sets `signal`; a second Ctrl-C interrupts at once.
 
     A signal that the process was started to ignore stays ignored, as for a job in a shell's background.
     """
@@ -38,7 +45,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._since = 0.0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):

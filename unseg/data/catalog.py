@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 Role = Literal["train", "validation"]
 

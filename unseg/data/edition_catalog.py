@@ -1,195 +1,30 @@
-"""The data sets of the paper: where each keeps images and annotations, what its object is, and by how much it may change.
+"""The data sets of the paper: where each keeps images and annotations, what its object is, and its budget.
 
 One frozen row a data set, in the folders that its own publication or the evaluators' preparation gives it: PASCAL VOC's
-development kit, Mask2Former's datasets/README.md (ADE20K, COCO, Cityscapes), HQ-SAM (interactive), RSPrompter and the sets'
-own releases (remote), Kvasir-SEG and the chest X-rays of Shenzhen and Montgomery (medical). Nothing is read here but names.
+development kit, Mask2Former's datasets/README.md (ADE20K, COCO, Cityscapes), HQ-SAM (interactive), RSPrompter and the
+sets' own releases (remote), Kvasir-SEG and the chest X-rays of Shenzhen and Montgomery (medical). Nothing is read here
+but names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
 from unseg.data.catalog import HQSEG_TRAIN, HQSEG_VALIDATION, PairedSet
+from unseg.data.edition_layout import EditionRow, EditionSet, Source
 from unseg.errors import UserError
 from unseg.method.config import Budget
 
-# The 100 of ADE20K's 150 classes that its instance benchmark counts (Mask2Former's ids, from 0).
-ADE20K_INSTANCES = (
-    7,
-    8,
-    10,
-    12,
-    14,
-    15,
-    18,
-    19,
-    20,
-    22,
-    23,
-    24,
-    27,
-    30,
-    31,
-    32,
-    33,
-    35,
-    36,
-    37,
-    38,
-    39,
-    41,
-    42,
-    43,
-    44,
-    45,
-    47,
-    49,
-    50,
-    53,
-    55,
-    56,
-    57,
-    58,
-    62,
-    64,
-    65,
-    66,
-    67,
-    69,
-    70,
-    71,
-    72,
-    73,
-    74,
-    75,
-    76,
-    78,
-    80,
-    81,
-    82,
-    83,
-    85,
-    86,
-    87,
-    88,
-    89,
-    90,
-    92,
-    93,
-    95,
-    97,
-    98,
-    102,
-    103,
-    104,
-    107,
-    108,
-    110,
-    111,
-    112,
-    115,
-    116,
-    118,
-    119,
-    120,
-    121,
-    123,
-    124,
-    125,
-    126,
-    127,
-    129,
-    130,
-    132,
-    133,
-    134,
-    135,
-    136,
-    137,
-    138,
-    139,
-    142,
-    143,
-    144,
-    146,
-    147,
-    148,
-    149,
-)
-
 READER = "edition"  # what a manifest calls the annotations of an edition, which may be of several formats
 
-
-@dataclass(frozen=True)
-class Source:
-    """One way in which a set's images and annotations lie on disk. Paths are relative to the data set's home; in them
-    {split} stands for the split and {folder} for the folder that the split has.
-
-    kind: what ANNOTATIONS calls it. format: of `unseg.data.annotations.FORMATS`. annotations: a folder of masks, or a json.
-    segments: the folder of a panoptic json's PNG files. listing: the text file that names the split's images; without it
-    they are those of the folder. named_only: the folder holds other splits too, only what the annotations name is taken.
-    mask_endings: what a mask's stem may have after its image's. by_option: used only where ANNOTATIONS says so.
-    splits: those for which it is there; none named: all.
-    """
-
-    kind: str
-    format: Literal["index", "binary", "coco", "coco-panoptic", "cityscapes", "cityscapes-panoptic"]
-    images: str
-    annotations: str
-    segments: str | None = None
-    listing: str | None = None
-    named_only: bool = False
-    mask_endings: tuple[str, ...] = ("",)
-    by_option: bool = False
-    splits: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class EditionSet:
-    """One set of images. sources: the first that is on disk is used. untouched: for evaluation alone, never protected.
-
-    carried: patterns of files and folders that an evaluator reads besides the sources' own annotations. count: images
-    of the published training set, None where releases differ.
-    """
-
-    name: str
-    title: str
-    sources: tuple[Source, ...]
-    carried: tuple[str, ...] = ()
-    untouched: bool = False
-    count: int | None = None
-
-
-@dataclass(frozen=True)
-class EditionRow:
-    """A data set as one command takes it.
-
-    homes: folders under the root that may hold it, "" being the root itself. splits: what SPLIT may be, the first by
-    default, each with its folder; none: it has no splits. evaluation: splits whose images stay untouched in the edition.
-    multi: what OBJECTS=multi means, None where it means nothing. classes: whether class ids may be named.
-    layout: in words, for whoever has to put the data there.
-    """
-
-    name: str
-    title: str
-    homes: tuple[str, ...]
-    sets: tuple[EditionSet, ...]
-    layout: str
-    splits: Mapping[str, str] = field(default_factory=dict)
-    evaluation: tuple[str, ...] = ()
-    multi: Literal["things"] | tuple[int, ...] | None = None
-    classes: bool = True
-    ignore_label: int | None = 255
-    background_label: int | None = 0
-    budget: Budget = Budget(8, 2)
-
-    @property
-    def trained_on(self) -> tuple[EditionSet, ...]:
-        return tuple(row for row in self.sets if not row.untouched)
-
+# The 100 of ADE20K's 150 classes that its instance benchmark counts (Mask2Former's ids, from 0).
+# fmt: off
+ADE20K_INSTANCES = (
+    7, 8, 10, 12, 14, 15, 18, 19, 20, 22, 23, 24, 27, 30, 31, 32, 33, 35, 36, 37, 38, 39, 41, 42, 43, 44, 45,
+    47, 49, 50, 53, 55, 56, 57, 58, 62, 64, 65, 66, 67, 69, 70, 71, 72, 73, 74, 75, 76, 78, 80, 81, 82, 83, 85,
+    86, 87, 88, 89, 90, 92, 93, 95, 97, 98, 102, 103, 104, 107, 108, 110, 111, 112, 115, 116, 118, 119, 120,
+    121, 123, 124, 125, 126, 127, 129, 130, 132, 133, 134, 135, 136, 137, 138, 139, 142, 143, 144, 146, 147,
+    148, 149,
+)
+# fmt: on
 
 VOC_LISTS, VOC_IMAGES = "ImageSets/Segmentation/{split}.txt", "JPEGImages"
 
@@ -244,7 +79,8 @@ ADE20K = EditionRow(
             count=20_210,
         ),
     ),
-    "images/training and annotations_detectron2/training (Mask2Former's prepare_ade20k_sem_seg.py) in ADEChallengeData2016",
+    "images/training and annotations_detectron2/training (Mask2Former's prepare_ade20k_sem_seg.py) in"
+    " ADEChallengeData2016",
     {"train": "training", "val": "validation"},
     ("val",),
     multi=ADE20K_INSTANCES,
@@ -380,8 +216,8 @@ REMOTE = EditionRow(
             ("SSDD/annotations", "Official-SSDD-OPEN/PSeg_SSDD/voc_style/Annotations_{split}"),
         ),
     ),
-    "NWPU/imgs, WHU/imgs/train/image and SSDD/imgs, with masks in NWPU/masks, WHU/imgs/train/label, SSDD/masks or RSPrompter's"
-    " json in NWPU/annotations, WHU/annotations, SSDD/annotations; or the one that SET names",
+    "NWPU/imgs, WHU/imgs/train/image and SSDD/imgs, with masks in NWPU/masks, WHU/imgs/train/label, SSDD/masks or"
+    " RSPrompter's json in NWPU/annotations, WHU/annotations, SSDD/annotations; or the one that SET names",
     {"train": "train", "val": "val", "test": "test"},
     ("val", "test"),
     classes=False,
@@ -418,77 +254,8 @@ MEDICAL = EditionRow(
 EDITIONS = {row.name: row for row in (PASCAL, ADE20K, COCO, CITYSCAPES, INTERACTIVE, REMOTE, MEDICAL)}
 
 
-@dataclass(frozen=True)
-class Located:
-    """A source of a set on disk, for one split. root: the folder whose layout the edition copies; home: the data set's
-    folder relative to it, with forward slashes, "" where it is the root."""
-
-    root: Path
-    home: str
-    row: EditionRow
-    set: EditionSet
-    source: Source
-    split: str
-
-    def relative(self, pattern: str) -> str:
-        """A path of the row, relative to the root."""
-        filled = fill(pattern, self.row, self.split)
-        return f"{self.home}/{filled}" if self.home else filled
-
-    def path(self, pattern: str) -> Path:
-        return self.root / self.relative(pattern)
-
-    @property
-    def needed(self) -> tuple[Path, ...]:
-        """What must be there."""
-        source = self.source
-        patterns = (source.images, source.listing, source.segments, source.annotations)
-        return tuple(self.path(pattern) for pattern in dict.fromkeys(patterns) if pattern is not None)
-
-    @property
-    def missing(self) -> tuple[Path, ...]:
-        return tuple(path for path in self.needed if not path.exists())
-
-
-def fill(pattern: str, row: EditionRow, split: str) -> str:
-    return pattern.format(split=split, folder=row.splits.get(split, split))
-
-
 def edition_row(name: str) -> EditionRow:
+    """Returns the row of a data set; UserError names those there are."""
     if name not in EDITIONS:
         raise UserError(f"unknown data set {name!r}; available: {', '.join(EDITIONS)}")
     return EDITIONS[name]
-
-
-def home_of(root: Path, row: EditionRow) -> str:
-    """Where under the root the data set lies: the first of its homes that shows a folder of images; else its usual one."""
-    for home in row.homes:
-        if any(
-            (root / home / fill(source.images, row, split)).is_dir()
-            for set_row in row.sets
-            for source in set_row.sources
-            for split in (*row.splits, "")
-        ):
-            return home
-    return row.homes[0]
-
-
-def candidates(
-    root: Path, row: EditionRow, set_row: EditionSet, split: str, kind: str | None = None
-) -> Iterator[Located]:
-    """The ways in which a set's split may lie on disk. kind: only these; without it, those that need no option."""
-    home = home_of(root, row)
-    for source in set_row.sources:
-        wanted = source.kind == kind if kind else not source.by_option
-        if wanted and (not source.splits or split in source.splits):
-            yield Located(root, home, row, set_row, source, split)
-
-
-def locate(root: Path, row: EditionRow, set_row: EditionSet, split: str, kind: str | None = None) -> Located | None:
-    """The first way in which all that a set's split needs is there; None where there is none."""
-    return next((place for place in candidates(root, row, set_row, split, kind) if not place.missing), None)
-
-
-def nearest(root: Path, row: EditionRow, set_row: EditionSet, split: str, kind: str | None = None) -> Located | None:
-    """The way that lacks least, for the message that says what is missing."""
-    return min(candidates(root, row, set_row, split, kind), key=lambda place: len(place.missing), default=None)

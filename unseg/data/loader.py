@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unseg.compute.device import cores
 from unseg.compute.stopping import end_with_the_parent
+from unseg.compute.threads import cores
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import ViewBatch, draw_views
 from unseg.errors import UserError

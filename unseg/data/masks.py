@@ -1,58 +1,56 @@
-"""From what a mask file holds to the object: H×W bool."""
+"""What the values of a mask file mean, and the object that they show: H×W bool."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
+from unseg.compute.progress import SILENT, Progress, track
+from unseg.data.object_rule import ALL_OBJECTS, ObjectRule
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, Label, open_label
+from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_limits import ImageError
 
 MaskKind = Literal["binary", "index"]
-T = TypeVar("T")
+"""What a mask file's values are: grey levels, above 127 is object, or class ids."""
 BINARY_THRESHOLD = 127  # above it is object; the published generation rounds value / 255, which is the same
 HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
 
 
-@dataclass(frozen=True)
-class MaskRule:
-    """Which values of a mask file are object.
+def check_kind(kind: MaskKind, rule: ObjectRule, option: str = "--mask-type") -> None:
+    """Raises UserError where the rule asks for class ids, which binary masks do not hold. option: says otherwise."""
+    if kind == "binary" and isinstance(rule.which, tuple):
+        raise UserError(
+            "--objects with class ids needs class-index masks, but the masks are binary: give"
+            f" --objects all or {option} index"
+        )
 
-    kind: "binary" (grey levels, above 127 is object) or "index" (class ids). objects: the ids that are object, or None
-    for every id but `background_label`. ignore_label: an id that is never object. Either label may be None.
+
+def object_mask(values_HW: np.ndarray, kind: MaskKind, rule: ObjectRule = ALL_OBJECTS) -> np.ndarray:
+    """Returns the object, H×W bool.
+
+    values: H×W integers as `unseg.storage.image_decoding.read_label` gives them. kind: what they mean. rule: "all" or class
+    ids, since a mask alone does not tell things from stuff. UserError for class ids of a binary mask.
     """
-
-    kind: MaskKind = "index"
-    objects: tuple[int, ...] | None = None
-    ignore_label: int | None = 255
-    background_label: int | None = 0
-
-    def __post_init__(self) -> None:
-        if self.kind == "binary" and self.objects is not None:
-            raise UserError(
-                "--objects with class ids needs class-index masks, but the masks are binary: give"
-                " --objects all or --mask-type index"
-            )
-
-
-def object_mask(values_HW: np.ndarray, rule: MaskRule) -> np.ndarray:
-    """The object, H×W bool. values: H×W integers as `unseg.storage.images.read_label` gives them."""
-    if rule.kind == "binary":
+    check_kind(kind, rule)
+    if kind == "binary":
         threshold = 0 if values_HW.max(initial=0) <= 1 else BINARY_THRESHOLD  # some tools write 0 and 1
         return values_HW > threshold
-    if rule.objects is None:
-        chosen = np.ones(values_HW.shape, bool) if rule.background_label is None else values_HW != rule.background_label
+    if isinstance(rule.which, tuple):
+        chosen = np.isin(values_HW, rule.which)
+    elif rule.background_label is None:
+        chosen = np.ones(values_HW.shape, bool)
     else:
-        chosen = np.isin(values_HW, rule.objects)
+        chosen = values_HW != rule.background_label
     return chosen if rule.ignore_label is None else chosen & (values_HW != rule.ignore_label)
 
 
 def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    """The pixels inside any of the boxes (XYXY, corners inclusive), H×W bool."""
+    """Returns the pixels inside any of the boxes (XYXY, corners inclusive), H×W bool."""
     mask = np.zeros((height, width), bool)
     for left, top, right, bottom in boxes_N4:
         rows = slice(max(0, int(np.ceil(top))), max(0, int(np.floor(bottom)) + 1))
@@ -61,22 +59,12 @@ def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np
     return mask
 
 
-def parse_objects(text: str, option: str = "--objects") -> tuple[int, ...] | None:
-    """`all` → None; `3,4` or `1-5,9` → the ids, sorted. Anything else is a UserError."""
-    if text.strip().lower() == "all":
-        return None
-    ids: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
-            raise UserError(f"{option} {text}: give `all` or class ids such as 3,4 or 1-5")
-        ids.update(range(int(first), int(last or first) + 1))
-    return tuple(sorted(ids))
-
-
 @dataclass(frozen=True)
 class Detected:
-    """What the masks of a folder are, and the sentence that tells the user. otherwise: what to do if that is wrong."""
+    """What the masks of a folder are.
+
+    statement: tells the user what was found. otherwise: says what to do if that is wrong.
+    """
 
     kind: MaskKind
     statement: str
@@ -84,12 +72,12 @@ class Detected:
 
 
 def detect_kind(
-    paths: Iterable[T],
+    paths: Sequence[Any],
     executor: Executor | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
-    opener: Callable[[T], Label] = open_label,
+    progress: Progress = SILENT,
+    opener: Callable[[Any], Label] = open_label,
 ) -> Detected:
-    """Decide for all the masks of a folder together, so that one file cannot be read unlike its neighbours.
+    """Decides for all the masks of a folder together, so that one file cannot be read unlike its neighbours.
 
     A palette anywhere means class ids. Else only 0 and 255 (or JPEG files) mean binary. Else 255 beside values over 200
     without a palette means binary with grey edges. Else class ids. Files that cannot be read do not vote. opener: what
@@ -97,13 +85,19 @@ def detect_kind(
     """
     seen: set[int] = set()
     lossy = False
-    for look in progress((executor.map if executor else map)(lambda item: _look(item, opener), paths)):
+    looks = (executor.map if executor else map)(lambda item: _look(item, opener), paths)
+    for look in track(progress, looks, len(paths), "masks"):
         if look is None:
             continue
         if look.palette:
             return Detected("index", "class ids (palette PNG)")
         lossy |= look.lossy
         seen |= look.values
+    return _kind_of_values(seen, lossy)
+
+
+def _kind_of_values(seen: set[int], lossy: bool) -> Detected:
+    """Decides from every value that the masks hold. lossy: whether a JPEG is among them, whose values do not count."""
     between = np.array(sorted(seen - {0, 255}), dtype=int)
     if seen and max(seen) > 255:
         return Detected("index", "class ids (values over 255)")
@@ -131,7 +125,7 @@ class _Look:
     values: frozenset[int]
 
 
-def _look(item: T, opener: Callable[[T], Label]) -> _Look | None:
+def _look(item: Any, opener: Callable[[Any], Label]) -> _Look | None:
     try:
         label = opener(item)
     except ImageError:

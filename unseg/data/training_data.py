@@ -28,7 +28,8 @@ from unseg.data.catalog import (
 from unseg.data.samples import Problem
 from unseg.errors import UserError
 from unseg.storage.files import write_bytes
-from unseg.storage.images import ImageError, open_label, read_image
+from unseg.storage.image_decoding import open_label, read_image
+from unseg.storage.image_limits import ImageError
 
 CACHED_IMAGES = 2_000  # a larger set would hardly be met again before it is dropped
 CACHE_BYTES = 2 << 30  # shared by the worker processes: 2,000 photographs of BSDS500 with three annotations take 1.5 GB

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from unseg.data.edition_catalog import PASCAL, VOC_IMAGES, VOC_LISTS, home_of
+from unseg.data.edition_catalog import PASCAL, VOC_IMAGES, VOC_LISTS
+from unseg.data.edition_layout import home_of
 from unseg.errors import UserError
 
 LABELS, AUGMENTED = "SegmentationClass", "SegmentationClassAug"

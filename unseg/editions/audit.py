@@ -7,27 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unseg.data.edition_catalog import READER, edition_row, locate
-from unseg.editions.carry import CARRIED, Carried, read_carried
-from unseg.editions.gather import open_data_set
-from unseg.editions.record import EDITION, is_described, read_edition
+from unseg.data.edition_catalog import READER, edition_row
+from unseg.data.edition_layout import locate
+from unseg.editions.carried import CARRIED, Carried, read_carried
+from unseg.editions.data_set import open_data_set
+from unseg.editions.description import EDITION, is_described, read_edition
 from unseg.errors import UserError
-from unseg.protecting.manifest import read_manifest
+from unseg.protecting.manifest import Manifest, read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.verification import CUT_OFF, Finding, Verification, verify
 from unseg.storage.files import link_on_the_way, sha256_of
 
 
 def verify_edition(folder: str | Path, *, originals: str | Path | None = None, **options: Any) -> Verification:
-    """`unseg.protecting.verification.verify`, which knows an edition's annotations by itself. originals: where the data set's root lies now, if
-    not where the edition says. Folders that hold no edition are verified as they are."""
+    """Verifies a folder as `unseg.protecting.verification.verify` does, and an edition with all that came along.
+
+    An edition knows its annotations by itself. originals: where the data set's root lies now, if not where the edition
+    says. Folders that hold no edition are verified as they are.
+    """
     folder = Path(folder)
     edition = read_edition(folder)
     if edition is None:
-        result = verify(folder, originals=originals, **options)
-        annotated = read_manifest(folder).header["settings"].get("annotations")
-        begun = annotated is not None and annotated["format"] == READER
-        return replace(result, other_files=(*result.other_files, Finding(EDITION, CUT_OFF))) if begun else result
+        return _without_description(folder, verify(folder, originals=originals, **options))
     for name in ("masks", "annotations"):
         if options.pop(name, None) is not None:
             raise UserError(
@@ -37,11 +38,25 @@ def verify_edition(folder: str | Path, *, originals: str | Path | None = None, *
     result = verify(folder, originals=originals, annotations=_annotations(folder, edition, originals), **options)
     carried = read_carried(folder)
     faults = (*result.other_files, *_faults(folder, carried))
-    if not is_described(edition, read_manifest(folder), carried.values()):
+    if not is_described(edition, _manifest(folder), carried.values()):
         faults = (*faults, Finding(EDITION, CUT_OFF))
     extra = tuple(name for name in result.extra if name not in carried and name not in (EDITION, CARRIED))
     missing = tuple(sorted({*result.missing, *(fault.name for fault in faults if fault.problem == "missing")}))
     return replace(result, extra=extra, missing=missing, other_files=faults)
+
+
+def _without_description(folder: Path, result: Verification) -> Verification:
+    """Adds the missing description to what was found where the manifest tells that an edition was begun."""
+    annotated = _manifest(folder).header["settings"].get("annotations")
+    if annotated is None or annotated["format"] != READER:
+        return result
+    return replace(result, other_files=(*result.other_files, Finding(EDITION, CUT_OFF)))
+
+
+def _manifest(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    assert manifest is not None, "a folder without a manifest is refused when it is verified"
+    return manifest
 
 
 def _annotations(folder: Path, edition: dict[str, Any], originals: str | Path | None) -> OpenAnnotations:

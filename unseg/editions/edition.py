@@ -1,4 +1,4 @@
-"""One edition, from its settings to the finished folder: the images through `unseg.protecting.run`, then all that belongs to them."""
+"""One edition is made here, from its settings to the finished folder: its images, then all that belongs to them."""
 
 from __future__ import annotations
 
@@ -9,81 +9,96 @@ from pathlib import PurePosixPath
 import torch
 from rich.filesize import decimal
 
-from unseg.editions.carry import Carried, Item, carry, list_items
-from unseg.editions.gather import DataSet, by_city, open_data_set, place_sets
+from unseg.compute.progress import SILENT, Progress
+from unseg.editions.carried import Carried
+from unseg.editions.carry import Item, carry, list_items
+from unseg.editions.data_set import DataSet, by_city, open_data_set, place_sets
+from unseg.editions.description import check_same, describe, read_edition, write_edition
 from unseg.editions.options import EditionSettings
-from unseg.editions.record import check_same, describe, read_edition, write_edition
 from unseg.errors import UserError
-from unseg.protecting.manifest import read_manifest
+from unseg.protecting.manifest import Manifest, read_manifest
 from unseg.protecting.objects import OpenAnnotations
-from unseg.protecting.run import ProtectSettings, Reporter, Silent, Summary, protect
+from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage.locks import FolderLock
 
 
 @dataclass(frozen=True)
 class Edition:
-    """What a run made. carried: what lies beside the images; None where the run brought nothing along. notes: what is
-    missing for evaluation."""
+    """What a run made.
+
+    carried: what lies beside the images; None where the run brought nothing along. notes: what is missing for
+    evaluation.
+    """
 
     summary: Summary
     carried: list[Carried] | None
     notes: tuple[str, ...]
 
 
-def make_edition(settings: EditionSettings, reporter: Reporter = Silent()) -> Edition:
-    """Protect a data set and bring its annotations along. Whatever concerns one image is in the summary and the manifest;
-    whatever concerns the run is a UserError, before anything is written where it can be known then."""
+def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edition:
+    """Protects a data set and brings its annotations along.
+
+    Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a UserError, before
+    anything is written where it can be known then.
+    """
     _check(settings)
     row = settings.row
-    cities = settings.sets if by_city(row) else ()
     places = place_sets(row, settings.root, settings.split, settings.sets, settings.kind)
-    data = open_data_set(places, cities)
+    data = open_data_set(places, settings.sets if by_city(row) else ())
     data.reader.check_rule(settings.rule, "OBJECTS")
     for place in places:
-        reporter.say(f"{place.set.title}: {place.path(place.source.images)}, {place.source.kind}")
+        progress.say(f"{place.set.title}: {place.path(place.source.images)}, {place.source.kind}")
     protected = frozenset(sample.name for sample in data.samples.samples)
-    items, notes = list_items(row, settings.root, places, protected, settings.untouched)
+    items, lacking = list_items(row, settings.root, places, protected, settings.untouched)
     _check_names(settings, data, items)
     description, earlier = describe(settings, places), read_edition(settings.out)
     check_same(description, earlier, settings.out)
-    gpus = torch.cuda.device_count() if settings.gpus is None else settings.gpus
-    summary = protect(
-        data.folders,
-        settings.out,
-        protect_settings(settings, gpus),
-        samples=data.samples,
-        rule=settings.rule,
-        annotations=OpenAnnotations(data.reader, places[0].path(places[0].source.annotations), settings.root),
-        limit=settings.limit,
-        dry_run=settings.dry_run,
-        processes=gpus or settings.processes,
-        reporter=reporter,
-    )
-    notes = tuple(f"note: {note}" for note in notes)
-    for note in notes:
-        reporter.say(note)
-    if settings.dry_run or settings.limit is not None:
-        _say_left_out(settings, items, reporter)
+    summary = _protect(settings, data, progress)
+    notes = tuple(f"note: {note}" for note in lacking)
+    for note in (*notes, *_left_out(settings, items)):
+        progress.say(note)
     if settings.dry_run:
         return Edition(summary, None, notes)
     manifest = read_manifest(settings.out)
-    outputs = {
-        entry.input: entry.output
-        for entry in manifest.entries.values()
-        if entry.status == "protected" and entry.output != entry.input
-    }
+    assert manifest is not None, "a run that writes leaves a manifest"
     complete = settings.limit is None
     with FolderLock(settings.out):
-        carried = carry(items if complete else (), settings.root, settings.out, outputs, reporter.track)
+        carried = carry(items if complete else (), settings.root, settings.out, _renamed(manifest), progress)
         write_edition(settings.out, description, earlier, manifest, carried, complete)
     return Edition(summary, carried if complete else None, notes)
 
 
+def _protect(settings: EditionSettings, data: DataSet, progress: Progress) -> Summary:
+    gpus = torch.cuda.device_count() if settings.gpus is None else settings.gpus
+    place = data.places[0]
+    return protect(
+        data.folders,
+        settings.out,
+        protect_settings(settings, gpus),
+        samples=data.samples,
+        annotations=OpenAnnotations(data.reader, place.path(place.source.annotations), settings.root),
+        limit=settings.limit,
+        dry_run=settings.dry_run,
+        processes=gpus or settings.processes,
+        progress=progress,
+    )
+
+
+def _renamed(manifest: Manifest) -> dict[str, str]:
+    """Returns image name → the name of its protected version, where that is another."""
+    return {
+        entry.input: entry.output
+        for entry in manifest.entries.values()
+        if entry.status == "protected" and entry.output is not None and entry.output != entry.input
+    }
+
+
 def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
-    """An edition's settings as `unseg.protecting.run` takes them."""
+    """Returns an edition's settings as `unseg protect` has them."""
     return ProtectSettings(
         budget=settings.budget,
         generator=settings.generator,
+        rule=settings.rule,
         format=settings.format,
         names="keep" if settings.names == "keep" else "suffix",
         device="cuda" if gpus else "cpu",
@@ -100,7 +115,7 @@ def _check(settings: EditionSettings) -> None:
 
 
 def _check_names(settings: EditionSettings, data: DataSet, items: Sequence[Item]) -> None:
-    """UserError where a protected image's new name is that of something that belongs beside it."""
+    """Raises UserError where a protected image's new name is that of something that belongs beside it."""
     if settings.names != "png":
         return
     taken = {item.name.casefold() for item in items}
@@ -110,12 +125,14 @@ def _check_names(settings: EditionSettings, data: DataSet, items: Sequence[Item]
             raise UserError(f"NAMES=png: {name} is a file of the data set already; use NAMES=keep")
 
 
-def _say_left_out(settings: EditionSettings, items: Sequence[Item], reporter: Reporter) -> None:
+def _left_out(settings: EditionSettings, items: Sequence[Item]) -> list[str]:
+    """Returns what a try of the run leaves out, in a sentence."""
     if settings.dry_run:
         size = sum((settings.root / item.name).stat().st_size for item in items if item.how == "copied")
-        reporter.say(f"besides, {len(items):,} annotation files and untouched images come along ({decimal(size)})")
-    else:
-        reporter.say(
+        return [f"besides, {len(items):,} annotation files and untouched images come along ({decimal(size)})"]
+    if settings.limit is not None:
+        return [
             f"note: LIMIT={settings.limit}: annotations and untouched images are not brought along, so no evaluator can"
             " use this yet; run it without LIMIT to complete it"
-        )
+        ]
+    return []

@@ -1,26 +1,33 @@
-"""What an edition may vary, read from the environment as the scripts document it."""
+"""The settings of an edition are read from the environment, as the scripts document them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from unseg.data.annotations import ObjectRule
-from unseg.data.edition_catalog import EditionRow
+from unseg.data.edition_layout import EditionRow
 from unseg.errors import UserError
 from unseg.method.config import Budget
 
 Names = Literal["keep", "png"]
+ImageFormat = Literal["png", "jpeg"]
 Untouched = Literal["copy", "link", "none"]
+NAMES: tuple[Names, ...] = ("keep", "png")  # the first of each is the default
+IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg")
+UNTOUCHED: tuple[Untouched, ...] = ("copy", "link", "none")
+Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(frozen=True)
 class EditionSettings:
-    """One edition. root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes),
-    empty for all. kind: which annotations, None for the usual ones. untouched: what becomes of evaluation images.
-    limit: only the first so many images, and no annotations. gpus: 0 for the CPU. processes: on the CPU.
+    """The settings of one edition.
+
+    root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes), empty for
+    all. kind: which annotations, None for the usual ones. untouched: what becomes of evaluation images. limit: only the
+    first so many images, and no annotations. gpus: 0 for the CPU, None for all. processes: on the CPU.
     """
 
     row: EditionRow
@@ -34,7 +41,7 @@ class EditionSettings:
     kind: str | None = None
     generator: str = "compact"
     names: Names = "keep"
-    format: Literal["png", "jpeg"] = "png"
+    format: ImageFormat = "png"
     untouched: Untouched = "copy"
     limit: int | None = None
     dry_run: bool = False
@@ -43,45 +50,46 @@ class EditionSettings:
 
 
 def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSettings:
-    """The settings of one edition; an unset or empty variable takes its default. UserError names the variable."""
+    """Returns the settings of one edition; an unset or empty variable takes its default. Errors name the variable."""
 
     def given(name: str, default: str = "") -> str:
         return environment.get(name, "").strip() or default
 
-    def choice(name: str, choices: tuple[str, ...]) -> str:
+    def choice(name: str, choices: tuple[Choice, ...]) -> Choice:
         value = given(name, choices[0])
-        if value not in choices:
-            raise UserError(f"{name}={value}: choose from {', '.join(choices)}")
-        return value
+        for known in choices:
+            if known == value:
+                return known
+        raise UserError(f"{name}={value}: choose from {', '.join(choices)}")
 
     objects = given("OBJECTS", "all")
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
     return EditionSettings(
-        row,
-        root_from(environment),
-        Path(given("OUT", f"runs/unlearnable/{row.name}")).expanduser(),
-        choice("SPLIT", tuple(row.splits) or ("train",)),
-        object_rule(row, objects),
-        objects,
-        Budget(
+        row=row,
+        root=root_from(environment),
+        out=Path(given("OUT", f"runs/unlearnable/{row.name}")).expanduser(),
+        split=choice("SPLIT", tuple(row.splits) or ("train",)),
+        rule=object_rule(row, objects),
+        objects=objects,
+        budget=Budget(
             _number("EPSILON", given("EPSILON"), row.budget.object),
             _number("BACKGROUND_EPSILON", given("BACKGROUND_EPSILON"), row.budget.background),
         ),
-        tuple(part for part in given("SET").replace(" ", ",").split(",") if part),
-        choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None,
-        given("GENERATOR", "compact"),
-        choice("NAMES", ("keep", "png")),
-        choice("FORMAT", ("png", "jpeg")),
-        choice("VAL", ("copy", "link", "none")),
-        _count("LIMIT", given("LIMIT"), 1),
-        choice("DRY_RUN", ("0", "1")) == "1",
-        _count("NGPU", given("NGPU"), 0),
-        _count("NPROC", given("NPROC"), 1) or 1,
+        sets=tuple(part for part in given("SET").replace(" ", ",").split(",") if part),
+        kind=choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None,
+        generator=given("GENERATOR", "compact"),
+        names=choice("NAMES", NAMES),
+        format=choice("FORMAT", IMAGE_FORMATS),
+        untouched=choice("VAL", UNTOUCHED),
+        limit=_count("LIMIT", given("LIMIT"), 1),
+        dry_run=choice("DRY_RUN", ("0", "1")) == "1",
+        gpus=_count("NGPU", given("NGPU"), 0),
+        processes=_count("NPROC", given("NPROC"), 1) or 1,
     )
 
 
 def root_from(environment: Mapping[str, str]) -> Path:
-    """DATA_ROOT, else DETECTRON2_DATASETS; UserError where there is no such folder."""
+    """Returns DATA_ROOT, else DETECTRON2_DATASETS; UserError where there is no such folder."""
     for name in ("DATA_ROOT", "DETECTRON2_DATASETS"):
         value = environment.get(name, "").strip()
         if value:
@@ -96,7 +104,7 @@ def root_from(environment: Mapping[str, str]) -> Path:
 
 
 def object_rule(row: EditionRow, objects: str) -> ObjectRule:
-    """OBJECTS for one data set: all, multi (as the paper's scripts call it), by-class, or class ids."""
+    """Returns what OBJECTS means for a data set: all, multi (as in the paper's scripts), by-class, or class ids."""
     word = objects.lower()
     if word not in ("all", "multi", "things") and not row.classes:
         raise UserError(f"OBJECTS={objects}: the masks of {row.name} tell object from background only; leave it out")

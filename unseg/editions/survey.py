@@ -1,15 +1,16 @@
-"""Which data sets are on disk, and what the others lack: for `unseg datasets`."""
+"""`unseg datasets` learns here which data sets are on disk, and what the others lack."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from unseg.data.edition_catalog import EDITIONS, EditionRow, EditionSet, locate, nearest
+from unseg.data.edition_catalog import EDITIONS
+from unseg.data.edition_layout import EditionRow, EditionSet, locate, nearest
 
 
 def survey(root: Path | None) -> list[dict[str, Any]]:
-    """Every data set as plain values: name, title, command, what it needs, and its sets with each split's state.
+    """Returns every data set as plain values: name, title, command, needs, budget, and each set's state by split.
 
     found: whether all that the split needs is there; annotations: their kind then; missing: paths relative to the root.
     """

@@ -1,5 +1,5 @@
-"""Random views of training images: flip, zoom, shift, colour. All is drawn on the CPU, in an amount that depends on the number of
-images alone, so that runs that differ in their pixels see the same views.
+"""Random views of training images: flip, zoom, shift, colour. All is drawn on the CPU, in an amount that depends on the
+number of images alone, so that runs that differ in their pixels see the same views.
 
 Shapes: B images of a batch, H×W the training size.
 """
@@ -18,28 +18,34 @@ from unseg.method import metrics
 # ImageNet's statistics, as the smp networks are usually fed; any fixed affine map would do.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ZOOM = (0.8, 1.4)  # a view's magnification, log-uniform
-# Of brightness, contrast and saturation: a factor uniform in 1 ± JITTER; of the hue: a shift uniform in ± HUE of the circle.
+# Of brightness, contrast and saturation: a factor uniform in 1 ± JITTER; of the hue: a shift uniform in ± HUE of the
+# circle.
 JITTER, HUE = 0.3, 0.05
 
 
 @dataclass(frozen=True)
 class Views:
-    """How each image of a batch is seen. theta: B×2×3, as F.affine_grid takes it. colour: B×4 float32 (factors of brightness,
-    contrast and saturation, shift of the hue), or None where colours stay."""
+    """How each image of a batch is seen.
+
+    theta: B×2×3, as F.affine_grid takes it. colour: B×4 float32 (factors of brightness, contrast and saturation, shift
+    of the hue); None where colours stay.
+    """
 
     theta: torch.Tensor
     colour: torch.Tensor | None = None
 
     def part(self, rank: int, size: int) -> Views:
-        """The views of the images rank, rank + size, …"""
+        """Returns the views of the images rank, rank + size, …"""
         return Views(self.theta[rank::size], None if self.colour is None else self.colour[rank::size])
 
 
 def draw_views(
     count: int, draw: torch.Generator, colour: bool = False, zoom_range: tuple[float, float] = ZOOM
 ) -> Views:
-    """`count` views: horizontal flip, zoom within `zoom_range` (log-uniform), shift; and colours if asked. `draw` is on the
-    CPU."""
+    """Returns `count` views: horizontal flip, zoom within `zoom_range` (log-uniform), shift, and colours if asked.
+
+    `draw` is on the CPU.
+    """
     zoom = torch.exp(torch.empty(count).uniform_(math.log(zoom_range[0]), math.log(zoom_range[1]), generator=draw))
     flip = torch.where(torch.rand(count, generator=draw) < 0.5, -1.0, 1.0)
     room = (1 - 1 / zoom).abs()  # how far the view may shift and still be inside the image (or the image inside it)
@@ -50,14 +56,16 @@ def draw_views(
 
 
 def draw_colours(count: int, draw: torch.Generator) -> torch.Tensor:
-    """What `recoloured` takes: count×4 float32."""
+    """Returns what `recoloured` takes: count×4 float32."""
     return torch.tensor([1.0, 1.0, 1.0, 0.0]) + (torch.rand(count, 4, generator=draw) * 2 - 1) * torch.tensor(
         [JITTER, JITTER, JITTER, HUE]
     )
 
 
 def recoloured(images_B3HW: torch.Tensor, colour_B4: torch.Tensor) -> torch.Tensor:
-    """Images in [0, 1] with their brightness, contrast, saturation and hue changed, in this order; in [0, 1] again."""
+    """Returns images in [0, 1] with their brightness, contrast, saturation and hue changed, in this order; in [0, 1]
+    again.
+    """
     changed = [
         colours.adjust_hue(
             colours.adjust_saturation(
@@ -71,7 +79,7 @@ def recoloured(images_B3HW: torch.Tensor, colour_B4: torch.Tensor) -> torch.Tens
 
 
 def augment(images_BHW3: torch.Tensor, labels_BHW: torch.Tensor, views: Views) -> tuple[torch.Tensor, torch.Tensor]:
-    """The views of images and labels: normalised B×3×H×W float32 (channels last in memory) and B×H×W int64.
+    """Returns the views of images and labels: normalised B×3×H×W float32 (channels last in memory) and B×H×W int64.
 
     images, labels: uint8. Zooming in crops; zooming out pads with the mean colour, labelled 255.
     """
@@ -92,11 +100,13 @@ def augment(images_BHW3: torch.Tensor, labels_BHW: torch.Tensor, views: Views) -
 
 
 def normalise(images_BHW3: torch.Tensor) -> torch.Tensor:
-    """uint8 B×H×W×3 to B×3×H×W float32 (channels last in memory), zero mean and unit variance by ImageNet's statistics."""
+    """Returns uint8 B×H×W×3 as B×3×H×W float32 (channels last in memory), normalised by ImageNet's mean and
+    deviation.
+    """
     return standardised(images_BHW3.to(torch.float32) / 255)
 
 
 def standardised(images_BHW3: torch.Tensor) -> torch.Tensor:
-    """`normalise` of float images in [0, 1]."""
+    """Returns the same as `normalise` of float images in [0, 1]."""
     mean, std = (torch.tensor(value, device=images_BHW3.device) for value in (MEAN, STD))
     return ((images_BHW3 - mean) / std).permute(0, 3, 1, 2)

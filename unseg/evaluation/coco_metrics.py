@@ -1,7 +1,8 @@
 """Average precision as COCO's own tools count it, and panoptic quality as Kirillov et al. define it.
 
-Masks are compressed run lengths, pycocotools' {"size": [H, W], "counts": bytes}; boxes are XYXY in pixels, the first pixel's
-corner being (0, 0), so that the box of one pixel has an area of 1. Labels are places in the task's list of classes.
+Masks are compressed run lengths, pycocotools' {"size": [H, W], "counts": bytes}; boxes are XYXY in pixels, the first
+pixel's corner being (0, 0), so that the box of one pixel has an area of 1. Labels are places in the task's list of
+classes.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from unseg.method import metrics
 RunLengths = dict[str, Any]
 Numbers = dict[str, float | None]
 
-# COCO's six summaries, in the order of COCOeval.stats. Sizes are of the truth's masks, in pixels of the image's own size.
+# COCO's six summaries, in the order of COCOeval.stats. Sizes are of the truth's masks, in pixels of the image's own
+# size.
 AP_NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-MAX_DETECTIONS = 100  # an image, the highest scores first
 NOTHING = -1  # in maps of segments: the pixel belongs to none (void in a truth)
 
 
 @dataclass(frozen=True)
 class TrueRegion:
-    """One annotated region of an image. crowd: several objects under one mask, where detections are neither right nor wrong."""
+    """One annotated region of an image.
+
+    crowd: several objects under one mask, where detections are neither right nor wrong.
+    """
 
     label: int
     crowd: bool
@@ -40,7 +44,10 @@ class TrueRegion:
 
 @dataclass(frozen=True)
 class Detections:
-    """What a network says of one image. scores: N, 0 to 1. labels: N. boxes: N×4, pixels. masks: N, None for boxes alone."""
+    """What a network says of one image.
+
+    scores: N, 0 to 1. labels: N. boxes: N×4, pixels. masks: N; None for boxes alone.
+    """
 
     scores: np.ndarray
     labels: np.ndarray
@@ -49,17 +56,17 @@ class Detections:
 
     @staticmethod
     def none(masks: bool) -> Detections:
-        """No detection at all."""
+        """Returns an answer without any detection."""
         return Detections(np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 4)), [] if masks else None)
 
 
 def encode(mask_HW: np.ndarray) -> RunLengths:
-    """Run lengths of an H×W bool mask."""
+    """Returns the run lengths of an H×W bool mask."""
     return coco_mask.encode(np.asfortranarray(mask_HW, np.uint8))
 
 
 def decode(mask: RunLengths) -> np.ndarray:
-    """H×W bool."""
+    """Returns the mask of run lengths, H×W bool."""
     return coco_mask.decode(mask).astype(bool)
 
 
@@ -69,18 +76,18 @@ def average_precision(
     class_count: int,
     kind: Literal["segm", "bbox"],
 ) -> tuple[Numbers, list[float | None]]:
-    """COCO's AP over all images together, and each class's AP at IoU 0.50 to 0.95.
+    """Returns COCO's AP over all images together, and each class's AP at IoU 0.50 to 0.95.
 
-    truths, answers: one entry an image. Returns AP_NAMES → number in [0, 1], None where the truth shows no region of that size;
-    and one number a class, None for classes that the truth does not show, which the mean leaves out.
+    truths, answers: one entry an image. Returns AP_NAMES → number in [0, 1], None where the truth shows no region of
+    that size; and one number a class, None for classes that the truth does not show, which the mean leaves out.
     """
     truth = _coco(
-        {"annotations": [_entry(image, region) for image, regions in enumerate(truths) for region in regions]},
+        [_entry(image, region) for image, regions in enumerate(truths) for region in regions],
         len(truths),
         class_count,
     )
     found = _coco(
-        {"annotations": [entry for image, answer in enumerate(answers) for entry in _results(image, answer)]},
+        [entry for image, answer in enumerate(answers) for entry in _results(image, answer)],
         len(truths),
         class_count,
     )
@@ -95,16 +102,14 @@ def average_precision(
     return {name: _number(value) for name, value in zip(AP_NAMES, judge.stats[:6], strict=True)}, per_class
 
 
-def _coco(content: dict[str, Any], image_count: int, class_count: int) -> COCO:
-    """An index over annotations in memory; ids count from 1, since COCOeval takes id 0 for "not matched"."""
+def _coco(annotations: list[dict[str, Any]], image_count: int, class_count: int) -> COCO:
+    """Returns an index over annotations in memory; ids count from 1, since COCOeval takes id 0 for "not matched"."""
     api = COCO()
-    for number, entry in enumerate(content["annotations"], 1):
-        entry["id"] = number
     # Sizes of images matter for polygons alone, which there are none of.
     api.dataset = {
         "images": [{"id": place, "height": 0, "width": 0} for place in range(image_count)],
         "categories": [{"id": place} for place in range(class_count)],
-        **content,
+        "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, 1)],
     }
     with contextlib.redirect_stdout(io.StringIO()):
         api.createIndex()
@@ -126,15 +131,16 @@ def _results(image: int, answer: Detections) -> list[dict[str, Any]]:
     entries = []
     listed = zip(answer.scores, answer.labels, answer.boxes, strict=True)
     for place, (score, label, (left, top, right, bottom)) in enumerate(listed):
-        entry = {
+        width, height = float(right - left), float(bottom - top)
+        entry: dict[str, Any] = {
             "image_id": image,
             "category_id": int(label),
             "score": float(score),
             "iscrowd": 0,
-            "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+            "bbox": [float(left), float(top), width, height],
         }
         if answer.masks is None:
-            entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+            entry["area"] = width * height
         else:
             entry["segmentation"] = answer.masks[place]
             entry["area"] = float(coco_mask.area(answer.masks[place]))
@@ -154,13 +160,13 @@ def _number(value: float) -> float | None:
 class PanopticQuality:
     """PQ, SQ and RQ (Kirillov et al., "Panoptic Segmentation", CVPR 2019) and the mIoU of the panoptic answer.
 
-    A segment of the truth and one of the answer match where they have the same class and an IoU above 0.5; void pixels of the
-    truth count for neither, and an unmatched segment more than half of which lies on void pixels or on a crowd of its class is
-    not wrong. Means are over the classes of which the truth shows a segment that is no crowd.
+    things: for every class whether it is countable. A segment of the truth and one of the answer match where they have
+    the same class and an IoU above 0.5; void pixels of the truth count for neither, and an unmatched segment more than
+    half of which lies on void pixels or on a crowd of its class is not wrong. Means are over the classes of which the
+    truth shows a segment that is no crowd.
     """
 
     def __init__(self, things: Sequence[bool]) -> None:
-        """things: for every class whether it is countable."""
         self.things = np.array(things, bool)
         count = len(self.things)
         self._matched, self._false, self._missed = (np.zeros(count, np.int64) for _ in range(3))
@@ -175,7 +181,10 @@ class PanopticQuality:
         answer_HW: np.ndarray,
         answer_labels: Sequence[int],
     ) -> None:
-        """One image. truth, answer: H×W integers, the place of the pixel's segment in the lists beside it, or NOTHING."""
+        """Counts one image.
+
+        truth, answer: H×W integers, the place of the pixel's segment in the lists beside it, or NOTHING.
+        """
         rows, columns = len(truth_labels) + 1, len(answer_labels) + 1  # the last stands for NOTHING
         places = np.where(truth_HW == NOTHING, rows - 1, truth_HW).astype(np.int64) * columns
         places += np.where(answer_HW == NOTHING, columns - 1, answer_HW)
@@ -215,7 +224,10 @@ class PanopticQuality:
                 self._false[answer_class[answer]] += 1
 
     def numbers(self) -> Numbers:
-        """pq, sq, rq of all classes, of things (`…_things`) and of stuff (`…_stuff`), and miou; None where there is no class."""
+        """Returns pq, sq, rq of all classes, of things (`…_things`) and of stuff (`…_stuff`), and miou.
+
+        A number is None where there is no class that it could be a mean over.
+        """
         shown = self._matched + self._missed > 0
         found: Numbers = {}
         for suffix, chosen in (("", shown), ("_things", shown & self.things), ("_stuff", shown & ~self.things)):
@@ -226,14 +238,16 @@ class PanopticQuality:
         return found
 
     def class_pq(self) -> list[float | None]:
-        """Every class's PQ; None for classes of which the truth shows no segment."""
+        """Returns every class's PQ; None for classes of which the truth shows no segment."""
         return [
             float(value) if shown else None
             for value, shown in zip(self._per_class()[0], self._matched + self._missed > 0, strict=True)
         ]
 
     def class_iou(self) -> list[float | None]:
-        """Every class's IoU over the pixels of all images; a pixel of which the answer says nothing is wrong."""
+        """Returns every class's IoU over the pixels of all images; a pixel of which the answer says nothing is
+        wrong.
+        """
         confusion = self._confusion.clone()
         confusion[-1] = 0  # void pixels are not counted
         return metrics.class_iou(confusion)[:-1]

@@ -1,38 +1,58 @@
-"""A comparison of folders: clean images with annotations, any number of protected folders beside them, clean test images."""
+"""A comparison of folders: clean images with annotations, protected ones beside them or made on the way, clean test
+images.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.errors import UserError
 from unseg.evaluation.condition_names import parse_condition, sweep
 from unseg.evaluation.conditions import class_pattern, random_noise
-from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.pairs import fingerprint
+from unseg.evaluation.hashes import digest, fingerprint, weights_identity
+from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, MakeLearner
+from unseg.evaluation.on_the_way import OnTheWay, object_rule, source_on_the_way
 from unseg.evaluation.presets import Choices
 from unseg.evaluation.quality import Similarity
-from unseg.evaluation.sets import CleanImages, annotation_files, check_apart, open_clean, protected_files, truth_by
-from unseg.evaluation.study import Make, Source, Study, Watcher, check_size, weights_identity
+from unseg.evaluation.results import Json
+from unseg.evaluation.schedule import Schedule
+from unseg.evaluation.sets import (
+    CleanImages,
+    Truth,
+    annotation_files,
+    check_apart,
+    open_clean,
+    protected_files,
+    truth_by,
+)
+from unseg.evaluation.study import ConditionSource, Make, Study
+from unseg.evaluation.tasks.labelling import labelling_of
 from unseg.evaluation.tasks.registry import find_maker
-from unseg.evaluation.trainer import Schedule
 from unseg.method.config import Budget
+from unseg.victims.semantic_networks import own_source
 
+SMALLEST_SIDE = 32
 MASK_FORMATS = ("voc", "index", "binary")
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".params")
+MADE = "protected"  # the condition that a generator makes on the way
+BY_CLASS = "By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel."
 
 
 @dataclass(frozen=True)
 class Folders:
     """What is compared.
 
-    clean, test: DIR of images (with their annotations beside them, if those are not named). protected: name → DIR. objects,
-    ignore_label, background_label: which pixels are the object that random noise and the measured bound go by; see `ObjectRule`.
+    clean, test: DIR of images (with their annotations beside them, if those are not named). protected: name → DIR.
+    generator: loads the generator that makes the condition "protected" on the way; it is called if that condition is
+    asked for. rule: which pixels are the object that noise and the measured bound go by, and in the binary task the
+    object that is learnt.
     """
 
     clean: Path
@@ -42,12 +62,22 @@ class Folders:
     test_annotations: Path | None = None
     annotations_format: str = "auto"
     rule: ObjectRule = ObjectRule()
+    generator: Callable[[], OnTheWay] | None = None
+
+    @property
+    def made_or_found(self) -> list[str]:
+        """Returns the names of the protected conditions."""
+        return [*self.protected, *([MADE] if self.generator is not None else [])]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How it is compared. conditions: None: clean, every protected folder, random. shares: percent, for a sweep, or none.
-    weights: network → file or folder; "" stands for all networks."""
+    """How it is compared.
+
+    binary: learn the object against the rest (the semantic task). by_class: tell the generator every pixel's class, so
+    that the object's budget holds on all of them. conditions: None: clean, everything protected, random. shares:
+    percent, for a sweep, or none. weights: network → file or folder; "" stands for all networks.
+    """
 
     task: str
     out: Path
@@ -55,6 +85,8 @@ class Setup:
     choices: Choices
     size: tuple[int, int]
     budget: Budget
+    binary: bool = False
+    by_class: bool = False
     conditions: tuple[str, ...] | None = None
     shares: tuple[int, ...] = ()
     seeds: tuple[int, ...] = (0,)
@@ -66,21 +98,72 @@ class Setup:
     perceptual: Similarity | None = None
 
 
-def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher()) -> Study:
-    """Opens and checks everything. UserError for the first thing that is wrong."""
-    check_size(*setup.size)
+def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT) -> Study:
+    """Returns the study with everything opened and checked; raises UserError for the first thing that is wrong."""
+    _check_setup(folders, setup)
     makers = {network: find_maker(setup.task, network) for network in setup.networks}
-    for network in setup.weights:
-        if network and network not in setup.networks:
-            raise UserError(f"--weights {network}=…: {network} is not among --networks {','.join(setup.networks)}")
-    weights = {
-        network: path
-        for network in setup.networks
-        if (path := setup.weights.get(network, setup.weights.get(""))) is not None
-    }
-    weights = {network: local_weights(path) for network, path in weights.items()}
-    conditions = _conditions(setup, list(folders.protected))
-    watcher.begin("opening annotations", 0)
+    weights = _weights_of(setup)
+    conditions = _conditions(setup, folders.made_or_found)
+    opened = _open(folders, progress)
+    options = LearnerOptions(
+        setup.size,
+        extra=dict(setup.extra),
+        colour_jitter=setup.colour_jitter,
+        rule=folders.rule,
+        binary=setup.binary,
+    )
+    truth = _truth(folders.rule, setup, opened.train, options)
+    own = {network: own_source(network) for network in setup.networks}
+    return Study(
+        task="binary" if setup.binary else setup.task,
+        out=setup.out,
+        train=opened.train,
+        test=opened.test,
+        make=_maker(makers, weights, options),
+        truth=truth,
+        networks=setup.networks,
+        conditions=conditions,
+        schedule=Schedule(**setup.choices.steps_for(len(opened.train))),
+        sources=_sources(folders, setup, opened, truth, conditions),
+        seeds=setup.seeds,
+        device=setup.device,
+        common=_common(folders.rule, setup, opened),
+        facts={"remarks": _remarks(setup, opened)},
+        weights={network: weights_identity(path) for network, path in weights.items()},
+        code={network: digest(path) for network, path in own.items() if path is not None},
+        checkpoint_every=setup.checkpoint_every,
+        perceptual=setup.perceptual,
+    )
+
+
+def _check_setup(folders: Folders, setup: Setup) -> None:
+    width, height = setup.size
+    if min(width, height) < SMALLEST_SIDE:
+        raise UserError(f"--size {width}x{height}: give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
+    if setup.binary and setup.task != "semantic":
+        raise UserError(f"--binary: is for --task semantic, not for {setup.task}")
+    if folders.generator is not None and MADE in folders.protected:
+        raise UserError(
+            "--generator and --protected: give one of the two, or give the folder a name of its own with NAME=DIR"
+        )
+
+
+# --- what is opened --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What has been opened. protected: name → files, one for each training image. identities: name → hash of them."""
+
+    train: CleanImages
+    test: CleanImages
+    protected: dict[str, list[Path]]
+    identities: dict[str, str]
+    train_hash: str
+    test_hash: str
+
+
+def _open(folders: Folders, progress: Progress) -> _Opened:
     train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean")
     # Few masks do not show what they are: test masks that are black all over would be taken for binary ones.
     form = folders.annotations_format
@@ -91,83 +174,75 @@ def study_of_folders(folders: Folders, setup: Setup, watcher: Watcher = Watcher(
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]
     protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
-    parts = [
-        *protected.values(),
-        [*train.files, *annotation_files(annotations)],
-        [*test.files, *annotation_files(test_annotations)],
-    ]
-    watcher.begin("reading files for their hashes", sum(map(len, parts)))
-    *identities, train_hash, test_hash = [fingerprint(_told(files, watcher.tick)) for files in parts]
+    train_files = [*train.files, *annotation_files(annotations)]
+    test_files = [*test.files, *annotation_files(test_annotations)]
+    count = sum(map(len, (train_files, test_files, *protected.values())))
+    with progress.bar("reading files for their hashes", count) as tick:
+        identities = {name: _hash_of(files, tick) for name, files in protected.items()}
+        train_hash, test_hash = _hash_of(train_files, tick), _hash_of(test_files, tick)
     check_apart([*train.files, *(path for files in protected.values() for path in files)], test.files)
-    where = {"budget": {"object": setup.budget.object, "background": setup.budget.background}}
+    return _Opened(train, test, protected, identities, train_hash, test_hash)
+
+
+def _hash_of(files: Sequence[Path], tick: Tick) -> str:
+    for path in files:
+        digest(path)  # kept, so that the fingerprint does not read it again
+        tick()
+    return fingerprint(files)
+
+
+# --- what is compared ------------------------------------------------------------------------------------------------
+
+
+def _truth(rule: ObjectRule, setup: Setup, train: CleanImages, options: LearnerOptions) -> Truth:
+    truth = truth_by(object_rule(rule, binary=setup.binary, by_class=setup.by_class))
+    if not setup.binary:
+        return truth
+    labelling = labelling_of(train, options)
+    return lambda annotated: (truth(annotated)[0], labelling.class_map(annotated))
+
+
+def _sources(
+    folders: Folders, setup: Setup, opened: _Opened, truth: Truth, conditions: Sequence[str]
+) -> dict[str, ConditionSource]:
+    """Returns how the images of each base are made. A generator is loaded only where a condition asks for it."""
+    budget: Json = {"budget": {"object": setup.budget.object, "background": setup.budget.background}}
+    if setup.by_class and folders.rule.which != "all":
+        budget["object_budget_on"] = "every labelled pixel"
     sources = {
-        name: Source(files=tuple(files), identity={"files": identity})
-        for (name, files), identity in zip(protected.items(), identities, strict=True)
+        name: ConditionSource(files=tuple(files), identity={"files": opened.identities[name]})
+        for name, files in opened.protected.items()
     }
-    sources["random"] = Source(lambda seed: random_noise(setup.budget, seed), where)
-    sources["pattern"] = Source(lambda seed: class_pattern(setup.budget, seed), where)
-    rule = folders.rule
-    common = {
+    sources["random"] = ConditionSource(lambda seed, progress: random_noise(setup.budget, seed), budget)
+    sources["pattern"] = ConditionSource(lambda seed, progress: class_pattern(setup.budget, seed), budget)
+    bases = {parse_condition(name, ["clean", MADE, *sources]).base for name in conditions}
+    if folders.generator is not None and MADE in bases:
+        sources[MADE] = source_on_the_way(
+            folders.generator(),
+            opened.train,
+            truth,
+            binary=setup.binary,
+            by_class=setup.by_class,
+            budget=budget,
+        )
+    return sources
+
+
+def _common(rule: ObjectRule, setup: Setup, opened: _Opened) -> Json:
+    """Returns the settings that all runs share. Those that earlier versions did not have are there only where they are
+    set.
+    """
+    return {
         "size": list(setup.size),
         "colour_jitter": setup.colour_jitter,
         "options": dict(setup.extra),
         "objects": rule.which if isinstance(rule.which, str) else list(rule.which),
         "ignore_label": rule.ignore_label,
         "background_label": rule.background_label,
-        "train": train_hash,
-        "test": test_hash,
+        "train": opened.train_hash,
+        "test": opened.test_hash,
+        **({"by_class": True} if setup.by_class else {}),
     }
-    return Study(
-        setup.task,
-        setup.out,
-        train,
-        test,
-        _maker(makers, setup, weights, rule),
-        truth_by(rule),
-        setup.networks,
-        conditions,
-        Schedule(**setup.choices.steps_for(len(train))),
-        sources,
-        setup.seeds,
-        setup.device,
-        common,
-        {"remarks": _remarks(train, "training") + _remarks(test, "test")},
-        {network: weights_identity(path) for network, path in weights.items()},
-        setup.checkpoint_every,
-        setup.perceptual,
-    )
-
-
-def local_weights(path: Path) -> Path:
-    """The path itself, or for ORGANISATION/NAME the folder that the Hugging Face cache of this machine has of it. UserError
-    where there is neither."""
-    if path.exists():
-        return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix(), re.ASCII) and path.suffix.lower() not in WEIGHT_SUFFIXES:
-        try:
-            import huggingface_hub  # comes with transformers
-            from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-        except ImportError:
-            raise UserError(
-                f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
-                "installed; run: pip install 'unseg[evaluate]'"
-            ) from None
-        try:
-            return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            raise UserError(
-                f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; "
-                "nothing is downloaded, so get it first"
-            ) from None
-    raise UserError(
-        f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path"
-    )
-
-
-def _told(paths: Iterable[Path], tick: Callable[[], None]) -> Iterator[Path]:
-    for path in paths:
-        yield path
-        tick()
 
 
 def _conditions(setup: Setup, protected: Sequence[str]) -> tuple[str, ...]:
@@ -175,30 +250,74 @@ def _conditions(setup: Setup, protected: Sequence[str]) -> tuple[str, ...]:
     for name in chosen:
         parse_condition(name, ["clean", *protected, "random", "pattern"])
     if setup.shares and not protected:
-        raise UserError("--shares: there is no --protected folder to mix with the clean images")
+        raise UserError("--shares: there is no --protected folder and no --generator to mix with the clean images")
     return tuple(dict.fromkeys([*chosen, *(sweep(protected, setup.shares) if setup.shares else ())]))
 
 
-def _maker(makers: Mapping[str, Make], setup: Setup, weights: Mapping[str, Path], rule: ObjectRule) -> Make:
-    return lambda network, train, test: makers[network](
-        network,
-        train,
-        test,
-        LearnerOptions(setup.size, weights.get(network), dict(setup.extra), setup.colour_jitter, rule),
+def _maker(makers: Mapping[str, MakeLearner], weights: Mapping[str, Path], options: LearnerOptions) -> Make:
+    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, progress: Progress) -> Learner:
+        return makers[network](network, train, test, replace(options, weights=weights.get(network), progress=progress))
+
+    return make
+
+
+def _remarks(setup: Setup, opened: _Opened) -> list[str]:
+    """Returns sentences on what was left out and how the budget holds."""
+    remarks = [BY_CLASS] if setup.by_class else []
+    for images, kind in ((opened.train, "training"), (opened.test, "test")):
+        if images.unannotated:
+            remarks.append(
+                f"{len(images.unannotated)} {kind} images have no annotations and are left out "
+                f"({first_few(images.unannotated)})."
+            )
+        absent = images.annotations.missing
+        if absent:
+            remarks.append(
+                f"{len(absent)} annotated {kind} images are not there and are left out "
+                f"({first_few(problem.name for problem in absent)})."
+            )
+    return remarks
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _weights_of(setup: Setup) -> dict[str, Path]:
+    """Returns the local weights of every network that has some."""
+    for network in setup.weights:
+        if network and network not in setup.networks:
+            raise UserError(f"--weights {network}=…: {network} is not among --networks {','.join(setup.networks)}")
+    found = {network: setup.weights.get(network, setup.weights.get("")) for network in setup.networks}
+    return {network: local_weights(path) for network, path in found.items() if path is not None}
+
+
+def local_weights(path: Path) -> Path:
+    """Returns the path itself, or for ORGANISATION/NAME the folder that this machine's Hugging Face cache has of it.
+
+    Raises UserError where there is neither.
+    """
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix(), re.ASCII) and path.suffix.lower() not in WEIGHT_SUFFIXES:
+        return _cached(path)
+    raise UserError(
+        f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path"
     )
 
 
-def _remarks(images: CleanImages, kind: str) -> list[str]:
-    """What was left out, in words."""
-    remarks = []
-    if images.unannotated:
-        remarks.append(
-            f"{len(images.unannotated)} {kind} images have no annotations and are left out "
-            f"({first_few(images.unannotated)})."
-        )
-    if images.annotations.missing:
-        remarks.append(
-            f"{len(images.annotations.missing)} annotated {kind} images are not there and are left out "
-            f"({first_few(problem.name for problem in images.annotations.missing)})."
-        )
-    return remarks
+def _cached(path: Path) -> Path:
+    try:
+        import huggingface_hub  # comes with transformers
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(
+            f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
+            "installed; run: pip install 'unseg[evaluate]'"
+        ) from None
+    try:
+        return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise UserError(
+            f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; "
+            "nothing is downloaded, so get it first"
+        ) from None

@@ -1,8 +1,8 @@
 """What the one trainer asks of a task: a network, its loss on a batch, its metrics on clean test images.
 
 Every evaluator is a `Learner`: semantic networks, Mask2Former, Mask R-CNN, detectors, promptable SAM. The trainer
-(`unseg.evaluation.trainer`) owns the schedule, the seeds, precision, processes, checkpoints and the learning curve, so that
-clean and protected runs differ in their training images alone.
+(`unseg.evaluation.trainer`) owns the schedule, the seeds, precision, processes, checkpoints and the learning curve, so
+that clean and protected runs differ in their training images alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import Annotated, ClassTable, ObjectRule
 from unseg.errors import UserError
 
-# JSON-able. Numbers in [0, 1]; None where a class or size is absent from the test set, which leaves it out of every mean.
+# JSON-able. Numbers in [0, 1]; None where a class or size is absent from the test set, which leaves it out of every
+# mean.
 Metrics = dict[str, Any]
 
 
@@ -34,18 +36,23 @@ class AnnotatedImages(Protocol):
     classes: ClassTable
 
     def pixels(self, index: int) -> np.ndarray:
-        """H×W×3 uint8 at the image's own size, upright: clean, or as the run's condition has them."""
+        """Returns H×W×3 uint8 at the image's own size, upright: clean, or as the run's condition has them."""
+        ...
 
     def annotated(self, index: int) -> Annotated:
-        """The true annotations, whatever the pixels are."""
+        """Returns the true annotations, whatever the pixels are."""
+        ...
 
 
 @dataclass(frozen=True)
 class LearnerOptions:
-    """What every task may be told. size: (width, height) of training and testing, pixels. weights: a local file or folder of
-    pretrained weights for the network (or its backbone); None: random weights. extra: options of one family of networks, as
-    `--set NAME=VALUE` gives them. colour_jitter: whether views change in brightness, contrast, saturation and hue. rule: which
-    segments are the object, where a task has one; its ignore_label is never learnt.
+    """What every task may be told.
+
+    size: (width, height) of training and testing, pixels. weights: a local file or folder of pretrained weights for the
+    network (or its backbone); None: random weights. extra: options of one family of networks, as `--set NAME=VALUE`
+    gives them. colour_jitter: whether views change in brightness, contrast, saturation and hue. rule: which segments
+    are the object, where a task has one; its ignore_label is never learnt. binary: whether semantic networks tell the
+    object from the rest in place of class from class. progress: who hears of the reading of images.
     """
 
     size: tuple[int, int]
@@ -53,9 +60,14 @@ class LearnerOptions:
     extra: dict[str, Any] = field(default_factory=dict)
     colour_jitter: bool = True
     rule: ObjectRule = ObjectRule()
+    binary: bool = False
+    progress: Progress = SILENT
 
     def extras(self, **defaults: Any) -> dict[str, Any]:
-        """`extra` over `defaults`; UserError for an option that is not among them or has a value of another type."""
+        """Returns `extra` over `defaults`.
+
+        Raises UserError for an option that is not among them or has a value of another type.
+        """
         for name, value in self.extra.items():
             if name not in defaults:
                 known = f"; there are {', '.join(defaults)}" if defaults else "; this network has no options"
@@ -81,9 +93,9 @@ class Learner(ABC):
     """One network on one task, with its training images (of one condition) and its clean test images.
 
     metric: the number of `evaluate` that curves, tables and retained learning are about; higher is better, 0 to 1.
-    train_count: how many training images there are. trivial: the same metrics of an answer that was not learnt from images,
-    such as the majority class everywhere or no detection at all. notes: sentences for the person, complete once the network is
-    built.
+    train_count: how many training images there are. trivial: the same metrics of an answer that was not learnt from
+    images, such as the majority class everywhere or no detection at all. notes: sentences for the person, complete once
+    the network has been trained.
     """
 
     metric: str
@@ -93,18 +105,21 @@ class Learner(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The network, in float32 on the CPU. Random weights come from torch's global generator, which the trainer has seeded;
-        weights of a file are loaded strictly. UserError where a file or package is missing."""
+        """Returns the network, in float32 on the CPU.
+
+        Random weights come from torch's global generator, which the trainer has seeded; weights of a file are loaded
+        strictly. Raises UserError where a file or package is missing.
+        """
 
     @abstractmethod
     def loss(
         self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
     ) -> torch.Tensor:
-        """The mean loss of augmented views of these training images: a scalar with a graph.
+        """Returns the mean loss of augmented views of these training images: a scalar with a graph.
 
-        All augmentation is drawn from `draw`, on the CPU, in an amount that does not depend on pixel values, so that clean
-        and protected runs see the same views. The network is called through `model(…)` alone, which may be wrapped for several
-        processes; the trainer has set autocast.
+        All augmentation is drawn from `draw`, on the CPU, in an amount that does not depend on pixel values, so that
+        clean and protected runs see the same views. The network is called through `model(…)` alone, which may be
+        wrapped for several processes; the trainer has set autocast.
         """
 
     def part_loss(
@@ -116,26 +131,27 @@ class Learner(ABC):
         rank: int,
         size: int,
     ) -> torch.Tensor:
-        """`loss` of the part of a batch that process `rank` of `size` works on: indices[rank::size].
+        """Returns the `loss` of the part of a batch that process `rank` of `size` works on: indices[rank::size].
 
-        Every process calls it with the same batch and the same state of `draw`, and leaves `draw` in the same state. A task
-        that can draw the views of the whole batch and then take its part gives several processes the views of one.
+        Every process calls it with the same batch and the same state of `draw`, and leaves `draw` in the same state. A
+        task that can draw the views of the whole batch and then take its part gives several processes the views of one.
         """
         seeds = torch.randint(2**62, (size,), generator=draw)
         return self.loss(model, indices[rank::size], torch.Generator().manual_seed(int(seeds[rank])), device)
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
-        """All metrics of the network on all clean test images, among them `metric`. tick: called once an image or batch."""
+    def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
+        """Returns all metrics of the network on all clean test images, among them `metric`."""
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
-        """The first `count` clean test images with their truth and what the network says; for the report."""
+        """Returns the first `count` clean test images with their truth and what the network says; for the report."""
         return []
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Groups for the optimizer; `rate`: a factor on the learning rate (default 1)."""
+        """Returns groups for the optimizer; `rate` is a factor on the learning rate (default 1)."""
         return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
 
 
-# network name, training images, test images, options → Learner. One entry a task in `unseg.evaluation.tasks.registry.TASKS`.
+# network name, training images, test images, options → Learner. One entry a task in
+# `unseg.evaluation.tasks.registry.TASKS`.
 MakeLearner = Callable[[str, AnnotatedImages, AnnotatedImages, LearnerOptions], Learner]

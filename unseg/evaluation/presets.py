@@ -1,6 +1,7 @@
 """Schedules by name: `tiny` for two processor cores, `paper` close to what the tasks' published evaluators use.
 
-Epochs are turned into steps by the number of training images. What an option of the command says goes before the preset.
+Epochs are turned into steps by the number of training images. What an option of the command says goes before the
+preset.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ from unseg.errors import UserError
 
 Values = dict[str, Any]  # fields of `Schedule`, `size` as WIDTHxHEIGHT, `epochs` in place of `steps`
 
-# 128×96 is CamVid's shape. Instances, boxes and prompts cost several times a semantic network's step, so they get fewer steps.
+# 128×96 is CamVid's shape. Instances, boxes and prompts cost several times a semantic network's step, so they get fewer
+# steps.
 _TINY: Values = {"size": "128x96", "steps": 1000, "batch": 4, "eval_every": 250}
 _TINY_SMALL: Values = {"size": "128x96", "steps": 300, "batch": 2, "eval_every": 100}
-# A quarter of a second of one core a step. Fewer views a step, or half the rate, taught a prompted network nothing in 240 steps.
+# A quarter of a second of one core a step. Fewer views a step, or half the rate, taught a prompted network nothing in
+# 240 steps.
 _TINY_PROMPTS: Values = {"size": "64x64", "steps": 700, "batch": 8, "eval_every": 350, "learning_rate": 3e-3}
 _TRANSFORMER: Values = {"batch": 16, "learning_rate": 1e-4, "decay": "poly", "warm_up": 0.0}
 
 PRESETS: dict[str, dict[str, Values]] = {
     "tiny": {
-        **dict.fromkeys(("binary", "classes", "semantic", "medical"), _TINY),
+        **dict.fromkeys(("semantic", "medical"), _TINY),
         **dict.fromkeys(("instance", "panoptic", "detection", "remote"), _TINY_SMALL),
         "interactive": _TINY_PROMPTS,
     },
-    # Sources: Mask2Former (Cheng et al. 2022): ADE20K 160,000 steps of 16 at 512², COCO 50 epochs at 1024², rate 1e-4, decay
-    # 0.05, gradients clipped at 0.01. DETR's descendants: 50 epochs, clip 0.1. RSPrompter (Chen et al. 2024): 300 epochs, rate
-    # 2e-4. SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD, for want of a
-    # published one.
+    # Sources: Mask2Former (Cheng et al. 2022): ADE20K 160,000 steps of 16 at 512², COCO 50 epochs at 1024², rate 1e-4,
+    # decay 0.05, gradients clipped at 0.01. DETR's descendants: 50 epochs, clip 0.1. RSPrompter (Chen et al. 2024): 300
+    # epochs, rate 2e-4. SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD,
+    # for want of a published one.
     "paper": {
         "semantic": {
             **_TRANSFORMER,
@@ -98,35 +101,39 @@ DEFAULTS: Values = {"size": "128x96", "steps": 3000, "batch": 8, "eval_every": 2
 
 
 def preset_values(name: str | None, task: str) -> Values:
-    """What a preset sets for a task; `DEFAULTS` where none is named. UserError where there is none."""
+    """Returns what a preset sets for a task; `DEFAULTS` where none is named. Raises UserError where there is none."""
     if name is None:
         return dict(DEFAULTS)
     if name not in PRESETS:
         raise UserError(f"--preset {name}: give {' or '.join(PRESETS)}")
     if task not in PRESETS[name]:
         raise UserError(f"--preset {name}: there is none for task {task}; it has one for {', '.join(PRESETS[name])}")
-    return {
-        key: value for key, value in DEFAULTS.items() if key != "steps" or "epochs" not in PRESETS[name][task]
-    } | PRESETS[name][task]
+    chosen, defaults = PRESETS[name][task], dict(DEFAULTS)
+    if "epochs" in chosen:
+        del defaults["steps"]
+    return defaults | chosen
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is settled for a run: size (width, height) and the fields of a `Schedule`, with epochs if there are no steps."""
+    """What is settled for a run.
+
+    size: WIDTHxHEIGHT. epochs: in place of steps, or None. schedule: the fields of a `Schedule`.
+    """
 
     size: str
     epochs: float | None
     schedule: Values
 
     def steps_for(self, train_images: int) -> Values:
-        """The schedule's fields, epochs counted in steps."""
+        """Returns the schedule's fields, epochs counted in steps."""
         if self.epochs is None:
             return self.schedule
         return {**self.schedule, "steps": max(1, round(self.epochs * train_images / self.schedule["batch"]))}
 
 
 def choose(preset: str | None, task: str, given: Values) -> Choices:
-    """The preset with what the user gave (None: not given) in its place."""
+    """Returns the preset with what the user gave (None: not given) in its place."""
     said = {key: value for key, value in given.items() if value is not None}
     if "steps" in said and "epochs" in said:
         raise UserError("--steps and --epochs: give one of the two")

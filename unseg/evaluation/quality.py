@@ -1,34 +1,37 @@
-"""How far changed images are from the clean ones, at full size: the bound that holds, PSNR, SSIM and, with weights, LPIPS."""
+"""How far changed images are from the clean ones, at full size: the bound that holds, PSNR, SSIM and, with weights,
+LPIPS.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from segment_anything_training.key_remaps import shapes_of
 from unseg.errors import UserError
 from unseg.method import metrics
-from unseg.storage.weights import compare, read_state, shapes_of
+from unseg.storage.state_files import compare, read_state
 
-SLOW_IMAGES = (
-    200  # SSIM and LPIPS take a tenth of a second an image: they are means over at most so many, evenly spread
-)
+# SSIM and LPIPS take a tenth of a second an image: they are means over at most so many, evenly spread.
+SLOW_IMAGES = 200
 SMALLEST_SIDE = 32  # of an image for LPIPS' backbone; SSIM's window has 11 pixels
 
-Similarity = Callable[[np.ndarray, np.ndarray], float]
+Similarity = Callable[[np.ndarray, np.ndarray], float | None]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A condition's images against the clean ones.
+    """How far a condition's images are from the clean ones.
 
-    psnr, ssim, lpips: means over the images that differ (psnr in dB over all of those, ssim and lpips over at most SLOW_IMAGES of
-    them); None where no image differs, and lpips where no weights were given. max_change_object, max_change_background: the
-    measured bound, grey levels over all images. images: how many were measured; differing: how many of them differ.
+    psnr, ssim, lpips: means over the images that differ (psnr in dB over all of those, ssim and lpips over at most
+    SLOW_IMAGES of them); None where no image differs, and lpips where no weights were given. max_change_object,
+    max_change_background: the measured bound, grey levels over all images. images: how many were measured; differing:
+    how many of them differ.
     """
 
     psnr: float | None = None
@@ -40,23 +43,38 @@ class Quality:
     differing: int = 0
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The measures of one image. psnr, ssim, lpips: None where they were not measured. on_object, on_background:
+    largest change, grey levels.
+    """
+
+    psnr: float | None
+    ssim: float | None
+    lpips: float | None
+    on_object: int
+    on_background: int
+
+
 class Meter:
     """Measures every image once, in whatever order and from whatever thread they come."""
 
     def __init__(self, count: int, perceptual: Similarity | None = None) -> None:
         self.count, self.perceptual = count, perceptual
         self.step = max(1, -(-count // SLOW_IMAGES))
-        self.found: dict[int, tuple[float | None, float | None, float | None, int, int]] = {}
+        self.found: dict[int, _Measured] = {}
         self._lock = threading.Lock()
 
     def wants(self, index: int) -> bool:
+        """Returns whether the image has not been measured yet."""
         return index not in self.found
 
     def missing(self) -> list[int]:
+        """Returns the images that have not been measured yet."""
         return [index for index in range(self.count) if self.wants(index)]
 
     def add(self, index: int, clean_HW3: np.ndarray, changed_HW3: np.ndarray, mask_HW: np.ndarray) -> None:
-        """mask: H×W bool, the object."""
+        """Measures an image. mask: H×W bool, the object."""
         difference = np.abs(changed_HW3.astype(np.int16) - clean_HW3).max(2)
         psnr = ssim = lpips = None
         if difference.any():
@@ -66,30 +84,39 @@ class Meter:
                 lpips = self.perceptual(clean_HW3, changed_HW3) if self.perceptual else None
         on_object, on_background = int(difference[mask_HW].max(initial=0)), int(difference[~mask_HW].max(initial=0))
         with self._lock:
-            self.found[index] = psnr, ssim, lpips, on_object, on_background
+            self.found[index] = _Measured(psnr, ssim, lpips, on_object, on_background)
 
     def total(self) -> Quality:
+        """Returns the quality of all images that have been measured."""
         rows = [self.found[index] for index in sorted(self.found)]  # sorted: sums do not depend on the order of reading
-        means = [
-            float(np.mean(values)) if (values := [row[place] for row in rows if row[place] is not None]) else None
-            for place in range(3)
-        ]
         return Quality(
-            *means,
-            max((row[3] for row in rows), default=0),
-            max((row[4] for row in rows), default=0),
-            len(rows),
-            sum(row[0] is not None for row in rows),
+            psnr=_mean(row.psnr for row in rows),
+            ssim=_mean(row.ssim for row in rows),
+            lpips=_mean(row.lpips for row in rows),
+            max_change_object=max((row.on_object for row in rows), default=0),
+            max_change_background=max((row.on_background for row in rows), default=0),
+            images=len(rows),
+            differing=sum(row.psnr is not None for row in rows),
         )
 
 
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
 def structural_similarity(clean_HW3: np.ndarray, changed_HW3: np.ndarray) -> float | None:
-    """SSIM (Wang et al. 2004; Gaussian window of σ 1.5) of two uint8 images, mean over the channels; None for a side below 11."""
+    """Returns the SSIM of two uint8 images, the mean over the channels; None for a side below 11.
+
+    It is that of Wang et al. 2004, with a Gaussian window of σ 1.5.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(clean_HW3.shape[:2]) < 11:
         return None
-    return float(structural_similarity_index_measure(_batch(changed_HW3), _batch(clean_HW3), data_range=255.0))
+    found = structural_similarity_index_measure(_batch(changed_HW3), _batch(clean_HW3), data_range=255.0)
+    assert isinstance(found, torch.Tensor)
+    return float(found)
 
 
 def _batch(pixels_HW3: np.ndarray) -> torch.Tensor:
@@ -97,8 +124,11 @@ def _batch(pixels_HW3: np.ndarray) -> torch.Tensor:
 
 
 def load_perceptual(path: Path) -> Similarity:
-    """LPIPS (Zhang et al. 2018) on AlexNet: torchmetrics has the linear weights, `path` torchvision's AlexNet of ImageNet
-    (alexnet-owt-7be5be79.pth). UserError where the file is missing or holds something else."""
+    """Returns LPIPS (Zhang et al. 2018) on AlexNet, as a function of two uint8 images.
+
+    torchmetrics has the linear weights, `path` torchvision's AlexNet of ImageNet (alexnet-owt-7be5be79.pth). Raises
+    UserError where the file is missing or holds something else.
+    """
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
     network = _NoTrainLpips(net="alex", pnet_rand=True)

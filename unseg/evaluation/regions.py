@@ -6,7 +6,7 @@ Shapes: H×W the image's own size or that of a view, N regions. Labels are place
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -16,16 +16,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule
-from unseg.data.annotations.core import first_few
+from unseg.data.annotations.core import Segment, first_few
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import recoloured, standardised
 from unseg.evaluation.coco_metrics import NOTHING, RunLengths, TrueRegion, decode, encode
 from unseg.evaluation.learner import AnnotatedImages
+from unseg.victims.targets import Targets
 
 What = Literal["instances", "panoptic"]
 ZOOM = (0.7, 1.6)  # a view's magnification over "the whole image fits", log-uniform
 GEOMETRY_DRAWS = 4  # random numbers a view: flip, zoom, shift across and down
+ANY_OBJECT = ObjectRule()
 LEFT_OUT = frozenset((0, 255))  # of class-id masks: background and "not labelled"
 
 
@@ -34,8 +37,10 @@ LEFT_OUT = frozenset((0, 255))  # of class-id masks: background and "not labelle
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes that a network tells apart. ids: the annotations' own, sorted. names: each once. things: countable or not.
-    left_out: ids that class-id masks use for background and "not labelled".
+    """The classes that a network tells apart.
+
+    ids: the annotations' own, sorted. names: each once. things: countable or not. left_out: ids that class-id masks use
+    for background and "not labelled".
     """
 
     ids: tuple[int, ...]
@@ -44,15 +49,15 @@ class ClassList:
     left_out: frozenset[int] = LEFT_OUT
 
     def label(self, class_id: int) -> int | None:
-        """The place of a class id; None where it is not among them."""
+        """Returns the place of a class id; None where it is not among them."""
         return self.ids.index(class_id) if class_id in self.ids else None
 
 
-def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: ObjectRule = ObjectRule()) -> ClassList:
-    """The classes of both sets. Where the format does not list them, all annotations are looked through once. rule: its labels of
-    background and of pixels that are ignored are no classes of class-id masks.
+def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: ObjectRule = ANY_OBJECT) -> ClassList:
+    """Returns the classes of both sets. Where the format does not list them, all annotations are looked through once.
 
-    UserError where the two sets number their classes differently, where there is none, or where panoptic classes are wanted of
+    rule: its labels of background and of pixels that are ignored are no classes of class-id masks. Raises UserError
+    where the two sets number their classes differently, where there is none, or where panoptic classes are wanted of
     annotations that do not tell things from stuff.
     """
     check_same_numbering(train.classes, test.classes)
@@ -88,7 +93,7 @@ def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: 
 
 
 def check_same_numbering(train: ClassTable, test: ClassTable) -> None:
-    """UserError where a class of the test annotations is another one, or none, in the training annotations."""
+    """Raises UserError where a class of the test annotations is another one, or none, in the training annotations."""
     for class_id, name in sorted(test.names.items()):
         if train.ids is not None and class_id not in train.ids:
             raise UserError(
@@ -106,40 +111,43 @@ def check_same_numbering(train: ClassTable, test: ClassTable) -> None:
 
 
 def pieces(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_OUT) -> list[tuple[int, bool, np.ndarray]]:
-    """Class id, crowd and mask (H×W bool) of every region, void left out; masks of class ids and binary masks have no instances:
-    there, every connected component (8 neighbours) of a class is one. left_out: see `ClassList`."""
-    if isinstance(annotated, ClassMap) and what == "instances":
-        return [
-            (class_id, False, part)
-            for class_id, mask in class_masks(annotated, left_out)
-            if annotated.classes.is_thing(class_id) is not False
-            for part in components(mask)
-        ]
+    """Returns class id, crowd and mask (H×W bool) of every region, void left out.
+
+    Masks of class ids and binary masks have no instances: there, every connected component (8 neighbours) of a class is
+    one. left_out: see `ClassList`.
+    """
     if isinstance(annotated, ClassMap):
-        return [(class_id, False, mask) for class_id, mask in class_masks(annotated, left_out)]
-    found = [
-        (segment.class_id, segment.crowd, segment.thing, segment.mask)
-        for segment in annotated.segments
-        if not segment.void
-    ]
+        return _pieces_of_a_map(annotated, what, left_out)
+    found = [segment for segment in annotated.segments if not segment.void]
     if what == "instances":
-        return [(class_id, crowd, mask) for class_id, crowd, thing, mask in found if thing is not False and mask.any()]
+        return _as_pieces(segment for segment in found if segment.thing is not False)
     stuff: dict[int, np.ndarray] = {}  # one segment a class, which it is in most sets anyway
-    for class_id, crowd, thing, mask in found:
-        if thing is False and not crowd:
-            stuff[class_id] = stuff.get(class_id, False) | mask
-    return [
-        *(
-            (class_id, crowd, mask)
-            for class_id, crowd, thing, mask in found
-            if (thing is not False or crowd) and mask.any()
-        ),
-        *((class_id, False, mask) for class_id, mask in stuff.items() if mask.any()),
-    ]
+    for segment in found:
+        if _is_stuff(segment):
+            stuff[segment.class_id] = stuff.get(segment.class_id, False) | segment.mask
+    apart = _as_pieces(segment for segment in found if not _is_stuff(segment))
+    return [*apart, *((class_id, False, mask) for class_id, mask in stuff.items() if mask.any())]
+
+
+def _is_stuff(segment: Segment) -> bool:
+    return segment.thing is False and not segment.crowd
+
+
+def _as_pieces(segments: Iterable[Segment]) -> list[tuple[int, bool, np.ndarray]]:
+    found = ((segment.class_id, segment.crowd, segment.mask) for segment in segments)
+    return [(class_id, crowd, mask) for class_id, crowd, mask in found if mask.any()]
+
+
+def _pieces_of_a_map(annotated: ClassMap, what: What, left_out: frozenset[int]) -> list[tuple[int, bool, np.ndarray]]:
+    masks = class_masks(annotated, left_out)
+    if what == "panoptic":
+        return [(class_id, False, mask) for class_id, mask in masks]
+    things = [(class_id, mask) for class_id, mask in masks if annotated.classes.is_thing(class_id) is not False]
+    return [(class_id, False, part) for class_id, mask in things for part in components(mask)]
 
 
 def class_ids(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_OUT) -> set[int]:
-    """The classes of `pieces`, without taking them apart."""
+    """Returns the classes of `pieces`, without taking them apart."""
     if isinstance(annotated, ClassMap):
         return {class_id for class_id, _ in class_masks(annotated, left_out)}
     return {
@@ -150,13 +158,14 @@ def class_ids(annotated: Annotated, what: What, left_out: frozenset[int] = LEFT_
 
 
 def class_masks(annotated: ClassMap, left_out: frozenset[int] = LEFT_OUT) -> list[tuple[int, np.ndarray]]:
-    """Each class of a class map with its mask: background, "not labelled" and what the format calls void left out."""
+    """Returns each class of a class map with its mask; background, "not labelled" and what the format calls void are
+    left out.
+    """
     if annotated.kind == "binary":
         mask = annotated.object_mask(ObjectRule())
         return [(1, mask)] if mask.any() else []
-    without = (
-        left_out if annotated.classes.ids is None else frozenset()
-    )  # a format that lists its classes knows its void itself
+    # A format that lists its classes knows its void itself.
+    without = left_out if annotated.classes.ids is None else frozenset()
     return [
         (segment.class_id, segment.mask)
         for segment in annotated.segments
@@ -165,20 +174,19 @@ def class_masks(annotated: ClassMap, left_out: frozenset[int] = LEFT_OUT) -> lis
 
 
 def components(mask_HW: np.ndarray) -> list[np.ndarray]:
-    """The connected components of a mask, 8 neighbours."""
+    """Returns the connected components of a mask (8 neighbours), each H×W bool."""
     count, numbers = cv2.connectedComponents(mask_HW.astype(np.uint8), connectivity=8)
     return [numbers == number for number in range(1, count)]
 
 
 def read_regions(images: AnnotatedImages, place: int, classes: ClassList, what: What) -> list[TrueRegion]:
-    """The regions of an image in the classes' labels; UserError, naming the image, where one is of a class that is not listed, or
-    where panoptic regions are wanted of a map that does not tell single things apart."""
+    """Returns the regions of an image in the classes' labels.
+
+    Raises UserError, naming the image, where one is of a class that is not listed, or where panoptic regions are wanted
+    of a map that does not tell single things apart.
+    """
     annotated = images.annotated(place)
-    if (
-        what == "panoptic"
-        and isinstance(annotated, ClassMap)
-        and any(annotated.classes.is_thing(class_id) for class_id, _ in class_masks(annotated, classes.left_out))
-    ):
+    if what == "panoptic" and isinstance(annotated, ClassMap) and _merges_things(annotated, classes):
         raise UserError(
             f"{images.names[place]}: its annotation does not tell single things apart (Cityscapes: the instanceIds"
             " file is missing beside labelIds), which --task panoptic needs"
@@ -195,20 +203,22 @@ def read_regions(images: AnnotatedImages, place: int, classes: ClassList, what: 
     return regions
 
 
+def _merges_things(annotated: ClassMap, classes: ClassList) -> bool:
+    return any(annotated.classes.is_thing(class_id) for class_id, _ in class_masks(annotated, classes.left_out))
+
+
 # What was read of a set, as long as the set itself lives: one set of test images serves all runs.
 _READ: WeakKeyDictionary[AnnotatedImages, dict[tuple[ClassList, What], list[list[TrueRegion]]]] = WeakKeyDictionary()
 
 
-def all_regions(images: AnnotatedImages, classes: ClassList, what: What) -> list[list[TrueRegion]]:
-    """`read_regions` of every image, read once for all networks and conditions. Sets that have `heard` are told of each image."""
+def all_regions(
+    images: AnnotatedImages, classes: ClassList, what: What, progress: Progress = SILENT
+) -> list[list[TrueRegion]]:
+    """Returns the `read_regions` of every image, read once for all networks and conditions."""
     known, key = _READ.setdefault(images, {}), (classes, what)
     if key not in known:
-        heard = getattr(images, "heard", lambda: None)
-        found = []
-        for place in range(len(images.names)):
-            found.append(read_regions(images, place, classes, what))
-            heard()
-        known[key] = found
+        places = track(progress, range(len(images.names)), len(images.names), "reading annotations")
+        known[key] = [read_regions(images, place, classes, what) for place in places]
     return known[key]
 
 
@@ -216,23 +226,12 @@ def all_regions(images: AnnotatedImages, classes: ClassList, what: What) -> list
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The regions of a view. labels: N int64. masks: N×H×W bool. boxes: N×4 float32, XYXY, each the tight box of its mask."""
-
-    labels: torch.Tensor
-    masks: torch.Tensor
-    boxes: torch.Tensor
-
-    def to(self, device: torch.device) -> Targets:
-        return Targets(self.labels.to(device), self.masks.to(device), self.boxes.to(device))
-
-
-@dataclass(frozen=True)
 class View:
-    """How an image becomes a view of `size` (width, height): scaled to content (width, height), flipped, a window at (left, top).
+    """How an image becomes a view of `size` (width, height).
 
-    What the window has beyond the content is empty, to the right and below. colour: factors of brightness, contrast and
-    saturation and a shift of the hue; None: colours stay.
+    It is scaled to `content` (width, height), flipped or not, and seen through a window at (left, top). What the window
+    has beyond the content is empty, to the right and below. colour: factors of brightness, contrast and saturation and
+    a shift of the hue; None: colours stay.
     """
 
     size: tuple[int, int]
@@ -244,11 +243,11 @@ class View:
 
     @property
     def filled(self) -> tuple[int, int]:
-        """Columns and rows of the view that show the image."""
+        """Returns the columns and rows of the view that show the image."""
         return min(self.size[0], self.content[0] - self.left), min(self.size[1], self.content[1] - self.top)
 
     def place(self, pixels: np.ndarray, interpolation: int) -> np.ndarray:
-        """The window over the scaled image, its filled part alone."""
+        """Returns the window over the scaled image, its filled part alone."""
         scaled = cv2.resize(pixels, self.content, interpolation=interpolation)
         if self.flip:
             scaled = cv2.flip(scaled, 1)
@@ -256,8 +255,14 @@ class View:
         return scaled[self.top : self.top + rows, self.left : self.left + columns]
 
 
+def size_of(pixels: np.ndarray) -> tuple[int, int]:
+    """Returns the width and height of an image or mask, H×W or H×W×3."""
+    height, width = pixels.shape[:2]
+    return width, height
+
+
 def whole(size: tuple[int, int], image_size: tuple[int, int], zoom: float = 1.0) -> tuple[int, int]:
-    """The width and height of an image (width, height) that fits into `size`, its shape kept, times `zoom`."""
+    """Returns the width and height of an image (width, height) that fits into `size`, its shape kept, times `zoom`."""
     fit = min(size[0] / image_size[0], size[1] / image_size[1]) * zoom
     return max(1, round(image_size[0] * fit)), max(1, round(image_size[1] * fit))
 
@@ -268,7 +273,10 @@ def draw_view(
     size: tuple[int, int],
     colour: tuple[float, float, float, float] | None,
 ) -> View:
-    """A random view. draws: GEOMETRY_DRAWS numbers in [0, 1). colour: as `unseg.evaluation.augmentation.recoloured` takes it."""
+    """Returns a random view.
+
+    draws: GEOMETRY_DRAWS numbers in [0, 1). colour: as `unseg.evaluation.augmentation.recoloured` takes it.
+    """
     flip, zoom, across, down = draws
     content = whole(size, image_size, math.exp(math.log(ZOOM[0]) + zoom * math.log(ZOOM[1] / ZOOM[0])))
     spare = (max(0, content[0] - size[0]), max(0, content[1] - size[1]))
@@ -278,8 +286,10 @@ def draw_view(
 def reduced(
     pixels_HW3: np.ndarray, regions: Sequence[TrueRegion], size: tuple[int, int]
 ) -> tuple[np.ndarray, list[TrueRegion]]:
-    """An image and its regions no larger than the largest view of `size` shows them, for keeping; smaller ones as they are."""
-    content = whole(size, pixels_HW3.shape[1::-1], ZOOM[1])
+    """Returns an image and its regions no larger than the largest view of `size` shows them; smaller ones as they
+    are.
+    """
+    content = whole(size, size_of(pixels_HW3), ZOOM[1])
     if content[0] >= pixels_HW3.shape[1]:
         return pixels_HW3, list(regions)
     masks = [
@@ -297,7 +307,9 @@ def reduced(
 
 
 def view_pixels(pixels_HW3: np.ndarray, view: View) -> torch.Tensor:
-    """The normalised view of an H×W×3 uint8 image, 3×H×W float32; 0, the mean colour, where it is not filled."""
+    """Returns the normalised view of an H×W×3 uint8 image: 3×H×W float32; 0, the mean colour, where it is not
+    filled.
+    """
     shrinks = view.content[0] < pixels_HW3.shape[1]
     shown = view.place(pixels_HW3, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     plain = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].to(torch.float32) / 255
@@ -309,7 +321,9 @@ def view_pixels(pixels_HW3: np.ndarray, view: View) -> torch.Tensor:
 
 
 def view_targets(regions: Sequence[TrueRegion], view: View) -> Targets:
-    """The regions of a view. Crowds are left out, and so is what the window or the scaling leaves no pixel of."""
+    """Returns the regions of a view. Crowds are left out, and so is what the window or the scaling leaves no pixel
+    of.
+    """
     labels, masks = [], []
     for region in regions:
         if region.crowd:
@@ -327,7 +341,10 @@ def view_targets(regions: Sequence[TrueRegion], view: View) -> Targets:
 
 
 def tight_boxes(masks_NHW: np.ndarray) -> np.ndarray:
-    """N×4 float32 XYXY: the smallest boxes around masks that are not empty; right and lower edges lie behind the last pixel."""
+    """Returns the smallest boxes around masks that are not empty, N×4 float32 XYXY.
+
+    Right and lower edges lie behind the last pixel.
+    """
     boxes = np.zeros((len(masks_NHW), 4), np.float32)
     for box, mask in zip(boxes, masks_NHW, strict=True):
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
@@ -336,14 +353,19 @@ def tight_boxes(masks_NHW: np.ndarray) -> np.ndarray:
 
 
 def restore(probabilities_NHW: torch.Tensor, view: View, image_size: tuple[int, int]) -> torch.Tensor:
-    """Maps of a view of the whole image (N×h×w, of any size over the view's frame), on the image itself: N×H×W."""
+    """Returns maps of a view of the whole image (N×h×w, of any size over the view's frame), on the image itself:
+    N×H×W.
+    """
     columns, rows = view.filled
     frame = F.interpolate(probabilities_NHW[None], view.size[::-1], mode="bilinear", align_corners=False)
     return F.interpolate(frame[..., :rows, :columns], image_size[::-1], mode="bilinear", align_corners=False)[0]
 
 
 def painted(regions: Sequence[RunLengths], height: int, width: int) -> np.ndarray:
-    """H×W int32: the place of the region that owns the pixel, or NOTHING. Of regions that overlap, the smaller one is on top."""
+    """Returns the place of the region that owns each pixel, or NOTHING: H×W int32.
+
+    Of regions that overlap, the smaller one is on top.
+    """
     masks = [decode(region) for region in regions]
     owner = np.full((height, width), NOTHING, np.int32)
     for place in sorted(range(len(masks)), key=lambda place: -int(masks[place].sum())):

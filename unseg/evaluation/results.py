@@ -15,47 +15,62 @@ from unseg.errors import UserError
 from unseg.evaluation.condition_names import TRIVIAL, in_order
 from unseg.method import metrics
 from unseg.storage.files import write_bytes
+from unseg.storage.settings_diff import differences
 
 Json = dict[str, Any]
 
 
 class Results:
-    """OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}; see docs/evaluation.md.
+    """The file OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}.
 
-    The file is read anew for every question and every addition, so that several processes may share the work of one folder.
+    The file is read anew for every question and every addition, so that several processes may share the work of one
+    folder.
     """
 
     def __init__(self, out: Path, common: Json, facts: Json, weights: Json | None = None) -> None:
-        """common: the settings that every run of the task shares; facts: what every table of the task needs; weights: for each
-        network the pretrained weights that all its runs share."""
+        """common: the settings that every run of the task shares. facts: what every table of the task needs. weights:
+        for each network the pretrained weights that all its runs share. Raises UserError where the file holds runs of
+        other settings.
+        """
         self.path, self.curves = out / "results.json", out / "curves.jsonl"
         self.common, self.facts, self.weights = common, facts, weights or {}
         self.content()
 
     def content(self) -> Json:
-        """What the file holds, with this task's facts. UserError where its runs cannot be compared with this one's."""
+        """Returns what the file holds, with this task's facts.
+
+        Raises UserError where its runs cannot be compared with this one's.
+        """
         content = read_results(self.path) if self.path.exists() else {"tasks": {}, "runs": []}
-        for settings in (run["settings"] for run in content["runs"]):
-            other = [key for key in self.common if settings.get(key) != self.common[key]]
-            if settings["task"] == self.common["task"] and other:
-                raise UserError(
-                    f"--out {self.path.parent}: its runs of task {self.common['task']} were made with "
-                    f"{other[0]} {settings.get(other[0])}, now it is {self.common[other[0]]}; give another --out"
-                )
-            before, now = settings.get("weights"), self.weights.get(settings["network"])
-            if settings["task"] == self.common["task"] and settings["network"] in self.weights and before != now:
-                raise UserError(
-                    f"--out {self.path.parent}: its runs of {settings['network']} were made with weights {before}, "
-                    f"now they are {now}; give another --out"
-                )
-        content["tasks"][self.facts["task"]] = {**content["tasks"].get(self.facts["task"], {}), **self.facts}
+        for run in content["runs"]:
+            if run["settings"]["task"] == self.common["task"]:
+                self._check(run["settings"])
+        name = self.facts["task"]
+        content["tasks"][name] = {**content["tasks"].get(name, {}), **self.facts}
         return content
 
+    def _check(self, before: Json) -> None:
+        """Raises UserError where a run's settings are not those that the task's runs share."""
+        shared = {key: before.get(key) for key in self.common}
+        for phrase in differences(shared, self.common):
+            raise UserError(
+                f"--out {self.path.parent}: its runs of task {self.common['task']} were made with {phrase}; "
+                "give another --out"
+            )
+        network = before["network"]
+        if network not in self.weights:
+            return
+        for phrase in differences({"weights": before.get("weights")}, {"weights": self.weights[network]}):
+            raise UserError(
+                f"--out {self.path.parent}: its runs of {network} were made with {phrase}; give another --out"
+            )
+
     def add_facts(self, more: Json) -> None:
-        """What only learners know of the task."""
+        """Adds what only learners know of the task."""
         self.facts = {**self.facts, **more}
 
     def holds(self, settings: Json) -> bool:
+        """Returns whether there is a run of these settings."""
         return any(run["settings"] == settings for run in self.content()["runs"])
 
     def add(self, settings: Json, result: Json) -> None:
@@ -68,6 +83,7 @@ class Results:
             write_bytes(self.path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def log(self, line: Json) -> None:
+        """Adds a line to curves.jsonl."""
         self.curves.parent.mkdir(parents=True, exist_ok=True)
         with open(self.curves, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -78,7 +94,10 @@ def _key(settings: Json) -> tuple[str, str, str, int]:
 
 
 def read_results(path: Path) -> Json:
-    """The content of a results.json, of whatever version, in today's schema; UserError where it is none."""
+    """Returns the content of a results.json, of whatever version, in today's schema.
+
+    Raises UserError where the file is none.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -104,30 +123,35 @@ FORMER_SCHEDULE = {"optimizer": "adamw", "momentum": 0.9, "decay": "cosine", "wa
 
 
 def upgraded(content: Json) -> Json:
-    """The content of an older file in today's schema: mIoU was the only metric, and had its own names."""
+    """Returns the content of an older file in today's schema: mIoU was the only metric, and had its own names."""
     for facts in content["tasks"].values():
         if "trivial_miou" in facts:
             facts["metric"], facts["trivial"] = "miou", {"miou": facts.pop("trivial_miou")}
             facts["absent_classes"] = [str(label) for label in facts.get("absent_classes", ())]
     for run in content["runs"]:
-        settings, result = run["settings"], run["result"]
-        if settings["task"] in ("binary", "classes"):
+        settings = run["settings"]
+        if "object_classes" in settings:  # of the tasks binary and classes, when they had data of their own layout
             settings.setdefault("test_split", "test")
-        if "final_miou" in result:
+        if "final_miou" in run["result"]:
             for name, value in FORMER_SCHEDULE.items():
                 settings.setdefault(name, value)
             settings.pop("num_classes", None)  # follows from the data
-            iou = result.pop("per_class_iou", None)
-            result |= {"metric": "miou", "final": result.pop("final_miou"), "best": result.pop("best_miou", None)}
-            result["metrics"] = {"miou": result["final"]}
-            if iou is not None:
-                result["metrics"]["class_iou"] = {str(label): value for label, value in enumerate(iou)}
-            for point in result.setdefault("curve", []):
-                point["score"] = point.pop("miou")
-            names = [name for name in ("psnr", "max_change_object", "max_change_background") if name in result]
-            changed = {name: result.pop(name) for name in names}
-            result["quality"] = changed if changed.get("psnr") is not None else None
+            run["result"] = _upgraded_result(run["result"])
     return content
+
+
+def _upgraded_result(result: Json) -> Json:
+    iou = result.pop("per_class_iou", None)
+    result |= {"metric": "miou", "final": result.pop("final_miou"), "best": result.pop("best_miou", None)}
+    result["metrics"] = {"miou": result["final"]}
+    if iou is not None:
+        result["metrics"]["class_iou"] = {str(label): value for label, value in enumerate(iou)}
+    for point in result.setdefault("curve", []):
+        point["score"] = point.pop("miou")
+    names = [name for name in ("psnr", "max_change_object", "max_change_background") if name in result]
+    changed = {name: result.pop(name) for name in names}
+    result["quality"] = changed if changed.get("psnr") is not None else None
+    return result
 
 
 def _is_run(run: object) -> bool:
@@ -142,7 +166,9 @@ def _is_run(run: object) -> bool:
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over seeds. sd: sample standard deviation; None where there is one seed."""
+    """A number over seeds. sd: sample standard deviation; None where there is one seed. count: how many seeds there
+    are.
+    """
 
     mean: float
     sd: float | None
@@ -150,7 +176,7 @@ class Spread:
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """The spread of the values that are not None; None where there is none."""
+    """Returns the spread of the values that are not None; None where there is none."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -161,27 +187,27 @@ def spread(values: Iterable[float | None]) -> Spread | None:
 class Row:
     """A line of the closing table: a condition over its seeds.
 
-    seeds: rising; empty for the trivial answer, which has none. final, best: of the task's metric. psnr: of the change, dB.
-    retained: share of what is learnt from clean images, each seed against the clean run of that seed, so over those seeds that
-    have one; None where there is no such seed, or no meaning.
+    seeds: rising; empty for the trivial answer, which has none. final, best: of the task's metric; None where no run
+    tells it. psnr: of the change, dB. retained: share of what is learnt from clean images, each seed against the clean
+    run of that seed, so over those seeds that have one; None where there is no such seed, or no meaning.
     """
 
     task: str
     network: str
     condition: str
     seeds: tuple[int, ...]
-    final: Spread
-    best: Spread
+    final: Spread | None
+    best: Spread | None
     psnr: Spread | None
     train_loss: Spread | None
     retained: Spread | None
 
 
 def grouped(results: Json) -> dict[tuple[str, str], dict[str, dict[int, Json]]]:
-    """(task, network) → condition, in the order of tables → seed, rising → the run's result.
+    """Returns (task, network) → condition, in the order of tables → seed, rising → the run's result.
 
-    A condition's runs whose images were made otherwise than its latest run's (by another generator, say) are left out: they are
-    what an interruption leaves of an earlier comparison.
+    A condition's runs whose images were made otherwise than its latest run's (by another generator, say) are left out:
+    they are what an interruption leaves of an earlier comparison.
     """
     latest = {_key(run["settings"])[:3]: run["settings"].get("images") for run in results["runs"]}
     groups: dict[tuple[str, str], dict[str, dict[int, Json]]] = {}
@@ -196,7 +222,9 @@ def grouped(results: Json) -> dict[tuple[str, str], dict[str, dict[int, Json]]]:
 
 
 def trivial_score(results: Json, task: str, runs: dict[str, dict[int, Json]]) -> float:
-    """The trivial answer's value of the metric: what the network's own runs say, else what the task's facts say."""
+    """Returns the trivial answer's value of the metric: what the network's own runs say, else what the task's facts
+    say.
+    """
     facts = results["tasks"][task]
     for result in (result for seeds in runs.values() for result in seeds.values()):
         if "trivial" in result:
@@ -205,7 +233,7 @@ def trivial_score(results: Json, task: str, runs: dict[str, dict[int, Json]]) ->
 
 
 def rows(results: Json) -> list[Row]:
-    """For each task and network: trivial, then the conditions that were run."""
+    """Returns the rows of every task and network: trivial, then the conditions that were run."""
     table = []
     for (task, network), conditions in grouped(results).items():
         trivial = trivial_score(results, task, conditions)
@@ -224,3 +252,8 @@ def rows(results: Json) -> list[Row]:
             )
             table.append(Row(task, network, condition, tuple(runs), final, best, ratio, loss, retained))
     return table
+
+
+def shown_metric(name: str) -> str:
+    """Returns what a table calls a metric."""
+    return {"miou": "mIoU"}.get(name, name)

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from unseg.data.annotations import Annotated, Annotations, ClassMap, ClassTable, ObjectRule, open_annotations
+from unseg.data.annotations import (
+    NO_CLASS,
+    Annotated,
+    Annotations,
+    ClassMap,
+    ClassTable,
+    ObjectRule,
+    open_annotations,
+)
 from unseg.data.annotations.core import first_few
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.evaluation.conditions import Change, reencoded
-from unseg.evaluation.pairs import Pair, digest
+from unseg.evaluation.hashes import digest
 from unseg.evaluation.quality import Meter
-from unseg.storage.images import IMAGE_SUFFIXES, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 LABEL_FOLDERS = ("labels", "masks", "annotations", "gt", "groundtruth")
 # Of two files of one name, the one that is lossless; the rest by name.
@@ -30,127 +39,102 @@ Truth = Callable[[Annotated], tuple[np.ndarray, np.ndarray]]
 
 
 class Images(ABC):
-    """Base of all sets here. heard: called whenever the pixels of an image were read, for a progress bar."""
+    """Base of all sets here."""
 
     names: Sequence[str]
     classes: ClassTable
 
-    def __init__(self) -> None:
-        self.heard: Callable[[], None] = lambda: None
-
     def __len__(self) -> int:
         return len(self.names)
 
-    def pixels(self, index: int) -> np.ndarray:
-        """H×W×3 uint8 at the image's own size."""
-        pixels = self._pixels(index)
-        self.heard()
-        return pixels
-
     @abstractmethod
-    def _pixels(self, index: int) -> np.ndarray: ...
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8 at the image's own size."""
 
     @abstractmethod
     def annotated(self, index: int) -> Annotated:
-        """The true annotations."""
+        """Returns the true annotations."""
 
     def stem(self, index: int) -> str:
-        """The name without suffix: what a protected image is matched by, and noise is drawn by."""
+        """Returns the name without suffix: what a protected image is matched by, and noise is drawn by."""
         return stem_of(self.names[index])
 
 
-class FileImages(Images):
-    """One file an image."""
+class CleanImages(Images):
+    """The annotated images of a folder, one file each.
 
-    files: Sequence[Path]
+    files: relative name → path, in the order of the images. unannotated: the images of the folder that the annotations
+    do not name, which are left out.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(
+        self, root: Path, annotations: Annotations, files: Mapping[str, Path], unannotated: Sequence[str]
+    ) -> None:
+        self.root, self.annotations, self.classes = root, annotations, annotations.classes
+        self.names, self.files, self.unannotated = list(files), list(files.values()), list(unannotated)
         self._sizes: dict[int, tuple[int, int]] = {}
 
-    def _pixels(self, index: int) -> np.ndarray:
-        pixels = read_image(self.files[index]).pixels
-        self._sizes[index] = pixels.shape[:2]
-        return pixels
+    @staticmethod
+    def find(root: Path, annotations: Annotations, option: str) -> CleanImages:
+        """Returns the images under `root` that the annotations name.
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width."""
-        if index not in self._sizes:
-            self._pixels(index)
-        return self._sizes[index]
-
-
-class CleanImages(FileImages):
-    """The annotated images of a folder. unannotated: those of the folder that the annotations do not name, which are left out."""
-
-    def __init__(self, root: Path, annotations: Annotations, option: str) -> None:
-        super().__init__()
-        self.root, self.annotations, self.classes = root, annotations, annotations.classes
+        option: how the user named the folder, for messages. Raises UserError where there is none.
+        """
         problems: list[Problem] = []
         files = {
             path.relative_to(root).as_posix() for path in walk(root, problems) if path.suffix.lower() in IMAGE_SUFFIXES
         }
         if problems:
             raise UserError(f"{root / problems[0].name}: {problems[0].reason}")
-        self.names = [name for name in annotations.names() if name in files]
-        self.unannotated = sorted(files - set(self.names))
-        if not self.names:
-            example = f"; there is {self.unannotated[0]}" if self.unannotated else ""
+        names = [name for name in annotations.names() if name in files]
+        unannotated = sorted(files - set(names))
+        if not names:
+            example = f"; there is {unannotated[0]}" if unannotated else ""
             raise UserError(
                 f"{option} {root}: no image there is named by the annotations "
                 f"({first_few(annotations.names()) or 'which name none'}){example}; the two need relative "
                 "names in common"
             )
-        self.files = [root / name for name in self.names]
+        return CleanImages(root, annotations, {name: root / name for name in names}, unannotated)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8 at the image's own size."""
+        pixels = read_image(self.files[index]).pixels
+        height, width = pixels.shape[:2]
+        self._sizes[index] = height, width
+        return pixels
 
     def annotated(self, index: int) -> Annotated:
-        return self.annotations.read(self.names[index], *self.size(index))
-
-
-class PairImages(FileImages):
-    """Images with class maps, as `unseg.evaluation.pairs` lists them; names are the pairs'."""
-
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        super().__init__()
-        self.pairs, self.classes = pairs, ClassTable()
-        self.names, self.files = [pair.name for pair in pairs], [pair.image for pair in pairs]
-
-    def annotated(self, index: int) -> Annotated:
-        pair, (height, width) = self.pairs[index], self.size(index)
-        classes = pair.classes()
-        if classes.shape != (height, width):
-            raise UserError(
-                f"{pair.image}: {width}×{height} pixels, but its label map {pair.label} has "
-                f"{classes.shape[1]}×{classes.shape[0]}; they must be of one size"
-            )
-        return ClassMap(classes, "index", self.classes)
-
-    def stem(self, index: int) -> str:
-        return self.names[index]
+        """Returns the true annotations."""
+        if index not in self._sizes:
+            self.pixels(index)
+        return self.annotations.read(self.names[index], *self._sizes[index])
 
 
 class Derived(Images):
-    """Another set's names and annotations."""
+    """A set with the names and annotations of another one."""
 
     def __init__(self, base: Images) -> None:
-        super().__init__()
         self.base, self.names, self.classes = base, base.names, base.classes
 
     def annotated(self, index: int) -> Annotated:
+        """Returns the true annotations."""
         return self.base.annotated(index)
 
     def stem(self, index: int) -> str:
+        """Returns the name without suffix."""
         return self.base.stem(index)
 
 
 class ChangedImages(Derived):
-    """`change` of every image. meter: measures each image when it is read first."""
+    """Images under a `change`. meter: measures each image when it is read first."""
 
     def __init__(self, base: Images, change: Change, truth: Truth, meter: Meter) -> None:
         super().__init__(base)
         self.change, self.truth, self.meter = change, truth, meter
 
-    def _pixels(self, index: int) -> np.ndarray:
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8 at the image's own size."""
         clean = self.base.pixels(index)
         mask, classes = self.truth(self.base.annotated(index))
         changed = self.change(self.stem(index), clean, mask, classes)
@@ -166,7 +150,8 @@ class ProtectedImages(Derived):
         super().__init__(base)
         self.files, self.truth, self.meter = files, truth, meter
 
-    def _pixels(self, index: int) -> np.ndarray:
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8 at the image's own size."""
         protected = read_image(self.files[index]).pixels
         if self.meter.wants(index):
             clean = self.base.pixels(index)
@@ -186,7 +171,8 @@ class ReencodedImages(Derived):
         super().__init__(clean)
         self.inner, self.quality, self.truth, self.meter = inner, quality, truth, meter
 
-    def _pixels(self, index: int) -> np.ndarray:
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8 at the image's own size."""
         coded = reencoded(self.inner.pixels(index), self.quality)
         if self.meter.wants(index):
             self.meter.add(index, self.base.pixels(index), coded, self.truth(self.base.annotated(index))[0])
@@ -200,7 +186,8 @@ class MixedImages(Derived):
         super().__init__(clean)
         self.changed, self.chosen = changed, frozenset(chosen)
 
-    def _pixels(self, index: int) -> np.ndarray:
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8 at the image's own size."""
         return (self.changed if index in self.chosen else self.base).pixels(index)
 
 
@@ -212,27 +199,42 @@ class PartOfImages(Derived):
         self.kept = list(kept)
         self.names = [base.names[index] for index in self.kept]
 
-    def _pixels(self, index: int) -> np.ndarray:
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8 at the image's own size."""
         return self.base.pixels(self.kept[index])
 
     def annotated(self, index: int) -> Annotated:
+        """Returns the true annotations."""
         return self.base.annotated(self.kept[index])
 
     def stem(self, index: int) -> str:
+        """Returns the name without suffix."""
         return self.base.stem(self.kept[index])
 
 
 def choose_share(names: Sequence[str], share: int, seed: int) -> list[int]:
-    """The indices of `share` percent of the images (rounded to whole images), rising: drawn by seed and name, so that what is in
-    20 % is in 40 % too."""
+    """Returns the indices of `share` percent of the images, rounded to whole images, rising.
+
+    They are drawn by seed and name, so that what is in 20 % is in 40 % too.
+    """
     order = sorted(range(len(names)), key=lambda index: hashlib.sha256(f"{seed} {names[index]}".encode()).digest())
     return sorted(order[: round(len(names) * share / 100)])
 
 
 def truth_by(rule: ObjectRule) -> Truth:
-    """The object that `rule` takes, and the classes of all pixels that have one (NO_CLASS where none)."""
+    """Returns the truth whose object is what `rule` takes, with the class of every pixel that has one.
+
+    Pixels without a class hold NO_CLASS, but in class maps that mark them the ignored label, as the map does.
+    """
     every = ObjectRule("all", True, rule.ignore_label, None)
-    return lambda annotated: (annotated.object_mask(rule), annotated.class_codes(every))
+
+    def truth(annotated: Annotated) -> tuple[np.ndarray, np.ndarray]:
+        classes = annotated.class_codes(every)
+        if isinstance(annotated, ClassMap) and annotated.kind == "index" and rule.ignore_label is not None:
+            classes = np.where(classes == NO_CLASS, rule.ignore_label, classes)
+        return annotated.object_mask(rule), classes
+
+    return truth
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -241,10 +243,10 @@ def truth_by(rule: ObjectRule) -> Truth:
 def open_clean(
     folder: Path, annotations: Path | None, annotations_format: str, option: str
 ) -> tuple[CleanImages, Path]:
-    """The images of DIR with their annotations, and the annotations' path.
+    """Returns the images of DIR with their annotations, and the annotations' path.
 
-    Where DIR has a folder images, that is where the images are; annotations: by default the one of LABEL_FOLDERS that lies in
-    DIR. option: how the user named DIR, for messages.
+    Where DIR has a folder images, that is where the images are; annotations: by default the one of LABEL_FOLDERS that
+    lies in DIR. option: how the user named DIR, for messages.
     """
     if not folder.is_dir():
         raise UserError(f"{option} {folder}: no such folder")
@@ -260,11 +262,14 @@ def open_clean(
             )
             raise UserError(f"{option} {folder}: {found}; name the annotations with --{prefix}annotations")
         annotations = there[0]
-    return CleanImages(root, open_annotations(annotations, root, annotations_format), option), annotations
+    return CleanImages.find(root, open_annotations(annotations, root, annotations_format), option), annotations
 
 
 def protected_files(folder: Path, stems: Sequence[str], option: str = "--protected") -> list[Path]:
-    """The protected version of every image, by `stem`. UserError where the folder holds none or not all of them."""
+    """Returns the protected version of every image, by `stem`.
+
+    Raises UserError where the folder holds none or not all of them.
+    """
     if not folder.is_dir():
         raise UserError(f"{option} {folder}: no such folder")
     root = folder / "images" if (folder / "images").is_dir() else folder
@@ -291,7 +296,9 @@ def protected_files(folder: Path, stems: Sequence[str], option: str = "--protect
 
 
 def check_apart(train: Iterable[Path], test: Iterable[Path]) -> None:
-    """Raises UserError where a test image is, byte for byte, a training image (clean or protected): it would measure memory."""
+    """Raises UserError where a test image is, byte for byte, a training image (clean or protected): it would measure
+    memory.
+    """
     seen: dict[int, list[Path]] = {}
     for path in train:
         seen.setdefault(path.stat().st_size, []).append(path)
@@ -302,7 +309,7 @@ def check_apart(train: Iterable[Path], test: Iterable[Path]) -> None:
 
 
 def annotation_files(path: Path) -> list[Path]:
-    """The files that annotations consist of: a file itself, or everything in a folder."""
+    """Returns the files that annotations consist of: a file itself, or everything in a folder."""
     if path.is_file():
         return [path]
     problems: list[Problem] = []

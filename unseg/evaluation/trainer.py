@@ -1,9 +1,10 @@
-"""One trainer for every task and condition: only the pixels of the training images differ between clean, protected and random.
+"""One trainer for every task and condition: only the pixels of the training images differ between clean, protected and
+random.
 
-The seed fixes first weights, batch order and augmentations, all drawn on the CPU, so two runs that differ in their images alone
-see the same views in the same order. A run that is killed goes on from its last checkpoint and ends, on a CPU, with the same
-numbers to the bit. Several processes (`torchrun`) share every batch: process r of n computes the images r, r + n, … of it and
-gradients are averaged; the first process tests, writes and tells.
+The seed fixes first weights, batch order and augmentations, all drawn on the CPU, so two runs that differ in their
+images alone see the same views in the same order. A run that is killed goes on from its last checkpoint and ends, on a
+CPU, with the same numbers to the bit. Several processes (`torchrun`) share every batch: process r of n computes the
+images r, r + n, … of it and gradients are averaged; the first process tests, writes and tells.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import torch
 from torch import nn
 
 from unseg.compute.distributed import GradientMean, World
+from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.errors import UserError
 from unseg.evaluation.learner import Learner, Metrics
+from unseg.evaluation.schedule import Schedule
 from unseg.storage.files import writing
 
-OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly")
-POLY_POWER = 0.9
-# What torch.load raises for files that are none of its own, cut or altered.
+# What torch.load raises for files that it did not write, or that were cut or altered.
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -43,58 +44,11 @@ LOOK_EVERY = 10  # steps between looks at the clock where several processes must
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A training run, apart from data and seed.
-
-    The rate climbs linearly to `learning_rate` over a share `warm_up` of the steps, then falls to 0: as a half cosine, or as
-    (1 − step / steps)^0.9 of all the steps (poly). clip: the norm beyond which gradients are scaled down; None: never.
-    momentum: of sgd.
-    """
-
-    steps: int = 3000
-    batch: int = 8
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    eval_every: int = 250
-    optimizer: str = "adamw"
-    momentum: float = 0.9
-    decay: str = "cosine"
-    warm_up: float = 0.1
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        # A batch of one image has no statistics where a network normalises over the batch at a single place.
-        for name, least in (("steps", 1), ("batch", 2), ("eval_every", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {least}")
-        for name, known in (("optimizer", OPTIMIZERS), ("decay", DECAYS)):
-            if getattr(self, name) not in known:
-                raise UserError(f"--{name} {getattr(self, name)}: give {' or '.join(known)}")
-        for name, low, high in (("learning_rate", 0, math.inf), ("clip", 0, math.inf)):
-            value = getattr(self, name)
-            if value is not None and not low < value < high:
-                raise UserError(f"--{name.replace('_', '-')} {value}: give a number above {low}")
-        for name, low, high in (("weight_decay", 0, math.inf), ("momentum", 0, 1), ("warm_up", 0, 1)):
-            if not low <= getattr(self, name) < high:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {low}"
-                    + (f" and below {high}" if high < math.inf else "")
-                )
-
-    def rate_factor(self, step: int) -> float:
-        """The learning rate after `step` steps, as a share of its peak."""
-        climb = max(1, round(self.warm_up * self.steps)) if self.warm_up > 0 else 0
-        if step < climb:
-            return (step + 1) / climb
-        if self.decay == "poly":
-            return (1 - step / self.steps) ** POLY_POWER
-        return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, self.steps - climb)))
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """The state of a run after `step` steps. score: the learner's metric on the clean test images. train_loss: mean since the
-    evaluation before."""
+    """The state of a run after `step` steps.
+
+    score: the learner's metric on the clean test images. train_loss: mean since the evaluation before.
+    """
 
     step: int
     score: float
@@ -103,7 +57,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to. metrics: all of them, at the end. seconds: of all parts of a run that was interrupted."""
+    """What a run came to. metrics: all of them, at the end. seconds: over all parts of a run that was interrupted."""
 
     curve: list[Evaluation]
     metrics: Metrics
@@ -112,39 +66,50 @@ class Trained:
 
     @property
     def final(self) -> float:
+        """Returns the score at the end."""
         return self.curve[-1].score
 
     @property
     def best(self) -> float:
+        """Returns the highest score of all evaluations."""
         return max(point.score for point in self.curve)
 
     @property
     def train_loss(self) -> float:
+        """Returns the mean training loss since the last evaluation but one."""
         return self.curve[-1].train_loss
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run's state is kept until it is done. settings: those of the run; the state of another one is not gone on with.
-    every: seconds between two writes; there is one at every evaluation as well."""
+    """Where a run's state is kept until it is done.
+
+    settings: what the run depends on; the state of a run with other settings is not gone on with. every: seconds
+    between two writes; there is one at every evaluation as well.
+    """
 
     path: Path
     settings: dict[str, Any]
     every: float = 120.0
 
     def remove(self) -> None:
+        """Removes the file, if there is one."""
         self.path.unlink(missing_ok=True)
 
 
 class BatchOrder:
-    """Endless batches of indices: every image once an epoch, in a new order; the last, partial batch of an epoch is filled up
-    from the next. A set smaller than the batch repeats images within one."""
+    """Endless batches of indices: every image once an epoch, in a new order.
+
+    The last, partial batch of an epoch is filled up from the next. A set smaller than the batch repeats images within
+    one.
+    """
 
     def __init__(self, count: int, batch: int, draw: torch.Generator) -> None:
         self.count, self.batch, self.draw = count, batch, draw
         self.pool = torch.empty(0, dtype=torch.int64)
 
     def next(self) -> torch.Tensor:
+        """Returns the indices of the next batch, int64."""
         while len(self.pool) < self.batch:
             self.pool = torch.cat([self.pool, torch.randperm(self.count, generator=self.draw)])
         chosen, self.pool = self.pool[: self.batch], self.pool[self.batch :]
@@ -155,19 +120,21 @@ def train(
     learner: Learner,
     schedule: Schedule,
     seed: int,
-    world: World = World(),
+    world: World | None = None,
     *,
     checkpoint: Checkpoint | None = None,
-    report: Callable[[Evaluation], None] = lambda evaluation: None,
-    tick: Callable[[int], None] = lambda step: None,
-    resumed: Callable[[int], None] = lambda step: None,
+    record: Callable[[Evaluation], None] | None = None,
+    progress: Progress = SILENT,
+    what: str = "training",
 ) -> Trained:
     """Trains the learner's network and tests it every `eval_every` steps and at the end.
 
-    report: called after each evaluation, on the first process; tick: after each step; resumed: with the step that a checkpoint
-    was made at. On one machine, one number of threads and processes, the same arguments give the same weights on the CPU.
-    UserError where the loss is not finite, or the checkpoint cannot be used.
+    record: takes each evaluation to a file, on the first process. progress: has a bar called `what` with a tick a step,
+    and is told where a checkpoint was gone on with. On one machine, one number of threads and processes, the same
+    arguments give the same weights on the CPU. Raises UserError where the loss is not finite, or the checkpoint cannot
+    be used.
     """
+    world = world or World()
     if schedule.batch % world.size:
         raise UserError(
             f"--batch {schedule.batch}: {world.size} processes share it, so give a multiple of {world.size}"
@@ -175,18 +142,23 @@ def train(
     # Forked, so that a caller's own random numbers do not move; dropout and first weights use the global generator.
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _Run(learner, schedule, seed, world)
-        if checkpoint is not None and run.load(checkpoint):
-            resumed(run.step)
-        return run.finish(checkpoint, report, tick)
+        run = _Training(learner, schedule, seed, world)
+        resumed = checkpoint is not None and run.load(checkpoint)
+        with progress.bar(what, schedule.steps) as tick:
+            if resumed:
+                progress.say(f"{what}: goes on from step {run.step}")
+            for _ in range(run.step):
+                tick()
+            return run.finish(checkpoint, record, tick)
 
 
-class _Run:
+class _Training:
     """A run between two steps."""
 
     def __init__(self, learner: Learner, schedule: Schedule, seed: int, world: World) -> None:
         self.learner, self.schedule, self.world = learner, schedule, world
-        model = learner.build().to(world.device, memory_format=torch.channels_last)
+        model = learner.build().to(world.device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
         if world.size > 1:
             if world.device.type == "cuda":
                 model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -207,19 +179,18 @@ class _Run:
         self.curve: list[Evaluation] = []
         self.metrics: Metrics = {}
 
-    def finish(
-        self, checkpoint: Checkpoint | None, report: Callable[[Evaluation], None], tick: Callable[[int], None]
-    ) -> Trained:
+    def finish(self, checkpoint: Checkpoint | None, record: Callable[[Evaluation], None] | None, tick: Tick) -> Trained:
+        """Takes the steps that are left. See `train`."""
         schedule, saved = self.schedule, time.monotonic()
         began = saved - self.seconds
         while self.step < schedule.steps:
             self._step()
-            tick(self.step)
+            tick()
             due = self.step % schedule.eval_every == 0 or self.step == schedule.steps
             if due:
                 self._evaluate()
-                if self.world.leads:
-                    report(self.curve[-1])
+                if record is not None and self.world.leads:
+                    record(self.curve[-1])
             self.seconds = time.monotonic() - began
             if checkpoint is not None and (due or self._late(saved, checkpoint.every)):
                 self._save(checkpoint)
@@ -269,12 +240,12 @@ class _Run:
             )
         return value
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[Any]:
         kind = self.world.device.type
         return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
 
     def _late(self, saved: float, every: float) -> bool:
-        """Whether a checkpoint is due; the same on every process."""
+        """Returns whether a checkpoint is due; the answer is the same on every process."""
         late = time.monotonic() - saved >= every
         if self.world.size == 1:
             return late
@@ -308,7 +279,7 @@ class _Run:
             )
 
     def load(self, checkpoint: Checkpoint) -> bool:
-        """Goes on from the checkpoint, if there is one of this run."""
+        """Returns whether there is a checkpoint of this run; if so, the run goes on from there."""
         there = checkpoint.path.is_file()
         if not self.world.from_first("yes" if there else ""):
             return False

@@ -1,4 +1,4 @@
-"""What a long run will take, said before it starts: how many images, how big, how long, where to."""
+"""What a long run will take is told before it starts: how many images, how big, how long, where to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trial:
-    """One image protected without writing it. Seconds of one generator and of one worker thread; file sizes in bytes."""
+    """What one image took that was protected without being written.
+
+    generator_seconds, worker_seconds: of one thread of each kind. bytes_in, bytes_out: sizes of the files.
+    """
 
     generator_seconds: float
     worker_seconds: float
@@ -23,8 +26,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Forecast:
-    """images: all of them. finished: by an earlier run. bytes_in: of those to do. seconds, bytes_out: None where no image
-    was tried. bytes_free: on the output's disk, None where the system does not say."""
+    """What a run will take.
+
+    images: all of them. finished: by an earlier run. bytes_in: of those to do. seconds, bytes_out: None where no image
+    was tried. bytes_free: on the output's disk, None where the system does not say.
+    """
 
     images: int
     finished: int
@@ -34,7 +40,7 @@ class Forecast:
     bytes_free: int | None = None
 
     def sentences(self, out: str) -> list[str]:
-        """For the user, before the run."""
+        """Returns what the user is told before the run."""
         to_do = self.images - self.finished
         begun = f"; {self.finished:,} are finished already" if self.finished else ""
         said = [f"{to_do:,} image{'' if to_do == 1 else 's'} to protect ({decimal(self.bytes_in)}), into {out}{begun}"]
@@ -58,9 +64,10 @@ def forecast(
     workers: int,
     bytes_free: int | None = None,
 ) -> Forecast:
-    """From a few trials to the whole. sizes: bytes of every input to do. generators, workers: threads of each kind.
+    """Returns what the whole will take, from a few trials.
 
-    A generator's time is counted by the image, since all are brought to one size; decoding and encoding by the byte.
+    sizes: bytes of every input to do. generators, workers: threads of each kind. A generator's time is counted by the
+    image, since all are brought to one size; decoding and encoding by the byte.
     """
     total = sum(sizes)
     if not trials or not sizes:
@@ -74,23 +81,17 @@ def forecast(
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """`count` of the items, evenly over their order: the middles of as many equal parts."""
-    return (
-        [items[(2 * part + 1) * len(items) // (2 * count)] for part in range(count)]
-        if len(items) >= count
-        else list(items)
-    )
+    """Returns `count` of the items, evenly over their order: the middles of as many equal parts."""
+    if len(items) < count:
+        return list(items)
+    return [items[(2 * part + 1) * len(items) // (2 * count)] for part in range(count)]
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "a second", "40 seconds", "14 minutes", "3.2 hours", "2.5 days"."""
+    """Returns seconds as people say them: "a second", "40 seconds", "14 minutes", "3.2 hours", "2.5 days"."""
     for unit, length in (("days", 86400), ("hours", 3600)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
-    return (
-        f"{round(seconds / 60)} minutes"
-        if seconds >= 90
-        else f"{round(seconds)} seconds"
-        if seconds >= 1.5
-        else "a second"
-    )
+    if seconds >= 90:
+        return f"{round(seconds / 60)} minutes"
+    return f"{round(seconds)} seconds" if seconds >= 1.5 else "a second"

@@ -1,4 +1,4 @@
-"""The manifest: what a run wrote, line by line, so that it can be verified and resumed and never overwrites a stranger.
+"""The manifest says line by line what a run wrote: it can be verified and resumed, and never overwrites a stranger.
 
 `unseg-manifest.jsonl` in the output folder. The first line holds the run's settings, each other line one input. Names
 use forward slashes; folders are relative to the output folder, so that a tree that moves as a whole stays valid. No
@@ -31,7 +31,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one input.
+    """The line of one input: what became of it.
 
     input: name relative to `input_root`, which is relative to the output folder. status: "protected"; "copied" byte for
     byte without protection; "failed", nothing written; "started" by a run that was cut off. reason: why it is not
@@ -67,11 +67,12 @@ class Entry:
 
     @property
     def key(self) -> Key:
+        """Returns what tells this input from all others."""
         return self.input, self.input_root
 
     @property
     def owned(self) -> tuple[str, ...]:
-        """The output names that belong to this input."""
+        """Returns the output names that belong to this input."""
         return (*((self.output,) if self.output else ()), *(self.claims or ()))
 
 
@@ -84,16 +85,14 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of an output folder, or None where there is none. A last line cut short by a crash is left out."""
+    """Returns the manifest of an output folder, or None where there is none.
+
+    A last line that was cut short by a crash is left out. Raises UserError where the file is no manifest of unseg.
+    """
     path = folder / MANIFEST
-    try:
-        if path.is_symlink():
-            raise UserError(f"{path}: is a link, which is not followed; choose another --out")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    text = _text(path)
+    if text is None:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); choose another --out") from error
     lines = text.rstrip("\0").split("\n")  # zeros: what some file systems put after a loss of power
     whole, torn = lines[:-1], lines[-1]  # every complete line ends in a line feed
     if torn:
@@ -105,8 +104,9 @@ def read_manifest(folder: Path) -> Manifest | None:
             raise ValueError("no object with settings")
         if header.get("format") != FORMAT:
             raise UserError(f"{path}: format {header.get('format')}, this version reads {FORMAT}; choose another --out")
-        entries = []
-        for number, line in enumerate(whole[1:], 2):
+        entries: list[Entry] = []
+        for line in whole[1:]:
+            number = len(entries) + 2
             entries.append(_entry(json.loads(line)))
     except (ValueError, TypeError, OverflowError, RecursionError, IndexError) as error:
         raise UserError(
@@ -115,29 +115,43 @@ def read_manifest(folder: Path) -> Manifest | None:
     return Manifest(header, {entry.key: entry for entry in entries})
 
 
+def _text(path: Path) -> str | None:
+    """Returns the manifest's text; None where there is no file."""
+    try:
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link, which is not followed; choose another --out")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); choose another --out") from error
+
+
+def relative(path: Path, out: Path) -> str:
+    """Returns `path` as the manifest in the folder `out` names it."""
+    return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(out))).as_posix()
+
+
 class ManifestWriter:
     """Keeps the manifest of a run: whole and sorted at the start and at the end, a line appended for each step between.
 
-    Between, the last line of an input counts, so that a killed run loses nothing. A context; an error while writing is
-    a UserError, and what was written before it stays readable. Until the context ends without an error, the first line says
-    that the run is unfinished: it may have inputs that no line speaks of yet.
+    It is a context, which writes from its beginning on. Between, the last line of an input counts, so that a killed
+    run loses nothing. An error while writing is a UserError, and what was written before it stays readable. Until the
+    context ends without an error, the first line says that the run is unfinished: it may have inputs that no line
+    speaks of yet.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry]) -> None:
         self.path, self.header = folder / MANIFEST, header
         self.entries = {entry.key: entry for entry in earlier}
-        try:
-            self._rewrite(finished=False)
-            self._file = open(self.path, "a", encoding="utf-8")
-        except OSError as error:
-            raise cannot_go_on(folder, error) from error
 
     def add(self, entry: Entry) -> None:
+        """Appends the line of one input."""
         self.entries[entry.key] = entry
         self._append(_line(entry))
 
     def announce(self, entries: Iterable[Entry]) -> None:
-        """Write several lines and wait until the disk has them: before files are written that they speak of."""
+        """Writes several lines and waits until the disk has them: before files are written that they speak of."""
         entries = list(entries)
         self.entries.update((entry.key, entry) for entry in entries)
         if entries:
@@ -162,6 +176,11 @@ class ManifestWriter:
         sync_folder(self.path.parent)
 
     def __enter__(self) -> ManifestWriter:
+        try:
+            self._rewrite(finished=False)
+            self._file = open(self.path, "a", encoding="utf-8")
+        except OSError as error:
+            raise cannot_go_on(self.path.parent, error) from error
         return self
 
     def __exit__(
@@ -177,7 +196,7 @@ class ManifestWriter:
 
 
 def cannot_go_on(out: Path, error: OSError) -> UserError:
-    """A disk that takes nothing more, for the user."""
+    """Returns the error of a disk that takes nothing more, for the user."""
     return UserError(
         f"--out {out}: cannot be written: {error.strerror or error}; what is finished is kept: make room or allow"
         " writing, and run the same command again to go on"
@@ -185,7 +204,7 @@ def cannot_go_on(out: Path, error: OSError) -> UserError:
 
 
 def _line(entry: Entry) -> str:
-    """Fields without a value are left out."""
+    """Returns a line of the manifest; fields without a value are left out."""
     return json.dumps({name: value for name, value in asdict(entry).items() if value is not None}) + "\n"
 
 
@@ -203,33 +222,34 @@ _NUMBERS = {
 
 
 def _entry(values: Any) -> Entry:
-    """A line of the manifest, every value of the type that it should have; ValueError names the one that has not."""
+    """Returns a line's values, each of the type that it should have; ValueError names the one that has not."""
     if not isinstance(values, dict):
         raise ValueError("no object")
-    entry: dict[str, Any] = {}
-    for field in fields(Entry):
-        value = values.get(field.name)
-        if value is None:
-            continue
-        if field.name == "boxes":
-            value = tuple(tuple(map(_number, box)) for box in value)
-            good = all(len(box) == 4 for box in value)
-        elif field.name == "claims":
-            value = tuple(value)
-            good = all(isinstance(name, str) and stays_inside(name) for name in value)
-        elif field.name in _NUMBERS:
-            value = _number(value)
-            good = value >= 0 and (_NUMBERS[field.name] is float or isinstance(value, int))
-        else:
-            good = isinstance(value, str) and (field.name not in _NAMES or stays_inside(value) or value == ".")
-        if not good:
-            raise ValueError(f"{field.name}: {str(value)[:60]!r}")
-        entry[field.name] = value
+    given = {field.name: values[field.name] for field in fields(Entry) if values.get(field.name) is not None}
+    entry = {name: _checked(name, value) for name, value in given.items()}
     if entry.get("output") == ".":
         raise ValueError("output: is the folder itself")
     if entry.get("status") not in get_args(Status):
         raise ValueError(f"status: {str(entry.get('status'))[:60]!r}")
     return Entry(**entry)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Returns the value of one field as an `Entry` holds it; ValueError where it is none."""
+    if name == "boxes":
+        value = tuple(tuple(map(_number, box)) for box in value)
+        good = all(len(box) == 4 for box in value)
+    elif name == "claims":
+        value = tuple(value)
+        good = all(isinstance(claim, str) and stays_inside(claim) for claim in value)
+    elif name in _NUMBERS:
+        value = _number(value)
+        good = value >= 0 and (_NUMBERS[name] is float or isinstance(value, int))
+    else:
+        good = isinstance(value, str) and (name not in _NAMES or stays_inside(value) or value == ".")
+    if not good:
+        raise ValueError(f"{name}: {str(value)[:60]!r}")
+    return value
 
 
 def _number(value: Any) -> int | float:

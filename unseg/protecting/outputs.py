@@ -1,4 +1,4 @@
-"""Where outputs go: names that lose nothing, and folders in which nothing of the user's can be overwritten."""
+"""Names for outputs that lose nothing, in folders where nothing of the user's can be overwritten."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jp
 
 @dataclass(frozen=True)
 class Planned:
-    """Names relative to the output folder: `output` for the protected image, `copy` should it be copied unprotected.
+    """The names that are planned for one input, relative to the output folder.
 
-    copy is None where a file of the user's lies there. note says how a name was changed to keep two inputs apart.
+    output: of the protected image. copy: of the input, should it be copied without protection; None where a file of the
+    user's lies there. note: says how a name was changed to keep two inputs apart.
     """
 
     output: str
@@ -29,7 +30,10 @@ class Planned:
 
 
 def check_folders(inputs: Sequence[Path], out: Path, masks: Path | None) -> None:
-    """Refuse an output folder inside an input or the other way round: a later run would take outputs for inputs."""
+    """Raises UserError where the output folder lies in an input or the other way round.
+
+    A later run would take outputs for inputs.
+    """
     real_out = _real(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder")
@@ -44,33 +48,25 @@ def check_folders(inputs: Sequence[Path], out: Path, masks: Path | None) -> None
 
 
 def _real(path: Path) -> Path:
-    """Where `path` leads; a link that leads to itself stays as it is, and whoever opens it learns so."""
+    """Returns where `path` leads; a link that leads to itself stays as it is, and whoever opens it learns so."""
     return Path(os.path.realpath(path))
 
 
 def plan_outputs(
     samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry], names: str = "suffix"
 ) -> dict[Key, Planned]:
-    """A name for every input, unique even where upper and lower case are the same, whatever the order of the inputs.
+    """Returns names for every input, unique even where upper and lower case are the same.
 
-    Names of earlier runs stay. Then inputs that need no new suffix are served, then the others in sorted order: of
-    a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png; names "keep": every input needs no
-    new suffix. Raises UserError where a name leads out of the output, a file that no manifest line owns is in the way, or
-    a linked folder.
+    They do not depend on the order of the inputs. Names of earlier runs stay. Then inputs that need no new suffix are
+    served, then the others in sorted order: of a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Where
+    `names` is "keep", no input needs a new suffix. form: a key of `SUFFIXES`. Raises UserError where a name leads out
+    of the output, and where a file that no manifest line owns or a linked folder is in the way.
     """
-    outside = next((name for name, _ in samples if not stays_inside(name)), None)
-    if outside is not None:
-        raise UserError(f"--out {out}: the name {outside!r} leads out of it; nothing is written there")
+    _check_names(samples, out)
     suffixes = SUFFIXES[form] if names == "suffix" else None
     taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
     taken[MANIFEST.casefold()] = ("", "")
     planned: dict[Key, Planned] = {}
-    for folder in sorted({str(PurePosixPath(name).parent) for name, _ in samples}):
-        link = link_on_the_way(out, folder)
-        if link is not None:
-            raise UserError(
-                f"--out {out}: {link} in it is a link, which is not followed; remove it or give another folder"
-            )
     for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
         before = earlier.get(key)
         kept = before.output if before and before.status != "copied" else None
@@ -87,6 +83,18 @@ def plan_outputs(
     return planned
 
 
+def _check_names(samples: Mapping[Key, SampleFile], out: Path) -> None:
+    outside = next((name for name, _ in samples if not stays_inside(name)), None)
+    if outside is not None:
+        raise UserError(f"--out {out}: the name {outside!r} leads out of it; nothing is written there")
+    for folder in sorted({str(PurePosixPath(name).parent) for name, _ in samples}):
+        link = link_on_the_way(out, folder)
+        if link is not None:
+            raise UserError(
+                f"--out {out}: {link} in it is a link, which is not followed; remove it or give another folder"
+            )
+
+
 def _check_nothing_in_the_way(planned: Mapping[Key, Planned], out: Path, earlier: Mapping[Key, Entry]) -> None:
     owned = {name for key in planned if key in earlier for name in earlier[key].owned}
     foreign = sorted(
@@ -100,7 +108,7 @@ def _check_nothing_in_the_way(planned: Mapping[Key, Planned], out: Path, earlier
 
 
 def _keeps_suffix(name: str, suffixes: Sequence[str] | None) -> bool:
-    """suffixes: of the output's format; None where every name is kept."""
+    """Returns whether a name may stay. suffixes: of the output's format; None where every name is kept."""
     return suffixes is None or PurePosixPath(name).suffix.lower() in suffixes
 
 

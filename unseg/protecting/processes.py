@@ -1,8 +1,8 @@
 """A run on several processes: exact disjoint shards of its jobs, each image in one of them.
 
-The parent plans, puts on record and tells; workers decode, generate, write and send back what became of each image. They
-ask for their next few jobs when they have room, so that none waits for another. Workers are spawned: they share nothing
-but a pipe each with their parent.
+The parent plans, puts on record and tells; workers decode, generate, write and send back what became of each image.
+They ask for their next few jobs when they have room, so that none waits for another. Workers are spawned: they share
+nothing but a pipe each with their parent.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from unseg.compute.device import alone, choose_device, cores, single_threaded_pool
+from unseg.compute.device import choose_device
 from unseg.compute.stopping import end_with_the_parent
+from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
+from unseg.protecting.generators import open_generator
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import images
+from unseg.storage import image_limits
 from unseg.storage.files import remove_temporaries
-from unseg.storage.weights import LoadedGenerator, load_generator
+from unseg.storage.weights import LoadedGenerator
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
 PART = 64  # jobs at most that a worker is given at a time
@@ -37,7 +40,10 @@ ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is kil
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a worker needs to build its pipeline. generator: one that is no file; sha256: of the one that is meant."""
+    """Everything that a worker needs to build its pipeline.
+
+    generator: one that is no file. sha256: of the generator that is meant, which a file may not be any more.
+    """
 
     settings: ProtectSettings
     generator: LoadedGenerator | None
@@ -48,8 +54,9 @@ class Blueprint:
     workers: int
 
     def build(self) -> Pipeline:
+        """Returns the pipeline; loads the generator where it is a file."""
         device = choose_device(self.settings.device)
-        loaded = self.generator or load_generator(self.settings.generator, str(device))
+        loaded = self.generator or open_generator(self.settings.generator, str(device))
         if loaded.sha256 != self.sha256:
             raise UserError(
                 f"--generator {self.settings.generator}: was changed since the run began; run the same command again"
@@ -58,17 +65,21 @@ class Blueprint:
 
 
 def blueprint(pipeline: Pipeline, generator: LoadedGenerator | None, processes: int) -> Blueprint:
-    """That of a pipeline's copies in `processes` processes, which share the cores. generator: as `protect` was given it."""
+    """Returns the blueprint of a pipeline's copies in `processes` processes, which share the cores.
+
+    generator: the one that the caller of `protect` gave, if any.
+    """
     workers = pipeline.settings.workers or max(1, cores() // processes)
     return Blueprint(
         pipeline.settings, generator, pipeline.loaded.sha256, pipeline.out, pipeline.objects, pipeline.codes, workers
     )
 
 
-def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Iterator[Result]:
-    """What becomes of each of `count` jobs, in the order in which that is known. UserError where a worker ends early.
+def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Generator[Result, None, None]:
+    """Yields what becomes of each of `count` jobs, in the order in which that is known.
 
-    A job is taken from `jobs` when it is handed out. However this ends, no process and no temporary file is left.
+    A job is taken from `jobs` when it is handed out. Raises UserError where a worker ends early. However this ends, no
+    process and no temporary file is left.
     """
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, BaseProcess] = {}
@@ -80,7 +91,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
                 workers[ours] = context.Process(target=_work, args=(theirs,), name=f"unseg-{rank}", daemon=True)
                 workers[ours].start()
                 theirs.close()
-        for rank, (connection, process) in enumerate(workers.items()):
+        for rank, connection in enumerate(workers):
             _send(connection, _for_rank(plan, rank))
         yield from _collect(dict(workers), _Parts(jobs, count, processes))
         finished = True
@@ -92,7 +103,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
 
 
 def _for_rank(plan: Blueprint, rank: int) -> Blueprint:
-    """The plan for one worker: of several GPUs each has its own."""
+    """Returns the plan for one worker: of several GPUs each has its own."""
     if choose_device(plan.settings.device).type != "cuda":
         return plan
     return replace(plan, settings=replace(plan.settings, device=f"cuda:{rank % torch.cuda.device_count()}"))
@@ -105,15 +116,16 @@ class _Parts:
         self.jobs, self.left, self.processes = jobs, count, processes
 
     def next(self) -> list[Job]:
+        """Returns the next part; an empty one where nothing is left."""
         part = list(islice(self.jobs, min(PART, -(-self.left // (2 * self.processes)))))
         self.left -= len(part)
         return part
 
 
 def _collect(workers: dict[Connection, BaseProcess], parts: _Parts) -> Iterator[Result]:
-    refused: str | None = None
-    while workers and refused is None:
-        for connection in wait(list(workers)):
+    """Yields what the workers send until all are done; raises UserError as soon as one of them cannot go on."""
+    while workers:
+        for connection in cast("list[Connection]", wait(list(workers))):  # of sockets and handles it is given none
             message = _receive(connection)
             if isinstance(message, Result):
                 yield message
@@ -122,19 +134,21 @@ def _collect(workers: dict[Connection, BaseProcess], parts: _Parts) -> Iterator[
             elif message == DONE:
                 del workers[connection]
             else:
-                refused = message[1] if message else _how_it_ended(workers[connection])
-                del workers[connection]
-                break
-    if refused is not None:
-        for connection in workers:  # what the others have finished by now goes on record
-            while connection.poll() and (message := _receive(connection)):
-                if isinstance(message, Result):
-                    yield message
-        raise UserError(refused)
+                process = workers.pop(connection)
+                yield from _sent_already(workers)
+                raise UserError(message[1] if message else _how_it_ended(process))
+
+
+def _sent_already(workers: Iterable[Connection]) -> Iterator[Result]:
+    """Yields what the other workers have finished by now, so that it goes on record."""
+    for connection in workers:
+        while connection.poll() and (message := _receive(connection)):
+            if isinstance(message, Result):
+                yield message
 
 
 def _receive(connection: Connection) -> Result | str | tuple[str, str] | None:
-    """What a worker says; None where it is gone."""
+    """Returns what a worker says; None where it is gone."""
     try:
         return connection.recv()
     except (EOFError, OSError):
@@ -163,7 +177,7 @@ def _how_it_ended(process: BaseProcess) -> str:
 
 
 def _end(workers: Mapping[Connection, BaseProcess], by_itself: float) -> None:
-    """Nothing of the workers is left. by_itself: seconds in which they may end without being told to."""
+    """Ends all workers and waits for them. by_itself: seconds in which they may end without being told to."""
     for process in workers.values():
         process.join(by_itself)
     for connection, process in workers.items():
@@ -195,10 +209,15 @@ def _work(connection: Connection) -> None:
     end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
         plan: Blueprint = connection.recv()
-        with images.own_size_limit(), images.quiet_decoders(), alone(), single_threaded_pool(plan.workers) as pool:
-            with closing(plan.build().results(_asked_for(connection), pool)) as made:
-                for result in made:
-                    connection.send(result)
+        with (
+            image_limits.own_size_limit(),
+            image_limits.quiet_decoders(),
+            alone(),
+            single_threaded_pool(plan.workers) as pool,
+            closing(plan.build().results(_asked_for(connection), pool)) as made,
+        ):
+            for result in made:
+                connection.send(result)
         connection.send(DONE)
     except UserError as error:
         connection.send((REFUSED, str(error)))

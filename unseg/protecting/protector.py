@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import Literal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from segment_anything_training.build import eager_float32, is_sam_derived, set_attention, set_compiled, set_speed
+from segment_anything_training.build import is_sam_derived, set_speed
 from segment_anything_training.prompt_batch import Prompts
-from unseg.compute.gpu import Batch, Graphs, Lane, first_line
+from unseg.compute.device import choose_device
 from unseg.data.masks import box_mask
 from unseg.errors import UserError
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
-from unseg.storage import images
+from unseg.protecting.generators import AnyGenerator, network_of
+from unseg.protecting.given_images import AnyImage, AnyMask, read_given, read_mask
+from unseg.storage import image_decoding
 
 Region = Literal["mask", "published"]
-Precision = Literal["float32", "float16", "bfloat16"]
-LANES = 2  # batches on a GPU at a time: one computes while the other is copied
-
-# How near unlearnable pixels stay to float32's: at most so many of the values differ, and by at most a grey level.
-CHANGED_SHARE, CHANGED_LEVELS = 1e-3, 1
-# How near noise stays, in grey levels on average and at most, where something else than the precision changes: two ways of
-# rounding to half precision differ by about as much as each does from float32.
-NEAR = {"float32": (CHANGED_SHARE, CHANGED_LEVELS), "float16": (3e-3, CHANGED_LEVELS), "bfloat16": (0.03, 3)}
-PROBES = 4
+Precision = Literal["float32", "bfloat16"]
 Boxes = Sequence[Sequence[float]]
+_BUDGET = Budget()  # the paper's: 8 grey levels on the object, 2 on the background
 
 
 def image_region(mask_HW: np.ndarray, kind: Region, image_size: int, mask_size: int) -> np.ndarray:
-    """Where the object's budget holds, H×W bool.
+    """Returns where the object's budget holds, H×W bool.
 
     "mask": exactly the object's pixels. "published": where the mask prompt, resized back, rounds to 1, as in the
     published script: its border follows the 256-pixel prompt, so some background pixels get the object's budget.
@@ -46,261 +40,195 @@ def image_region(mask_HW: np.ndarray, kind: Region, image_size: int, mask_size: 
     if kind == "mask":
         return np.ascontiguousarray(mask_HW, dtype=bool)
     prompt = letterbox.mask_prompts(mask_HW, image_size, mask_size).masks
+    assert prompt is not None
     return noise.published_region(prompt[0, 0], *mask_HW.shape).numpy()
 
 
 @dataclass(frozen=True)
 class Framed:
-    """What the network is given for one image: image 1×3×S×S float32 in [0, 1], and its prompts."""
+    """Holds what the network is given for one image: image 1×3×S×S float32 in [0, 1], and its prompts."""
 
     image: torch.Tensor
     prompts: Prompts
 
 
 class Protector:
-    """A generator, a budget and the rule of where each part of the budget holds.
+    """Makes images unlearnable: a generator, a budget, and the rule of where each part of the budget holds.
 
-    network: any generator of the project. region: see `image_region`. batch_size: every batch that the network sees has
-    this size, filled with zeros, so that an image's noise does not depend on its company.
+    generator: "compact", which ships with the package; a weight file; `module:name`; or a generator itself (see
+    `unseg.protecting.generators.open_generator`). It is loaded when it is first needed. A network that is given is
+    moved to the device and set to evaluation. budget: the largest change of a value, in grey levels of 255. region: see
+    `image_region`. device: auto, cpu, cuda or cuda:N. batch_size: every batch that the network sees has this size,
+    filled with zeros, so that an image's noise does not depend on its company. precision, of networks derived from SAM:
+    bfloat16 computes large products so, which moves one value in a hundred by a grey level or two; the bound holds all
+    the same.
 
-    How the network computes is set in the network. precision, of networks derived from SAM: float16 of the products in the
-    image encoder's blocks, bfloat16 of large products everywhere; both move some values by a grey level (docs/performance.md).
-    An image whose noise is not finite in half precision is made in float32. attention: one of `sizes.ATTENTION`.
-    compiled: through torch.compile. graph: as a CUDA graph, on a GPU. Where these two do not work, or noise is not nearly
-    what it was, the network computes without them. `noise` tells the caller of all that was done in another way.
+    One protector may serve several threads.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        budget: Budget = Budget(),
+        generator: AnyGenerator = "compact",
+        budget: Budget = _BUDGET,
         region: Region = "mask",
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         batch_size: int = 1,
         precision: Precision = "float32",
-        attention: str = "auto",
-        compiled: bool = False,
-        graph: bool = False,
     ) -> None:
-        self.device, self.batch_size = torch.device(device), batch_size
-        on_gpu = self.device.type == "cuda"
-        self.network = network.to(self.device).eval()
-        if on_gpu and is_sam_derived(network):
-            network.to(
-                memory_format=torch.channels_last
-            )  # as its activations lie, whose norms want channels side by side
-        set_speed(
-            self.network,
-            precision == "bfloat16",
-            compiled=False,
-            half_blocks=torch.float16 if precision == "float16" else None,
-        )
-        self._extras = (
-            [
-                (
-                    f"--attention {attention}",
-                    partial(set_attention, network, attention),
-                    partial(set_attention, network, "auto"),
-                )
-            ]
-            if attention != "auto"
-            else []
-        )
-        if compiled:
-            self._extras.append(
-                ("--compile", partial(set_compiled, network, True), partial(set_compiled, network, False))
-            )
-        self.precision, self._warm = precision, not self._extras
-        self._graphs = Graphs(self._ask, self.device) if graph and on_gpu else None
-        self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
-        for _ in range(LANES if on_gpu else 0):
-            self._lanes.put(Lane(self.device, batch_size))
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.budget, self.region_kind, self.batch_size, self.precision = budget, region, batch_size, precision
+        self._generator, self._network, self._loading = generator, cast(nn.Module | None, None), threading.Lock()
         # Processor threads share a network that nobody changes; a GPU has one computing stream.
-        alone = on_gpu or bool(self._extras) or precision != "float32"
+        alone = self.device.type != "cpu" or precision != "float32"
         self._turn = threading.Lock() if alone else nullcontext()
-        self.budget, self.region_kind = budget, region
 
-    def __call__(
-        self, image_HWC: np.ndarray, mask_HW: np.ndarray | None = None, boxes: Boxes | None = None
-    ) -> np.ndarray:
-        """The unlearnable image, like `image`: H×W×3 RGB or H×W×1 grey, uint8 or uint16.
+    @property
+    def network(self) -> Any:
+        """The network of the generator, on the device and in evaluation mode."""
+        with self._loading:
+            if self._network is None:
+                self._network = self._prepared()
+            return self._network
 
-        mask: H×W bool; boxes: N×4 XYXY, corners inclusive. Boxes make a box prompt and the object is what lies inside;
-        without either the whole image is the object.
+    def _prepared(self) -> nn.Module:
+        network = network_of(self._generator, str(self.device)).to(self.device).eval()
+        if self.device.type == "cuda" and is_sam_derived(network):
+            # As its activations lie, whose norms want the channels of a pixel side by side.
+            cast(Any, network).to(memory_format=torch.channels_last)
+        set_speed(network, self.precision == "bfloat16")
+        return network
+
+    def __call__(self, image: AnyImage, mask: AnyMask | None = None, boxes: Boxes | None = None) -> AnyImage:
+        """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
+
+        image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
+        whose alpha is kept. mask: where the object is, H×W bool, or 0 and 255, as array or PIL image. boxes: N×4 XYXY
+        in pixels, corners inclusive, in place of a mask: they make a box prompt, and the object is what lies inside.
+        Without either the whole image is the object. Raises UserError for anything else.
         """
-        mask = self.object(image_HWC, mask_HW, boxes)
-        noise_3NN = self.noise([self.frame(image_HWC, mask, boxes)])[0]
-        return noise.apply(image_HWC, noise_3NN, self.region(mask), self.budget)
+        given = read_given(image)
+        object_HW = self._object(given.samples_HWC.shape[:2], mask, boxes)
+        noise_3NN = self.noise([self.frame(given.samples_HWC, object_HW, boxes)])[0]
+        if not noise_3NN.isfinite().all():
+            raise UserError("the generator's noise is not finite: its weights are damaged or not trained")
+        changed = noise.apply(given.samples_HWC, noise_3NN, self.region(object_HW), self.budget)
+        return cast(AnyImage, given.back(changed))
 
-    def by_class(self, image_HWC: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
-        """The unlearnable image where classes are to be told apart, like `image`. codes: H×W uint8, each class's code as
-        `unseg.method.codes` assigns it, or `noise.NO_CODE`; the object's budget holds wherever there is a code.
+    def by_class(self, image: AnyImage, codes_HW: np.ndarray) -> AnyImage:
+        """Returns the unlearnable image where classes are to be told apart, of the kind that was given.
 
-        UserError where the generator has no codes.
+        codes: H×W uint8, each class's code as `unseg.method.codes` assigns it, or `noise.NO_CODE`; the object's budget
+        holds wherever there is a code. Raises UserError where the generator has no codes.
         """
         if not getattr(self.network, "codes", 0):
             raise UserError("--objects by-class: this generator has no codes for classes; use --generator compact")
-        return noise.apply_tints(image_HWC, codes_HW, self.network.code_noise().float().cpu(), self.budget)
+        given = read_given(image)
+        tints_K3 = self.network.code_noise().float().cpu()
+        return cast(AnyImage, given.back(noise.apply_tints(given.samples_HWC, codes_HW, tints_K3, self.budget)))
 
     @staticmethod
-    def object(image_HWC: np.ndarray, mask_HW: np.ndarray | None, boxes: Boxes | None) -> np.ndarray:
-        """The object's pixels, H×W bool, from whichever of mask and boxes is given."""
-        height, width = image_HWC.shape[:2]
+    def _object(shape: tuple[int, ...], mask: AnyMask | None, boxes: Boxes | None) -> np.ndarray:
+        """Returns the object's pixels, H×W bool, from whichever of mask and boxes is given."""
+        height, width = shape
+        if mask is not None and boxes is not None:
+            raise UserError("mask and boxes: give one of them, each says what the object is")
         if boxes is not None:
             return box_mask(boxes, height, width)
-        return np.ones((height, width), bool) if mask_HW is None else np.asarray(mask_HW, dtype=bool)
+        return np.ones((height, width), bool) if mask is None else read_mask(mask, height, width)
 
     def region(self, mask_HW: np.ndarray) -> np.ndarray:
+        """Returns where the object's budget holds, H×W bool, for an object."""
         return image_region(mask_HW, self.region_kind, self.network.image_size, self.network.mask_size)
 
     def frame(self, image_HWC: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None = None) -> Framed:
-        """Image and prompts in the network's frame: the box around `boxes` where given, else the mask."""
+        """Returns image and prompts in the network's frame: a box prompt around `boxes` where given, else the mask."""
         height, width = image_HWC.shape[:2]
         size = self.network.image_size
-        image = letterbox.image_frame(images.eight_bit_rgb(image_HWC), size, antialias=self.network.antialias)
+        image = letterbox.image_frame(image_decoding.eight_bit_rgb(image_HWC), size, antialias=self.network.antialias)
         if boxes is not None:
             inside = np.clip(np.asarray(boxes, np.float32), 0, [width - 1, height - 1] * 2)
             return Framed(image, letterbox.box_prompts(inside, height, width, size))
         prompts = letterbox.mask_prompts(mask_HW, size, self.network.mask_size)
-        if self.region_kind == "mask" and not prompts.masks.any():
+        if self.region_kind == "mask" and prompts.masks is not None and not prompts.masks.any():
             prompts = Prompts(masks=_touched_cells(mask_HW, self.network.mask_size))
         return Framed(image, prompts)
 
-    def noise(self, framed: Sequence[Framed], notes: list[str] | None = None) -> torch.Tensor:
-        """The noise of up to `batch_size` images with prompts of one kind: K×3×N×N float32 in [−1, 1], on the CPU.
+    def noise(self, framed: Sequence[Framed]) -> torch.Tensor:
+        """Returns the noise of up to `batch_size` images with prompts of one kind: K×3×N×N float32, on the CPU.
 
-        notes: what was done in another way than asked for, and why, is added to it.
+        The values lie in [−1, 1] as far as the generator keeps to that; `noise.apply` bounds the change in any case.
         """
         if not 0 < len(framed) <= self.batch_size:
             raise ValueError(f"{len(framed)} images for a batch of {self.batch_size}")
-        rows = {"image": [item.image for item in framed]}
-        rows |= {
-            field.name: [getattr(item.prompts, field.name) for item in framed]
-            for field in fields(Prompts)
-            if getattr(framed[0].prompts, field.name) is not None
-        }
-        notes = [] if notes is None else notes
-        noise_K3NN = self._through(rows, partial(self._compute, notes=notes))
-        if self.precision != "float32":
-            overflown = ~noise_K3NN.isfinite().flatten(1).all(1)
-            if overflown.any():  # only these: the others' noise does not depend on their company
-                notes.append(f"{self.precision} overflowed in {int(overflown.sum())} of a batch, made in float32")
-                noise_K3NN[overflown] = self._through(rows, self._compute_exactly)[overflown]
-        return noise_K3NN
+        given = [field.name for field in fields(Prompts) if getattr(framed[0].prompts, field.name) is not None]
+        network, image = self.network, self._batch([item.image for item in framed])
+        prompts = Prompts(**{name: self._batch([getattr(item.prompts, name) for item in framed]) for name in given})
+        with self._turn, reproducible():
+            noise_B3NN = network(image, prompts)
+        _check_noise(noise_B3NN, self.batch_size)
+        return noise_B3NN[: len(framed)].float().cpu().clone()  # outside, where the copy is an ordinary tensor
 
-    def _through(self, rows: dict[str, list[torch.Tensor]], compute: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-        """What `compute` makes of a batch on the device, for the images that there are, on the CPU."""
-        count = len(rows["image"])
-        if self.device.type == "cpu":
-            with self._turn:
-                return compute({name: self._filled(tensors) for name, tensors in rows.items()})[:count].clone()
-        lane = self._lanes.get()
-        try:
-            return lane.run(rows, compute, self._turn)[:count]
-        finally:
-            self._lanes.put(lane)
-
-    def _filled(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """The images' tensors as one, with zeros up to the batch size."""
+    def _batch(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the images' tensors as one on the device, with zeros up to the batch size."""
         missing = self.batch_size - len(rows)
-        return torch.cat([*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])] if missing else rows)
+        filled = [*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])] if missing else rows
+        return torch.cat(filled).to(self.device)
 
-    def _compute(self, batch: Batch, notes: list[str]) -> torch.Tensor:
-        with reproducible():
-            if not self._warm:
-                self._warm_up(batch, notes)
-            if self._graphs is None:
-                return self._ask(batch).float()
-            recorded = self._graphs.dropped is None
-            noise = self._graphs(batch).float()
-            if recorded and self._graphs.dropped is not None:
-                notes.append(f"computed without --graph: {self._graphs.dropped}")
-            return noise
 
-    def _compute_exactly(self, batch: Batch) -> torch.Tensor:
-        with reproducible(), eager_float32(self.network):
-            return self._ask(batch).float()
-
-    def _ask(self, batch: Batch) -> torch.Tensor:
-        prompts = Prompts(**{name: tensor for name, tensor in batch.items() if name != "image"})
-        return self.network(batch["image"], prompts)
-
-    def _warm_up(self, batch: Batch, notes: list[str]) -> None:
-        """At the first batch: what was asked for is set, one thing after another, and undone where it does not give, nearly,
-        the noise that the network gives without it."""
-        expected, self._warm = self._ask(batch), True
-        for what, on, off in self._extras:
-            on()
-            try:
-                failed = _too_far(self._ask(batch), expected, self.budget, NEAR[self.precision])
-            except (RuntimeError, ValueError, ImportError) as error:  # of compilers, kernels and memory
-                failed = first_line(error)
-            if failed:
-                off()
-                notes.append(f"computed without {what}: {failed}")
+def _check_noise(noise_B3NN: object, batch_size: int) -> None:
+    """Raises UserError unless a generator's result is noise for its batch."""
+    if not isinstance(noise_B3NN, torch.Tensor) or not noise_B3NN.is_floating_point():
+        found = noise_B3NN.dtype if isinstance(noise_B3NN, torch.Tensor) else type(noise_B3NN).__name__
+        raise UserError(f"--generator: returns {found}, not a tensor of floats; return noise B×3×N×N in [−1, 1]")
+    shape = tuple(noise_B3NN.shape)
+    if len(shape) != 4 or shape[:2] != (batch_size, 3) or shape[2] != shape[3] or not shape[3]:
+        raise UserError(f"--generator: returns {shape} for {batch_size} images; return noise B×3×N×N in [−1, 1]")
 
 
 def reproducible() -> ExitStack:
-    """Inside, the same image has the same noise from run to run and card to card, which benchmarking and TF32 would change."""
+    """Returns a context in which the same image has the same noise from run to run and card to card.
+
+    Choosing kernels by timing, and TF32, would change it.
+    """
     inside = ExitStack()
     inside.enter_context(torch.inference_mode())
     inside.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
     return inside
 
 
-def _too_far(noise: torch.Tensor, expected: torch.Tensor, budget: Budget, near: tuple[float, float]) -> str | None:
-    """Why pixels made with `noise` would not be near enough to those of `expected`; None where they are. near: the average
-    and the largest change in grey levels that may be.
+def protect_image(
+    image: AnyImage,
+    mask: AnyMask | None = None,
+    *,
+    boxes: Boxes | None = None,
+    generator: AnyGenerator = "compact",
+    budget: Budget = _BUDGET,
+    region: Region = "mask",
+    device: str = "auto",
+) -> AnyImage:
+    """Returns the unlearnable version of one image, as `Protector(generator, budget, …)(image, mask)` makes it.
 
-    A sum is rounded to another value where a limit between two lies in between. Limits are a grey level apart, so that
-    happens to a share of the values that equals the average change.
+    A generator that is given by its name is loaded once for all calls. A weight file is loaded anew once it has
+    changed.
     """
-    change = (noise.float() - expected.float()).abs() * budget.object
-    mean, most = float(change.mean()), float(change.max())
-    if mean <= near[0] and most <= near[1]:
-        return None
-    return f"noise differs by {mean:.2g} grey levels on average, {most:.2g} at most"
+    if not isinstance(generator, (str, Path)):
+        return Protector(generator, budget, region, device=device)(image, mask, boxes)
+    path = Path(generator)
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _cached_protector(str(generator), budget, region, device, changed)(image, mask, boxes)
 
 
-def fitting_precision(network: nn.Module, device: torch.device) -> tuple[Precision, str | None]:
-    """What `--precision auto` means for a generator on a device, and a sentence that says so where it was measured.
-
-    float16, if on a GPU images that are wholly the object keep 99.9 % of float32's values, and no value differs by more
-    than a grey level; else float32. Measured with images that are always the same (`probe`), whatever is to be protected.
-    """
-    if device.type == "cpu" or not is_sam_derived(network):
-        return "float32", None
-    return measured_precision(network, device)
-
-
-def measured_precision(network: nn.Module, device: torch.device) -> tuple[Precision, str]:
-    """`fitting_precision` on any device, for a generator derived from SAM."""
-    exact, rough = (
-        [Protector(network, device=device, precision=precision)(probe(seed)) for seed in range(PROBES)]
-        for precision in ("float32", "float16")
-    )
-    change = np.concatenate([np.abs(one.astype(int) - other).ravel() for one, other in zip(exact, rough)])
-    share, most = float((change > 0).mean()), int(change.max())
-    fits = share <= CHANGED_SHARE and most <= CHANGED_LEVELS
-    return (
-        "float16" if fits else "float32",
-        f"precision: {'float16' if fits else 'float32'}; in float16 {1 - share:.3%} of the values of {PROBES} test images are"
-        f" float32's, and none differs by more than {most}",
-    )
-
-
-def probe(seed: int) -> np.ndarray:
-    """An image with as much contrast at every scale, as photographs have about: 512×512×3 uint8."""
-    draw, image = np.random.default_rng(seed), np.zeros((512, 512, 3), np.float32)
-    for side in (2, 4, 8, 16, 32, 64, 128, 256, 512):
-        octave = draw.standard_normal((side, side, 3), np.float32)
-        image += cv2.resize(octave, image.shape[:2], interpolation=cv2.INTER_CUBIC)
-    return (128 + image * (50 / image.std())).clip(0, 255).astype(np.uint8)
+@lru_cache(maxsize=4)
+def _cached_protector(generator: str, budget: Budget, region: Region, device: str, changed: int) -> Protector:
+    return Protector(generator, budget, region, device=device)
 
 
 def _touched_cells(mask_HW: np.ndarray, mask_size: int) -> torch.Tensor:
-    """A mask prompt with every cell on that an object pixel falls into: for objects that resizing would lose."""
+    """Returns a mask prompt with every cell on that an object pixel falls into.
+
+    It is for objects so small that resizing would lose them.
+    """
     side = max(mask_HW.shape)
     rows, columns = np.nonzero(mask_HW)
     prompt = torch.zeros(1, 1, mask_size, mask_size)

@@ -14,7 +14,7 @@ from PIL import Image
 from unseg.errors import UserError
 from unseg.report.model import Change, Picture
 from unseg.storage.files import link_on_the_way, stays_inside
-from unseg.storage.images import read_image
+from unseg.storage.image_decoding import read_image
 from unseg.storage.panels import NOISE_GAIN, noise_panel
 
 LONGEST_SIDE = 416  # pixels in the page: twice the width at which a picture is shown on most screens
@@ -24,7 +24,10 @@ QUALITY = 82  # of WebP, for photographs
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture for the page. uri: data:…, or None where `problem` says why there is none. masks: few colours, no photograph."""
+    """A picture for the page.
+
+    uri: data:…, or None where `problem` says why there is none. masks: whether it has few colours and is no photograph.
+    """
 
     caption: str
     uri: str | None
@@ -35,21 +38,21 @@ class Shown:
 
 
 class Album:
-    """Reads pictures for a page. problems: a line for each that could not be shown, once."""
+    """Reads pictures for a page. problems: one line for each that could not be shown."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
     def photograph(self, picture: Picture, caption: str) -> Shown:
-        """Shrunk and re-encoded as WebP."""
+        """Returns a photograph, shrunk and encoded as WebP."""
         return self._keep(_shown(caption, _read(picture), masks=False), picture)
 
     def masks(self, picture: Picture, caption: str) -> Shown:
-        """Shrunk without mixing colours and kept lossless where they are few."""
+        """Returns a picture of masks, shrunk without mixing colours, and lossless if its colours are few."""
         return self._keep(_shown(caption, _read(picture), masks=True), picture)
 
     def before_after_noise(self, change: Change, captions: tuple[str, str, str]) -> list[Shown]:
-        """A training image before and after, and the difference × 16 around grey, taken at full size."""
+        """Returns a training image before and after, and the difference × 16 around grey, taken at full size."""
         clean, changed = _read(change.clean), _read(change.changed)
         pictures = [
             self._keep(_shown(captions[0], clean, masks=False), change.clean),
@@ -71,7 +74,10 @@ class Album:
 
 
 def _read(picture: Picture) -> np.ndarray | str:
-    """H×W×3 uint8, or why there is none. Only files under the folder of the JSON are read: a page is made to be passed on."""
+    """Returns H×W×3 uint8, or the reason why there is none.
+
+    It reads only files below the folder of the JSON, because a page is made to be passed on.
+    """
     name = picture.file.replace("\\", "/") if os.name == "nt" else picture.file
     if not stays_inside(name) or link_on_the_way(picture.folder, name):
         return f"{picture.file}: not a file inside the folder of the results"

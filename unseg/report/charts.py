@@ -1,13 +1,14 @@
 """Charts as inline SVG: bars with whiskers, and lines over steps or shares. Each is a pure function of its numbers.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; each series has a marker of its own besides, and dashes or
-hatching where its images are re-encoded. The style sheet (palette.css) says what the classes look like, in light and dark.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. Each series has a marker of its own as well,
+and dashes or hatching if its images are re-encoded. The style sheet (palette.css) says what the classes look like, in
+light and dark.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
@@ -26,7 +27,10 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Style:
-    """How a series looks in every chart. colour: a class of palette.css. marker: a key of MARKERS. dashed: also hatched bars."""
+    """The looks of a series in every chart.
+
+    colour: a class of palette.css. marker: a key of MARKERS. dashed: whether lines are dashed and bars hatched.
+    """
 
     colour: str
     marker: str
@@ -35,7 +39,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Bar:
-    """sd: half the whisker, None: no whisker. seeds: single values, shown as dots where there are several."""
+    """A bar. sd: half the whisker; None: no whisker. seeds: single values, shown as dots if there are several."""
 
     name: str
     style: Style
@@ -46,7 +50,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """mean: the thick line. seeds: thin ones. sd: whiskers, one a point of the mean, where given."""
+    """A line. mean: the thick one. seeds: thin ones. sd: empty, or a whisker for each point of the mean."""
 
     name: str
     style: Style
@@ -56,14 +60,17 @@ class Line:
 
 
 def scale_top(values: Sequence[float]) -> float:
-    """The end of an axis from 0 that holds the values: 1, 0.5 or 0.2 times a power of ten, at least 0.01."""
+    """Returns the end of an axis from 0 that holds the values: 1, 0.5 or 0.2 times a power of ten, at least 0.01."""
     highest = max([0.01, *values])
     power = 10.0 ** math.ceil(math.log10(highest))
     return min(round(step * power, 12) for step in (0.2, 0.5, 1.0) if step * power >= highest * (1 - 1e-9))
 
 
 def bar_panel(title: str, bars: Sequence[Bar], level: tuple[str, float] | None, top: float, unit: str) -> Element:
-    """Bars from the left, one below the other. level: name and value of a dashed line across. top: where the axis ends."""
+    """Returns bars from the left, one below the other.
+
+    level: name and value of a dashed line across. top: the end of the axis. unit: what the bars measure.
+    """
     height = 10 + ROW * len(bars)
 
     def x(value: float) -> float:
@@ -85,10 +92,20 @@ def bar_panel(title: str, bars: Sequence[Bar], level: tuple[str, float] | None, 
                 x=x(level[1]),
                 y=height + 29,
                 class_="tick strong",
-                text_anchor="start" if level[1] < 0.25 * top else "middle" if level[1] < 0.75 * top else "end",
+                text_anchor=_anchor(level[1] / top),
             )
         )
     return picture
+
+
+def _anchor(place: float) -> str:
+    """Returns how a name is anchored so that it stays inside the chart.
+
+    place: 0 at the left end of the axis, 1 at the right.
+    """
+    if place < 0.25:
+        return "start"
+    return "middle" if place < 0.75 else "end"
 
 
 def _bar(bar: Bar, x: Callable[[float], float], top: int) -> Element:
@@ -113,6 +130,20 @@ def _bar(bar: Bar, x: Callable[[float], float], top: int) -> Element:
     return group
 
 
+@dataclass(frozen=True)
+class _Plot:
+    """The area of a plot of lines. last: the largest x. top: the end of the y axis."""
+
+    last: float
+    top: float
+    bottom: float = PLOT_TOP + PLOT_HEIGHT
+
+    def at(self, point: tuple[float, float]) -> tuple[float, float]:
+        """Returns where (x, y) lies on the picture. What lies above or below the axis is drawn at its end."""
+        x = PLOT_LEFT + point[0] / self.last * (PLOT_RIGHT - PLOT_LEFT)
+        return x, self.bottom - max(0.0, min(point[1] / self.top, 1)) * PLOT_HEIGHT
+
+
 def line_panel(
     title: str,
     lines: Sequence[Line],
@@ -122,61 +153,57 @@ def line_panel(
     x_name: str,
     last: float | None = None,
 ) -> Element:
-    """Lines over x from 0 to `last` (default: the largest x). level: a dashed line across. top: where the y axis ends."""
+    """Returns lines over x from 0 to `last` (default: the largest x).
+
+    level: name and value of a dashed line across. top: the end of the y axis. unit, x_name: what the axes measure.
+    """
     if last is None:
         last = max((point[0] for line in lines for point in line.mean), default=1) or 1
-    bottom = PLOT_TOP + PLOT_HEIGHT
-
-    def at(point: tuple[float, float]) -> tuple[float, float]:
-        return (
-            PLOT_LEFT + point[0] / last * (PLOT_RIGHT - PLOT_LEFT),
-            bottom - max(0.0, min(point[1] / top, 1)) * PLOT_HEIGHT,
-        )
-
+    plot = _Plot(last, top)
     said = [f"{line.name} from {line.mean[0][1]:.3f} to {line.mean[-1][1]:.3f}" for line in lines if line.mean]
     said += [f"{level[0]} {level[1]:.3f}"] if level else []
-    picture = _panel(bottom + AXIS, f"{title}, {unit} over {x_name}: {'; '.join(said)}")
-    for tick in _ticks(top):
-        y = at((0, tick))[1]
-        picture.append(el("line", x1=PLOT_LEFT, x2=PLOT_RIGHT, y1=y, y2=y, class_="grid"))
-        picture.append(el("text", f"{tick:g}", x=PLOT_LEFT - 6, y=y + 4, class_="tick", text_anchor="end"))
-    for quarter in range(5):
-        x, value = at((last * quarter / 4, 0))[0], last * quarter / 4
-        picture.append(
-            el(
-                "text",
-                f"{value:,.0f}" if last >= 8 else f"{value:g}",
-                x=x,
-                y=bottom + 16,
-                class_="tick",
-                text_anchor="end" if quarter == 4 else "middle",
-            )
-        )
-    picture.append(
-        el("text", x_name, x=(PLOT_LEFT + PLOT_RIGHT) / 2, y=bottom + 33, class_="tick", text_anchor="middle")
-    )
+    picture = _panel(plot.bottom + AXIS, f"{title}, {unit} over {x_name}: {'; '.join(said)}")
+    picture.extend(_axes(plot, x_name))
     if level:
-        y = at((0, level[1]))[1]
+        y = plot.at((0, level[1]))[1]
         picture.append(el("line", x1=PLOT_LEFT, x2=PLOT_RIGHT, y1=y, y2=y, class_="level"))
     for line in lines:  # the thin ones first, so that no mean is hidden
         if len(line.seeds) > 1:
-            picture.append(
-                el("g", [_path(map(at, seed), "thin") for seed in line.seeds if seed], class_=line.style.colour)
-            )
-    for line in lines:
-        group = el("g", el("title", line.name), class_=line.style.colour)
-        places = [at(point) for point in line.mean]
-        if places:
-            group.append(_path(places, "mean dashed" if line.style.dashed else "mean"))
-        for point, sd in zip(line.mean, line.sd):
-            if sd is not None:
-                x, low = at((point[0], point[1] - sd))
-                high = at((point[0], point[1] + sd))[1]
-                whisker = f"M{x - 3:.2f} {high:.2f}h6M{x:.2f} {high:.2f}V{low:.2f}M{x - 3:.2f} {low:.2f}h6"
-                group.append(el("path", d=whisker, class_="whisker"))
-        group.extend(marker(line.style, x, y) for x, y in places)
-        picture.append(group)
+            thin = [_path(map(plot.at, seed), "thin") for seed in line.seeds if seed]
+            picture.append(el("g", thin, class_=line.style.colour))
+    picture.extend(_mean(line, plot) for line in lines)
     return picture
+
+
+def _axes(plot: _Plot, x_name: str) -> Iterator[Element]:
+    """Yields the grid, the ticks of both axes, and the name of the x axis."""
+    for tick in _ticks(plot.top):
+        y = plot.at((0, tick))[1]
+        yield el("line", x1=PLOT_LEFT, x2=PLOT_RIGHT, y1=y, y2=y, class_="grid")
+        yield el("text", f"{tick:g}", x=PLOT_LEFT - 6, y=y + 4, class_="tick", text_anchor="end")
+    for quarter in range(5):
+        value = plot.last * quarter / 4
+        words = f"{value:,.0f}" if plot.last >= 8 else f"{value:g}"
+        anchor = "end" if quarter == 4 else "middle"
+        yield el("text", words, x=plot.at((value, 0))[0], y=plot.bottom + 16, class_="tick", text_anchor=anchor)
+    middle = (PLOT_LEFT + PLOT_RIGHT) / 2
+    yield el("text", x_name, x=middle, y=plot.bottom + 33, class_="tick", text_anchor="middle")
+
+
+def _mean(line: Line, plot: _Plot) -> Element:
+    """Returns a line's thick mean with its whiskers and markers."""
+    group = el("g", el("title", line.name), class_=line.style.colour)
+    places = [plot.at(point) for point in line.mean]
+    if places:
+        group.append(_path(places, "mean dashed" if line.style.dashed else "mean"))
+    for point, sd in zip(line.mean, line.sd, strict=bool(line.sd)):
+        if sd is not None:
+            x, low = plot.at((point[0], point[1] - sd))
+            high = plot.at((point[0], point[1] + sd))[1]
+            whisker = f"M{x - 3:.2f} {high:.2f}h6M{x:.2f} {high:.2f}V{low:.2f}M{x - 3:.2f} {low:.2f}h6"
+            group.append(el("path", d=whisker, class_="whisker"))
+    group.extend(marker(line.style, x, y) for x, y in places)
+    return group
 
 
 # A marker's outline around (0, 0).
@@ -191,13 +218,13 @@ MARKERS = {
 
 
 def marker(style: Style, x: float, y: float) -> Element:
-    """The series' marker at (x, y), hollow where its lines are dashed."""
+    """Returns the series' marker at (x, y), hollow if its lines are dashed."""
     class_ = "marker hollow" if style.dashed else "marker"
     return el("path", d=MARKERS[style.marker], transform=f"translate({x:.2f} {y:.2f})", class_=class_)
 
 
 def swatch(style: Style | None) -> Element:
-    """A piece of line with its marker, for a legend; None: the dashed line of a level."""
+    """Returns a piece of line with its marker, for a legend; for None the dashed line of a level."""
     key = el("svg", viewBox="0 0 30 12", class_="swatch", aria_hidden="true")
     if style is None:
         key.append(el("line", x1=0, x2=30, y1=6, y2=6, class_="level"))
@@ -211,7 +238,7 @@ def swatch(style: Style | None) -> Element:
 def sheet(
     panels: Sequence[tuple[str, Element]], legend: dict[str, Style | None], style: str, columns: int = 2
 ) -> Element:
-    """Charts with their titles on one picture that stands alone, the legend below them. style: the palette's style sheet."""
+    """Returns charts with their titles and the legend below them on one picture. style: the palette's style sheet."""
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     width, y = GAP + (WIDTH + GAP) * max(map(len, rows), default=1), float(GAP)
     picture = el("svg", raw("style", style), class_="chart", role="img")
@@ -256,7 +283,7 @@ def _path(places: Iterable[tuple[float, float]], class_: str) -> Element:
 
 
 def _ticks(top: float) -> list[float]:
-    """Four or five steps to the top: of 0.2 to 1, of 0.1 to 0.5, of 0.05 to 0.2, and these by powers of ten."""
+    """Returns four or five steps to the top: of 0.2 to 1, of 0.1 to 0.5, of 0.05 to 0.2, and these by powers of ten."""
     steps = 4 if f"{top:e}".startswith("2") else 5
     return [round(top * i / steps, 12) for i in range(steps + 1)]
 
@@ -266,6 +293,6 @@ def _with_sd(bar: Bar) -> str:
 
 
 def _cut(text: str, width: float) -> str:
-    """The text, or as much of its start as fits, and an ellipsis: the whole is in the bar's title."""
+    """Returns the text, or as much of its start as fits and an ellipsis. The bar's title holds the whole."""
     room = int(width / LETTER)
     return text if len(text) <= room else text[: room - 1] + "…"

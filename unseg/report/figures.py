@@ -31,7 +31,11 @@ TRIVIAL = "trivial answer"
 
 @dataclass(frozen=True)
 class Figure:
-    """kind: a word for file names. panels: a network's name and its chart. legend: name → style, None for the dashed level."""
+    """A figure: a small chart for each network.
+
+    kind: a word for file names. panels: a network's name and its chart. legend: name → style, None for the dashed
+    level.
+    """
 
     kind: str
     heading: str
@@ -41,13 +45,16 @@ class Figure:
 
 
 def figures(section: Section, unit: str, styles: dict[str, Style]) -> list[Figure]:
-    """Final bars, learning curves and the sweep over shares: those that there are numbers for. One scale for all."""
+    """Returns final bars, learning curves and the sweep over shares, as far as there are numbers.
+
+    All share one scale.
+    """
     found = [_bars(section, unit, styles), _curves(section, unit, styles), _sweep(section, unit, styles)]
     return [figure for figure in found if figure.panels]
 
 
 def style_of(section: Section) -> dict[str, Style]:
-    """A style for each condition: one for each base, dashed where its images are re-encoded."""
+    """Returns a style for each condition: one for each base, dashed if its images are re-encoded."""
     styles: dict[str, Style] = {}
     free, bases = itertools.cycle(FREE), dict(FIXED)
     for condition in (condition for network in section.networks for condition in network.conditions):
@@ -76,7 +83,7 @@ def _bars(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
 
 
 def _bar(condition: Condition, styles: dict[str, Style]) -> Bar:
-    final = condition.spread(lambda run: run.final)
+    final = condition.final()
     return Bar(condition.shown, styles[condition.name], final.mean, final.sd, [run.final for run in condition.runs])
 
 
@@ -101,7 +108,7 @@ def _curves(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
 
 
 def _curve(condition: Condition, styles: dict[str, Style]) -> Line:
-    """The mean at those steps at which every seed was tested."""
+    """Returns the mean at those steps at which every seed was tested."""
     curves = [dict(run.curve) for run in condition.runs]
     common = sorted(set.intersection(*map(set, curves)))
     mean = [(step, sum(curve[step] for curve in curves) / len(curves)) for step in common]
@@ -141,8 +148,11 @@ def _sweep(section: Section, unit: str, styles: dict[str, Style]) -> Figure:
 
 
 def sweep_lines(network: Network, styles: dict[str, Style]) -> list[Line]:
-    """Final metric over the share of changed images: a line for each kind of them mixed with the clean rest, and one for that
-    rest alone. Clean images, and those that are all changed, are their ends."""
+    """Returns lines of the final metric over the share of changed images.
+
+    There is a line for each kind of changed images mixed with the clean rest, and one for that rest alone. They begin
+    at clean images and end at those that are all changed.
+    """
     whole = {condition.name: condition for condition in network.main()}
     kinds: dict[str, list[tuple[int, Condition]]] = {}
     for condition in network.conditions:
@@ -161,14 +171,14 @@ def sweep_lines(network: Network, styles: dict[str, Style]) -> list[Line]:
 
 
 def _share_line(name: str, style: Style, conditions: Iterable[tuple[int, Condition]]) -> Line:
-    spreads = [(share, condition.spread(lambda run: run.final)) for share, condition in conditions]
+    spreads = [(share, condition.final()) for share, condition in conditions]
     return Line(
         name, style, [(share, spread.mean) for share, spread in spreads], sd=[spread.sd for _, spread in spreads]
     )
 
 
 def _top(section: Section) -> float:
-    """One axis for all charts of a section, so that they can be compared."""
+    """Returns the end of the axis that all charts of a section share, so that they can be compared."""
     return scale_top(
         [
             *(network.trivial for network in section.networks),

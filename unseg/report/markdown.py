@@ -15,7 +15,7 @@ MARK = "<!-- unseg report -->"  # the first line: by it the command knows its ow
 def markdown(
     sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str, str]]] = (), title: str = text.TITLE
 ) -> str:
-    """The document. pictures: for each section, captions and file names of charts beside it."""
+    """Returns the document. pictures: for each section, captions and file names of the charts beside it."""
     lines = [
         MARK,
         f"# {escaped(title)}",
@@ -68,14 +68,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(head), f"| --- | --- |{' ---: |' * (len(head) - 2)}", *map(line, rows), ""]
 
 
-# What Markdown, GitHub's included, would take for markup: emphasis at the edge of a word, code, links, mathematics, tables, HTML.
+# What Markdown, also GitHub's, would take for markup: emphasis at the edge of a word, code, links, formulas, tables,
+# HTML.
 MARKUP = re.compile(r"[\\`*\[\]|~$<>&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 LINE_START = re.compile(r"(\d{0,9})[-+#=.)]+(?:\s|$)")  # a list, a heading, a line under one
 HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def escaped(words: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no link, no second line."""
+    """Returns text that Markdown shows as it is: no markup, no HTML, no link, no second line."""
     words = MARKUP.sub(lambda match: HTML.get(match[0], f"\\{match[0]}"), printable(words).strip() or text.NONE)
     start = LINE_START.match(words)
     return f"{start[1]}\\{words[start.end(1) :]}" if start else words

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Union
+from typing import TypeAlias
 from xml.etree.ElementTree import Element, tostring
 
 from unseg.storage.files import printable
 
-Child = Union[str, Element, None, Iterable["Child"]]
+Child: TypeAlias = "str | Element | None | Iterable[Child]"
 # After these a line ends, so that pages can be compared line by line; it does not show.
 BLOCKS = {
     "html",
@@ -45,10 +45,10 @@ BLOCKS = {
 
 
 def el(tag: str, *children: Child, **attributes: object) -> Element:
-    """An element with its attributes and children: text, elements, or lists of them; None is left out.
+    """Returns an element with its attributes and children: text, elements, or lists of them; None is left out.
 
-    `class_` is class, `stroke_width` is stroke-width; an attribute that is None is left out, a float shortened to two decimals.
-    All text is made `printable`, and escaped when it is written.
+    `class_` becomes class and `stroke_width` stroke-width. An attribute that is None is left out, and a float is
+    shortened to two decimals. All text is made `printable`, and escaped when it is written.
     """
     element = Element(
         tag,
@@ -74,18 +74,18 @@ def add(element: Element, *children: Child) -> None:
 
 
 def html_page(root: Element) -> str:
-    """The whole document, from its doctype on."""
+    """Returns the whole document, from its doctype on."""
     return "<!doctype html>\n" + tostring(root, encoding="unicode", method="html")
 
 
 def svg_file(root: Element) -> str:
-    """A picture that stands alone."""
+    """Returns a picture that stands alone."""
     root.set("xmlns", "http://www.w3.org/2000/svg")
     return tostring(root, encoding="unicode", method="xml")
 
 
 def raw(tag: str, text: str, **attributes: str) -> Element:
-    """An element whose text is ours and written as it is: a style sheet."""
+    """Returns an element whose text is ours and is written as it is, such as a style sheet."""
     element = Element(tag, attributes)
     element.text, element.tail = text, "\n"
     return element

@@ -6,7 +6,7 @@ A pure function of results.json and the pictures that it names: the same input g
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from xml.etree.ElementTree import Element
@@ -17,67 +17,46 @@ from unseg.report.album import Album, Shown
 from unseg.report.charts import Style, swatch
 from unseg.report.figures import Figure, style_of
 from unseg.report.markup import Child, add, el, html_page, raw
-from unseg.report.model import Change, Condition, Example, Network, Section
+from unseg.report.model import Change, Condition, Example, Network, Run, Section
 from unseg.storage.panels import NOISE_GAIN
 
 GENERATOR = "unseg report"  # in the page's head: by it the command knows its own pages
-# Nothing may be fetched or run, whatever else stands in the page.
 SHOWN_EXAMPLES = 2  # the others are folded
+LEDE = (
+    "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first "
+    "weights and views, and tested on clean images. A protection works if training on protected images ends near the "
+    "trivial answer."
+)
+# Nothing may be fetched or run, whatever else stands in the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
 class Page:
-    """html: the document. problems: the pictures that are missing from it, a line each."""
+    """A document, and a line for each picture that is missing from it."""
 
     html: str
     problems: list[str]
 
 
 def page(sections: Sequence[Section], title: str = text.TITLE) -> Page:
-    """The document on these sections, with a table of contents where there are several."""
+    """Returns the document on these sections, with a table of contents if there are several."""
     counters, album = (_Counter("Figure"), _Counter("Table")), Album()
-    main = el(
-        "main",
-        el(
-            "header",
-            el("h1", title),
-            el(
-                "p",
-                "Networks are trained with true labels on one kind of training image at a time, with the same schedule, first "
-                "weights and views, and tested on clean images. A protection works where training on protected images ends near the "
-                "trivial answer.",
-                class_="lede",
-            ),
-        ),
-    )
+    main = el("main", el("header", el("h1", title), el("p", LEDE, class_="lede")))
     if len(sections) > 1:
         links = [el("li", el("a", text.heading(section), href=f"#s{i}")) for i, section in enumerate(sections, 1)]
         add(main, el("nav", el("ul", links), aria_label="Contents"))
     for i, section in enumerate(sections, 1):
         add(main, _section(section, f"s{i}", counters, album))
-    add(
-        main,
-        el(
-            "footer",
-            el(
-                "p",
-                "Made by ",
-                el("code", GENERATOR),
-                " from ",
-                _listed(
-                    f"{source} (sha256 {sha256[:16]}…)"
-                    for source, sha256 in dict.fromkeys((s.source, s.sha256) for s in sections)
-                ),
-                ".",
-            ),
-        ),
-    )
-    style = "".join(
-        resources.files("unseg.report").joinpath(name).read_text(encoding="utf-8")
-        for name in ("palette.css", "page.css")
-    )
-    head = el(
+    sources = dict.fromkeys(f"{section.source} (sha256 {section.sha256[:16]}…)" for section in sections)
+    add(main, el("footer", el("p", "Made by ", el("code", GENERATOR), " from ", _listed(sources), ".")))
+    return Page(html_page(el("html", _head(title), el("body", main), lang="en")), album.problems)
+
+
+def _head(title: str) -> Element:
+    folder = resources.files("unseg.report")
+    style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in ("palette.css", "page.css"))
+    return el(
         "head",
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -86,7 +65,6 @@ def page(sections: Sequence[Section], title: str = text.TITLE) -> Page:
         el("title", title),
         raw("style", style),
     )
-    return Page(html_page(el("html", head, el("body", main), lang="en")), album.problems)
 
 
 def _section(section: Section, anchor: str, counters: tuple[_Counter, _Counter], album: Album) -> Element:
@@ -119,11 +97,11 @@ def _section(section: Section, anchor: str, counters: tuple[_Counter, _Counter],
     return part
 
 
-# --- figures -----------------------------------------------------------------------------------------------------------
+# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 class _Counter:
-    """Numbers figures, or tables, over the whole page."""
+    """Numbers the figures, or the tables, of the whole page."""
 
     def __init__(self, word: str) -> None:
         self.word, self.count = word, 0
@@ -134,18 +112,17 @@ class _Counter:
 
 
 def _tiles(section: Section, unit: str, styles: dict[str, Style]) -> Element:
-    """Means over networks, for a first look."""
+    """Returns the means over networks, for a first look."""
     final, retained = (
         text.common_means(section, lambda run: run.final),
         text.common_means(section, lambda run: run.retained),
     )
-    below = {
-        name: f"final {unit}"
-        if name == "clean" or name not in retained
-        else f"retained learning {text.number(retained[name], 2)}"
-        for name in final
-    }
-    tiles = [(shown_name(name), mean, below[name], styles[name].colour) for name, mean in final.items()]
+    tiles = []
+    for name, mean in final.items():
+        below = f"final {unit}"
+        if name != "clean" and name in retained:
+            below = f"retained learning {text.number(retained[name], 2)}"
+        tiles.append((shown_name(name), mean, below, styles[name].colour))
     tiles.append((figures.TRIVIAL, statistics.fmean(network.trivial for network in section.networks), unit, ""))
     return el(
         "dl",
@@ -158,7 +135,7 @@ def _tiles(section: Section, unit: str, styles: dict[str, Style]) -> Element:
 
 
 def _figure(figure: Figure, counter: _Counter) -> Element:
-    """Small charts, one a network, as many side by side as there is room for."""
+    """Returns small charts, one for each network, as many side by side as there is room for."""
     keys = [el("li", swatch(style), name) for name, style in figure.legend.items()]
     charts = [el("figure", el("p", name, class_="panel-title"), chart) for name, chart in figure.panels]
     return el(
@@ -169,14 +146,17 @@ def _figure(figure: Figure, counter: _Counter) -> Element:
     )
 
 
-# --- tables ------------------------------------------------------------------------------------------------------------
+# --- tables ----------------------------------------------------------------------------------------------------------
 
 
 Rows = Iterable[tuple[Child, Sequence[str]]]  # head and cells
 
 
 def _table(caption: Element, head: Sequence[str], groups: Iterable[tuple[str | None, Rows]]) -> Element:
-    """A table in a box of its own that scrolls where it is wider than the page. groups: their names, as rows, with their rows."""
+    """Returns a table in a box of its own that scrolls if it is wider than the page.
+
+    groups: names, as rows, with their rows.
+    """
     bodies = []
     for name, rows in groups:
         body = el("tbody", el("tr", el("th", name, scope="rowgroup", colspan=len(head))) if name else None)
@@ -188,7 +168,7 @@ def _table(caption: Element, head: Sequence[str], groups: Iterable[tuple[str | N
 
 
 def _keyed(name: str, style: Style) -> list[Child]:
-    """A condition's name behind a patch of its colour."""
+    """Returns a condition's name behind a patch of its colour."""
     return [el("span", class_=f"key {style.colour}{' dashed' if style.dashed else ''}", aria_hidden="true"), name]
 
 
@@ -210,54 +190,51 @@ def _results(section: Section, styles: dict[str, Style], table: _Counter) -> Ele
 
 
 def _by_class(section: Section, table: _Counter) -> list[Element]:
-    """For each metric that is told by class: classes in rows, conditions in columns, a table for each network; folded."""
+    """Returns for each metric by class, folded, a table for each network: classes in rows, conditions in columns."""
     parts = []
     for metric in dict.fromkeys(name for run in section.runs() for name in run.by_class):
-        inside = []
-        for network in section.networks:
-            conditions = [c for c in network.main() if any(metric in run.by_class for run in c.runs)]
-            classes = dict.fromkeys(name for c in conditions for run in c.runs for name in run.by_class.get(metric, {}))
-            digits = 0 if all(text.is_count(run.by_class.get(metric, {})) for c in conditions for run in c.runs) else 3
-            rows = [
-                (
-                    name,
-                    [
-                        text.with_sd(c.spread(lambda run: run.by_class.get(metric, {}).get(name)), digits)
-                        for c in conditions
-                    ],
-                )
-                for name in classes
-            ]
-            if rows:
-                caption = table.caption(
-                    f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step."
-                )
-                inside.append(_table(caption, [text.grouping(metric), *(c.shown for c in conditions)], [(None, rows)]))
-        parts.append(el("details", el("summary", text.metric_name(metric)), inside))
+        tables = [_classes(network, metric, table) for network in section.networks]
+        parts.append(el("details", el("summary", text.metric_name(metric)), tables))
     return parts
 
 
+def _classes(network: Network, metric: str, table: _Counter) -> Element | None:
+    """Returns one network's table of a metric by class; None if the network has no class."""
+    conditions = [c for c in network.main() if any(metric in run.by_class for run in c.runs)]
+    told = [run.by_class.get(metric, {}) for condition in conditions for run in condition.runs]
+    digits = 0 if all(map(text.is_count, told)) else 3
+
+    def row(name: str) -> tuple[str, list[str]]:
+        spreads = [c.spread(lambda run: run.by_class.get(metric, {}).get(name)) for c in conditions]
+        return name, [text.with_sd(each, digits) for each in spreads]
+
+    rows = [row(name) for name in dict.fromkeys(name for classes in told for name in classes)]
+    if not rows:
+        return None
+    caption = table.caption(f"{network.name}: {text.metric_name(metric)}, clean test images, after the last step.")
+    return _table(caption, [text.grouping(metric), *(c.shown for c in conditions)], [(None, rows)])
+
+
 def _all_metrics(section: Section, table: _Counter) -> Element | None:
-    """Every metric that is one number, where there are more than the section's own; folded."""
+    """Returns every metric that is one number, folded; None if there is only the section's own."""
     names = [
         name for name in dict.fromkeys(name for run in section.runs() for name in run.numbers) if name != section.metric
     ]
     if not names:
         return None
-    groups = [
-        (
-            network.name,
-            [
-                (c.shown, [text.with_sd(c.spread(lambda run: run.numbers.get(name))) for name in names])
-                for c in network.conditions
-            ],
-        )
-        for network in section.networks
-    ]
+
+    def row(condition: Condition) -> tuple[str, list[str]]:
+        return condition.shown, [text.with_sd(condition.spread(_metric(name))) for name in names]
+
+    groups = [(network.name, [row(condition) for condition in network.conditions]) for network in section.networks]
     caption = table.caption("All metrics after the last step, on clean test images.")
     return el(
         "details", el("summary", "Every metric"), _table(caption, ["trained on", *map(text.metric_name, names)], groups)
     )
+
+
+def _metric(name: str) -> Callable[[Run], float | None]:
+    return lambda run: run.numbers.get(name)
 
 
 def _settings(section: Section) -> Element:
@@ -276,11 +253,13 @@ def _listed(values: Iterable[str]) -> str:
     return ", ".join(values)
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------
+# --- pictures --------------------------------------------------------------------------------------------------------
 
 
 def _examples(section: Section, figure: _Counter, album: Album) -> Element | None:
-    """Clean test images with their truth, and below them what each network says after training on each kind of image."""
+    """Returns clean test images with their truth, and below them each network's predictions after each kind of
+    training.
+    """
     told: dict[str, list[tuple[Network, list[tuple[Condition, Example]]]]] = {}
     for network in section.networks:
         first = [(condition, example) for condition in network.main() for example in condition.runs[0].examples]
@@ -297,7 +276,8 @@ def _examples(section: Section, figure: _Counter, album: Album) -> Element | Non
         rows[:SHOWN_EXAMPLES],
         folded,
         figure.caption(
-            f"Clean test images, their truth, and the predictions of networks trained on each kind of image (seed {seed})."
+            "Clean test images, their truth, and the predictions of networks trained on each kind of image "
+            f"(seed {seed})."
         ),
     )
 
@@ -312,7 +292,7 @@ def _example(name: str, networks: Sequence[tuple[Network, list[tuple[Condition, 
 
 
 def _changes(section: Section, figure: _Counter, album: Album) -> Element | None:
-    """Before, after and noise of each condition's training images, once for all networks."""
+    """Returns before, after and noise of each condition's training images, once for all networks."""
     found: dict[tuple[str, str], Change] = {}
     for network in section.networks:
         for condition in network.main():
@@ -332,7 +312,7 @@ def _changes(section: Section, figure: _Counter, album: Album) -> Element | None
 
 
 def _pictures(of: str, pictures: Sequence[Shown], class_: str = "pictures") -> Element:
-    """Pictures side by side, as many as there is room for. of: the image that all are about."""
+    """Returns pictures side by side, as many as there is room for. of: the image that all are about."""
     return el("div", [_picture(picture, of) for picture in pictures], class_=class_)
 
 

@@ -31,7 +31,10 @@ GROUPS = ("class", "size")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of results. cell: of a condition; what: said once below the table."""
+    """A column of the table of results.
+
+    cell: returns a condition's words. what: what the column means, said once below.
+    """
 
     title: str
     cell: Callable[[Condition], str]
@@ -39,12 +42,12 @@ class Column:
 
 
 def heading(section: Section) -> str:
-    """Where the section's numbers are from, and which task they are about."""
+    """Returns where the section's numbers are from, and which task they are about."""
     return section.task if section.source == section.task else f"{section.source}: {section.task}"
 
 
 def metric_name(key: str) -> str:
-    """`miou` as mIoU, `class_iou` as IoU by class, `iou_box` as IoU from boxes; what this version does not know, as it is."""
+    """Returns `miou` as mIoU, `class_iou` as IoU by class, `iou_box` as IoU from boxes, and an unknown key as it is."""
     group, _, rest = key.partition("_")
     if group in GROUPS and rest:
         return f"{metric_name(rest)} by {group}"
@@ -55,49 +58,50 @@ def metric_name(key: str) -> str:
 
 
 def grouping(key: str) -> str:
-    """What the rows of a metric are that has several numbers: `class` of class_iou."""
+    """Returns what the rows of a metric with several numbers are: `class` for class_iou."""
     group = key.partition("_")[0]
     return group if group in GROUPS else ""
 
 
 def number(value: float | None, digits: int = 3) -> str:
+    """Returns a number with so many digits; a dash for none."""
     return NONE if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
 
 
 def is_count(values: Mapping[str, float | None]) -> bool:
-    """Whether these are whole numbers beyond the shares that metrics are: how many there were of each."""
+    """Returns whether these count things: whole numbers, not all of them shares from 0 to 1."""
     known = [value for value in values.values() if value is not None]
     return all(value == round(value) for value in known) and max(known, default=2) > 1
 
 
 def with_sd(value: Spread | None, digits: int = 3) -> str:
-    """`0.952 ± 0.004`, or the mean alone where there is one seed."""
+    """Returns `0.952 ± 0.004`, or the mean alone if there is one seed."""
     if value is None:
         return NONE
     return number(value.mean, digits) + ("" if value.sd is None else f" ± {number(value.sd, digits)}")
 
 
 def mean(condition: Condition, pick: Callable[[Run], float | None], digits: int = 3) -> str:
-    """A number that is not a run's own but its images', over seeds."""
+    """Returns the mean over seeds of a number that describes the images, not the run."""
     found = condition.spread(pick)
     return NONE if found is None else number(found.mean, digits)
 
 
 def duration(seconds: float | None) -> str:
-    """`12 s`, `7.6 min` or `2.1 h`."""
+    """Returns `12 s`, `7.6 min` or `2.1 h`; a dash for none."""
     if seconds is None:
         return NONE
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.1f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def bound(condition: Condition) -> str:
-    """The largest change on objects and elsewhere, grey levels, over all runs; none where no image was changed."""
+    """Returns the largest change on objects and elsewhere over all runs, in grey levels; a dash if no image was
+    changed.
+    """
 
     def largest(pick: Callable[[Run], float | None]) -> float | None:
         return max((value for value in map(pick, condition.runs) if value is not None), default=None)
@@ -110,11 +114,11 @@ def bound(condition: Condition) -> str:
 
 
 def columns(section: Section) -> list[Column]:
-    """The columns of the section's table of results: those that no run has a number for are left out."""
+    """Returns the columns of the section's table of results, without those for which no run has a number."""
     unit = metric_name(section.metric)
     several = len(section.seeds()) > 1
     found = [
-        Column(f"final {unit}", lambda c: with_sd(c.spread(lambda run: run.final)), "final: after the last step"),
+        Column(f"final {unit}", lambda c: with_sd(c.final()), "final: after the last step"),
         Column(
             f"best {unit}",
             lambda c: with_sd(c.spread(lambda run: run.best)),
@@ -123,8 +127,8 @@ def columns(section: Section) -> list[Column]:
         Column(
             "retained learning",
             lambda c: with_sd(c.spread(lambda run: run.retained), 2),
-            f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the clean "
-            "run of that seed (0: nothing was learnt, 1: protection changed nothing)",
+            f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the "
+            "clean run of that seed (0: nothing was learned, 1: protection changed nothing)",
         ),
         Column(
             "PSNR (dB)",
@@ -136,7 +140,7 @@ def columns(section: Section) -> list[Column]:
         Column("largest change", bound, "largest change: measured, on objects / elsewhere, grey levels of 255"),
         Column(
             "time",
-            lambda c: duration(None if (t := c.spread(lambda run: run.seconds)) is None else t.mean),
+            lambda c: duration(_mean_of(c, lambda run: run.seconds)),
             "time: wall time of training and testing one network" + (", mean over seeds" if several else ""),
         ),
         Column("seeds", lambda c: str(len(c.runs))),
@@ -146,7 +150,7 @@ def columns(section: Section) -> list[Column]:
 
 
 def not_measured(section: Section) -> str | None:
-    """Which measures of the images' quality the JSON does not have."""
+    """Returns which measures of the images' quality the JSON does not have; None if it has all."""
     missing = [
         name
         for name, pick in (
@@ -160,7 +164,7 @@ def not_measured(section: Section) -> str | None:
 
 
 def table_note(section: Section) -> str:
-    """What stands below the table of results: what its columns mean."""
+    """Returns what stands below the table of results: what its columns mean."""
     parts = [column.what for column in columns(section) if column.what]
     if len(section.seeds()) > 1:
         parts.append("±: one sample standard deviation over seeds")
@@ -168,18 +172,28 @@ def table_note(section: Section) -> str:
 
 
 def common_means(section: Section, pick: Callable[[Run], float | None]) -> dict[str, float]:
-    """Means over networks (and seeds) for those conditions that every network was trained on; no mixture, nothing re-encoded."""
+    """Returns condition → mean over networks and seeds, for conditions that every network was trained on.
+
+    Mixtures and re-encoded images are left out.
+    """
     names = dict.fromkeys(c.name for network in section.networks for c in network.conditions if c.base == c.name)
     means = {}
     for name in names:
-        spreads = [network.find(name) and network.find(name).spread(pick) for network in section.networks]
-        if None not in spreads:
-            means[name] = statistics.fmean(found.mean for found in spreads)
+        found = [_mean_of(network.find(name), pick) for network in section.networks]
+        known = [value for value in found if value is not None]
+        if len(known) == len(found):
+            means[name] = statistics.fmean(known)
     return means
 
 
+def _mean_of(condition: Condition | None, pick: Callable[[Run], float | None]) -> float | None:
+    """Returns the mean of a number over seeds; None if there is no such condition, or no run that has it."""
+    found = None if condition is None else condition.spread(pick)
+    return None if found is None else found.mean
+
+
 def finding(section: Section) -> str | None:
-    """What was found, in a sentence; None where clean and protected were not both run on every network."""
+    """Returns what was found, in a sentence; None if clean and protected were not both run on every network."""
     means, unit = common_means(section, lambda run: run.final), metric_name(section.metric)
     protected = [
         name for name in means if any(c.name == name for network in section.networks for c in network.protected())
@@ -188,8 +202,8 @@ def finding(section: Section) -> str | None:
         return None
     found = []
     for name in protected:
-        spreads = [network.find(name).spread(lambda run: run.retained) for network in section.networks]
-        retained = [each.mean for each in spreads if each is not None]
+        shares = [_mean_of(network.find(name), lambda run: run.retained) for network in section.networks]
+        retained = [share for share in shares if share is not None]
         what = "protected images" if name == "protected" else name
         found.append(
             f"{number(means[name])} after {what}" + (f" (retained learning {_ends(retained, 2)})" if retained else "")
@@ -203,5 +217,5 @@ def finding(section: Section) -> str | None:
 
 
 def _ends(values: Sequence[float], digits: int) -> str:
-    """`0.00 to 0.73`, or the one value that all are."""
+    """Returns `0.00 to 0.73`, or the one value that all are."""
     return " to ".join(dict.fromkeys((number(min(values), digits), number(max(values), digits))))

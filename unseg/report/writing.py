@@ -13,8 +13,9 @@ from unseg.report.charts import sheet
 from unseg.report.figures import figures, style_of
 from unseg.report.markdown import MARK, markdown
 from unseg.report.markup import svg_file
-from unseg.report.model import Section, read_sections
+from unseg.report.model import Section
 from unseg.report.page import GENERATOR, page
+from unseg.report.sections import read_sections
 from unseg.storage.files import write_bytes
 
 SUFFIXES = (".html", ".htm")
@@ -24,7 +25,7 @@ HEAD = 4096  # bytes at a file's start among which its mark is
 
 @dataclass(frozen=True)
 class Written:
-    """paths: of the files, the page first. problems: pictures that the page lacks, a line each."""
+    """The files that were written, the page first, and a line for each picture that the page lacks."""
 
     paths: list[Path]
     problems: list[str]
@@ -33,11 +34,11 @@ class Written:
 def write_report(
     runs: Sequence[Path], out: Path | None = None, charts: bool = False, title: str = text.TITLE
 ) -> Written:
-    """Writes the report on these folders with a results.json, or such files.
+    """Writes the report of these folders with a results.json, or of such files.
 
-    out: the page, report.html in the first folder by default. charts: also write each figure as SVG. title: the page's heading.
-    The same files give the same bytes. UserError, and nothing written, where a file cannot be read, or something that is no
-    report stands where one would be written.
+    out: the page; by default report.html in the first folder. charts: whether to write each figure as SVG too. title:
+    the page's heading. The same files give the same bytes. Raises a UserError and writes nothing if a file cannot be
+    read, or if something that is no report stands where one would be written.
     """
     out = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report.html"
     if out.suffix.lower() not in SUFFIXES:
@@ -60,9 +61,10 @@ def write_report(
 
 
 def _charts(sections: Sequence[Section], stem: str) -> tuple[dict[str, str], list[list[tuple[str, str]]]]:
-    """File name → SVG, and for each section the captions and names of its own."""
+    """Returns file name → SVG, and for each section the captions and names of its own."""
     style = resources.files("unseg.report").joinpath("palette.css").read_text(encoding="utf-8")
-    files, names = {}, []
+    files: dict[str, str] = {}
+    names: list[list[tuple[str, str]]] = []
     for i, section in enumerate(sections, 1):
         names.append([])
         for figure in figures(section, text.metric_name(section.metric), style_of(section)):
@@ -73,7 +75,7 @@ def _charts(sections: Sequence[Section], stem: str) -> tuple[dict[str, str], lis
 
 
 def _check_free(path: Path) -> None:
-    """UserError where there is something at `path` that is no report."""
+    """Raises a UserError if there is something at `path` that is no report."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name another file with --out")
     try:

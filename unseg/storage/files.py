@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
+from unseg.errors import UserError
+
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unseg-", ".tmp"
 TEMPORARY = re.compile(r"\.unseg-(?:[0-9a-f]{16}|probe)\.tmp")
 BLOCK = 2**20
@@ -19,12 +21,12 @@ Times = tuple[int, int]
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = False, times: Times | None = None) -> str:
-    """Write atomically and return the sha256; makes missing folders. durable, times: as for `writing`."""
+    """Writes atomically, making missing folders, and returns the sha256. durable, times: as for `writing`."""
     return write_blocks(path, [data], durable, times)
 
 
 def write_blocks(path: str | Path, blocks: Iterable[bytes], durable: bool = False, times: Times | None = None) -> str:
-    """`write_bytes` for what does not fit in memory."""
+    """Writes blocks one after the other as `write_bytes` does, for content that does not fit in memory."""
     digest = hashlib.sha256()
     with writing(path, durable, times) as file:
         for block in blocks:
@@ -35,10 +37,10 @@ def write_blocks(path: str | Path, blocks: Iterable[bytes], durable: bool = Fals
 
 @contextmanager
 def writing(path: str | Path, durable: bool = False, times: Times | None = None) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once all is written (temporary file beside it, then rename).
+    """Opens a file that takes the place of `path` once all is written (temporary file beside it, then rename).
 
-    durable: also wait until the disk has it, so that after a loss of power the name holds the old file or the whole new
-    one. times: of last access and last change, in ns.
+    durable: also waits until the disk has it, so that after a loss of power the name holds the old file or the whole
+    new one. times: of last access and last change, in ns.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +58,26 @@ def writing(path: str | Path, durable: bool = False, times: Times | None = None)
         temporary.unlink(missing_ok=True)
 
 
+def write_durably(path: str | Path, data: bytes) -> str:
+    """Writes so that `path` holds either its old content or all of `data`, whatever happens; returns the sha256.
+
+    A UserError says where the disk does not take it.
+    """
+    try:
+        return write_bytes(path, data, durable=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); check space and permissions") from None
+
+
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Raises a UserError where one of the files to be written is there already."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise UserError(f"{path}: exists already; give another name, or move it away")
+
+
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's names; does nothing where folders cannot be opened (Windows)."""
+    """Waits until the disk has the folder's names; does nothing where folders cannot be opened (Windows)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -68,12 +88,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def blocks_of(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the file's content from where it stands, a mebibyte at a time."""
     while block := file.read(BLOCK):
         yield block
 
 
 def sha256_of(path: Path) -> str | None:
-    """sha256 of a regular file, or None where there is none, or it is unreadable."""
+    """Returns the sha256 of a regular file, or None where there is none, or it is unreadable."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
@@ -86,15 +107,23 @@ def sha256_of(path: Path) -> str | None:
         return None
 
 
+def sha256_or_refuse(path: Path) -> str:
+    """Returns the sha256 of a regular file; raises a UserError where there is none, or it is unreadable."""
+    found = sha256_of(path)
+    if found is None:
+        raise UserError(f"{path}: cannot be read; check its permissions")
+    return found
+
+
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed runs left under `folder`."""
+    """Removes the temporary files that killed runs left under `folder`."""
     for path in files_under(folder):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Everything under `folder` that is no folder; links are listed, not followed."""
+    """Yields everything under `folder` that is no folder; links are listed, not followed."""
     for parent, folders, names in os.walk(folder, onerror=_raise):
         yield from (Path(parent) / name for name in names)
         yield from (Path(parent) / name for name in folders if os.path.islink(os.path.join(parent, name)))
@@ -105,21 +134,21 @@ def _raise(error: OSError) -> None:
 
 
 def printable(name: str) -> str:
-    """`name` in one line, without the bytes that are no text and the control characters that terminals obey."""
+    """Returns `name` in one line, with stray bytes and characters that terminals obey written as escapes."""
     text = name.encode(errors="backslashreplace").decode()
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def stays_inside(name: str, windows: bool = os.name == "nt") -> bool:
-    """Whether a name relative to a folder stays in it: no way up, no root, no drive, no zero byte."""
+    """Returns whether a name relative to a folder stays in it: no way up, no root, no drive, no zero byte."""
     path = PureWindowsPath(name) if windows else PurePosixPath(name)
     return bool(path.parts) and not ("\0" in name or path.drive or path.root or ".." in path.parts)
 
 
 def link_on_the_way(folder: Path, name: str) -> str | None:
-    """The first part of `name` under `folder` that is a link, itself included; None where there is none.
+    """Returns the first part of `name` under `folder` that is a link, itself included; None where there is none.
 
-    `folder` may be a link: that is where the user wants it.
+    `folder` itself may be a link, because the user named it.
     """
     path = PurePosixPath(name)
     for part in (*reversed(path.parents), path):

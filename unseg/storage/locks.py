@@ -1,7 +1,8 @@
 """One run at a time in an output folder: `.unseg-lock`, which names the process that holds it and its host.
 
-The system's own lock (flock) decides between processes of one host, so that a killed run holds nothing. Between hosts,
-and where there is no flock, the holder's sign of life decides: it touches the file every `BEAT` seconds, and is taken for
+The system's own lock, which `filelock` takes, decides between processes of one host, so that a killed run holds
+nothing. This module adds who holds it, and signs of life, which decide where the system's lock does not tell: for a
+holder on another host, and on a disk without locks. A holder touches the file every `BEAT` seconds, and is taken for
 dead after `SILENCE`.
 """
 
@@ -18,21 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from unseg.errors import UserError
+from filelock import has_fcntl, lock_descriptor
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from unseg.errors import UserError
 
 LOCK_FILE = ".unseg-lock"
 BEAT, SILENCE = 15.0, 120.0  # seconds
-_NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+LOOKS, LOOK_AGAIN = 3, 0.02  # tries, and seconds between them: whoever only looks at a lock has it for a moment
+# EBADF: NFS gives no exclusive lock on a file that is open for reading only.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Whoever holds a lock, or held it: None where the file does not say. silent: seconds since its last sign of life."""
+    """The process that holds a lock, or held it: pid and host are None where the file does not say.
+
+    silent: seconds since its last sign of life.
+    """
 
     pid: int | None
     host: str | None
@@ -45,7 +48,7 @@ class Holder:
 
 
 class FolderLock:
-    """A context that makes `folder` and holds its lock; UserError where another run does.
+    """A context that makes `folder` and holds its lock; entering it raises a UserError where another run does.
 
     stale: who held the lock last, where that run was killed. Folders that were made are removed again if an error ends
     the context before anything lies in them.
@@ -72,11 +75,11 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        if fcntl is None:  # Windows removes no open file
+        if not has_fcntl:  # Windows removes no open file
             os.close(self._descriptor)
         with suppress(OSError):  # a disk that has become read-only: the lock goes with the process
             self.path.unlink(missing_ok=True)
-        if fcntl is not None:
+        if has_fcntl:
             os.close(self._descriptor)
         if kind is not None:
             self._remove_made()
@@ -96,33 +99,34 @@ class FolderLock:
                 return
 
     def _acquire(self) -> int:
+        """Returns the descriptor of the lock file, signed by this process; UserError where another run has it."""
         while True:
             # O_NOFOLLOW: a link in the output is not followed
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
             try:
                 holder = _read(descriptor)
-                if not _flock(descriptor) or (holder and _is_alive_elsewhere(holder)):
-                    elsewhere = (
-                        f" (after {SILENCE:g} s without a sign of life it is taken for dead)"
-                        if holder and holder.host != socket.gethostname()
-                        else ""
-                    )
-                    raise UserError(
-                        f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until"
-                        " it ends, or give another folder"
-                    )
-                if not _is_still(descriptor, self.path):  # its last holder removed it between our two calls
-                    os.close(descriptor)
-                    continue
-                self.stale = holder
-                self._sign(descriptor)
-                return descriptor
+                if _is_held(descriptor, holder):
+                    raise self._refusal(holder)
+                if _is_still(descriptor, self.path):
+                    self.stale = holder
+                    self._sign(descriptor)
+                    return descriptor
             except (OSError, UserError):
                 os.close(descriptor)
                 raise
+            os.close(descriptor)  # the last holder removed the file between our two calls
+
+    def _refusal(self, holder: Holder | None) -> UserError:
+        elsewhere = ""
+        if holder and holder.host != socket.gethostname():
+            elsewhere = f" (after {SILENCE:g} s without a sign of life it is taken for dead)"
+        return UserError(
+            f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until it ends, or"
+            " give another folder"
+        )
 
     def _sign(self, descriptor: int) -> None:
-        """Write who holds the lock; where the disk does not take even that, nothing of it is left."""
+        """Writes who holds the lock; where the disk does not take even that, removes the file."""
         try:
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -139,22 +143,20 @@ class FolderLock:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Whoever is writing into `folder` now, None where nobody is. Writes nothing."""
+    """Returns whoever is writing into `folder` now, None where nobody is. Writes nothing."""
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return None
     try:
         holder = _read(descriptor)
-        if _flock(descriptor, shared=True) and not (holder and _is_alive_elsewhere(holder)):
-            return None
-        return holder or Holder(None, None, 0.0)
+        return (holder or Holder(None, None, 0.0)) if _is_held(descriptor, holder) else None
     finally:
         os.close(descriptor)
 
 
 def _read(descriptor: int) -> Holder | None:
-    """Who wrote the lock file; None where it is new."""
+    """Returns who wrote the lock file; None where it is new."""
     found = os.fstat(descriptor)
     if found.st_size == 0:
         return None
@@ -166,28 +168,37 @@ def _read(descriptor: int) -> Holder | None:
     return Holder(pid, host, time.time() - found.st_mtime)
 
 
-def _flock(descriptor: int, shared: bool = False) -> bool:
-    """Take the system's lock. False where another process has it; True also where the system has no such locks."""
-    if fcntl is None:
+def _is_held(descriptor: int, holder: Holder | None) -> bool:
+    """Returns whether another run holds the lock; where none does, this process has the system's lock, if any."""
+    taken = _take(descriptor)
+    if taken is False:
         return True
+    if holder is None or (taken and holder.host in (None, socket.gethostname())):
+        return False
+    return holder.silent < SILENCE
+
+
+def _take(descriptor: int) -> bool | None:
+    """Returns whether the system's lock was free, and is now this process's; None where the system has no such locks.
+
+    Windows has them, but there they also keep others from reading who the holder is.
+    """
+    if not has_fcntl:
+        return None
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        for _ in range(LOOKS - 1):
+            if lock_descriptor(descriptor, blocking=False):
+                return True
+            time.sleep(LOOK_AGAIN)
+        return lock_descriptor(descriptor, blocking=False)
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        if error.errno not in _NO_FLOCK:
+        if error.errno not in _NO_LOCKS:
             raise
-    return True
-
-
-def _is_alive_elsewhere(holder: Holder) -> bool:
-    """Whether a holder that the system's lock says nothing about has shown life of late."""
-    told_by_flock = fcntl is not None and holder.host in (None, socket.gethostname())
-    return not told_by_flock and holder.silent < SILENCE
+        return None
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether the file behind `descriptor` is the one that has the name."""
+    """Returns whether the file behind `descriptor` is the one that has the name."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:

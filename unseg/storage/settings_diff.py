@@ -14,7 +14,7 @@ CONTEXT = 20  # characters before the place where two long values differ
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
     """Yields a phrase for each setting that differs, "name: value, now value"; of nested settings, for each inner one.
 
-    Both sides are compared as JSON holds them, so that a tuple equals a list. A setting that one side lacks counts as null.
+    Both sides are compared as JSON holds them, so that a tuple equals a list. A setting that one side lacks is null.
     """
     before, now = _as_json(before), _as_json(now)
     for name in dict.fromkeys([*now, *before]):
@@ -30,7 +30,7 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(*values: Any) -> list[str]:
-    """The values in at most `SHOWN` characters each, which begin shortly before the place where they differ."""
+    """Returns the values in at most `SHOWN` characters each, which begin shortly before the place where they differ."""
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     same = len(os.path.commonprefix(texts))
     start = same - CONTEXT if same > SHOWN - CONTEXT else 0

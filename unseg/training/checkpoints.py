@@ -21,9 +21,8 @@ from filelock import FileLock, Timeout
 from unseg.compute.progress import Progress
 from unseg.errors import UserError
 from unseg.method.config import RETIRED
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, writing
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, write_durably, writing
 from unseg.storage.settings_diff import differences
-from unseg.storage.weights import write_durably
 
 GENERATOR_FILE = "generator.safetensors"
 CHECKPOINTS = "checkpoints"

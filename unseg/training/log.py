@@ -23,8 +23,8 @@ import numpy as np
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
 from unseg.method.config import PLAYERS
-from unseg.storage.images import encode_png
-from unseg.storage.weights import write_durably
+from unseg.storage.files import write_durably
+from unseg.storage.image_encoding import encode_png
 from unseg.training.phases import Phases
 from unseg.training.pictures import PictureRow, draw
 from unseg.training.validation import MEASURES, SetScore, mean_over_images

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unseg.compute.device import single_threaded_pool
 from unseg.compute.distributed import World, add_up, shard
 from unseg.compute.progress import SILENT, Progress
+from unseg.compute.threads import single_threaded_pool
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_mask
 from unseg.method import noise

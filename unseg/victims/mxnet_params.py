@@ -1,13 +1,12 @@
 """MXNet's `.params` files, read without MXNet: first the directory of what is in them, then single arrays.
 
-The format is MXNet's `NDArray::Save` (src/ndarray/ndarray.cc, Apache-2.0), little endian. A file is: magic number 0x112 and a
-reserved word, 8 bytes each; the number of arrays in 8 bytes, and the arrays; the number of names in 8 bytes, and for each its
-length in 8 bytes and its characters. An array is, by its first 4 bytes,
-  0xF993FAC9 (version 2): storage type int32 (0 = dense), shape, device, element type, elements;
-  0xF993FAC8 (version 1): shape, device, element type, elements;
-  anything else (before versions): that is the number of dimensions, with sizes of uint32; device, element type, elements.
-A shape of versions 1 and 2 is a uint32 number of dimensions and int64 sizes; a device is two int32; the element type an int32.
-An array of no dimensions ends after its shape.
+The format is MXNet's `NDArray::Save` (src/ndarray/ndarray.cc, Apache-2.0), little endian. A file is: magic number 0x112
+and a reserved word, 8 bytes each; the number of arrays in 8 bytes, and the arrays; the number of names in 8 bytes, and
+for each its length in 8 bytes and its characters. An array is, by its first 4 bytes, 0xF993FAC9 (version 2): storage
+type int32 (0 = dense), shape, device, element type, elements; 0xF993FAC8 (version 1): shape, device, element type,
+elements; anything else (before versions): that is the number of dimensions, with sizes of uint32; device, element type,
+elements. A shape of versions 1 and 2 is a uint32 number of dimensions and int64 sizes; a device is two int32; the
+element type an int32. An array of no dimensions ends after its shape.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MAX_ARRAYS, MAX_DIMENSIONS, MAX_NAME = 100_000, 32, 1_000
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArrayEntry:
     """One array of a file. shape: () where it is none. offset: of its elements in the file, bytes."""
 
     shape: tuple[int, ...]
@@ -43,14 +42,15 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of the elements."""
+        """Returns the bytes that the elements take."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize if self.shape else 0
 
 
-def read_directory(path: Path) -> dict[str, Entry]:
-    """The arrays of a `.params` file by name, in its order, without their elements. UserError where it is damaged or none.
+def read_directory(path: Path) -> dict[str, ArrayEntry]:
+    """Returns the arrays of a `.params` file by name, in its order, without their elements.
 
-    Takes memory for the directory alone, whatever the file claims: every size is checked against the bytes that are left.
+    It takes memory for the directory alone, whatever the file claims: every size is checked against the bytes that are
+    left. Raises UserError where the file is damaged or something else.
     """
     with _opened(path) as file:
         reader = _Reader(path, file)
@@ -64,7 +64,7 @@ def read_directory(path: Path) -> dict[str, Entry]:
         names = [reader.name(number) for number in range(reader.count("names", 8))]
         if len(names) != len(arrays):
             raise reader.damaged(f"{len(arrays)} arrays but {len(names)} names")
-        directory = dict(zip(names, arrays))
+        directory = dict(zip(names, arrays, strict=True))
         if len(directory) != len(names):
             raise reader.damaged(f"the name {max(names, key=names.count)} is there twice")
         if reader.left:
@@ -72,8 +72,8 @@ def read_directory(path: Path) -> dict[str, Entry]:
     return directory
 
 
-def read_array(path: Path, entry: Entry) -> np.ndarray:
-    """The elements of one array of the file, of its shape and type."""
+def read_array(path: Path, entry: ArrayEntry) -> np.ndarray:
+    """Returns the elements of one array of the file, of its shape and type."""
     with _opened(path) as file:
         file.seek(entry.offset)
         data = file.read(entry.size)
@@ -115,14 +115,14 @@ class _Reader:
         return struct.unpack(layout, self.bytes(struct.calcsize(layout), what))
 
     def count(self, what: str, least: int) -> int:
-        """How many there are of `what`, each of which takes at least `least` bytes."""
+        """Returns how many there are of `what`, each of which takes at least `least` bytes."""
         (count,) = self.words("<Q", f"the number of {what}")
         if count > MAX_ARRAYS or count * least > self.left:
             raise self.damaged(f"it claims {count} {what}")
         return count
 
-    def array(self, number: int) -> Entry:
-        """Reads over one array."""
+    def array(self, number: int) -> ArrayEntry:
+        """Reads over one array and returns where it is."""
         what = f"array {number}"
         (magic,) = self.words("<I", what)
         if magic == V3_MAGIC:
@@ -138,13 +138,13 @@ class _Reader:
             raise self.damaged(f"{what} claims {dimensions} dimensions")
         shape = self.words(f"<{dimensions}{'I' if legacy else 'q'}", what)
         if dimensions == 0:
-            return Entry((), DTYPES[0], 0)
+            return ArrayEntry((), DTYPES[0], 0)
         _, _, code = self.words("<iii", what)
         if code not in DTYPES:
             raise self.damaged(f"{what} has the unknown element type {code}")
         if min(shape) < 0:
             raise self.damaged(f"{what} has a side of {min(shape)}")
-        entry = Entry(shape, DTYPES[code], self.file.tell())
+        entry = ArrayEntry(shape, DTYPES[code], self.file.tell())
         if entry.size > self.left:
             raise self.damaged(f"{what} claims {entry.size} bytes, {self.left} are left")
         self.file.seek(entry.size, os.SEEK_CUR)

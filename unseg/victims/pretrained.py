@@ -1,4 +1,6 @@
-"""Pretrained weights of evaluators, from local files alone: all fits by name and shape, or the message names what does not."""
+"""Pretrained weights of evaluators, from local files alone: all fits by name and shape, or the message names what does
+not.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ import safetensors
 import torch
 from torch import nn
 
+from segment_anything_training.key_remaps import State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import Misfit, State, compare, read_state, shapes_of
+from unseg.storage.state_files import Misfit, compare, read_state
 
 CONFIG, SHARDS = "config.json", "model.safetensors.index.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -22,8 +25,11 @@ MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network's part that a classifier's folder can start. model_type: the classifier's. place, name: the module that holds the
-    part, and its name there. idle: entries (a pattern) that only one of the two has."""
+    """A network's part that a classifier's folder can start.
+
+    model_type: the classifier's. place, name: the module that holds the part, and its name there. idle: entries (a
+    pattern) that only one of the two has.
+    """
 
     model_type: str
     place: str
@@ -32,9 +38,10 @@ class Backbone:
 
 
 def read_weights(path: Path) -> State:
-    """The tensors of a .safetensors or .pth file, or of a Hugging Face folder (one file or shards). UserError: what is missing.
+    """Returns the tensors of a .safetensors or .pth file, or of a Hugging Face folder (one file or shards).
 
-    A .pth may hold its tensors under "model", as torchvision's training scripts leave them.
+    A .pth may hold its tensors under "model", as torchvision's training scripts leave them. Raises UserError, which
+    names what is missing.
     """
     if path.is_dir():
         shards = sorted(path.glob("model-*-of-*.safetensors")) if (path / SHARDS).is_file() else []
@@ -53,10 +60,10 @@ def read_weights(path: Path) -> State:
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], heads: str, source: Path) -> list[str]:
-    """Loads a state. Entries of the class heads (their names match `heads`) that have another number of classes stay random.
+    """Loads a state and returns one sentence where a class head stayed random, naming its entries.
 
-    Returns one sentence where a head stayed random, naming its entries. UserError for whatever else is missing, unexpected or of
-    another shape.
+    A head's entries (their names match `heads`) stay random where they have another number of classes. Raises UserError
+    for whatever else is missing, unexpected or of another shape.
     """
     entries = network.state_dict()
     expected, given = shapes_of(entries), shapes_of(dict(state))
@@ -85,12 +92,12 @@ def build_transformers(
     idle: str = r"^$",
     backbone: Backbone | None = None,
 ) -> tuple[nn.Module, list[str]]:
-    """A network of transformers with `class_count` classes, and sentences on what weights left random.
+    """Returns a network of transformers with `class_count` classes, and sentences on what weights left random.
 
-    family, head: its class is transformers' FAMILY + HEAD, its configuration FAMILY + "Config". configure: from that class to the
-    configuration; a Hugging Face folder in `weights` brings its own. heads: see `load_strictly`. idle: entries (a pattern) that
-    play no part, so that a folder may lack them or have them. backbone: what a folder of a classifier starts. Nothing is
-    downloaded.
+    family, head: its class is transformers' FAMILY + HEAD, its configuration FAMILY + "Config". configure: from that
+    class to the configuration; a Hugging Face folder in `weights` brings its own. heads: see `load_strictly`. idle:
+    entries (a pattern) that play no part, so that a folder may lack them or have them. backbone: what a folder of a
+    classifier starts. Nothing is downloaded.
     """
     import transformers
 
@@ -131,8 +138,10 @@ def build_transformers(
 def _from_pretrained(
     network_class: Any, config: Any, weights: Path, heads: str, idle: str
 ) -> tuple[nn.Module, list[str]]:
-    """By the library's own loading, which knows the names that its earlier releases gave to entries. Returns the network and the
-    entries of heads that stayed random."""
+    """Returns the network of a folder, and the entries of heads that stayed random.
+
+    The library's own loading knows the names that its earlier releases gave to entries.
+    """
     with _quiet():
         try:
             network, found = network_class.from_pretrained(
@@ -167,7 +176,7 @@ def _told(source: Path, renewed: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings and progress bars of transformers: what they tell is told in our words."""
+    """Silences the warnings and progress bars of transformers inside; what they tell is told in our words."""
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,5 @@
-"""SAM and SAM-HQ from transformers as networks that are asked for objects by boxes and by points, and their weight files.
+"""SAM and SAM-HQ from transformers as networks that are asked for objects by boxes and by points, and their weight
+files.
 
 Shapes: B images, S side of the square frame, K objects of an image, N points of an object, M side of the logits.
 """
@@ -9,13 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segment_anything_training.build import SAM_CONFIGS
+from segment_anything_training.key_remaps import State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import Misfit, State, compare, shapes_of
+from unseg.storage.state_files import Misfit, compare
 from unseg.victims.pretrained import read_weights
 
 FAMILIES = ("sam", "samhq")
@@ -27,8 +30,11 @@ PROMPT_FREQUENCIES = "prompt_encoder.shared_embedding.positional_embedding"  # t
 
 @dataclass(frozen=True)
 class SamSize:
-    """The sizes of a network. width, depth, heads, global_blocks, window, patch: of the image encoder, window in patches;
-    prompt_width: of prompt tokens and mask decoder; decoder_mlp: of the decoder's inner layers."""
+    """The sizes of a network.
+
+    width, depth, heads, global_blocks, window, patch: of the image encoder, window in patches. prompt_width: of prompt
+    tokens and mask decoder. decoder_mlp: of the decoder's inner layers.
+    """
 
     width: int
     depth: int
@@ -50,8 +56,8 @@ SIZES = {
 }
 NETWORKS = tuple(f"{family}_{size}" for family in FAMILIES for size in SIZES)
 
-# Parts that no answer here depends on, never trained: the predicted IoU (one mask is asked for), mask prompts, and SAM's own
-# masks in SAM-HQ.
+# Parts that no answer here depends on, never trained: the predicted IoU (one mask is asked for), mask prompts, and
+# SAM's own masks in SAM-HQ.
 _UNUSED = {
     "sam": re.compile(r"mask_decoder\.iou_prediction_head\.|prompt_encoder\.mask_embed\."),
     "samhq": re.compile(
@@ -106,7 +112,7 @@ _RENAMED = tuple(
 
 
 def parse_network(name: str) -> tuple[str, SamSize]:
-    """Family and size of a network's name; UserError lists the names."""
+    """Returns family and size of a network's name; raises UserError, which lists the names."""
     if name not in NETWORKS:
         raise UserError(
             f"--networks: unknown network '{name}' for interactive segmentation; available: {', '.join(NETWORKS)}"
@@ -116,7 +122,10 @@ def parse_network(name: str) -> tuple[str, SamSize]:
 
 
 def frame_side(name: str, size: tuple[int, int]) -> int:
-    """Side of the square that an image of at most `size` (width, height) is laid into; UserError unless whole patches fill it."""
+    """Returns the side of the square that an image of at most `size` (width, height) is laid into.
+
+    Raises UserError unless whole patches fill it.
+    """
     side, patch = max(size), parse_network(name)[1].patch
     if side % patch:
         raise UserError(f"--size {size[0]}x{size[1]}: the longer side must be a multiple of {patch} for {name}")
@@ -126,20 +135,24 @@ def frame_side(name: str, size: tuple[int, int]) -> int:
 class Promptable(nn.Module):
     """SAM or SAM-HQ: one mask for every box, one for every set of points. See `build_promptable`."""
 
-    def __init__(self, network: nn.Module, trained: re.Pattern[str] | None, note: str) -> None:
-        """trained: the parameters that training changes; None: all that answers depend on. note: the same in a sentence."""
+    def __init__(self, network: Any, trained: re.Pattern[str] | None, note: str) -> None:
+        """trained: the parameters that training changes; None: all that answers depend on. note: the same in a
+        sentence.
+        """
         super().__init__()
-        self.network, self.hq, self.note = network, hasattr(network.mask_decoder, "hq_token"), note
+        self.network: Any = network  # transformers' modules have attributes that types do not tell
+        self.hq, self.note = hasattr(network.mask_decoder, "hq_token"), note
         unused = _UNUSED["samhq" if self.hq else "sam"]
         for name, parameter in network.named_parameters():
             wanted = trained is None or trained.match(name) is not None
             parameter.requires_grad_(wanted and not (unused.match(name) or _FIXED.match(name)))
 
     def forward(self, images_B3SS: Tensor, boxes_BK4: Tensor, points_BKN2: Tensor) -> Tensor:
-        """Logits B×K×2×M×M float32, those for the box first, then those for the points; M is a quarter of S for patches of 16.
+        """Returns logits B×K×2×M×M float32, those for the box first, then those for the points.
 
-        images: normalised by ImageNet's statistics. Coordinates are pixels (x, y) of the frame, boxes XYXY with corners
-        inclusive; all points lie on the object. SAM-HQ answers with its own mask alone, the one that its authors train.
+        M is a quarter of S for patches of 16. images: normalised by ImageNet's statistics. Coordinates are pixels (x,
+        y) of the frame, boxes XYXY with corners inclusive; all points lie on the object. SAM-HQ answers with its own
+        mask alone, the one that its authors train.
         """
         encoder = self.network.vision_encoder
         trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
@@ -160,24 +173,27 @@ class Promptable(nn.Module):
         return torch.cat(logits, 2)
 
 
-def hq_features(decoder: nn.Module, embeddings_BCGG: Tensor, early_BGGD: Tensor) -> Tensor:
-    """What SAM-HQ adds to SAM's features, B×C/8×4G×4G: of the image embedding and of the encoder's first global block."""
+def hq_features(decoder: Any, embeddings_BCGG: Tensor, early_BGGD: Tensor) -> Tensor:
+    """Returns what SAM-HQ adds to SAM's features, B×C/8×4G×4G.
+
+    It is made of the image embedding and of the encoder's first global block.
+    """
     own = decoder.encoder_conv2(decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(embeddings_BCGG))))
     early = decoder.compress_vit_conv1(early_BGGD.permute(0, 3, 1, 2))
     return own + decoder.compress_vit_conv2(decoder.activation(decoder.compress_vit_norm(early)))
 
 
 def hq_logits(
-    network: nn.Module,
+    network: Any,
     embeddings_BCGG: Tensor,
     fused_BFHW: Tensor,
     input_boxes: Tensor | None = None,
     input_points: Tensor | None = None,
 ) -> Tensor:
-    """SAM-HQ's own mask for every prompt, B×K×1×H×W with H = W = 4G.
+    """Returns SAM-HQ's own mask for every prompt, B×K×1×H×W with H = W = 4G.
 
-    The network's own `forward` is not used: up to transformers 5.23 it goes on, after the token transformer, with the image
-    embedding from before it, rows and columns exchanged, which is not what SAM-HQ's published code computes.
+    The network's own `forward` is not used: up to transformers 5.23 it goes on, after the token transformer, with the
+    image embedding from before it, rows and columns exchanged, which is not what SAM-HQ's published code computes.
     """
     decoder = network.mask_decoder
     labels = None if input_points is None else torch.ones_like(input_points[..., 0], dtype=torch.int)
@@ -202,12 +218,12 @@ def hq_logits(
 
 
 def build_promptable(name: str, side: int, weights: Path | None = None) -> Promptable:
-    """The network `name` (one of NETWORKS) for frames of `side`.
+    """Returns the network `name` (one of NETWORKS) for frames of `side`.
 
-    Without weights they are drawn from torch's global generator and all are trained. weights: a folder that transformers saved,
-    or the official file of SAM or SAM-HQ; then the image encoder stays as it is, of SAM the mask decoder is trained, and of
-    SAM-HQ what it has beside SAM, as its authors do. SAM's own weights start a SAM-HQ, whose other parts begin at random.
-    UserError where the package or the file is missing, or an entry does not fit.
+    Without weights they are drawn from torch's global generator and all are trained. weights: a folder that
+    transformers saved, or the official file of SAM or SAM-HQ. Then the image encoder stays as it is; of SAM the mask
+    decoder is trained, and of SAM-HQ what it has beside SAM, as its authors do. SAM's own weights start a SAM-HQ, whose
+    other parts begin at random. Raises UserError where the package or the file is missing, or an entry does not fit.
     """
     family, size = parse_network(name)
     network = _build(family, size, side)
@@ -232,34 +248,39 @@ def build_promptable(name: str, side: int, weights: Path | None = None) -> Promp
     return Promptable(network, _HQ, note)
 
 
-def _build(family: str, size: SamSize, side: int) -> nn.Module:
+def _build(family: str, size: SamSize, side: int) -> Any:
     try:
         import transformers  # takes seconds, and only measuring needs it
     except ImportError:
         raise UserError("transformers is not installed; run: pip install 'unseg[evaluate]'") from None
     prefix = {"sam": "Sam", "samhq": "SamHQ"}[family]
     hq = {"vit_dim": size.width} if family == "samhq" else {}
-    vision = dict(
-        hidden_size=size.width,
-        output_channels=size.prompt_width,
-        num_hidden_layers=size.depth,
-        num_attention_heads=size.heads,
-        image_size=side,
-        patch_size=size.patch,
-        window_size=size.window,
-        global_attn_indexes=list(size.global_blocks),
-        num_pos_feats=size.prompt_width // 2,
-        mlp_dim=4 * size.width,
-        initializer_range=0.02,
-    )
-    prompts = dict(hidden_size=size.prompt_width, image_size=side, patch_size=size.patch)
-    decoder = dict(hidden_size=size.prompt_width, mlp_dim=size.decoder_mlp, iou_head_hidden_dim=size.prompt_width, **hq)
+    vision = {
+        "hidden_size": size.width,
+        "output_channels": size.prompt_width,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.heads,
+        "image_size": side,
+        "patch_size": size.patch,
+        "window_size": size.window,
+        "global_attn_indexes": list(size.global_blocks),
+        "num_pos_feats": size.prompt_width // 2,
+        "mlp_dim": 4 * size.width,
+        "initializer_range": 0.02,
+    }
+    prompts = {"hidden_size": size.prompt_width, "image_size": side, "patch_size": size.patch}
+    decoder = {
+        "hidden_size": size.prompt_width,
+        "mlp_dim": size.decoder_mlp,
+        "iou_head_hidden_dim": size.prompt_width,
+        **hq,
+    }
     config = getattr(transformers, f"{prefix}Config")(
         vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
     )
-    # Random weights are those of Meta's code, which are PyTorch's own. With those of transformers nothing is learnt in hundreds
-    # of steps: narrow layers start almost silent, and the frequencies of positions are so high that neighbours have nothing in
-    # common.
+    # Random weights are those of Meta's code, which are PyTorch's own. With those of transformers nothing is learnt in
+    # hundreds of steps: narrow layers start almost silent, and the frequencies of positions are so high that neighbours
+    # have nothing in common.
     config.vision_config.scale = FREQUENCY
     network = getattr(transformers, f"{prefix}Model")(config)
     for module in network.modules():
@@ -272,17 +293,18 @@ def _build(family: str, size: SamSize, side: int) -> nn.Module:
 
 
 def read_sam_weights(path: Path) -> State:
-    """The state that a folder of transformers or an official file holds, in the names of transformers."""
+    """Returns the state that a folder of transformers or an official file holds, in the names of transformers."""
     state = read_weights(path)
     if any(name.startswith("image_encoder.") for name in state):
         state = from_official(state)
     if (FREQUENCIES in state) != (PROMPT_FREQUENCIES in state):
-        state[FREQUENCIES] = state[PROMPT_FREQUENCIES] = state.get(FREQUENCIES, state.get(PROMPT_FREQUENCIES))
+        frequencies = state[FREQUENCIES] if FREQUENCIES in state else state[PROMPT_FREQUENCIES]
+        state[FREQUENCIES] = state[PROMPT_FREQUENCIES] = frequencies
     return state
 
 
 def from_official(state: State) -> State:
-    """The entries of Meta's SAM file, or of SAM-HQ's, under the names that transformers gives them."""
+    """Returns the entries of Meta's SAM file, or of SAM-HQ's, under the names that transformers gives them."""
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMED:
@@ -292,7 +314,7 @@ def from_official(state: State) -> State:
 
 
 def _explained(misfit: Misfit, position: Sequence[int] | None, side: int, patch: int) -> str:
-    """What does not fit, and what to do where it is the size of the frame alone."""
+    """Returns what does not fit, and what to do where it is the size of the frame alone."""
     if position is not None and len(position) == 4 and position[1] != side // patch:
         own = position[1] * patch
         return f"it is made for frames of {own}×{own} pixels; give --size {own}x{own}"

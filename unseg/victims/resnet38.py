@@ -1,13 +1,12 @@
 """DeepLabV1 on ResNet38: the network, and the weight files that it starts from.
 
-ResNet38 is model A1 of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080): wide, pre-activation residual units.
-State names, widths, strides and the head are those of the segmentation networks of PSA and MCTformer, whose files load as they
-are. Shapes: B images, H×W pixels, C classes; the output's stride is 8.
+ResNet38 is model A1 of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080): wide, pre-activation residual
+units. State names, widths, strides and the head are those of the segmentation networks of PSA and MCTformer, whose
+files load as they are. Shapes: B images, H×W pixels, C classes; the output's stride is 8.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segment_anything_training.key_remaps import Shapes, State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.weights import Misfit, Shapes, State, compare, read_state, shapes_of
-from unseg.victims.mxnet_params import Entry, read_array, read_directory
+from unseg.storage.state_files import Misfit, compare, read_state
+from unseg.victims.mxnet_params import ArrayEntry, read_array, read_directory
 
 STRIDE = 8
 LEAST_WIDTH = 4  # channels that the narrowest layer of a narrowed network keeps
@@ -29,8 +29,10 @@ HEAD_WIDTH, HEAD_DILATION = 512, 12
 
 
 class _Plain(NamedTuple):
-    """A unit of two 3×3 convolutions of widths `mid` and `out`; the first has the stride and `first_dilation`, the second
-    `dilation`."""
+    """A unit of two 3×3 convolutions of widths `mid` and `out`.
+
+    The first has the stride and `first_dilation`, the second `dilation`.
+    """
 
     mid: int
     out: int
@@ -40,7 +42,10 @@ class _Plain(NamedTuple):
 
 
 class _Bottleneck(NamedTuple):
-    """A unit of 1×1 to a quarter of the width, 3×3 to a half, 1×1 to the width; `dropout` before each of the last two."""
+    """A unit of 1×1 to a quarter of the width, 3×3 to a half, 1×1 to the width.
+
+    `dropout` acts before each of the last two.
+    """
 
     out: int
     dilation: int
@@ -68,13 +73,15 @@ STEM_WIDTH = 64
 def _convolution(
     inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, bias: bool = False
 ) -> nn.Conv2d:
-    """Padded so that stride 1 keeps the size."""
+    """Returns a convolution that is padded so that stride 1 keeps the size."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=bias)
 
 
 class Unit(nn.Module):
-    """A pre-activation residual unit: normalise, rectify, convolve, two or three times; where the shape changes, a 1×1
-    convolution of the first activation stands for the identity."""
+    """A pre-activation residual unit: normalise, rectify, convolve, two or three times.
+
+    Where the shape changes, a 1×1 convolution of the first activation stands for the identity.
+    """
 
     def __init__(self, inputs: int, layout: _Plain | _Bottleneck, scaled: Callable[[int], int]) -> None:
         super().__init__()
@@ -113,12 +120,12 @@ class Unit(nn.Module):
 
 
 class DeepLabV1(nn.Module):
-    """ResNet38 and a head of two 3×3 convolutions of dilation 12: images B×3×H×W, normalised by ImageNet's statistics, to
-    logits B×C×⌈H/8⌉×⌈W/8⌉.
+    """ResNet38 and a head of two 3×3 convolutions of dilation 12.
 
-    width: a factor on every layer's channels, for small machines; 1 is the published network. frozen: the first convolution and
-    every batch norm stay as they are, without gradient and in evaluation mode, as published for a start from ImageNet's weights.
-    First weights: Kaiming normal, the head's Xavier uniform with biases of 0.
+    It takes images B×3×H×W, normalised by ImageNet's statistics, to logits B×C×⌈H/8⌉×⌈W/8⌉. width: a factor on every
+    layer's channels, for small machines; 1 is the published network. frozen: the first convolution and every batch norm
+    stay as they are, without gradient and in evaluation mode, as published for a start from ImageNet's weights. First
+    weights are Kaiming normal, the head's Xavier uniform with biases of 0.
     """
 
     def __init__(self, classes: int, width: float = 1.0, frozen: bool = True) -> None:
@@ -142,7 +149,8 @@ class DeepLabV1(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             elif isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.frozen = frozen
         for module in self._frozen_modules():
             module.requires_grad_(False)
@@ -178,8 +186,10 @@ _MXNET_NORM = {
 
 
 def mxnet_name(name: str) -> str:
-    """The entry of MXNet's file that holds the backbone's state entry `name`: b2_1.conv_branch2a.weight is
-    arg:res2b1_branch2a_weight (units are numbered 2a, 2b1, 2b2, …)."""
+    """Returns the entry of MXNet's file that holds the backbone's state entry `name`.
+
+    For example, b2_1.conv_branch2a.weight is arg:res2b1_branch2a_weight (units are numbered 2a, 2b1, 2b2, …).
+    """
     *unit, layer, kind = name.split(".")
     level, _, number = unit[0].removeprefix("b").partition("_") if unit else ("", "", "")
     place = f"{level}b{number}" if number else f"{level}a"
@@ -190,7 +200,7 @@ def mxnet_name(name: str) -> str:
 
 
 def backbone_shapes(width: float = 1.0) -> Shapes:
-    """The state entries of ResNet38, without head and counters."""
+    """Returns the shapes of ResNet38's state entries, without head and counters."""
     with torch.device("meta"):
         state = DeepLabV1(2, width).state_dict()
     return {
@@ -201,10 +211,10 @@ def backbone_shapes(width: float = 1.0) -> Shapes:
 
 
 def read_mxnet(path: str | Path, expected: Shapes | None = None) -> State:
-    """ResNet38's state, float32 in our names, from MXNet's ImageNet file, whose classifier is left out. UserError where an entry is
-    missing, unknown or of another shape, or where numbers are not finite; only what fits is ever read into memory.
+    """Returns ResNet38's state, float32 in our names, from MXNet's ImageNet file, whose classifier is left out.
 
-    expected: our entries; None: those of the published width.
+    expected: our entries; None: those of the published width. Only what fits is ever read into memory. Raises UserError
+    where an entry is missing, unknown or of another shape, or where numbers are not finite.
     """
     path, expected = Path(path), backbone_shapes() if expected is None else expected
     directory = {name: entry for name, entry in read_directory(path).items() if name not in _CLASSIFIER}
@@ -220,7 +230,7 @@ def read_mxnet(path: str | Path, expected: Shapes | None = None) -> State:
     return {name: _tensor(path, theirs[name], directory[theirs[name]]) for name in expected}
 
 
-def _tensor(path: Path, name: str, entry: Entry) -> torch.Tensor:
+def _tensor(path: Path, name: str, entry: ArrayEntry) -> torch.Tensor:
     tensor = torch.from_numpy(read_array(path, entry)).to(torch.float32)
     if not torch.isfinite(tensor).all() or (name.endswith("moving_var") and (tensor < 0).any()):
         raise UserError(
@@ -230,10 +240,11 @@ def _tensor(path: Path, name: str, entry: Entry) -> torch.Tensor:
 
 
 def load_weights(network: DeepLabV1, path: str | Path) -> bool:
-    """Fills the network from a file: the published `.params`, or a .pth or safetensors of the backbone (as
-    `utils/convert_resnet38.py` writes it) or of the whole network. Returns whether the head was in it; if not, it stays as it was.
+    """Fills the network from a file and returns whether the head was in it; if not, the head stays as it was.
 
-    UserError names missing, unexpected and mis-shaped entries. PyTorch's counters of batches may be missing.
+    The file is the published `.params`, or a .pth or safetensors of the backbone (as `utils/convert_resnet38.py` writes
+    it) or of the whole network. PyTorch's counters of batches may be missing. Raises UserError, which names missing,
+    unexpected and mis-shaped entries.
     """
     path, expected = Path(path), shapes_of(network.state_dict())
     whole = {name: shape for name, shape in expected.items() if not name.endswith(_COUNTER)}
@@ -255,13 +266,9 @@ def load_weights(network: DeepLabV1, path: str | Path) -> bool:
 
 
 def _hint(network: DeepLabV1, misfit: Misfit) -> str:
-    """What else the user asked for that weights may not fit."""
+    """Returns what else the user asked for that weights may not fit."""
     wrong = [*misfit.missing, *misfit.unexpected, *misfit.misshaped]
     if all(name.startswith(HEAD[1]) for name in wrong):
         return f" of {network.fc8_seg_conv2.out_channels} classes"
     stem = network.conv1a.out_channels
     return "" if stem == STEM_WIDTH else f" of {stem / STEM_WIDTH:g} times its width (published weights need width 1)"
-
-
-def parameter_count(network: nn.Module) -> int:
-    return sum(math.prod(parameter.shape) for parameter in network.parameters())

@@ -1,18 +1,26 @@
-"""The semantic networks: segmentation_models_pytorch by rule, a few with widths of their own, torchvision's DeepLabV3.
+"""The semantic networks: segmentation_models_pytorch by rule, a few with widths of their own, torchvision's DeepLabV3,
+your own.
 
 All take B×3×H×W of any size and give logits B×C×H×W.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segment_anything_training.key_remaps import shapes_of
+from unseg.compute.plugins import is_spec, load_object
 from unseg.errors import UserError
+from unseg.storage.state_files import compare
+from unseg.victims.pretrained import load_strictly, read_weights
 
 STRIDE = 32  # the encoders halve their input at most five times
 
@@ -34,6 +42,8 @@ ARCHITECTURES = {
     )
 }
 DEEPLABV3 = "torchvision_deeplabv3_resnet50"
+CLASSIFIER = re.compile(r"(fc|classifier|head|last_linear)\.")  # the last layer of an ImageNet classifier
+HEADS = r"segmentation_head|classifier\.4|aux_classifier"  # entries of networks whose size is the number of classes
 
 
 def _packages() -> ModuleType:
@@ -71,13 +81,14 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class OutOf(nn.Module):
-    """torchvision's answer is a dictionary; this is its entry "out"."""
+    """A network whose answer is a dictionary, as torchvision's are; this one answers with its entry "out"."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Returns logits, B×C×H×W."""
         return self.network(images_B3HW)["out"]
 
 
@@ -89,17 +100,23 @@ class AnySize(nn.Module):
         self.network = network
 
     def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Returns logits, B×C×H×W."""
         height, width = images_B3HW.shape[-2:]
         return self.network(F.pad(images_B3HW, (0, -width % STRIDE, 0, -height % STRIDE)))[..., :height, :width]
 
 
 def find_network(name: str) -> Callable[[int], nn.Module]:
-    """From the number of classes to the network `name` with random weights: a row of NETWORKS, or ARCHITECTURE_ENCODER with an
-    encoder of segmentation_models_pytorch at its default widths. UserError where there is none."""
+    """Returns the function that builds the network `name` with random weights, from the number of classes.
+
+    name: a row of NETWORKS, ARCHITECTURE_ENCODER with an encoder of segmentation_models_pytorch at its default widths,
+    or `module:name` of your own. Raises UserError where there is none.
+    """
     if name in NETWORKS:
         return NETWORKS[name]
+    if is_spec(name):
+        return _own(name)
     architecture, _, encoder = name.partition("_")
-    known = f"{', '.join(NETWORKS)}, or ARCHITECTURE_ENCODER such as unetplusplus_resnet34"
+    known = f"{', '.join(NETWORKS)}, ARCHITECTURE_ENCODER such as unetplusplus_resnet34, or module:name of your own"
     if architecture not in ARCHITECTURES:
         raise UserError(
             f"--networks: unknown network '{name}'; available: {known}, with architecture {', '.join(ARCHITECTURES)}"
@@ -114,16 +131,65 @@ def find_network(name: str) -> Callable[[int], nn.Module]:
     return _smp(ARCHITECTURES[architecture], encoder)
 
 
+def _own(spec: str) -> Callable[[int], nn.Module]:
+    """Returns a user's function from the number of classes to a network; what it returns is checked when it is
+    called.
+    """
+    found = load_object(spec, "--networks")
+    if not callable(found):
+        raise UserError(f"--networks {spec}: give a function from the number of classes to a network")
+
+    def build(classes: int) -> nn.Module:
+        network = found(classes)
+        if not isinstance(network, nn.Module):
+            raise UserError(f"--networks {spec}: returns a {type(network).__name__}, not a torch.nn.Module")
+        return network
+
+    return build
+
+
+def own_source(name: str) -> Path | None:
+    """Returns the file that a network of your own (`module:name`) is written in; None for all other networks."""
+    if name in NETWORKS or not is_spec(name):
+        return None
+    module = inspect.getmodule(load_object(name, "--networks"))
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file)
+
+
 def check_network(name: str) -> None:
     """Raises UserError where there is no such network."""
     find_network(name)
 
 
 def build_network(name: str, num_classes: int) -> nn.Module:
-    """The network `name` with `num_classes` outputs and random weights drawn from torch's global generator."""
+    """Returns the network `name` with `num_classes` outputs and random weights drawn from torch's global generator."""
     build = find_network(name)
     try:
         return AnySize(build(num_classes))
-    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, KeyError, RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--networks {name}: cannot be built: {reason}; choose another encoder") from None
+        remedy = "check its code" if is_spec(name) else "choose another encoder"
+        raise UserError(f"--networks {name}: cannot be built: {reason}; {remedy}") from error
+
+
+def load_pretrained(network: nn.Module, path: Path) -> list[str]:
+    """Loads a whole network's weights, or its encoder's alone, and returns sentences on what starts from random
+    weights.
+
+    The encoder's may be an ImageNet classifier, whose last layer is left out. Raises UserError where the file fits
+    neither.
+    """
+    inner = network.network if isinstance(network, AnySize) else network
+    inner = inner.network if isinstance(inner, OutOf) else inner
+    state = read_weights(path)
+    parts = ((name, getattr(inner, name, None)) for name in ("encoder", "backbone"))
+    part, encoder = next(((name, module) for name, module in parts if isinstance(module, nn.Module)), ("", None))
+    if encoder is None or any(name.startswith(f"{part}.") for name in state):
+        return load_strictly(inner, state, HEADS, path)
+    given = {name: tensor for name, tensor in state.items() if not CLASSIFIER.match(name)}
+    misfit = compare(shapes_of(given), shapes_of(encoder.state_dict()))
+    if misfit:
+        raise UserError(f"--weights {path}: fits neither the network nor its {part}: {misfit}")
+    nn.Module.load_state_dict(encoder, given)  # the encoders' own methods take no `strict`
+    return [f"--weights {path.name}: the {part}'s; all else starts from random weights"]

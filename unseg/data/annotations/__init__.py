@@ -1,4 +1,4 @@
-"""The annotation formats that segmentation users keep, behind one interface. See docs/annotations.md."""
+"""The annotation formats that segmentation users keep, behind one interface. See docs/guide/annotations.md."""
 
 from unseg.data.annotations.core import (
     NO_CLASS,
@@ -6,12 +6,11 @@ from unseg.data.annotations.core import (
     Annotations,
     ClassMap,
     ClassTable,
-    Looking,
-    ObjectRule,
     Segment,
     Unannotated,
 )
 from unseg.data.annotations.detect import FORMATS, open_annotations
+from unseg.data.object_rule import ObjectRule
 
 __all__ = [
     "FORMATS",
@@ -20,7 +19,6 @@ __all__ = [
     "Annotations",
     "ClassMap",
     "ClassTable",
-    "Looking",
     "ObjectRule",
     "Segment",
     "Unannotated",

@@ -1,4 +1,4 @@
-"""What every annotation format becomes: segments of an image, and the object or the classes that a rule takes of them.
+"""Every annotation format is read into the classes of this module: segments of an image, and what a rule takes of them.
 
 Shapes: HW is height × width of the upright image; pixel masks are bool, class codes int32.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from unseg.data.annotations.runs import Runs, count_coverage, paint
-from unseg.data.masks import Detected, MaskKind, MaskRule, detect_kind, object_mask, parse_objects
+from unseg.data.masks import MaskKind, object_mask
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, Label, open_label, pixel_count
+from unseg.storage.image_limits import ImageError, pixel_count
 
 T = TypeVar("T")
 NO_CLASS = -1  # in class codes: the pixel belongs to nothing that the rule takes
@@ -28,43 +28,17 @@ MAX_SEGMENTS = 10_000  # an image; the largest sets of dense aerial images stay 
 
 
 class Unannotated(ImageError):
-    """The annotations do not name this image at all: it has no mask, which is not the same as no object."""
-
-
-@dataclass(frozen=True)
-class ObjectRule:
-    """Which segments are the object. Crowds, void and the ignore label never are.
-
-    which: "all", "things" (countable objects only) or class ids (a single class: one id). by_class: the classes stay
-    apart, as codes. ignore_label, background_label: for class-index masks alone, as in `unseg.data.masks.MaskRule`.
-    """
-
-    which: Literal["all", "things"] | tuple[int, ...] = "all"
-    by_class: bool = False
-    ignore_label: int | None = 255
-    background_label: int | None = 0
-
-    @staticmethod
-    def parse(
-        text: str, ignore_label: int | None = 255, background_label: int | None = 0, option: str = "--objects"
-    ) -> ObjectRule:
-        """`all`, `things` (or `multi`, as the published scripts call it), `by-class`, or ids such as 3,4 or 1-5."""
-        word = text.strip().lower()
-        if word in ("things", "multi"):
-            return ObjectRule("things", False, ignore_label, background_label)
-        if word == "by-class":
-            return ObjectRule("all", True, ignore_label, background_label)
-        ids = parse_objects(text, option)
-        return ObjectRule("all" if ids is None else ids, False, ignore_label, background_label)
+    """Says that the annotations do not name an image at all: it has no mask, which is not the same as no object."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """One annotated region.
 
-    class_id: as the annotations number it. class_name, instance_id: None where the format has none. crowd: several
-    objects under one mask, never taken. thing: countable; None where the format does not tell. void: left out by "all"
-    and "things" (unlabelled, or not evaluated by its data set), but can be named by its id.
+    class_id is the annotations' own number of the class; class_name and instance_id are None where the format has none.
+    A crowd is several objects under one mask and never taken. thing says whether the class is countable; it is None
+    where the format does not tell. "all" and "things" leave void segments out (unlabelled, or not evaluated by their
+    data set), but a rule can name their id.
     """
 
     class_id: int
@@ -77,10 +51,11 @@ class Segment:
 
     @property
     def mask(self) -> np.ndarray:
-        """H×W bool, decoded anew at every call."""
+        """Returns the region's pixels, H×W bool, decoded anew at every call."""
         return self.decode()
 
     def taken(self, rule: ObjectRule) -> bool:
+        """Returns whether the region belongs to the object."""
         if self.crowd or (self.void and not isinstance(rule.which, tuple)):
             return False
         if rule.which == "things":
@@ -89,7 +64,10 @@ class Segment:
 
 
 class Annotated(ABC):
-    """One image's annotations. height, width: of the upright image. notes: what was left out or cut, in words."""
+    """The annotations of one image.
+
+    height and width are the upright image's; notes tell in words what was left out or cut.
+    """
 
     def __init__(self, height: int, width: int, notes: Sequence[str] = ()) -> None:
         self.height, self.width, self.notes = height, width, tuple(notes)
@@ -97,24 +75,26 @@ class Annotated(ABC):
     @property
     @abstractmethod
     def segments(self) -> Sequence[Segment]:
-        """Every region, crowds and void among them."""
+        """Returns every region, crowds and void among them."""
 
     @abstractmethod
     def object_mask(self, rule: ObjectRule) -> np.ndarray:
-        """The union of the segments that the rule takes, H×W bool."""
+        """Returns the union of the segments that the rule takes, H×W bool."""
 
     @abstractmethod
     def class_codes(self, rule: ObjectRule) -> np.ndarray:
-        """The class id of every pixel that the rule takes, else NO_CLASS: H×W int32. Where segments overlap, the one
-        with fewer pixels wins, and of two equal ones the earlier."""
+        """Returns the class id of every pixel that the rule takes, else NO_CLASS: H×W int32.
+
+        Where segments overlap, the one with fewer pixels wins, and of two equal ones the earlier.
+        """
 
     def select(self, rule: ObjectRule) -> np.ndarray:
-        """`class_codes` for a rule by class, else `object_mask`."""
+        """Returns `class_codes` for a rule by class, else `object_mask`."""
         return self.class_codes(rule) if rule.by_class else self.object_mask(rule)
 
 
 class Outlined(Annotated):
-    """Segments that may overlap, held as runs of pixels: polygons and run-length masks."""
+    """Holds segments that may overlap as runs of pixels: polygons and run-length masks."""
 
     def __init__(
         self, height: int, width: int, outlines: Sequence[tuple[Segment, Runs]], notes: Sequence[str] = ()
@@ -132,18 +112,20 @@ class Outlined(Annotated):
 
     def class_codes(self, rule: ObjectRule) -> np.ndarray:
         taken = [(segment.class_id, runs) for segment, runs in self._outlines if segment.taken(rule)]
-        taken = sorted(reversed(taken), key=lambda item: -item[1].area)  # stable: of two equal ones the earlier on top
+        taken.reverse()
+        taken.sort(key=lambda item: -item[1].area)  # stable: of two equal ones the earlier on top
         return paint([runs for _, runs in taken], [code for code, _ in taken], NO_CLASS, self.height, self.width)
 
 
 class Indexed(Annotated):
-    """Segments that never overlap: for each pixel the number of its segment.
+    """Holds segments that never overlap, as the number of its segment for each pixel.
 
-    index: H×W integers; segment i owns the pixels that hold i, and len(segments) stands for none.
+    index_HW: integers; segment i owns the pixels that hold i, and len(segments) stands for none.
     """
 
     def __init__(self, index_HW: np.ndarray, segments: Sequence[Segment], notes: Sequence[str] = ()) -> None:
-        super().__init__(*index_HW.shape, notes)
+        height, width = index_HW.shape
+        super().__init__(height, width, notes)
         self._index, self._segments = index_HW, tuple(segments)
 
     @property
@@ -159,9 +141,9 @@ class Indexed(Annotated):
 
 
 def index_values(values_HW: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """For each value its place in `known` (sorted, without repeats), or len(known): H×W uint16.
+    """Returns for each value its place in `known` (sorted, without repeats), or len(known): H×W uint16.
 
-    In bands of rows, since the search works on 8 bytes a pixel.
+    Works in bands of rows, since the search takes 8 bytes a pixel.
     """
     index = np.full(values_HW.shape, len(known), np.uint16)
     if len(known):
@@ -176,8 +158,9 @@ def index_values(values_HW: np.ndarray, known: np.ndarray) -> np.ndarray:
 class ClassTable:
     """What a format says of its classes.
 
-    names: id → name, empty where unknown. things: the ids of countable classes, "all" where every class is one, None
-    where unknown. void: ids that "all" leaves out besides the rule's own labels. ids: every id there is; None: unknown.
+    names maps ids to names and is empty where they are unknown. things holds the ids of countable classes; it is "all"
+    where every class is one, None where that is unknown. "all" leaves out the ids in void, besides the rule's own
+    labels. ids holds every id there is, None where unknown.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -186,70 +169,62 @@ class ClassTable:
     ids: frozenset[int] | None = None
 
     def is_thing(self, class_id: int) -> bool | None:
-        return None if self.things is None else self.things == "all" or class_id in self.things
+        """Returns whether a class is countable, None where that is unknown."""
+        if self.things is None:
+            return None
+        return self.things == "all" or class_id in self.things
 
 
 class ClassMap(Annotated):
-    """Class ids or grey levels, one a pixel: `values`, H×W integers, interpreted by `unseg.data.masks`."""
+    """Holds one class id or grey level a pixel: `values`, H×W integers, interpreted by `unseg.data.masks`."""
 
     def __init__(self, values_HW: np.ndarray, kind: MaskKind, classes: ClassTable) -> None:
-        super().__init__(*values_HW.shape)
+        height, width = values_HW.shape
+        super().__init__(height, width)
         self.values, self.kind, self.classes = values_HW, kind, classes
 
     @cached_property
     def segments(self) -> Sequence[Segment]:
-        """One a class. Which ids are ignored or background is up to the rule, so none of them is missing here."""
+        """Returns one segment a class. None is left out, because the rule says which ids are ignored or background."""
         if self.kind == "binary":
-            decode = lambda: object_mask(self.values, MaskRule("binary"))  # noqa: E731
-            return (Segment(1, "object", None, False, None, False, decode),) if decode().any() else ()
-        return tuple(
-            Segment(
-                value,
-                self.classes.names.get(value),
-                None,
-                False,
-                self.classes.is_thing(value),
-                value in self.classes.void,
-                lambda value=value: self.values == value,
-            )
-            for value in np.unique(self.values).tolist()
+            return (Segment(1, "object", None, False, None, False, self._bright),) if self._bright().any() else ()
+        return tuple(self._segment(value) for value in np.unique(self.values).tolist())
+
+    def _segment(self, value: int) -> Segment:
+        return Segment(
+            value,
+            self.classes.names.get(value),
+            instance_id=None,
+            crowd=False,
+            thing=self.classes.is_thing(value),
+            void=value in self.classes.void,
+            decode=partial(np.equal, self.values, value),
         )
 
+    def _bright(self) -> np.ndarray:
+        return object_mask(self.values, "binary")
+
     def object_mask(self, rule: ObjectRule) -> np.ndarray:
-        return object_mask(self.values, self._mask_rule(rule))
+        return object_mask(self.values, self.kind, self._by_ids(rule))
 
     def class_codes(self, rule: ObjectRule) -> np.ndarray:
         codes = np.int32(1) if self.kind == "binary" else self.values.astype(np.int32)
         return np.where(self.object_mask(rule), codes, np.int32(NO_CLASS))
 
-    def _mask_rule(self, rule: ObjectRule) -> MaskRule:
-        if isinstance(rule.which, tuple):
-            return MaskRule(self.kind, rule.which, rule.ignore_label, rule.background_label)
-        ids = None
+    def _by_ids(self, rule: ObjectRule) -> ObjectRule:
+        """Returns the rule in class ids, where the classes say which are things or void."""
         if rule.which == "things":
-            ids = tuple(sorted(frozenset(self.classes.things or ()) - self.classes.void))
-        elif self.classes.void and self.classes.ids is not None:
-            ids = tuple(sorted(self.classes.ids - self.classes.void))
-        return MaskRule(self.kind, ids, rule.ignore_label, rule.background_label)
-
-
-@dataclass(frozen=True)
-class Looking:
-    """How all the files of a set are looked at when it is opened: in which threads, and who is told how far it is.
-
-    track: called with the files, their number and what they are; see `unseg.protecting.run.Reporter`.
-    """
-
-    executor: Executor | None = None
-    track: Callable[[Iterable[Any], int, str], Iterable[Any]] = lambda items, total, what: items
-
-    def kind_of(self, masks: Sequence[T], opener: Callable[[T], Label] = open_label) -> Detected:
-        """What masks hold; see `detect_kind`."""
-        return detect_kind(masks, self.executor, lambda looks: self.track(looks, len(masks), "masks"), opener)
+            things = self.classes.things if isinstance(self.classes.things, frozenset) else frozenset()
+            return replace(rule, which=tuple(sorted(things - self.classes.void)))
+        if rule.which == "all" and self.classes.void and self.classes.ids is not None:
+            return replace(rule, which=tuple(sorted(self.classes.ids - self.classes.void)))
+        return rule
 
 
 class Annotations(ABC):
     """The annotations of a set of images, opened and checked; single images are decoded on demand, from any thread.
+
+    Constructors read no disk; each format has a class method `open` that reads and checks.
 
     format: one of `FORMATS`. statement: the sentence that tells the user what was detected and how to name another.
     classes: what is known of the classes. missing: what is annotated but has no image, one line each.
@@ -262,27 +237,30 @@ class Annotations(ABC):
 
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """The annotated images, sorted: relative to the images' folder with forward slashes where they are on disk,
-        else as the annotations name them."""
+        """Returns the annotated images, sorted.
+
+        Names are relative to the images' folder, with forward slashes; an image that is not on disk has the name that
+        the annotations give it.
+        """
 
     @abstractmethod
     def read(self, image_name: str, height: int, width: int) -> Annotated:
-        """The annotations of one image, whose upright size is height × width.
+        """Returns the annotations of one image, whose upright size is height × width.
 
         Raises Unannotated where nothing is said of it, ImageError where what is said cannot be used (sizes that differ,
         outlines outside the image, broken masks): both concern this image alone.
         """
 
     def image_bytes(self, image_name: str) -> bytes | None:
-        """The encoded image, where the annotations hold it themselves, as Hugging Face tables do; else None."""
+        """Returns the encoded image where the annotations hold it themselves, as Hugging Face tables do; else None."""
         return None
 
     def own_images(self) -> Iterable[Path]:
-        """Files, and folders of files, that look like images and are annotations, such as masks: no images to protect."""
+        """Returns files and folders that look like images and are annotations, such as masks: no images to protect."""
         return ()
 
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
-        """UserError where the rule asks for what these annotations cannot tell."""
+        """Raises UserError where the rule asks for what these annotations cannot tell."""
         if rule.which == "things" and self.classes.things is None:
             raise UserError(f"{option} things: {self.format} annotations do not tell things from stuff; give class ids")
         if isinstance(rule.which, tuple) and self.classes.ids is not None:
@@ -295,19 +273,20 @@ class Annotations(ABC):
 
 
 def describe_classes(classes: ClassTable, at_most: int = 10) -> str:
-    """The classes in a line: `1 person, 2 bicycle, … (80 in all)`."""
+    """Returns the classes in a line: `1 person, 2 bicycle, … (80 in all)`."""
     ids = sorted(classes.ids or ())
     shown = ", ".join(f"{number} {classes.names.get(number, '')}".strip() for number in ids[:at_most])
     return shown if len(ids) <= at_most else f"{shown}, … ({len(ids)} in all)"
 
 
 def check_segment_count(path: Path, count: int) -> None:
+    """Raises ImageError where one image has more segments than are read."""
     if count > MAX_SEGMENTS:
         raise ImageError(path, f"{count} segments in one image; at most {MAX_SEGMENTS} are read")
 
 
 def check_size(path: Path, what: str, size: tuple[int, int], height: int, width: int) -> None:
-    """size: (height, width) that `what` claims."""
+    """Raises ImageError where `what` claims another size, (height, width), than the image has."""
     if size != (height, width):
         raise ImageError(
             path, f"{what} is {size[1]}×{size[0]}, the image (upright) is {width}×{height}: make them one size"
@@ -315,9 +294,9 @@ def check_size(path: Path, what: str, size: tuple[int, int], height: int, width:
 
 
 def check_pixel_count(path: Path, height: int, width: int, data: bytes | None = None) -> None:
-    """ImageError where the header promises another number of pixels: nothing of another size is ever decoded.
+    """Raises ImageError where the header promises another number of pixels: nothing of another size is ever decoded.
 
-    data: the file's bytes, where it is no file of its own.
+    data: the encoded image, where it is no file of its own.
     """
     promised = pixel_count(path if data is None else io.BytesIO(data))
     if promised and promised != height * width:
@@ -325,6 +304,6 @@ def check_pixel_count(path: Path, height: int, width: int, data: bytes | None = 
 
 
 def first_few(items: Iterable[str], at_most: int = 3) -> str:
-    """`a, b, c, …`."""
+    """Returns the first few items in a line: `a, b, c, …`."""
     listed = list(items)
     return ", ".join(listed[:at_most]) + (", …" if len(listed) > at_most else "")

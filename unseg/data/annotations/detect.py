@@ -1,26 +1,22 @@
-"""Which format annotations have, found out by content and layout; what is ambiguous is refused, not guessed."""
+"""Finds out by content and layout which format annotations have; what is ambiguous is refused, not guessed."""
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from pathlib import Path
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations.coco import CITYSCAPES_PANOPTIC, CityscapesPanoptic, CocoInstances, CocoPanoptic
-from unseg.data.annotations.core import Annotations, Looking, first_few
-from unseg.data.annotations.huggingface import (
-    METADATA,
-    TABLES,
-    HuggingFaceTables,
-    metadata_files,
-    open_image_folder,
-    table_files,
-)
+from unseg.data.annotations.core import Annotations, first_few
+from unseg.data.annotations.huggingface import TABLES, HuggingFaceTables, table_files
+from unseg.data.annotations.image_folder import METADATA, metadata_files, open_image_folder
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.label_files import CITYSCAPES_SUFFIXES, Cityscapes, open_label_files
 from unseg.data.annotations.labelme import LabelMe
 from unseg.data.annotations.yolo import Yolo, label_texts, looks_like_yolo
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 OPTION = "--annotations-format"
 FORMATS = (
@@ -35,22 +31,30 @@ FORMATS = (
     "labelme",
     "huggingface",
 )
-JSON_FORMATS = {"coco": CocoInstances, "coco-panoptic": CocoPanoptic, "cityscapes-panoptic": CityscapesPanoptic}
+JSON_FORMATS: dict[str, type[CocoInstances] | type[CocoPanoptic]] = {
+    "coco": CocoInstances,
+    "coco-panoptic": CocoPanoptic,
+    "cityscapes-panoptic": CityscapesPanoptic,
+}
 MASK_FILES = "masks"  # which of voc, index and binary they are shows only when they are read
 FILES_LOOKED_AT = 20  # json or text files of a folder; formats with one file an image have thousands of one kind
 VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "SegmentationObject")  # of a VOC data set
 
 
 def open_annotations(
-    path: str | Path, images_root: str | Path | None, format: str = "auto", looking: Looking = Looking()
+    path: str | Path,
+    images_root: str | Path | None,
+    format: str = "auto",
+    pool: Executor | None = None,
+    progress: Progress = SILENT,
 ) -> Annotations:
-    """Open and check the annotations of the images under `images_root`.
+    """Opens and checks the annotations of the images under `images_root`.
 
     path: a json, a data.yaml, a table, or a folder. format: one of FORMATS, `huggingface:COLUMN` (the column of the
     masks), or "auto". images_root: a folder; None only for tables that hold the images themselves. UserError for
     whatever concerns all images: an unknown or ambiguous format, broken json, names that lead out of the folder, ids
-    that are unknown or there twice. Whatever concerns one image is raised when it is read. looking: threads and
-    progress, for formats of which every file must be looked at first.
+    that are unknown or there twice. Whatever concerns one image is raised when it is read. Of some formats every file
+    is looked at first, in the threads of `pool`, and told to `progress`.
     """
     path = Path(path)
     if not path.exists():
@@ -64,8 +68,8 @@ def open_annotations(
     if images_root is None:
         if found != "huggingface" or not _has_tables(place):
             raise UserError(f"--annotations {path}: {found} annotations need a folder of images")
-        return _finished(HuggingFaceTables(place, None, column or None, looking), name)
-    return _finished(_open(found, place, Path(images_root), column or None, looking), name)
+        return _finished(HuggingFaceTables.open(place, None, column or None, pool, progress), name)
+    return _finished(_open(found, place, Path(images_root), column or None, pool, progress), name)
 
 
 def _finished(annotations: Annotations, named: str) -> Annotations:
@@ -74,24 +78,26 @@ def _finished(annotations: Annotations, named: str) -> Annotations:
     return annotations
 
 
-def _open(found: str, place: Path, images_root: Path, column: str | None, looking: Looking) -> Annotations:
+def _open(
+    found: str, place: Path, images_root: Path, column: str | None, pool: Executor | None, progress: Progress
+) -> Annotations:
     if found in JSON_FORMATS:
         if place.is_dir():
             place = _only_json(place, found)
-        return JSON_FORMATS[found](place, images_root)
+        return JSON_FORMATS[found].open(place, images_root)
     if found == "labelme":
-        return LabelMe(place, images_root, looking)
+        return LabelMe.open(place, images_root, progress)
     if found == "yolo":
-        return Yolo(place, images_root)
+        return Yolo.open(place, images_root)
     if found == "huggingface":
         if _has_tables(place):
-            return HuggingFaceTables(place, images_root, column, looking)
-        return open_image_folder(place, images_root, column, looking)
+            return HuggingFaceTables.open(place, images_root, column, pool, progress)
+        return open_image_folder(place, images_root, column, pool, progress)
     if not place.is_dir():
         raise UserError(f"--annotations {place}: {found} annotations are a folder, this is a file")
     if found == "cityscapes":
-        return Cityscapes(place, images_root)
-    return open_label_files(place, images_root, None if found == MASK_FILES else found, looking)
+        return Cityscapes.open(place, images_root)
+    return open_label_files(place, images_root, None if found == MASK_FILES else found, pool, progress)
 
 
 def _has_tables(place: Path) -> bool:
@@ -100,7 +106,7 @@ def _has_tables(place: Path) -> bool:
 
 
 def _only_json(folder: Path, wanted: str) -> Path:
-    """The one json of a format in a folder that the user named without the file."""
+    """Returns the one json of a format in a folder that the user named without the file."""
     problems: list[Problem] = []
     files = [file for file in walk(folder, problems) if file.suffix.lower() == ".json"]
     fitting = [file for file in files if json_format(file) == wanted]
@@ -116,7 +122,7 @@ def _only_json(folder: Path, wanted: str) -> Path:
 
 
 def detect(path: Path, images_root: Path | None) -> tuple[str, Path]:
-    """The format, and the file or folder that holds it. "masks" stands for voc, index or binary."""
+    """Returns the format, and the file or folder that holds it. "masks" stands for voc, index or binary."""
     if path.is_file():
         return _detect_file(path), path
     problems: list[Problem] = []
@@ -173,7 +179,7 @@ def _detect_file(path: Path) -> str:
 
 
 def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> dict[str, list[Path]]:
-    """Every format that the files of a folder show, with the files that show it."""
+    """Returns every format that the files of a folder show, with the files that show it."""
     found: dict[str, list[Path]] = {}
     problems: list[Problem] = []
     by_suffix: dict[str, list[Path]] = {}
@@ -201,7 +207,7 @@ def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> di
 
 
 def _mask_files(folder: Path, images_root: Path | None, files: list[Path]) -> list[Path]:
-    """Images that can be masks: any of a folder of their own, .png files beside images of the same name."""
+    """Returns images that can be masks: any of a folder of their own, .png files beside images of the same name."""
     pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if images_root is None or images_root.resolve() != folder.resolve():
         return pictures
@@ -214,7 +220,7 @@ def _mask_files(folder: Path, images_root: Path | None, files: list[Path]) -> li
 
 
 def json_format(path: Path, quiet: bool = False) -> str | None:
-    """What a json holds, by its keys and its first annotation; None where that is nothing known.
+    """Returns what a json holds, by its keys and its first annotation; None where that is nothing known.
 
     quiet: None also where it cannot be read, as for a json among many.
     """

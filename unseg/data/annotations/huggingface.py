@@ -1,39 +1,39 @@
-"""Folders of Hugging Face's `datasets`: imagefolders with metadata, parquet files, and what `save_to_disk` writes.
+"""Tables of Hugging Face's `datasets`: parquet files, and the arrow files that `save_to_disk` writes.
 
-Sources: the pages on ImageFolder and on the Image feature in the documentation of `datasets`. An image in a table is a
-struct of `bytes` and `path`. Tables are read with pyarrow (the extra `huggingface`), without `datasets` itself.
+Source: the page on the Image feature in the documentation of `datasets`. An image in a table is a struct of `bytes` and
+`path`. Tables are read with pyarrow (the extra `huggingface`), without `datasets` itself.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib
-import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations.core import (
     Annotated,
     Annotations,
     ClassTable,
-    Looking,
-    ObjectRule,
     Unannotated,
     check_pixel_count,
-    first_few,
 )
-from unseg.data.annotations.label_files import LabelFiles, check_kind, label_map
-from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
+from unseg.data.annotations.label_files import label_map
+from unseg.data.annotations.names import ImagesFolder, absent, safe_name
+from unseg.data.masks import MaskKind, check_kind, detect_kind
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES, ImageError, Label, decode_label
+from unseg.storage.image_decoding import Label, decode_label
+from unseg.storage.image_limits import IMAGE_SUFFIXES, ImageError
 
-METADATA = ("metadata.jsonl", "metadata.csv")
 TABLES = (".parquet", ".arrow")
 IMAGE_COLUMNS = ("image", "img", "file_name", "image_file_name", "pixel_values")
 MASK_COLUMNS = (
@@ -52,14 +52,16 @@ MASK_COLUMNS = (
     "gt",
 )
 FILE_NAME = "_file_name"  # mask_file_name is the column mask
-MAX_LINE = 1 << 20  # characters of metadata a row
 MAX_ROWS = 2_000_000
 MAX_ROW_GROUP = 1 << 29  # bytes, decoded
 ARROW_FILE = b"ARROW1"  # how arrow's file form begins; its stream form has no mark
 
 
 def choose_columns(names: Sequence[str], given: str | None, where: str) -> tuple[str, str]:
-    """The image's column and the mask's, among those that hold images. given: the mask's, as the user named it."""
+    """Returns the image's column and the mask's, among those that hold images.
+
+    given: the mask's column, as the user named it. UserError where none or several fit.
+    """
     columns = f"columns of images: {', '.join(names[:30]) or 'none'}"
     images = [name for name in names if name.lower() in IMAGE_COLUMNS]
     if not images:
@@ -69,137 +71,63 @@ def choose_columns(names: Sequence[str], given: str | None, where: str) -> tuple
         masks = [name for name in others if name in (given, f"{given}{FILE_NAME}")]
     else:
         masks = [name for name in others if name.lower().removesuffix(FILE_NAME) in MASK_COLUMNS] or others
-    if len(masks) != 1:
-        problem = (
-            f"has no mask column{'' if given is None else f' {given}'}"
-            if not masks
-            else f"the masks may be {' or '.join(masks[:3])}"
-        )
-        raise UserError(f"{where}: {problem}; name their column: huggingface:COLUMN ({columns})")
-    return images[0], masks[0]
-
-
-# --- imagefolder -----------------------------------------------------------------------------------------------------
-
-
-def open_image_folder(path: Path, images_root: Path, column: str | None, looking: Looking = Looking()) -> LabelFiles:
-    """metadata.jsonl or metadata.csv in a folder or its split folders; file names are relative to their own folder."""
-    problems: list[Problem] = []
-    found = metadata_files(path, problems)
-    folder = ImagesFolder(images_root)
-    files: dict[str, Path] = {}
-    without: dict[str, str] = {}
-    for metadata in found:
-        for number, row in enumerate(_rows(metadata), 1):
-            where = f"{metadata}: row {number}"
-            names = [
-                key for key, value in row.items() if isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
-            ]
-            image_column, mask_column = choose_columns(names, column, where)
-            name = safe_name(row[image_column], f"{where}: {image_column}")
-            mask = metadata.parent / safe_name(row[mask_column], f"{where}: {mask_column}")
-            image = metadata.parent / name
-            if image.resolve().is_relative_to(folder.root.resolve()):  # then only there: masks may have the same name
-                there = image.resolve().relative_to(folder.root.resolve()).as_posix()
-                there = there if there in folder else None
-            else:
-                there = folder.find(name, where)
-            if there in files:
-                raise UserError(f"{where}: {there} is there twice")
-            if there is None:
-                without[name] = metadata.name
-            else:
-                files[there] = mask
-            if number > MAX_ROWS:
-                raise UserError(f"{metadata}: over {MAX_ROWS} rows")
-    annotations = LabelFiles("huggingface", files, [*problems, *folder.problems, *absent(without)], None, path, looking)
-    annotations.statement = (
-        f"Hugging Face imagefolder: {len(files) + len(without)} rows in"
-        f" {first_few(file.name for file in found)}; masks are {annotations.statement}"
-    )
-    annotations.format = "huggingface"
-    return annotations
-
-
-def metadata_files(path: Path, problems: list[Problem]) -> list[Path]:
-    """The metadata files at or under `path`."""
-    if path.is_file():
-        return [path] if path.name in METADATA else []
-    return [file for file in walk(path, problems) if file.name in METADATA]
-
-
-def _rows(metadata: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        with open(metadata, encoding="utf-8-sig", newline="") as file:
-            if metadata.suffix == ".csv":
-                yield from csv.DictReader(_bounded(metadata, file), restkey="", strict=True)
-                return
-            for number, line in enumerate(_bounded(metadata, file), 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise UserError(f"{metadata}: line {number}: expected an object, found {shown(row)}")
-                    yield row
-    except OSError as error:
-        raise UserError(f"{metadata}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise UserError(f"{metadata}: is broken: {str(error)[:200]}") from error
-
-
-def _bounded(metadata: Path, file: Any) -> Iterator[str]:
-    while line := file.readline(MAX_LINE):
-        if len(line) == MAX_LINE:
-            raise UserError(f"{metadata}: a line of over {MAX_LINE >> 20} million characters")
-        yield line
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
+    if len(masks) == 1:
+        return images[0], masks[0]
+    if masks:
+        problem = f"the masks may be {' or '.join(masks[:3])}"
+    else:
+        problem = f"has no mask column{'' if given is None else f' {given}'}"
+    raise UserError(f"{where}: {problem}; name their column: huggingface:COLUMN ({columns})")
 
 
 class HuggingFaceTables(Annotations):
     """Rows with an image and a mask, in parquet or arrow files.
 
-    images_root: the folder that holds the images too, found by the last part of the `path` in their column; None: the
-    images are taken from the tables (`image_bytes`) and named TABLE/ROW.
+    rows: image name → its table and row. kind: what the masks hold. holds_images: whether the images are the tables'
+    own.
     """
 
     format = "huggingface"
 
-    def __init__(self, path: Path, images_root: Path | None, column: str | None, looking: Looking = Looking()) -> None:
+    def __init__(
+        self, rows: Mapping[str, tuple[_Table, int]], missing: Sequence[Problem], kind: MaskKind, statement: str
+    ) -> None:
+        self._rows, self.missing, self.kind, self.statement = dict(rows), tuple(missing), kind, statement
+        self.classes = ClassTable()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        images_root: Path | None,
+        column: str | None,
+        pool: Executor | None = None,
+        progress: Progress = SILENT,
+    ) -> HuggingFaceTables:
+        """Opens every table at or under `path` and looks at all masks.
+
+        images_root: the folder that holds the images too, found by the last part of the `path` in their column; None:
+        the images are taken from the tables (`image_bytes`) and named TABLE/ROW.
+        """
         problems: list[Problem] = []
         root = path.parent if path.is_file() else path
-        tables = [_Table(file) for file in table_files(path, problems)]
+        tables = [_Table.open(file, column) for file in table_files(path, problems)]
         if not tables:
             raise UserError(f"{path}: no table (.parquet, .arrow) there")
-        if sum(table.rows for table in tables) > MAX_ROWS:
+        if sum(table.row_count for table in tables) > MAX_ROWS:
             raise UserError(f"{path}: over {MAX_ROWS} rows")
-        folder = None if images_root is None else ImagesFolder(images_root)
-        self._rows: dict[str, tuple[_Table, int]] = {}
+        folder = None if images_root is None else ImagesFolder.open(images_root)
+        rows: dict[str, tuple[_Table, int]] = {}
         without: dict[str, str] = {}
         for table in tables:
-            table.choose(column)
-            stem = table.path.relative_to(root).with_suffix("").as_posix()
-            for row, image_path in enumerate(table.image_paths()):
-                where = f"{table.path}: row {row}"
-                last = None if image_path is None else image_path.replace("\\", "/").rpartition("/")[2]
-                if folder is None:
-                    suffix = Path(last or "").suffix.lower()  # anyone's text: only known ones become part of a name
-                    name = f"{stem}/{row:06d}{suffix if suffix in IMAGE_SUFFIXES else '.png'}"
-                else:
-                    name = folder.find(safe_name(last, f"{where}: {table.image_column}.path"), where)
-                if name in self._rows:
-                    raise UserError(f"{where}: the image {name} is there twice")
-                if name is None:
-                    without[last] = table.path.name
-                else:
-                    self._rows[name] = table, row
-        self.missing = tuple([*problems, *(folder.problems if folder else ()), *absent(without)])
-        detected = looking.kind_of(list(self._rows.values()), opener=lambda item: item[0].mask(item[1]))
-        self.kind, self.classes = detected.kind, ClassTable()
-        self.statement = (
-            f"Hugging Face tables: {len(self._rows) + len(without)} rows in {len(tables)} files, masks in"
-            f" the column {tables[0].mask_column}: {detected.statement}"
+            _match_rows(table, root, folder, rows, without)
+        missing = [*problems, *(folder.problems if folder else ()), *absent(without)]
+        found = detect_kind(list(rows.values()), pool, progress, opener=lambda item: item[0].mask(item[1]))
+        statement = (
+            f"Hugging Face tables: {len(rows) + len(without)} rows in {len(tables)} files, masks in"
+            f" the column {tables[0].mask_column}: {found.statement}"
         )
+        return cls(rows, missing, found.kind, statement)
 
     def names(self) -> Sequence[str]:
         return sorted([*self._rows, *(problem.name for problem in self.missing)])
@@ -214,7 +142,7 @@ class HuggingFaceTables(Annotations):
 
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
         super().check_rule(rule, option)
-        check_kind(rule, self.kind)
+        check_kind(self.kind, rule, "--annotations-format")
 
     def _find(self, image_name: str) -> tuple[_Table, int]:
         found = self._rows.get(image_name)
@@ -223,87 +151,85 @@ class HuggingFaceTables(Annotations):
         return found
 
 
+def _match_rows(
+    table: _Table,
+    root: Path,
+    folder: ImagesFolder | None,
+    rows: dict[str, tuple[_Table, int]],
+    without: dict[str, str],
+) -> None:
+    """Adds a table's rows to `rows` by image name, and what has no image to `without`, by the name it should have."""
+    stem = table.path.relative_to(root).with_suffix("").as_posix()
+    for row, image_path in enumerate(table.image_paths()):
+        where = f"{table.path}: row {row}"
+        last = None if image_path is None else image_path.replace("\\", "/").rpartition("/")[2]
+        if folder is None:
+            suffix = Path(last or "").suffix.lower()  # anyone's text: only known ones become part of a name
+            name: str | None = f"{stem}/{row:06d}{suffix if suffix in IMAGE_SUFFIXES else '.png'}"
+            wanted = ""
+        else:
+            wanted = safe_name(last, f"{where}: {table.image_column}.path")
+            name = folder.find(wanted, where)
+        if name in rows:
+            raise UserError(f"{where}: the image {name} is there twice")
+        if name is None:
+            without[wanted] = table.path.name
+        else:
+            rows[name] = table, row
+
+
 def table_files(path: Path, problems: list[Problem]) -> list[Path]:
-    """The tables at or under `path`, without those that `datasets` keeps as its cache."""
+    """Returns the tables at or under `path`, without those that `datasets` keeps as its cache."""
     files = [path] if path.is_file() else walk(path, problems)
     return [file for file in files if file.suffix.lower() in TABLES and not file.name.startswith("cache-")]
 
 
-class _Table:
-    """A file of rows, in pieces (row groups or record batches); of each column the last one used is kept."""
+@dataclass(frozen=True)
+class _Pieces:
+    """A table's row groups or record batches. read returns one piece of one column, as a table of its own."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._arrow = _import("pyarrow")
-        self._errors = (self._arrow.ArrowException, OSError, UnicodeDecodeError)
+    schema: Any
+    lengths: Sequence[int]
+    read: Callable[[int, str], Any]
+
+
+class _Table:
+    """A file of rows, in pieces; of each column the piece that was used last is kept."""
+
+    def __init__(self, path: Path, pieces: _Pieces, image_column: str, mask_column: str) -> None:
+        self.path, self.image_column, self.mask_column = path, image_column, mask_column
+        self._pieces = pieces
+        self._first_rows = np.cumsum([0, *pieces.lengths])
         self._lock = threading.Lock()
         self._kept: dict[str, tuple[int, Any]] = {}
+
+    @classmethod
+    def open(cls, path: Path, column: str | None) -> _Table:
+        """Opens a file and finds the columns of images and masks. column: the masks', where the user names it."""
         try:
-            if path.suffix.lower() == ".parquet":
-                self._open_parquet()
-            else:
-                self._open_arrow()
-        except self._errors as error:
+            pieces = _parquet_pieces(path) if path.suffix.lower() == ".parquet" else _arrow_pieces(path)
+        except _arrow_errors() as error:
             raise UserError(f"{path}: is broken: {_one_line(error)}") from error
-        self._first_rows = np.cumsum([0, *self._lengths])
-        self.rows = int(self._first_rows[-1])
+        names = [field.name for field in pieces.schema if _holds_images(field.type)]
+        return cls(path, pieces, *choose_columns(names, column, str(path)))
 
-    def _open_parquet(self) -> None:
-        file = _import("pyarrow.parquet").ParquetFile(self.path)
-        self._schema, groups = file.schema_arrow, [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        largest = max((group.total_byte_size for group in groups), default=0)
-        if largest > MAX_ROW_GROUP:
-            raise UserError(
-                f"{self.path}: a row group of {largest >> 20} MB; write it anew with row groups of at most"
-                f" {MAX_ROW_GROUP >> 20} MB"
-            )
-        self._lengths = [group.num_rows for group in groups]
-        self._read = lambda piece, column: file.read_row_group(piece, [column], use_threads=False)
-
-    def _open_arrow(self) -> None:
-        ipc, source = _import("pyarrow.ipc"), self._arrow.memory_map(str(self.path))
-        with open(self.path, "rb") as file:
-            is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
-        if is_file:
-            reader = ipc.open_file(source)
-            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        else:  # what save_to_disk writes
-            reader = ipc.open_stream(source)
-            batches = list(reader)
-        self._schema, self._lengths = reader.schema, [batch.num_rows for batch in batches]
-        tables = [self._arrow.Table.from_batches([batch]) for batch in batches]
-        self._read = lambda piece, column: tables[piece].select([column.partition(".")[0]])
+    @property
+    def row_count(self) -> int:
+        """Returns the number of rows."""
+        return int(self._first_rows[-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For another process: the table is opened anew there."""
-        return _reopened, (self.path, self.image_column, self.mask_column)
-
-    def choose(self, column: str | None) -> None:
-        """Find the columns of images and masks, and check what they hold."""
-        names = [field.name for field in self._schema if self._holds_images(field.type)]
-        self.image_column, self.mask_column = choose_columns(names, column, str(self.path))
-
-    def _holds_images(self, kind: Any) -> bool:
-        types = self._arrow.types
-        if not types.is_struct(kind):
-            return False
-        fields = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
-        data, path = fields.get("bytes"), fields.get("path")
-        return (
-            len(fields) == 2
-            and data is not None
-            and (types.is_binary(data) or types.is_large_binary(data))
-            and path is not None
-            and (types.is_string(path) or types.is_large_string(path))
-        )
+        """Lets another process open the table anew."""
+        return _Table.open, (self.path, self.mask_column)
 
     def image_paths(self) -> Iterator[str | None]:
-        for piece in range(len(self._lengths)):
+        """Yields for each row the path that its image's cell holds, None where the cell is empty."""
+        for piece in range(len(self._pieces.lengths)):
             for value in self._piece(piece, f"{self.image_column}.path"):
                 yield None if value is None else value.as_py()["path"]
 
     def encoded(self, row: int, column: str) -> bytes:
-        """The file that a cell holds."""
+        """Returns the file that a cell holds; ImageError where it holds none."""
         piece = int(np.searchsorted(self._first_rows, row, "right")) - 1
         with self._lock:
             cell = self._piece(piece, column)[row - int(self._first_rows[piece])].as_py()
@@ -312,31 +238,79 @@ class _Table:
         return cell["bytes"]
 
     def mask(self, row: int, size: tuple[int, int] | None = None) -> Label:
-        """size: (height, width) that it must have."""
+        """Returns the mask of a row. size: (height, width) that it must have."""
         data = self.encoded(row, self.mask_column)
         try:
             if size is not None:
-                check_pixel_count(self.path, *size, data)
+                check_pixel_count(self.path, size[0], size[1], data)
             return decode_label(self.path, data)
         except ImageError as error:
             raise ImageError(self.path, f"row {row}: {error.reason}") from error
 
     def _piece(self, piece: int, column: str) -> Any:
-        """A piece of a column as an array, checked: arrow itself trusts the offsets in a file."""
+        """Returns a piece of a column as an array, checked: arrow itself trusts the offsets in a file."""
         if column not in self._kept or self._kept[column][0] != piece:
             try:
-                table = self._read(piece, column)
+                table = self._pieces.read(piece, column)
                 table.validate(full=True)
                 self._kept[column] = piece, table.column(0)
-            except self._errors as error:
+            except _arrow_errors() as error:
                 raise ImageError(self.path, f"is broken: {_one_line(error)}") from error
         return self._kept[column][1]
 
 
-def _reopened(path: Path, image_column: str, mask_column: str) -> _Table:
-    table = _Table(path)
-    table.image_column, table.mask_column = image_column, mask_column
-    return table
+def _parquet_pieces(path: Path) -> _Pieces:
+    file = _import("pyarrow.parquet").ParquetFile(path)
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    largest = max((group.total_byte_size for group in groups), default=0)
+    if largest > MAX_ROW_GROUP:
+        raise UserError(
+            f"{path}: a row group of {largest >> 20} MB; write it anew with row groups of at most"
+            f" {MAX_ROW_GROUP >> 20} MB"
+        )
+    lengths = [group.num_rows for group in groups]
+
+    def read(piece: int, column: str) -> Any:
+        return file.read_row_group(piece, [column], use_threads=False)
+
+    return _Pieces(file.schema_arrow, lengths, read)
+
+
+def _arrow_pieces(path: Path) -> _Pieces:
+    arrow, ipc = _import("pyarrow"), _import("pyarrow.ipc")
+    source = arrow.memory_map(str(path))
+    with open(path, "rb") as file:
+        is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
+    if is_file:
+        reader = ipc.open_file(source)
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    else:  # what save_to_disk writes
+        reader = ipc.open_stream(source)
+        batches = list(reader)
+    tables = [arrow.Table.from_batches([batch]) for batch in batches]
+
+    def read(piece: int, column: str) -> Any:
+        return tables[piece].select([column.partition(".")[0]])
+
+    return _Pieces(reader.schema, [batch.num_rows for batch in batches], read)
+
+
+def _holds_images(kind: Any) -> bool:
+    """Returns whether an arrow type is that of encoded images: a struct of bytes and path."""
+    types = _import("pyarrow").types
+    if not types.is_struct(kind):
+        return False
+    fields = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
+    if fields.keys() != {"bytes", "path"}:
+        return False
+    data, path = fields["bytes"], fields["path"]
+    is_data = types.is_binary(data) or types.is_large_binary(data)
+    return is_data and (types.is_string(path) or types.is_large_string(path))
+
+
+def _arrow_errors() -> tuple[type[Exception], ...]:
+    """Returns what reading a broken table raises."""
+    return _import("pyarrow").ArrowException, OSError, UnicodeDecodeError
 
 
 def _one_line(error: Exception) -> str:

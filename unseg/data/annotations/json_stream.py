@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unseg.errors import UserError
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 CHUNK = 1 << 20  # bytes
 MAX_ENTRY = 8 << 20  # characters; a text of this length can become 240 MB of Python objects
@@ -27,7 +27,7 @@ DECODER = json.JSONDecoder()
 
 @contextmanager
 def open_json(path: Path) -> Iterator[JsonStream]:
-    """The stream of a JSON file whose outermost value is an object; UserError where it cannot be read."""
+    """Opens the stream of a JSON file whose outermost value is an object; UserError where it cannot be read."""
     try:
         with open(path, "rb") as file:
             yield JsonStream(path, file)
@@ -36,7 +36,7 @@ def open_json(path: Path) -> Iterator[JsonStream]:
 
 
 class JsonStream:
-    """Use: `for key in stream.members()`, and for each key one of `value`, `elements` (to its end) or `skip`."""
+    """Reads a JSON object: `for key in stream.members()`, then `value`, `elements` (to its end) or `skip` a key."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self._file = path, file
@@ -49,7 +49,7 @@ class JsonStream:
             file.seek(0)
 
     def members(self) -> Iterator[str]:
-        """The keys of the outermost object, each once."""
+        """Yields the keys of the outermost object, each once."""
         seen: set[str] = set()
         if self._peek() != "{":
             raise self._error("its outermost value is no object")
@@ -72,10 +72,10 @@ class JsonStream:
             raise self._error("there is text after its end")
 
     def value(self) -> Any:
-        """The next value, decoded whole; UserError where it is longer than MAX_ENTRY."""
+        """Returns the next value, decoded whole; UserError where it is longer than MAX_ENTRY."""
         self._peek()
         while True:
-            failure, end = None, 0
+            failure, end = "", 0
             try:
                 value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
@@ -84,7 +84,7 @@ class JsonStream:
                 raise self._error("lists or objects nested too deeply") from None
             except ValueError as error:  # a whole number of thousands of digits
                 raise self._error(str(error)) from None
-            if failure is None and (self._ended or NUMBER.match(self._text, end).end() < len(self._text)):
+            if not failure and (self._ended or _end_of(NUMBER, self._text, end) < len(self._text)):
                 self._at = end
                 return value
             if self._ended:
@@ -95,7 +95,7 @@ class JsonStream:
             self._more(min(max(CHUNK, length), MAX_ENTRY + 1 - length))  # doubling: not decoded too often
 
     def elements(self) -> Iterator[tuple[Any, int, int]]:
-        """The elements of the list that comes next: value, and the bytes of the file from where to where it stands."""
+        """Yields the elements of the list that comes next: (value, begin, end), the bytes of the file that hold it."""
         if self._peek() != "[":
             raise self._error("expected a list")
         self._at += 1
@@ -111,7 +111,7 @@ class JsonStream:
                 return
 
     def skip(self) -> None:
-        """Pass over the next value: a list entry by entry, a text without keeping it, whatever its length."""
+        """Passes over the next value: a list entry by entry, a text without keeping it, whatever its length."""
         first = self._peek()
         if first == "[":
             for _ in self.elements():
@@ -140,7 +140,7 @@ class JsonStream:
                     raise self._error("a text without end; is the file cut short?")
 
     def _closes(self, bracket: str) -> bool:
-        """Whether the list or object ends here; else its next entry follows."""
+        """Returns whether the list or object ends here; else its next entry follows."""
         found = self._peek()
         if found not in (",", bracket) or not found:
             raise self._error(f'expected "," or "{bracket}"')
@@ -148,16 +148,16 @@ class JsonStream:
         return found == bracket
 
     def _peek(self) -> str:
-        """The next character that is no space, without passing it; "" at the end of the file."""
+        """Returns the next character that is no space, without passing it; "" at the end of the file."""
         while True:
-            self._at = SPACE.match(self._text, self._at).end()
+            self._at = _end_of(SPACE, self._text, self._at)
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more():
                 return ""
 
     def _more(self, size: int = CHUNK) -> bool:
-        """Read on, dropping what is passed; False at the end of the file."""
+        """Reads on, dropping what is passed; returns False at the end of the file."""
         if self._ended:
             return False
         self._byte()
@@ -172,7 +172,7 @@ class JsonStream:
         return not self._ended
 
     def _byte(self) -> int:
-        """Where in the file the next character stands."""
+        """Returns where in the file the next character stands."""
         self._marked_byte += len(self._text[self._marked_at : self._at].encode())
         self._marked_at = self._at
         return self._marked_byte
@@ -181,8 +181,14 @@ class JsonStream:
         return UserError(f"{self.path}: not usable JSON at byte {self._byte()}: {reason}")
 
 
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Returns where what the pattern takes at `at` ends; the pattern takes the empty text too."""
+    found = pattern.match(text, at)
+    return at if found is None else found.end()
+
+
 def stamp(path: Path) -> tuple[int, int]:
-    """What changes when the file does: its size and its time of change. (0, 0) where it cannot be asked."""
+    """Returns what changes when the file does: its size and its time of change; (0, 0) where it cannot be asked."""
     try:
         status = path.stat()
     except OSError:
@@ -191,7 +197,7 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def read_entries(path: Path, spans: Sequence[tuple[int, int]], known: tuple[int, int]) -> Iterator[Any]:
-    """Decode again, one by one, the entries that `JsonStream.elements` found at these (begin, end) bytes.
+    """Decodes again, one by one, the entries that `JsonStream.elements` found at these (begin, end) bytes.
 
     known: the file's `stamp` from before it was first read. ImageError where it is another file now.
     """

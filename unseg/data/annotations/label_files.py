@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations.core import (
     Annotated,
     Annotations,
     ClassMap,
     ClassTable,
     Indexed,
-    Looking,
-    ObjectRule,
     Segment,
     Unannotated,
     check_pixel_count,
@@ -25,10 +26,12 @@ from unseg.data.annotations.core import (
     index_values,
 )
 from unseg.data.annotations.names import ImagesFolder
-from unseg.data.masks import MaskKind
+from unseg.data.masks import MaskKind, check_kind, detect_kind
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
-from unseg.storage.images import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES, Label, open_label
+from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_limits import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES
 
 VOC_CLASSES = (
     "background",
@@ -104,36 +107,24 @@ CITYSCAPES_SUFFIXES = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
 
 
 def label_map(label: Label, path: Path, height: int, width: int, kind: MaskKind, classes: ClassTable) -> ClassMap:
-    """A decoded label as a class map, its size checked."""
-    check_size(path, "the mask", label.values.shape, height, width)
+    """Returns a decoded label as a class map; ImageError where it is not height × width."""
+    check_size(path, "the mask", (label.values.shape[0], label.values.shape[1]), height, width)
     return ClassMap(label.values, kind, classes)
 
 
 class LabelFiles(Annotations):
-    """A mask file an image. files: image name → its file."""
+    """Masks as image files, one an image.
+
+    files: image name → its mask. missing: masks without an image, and what cannot be looked into. kind: what the masks
+    hold. statement: as `Annotations` has it.
+    """
 
     def __init__(
-        self,
-        format_name: str,
-        files: Mapping[str, Path],
-        missing: Sequence[Problem],
-        named_kind: MaskKind | None,
-        folder: Path,
-        looking: Looking = Looking(),
+        self, format_name: str, files: Mapping[str, Path], missing: Sequence[Problem], kind: MaskKind, statement: str
     ) -> None:
+        self.format, self.kind, self.statement = format_name, kind, statement
         self._files, self.missing = dict(files), tuple(missing)
-        self.kind, found = named_kind, ""
-        if named_kind is None:
-            paths = sorted(self._files.values())
-            detected = looking.kind_of(paths)
-            self.kind, found = detected.kind, detected.statement
-            format_name = "voc" if self.kind == "index" and _all_of_voc(folder, paths) else self.kind
-        self.format = format_name
-        names = dict(enumerate(VOC_CLASSES)) if format_name == "voc" else {}
-        self.classes = ClassTable(names)
-        told = found or {"voc": "class ids of VOC", "index": "class ids", "binary": "above 127 is object"}[format_name]
-        what = "VOC palette PNG" if format_name == "voc" else f"{format_name} masks"
-        self.statement = f"{what}: {len(self._files)} files in {folder}, {told}"
+        self.classes = ClassTable(dict(enumerate(VOC_CLASSES)) if format_name == "voc" else {})
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
@@ -150,33 +141,61 @@ class LabelFiles(Annotations):
 
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
         super().check_rule(rule, option)
-        check_kind(rule, self.kind)
-
-
-def check_kind(rule: ObjectRule, kind: MaskKind) -> None:
-    """UserError where class ids are asked of binary masks."""
-    if isinstance(rule.which, tuple) and kind == "binary":
-        raise UserError(
-            "--objects with class ids needs class-index masks, but the masks are binary: give --objects all or"
-            " --annotations-format index"
-        )
+        check_kind(self.kind, rule, "--annotations-format")
 
 
 def open_label_files(
-    path: Path, images_root: Path, format_name: str | None, looking: Looking = Looking()
+    path: Path,
+    images_root: Path,
+    format_name: str | None,
+    pool: Executor | None = None,
+    progress: Progress = SILENT,
 ) -> LabelFiles:
-    """Masks paired with images by relative name without suffix. format_name: voc, index, binary or None: detected."""
+    """Pairs masks with images by relative name without suffix.
+
+    format_name: voc, index or binary; without it every mask is looked at, in the threads of `pool`.
+    """
     found = find_samples([images_root], path)
     files = {sample.name: sample.mask for sample in found.samples if sample.mask is not None}
     missing = [*found.problems, *(Problem(name, "a mask without an image") for name in found.unused_masks)]
     if not files:
         raise UserError(f"{path}: no mask there has the name of an image in {images_root}")
-    kind: MaskKind | None = None if format_name is None else "binary" if format_name == "binary" else "index"
-    return LabelFiles(format_name or "", files, missing, kind, path, looking)
+    if format_name is None:
+        return detected_label_files(path, files, missing, pool, progress)
+    return named_label_files(format_name, path, files, missing)
+
+
+def named_label_files(
+    format_name: str, folder: Path, files: Mapping[str, Path], missing: Sequence[Problem]
+) -> LabelFiles:
+    """Returns masks of a format that is known: voc, index or binary. No file is opened."""
+    told = {"voc": "class ids of VOC", "index": "class ids", "binary": "above 127 is object"}[format_name]
+    kind: MaskKind = "binary" if format_name == "binary" else "index"
+    return LabelFiles(format_name, files, missing, kind, _statement(format_name, folder, len(files), told))
+
+
+def detected_label_files(
+    folder: Path,
+    files: Mapping[str, Path],
+    missing: Sequence[Problem],
+    pool: Executor | None = None,
+    progress: Progress = SILENT,
+) -> LabelFiles:
+    """Returns masks whose format shows when all of them are looked at."""
+    paths = sorted(files.values())
+    found = detect_kind(paths, pool, progress)
+    format_name = "voc" if found.kind == "index" and _all_of_voc(folder, paths) else found.kind
+    statement = _statement(format_name, folder, len(files), found.statement)
+    return LabelFiles(format_name, files, missing, found.kind, statement)
+
+
+def _statement(format_name: str, folder: Path, count: int, told: str) -> str:
+    what = "VOC palette PNG" if format_name == "voc" else f"{format_name} masks"
+    return f"{what}: {count} files in {folder}, {told}"
 
 
 def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
-    """Whether the first mask has VOC's colours, so that its ids are VOC's classes."""
+    """Returns whether the first mask has VOC's colours, so that its ids are VOC's classes."""
     if folder.name.startswith(VOC_INSTANCES) or not paths:
         return False
     try:
@@ -188,7 +207,7 @@ def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
 
 
 def voc_palette() -> list[int]:
-    """VOC's 256 colours, flat: the id's bits, three at a time, fill the channels from their highest bit down.
+    """Returns VOC's 256 colours, flat: the id's bits, three at a time, fill the channels from their highest bit down.
 
     Source: VOCdevkit's VOClabelcolormap.
     """
@@ -200,7 +219,7 @@ def voc_palette() -> list[int]:
 
 
 class Cityscapes(Annotations):
-    """X_gtFine_labelIds.png for X_leftImg8bit.png, whatever folders lie between.
+    """Reads X_gtFine_labelIds.png for X_leftImg8bit.png, whatever folders lie between.
 
     Where X_gtFine_instanceIds.png lies beside it, that is read: it has the same classes, and tells objects and crowds
     apart, as Cityscapes' own panoptic conversion does.
@@ -209,12 +228,18 @@ class Cityscapes(Annotations):
     format = "cityscapes"
     classes = ClassTable(CITYSCAPES_CLASSES, CITYSCAPES_THINGS, CITYSCAPES_VOID, frozenset(CITYSCAPES_CLASSES))
 
-    def __init__(self, path: Path, images_root: Path) -> None:
-        folder = ImagesFolder(images_root)
+    def __init__(
+        self, files: Mapping[str, Path], own_images: Sequence[Path], missing: Sequence[Problem], statement: str
+    ) -> None:
+        self._files, self._own, self.missing, self.statement = dict(files), own_images, tuple(missing), statement
+
+    @classmethod
+    def open(cls, path: Path, images_root: Path) -> Cityscapes:
+        """Lists the label files under `path` and pairs them with the images."""
+        folder = ImagesFolder.open(images_root)
         problems = list(folder.problems)
-        files = walk(path, problems)
-        self._own = [file for file in files if CITYSCAPES_OWN.search(file.name)]
-        labels = _by_key(files, CITYSCAPES_SUFFIXES, path)
+        listed = walk(path, problems)
+        labels = _by_key(listed, CITYSCAPES_SUFFIXES, path)
         if not labels:
             raise UserError(f"{path}: no file named …{CITYSCAPES_SUFFIXES[0]} there")
         images = _by_key(
@@ -222,21 +247,17 @@ class Cityscapes(Annotations):
             tuple(f"_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES),
             images_root,
         )
-        self._files = {
+        files = {
             image.relative_to(images_root).as_posix(): labels[key] for key, image in images.items() if key in labels
         }
-        unused = sorted(labels[key] for key in labels.keys() - images.keys())
-        self.missing = tuple(
-            [
-                *problems,
-                *(Problem(label.relative_to(path).as_posix(), "a label file without an image") for label in unused),
-            ]
-        )
+        for label in sorted(labels[key] for key in labels.keys() - images.keys()):
+            problems.append(Problem(label.relative_to(path).as_posix(), "a label file without an image"))
         instances = sum(_instances_beside(label).is_file() for label in labels.values())
-        self.statement = (
+        statement = (
             f"Cityscapes: {len(labels)} label files in {path}, {instances} of them with instances;"
             " classes outside its evaluation are left out"
         )
+        return cls(files, [file for file in listed if CITYSCAPES_OWN.search(file.name)], problems, statement)
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
@@ -254,25 +275,24 @@ class Cityscapes(Annotations):
         decoded = open_label(path, height * width)
         if path == label:
             return label_map(decoded, path, height, width, "index", self.classes)
-        check_size(path, "the mask", decoded.values.shape, height, width)
+        check_size(path, "the mask", (decoded.values.shape[0], decoded.values.shape[1]), height, width)
         known = np.unique(decoded.values)
         check_segment_count(path, known.size)
         index = index_values(decoded.values, known)
         return Indexed(index, [self._segment(value, index, place) for place, value in enumerate(known.tolist())])
 
-    def _segment(self, value: int, index: np.ndarray, place: int) -> Segment:
+    def _segment(self, value: int, index_HW: np.ndarray, place: int) -> Segment:
         apart = value >= INSTANCES_A_CLASS
         class_id = value // INSTANCES_A_CLASS if apart else value
         thing = class_id in CITYSCAPES_THINGS
-        void = class_id in CITYSCAPES_VOID or class_id not in CITYSCAPES_CLASSES
         return Segment(
             class_id,
             CITYSCAPES_CLASSES.get(class_id),
-            value if apart else None,
-            thing and not apart,
-            thing,
-            void,
-            lambda: index == place,
+            instance_id=value if apart else None,
+            crowd=thing and not apart,
+            thing=thing,
+            void=class_id in CITYSCAPES_VOID or class_id not in CITYSCAPES_CLASSES,
+            decode=partial(np.equal, index_HW, place),
         )
 
 
@@ -281,7 +301,7 @@ def _instances_beside(label: Path) -> Path:
 
 
 def _by_key(paths: Sequence[Path], suffixes: Sequence[str], root: Path) -> dict[str, Path]:
-    """Files by what stands before the suffix; UserError where two have the same."""
+    """Returns files by what stands before the suffix; UserError where two have the same."""
     found: dict[str, Path] = {}
     for path in paths:
         suffix = next((suffix for suffix in suffixes if path.name.endswith(suffix)), None)

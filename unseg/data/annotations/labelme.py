@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations.core import (
     Annotated,
     Annotations,
     ClassTable,
-    Looking,
     Unannotated,
     check_pixel_count,
     check_size,
@@ -31,7 +32,8 @@ from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.annotations.yolo import read_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, decode_label
+from unseg.storage.image_decoding import decode_label
+from unseg.storage.image_limits import ImageError
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"
 WITHOUT_AREA = ("line", "linestrip", "point", "points")
@@ -42,78 +44,67 @@ MAX_LABEL_LENGTH = 1000
 CIRCLE_CORNERS = 720  # a circle of 4,000 pixels' radius is then nowhere more than 0.04 pixels off
 
 
+@dataclass(frozen=True)
+class _Said:
+    """Holds what a file says besides its shapes, not checked yet, and the labels of its shapes."""
+
+    image_path: object
+    height: object
+    width: object
+    labels: frozenset[str]
+
+
+@dataclass
+class _Gathered:
+    """Holds what all files of a folder say. declared: image name → height and width as its file says."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    declared: dict[str, tuple[object, object]] = field(default_factory=dict)
+    labels: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+    broken: list[UserError] = field(default_factory=list)
+
+
 class LabelMe(Annotations):
-    """path: a folder of json files (recursive), or one of them."""
+    """Reads a json an image.
+
+    files: image name → its json. declared: image name → height and width as its json says. ids: label → class id.
+    """
 
     format = "labelme"
 
-    def __init__(self, path: Path, images_root: Path, looking: Looking = Looking()) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        declared: Mapping[str, tuple[object, object]],
+        ids: Mapping[str, int],
+        missing: Sequence[Problem],
+        statement: str,
+    ) -> None:
+        self._files, self._declared, self._ids = dict(files), dict(declared), dict(ids)
+        self.missing, self.statement = tuple(missing), statement
+        void = frozenset({ids[name] for name in (IGNORED, BACKGROUND) if name in ids})
+        self.classes = ClassTable({number: name for name, number in ids.items()}, None, void, frozenset(ids.values()))
+
+    @classmethod
+    def open(cls, path: Path, images_root: Path, progress: Progress = SILENT) -> LabelMe:
+        """Looks at every json of a folder (recursive), or at one file, and finds its image."""
         problems: list[Problem] = []
         root = path.parent if path.is_file() else path
         files = [path] if path.is_file() else walk(path, problems)
         files = [file for file in files if file.suffix.lower() == ".json"]
         if not files:
             raise UserError(f"{path}: no LabelMe file (.json) there")
-        folder = ImagesFolder(images_root)
-        by_stem: dict[str, list[str]] = {}
-        for name in folder.names:
-            by_stem.setdefault(stem_of(name), []).append(name)
+        folder = ImagesFolder.open(images_root)
         listed = next((place / LABELS_FILE for place in (root, root.parent) if (place / LABELS_FILE).is_file()), None)
-        self._files: dict[str, Path] = {}
-        self._declared: dict[str, tuple[object, object]] = {}  # height and width as the files say, not checked yet
-        labels: set[str] = set()
-        broken: list[UserError] = []
-        for file in looking.track(files, len(files), "annotations"):
-            relative = file.relative_to(root).as_posix()
-            said, reason = {}, "a LabelMe file without an image"
-            try:
-                for key, value in _contents(file, gather=listed is None):
-                    if key == "label":
-                        labels.add(value)
-                    else:
-                        said[key] = value
-            except UserError as error:  # concerns its image alone, if it has one: `read` meets it again
-                broken.append(error)
-                reason = str(error)
-            if len(labels) > MAX_LABELS:
-                raise UserError(f"{file}: over {MAX_LABELS} different labels")
-            name = self._image_of(relative, said.get("imagePath"), file, by_stem, folder)
-            if name is None:
-                problems.append(Problem(relative, reason))
-            elif name in self._files:
-                raise UserError(f"{file}: is for {name}, as is {self._files[name]}; remove one")
-            else:
-                self._files[name] = file
-                self._declared[name] = said.get("imageHeight"), said.get("imageWidth")
-        if len(broken) == len(files):
-            raise broken[0]
-        self._ids = _ids_of(labels) if listed is None else _ids_in(listed)
-        void = frozenset({self._ids[name] for name in (IGNORED, BACKGROUND) if name in self._ids})
-        self.classes = ClassTable(
-            {number: name for name, number in self._ids.items()}, None, void, frozenset(self._ids.values())
-        )
-        self.missing = tuple([*folder.problems, *problems])
+        found = _gather(track(progress, files, len(files), "annotations"), root, folder, listed is None)
+        if len(found.broken) == len(files):
+            raise found.broken[0]
+        ids = _ids_of(found.labels) if listed is None else _ids_in(listed)
         order = f"numbered by {LABELS_FILE}" if listed else "numbered from 1 in the order of their names"
-        self.statement = f"LabelMe: {len(files)} files in {root}, {len(self._ids)} labels {order}"
-
-    @staticmethod
-    def _image_of(
-        relative: str, image_path: object, file: Path, by_stem: dict[str, list[str]], folder: ImagesFolder
-    ) -> str | None:
-        """By its own name without suffix; else by the last part of imagePath, which may lead anywhere, beside it."""
-        last = None
-        if image_path is not None:
-            last = str(image_path).replace("\\", "/").rpartition("/")[2] if isinstance(image_path, str) else image_path
-            last = safe_name(last, f"{file}: imagePath")
-        candidates = by_stem.get(stem_of(relative), [])
-        if len(candidates) > 1:
-            candidates = [name for name in candidates if name.rpartition("/")[2] == last] or candidates
-        if len(candidates) > 1:
-            raise UserError(f"{file}: may be for {candidates[0]} or {candidates[1]}; rename one of the images")
-        if candidates or last is None:
-            return candidates[0] if candidates else None
-        parent = relative.rpartition("/")[0]
-        return folder.find(f"{parent}/{last}" if parent else last, str(file))
+        statement = f"LabelMe: {len(files)} files in {root}, {len(ids)} labels {order}"
+        missing = [*folder.problems, *problems, *found.problems]
+        return cls(found.files, found.declared, ids, missing, statement)
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
@@ -122,15 +113,10 @@ class LabelMe(Annotations):
         path = self._files.get(image_name)
         if path is None:
             raise Unannotated(Path(image_name), "no LabelMe file for it")
-        outlines, left_out = OutlineCollector(path, height, width, self.classes), []
+        outlines = OutlineCollector(path, height, width, self.classes)
+        left_out: list[str] = []
         try:
-            declared = [
-                size if said is None else whole_number(said, f"{path}: {key}")
-                for key, size, said in zip(
-                    ("imageHeight", "imageWidth"), (height, width), self._declared[image_name], strict=True
-                )
-            ]
-            check_size(path, "the image there", tuple(declared), height, width)
+            self._check_declared(image_name, path, height, width)
             for key, value in _contents(path, gather=True, whole=True):
                 if key == "shape":
                     number, shape = value
@@ -138,17 +124,23 @@ class LabelMe(Annotations):
                     if kind in WITHOUT_AREA:
                         left_out.append(f"shapes[{number}]: {kind}")
                     else:
-                        self._add(outlines, path, f"shapes[{number}]", kind, shape)
+                        self._add(outlines, f"shapes[{number}]", kind, shape)
         except ImageError:
             raise
         except UserError as error:  # what is wrong with one file concerns one image
             raise ImageError(path, str(error).removeprefix(f"{path}: ")) from error
-        return outlines.finish(
-            [f"{len(left_out)} shapes without an area are left out ({first_few(left_out)})"] if left_out else []
-        )
+        notes = [f"{len(left_out)} shapes without an area are left out ({first_few(left_out)})"] if left_out else []
+        return outlines.finish(notes)
 
-    def _add(self, outlines: OutlineCollector, path: Path, what: str, kind: object, shape: dict[str, Any]) -> None:
-        label, group = shape["label"], shape.get("group_id")
+    def _check_declared(self, image_name: str, path: Path, height: int, width: int) -> None:
+        """Raises UserError or ImageError where the file speaks of an image of another size."""
+        said_height, said_width = self._declared[image_name]
+        declared_height = height if said_height is None else whole_number(said_height, f"{path}: imageHeight")
+        declared_width = width if said_width is None else whole_number(said_width, f"{path}: imageWidth")
+        check_size(path, "the image there", (declared_height, declared_width), height, width)
+
+    def _add(self, outlines: OutlineCollector, what: str, kind: object, shape: dict[str, Any]) -> None:
+        path, label, group = outlines.path, shape["label"], shape.get("group_id")
         if label not in self._ids:
             raise ImageError(path, f"{what}: the label {shown(label)} is not in {LABELS_FILE}")
         if group is not None:
@@ -157,24 +149,99 @@ class LabelMe(Annotations):
         points = _points(path, what, shape.get("points"))
         if kind == "polygon":
             outlines.add_polygons(what, [points], *facts)
-        elif kind not in ("rectangle", "circle", "mask"):
+            return
+        if kind not in ("rectangle", "circle", "mask"):
             raise ImageError(
                 path, f"{what}: unknown shape_type {shown(kind)}; polygon, rectangle, circle and mask are read"
             )
-        elif len(points) != 2:
+        if len(points) != 2:
             raise ImageError(path, f"{what}: a {kind} has two points, this one {len(points)}")
-        elif kind == "mask":
-            outlines.add_mask(
-                what, _placed(path, what, shape.get("mask"), points, outlines.height, outlines.width), *facts
-            )
+        if kind == "mask":
+            mask = _placed(path, what, shape.get("mask"), points, outlines.height, outlines.width)
+            outlines.add_mask(what, mask, *facts)
+            return
+        (left, top), (right, bottom) = points
+        rectangle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+        outlines.add_polygons(what, [rectangle if kind == "rectangle" else _circle(points)], *facts)
+
+
+# --- looking at all the files ----------------------------------------------------------------------------------------
+
+
+def _gather(files: Iterable[Path], root: Path, folder: ImagesFolder, gather_labels: bool) -> _Gathered:
+    """Looks at every file; UserError where two are for one image.
+
+    A file that cannot be read concerns its image alone.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in folder.names:
+        by_stem.setdefault(stem_of(name), []).append(name)
+    found = _Gathered()
+    for file in files:
+        relative = file.relative_to(root).as_posix()
+        said, reason = _Said(None, None, None, frozenset()), "a LabelMe file without an image"
+        try:
+            said = _said(file, gather_labels)
+        except UserError as error:  # `read` meets it again, if the file has an image
+            found.broken.append(error)
+            reason = str(error)
+        found.labels |= said.labels
+        if len(found.labels) > MAX_LABELS:
+            raise UserError(f"{file}: over {MAX_LABELS} different labels")
+        image = _image_of(relative, said.image_path, file, by_stem, folder)
+        if image is None:
+            found.problems.append(Problem(relative, reason))
+        elif image in found.files:
+            raise UserError(f"{file}: is for {image}, as is {found.files[image]}; remove one")
         else:
-            (left, top), (right, bottom) = points
-            corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-            outlines.add_polygons(what, [corners if kind == "rectangle" else _circle(points)], *facts)
+            found.files[image], found.declared[image] = file, (said.height, said.width)
+    return found
+
+
+def _said(file: Path, gather_labels: bool) -> _Said:
+    said: dict[str, Any] = {}
+    labels: set[str] = set()
+    for key, value in _contents(file, gather=gather_labels):
+        if key == "label":
+            labels.add(value)
+        else:
+            said[key] = value
+        if len(labels) > MAX_LABELS:
+            break
+    return _Said(said.get("imagePath"), said.get("imageHeight"), said.get("imageWidth"), frozenset(labels))
+
+
+def _image_of(
+    relative: str, image_path: object, file: Path, by_stem: Mapping[str, list[str]], folder: ImagesFolder
+) -> str | None:
+    """Returns a file's image: by its own name without suffix, else by the last part of imagePath, beside the file."""
+    last = _last_part(image_path, file)
+    candidates = by_stem.get(stem_of(relative), [])
+    if len(candidates) > 1:
+        candidates = [name for name in candidates if name.rpartition("/")[2] == last] or candidates
+    if len(candidates) > 1:
+        raise UserError(f"{file}: may be for {candidates[0]} or {candidates[1]}; rename one of the images")
+    if candidates:
+        return candidates[0]
+    if last is None:
+        return None
+    parent = relative.rpartition("/")[0]
+    return folder.find(f"{parent}/{last}" if parent else last, str(file))
+
+
+def _last_part(image_path: object, file: Path) -> str | None:
+    """Returns the last part of imagePath, which may lead anywhere; UserError where it is no file name."""
+    if image_path is None:
+        return None
+    last = image_path.replace("\\", "/").rpartition("/")[2] if isinstance(image_path, str) else image_path
+    return safe_name(last, f"{file}: imagePath")
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
 
 
 def _contents(path: Path, gather: bool, whole: bool = False) -> Iterator[tuple[str, Any]]:
-    """The members that count: imagePath, imageHeight, imageWidth, and for each shape ("label", its text).
+    """Yields the members that count: imagePath, imageHeight, imageWidth, and for each shape ("label", its text).
 
     gather: whether the shapes are looked at. whole: for each shape ("shape", (number, shape)) in place of its label,
     which is checked to be there. imageData is passed over.
@@ -199,15 +266,15 @@ def _contents(path: Path, gather: bool, whole: bool = False) -> Iterator[tuple[s
 
 
 def _ids_of(labels: set[str]) -> dict[str, int]:
-    """Names → numbers: the background 0, the rest from 1, what is to be ignored last."""
+    """Numbers the labels: the background 0, the rest from 1, what is to be ignored last."""
     named = sorted(labels - {IGNORED, BACKGROUND})
     ids = {name: number for number, name in enumerate(named, 1)}
     return ids | {name: number for name, number in ((BACKGROUND, 0), (IGNORED, len(named) + 1)) if name in labels}
 
 
 def _ids_in(path: Path) -> dict[str, int]:
-    """labels.txt as LabelMe's own exporters number it: without `__ignore__`, which they number −1, from 0."""
-    names = [name for name in read_names(path).values()]
+    """Numbers the lines of labels.txt from 0 as LabelMe's own exporters do, `__ignore__` (their −1) last."""
+    names = list(read_names(path).values())
     if len(set(names)) != len(names):
         raise UserError(f"{path}: holds a label twice")
     kept = [name for name in names if name != IGNORED]
@@ -216,7 +283,7 @@ def _ids_in(path: Path) -> dict[str, int]:
 
 
 def _points(path: Path, what: str, points: object) -> np.ndarray:
-    """N×2 float64."""
+    """Returns a shape's points, N×2 float64."""
     if not isinstance(points, list) or not all(
         isinstance(point, list) and len(point) == 2 and all(type(value) in (int, float) for value in point)
         for point in points
@@ -229,14 +296,14 @@ def _points(path: Path, what: str, points: object) -> np.ndarray:
 
 
 def _circle(points_22: np.ndarray) -> np.ndarray:
-    """A circle from its centre and a point on it, as a polygon."""
+    """Returns the polygon of a circle that is given by its centre and a point on it."""
     angles = np.linspace(0, 2 * np.pi, CIRCLE_CORNERS, endpoint=False)
     radius = np.hypot(*(points_22[1] - points_22[0]))
     return points_22[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _placed(path: Path, what: str, text: object, points_22: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A "mask" shape: a PNG in base64 that fills the box between two points, both of them inside. H×W bool."""
+    """Returns a "mask" shape, a PNG in base64 that fills the box between two points, both of them inside: H×W bool."""
     if not np.isfinite(points_22).all() or (points_22 < 0).any() or (points_22 >= (width, height)).any():
         raise ImageError(path, f"{what}: its mask's box lies outside the image of {width}×{height}")
     (left, top), (right, bottom) = points_22.astype(int)
@@ -250,7 +317,7 @@ def _placed(path: Path, what: str, text: object, points_22: np.ndarray, height: 
     if not data:
         raise ImageError(path, f"{what}: expected a mask as PNG in base64")
     try:
-        check_pixel_count(path, *box, data)
+        check_pixel_count(path, box[0], box[1], data)
         values = decode_label(path, data, height * width).values
     except ImageError as error:
         raise ImageError(path, f"{what}: its mask: {error.reason}") from error

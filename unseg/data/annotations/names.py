@@ -1,14 +1,15 @@
-"""File names out of annotations: checked, and matched with the images that are there."""
+"""File names out of annotations are checked here, and matched with the images that are there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.images import IMAGE_SUFFIXES
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 MAX_NAME = 255  # bytes a part of a path, on every common file system
 MAX_PATH = 4096
@@ -16,7 +17,7 @@ DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def safe_name(name: object, where: str) -> str:
-    """A relative file name with forward slashes; UserError where it is none, or leads out of its folder.
+    """Returns a relative file name with forward slashes; UserError where it is none, or leads out of its folder.
 
     where: names file, entry and field in the error. Backslashes count as slashes, as Windows tools write them.
     """
@@ -36,7 +37,7 @@ def safe_name(name: object, where: str) -> str:
 
 
 def shown(value: object, at_most: int = 80) -> str:
-    """A value out of a file as an error may show it: one line, printable, not long."""
+    """Returns a value out of a file as an error may show it: one line, printable, not long."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
     if type(value) is int and not -(10**18) < value < 10**18:
@@ -46,7 +47,7 @@ def shown(value: object, at_most: int = 80) -> str:
 
 
 def whole_number(value: object, where: str, low: int = 0, high: int = 2**53) -> int:
-    """An integer from low to high; JSON's 3.0, as some exporters write, is one too."""
+    """Returns an integer from low to high; JSON's 3.0, as some exporters write, is one too."""
     number = int(value) if type(value) is float and value.is_integer() else value
     if type(number) is not int or not low <= number <= high:
         raise UserError(f"{where}: expected a whole number from {low} on, found {shown(value)}")
@@ -54,28 +55,37 @@ def whole_number(value: object, where: str, low: int = 0, high: int = 2**53) -> 
 
 
 class ImagesFolder:
-    """The images under a folder: `names` relative to it; `problems`: sub-folders that cannot be read."""
+    """The images under a folder.
 
-    def __init__(self, root: Path) -> None:
+    names: relative to it, sorted. problems: sub-folders that cannot be read.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], problems: Sequence[Problem] = ()) -> None:
+        self.root, self.names, self.problems = root, tuple(names), tuple(problems)
+        self._known = set(names)
+        self._by_last_part: dict[str, list[str]] = {}
+        for name in names:
+            self._by_last_part.setdefault(name.rpartition("/")[2], []).append(name)
+
+    @classmethod
+    def open(cls, root: Path) -> ImagesFolder:
+        """Lists a folder, with all that is below it; UserError where there is none."""
         if not root.is_dir():
             raise UserError(f"{root}: no such folder of images")
-        self.root, self._root_parts = root, root.resolve().parts
-        self.problems: list[Problem] = []
-        self.names = sorted(
-            path.relative_to(root).as_posix()
-            for path in walk(root, self.problems)
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        )
-        self._known = set(self.names)
-        self._by_last_part: dict[str, list[str]] = {}
-        for name in self.names:
-            self._by_last_part.setdefault(name.rpartition("/")[2], []).append(name)
+        problems: list[Problem] = []
+        files = walk(root, problems)
+        names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+        return cls(root, names, problems)
+
+    @cached_property
+    def _root_parts(self) -> tuple[str, ...]:
+        return self.root.resolve().parts
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
 
     def find(self, name: str, where: str) -> str | None:
-        """The image that annotations call `name`, relative to the root; None where it is not there.
+        """Returns the image that annotations call `name`, relative to the root; None where it is not there.
 
         Found under the very name; or where the name starts with the root's own last folders (train2017/1.jpg in
         …/train2017); or in one sub-folder (1.jpg as city/1.jpg). UserError where two sub-folders have it.
@@ -97,5 +107,8 @@ class ImagesFolder:
 
 
 def absent(names: Mapping[str, str]) -> list[Problem]:
-    """One line each for what is annotated without an image. names: as annotated → where it is named."""
+    """Returns a line for each image that is annotated and not there.
+
+    names: as annotated → where it is named.
+    """
     return [Problem(name, f"named in {where}, but there is no such image") for name, where in sorted(names.items())]

@@ -1,8 +1,9 @@
-"""Collects an image's polygons and run-length masks, with the limits that keep one image's annotations affordable."""
+"""An image's polygons and run-length masks are collected here, within limits that keep one image affordable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,16 @@ from unseg.data.annotations.runs import (
     runs_of_mask,
     runs_of_polygons,
 )
-from unseg.storage.images import ImageError
+from unseg.storage.image_limits import ImageError
 
 MAX_CORNERS = 4_000_000  # an image, all its polygons together
 
 
 class OutlineCollector:
-    """path: the file that errors name. height, width: of the upright image. `what` names an entry: "annotation 17"."""
+    """Collects the outlines of one image.
+
+    path: the file that errors name. height, width: of the upright image. `what` names an entry: "annotation 17".
+    """
 
     def __init__(self, path: Path, height: int, width: int, classes: ClassTable) -> None:
         self.path, self.height, self.width, self.classes = path, height, width, classes
@@ -34,7 +38,7 @@ class OutlineCollector:
     def add_polygons(
         self, what: str, polygons: Sequence[np.ndarray], class_id: int, instance_id: int | None, crowd: bool = False
     ) -> None:
-        """polygons: N×2 float64 each, (x, y) in pixels; together one segment."""
+        """Adds polygons that together are one segment, each N×2 float64, (x, y) in pixels."""
         self._corners += sum(len(polygon) for polygon in polygons)
         if self._corners > MAX_CORNERS:
             raise ImageError(self.path, f"{what}: over {MAX_CORNERS} corners in one image")
@@ -49,7 +53,7 @@ class OutlineCollector:
     def add_counts(
         self, what: str, counts: str | Sequence[object], class_id: int, instance_id: int | None, crowd: bool = False
     ) -> None:
-        """counts: COCO's compressed text, or its run lengths."""
+        """Adds a segment from COCO's compressed text or its run lengths."""
         try:
             lengths = parse_counts(counts) if isinstance(counts, str) else _whole_numbers(counts)
             runs = runs_of_counts(lengths, self.height, self.width)
@@ -58,9 +62,11 @@ class OutlineCollector:
         self._add(what, runs, class_id, instance_id, crowd)
 
     def add_mask(self, what: str, mask_HW: np.ndarray, class_id: int, instance_id: int | None) -> None:
+        """Adds a segment from its H×W bool mask."""
         self._add(what, runs_of_mask(mask_HW), class_id, instance_id, False)
 
     def finish(self, notes: Sequence[str] = ()) -> Outlined:
+        """Returns the image's segments, with a note where an outline was cut at the border."""
         cut = []
         if self._cut:
             cut = [
@@ -73,15 +79,14 @@ class OutlineCollector:
         self._runs += runs.starts.size
         if self._runs > MAX_RUNS:
             raise ImageError(self.path, f"{what}: over {MAX_RUNS} runs of pixels in one image")
-        classes = self.classes
         segment = Segment(
             class_id,
-            classes.names.get(class_id),
-            instance_id,
-            crowd,
-            classes.is_thing(class_id),
-            class_id in classes.void,
-            lambda: runs.mask(self.height, self.width),
+            self.classes.names.get(class_id),
+            instance_id=instance_id,
+            crowd=crowd,
+            thing=self.classes.is_thing(class_id),
+            void=class_id in self.classes.void,
+            decode=partial(runs.mask, self.height, self.width),
         )
         self._outlines.append((segment, runs))
 

@@ -1,4 +1,4 @@
-"""Regions as runs of pixels in COCO's order: down the columns, column by column.
+"""Regions are held as runs of pixels in COCO's order: down the columns, column by column.
 
 Polygons are filled by pycocotools, so that a mask has exactly the pixels that COCO's own tools give it. pycocotools
 trusts its input: counts that do not fit the image make it write outside its memory, and corners far outside make it ask
@@ -21,7 +21,7 @@ LONGEST_NUMBER = 7  # characters of 5 bits that a count may take: 2^34 pixels
 
 
 class OutlineError(ValueError):
-    """A region that cannot be used; the message says why, without naming a file."""
+    """Says why a region cannot be used, without naming a file."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,19 @@ class Runs:
 
     @property
     def area(self) -> int:
+        """Returns the number of pixels."""
         return int((self.ends - self.starts).sum(dtype=np.int64))
 
     def mask(self, height: int, width: int) -> np.ndarray:
-        """H×W bool."""
+        """Returns the region, H×W bool."""
         return count_coverage([self], height, width)
 
 
 def runs_of_counts(counts: np.ndarray, height: int, width: int) -> Runs:
-    """counts: int64 lengths of runs, outside and inside in turn, as in COCO's uncompressed form."""
+    """Returns the region of COCO's uncompressed form.
+
+    counts: int64 lengths of runs, outside and inside in turn.
+    """
     if counts.size and (counts.min() < 0 or counts.max() > height * width):
         raise OutlineError("its run lengths hold a value that is negative or longer than the image")
     ends = np.cumsum(counts)
@@ -56,10 +60,11 @@ def runs_of_counts(counts: np.ndarray, height: int, width: int) -> Runs:
 
 
 def parse_counts(text: str | bytes) -> np.ndarray:
-    """COCO's compressed counts, int64 lengths. From the third on, each is the difference to the one two before.
+    """Returns COCO's compressed counts as int64 lengths.
 
-    Each number is a group of characters from `0` (48): 5 bits each, lowest first; bit 5 says that more follow, and bit
-    4 of the last one is the sign (pycocotools' rleToString).
+    From the third on, each count is stored as its difference to the one two before. Each number is a group of
+    characters from `0` (48): 5 bits each, lowest first; bit 5 says that more follow, and bit 4 of the last one is the
+    sign (pycocotools' rleToString).
     """
     try:
         digits = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
@@ -87,7 +92,7 @@ def parse_counts(text: str | bytes) -> np.ndarray:
 
 
 def runs_of_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> tuple[Runs, bool]:
-    """The union of polygons, and whether an outline reaches more than CUT_NOTE pixels outside the image.
+    """Returns the union of polygons, and whether an outline reaches more than CUT_NOTE pixels outside the image.
 
     polygons: each N×2 float64 (x, y) in pixels, N ≥ 3. The image covers [0, W] × [0, H]; what lies outside is cut off.
     """
@@ -100,7 +105,7 @@ def runs_of_polygons(polygons: Sequence[np.ndarray], height: int, width: int) ->
 
 
 def check_polygon(corners_N2: np.ndarray, height: int, width: int) -> bool:
-    """Whether the polygon reaches noticeably outside; OutlineError where it cannot be drawn."""
+    """Returns whether the polygon reaches noticeably outside; OutlineError where it cannot be drawn."""
     if len(corners_N2) < 3:
         raise OutlineError(f"a polygon with {len(corners_N2)} corners; it needs 3")
     if not np.isfinite(corners_N2).all():
@@ -123,14 +128,14 @@ def check_polygon(corners_N2: np.ndarray, height: int, width: int) -> bool:
 
 
 def runs_of_mask(mask_HW: np.ndarray) -> Runs:
-    """The runs of an H×W bool mask."""
+    """Returns the runs of an H×W bool mask."""
     flat = np.concatenate([[False], mask_HW.ravel(order="F"), [False]])
     changes = np.flatnonzero(flat[1:] != flat[:-1]).astype(np.int32)
     return Runs(changes[::2], changes[1::2])
 
 
 def count_coverage(regions: Sequence[Runs], height: int, width: int) -> np.ndarray:
-    """The union of regions, H×W bool: where the starts passed outnumber the ends."""
+    """Returns the union of regions, H×W bool: where the starts passed outnumber the ends."""
     starts, ends = _sorted(regions, "starts"), _sorted(regions, "ends")
     edges = _distinct(starts, ends)
     inside = np.searchsorted(starts, edges, "right") > np.searchsorted(ends, edges, "right")
@@ -138,7 +143,7 @@ def count_coverage(regions: Sequence[Runs], height: int, width: int) -> np.ndarr
 
 
 def paint(regions: Sequence[Runs], codes: Sequence[int], nothing: int, height: int, width: int) -> np.ndarray:
-    """Each region in its code over those before it, H×W int32; `nothing` elsewhere.
+    """Paints each region in its code over those before it, H×W int32; `nothing` elsewhere.
 
     Works on the intervals between all edges, so that a large region costs no more than a small one.
     """
@@ -162,13 +167,16 @@ def _sorted(regions: Sequence[Runs], name: str) -> np.ndarray:
 
 
 def _distinct(*parts: np.ndarray) -> np.ndarray:
-    """Sorted, each once. np.unique of numpy 2.4 took 13 s for 8 million distinct numbers, this takes 0.1 s."""
+    """Returns the numbers sorted, each once.
+
+    np.unique of numpy 2.4 took 13 s for 8 million distinct numbers, this takes 0.1 s.
+    """
     merged = np.sort(np.concatenate(parts))
     return merged[np.concatenate([[True], merged[1:] != merged[:-1]])[: merged.size]]
 
 
 def _spread(edges: np.ndarray, values: np.ndarray, nothing: object, height: int, width: int) -> np.ndarray:
-    """From values[i] holding from edges[i] to edges[i + 1] to an H×W array, C order; `nothing` before the first."""
+    """Spreads values[i] from edges[i] to edges[i + 1] over an H×W array, C order; `nothing` before the first."""
     bounds = np.concatenate([[0], edges, [height * width]])  # int64
     flat = np.repeat(np.concatenate([np.array([nothing], values.dtype), values]), np.diff(bounds))
     return np.ascontiguousarray(flat.reshape(width, height).T)

@@ -5,7 +5,7 @@ Source: Ultralytics' description of the format. A line of five numbers is a box 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from unseg.data.annotations.names import ImagesFolder, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.images import ImageError, read_bytes
+from unseg.storage.image_limits import ImageError, read_bytes
 
 MAX_FILE = 8 << 20  # bytes a label file
 MAX_NAMES_FILE = 128 << 10  # bytes; PyYAML takes seconds for as much as that
@@ -36,36 +36,35 @@ CLASSES_FILE = "classes.txt"
 
 
 class Yolo(Annotations):
-    """path: the labels' folder, or the data set's (with labels/ somewhere below), or its data.yaml."""
+    """Reads a text file of outlines an image. names: class id → name, as far as a file tells."""
 
     format = "yolo"
 
-    def __init__(self, path: Path, images_root: Path) -> None:
-        given = path
-        names_file = path if path.is_file() else _names_file(path)
-        path = path.parent if path.is_file() else path
-        folder, problems = ImagesFolder(images_root), []
-        labels = {stem_of(label.relative_to(path).as_posix()): label for label in label_texts(path, problems)}
-        if not labels:
-            raise UserError(f"{given}: no YOLO label file (.txt) there")
-        root, labels_root = images_root.resolve(), path.resolve()
-        self._files: dict[str, Path] = {}
-        used: set[str] = set()
-        for name in folder.names:
-            stem = stem_of(name)
-            for candidate in _label_stems(stem, root, labels_root):
-                if candidate in labels:
-                    self._files[name] = labels[candidate]
-                    used.add(candidate)
-                    break
-        unused = [labels[stem].relative_to(path).as_posix() for stem in sorted(labels.keys() - used)]
-        self.missing = tuple(
-            [*folder.problems, *problems, *(Problem(name, "a label file without an image") for name in unused)]
-        )
-        names = {} if names_file is None else read_names(names_file)
+    def __init__(
+        self, files: Mapping[str, Path], names: Mapping[int, str], missing: Sequence[Problem], statement: str
+    ) -> None:
+        self._files, self.missing, self.statement = dict(files), tuple(missing), statement
         self.classes = ClassTable(names, "all", frozenset(), frozenset(names) or None)
+
+    @classmethod
+    def open(cls, path: Path, images_root: Path) -> Yolo:
+        """Lists the label files, pairs them with the images, and reads the names of the classes.
+
+        path: the labels' folder, or the data set's (with labels/ somewhere below), or its data.yaml.
+        """
+        names_file = path if path.is_file() else _names_file(path)
+        within = path.parent if path.is_file() else path
+        folder = ImagesFolder.open(images_root)
+        problems: list[Problem] = []
+        labels = {stem_of(label.relative_to(within).as_posix()): label for label in label_texts(within, problems)}
+        if not labels:
+            raise UserError(f"{path}: no YOLO label file (.txt) there")
+        files, used = _pair(folder.names, labels, images_root.resolve(), within.resolve())
+        unused = [labels[stem].relative_to(within).as_posix() for stem in sorted(labels.keys() - used)]
+        missing = [*folder.problems, *problems, *(Problem(name, "a label file without an image") for name in unused)]
+        names = {} if names_file is None else read_names(names_file)
         told = f"{len(names)} classes named in {names_file.name}" if names_file else "no file of class names"
-        self.statement = f"YOLO segmentation: {len(labels)} label files in {path}, {told}"
+        return cls(files, names, missing, f"YOLO segmentation: {len(labels)} label files in {within}, {told}")
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
@@ -82,7 +81,7 @@ class Yolo(Annotations):
         return outlines.finish()
 
     def _parse(self, path: Path, number: int, line: str) -> tuple[int, np.ndarray]:
-        """The class, and N×2 corners as shares of width and height."""
+        """Returns the class, and N×2 corners as shares of width and height."""
         fields = line.split()
         if len(fields) == 5:
             raise ImageError(
@@ -115,7 +114,7 @@ class Yolo(Annotations):
 
 
 def label_texts(folder: Path, problems: list[Problem]) -> list[Path]:
-    """The .txt files under a folder that may be labels: of a data set with labels/ folders, only what is in these."""
+    """Returns the .txt files under a folder that may be labels; where there is a labels/ folder, only those in it."""
     texts = [
         path for path in walk(folder, problems) if path.suffix.lower() == ".txt" and path.name.lower() not in NO_LABELS
     ]
@@ -124,18 +123,18 @@ def label_texts(folder: Path, problems: list[Problem]) -> list[Path]:
 
 
 def looks_like_yolo(path: Path) -> bool:
-    """Whether the first line that is not empty is a class and an outline."""
+    """Returns whether the first line that is not empty is a class and an outline."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = (file.readline(1 << 20) for _ in range(10))
             fields = next((line.split() for line in lines if line.strip()), [])
-        return len(fields) >= 5 and fields[0].isdigit() and np.isfinite(np.array(fields, np.float64)).all()
+        return len(fields) >= 5 and fields[0].isdigit() and bool(np.isfinite(np.array(fields, np.float64)).all())
     except (OSError, ValueError):
         return False
 
 
 def read_names(path: Path) -> dict[int, str]:
-    """Class id → name, from data.yaml's `names` (a list, or id: name) or from a text of one name a line."""
+    """Returns class id → name, from data.yaml's `names` (a list, or id: name) or from a text of one name a line."""
     data = read_bytes(path)
     if len(data) > MAX_NAMES_FILE:
         raise UserError(f"{path}: over {MAX_NAMES_FILE >> 10} kB; a file of class names is smaller")
@@ -145,34 +144,59 @@ def read_names(path: Path) -> dict[int, str]:
             return {number: line.strip() for number, line in enumerate(text.splitlines()) if line.strip()}
         content = yaml.load(text, yaml.BaseLoader)  # texts only: no merge keys, which can grow without bound
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        kind, mark = "text" if path.suffix == ".txt" else "YAML", getattr(error, "problem_mark", None)
-        if mark is None:
-            reason = " ".join(str(error).split())[:200]
-        else:  # the error's own text quotes the lines around it, and a file given by mistake may hold anything
-            reason = f"{error.problem or error.context} in line {mark.line + 1}, column {mark.column + 1}"
-        raise UserError(f"{path}: cannot be read as {kind}: {reason}") from error
+        kind = "text" if path.suffix == ".txt" else "YAML"
+        raise UserError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
     names = content.get("names") if isinstance(content, dict) else None
     if names is None:
         return {}
-    pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else None
-    if pairs is None:
-        raise UserError(f"{path}: names: expected a list of names, or id: name")
-    found = {}
-    for key, name in pairs:
-        number = whole_number(
-            int(key) if isinstance(key, str) and key.isdigit() and len(key) < 12 else key,
-            f"{path}: names",
-            0,
-            2**31 - 1,
-        )
+    found: dict[int, str] = {}
+    for key, name in _pairs(names, path):
+        number = whole_number(_number(key), f"{path}: names", 0, 2**31 - 1)
         if not isinstance(name, str) or number in found:
             raise UserError(f"{path}: names: expected one text for the id {number}, found {shown(name)}")
         found[number] = name
     return found
 
 
+def _reason(error: Exception) -> str:
+    """Returns what is wrong, without the lines around it: a file given by mistake may hold anything."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem or error.context} in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())[:200]
+
+
+def _pairs(names: object, path: Path) -> Iterator[tuple[object, object]]:
+    if isinstance(names, dict):
+        yield from names.items()
+    elif isinstance(names, list):
+        yield from enumerate(names)
+    else:
+        raise UserError(f"{path}: names: expected a list of names, or id: name")
+
+
+def _number(key: object) -> object:
+    """Returns the number that a text of digits stands for, anything else as it is."""
+    return int(key) if isinstance(key, str) and key.isdigit() and len(key) < 12 else key
+
+
+def _pair(
+    names: Iterable[str], labels: Mapping[str, Path], images_root: Path, labels_root: Path
+) -> tuple[dict[str, Path], set[str]]:
+    """Returns image name → label file, and the stems of the label files that have an image."""
+    files: dict[str, Path] = {}
+    used: set[str] = set()
+    for name in names:
+        stems = _label_stems(stem_of(name), images_root, labels_root)
+        stem = next((stem for stem in stems if stem in labels), None)
+        if stem is not None:
+            files[name] = labels[stem]
+            used.add(stem)
+    return files, used
+
+
 def _names_file(folder: Path) -> Path | None:
-    """data.yaml of the folder or the one above it, else classes.txt."""
+    """Returns data.yaml of the folder or the one above it, else classes.txt."""
     for place in (folder, folder.parent):
         for name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", CLASSES_FILE):
             if (place / name).is_file():
@@ -181,7 +205,7 @@ def _names_file(folder: Path) -> Path | None:
 
 
 def _label_stems(stem: str, images_root: Path, labels_root: Path) -> list[str]:
-    """Where the labels of an image may be, relative to their folder: images → labels in its path, or its own name."""
+    """Returns where an image's labels may be, relative to their folder: its path with images as labels, or its name."""
     full = images_root / stem
     parts = list(full.parts)
     places = [full]

@@ -1,9 +1,9 @@
 """Interactive segmentation: SAM and SAM-HQ are told by a box or by points which object of an image to segment.
 
-In each training view some objects are asked for, each twice: by its box and by points on it. On clean test images every object is
-asked for in both ways. Prompts of a test image are drawn from its name alone, so that all runs meet the same ones.
-Shapes: B images, S side of the square frame (the image with its shape kept, what is left to the right and below is empty), K
-objects of an image, N points of an object, M side of the logits, H×W an image's own size.
+In each training view some objects are asked for, each twice: by its box and by points on it. On clean test images every
+object is asked for in both ways. Prompts of a test image are drawn from its name alone, so that all runs meet the same
+ones. Shapes: B images, S side of the square frame (the image with its shape kept, what is left to the right and below
+is empty), K objects of an image, N points of an object, M side of the logits, H×W an image's own size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unseg.compute.device import worker_threads
+from unseg.compute.threads import worker_threads
 from unseg.data.annotations import Annotated, ClassMap, ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.data.views import MIN_OBJECT_PIXELS
@@ -26,17 +26,16 @@ from unseg.errors import UserError
 from unseg.evaluation.augmentation import draw_colours
 from unseg.evaluation.coco_metrics import RunLengths, decode, encode
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
-from unseg.evaluation.regions import GEOMETRY_DRAWS, View, draw_view, restore, view_pixels, whole
+from unseg.evaluation.regions import GEOMETRY_DRAWS, View, draw_view, restore, size_of, view_pixels, whole
 from unseg.method import losses
 from unseg.method.metrics import boundary_iou, mask_iou
 from unseg.method.prompts import OBJECT_THRESHOLD, POINTS, box_of, points_of, seeded
-from unseg.victims.promptable import NETWORKS, build_promptable, frame_side
-
-__all__ = ["NETWORKS", "Interactive", "make_interactive"]
+from unseg.victims.promptable import build_promptable, frame_side
 
 PROMPTS = ("box", "points")
 MEASURES = {"iou": mask_iou, "boundary_iou": boundary_iou}
 TARGETS = ("segments", "merged")
+Colours = tuple[float, float, float, float]
 TEST_SEED = 0  # of the test images' prompts, whatever a run's own seed is
 KEPT_BYTES = 1 << 30  # of images held in memory, for training and for testing each
 THREADS = 4  # that read images and make views
@@ -57,13 +56,16 @@ COLOURS = np.array(
 
 
 def make_interactive(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> Learner:
-    """A Learner of one of NETWORKS. Options of `extra`: see `Interactive`."""
+    """Makes the learner of SAM or SAM-HQ. Options of `extra`: see `Interactive`."""
     return Interactive(network, train, test, options)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and the objects that can be asked for. pixels: H×W×3 uint8. masks: K. too_small: how many were left out."""
+    """An image and the objects that can be asked for.
+
+    pixels: H×W×3 uint8. masks: K. too_small: how many objects were left out.
+    """
 
     pixels: np.ndarray
     masks: tuple[RunLengths, ...]
@@ -71,13 +73,16 @@ class Scene:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.pixels.shape[1], self.pixels.shape[0]
+        """Returns width and height."""
+        return size_of(self.pixels)
 
 
 class Asked(NamedTuple):
-    """A view of an image and what is asked of it: image 3×S×S normalised, labels K×S×S in [0, 1], boxes K×4 (XYXY) and points
-    K×N×2 in frame pixels."""
+    """A view of an image and what is asked of it.
+
+    image: 3×S×S normalised. labels: K×S×S in [0, 1]. boxes: K×4 (XYXY) and points: K×N×2 (x, y), in pixels of the
+    frame.
+    """
 
     image: Tensor
     labels: Tensor
@@ -86,7 +91,10 @@ class Asked(NamedTuple):
 
 
 class Scenes:
-    """The scenes of a set, read when they are asked for, from any thread; the first KEPT_BYTES of them stay in memory."""
+    """The scenes of a set, read when they are asked for, from any thread.
+
+    The first KEPT_BYTES of them stay in memory.
+    """
 
     def __init__(self, images: AnnotatedImages, side: int, rule: ObjectRule, merged: bool) -> None:
         self.images, self.side, self.rule, self.merged = images, side, rule, merged
@@ -111,7 +119,7 @@ class Scenes:
         return scene
 
     def with_object(self, index: int) -> Scene:
-        """Scene `index`, or the next one that has an object; UserError where there is none."""
+        """Returns scene `index`, or the next one that has an object; raises UserError where there is none."""
         for place in range(len(self)):
             scene = self[(index + place) % len(self)]
             if scene.masks:
@@ -123,8 +131,11 @@ class Scenes:
 
 
 def objects_of(annotated: Annotated, rule: ObjectRule, merged: bool = False) -> list[np.ndarray]:
-    """The masks that can be asked for one at a time, each H×W bool: every segment that the rule takes (no crowd, no void); of
-    class-id masks every class but the rule's ignored and background label. merged: their union alone."""
+    """Returns the masks that can be asked for one at a time, each H×W bool.
+
+    These are the segments that the rule takes (no crowd, no void); of class-id masks every class but the rule's ignored
+    and background label. merged: their union alone.
+    """
     left_out: set[int | None] = set()
     if isinstance(annotated, ClassMap) and annotated.kind == "index":
         left_out = {rule.ignore_label} if isinstance(rule.which, tuple) else {rule.ignore_label, rule.background_label}
@@ -136,12 +147,12 @@ def objects_of(annotated: Annotated, rule: ObjectRule, merged: bool = False) -> 
 class Interactive(Learner):
     """A promptable network on a set of images with object masks.
 
-    metric: the mean over `PROMPTS` of the IoU, which is a mean over all objects of all test images, each at its image's own size.
-    Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask an image); per_view,
-    how many objects of a training view are asked for (some of them again where there are fewer; 1 if merged); max_objects, the
-    most objects of a test image that are asked for (a random choice by its name).
-    Objects of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing (there they are counted).
-    A training image without an object is replaced by the next one that has some, and the notes say so.
+    metric: the mean over `PROMPTS` of the IoU, which is a mean over all objects of all test images, each at its image's
+    own size. Options of `extra`: target, "segments" (each by itself) or "merged" (their union, as in sets of one mask
+    an image); per_view, how many objects of a training view are asked for (some of them again where there are fewer; 1
+    if merged); max_objects, the most objects of a test image that are asked for (a random choice by its name). Objects
+    of fewer than MIN_OBJECT_PIXELS pixels of the frame are left out, in training and in testing (there they are
+    counted). A training image without an object is replaced by the next one that has some, and the notes say so.
     """
 
     metric = "iou"
@@ -155,36 +166,34 @@ class Interactive(Learner):
             if extra[name] < 1:
                 raise UserError(f"--set {name}={extra[name]}: give at least 1")
         self.max_objects, self.per_view = extra["max_objects"], 1 if extra["target"] == "merged" else extra["per_view"]
-        self.train, self.test = (
-            Scenes(images, self.side, options.rule, extra["target"] == "merged") for images in (train, test)
-        )
+        merged = extra["target"] == "merged"
+        self.train = Scenes(train, self.side, options.rule, merged)
+        self.test = Scenes(test, self.side, options.rule, merged)
         self.train_count = len(self.train)
         self._pool, self._note = worker_threads(THREADS), ""
 
     def build(self) -> nn.Module:
+        """Returns the network; a note tells which of its parts are trained."""
         network = build_promptable(self.network, self.side, self.options.weights)
         self._note = network.note
         return network
 
     @property
-    def notes(self) -> list[str]:
-        """What is trained; how many training images another one stood in for so far."""
+    def notes(self) -> list[str]:  # type: ignore[override]  # it grows while the network is trained
+        """Returns what is trained, and how many training images another one stood in for so far."""
+        notes = [self._note] if self._note else []
         missed = sorted(self.train.images.names[index] for index in self.train.without)
-        return [
-            *([self._note] if self._note else []),
-            *(
-                [
-                    f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were taken in their"
-                    f" place: {len(missed)} ({first_few(missed)})"
-                ]
-                if missed
-                else []
-            ),
-        ]
+        if missed:
+            notes.append(
+                f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were "
+                f"taken in their place: {len(missed)} ({first_few(missed)})"
+            )
+        return notes
 
     # --- training
 
     def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> Tensor:
+        """Returns the mean loss of augmented views of these training images."""
         return self.part_loss(model, indices, draw, device, 0, 1)
 
     def part_loss(
@@ -196,13 +205,17 @@ class Interactive(Learner):
         rank: int,
         size: int,
     ) -> Tensor:
-        """Cross entropy + dice of both answers, over all pixels or, of large masks, at sampled points, as HQ-SAM is trained."""
+        """Returns cross entropy + dice of both answers to every `size`-th image from `rank` on.
+
+        It is over all pixels or, of large masks, at sampled points, as HQ-SAM is trained. The views are those of the
+        whole batch.
+        """
         draws = torch.rand(len(indices), GEOMETRY_DRAWS, generator=draw).tolist()
         colours = draw_colours(len(indices), draw).tolist() if self.options.colour_jitter else [None] * len(indices)
         seeds = torch.randint(2**31, (len(indices), 2), generator=draw).tolist()
-        own = zip(indices[rank::size], draws[rank::size], colours[rank::size], seeds[rank::size])
+        own = list(zip(indices, draws, colours, seeds, strict=True))[rank::size]
         views = list(self._pool.map(self._training_view, own))
-        images, labels, boxes, points = (torch.stack(field).to(device) for field in zip(*views))
+        images, labels, boxes, points = (torch.stack(field).to(device) for field in zip(*views, strict=True))
         logits_BK2MM = model(images, boxes, points)
         sampled = logits_BK2MM[0, 0, 0].numel() > losses.POINTS
         random = [
@@ -218,8 +231,9 @@ class Interactive(Learner):
             random if sampled else None,
         )
 
-    def _training_view(self, drawn: tuple[int, Sequence[float], Sequence[float] | None, Sequence[int]]) -> Asked:
-        """drawn: an image's index, what draws its view, its colours, the seed of its objects and their points.
+    def _training_view(self, drawn: tuple[int, Sequence[float], Colours | None, Sequence[int]]) -> Asked:
+        """Returns a random view. drawn: an image's index, what draws its view, its colours, the seed of its objects and
+        points.
 
         Objects that the view hardly shows are not asked for; where it shows none, the whole image is the view.
         """
@@ -236,7 +250,7 @@ class Interactive(Learner):
         )
 
     def _shown(self, masks: Sequence[RunLengths], view: View) -> list[np.ndarray]:
-        """The labels of the first `per_view` masks of which the view shows enough."""
+        """Returns the labels of the first `per_view` masks of which the view shows enough."""
         labels: list[np.ndarray] = []
         for mask in masks:
             label = _label(decode(mask), view)
@@ -252,28 +266,30 @@ class Interactive(Learner):
     # --- testing
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
-        """MEASURES, as means of both PROMPTS and of each, over all objects; counts: objects, and what was left out."""
+    def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
+        """Returns MEASURES, as means of both PROMPTS and of each, over all objects, and counts of what was left out."""
         model.eval()
-        return self._scored(lambda *asked: self._answers(model, device, *asked), tick)
+        return self._scored(lambda *asked: self._answers(model, device, *asked))
 
     @functools.cached_property
-    def trivial(self) -> Metrics:
-        """What the prompts say by themselves: the filled box is the object, and where there are only points, the whole image."""
+    def trivial(self) -> Metrics:  # type: ignore[override]  # measured when asked for; a cached property may be set, too
+        """Returns the metrics of what the prompts say by themselves.
+
+        The filled box is the object; where there are only points, the whole image is.
+        """
         return self._scored(lambda index, scene, objects: [[_filled_box(mask), np.ones_like(mask)] for mask in objects])
 
-    def _scored(
-        self,
-        answers: Callable[[int, Scene, list[np.ndarray]], list[list[np.ndarray]]],
-        tick: Callable[[], None] = lambda: None,
-    ) -> Metrics:
-        """answers: from an image's index, scene and objects to the answers to each object's box and points."""
-        scores, too_small, without = [], 0, 0
+    def _scored(self, answers: Callable[[int, Scene, list[np.ndarray]], list[list[np.ndarray]]]) -> Metrics:
+        """Returns the metrics of answers.
+
+        answers: from an image's index, scene and objects to the answers to each object's box and points.
+        """
+        scores: list[dict[str, float]] = []
+        too_small = without = 0
         for index, scene, objects in self._asked():
             too_small, without = too_small + scene.too_small, without + (not scene.masks)
             if objects:
                 scores += map(_scores, objects, answers(index, scene, objects))
-            tick()
         if not scores:
             raise UserError(
                 f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size"
@@ -287,29 +303,25 @@ class Interactive(Learner):
         }
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
-        """The objects in colours; the network's are its answers to boxes."""
+        """Returns the first `count` test images with their objects in colours; the network's are its answers to
+        boxes.
+        """
         model.eval()
         shown = []
         for index, scene, objects in self._asked(count):
             with torch.inference_mode():
-                answers = (
-                    [by_box for by_box, _ in self._answers(model, device, index, scene, objects)] if objects else []
-                )
-            shown.append(
-                Example(
-                    self.test.images.names[index],
-                    scene.pixels,
-                    overlay(scene.pixels, objects),
-                    overlay(scene.pixels, answers),
-                )
-            )
+                answers = self._answers(model, device, index, scene, objects) if objects else []
+            by_box = overlay(scene.pixels, [answer for answer, _ in answers])
+            shown.append(Example(self.test.images.names[index], scene.pixels, overlay(scene.pixels, objects), by_box))
         return shown
 
     def _asked(self, count: int | None = None) -> Iterator[tuple[int, Scene, list[np.ndarray]]]:
-        """(index, scene, the objects that are asked for, each H×W bool) of the first `count` test images, or of all."""
+        """Yields (index, scene, the objects that are asked for, each H×W bool) of the first `count` test images, or of
+        all.
+        """
         for index in range(len(self.test))[:count]:
             scene = self.test[index]
-            masks = scene.masks
+            masks: Sequence[RunLengths] = scene.masks
             if len(masks) > self.max_objects:
                 random = seeded(TEST_SEED, "objects", self.test.images.names[index])
                 masks = [masks[place] for place in sorted(random.choice(len(masks), self.max_objects, replace=False))]
@@ -318,7 +330,7 @@ class Interactive(Learner):
     def _answers(
         self, model: nn.Module, device: torch.device, index: int, scene: Scene, objects: Sequence[np.ndarray]
     ) -> list[list[np.ndarray]]:
-        """For every object the masks that the network answers to its box and to its points, H×W bool."""
+        """Returns for every object the masks that the network answers to its box and to its points, H×W bool."""
         view = self._whole(scene)
         random = seeded(TEST_SEED, "prompts", self.test.images.names[index])
         asked = _asked(view_pixels(scene.pixels, view), [_label(mask, view) for mask in objects], random)
@@ -327,7 +339,7 @@ class Interactive(Learner):
 
 
 def _label(mask_HW: np.ndarray, view: View) -> np.ndarray:
-    """The object in a view, S×S float32 in [0, 1]: by pixel area where the view shrinks the image."""
+    """Returns the object in a view, S×S float32 in [0, 1], by pixel area where the view shrinks the image."""
     shrinks = view.content[0] < mask_HW.shape[1]
     shown = view.place(mask_HW.astype(np.uint8) * np.uint8(255), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     label = np.zeros(view.size[::-1], np.float32)
@@ -336,7 +348,7 @@ def _label(mask_HW: np.ndarray, view: View) -> np.ndarray:
 
 
 def _asked(image: Tensor, labels: Sequence[np.ndarray], random: np.random.Generator) -> Asked:
-    """The box of every label and POINTS random points on it."""
+    """Returns what is asked: the box of every label and POINTS random points on it."""
     stacked = torch.from_numpy(np.stack(labels))
     return Asked(
         image,
@@ -347,21 +359,22 @@ def _asked(image: Tensor, labels: Sequence[np.ndarray], random: np.random.Genera
 
 
 def _scores(truth_HW: np.ndarray, answers: Sequence[np.ndarray]) -> dict[str, float]:
-    """answers: to the box and to the points."""
+    """Returns each measure of each answer. answers: to the box and to the points."""
     return {
         f"{name}_{kind}": measure(truth_HW, answer)
         for name, measure in MEASURES.items()
-        for kind, answer in zip(PROMPTS, answers)
+        for kind, answer in zip(PROMPTS, answers, strict=True)
     }
 
 
 def _filled_box(mask_HW: np.ndarray) -> np.ndarray:
-    """All pixels of the smallest box around a mask, H×W bool."""
-    return mask_HW.any(1)[:, None] & mask_HW.any(0)[None]
+    """Returns all pixels of the smallest box around a mask, H×W bool."""
+    rows, columns = np.asarray(mask_HW.any(1)), np.asarray(mask_HW.any(0))
+    return rows[:, None] & columns[None]
 
 
 def overlay(pixels_HW3: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """The image in pale grey with masks (H×W bool) in colours over it, the smallest on top: H×W×3 uint8."""
+    """Returns the image in pale grey with masks (H×W bool) in colours over it, the smallest on top: H×W×3 uint8."""
     grey = pixels_HW3.mean(2, keepdims=True) * 0.5 + 110
     shown = np.repeat(grey, 3, 2)
     order = sorted(range(len(masks)), key=lambda place: -np.count_nonzero(masks[place]))

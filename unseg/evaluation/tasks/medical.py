@@ -1,15 +1,15 @@
 """Medical segmentation: one object against the rest (a polyp, the lungs), cross entropy + dice, Dice and IoU.
 
-The networks are those of semantic segmentation, so are images, views and labels at the training size. Medical sets are scored
-image by image: `dice`, the mean over the test images of 2 · TP / (2 · TP + FP + FN), is the number that curves and tables are
-about, and `iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_set` count the pixels of all images together, so
-that large objects weigh more. An image without object counts 1 where none is found and 0 otherwise.
-Shapes: N images, B batch, H×W the training size.
+The networks are those of semantic segmentation, so are images, views and labels at the training size. Medical sets are
+scored image by image: `dice`, the mean over the test images of 2 · TP / (2 · TP + FP + FN), is the number that curves
+and tables are about, and `iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_set` count the pixels of
+all images together, so that large objects weigh more. An image without object counts 1 where none is found and 0
+otherwise. Shapes: N images, B batch, H×W the training size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from torch import nn
 from unseg.data.annotations import Annotated, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import AnnotatedImages, LearnerOptions, Metrics
+from unseg.evaluation.tasks.labelling import BACKGROUND, OBJECT
 from unseg.evaluation.tasks.semantic import EVAL_BATCH, SemanticLearner, learn_labels, predict
 from unseg.method import metrics
 from unseg.method.losses import dice_loss
 
-CLASSES = ("background", "object")
+CLASSES = (BACKGROUND, OBJECT)
 CERTAIN = 1e4  # a logit beyond which the sigmoid is 0 or 1
 
 
@@ -34,27 +35,27 @@ class ObjectLabelling:
         self.rule = rule
 
     def class_map(self, annotated: Annotated) -> np.ndarray:
-        """H×W uint8."""
+        """Returns the labels of one image, H×W uint8."""
         return annotated.object_mask(self.rule).astype(np.uint8)
 
     def names(self, train_maps: np.ndarray) -> list[str]:
-        """CLASSES; UserError where no training image shows an object."""
+        """Returns CLASSES; raises UserError where no training image shows an object."""
         if not train_maps.any():
             raise UserError(
                 "--annotations: no training image shows an object (at this --size); --objects says which classes are"
             )
         return list(CLASSES)
 
-    def labels(self, maps: np.ndarray) -> np.ndarray:
-        return maps
-
 
 class MedicalLearner(SemanticLearner):
-    """One object against the rest. majority, trivial: "object" everywhere or nowhere, by Dice on the training images."""
+    """A network that tells one object from the rest.
+
+    majority, trivial: "object" everywhere or nowhere, whichever has the better Dice on the training images.
+    """
 
     metric = "dice"
 
-    def __init__(self, *arguments, **options) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         everywhere = [np.broadcast_to(np.uint8(answer), self._train.maps.shape) for answer in (0, 1)]
         answer = int(np.argmax([summary(pixel_counts(self._train.maps, guess))["dice"] for guess in everywhere]))
@@ -62,26 +63,28 @@ class MedicalLearner(SemanticLearner):
         self.trivial = summary(pixel_counts(self._test.maps, np.broadcast_to(np.uint8(answer), self._test.maps.shape)))
 
     def criterion(self, logits_BCHW: torch.Tensor, target_BHW: torch.Tensor) -> torch.Tensor:
-        """Cross entropy + dice of the object; 255, which lies outside a view's image, is not counted."""
+        """Returns cross entropy + dice of the object; 255, which lies outside a view's image, is not counted."""
         labelled = target_BHW != metrics.IGNORE_LABEL
         margin = logits_BCHW[:, 1] - logits_BCHW[:, 0]
         margin = torch.where(labelled, margin, -CERTAIN)
         dice = dice_loss(margin.flatten(1), (target_BHW == 1).flatten(1).float())
         return F.cross_entropy(logits_BCHW, target_BHW, ignore_index=metrics.IGNORE_LABEL) + dice
 
-    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
-        """See `summary`."""
+    def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
+        """Returns the `summary` over all test images."""
         counts = []
         for start in range(0, len(self._test.images), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)
             answers = predict(model, torch.from_numpy(self._test.images[part]).to(device))
             counts.append(pixel_counts(self._test.maps[part], answers.to(torch.uint8).cpu().numpy()))
-            tick()
         return summary(np.concatenate(counts))
 
 
 def pixel_counts(labels_NHW: np.ndarray, answers_NHW: np.ndarray) -> np.ndarray:
-    """True positive, false positive and false negative pixels of every image, N×3 int64. Objects are 1 in labels and answers."""
+    """Returns the true positive, false positive and false negative pixels of every image, N×3 int64.
+
+    Objects are 1 in labels and answers.
+    """
     truth, found = labels_NHW == 1, answers_NHW == 1
     return np.stack(
         [np.count_nonzero(both, axis=(1, 2)) for both in (truth & found, ~truth & found, truth & ~found)], 1
@@ -89,7 +92,10 @@ def pixel_counts(labels_NHW: np.ndarray, answers_NHW: np.ndarray) -> np.ndarray:
 
 
 def summary(counts_N3: np.ndarray) -> Metrics:
-    """dice and iou: means over images; dice_set and iou_set: of all pixels together. counts: as `pixel_counts` has them."""
+    """Returns dice and iou, means over images, and dice_set and iou_set, of all pixels together.
+
+    counts: as `pixel_counts` has them.
+    """
     dice, iou = _dice(counts_N3), _iou(counts_N3)
     together = counts_N3.sum(0, keepdims=True)
     return {
@@ -110,12 +116,13 @@ def _iou(counts_N3: np.ndarray) -> np.ndarray:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole; 1 where there is neither object nor answer."""
+    """Returns part / whole; 1 where there is neither object nor answer."""
     return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
 
 
 def make_medical(
     network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
 ) -> MedicalLearner:
-    """A `MakeLearner`: what `options.rule` takes is the object."""
-    return learn_labels(network, train, test, options, ObjectLabelling(options.rule), MedicalLearner)
+    """Makes the learner of a network that tells what `options.rule` takes from the rest."""
+    labelling = ObjectLabelling(options.rule)
+    return learn_labels(network, train, test, options, labelling=labelling, kind=MedicalLearner)

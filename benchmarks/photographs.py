@@ -1,0 +1,40 @@
+"""Photographs to measure with: squares of scikit-image's own, so that nothing is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unseg.errors import UserError
+
+SIDE = 512
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+
+
+def photographs(folder: Path, count: int, seed: int = 0, height: int = SIDE, width: int = SIDE) -> None:
+    """Writes `count` different JPEG photographs: random squares of scikit-image's, resized."""
+    try:
+        import skimage.data
+    except ImportError:
+        raise UserError("scikit-image is not installed; run: pip install 'unseg[quickstart]'") from None
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(seed)
+    sources = [getattr(skimage.data, name)() for name in PHOTOGRAPHS]
+    for i in range(count):
+        source = sources[i % len(sources)]
+        side = int(draw.integers(min(source.shape[:2]) // 2, min(source.shape[:2]) + 1))
+        top, left = (int(draw.integers(0, length - side + 1)) for length in source.shape[:2])
+        square = cv2.resize(
+            source[top : top + side, left : left + side], (width, height), interpolation=cv2.INTER_CUBIC
+        )
+        cv2.imwrite(
+            str(folder / f"{i:05d}.jpg"), cv2.cvtColor(square, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
+        )
+
+
+def shape_of(megapixels: float) -> dict[str, int]:
+    """Height and width of a photograph of that size, 3:2."""
+    width = round((megapixels * 1.5e6) ** 0.5)
+    return {"height": round(width / 1.5), "width": width}

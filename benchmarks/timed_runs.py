@@ -1,0 +1,130 @@
+"""Processes that are timed and weighed, and the rates that follow from a shorter and a longer run."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.photographs import SIDE, photographs
+from unseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `unseg protect`, start-up included. peak_mib: largest resident set."""
+
+    images: int
+    seconds: float
+    peak_mib: float
+
+
+# A process's peak on Linux is never below that of the one that started it, hence a small one in between.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[2:], stdout=sys.stderr)
+_, status, usage = os.wait4(process.pid, 0)
+json.dump([time.perf_counter() - started, usage.ru_maxrss, os.waitstatus_to_exitcode(status)], open(sys.argv[1], "w"))
+"""
+
+
+def timed_process(arguments: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak resident set (MiB) of a Python process; UserError with its last words where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        launched = subprocess.run(
+            [sys.executable, "-c", LAUNCHER, str(figures), sys.executable, *arguments],
+            check=True,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        seconds, peak, code = json.loads(figures.read_text())
+    if code != 0:
+        words = launched.stderr.strip().splitlines() or ["no output"]
+        raise UserError(f"{' '.join(arguments)}: exit code {code}: {words[-1]}")
+    return seconds, peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def protect_run(
+    images: Path,
+    count: int,
+    out: Path,
+    generator: str,
+    device: str = "auto",
+    processes: int = 1,
+    on_cores: Sequence[int] | None = None,
+    extra: Sequence[str] = (),
+) -> Run:
+    """`unseg protect` on the photographs of a folder, as a user runs it.
+
+    on_cores: on these alone. extra: more options.
+    """
+    pin = "" if on_cores is None else f"import os; os.sched_setaffinity(0, {list(on_cores)}); "
+    command = f"{pin}import sys; from unseg.cli import main; sys.exit(main())"
+    options = ["--generator", generator, "--device", device, "--processes", str(processes), *extra]
+    return Run(count, *timed_process(["-c", command, "protect", str(images), "--out", str(out), *options]))
+
+
+def images_per_second(short: Run, long: Run) -> float | None:
+    """The rate of the images that the longer run has beyond the shorter one; None where the clock cannot tell."""
+    seconds = long.seconds - short.seconds
+    return (long.images - short.images) / seconds if seconds > 0 else None
+
+
+def runs_of(
+    root: Path,
+    counts: Sequence[int],
+    generator: str,
+    device: str,
+    height: int = SIDE,
+    width: int = SIDE,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measures runs of rising length, each on photographs of its own that do not stay.
+
+    Returns what each run took, the rate of the last two, and the highest peak memory.
+    """
+    runs = []
+    for count in counts:
+        with tempfile.TemporaryDirectory(dir=root) as folder:
+            photographs(Path(folder) / "in", count, seed=count, height=height, width=width)
+            runs.append(protect_run(Path(folder) / "in", count, Path(folder) / "out", generator, device, **options))
+    return {
+        "runs": [asdict(run) for run in runs],
+        "images_per_second": images_per_second(*runs[-2:]) if len(runs) > 1 else None,
+        "peak_mib": max(run.peak_mib for run in runs),
+    }
+
+
+def median(figures: Iterable[float | None]) -> float | None:
+    """Of those that there are; None without any."""
+    found = [figure for figure in figures if figure is not None]
+    return statistics.median(found) if found else None
+
+
+def stolen_seconds() -> float | None:
+    """Seconds of all cores together that the host of a virtual machine gave to others since it started (Linux; else
+    None).
+    """
+    try:
+        return int(Path("/proc/stat").read_text(encoding="ascii").split(None, 9)[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def stolen_share(started: float, stolen: float | None) -> float | None:
+    """The share of the cores' time that the host took since then; started and stolen: `perf_counter` and
+    `stolen_seconds` then.
+    """
+    took, now = time.perf_counter() - started, stolen_seconds()
+    return None if stolen is None or now is None else (now - stolen) / took / (os.cpu_count() or 1)

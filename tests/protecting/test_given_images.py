@@ -1,0 +1,143 @@
+"""Images as Python programs hold them: every kind comes back as it was given, and what is no image is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.fake_generator import FakeGenerator
+from unseg.errors import UserError
+from unseg.method.config import Budget
+from unseg.protecting.given_images import read_mask
+from unseg.protecting.protector import Protector
+
+HEIGHT, WIDTH = 40, 70
+MASK = np.zeros((HEIGHT, WIDTH), bool)
+MASK[5:20, 30:66] = True
+
+
+@pytest.fixture(scope="module")
+def protector() -> Protector:
+    return Protector(FakeGenerator(), Budget(8, 2), device="cpu")
+
+
+def colours(channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (HEIGHT, WIDTH, channels), dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["plane", "grey", "colour"])
+def test_an_array_comes_back_like_it_was(protector: Protector, kind: str, dtype: type) -> None:
+    image = {"plane": colours(1, dtype)[..., 0], "grey": colours(1, dtype), "colour": colours(3, dtype)}[kind]
+    before = image.copy()
+    protected = protector(image, MASK)
+    assert (protected.shape, protected.dtype) == (image.shape, image.dtype) and np.array_equal(image, before)
+    change = np.abs(protected.astype(int) - image).reshape(HEIGHT, WIDTH, -1).max(axis=2)
+    level = 1 if dtype == np.uint8 else 257
+    most_inside, most_outside = change[MASK].max() / level, change[~MASK].max() / level
+    assert 2 < most_inside <= 8 and 0 < most_outside <= 2  # grey takes the luminance of the noise, which is less
+    assert kind != "colour" or (most_inside, most_outside) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda image: image[:, :, ::-1],  # BGR to RGB
+        lambda image: image[::-1],
+        lambda image: np.asfortranarray(image),
+        lambda image: np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape),  # may not be written
+    ],
+)
+def test_an_array_may_lie_in_memory_as_it_likes(protector: Protector, view: object) -> None:
+    image = view(colours())
+    plain = np.array(image, order="C")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(protector(image, MASK), protector(plain, MASK))
+    assert np.array_equal(image, plain)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
+def test_a_pil_image_comes_back_in_its_mode_with_its_alpha(protector: Protector, mode: str) -> None:
+    image = Image.fromarray(colours(4), "RGBA").convert(mode)
+    image.info["icc_profile"] = b"profile"
+    before = image.copy()
+    protected = protector(image, MASK)
+    assert (protected.mode, protected.size) == (mode, image.size) and protected.info["icc_profile"] == b"profile"
+    assert image.tobytes() == before.tobytes()
+    bands = len(mode.removesuffix("A"))
+    values, found = (np.asarray(one).reshape(HEIGHT, WIDTH, -1) for one in (image, protected))
+    assert np.array_equal(values[..., bands:], found[..., bands:])
+    expected = protector(np.ascontiguousarray(values[..., :bands]), MASK)
+    assert np.array_equal(found[..., :bands], expected) and (expected != values[..., :bands]).any()
+
+
+@pytest.mark.parametrize(
+    ("mode", "remedy"),
+    [
+        ("1", 'image.convert("L")'),
+        ("P", 'image.convert("RGB")'),
+        ("CMYK", 'image.convert("RGB")'),
+        ("YCbCr", 'image.convert("RGB")'),
+        ("RGBa", 'image.convert("RGBA")'),
+        ("I;16", "a numpy array, H×W"),
+        ("F", "a numpy array, H×W"),
+    ],
+)
+def test_another_mode_is_refused_by_name_with_the_remedy(protector: Protector, mode: str, remedy: str) -> None:
+    with pytest.raises(UserError) as caught:
+        protector(Image.new(mode, (WIDTH, HEIGHT)))
+    assert f"PIL images of mode {mode} are not protected; give {remedy}" in str(caught.value)
+
+
+def test_a_transparent_colour_is_refused(protector: Protector) -> None:
+    image = Image.fromarray(colours())
+    image.info["transparency"] = (1, 2, 3)
+    with pytest.raises(UserError, match=r'marks one colour as transparent; give image.convert\("RGBA"\)'):
+        protector(image)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (colours().astype(np.float32), "got 40×70×3 float32"),
+        (colours(4), "got 40×70×4 uint8"),
+        (colours()[None], "got 1×40×70×3 uint8"),
+        (colours()[:0], "got 0×70×3 uint8"),
+        (colours().tolist(), "image: list is neither a numpy array nor a PIL image"),
+        (Image.new("RGB", (0, 5)), "0×5 pixels hold nothing"),
+    ],
+)
+def test_what_is_no_image_is_refused(protector: Protector, image: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        protector(image)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        MASK,
+        MASK.astype(np.uint8) * 255,
+        MASK.astype(np.int64),
+        MASK.astype(np.float32),
+        Image.fromarray(MASK),
+        Image.fromarray(MASK.astype(np.uint8) * 255),
+    ],
+)
+def test_every_kind_of_mask_says_the_same(mask: object) -> None:
+    assert np.array_equal(read_mask(mask, HEIGHT, WIDTH), MASK)
+
+
+def test_a_mask_of_another_size_or_of_class_ids_is_refused(protector: Protector) -> None:
+    with pytest.raises(UserError, match=r"mask: expected 40×70 \(height × width\) as of the image, got 70×40"):
+        protector(colours(), MASK.T)
+    for values in (MASK * 3, MASK + np.uint8(1), MASK * 255 - np.where(MASK, 0, 1), np.full(MASK.shape, 0.5)):
+        with pytest.raises(UserError, match="mask: holds other values than 0 and 255; give a bool array"):
+            protector(colours(), values)
+    with pytest.raises(UserError, match="mask and boxes: give one of them"):
+        protector(colours(), MASK, [[1, 1, 5, 5]])
+    nothing = protector(colours(), np.zeros(MASK.shape, np.uint8))
+    assert np.abs(nothing.astype(int) - colours()).max() == 2  # no object: the background's budget everywhere

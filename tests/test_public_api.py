@@ -1,0 +1,73 @@
+"""The public face: what `import unseg` gives, without loading anything before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import unseg
+from tests.support.fake_generator import FakeGenerator, loaded
+from unseg.protecting import protector
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    program = (
+        "import sys, unseg; print({'torch', 'numpy', 'PIL'} & set(sys.modules), set(unseg.__all__) - set(dir(unseg)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert ran.stdout == "set() set()\n"
+
+
+def test_every_public_name_is_there_and_another_is_refused() -> None:
+    names = {"Budget", "Protector", "load_generator", "protect", "protect_folder", "verify", "__version__"}
+    assert set(unseg.__all__) == names and all(getattr(unseg, name) is not None for name in names)
+    with pytest.raises(AttributeError, match="module 'unseg' has no attribute 'protekt'"):
+        unseg.protekt  # noqa: B018  # reading it is the test
+
+
+def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[str] = []
+
+    def open_fake(generator: object, device: str) -> FakeGenerator:
+        opened.append(str(generator))
+        return FakeGenerator()
+
+    monkeypatch.setattr(protector, "network_of", open_fake)
+    protector._cached_protector.cache_clear()
+    weights, image = tmp_path / "weights.safetensors", np.full((9, 14, 3), 100, np.uint8)
+    weights.write_bytes(b"1")
+    for generator in ("compact", "compact", weights, weights):
+        assert (unseg.protect(image, generator=generator) != image).any()
+    assert opened == ["compact", str(weights)]
+    weights.touch()
+    unseg.protect(image, generator=weights, budget=unseg.Budget(1, 1))
+    assert opened == ["compact", str(weights), str(weights)]
+    protector._cached_protector.cache_clear()
+
+
+def test_one_off_calls_and_protectors_make_the_same_image() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
+    mask = np.zeros((40, 70), bool)
+    mask[5:20, 30:66] = True
+    budget = unseg.Budget(object=5, background=1)
+    once = unseg.protect(image, mask=mask, generator=loaded(), budget=budget)
+    assert np.array_equal(once, unseg.Protector(loaded(), budget)(image, mask))
+    change = np.abs(once.astype(int) - image).max(axis=2)
+    assert change[mask].max() == 5 and change[~mask].max() == 1
+    boxed = unseg.protect(image, boxes=[[30, 5, 65, 19]], generator=loaded(), budget=budget)
+    assert np.abs(boxed.astype(int) - image).max(axis=2)[mask].max() == 5
+
+
+def test_a_folder_may_be_given_by_its_name_alone(tmp_path: Path) -> None:
+    from unseg.storage.image_encoding import write_png
+
+    write_png(tmp_path / "in" / "a.png", np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8))
+    summary = unseg.protect_folder(str(tmp_path / "in"), tmp_path / "out", generator=loaded())
+    assert [entry.output for entry in summary.entries] == ["a.png"] and summary.exit_code == 0
+    assert unseg.verify(tmp_path / "out").exit_code == 0

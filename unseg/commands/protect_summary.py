@@ -1,0 +1,102 @@
+"""The summary of a run of `protect`, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from unseg.commands.console import print_list, printable
+from unseg.protecting.manifest import MANIFEST, Entry
+
+if TYPE_CHECKING:  # torch is imported only when a run begins
+    from unseg.protecting.run import ProtectSettings, Summary
+
+
+def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
+    """Returns what a run did, for programs.
+
+    not_protected: every input that is not, with its status and why. forecast: what was foreseen before the run, seconds
+    and bytes_out null where no image was tried.
+    """
+    protected = summary.of("protected")
+    return {
+        "ok": summary.exit_code == 0,
+        "dry_run": summary.dry,
+        "manifest": str(out / MANIFEST),
+        "seconds": round(summary.seconds, 3),
+        "forecast": asdict(summary.forecast),
+        "protected": len(protected),
+        "kept_from_earlier_runs": summary.kept,
+        "copied": len(summary.of("copied")),
+        "failed": len(summary.of("failed")),
+        "psnr": _quality(protected),
+        "over_budget": _breach(protected),
+        "not_protected": [
+            {"input": entry.input, "input_root": entry.input_root, "status": entry.status, "reason": entry.reason}
+            for entry in summary.entries
+            if entry.status != "protected"
+        ],
+        "notes": [{"input": entry.input, "note": entry.note} for entry in protected if entry.note],
+    }
+
+
+def _quality(protected: Sequence[Entry]) -> dict[str, float] | None:
+    """Returns mean and lowest PSNR in dB; None where no image changed."""
+    ratios = [entry.psnr for entry in protected if entry.psnr is not None]
+    return {"mean": sum(ratios) / len(ratios), "lowest": min(ratios)} if ratios else None
+
+
+def _breach(protected: Sequence[Entry]) -> dict[str, float] | None:
+    """Returns how far a lossy format broke the bound: share of values on average, most grey levels; else None."""
+    shares = [entry.over_budget for entry in protected if entry.over_budget is not None]
+    levels = [entry.max_over for entry in protected if entry.max_over is not None]
+    return {"share": sum(shares) / len(shares), "grey_levels": max(levels)} if shares else None
+
+
+def print_summary(console: Console, summary: Summary, out: Path, settings: ProtectSettings) -> None:
+    """Prints the closing table, and below it what is not protected and why."""
+    protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
+    console.print(_table(summary))
+    manifest = str(out / MANIFEST)
+    for title, entries, style in (("copied without protection", copied, "yellow"), ("failed", failed, "red")):
+        print_list(console, title, [f"{entry.input}: {entry.reason}" for entry in entries], style, manifest)
+    notes = [f"{entry.input}: {entry.note}" for entry in protected if entry.note]
+    print_list(console, "notes", notes, "default", manifest)
+    breach = _breach(protected)
+    if breach is not None:
+        console.print(
+            f"JPEG breaks the bound: {breach['share']:.2%} of the values are beyond the budget (--epsilon "
+            f"{settings.budget.object:g}, --background-epsilon {settings.budget.background:g}), by up to "
+            f"{breach['grey_levels']} grey levels. PNG keeps it exactly.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    made = len(summary.entries) - summary.kept
+    if summary.seconds > 0 and not summary.dry:
+        console.print(
+            f"{made} images in {summary.seconds:.1f} s ({made / summary.seconds:.1f} images/s). "
+            f"Manifest: {printable(manifest)}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _table(summary: Summary) -> Table:
+    protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
+    table = Table(title="dry run: nothing was written" if summary.dry else "unseg protect", title_justify="left")
+    table.add_column("", justify="left")
+    table.add_column("images", justify="right")
+    table.add_column("", justify="left")
+    ratios = _quality(protected)
+    quality = f"PSNR {ratios['mean']:.1f} dB on average, {ratios['lowest']:.1f} at least" if ratios else ""
+    kept = f"{summary.kept} of them by an earlier run" if summary.kept else ""
+    table.add_row("protected", str(len(protected)), "; ".join(filter(None, (quality, kept))))
+    how = "byte for byte, with all their metadata" if copied else ""
+    table.add_row("copied without protection", str(len(copied)), how)
+    table.add_row("failed", str(len(failed)), "nothing written" if failed else "")
+    return table

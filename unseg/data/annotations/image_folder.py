@@ -1,0 +1,106 @@
+"""Imagefolders of Hugging Face's `datasets`: image files, and metadata that name the mask of each.
+
+Source: the page on ImageFolder in the documentation of `datasets`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from unseg.compute.progress import SILENT, Progress
+from unseg.data.annotations.core import first_few
+from unseg.data.annotations.huggingface import MAX_ROWS, choose_columns
+from unseg.data.annotations.label_files import LabelFiles, detected_label_files
+from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
+from unseg.data.samples import Problem, walk
+from unseg.errors import UserError
+from unseg.storage.image_limits import IMAGE_SUFFIXES
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+MAX_LINE = 1 << 20  # characters of metadata a row
+
+
+def open_image_folder(
+    path: Path, images_root: Path, column: str | None, pool: Executor | None = None, progress: Progress = SILENT
+) -> LabelFiles:
+    """Reads metadata.jsonl or metadata.csv in a folder or its split folders; names are relative to their own folder."""
+    problems: list[Problem] = []
+    found = metadata_files(path, problems)
+    folder = ImagesFolder.open(images_root)
+    files: dict[str, Path] = {}
+    without: dict[str, str] = {}
+    for metadata in found:
+        for number, row in enumerate(_rows(metadata), 1):
+            where = f"{metadata}: row {number}"
+            name, mask = _names_in(row, column, where)
+            there = _image_of(metadata.parent, name, folder, where)
+            if there in files:
+                raise UserError(f"{where}: {there} is there twice")
+            if there is None:
+                without[name] = metadata.name
+            else:
+                files[there] = metadata.parent / mask
+            if number > MAX_ROWS:
+                raise UserError(f"{metadata}: over {MAX_ROWS} rows")
+    missing = [*problems, *folder.problems, *absent(without)]
+    annotations = detected_label_files(path, files, missing, pool, progress)
+    annotations.statement = (
+        f"Hugging Face imagefolder: {len(files) + len(without)} rows in"
+        f" {first_few(file.name for file in found)}; masks are {annotations.statement}"
+    )
+    annotations.format = "huggingface"
+    return annotations
+
+
+def _names_in(row: Mapping[str, Any], column: str | None, where: str) -> tuple[str, str]:
+    """Returns the file names of a row's image and mask."""
+    columns = [key for key, value in row.items() if isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)]
+    image_column, mask_column = choose_columns(columns, column, where)
+    image = safe_name(row[image_column], f"{where}: {image_column}")
+    return image, safe_name(row[mask_column], f"{where}: {mask_column}")
+
+
+def _image_of(parent: Path, name: str, folder: ImagesFolder, where: str) -> str | None:
+    """Returns the image that metadata in `parent` name; where that lies among the images, only the very file counts."""
+    image, root = (parent / name).resolve(), folder.root.resolve()
+    if not image.is_relative_to(root):
+        return folder.find(name, where)
+    there = image.relative_to(root).as_posix()  # a mask may have the same name in another folder
+    return there if there in folder else None
+
+
+def metadata_files(path: Path, problems: list[Problem]) -> list[Path]:
+    """Returns the metadata files at or under `path`."""
+    if path.is_file():
+        return [path] if path.name in METADATA else []
+    return [file for file in walk(path, problems) if file.name in METADATA]
+
+
+def _rows(metadata: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        with open(metadata, encoding="utf-8-sig", newline="") as file:
+            if metadata.suffix == ".csv":
+                yield from csv.DictReader(_bounded(metadata, file), restkey="", strict=True)
+                return
+            for number, line in enumerate(_bounded(metadata, file), 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise UserError(f"{metadata}: line {number}: expected an object, found {shown(row)}")
+                    yield row
+    except OSError as error:
+        raise UserError(f"{metadata}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise UserError(f"{metadata}: is broken: {str(error)[:200]}") from error
+
+
+def _bounded(metadata: Path, file: Any) -> Iterator[str]:
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise UserError(f"{metadata}: a line of over {MAX_LINE >> 20} million characters")
+        yield line

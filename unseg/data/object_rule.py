@@ -1,0 +1,55 @@
+"""The rule that says which part of an image is the object: one value from the command line to the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class ObjectRule:
+    """Which classes or segments are the object. Crowds, void and the ignore label never are.
+
+    which: "all", "things" (countable objects only) or class ids (a single class: one id). by_class: the classes stay
+    apart, as codes. ignore_label: a class id that is never the object. background_label: a class id that "all" leaves
+    out. Both labels are for masks of class ids alone, and None stands for no such label.
+    """
+
+    which: Literal["all", "things"] | tuple[int, ...] = "all"
+    by_class: bool = False
+    ignore_label: int | None = 255
+    background_label: int | None = 0
+
+    @staticmethod
+    def parse(
+        text: str, ignore_label: int | None = 255, background_label: int | None = 0, option: str = "--objects"
+    ) -> ObjectRule:
+        """Returns the rule that a user wrote: `all`, `things`, `multi`, `by-class`, or ids such as 3,4 or 1-5.
+
+        `multi` is what the published scripts call `things`. Raises UserError, which names `option`, for anything else.
+        """
+        word = text.strip().lower()
+        if word in ("things", "multi"):
+            return ObjectRule("things", False, ignore_label, background_label)
+        if word == "by-class":
+            return ObjectRule("all", True, ignore_label, background_label)
+        ids = parse_objects(text, option)
+        return ObjectRule("all" if ids is None else ids, False, ignore_label, background_label)
+
+
+ALL_OBJECTS = ObjectRule()
+
+
+def parse_objects(text: str, option: str = "--objects") -> tuple[int, ...] | None:
+    """Returns None for `all`, and the sorted ids for `3,4` or `1-5,9`. Anything else is a UserError."""
+    if text.strip().lower() == "all":
+        return None
+    ids: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
+            raise UserError(f"{option} {text}: give `all` or class ids such as 3,4 or 1-5")
+        ids.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(ids))

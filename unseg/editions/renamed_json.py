@@ -1,0 +1,120 @@
+"""New names of images in a COCO json, where an edition's images cannot keep theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unseg.data.annotations.json_stream import open_json
+from unseg.data.annotations.names import ImagesFolder
+from unseg.storage.files import BLOCK
+
+LARGEST_NAME = 4096  # characters
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """The new names of the images of one folder.
+
+    folder: finds an image by the name that a json has for it. names: name in the folder → new name. sha256: of the
+    names.
+    """
+
+    folder: ImagesFolder | None
+    names: Mapping[str, str]
+    sha256: str | None
+
+    @property
+    def changes(self) -> bool:
+        """Returns whether any image has a new name."""
+        return bool(self.names)
+
+    def of(self, file_name: object, where: str) -> str | None:
+        """Returns the new file_name of a json's image; None where it stays."""
+        if self.folder is None or not isinstance(file_name, str) or len(file_name) > LARGEST_NAME:
+            return None
+        found = self.folder.find(file_name.replace("\\", "/"), where)
+        output = None if found is None else self.names.get(found)
+        return None if output is None else str(PurePosixPath(file_name).with_name(PurePosixPath(output).name))
+
+
+class Renamings:
+    """Makes a `Renaming` for each folder of images when it is first asked for.
+
+    root: of the data set. outputs: an image's name → the name of its protected version.
+    """
+
+    NONE = Renaming(None, {}, None)
+
+    def __init__(self, root: Path, outputs: Mapping[str, str]) -> None:
+        self.root, self.outputs = root, outputs
+        self._known: dict[str, Renaming] = {}
+
+    def of(self, name: str, images: str | None) -> Renaming:
+        """Returns what changes in the json `name`, whose images lie in the folder `images`, both under the root."""
+        if images is None or not self.outputs:
+            return self.NONE
+        if images not in self._known:
+            self._known[images] = self._renaming(images)
+        renaming = self._known[images]
+        return renaming if renaming.changes and _has_images(self.root / name) else self.NONE
+
+    def _renaming(self, images: str) -> Renaming:
+        prefix = f"{images}/"
+        names = {
+            name[len(prefix) :]: output for name, output in sorted(self.outputs.items()) if name.startswith(prefix)
+        }
+        if not names:
+            return self.NONE
+        return Renaming(ImagesFolder.open(self.root / images), names, _sha256_of_names(names))
+
+
+def _has_images(path: Path) -> bool:
+    """Returns whether a json has COCO's list of images."""
+    with open_json(path) as stream:
+        for key in stream.members():
+            if key == "images":
+                return True
+            stream.skip()
+    return False
+
+
+def rewritten_blocks(path: Path, renaming: Renaming) -> Iterator[bytes]:
+    """Yields a COCO json with new file_names: changed entries of `images` are written anew, other bytes as they are.
+
+    The file is read as a stream, so that memory does not grow with it.
+    """
+    with open(path, "rb") as original, open_json(path) as stream:
+        done = 0
+        for key in stream.members():
+            if key != "images":
+                stream.skip()
+                continue
+            for place, (image, begin, end) in enumerate(stream.elements()):
+                if not isinstance(image, dict):
+                    continue
+                name = renaming.of(image.get("file_name"), f"{path}: images[{place}]")
+                if name is not None:
+                    yield from _part(original, done, begin)
+                    yield json.dumps({**image, "file_name": name}).encode()
+                    done = end
+            break  # what follows is not looked at: nothing of it changes
+        yield from _part(original, done, None)
+
+
+def _part(file: Any, begin: int, end: int | None) -> Iterator[bytes]:
+    file.seek(begin)
+    while end is None or begin < end:
+        block = file.read(BLOCK if end is None else min(BLOCK, end - begin))
+        if not block:
+            return
+        begin += len(block)
+        yield block
+
+
+def _sha256_of_names(names: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(names.items())).encode()).hexdigest()

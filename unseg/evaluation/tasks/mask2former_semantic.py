@@ -1,0 +1,71 @@
+"""Semantic segmentation by Mask2Former; labels, views and metrics are those of the other semantic networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from unseg.evaluation.augmentation import augment, draw_views
+from unseg.evaluation.learner import AnnotatedImages, LearnerOptions
+from unseg.evaluation.tasks.labelling import labelling_of
+from unseg.evaluation.tasks.region_learner import check_name
+from unseg.evaluation.tasks.semantic import SemanticLearner, learn_labels
+from unseg.method import metrics
+from unseg.victims.mask2former import SIZES, SemanticMask2Former
+from unseg.victims.targets import Targets
+
+SEMANTIC_NETWORKS = tuple(SIZES)
+
+
+class Mask2FormerSemantic(SemanticLearner):
+    """Semantic segmentation by Mask2Former with its own loss: each class that a view shows is one mask."""
+
+    def build(self) -> nn.Module:
+        """Returns the network with its own loss."""
+        network = super().build()
+        assert isinstance(network, SemanticMask2Former)
+        self.notes = list(network.notes)
+        return network
+
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> torch.Tensor:
+        """Returns the loss of every `size`-th image from `rank` on; the views are those of the whole batch."""
+        images, labels = self._batch(indices[rank::size], device)
+        views = draw_views(len(indices), draw, self.colour_jitter).part(rank, size)
+        view, target = augment(images, labels, views)
+        return model(view.contiguous(), [class_targets(one) for one in target])
+
+
+def class_targets(labels_HW: torch.Tensor) -> Targets:
+    """Returns the classes of a label map (255: none) as masks. Their boxes are not needed, and are zero."""
+    present = labels_HW.unique()
+    present = present[present != metrics.IGNORE_LABEL]
+    return Targets(
+        present, labels_HW[None] == present[:, None, None], torch.zeros(len(present), 4, device=labels_HW.device)
+    )
+
+
+def make_mask2former_semantic(
+    network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
+) -> SemanticLearner:
+    """Makes the learner of Mask2Former on the classes of the training annotations, or on the object."""
+    check_name(network, SEMANTIC_NETWORKS, "semantic")
+    options.extras()
+    return learn_labels(
+        network,
+        train,
+        test,
+        options,
+        labelling=labelling_of(train, options),
+        kind=Mask2FormerSemantic,
+        build=lambda classes: SemanticMask2Former(network, classes, options.weights),
+    )

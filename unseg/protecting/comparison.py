@@ -1,0 +1,122 @@
+"""One protected file against its original: the largest changes, and whatever else is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from unseg.method import noise
+from unseg.method.metrics import psnr
+from unseg.protecting.manifest import Entry
+from unseg.protecting.originals import Broken, Originals, size_of
+from unseg.storage import image_decoding
+from unseg.storage.files import link_on_the_way
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a protected file differs from its original.
+
+    problems: in words; empty where the file keeps its promise. on_object, elsewhere: the greatest change on the
+    object's region and beside it, in grey levels of 255; None where there is no such pixel. psnr: in dB; None where
+    nothing changed.
+    """
+
+    problems: tuple[str, ...]
+    on_object: float | None
+    elsewhere: float | None
+    psnr: float | None
+
+
+def compare(entry: Entry, originals: Originals) -> Comparison:
+    """Reads a protected file back and returns how it differs from its original.
+
+    Raises Broken, or ImageError, where the two cannot be compared.
+    """
+    output = _output(entry, originals)
+    original = originals.image(entry)
+    changed_HWC = _like(output.samples, original.samples)
+    height, width = original.samples.shape[:2]
+    region_HW = originals.region(entry, height, width)
+    on_object, elsewhere = _greatest_changes(original.samples, changed_HWC, region_HW)
+    beyond = [
+        f"changes {where} by {value:g}, budget {limit:g}"
+        for where, value, limit in (
+            ("the object", on_object, entry.object_budget),
+            ("the background", elsewhere, entry.background_budget),
+        )
+        if value is not None and limit is not None and value > limit
+    ]
+    others = _other_differences(entry, originals.settings.metadata, output, original)
+    ratio = psnr(original.samples, changed_HWC)
+    return Comparison((*beyond, *others), on_object, elsewhere, psnr=ratio if np.isfinite(ratio) else None)
+
+
+def _output(entry: Entry, originals: Originals) -> image_decoding.Image:
+    if entry.output is None or entry.object_budget is None or entry.background_budget is None:
+        raise Broken("its line in the manifest has no output or no budget")
+    link = link_on_the_way(originals.folder, entry.output)
+    if link is not None:
+        raise Broken(f"{link} is a link, which is not followed")
+    path = originals.folder / entry.output
+    if not path.is_file():
+        raise Broken("missing")
+    return image_decoding.read_image(path, originals.max_pixels)
+
+
+def _greatest_changes(
+    original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Returns the greatest changes in the region and elsewhere, in grey levels of 255; None where there is no pixel."""
+    largest = (np.maximum(changed_HWC, original_HWC) - np.minimum(changed_HWC, original_HWC)).max(axis=2)
+    values = noise.VALUES_A_GREY_LEVEL[largest.dtype]
+    return _in_grey_levels(largest[region_HW], values), _in_grey_levels(largest[~region_HW], values)
+
+
+def _in_grey_levels(changes_N: np.ndarray, values: int) -> float | None:
+    """Returns the largest change. values: how many of the samples' values are a grey level of 255."""
+    if changes_N.size == 0:
+        return None
+    largest = int(changes_N.max())
+    return largest if values == 1 else largest / values
+
+
+def _other_differences(
+    entry: Entry, policy: str, output: image_decoding.Image, original: image_decoding.Image
+) -> Iterator[str]:
+    """Yields what is not as it should be beside the pixels. policy: the run's --metadata."""
+    if not _same_transparency(output.alpha, original.alpha):
+        yield "its transparency is not the original's"
+    as_rgb = output.samples.shape[2] != original.samples.shape[2]  # a profile for grey does not fit then
+    if output.metadata.icc_profile != (None if as_rgb else original.metadata.select(policy).icc_profile):
+        yield f"its colour profile is not what --metadata {policy} leaves"
+    if policy != "keep" and output.tells:
+        yield f"it carries {' and '.join(output.tells)}, which --metadata {policy} leaves out"
+    if output.sha256 != entry.output_sha256:
+        yield "changed since it was written (another sha256)"
+    if original.sha256 != entry.input_sha256:
+        yield "its original changed since (another sha256)"
+
+
+def _like(output_HWC: np.ndarray, original_HWC: np.ndarray) -> np.ndarray:
+    """Returns the output's samples in the original's layout: a grey original may have three equal channels (WebP)."""
+    if output_HWC.shape[2] == 3 and original_HWC.shape[2] == 1 and (output_HWC == output_HWC[..., :1]).all():
+        output_HWC = output_HWC[..., :1]
+    if output_HWC.shape[:2] != original_HWC.shape[:2]:
+        raise Broken(f"its size {size_of(output_HWC)} is not the original's {size_of(original_HWC)}")
+    if output_HWC.shape != original_HWC.shape or output_HWC.dtype != original_HWC.dtype:
+        raise Broken(f"it is {_kind(output_HWC)}, its original is {_kind(original_HWC)}")
+    return output_HWC
+
+
+def _kind(samples_HWC: np.ndarray) -> str:
+    return f"{8 * samples_HWC.itemsize}-bit {'grey' if samples_HWC.shape[2] == 1 else 'colour'}"
+
+
+def _same_transparency(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    """Returns whether two alphas say the same; None is opaque, as WebP stores no alpha that says no more than that."""
+    if first is None or second is None:
+        return all(alpha is None or (alpha == np.iinfo(alpha.dtype).max).all() for alpha in (first, second))
+    return np.array_equal(first, second)

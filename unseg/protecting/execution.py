@@ -1,0 +1,149 @@
+"""A plan carried out: the files and the manifest of a run; or, for a dry run, the lines that it would write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unseg.compute.progress import Progress, track
+from unseg.errors import UserError
+from unseg.protecting import processes
+from unseg.protecting.forecast import Forecast
+from unseg.protecting.manifest import Entry, ManifestWriter
+from unseg.protecting.objects import Refused
+from unseg.protecting.one_image import Job
+from unseg.protecting.pipeline import Pipeline, Result
+from unseg.protecting.planning import RunPlan
+from unseg.protecting.trials import foretell
+from unseg.storage import image_decoding, image_encoding
+from unseg.storage.files import remove_temporaries, sync_folder
+from unseg.storage.image_limits import ImageError
+
+ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
+TRIED_FROM = 100  # images: the length from which a run is tried first
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    entries: a line for every input of it, sorted. kept: how many were found done. seconds: of the images. forecast:
+    what was said before it began. dry: nothing was done; "protected" are those that nothing speaks against.
+    """
+
+    entries: tuple[Entry, ...]
+    kept: int
+    seconds: float
+    forecast: Forecast
+    dry: bool = False
+
+    def of(self, status: str) -> list[Entry]:
+        """Returns the lines of one status: "protected", "copied" or "failed"."""
+        return [entry for entry in self.entries if entry.status == status]
+
+    @property
+    def exit_code(self) -> int:
+        """Returns 0 where every image is protected, else 1."""
+        return int(any(entry.status != "protected" for entry in self.entries))
+
+
+def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
+    """Carries a plan out and returns what was done. The caller holds the lock of the output folder."""
+    _remove_temporaries(plan)
+    foreseen = foretell(plan, TRIED_FROM, pool, progress)
+    started = time.perf_counter()
+    kept, entries = 0, list(plan.problems)
+    with ManifestWriter(plan.out, plan.header, plan.before.values()) as manifest:
+        for problem in plan.problems:
+            manifest.add(problem)
+        with closing(_results(plan, manifest, pool)) as results:
+            for result in track(progress, results, len(plan.jobs), "images"):
+                manifest.add(result.entry)
+                entries.append(result.entry)
+                kept += result.kept
+                if len(entries) % ANNOUNCED == 0:
+                    _sync(plan, entries[-ANNOUNCED:])
+        _sync(plan, entries)
+    _remove_temporaries(plan)  # of a killed run's workers, which end a moment after it
+    return Summary(_sorted(entries), kept, time.perf_counter() - started, foreseen)
+
+
+def foresee(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
+    """Returns what `execute` would do, as far as headers, masks and annotations tell. Nothing is written."""
+    started = time.perf_counter()
+    checked = pool.map(lambda job: _foreseen(job, plan.pipeline), plan.jobs)
+    entries = [*plan.problems, *track(progress, checked, len(plan.jobs), "check")]
+    foreseen = foretell(plan, 1, pool, progress)
+    kept = len(plan.jobs) - len(plan.to_do)
+    return Summary(_sorted(entries), kept, time.perf_counter() - started, foreseen, dry=True)
+
+
+def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: entry.key))
+
+
+def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
+    if job.earlier is not None and not job.is_new:
+        return job.earlier
+    try:
+        data = pipeline.objects.image_bytes(job.sample)
+        height, width = image_decoding.upright_size(job.sample.image, pipeline.settings.max_pixels, data)
+        pixels = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes one byte: only sides are looked at
+        reason = image_encoding.unsupported(pipeline.settings.format, pixels, None)
+        if reason:
+            raise Refused("failed", reason)
+        pipeline.objects.find(job.sample, height, width)
+    except Refused as refused:
+        return Entry(*job.key, refused.status, reason=refused.reason)
+    except ImageError as error:
+        return Entry(*job.key, "failed", reason=error.reason)
+    return Entry(*job.key, "protected", output=job.planned.output, note=job.planned.note)
+
+
+def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Generator[Result, None, None]:
+    jobs = _announced(plan.jobs, manifest)
+    if plan.processes == 1:
+        return plan.pipeline.results(jobs, pool)
+    blueprint = processes.blueprint(plan.pipeline, plan.generator, plan.processes)
+    return processes.results(blueprint, plan.processes, jobs, count=len(plan.jobs))
+
+
+def _announced(jobs: tuple[Job, ...], manifest: ManifestWriter) -> Iterator[Job]:
+    """Yields the jobs, each one put on record before it is handed out."""
+    for start in range(0, len(jobs), ANNOUNCED):
+        part = jobs[start : start + ANNOUNCED]
+        manifest.announce(entry for entry in map(_claims, part) if entry is not None)
+        yield from part
+
+
+def _claims(job: Job) -> Entry | None:
+    """Returns the line that says what a job may write before it does, so that a killed run's files are known as ours.
+
+    Returns None where the manifest says it already. What an earlier run finished stays finished.
+    """
+    owned = set(job.earlier.owned) if job.earlier else set()
+    copy = set() if job.planned.copy is None else {job.planned.copy}
+    claims = {job.planned.output} | copy | owned
+    if claims <= owned:
+        return None
+    earlier = job.earlier or Entry(*job.key, "started")
+    return replace(earlier, claims=tuple(sorted(claims)))
+
+
+def _sync(plan: RunPlan, entries: Iterable[Entry]) -> None:
+    """Waits until the disk has the names of the entries' files, whose contents it has since they were written."""
+    for folder in {(plan.out / entry.output).parent for entry in entries if entry.output}:
+        with suppress(FileNotFoundError):  # of an earlier run, removed since
+            sync_folder(folder)
+
+
+def _remove_temporaries(plan: RunPlan) -> None:
+    try:
+        remove_temporaries(plan.out)
+    except OSError as error:
+        raise UserError(f"--out {plan.out}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,101 @@
+"""Images and masks as Python programs hold them, numpy arrays and PIL images: read as they are, given back alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image as Pillow
+
+from unseg.errors import UserError
+
+AnyImage = TypeVar("AnyImage", np.ndarray, Pillow.Image)
+AnyMask = np.ndarray | Pillow.Image
+
+# PIL's mode → the mode of its colours alone.
+_MODES = {"L": "L", "RGB": "RGB", "LA": "L", "RGBA": "RGB"}
+_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+_REMEDIES = {"1": "L", "PA": "RGBA", "RGBa": "RGBA", "La": "LA", "P": "RGB"}
+_ARRAYS = "H×W, H×W×1 (grey) or H×W×3 (RGB) of uint8 or uint16"
+
+
+@dataclass(frozen=True)
+class GivenImage:
+    """An image that a caller gave: its colours, and the way back to what it was.
+
+    samples: H×W×3 RGB or H×W×1 grey, uint8 or uint16, contiguous; writing to it could change the caller's image.
+    back: makes of changed samples an image of the caller's kind.
+    """
+
+    samples_HWC: np.ndarray
+    back: Callable[[np.ndarray], np.ndarray | Pillow.Image]
+
+
+def read_given(image: np.ndarray | Pillow.Image) -> GivenImage:
+    """Returns the samples of a numpy array or PIL image; raises UserError with the remedy for any other kind."""
+    if isinstance(image, Pillow.Image):
+        return _of_pillow(image)
+    if isinstance(image, np.ndarray):
+        return _of_array(image)
+    raise UserError(f"image: {type(image).__name__} is neither a numpy array nor a PIL image; give one of these")
+
+
+def _of_array(image: np.ndarray) -> GivenImage:
+    plane = image.ndim == 2
+    samples = image[..., None] if plane else image
+    good_shape = samples.ndim == 3 and samples.shape[2] in (1, 3) and samples.size > 0
+    if not good_shape or samples.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"image: expected {_ARRAYS}, got {'×'.join(map(str, image.shape))} {image.dtype}")
+    samples = np.ascontiguousarray(samples)
+    if not samples.flags.writeable:
+        samples = samples.copy()  # torch takes only memory that may be written, although nobody writes here
+    return GivenImage(samples, lambda changed: changed[..., 0] if plane else changed)
+
+
+def _of_pillow(image: Pillow.Image) -> GivenImage:
+    if image.mode not in _MODES:
+        remedy = f'image.convert("{_REMEDIES.get(image.mode, "RGB")}")'
+        if image.mode in _DEEP:
+            remedy = f"a numpy array, {_ARRAYS}"
+        raise UserError(f"image: PIL images of mode {image.mode} are not protected; give {remedy}")
+    if "transparency" in image.info:  # one colour or grey level that is transparent, and would no longer be
+        raise UserError(
+            f'image: this {image.mode} image marks one colour as transparent; give image.convert("RGBA"),'
+            " which has a channel for it"
+        )
+    if not image.width or not image.height:
+        raise UserError(f"image: {image.width}×{image.height} pixels hold nothing; give an image")
+    colours = np.array(image.convert(_MODES[image.mode]))
+    samples = colours[..., None] if colours.ndim == 2 else colours
+
+    def back(changed: np.ndarray) -> Pillow.Image:
+        result = Pillow.fromarray(changed[..., 0] if changed.shape[2] == 1 else changed)
+        if image.mode != result.mode:
+            result.putalpha(image.getchannel("A"))
+        result.info.update(image.info)  # the colour profile, above all
+        return result
+
+    return GivenImage(samples, back)
+
+
+def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
+    """Returns where the object is, H×W bool.
+
+    mask: H×W bool, or numbers that are 0 off the object and 255 (or 1) on it, as a numpy array or a PIL image. Raises
+    UserError for another size, and for other values, which could be class ids or an unfinished probability map.
+    """
+    values = np.asarray(mask)
+    if values.shape != (height, width):
+        raise UserError(
+            f"mask: expected {height}×{width} (height × width) as of the image, got {'×'.join(map(str, values.shape))}"
+        )
+    if values.dtype == bool:
+        return np.ascontiguousarray(values)
+    highest = values.max(initial=0)
+    if highest not in (0, 1, 255) or not np.isin(values, (0, highest)).all():
+        raise UserError(
+            "mask: holds other values than 0 and 255; give a bool array, for example `labels == 3` or `scores > 0.5`"
+        )
+    return values > 0

@@ -1,0 +1,142 @@
+"""What a run is to protect, read from the disk: images, annotations, boxes and the generator. Nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unseg.compute.device import choose_device
+from unseg.compute.progress import Progress
+from unseg.data.annotations.label_files import LabelFiles
+from unseg.data.samples import SampleFile, SampleList, find_samples
+from unseg.errors import UserError
+from unseg.protecting.box_file import read_boxes
+from unseg.protecting.generators import open_generator
+from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.outputs import check_folders
+from unseg.protecting.protector import Boxes
+from unseg.protecting.request import Request
+from unseg.storage.files import stays_inside
+from unseg.storage.weights import LoadedGenerator
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a run works on.
+
+    found: its images, and what else lies beside them. opened, boxes: what says where objects are; at most one is there.
+    """
+
+    found: SampleList
+    opened: OpenAnnotations | None
+    boxes: Mapping[str, Boxes] | None
+    loaded: LoadedGenerator
+    device: torch.device
+
+
+def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
+    """Returns everything that a run reads before its images; UserError where something is not there or does not fit.
+
+    pool: threads that look at files where a format needs it. progress: is told what was detected and what is left over.
+    """
+    opened = _opened(request, pool, progress)
+    found = _find(request, opened)
+    roots = request.inputs or sorted({sample.root for sample in found.samples})
+    check_folders(roots, request.out, request.masks or (opened.path if opened else None))
+    boxes = None if request.boxes is None else read_boxes(request.boxes)
+    device = choose_device(request.settings.device)
+    generator = request.settings.generator if request.generator is None else request.generator
+    loaded = open_generator(generator, str(device))
+    if any(path.is_dir() for path in request.inputs):  # for single files, most of a folder of masks has no image
+        _tell_leftovers(found, boxes, progress)
+    return Inputs(found, opened, boxes, loaded, device)
+
+
+def _opened(request: Request, pool: Executor, progress: Progress) -> OpenAnnotations | None:
+    annotations = request.annotations
+    if annotations is None:
+        return None
+    if not isinstance(annotations, OpenAnnotations):
+        root = _images_root(request, annotations)
+        annotations = OpenAnnotations.open(annotations, root, request.annotations_format, pool=pool, progress=progress)
+    progress.say(f"annotations: {annotations.reader.statement}")
+    annotations.reader.check_rule(request.settings.rule)
+    if request.settings.rule.by_class and getattr(annotations.reader, "kind", None) == "binary":
+        raise UserError(
+            f"--objects by-class: the masks in {annotations.path} hold no class ids; leave it out, or give"
+            " --annotations-format index"
+        )
+    return annotations
+
+
+def _images_root(request: Request, annotations: Path) -> Path | None:
+    """Returns the one folder that names in the annotations are relative to; None where they hold the images."""
+    given = request.inputs
+    if not given and request.samples is not None:
+        given = tuple(sample.root for sample in request.samples.samples)
+    roots = sorted({path.parent if path.is_file() else path for path in given})
+    if len(roots) > 1:
+        raise UserError(
+            f"--annotations {annotations}: name images relative to one folder, not to"
+            f" {', '.join(map(str, roots))}; give one folder at a time"
+        )
+    return roots[0] if roots else None
+
+
+def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
+    """Returns the images of the run, with what is left of the folders."""
+    if request.samples is not None:
+        _check_places(request.samples, opened)
+        return request.samples
+    if opened is None:
+        return find_samples(request.inputs, request.masks)
+    if opened.images_root is None:
+        return opened.samples()
+    of_labels = isinstance(opened.reader, LabelFiles) and opened.reader.format != "huggingface"
+    found = find_samples(request.inputs, opened.path if of_labels else None)
+    own = {os.path.realpath(path) for path in opened.reader.own_images()}
+    kept = [
+        SampleFile(sample.name, sample.image, sample.root)
+        for sample in found.samples
+        if not own or not _is_among(sample.image, own)
+    ]
+    problems = [problem for problem in found.problems if not problem.name.startswith("masks: ")]
+    return SampleList(kept, problems, [], found.other_files)
+
+
+def _check_places(samples: SampleList, opened: OpenAnnotations | None) -> None:
+    """Raises ValueError where a caller's samples lie elsewhere than they say, so that nobody finds their originals."""
+    root = None if opened is None else opened.images_root
+    for sample in samples.samples:
+        if not _is_below(sample.image, sample.root, sample.name):
+            raise ValueError(f"{sample.image} is not {sample.name} in {sample.root}")
+        if root is not None and root not in sample.image.parents:
+            raise ValueError(f"{sample.image} does not lie in {root}, where the annotations' images are")
+
+
+def _is_below(path: Path, root: Path, name: str) -> bool:
+    return os.path.normpath(root / name) == os.path.normpath(path) or not stays_inside(name)  # that is told by its name
+
+
+def _is_among(image: Path, own: set[str]) -> bool:
+    """Returns whether a file is one of the annotations' own, or lies in a folder of theirs. own: real paths."""
+    real = Path(os.path.realpath(image))
+    return any(str(path) in own for path in (real, *real.parents))
+
+
+def _tell_leftovers(found: SampleList, boxes: Mapping[str, Boxes] | None, progress: Progress) -> None:
+    """Tells what was given and is not used, since it may be a mistake."""
+    names = {sample.name for sample in found.samples}
+    unused_boxes = sorted(set(boxes or {}) - names)
+    for what, left in (
+        ("files are no images and are left out", found.other_files),
+        ("masks have no image", found.unused_masks),
+        ("boxes have no image", unused_boxes),
+    ):
+        if left:
+            progress.say(f"note: {len(left)} {what} ({', '.join(left[:3])}{', …' if len(left) > 3 else ''})")

@@ -1,0 +1,200 @@
+"""The plan of a run: every image's job, and what is known before the first of them begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unseg.compute.progress import Progress
+from unseg.compute.threads import cores
+from unseg.data.masks import check_kind, detect_kind
+from unseg.data.samples import SampleFile, SampleList
+from unseg.errors import UserError
+from unseg.method.codes import class_codes
+from unseg.protecting.header import check_same_settings, header_of
+from unseg.protecting.inputs import Inputs
+from unseg.protecting.manifest import Entry, Key, read_manifest, relative
+from unseg.protecting.objects import (
+    AnnotationObjects,
+    BoxFile,
+    ClassedObjects,
+    MaskFiles,
+    MaskFolder,
+    Objects,
+    OpenAnnotations,
+    WholeImage,
+)
+from unseg.protecting.one_image import Job
+from unseg.protecting.outputs import plan_outputs
+from unseg.protecting.pipeline import Pipeline
+from unseg.protecting.request import Request
+from unseg.storage.weights import LoadedGenerator
+
+NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything that a run does, known before it writes.
+
+    header: the manifest's first line. problems: lines of what cannot become a job. before: lines of earlier runs that
+    stay. jobs: in the order of their names. processes: how many share the work. generator: the caller's own, if any.
+    """
+
+    pipeline: Pipeline
+    header: dict[str, Any]
+    problems: tuple[Entry, ...]
+    before: Mapping[Key, Entry]
+    jobs: tuple[Job, ...]
+    processes: int
+    generator: LoadedGenerator | None
+
+    @property
+    def out(self) -> Path:
+        """Returns the output folder."""
+        return self.pipeline.out
+
+    @property
+    def to_do(self) -> list[Job]:
+        """Returns the jobs that no earlier run finished, as far as its manifest says."""
+        return [job for job in self.jobs if job.is_new]
+
+
+def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progress) -> RunPlan:
+    """Returns the plan of a run; UserError where the output folder or the settings forbid it. Nothing is written.
+
+    Masks are looked at in the threads of `pool`; `progress` is told what they are.
+    """
+    out, settings = request.out, request.settings
+    objects = _objects(request, inputs, pool, progress)
+    codes = _class_codes(request, objects, inputs.loaded, pool, progress)
+    workers = settings.workers or cores()
+    pipeline = Pipeline(settings, inputs.loaded, inputs.device, out, objects, codes, workers)
+    earlier = read_manifest(out)
+    header = header_of(pipeline)
+    check_same_settings(header, earlier, out)
+    samples = {(sample.name, relative(sample.root, out)): sample for sample in inputs.found.samples}
+    chosen = sorted(samples)[: request.limit]
+    last = chosen[-1][0] if request.limit is not None and chosen else None
+    before = _lines_that_stay(earlier.entries if earlier else {}, inputs.opened, out)
+    jobs = _jobs(samples, chosen, pipeline, before)
+    return RunPlan(
+        pipeline,
+        header,
+        problems=_problems(inputs, out, last),
+        before=before,
+        jobs=jobs,
+        processes=max(1, min(request.processes, len(jobs))),
+        generator=None if request.generator is None else inputs.loaded,
+    )
+
+
+def _jobs(
+    samples: Mapping[Key, SampleFile], chosen: list[Key], pipeline: Pipeline, before: Mapping[Key, Entry]
+) -> tuple[Job, ...]:
+    """Returns the chosen jobs; names are planned for all samples, so that they do not depend on the choice."""
+    settings = pipeline.settings
+    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names)
+    return tuple(Job(samples[key], planned[key], key, before.get(key)) for key in chosen)
+
+
+# --- what the object is
+
+
+def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progress) -> Objects:
+    settings, opened = request.settings, inputs.opened
+    if opened is not None:
+        place = relative(opened.path, request.out)
+        return AnnotationObjects(opened, settings.rule, place, settings.max_pixels)
+    if inputs.boxes is not None:
+        return BoxFile(inputs.boxes)
+    if request.masks is None:
+        return WholeImage()
+    folder = _mask_folder(request, request.masks, inputs.found, pool, progress)
+    return MaskFiles(folder, settings.rule, settings.max_pixels)
+
+
+def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executor, progress: Progress) -> MaskFolder:
+    """Returns what lies in the folder of masks; tells what their values mean where that was detected.
+
+    All masks of the folder are looked at, also those without an image in this run: the answer must not depend on which
+    images are protected together.
+    """
+    settings = request.settings
+    own = {sample.mask for sample in found.samples if sample.mask}
+    paths = sorted(own | {masks / name for name in found.unused_masks})
+    if settings.mask_type == "auto":
+        detected = detect_kind(paths, pool, progress)
+        kind = detected.kind
+        progress.say(f"masks: {detected.statement}{detected.otherwise}")
+    else:
+        kind = settings.mask_type
+    if settings.rule.by_class and kind == "binary":
+        raise UserError(
+            f"--objects by-class: the masks in {masks} hold no class ids; leave it out, or give --mask-type index"
+        )
+    check_kind(kind, settings.rule)
+    return MaskFolder(relative(masks, request.out), kind, paths)
+
+
+def _class_codes(
+    request: Request, objects: Objects, loaded: LoadedGenerator, pool: Executor, progress: Progress
+) -> dict[int, int] | None:
+    """Returns the code of every class of the set, and tells how many; None where classes are not told apart."""
+    if not request.settings.rule.by_class or not isinstance(objects, ClassedObjects):
+        return None
+    available = getattr(loaded.network, "codes", 0)
+    if not available:
+        raise UserError(
+            f"--objects by-class: generator {loaded.source} has no codes for classes; use --generator compact"
+        )
+    codes = class_codes(objects.class_areas(pool, progress), available)
+    shared = f"; classes beyond the {available} codes share one with a larger class" if len(codes) > available else ""
+    progress.say(f"classes: {len(codes)}, codes by falling area{shared}")
+    return codes
+
+
+# --- what is no job
+
+
+def _problems(inputs: Inputs, out: Path, last: str | None) -> tuple[Entry, ...]:
+    """Returns a line for what cannot become a job. last: the name after which absent images are not told."""
+    absent = [entry for entry in _absent(inputs, out) if last is None or entry.input <= last]
+    unreadable = [Entry(problem.name, NO_ROOT, "failed", reason=problem.reason) for problem in inputs.found.problems]
+    return (*unreadable, *absent)
+
+
+def _absent(inputs: Inputs, out: Path) -> list[Entry]:
+    """Returns a line for everything that is annotated without an image."""
+    if inputs.opened is None:
+        return []
+    told = {problem.name for problem in inputs.found.problems}
+    root = relative(_root_of(inputs.opened), out)
+    return [
+        Entry(problem.name, root, "failed", reason=f"annotated, but not protected: {problem.reason}")
+        for problem in inputs.opened.reader.missing
+        if problem.name not in told
+    ]
+
+
+def _lines_that_stay(known: Mapping[Key, Entry], opened: OpenAnnotations | None, out: Path) -> dict[Key, Entry]:
+    """Returns the lines of earlier runs without those of no image; what is absent is told anew by every run."""
+    annotated = NO_ROOT if opened is None else relative(_root_of(opened), out)
+    return {
+        key: entry
+        for key, entry in known.items()
+        if entry.input_root != NO_ROOT and not (entry.input_root == annotated and _is_absent(entry, out))
+    }
+
+
+def _root_of(opened: OpenAnnotations) -> Path:
+    return opened.images_root or opened.path
+
+
+def _is_absent(entry: Entry, out: Path) -> bool:
+    """Returns whether a line speaks of an image that is annotated without being there."""
+    return entry.status == "failed" and not entry.owned and not os.path.lexists(out / entry.input_root / entry.input)

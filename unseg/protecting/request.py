@@ -1,0 +1,62 @@
+"""What a caller asks of one run of `protect`, and which questions contradict each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unseg.data.samples import SampleList
+from unseg.errors import UserError
+from unseg.protecting.generators import AnyGenerator
+from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.settings import ProtectSettings
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run as it was asked for; the arguments of `unseg.protecting.run.protect`."""
+
+    inputs: tuple[Path, ...]
+    out: Path
+    settings: ProtectSettings
+    masks: Path | None = None
+    boxes: Path | None = None
+    annotations: Path | OpenAnnotations | None = None
+    annotations_format: str = "auto"
+    samples: SampleList | None = None
+    limit: int | None = None
+    processes: int = 1
+    generator: AnyGenerator | None = None
+
+    def check(self) -> None:
+        """Raises UserError where options contradict each other or one is missing; reads nothing."""
+        self._check_sources()
+        self._check_rule()
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit {self.limit}: give 1 or more")
+        if self.processes < 1:
+            raise UserError(f"--processes {self.processes}: give 1 or more")
+
+    def _check_sources(self) -> None:
+        sources = {"--masks": self.masks, "--boxes": self.boxes, "--annotations": self.annotations}
+        given = [option for option, value in sources.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
+        if not self.inputs and self.samples is None and self.annotations is None:
+            raise UserError("no images: name folders or files")
+
+    def _check_rule(self) -> None:
+        rule, mask_type = self.settings.rule, self.settings.mask_type
+        labelled = self.masks is not None or self.annotations is not None
+        if rule.by_class and not labelled:
+            raise UserError(
+                "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
+            )
+        if rule.which == "things" and self.annotations is None:
+            raise UserError("--objects things: needs --annotations, of a format that tells things from stuff")
+        if rule.which != "all" and not labelled:
+            raise UserError(
+                "--objects with class ids: needs --masks or --annotations; without them the whole image is the object"
+            )
+        if mask_type != "auto" and self.annotations is not None:
+            raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")

@@ -1,0 +1,323 @@
+"""Image files → samples, strictly.
+
+Pixels are upright: the EXIF orientation is applied when reading, because what is written carries none. Grey stays grey,
+16 bits stay 16 bits, colour profiles and alpha are kept. A file that cannot be read whole is an error that names it,
+never a partly grey image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ExifTags
+from PIL import Image as Pillow
+from PIL.TiffImagePlugin import TiffImageFile
+
+from unseg.storage.image_limits import (
+    FORMATS,
+    MAX_PIXELS,
+    MULTI_PICTURE,
+    ImageError,
+    bytes_of_image,
+    check_header,
+    check_size,
+    image_errors,
+    webp_size,
+)
+from unseg.storage.image_metadata import NO_METADATA, Metadata, metadata_of, telling_kinds
+
+JPEG_SCANS = 100  # ten are usual; each one costs a pass over all pixels, however few its bytes
+GREY_LEVEL_16 = 257  # 65535 / 255: a grey level of 255 in values of 16 bits
+ORIENTATION = ExifTags.Base.Orientation
+TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
+NAME_OF_MODE = {
+    "1": "black-and-white",
+    "P": "palette",
+    "PA": "palette with alpha",
+    "L": "grey",
+    "LA": "grey with alpha",
+    "La": "premultiplied grey",
+    "RGBa": "premultiplied RGBA",
+}
+RGB_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "LA", "RGB", "RGBA")
+# Tags of TIFF 6.0.
+BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339
+
+
+@dataclass(frozen=True)
+class Image:
+    """A decoded image, upright.
+
+    samples: H×W×C, C = 1 (grey) or 3 (RGB), uint8 or uint16, contiguous: the file's own values. alpha: H×W of the same
+    type, or None. metadata: what may be kept. note: the conversion that decoding made ("palette to RGB"), or None.
+    sha256: of the file's bytes. tells: kinds of metadata in the file that say more than colours ("EXIF", "XMP").
+    """
+
+    samples: np.ndarray
+    alpha: np.ndarray | None = None
+    metadata: Metadata = NO_METADATA
+    note: str | None = None
+    sha256: str = ""
+    tells: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Returns the image as networks see it: H×W×3 uint8 RGB. For 8-bit RGB these are the samples themselves."""
+        return eight_bit_rgb(self.samples)
+
+
+def eight_bit_rgb(samples_HWC: np.ndarray) -> np.ndarray:
+    """Returns H×W×3 uint8 of samples H×W×1 or H×W×3, uint8 or uint16 (rounded to the nearest of 256 levels)."""
+    if samples_HWC.ndim != 3 or samples_HWC.shape[2] not in (1, 3) or samples_HWC.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"image: expected H×W×3 or H×W×1 of uint8 or uint16, got {samples_HWC.shape} {samples_HWC.dtype}"
+        )
+    if samples_HWC.dtype == np.uint16:
+        # (v + 128) // 257 without leaving 16 bits
+        samples_HWC = (samples_HWC // GREY_LEVEL_16 + (samples_HWC % GREY_LEVEL_16 > 128)).astype(np.uint8)
+    return samples_HWC if samples_HWC.shape[2] == 3 else np.repeat(samples_HWC, 3, axis=2)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A decoded mask or label map, upright.
+
+    values: H×W integers (palette images: the indices; black-and-white images: 0 and 255). palette: it has a palette.
+    lossy: it comes from a format that changes values (JPEG), so that class ids cannot be trusted.
+    """
+
+    values: np.ndarray
+    palette: bool
+    lossy: bool
+    sha256: str
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, describe: bool = False) -> Image:
+    """Returns the image in `path` (JPEG, PNG, WebP, BMP, TIFF), decoded completely, or raises ImageError.
+
+    8 bits a channel; 16 in PNG and TIFF. Palette, CMYK and YCbCr become RGB, black-and-white becomes grey, and the note
+    says so. describe: also read EXIF and XMP into the metadata.
+    """
+    path = Path(path)
+    return decode_image(path, bytes_of_image(path, max_pixels), max_pixels, describe=describe)
+
+
+def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, describe: bool = False) -> Image:
+    """Returns what `read_image` does for bytes that are in memory already; `path` is what errors name."""
+    with _decoding(path, data, max_pixels) as image:
+        bits = _check_kind(path, image, data)
+        grey, has_alpha = image.mode in GREY_MODES, _has_alpha(image)
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if bits == 16:
+            samples, alpha, grey = _deep_samples(path, image, data, grey=grey, has_alpha=has_alpha)
+            notes: list[str] = []
+        else:
+            samples, alpha, notes = _shallow_samples(image, grey, has_alpha)
+        metadata, left_out = metadata_of(image, grey, describe)
+        tells = telling_kinds(image)
+    return Image(
+        samples=_upright(samples, orientation),
+        alpha=None if alpha is None else _upright(alpha, orientation),
+        metadata=metadata,
+        note="; ".join(notes + left_out) or None,
+        sha256=hashlib.sha256(data).hexdigest(),
+        tells=tells,
+    )
+
+
+def decode_samples(data: bytes) -> np.ndarray:
+    """Returns the samples, H×W×C uint8 with C = 1 or 3, of an 8-bit image that `unseg.storage.image_encoding` made."""
+    with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
+        samples = np.array(image.convert("L" if image.mode in ("L", "LA") else "RGB"))
+    return samples if samples.ndim == 3 else samples[..., None]
+
+
+def upright_size(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> tuple[int, int]:
+    """Returns height and width that `read_image` would find, from the header alone.
+
+    data: the image's bytes, where `path` is no file of its own. An ImageError says where the header shows that the
+    image cannot be used.
+    """
+    data = bytes_of_image(path, max_pixels) if data is None else data
+    with image_errors(path):
+        check_size(path, *webp_size(data[:30]), max_pixels)
+        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_header(path, image, max_pixels)
+            _check_kind(path, image, data)
+            # Pillow decodes a PNG to look for EXIF behind its pixels; there is none without the chunk's name.
+            exif = image.getexif() if image.format != "PNG" or b"eXIf" in data else Pillow.Image.getexif(image)
+            turned = exif.get(ORIENTATION, 1) in TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
+
+
+# --- masks and label maps --------------------------------------------------------------------------------------------
+
+
+def open_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> Label:
+    """Returns a mask or label map, or raises ImageError: grey, palette or black-and-white, up to 32 bits a value.
+
+    A colour image is accepted only where its channels are equal and nothing is transparent.
+    """
+    path = Path(path)
+    return decode_label(path, bytes_of_image(path, max_pixels), max_pixels)
+
+
+def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
+    """Returns what `open_label` does for bytes that are in memory already; `path` is what errors name."""
+    with _decoding(path, data, max_pixels) as image:
+        mode, lossy = image.mode, image.format in ("JPEG", MULTI_PICTURE)
+        if mode not in LABEL_MODES:
+            raise ImageError(path, f"a mask must be grey, palette or black-and-white, this one is {mode}")
+        if mode in ("LA", "RGB", "RGBA") and _header_bits(image, data) > 8:
+            raise ImageError(path, "mask with more than 8 bits a channel: save it as grey PNG, one class id a pixel")
+        values = _upright(np.asarray(image), image.getexif().get(ORIENTATION, 1))
+    if mode == "1":
+        values = values.astype(np.uint8) * 255
+    if mode in ("LA", "RGBA") and (values[..., -1] != 255).any():
+        raise ImageError(path, "mask with transparency: save it as grey or palette PNG without alpha")
+    if mode in ("RGB", "RGBA") and (values[..., :1] != values[..., 1:3]).any():
+        raise ImageError(path, "colour mask: save it as grey or palette PNG, one class id a pixel")
+    values = values if values.ndim == 2 else values[..., 0]
+    return Label(np.ascontiguousarray(values), mode == "P", lossy, hashlib.sha256(data).hexdigest())
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """Returns the values of a mask or label map, H×W integers; see `open_label`."""
+    return open_label(path).values
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _decoding(path: Path, data: bytes, max_pixels: int) -> Iterator[Pillow.Image]:
+    """Opens the image and loads its pixels; what goes wrong inside is one ImageError."""
+    with image_errors(path):
+        check_size(path, *webp_size(data[:30]), max_pixels)
+        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_header(path, image, max_pixels)
+            if image.format in ("JPEG", MULTI_PICTURE) and data.count(b"\xff\xda") > JPEG_SCANS:
+                raise ImageError(path, f"more than {JPEG_SCANS} scans: made to keep a decoder busy, or damaged")
+            image.load()
+            yield image
+
+
+def _check_kind(path: Path, image: Pillow.Image, data: bytes) -> int:
+    """Returns bits a channel, 8 or 16; raises ImageError for kinds of images that cannot be kept exactly."""
+    bits = _header_bits(image, data)
+    if bits > 8:
+        if unusable := _unusable_depth(image, bits):
+            raise ImageError(path, f"{unusable}: convert it to 8 or 16 bits a channel, unsigned, first")
+        bits = 16
+    if image.mode not in (*GREY_MODES, *RGB_MODES):
+        raise ImageError(path, f"{image.mode} colours: save it as RGB or grey first")
+    return max(bits, 8)
+
+
+def _unusable_depth(image: Pillow.Image, bits: int) -> str | None:
+    """Returns why values of more than 8 bits cannot be kept exactly; None where they can."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    sample_formats = _tuple(tags.get(SAMPLE_FORMAT, 1))
+    if image.mode == "F" or 3 in sample_formats:
+        return "floating-point values"
+    if 2 in sample_formats:
+        return "signed values"
+    if bits != 16 or (image.mode == "I" and image.format == "TIFF"):
+        return f"{bits} bits a channel"
+    if tags.get(PHOTOMETRIC, 1) == 0:
+        return "16 bits with white as zero"
+    if 1 in _tuple(tags.get(EXTRA_SAMPLES, 2)):
+        return "16 bits with premultiplied alpha"
+    return None
+
+
+def _header_bits(image: Pillow.Image, data: bytes) -> int:
+    """Returns the bits a channel that the file's own header states: Pillow quietly cuts 16-bit RGB to 8."""
+    if image.format == "PNG":
+        return data[24]  # IHDR: 8 signature, 8 chunk header, 4 width, 4 height, then the bit depth
+    if isinstance(image, TiffImageFile):
+        return max(_tuple(image.tag_v2.get(BITS_PER_SAMPLE, 1)))
+    return 16 if image.mode.startswith(("I", "F")) else 8
+
+
+def _tuple(value: object) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shallow_samples(
+    image: Pillow.Image, grey: bool, has_alpha: bool
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Returns samples H×W×C and alpha H×W of an 8-bit image, and the conversion that it took, if any."""
+    kept = "L" if grey else "RGB"
+    target = f"{kept}A" if has_alpha else kept
+    array = np.array(image if image.mode == target else image.convert(target))
+    array = array if array.ndim == 3 else array[..., None]
+    samples, alpha = (array[..., :-1], array[..., -1]) if has_alpha else (array, None)
+    if image.mode in (target, kept):
+        return samples, alpha, []
+    names = NAME_OF_MODE.get(image.mode, image.mode), NAME_OF_MODE.get(target, target)
+    return samples, alpha, [" to ".join(names)]
+
+
+def _deep_samples(
+    path: Path, image: Pillow.Image, data: bytes, *, grey: bool, has_alpha: bool
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Returns samples and alpha of a 16-bit image, as its file has them, and whether it is grey.
+
+    Pillow reads 16-bit grey and the high bytes of 16-bit colour; OpenCV reads all bits. What they agree on is right,
+    and kinds that one of them misreads (planes stored apart) are refused.
+    """
+    if grey and not has_alpha:
+        return np.asarray(image).astype(np.uint16)[..., None], None, True
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width):
+        raise ImageError(path, "16 bits a channel, stored in a way that is not read: save it as 16-bit PNG")
+    values = values if values.ndim == 3 else values[..., None]
+    values = values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] >= 3 else values  # OpenCV's order is BGR
+    colours, alpha = values[..., :3], values[..., 3] if values.shape[2] == 4 else None
+    if "transparency" in image.info and alpha is None:  # one colour stands for what is transparent
+        alpha = (colours != np.asarray(image.info["transparency"], np.uint16)).any(axis=2) * np.uint16(65535)
+    if not _high_bytes_agree(image, colours, alpha):
+        raise ImageError(path, "16 bits a channel, stored in a way that is not read exactly: save it as 16-bit PNG")
+    grey = image.format == "PNG" and data[25] in (0, 4)  # colour types without colour
+    return colours[..., :1] if grey else colours, alpha, grey
+
+
+def _high_bytes_agree(image: Pillow.Image, colours_HW3: np.ndarray, alpha_HW: np.ndarray | None) -> bool:
+    """Returns whether Pillow, where it reads colour, has the high bytes of these 16-bit values."""
+    if image.mode not in ("RGB", "RGBA"):
+        return True
+    seen = np.asarray(image.convert("RGB" if alpha_HW is None else "RGBA"))
+    if not np.array_equal(seen[..., :3], colours_HW3 >> 8):
+        return False
+    return image.mode == "RGB" or (alpha_HW is not None and np.array_equal(seen[..., 3], alpha_HW >> 8))
+
+
+def _has_alpha(image: Pillow.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _upright(values: np.ndarray, orientation: object) -> np.ndarray:
+    """Returns H×W… turned and mirrored as EXIF's orientation (1 to 8) says, contiguous.
+
+    Any other orientation changes nothing.
+    """
+    if orientation in TURNED:
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return np.ascontiguousarray(values)

@@ -1,0 +1,306 @@
+"""Detectors and instance networks: torchvision's R-CNN family, transformers' DETR family. Nothing is ever downloaded.
+
+Shapes: B images of a batch, N objects, H×W the training size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FrozenBatchNorm2d
+
+from segment_anything_training.key_remaps import State
+from unseg.errors import UserError
+from unseg.victims.pretrained import build_transformers, load_strictly, read_weights
+from unseg.victims.targets import MAX_DETECTIONS, FoundObjects, Targets
+
+RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."
+STRIDE = 32  # RT-DETR wants sides that can be halved five times
+DETR_HEADS = r"class_embed|enc_score_head|class_labels_classifier"
+
+
+# --- torchvision -----------------------------------------------------------------------------------------------------
+
+
+class RCNN(nn.Module):
+    """Faster R-CNN (Ren et al., NeurIPS 2015) or Mask R-CNN (He et al., ICCV 2017).
+
+    notes: sentences on what weights of a file left random.
+    """
+
+    def __init__(
+        self,
+        family: type[FasterRCNN],
+        backbone: str,
+        class_count: int,
+        size: tuple[int, int],
+        weights: Path | None,
+        small: bool,
+    ) -> None:
+        super().__init__()
+        # Published weights were trained with fixed statistics of their batch norms; from scratch those must be learnt.
+        norm = nn.BatchNorm2d if weights is None else FrozenBatchNorm2d
+        if backbone.startswith("mobilenet"):
+            stem = mobilenet_backbone(
+                backbone_name=backbone,
+                weights=None,
+                fpn=True,
+                norm_layer=norm,
+                trainable_layers=6 if weights is None else 3,
+            )
+            sides = (8, 16, 32, 64, 128) if small else (32, 64, 128, 256, 512)
+            options: dict[str, Any] = {"rpn_anchor_generator": AnchorGenerator((sides,) * 3, ((0.5, 1.0, 2.0),) * 3)}
+        else:
+            stem = resnet_fpn_backbone(
+                backbone_name=backbone, weights=None, norm_layer=norm, trainable_layers=5 if weights is None else 3
+            )
+            options = {}
+        options |= _small_heads(family, class_count + 1) if small else {"num_classes": class_count + 1}
+        # Images come normalised and of one size: the transform of its own must leave them as they are.
+        self.network = family(
+            stem,
+            min_size=min(size),
+            max_size=max(size),
+            image_mean=[0.0] * 3,
+            image_std=[1.0] * 3,
+            box_detections_per_img=MAX_DETECTIONS,
+            _skip_resize=True,
+            **options,
+        )
+        self.notes: list[str] = []
+        if weights is not None:
+            state = read_weights(weights)
+            body = self.network.backbone.body
+            if any(name.startswith("backbone.") for name in state):
+                self.notes = load_strictly(self.network, uncounted(renamed_rcnn(state)), RCNN_HEADS, weights)
+            else:
+                load_strictly(body, uncounted(classifier_body(state, backbone)), r"^$", weights)
+                self.notes = [f"--weights {weights.name}: of the backbone alone; all else starts from random weights"]
+
+    def forward(
+        self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
+    ) -> torch.Tensor | list[FoundObjects]:
+        """Returns the sum of its losses where there are targets, a scalar; else what it finds in each image."""
+        images = list(images_B3HW)
+        if targets is not None:
+            wanted = [
+                {"boxes": target.boxes, "labels": target.labels + 1, "masks": target.masks.to(torch.uint8)}
+                for target in targets
+            ]
+            return sum(self.network(images, wanted).values())
+        return [
+            FoundObjects(
+                answer["scores"].float(),
+                answer["labels"] - 1,
+                answer["boxes"].float(),
+                answer["masks"][:, 0].float() if "masks" in answer else None,
+            )
+            for answer in self.network(images)
+        ]
+
+
+def _small_heads(family: type[FasterRCNN], outputs: int) -> dict[str, Any]:
+    """Returns heads and numbers of proposals for images of some hundred pixels on two cores."""
+    options: dict[str, Any] = {
+        "box_head": TwoMLPHead(256 * 7 * 7, 256),
+        "box_predictor": FastRCNNPredictor(256, outputs),
+        "rpn_pre_nms_top_n_train": 400,
+        "rpn_pre_nms_top_n_test": 200,
+        "rpn_post_nms_top_n_train": 200,
+        "rpn_post_nms_top_n_test": 100,
+        "rpn_batch_size_per_image": 64,
+        "box_batch_size_per_image": 64,
+    }
+    if family is MaskRCNN:
+        options |= {"mask_head": MaskRCNNHeads(256, (64, 64), 1), "mask_predictor": MaskRCNNPredictor(64, 64, outputs)}
+    return options
+
+
+def renamed_rcnn(state: State) -> State:
+    """Returns a state of torchvision's older releases in its present names, which tell a block's layers apart."""
+    return {_renamed(name): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str) -> str:
+    if match := re.fullmatch(r"(rpn\.head\.conv\.)(\w+)", name):
+        return f"{match[1]}0.0.{match[2]}"
+    if match := re.fullmatch(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+\.)(\w+)", name):
+        return f"{match[1]}0.{match[2]}"
+    if match := re.fullmatch(r"(roi_heads\.mask_head\.)mask_fcn(\d+)\.(\w+)", name):
+        return f"{match[1]}{int(match[2]) - 1}.0.{match[3]}"
+    return name
+
+
+def classifier_body(state: State, backbone: str) -> State:
+    """Returns torchvision's image classifier without its last layers, in the names of a detector's backbone."""
+    if backbone.startswith("mobilenet"):
+        return {
+            name.removeprefix("features."): tensor
+            for name, tensor in state.items()
+            if not name.startswith("classifier.")
+        }
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def uncounted(state: State) -> State:
+    """Returns the state without the numbers of batches that batch norms have seen, which fixed ones do not keep."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+# --- transformers ----------------------------------------------------------------------------------------------------
+
+
+class Detr(nn.Module):
+    """A member of the DETR family: Deformable DETR (Zhu et al., ICLR 2021), RT-DETR (Zhao et al., CVPR 2024).
+
+    It computes in float32 on every device: its boxes are small differences. notes: sentences on what weights of a file
+    left random.
+    """
+
+    def __init__(self, family: str, class_count: int, weights: Path | None, sizes: dict[str, Any]) -> None:
+        super().__init__()
+        self.network, self.notes = build_transformers(
+            family,
+            "ForObjectDetection",
+            class_count,
+            weights,
+            DETR_HEADS,
+            lambda config_class: config_class(num_labels=class_count, **sizes),
+        )
+        if weights is None:
+            thaw(self.network)
+
+    def forward(
+        self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
+    ) -> torch.Tensor | list[FoundObjects]:
+        """Returns its loss where there are targets, a scalar; else what it finds in each image."""
+        right, below = (-side % STRIDE for side in images_B3HW.shape[:1:-1])
+        images_B3HW, valid_BHW = F.pad(images_B3HW, (0, right, 0, below)), F.pad(valid_BHW, (0, right, 0, below))
+        height, width = images_B3HW.shape[-2:]
+        scale = images_B3HW.new_tensor([width, height, width, height])
+        with torch.autocast(images_B3HW.device.type, enabled=False):
+            if targets is None:
+                answer = self.network(images_B3HW, pixel_mask=valid_BHW.long())
+                return [
+                    self._ranked(logits, boxes, scale)
+                    for logits, boxes in zip(answer.logits, answer.pred_boxes, strict=True)
+                ]
+            wanted = [{"class_labels": target.labels, "boxes": centred(target.boxes / scale)} for target in targets]
+            try:
+                return self.network(images_B3HW, pixel_mask=valid_BHW.long(), labels=wanted).loss
+            except ValueError as error:
+                if all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+                    raise
+                raise UserError(
+                    "training diverged: the detector's weights are no longer finite numbers; try another seed"
+                    " (--seeds) or a larger --batch"
+                ) from error
+
+    @staticmethod
+    def _ranked(logits_QC: torch.Tensor, boxes_Q4: torch.Tensor, scale: torch.Tensor) -> FoundObjects:
+        """Returns the best pairs of a query and a class, as these detectors' published inference ranks them."""
+        scores, pairs = logits_QC.sigmoid().flatten().topk(min(MAX_DETECTIONS, logits_QC.numel()))
+        centre, side = boxes_Q4[pairs // logits_QC.shape[1]].split(2, -1)
+        return FoundObjects(
+            scores, pairs % logits_QC.shape[1], torch.cat([centre - side / 2, centre + side / 2], -1) * scale, None
+        )
+
+
+def centred(boxes_N4: torch.Tensor) -> torch.Tensor:
+    """Returns XYXY boxes as centre and size."""
+    corner, other = boxes_N4.split(2, -1)
+    return torch.cat([(corner + other) / 2, other - corner], -1)
+
+
+def thaw(network: nn.Module) -> None:
+    """Replaces batch norms with fixed statistics, which without pretrained weights normalise nothing, by ones that
+    learn.
+    """
+    for name, child in network.named_children():
+        if type(child).__name__.endswith("FrozenBatchNorm2d"):
+            weight = child.get_buffer("weight")
+            setattr(network, name, nn.BatchNorm2d(weight.numel()))
+        else:
+            thaw(child)
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------
+
+_NO_KERNELS = {"disable_custom_kernels": True}  # which transformers would get from elsewhere
+_RESNET50 = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}
+_SMALL_RESNET = {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "embedding_size": 32, "layer_type": "basic"}
+_SMALL_TRANSFORMER = {
+    "d_model": 64,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "num_queries": 30,
+    "dropout": 0.0,
+}
+
+Build = Callable[[int, tuple[int, int], Path | None], RCNN | Detr]
+
+
+def _rcnn(family: type[FasterRCNN], backbone: str, small: bool = False) -> Build:
+    return lambda count, size, weights: RCNN(family, backbone, count, size, weights, small)
+
+
+def _detr(family: str, **sizes: Any) -> Build:
+    return lambda count, size, weights: Detr(family, count, weights, sizes)
+
+
+INSTANCE: dict[str, Build] = {
+    "maskrcnn_resnet50_fpn": _rcnn(MaskRCNN, "resnet50"),
+    "maskrcnn_mobilenet": _rcnn(MaskRCNN, "mobilenet_v3_large", small=True),
+}
+DETECTION: dict[str, Build] = {
+    "fasterrcnn_resnet50_fpn": _rcnn(FasterRCNN, "resnet50"),
+    "fasterrcnn_mobilenet_v3_large_fpn": _rcnn(FasterRCNN, "mobilenet_v3_large"),
+    "fasterrcnn_mobilenet": _rcnn(FasterRCNN, "mobilenet_v3_large", small=True),
+    "deformable_detr_resnet50": _detr("DeformableDetr", backbone_config=_RESNET50, auxiliary_loss=True, **_NO_KERNELS),
+    "deformable_detr_tiny": _detr(
+        "DeformableDetr",
+        auxiliary_loss=True,
+        **_NO_KERNELS,
+        encoder_layers=2,
+        decoder_layers=2,
+        backbone_config={**_RESNET50, **_SMALL_RESNET},
+        **_SMALL_TRANSFORMER,
+    ),
+    "rt_detr_resnet50": _detr("RTDetr", freeze_backbone_batch_norms=False),
+    "rt_detr_tiny": _detr(
+        "RTDetr",
+        backbone_config={"model_type": "rt_detr_resnet", "out_indices": [2, 3, 4], **_SMALL_RESNET},
+        encoder_in_channels=[64, 96, 128],
+        encoder_hidden_dim=64,
+        decoder_in_channels=[64, 64, 64],
+        decoder_layers=2,
+        num_denoising=20,
+        hidden_expansion=0.5,
+        freeze_backbone_batch_norms=False,
+        **_SMALL_TRANSFORMER,
+    ),
+}
+
+
+def build_detector(name: str, class_count: int, *, size: tuple[int, int], weights: Path | None) -> RCNN | Detr:
+    """Returns an instance network or detector by name, for images of `size` (width, height).
+
+    Raises UserError where there is none so named.
+    """
+    builders = {**INSTANCE, **DETECTION}
+    if name not in builders:
+        raise UserError(f"--networks: unknown network '{name}'; available: {', '.join(builders)}")
+    return builders[name](class_count, size, weights)
