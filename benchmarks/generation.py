@@ -46,7 +46,7 @@ SECTIONS = ("compact", "vit", "growth")
 def benchmark(
     only: Sequence[str], scale: Scale, generator: str, device: torch.device, keep: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """All figures of the sections named. keep: is given what there is after each of them."""
+    """Returns all figures of the sections named. keep: is called with what there is after each of them."""
     figures: dict[str, Any] = {
         "machine": machine(),
         "generator": generator,

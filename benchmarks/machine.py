@@ -20,7 +20,7 @@ PROMPT_DIM = 256  # channels of the encoder's result
 
 
 def machine() -> dict[str, str | int | float]:
-    """What the figures were measured on."""
+    """Returns what figures are measured on."""
     return {
         "processor": _processor(),
         "cores": cores(),
@@ -42,8 +42,9 @@ def _processor() -> str:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
-    """TFLOP/s of products of the shapes of ViT-B's largest layer (4,096×768 by 768×3,072; eight images on a GPU): the
-    best.
+    """Returns TFLOP/s of matrix products of the shapes of ViT-B's largest layer: the best of those within the seconds.
+
+    The shapes are 4,096×768 by 768×3,072; on a GPU those of eight images.
     """
     rows = 4096 * (8 if device.type == "cuda" else 1)
     left, right = torch.randn(rows, 768, device=device, dtype=dtype), torch.randn(768, 3072, device=device, dtype=dtype)
@@ -58,10 +59,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, second
 
 
 def encoder_operations(config: SamConfig) -> int:
-    """Floating-point operations of SAM's image encoder for one image: two for every multiplication of its matrix
-    products.
+    """Returns the floating-point operations of SAM's image encoder for one image.
 
-    Windows count without the tokens that fill the last ones, as much as has to be computed.
+    They are two for every multiplication of its matrix products. Windows count without the tokens that fill the last
+    ones, as much as has to be computed.
     """
     tokens, dim = config.grid**2, config.embed_dim
     layers = tokens * 12 * dim * dim  # queries, keys, values: 3; projection: 1; the two layers of the MLP: 8
@@ -95,7 +96,7 @@ print(count / (time.perf_counter() - started), flush=True)
 
 
 def product_rate(on_cores: Sequence[int], seconds: float = 2.0) -> float:
-    """Products of matrices a second of all cores together, each in a process of its own, at the same time."""
+    """Returns matrix products a second of all cores together, each in a process of its own, at the same time."""
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", PRODUCTS, str(core), str(seconds)],

@@ -35,6 +35,6 @@ def photographs(folder: Path, count: int, seed: int = 0, height: int = SIDE, wid
 
 
 def shape_of(megapixels: float) -> dict[str, int]:
-    """Height and width of a photograph of that size, 3:2."""
+    """Returns height and width of a photograph of that size, 3:2."""
     width = round((megapixels * 1.5e6) ** 0.5)
     return {"height": round(width / 1.5), "width": width}

@@ -26,8 +26,8 @@ from unseg.method.config import Budget
 
 @dataclass(frozen=True)
 class PlainRun:
-    """seconds: of every image, decoded to written. encoder_seconds: of the image encoder, every image; none without
-    one. noise: the first image's, 3×N×N.
+    """Holds what a run took. seconds: of every image, decoded to written. encoder_seconds: of the image encoder, every
+    image; none without one. noise: the first image's, 3×N×N.
     """
 
     seconds: list[float]
@@ -36,14 +36,14 @@ class PlainRun:
 
 
 def plain_network(network: nn.Module) -> nn.Module:
-    """The network that computes plainly; the compact generator has no other way, and stays."""
+    """Returns the network that computes plainly; the compact generator has no other way, and stays."""
     return PlainGenerator(network) if isinstance(network, NoiseGenerator) else network
 
 
 def protect_plainly(
     paths: Sequence[Path], out: Path, network: nn.Module, budget: Budget, device: torch.device
 ) -> PlainRun:
-    """Protect the whole of every image, one by one. network: a generator of this project, before `plain_network`."""
+    """Protects the whole of every image, one by one. network: a generator of this project, before `plain_network`."""
     size, mask_size, antialias = network.image_size, network.mask_size, network.antialias
     plain = plain_network(network).to(device).eval()
     encoder_seconds = clock_encoder(network, device)
@@ -63,7 +63,10 @@ def protect_plainly(
 
 
 def clock_encoder(network: nn.Module, device: torch.device) -> list[float]:
-    """A list that every call of the network's image encoder appends its seconds to; it stays empty without one."""
+    """Returns a list that every call of the network's image encoder appends its seconds to.
+
+    It stays empty where the network has no image encoder.
+    """
     seconds: list[float] = []
     started = []
 
@@ -80,7 +83,7 @@ def clock_encoder(network: nn.Module, device: torch.device) -> list[float]:
 
 
 def _padded(image_1CHW: torch.Tensor) -> torch.Tensor:
-    """Zeros right and below, up to a square."""
+    """Returns images with zeros right and below, up to a square."""
     height, width = image_1CHW.shape[2:]
     side = max(height, width)
     return F.pad(image_1CHW, (0, side - width, 0, side - height))
@@ -102,7 +105,7 @@ def _mask_prompt(mask_HW: np.ndarray, size: int, mask_size: int, device: torch.d
 def _noised(
     image_HW3: np.ndarray, mask_HW: np.ndarray, noise_3NN: torch.Tensor, mask_size: int, budget: Budget
 ) -> np.ndarray:
-    """The unlearnable image, H×W×3 uint8."""
+    """Returns the unlearnable image, H×W×3 uint8."""
     height, width = mask_HW.shape
     side = max(height, width)
     noise = F.interpolate(noise_3NN[None], (side, side), mode="bilinear", align_corners=False)[0]

@@ -23,7 +23,7 @@ from segment_anything_training.surrogate import Surrogate
 
 
 class WindowedAttention(SamAttention):
-    """SAM's attention, and what SAM's blocks do around it: a grid larger than its tables is cut into windows."""
+    """Computes SAM's attention, with what SAM's blocks do around it: larger grids than its tables are cut up."""
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         size = (len(self.rel_pos_h) + 1) // 2
@@ -45,7 +45,7 @@ def with_plain_parts(network: NoiseGenerator | Surrogate) -> None:
 
 
 def _plain_layer(ours: nn.Module) -> nn.Module | None:
-    """The layer that computes the same plainly; None where there is none of this project's."""
+    """Returns the layer that computes the same plainly, or None for a layer that is not of this project."""
     if isinstance(ours, Attention):
         return WindowedAttention(
             ours.qkv.in_features, ours.num_heads, use_rel_pos=True, input_size=(ours.size, ours.size)
@@ -60,7 +60,7 @@ def _plain_layer(ours: nn.Module) -> nn.Module | None:
 
 
 class PlainGenerator(nn.Module):
-    """A noise generator, computed plainly. forward: as NoiseGenerator's."""
+    """Computes a noise generator plainly. forward: as NoiseGenerator's."""
 
     def __init__(self, network: NoiseGenerator) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class PlainGenerator(nn.Module):
 
 
 class PlainSurrogate(nn.Module):
-    """A surrogate, computed plainly. forward: as Surrogate's."""
+    """Computes a surrogate plainly. forward: as Surrogate's."""
 
     def __init__(self, network: Surrogate) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class PlainSurrogate(nn.Module):
 def decode_one(
     decoder: MaskDecoder, encoder: PromptEncoder, output_tokens_K256: Tensor, embedding_1256GG: Tensor, prompts: Prompts
 ) -> tuple[Tensor, Tensor]:
-    """Tokens' states and up-scaled embedding of one image, by segment_anything's own modules alone."""
+    """Returns tokens' states and up-scaled embedding of one image, by segment_anything's own modules alone."""
     points = None
     if prompts.points is not None:
         labels = torch.full(prompts.points.shape[:2], FOREGROUND_POINT, device=prompts.points.device)

@@ -25,7 +25,7 @@ from unseg.storage.weights import save_generator
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured.
+    """Says how much is measured.
 
     Pairs are the images of a shorter and a longer run. compact_plain, vit_plain: images of the plain way. stages:
     images of a run whose stages are timed. growing: the numbers of small images, of `small` pixels a side. megapixels:
@@ -178,8 +178,9 @@ def alone(scale: Scale, generator: str, device: torch.device, root: Path) -> dic
 
 
 def scaling(scale: Scale, generator: str, device: torch.device, root: Path, two_cores: Sequence[int]) -> dict[str, Any]:
-    """Two processes on two cores to one on one, in rounds, and beside it what two cores do at all of plain products:
-    those of a virtual machine may be two threads of one.
+    """Measures two processes on two cores and one on one, in rounds; returns their rates and the ratios.
+
+    Beside it stands what two cores do at all of plain products: those of a virtual machine may be two threads of one.
     """
     rounds = []
     for _ in range(scale.rounds):

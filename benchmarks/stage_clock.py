@@ -40,7 +40,7 @@ STAGES = (
 
 @dataclass
 class Stage:
-    """What the calls of a stage took together. seconds: on the clock; processor: of the calling threads."""
+    """Holds what the calls of a stage took together. seconds: on the clock; processor: of the calling threads."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -49,8 +49,8 @@ class Stage:
 
 @dataclass
 class Clock:
-    """stages: by name. asked: when each question to the network began and ended. span: when it was first asked and last
-    answered, each as the time and the processor seconds of the process until then.
+    """Holds what was timed. stages: by name. asked: when each question to the network began and ended. span: when it
+    was first asked and last answered, each as the time and the processor seconds of the process until then.
     """
 
     stages: dict[str, Stage] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Clock:
 
 
 def covered(intervals: list[tuple[float, float]]) -> float:
-    """The length of what the intervals (start, end) cover together; where several overlap, it counts once."""
+    """Returns the length of what the intervals (start, end) cover together; where several overlap, it counts once."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))
@@ -89,7 +89,7 @@ def covered(intervals: list[tuple[float, float]]) -> float:
 
 @contextmanager
 def timed_stages() -> Iterator[Clock]:
-    """Inside, every call of a stage is timed."""
+    """Times every call of a stage inside the context."""
     clock, before = Clock(), [getattr(owner, name) for _, owner, name in STAGES]
     try:
         for (stage, owner, name), function in zip(STAGES, before, strict=True):
@@ -101,7 +101,7 @@ def timed_stages() -> Iterator[Clock]:
 
 
 def stage_figures(folder: Path, out: Path, settings: ProtectSettings) -> dict[str, Any]:
-    """Protect a folder and tell where the time went.
+    """Protects a folder and returns where the time went.
 
     stages: milliseconds an image, on the clock and of the calling threads' processor time. elapsed: seconds from the
     first question to the network to its last answer. In between, the share of the time that the device did nothing

@@ -12,7 +12,7 @@ Rows = list[tuple[str, str]]
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """The figures for people."""
+    """Returns the figures for people."""
     where = figures["machine"]
     computer = figures["device"] if figures["device"] != "CPU" else f"{where['processor']}, {where['cores']} cores"
     result = Table(title=f"{computer}, {where['threads']} threads, torch {where['torch']}")
@@ -123,5 +123,5 @@ def _growth_rows(section: str, figures: dict[str, Any], matrix: dict[str, float]
 
 
 def _taken(found: dict[str, Any]) -> str:
-    """What the host took in a round."""
+    """Returns what the host took in a round."""
     return "" if found["stolen_share"] is None else f"; {found['stolen_share']:.1%} taken by the host"

@@ -20,7 +20,7 @@ from unseg.errors import UserError
 
 @dataclass(frozen=True)
 class Run:
-    """One `unseg protect`, start-up included. peak_mib: largest resident set."""
+    """Holds what one `unseg protect` took, start-up included. peak_mib: largest resident set."""
 
     images: int
     seconds: float
@@ -38,7 +38,7 @@ json.dump([time.perf_counter() - started, usage.ru_maxrss, os.waitstatus_to_exit
 
 
 def timed_process(arguments: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident set (MiB) of a Python process; UserError with its last words where it fails."""
+    """Returns wall seconds and peak resident set (MiB) of a Python process; UserError tells its last words."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         launched = subprocess.run(
@@ -65,7 +65,7 @@ def protect_run(
     on_cores: Sequence[int] | None = None,
     extra: Sequence[str] = (),
 ) -> Run:
-    """`unseg protect` on the photographs of a folder, as a user runs it.
+    """Runs `unseg protect` on the photographs of a folder, as a user runs it.
 
     on_cores: on these alone. extra: more options.
     """
@@ -76,7 +76,7 @@ def protect_run(
 
 
 def images_per_second(short: Run, long: Run) -> float | None:
-    """The rate of the images that the longer run has beyond the shorter one; None where the clock cannot tell."""
+    """Returns the rate of the images that the longer run has beyond the shorter; None where the clock cannot tell."""
     seconds = long.seconds - short.seconds
     return (long.images - short.images) / seconds if seconds > 0 else None
 
@@ -107,14 +107,15 @@ def runs_of(
 
 
 def median(figures: Iterable[float | None]) -> float | None:
-    """Of those that there are; None without any."""
+    """Returns the median of the figures that are not None; None without any."""
     found = [figure for figure in figures if figure is not None]
     return statistics.median(found) if found else None
 
 
 def stolen_seconds() -> float | None:
-    """Seconds of all cores together that the host of a virtual machine gave to others since it started (Linux; else
-    None).
+    """Returns the seconds of all cores together that the host of a virtual machine gave to others since it started.
+
+    Only Linux tells it; None elsewhere.
     """
     try:
         return int(Path("/proc/stat").read_text(encoding="ascii").split(None, 9)[8]) / os.sysconf("SC_CLK_TCK")
@@ -123,8 +124,9 @@ def stolen_seconds() -> float | None:
 
 
 def stolen_share(started: float, stolen: float | None) -> float | None:
-    """The share of the cores' time that the host took since then; started and stolen: `perf_counter` and
-    `stolen_seconds` then.
+    """Returns the share of the cores' time that the host took since a moment; None where that cannot be told.
+
+    started and stolen: what `perf_counter` and `stolen_seconds` gave at that moment.
     """
     took, now = time.perf_counter() - started, stolen_seconds()
     return None if stolen is None or now is None else (now - stolen) / took / (os.cpu_count() or 1)

@@ -54,7 +54,10 @@ STEPS = ("this", "plain")
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured. networks: the generator's sizes; the surrogate's are the same for `surrogate_side` pixels."""
+    """Says what is measured.
+
+    networks: the generator's sizes; the surrogate's are the same for `surrogate_side` pixels.
+    """
 
     name: str
     networks: SamConfig
@@ -87,7 +90,7 @@ QUICK = Scale("a tiny ViT, which measures nothing", SamConfig(128, 64, 2, 2, (1,
 
 
 def write_samples(root: Path, count: int) -> TrainingSet:
-    """Photographs with an ellipse each as mask, in images/ and masks/ under `root`."""
+    """Writes photographs with an ellipse each as mask to images/ and masks/ under `root`; returns them as a set."""
     photographs(root / "images", count)
     (root / "masks").mkdir()
     draw = np.random.default_rng(1)
@@ -103,7 +106,10 @@ def write_samples(root: Path, count: int) -> TrainingSet:
 
 
 class Pair:
-    """A generator and a surrogate that take steps one way, "this" or "plain"; both ways start from the same weights."""
+    """Holds a generator and a surrogate that take steps one way, "this" or "plain".
+
+    Both ways start from the same weights.
+    """
 
     def __init__(self, way: str, scale: Scale, device: torch.device) -> None:
         self.config, self.device = scale.config, device
@@ -134,14 +140,14 @@ class Pair:
                 player.optimizer = torch.optim.Adam(trained, lr=1e-4)
 
     def step(self, player: str, views: ViewBatch) -> float:
-        """One step of a player; returns its loss."""
+        """Takes one step of a player and returns its loss."""
         batch = prepare(views.to(self.device), self.config, self.mask_sides)
         if player == "surrogate":
             return surrogate_step(self.generator.network, self.surrogate, batch, self.config, 1e-4)
         return generator_step(self.generator, self.surrogate.network, batch, self.config, 1e-4)
 
     def round(self, batches: Sequence[ViewBatch]) -> tuple[float, list[float]]:
-        """Seconds and losses of one step on each batch, players in the paper's order."""
+        """Takes one step on each batch, players in the paper's order; returns seconds and losses."""
         self._wait()
         started = time.perf_counter()
         losses = [self.step(player, views) for player, views in zip(self.config.phases, batches, strict=True)]
@@ -154,12 +160,12 @@ class Pair:
 
 
 def draw_round(samples: TrainingSet, scale: Scale) -> list[ViewBatch]:
-    """The batches of a round."""
+    """Returns the batches of a round."""
     return [draw_views(samples, scale.config, step) for step in range(len(scale.config.phases))]
 
 
 def compare(samples: TrainingSet, scale: Scale, device: torch.device) -> dict:
-    """Seconds of every round both ways, after one that is not counted, and the first round's losses."""
+    """Returns seconds of every round both ways, after one that is not counted, and the first round's losses."""
     batches = draw_round(samples, scale)
     pairs = {way: Pair(way, scale, device) for way in STEPS}
     figures = {way: {"losses": pair.round(batches)[1], "seconds": []} for way, pair in pairs.items()}
@@ -173,7 +179,7 @@ def compare(samples: TrainingSet, scale: Scale, device: torch.device) -> dict:
 
 
 def peak_memory(way: str, scale: Scale, device: torch.device, root: Path) -> float:
-    """MiB that a process needs which takes a round of steps one way, the surrogate's twice, and nothing else."""
+    """Returns the MiB of a process that takes a round of steps one way, the surrogate's twice, and nothing else."""
     figures = root / f"peak-{way}.json"
     _, resident = timed_process(
         [
@@ -194,7 +200,7 @@ def peak_memory(way: str, scale: Scale, device: torch.device, root: Path) -> flo
 
 
 def take_rounds(way: str, scale: Scale, device: torch.device, samples: TrainingSet) -> dict:
-    """What a process of `peak_memory` does. gpu_mib: the peak on the GPU, None without one."""
+    """Takes the steps of a process of `peak_memory`; returns gpu_mib: the peak on the GPU, None without one."""
     batches, pair = draw_round(samples, scale), Pair(way, scale, device)
     pair.round(batches)
     pair.step("surrogate", batches[0])  # once more, now that its optimizer holds its state
@@ -202,7 +208,7 @@ def take_rounds(way: str, scale: Scale, device: torch.device, samples: TrainingS
 
 
 def waiting_share(samples: TrainingSet, scale: Scale, device: torch.device, workers: int) -> float:
-    """The share of the time that this step waits for the data loader, over a round after a first step."""
+    """Returns the share of the time that this step waits for the data loader, over a round after a first step."""
     pair, steps = Pair("this", scale, device), 1 + len(scale.config.phases)
     with BatchLoader(samples, scale.config, 0, steps, workers=workers, pin=device.type == "cuda") as loader:
         pair.step("surrogate", next(loader))
@@ -242,7 +248,7 @@ def benchmark(scale: Scale, device: torch.device) -> dict:
 
 
 def table(figures: dict) -> Table:
-    """The figures for people."""
+    """Returns the figures for people."""
     where = figures["machine"]
     computer = figures["device"] if figures["device"] != "CPU" else f"{where['processor']}, {where['threads']} threads"
     result = Table(

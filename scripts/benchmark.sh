@@ -8,8 +8,8 @@
 #
 # Needs: what install.sh needs; 2 GB of temporary disk space; a machine that does nothing else meanwhile. Training is
 # measured with ViT-B on a GPU of 48 GB or more, where there is one, else with a reduced ViT on the processor (6 GB of memory).
-# Takes: about 12 minutes on 2 cores (compact 2, vit 3, growth 7), training 10. On a GPU it also compiles the networks in
-# several ways, and has never been timed.
+# Takes: about 12 minutes on 2 cores (compact 2, vit 3, growth 7), training 10. On a GPU, where it also measures each
+# precision, it has never been timed; scripts/gpu_check.sh is a shorter run for a GPU.
 # Leaves: the figures as JSON in OUT, with the machine's name, cores, torch version and date.
 # Settings: OUT=runs/benchmark.json (training: runs/benchmark-train.json)  GENERATOR=compact (or a weight file; protecting)
 set -euo pipefail

@@ -25,14 +25,14 @@ SURROGATE_NAMES = (*NAMES, COMPACT_FINE)
 
 
 def build_generator(name: str) -> nn.Module:
-    """The generator `name` (one of NAMES), with random weights; ValueError lists the names."""
+    """Returns the generator `name` (one of NAMES) with random weights; raises ValueError, which lists the names."""
     if name == COMPACT:
         return CompactGenerator()
     return build_noise_generator(_config(name))
 
 
 def build_noise_generator(config: SamConfig) -> nn.Module:
-    """SAM's generator of any sizes, with random weights."""
+    """Returns SAM's generator of any sizes, with random weights."""
     from segment_anything_training.generator import (
         NoiseGenerator,  # takes two seconds that the compact one does not need
     )
@@ -41,9 +41,9 @@ def build_noise_generator(config: SamConfig) -> nn.Module:
 
 
 def build_surrogate(name: str) -> nn.Module:
-    """The surrogate `name` (one of SURROGATE_NAMES), with random weights; SAM's at 512 pixels.
+    """Returns the surrogate `name` (one of SURROGATE_NAMES) with random weights; SAM's take 512 pixels.
 
-    ValueError lists the names.
+    Raises ValueError, which lists the names, for another.
     """
     if name in (COMPACT, COMPACT_FINE):
         return CompactSurrogate(wide_stem=name == COMPACT)
@@ -62,7 +62,7 @@ def set_speed(network: nn.Module, bf16: bool) -> None:
 
 
 def is_sam_derived(network: nn.Module) -> bool:
-    """Whether it has SAM's image encoder; the compact networks have none."""
+    """Returns whether a network has SAM's image encoder; the compact networks have none."""
     return hasattr(network, "image_encoder")
 
 

@@ -40,7 +40,10 @@ CODE_TINTS = (
 
 
 def prompt_planes(prompts: Prompts, batch: int, side: int) -> Tensor:
-    """Prompts drawn as planes, B×3×S×S: mask, box, points. +1 on the object, −1 off it, 0 everywhere if not given."""
+    """Returns prompts drawn as planes, B×3×S×S: mask, box, points.
+
+    A plane is +1 on the object and −1 off it, or 0 everywhere if its prompt is not given.
+    """
     device = next((field.device for field in (prompts.masks, prompts.boxes, prompts.points) if field is not None), None)
     planes = torch.zeros(batch, PROMPT_PLANES, side, side, device=device)
     if prompts.masks is not None:
@@ -80,7 +83,7 @@ class _Residual(nn.Module):
 
 
 class CompactGenerator(nn.Module):
-    """A U-Net from an image and drawn prompts to noise, with two learned tints.
+    """Makes noise of an image and drawn prompts: a U-Net with two learned tints.
 
     One tint is for the object, one for the background; at every pixel the U-Net mixes them, where the prompts leave
     doubt, and adds to them. They start as green and magenta, the direction in which photographs vary least, so that
@@ -122,11 +125,11 @@ class CompactGenerator(nn.Module):
 
     @property
     def codes(self) -> int:
-        """How many codes there are, K."""
+        """Returns how many codes there are, K."""
         return len(self.code_tints)
 
     def code_noise(self) -> Tensor:
-        """The noise of each code, the same at all of its pixels: K×3 in [−1, 1]."""
+        """Returns the noise of each code, the same at all of its pixels: K×3 in [−1, 1]."""
         return self.code_tints
 
     def forward(self, images: Tensor, prompts: Prompts) -> Tensor:
@@ -150,7 +153,7 @@ class CompactGenerator(nn.Module):
 
 
 class _Unit(nn.Sequential):
-    """Convolution, batch statistics, ReLU.
+    """Computes a convolution, batch statistics and ReLU.
 
     Nothing is tracked between batches, so a frozen surrogate keeps every bit.
     """
@@ -164,7 +167,7 @@ class _Unit(nn.Sequential):
 
 
 class CompactSurrogate(nn.Module):
-    """A small U-Net from (noised) images and prompts to mask logits: what a segmentation network learns, in miniature.
+    """Predicts mask logits from (noised) images and prompts: a small U-Net that learns as segmentation networks do.
 
     Two first layers stand for the two families of victims: `wide_stem` sees 7×7 pixels at stride 2 as ResNets do and
     works at a half of the resolution and below; otherwise 3×3 pixels at full resolution as U-Nets do.

@@ -1,5 +1,6 @@
-"""The blocks of SAM's image encoder on a processor, without gradients: the sums of `image_encoder.Block`, in memory
-used again.
+"""The blocks of SAM's image encoder on a processor, without gradients, in memory that is used again and again.
+
+They compute the sums of `image_encoder.Block`.
 
 As whole tensors, a block's results cost a processor more than their arithmetic: each large one is fresh memory, which
 the system clears page by page, and windows are copied apart and together. Here
@@ -28,13 +29,13 @@ TILE_ELEMENTS = 1 << 20
 
 
 class Room:
-    """Memory that takes one tensor after another; each call's result lies where the last one's lay."""
+    """Holds memory that takes one tensor after another; each call's result lies where the last one's lay."""
 
     def __init__(self) -> None:
         self.flat = torch.empty(0)
 
     def __call__(self, *shape: int) -> Tensor:
-        """An uninitialised float32 tensor of that shape."""
+        """Returns an uninitialised float32 tensor of that shape."""
         elements = torch.Size(shape).numel()
         if len(self.flat) < elements:
             self.flat = torch.empty(elements)
@@ -42,20 +43,24 @@ class Room:
 
 
 class Rooms:
-    """The memory that all blocks of an encoder share."""
+    """Holds the memory that all blocks of an encoder share."""
 
     def __init__(self) -> None:
         self.wide, self.windows, self.logits, self.attended, self.terms = (Room() for _ in range(5))
 
 
 def difference_tables(rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
-    """Both tables as c×(2·L) columns, L = 2·P − 1, each from the last place to the first, so that keys' places rise."""
+    """Returns both tables as c×(2·L) columns, L = 2·P − 1.
+
+    Each goes from the last place to the first, so that keys' places rise.
+    """
     return torch.cat([rel_pos_h.flip(0), rel_pos_w.flip(0)]).t()
 
 
 def term_views(terms: Tensor, rows: int, side: int) -> tuple[Tensor, Tensor]:
-    """What each query adds to its logits by the key's row and column, as views: two tensors M×rows×side×side (query's
-    row, query's column, key's row or column).
+    """Returns what each query adds to its logits by the key's row, and what by the key's column, as views.
+
+    Both are M×rows×side×side (query's row, query's column, key's row or column).
 
     terms: M×(rows·side)×(2·L) contiguous, queries times `difference_tables`. A query at row i and a key at row k meet
     in column side − 1 − i + k of the first half, and likewise for columns in the second half.
@@ -69,12 +74,15 @@ def term_views(terms: Tensor, rows: int, side: int) -> tuple[Tensor, Tensor]:
 
 
 def add_terms(by_row: Tensor, by_column: Tensor, out: Tensor) -> None:
-    """Logits' relative terms. by_row, by_column: M×rows×side×side; out: M×(rows·side)×(side·side), contiguous."""
+    """Writes the relative terms of logits to `out`, M×(rows·side)×(side·side), contiguous.
+
+    by_row, by_column: M×rows×side×side, as `term_views` returns them.
+    """
     torch.add(by_row[..., None], by_column[..., None, :], out=out.view(*by_row.shape, by_column.shape[-1]))
 
 
 def attend_globally(qkv_N3D: Tensor, heads: int, tables: Tensor, out_ND: Tensor, rooms: Rooms) -> None:
-    """Every token attends to all. qkv: N×3D; out: N×D, overwritten."""
+    """Lets every token attend to all. qkv: N×3D; out: N×D, overwritten."""
     tokens, dim = out_ND.shape
     width, side = dim // heads, int(tokens**0.5)
     step = max(1, TILE_ELEMENTS // (side * tokens))  # rows of the image
@@ -95,7 +103,7 @@ def attend_globally(qkv_N3D: Tensor, heads: int, tables: Tensor, out_ND: Tensor,
 def attend_in_windows(
     qkv_N3D: Tensor, bias_3D: Tensor, heads: int, window: int, tables: Tensor, out_ND: Tensor, rooms: Rooms
 ) -> None:
-    """Every token attends to those of its window; tokens that fill the last windows are keys like others, as in SAM.
+    """Lets every token attend to those of its window; tokens that fill the last windows are keys, too, as in SAM.
 
     qkv: N×3D; bias: 3D, what those tokens' queries, keys and values are; out: N×D, overwritten.
     """
@@ -134,7 +142,7 @@ def attend_in_windows(
 
 
 def run_block(block: Any, x_ND: Tensor, rooms: Rooms) -> None:
-    """One image's tokens after a block, in place of those before it.
+    """Puts one image's tokens after a block in place of those before it.
 
     block: an `image_encoder.Block`; x: N×D contiguous.
     """
@@ -164,7 +172,7 @@ def suits(x_BGGD: Tensor) -> bool:
 
 @torch.compiler.disable  # a compiler would unroll the loops over windows and tiles
 def run_blocks(blocks: Iterable[Any], x_BGGD: Tensor, kept: int) -> Tensor:
-    """Tokens after all blocks, in place of those before them; one image after another.
+    """Puts the tokens after all blocks in place of those before them, one image after another.
 
     Returns those after block `kept`.
     """

@@ -20,7 +20,7 @@ from segment_anything_training.sizes import is_noise_part as is_noise_part
 
 
 class NoiseGenerator(nn.Module):
-    """Images B×3×S×S in [0, 1], zeros where padded, and prompts → noise B×3×S/4×S/4 in [−1, 1].
+    """Makes noise B×3×S/4×S/4 in [−1, 1] of images B×3×S×S in [0, 1], zeros where padded, and prompts.
 
     image_size: S. mask_size: side of mask prompts, S/4. antialias: how images are brought to S (False, as published).
     Only the parts that `is_noise_part` names require gradients. bf16: whether large products run in bfloat16.

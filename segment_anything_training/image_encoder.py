@@ -37,7 +37,7 @@ WIDTH_STEP = 8
 
 
 def relative_positions(table_LC: torch.Tensor, size: int) -> torch.Tensor:
-    """size×size×c: entry (i, k) is the table's row for a query at i and a key at k. table: (2·size − 1)×c."""
+    """Returns size×size×c: entry (i, k) is the table's row for a query at i and a key at k. table: (2·size − 1)×c."""
     index = torch.arange(size, device=table_LC.device)
     return table_LC[index[:, None] - index[None, :] + size - 1]
 
@@ -45,7 +45,7 @@ def relative_positions(table_LC: torch.Tensor, size: int) -> torch.Tensor:
 def relative_terms(
     q_BnNc: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor, height: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each query adds to its logits by the key's row (B×n×N×h) and by the key's column (B×n×N×w)."""
+    """Returns what each query adds to its logits by the key's row (B×n×N×h) and by the key's column (B×n×N×w)."""
     batch, heads, tokens, _ = q_BnNc.shape
     q = q_BnNc.reshape(batch, heads, height, width, -1)
     rel_h = q @ relative_positions(rel_pos_h, height).transpose(-1, -2)
@@ -56,7 +56,7 @@ def relative_terms(
 def folded_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
 ) -> torch.Tensor:
-    """Attention with relative terms through the fused kernel. q, k, v: B×n×N×c; returns B×n×N×c."""
+    """Returns attention with relative terms through the fused kernel. q, k, v and result: B×n×N×c."""
     batch, heads, tokens, channels = q.shape
     height, width = rel_h.shape[-1], rel_w.shape[-1]
     rows, columns = (torch.arange(side, device=q.device) for side in (height, width))
@@ -71,7 +71,7 @@ def folded_attention(
 
 
 def _tiles(heads: int, tokens: int) -> Iterator[tuple[slice, slice]]:
-    """Heads and query rows whose logits make up one tile: several whole heads, or some rows of one."""
+    """Yields heads and query rows whose logits make up one tile: several whole heads, or some rows of one."""
     group, rows = max(1, TILE_ELEMENTS // tokens**2), max(1, TILE_ELEMENTS // tokens)
     for head in range(0, heads, group):
         for row in range(0, tokens, rows):
@@ -79,14 +79,16 @@ def _tiles(heads: int, tokens: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _probabilities(q: torch.Tensor, k: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor) -> torch.Tensor:
-    """The attention of a tile's queries to all keys: m×rows×N."""
+    """Returns the attention of a tile's queries to all keys: m×rows×N."""
     logits = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
     logits.baddbmm_(q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
     return torch.softmax(logits, dim=-1, out=logits)
 
 
 class _TiledAttention(torch.autograd.Function):
-    """Attention over m heads, tile by tile. q, k, v, result: m×N×c; rel_h: m×N×h; rel_w: m×N×w; float32 or float64.
+    """Computes attention over m heads, tile by tile.
+
+    q, k, v, result: m×N×c; rel_h: m×N×h; rel_w: m×N×w; float32 or float64.
 
     Backward follows FlashAttention (Dao et al., 2022, section 3.1): with P the probabilities and O the result, the
     gradient of the logits is P ∘ (dO·Vᵀ − rowsum(dO ∘ O)); P is computed again, a tile at a time.
@@ -128,7 +130,7 @@ class _TiledAttention(torch.autograd.Function):
 def tiled_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
 ) -> torch.Tensor:
-    """Attention with relative terms, tile by tile, on the CPU.
+    """Returns attention with relative terms, tile by tile, on the CPU.
 
     q, k, v: B×n×N×c, float32 or float64; returns B×n×N×c.
     """
@@ -147,7 +149,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tenso
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with decomposed relative positions over squares of `size`×`size` tokens.
+    """Computes multi-head self-attention with decomposed relative positions over squares of `size`×`size` tokens.
 
     A larger grid is cut into such windows; those at its right and lower edges are filled up with tokens of 0, as in
     SAM.
@@ -176,7 +178,7 @@ class Attention(nn.Module):
         return self.proj(x.reshape(batch, rows * size, columns * size, dim)[:, :height, :width])
 
     def _filled_up(self, qkv_BHWE: torch.Tensor) -> torch.Tensor:
-        """With the queries, keys and values of tokens of 0 to the right and below, up to multiples of `size`."""
+        """Returns qkv with those of tokens of 0 to the right and below, up to multiples of `size`."""
         batch, height, width, channels = qkv_BHWE.shape
         below, right = -height % self.size, -width % self.size
         bias = self.qkv.bias.to(qkv_BHWE.dtype)
@@ -188,7 +190,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block; `window` 0 attends over the whole grid, else within windows of that side."""
+    """Computes a transformer block; `window` 0 attends over the whole grid, else within windows of that side."""
 
     def __init__(self, dim: int, num_heads: int, window: int, grid: int) -> None:
         super().__init__()
@@ -204,7 +206,10 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Normalised images B×3×S×S → embedding B×256×G×G and the first global block's output B×D×G×G, G = S/16."""
+    """Makes an embedding B×256×G×G of normalised images B×3×S×S, G = S/16.
+
+    It also returns the first global block's output, B×D×G×G.
+    """
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()

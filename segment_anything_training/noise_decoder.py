@@ -32,7 +32,7 @@ NOISE_STATES_START = 4
 
 
 def upscale(dim: int, hidden: int) -> list[nn.Module]:
-    """Four times the side: dim → hidden → 32 channels."""
+    """Returns layers that make four times the side: dim → hidden → 32 channels."""
     return [
         Doubling(dim, hidden),
         ChannelNorm(hidden),
@@ -42,7 +42,7 @@ def upscale(dim: int, hidden: int) -> list[nn.Module]:
 
 
 class NoiseDecoder(MaskDecoder):
-    """Image embeddings, encoder features and prompts → noise B×3×4G×4G in (−1, 1).
+    """Makes noise B×3×4G×4G in (−1, 1) of image embeddings, encoder features and prompts.
 
     SAM's mask and IoU outputs are not computed; their weights are kept, as the published state has them.
     """
@@ -73,7 +73,7 @@ class NoiseDecoder(MaskDecoder):
         self._start_xavier()
 
     def _start_xavier(self) -> None:
-        """Xavier-uniform noise tokens and convolutions, as published; the MLPs keep PyTorch's start."""
+        """Starts noise tokens and convolutions Xavier-uniform, as published; the MLPs keep PyTorch's start."""
         nn.init.xavier_uniform_(self.noise_token.weight)
         for part in (self.noise_compress_vit_feat, self.noise_embedding_encoder, self.noise_embedding_maskfeature):
             for layer in part:
@@ -91,7 +91,7 @@ class NoiseDecoder(MaskDecoder):
         return self.noise(states, upscaled, embeddings_B256GG, first_global_BDGG)
 
     def output_tokens(self) -> torch.Tensor:
-        """The tokens whose states make masks and noise, 8×256."""
+        """Returns the tokens whose states make masks and noise, 8×256."""
         return torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.noise_token.weight])
 
     def noise(
@@ -101,7 +101,7 @@ class NoiseDecoder(MaskDecoder):
         embeddings_B256GG: torch.Tensor,
         first_global_BDGG: torch.Tensor,
     ) -> torch.Tensor:
-        """Noise from the output tokens' states and the feature maps; M = 4G."""
+        """Returns noise from the output tokens' states and the feature maps; M = 4G."""
         features = (
             self.noise_embedding_maskfeature(upscaled_B32MM)
             + self.noise_embedding_encoder(embeddings_B256GG)

@@ -13,7 +13,7 @@ MASK, BOX, POINTS = range(len(FIELDS))  # the columns of `Prompts.given`
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of one batch. Every field is None (not given) or holds one entry for each of the B images.
+    """Holds the prompts of one batch. Every field is None (not given) or holds one entry for each of the B images.
 
     Coordinates are pixels (x, y) of the network's square input, `image_size` on a side.
 
@@ -33,7 +33,7 @@ class Prompts:
 
     @classmethod
     def join(cls, each: Sequence[Prompts]) -> Prompts:
-        """One batch from the prompts of single images (batches of 1 without `given`), whatever each of them has.
+        """Returns one batch of the prompts of single images (batches of 1 without `given`), whatever each of them has.
 
         All that have points must have the same number of them, and mask prompts one size: ValueError otherwise.
         """
@@ -52,14 +52,15 @@ class Prompts:
         return cls(masks, boxes, points, torch.tensor(has, device=first.device))
 
     def to(self, device: torch.device | str) -> Prompts:
+        """Returns the prompts on a device."""
         return Prompts(*(None if field is None else field.to(device) for field in self._fields()))
 
     def __getitem__(self, index: slice) -> Prompts:
-        """The prompts of the images that `index` (a slice) selects."""
+        """Returns the prompts of the images that `index` (a slice) selects."""
         return Prompts(*(None if field is None else field[index] for field in self._fields()))
 
     def of_image(self, index: int) -> Prompts:
-        """The prompts of one image alone, as a batch of 1 without `given`: what it does not have is None."""
+        """Returns the prompts of one image alone, as a batch of 1 without `given`: what it does not have is None."""
         alone = self[index : index + 1]
         if alone.given is None:
             return alone
@@ -67,7 +68,7 @@ class Prompts:
         return Prompts(*(field if given else None for field, given in zip(alone._fields(), has, strict=False)))
 
     def check(self, batch: int) -> None:
-        """ValueError unless every field is of `batch` images."""
+        """Raises ValueError unless every field is of `batch` images."""
         for name, field in zip((*FIELDS, "given"), self._fields(), strict=True):
             if field is not None and field.shape[0] != batch:
                 raise ValueError(f"prompts.{name}: {field.shape[0]} entries for {batch} images")

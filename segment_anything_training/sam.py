@@ -26,7 +26,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normalise(nn.Module):
-    """Pixels in [0, 1] → ImageNet's zero mean and unit deviation. Holds no state entries."""
+    """Brings pixels in [0, 1] to ImageNet's zero mean and unit deviation. It holds no state entries.
+
+    Padding is black before, so it is negative after, as in the published code.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -41,7 +44,7 @@ class Normalise(nn.Module):
 
 
 class ChannelNorm(LayerNorm2d):
-    """SAM's LayerNorm2d, over the channels of each pixel, by PyTorch's fused kernel; B×C×H×W as there.
+    """Computes SAM's LayerNorm2d, over the channels of each pixel, by PyTorch's fused kernel; B×C×H×W as there.
 
     Made for channels last in memory, where the channels of a pixel lie side by side; the result lies so, too.
     """
@@ -52,7 +55,7 @@ class ChannelNorm(LayerNorm2d):
 
 
 class Doubling(nn.ConvTranspose2d):
-    """Twice the side, every pixel becoming 2×2: B×C×H×W → B×D×2H×2W.
+    """Doubles the side, every pixel becoming 2×2: B×C×H×W → B×D×2H×2W.
 
     On the CPU it is one matrix product, which is what this convolution amounts to; PyTorch's own backward takes three
     times as long there with channels last in memory.
@@ -73,7 +76,7 @@ class Doubling(nn.ConvTranspose2d):
 
 
 class Convolution3(nn.Conv2d):
-    """A 3×3 convolution that keeps the size.
+    """Computes a 3×3 convolution that keeps the size.
 
     On the CPU it works on channels first in memory where gradients are wanted: that of the weights takes twice as long
     with channels last.
@@ -100,13 +103,13 @@ def use_fast_layers(layers: nn.Sequential) -> None:
 
 
 def check_images(images_B3SS: torch.Tensor, image_size: int) -> None:
-    """Raise ValueError unless `images` is a batch of square colour images of the network's input size."""
+    """Raises ValueError unless `images` is a batch of square colour images of the network's input size."""
     if images_B3SS.ndim != 4 or images_B3SS.shape[1:] != (3, image_size, image_size):
         raise ValueError(f"images: expected B×3×{image_size}×{image_size}, got {tuple(images_B3SS.shape)}")
 
 
 def prompt_encoder(config: SamConfig) -> PromptEncoder:
-    """SAM's prompt encoder for this input size."""
+    """Returns SAM's prompt encoder for this input size."""
     encoder = PromptEncoder(
         embed_dim=PROMPT_DIM,
         image_embedding_size=(config.grid, config.grid),
@@ -118,13 +121,13 @@ def prompt_encoder(config: SamConfig) -> PromptEncoder:
 
 
 def token_transformer() -> TwoWayTransformer:
-    """The transformer of SAM's mask decoder, equal in every size."""
+    """Returns the transformer of SAM's mask decoder, equal in every size."""
     return TwoWayTransformer(depth=2, embedding_dim=PROMPT_DIM, mlp_dim=2048, num_heads=8)
 
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """A batch's prompts as SAM's decoders take them.
+    """Holds a batch's prompts as SAM's decoders take them.
 
     sparse: B×T×256, a token for every point and box corner. dense: B×256×G×G, of the mask. kept: B×T bool, which tokens
     an image has; None: all of them.
@@ -136,7 +139,7 @@ class EncodedPrompts:
 
 
 def encode_prompts(encoder: PromptEncoder, prompts: Prompts, batch: int) -> EncodedPrompts:
-    """Encodes a batch's prompts at once, whatever each image has; without points and boxes T is 0.
+    """Returns a batch's prompts encoded at once, whatever each image has; without points and boxes T is 0.
 
     SAM's own `forward` takes one combination of prompts for all that it is given; every token here has the value that
     it has there. As there, points come first, then a padding point if there is no box, then the box's corners.
@@ -175,7 +178,7 @@ def attend(
     v_BKC: torch.Tensor,
     kept_BK: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One attention layer of SAM's token transformer, B×Q×C, fused. kept: which keys exist; None: all of them."""
+    """Returns one attention layer of SAM's token transformer, B×Q×C, fused. kept: which keys exist; None: all."""
     q, k, v = (
         project(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
         for project, x in ((attention.q_proj, q_BQC), (attention.k_proj, k_BKC), (attention.v_proj, v_BKC))
@@ -191,7 +194,7 @@ def two_way(
     tokens_BTC: torch.Tensor,
     kept_BT: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """SAM's token transformer: states B×T×C of the tokens and B×N×C of the image.
+    """Returns what SAM's token transformer makes: states B×T×C of the tokens and B×N×C of the image.
 
     The steps of `segment_anything`'s TwoWayTransformer, where tokens that an image does not have (not in `kept`) are no
     keys; their own states mean nothing.
@@ -220,7 +223,7 @@ def run_tokens(
     position_1256GG: torch.Tensor,
     prompts: EncodedPrompts,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Let output tokens and prompts attend to the images, each of the batch to its own.
+    """Lets output tokens and prompts attend to the images, each of the batch to its own.
 
     SAM's `predict_masks` does this for many prompts of one image by repeating that image; here image and prompt number
     i belong together, so that a whole batch is decoded at once. Returns the output tokens' states B×K×256 and the
@@ -245,7 +248,7 @@ def run_tokens(
 
 
 def combine(weights_BKC: torch.Tensor, features_BCHW: torch.Tensor) -> torch.Tensor:
-    """K maps, each a weighted sum of C feature maps: B×K×H×W, float32 in whatever precision the features came."""
+    """Returns K maps, each a weighted sum of C feature maps: B×K×H×W, float32 whatever the features' precision is."""
     batch, _, height, width = features_BCHW.shape
     with torch.autocast(features_BCHW.device.type, enabled=False):
         return (weights_BKC.float() @ features_BCHW.float().flatten(2)).view(batch, -1, height, width)

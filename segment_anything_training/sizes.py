@@ -9,7 +9,7 @@ PATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class SamConfig:
-    """The sizes in which SAM's networks differ; everything else is the same in all of them.
+    """Holds the sizes in which SAM's networks differ; everything else is the same in all of them.
 
     image_size: side of the square input, a multiple of 16. window: side of the attention windows, in patches.
     global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder.
@@ -32,15 +32,15 @@ class SamConfig:
 
     @property
     def grid(self) -> int:
-        """Side of the patch grid."""
+        """Returns the side of the patch grid."""
         return self.image_size // PATCH_SIZE
 
     @property
     def mask_size(self) -> int:
-        """Side of mask prompts, and of the noise or logits that come out."""
+        """Returns the side of mask prompts, and of the noise or logits that come out."""
         return 4 * self.grid
 
 
 def is_noise_part(name: str) -> bool:
-    """Whether a parameter or state entry is one of the parts added to SAM, the only ones that are trained."""
+    """Returns whether a parameter or state entry is of the parts added to SAM, the only ones that are trained."""
     return "noise" in name

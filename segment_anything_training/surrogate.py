@@ -25,7 +25,7 @@ from segment_anything_training.sam import (
 
 
 class SurrogateDecoder(MaskDecoder):
-    """SAM's mask decoder with three mask tokens, no IoU token and no IoU head; mask 0 is the answer."""
+    """Decodes as SAM's mask decoder with three mask tokens, no IoU token and no IoU head; mask 0 is the answer."""
 
     def __init__(self) -> None:
         super().__init__(transformer_dim=PROMPT_DIM, transformer=token_transformer(), num_multimask_outputs=2)
@@ -38,17 +38,17 @@ class SurrogateDecoder(MaskDecoder):
         position_1256GG: torch.Tensor,
         prompts: EncodedPrompts,
     ) -> torch.Tensor:
-        """Logits B×1×4G×4G."""
+        """Returns logits B×1×4G×4G."""
         states, upscaled = run_tokens(self, self.mask_tokens.weight, embeddings_B256GG, position_1256GG, prompts)
         return self.logits(states, upscaled)
 
     def logits(self, states_BT256: torch.Tensor, upscaled_B32MM: torch.Tensor) -> torch.Tensor:
-        """Mask 0 from the output tokens' states and the up-scaled embedding; M = 4G."""
+        """Returns mask 0 from the output tokens' states and the up-scaled embedding; M = 4G."""
         return combine(self.output_hypernetworks_mlps[0](states_BT256[:, 0])[:, None], upscaled_B32MM)
 
 
 class Surrogate(nn.Module):
-    """Noised images B×3×S×S in [0, 1] and prompts → mask logits B×1×S/4×S/4 (object where above 0).
+    """Predicts mask logits B×1×S/4×S/4 (object where above 0) from noised images B×3×S×S in [0, 1] and prompts.
 
     image_size: S. mask_size: side of mask prompts, S/4. bf16: whether large products run in bfloat16.
     """

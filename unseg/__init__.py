@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unseg.method.config import Budget as Budget
-    from unseg.protecting.generators import open_generator as load_generator
+    from unseg.protecting.generators import load_generator as load_generator
     from unseg.protecting.protector import Protector as Protector
     from unseg.protecting.protector import protect_image as protect
     from unseg.protecting.run import protect as protect_folder
@@ -29,19 +29,20 @@ __all__ = ["Budget", "Protector", "__version__", "load_generator", "protect", "p
 _HOMES = {
     "Budget": ("unseg.method.config", "Budget"),
     "Protector": ("unseg.protecting.protector", "Protector"),
-    "load_generator": ("unseg.protecting.generators", "open_generator"),
+    "load_generator": ("unseg.protecting.generators", "load_generator"),
     "protect": ("unseg.protecting.protector", "protect_image"),
     "protect_folder": ("unseg.protecting.run", "protect"),
     "verify": ("unseg.protecting.verification", "verify"),
 }
 
+if not TYPE_CHECKING:  # a type checker that saw it would take any name for one that is there
 
-def __getattr__(name: str) -> Any:
-    """Returns the object behind a public name, whose module is imported now."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, own_name = _HOMES[name]
-    return getattr(import_module(module), own_name)
+    def __getattr__(name: str) -> Any:
+        """Returns the object behind a public name, whose module is imported now."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, own_name = _HOMES[name]
+        return getattr(import_module(module), own_name)
 
 
 def __dir__() -> list[str]:

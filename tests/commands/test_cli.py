@@ -30,7 +30,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(unseg.protecting.inputs, "open_generator", lambda which, device: loaded())
+    monkeypatch.setattr(unseg.protecting.inputs, "load_generator", lambda which, device: loaded())
     monkeypatch.setattr(unseg.storage.weights, "load_generator", lambda which: loaded())
     monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "photos").mkdir()
@@ -344,7 +344,7 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
         "import unseg.protecting.run; from tests.support.fake_generator import loaded; from unseg import cli;"
         "slow = loaded(); fast = slow.network.forward;"
         "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
-        "unseg.protecting.inputs.open_generator = lambda which, device: slow;"
+        "unseg.protecting.inputs.load_generator = lambda which, device: slow;"
         "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))"
     )
     command = [sys.executable, "-c", script.format(str(ROOT))]

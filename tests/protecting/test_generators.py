@@ -20,7 +20,7 @@ from segment_anything_training.prompt_batch import Prompts
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.protecting.generators import network_of, open_generator
+from unseg.protecting.generators import load_generator, network_of
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.protector import Protector
 from unseg.protecting.run import protect
@@ -99,8 +99,8 @@ def test_generators_of_the_project_stay_what_they_are() -> None:
     network = FakeGenerator()
     assert network_of(network) is network and network_of(loaded()) is not None
     given = loaded()
-    assert open_generator(given) is given and network_of(given) is given.network
-    compact = open_generator("compact")
+    assert load_generator(given) is given and network_of(given) is given.network
+    compact = load_generator("compact")
     assert (compact.name, compact.source) == ("compact", "compact.safetensors")
     assert isinstance(network_of("compact"), CompactGenerator)
 
@@ -113,7 +113,7 @@ def test_the_constructor_reads_no_file() -> None:
 
 @pytest.mark.parametrize("name", ["build", "Toy", "ready"])
 def test_a_generator_may_be_named(folder: Path, name: str) -> None:
-    opened = open_generator(f"own_toy:{name}")
+    opened = load_generator(f"own_toy:{name}")
     expected = hashlib.sha256((folder / "own_toy.py").read_bytes()).hexdigest()
     assert (opened.name, opened.source, opened.sha256) == ("own", f"own_toy:{name}", expected)
     assert opened.network.image_size == 35 and not opened.network.training
@@ -127,14 +127,14 @@ def test_an_object_is_known_by_its_source_file(folder: Path) -> None:
 
     here = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     for generator in (toy, functools.partial(toy)):
-        opened = open_generator(_with_side(generator))
+        opened = load_generator(_with_side(generator))
         assert (opened.name, opened.sha256) == ("own", here)
-    assert open_generator(toy).source == "test_generators:toy"
-    assert open_generator(ready).sha256 == hashlib.sha256((folder / "own_toy.py").read_bytes()).hexdigest()
+    assert load_generator(toy).source == "test_generators:toy"
+    assert load_generator(ready).sha256 == hashlib.sha256((folder / "own_toy.py").read_bytes()).hexdigest()
     names: dict = {}
     exec("def f(images, prompts): return images\nf.image_size = 8", names)
     with pytest.raises(UserError, match="f is from no file, whose sha256 the manifest needs; define it in a module"):
-        open_generator(names["f"])
+        load_generator(names["f"])
     assert Protector(names["f"], device="cpu")(IMAGE).shape == IMAGE.shape  # in memory there is no manifest
 
 
@@ -176,7 +176,7 @@ def test_what_is_no_generator_is_refused(generator: object, message: str) -> Non
 )
 def test_a_name_that_gives_no_generator_is_refused(folder: Path, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        open_generator(f"own_toy:{name}")
+        load_generator(f"own_toy:{name}")
 
 
 @pytest.mark.parametrize(

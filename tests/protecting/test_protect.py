@@ -481,7 +481,7 @@ def test_only_the_networks_thread_has_a_team_of_openmp(
     asked, ask, read = [], Protector.noise, []
     monkeypatch.setattr(Protector, "noise", lambda *given: asked.append(torch.get_num_threads()) or ask(*given))
     monkeypatch.setattr(
-        unseg.protecting.inputs, "open_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
+        unseg.protecting.inputs, "load_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
     )
     monkeypatch.setattr(
         unseg.protecting.pipeline, "SMALL_NETWORK_SIDE", 0

@@ -29,7 +29,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Built:
-    monkeypatch.setattr(unseg.protecting.inputs, "open_generator", lambda which, device: loaded())
+    monkeypatch.setattr(unseg.protecting.inputs, "load_generator", lambda which, device: loaded())
     return build("coco compressed", tmp_path / "set")
 
 

@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -117,9 +118,20 @@ class _Stopped:
         return getattr(self.file, name)
 
 
+def wait_for_threads() -> None:
+    """Waits, a second at most, until all other threads of this process are gone.
+
+    One that is ending may hold a lock of OpenCV, and a fork would keep that lock for ever.
+    """
+    threads, latest = Path("/proc/self/task"), time.monotonic() + 1
+    while threads.is_dir() and len(list(threads.iterdir())) > 1 and time.monotonic() < latest:
+        time.sleep(0.001)
+
+
 def in_a_process(work: Callable[[], int], out: Path, kind: str, number: int | None) -> tuple[int, int]:
     """The exit code of `work` in a fork of this process, and the steps that it came through (0 where it was killed)."""
     reader, writer = os.pipe()
+    wait_for_threads()
     child = os.fork()
     if child == 0:
         code = WRONG
@@ -154,7 +166,7 @@ def making_an_edition(folder: Path, out: Path) -> Callable[[], int]:
         edition_row("coco"),
         {"DATA_ROOT": str(folder / "data"), "OUT": str(out), "NAMES": "png", "VAL": "link", "NGPU": "0"},
     )
-    unseg.protecting.inputs.open_generator = lambda which, device: loaded()
+    unseg.protecting.inputs.load_generator = lambda which, device: loaded()
     return lambda: make_edition(settings).summary.exit_code
 
 

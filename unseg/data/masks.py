@@ -33,8 +33,8 @@ def check_kind(kind: MaskKind, rule: ObjectRule, option: str = "--mask-type") ->
 def object_mask(values_HW: np.ndarray, kind: MaskKind, rule: ObjectRule = ALL_OBJECTS) -> np.ndarray:
     """Returns the object, H×W bool.
 
-    values: H×W integers as `unseg.storage.image_decoding.read_label` gives them. kind: what they mean. rule: "all" or class
-    ids, since a mask alone does not tell things from stuff. UserError for class ids of a binary mask.
+    values: H×W integers as `unseg.storage.image_decoding.read_label` gives them. kind: what they mean. rule: "all" or
+    class ids, since a mask alone does not tell things from stuff. UserError for class ids of a binary mask.
     """
     check_kind(kind, rule)
     if kind == "binary":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unseg.errors import UserError
-from unseg.storage.files import sha256_of
+from unseg.storage.files import sha256_or_refuse
 
 SHORT = 16  # characters of a hash in results.json
 
@@ -36,10 +36,7 @@ def digest(path: Path) -> str:
 
 @functools.cache
 def _digest_of(path: Path, size: int, changed: int) -> str:
-    found = sha256_of(path)
-    if found is None:
-        raise UserError(f"{path}: cannot be read; check its permissions")
-    return found
+    return sha256_or_refuse(path)
 
 
 def weights_identity(path: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from torch import nn
 from segment_anything_training.prompt_batch import Prompts
 from unseg.compute.plugins import is_spec, load_object
 from unseg.errors import UserError
+from unseg.storage import weights
 from unseg.storage.files import sha256_of
-from unseg.storage.weights import LoadedGenerator, load_generator
+from unseg.storage.weights import LoadedGenerator
 
 Network = Callable[[torch.Tensor, Prompts], torch.Tensor]
 AnyGenerator = str | Path | LoadedGenerator | nn.Module | Network
@@ -66,14 +67,14 @@ def _side(function: Network, name: str, default: int | None) -> int:
 def network_of(generator: AnyGenerator, device: str = "cpu") -> nn.Module:
     """Returns the network of a generator of any kind, with the attributes `image_size`, `mask_size` and `antialias`.
 
-    generator: as for `open_generator`. An object needs no source file here.
+    generator: as for `load_generator`. An object needs no source file here.
     """
     if isinstance(generator, (str, Path, LoadedGenerator)):
-        return open_generator(generator, device).network
+        return load_generator(generator, device).network
     return _complete(generator)
 
 
-def open_generator(generator: AnyGenerator, device: str = "cpu") -> LoadedGenerator:
+def load_generator(generator: AnyGenerator, device: str | torch.device = "cpu") -> LoadedGenerator:
     """Returns a generator of any kind, ready to use, with the facts that a manifest holds of it.
 
     generator: "compact", the one that ships; a weight file; `module:name`, which is a generator, or a function or class
@@ -87,7 +88,7 @@ def open_generator(generator: AnyGenerator, device: str = "cpu") -> LoadedGenera
         network, file = _complete(_built(generator)), importlib.import_module(generator.partition(":")[0]).__file__
         return LoadedGenerator(_ready(network, device), "own", generator, _sha256(file, generator))
     if isinstance(generator, (str, Path)):
-        return load_generator(generator, torch.device(device))
+        return weights.load_generator(generator, torch.device(device))
     network, name, file = _complete(generator), _name(generator), _source_file(generator)
     source = f"{Path(file).stem}:{name}" if file else name
     return LoadedGenerator(_ready(network, device), "own", source, _sha256(file, name))
@@ -126,7 +127,7 @@ def _complete(generator: nn.Module | Network) -> nn.Module:
     return OwnGenerator(generator)
 
 
-def _ready(network: nn.Module, device: str) -> nn.Module:
+def _ready(network: nn.Module, device: str | torch.device) -> nn.Module:
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -74,7 +74,8 @@ def _of_pillow(image: Pillow.Image) -> GivenImage:
         result = Pillow.fromarray(changed[..., 0] if changed.shape[2] == 1 else changed)
         if image.mode != result.mode:
             result.putalpha(image.getchannel("A"))
-        result.info.update(image.info)  # the colour profile, above all
+        if "icc_profile" in image.info:  # and nothing else, as `unseg protect` does unless it is asked
+            result.info["icc_profile"] = image.info["icc_profile"]
         return result
 
     return GivenImage(samples, back)

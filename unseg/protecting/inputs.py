@@ -16,7 +16,7 @@ from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.samples import SampleFile, SampleList, find_samples
 from unseg.errors import UserError
 from unseg.protecting.box_file import read_boxes
-from unseg.protecting.generators import open_generator
+from unseg.protecting.generators import load_generator
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.outputs import check_folders
 from unseg.protecting.protector import Boxes
@@ -51,7 +51,7 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
     boxes = None if request.boxes is None else read_boxes(request.boxes)
     device = choose_device(request.settings.device)
     generator = request.settings.generator if request.generator is None else request.generator
-    loaded = open_generator(generator, str(device))
+    loaded = load_generator(generator, device)
     if any(path.is_dir() for path in request.inputs):  # for single files, most of a folder of masks has no image
         _tell_leftovers(found, boxes, progress)
     return Inputs(found, opened, boxes, loaded, device)

@@ -25,7 +25,7 @@ from unseg.compute.device import choose_device
 from unseg.compute.stopping import end_with_the_parent
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
-from unseg.protecting.generators import open_generator
+from unseg.protecting.generators import load_generator
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
@@ -56,7 +56,7 @@ class Blueprint:
     def build(self) -> Pipeline:
         """Returns the pipeline; loads the generator where it is a file."""
         device = choose_device(self.settings.device)
-        loaded = self.generator or open_generator(self.settings.generator, str(device))
+        loaded = self.generator or load_generator(self.settings.generator, device)
         if loaded.sha256 != self.sha256:
             raise UserError(
                 f"--generator {self.settings.generator}: was changed since the run began; run the same command again"

@@ -56,7 +56,7 @@ class Protector:
     """Makes images unlearnable: a generator, a budget, and the rule of where each part of the budget holds.
 
     generator: "compact", which ships with the package; a weight file; `module:name`; or a generator itself (see
-    `unseg.protecting.generators.open_generator`). It is loaded when it is first needed. A network that is given is
+    `unseg.protecting.generators.load_generator`). It is loaded when it is first needed. A network that is given is
     moved to the device and set to evaluation. budget: the largest change of a value, in grey levels of 255. region: see
     `image_region`. device: auto, cpu, cuda or cuda:N. batch_size: every batch that the network sees has this size,
     filled with zeros, so that an image's noise does not depend on its company. precision, of networks derived from SAM:
@@ -85,7 +85,7 @@ class Protector:
 
     @property
     def network(self) -> Any:
-        """The network of the generator, on the device and in evaluation mode."""
+        """Returns the network of the generator, on the device and in evaluation mode."""
         with self._loading:
             if self._network is None:
                 self._network = self._prepared()
@@ -96,7 +96,6 @@ class Protector:
         if self.device.type == "cuda" and is_sam_derived(network):
             # As its activations lie, whose norms want the channels of a pixel side by side.
             cast(Any, network).to(memory_format=torch.channels_last)
-        set_speed(network, self.precision == "bfloat16")
         return network
 
     def __call__(self, image: AnyImage, mask: AnyMask | None = None, boxes: Boxes | None = None) -> AnyImage:
@@ -165,6 +164,7 @@ class Protector:
         network, image = self.network, self._batch([item.image for item in framed])
         prompts = Prompts(**{name: self._batch([getattr(item.prompts, name) for item in framed]) for name in given})
         with self._turn, reproducible():
+            set_speed(network, self.precision == "bfloat16")  # another protector may have set it otherwise
             noise_B3NN = network(image, prompts)
         _check_noise(noise_B3NN, self.batch_size)
         return noise_B3NN[: len(framed)].float().cpu().clone()  # outside, where the copy is an ordinary tensor
