@@ -1,6 +1,6 @@
 """Speed and memory of a training step against a plain one, in one run, printed as a table and written as JSON.
 
-Both take the same steps of bilevel training (`unseg.training.bilevel`) from the same weights on the same batches, in
+Both take the same steps of bilevel training (`unseg.training.steps`) from the same weights on the same batches, in
 the paper's proportion: a round is one step of the surrogate and three of the generator. "This" step is the one that
 `unseg train` takes; the plain one is float32 with the networks of `benchmarks.plain_step`, channels first in memory,
 and an unfused Adam. Neither computes gradients of frozen parts, nor did the published code.

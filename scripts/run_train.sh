@@ -3,8 +3,8 @@
 #
 #   DATA_ROOT=data/my_set bash scripts/run_train.sh                         trains the compact generator
 #   DATA_ROOT=data/hqseg RECIPE=paper bash scripts/run_train.sh --sam pretrained_checkpoint/sam_vit_b_01ec64.pth
-#   DATA_ROOT=data/my_set NGPU=0 NPROC=2 bash scripts/run_train.sh --set seed=7      two processes; options go to train.py
-#   NNODES=2 RDZV_ENDPOINT=first-machine:29500 … bash scripts/run_train.sh           the same command on each of two machines
+#   DATA_ROOT=data/my_set NGPU=0 NPROC=2 bash scripts/run_train.sh --set seed=7    two processes; options go to train.py
+#   NNODES=2 RDZV_ENDPOINT=first-machine:29500 … bash scripts/run_train.sh    on each of two machines
 #
 # Needs: what install.sh needs, images with masks or segment maps in DATA_ROOT (layout: data/README.md), and a GPU for
 #        anything but a trial: the recipe says how long it takes and on what. Several machines share the disk of OUTPUT.

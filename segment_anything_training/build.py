@@ -52,17 +52,13 @@ def build_surrogate(name: str) -> nn.Module:
     return Surrogate(replace(_config(name, SURROGATE_NAMES), image_size=SURROGATE_IMAGE_SIZE))
 
 
-def set_speed(network: nn.Module, bf16: bool, compiled: bool = False) -> None:
+def set_speed(network: nn.Module, bf16: bool) -> None:
     """Sets how a network computes; its state names stay.
 
     bf16: whether large products run in bfloat16, in networks derived from SAM; the compact ones stay in float32.
-    compiled: whether the image encoder, or the whole of a compact network, goes through torch.compile at its first
-    call.
     """
     if hasattr(network, "bf16"):
         cast(Any, network).bf16 = bf16
-    if compiled:
-        getattr(network, "image_encoder", network).compile(dynamic=False)
 
 
 def is_sam_derived(network: nn.Module) -> bool:

@@ -165,12 +165,11 @@ def run_block(block: Any, x_ND: Tensor, rooms: Rooms) -> None:
 
 def suits(x_BGGD: Tensor) -> bool:
     """Returns whether `run_blocks` may take the place of the blocks: on a processor, in float32, without gradients."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     return x_BGGD.device.type == "cpu" and x_BGGD.dtype == torch.float32
 
 
-@torch.compiler.disable  # a compiler would unroll the loops over windows and tiles
 def run_blocks(blocks: Iterable[Any], x_BGGD: Tensor, kept: int) -> Tensor:
     """Puts the tokens after all blocks in place of those before them, one image after another.
 

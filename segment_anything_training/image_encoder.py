@@ -126,7 +126,6 @@ class _TiledAttention(torch.autograd.Function):
         return grad_q.mul_(scale), grad_k, grad_v, grad_h, grad_w
 
 
-@torch.compiler.disable  # a compiler would unroll the loop over the tiles
 def tiled_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor
 ) -> torch.Tensor:

@@ -107,7 +107,7 @@ def upward_imports(sources: Sources) -> list[str]:
 
 
 def import_cycles(sources: Sources) -> list[str]:
-    """Returns every circle of imports, once, as `a → b → a`; the face, which imports when it is asked, is in none."""
+    """Returns every circle of imports, once, as `a → b → a`. The face is in none: it imports when it is asked."""
     graph = {module: sorted(imports(module, sources) & sources.keys() - {module, FACE}) for module in sources}
     finished: set[str] = set()
     circles = []

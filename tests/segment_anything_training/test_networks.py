@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +26,7 @@ from segment_anything_training.image_encoder import ImageEncoder
 from segment_anything_training.prompt_batch import Prompts
 from segment_anything_training.sam import ChannelNorm, Convolution3, Doubling, SamConfig
 from segment_anything_training.surrogate import Surrogate
-from unseg.compute.device import compiles, in_bf16
-from unseg.errors import UserError
+from unseg.compute.device import in_bf16
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
 
@@ -545,7 +543,7 @@ def test_speed_settings_reach_the_networks_they_are_for():
         (build.build_generator("compact"), False),
     ):
         names = list(network.state_dict())
-        build.set_speed(network, bf16=True, compiled=False)
+        build.set_speed(network, bf16=True)
         assert getattr(network, "bf16", False) is takes_bf16
         assert list(network.state_dict()) == names
 
@@ -553,7 +551,7 @@ def test_speed_settings_reach_the_networks_they_are_for():
 def test_half_precision_stays_near_and_trains_float32_weights(vectors):
     """Of bfloat16's 8 bits about two decimals are left; noise, logits, prompts, weights, gradients are float32."""
     generator = filled(NoiseGenerator(SMALL_GENERATOR))
-    build.set_speed(generator, bf16=True, compiled=False)
+    build.set_speed(generator, bf16=True)
     noise_B3NN = generator(batch_of(vectors, "image"), prompts_of(vectors, "box_points_mask"))
     expected = vectors["noise.box_points_mask"]
     assert noise_B3NN.dtype == torch.float32
@@ -562,39 +560,13 @@ def test_half_precision_stays_near_and_trains_float32_weights(vectors):
     noise_B3NN.sum().backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in generator.parameters() if parameter.requires_grad)
     surrogate = Surrogate(SMALL_SURROGATE)
-    build.set_speed(surrogate, bf16=True, compiled=False)
+    build.set_speed(surrogate, bf16=True)
     images = torch.rand(2, 3, 128, 128, requires_grad=True)
     logits = surrogate(images, Prompts(boxes=torch.tensor([[8.0, 8, 90, 70]] * 2)))
     logits.sum().backward()
     assert logits.dtype == images.grad.dtype == torch.float32 and images.grad.isfinite().all()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not any(shutil.which(compiler) for compiler in ("g++", "clang++")), reason="no C++ compiler")
-def test_a_compiled_surrogate_is_the_same_surrogate():
-    config = replace(SMALL_SURROGATE, depth=2, global_blocks=(1,))
-    plain, compiled = filled(Surrogate(config)), filled(Surrogate(config))
-    build.set_speed(compiled, bf16=False, compiled=True)
-    assert compiled.state_dict().keys() == plain.state_dict().keys()
-    prompts, outputs = Prompts(boxes=torch.tensor([[8.0, 8, 90, 70]] * 2)), []
-    for surrogate in (plain, compiled):
-        torch.manual_seed(0)
-        outputs.append(surrogate(torch.rand(2, 3, 128, 128), prompts))
-        outputs[-1].sum().backward()
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5 * max(1, outputs[0].abs().max().item()))
-    for (name, found), expected in zip(compiled.named_parameters(), plain.parameters(), strict=True):
-        if expected.grad is not None:
-            scale = max(1, expected.grad.abs().max().item())
-            torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-5 * scale, msg=name)
-
-
 def test_precision_is_the_devices_unless_named():
     assert not in_bf16("auto", torch.device("cpu")) and in_bf16("bf16", torch.device("cpu"))
     assert not in_bf16("float32", torch.device("cuda"))
-
-
-def test_a_missing_compiler_is_named(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert compiles(False) is False
-    with pytest.raises(UserError, match="--set compile=true: .* there is no no-such-compiler; install one"):
-        compiles(True)

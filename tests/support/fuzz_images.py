@@ -26,7 +26,7 @@ except ImportError:  # for the seeds and `use` it is not needed
     atheris = None
 
 with nullcontext() if atheris is None else atheris.instrument_imports(include=["unseg.storage", "PIL"]):
-    from unseg.protecting.verification import _same_transparency
+    from unseg.protecting.comparison import _same_transparency
     from unseg.storage import image_decoding, image_encoding, image_limits
 
 MAX_PIXELS = 4_000_000  # larger ones cost time and teach nothing new

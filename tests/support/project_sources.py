@@ -96,7 +96,7 @@ def imports(module: str, sources: Sources, only: ast.AST | None = None) -> set[s
     """
     package = module if is_package(module, sources) else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(only or tree_of(sources[module])):
+    for node in _importing(only or tree_of(sources[module])):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -104,9 +104,20 @@ def imports(module: str, sources: Sources, only: ast.AST | None = None) -> set[s
             base = ".".join([*above, *([node.module] if node.module else [])])
             names = [f"{base}.{alias.name}" for alias in node.names]
             found |= {name if name in sources else base for name in names}
-        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
+        else:
             found |= {argument.value for argument in node.args[:1] if _is_text(argument)}
     return found
+
+
+@cache
+def _importing(tree: ast.AST) -> tuple[ast.Import | ast.ImportFrom | ast.Call, ...]:
+    """Returns the statements of a tree that import, and the calls that import by name."""
+    return tuple(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        or (isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"))
+    )
 
 
 def called(node: ast.Call) -> str:

@@ -26,8 +26,8 @@ from unseg.training.pictures import PictureRow, draw, noise_gain
 from unseg.training.recipes import recipe
 from unseg.training.validation import SetScore
 
-PAPER = Phases(recipe("paper"), epoch=10)
-SMOKE = Phases(dataclasses.replace(recipe("smoke"), total_phases=7), epoch=10)
+PAPER = Phases(recipe("paper"), steps_per_epoch=10)
+SMOKE = Phases(dataclasses.replace(recipe("smoke"), total_phases=7), steps_per_epoch=10)
 SCORES = [
     SetScore("DIS5K-VD", 3, 0, (), 0.9, 0.5, 0.8, 0.4, 0.1, 1.0),
     SetScore("COIFT", 1, 2, ("a", "b"), 0.7, 0.3, 0.6, 0.2, 0.5, 2.0),
@@ -109,7 +109,7 @@ def test_lines_and_checkpoints_come_at_epochs_or_every_few_steps():
     assert PAPER.total_steps == 270 and SMOKE.total_steps == 7
     assert [step for step in range(1, 31) if PAPER.logs_after(step)] == [10, 20, 30]
     assert [step for step in range(1, 8) if SMOKE.logs_after(step)] == [2, 4, 6, 7]  # log_every is 2
-    often = Phases(dataclasses.replace(PAPER.config, checkpoint_every=7), epoch=10)
+    often = Phases(dataclasses.replace(PAPER.config, checkpoint_every=7), steps_per_epoch=10)
     assert [step for step in range(1, 31) if often.saves_after(step)] == [7, 10, 14, 20, 21, 28, 30]
     assert [step for step in range(1, 8) if SMOKE.saves_after(step)] == [4, 7]  # checkpoint_every is 4
     assert [PAPER.phase_of(step) for step in (0, 9, 10, 269)] == [0, 0, 1, 26]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import torch
 
 from unseg.errors import UserError
@@ -51,17 +48,3 @@ def in_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def compiles(wanted: bool, option: str = "--set compile=true") -> bool:
-    """Returns `wanted`; raises a UserError where it is wanted and torch.compile finds no C++ compiler.
-
-    option: what asked for it.
-    """
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
-    if wanted and not any(shutil.which(compiler) for compiler in compilers):
-        raise UserError(
-            f"{option}: torch.compile needs a C++ compiler, and there is no {' or '.join(compilers)}; "
-            f"install one, or {'leave compile at false' if '=' in option else f'leave {option} out'}"
-        )
-    return wanted

@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from unseg.compute.device import choose_device
 from unseg.errors import UserError
@@ -60,11 +59,6 @@ class World:
     def leads(self) -> bool:
         """Returns whether this process writes the files and talks to the person."""
         return self.rank == 0
-
-    def say(self, sentence: str) -> None:
-        """Prints the sentence, past a progress bar, on one process only."""
-        if self.leads:
-            tqdm.write(sentence)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Returns each value added over all processes, in float64; the same on each."""

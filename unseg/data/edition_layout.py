@@ -1,4 +1,4 @@
-"""How a data set's images and annotations lie on disk, and where under a root they are found.
+"""Describes how a data set's images and annotations lie on disk, and finds them under a root.
 
 A row of `unseg.data.edition_catalog` describes a data set in these terms. Nothing is opened here: a place is found by
 the names that are there.
@@ -16,7 +16,7 @@ from unseg.method.config import Budget
 
 @dataclass(frozen=True)
 class Source:
-    """One way in which a set's images and annotations lie on disk.
+    """Describes one way in which a set's images and annotations lie on disk.
 
     Paths are relative to the data set's home; in them {split} stands for the split and {folder} for the split's folder.
 

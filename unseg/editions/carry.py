@@ -1,4 +1,4 @@
-"""What an edition holds beside its protected images is brought over here: annotations, lists, untouched images.
+"""Brings over what an edition holds beside its protected images: annotations, lists, untouched images.
 
 Everything is a file of its own, copied, so that no later change in the edition reaches the originals; evaluation images
 may be links where the user asks for that. Each file has a line in the record (see `unseg.editions.carried`).

@@ -1,4 +1,4 @@
-"""A data set on disk is opened here: its images, and what their annotations say. Names are relative to its root."""
+"""Opens a data set on disk: its images, and what their annotations say. Names are relative to its root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One edition is made here, from its settings to the finished folder: its images, then all that belongs to them."""
+"""Makes one edition, from its settings to the finished folder: its images, then all that belongs to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unseg.storage.locks import FolderLock
 
 @dataclass(frozen=True)
 class Edition:
-    """What a run made.
+    """Tells what a run made.
 
     carried: what lies beside the images; None where the run brought nothing along. notes: what is missing for
     evaluation.

@@ -1,4 +1,4 @@
-"""The settings of an edition are read from the environment, as the scripts document them."""
+"""Reads the settings of an edition from the environment, as the scripts document them."""
 
 from __future__ import annotations
 

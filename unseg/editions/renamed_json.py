@@ -1,4 +1,4 @@
-"""New names of images in a COCO json, where an edition's images cannot keep theirs."""
+"""Writes new names of images into a COCO json, where an edition's images cannot keep theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unseg datasets` learns here which data sets are on disk, and what the others lack."""
+"""Tells which data sets are on disk and what the others lack, for `unseg datasets`."""
 
 from __future__ import annotations
 

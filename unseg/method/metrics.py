@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # tensors come with their own arithmetic, so that whoever only reads results needs no torch
 
 IGNORE_LABEL = 255
 BOUNDARY_SHARE = 0.02  # of the image's diagonal: Cheng et al.'s choice, and the paper's
@@ -22,13 +25,13 @@ def confusion_matrix(
     label and prediction lies in 0 … num_classes − 1.
     """
     counted = labels != ignore_label
-    pairs = labels[counted].to(torch.int64) * num_classes + predictions[counted].to(torch.int64)
-    return torch.bincount(pairs, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
+    pairs = labels[counted].long() * num_classes + predictions[counted].long()
+    return pairs.bincount(minlength=num_classes * num_classes).reshape(num_classes, num_classes)
 
 
 def class_iou(confusion: torch.Tensor) -> list[float | None]:
     """Returns every class's intersection over union; None for a class that no label shows, which a mean leaves out."""
-    confusion = confusion.to(torch.float64)
+    confusion = confusion.double()
     intersection, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     return [
         float(i / (t + p - i)) if t > 0 else None for i, t, p in zip(intersection, labelled, predicted, strict=True)

@@ -67,7 +67,7 @@ def log_line(
     all validation images, with and without noise; their gap is what the noise does. images_per_second: trained on by
     all processes, time for validation left out. waiting_share: the share of that time that passed waiting for data.
     """
-    epoch = report.step / phases.epoch
+    epoch = report.step / phases.steps_per_epoch
     return _plain(
         {
             "step": report.step,
@@ -237,7 +237,7 @@ class TrainingLog:
         self._events.flush()
 
     def _picture_name(self, step: int) -> str:
-        epoch, rest = divmod(step, self._phases.epoch)
+        epoch, rest = divmod(step, self._phases.steps_per_epoch)
         return f"step_{step:06d}.png" if self._phases.config.steps_per_phase or rest else f"epoch_{epoch:03d}.png"
 
     def _say_empty(self, scores: Sequence[SetScore]) -> None:

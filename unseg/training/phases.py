@@ -10,10 +10,10 @@ from unseg.method.config import TrainConfig
 
 @dataclass(frozen=True)
 class Phases:
-    """Divides a run into phases. epoch: in how many steps all images are seen once."""
+    """Divides a run into phases. steps_per_epoch: in how many steps all images are seen once."""
 
     config: TrainConfig
-    epoch: int
+    steps_per_epoch: int
 
     @classmethod
     def of(cls, config: TrainConfig, images: int, processes: int = 1) -> Phases:
@@ -27,7 +27,7 @@ class Phases:
 
     @property
     def _length(self) -> int:
-        return self.config.steps_per_phase or self.epoch
+        return self.config.steps_per_phase or self.steps_per_epoch
 
     def phase_of(self, step: int) -> int:
         """Returns the phase that the step after `step` steps belongs to."""
@@ -39,12 +39,12 @@ class Phases:
         It does at the end of every epoch where phases are epochs, else every `log_every` steps, and at the end of the
         run.
         """
-        every = self.config.log_every if self.config.steps_per_phase else self.epoch
+        every = self.config.log_every if self.config.steps_per_phase else self.steps_per_epoch
         return step % every == 0 or step == self.total_steps
 
     def saves_after(self, step: int) -> bool:
         """Returns whether there is a checkpoint after `step` steps: every `checkpoint_every`, and at an epoch's end."""
-        epoch_ends = not self.config.steps_per_phase and step % self.epoch == 0
+        epoch_ends = not self.config.steps_per_phase and step % self.steps_per_epoch == 0
         return epoch_ends or step % self.config.checkpoint_every == 0 or step == self.total_steps
 
 

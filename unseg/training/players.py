@@ -58,7 +58,7 @@ class Player:
     def start(cls, name: str, network: nn.Module, learning_rate: float, config: TrainConfig, world: World) -> Player:
         """Returns a player that has taken no step, its network on the world's device and the same on all processes."""
         network.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types lack memory_format
-        set_speed(network, in_bf16(config.precision, world.device), compiled=False)
+        set_speed(network, in_bf16(config.precision, world.device))
         world.share_state(network)
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(

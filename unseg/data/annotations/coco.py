@@ -1,4 +1,4 @@
-"""COCO's two json formats, and Cityscapes' panoptic edition, which has the second one's form.
+"""Reads COCO's two json formats, and Cityscapes' panoptic edition, which has the second one's form.
 
 Sources: the format page of cocodataset.org; panopticapi for ids; cityscapesScripts' createPanopticImgs for names.
 """

@@ -1,4 +1,4 @@
-"""One pass over a COCO json: its images, its categories, and where each image's annotations stand in the file.
+"""Reads a COCO json once: its images, its categories, and where each image's annotations stand in the file.
 
 The file is read once; for each image only the places of its entries are kept, 24 bytes an entry, so that a file of 450
 MB stays on disk. Sources: the format page of cocodataset.org; panopticapi for ids.

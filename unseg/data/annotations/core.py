@@ -156,7 +156,7 @@ def index_values(values_HW: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """What a format says of its classes.
+    """Holds what a format says of its classes.
 
     names maps ids to names and is empty where they are unknown. things holds the ids of countable classes; it is "all"
     where every class is one, None where that is unknown. "all" leaves out the ids in void, besides the rule's own

@@ -1,4 +1,4 @@
-"""Tables of Hugging Face's `datasets`: parquet files, and the arrow files that `save_to_disk` writes.
+"""Reads tables of Hugging Face's `datasets`: parquet files, and the arrow files that `save_to_disk` writes.
 
 Source: the page on the Image feature in the documentation of `datasets`. An image in a table is a struct of `bytes` and
 `path`. Tables are read with pyarrow (the extra `huggingface`), without `datasets` itself.
@@ -81,7 +81,7 @@ def choose_columns(names: Sequence[str], given: str | None, where: str) -> tuple
 
 
 class HuggingFaceTables(Annotations):
-    """Rows with an image and a mask, in parquet or arrow files.
+    """Reads rows with an image and a mask from parquet or arrow files.
 
     rows: image name → its table and row. kind: what the masks hold. holds_images: whether the images are the tables'
     own.

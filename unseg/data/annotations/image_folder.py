@@ -1,4 +1,4 @@
-"""Imagefolders of Hugging Face's `datasets`: image files, and metadata that name the mask of each.
+"""Reads imagefolders of Hugging Face's `datasets`: image files, and metadata that name the mask of each.
 
 Source: the page on ImageFolder in the documentation of `datasets`.
 """

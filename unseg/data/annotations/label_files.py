@@ -113,7 +113,7 @@ def label_map(label: Label, path: Path, height: int, width: int, kind: MaskKind,
 
 
 class LabelFiles(Annotations):
-    """Masks as image files, one an image.
+    """Reads masks that are image files, one for each image.
 
     files: image name → its mask. missing: masks without an image, and what cannot be looked into. kind: what the masks
     hold. statement: as `Annotations` has it.

@@ -66,7 +66,7 @@ class _Gathered:
 
 
 class LabelMe(Annotations):
-    """Reads a json an image.
+    """Reads one json for each image.
 
     files: image name → its json. declared: image name → height and width as its json says. ids: label → class id.
     """

@@ -1,4 +1,4 @@
-"""File names out of annotations are checked here, and matched with the images that are there."""
+"""Checks file names out of annotations, and matches them with the images that are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image's polygons and run-length masks are collected here, within limits that keep one image affordable."""
+"""Collects an image's polygons and run-length masks, within limits that keep one image affordable."""
 
 from __future__ import annotations
 

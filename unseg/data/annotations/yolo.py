@@ -36,7 +36,7 @@ CLASSES_FILE = "classes.txt"
 
 
 class Yolo(Annotations):
-    """Reads a text file of outlines an image. names: class id → name, as far as a file tells."""
+    """Reads one text file of outlines for each image. names: class id → name, as far as a file tells."""
 
     format = "yolo"
 
