@@ -36,8 +36,8 @@ DETR_HEADS = r"class_embed|enc_score_head|class_labels_classifier"
 class RCNN(nn.Module):
     """Faster R-CNN (Ren et al., NeurIPS 2015) or Mask R-CNN (He et al., ICCV 2017).
 
-    pretrained: whether `load` follows: published weights were trained with fixed statistics of their batch norms. notes:
-    sentences on what weights of a file left random.
+    pretrained: whether `load` follows: published weights were trained with fixed statistics of their batch norms.
+    notes: sentences on what weights of a file left random.
     """
 
     def __init__(
