@@ -10,7 +10,7 @@
 #        anything but a trial: the recipe says how long it takes and on what. Several machines share the disk of OUTPUT.
 # Leaves: the log, pictures, checkpoints and the generator in OUTPUT. The same command goes on after Ctrl-C, SIGTERM or
 #        a kill, to the same weights as if nothing had happened; scripts/run_train.slurm does that under Slurm.
-# Settings: RECIPE (compact; paper, smoke), DATA_ROOT (required), OUTPUT (runs/RECIPE); paths are seen from the current
+# Settings: RECIPE (compact; paper, smoke), DATA_ROOT (required), OUTPUT or OUT (runs/RECIPE); paths are seen from the current
 #           folder. NGPU (every visible GPU; 0: processors, with NPROC processes, 1 if not set), OMP_NUM_THREADS (cores
 #           by processes). Several machines: NNODES (1), RDZV_ENDPOINT (HOST:PORT), RDZV_ID (unseg), RDZV_BACKEND (c10d;
 #           static with NODE_RANK), TORCHRUN_ARGS (more options of torchrun).
@@ -44,7 +44,7 @@ if [[ -z ${NGPU:-} || $NGPU -gt 0 ]]; then
         fail "NGPU=$NGPU: torch sees $visible GPUs here; give at most that many, or 0 for processors (NPROC)"
 fi
 
-train=("$root/train.py" --recipe "$RECIPE" --data-root "$DATA_ROOT" --output "${OUTPUT:-runs/$RECIPE}")
+train=("$root/train.py" --recipe "$RECIPE" --data-root "$DATA_ROOT" --output "${OUTPUT:-${OUT:-runs/$RECIPE}}")
 processes=$NGPU
 if ((NGPU == 0)); then
     processes=$NPROC

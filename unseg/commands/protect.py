@@ -60,7 +60,7 @@ class ObjectOptions:
         str,
         typer.Option(
             help="What is the object: all; things (or multi), countable ones only; class ids such as 3,4 or 1-5; "
-            "by-class: every class gets a noise of its own and the object's budget."
+            "by-class: every class has its own noise, and the second-largest class has none."
         ),
     ] = "all"
     ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255

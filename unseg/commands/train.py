@@ -17,6 +17,7 @@ from unseg import __version__
 from unseg.commands.console import Terminal
 from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.errors import UserError
+from unseg.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from unseg.compute.distributed import World
@@ -90,7 +91,7 @@ AllowMissing = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-Recipe = Annotated[str, typer.Option("--recipe", help="paper, compact or smoke.", rich_help_panel=NETWORKS)]
+Recipe = Annotated[str, typer.Option("--recipe", help=f"{', '.join(RECIPES)}.", rich_help_panel=NETWORKS)]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override of a recipe's field, FIELD=VALUE.", rich_help_panel=NETWORKS),

@@ -235,4 +235,5 @@ def _plain(root: Path, splits: Sequence[str], watch: Sequence[str]) -> Found:
     used = {*splits, *watch}
     problems = [problem for problem in pairing.problems if not splits or problem.name.split("/")[0] in used]
     held = sum(map(len, validation.values()))
-    return train, validation, problems, [f"{root}: {len(train):,} images to train on, {held:,} held out"]
+    apart = f"{held:,} held out" if held else "none held out, so validation looks at training images (see --watch)"
+    return train, validation, problems, [f"{root}: {len(train):,} images to train on, {apart}"]

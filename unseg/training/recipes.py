@@ -22,7 +22,7 @@ def paper() -> TrainConfig:
 
 
 def compact() -> TrainConfig:
-    """Returns the training of a compact generator: BSDS500, two processor cores, under an hour.
+    """Returns the training of a compact generator: BSDS500, about 20 minutes on one processor core.
 
     It differs from the paper where a small network and victims without prompts ask for it: the final ε, single steps
     in turn, the true mask as target, two kinds of surrogate that see no prompt, are started afresh now and then and
