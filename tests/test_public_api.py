@@ -11,6 +11,7 @@ import pytest
 
 import unseg
 from tests.support.fake_generator import FakeGenerator, loaded
+from unseg.errors import UserError
 from unseg.protecting import protector
 
 
@@ -71,3 +72,10 @@ def test_a_folder_may_be_given_by_its_name_alone(tmp_path: Path) -> None:
     summary = unseg.protect_folder(str(tmp_path / "in"), tmp_path / "out", generator=loaded())
     assert [entry.output for entry in summary.entries] == ["a.png"] and summary.exit_code == 0
     assert unseg.verify(tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["masks", "boxes", "annotations"])
+def test_what_belongs_to_a_folder_is_given_by_its_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name}: give the path of a file or folder, not a dict$"):
+        unseg.protect_folder(tmp_path, tmp_path / "out", **{name: {"a.png": [[0, 0, 5, 3]]}})
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
+from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
 from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.inputs import read_inputs
@@ -60,9 +61,9 @@ def protect(
         tuple(Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)),
         Path(out),
         settings,
-        masks=_path(masks),
-        boxes=_path(boxes),
-        annotations=annotations if isinstance(annotations, OpenAnnotations) else _path(annotations),
+        masks=_path(masks, "masks"),
+        boxes=_path(boxes, "boxes"),
+        annotations=annotations if isinstance(annotations, OpenAnnotations) else _path(annotations, "annotations"),
         annotations_format=annotations_format,
         samples=samples,
         limit=limit,
@@ -80,5 +81,9 @@ def protect(
             return execute(plan_run(request, found, pool, progress), pool, progress)
 
 
-def _path(given: str | Path | None) -> Path | None:
-    return None if given is None else Path(given)
+def _path(given: str | Path | None, name: str) -> Path | None:
+    if given is None:
+        return None
+    if not isinstance(given, (str, Path)):
+        raise UserError(f"{name}: give the path of a file or folder, not a {type(given).__name__}")
+    return Path(given)
