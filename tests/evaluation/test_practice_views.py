@@ -99,7 +99,7 @@ def test_half_scale_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_image_and_labels_move_together(seed: int) -> None:
-    """The image shows its own label as colour: inside regions, where nothing is interpolated, both agree in any view."""
+    """The image shows its own label as colour: inside regions, where nothing is interpolated, both agree."""
     labels = np.kron(np.random.default_rng(seed).integers(0, 5, (3, 5)), np.ones((37, 31))).astype(np.uint8)
     image = np.repeat((labels * 50)[..., None], 3, 2)
     view = draw_practice_views(1, torch.Generator().manual_seed(seed), distort=False)[0]
