@@ -10,6 +10,7 @@ import torch
 from scipy.signal import correlate2d
 from torch import nn
 
+from tests.support.told_progress import Told
 from unseg.errors import UserError
 from unseg.evaluation.baselines import ar, em, lsp, tap, tint
 from unseg.evaluation.baselines.baseline_names import BASELINES, baseline
@@ -200,6 +201,14 @@ def test_tap_noise_shows_the_permuted_classes() -> None:
     clean, noised = ([photo.pixels for photo in PHOTOGRAPHS], [of(change, photo) for photo in PHOTOGRAPHS])
     assert loss_on(network, noised, aimed) < loss_on(network, clean, aimed) - 0.01
     assert loss_on(network, noised, labels) > loss_on(network, clean, labels)
+
+
+def test_trainings_are_told() -> None:
+    told = Told()
+    material = dataclasses.replace(MATERIAL, progress=told)
+    em.em(material, 0, EM)
+    tap.tap(material, 0, TAP)
+    assert [counts for _, *counts in told.bars] == [[30, 30], [20, 20]]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 11, 19])

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unseg.compute.progress import SILENT, Progress, track
 from unseg.evaluation.augmentation import standardised
 from unseg.evaluation.baselines.material import Material, Numbering, Photograph, noised
 from unseg.evaluation.conditions import Change
@@ -45,7 +46,7 @@ def em(material: Material, seed: int, options: EmOptions = EmOptions()) -> Chang
     """Returns the change that adds the noise fitted to `material.photographs`; fitting happens here."""
     photographs = material.photographs()
     numbering = Numbering.of(photographs)
-    network, bank = fit_noise(photographs, numbering, material.budget, seed, options)
+    network, bank = fit_noise(photographs, numbering, material.budget, seed, options, progress=material.progress)
 
     def change(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
         images, targets, bound = _tensors([Photograph(name, pixels, mask, classes)], numbering, material.budget)
@@ -58,7 +59,13 @@ def em(material: Material, seed: int, options: EmOptions = EmOptions()) -> Chang
 
 
 def fit_noise(
-    photographs: Sequence[Photograph], numbering: Numbering, budget: Budget, seed: int, options: EmOptions
+    photographs: Sequence[Photograph],
+    numbering: Numbering,
+    budget: Budget,
+    seed: int,
+    options: EmOptions,
+    *,
+    progress: Progress = SILENT,
 ) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """Returns the surrogate, in evaluation mode, and each image's noise by name: H×W×3 float16 in [-1, 1]."""
     draw = torch.Generator().manual_seed(seed)
@@ -67,7 +74,7 @@ def fit_noise(
         network = options.network(len(numbering.ids))
         optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate)
         bank = {photograph.name: np.zeros(photograph.pixels.shape, np.float16) for photograph in photographs}
-        for _ in range(options.steps):
+        for _ in track(progress, range(options.steps), options.steps, "em: fitting noise and surrogate"):
             places = _draw_crops(photographs, options, draw)
             images, targets, bound = _tensors([_cropped(*place) for place in places], numbering, budget, options.crop)
             start = np.stack([_padded(bank[photo.name][part], options.crop) for photo, part in places])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
 from unseg.evaluation.conditions import Change
 from unseg.method import noise
@@ -36,12 +37,14 @@ class Material:
     """What a condition is made from. photographs: returns the clean training images, for noises that are fitted to
     them.
 
-    shipped: from a seed to this project's own change, for the baseline `tint`; None: a plain tint a class.
+    shipped: from a seed to this project's own change, for the baseline `tint`; None: a plain tint a class. progress:
+    is told of trainings.
     """
 
     budget: Budget
     photographs: Callable[[], Sequence[Photograph]] = lambda: ()
     shipped: Callable[[int], Change] | None = None
+    progress: Progress = SILENT
 
 
 def seeded(key: str) -> np.random.Generator:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.evaluation.augmentation import standardised
 from unseg.evaluation.baselines.material import Material, Numbering, Photograph, noised, seeded
 from unseg.evaluation.conditions import Change
@@ -49,7 +50,7 @@ def tap(material: Material, seed: int, options: TapOptions = TapOptions(), netwo
     photographs = material.photographs()
     numbering = Numbering.of(photographs)
     if network is None:
-        network = clean_trained(photographs, numbering, seed, options)
+        network = clean_trained(photographs, numbering, seed, options, progress=material.progress)
     network.eval().requires_grad_(False)
     aims = permuted(len(numbering.ids), seed)
 
@@ -73,7 +74,14 @@ def permuted(class_count: int, seed: int) -> np.ndarray:
     return aims
 
 
-def clean_trained(photographs: Sequence[Photograph], numbering: Numbering, seed: int, options: TapOptions) -> nn.Module:
+def clean_trained(
+    photographs: Sequence[Photograph],
+    numbering: Numbering,
+    seed: int,
+    options: TapOptions,
+    *,
+    progress: Progress = SILENT,
+) -> nn.Module:
     """Returns the network trained on the clean photographs as people train."""
     clean = NativeSet(
         [photo.name for photo in photographs],
@@ -84,7 +92,8 @@ def clean_trained(photographs: Sequence[Photograph], numbering: Numbering, seed:
     practice = Practice(crop=options.crop, weights=options.weights, seed=seed)
     names = [str(number) for number in numbering.ids]
     learner = PracticeSemanticLearner(options.network, clean, first, names, practice=practice)
-    return train(learner, options.schedule, seed).network
+    with progress.bar("tap: training a network on clean images", options.schedule.steps) as tick:
+        return train(learner, options.schedule, seed, tick=lambda step: tick()).network
 
 
 def targeted(

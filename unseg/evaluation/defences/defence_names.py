@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
 from unseg.evaluation.defences.adversarial import adversarial_training
 from unseg.evaluation.defences.bits import bits
@@ -29,9 +30,13 @@ NO_DEFENCE = "none"
 @dataclass(frozen=True)
 class Tools:
     """What defences need from outside. pairs: makes clean and protected versions of photographs that are not in the
-    set."""
+    set.
+
+    progress: is told of trainings.
+    """
 
     pairs: Callable[[], Pairs] | None = None
+    progress: Progress = SILENT
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Row:
 def _denoise(number: int, tools: Tools) -> Defence:
     if tools.pairs is None:
         raise UserError("denoise: needs other photographs with their masks; name a folder of them")
-    return denoise(tools.pairs)
+    return denoise(tools.pairs, progress=tools.progress)
 
 
 # The name without its number → how it is made.

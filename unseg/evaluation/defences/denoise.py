@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unseg.compute.progress import SILENT, Progress, track
 from unseg.errors import UserError
 from unseg.evaluation.defences.kinds import ImageChange, SetDefence, TrainingSet
 
@@ -43,7 +44,7 @@ class Denoiser(nn.Module):
         return images_B3HW - self.layers(images_B3HW)
 
 
-def denoise(pairs: Callable[[], Pairs], steps: int = STEPS) -> SetDefence:
+def denoise(pairs: Callable[[], Pairs], steps: int = STEPS, *, progress: Progress = SILENT) -> SetDefence:
     """Returns the defence that trains a denoiser on `pairs` (called once) for `steps` steps and applies it to every
     image.
 
@@ -51,13 +52,13 @@ def denoise(pairs: Callable[[], Pairs], steps: int = STEPS) -> SetDefence:
     """
 
     def fit(training: TrainingSet, seed: int) -> ImageChange:
-        network = train_denoiser(pairs(), steps, seed)
+        network = train_denoiser(pairs(), steps, seed, progress=progress)
         return lambda name, pixels: denoised(network, pixels)
 
     return SetDefence("denoise", fit)
 
 
-def train_denoiser(pairs: Pairs, steps: int, seed: int) -> Denoiser:
+def train_denoiser(pairs: Pairs, steps: int, seed: int, *, progress: Progress = SILENT) -> Denoiser:
     """Returns a denoiser trained on random crops, with the mean absolute error. UserError where there is no pair to
     learn from."""
     usable = [pair for pair in pairs if min(pair[0].shape[:2]) >= CROP]
@@ -69,7 +70,7 @@ def train_denoiser(pairs: Pairs, steps: int, seed: int) -> Denoiser:
         network = Denoiser()
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for _ in track(progress, range(steps), steps, "denoise: training"):
         clean, protected = _batch(usable, draw)
         loss = F.l1_loss(network(protected), clean)
         optimizer.zero_grad()
