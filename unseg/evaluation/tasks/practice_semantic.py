@@ -33,7 +33,8 @@ from unseg.evaluation.tasks.semantic import (
     load_pretrained,
 )
 from unseg.method import metrics
-from unseg.victims.imagenet import freeze_encoder, load_imagenet
+from unseg.victims.imagenet import freeze_encoder, load_imagenet, named_by_tensorflow
+from unseg.victims.pretrained import read_weights
 from unseg.victims.semantic_networks import build_network
 
 IMAGENET = "imagenet"
@@ -126,10 +127,8 @@ class PracticeSemanticLearner(Learner):
     def build(self) -> nn.Module:
         """Returns the network with the weights that `practice` names; its encoder is frozen where that is asked for."""
         network, weights = self._build(len(self.class_names)), self.practice.weights
-        if weights == IMAGENET:
-            self.notes = [load_imagenet(network)]
-        elif weights is not None:
-            self.notes = load_pretrained(network, Path(weights))
+        if weights is not None:
+            self.notes = _load(network, weights)
         return freeze_encoder(network) if self.practice.frozen_encoder else network
 
     def loss(
@@ -215,6 +214,16 @@ def make_practice_semantic(
         practice=practice,
         defences=defences,
     )
+
+
+def _load(network: nn.Module, weights: str | Path) -> list[str]:
+    """Loads what `Practice.weights` names and returns sentences for the person."""
+    if weights == IMAGENET:
+        return [load_imagenet(network)]
+    path = Path(weights)
+    if named_by_tensorflow(read_weights(path)):
+        return [load_imagenet(network, path)]
+    return load_pretrained(network, path)
 
 
 def _labelled(images: NativeSet, labelling: Labelling) -> NativeSet:
