@@ -36,7 +36,7 @@ class EmOptions:
     batch: int = 6
     crop: int = 128
     inner: int = 3
-    final: int = 10
+    final: int = 6
     step_size: float = 0.2
     learning_rate: float = 1e-3
     network: Callable[[int], nn.Module] = lambda classes: build_network("fpn_mobilenet_v2", classes)

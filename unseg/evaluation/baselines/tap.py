@@ -2,8 +2,8 @@
 
 A network that was trained on the clean images is made to see another class: the labels are permuted, and each image's
 noise goes down the network's loss on the permuted labels by signed gradient steps. As in the paper the network sees
-the image anew in each step, here flipped and scaled at random. The paper takes 250 steps; more steps here mean more
-minutes.
+the image anew in each step, here flipped and scaled at random. The paper takes 250 steps; here 12 of them cost about
+two seconds of one core for an image of 320×270 pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unseg.method.metrics import IGNORE_LABEL
 from unseg.method.noise import epsilon_map
 from unseg.victims.semantic_networks import STRIDE, build_network
 
-SCALES = (0.75, 1.5)  # of the views that the noise must work in
+SCALES = (0.5, 1.25)  # of the views that the noise must work in
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class TapOptions:
     weights: str | None = "imagenet"
     schedule: Schedule = Schedule(steps=600, batch=6, eval_every=600, decay="onecycle")
     crop: int = 144
-    steps: int = 20
-    step_size: float = 0.2
+    steps: int = 12
+    step_size: float = 0.25
 
 
 def tap(material: Material, seed: int, options: TapOptions = TapOptions(), network: nn.Module | None = None) -> Change:
