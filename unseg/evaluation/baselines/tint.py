@@ -22,7 +22,7 @@ def tint(material: Material, seed: int) -> Change:
     """Returns what `material.shipped` makes of the seed; without it, a tint a class.
 
     Corners of the colour cube go to classes 0 to 7 and edges and faces to the next 18, each in an order drawn by the
-    seed; later classes repeat them at half the strength. Class -1 counts as the last one.
+    seed; later classes repeat them at half the strength. Class -1 counts as class 255.
     """
     if material.shipped is not None:
         return material.shipped(seed)
