@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.told_progress import Told
 from unseg.errors import UserError
 from unseg.evaluation.conditions import reencoded
 from unseg.evaluation.defences import notch, projection
@@ -14,7 +15,7 @@ from unseg.evaluation.defences.adversarial import adversarial_training
 from unseg.evaluation.defences.chain import fit_chain, sized_like
 from unseg.evaluation.defences.cutmix import cutmix
 from unseg.evaluation.defences.defence_names import DEFENCES, Tools, parse_chain, parse_defence
-from unseg.evaluation.defences.denoise import CROP, Denoiser, denoised, train_denoiser
+from unseg.evaluation.defences.denoise import CROP, Denoiser, denoise, denoised, train_denoiser
 from unseg.evaluation.defences.kinds import Batch, BatchDefence, ImageDefence, ScoreDefence, SetDefence, TrainingSet
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 47, 3)).astype(np.uint8)
@@ -305,6 +306,16 @@ def test_denoiser_depends_on_its_seed_alone() -> None:
     pairs = [(image, 255 - image) for image in clean]
     first, again, other = (train_denoiser(pairs, 2, seed).layers[0].weight for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_denoiser_is_trained_once_a_seed() -> None:
+    told = Told()
+    photo = photographs(1, (70, 90))[0]
+    defence = denoise(lambda: [(photo, photo)], 1, progress=told)
+    empty = training([], [], 2)
+    for seed in (0, 0, 1):
+        assert np.array_equal(defence.fit(empty, seed)("", PHOTO), PHOTO)  # there was nothing to learn
+    assert told.bars == [("denoise: training", 1, 1)] * 2
 
 
 def test_denoiser_needs_photographs_of_a_size() -> None:

@@ -4,6 +4,7 @@ predicts what to take away; Qin et al., "Learning the unlearnable", 2023, for th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -45,14 +46,18 @@ class Denoiser(nn.Module):
 
 
 def denoise(pairs: Callable[[], Pairs], steps: int = STEPS, *, progress: Progress = SILENT) -> SetDefence:
-    """Returns the defence that trains a denoiser on `pairs` (called once) for `steps` steps and applies it to every
-    image.
+    """Returns the defence that trains a denoiser on `pairs` for `steps` steps and applies it to every image.
 
-    The training set itself is not looked at: its clean versions are unknown to whoever defends.
+    The training set itself is not looked at: its clean versions are unknown to whoever defends. So one denoiser a seed
+    is trained, and the same defence uses it again on other sets.
     """
 
+    @functools.cache
+    def network_of(seed: int) -> Denoiser:
+        return train_denoiser(pairs(), steps, seed, progress=progress)
+
     def fit(training: TrainingSet, seed: int) -> ImageChange:
-        network = train_denoiser(pairs(), steps, seed, progress=progress)
+        network = network_of(seed)
         return lambda name, pixels: denoised(network, pixels)
 
     return SetDefence("denoise", fit)
