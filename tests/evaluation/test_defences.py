@@ -403,7 +403,10 @@ def test_chain_applies_in_order_and_at_test_only_what_says_so() -> None:
     given = training([PHOTO], [np.zeros(PHOTO.shape[:2], np.uint8)], 2)
     after, chain = fit_chain(parse_chain("bits4+grey+cutmix"), given, 0)
     assert np.array_equal(after.images[0], changed("grey", changed("bits4", PHOTO)))
-    assert not np.array_equal(after.images[0], changed("bits4", changed("grey", PHOTO)))
+    other, other_chain = fit_chain(parse_chain("grey+bits4"), given, 0)
+    assert np.array_equal(other.images[0], changed("bits4", changed("grey", PHOTO)))
+    assert not np.array_equal(after.images[0], other.images[0])
+    assert np.array_equal(other_chain.change_test("a", PHOTO, given.labels[0])[0], changed("grey", PHOTO))
     tested, labels = chain.change_test("a", PHOTO, given.labels[0])
     assert np.array_equal(tested, changed("grey", PHOTO)) and labels is given.labels[0]
     assert [defence.name for defence in chain.batch_defences] == ["cutmix"]
