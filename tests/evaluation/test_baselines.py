@@ -191,6 +191,19 @@ def test_em_noise_lowers_the_surrogates_loss() -> None:
     assert noised < clean - 0.02 and noised < random - 0.02
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
+def test_tap_moves_image_and_aims_together(share: float, flip: bool) -> None:
+    aims = torch.from_numpy(np.kron(np.random.default_rng(1).integers(0, 3, (2, 5)), np.ones((48, 33))))[None].long()
+    image = (aims[:, None].float() / 2).expand(1, 3, -1, -1)
+    seen, seen_aims = tap.view_of(image, aims, share, flip)
+    assert seen.shape[-2:] == seen_aims.shape[-2:] and seen.shape[-1] % 32 == 0
+    agree = (seen[:, 0] - seen_aims / 2).abs() < 1e-3
+    assert agree.float().mean() > 0.85  # what is left are the seams
+    plain = tap.view_of(image, aims, share, False)[1]
+    assert torch.equal(seen_aims, plain.flip(-1) if flip else plain)
+
+
 def test_tap_noise_shows_the_permuted_classes() -> None:
     numbering = Numbering.of(PHOTOGRAPHS)
     network = tap.clean_trained(PHOTOGRAPHS, numbering, 0, TAP).eval()

@@ -109,7 +109,7 @@ def targeted(
     noise = torch.zeros_like(image)
     for scale, flip in torch.rand(options.steps, 2, generator=draw).tolist():
         noise = noise.detach().requires_grad_()
-        seen, aims = _view((image + bound_11HW * noise).clamp(0, 1), aims_1HW, scale, flip < 0.5)
+        seen, aims = view_of((image + bound_11HW * noise).clamp(0, 1), aims_1HW, scale, flip < 0.5)
         logits = network(standardised(seen.permute(0, 2, 3, 1)))
         loss = F.cross_entropy(logits, aims, ignore_index=IGNORE_LABEL, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, noise)
@@ -117,7 +117,7 @@ def targeted(
     return noise.detach()[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def _view(
+def view_of(
     image_13HW: torch.Tensor, aims_1HW: torch.Tensor, scale: float, flip: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the image and its aims, resized (scale: a share of the way along SCALES) to multiples of STRIDE,
