@@ -252,6 +252,31 @@ def test_a_generator_is_loaded_only_where_a_condition_asks_for_it(data: Path, tm
     assert "nothing.safetensors" in refused(evaluate, tmp_path / "other", conditions="clean,protected", **options)
 
 
+OWN_GENERATOR = """
+import torch
+
+def build():
+    def noise(images, prompts):
+        return torch.ones_like(images)
+
+    noise.image_size = 32
+    return noise
+"""
+
+
+def test_a_generator_of_ones_own_protects_on_the_way(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of 1 everywhere is the whole budget: 8 on the object, 2 elsewhere."""
+    (tmp_path / "own_generators.py").write_text(OWN_GENERATOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {**split_options(data), **OPTIONS, "generator": "own_generators:build", "conditions": "protected"}
+    run = evaluate(tmp_path / "out", **BINARY, **options)["runs"][0]
+    quality = run["result"]["quality"]
+    assert (quality["max_change_object"], quality["max_change_background"]) == (8, 2)
+    assert run["settings"]["images"]["generator"] == sha256_of(tmp_path / "own_generators.py")
+
+
 @pytest.fixture()
 def coded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """A generator of three codes takes the compact one's place; what it is given is kept."""

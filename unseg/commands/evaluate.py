@@ -82,8 +82,8 @@ def load_noise(name: str, budget: Budget, device: str) -> OnTheWay:
     """Returns what a generator does to an image within the budget, exactly as `unseg protect` does it."""
     from unseg.compute.device import choose_device
     from unseg.evaluation.on_the_way import OnTheWay
+    from unseg.protecting.generators import load_generator
     from unseg.protecting.protector import Protector
-    from unseg.storage.weights import load_generator
 
     chosen = choose_device(device)
     loaded = load_generator(name, chosen)

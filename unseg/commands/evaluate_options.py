@@ -82,8 +82,8 @@ class ConditionOptions:
     generator: Annotated[
         str | None,
         typer.Option(
-            help="Protect the training images on the way, as `unseg protect` does: compact or a weight file. The "
-            "condition is called protected."
+            help="Protect the training images on the way, as `unseg protect` does: compact, a weight file, or "
+            "module:name of your own. The condition is called protected."
         ),
     ] = None
     by_class: Annotated[

@@ -164,12 +164,12 @@ class _Opened:
 
 
 def _open(folders: Folders, progress: Progress) -> _Opened:
-    train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean")
+    train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean", progress)
     # Few masks do not show what they are: test masks that are black all over would be taken for binary ones.
     form = folders.annotations_format
     if form == "auto" and train.annotations.format in MASK_FORMATS:
         form = train.annotations.format
-    test, test_annotations = open_clean(folders.test, folders.test_annotations, form, "--test")
+    test, test_annotations = open_clean(folders.test, folders.test_annotations, form, "--test", progress)
     for opened in (train, test):
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import (
     NO_CLASS,
     Annotated,
@@ -241,7 +242,7 @@ def truth_by(rule: ObjectRule) -> Truth:
 
 
 def open_clean(
-    folder: Path, annotations: Path | None, annotations_format: str, option: str
+    folder: Path, annotations: Path | None, annotations_format: str, option: str, progress: Progress = SILENT
 ) -> tuple[CleanImages, Path]:
     """Returns the images of DIR with their annotations, and the annotations' path.
 
@@ -262,7 +263,8 @@ def open_clean(
             )
             raise UserError(f"{option} {folder}: {found}; name the annotations with --{prefix}annotations")
         annotations = there[0]
-    return CleanImages.find(root, open_annotations(annotations, root, annotations_format), option), annotations
+    opened = open_annotations(annotations, root, annotations_format, progress=progress)
+    return CleanImages.find(root, opened, option), annotations
 
 
 def protected_files(folder: Path, stems: Sequence[str], option: str = "--protected") -> list[Path]:
