@@ -1,4 +1,4 @@
-"""The data sets that `unseg bench` measures on: where each lies under a data root, its classes, its halves, its licence.
+"""The data sets that `unseg bench` measures on: where each lies under a data root, its classes, its licence.
 
 One frozen row a set. No noise may be fitted to the images of a row, since that would measure itself; of CCP only the
 training images after the first 300 are used here, so that noise may be fitted to those.
@@ -184,7 +184,7 @@ def measuring_set(name: str) -> MeasuringSet:
 
 
 def home_of_set(root: Path, row: MeasuringSet) -> Path:
-    """Returns the folder under the data root that holds the set. UserError names the one that should, where none does."""
+    """Returns the folder under the data root that holds the set. UserError names the one that should."""
     needed = [path for part in (row.train, row.test) for path in (part.images, part.annotations)]
     for home in row.homes:
         if all((root / home / path).exists() for path in needed):

@@ -1,4 +1,4 @@
-"""The sets of `unseg.data.measuring_sets` as images of an evaluation: shrunk, with label maps of the row's own classes."""
+"""The sets of `unseg.data.measuring_sets` as images to train and test on, with label maps of their own classes."""
 
 from __future__ import annotations
 
