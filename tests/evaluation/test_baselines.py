@@ -16,7 +16,7 @@ from unseg.evaluation.baselines import ar, em, lsp, tap, tint
 from unseg.evaluation.baselines.baseline_names import BASELINES, baseline
 from unseg.evaluation.baselines.material import Material, Numbering, Photograph
 from unseg.evaluation.conditions import Change
-from unseg.evaluation.trainer import Schedule
+from unseg.evaluation.schedule import Schedule
 from unseg.method.config import Budget
 
 BUDGET = Budget(8, 2)

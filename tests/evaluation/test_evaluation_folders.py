@@ -20,7 +20,7 @@ from tests.support.annotation_sets import build, photographs
 from tests.support.evaluate_runs import evaluate as run_evaluate
 from tests.support.killed_runs import Killed, KillingAt
 from tests.support.told_progress import Told
-from unseg.commands import evaluate_options as parsing
+from unseg.commands import evaluate_parsing as parsing
 from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
@@ -103,6 +103,7 @@ def evaluate(root: Path, out: Path, **options: object) -> dict:
         "protected": [str(root / "one")],
         "test": root / "test",
         "networks": "tiny_one",
+        "preset": "small-scratch",
         "size": f"{WIDTH}x{HEIGHT}",
         "steps": 2,
         "batch": 2,
@@ -194,7 +195,7 @@ def test_shares_are_nested_and_drawn_by_seed() -> None:
 
 def test_names_of_shares() -> None:
     assert sweep(["a", "b"], (0, 20, 100)) == ["clean", "a@20", "b@20", "a", "b", "clean@20"]
-    assert parse_condition("a.b@20+jpeg75", ["clean", "a.b"]) == Condition("a.b", 75, 20)
+    assert parse_condition("a.b@20+jpeg75", ["clean", "a.b"]) == Condition("a.b", ("jpeg75",), 20)
     for wrong in ("a@0", "a@100", "a@", "c", "a@20@20", "a+jpeg0"):
         assert wrong in refused(parse_condition, wrong, ["clean", "a"])
     assert [shown_name(name) for name in ("clean@20", "protected@20", "a@20+jpeg75", "clean@x")] == [

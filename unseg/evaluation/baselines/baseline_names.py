@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 from unseg.errors import UserError
 from unseg.evaluation.baselines.ar import ar
-from unseg.evaluation.baselines.em import em
+from unseg.evaluation.baselines.em import SURROGATE, EmOptions, em
 from unseg.evaluation.baselines.lsp import lsp
 from unseg.evaluation.baselines.material import Material
-from unseg.evaluation.baselines.tap import tap
+from unseg.evaluation.baselines.tap import CLEAN_TRAINED, TapOptions, tap
 from unseg.evaluation.baselines.tint import tint
 from unseg.evaluation.conditions import Change, random_noise
 
@@ -22,6 +24,18 @@ BASELINES: dict[str, Callable[[Material, int], Change]] = {
     "em": em,
     "tap": tap,
 }
+
+
+OPTIONS: dict[str, EmOptions | TapOptions] = {"em": EmOptions(), "tap": TapOptions()}  # of those that have some
+NETWORKS = {"em": SURROGATE, "tap": CLEAN_TRAINED}  # that they train
+
+
+def baseline_identity(name: str) -> dict[str, Any]:
+    """Returns what the noise of a baseline depends on besides budget, seed and images: its name and numbers."""
+    if name not in OPTIONS:
+        return {"baseline": name}
+    numbers = {key: value for key, value in asdict(OPTIONS[name]).items() if not callable(value)}
+    return {"baseline": name, "fitted": {"network": NETWORKS[name], **numbers}}
 
 
 def baseline(name: str, material: Material) -> Callable[[int], Change]:

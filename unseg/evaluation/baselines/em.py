@@ -25,6 +25,8 @@ from unseg.method.metrics import IGNORE_LABEL
 from unseg.method.noise import epsilon_map
 from unseg.victims.semantic_networks import build_network
 
+SURROGATE = "fpn_mobilenet_v2"
+
 
 @dataclass(frozen=True)
 class EmOptions:
@@ -39,7 +41,7 @@ class EmOptions:
     final: int = 6
     step_size: float = 0.2
     learning_rate: float = 1e-3
-    network: Callable[[int], nn.Module] = lambda classes: build_network("fpn_mobilenet_v2", classes)
+    network: Callable[[int], nn.Module] = lambda classes: build_network(SURROGATE, classes)
 
 
 def em(material: Material, seed: int, options: EmOptions = EmOptions()) -> Change:

@@ -20,13 +20,15 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.evaluation.augmentation import standardised
 from unseg.evaluation.baselines.material import Material, Numbering, Photograph, noised, seeded
 from unseg.evaluation.conditions import Change
-from unseg.evaluation.tasks.practice_semantic import NativeSet, Practice, PracticeSemanticLearner
+from unseg.evaluation.practice import Practice
 from unseg.evaluation.schedule import Schedule
+from unseg.evaluation.tasks.practice_semantic import NativeSet, PracticeSemanticLearner
 from unseg.evaluation.trainer import train
 from unseg.method.metrics import IGNORE_LABEL
 from unseg.method.noise import epsilon_map
 from unseg.victims.semantic_networks import STRIDE, build_network
 
+CLEAN_TRAINED = "deeplabv3plus_timm-tf_efficientnet_lite0"
 SCALES = (0.5, 1.25)  # of the views that the noise must work in
 
 
@@ -35,9 +37,7 @@ class TapOptions:
     """How the noise is made. network, weights, schedule, crop: of the clean-trained network. steps: signed steps an
     image. step_size: as a share of the budget."""
 
-    network: Callable[[int], nn.Module] = lambda classes: build_network(
-        "deeplabv3plus_timm-tf_efficientnet_lite0", classes
-    )
+    network: Callable[[int], nn.Module] = lambda classes: build_network(CLEAN_TRAINED, classes)
     weights: str | None = "imagenet"
     schedule: Schedule = Schedule(steps=600, batch=6, eval_every=600, decay="onecycle")
     crop: int = 144

@@ -39,6 +39,9 @@ class Tools:
     progress: Progress = SILENT
 
 
+NO_PHOTOGRAPHS = Tools(tuple)  # for a defence of which only the name or the kind matters
+
+
 @dataclass(frozen=True)
 class Row:
     """One family of defences. example: a name. least, most: of the number in the name; None: the name has no number."""
@@ -51,7 +54,7 @@ class Row:
 
 def _denoise(number: int, tools: Tools) -> Defence:
     if tools.pairs is None:
-        raise UserError("denoise: needs other photographs with their masks; name a folder of them")
+        raise UserError("denoise: needs other photographs with their masks; give --denoise-photographs DIR")
     return denoise(tools.pairs, progress=tools.progress)
 
 

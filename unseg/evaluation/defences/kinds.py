@@ -41,11 +41,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class ImageDefence:
-    """Changes each training image. at_test: whether test images are changed, too."""
+    """Changes each training image. at_test: whether test images are changed, too. resizes: whether images change size,
+    so that their labels must follow."""
 
     name: str
     change: ImageChange
     at_test: bool = False
+    resizes: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,4 +41,4 @@ def resize(long_side: int) -> ImageDefence:
         size = (max(1, round(width * share)), max(1, round(height * share)))
         return cv2.resize(pixels_HW3, size, interpolation=cv2.INTER_AREA)
 
-    return ImageDefence(f"resize{long_side}", change, at_test=True)
+    return ImageDefence(f"resize{long_side}", change, at_test=True, resizes=True)

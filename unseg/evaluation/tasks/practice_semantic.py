@@ -18,43 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unseg.compute.progress import SILENT, Progress, track
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import normalise, standardised
 from unseg.evaluation.defences.chain import FittedChain, fit_chain
 from unseg.evaluation.defences.kinds import Batch, Defence, TrainingSet
-from unseg.evaluation.learner import AnnotatedImages, Example, Learner, Metrics
-from unseg.evaluation.practice_views import check_crop, draw_practice_views, take_view
-from unseg.evaluation.tasks.semantic import (
-    Labelling,
-    check_labels,
-    coloured,
-    confusion_metrics,
-    constant_confusion,
-    load_pretrained,
-)
+from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
+from unseg.evaluation.practice import IMAGENET, Practice
+from unseg.evaluation.practice_views import draw_practice_views, take_view
+from unseg.evaluation.tasks.label_arrays import check_labels, kept_with
+from unseg.evaluation.tasks.labelling import Labelling, labelling_of
+from unseg.evaluation.tasks.semantic import coloured, confusion_metrics, constant_confusion
 from unseg.method import metrics
 from unseg.victims.imagenet import freeze_encoder, load_imagenet, named_by_tensorflow
 from unseg.victims.pretrained import read_weights
-from unseg.victims.semantic_networks import build_network
+from unseg.victims.semantic_networks import build_network, load_pretrained
 
-IMAGENET = "imagenet"
 STRIDE = 32  # pixels: tests are padded to a multiple of it
-
-
-@dataclass(frozen=True)
-class Practice:
-    """How people train. crop: side of a view, pixels. distort: whether views change in colour. weights: `imagenet`, a
-    file, or None for random weights. frozen_encoder: whether the encoder keeps its weights. seed: of what defences
-    draw."""
-
-    crop: int = 512
-    distort: bool = True
-    weights: str | Path | None = IMAGENET
-    frozen_encoder: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_crop(self.crop)
+EARLY = "early: the best of all tests on the way counts; metrics by class are those of the last step"
 
 
 @dataclass(frozen=True)
@@ -78,10 +59,17 @@ class NativeSet:
             raise UserError(f"{what}: no pixel has a class (all are {metrics.IGNORE_LABEL}, which is ignored)")
 
 
-def read_native(images: AnnotatedImages, labelling: Labelling) -> NativeSet:
-    """Returns all images of a set with their class maps. UserError names the image whose annotations cannot be used."""
+def read_native(
+    images: AnnotatedImages, labelling: Labelling, progress: Progress = SILENT, what: str = "reading images"
+) -> NativeSet:
+    """Returns all images of a set with their labels; a second call does not read them again. UserError names the image
+    whose annotations cannot be used."""
+    return kept_with(images, ("native", type(labelling)), lambda: _read_native(images, labelling, progress, what))
+
+
+def _read_native(images: AnnotatedImages, labelling: Labelling, progress: Progress, what: str) -> NativeSet:
     pixels, maps = [], []
-    for index, name in enumerate(images.names):
+    for index, name in enumerate(track(progress, images.names, len(images.names), what)):
         pixels.append(images.pixels(index))
         try:
             maps.append(labelling.class_map(images.annotated(index)))
@@ -95,7 +83,8 @@ class PracticeSemanticLearner(Learner):
     B×C×H×W.
 
     defences: applied in their order; the training set is changed when the learner is made, test images where a
-    defence says so. chain: what of the defences acts later (on batches and scores).
+    defence says so. chain: what of the defences acts later (on batches and scores). notes: sentences on the weights
+    that the caller chose.
     """
 
     metric = "miou"
@@ -109,6 +98,7 @@ class PracticeSemanticLearner(Learner):
         *,
         practice: Practice,
         defences: Sequence[Defence] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self.class_names, self.practice, self._build = list(class_names), practice, build
         train.check(len(class_names), "training labels")
@@ -117,7 +107,7 @@ class PracticeSemanticLearner(Learner):
         changed, self.chain = fit_chain(defences, given, practice.seed)
         self._images, self._labels = changed.images, changed.labels
         self._test = _changed_test(test, self.chain)
-        self.notes: list[str] = []
+        self.notes = [*notes, *([EARLY] if self.chain.score_defence is not None else [])]
         self.train_count = len(self._images)
         counts = _class_counts(self._labels, len(class_names))
         self.majority = self.class_names[int(counts.argmax())]
@@ -128,7 +118,7 @@ class PracticeSemanticLearner(Learner):
         """Returns the network with the weights that `practice` names; its encoder is frozen where that is asked for."""
         network, weights = self._build(len(self.class_names)), self.practice.weights
         if weights is not None:
-            self.notes = _load(network, weights)
+            self.notes = list(dict.fromkeys([*self.notes, *_load(network, weights)]))
         return freeze_encoder(network) if self.practice.frozen_encoder else network
 
     def loss(
@@ -160,14 +150,17 @@ class PracticeSemanticLearner(Learner):
         batch = self.chain.change_batch(batch, torch.Generator().manual_seed(seed + rank))
         return batch.loss(batch.images, batch.targets)
 
-    def evaluate(self, model: nn.Module, device: torch.device, tick: Callable[[], None] = lambda: None) -> Metrics:
+    def counted(self, scores: Sequence[float]) -> float:
+        """Returns the score that counts; see `FittedChain.score`."""
+        return self.chain.score(scores)
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
         """Returns miou, pixel_accuracy and class_iou (by class name) over all test images together, at their own
         size."""
         confusion = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
         for pixels, label in zip(self._test.images, self._test.labels, strict=True):
             answer = torch.from_numpy(answer_of(model, pixels, device))
             confusion += metrics.confusion_matrix(torch.from_numpy(label), answer, len(self.class_names))
-            tick()
         return confusion_metrics(confusion, self.class_names)
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
@@ -195,24 +188,25 @@ def answer_of(model: nn.Module, pixels_HW3: np.ndarray, device: torch.device) ->
 
 
 def make_practice_semantic(
-    network: str,
-    train_set: AnnotatedImages,
-    test_set: AnnotatedImages,
-    labelling: Labelling,
-    *,
-    practice: Practice,
-    defences: Sequence[Defence] = (),
+    network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions
 ) -> PracticeSemanticLearner:
-    """Returns the learner of a network by name (`unseg.victims.semantic_networks`) on two sets of annotated images."""
-    train, test = read_native(train_set, labelling), read_native(test_set, labelling)
-    class_names = labelling.names(np.concatenate([label.ravel() for label in train.labels]))
+    """Makes the learner of a network that tells the classes of the training annotations, or the object, apart.
+
+    `options.practice` says how it is trained.
+    """
+    assert options.practice is not None
+    options.extras()
+    labelling = labelling_of(train_set, options)
+    train = read_native(train_set, labelling, options.progress, "reading training images")
+    test = read_native(test_set, labelling, options.progress, "reading test images")
     return PracticeSemanticLearner(
         lambda classes: build_network(network, classes),
-        _labelled(train, labelling),
-        _labelled(test, labelling),
-        class_names,
-        practice=practice,
-        defences=defences,
+        train,
+        test,
+        labelling.names(np.concatenate([label.ravel() for label in train.labels])),
+        practice=options.practice,
+        defences=options.defences,
+        notes=options.notes,
     )
 
 
@@ -224,10 +218,6 @@ def _load(network: nn.Module, weights: str | Path) -> list[str]:
     if named_by_tensorflow(read_weights(path)):
         return [load_imagenet(network, path)]
     return load_pretrained(network, path)
-
-
-def _labelled(images: NativeSet, labelling: Labelling) -> NativeSet:
-    return NativeSet(images.names, images.images, [labelling.labels(label) for label in images.labels])
 
 
 def _changed_test(test: NativeSet, chain: FittedChain) -> NativeSet:
