@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule
-from unseg.data.measuring_sets import UNLABELLED, MeasuringSet, OpenedPart, home_of_set, open_part
+from unseg.data.measuring_sets import CCP, CCP_OTHERS, UNLABELLED, MeasuringSet, OpenedPart, home_of_set, open_part
 from unseg.errors import UserError
 from unseg.evaluation.hashes import fingerprint
 from unseg.evaluation.sets import Images, annotation_files
@@ -70,6 +70,11 @@ def open_measuring_set(root: Path, row: MeasuringSet) -> OpenedSet:
     home = home_of_set(root, row)
     train, test = (MeasuringImages(row, open_part(row, home, part)) for part in (row.train, row.test))
     return OpenedSet(row, train, test)
+
+
+def open_photographs(root: Path) -> MeasuringImages:
+    """Returns photographs of a data root that nothing is measured on: the first of CCP's training images."""
+    return MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP), CCP_OTHERS))
 
 
 def class_table(row: MeasuringSet) -> ClassTable:

@@ -103,3 +103,9 @@ class Study:
     def bases(self) -> list[str]:
         """Returns what a condition's name may begin with."""
         return ["clean", *self.sources]
+
+    def images_identity(self, condition: str) -> Json:
+        """Returns what the images of a condition depend on besides the seed; {} for clean ones without a defence."""
+        kind = parse_condition(condition, self.bases)
+        identity = {} if kind.base == "clean" else self.sources[kind.base].identity
+        return {**identity, "denoise": self.pairs_identity} if "denoise" in kind.defences else identity

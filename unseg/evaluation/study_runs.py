@@ -16,7 +16,6 @@ import torch
 from unseg.compute.device import choose_device
 from unseg.compute.distributed import World
 from unseg.compute.progress import SILENT, Progress
-from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.condition_sets import ConditionSet, ConditionSets
 from unseg.evaluation.example_files import slug, write_changed, write_examples
 from unseg.evaluation.learner import Learner, Metrics
@@ -68,11 +67,7 @@ class _Going:
 
     def _settings(self, run: RunName) -> Json:
         study = self.study
-        kind = parse_condition(run.condition, study.bases)
-        identity = {} if kind.base == "clean" else study.sources[kind.base].identity
-        if "denoise" in kind.defences:
-            identity = {**identity, "denoise": study.pairs_identity}
-        settings = {**self.common, **asdict(run), "images": identity}
+        settings = {**self.common, **asdict(run), "images": study.images_identity(run.condition)}
         if run.network in study.weights:
             settings["weights"] = study.weights[run.network]
         if run.network in study.code:

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from unseg.evaluation.condition_names import shown_name
 from unseg.report.charts import Bar, Line, Style, bar_panel, line_panel, scale_top
-from unseg.report.heat_map import grid_of, heat_panel
+from unseg.report.heat_map import grid_of, heat_panel, is_crossed
 from unseg.report.model import Condition, Network, Section
 
 FIXED = {
@@ -184,11 +184,8 @@ def _share_line(name: str, style: Style, conditions: Iterable[tuple[int, Conditi
 
 
 def _heat(section: Section, unit: str) -> Figure:
-    panels = []
-    for network in section.networks:
-        grid = grid_of(network, unit)
-        if grid is not None:
-            panels.append((network.name, heat_panel(network.name, grid)))
+    crossed = [network for network in section.networks if is_crossed(network)]
+    panels = [(network.name, heat_panel(network.name, grid_of(network, unit))) for network in crossed]
     several = " Means over seeds." if _several(section) else ""
     return Figure(
         "defences",

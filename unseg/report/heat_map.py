@@ -21,7 +21,7 @@ SLOPE = 0.71  # of names that are too long to stand over their column: the sine 
 
 
 @dataclass(frozen=True)
-class Cell:
+class Square:
     """A number of the map. words: what a pointer that rests on it is told. share: 0 to 1, how strong its colour is;
     None: it has none."""
 
@@ -37,20 +37,23 @@ class Grid:
 
     rows: Sequence[str]
     columns: Sequence[str]
-    cells: dict[tuple[int, int], Cell]
+    cells: dict[tuple[int, int], Square]
 
 
-def grid_of(network: Network, unit: str) -> Grid | None:
-    """Returns the map of a network, None if it was not trained on clean images under a defence.
+def is_crossed(network: Network) -> bool:
+    """Returns whether a network was trained on clean images under a defence, so that a map has something to tell."""
+    return any(base == CLEAN and defence != NO_DEFENCE for base, defence in map(_parts, _names(network)))
+
+
+def grid_of(network: Network, unit: str) -> Grid:
+    """Returns the map of a network.
 
     The first row holds the metric of clean images, which the others are divided by. unit: what the metric is called.
     """
     conditions = {_parts(condition.name): condition for condition in network.main()}
     columns = sorted(dict.fromkeys(defence for _, defence in conditions), key=lambda name: name != NO_DEFENCE)
     bases = [CLEAN, *dict.fromkeys(base for base, _ in conditions if base != CLEAN)]
-    if not any(base == CLEAN and defence != NO_DEFENCE for base, defence in conditions):
-        return None
-    cells: dict[tuple[int, int], Cell] = {}
+    cells: dict[tuple[int, int], Square] = {}
     for row, base in enumerate(bases):
         for column, defence in enumerate(columns):
             condition = conditions.get((base, defence))
@@ -63,7 +66,7 @@ def grid_of(network: Network, unit: str) -> Grid | None:
             )
             if cell is not None:
                 words = f"{shown_name(base)}, {defence}: {cell.words}"
-                cells[row, column] = Cell(cell.number, words, cell.share)
+                cells[row, column] = Square(cell.number, words, cell.share)
     names = [f"{CLEAN}: {unit}", *(shown_name(base) for base in bases[1:])]
     return Grid(names, columns, cells)
 
@@ -91,21 +94,25 @@ def heat_panel(title: str, grid: Grid) -> Element:
     return picture
 
 
+def _names(network: Network) -> list[str]:
+    return [condition.name for condition in network.main()]
+
+
 def _parts(name: str) -> tuple[str, str]:
     """Returns a condition's base and its chain of defences."""
     base, _, defences = name.partition("+")
     return base, defences or NO_DEFENCE
 
 
-def _score(final: Spread, unit: str) -> Cell:
-    return Cell(f"{final.mean:.3f}", f"{unit} {final.mean:.3f}{_beside(final)}")
+def _score(final: Spread, unit: str) -> Square:
+    return Square(f"{final.mean:.3f}", f"{unit} {final.mean:.3f}{_beside(final)}")
 
 
-def _retained(spread: Spread | None) -> Cell | None:
+def _retained(spread: Spread | None) -> Square | None:
     if spread is None:
         return None
     share = min(max(spread.mean, 0.0), 1.0)
-    return Cell(f"{spread.mean:.2f}", f"retained {spread.mean:.2f}{_beside(spread)}", share)
+    return Square(f"{spread.mean:.2f}", f"retained {spread.mean:.2f}{_beside(spread)}", share)
 
 
 def _beside(spread: Spread) -> str:
@@ -118,7 +125,7 @@ def _column_name(name: str, x: float, y: float, *, slanted: bool) -> Element:
     return el("text", name, transform=f"translate({x:.2f} {y:.2f}) rotate(-45)", class_="label")
 
 
-def _cell(cell: Cell | None, x: float, y: float) -> Element:
+def _cell(cell: Square | None, x: float, y: float) -> Element:
     box = {"x": x + 1, "y": y + 1, "width": CELL - 2, "height": ROW - 2}
     if cell is None:
         return el("rect", fill="none", stroke=BORDER, **box)
