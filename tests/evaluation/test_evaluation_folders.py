@@ -26,7 +26,6 @@ from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation import augmentation, presets, quality
 from unseg.evaluation.condition_names import Condition, in_order, parse_condition, shown_name, sweep
-from unseg.evaluation.folders import local_weights
 from unseg.evaluation.learner import Learner, LearnerOptions
 from unseg.evaluation.results import read_results, rows
 from unseg.evaluation.schedule import Schedule
@@ -36,6 +35,7 @@ from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
 from unseg.evaluation.tasks.semantic import SemanticLearner
 from unseg.evaluation.trainer import Checkpoint, train
+from unseg.evaluation.weight_choice import local_weights
 from unseg.method import metrics
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
@@ -312,7 +312,7 @@ def test_folders_that_do_not_fit_are_named(folders: Path, tmp_path: Path) -> Non
     assert "give NAME=VALUE" in call(set=["width"])
     assert "nothing is downloaded" in call(weights=[str(tmp_path / "no.pth")])
     assert "--steps and --epochs" in call(epochs=1.0)
-    assert "--preset huge: give tiny or paper" in call(preset="huge")
+    assert "--preset huge: give one of tiny, small-scratch, paper" in call(preset="huge")
     assert "no such file" in call(lpips_weights=tmp_path / "alex.pth")
     assert not (tmp_path / "out" / "results.json").exists()
 
@@ -514,8 +514,6 @@ def command_line(root: Path, out: Path, *more: str) -> list[str]:
         str(root / "test"),
         "--networks",
         "segformer_b0",
-        "--size",
-        f"{WIDTH}x{HEIGHT}",
         "--batch",
         "2",
         "--conditions",
@@ -530,9 +528,15 @@ def command_line(root: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
+WHOLE = ["--views", "whole", "--size", f"{WIDTH}x{HEIGHT}"]
+
+
 @pytest.mark.slow
-def test_kill_9_then_the_same_command_ends_with_the_same_metrics(folders: Path, tmp_path: Path) -> None:
-    schedule = ["--steps", "30", "--eval-every", "5"]
+@pytest.mark.parametrize("views", [WHOLE, ["--crop", "48", "--weights", "none"]], ids=["whole", "practice"])
+def test_kill_9_then_the_same_command_ends_with_the_same_metrics(
+    folders: Path, tmp_path: Path, views: list[str]
+) -> None:
+    schedule = ["--steps", "30", "--eval-every", "5", *views]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen(
         command_line(folders, tmp_path / "killed", *schedule), stdout=subprocess.DEVNULL, env=environment

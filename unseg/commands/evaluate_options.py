@@ -232,14 +232,14 @@ class ViewOptions:
 
     def check(self, practice: bool) -> None:
         """Raises UserError for the first option that the other kind of views has."""
-        kind, remedy = "practice", "have --size and --colour-jitter"
+        remedy = "is for semantic networks with --views practice; these views have --size"
         others: dict[str, object] = {"crop": self.crop, "distort": self.distort}
         if practice:
-            kind, remedy = "whole", "have --crop and --distort, unless a --preset is named"
+            remedy = "is for whole images; give --views whole or a --preset as well, or --crop in its place"
             others = {"size": self.size, "colour-jitter": self.colour_jitter}
         for name, value in others.items():
             if value is not None:
-                raise UserError(f"--{name}: is for --views {kind}; the views of this comparison {remedy}")
+                raise UserError(f"--{name}: {remedy}")
 
 
 @dataclass(frozen=True)

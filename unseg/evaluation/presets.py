@@ -28,14 +28,14 @@ DEFAULTS: Values = {"size": "128x96", "steps": 3000, "batch": 8, "eval_every": 2
 PRACTICE_DEFAULTS: Values = {"steps": 1500, "batch": 8, "eval_every": 250, "decay": "onecycle"}
 
 PRESETS: dict[str, dict[str, Values]] = {
-    "small-scratch": dict.fromkeys(
-        ("semantic", "instance", "panoptic", "detection", "interactive", "medical", "remote"), DEFAULTS
-    ),
     "tiny": {
         **dict.fromkeys(("semantic", "medical"), _TINY),
         **dict.fromkeys(("instance", "panoptic", "detection", "remote"), _TINY_SMALL),
         "interactive": _TINY_PROMPTS,
     },
+    "small-scratch": dict.fromkeys(
+        ("semantic", "instance", "panoptic", "detection", "interactive", "medical", "remote"), DEFAULTS
+    ),
     # Sources: Mask2Former (Cheng et al. 2022): ADE20K 160,000 steps of 16 at 512², COCO 50 epochs at 1024², rate 1e-4,
     # decay 0.05, gradients clipped at 0.01. DETR's descendants: 50 epochs, clip 0.1. RSPrompter (Chen et al. 2024): 300
     # epochs, rate 2e-4. SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD,
@@ -116,7 +116,7 @@ def preset_values(name: str | None, task: str, *, practice: bool = False) -> Val
     if name is None:
         return defaults
     if name not in PRESETS:
-        raise UserError(f"--preset {name}: give {' or '.join(PRESETS)}")
+        raise UserError(f"--preset {name}: give one of {', '.join(PRESETS)}")
     if task not in PRESETS[name]:
         raise UserError(f"--preset {name}: there is none for task {task}; it has one for {', '.join(PRESETS[name])}")
     chosen = {key: value for key, value in PRESETS[name][task].items() if not practice or key != "size"}
