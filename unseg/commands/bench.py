@@ -16,7 +16,7 @@ from unseg.commands.console import Terminal, printable, terminated_as_interrupt,
 from unseg.commands.option_groups import grouped
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
-    from unseg.evaluation.bench import Bench, Cell
+    from unseg.evaluation.matrix import Bench, Cell
     from unseg.report.heat_map import Grid
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -91,22 +91,16 @@ def show_tables(console: Console, out: Path, sets: tuple[str, ...]) -> None:
         for section in read_sections(folder):
             for network in section.networks:
                 title = f"{folder.name}, {network.name}: retained learning"
-                console.print(matrix_table(title, grid_of(network, metric_name(section.metric))))
+                console.print(printable(title), soft_wrap=True, markup=False)
+                console.print(matrix_table(grid_of(network, metric_name(section.metric))))
     if folders:
         named = printable(" ".join(map(str, folders)))
         console.print(f"Page with charts and tables: unseg report {named}", soft_wrap=True, markup=False)
 
 
-def matrix_table(title: str, grid: Grid) -> Table:
+def matrix_table(grid: Grid) -> Table:
     """Returns a map as a table: noises in rows, defences in columns, what was not measured blank."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title_style="bold",
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("trained on", no_wrap=True)
     for column in grid.columns:
         table.add_column(column, justify="right", overflow="fold")

@@ -15,7 +15,7 @@ from unseg.errors import UserError
 from unseg.method.config import Budget
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
-    from unseg.evaluation.bench import Bench
+    from unseg.evaluation.matrix import Bench
     from unseg.evaluation.on_the_way import OnTheWay
 
 SHIPPED = "compact"  # the generator that this project ships
@@ -113,8 +113,8 @@ def bench_of(
     """Returns the matrix that the options describe. Raises UserError for the first option that is wrong."""
     import torch
 
-    from unseg.evaluation.bench import Bench, Matrix
     from unseg.evaluation.bench_study import BenchSetup
+    from unseg.evaluation.matrix import Bench, Matrix
     from unseg.evaluation.practice import Practice
     from unseg.evaluation.schedule import Schedule
     from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS

@@ -14,11 +14,11 @@ from tests.support.measuring_folders import mini_camvid, write_image
 from tests.support.told_progress import Told
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
-from unseg.evaluation import bench as bench_module
-from unseg.evaluation.bench import Bench, Matrix, Pace, finished, measured_pace, tried_pace
+from unseg.evaluation import matrix as matrix_module
 from unseg.evaluation.bench_study import BenchSetup
 from unseg.evaluation.conditions import Change
 from unseg.evaluation.kept_images import kept
+from unseg.evaluation.matrix import Bench, Matrix, Pace, finished, measured_pace, tried_pace
 from unseg.evaluation.on_the_way import OnTheWay
 from unseg.evaluation.practice import Practice
 from unseg.evaluation.schedule import Schedule
@@ -144,7 +144,7 @@ def test_the_matrix_is_measured_once_and_grows(tmp_path: Path) -> None:
 
 def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini_camvid(tmp_path)
-    real, calls = bench_module.run_study, []
+    real, calls = matrix_module.run_study, []
 
     def stopped(study: object, **options: object) -> object:
         calls.append(study)
@@ -152,7 +152,7 @@ def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return real(study, **options)
 
-    monkeypatch.setattr(bench_module, "run_study", stopped)
+    monkeypatch.setattr(matrix_module, "run_study", stopped)
     with pytest.raises(KeyboardInterrupt):
         Bench(setup(tmp_path), matrix()).run()
     assert runs_of(tmp_path) == ["clean", "tint"]
@@ -162,17 +162,17 @@ def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pyt
 
 def test_a_limit_ends_before_a_training_that_would_pass_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini_camvid(tmp_path)
-    monkeypatch.setattr(bench_module, "measured_pace", lambda study, network: None)
+    monkeypatch.setattr(matrix_module, "measured_pace", lambda study, network: None)
     clock = iter([0.0, 0.0, 100.0, 4000.0])
-    monkeypatch.setattr(bench_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(bench_module, "run_study", lambda study, progress: None)
+    monkeypatch.setattr(matrix_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(matrix_module, "run_study", lambda study, progress: None)
     left = Bench(setup(tmp_path), matrix()).run(hours=1)
     assert [cell.condition for cell in left] == ["clean+grey", "tint+grey"]
 
 
 def test_a_training_that_is_known_to_take_longer_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini_camvid(tmp_path)
-    monkeypatch.setattr(bench_module, "measured_pace", lambda study, network: Pace(2000.0, True))  # of 2 steps
+    monkeypatch.setattr(matrix_module, "measured_pace", lambda study, network: Pace(2000.0, True))  # of 2 steps
     assert len(Bench(setup(tmp_path), matrix()).run(hours=1)) == 4
 
 
@@ -208,7 +208,7 @@ def test_a_pace_is_that_of_trainings_where_there_are_some(tmp_path: Path) -> Non
 def test_a_trial_takes_off_what_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini_camvid(tmp_path)
     study = Bench(setup(tmp_path), matrix()).study("camvid-binary")
-    monkeypatch.setattr(bench_module, "_seconds_of", lambda study, network, steps: 30.0 + 0.5 * steps)
+    monkeypatch.setattr(matrix_module, "_seconds_of", lambda study, network, steps: 30.0 + 0.5 * steps)
     assert tried_pace(study, NETWORK) == Pace(0.5, False)
 
 
