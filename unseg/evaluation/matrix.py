@@ -15,7 +15,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.data.measuring_sets import measuring_set
 from unseg.errors import UserError
 from unseg.evaluation.bench_study import BenchSetup, study_of_set
-from unseg.evaluation.condition_names import parse_condition
+from unseg.evaluation.defences.defence_names import NO_DEFENCE, NO_PHOTOGRAPHS, parse_chain
 from unseg.evaluation.measuring_images import open_measuring_set
 from unseg.evaluation.results import Json, read_results
 from unseg.evaluation.sets import PartOfImages
@@ -24,7 +24,7 @@ from unseg.evaluation.study import RunName, RunOptions, Study
 from unseg.evaluation.study_runs import run_study
 from unseg.evaluation.trainer import train
 
-CLEAN, NO_DEFENCE = "clean", "none"
+CLEAN = "clean"
 TRIAL_STEPS = (2, 8)  # of a short trial, and of a longer one
 TRIAL_IMAGES, TRIAL_TESTS = 12, 2
 HOUR = 3600.0
@@ -61,8 +61,10 @@ class Matrix:
             if noise not in bases:
                 raise UserError(f"--noises: unknown noise '{noise}'; available: {', '.join(bases)}")
         for defence in self.defences:
-            if defence != NO_DEFENCE:
-                parse_condition(f"{CLEAN}+{defence}")
+            try:
+                parse_chain(defence, NO_PHOTOGRAPHS)
+            except UserError as error:
+                raise UserError(f"--defences {defence}: {error}") from None
 
 
 @dataclass(frozen=True)

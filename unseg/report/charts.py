@@ -238,9 +238,13 @@ def swatch(style: Style | None) -> Element:
 def sheet(
     panels: Sequence[tuple[str, Element]], legend: dict[str, Style | None], style: str, columns: int = 2
 ) -> Element:
-    """Returns charts with their titles and the legend below them on one picture. style: the palette's style sheet."""
-    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    """Returns charts with their titles and the legend below them on one picture. style: the palette's style sheet.
+
+    Where a chart is wider than others, each stands in a row of its own.
+    """
     wide = max([float(WIDTH), *(_side(chart, 2) for _, chart in panels)])
+    columns = 1 if wide > WIDTH else columns
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     width, y = GAP + (wide + GAP) * max(map(len, rows), default=1), float(GAP)
     picture = el("svg", raw("style", style), class_="chart", role="img")
     picture.append(el("rect", width="100%", height="100%", fill="var(--paper)"))
