@@ -35,6 +35,7 @@ from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
 from unseg.evaluation.tasks.semantic import SemanticLearner
 from unseg.evaluation.trainer import Checkpoint, train
+from unseg.evaluation.visibility import visibility
 from unseg.evaluation.weight_choice import local_weights
 from unseg.method import metrics
 from unseg.storage.image_decoding import read_image
@@ -795,6 +796,9 @@ def test_quality_by_hand() -> None:
         for i in (1, 2)
     ]
     assert found.ssim == pytest.approx(np.mean(expected), abs=2e-3)
+    seen = [visibility(clean[i], changed[i], mask) for i in (1, 2)]
+    assert found.delta_e == pytest.approx(np.mean([one.delta_e for one in seen]))
+    assert found.s_cielab == pytest.approx(np.mean([one.s_cielab for one in seen]))
     assert meter.missing() == [] and quality.Meter(3).missing() == [0, 1, 2]
 
 

@@ -122,7 +122,8 @@ def test_figures_are_those_of_version_0_1(
         for kind in ("quality", "stored"):
             assert (result[kind] is None) == (figures[kind] is None)
             if figures[kind] is not None:
-                assert result[kind] == pytest.approx(figures[kind], abs=1e-6)
+                former = {key: result[kind][key] for key in figures[kind]}  # colour differences came later
+                assert former == pytest.approx(figures[kind], abs=1e-6)
 
 
 def hash_of(*folders: Path) -> str:

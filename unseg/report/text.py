@@ -138,6 +138,16 @@ def columns(section: Section) -> list[Column]:
         ),
         Column("SSIM", lambda c: mean(c, lambda run: run.quality.ssim)),
         Column("LPIPS", lambda c: mean(c, lambda run: run.quality.lpips)),
+        Column(
+            "ΔE2000",
+            lambda c: mean(c, lambda run: run.quality.delta_e, 1),
+            "ΔE2000: mean colour difference on objects, by pixel",
+        ),
+        Column(
+            "S-CIELAB",
+            lambda c: mean(c, lambda run: run.quality.s_cielab, 1),
+            "S-CIELAB: the same after the blur of the eye, at 40 pixels a degree",
+        ),
         Column("largest change", bound, "largest change: measured, on objects / elsewhere, grey levels of 255"),
         Column(
             "time",
