@@ -30,6 +30,7 @@ from PIL import Image as Pillow
 from tests.support.annotation_check import use
 from tests.support.annotation_sets import BUILDERS, Built, build, photographs, write_json
 from tests.support.own_memory import peak_memory_mib
+from tests.support.own_processes import wait_for_threads
 
 NASTY = (
     None,
@@ -168,6 +169,7 @@ def commands(root: Path, seed: int, count: int) -> dict[str, int]:
             "1",
             "-q",
         ]
+        wait_for_threads()
         child = os.fork()
         if child == 0:
             code = 99

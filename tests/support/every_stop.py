@@ -23,7 +23,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -38,6 +37,7 @@ import unseg.storage.files
 from tests.support.edition_sets import BUILDERS
 from tests.support.fake_generator import loaded
 from tests.support.kill_runs import check, make_photographs, tree
+from tests.support.own_processes import wait_for_threads
 from unseg.data.edition_catalog import edition_row
 from unseg.editions.audit import verify_edition
 from unseg.editions.carried import CARRIED
@@ -116,16 +116,6 @@ class _Stopped:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.file, name)
-
-
-def wait_for_threads() -> None:
-    """Waits, a second at most, until all other threads of this process are gone.
-
-    One that is ending may hold a lock of OpenCV, and a fork would keep that lock for ever.
-    """
-    threads, latest = Path("/proc/self/task"), time.monotonic() + 1
-    while threads.is_dir() and len(list(threads.iterdir())) > 1 and time.monotonic() < latest:
-        time.sleep(0.001)
 
 
 def in_a_process(work: Callable[[], int], out: Path, kind: str, number: int | None) -> tuple[int, int]:

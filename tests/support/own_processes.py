@@ -1,7 +1,8 @@
-"""Which processes a process started, by Linux's own book, for tests that nothing outlives a run."""
+"""The processes and threads of a process by Linux's own book, for tests that fork and that nothing outlives a run."""
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,3 +22,13 @@ def is_alive(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def wait_for_threads() -> None:
+    """Waits, a second at most, until all other threads of this process are gone.
+
+    One that is ending may hold a lock of OpenCV, and a fork would keep that lock for ever.
+    """
+    threads, latest = Path("/proc/self/task"), time.monotonic() + 1
+    while threads.is_dir() and len(list(threads.iterdir())) > 1 and time.monotonic() < latest:
+        time.sleep(0.001)

@@ -36,6 +36,7 @@ DETR_HEADS = r"class_embed|enc_score_head|class_labels_classifier"
 class RCNN(nn.Module):
     """Faster R-CNN (Ren et al., NeurIPS 2015) or Mask R-CNN (He et al., ICCV 2017).
 
+    pretrained: whether `load` follows: published weights were trained with fixed statistics of their batch norms.
     notes: sentences on what weights of a file left random.
     """
 
@@ -45,25 +46,25 @@ class RCNN(nn.Module):
         backbone: str,
         class_count: int,
         size: tuple[int, int],
-        weights: Path | None,
+        pretrained: bool,
         small: bool,
     ) -> None:
         super().__init__()
         # Published weights were trained with fixed statistics of their batch norms; from scratch those must be learnt.
-        norm = nn.BatchNorm2d if weights is None else FrozenBatchNorm2d
+        norm = nn.BatchNorm2d if not pretrained else FrozenBatchNorm2d
         if backbone.startswith("mobilenet"):
             stem = mobilenet_backbone(
                 backbone_name=backbone,
                 weights=None,
                 fpn=True,
                 norm_layer=norm,
-                trainable_layers=6 if weights is None else 3,
+                trainable_layers=6 if not pretrained else 3,
             )
             sides = (8, 16, 32, 64, 128) if small else (32, 64, 128, 256, 512)
             options: dict[str, Any] = {"rpn_anchor_generator": AnchorGenerator((sides,) * 3, ((0.5, 1.0, 2.0),) * 3)}
         else:
             stem = resnet_fpn_backbone(
-                backbone_name=backbone, weights=None, norm_layer=norm, trainable_layers=5 if weights is None else 3
+                backbone_name=backbone, weights=None, norm_layer=norm, trainable_layers=5 if not pretrained else 3
             )
             options = {}
         options |= _small_heads(family, class_count + 1) if small else {"num_classes": class_count + 1}
@@ -78,15 +79,21 @@ class RCNN(nn.Module):
             _skip_resize=True,
             **options,
         )
+        self.backbone = backbone
         self.notes: list[str] = []
-        if weights is not None:
-            state = read_weights(weights)
-            body = self.network.backbone.body
-            if any(name.startswith("backbone.") for name in state):
-                self.notes = load_strictly(self.network, uncounted(renamed_rcnn(state)), RCNN_HEADS, weights)
-            else:
-                load_strictly(body, uncounted(classifier_body(state, backbone)), r"^$", weights)
-                self.notes = [f"--weights {weights.name}: of the backbone alone; all else starts from random weights"]
+
+    def load(self, weights: Path) -> RCNN:
+        """Loads a whole network's weights, or its backbone's alone, strictly; returns the network.
+
+        Its heads start afresh where the file has them for other classes; `notes` says so.
+        """
+        state = read_weights(weights)
+        if any(name.startswith("backbone.") for name in state):
+            self.notes = load_strictly(self.network, uncounted(renamed_rcnn(state)), RCNN_HEADS, weights)
+            return self
+        load_strictly(self.network.backbone.body, uncounted(classifier_body(state, self.backbone)), r"^$", weights)
+        self.notes = [f"--weights {weights.name}: of the backbone alone; all else starts from random weights"]
+        return self
 
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
@@ -254,7 +261,11 @@ Build = Callable[[int, tuple[int, int], Path | None], RCNN | Detr]
 
 
 def _rcnn(family: type[FasterRCNN], backbone: str, small: bool = False) -> Build:
-    return lambda count, size, weights: RCNN(family, backbone, count, size, weights, small)
+    def build(class_count: int, size: tuple[int, int], weights: Path | None) -> RCNN:
+        network = RCNN(family, backbone, class_count, size, pretrained=weights is not None, small=small)
+        return network if weights is None else network.load(weights)
+
+    return build
 
 
 def _detr(family: str, **sizes: Any) -> Build:
