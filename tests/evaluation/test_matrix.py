@@ -136,6 +136,8 @@ def test_the_matrix_is_measured_once_and_grows(tmp_path: Path) -> None:
     assert settings["images"] == {"budget": budget, "baseline": "tint", "generator": "0a1b", "by_class": True}
     assert (settings["views"], settings["crop"], settings["set"]) == ("practice", 32, "camvid-binary")
     assert content["runs"][1]["result"]["quality"]["max_change_object"] == 8
+    asked = {run["settings"]["condition"] for run in content["runs"] if "follows_noise" in run["result"]["metrics"]}
+    assert asked == {"tint"}  # noise that tells classes apart, and no defence
     assert any("CC BY-NC" in remark for remark in content["tasks"]["semantic"]["remarks"])
     (section,) = read_sections(tmp_path / "out/camvid-binary")
     grid = grid_of(section.networks[0], "mIoU")

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from unseg import __version__
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import ObjectRule
@@ -14,16 +17,17 @@ from unseg.evaluation.baselines.baseline_names import BASELINES
 from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.defences.denoise import Pairs
 from unseg.evaluation.hashes import digest, weights_identity
-from unseg.evaluation.kept_images import kept
+from unseg.evaluation.kept_images import kept, made_once
 from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions
 from unseg.evaluation.measuring_images import OpenedSet, open_photographs
+from unseg.evaluation.noise_followed import Probe, followed
 from unseg.evaluation.on_the_way import OnTheWay, object_rule
 from unseg.evaluation.practice import Practice
 from unseg.evaluation.results import PRACTICE, Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import truth_by
 from unseg.evaluation.sources import MADE, Sources, known_bases, pairs_of
-from unseg.evaluation.study import ConditionSource, Make, RunOptions, Study
+from unseg.evaluation.study import ConditionSource, Make, RunName, RunOptions, Study
 from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
 from unseg.evaluation.tasks.registry import find_maker, takes_practice
 from unseg.evaluation.weight_choice import Start, choose_starts
@@ -31,6 +35,7 @@ from unseg.method.config import Budget
 from unseg.victims.semantic_networks import own_source
 
 TASK = "semantic"
+WITHOUT_CLASSES = "random"  # noise that has nothing to do with classes
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,7 @@ def study_of_set(
     own = {network: own_source(network) for network in setup.networks}
     out, train_hash = setup.out / row.name, opened.train.hash()
     others = {"train": train_hash, "version": __version__}
-    sources = {
-        name: kept(source, out / "images", name, others) for name, source in _sources(opened, setup, conditions).items()
-    }
+    made = {name: made_once(source) for name, source in _sources(opened, setup, conditions).items()}
     denoising = denoising_of(setup, conditions, progress)
     return Study(
         task=TASK,
@@ -86,7 +89,7 @@ def study_of_set(
         networks=setup.networks,
         conditions=conditions,
         schedule=setup.schedule,
-        sources=sources,
+        sources={name: kept(source, out / "images", name, others) for name, source in made.items()},
         device=setup.device,
         common=_common(opened, setup, train_hash),
         facts={"remarks": [f"{row.title}.", row.licence]},
@@ -95,6 +98,7 @@ def study_of_set(
         checkpoint_every=setup.checkpoint_every,
         pairs=denoising.pairs,
         pairs_identity=denoising.identity,
+        probe=_probe(opened, made, progress),
     )
 
 
@@ -117,6 +121,20 @@ def _sources(opened: OpenedSet, setup: BenchSetup, conditions: Sequence[str]) ->
         if name in bases and name not in sources:
             sources[name] = makes.baseline(name, setup.shipped)
     return sources
+
+
+def _probe(
+    opened: OpenedSet, sources: Mapping[str, ConditionSource], progress: Progress
+) -> Callable[[RunName, nn.Module, torch.device], Json]:
+    """Returns what asks networks whether they follow the noise, those that were trained under no defence."""
+    asked = Probe(opened.test, truth_by(_rule(opened)), len(opened.row.classes), opened.row.background)
+
+    def probe(run: RunName, network: nn.Module, device: torch.device) -> Json:
+        if run.condition not in sources or run.condition == WITHOUT_CLASSES:
+            return {}
+        return followed(network, device, sources[run.condition].change_of(run.seed, progress), asked)
+
+    return probe
 
 
 def _common(opened: OpenedSet, setup: BenchSetup, train_hash: str) -> Json:

@@ -19,6 +19,19 @@ from unseg.storage.image_encoding import write_png
 HASHED = 12  # characters of the hash in a folder's name
 
 
+def made_once(source: ConditionSource) -> ConditionSource:
+    """Returns a source that is asked for the change of each seed once, however often the networks that it trains are
+    needed."""
+    made: dict[int, Change] = {}
+
+    def change_of(seed: int, progress: Progress) -> Change:
+        if seed not in made:
+            made[seed] = source.change_of(seed, progress)
+        return made[seed]
+
+    return ConditionSource(change_of, source.identity)
+
+
 def kept(source: ConditionSource, folder: Path, name: str, others: Json) -> ConditionSource:
     """Returns a source that makes every image once a seed and reads it from `folder`/NAME-SEED-… after that.
 

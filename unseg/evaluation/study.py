@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from unseg.compute.device import choose_device
 from unseg.compute.progress import Progress
 from unseg.evaluation.condition_names import parse_condition
@@ -70,7 +73,7 @@ class Study:
     weights, code: for each network the identity of its pretrained weights, and of the user's own module that builds it,
     if it has one. sources: for each base of the conditions but clean. facts: what results.json says of the task besides
     what learners tell. pairs: makes what the defence `denoise` learns from, and pairs_identity says what it depends on;
-    None: there is no such defence.
+    None: there is no such defence. probe: what else trained networks are asked; its answer joins the metrics.
     """
 
     task: str
@@ -93,6 +96,7 @@ class Study:
     perceptual: Similarity | None = None
     pairs: Callable[[], Pairs] | None = None
     pairs_identity: Json = field(default_factory=dict)
+    probe: Callable[[RunName, nn.Module, torch.device], Json] | None = None
 
     def __post_init__(self) -> None:
         for name in self.conditions:

@@ -116,7 +116,7 @@ class _Going:
             "best": trained.best,
             "train_loss": trained.train_loss,
             "trivial": learner.trivial,
-            "metrics": trained.metrics,
+            "metrics": {**trained.metrics, **self._probed(run, trained)},
             "curve": [asdict(point) for point in trained.curve],
             "train_images": learner.train_count,
             "notes": list(learner.notes),
@@ -134,6 +134,13 @@ class _Going:
             if made.changed is not None:
                 result["training_examples"] = write_changed(self.study, run, made.images)
         return result
+
+    @torch.no_grad()
+    def _probed(self, run: RunName, trained: Trained) -> Json:
+        """Returns what the trained network answers to the study's probe."""
+        if self.study.probe is None:
+            return {}
+        return self.study.probe(run, trained.network.eval(), self.world.device)
 
 
 def _facts_of(learner: Learner) -> Json:
