@@ -26,7 +26,7 @@ from unseg.evaluation.defences import denoise
 from unseg.evaluation.defences.jpeg import jpeg
 from unseg.evaluation.on_the_way import OnTheWay
 from unseg.evaluation.practice import IMAGENET
-from unseg.evaluation.results import rows
+from unseg.evaluation.results import clean_runs_that_lack, rows
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sources import Sources
 from unseg.evaluation.tasks.practice_semantic import PracticeSemanticLearner
@@ -96,7 +96,9 @@ def test_rows_divide_by_hand(views: dict[str, str], of_jpeg: float | None) -> No
         }
         for name, final in finals.items()
     ]
-    table = rows({"tasks": {"semantic": {"metric": "miou", "trivial": {"miou": 0.1}}}, "runs": runs})
+    results = {"tasks": {"semantic": {"metric": "miou", "trivial": {"miou": 0.1}}}, "runs": runs}
+    assert clean_runs_that_lack(results, "semantic") == (["clean+jpeg75"] if views else [])
+    table = rows(results)
     retained = {row.condition: row.retained.mean if row.retained else None for row in table[1:]}
     assert retained["protected+grey"] == pytest.approx(0.25) and retained["clean+grey"] == pytest.approx(1)
     assert retained["protected+jpeg75"] == (None if of_jpeg is None else pytest.approx(of_jpeg))
@@ -189,8 +191,10 @@ def test_settings_say_how_views_are_drawn(data: Path, tmp_path: Path, capsys: py
     ]
     printed = capsys.readouterr().out
     assert "crops of 48 pixels, tests at native size, 2 steps of 2" in printed and "starts from random" in printed
-    evaluate(tmp_path / "out", **options, no_distort=True)
-    assert "tiny_one on clean, seed 0: done before, kept" in capsys.readouterr().out
+    evaluate(tmp_path / "out", **{**options, "conditions": "clean,random+grey"}, no_distort=True)
+    printed = capsys.readouterr().out
+    assert "tiny_one on clean, seed 0: done before, kept" in printed
+    assert "add clean+grey to --conditions" in printed
     assert "made with distort: false, now true" in refused(evaluate, tmp_path / "out", **options)
     whole = {**options, "crop": None, "preset": "small-scratch", "size": "64x48"}
     assert "give another --out" in refused(evaluate, tmp_path / "out", **whole)

@@ -56,6 +56,8 @@ def result_table(title: str, rows: list[Row], metric: str = "miou") -> Table:
 
 def remarks(results: dict[str, Any], study: Study) -> list[str]:
     """Returns what the table does not say: sizes, the majority class, classes left out of the mean."""
+    from unseg.evaluation.results import clean_runs_that_lack
+
     facts, schedule = results["tasks"][study.task], study.schedule
     majority = f"; trivial = class {facts['majority_class']} everywhere" if "majority_class" in facts else ""
     lines = [
@@ -71,6 +73,12 @@ def remarks(results: dict[str, Any], study: Study) -> list[str]:
     lines += [*facts.get("remarks", []), *_notes(results, study.task)]
     if any("+" in name for name in study.conditions):
         lines.append("PSNR is that of the change, before defences; results.json has both (stored: after them).")
+    lacking = clean_runs_that_lack(results, study.task)
+    if lacking:
+        lines.append(
+            f"Retained learning is blank without clean images under the same defences: add {', '.join(lacking)} to "
+            "--conditions."
+        )
     if study.perceptual is None and len(study.conditions) > 1:
         lines.append("LPIPS was not measured: it needs a weight file (--lpips-weights).")
     lines.append(f"Written: {study.out}/results.json. Page with charts and tables: unseg report {study.out}")

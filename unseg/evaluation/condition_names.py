@@ -72,6 +72,11 @@ def parse_condition(name: str, bases: Collection[str] = tuple(BASES)) -> Conditi
     return Condition(match[1], tuple(defence.name for defence in defences), share)
 
 
+def clean_of(name: str) -> str:
+    """Returns the condition of clean images under the same defences."""
+    return "+".join(("clean", *name.split("+")[1:]))
+
+
 def clean_beside(name: str, there: Container[str], *, strict: bool) -> str | None:
     """Returns the condition that retained learning divides by: clean images that went through the same defences.
 
@@ -79,7 +84,7 @@ def clean_beside(name: str, there: Container[str], *, strict: bool) -> str | Non
     run. Otherwise clean images without a defence stand in for it, as in all comparisons with whole views that version
     0.1 made.
     """
-    same = "+".join(("clean", *name.split("+")[1:]))
+    same = clean_of(name)
     if strict or same in there:
         return same if same in there else None
     return "clean" if "clean" in there else None

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from unseg.errors import UserError
-from unseg.evaluation.condition_names import TRIVIAL, clean_beside, in_order
+from unseg.evaluation.condition_names import TRIVIAL, clean_beside, clean_of, in_order
 from unseg.method import metrics
 from unseg.storage.files import write_bytes
 from unseg.storage.settings_diff import differences
@@ -237,6 +237,15 @@ def trivial_score(results: Json, task: str, runs: dict[str, dict[int, Json]]) ->
 def as_people_train(results: Json, task: str) -> bool:
     """Returns whether a task's runs saw views as in practice, which all of them share."""
     return any(run["settings"].get("views") == PRACTICE for run in results["runs"] if run["settings"]["task"] == task)
+
+
+def clean_runs_that_lack(results: Json, task: str) -> list[str]:
+    """Returns the clean conditions of a task without which retained learning of another one has no meaning."""
+    lacking = []
+    for (of, _), conditions in grouped(results).items():
+        names = conditions if of == task and as_people_train(results, task) else ()
+        lacking += [clean_of(name) for name in names if clean_beside(name, conditions, strict=True) is None]
+    return list(dict.fromkeys(lacking))
 
 
 def rows(results: Json) -> list[Row]:

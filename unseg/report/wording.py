@@ -31,6 +31,9 @@ def subtitle_words(facts: Node, runs: Sequence[Node]) -> str:
     size = settings.get("size")
     if size is not None:
         parts.append(f"{_in_words(size.value, between='×')} pixels")
+    crop = number(settings.get("crop"))
+    if crop is not None:
+        parts.append(f"crops of {crop:,.0f} pixels")
     steps, batch = number(settings.get("steps")), number(settings.get("batch"))
     if steps is not None:
         parts.append(f"{steps:,.0f} steps" + ("" if batch is None else f" of {batch:,.0f} images"))
