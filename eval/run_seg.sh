@@ -103,7 +103,7 @@ if ((processes > 1)); then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
     run=("$python" -m unseg.compute.launch --nproc-per-node "$processes" --standalone --local-addr 127.0.0.1 --module unseg.cli)
 fi
-"${run[@]}" evaluate --task semantic --conditions "${CONDITIONS:-clean,protected}" --annotations-format "$format" \
+"${run[@]}" evaluate --task semantic --views whole --conditions "${CONDITIONS:-clean,protected}" --annotations-format "$format" \
     --clean "$data/images/train" --annotations "$data/labels/train" --protected "$protected" \
     --test "$data/images/test" --test-annotations "$data/labels/test" --out "$out" "${options[@]}" "$@"
 "$python" "$root/eval/class_table.py" "$out"

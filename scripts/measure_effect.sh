@@ -47,7 +47,7 @@ evaluate() {
     if [[ $task == classes && ${BY_CLASS:-1} != 0 ]]; then
         learnt+=(--by-class)
     fi
-    $run "$root/.venv/bin/unseg" evaluate --task semantic "${learnt[@]}" --background-label -1 --no-colour-jitter \
+    $run "$root/.venv/bin/unseg" evaluate --task semantic --preset small-scratch "${learnt[@]}" --background-label -1 --no-colour-jitter \
         --clean "$data/images/train" --annotations "$data/labels/train" --annotations-format index \
         --test "$data/images/$split" --test-annotations "$data/labels/$split" --out "$out/$task" \
         --generator "${GENERATOR:-compact}" \

@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from unseg import __version__
+from unseg.commands.bench import bench
 from unseg.commands.datasets import datasets, edition
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "train": train_command,
     "evaluate": evaluate,
+    "bench": bench,
     "datasets": datasets,
     "edition": edition,
     "report": report,

@@ -16,12 +16,13 @@ from unseg.errors import UserError
 from unseg.evaluation import conditions
 from unseg.evaluation.condition_names import Condition, in_order, parse_condition, shown_name
 from unseg.evaluation.conditions import Change, class_pattern, random_noise, reencoded, unchanged
+from unseg.evaluation.defences.jpeg import jpeg
 from unseg.evaluation.quality import Meter, Quality
 from unseg.evaluation.sets import (
     ChangedImages,
     CleanImages,
+    DefendedImages,
     ProtectedImages,
-    ReencodedImages,
     protected_files,
     truth_by,
 )
@@ -142,7 +143,7 @@ def test_changed_images_are_measured_at_full_size(data: Path) -> None:
 def test_re_encoding_comes_after_the_change_and_is_measured_apart(data: Path) -> None:
     clean = opened(data)
     plain, before = changed(clean, brighter)
-    coded = ReencodedImages(plain, clean, 60, TRUTH, Meter(len(clean)))
+    coded = DefendedImages(plain, clean, [jpeg(60).change], truth=TRUTH, meter=Meter(len(clean)))
     pixels = [clean.pixels(index) for index in range(len(clean))]
     expected = []
     for index in range(len(clean)):
@@ -164,8 +165,8 @@ def test_re_encoding_comes_after_the_change_and_is_measured_apart(data: Path) ->
 
 
 def test_names_of_conditions() -> None:
-    assert parse_condition("protected") == Condition("protected", None)
-    assert parse_condition("clean+jpeg100") == Condition("clean", 100)
+    assert parse_condition("protected") == Condition("protected")
+    assert parse_condition("clean+jpeg100") == Condition("clean", ("jpeg100",))
     for name in (
         "dirty",
         "protected+jpeg",

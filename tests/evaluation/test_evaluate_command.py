@@ -22,7 +22,7 @@ from tests.support.scenes import HEIGHT, WIDTH, opened, split_options, tiny
 from tests.support.told_progress import Told
 from unseg.cli import app, main
 from unseg.commands import evaluate as command
-from unseg.commands import evaluate_options as parsing
+from unseg.commands import evaluate_parsing as parsing
 from unseg.compute.progress import SILENT
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
@@ -44,7 +44,8 @@ from unseg.victims import promptable
 from unseg.victims.semantic_networks import NETWORKS
 
 EVERY_CLASS = truth_by(ObjectRule("all", background_label=None))
-OPTIONS = {"networks": "tiny_one", "size": f"{WIDTH}x{HEIGHT}", "steps": 1, "batch": 2, "device": "cpu"}
+SMALL = {"preset": "small-scratch", "size": f"{WIDTH}x{HEIGHT}"}
+OPTIONS = {"networks": "tiny_one", **SMALL, "steps": 1, "batch": 2, "device": "cpu"}
 BINARY = {"binary": True, "objects": "1"}
 
 
@@ -208,7 +209,7 @@ def test_the_command_trains_prints_and_draws(data: Path, tmp_path: Path, capsys:
         "random noise",
         "class pattern, JPEG 50",
         "protected, JPEG 50",
-        "PSNR is that of the change",
+        "PSNR is that of the change, before defences",
         "(trivial)",
         "48.1",
         "6 training and 3 test images, 64x48",

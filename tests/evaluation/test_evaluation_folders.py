@@ -20,13 +20,12 @@ from tests.support.annotation_sets import build, photographs
 from tests.support.evaluate_runs import evaluate as run_evaluate
 from tests.support.killed_runs import Killed, KillingAt
 from tests.support.told_progress import Told
-from unseg.commands import evaluate_options as parsing
+from unseg.commands import evaluate_parsing as parsing
 from unseg.compute.distributed import World
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation import augmentation, presets, quality
 from unseg.evaluation.condition_names import Condition, in_order, parse_condition, shown_name, sweep
-from unseg.evaluation.folders import local_weights
 from unseg.evaluation.learner import Learner, LearnerOptions
 from unseg.evaluation.results import read_results, rows
 from unseg.evaluation.schedule import Schedule
@@ -36,6 +35,8 @@ from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
 from unseg.evaluation.tasks.semantic import SemanticLearner
 from unseg.evaluation.trainer import Checkpoint, train
+from unseg.evaluation.visibility import visibility
+from unseg.evaluation.weight_choice import local_weights
 from unseg.method import metrics
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
@@ -103,6 +104,7 @@ def evaluate(root: Path, out: Path, **options: object) -> dict:
         "protected": [str(root / "one")],
         "test": root / "test",
         "networks": "tiny_one",
+        "preset": "small-scratch",
         "size": f"{WIDTH}x{HEIGHT}",
         "steps": 2,
         "batch": 2,
@@ -194,7 +196,7 @@ def test_shares_are_nested_and_drawn_by_seed() -> None:
 
 def test_names_of_shares() -> None:
     assert sweep(["a", "b"], (0, 20, 100)) == ["clean", "a@20", "b@20", "a", "b", "clean@20"]
-    assert parse_condition("a.b@20+jpeg75", ["clean", "a.b"]) == Condition("a.b", 75, 20)
+    assert parse_condition("a.b@20+jpeg75", ["clean", "a.b"]) == Condition("a.b", ("jpeg75",), 20)
     for wrong in ("a@0", "a@100", "a@", "c", "a@20@20", "a+jpeg0"):
         assert wrong in refused(parse_condition, wrong, ["clean", "a"])
     assert [shown_name(name) for name in ("clean@20", "protected@20", "a@20+jpeg75", "clean@x")] == [
@@ -311,7 +313,7 @@ def test_folders_that_do_not_fit_are_named(folders: Path, tmp_path: Path) -> Non
     assert "give NAME=VALUE" in call(set=["width"])
     assert "nothing is downloaded" in call(weights=[str(tmp_path / "no.pth")])
     assert "--steps and --epochs" in call(epochs=1.0)
-    assert "--preset huge: give tiny or paper" in call(preset="huge")
+    assert "--preset huge: give one of tiny, small-scratch, paper" in call(preset="huge")
     assert "no such file" in call(lpips_weights=tmp_path / "alex.pth")
     assert not (tmp_path / "out" / "results.json").exists()
 
@@ -513,8 +515,6 @@ def command_line(root: Path, out: Path, *more: str) -> list[str]:
         str(root / "test"),
         "--networks",
         "segformer_b0",
-        "--size",
-        f"{WIDTH}x{HEIGHT}",
         "--batch",
         "2",
         "--conditions",
@@ -529,9 +529,15 @@ def command_line(root: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
+WHOLE = ["--views", "whole", "--size", f"{WIDTH}x{HEIGHT}"]
+
+
 @pytest.mark.slow
-def test_kill_9_then_the_same_command_ends_with_the_same_metrics(folders: Path, tmp_path: Path) -> None:
-    schedule = ["--steps", "30", "--eval-every", "5"]
+@pytest.mark.parametrize("views", [WHOLE, ["--crop", "48", "--weights", "none"]], ids=["whole", "practice"])
+def test_kill_9_then_the_same_command_ends_with_the_same_metrics(
+    folders: Path, tmp_path: Path, views: list[str]
+) -> None:
+    schedule = ["--steps", "30", "--eval-every", "5", *views]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen(
         command_line(folders, tmp_path / "killed", *schedule), stdout=subprocess.DEVNULL, env=environment
@@ -790,6 +796,9 @@ def test_quality_by_hand() -> None:
         for i in (1, 2)
     ]
     assert found.ssim == pytest.approx(np.mean(expected), abs=2e-3)
+    seen = [visibility(clean[i], changed[i], mask) for i in (1, 2)]
+    assert found.delta_e == pytest.approx(np.mean([one.delta_e for one in seen]))
+    assert found.s_cielab == pytest.approx(np.mean([one.s_cielab for one in seen]))
     assert meter.missing() == [] and quality.Meter(3).missing() == [0, 1, 2]
 
 

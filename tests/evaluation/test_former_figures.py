@@ -103,6 +103,7 @@ def test_figures_are_those_of_version_0_1(
         test_annotations=root / "labels" / "test",
         annotations_format="index",
         networks="tiny_one",
+        preset="small-scratch",
         size="48x32",
         steps=3,
         batch=2,
@@ -126,7 +127,8 @@ def test_figures_are_those_of_version_0_1(
         for kind in ("quality", "stored"):
             assert (result[kind] is None) == (figures[kind] is None)
             if figures[kind] is not None:
-                assert result[kind] == pytest.approx(figures[kind], abs=1e-6)
+                former = {key: result[kind][key] for key in figures[kind]}  # colour differences came later
+                assert former == pytest.approx(figures[kind], abs=1e-6)
 
 
 def hash_of(*folders: Path) -> str:
@@ -144,6 +146,7 @@ def test_a_run_of_version_0_1_is_kept(root: Path, tmp_path: Path, capsys: pytest
         "test": root / "images" / "test",
         "test_annotations": root / "labels" / "test",
         "networks": "segformer_b0",
+        "preset": "small-scratch",
         "size": "64x48",
         "steps": 1,
         "batch": 2,

@@ -446,6 +446,84 @@ def medical(root: Path, objects: str = "all") -> Mini:
     return mini
 
 
+def camvid(root: Path, objects: str = "all") -> Mini:
+    """Class 0 is the sky, so it is an object like any other; 255 is none."""
+    mini = Mini(root)
+    maps = {
+        "0001TP_006690": class_map(255, (LEFT, 0), (RIGHT, 3)),
+        "0001TP_006720": class_map(1, (SMALL, 255)),
+        "0001TP_006750": class_map(255),
+    }
+    for place, (stem, values) in enumerate(maps.items()):
+        name = mini.image(f"camvid/images/train/{stem}.jpg", place)
+        mini.label(f"camvid/labels/train/{stem}.png", values)
+        if (values != 255).any():
+            mini.objects[name] = values != 255
+        else:
+            mini.bare.add(name)
+    mini.label("camvid/labels/train/gone.png", class_map(1))
+    mini.absent.add("camvid/images/train/gone.png")
+    for split, place in (("val", 4), ("test", 5)):
+        mini.untouched.add(mini.image(f"camvid/images/{split}/{split}.jpg", place))
+        mini.label(f"camvid/labels/{split}/{split}.png", class_map(4, (LEFT, 10)))
+    return mini
+
+
+def carparts(root: Path, objects: str = "all") -> Mini:
+    """Outlines overlap; the object is their union."""
+    mini = Mini(root)
+    hood, wheel = (10, 8, 50, 40), (40, 30, 70, 60)
+    images = {"trainingset": {1: (hood, wheel), 2: (), 3: (wheel,)}, "testset": {401: (hood,)}}
+    for folder, cars in images.items():
+        content: dict = {"images": [], "annotations": []}
+        content["categories"] = [{"id": number, "name": f"part {number}"} for number in range(1, 20)]
+        for number, parts in cars.items():
+            file = f"car{number}.jpg"
+            content["images"].append({"id": number, "file_name": file, "height": HEIGHT, "width": WIDTH})
+            for corners in parts:
+                content["annotations"].append(
+                    {
+                        "id": len(content["annotations"]) + 1,
+                        "image_id": number,
+                        "category_id": 14 if corners is hood else 19,
+                        "iscrowd": False,
+                        "bbox": [corners[0], corners[1], 9, 9],
+                        "segmentation": [polygon(*corners)],
+                    }
+                )
+            name = mini.image(f"carparts/{folder}/JPEGImages/{file}", number)
+            if folder == "testset":
+                mini.untouched.add(name)
+            elif parts:
+                mini.objects[name] = np.any([box(*corners) for corners in parts], axis=0)
+            else:
+                mini.bare.add(name)
+        if folder == "trainingset":
+            content["images"].append({"id": 99, "file_name": "gone.jpg", "height": HEIGHT, "width": WIDTH})
+            mini.absent.add(f"carparts/{folder}/JPEGImages/gone.jpg")
+        mini.text(f"carparts/{folder}/annotations.json", json.dumps(content))
+    return mini
+
+
+def ccp(root: Path, objects: str = "all") -> Mini:
+    mini = Mini(root)
+    maps = {"0001": class_map(0, (LEFT, 41), (RIGHT, 58)), "0002": class_map(0), "0003": class_map(19, (SMALL, 0))}
+    for place, (stem, values) in enumerate(maps.items()):
+        name = mini.image(f"ccp/images/train/{stem}.jpg", place)
+        mini.label(f"ccp/labels/train/{stem}.png", values)
+        if values.any():
+            mini.objects[name] = values != 0
+        else:
+            mini.bare.add(name)
+    mini.label("ccp/labels/train/gone.png", class_map(0, (LEFT, 41)))
+    mini.absent.add("ccp/images/train/gone.png")
+    mini.untouched.add(mini.image("ccp/images/val/0007.jpg", 4))
+    mini.label("ccp/labels/val/0007.png", class_map(0, (LEFT, 14)))
+    mini.text("ccp/classes.txt", "0 null\n")
+    return mini
+
+
 BUILDERS: dict[str, Callable[..., Mini]] = {
-    builder.__name__: builder for builder in (pascal, ade20k, coco, cityscapes, interactive, remote, medical)
+    builder.__name__: builder
+    for builder in (pascal, ade20k, coco, cityscapes, interactive, remote, medical, camvid, carparts, ccp)
 }

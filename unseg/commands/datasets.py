@@ -61,7 +61,10 @@ def _print_survey(console: Console, root: Path | None, found: list[dict[str, Any
 
 
 def edition(
-    name: Annotated[str, typer.Argument(help="pascal, ade20k, coco, cityscapes, interactive, remote or medical.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="pascal, ade20k, coco, cityscapes, interactive, remote, medical, camvid, carparts or ccp."),
+    ],
 ) -> None:
     """Make the unlearnable edition of a data set, as scripts/generate_NAME.sh does; settings come from the environment.
 

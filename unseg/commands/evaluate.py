@@ -17,6 +17,7 @@ from unseg.commands.evaluate_options import (
     NetworkOptions,
     ObjectOptions,
     ScheduleOptions,
+    ViewOptions,
 )
 from unseg.commands.evaluate_tables import show_results
 from unseg.commands.option_groups import grouped
@@ -35,6 +36,7 @@ def evaluate(
     objects: ObjectOptions,
     conditions: ConditionOptions,
     networks: NetworkOptions,
+    views: ViewOptions,
     schedule: ScheduleOptions,
     machine: MachineOptions,
     task: Annotated[
@@ -44,12 +46,13 @@ def evaluate(
 ) -> None:
     """Train networks on clean, protected and random-noise images, test them on clean ones.
 
-    The training images of a condition with +jpeg75 are re-encoded at full size as JPEG of that quality (1 to 100,
-    4:2:0). Finished runs in OUT/results.json are not repeated; after an interruption the same command goes on from the
-    last checkpoint. Retained learning = (protected − trivial) / (clean − trivial). Several GPUs: torchrun
-    --nproc-per-node 8 -m unseg.cli evaluate …
+    Semantic networks are trained as people train: random crops of images at their own size, from ImageNet weights where
+    they are installed. What stands behind a + in a condition, such as +jpeg75 or +grey, is done to all its images.
+    Finished runs in OUT/results.json are not repeated; after an interruption the same command goes on from the last
+    checkpoint. Retained learning = (protected − trivial) / (clean − trivial), clean images with the same defences.
+    Several GPUs: torchrun --nproc-per-node 8 -m unseg.cli evaluate …
     """
-    compare(EvaluateOptions(out, task, images, objects, conditions, networks, schedule, machine))
+    compare(EvaluateOptions(out, task, images, objects, conditions, networks, views, schedule, machine))
 
 
 def compare(options: EvaluateOptions) -> None:

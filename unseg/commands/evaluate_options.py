@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from unseg.commands.evaluate_parsing import (
+    named_folders,
+    named_weights,
+    parse_seeds,
+    parse_settings,
+    parse_shares,
+    parse_size,
+    split_list,
+)
 from unseg.errors import UserError
 from unseg.method.config import Budget
 
@@ -18,8 +25,10 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
     from unseg.data.annotations import ObjectRule
     from unseg.evaluation.folders import Folders, Setup
     from unseg.evaluation.on_the_way import OnTheWay
+    from unseg.evaluation.practice import Practice
 
 NONE = -1  # a label that stands for none
+SHIPPED = "compact"  # the generator that this project ships
 
 
 @dataclass(frozen=True)
@@ -98,9 +107,16 @@ class ConditionOptions:
     conditions: Annotated[
         str | None,
         typer.Option(
-            help="Which training images: clean, protected (or the NAMEs), random, pattern (one a class); protected@40 "
-            "mixes 40 % of them with clean ones, clean@40 is the clean part alone; +jpeg75 behind one re-encodes them. "
-            "Default: clean, all protected, random."
+            help="Which training images: clean, protected (or the NAMEs), random, pattern (one a class), or published "
+            "noises: tint, lsp, ar, em, tap; protected@40 mixes 40 % of them with clean ones, clean@40 is the clean "
+            "part alone. Defences stand behind a +, also several: protected+jpeg75+grey. Default: clean, all "
+            "protected, random."
+        ),
+    ] = None
+    denoise_photographs: Annotated[
+        Path | None,
+        typer.Option(
+            help="For the defence denoise: a folder of other photographs in images/ with their masks in masks/."
         ),
     ] = None
     shares: Annotated[
@@ -126,16 +142,21 @@ class NetworkOptions:
         typer.Option(
             help="Networks to train, such as unet_resnet18,unetplusplus_resnet34 (ARCHITECTURE_ENCODER), or "
             "module:name of your own (a function from the number of classes to a torch module); a task lists its own "
-            "if you name one that it lacks. Default: a small one of the task."
+            "if you name one that it lacks. Default: a small one of the task; for semantic views as in practice "
+            "deeplabv3plus_timm-tf_efficientnet_lite0."
         ),
     ] = None
     weights: Annotated[
         list[str] | None,
         typer.Option(
             help="[NETWORK=]PATH: pretrained weights, a local file or folder, or ORGANISATION/NAME in the Hugging Face "
-            "cache; nothing is downloaded. Default: from scratch."
+            "cache; nothing is downloaded. With views as in practice also imagenet (an encoder's, found on this "
+            "machine) or none. Default: imagenet there for encoders whose package is installed, else random weights."
         ),
     ] = None
+    freeze: Annotated[str | None, typer.Option(help="encoder: it keeps its weights (with views as in practice).")] = (
+        None
+    )
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: an option of a family of networks.")
     ] = None
@@ -148,38 +169,77 @@ class ScheduleOptions:
     PANEL: ClassVar[str] = "Schedule"
     preset: Annotated[
         str | None,
-        typer.Option(help="tiny (two processor cores) or paper: size and schedule; options here go before it."),
+        typer.Option(
+            help="tiny (two processor cores), small-scratch (small whole images, from random weights, as version 0.1 "
+            "measured) or paper: size and schedule; options here go before it."
+        ),
     ] = None
-    size: Annotated[
-        str | None,
-        typer.Option(help="Training size WIDTHxHEIGHT; images change at full size, then shrink. Default: 128x96."),
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps. Default: 1500 with views as in practice, else 3000.")
     ] = None
-    steps: Annotated[int | None, typer.Option(help="Training steps. Default: 3000.")] = None
     epochs: Annotated[float | None, typer.Option(help="In place of --steps.")] = None
     batch: Annotated[int | None, typer.Option(help="Images a step. Default: 8.")] = None
     eval_every: Annotated[int | None, typer.Option(help="Test every so many steps. Default: 250.")] = None
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd. Default: adamw.")] = None
     learning_rate: Annotated[float | None, typer.Option(help="At its peak. Default: 0.001.")] = None
     weight_decay: Annotated[float | None, typer.Option(help="Default: 0.01.")] = None
-    decay: Annotated[str | None, typer.Option(help="Of the learning rate: cosine or poly. Default: cosine.")] = None
+    decay: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the learning rate: cosine, poly or onecycle. Default: onecycle with views as in practice, else "
+            "cosine."
+        ),
+    ] = None
     warm_up: Annotated[
         float | None, typer.Option(help="Share of the steps in which the rate climbs. Default: 0.1.")
     ] = None
     momentum: Annotated[float | None, typer.Option(help="Of sgd. Default: 0.9.")] = None
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradients. Default: none.")] = None
-    colour_jitter: Annotated[
-        bool,
-        typer.Option(
-            "--colour-jitter/--no-colour-jitter", help="Views of the training images change in colour as well."
-        ),
-    ] = True
     seeds: Annotated[
         str, typer.Option(help="One run each, such as 0,1,2: first weights, batch order, augmentations, random noise.")
     ] = "0"
 
     def given(self) -> dict[str, Any]:
         """Returns what a preset can set, with None where the user did not give it."""
-        return {name: value for name, value in asdict(self).items() if name not in ("preset", "colour_jitter", "seeds")}
+        return {name: value for name, value in asdict(self).items() if name not in ("preset", "seeds")}
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How training images are seen."""
+
+    PANEL: ClassVar[str] = "Views"
+    views: Annotated[
+        str | None,
+        typer.Option(
+            help="practice: random scales and crops of images at their own size, tests at that size (semantic "
+            "networks); whole: whole images, resized. Default: practice where the networks can and no preset is named."
+        ),
+    ] = None
+    crop: Annotated[int | None, typer.Option(help="Side of a view in pixels (practice). Default: 512.")] = None
+    distort: Annotated[
+        bool | None,
+        typer.Option("--distort/--no-distort", help="Photometric distortion of views (practice). Default: yes."),
+    ] = None
+    size: Annotated[
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT (whole): images change at full size, then shrink. Default: 128x96."),
+    ] = None
+    colour_jitter: Annotated[
+        bool | None,
+        typer.Option("--colour-jitter/--no-colour-jitter", help="Views change in colour (whole). Default: yes."),
+    ] = None
+
+    def check(self, practice: bool) -> None:
+        """Raises UserError for the first option that the other kind of views has."""
+        remedy = "is for semantic networks with --views practice; these views have --size"
+        others: dict[str, object] = {"crop": self.crop, "distort": self.distort}
+        if practice:
+            remedy = "is for whole images; give --views whole or a --preset as well, or --crop in its place"
+            others = {"size": self.size, "colour-jitter": self.colour_jitter}
+        for name, value in others.items():
+            if value is not None:
+                raise UserError(f"--{name}: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -207,6 +267,7 @@ class EvaluateOptions:
     objects: ObjectOptions
     conditions: ConditionOptions
     networks: NetworkOptions
+    views: ViewOptions
     schedule: ScheduleOptions
     machine: MachineOptions
 
@@ -228,6 +289,8 @@ class EvaluateOptions:
             annotations_format=images.annotations_format,
             rule=self.objects.rule(),
             generator=None if generator is None else lambda: load(generator),
+            shipped=lambda: load(SHIPPED),
+            denoise_photographs=self.conditions.denoise_photographs,
         )
 
     def setup(self) -> Setup:
@@ -235,18 +298,20 @@ class EvaluateOptions:
         from unseg.evaluation.folders import Setup
         from unseg.evaluation.presets import choose
         from unseg.evaluation.quality import load_perceptual
-        from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, check_task
+        from unseg.evaluation.tasks.registry import check_task
 
         check_task(self.task)
         schedule, networks, perceptual = self.schedule, self.networks, self.machine.lpips_weights
-        choices = choose(schedule.preset, self.task, schedule.given())
+        named, practice = self._networks_and_practice()
+        given = {**schedule.given(), "size": self.views.size}
+        choices = choose(schedule.preset, self.task, given, practice=practice is not None)
         conditions = self.conditions.conditions
         return Setup(
             task=self.task,
             out=self.out,
-            networks=split_list("--networks", networks.networks or DEFAULT_NETWORKS[self.task]),
+            networks=named,
             choices=choices,
-            size=parse_size(choices.size),
+            size=(practice.crop, practice.crop) if practice is not None else parse_size(choices.size or ""),
             budget=self.conditions.budget(),
             binary=self.objects.binary,
             by_class=self.by_class(),
@@ -254,102 +319,26 @@ class EvaluateOptions:
             shares=parse_shares(self.conditions.shares),
             seeds=parse_seeds(schedule.seeds),
             device=self.machine.device,
-            colour_jitter=schedule.colour_jitter,
+            colour_jitter=self.views.colour_jitter is not False,
+            practice=practice,
             weights=named_weights(networks.weights or []),
             extra=parse_settings(networks.settings or []),
             checkpoint_every=self.machine.checkpoint_every,
             perceptual=None if perceptual is None else load_perceptual(perceptual),
         )
 
+    def _networks_and_practice(self) -> tuple[tuple[str, ...], Practice | None]:
+        """Returns the networks, and how they are trained where views are as in practice (else None)."""
+        from unseg.evaluation.practice import Practice
+        from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, WHOLE_DEFAULTS, as_in_practice
 
-# --- parsing ---------------------------------------------------------------------------------------------------------
-
-
-def named_folders(given: Sequence[str]) -> dict[str, Path]:
-    """Returns `[NAME=]DIR …` as name → folder.
-
-    One folder without a name is "protected", of several each has its folder's name. Raises UserError for a name that is
-    taken or cannot be one.
-    """
-    from unseg.evaluation.condition_names import BASE_NAME, RESERVED
-
-    folders: dict[str, Path] = {}
-    for text in given:
-        name, path = _named_folder(text, alone=len(given) == 1)
-        if not re.fullmatch(BASE_NAME, name, re.ASCII) or name in RESERVED:
-            raise UserError(
-                f"--protected {text}: '{name}' cannot be its name; give NAME=DIR with a NAME of letters, digits, _, "
-                f". and - that is none of {', '.join(RESERVED)}"
-            )
-        if name in folders:
-            raise UserError(
-                f"--protected {text}: there is another folder called {name}; give NAME=DIR with names that differ"
-            )
-        folders[name] = path
-    return folders
-
-
-def _named_folder(text: str, alone: bool) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if equals and not Path(text).is_dir():
-        return name, Path(path)
-    return "protected" if alone else Path(text).name, Path(text)
-
-
-def named_weights(given: Sequence[str]) -> dict[str, Path]:
-    """Returns `[NETWORK=]PATH …` as network → path; "" stands for all networks."""
-    weights: dict[str, Path] = {}
-    for text in given:
-        name, path = ("", text) if Path(text).exists() or "=" not in text else text.split("=", 1)
-        if name in weights:
-            raise UserError(f"--weights: given twice for {name or 'all networks'}; give NETWORK=PATH for each")
-        weights[name] = Path(path)
-    return weights
-
-
-def parse_settings(given: Sequence[str]) -> dict[str, object]:
-    """Returns `NAME=VALUE …` as a dictionary; values as JSON has them (true, 0.5, [1, 2]), else as text."""
-    values: dict[str, object] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UserError(f"--set {text}: give NAME=VALUE")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
-
-
-def parse_shares(text: str | None) -> tuple[int, ...]:
-    """Returns `0,20,100` as whole percents, each once."""
-    if text is None:
-        return ()
-    shares = split_list("--shares", text)
-    if not all(re.fullmatch(r"\d{1,3}", share, re.ASCII) and int(share) <= 100 for share in shares):
-        raise UserError(f"--shares {text}: give whole percents from 0 to 100, such as 0,20,40,60,80,100")
-    return tuple(dict.fromkeys(map(int, shares)))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Returns `128x96` as (width, height)."""
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
-    if match is None:
-        raise UserError(f"--size {text}: give WIDTHxHEIGHT, such as 240x180")
-    return int(match[1]), int(match[2])
-
-
-def split_list(option: str, text: str) -> tuple[str, ...]:
-    """Returns names separated by commas, each once."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise UserError(f"{option}: give at least one name")
-    return names
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Returns `0,1,2` as (0, 1, 2)."""
-    seeds = split_list("--seeds", text)
-    if not all(re.fullmatch(r"\d{1,18}", seed, re.ASCII) for seed in seeds):
-        raise UserError(f"--seeds {text}: give whole numbers from 0, such as 0,1,2")
-    return tuple(dict.fromkeys(map(int, seeds)))
+        views, freeze, given = self.views, self.networks.freeze, self.networks.networks
+        named = split_list("--networks", given or DEFAULT_NETWORKS[self.task])
+        practice = as_in_practice(views.views, self.schedule.preset, self.task, named)
+        views.check(practice)
+        if freeze is not None and (freeze != "encoder" or not practice):
+            raise UserError(f"--freeze {freeze}: give encoder, with --views practice")
+        if not practice:
+            return split_list("--networks", given or WHOLE_DEFAULTS[self.task]), None
+        chosen = Practice(distort=views.distort is not False, frozen_encoder=freeze is not None)
+        return named, chosen if views.crop is None else replace(chosen, crop=views.crop)

@@ -56,13 +56,14 @@ def result_table(title: str, rows: list[Row], metric: str = "miou") -> Table:
 
 def remarks(results: dict[str, Any], study: Study) -> list[str]:
     """Returns what the table does not say: sizes, the majority class, classes left out of the mean."""
+    from unseg.evaluation.results import clean_runs_that_lack
+
     facts, schedule = results["tasks"][study.task], study.schedule
     majority = f"; trivial = class {facts['majority_class']} everywhere" if "majority_class" in facts else ""
-    width, height = study.common["size"]
     lines = [
         f"{facts['train_images']} training and {facts['test_images']} test images, "
-        f"{width}x{height}, {schedule.steps} steps of {schedule.batch}; n seeds, each against the clean run of the "
-        f"same seed: mean ± sample standard deviation{majority}."
+        f"{_views(study)}, {schedule.steps} steps of {schedule.batch}; n seeds, each against the clean run of the "
+        f"same seed and defences: mean ± sample standard deviation{majority}."
     ]
     if facts.get("absent_classes"):
         lines.append(
@@ -70,14 +71,26 @@ def remarks(results: dict[str, Any], study: Study) -> list[str]:
             f"{', '.join(map(str, facts['absent_classes']))}."
         )
     lines += [*facts.get("remarks", []), *_notes(results, study.task)]
-    if any("+jpeg" in name for name in study.conditions):
+    if any("+" in name for name in study.conditions):
+        lines.append("PSNR is that of the change, before defences; results.json has both (stored: after them).")
+    lacking = clean_runs_that_lack(results, study.task)
+    if lacking:
         lines.append(
-            "PSNR is that of the change, before images are re-encoded; results.json has both (stored: after it)."
+            f"Retained learning is blank without clean images under the same defences: add {', '.join(lacking)} to "
+            "--conditions."
         )
     if study.perceptual is None and len(study.conditions) > 1:
         lines.append("LPIPS was not measured: it needs a weight file (--lpips-weights).")
     lines.append(f"Written: {study.out}/results.json. Page with charts and tables: unseg report {study.out}")
     return lines
+
+
+def _views(study: Study) -> str:
+    """Returns how images are seen, in words."""
+    if "size" not in study.common:
+        return f"crops of {study.common['crop']} pixels, tests at native size"
+    width, height = study.common["size"]
+    return f"{width}x{height}"
 
 
 def _notes(results: dict[str, Any], task: str) -> list[str]:

@@ -1,9 +1,9 @@
-"""The data sets of the paper: where each keeps images and annotations, what its object is, and its budget.
+"""The data sets that have editions: where each keeps images and annotations, what its object is, and its budget.
 
 One frozen row a data set, in the folders that its own publication or the evaluators' preparation gives it: PASCAL VOC's
 development kit, Mask2Former's datasets/README.md (ADE20K, COCO, Cityscapes), HQ-SAM (interactive), RSPrompter and the
-sets' own releases (remote), Kvasir-SEG and the chest X-rays of Shenzhen and Montgomery (medical). Nothing is read here
-but names.
+sets' own releases (remote), Kvasir-SEG and the chest X-rays of Shenzhen and Montgomery (medical); CamVid in SegNet's
+eleven classes, Car Parts and CCP, which `unseg bench` measures on. Nothing is read here but names.
 """
 
 from __future__ import annotations
@@ -251,7 +251,59 @@ MEDICAL = EditionRow(
     budget=Budget(4, 1),
 )
 
-EDITIONS = {row.name: row for row in (PASCAL, ADE20K, COCO, CITYSCAPES, INTERACTIVE, REMOTE, MEDICAL)}
+CAMVID = EditionRow(
+    "camvid",
+    "CamVid, 11 classes",
+    ("camvid", ""),
+    (
+        EditionSet(
+            "CamVid", "CamVid, 11 classes", (Source("masks", "index", "images/{split}", "labels/{split}"),), count=367
+        ),
+    ),
+    "images/train and labels/train (class ids 0 to 10, 255 unlabelled) in camvid",
+    {"train": "train", "val": "val", "test": "test"},
+    ("val", "test"),
+    background_label=None,
+)
+
+CARPARTS = EditionRow(
+    "carparts",
+    "Car Parts Segmentation",
+    ("carparts", ""),
+    (
+        EditionSet(
+            "CarParts",
+            "Car Parts Segmentation",
+            (Source("json", "coco", "{folder}/JPEGImages", "{folder}/annotations.json"),),
+            count=400,
+        ),
+    ),
+    "trainingset/JPEGImages and trainingset/annotations.json in carparts",
+    {"train": "trainingset", "test": "testset"},
+    ("test",),
+)
+
+CCP = EditionRow(
+    "ccp",
+    "CCP, clothing co-parsing",
+    ("ccp", ""),
+    (
+        EditionSet(
+            "CCP",
+            "CCP, clothing co-parsing",
+            (Source("masks", "index", "images/{split}", "labels/{split}"),),
+            ("classes.txt", "LICENSE"),
+            count=600,
+        ),
+    ),
+    "images/train and labels/train (the 59 ids of classes.txt, 0 the background) in ccp",
+    {"train": "train", "val": "val"},
+    ("val",),
+)
+
+EDITIONS = {
+    row.name: row for row in (PASCAL, ADE20K, COCO, CITYSCAPES, INTERACTIVE, REMOTE, MEDICAL, CAMVID, CARPARTS, CCP)
+}
 
 
 def edition_row(name: str) -> EditionRow:

@@ -4,7 +4,6 @@ images.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,14 +13,17 @@ from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.errors import UserError
+from unseg.evaluation.baselines.baseline_names import BASELINES
 from unseg.evaluation.condition_names import parse_condition, sweep
-from unseg.evaluation.conditions import class_pattern, random_noise
+from unseg.evaluation.condition_sets import left_to_learners
+from unseg.evaluation.defences.denoise import Pairs
 from unseg.evaluation.hashes import digest, fingerprint, weights_identity
 from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, MakeLearner
-from unseg.evaluation.on_the_way import OnTheWay, object_rule, source_on_the_way
+from unseg.evaluation.on_the_way import OnTheWay, object_rule
+from unseg.evaluation.practice import Practice
 from unseg.evaluation.presets import Choices
 from unseg.evaluation.quality import Similarity
-from unseg.evaluation.results import Json
+from unseg.evaluation.results import PRACTICE, Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import (
     CleanImages,
@@ -32,16 +34,17 @@ from unseg.evaluation.sets import (
     protected_files,
     truth_by,
 )
-from unseg.evaluation.study import ConditionSource, Make, Study
+from unseg.evaluation.sources import MADE, Sources, file_sources, known_bases, pairs_of
+from unseg.evaluation.study import ConditionSource, Make, RunOptions, Study
 from unseg.evaluation.tasks.labelling import labelling_of
+from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
 from unseg.evaluation.tasks.registry import find_maker
+from unseg.evaluation.weight_choice import Start, choose_starts
 from unseg.method.config import Budget
 from unseg.victims.semantic_networks import own_source
 
 SMALLEST_SIDE = 32
 MASK_FORMATS = ("voc", "index", "binary")
-WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".params")
-MADE = "protected"  # the condition that a generator makes on the way
 BY_CLASS = "By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel."
 
 
@@ -51,8 +54,9 @@ class Folders:
 
     clean, test: DIR of images (with their annotations beside them, if those are not named). protected: name → DIR.
     generator: loads the generator that makes the condition "protected" on the way; it is called if that condition is
-    asked for. rule: which pixels are the object that noise and the measured bound go by, and in the binary task the
-    object that is learnt.
+    asked for. shipped: loads this project's compact generator, likewise. denoise_photographs: DIR of other photographs
+    with masks beside them. rule: which pixels are the object that noise and the measured bound go by, and in the binary
+    task the object that is learnt.
     """
 
     clean: Path
@@ -63,6 +67,8 @@ class Folders:
     annotations_format: str = "auto"
     rule: ObjectRule = ObjectRule()
     generator: Callable[[], OnTheWay] | None = None
+    shipped: Callable[[], OnTheWay] | None = None
+    denoise_photographs: Path | None = None
 
     @property
     def made_or_found(self) -> list[str]:
@@ -76,7 +82,9 @@ class Setup:
 
     binary: learn the object against the rest (the semantic task). by_class: tell the generator every pixel's class, so
     that the object's budget holds on all of them. conditions: None: clean, everything protected, random. shares:
-    percent, for a sweep, or none. weights: network → file or folder; "" stands for all networks.
+    percent, for a sweep, or none. practice: how semantic networks are trained with views as in practice, besides their
+    weights; None: views of whole images, resized to `size`. weights: network → file, folder, `imagenet` or `none`; ""
+    stands for all networks.
     """
 
     task: str
@@ -92,6 +100,7 @@ class Setup:
     seeds: tuple[int, ...] = (0,)
     device: str = "auto"
     colour_jitter: bool = True
+    practice: Practice | None = None
     weights: Mapping[str, Path] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_every: float = 120.0
@@ -102,15 +111,17 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
     """Returns the study with everything opened and checked; raises UserError for the first thing that is wrong."""
     _check_setup(folders, setup)
     makers = {network: find_maker(setup.task, network) for network in setup.networks}
-    weights = _weights_of(setup)
-    conditions = _conditions(setup, folders.made_or_found)
+    starts = choose_starts(setup.networks, setup.weights, practice=setup.practice is not None)
+    conditions = _conditions(folders, setup)
     opened = _open(folders, progress)
+    denoising = _pairs(folders, setup, conditions, progress)
     options = LearnerOptions(
         setup.size,
         extra=dict(setup.extra),
         colour_jitter=setup.colour_jitter,
         rule=folders.rule,
         binary=setup.binary,
+        practice=setup.practice,
     )
     truth = _truth(folders.rule, setup, opened.train, options)
     own = {network: own_source(network) for network in setup.networks}
@@ -119,7 +130,7 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
         out=setup.out,
         train=opened.train,
         test=opened.test,
-        make=_maker(makers, weights, options),
+        make=_maker(makers, starts, options),
         truth=truth,
         networks=setup.networks,
         conditions=conditions,
@@ -129,10 +140,12 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
         device=setup.device,
         common=_common(folders.rule, setup, opened),
         facts={"remarks": _remarks(setup, opened)},
-        weights={network: weights_identity(path) for network, path in weights.items()},
+        weights={name: weights_identity(start.file) for name, start in starts.items() if start.file is not None},
         code={network: digest(path) for network, path in own.items() if path is not None},
         checkpoint_every=setup.checkpoint_every,
         perceptual=setup.perceptual,
+        pairs=denoising.pairs,
+        pairs_identity=denoising.identity,
     )
 
 
@@ -191,6 +204,14 @@ def _hash_of(files: Sequence[Path], tick: Tick) -> str:
     return fingerprint(files)
 
 
+@dataclass(frozen=True)
+class _Denoising:
+    """What the defence `denoise` learns from: see `Study.pairs`."""
+
+    pairs: Callable[[], Pairs] | None = None
+    identity: Json = field(default_factory=dict)
+
+
 # --- what is compared ------------------------------------------------------------------------------------------------
 
 
@@ -206,25 +227,14 @@ def _sources(
     folders: Folders, setup: Setup, opened: _Opened, truth: Truth, conditions: Sequence[str]
 ) -> dict[str, ConditionSource]:
     """Returns how the images of each base are made. A generator is loaded only where a condition asks for it."""
-    budget: Json = {"budget": {"object": setup.budget.object, "background": setup.budget.background}}
-    if setup.by_class and folders.rule.which != "all":
-        budget["object_budget_on"] = "every labelled pixel"
-    sources = {
-        name: ConditionSource(files=tuple(files), identity={"files": opened.identities[name]})
-        for name, files in opened.protected.items()
-    }
-    sources["random"] = ConditionSource(lambda seed, progress: random_noise(setup.budget, seed), budget)
-    sources["pattern"] = ConditionSource(lambda seed, progress: class_pattern(setup.budget, seed), budget)
-    bases = {parse_condition(name, ["clean", MADE, *sources]).base for name in conditions}
+    makes = Sources(opened.train, truth, folders.rule, setup.budget, binary=setup.binary, by_class=setup.by_class)
+    sources = {**file_sources(opened.protected, opened.identities), **makes.controls()}
+    bases = {parse_condition(name, known_bases(folders.made_or_found)).base for name in conditions}
     if folders.generator is not None and MADE in bases:
-        sources[MADE] = source_on_the_way(
-            folders.generator(),
-            opened.train,
-            truth,
-            binary=setup.binary,
-            by_class=setup.by_class,
-            budget=budget,
-        )
+        sources[MADE] = makes.generated(folders.generator())
+    for name in BASELINES:
+        if name in bases and name not in sources:
+            sources[name] = makes.baseline(name, folders.shipped)
     return sources
 
 
@@ -233,8 +243,7 @@ def _common(rule: ObjectRule, setup: Setup, opened: _Opened) -> Json:
     set.
     """
     return {
-        "size": list(setup.size),
-        "colour_jitter": setup.colour_jitter,
+        **_views(setup),
         "options": dict(setup.extra),
         "objects": rule.which if isinstance(rule.which, str) else list(rule.which),
         "ignore_label": rule.ignore_label,
@@ -245,20 +254,61 @@ def _common(rule: ObjectRule, setup: Setup, opened: _Opened) -> Json:
     }
 
 
-def _conditions(setup: Setup, protected: Sequence[str]) -> tuple[str, ...]:
+def _views(setup: Setup) -> Json:
+    practice = setup.practice
+    if practice is None:
+        return {"size": list(setup.size), "colour_jitter": setup.colour_jitter}
+    frozen = {"frozen": "encoder"} if practice.frozen_encoder else {}
+    return {"views": PRACTICE, "crop": practice.crop, "distort": practice.distort, **frozen}
+
+
+def _conditions(folders: Folders, setup: Setup) -> tuple[str, ...]:
+    protected = folders.made_or_found
     chosen = list(setup.conditions or ("clean", *protected, "random"))
     for name in chosen:
-        parse_condition(name, ["clean", *protected, "random", "pattern"])
+        condition = parse_condition(name, known_bases(protected))
+        left = left_to_learners(name)
+        if left and setup.practice is None:
+            raise UserError(f"--conditions {name}: {left[0]} is for --task semantic with --views practice")
+        if "denoise" in condition.defences and folders.denoise_photographs is None:
+            raise UserError(
+                f"--conditions {name}: denoise learns from other photographs with masks; name their folder with "
+                "--denoise-photographs"
+            )
     if setup.shares and not protected:
         raise UserError("--shares: there is no --protected folder and no --generator to mix with the clean images")
     return tuple(dict.fromkeys([*chosen, *(sweep(protected, setup.shares) if setup.shares else ())]))
 
 
-def _maker(makers: Mapping[str, MakeLearner], weights: Mapping[str, Path], options: LearnerOptions) -> Make:
-    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, progress: Progress) -> Learner:
-        return makers[network](network, train, test, replace(options, weights=weights.get(network), progress=progress))
+def _maker(makers: Mapping[str, MakeLearner], starts: Mapping[str, Start], options: LearnerOptions) -> Make:
+    """Returns what makes the learner of a run: a task's own, or the one that trains as people do."""
+
+    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, run: RunOptions) -> Learner:
+        start = starts[network]
+        told = replace(options, progress=run.progress)
+        if told.practice is None:
+            return makers[network](network, train, test, replace(told, weights=start.file))
+        practice = replace(told.practice, weights=start.weights, seed=run.seed)
+        notes = () if start.note is None else (start.note,)
+        return make_practice_semantic(
+            network, train, test, replace(told, practice=practice, defences=run.defences, notes=notes)
+        )
 
     return make
+
+
+def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: Progress) -> _Denoising:
+    """Returns what the defence `denoise` learns from. Nothing is opened where no condition asks for it."""
+    folder = folders.denoise_photographs
+    if folder is None or folders.shipped is None or not any("denoise" in name.split("+")[1:] for name in conditions):
+        return _Denoising()
+    photographs, annotations = open_clean(folder, None, "auto", "--denoise-photographs", progress)
+    noise = folders.shipped()
+    files = [*photographs.files, *annotation_files(annotations)]
+    return _Denoising(
+        lambda: pairs_of(photographs, noise, by_class=setup.by_class, progress=progress),
+        {**noise.identity, "photographs": fingerprint(files), **({"by_class": True} if setup.by_class else {})},
+    )
 
 
 def _remarks(setup: Setup, opened: _Opened) -> list[str]:
@@ -277,47 +327,3 @@ def _remarks(setup: Setup, opened: _Opened) -> list[str]:
                 f"({first_few(problem.name for problem in absent)})."
             )
     return remarks
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def _weights_of(setup: Setup) -> dict[str, Path]:
-    """Returns the local weights of every network that has some."""
-    for network in setup.weights:
-        if network and network not in setup.networks:
-            raise UserError(f"--weights {network}=…: {network} is not among --networks {','.join(setup.networks)}")
-    found = {network: setup.weights.get(network, setup.weights.get("")) for network in setup.networks}
-    return {network: local_weights(path) for network, path in found.items() if path is not None}
-
-
-def local_weights(path: Path) -> Path:
-    """Returns the path itself, or for ORGANISATION/NAME the folder that this machine's Hugging Face cache has of it.
-
-    Raises UserError where there is neither.
-    """
-    if path.exists():
-        return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix(), re.ASCII) and path.suffix.lower() not in WEIGHT_SUFFIXES:
-        return _cached(path)
-    raise UserError(
-        f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path"
-    )
-
-
-def _cached(path: Path) -> Path:
-    try:
-        import huggingface_hub  # comes with transformers
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise UserError(
-            f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
-            "installed; run: pip install 'unseg[evaluate]'"
-        ) from None
-    try:
-        return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        raise UserError(
-            f"--weights {path}: no such folder, and the Hugging Face cache of this machine does not hold it; "
-            "nothing is downloaded, so get it first"
-        ) from None

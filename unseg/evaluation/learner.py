@@ -20,6 +20,8 @@ from torch import nn
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import Annotated, ClassTable, ObjectRule
 from unseg.errors import UserError
+from unseg.evaluation.defences.kinds import Defence
+from unseg.evaluation.practice import Practice
 
 # JSON-able. Numbers in [0, 1]; None where a class or size is absent from the test set, which leaves it out of every
 # mean.
@@ -52,7 +54,9 @@ class LearnerOptions:
     network (or its backbone); None: random weights. extra: options of one family of networks, as `--set NAME=VALUE`
     gives them. colour_jitter: whether views change in brightness, contrast, saturation and hue. rule: which segments
     are the object, where a task has one; its ignore_label is never learnt. binary: whether semantic networks tell the
-    object from the rest in place of class from class. progress: who hears of the reading of images.
+    object from the rest in place of class from class. practice: how the network is trained where views are those of
+    practice; size, colour_jitter and weights mean nothing then. defences: what the learner carries out itself. notes:
+    sentences that it passes on. progress: who hears of the reading of images.
     """
 
     size: tuple[int, int]
@@ -61,6 +65,9 @@ class LearnerOptions:
     colour_jitter: bool = True
     rule: ObjectRule = ObjectRule()
     binary: bool = False
+    practice: Practice | None = None
+    defences: tuple[Defence, ...] = ()
+    notes: tuple[str, ...] = ()
     progress: Progress = SILENT
 
     def extras(self, **defaults: Any) -> dict[str, Any]:
@@ -94,13 +101,14 @@ class Learner(ABC):
 
     metric: the number of `evaluate` that curves, tables and retained learning are about; higher is better, 0 to 1.
     train_count: how many training images there are. trivial: the same metrics of an answer that was not learnt from
-    images, such as the majority class everywhere or no detection at all. notes: sentences for the person, complete once
-    the network has been trained.
+    images, such as the majority class everywhere or no detection at all. majority: the name of that class, if there is
+    one. notes: sentences for the person, complete once the network has been trained.
     """
 
     metric: str
     train_count: int
     trivial: Metrics
+    majority: str | None = None
     notes: Sequence[str] = ()
 
     @abstractmethod
@@ -142,6 +150,10 @@ class Learner(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
         """Returns all metrics of the network on all clean test images, among them `metric`."""
+
+    def counted(self, scores: Sequence[float]) -> float:
+        """Returns the score that counts as the run's: the last one. scores: of all evaluations, in their order."""
+        return scores[-1]
 
     def examples(self, model: nn.Module, device: torch.device, count: int) -> list[Example]:
         """Returns the first `count` clean test images with their truth and what the network says; for the report."""

@@ -1,4 +1,5 @@
-"""Schedules by name: `tiny` for two processor cores, `paper` close to what the tasks' published evaluators use.
+"""Schedules by name: `tiny` for two processor cores, `small-scratch` as version 0.1 measured, `paper` close to what the
+tasks' published evaluators use.
 
 Epochs are turned into steps by the number of training images. What an option of the command says goes before the
 preset.
@@ -22,12 +23,19 @@ _TINY_SMALL: Values = {"size": "128x96", "steps": 300, "batch": 2, "eval_every":
 _TINY_PROMPTS: Values = {"size": "64x64", "steps": 700, "batch": 8, "eval_every": 350, "learning_rate": 3e-3}
 _TRANSFORMER: Values = {"batch": 16, "learning_rate": 1e-4, "decay": "poly", "warm_up": 0.0}
 
+DEFAULTS: Values = {"size": "128x96", "steps": 3000, "batch": 8, "eval_every": 250}
+# Of views as in practice: rate, weight decay and share of rising steps are the defaults of `Schedule`.
+PRACTICE_DEFAULTS: Values = {"steps": 1500, "batch": 8, "eval_every": 250, "decay": "onecycle"}
+
 PRESETS: dict[str, dict[str, Values]] = {
     "tiny": {
         **dict.fromkeys(("semantic", "medical"), _TINY),
         **dict.fromkeys(("instance", "panoptic", "detection", "remote"), _TINY_SMALL),
         "interactive": _TINY_PROMPTS,
     },
+    "small-scratch": dict.fromkeys(
+        ("semantic", "instance", "panoptic", "detection", "interactive", "medical", "remote"), DEFAULTS
+    ),
     # Sources: Mask2Former (Cheng et al. 2022): ADE20K 160,000 steps of 16 at 512², COCO 50 epochs at 1024², rate 1e-4,
     # decay 0.05, gradients clipped at 0.01. DETR's descendants: 50 epochs, clip 0.1. RSPrompter (Chen et al. 2024): 300
     # epochs, rate 2e-4. SAM-HQ (Ke et al. 2023): 12 epochs of HQSeg-44K, batch 32, rate 1e-3. medical: DeepLab's SGD,
@@ -97,18 +105,21 @@ PRESETS: dict[str, dict[str, Values]] = {
         },
     },
 }
-DEFAULTS: Values = {"size": "128x96", "steps": 3000, "batch": 8, "eval_every": 250}
 
 
-def preset_values(name: str | None, task: str) -> Values:
-    """Returns what a preset sets for a task; `DEFAULTS` where none is named. Raises UserError where there is none."""
+def preset_values(name: str | None, task: str, *, practice: bool = False) -> Values:
+    """Returns what a preset sets for a task; the defaults where none is named. Raises UserError where there is none.
+
+    practice: whether views are those of practice, which have no size.
+    """
+    defaults = dict(PRACTICE_DEFAULTS if practice else DEFAULTS)
     if name is None:
-        return dict(DEFAULTS)
+        return defaults
     if name not in PRESETS:
-        raise UserError(f"--preset {name}: give {' or '.join(PRESETS)}")
+        raise UserError(f"--preset {name}: give one of {', '.join(PRESETS)}")
     if task not in PRESETS[name]:
         raise UserError(f"--preset {name}: there is none for task {task}; it has one for {', '.join(PRESETS[name])}")
-    chosen, defaults = PRESETS[name][task], dict(DEFAULTS)
+    chosen = {key: value for key, value in PRESETS[name][task].items() if not practice or key != "size"}
     if "epochs" in chosen:
         del defaults["steps"]
     return defaults | chosen
@@ -118,10 +129,11 @@ def preset_values(name: str | None, task: str) -> Values:
 class Choices:
     """What is settled for a run.
 
-    size: WIDTHxHEIGHT. epochs: in place of steps, or None. schedule: the fields of a `Schedule`.
+    size: WIDTHxHEIGHT; None with views as in practice. epochs: in place of steps, or None. schedule: the fields of a
+    `Schedule`.
     """
 
-    size: str
+    size: str | None
     epochs: float | None
     schedule: Values
 
@@ -132,16 +144,16 @@ class Choices:
         return {**self.schedule, "steps": max(1, round(self.epochs * train_images / self.schedule["batch"]))}
 
 
-def choose(preset: str | None, task: str, given: Values) -> Choices:
-    """Returns the preset with what the user gave (None: not given) in its place."""
+def choose(preset: str | None, task: str, given: Values, *, practice: bool = False) -> Choices:
+    """Returns the preset with what the user gave (None: not given) in its place. practice: see `preset_values`."""
     said = {key: value for key, value in given.items() if value is not None}
     if "steps" in said and "epochs" in said:
         raise UserError("--steps and --epochs: give one of the two")
-    values = preset_values(preset, task)
+    values = preset_values(preset, task, practice=practice)
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in said:
             values.pop(other, None)
     values |= said
     if values.get("epochs") is not None and not values["epochs"] > 0:
         raise UserError(f"--epochs {values['epochs']}: give a number above 0")
-    return Choices(values.pop("size"), values.pop("epochs", None), values)
+    return Choices(values.pop("size", None), values.pop("epochs", None), values)

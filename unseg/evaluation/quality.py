@@ -1,5 +1,5 @@
-"""How far changed images are from the clean ones, at full size: the bound that holds, PSNR, SSIM and, with weights,
-LPIPS.
+"""How far changed images are from the clean ones, at full size: the bound that holds, PSNR, SSIM, colour differences
+and, with weights, LPIPS.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import torch
 
 from segment_anything_training.key_remaps import shapes_of
 from unseg.errors import UserError
+from unseg.evaluation.visibility import Visibility, visibility
 from unseg.method import metrics
 from unseg.storage.state_files import compare, read_state
 
-# SSIM and LPIPS take a tenth of a second an image: they are means over at most so many, evenly spread.
+# SSIM, LPIPS and colour differences take a tenth of a second an image each: means over at most so many, evenly spread.
 SLOW_IMAGES = 200
 SMALLEST_SIDE = 32  # of an image for LPIPS' backbone; SSIM's window has 11 pixels
 
@@ -28,10 +29,10 @@ Similarity = Callable[[np.ndarray, np.ndarray], float | None]
 class Quality:
     """How far a condition's images are from the clean ones.
 
-    psnr, ssim, lpips: means over the images that differ (psnr in dB over all of those, ssim and lpips over at most
-    SLOW_IMAGES of them); None where no image differs, and lpips where no weights were given. max_change_object,
-    max_change_background: the measured bound, grey levels over all images. images: how many were measured; differing:
-    how many of them differ.
+    psnr, ssim, lpips, delta_e, s_cielab: means over the images that differ (psnr in dB over all of those, the others
+    over at most SLOW_IMAGES of them); None where no image differs, and lpips where no weights were given. delta_e and
+    s_cielab are of the object's pixels: see `unseg.evaluation.visibility`. max_change_object, max_change_background:
+    the measured bound, grey levels over all images. images: how many were measured; differing: how many of them differ.
     """
 
     psnr: float | None = None
@@ -41,11 +42,13 @@ class Quality:
     max_change_background: int = 0
     images: int = 0
     differing: int = 0
+    delta_e: float | None = None
+    s_cielab: float | None = None
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """The measures of one image. psnr, ssim, lpips: None where they were not measured. on_object, on_background:
+    """The measures of one image. psnr, ssim, lpips, seen: None where they were not measured. on_object, on_background:
     largest change, grey levels.
     """
 
@@ -54,6 +57,7 @@ class _Measured:
     lpips: float | None
     on_object: int
     on_background: int
+    seen: Visibility | None
 
 
 class Meter:
@@ -76,15 +80,16 @@ class Meter:
     def add(self, index: int, clean_HW3: np.ndarray, changed_HW3: np.ndarray, mask_HW: np.ndarray) -> None:
         """Measures an image. mask: H×W bool, the object."""
         difference = np.abs(changed_HW3.astype(np.int16) - clean_HW3).max(2)
-        psnr = ssim = lpips = None
+        psnr = ssim = lpips = seen = None
         if difference.any():
             psnr = metrics.psnr(clean_HW3, changed_HW3)
             if index % self.step == 0:
                 ssim = structural_similarity(clean_HW3, changed_HW3)
                 lpips = self.perceptual(clean_HW3, changed_HW3) if self.perceptual else None
+                seen = visibility(clean_HW3, changed_HW3, mask_HW)
         on_object, on_background = int(difference[mask_HW].max(initial=0)), int(difference[~mask_HW].max(initial=0))
         with self._lock:
-            self.found[index] = _Measured(psnr, ssim, lpips, on_object, on_background)
+            self.found[index] = _Measured(psnr, ssim, lpips, on_object, on_background, seen)
 
     def total(self) -> Quality:
         """Returns the quality of all images that have been measured."""
@@ -97,6 +102,8 @@ class Meter:
             max_change_background=max((row.on_background for row in rows), default=0),
             images=len(rows),
             differing=sum(row.psnr is not None for row in rows),
+            delta_e=_mean(row.seen.delta_e for row in rows if row.seen is not None),
+            s_cielab=_mean(row.seen.s_cielab for row in rows if row.seen is not None),
         )
 
 

@@ -12,12 +12,13 @@ from typing import Any
 from filelock import FileLock
 
 from unseg.errors import UserError
-from unseg.evaluation.condition_names import TRIVIAL, in_order
+from unseg.evaluation.condition_names import TRIVIAL, clean_beside, clean_of, in_order
 from unseg.method import metrics
 from unseg.storage.files import write_bytes
 from unseg.storage.settings_diff import differences
 
 Json = dict[str, Any]
+PRACTICE = "practice"  # what the setting "views" says of runs with views as in practice; others do not have it
 
 
 class Results:
@@ -188,8 +189,9 @@ class Row:
     """A line of the closing table: a condition over its seeds.
 
     seeds: rising; empty for the trivial answer, which has none. final, best: of the task's metric; None where no run
-    tells it. psnr: of the change, dB. retained: share of what is learnt from clean images, each seed against the clean
-    run of that seed, so over those seeds that have one; None where there is no such seed, or no meaning.
+    tells it. psnr: of the change, dB. retained: share of what is learnt from clean images that went through the same
+    defences, each seed against the clean run of that seed, so over those seeds that have one; None where there is no
+    such seed, or no meaning.
     """
 
     task: str
@@ -232,6 +234,20 @@ def trivial_score(results: Json, task: str, runs: dict[str, dict[int, Json]]) ->
     return facts["trivial"][facts["metric"]] or 0.0
 
 
+def as_people_train(results: Json, task: str) -> bool:
+    """Returns whether a task's runs saw views as in practice, which all of them share."""
+    return any(run["settings"].get("views") == PRACTICE for run in results["runs"] if run["settings"]["task"] == task)
+
+
+def clean_runs_that_lack(results: Json, task: str) -> list[str]:
+    """Returns the clean conditions of a task without which retained learning of another one has no meaning."""
+    lacking = []
+    for (of, _), conditions in grouped(results).items():
+        names = conditions if of == task and as_people_train(results, task) else ()
+        lacking += [clean_of(name) for name in names if clean_beside(name, conditions, strict=True) is None]
+    return list(dict.fromkeys(lacking))
+
+
 def rows(results: Json) -> list[Row]:
     """Returns the rows of every task and network: trivial, then the conditions that were run."""
     table = []
@@ -239,8 +255,9 @@ def rows(results: Json) -> list[Row]:
         trivial = trivial_score(results, task, conditions)
         level = Spread(trivial, None, 1)
         table.append(Row(task, network, TRIVIAL, (), level, level, None, None, None))
-        clean = conditions.get("clean", {})
+        strict = as_people_train(results, task)
         for condition, runs in conditions.items():
+            clean = conditions.get(clean_beside(condition, conditions, strict=strict) or "", {})
             final, best, loss = (
                 spread(run.get(name) for run in runs.values()) for name in ("final", "best", "train_loss")
             )

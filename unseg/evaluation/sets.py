@@ -25,7 +25,8 @@ from unseg.data.annotations import (
 from unseg.data.annotations.core import first_few
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.evaluation.conditions import Change, reencoded
+from unseg.evaluation.conditions import Change
+from unseg.evaluation.defences.kinds import ImageChange
 from unseg.evaluation.hashes import digest
 from unseg.evaluation.quality import Meter
 from unseg.storage.image_decoding import read_image
@@ -165,19 +166,33 @@ class ProtectedImages(Derived):
         return protected
 
 
-class ReencodedImages(Derived):
-    """JPEG of every image of `inner`, measured against the clean ones."""
+class DefendedImages(Derived):
+    """Every image of `inner` after `changes`, which keep its size.
 
-    def __init__(self, inner: Images, clean: Images, quality: int, truth: Truth, meter: Meter) -> None:
+    clean: what they are measured against, with the same names. truth, meter: of the measurement; without them nothing
+    is measured.
+    """
+
+    def __init__(
+        self,
+        inner: Images,
+        clean: Images,
+        changes: Sequence[ImageChange],
+        *,
+        truth: Truth | None = None,
+        meter: Meter | None = None,
+    ) -> None:
         super().__init__(clean)
-        self.inner, self.quality, self.truth, self.meter = inner, quality, truth, meter
+        self.inner, self.changes, self.truth, self.meter = inner, tuple(changes), truth, meter
 
     def pixels(self, index: int) -> np.ndarray:
         """Returns H×W×3 uint8 at the image's own size."""
-        coded = reencoded(self.inner.pixels(index), self.quality)
-        if self.meter.wants(index):
-            self.meter.add(index, self.base.pixels(index), coded, self.truth(self.base.annotated(index))[0])
-        return coded
+        defended = self.inner.pixels(index)
+        for change in self.changes:
+            defended = change(self.names[index], defended)
+        if self.meter is not None and self.truth is not None and self.meter.wants(index):
+            self.meter.add(index, self.base.pixels(index), defended, self.truth(self.base.annotated(index))[0])
+        return defended
 
 
 class MixedImages(Derived):

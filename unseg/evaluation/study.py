@@ -6,18 +6,33 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from unseg.compute.device import choose_device
 from unseg.compute.progress import Progress
 from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.conditions import Change, unchanged
+from unseg.evaluation.defences.denoise import Pairs
+from unseg.evaluation.defences.kinds import Defence
 from unseg.evaluation.learner import AnnotatedImages, Learner
 from unseg.evaluation.quality import Similarity
 from unseg.evaluation.results import Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import Images, Truth
 
-# From a network's name, training images, clean test images and who hears of the reading to a learner.
-Make = Callable[[str, AnnotatedImages, AnnotatedImages, Progress], Learner]
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a learner is told of its run. defences: those that it carries out itself. progress: hears of the reading."""
+
+    seed: int
+    defences: tuple[Defence, ...]
+    progress: Progress
+
+
+# From a network's name, training images, test images and the run to a learner.
+Make = Callable[[str, AnnotatedImages, AnnotatedImages, RunOptions], Learner]
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,8 @@ class Study:
     make: builds the learner of a run. common: the settings that all runs of the task share, besides the schedule.
     weights, code: for each network the identity of its pretrained weights, and of the user's own module that builds it,
     if it has one. sources: for each base of the conditions but clean. facts: what results.json says of the task besides
-    what learners tell.
+    what learners tell. pairs: makes what the defence `denoise` learns from, and pairs_identity says what it depends on;
+    None: there is no such defence. probe: what else trained networks are asked; its answer joins the metrics.
     """
 
     task: str
@@ -78,6 +94,9 @@ class Study:
     code: Json = field(default_factory=dict)
     checkpoint_every: float = 120.0
     perceptual: Similarity | None = None
+    pairs: Callable[[], Pairs] | None = None
+    pairs_identity: Json = field(default_factory=dict)
+    probe: Callable[[RunName, nn.Module, torch.device], Json] | None = None
 
     def __post_init__(self) -> None:
         for name in self.conditions:
@@ -88,3 +107,9 @@ class Study:
     def bases(self) -> list[str]:
         """Returns what a condition's name may begin with."""
         return ["clean", *self.sources]
+
+    def images_identity(self, condition: str) -> Json:
+        """Returns what the images of a condition depend on besides the seed; {} for clean ones without a defence."""
+        kind = parse_condition(condition, self.bases)
+        identity = {} if kind.base == "clean" else self.sources[kind.base].identity
+        return {**identity, "denoise": self.pairs_identity} if "denoise" in kind.defences else identity

@@ -16,13 +16,11 @@ import torch
 from unseg.compute.device import choose_device
 from unseg.compute.distributed import World
 from unseg.compute.progress import SILENT, Progress
-from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.condition_sets import ConditionSet, ConditionSets
 from unseg.evaluation.example_files import slug, write_changed, write_examples
 from unseg.evaluation.learner import Learner, Metrics
 from unseg.evaluation.results import Json, Results, shown_metric
-from unseg.evaluation.study import RunName, Study
-from unseg.evaluation.tasks.semantic import SemanticLearner
+from unseg.evaluation.study import RunName, RunOptions, Study
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Trained, train
 
 
@@ -69,9 +67,7 @@ class _Going:
 
     def _settings(self, run: RunName) -> Json:
         study = self.study
-        kind = parse_condition(run.condition, study.bases)
-        identity = {} if kind.base == "clean" else study.sources[kind.base].identity
-        settings = {**self.common, **asdict(run), "images": identity}
+        settings = {**self.common, **asdict(run), "images": study.images_identity(run.condition)}
         if run.network in study.weights:
             settings["weights"] = study.weights[run.network]
         if run.network in study.code:
@@ -81,7 +77,8 @@ class _Going:
     def _run(self, run: RunName, settings: Json, made: ConditionSet, checkpoint: Checkpoint) -> None:
         """Trains one network on one condition and records it."""
         study = self.study
-        learner = study.make(run.network, made.images, study.test, self.progress)
+        options = RunOptions(run.seed, made.left, self.progress)
+        learner = study.make(run.network, made.images, made.test, options)
 
         def record(evaluation: Evaluation) -> None:
             self.results.log({"task": study.task, **asdict(run), **asdict(evaluation)})
@@ -115,11 +112,11 @@ class _Going:
         device = self.world.device
         result: Json = {
             "metric": learner.metric,
-            "final": trained.final,
+            "final": learner.counted([point.score for point in trained.curve]),
             "best": trained.best,
             "train_loss": trained.train_loss,
             "trivial": learner.trivial,
-            "metrics": trained.metrics,
+            "metrics": {**trained.metrics, **self._probed(run, trained)},
             "curve": [asdict(point) for point in trained.curve],
             "train_images": learner.train_count,
             "notes": list(learner.notes),
@@ -138,6 +135,13 @@ class _Going:
                 result["training_examples"] = write_changed(self.study, run, made.images)
         return result
 
+    @torch.no_grad()
+    def _probed(self, run: RunName, trained: Trained) -> Json:
+        """Returns what the trained network answers to the study's probe."""
+        if self.study.probe is None:
+            return {}
+        return self.study.probe(run, trained.network.eval(), self.world.device)
+
 
 def _facts_of(learner: Learner) -> Json:
     """Returns what a learner adds to the facts of its task."""
@@ -146,7 +150,7 @@ def _facts_of(learner: Learner) -> Json:
         "trivial": learner.trivial,
         "absent_classes": absent_classes(learner.trivial),
     }
-    if isinstance(learner, SemanticLearner):
+    if learner.majority is not None:
         facts["majority_class"] = learner.majority
     return facts
 

@@ -202,6 +202,7 @@ class _Training:
         indices = self.order.next().tolist()
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = self.schedule.learning_rate * rate * self.schedule.rate_factor(self.step)
+            _set_momentum(group, self.schedule.momentum_at(self.step))
         with self._autocast():
             loss = self._loss(indices)
         self.optimizer.zero_grad()
@@ -313,6 +314,16 @@ class _Training:
         if self.world.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"][self.world.rank], self.world.device)
         return True
+
+
+def _set_momentum(group: dict[str, Any], momentum: float | None) -> None:
+    """Gives an optimizer's group that momentum, or AdamW its first beta; None leaves it as it is."""
+    if momentum is None:
+        return
+    if "betas" in group:
+        group["betas"] = (momentum, group["betas"][1])
+    else:
+        group["momentum"] = momentum
 
 
 def _optimizer(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:

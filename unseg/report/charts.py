@@ -238,28 +238,34 @@ def swatch(style: Style | None) -> Element:
 def sheet(
     panels: Sequence[tuple[str, Element]], legend: dict[str, Style | None], style: str, columns: int = 2
 ) -> Element:
-    """Returns charts with their titles and the legend below them on one picture. style: the palette's style sheet."""
+    """Returns charts with their titles and the legend below them on one picture. style: the palette's style sheet.
+
+    Where a chart is wider than others, each stands in a row of its own.
+    """
+    wide = max([float(WIDTH), *(_side(chart, 2) for _, chart in panels)])
+    columns = 1 if wide > WIDTH else columns
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    width, y = GAP + (WIDTH + GAP) * max(map(len, rows), default=1), float(GAP)
+    width, y = GAP + (wide + GAP) * max(map(len, rows), default=1), float(GAP)
     picture = el("svg", raw("style", style), class_="chart", role="img")
     picture.append(el("rect", width="100%", height="100%", fill="var(--paper)"))
     for row in rows:
         for column, (title, chart) in enumerate(row):
-            left = GAP + column * (WIDTH + GAP)
+            left = GAP + column * (wide + GAP)
             picture.append(el("text", title, x=left, y=y + 14, class_="heading"))
             chart = copy(chart)
-            chart.attrib |= {"x": str(left), "y": f"{y + 22:g}", "width": str(WIDTH), "height": _height(chart)}
+            size = {"width": f"{_side(chart, 2):g}", "height": f"{_side(chart, 3):g}"}
+            chart.attrib |= {"x": f"{left:g}", "y": f"{y + 22:g}", **size}
             picture.append(chart)
-        y += 22 + max(float(_height(chart)) for _, chart in row) + GAP
+        y += 22 + max(_side(chart, 3) for _, chart in row) + GAP
     x = float(GAP)
     for name, key in legend.items():
-        wide = 40 + LETTER * len(name) + GAP
-        if x > GAP and x + wide > width:
+        entry = 40 + LETTER * len(name) + GAP
+        if x > GAP and x + entry > width:
             x, y = float(GAP), y + 20
         mark = swatch(key)
         mark.attrib |= {"x": f"{x:g}", "y": f"{y:g}", "width": "30", "height": "12"}
         picture.extend([mark, el("text", name, x=x + 36, y=y + 10)])
-        x += wide
+        x += entry
     height = y + (12 + GAP if legend else 0)
     picture.attrib |= {
         "viewBox": f"0 0 {width:g} {height:g}",
@@ -270,8 +276,9 @@ def sheet(
     return picture
 
 
-def _height(chart: Element) -> str:
-    return chart.get("viewBox", "").split()[3]
+def _side(chart: Element, place: int) -> float:
+    """Returns the width (2) or the height (3) of a chart's view box."""
+    return float(chart.get("viewBox", "").split()[place])
 
 
 def _panel(height: float, description: str) -> Element:

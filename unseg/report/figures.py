@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 
 from unseg.evaluation.condition_names import shown_name
 from unseg.report.charts import Bar, Line, Style, bar_panel, line_panel, scale_top
+from unseg.report.heat_map import grid_of, heat_panel, is_crossed
 from unseg.report.model import Condition, Network, Section
 
 FIXED = {
@@ -45,11 +46,16 @@ class Figure:
 
 
 def figures(section: Section, unit: str, styles: dict[str, Style]) -> list[Figure]:
-    """Returns final bars, learning curves and the sweep over shares, as far as there are numbers.
+    """Returns final bars, learning curves, the sweep over shares and the map of defences, as far as there are numbers.
 
-    All share one scale.
+    All but the map share one scale.
     """
-    found = [_bars(section, unit, styles), _curves(section, unit, styles), _sweep(section, unit, styles)]
+    found = [
+        _bars(section, unit, styles),
+        _curves(section, unit, styles),
+        _sweep(section, unit, styles),
+        _heat(section, unit),
+    ]
     return [figure for figure in found if figure.panels]
 
 
@@ -174,6 +180,21 @@ def _share_line(name: str, style: Style, conditions: Iterable[tuple[int, Conditi
     spreads = [(share, condition.final()) for share, condition in conditions]
     return Line(
         name, style, [(share, spread.mean) for share, spread in spreads], sd=[spread.sd for _, spread in spreads]
+    )
+
+
+def _heat(section: Section, unit: str) -> Figure:
+    crossed = [network for network in section.networks if is_crossed(network)]
+    panels = [(network.name, heat_panel(network.name, grid_of(network, unit))) for network in crossed]
+    several = " Means over seeds." if _several(section) else ""
+    return Figure(
+        "defences",
+        "Under defences",
+        panels,
+        {},
+        "Share of what networks learn from clean images that they still learn from changed ones, by what is done "
+        f"against the change. First row: final {unit} of clean images under the same defence, which the other rows are "
+        f"compared with. 0: nothing is learned; 1: all. Blank: not measured.{several}",
     )
 
 

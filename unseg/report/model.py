@@ -18,7 +18,8 @@ from unseg.report.charts import Points
 class Quality:
     """How far a run's training images are from the clean ones.
 
-    psnr: dB. max_change_…: grey levels of 255. None stands for what was not measured.
+    psnr: dB. max_change_…: grey levels of 255. delta_e, s_cielab: mean ΔE2000 on objects, by pixel and after the blur
+    of the eye. None stands for what was not measured.
     """
 
     psnr: float | None = None
@@ -26,6 +27,8 @@ class Quality:
     lpips: float | None = None
     max_change_object: float | None = None
     max_change_background: float | None = None
+    delta_e: float | None = None
+    s_cielab: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from unseg.errors import UserError
-from unseg.evaluation.results import grouped, read_results
+from unseg.evaluation.condition_names import clean_beside
+from unseg.evaluation.results import as_people_train, grouped, read_results
 from unseg.method import metrics
 from unseg.report.json_node import Node, items, number
 from unseg.report.model import Change, Condition, Example, Network, Picture, Quality, Run, Section
@@ -55,7 +56,8 @@ def _section(
     kept = {id(run) for conditions in by_network.values() for members in conditions.values() for run in members}
     in_order = [run for run in runs.values() if id(run) in kept]
     metric = _metric(facts, in_order)
-    drawn = [_network(name, conditions, facts, metric) for name, conditions in by_network.items()]
+    strict = as_people_train(root.value, task)
+    drawn = [_network(name, conditions, facts, metric, strict=strict) for name, conditions in by_network.items()]
     return Section(
         source=source,
         sha256=sha256,
@@ -77,15 +79,19 @@ def _metric(facts: Node, runs: Sequence[Node]) -> str:
     return named[0]
 
 
-def _network(name: str, conditions: Mapping[str, Sequence[Node]], facts: Node, metric: str) -> Network:
-    """Returns one network's conditions. conditions: name → the runs of it."""
+def _network(name: str, conditions: Mapping[str, Sequence[Node]], facts: Node, metric: str, *, strict: bool) -> Network:
+    """Returns one network's conditions. conditions: name → the runs of it. strict: see `clean_beside`."""
     trivial = _trivial([run["result"] for runs in conditions.values() for run in runs], facts, metric)
-    clean = {run["settings"]["seed"].whole(): run["result"]["final"].number() for run in conditions.get("clean", ())}
-    return Network(
-        name,
-        trivial,
-        [Condition(condition, [_run(run, clean, trivial) for run in runs]) for condition, runs in conditions.items()],
-    )
+    drawn = []
+    for condition, runs in conditions.items():
+        clean = _finals(conditions.get(clean_beside(condition, conditions, strict=strict) or "", ()))
+        drawn.append(Condition(condition, [_run(run, clean, trivial) for run in runs]))
+    return Network(name, trivial, drawn)
+
+
+def _finals(runs: Sequence[Node]) -> dict[int, float]:
+    """Returns the final metric of each run by its seed."""
+    return {run["settings"]["seed"].whole(): run["result"]["final"].number() for run in runs}
 
 
 def _trivial(results: Sequence[Node], facts: Node, metric: str) -> float:
@@ -95,7 +101,7 @@ def _trivial(results: Sequence[Node], facts: Node, metric: str) -> float:
 
 
 def _run(run: Node, clean: Mapping[int, float], trivial: float) -> Run:
-    """Returns one run. clean: seed → final metric of the clean run."""
+    """Returns one run. clean: seed → final metric of the clean run that it is compared with."""
     result, seed = run["result"], run["settings"]["seed"].whole()
     final = result["final"].number()
     curve = tuple((point["step"].number(), point["score"].number()) for point in result["curve"].items())

@@ -117,6 +117,7 @@ def columns(section: Section) -> list[Column]:
     """Returns the columns of the section's table of results, without those for which no run has a number."""
     unit = metric_name(section.metric)
     several = len(section.seeds()) > 1
+    same = " and the same defences" if "views" in section.settings else ""  # older runs: see clean_beside
     found = [
         Column(f"final {unit}", lambda c: with_sd(c.final()), "final: after the last step"),
         Column(
@@ -128,7 +129,7 @@ def columns(section: Section) -> list[Column]:
             "retained learning",
             lambda c: with_sd(c.spread(lambda run: run.retained), 2),
             f"retained learning: (final {unit} − trivial) / (clean final {unit} − trivial), each seed against the "
-            "clean run of that seed (0: nothing was learned, 1: protection changed nothing)",
+            f"clean run of that seed{same} (0: nothing was learned, 1: protection changed nothing)",
         ),
         Column(
             "PSNR (dB)",
@@ -137,6 +138,16 @@ def columns(section: Section) -> list[Column]:
         ),
         Column("SSIM", lambda c: mean(c, lambda run: run.quality.ssim)),
         Column("LPIPS", lambda c: mean(c, lambda run: run.quality.lpips)),
+        Column(
+            "ΔE2000",
+            lambda c: mean(c, lambda run: run.quality.delta_e, 1),
+            "ΔE2000: mean colour difference on objects, by pixel",
+        ),
+        Column(
+            "S-CIELAB",
+            lambda c: mean(c, lambda run: run.quality.s_cielab, 1),
+            "S-CIELAB: the same after the blur of the eye, at 40 pixels a degree",
+        ),
         Column("largest change", bound, "largest change: measured, on objects / elsewhere, grey levels of 255"),
         Column(
             "time",

@@ -31,6 +31,9 @@ def subtitle_words(facts: Node, runs: Sequence[Node]) -> str:
     size = settings.get("size")
     if size is not None:
         parts.append(f"{_in_words(size.value, between='×')} pixels")
+    crop = number(settings.get("crop"))
+    if crop is not None:
+        parts.append(f"crops of {crop:,.0f} pixels")
     steps, batch = number(settings.get("steps")), number(settings.get("batch"))
     if steps is not None:
         parts.append(f"{steps:,.0f} steps" + ("" if batch is None else f" of {batch:,.0f} images"))
@@ -69,7 +72,7 @@ def made_words(runs: Sequence[Node]) -> dict[str, str]:
 
 def remark_lines(facts: Node, runs: Sequence[Node], networks: Sequence[Network], left_out: int) -> list[str]:
     """Returns what a reader of tables and charts must know besides. left_out: runs that the page does not show."""
-    lines = [*_about_task(facts), *_about_seeds(runs), *_about_gaps(networks), *_about_re_encoding(networks)]
+    lines = [*_about_task(facts), *_about_seeds(runs), *_about_gaps(networks), *_about_defences(networks)]
     if left_out:
         lines.append(
             f"{left_out} runs of images that were made otherwise than the latest ones of their condition are left out."
@@ -110,15 +113,15 @@ def _about_gaps(networks: Sequence[Network]) -> Iterator[str]:
         yield f"Not run on {', '.join(names)}: {missing}."
 
 
-def _about_re_encoding(networks: Sequence[Network]) -> Iterator[str]:
+def _about_defences(networks: Sequence[Network]) -> Iterator[str]:
     conditions = [condition for network in networks for condition in network.conditions]
     for name in dict.fromkeys(condition.name for condition in conditions):
         stored = [run.stored for condition in conditions if condition.name == name for run in condition.runs]
         again = spread(None if quality is None else quality.psnr for quality in stored)
         if again is not None:
             yield (
-                f"{shown_name(name)}: PSNR and largest change are those of the change itself; once re-encoded, the "
-                f"images have a PSNR of {again.mean:.1f} dB."
+                f"{shown_name(name)}: PSNR and largest change are those of the change itself; after the defences, "
+                f"the images have a PSNR of {again.mean:.1f} dB."
             )
 
 

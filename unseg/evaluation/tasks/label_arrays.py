@@ -7,9 +7,9 @@ beyond IN_MEMORY lie in an unnamed temporary file (in $TMPDIR).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import cv2
@@ -44,7 +44,16 @@ class Arrays:
 
 
 # What was read of a set, as long as the set itself lives: by size and kind of labelling.
-_READ: WeakKeyDictionary[AnnotatedImages, dict[Any, Arrays]] = WeakKeyDictionary()
+_READ: WeakKeyDictionary[AnnotatedImages, dict[Any, Any]] = WeakKeyDictionary()
+R = TypeVar("R")
+
+
+def kept_with(images: AnnotatedImages, key: Any, read: Callable[[], R]) -> R:
+    """Returns what `read` makes of a set; a second call with this key does not read again while the set lives."""
+    known = _READ.setdefault(images, {})
+    if key not in known:
+        known[key] = read()
+    return known[key]
 
 
 def read_arrays(
@@ -58,20 +67,22 @@ def read_arrays(
 
     Raises UserError, naming the image, where a class map cannot be used.
     """
-    key = size, type(labelling)
-    known = _READ.setdefault(images, {})
-    if key not in known:
-        width, height = size
-        count = len(images.names)
-        pixels, maps = _room((count, height, width, 3)), _room((count, height, width))
-        for index, name in enumerate(track(progress, images.names, count, what)):
-            pixels[index] = shrink_image(images.pixels(index), width, height)
-            try:
-                maps[index] = shrink_label(labelling.class_map(images.annotated(index)), width, height)
-            except UserError as error:
-                raise error if name in str(error) else UserError(f"{name}: {error}") from None
-        known[key] = Arrays(pixels, maps)
-    return known[key]
+    return kept_with(images, (size, type(labelling)), lambda: _read(images, size, labelling, progress, what))
+
+
+def _read(
+    images: AnnotatedImages, size: tuple[int, int], labelling: Labelling, progress: Progress, what: str
+) -> Arrays:
+    width, height = size
+    count = len(images.names)
+    pixels, maps = _room((count, height, width, 3)), _room((count, height, width))
+    for index, name in enumerate(track(progress, images.names, count, what)):
+        pixels[index] = shrink_image(images.pixels(index), width, height)
+        try:
+            maps[index] = shrink_label(labelling.class_map(images.annotated(index)), width, height)
+        except UserError as error:
+            raise error if name in str(error) else UserError(f"{name}: {error}") from None
+    return Arrays(pixels, maps)
 
 
 def forget(images: AnnotatedImages) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unseg.compute.plugins import is_spec
 from unseg.errors import UserError
 from unseg.evaluation.learner import MakeLearner
+from unseg.evaluation.results import PRACTICE
 from unseg.victims.semantic_networks import check_network
 
 
@@ -33,6 +35,7 @@ class TaskNetworks:
     semantic: bool = False
 
 
+WHOLE = "whole"  # views of whole images, resized; the others are PRACTICE
 OWN = r"[\w.]+:[\w.]+"
 SMP_NAMES = rf"(?!mask2former|maskrcnn|fasterrcnn|deeplabv1)[a-z0-9]+_[a-z0-9_-]+|{OWN}"
 SMP_LISTED = (
@@ -73,9 +76,10 @@ TASKS: dict[str, tuple[TaskNetworks, ...]] = {
     "remote": (TaskNetworks(r"\w+", INSTANCE_LISTED, "instance", "make_remote"),),
 }
 
-# What each task trains where no network is named: the smallest of its kind, which two processor cores train in minutes.
+# What each task trains where no network is named: a small one of its kind. The semantic one starts from ImageNet
+# weights that a package brings; where whole images are seen at a small size, it is a network for that (below).
 DEFAULT_NETWORKS = {
-    "semantic": "unet_resnet18",
+    "semantic": "deeplabv3plus_timm-tf_efficientnet_lite0",
     "instance": "maskrcnn_mobilenet",
     "panoptic": "mask2former_tiny",
     "detection": "fasterrcnn_mobilenet",
@@ -83,6 +87,31 @@ DEFAULT_NETWORKS = {
     "medical": "unet_resnet18",
     "remote": "maskrcnn_mobilenet",
 }
+
+
+WHOLE_DEFAULTS = {**DEFAULT_NETWORKS, "semantic": "unet_resnet18"}
+
+
+def takes_practice(task: str, network: str) -> bool:
+    """Returns whether a network of the task can be trained with views as in practice."""
+    row = next((row for row in TASKS.get(task, ()) if re.fullmatch(row.pattern, network, re.ASCII)), None)
+    return task == "semantic" and row is not None and row.semantic
+
+
+def as_in_practice(views: str | None, preset: str | None, task: str, networks: Sequence[str]) -> bool:
+    """Returns whether views are those of practice, rather than whole images resized.
+
+    views, preset, networks: as the user gave them. By default semantic networks see views as in practice, unless a
+    preset says how images are seen or none of them can. Raises UserError where some can and others cannot.
+    """
+    if views not in (None, PRACTICE, WHOLE):
+        raise UserError(f"--views {views}: give {PRACTICE} or {WHOLE}")
+    unable = [network for network in networks if not takes_practice(task, network)]
+    if views == WHOLE or (views is None and (preset is not None or len(unable) == len(networks))):
+        return False
+    if unable:
+        raise UserError(f"--networks {unable[0]}: sees whole images only in task {task}; give --views {WHOLE}")
+    return True
 
 
 def check_task(task: str) -> None:

@@ -1,0 +1,11 @@
+"""Makes the unlearnable edition of Car Parts; settings come from the environment.
+
+See scripts/generate_carparts.sh.
+"""
+
+import sys
+
+from unseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["edition", "carparts", *sys.argv[1:]]))

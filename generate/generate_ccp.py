@@ -1,0 +1,11 @@
+"""Makes the unlearnable edition of CCP; settings come from the environment.
+
+See scripts/generate_ccp.sh.
+"""
+
+import sys
+
+from unseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["edition", "ccp", *sys.argv[1:]]))

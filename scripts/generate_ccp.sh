@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Makes the unlearnable edition of CCP (clothing co-parsing), in the set's own layout, ready for an evaluator.
+#
+#   DATA_ROOT=data bash scripts/generate_ccp.sh                                   600 images, the person is the object
+#   DATA_ROOT=data OBJECTS=14,42 LIMIT=20 OUT=runs/try bash scripts/generate_ccp.sh   a try
+#
+# Needs: what install.sh needs; in DATA_ROOT or DATA_ROOT/ccp: images/train and labels/train (the 59 ids of
+#        classes.txt); for evaluation also val of both.
+# Takes: with DRY_RUN=1 it tells how many images there are, how long this machine takes, how much disk it needs, and
+#        every problem it finds.
+# Leaves: in OUT images/train (protected), images/val (untouched), labels, classes.txt and LICENSE.
+#         Beside them unseg-manifest.jsonl (every image), unseg-edition.json and unseg-edition-files.jsonl (all else).
+#         Annotations are copies: nothing that happens in OUT reaches the originals. The same command goes on after an
+#         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed
+#         (exit code 1).
+# Settings: DATA_ROOT (required)  OUT=runs/unlearnable/ccp
+#           GENERATOR=compact (or a weight file, such as the published one)
+#           SPLIT=train (val)
+#           OBJECTS=all (every class but the background), ids such as 14,42, by-class
+#           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           NAMES=keep keeps the old name, although the file contains PNG data; NAMES=png writes X.png
+#           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
+#               exceeds the bound
+#           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
+#           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
+#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$root/install.sh"
+exec "$root/.venv/bin/python" "$root/generate/generate_ccp.py" "$@"

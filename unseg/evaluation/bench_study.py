@@ -1,0 +1,187 @@
+"""One set of the matrix as a study: its images, the noises within the budget, networks trained as people train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unseg import __version__
+from unseg.compute.progress import SILENT, Progress
+from unseg.data.annotations import ObjectRule
+from unseg.errors import UserError
+from unseg.evaluation.baselines.baseline_names import BASELINES
+from unseg.evaluation.condition_names import parse_condition
+from unseg.evaluation.defences.denoise import Pairs
+from unseg.evaluation.hashes import digest, weights_identity
+from unseg.evaluation.kept_images import kept, made_once
+from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions
+from unseg.evaluation.measuring_images import OpenedSet, open_photographs
+from unseg.evaluation.noise_followed import Probe, followed
+from unseg.evaluation.on_the_way import OnTheWay, object_rule
+from unseg.evaluation.practice import Practice
+from unseg.evaluation.results import PRACTICE, Json
+from unseg.evaluation.schedule import Schedule
+from unseg.evaluation.sets import truth_by
+from unseg.evaluation.sources import MADE, Sources, known_bases, pairs_of
+from unseg.evaluation.study import ConditionSource, Make, RunName, RunOptions, Study
+from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
+from unseg.evaluation.tasks.registry import find_maker, takes_practice
+from unseg.evaluation.weight_choice import Start, choose_starts
+from unseg.method.config import Budget
+from unseg.victims.semantic_networks import own_source
+
+TASK = "semantic"
+WITHOUT_CLASSES = "random"  # noise that has nothing to do with classes
+
+
+@dataclass(frozen=True)
+class BenchSetup:
+    """How every cell is trained.
+
+    out: holds a folder a set. shipped: loads this project's compact generator, for `tint`. generator: loads the one
+    that makes the noise `protected`; None: there is no such noise. weights: network → file, folder, `imagenet` or
+    `none`; "" stands for all networks.
+    """
+
+    data_root: Path
+    out: Path
+    networks: tuple[str, ...]
+    schedule: Schedule
+    practice: Practice
+    budget: Budget
+    shipped: Callable[[], OnTheWay]
+    generator: Callable[[], OnTheWay] | None = None
+    weights: Mapping[str, Path] | None = None
+    device: str = "auto"
+    checkpoint_every: float = 120.0
+
+
+def study_of_set(
+    opened: OpenedSet, setup: BenchSetup, conditions: tuple[str, ...], progress: Progress = SILENT
+) -> Study:
+    """Returns the study of a set, with results in a folder of the set's name.
+
+    conditions: names as in results.json. Raises UserError for a network or weights that there are not, and for a
+    noise whose generator is not named.
+    """
+    row = opened.row
+    for network in setup.networks:
+        find_maker(TASK, network)
+        if not takes_practice(TASK, network):
+            raise UserError(f"--networks {network}: cannot be trained on crops; give a semantic network")
+    starts = choose_starts(setup.networks, setup.weights or {}, practice=True)
+    own = {network: own_source(network) for network in setup.networks}
+    out, train_hash = setup.out / row.name, opened.train.hash()
+    others = {"train": train_hash, "version": __version__}
+    made = {name: made_once(source) for name, source in _sources(opened, setup, conditions).items()}
+    denoising = denoising_of(setup, conditions, progress)
+    return Study(
+        task=TASK,
+        out=out,
+        train=opened.train,
+        test=opened.test,
+        make=_maker(starts, LearnerOptions((setup.practice.crop,) * 2, rule=opened.rule, practice=setup.practice)),
+        truth=truth_by(_rule(opened)),
+        networks=setup.networks,
+        conditions=conditions,
+        schedule=setup.schedule,
+        sources={name: kept(source, out / "images", name, others) for name, source in made.items()},
+        device=setup.device,
+        common=_common(opened, setup, train_hash),
+        facts={"remarks": [f"{row.title}.", row.licence]},
+        weights={name: weights_identity(start.file) for name, start in starts.items() if start.file is not None},
+        code={network: digest(path) for network, path in own.items() if path is not None},
+        checkpoint_every=setup.checkpoint_every,
+        pairs=denoising.pairs,
+        pairs_identity=denoising.identity,
+        probe=_probe(opened, made, progress),
+    )
+
+
+def _rule(opened: OpenedSet) -> ObjectRule:
+    return object_rule(opened.rule, binary=opened.row.binary, by_class=True)
+
+
+def _sources(opened: OpenedSet, setup: BenchSetup, conditions: Sequence[str]) -> dict[str, ConditionSource]:
+    """Returns how the images of each noise are made. A generator is loaded only where a condition asks for it."""
+    makes = Sources(
+        opened.train, truth_by(_rule(opened)), opened.rule, setup.budget, binary=opened.row.binary, by_class=True
+    )
+    bases = {parse_condition(name, known_bases([MADE])).base for name in conditions}
+    sources = {name: source for name, source in makes.controls().items() if name in bases}
+    if MADE in bases:
+        if setup.generator is None:
+            raise UserError(f"--noises {MADE}: name the generator that makes it with --generator")
+        sources[MADE] = makes.generated(setup.generator())
+    for name in BASELINES:
+        if name in bases and name not in sources:
+            sources[name] = makes.baseline(name, setup.shipped)
+    return sources
+
+
+def _probe(
+    opened: OpenedSet, sources: Mapping[str, ConditionSource], progress: Progress
+) -> Callable[[RunName, nn.Module, torch.device], Json]:
+    """Returns what asks networks whether they follow the noise, those that were trained under no defence."""
+    asked = Probe(opened.test, truth_by(_rule(opened)), len(opened.row.classes), opened.row.background)
+
+    def probe(run: RunName, network: nn.Module, device: torch.device) -> Json:
+        if run.condition not in sources or run.condition == WITHOUT_CLASSES:
+            return {}
+        return followed(network, device, sources[run.condition].change_of(run.seed, progress), asked)
+
+    return probe
+
+
+def _common(opened: OpenedSet, setup: BenchSetup, train_hash: str) -> Json:
+    """Returns the settings that all runs of a set share."""
+    practice = setup.practice
+    frozen = {"frozen": "encoder"} if practice.frozen_encoder else {}
+    return {
+        "views": PRACTICE,
+        "crop": practice.crop,
+        "distort": practice.distort,
+        **frozen,
+        "set": opened.row.name,
+        "long_side": opened.row.long_side,
+        "classes": len(opened.row.classes),
+        "train": train_hash,
+        "test": opened.test.hash(),
+    }
+
+
+def _maker(starts: Mapping[str, Start], options: LearnerOptions) -> Make:
+    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, run: RunOptions) -> Learner:
+        assert options.practice is not None
+        start = starts[network]
+        practice = replace(options.practice, weights=start.weights, seed=run.seed)
+        notes = () if start.note is None else (start.note,)
+        told = replace(options, practice=practice, defences=run.defences, notes=notes, progress=run.progress)
+        return make_practice_semantic(network, train, test, told)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """What the defence `denoise` learns from: see `Study.pairs`."""
+
+    pairs: Callable[[], Pairs] | None = None
+    identity: Json = field(default_factory=dict)
+
+
+def denoising_of(setup: BenchSetup, conditions: Sequence[str], progress: Progress) -> Denoising:
+    """Returns CCP's photographs that nothing is measured on with their protected versions, where a condition asks for
+    `denoise`. They are made by the public generator, whatever the noise is that it is used against."""
+    if not any("denoise" in name.split("+")[1:] for name in conditions):
+        return Denoising()
+    photographs = open_photographs(setup.data_root)
+    noise = setup.shipped()
+    return Denoising(
+        lambda: pairs_of(photographs, noise, by_class=True, progress=progress),
+        {**noise.identity, "photographs": photographs.hash(), "by_class": True},
+    )

@@ -1,0 +1,1 @@
+"""Defences: what people who train on protected images may do against the noise. `defence_names` lists them all."""

@@ -1,0 +1,115 @@
+"""The sets of `unseg.data.measuring_sets` as images to train and test on, with label maps of their own classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule
+from unseg.data.measuring_sets import CCP, CCP_OTHERS, UNLABELLED, MeasuringSet, OpenedPart, home_of_set, open_part
+from unseg.errors import UserError
+from unseg.evaluation.hashes import fingerprint
+from unseg.evaluation.sets import Images, annotation_files
+from unseg.storage.image_decoding import read_image
+
+
+class MeasuringImages(Images):
+    """The images of a part, each shrunk to the row's long side.
+
+    Label maps hold the row's labels, and 255 where nothing is labelled. They stay in memory, a byte a pixel.
+    """
+
+    def __init__(self, row: MeasuringSet, part: OpenedPart) -> None:
+        self.row, self.part = row, part
+        self.names, self.files = list(part.files), list(part.files.values())
+        self.classes = class_table(row)
+        self._labels: dict[int, np.ndarray] = {}
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Returns H×W×3 uint8, shrunk by the mean over areas."""
+        pixels = read_image(self.files[index]).pixels
+        if index not in self._labels:
+            height, width = pixels.shape[:2]
+            labels = label_map(self.part.annotations.read(self.names[index], height, width), self.row)
+            self._labels[index] = shrunk(labels, self.row.long_side, cv2.INTER_NEAREST_EXACT)
+        return shrunk(pixels, self.row.long_side, cv2.INTER_AREA)
+
+    def annotated(self, index: int) -> Annotated:
+        """Returns the label map at the shrunk size, by the nearest pixel centre."""
+        if index not in self._labels:
+            self.pixels(index)
+        return ClassMap(self._labels[index], "index", self.classes)
+
+    def hash(self) -> str:
+        """Returns a short hash of the files that these images and labels are read from."""
+        if self.part.source.is_file():
+            return fingerprint([*self.files, self.part.source])
+        stems = {self.stem(index) for index in range(len(self))}
+        maps = [path for path in annotation_files(self.part.source) if path.stem in stems]
+        return fingerprint([*self.files, *maps])
+
+
+@dataclass(frozen=True)
+class OpenedSet:
+    """A set on disk. rule: which pixels are an object, by class: those of every label but the background's."""
+
+    row: MeasuringSet
+    train: MeasuringImages
+    test: MeasuringImages
+
+    @property
+    def rule(self) -> ObjectRule:
+        return ObjectRule("all", True, UNLABELLED, self.row.background)
+
+
+def open_measuring_set(root: Path, row: MeasuringSet) -> OpenedSet:
+    """Returns a set's training and test images under a data root; UserError names the folder that lacks them."""
+    home = home_of_set(root, row)
+    train, test = (MeasuringImages(row, open_part(row, home, part)) for part in (row.train, row.test))
+    return OpenedSet(row, train, test)
+
+
+def open_photographs(root: Path) -> MeasuringImages:
+    """Returns photographs of a data root that nothing is measured on: the first of CCP's training images."""
+    return MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP), CCP_OTHERS))
+
+
+def class_table(row: MeasuringSet) -> ClassTable:
+    """Returns the classes of a row, with labels as ids."""
+    return ClassTable(dict(enumerate(row.classes)), ids=frozenset(range(len(row.classes))))
+
+
+def label_map(annotated: Annotated, row: MeasuringSet) -> np.ndarray:
+    """Returns the label of every pixel, H×W uint8. Of outlines that overlap, the later one counts.
+
+    Raises UserError for a class id that the row does not list.
+    """
+    if isinstance(annotated, ClassMap):
+        ids, places = np.unique(annotated.values, return_inverse=True)
+        labels = np.array([_label_of(number, row) for number in ids.tolist()], np.uint8)
+        return labels[places.reshape(annotated.values.shape)]
+    if row.between is None:
+        raise UserError(f"{row.title}: outlines leave pixels without a class, but the row of the set has none for them")
+    found = np.full((annotated.height, annotated.width), row.between, np.uint8)
+    for segment in annotated.segments:
+        found[segment.mask] = _label_of(segment.class_id, row)
+    return found
+
+
+def _label_of(class_id: int, row: MeasuringSet) -> int:
+    if class_id not in row.labels:
+        raise UserError(f"{row.title}: class {class_id} of its annotations is not among those that it is known for")
+    return row.labels[class_id]
+
+
+def shrunk(values: np.ndarray, long_side: int | None, interpolation: int) -> np.ndarray:
+    """Returns an image or a label map whose longer side has at most `long_side` pixels; None: the same array."""
+    height, width = values.shape[:2]
+    if long_side is None or max(height, width) <= long_side:
+        return values
+    scale = long_side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(values, size, interpolation=interpolation)

@@ -1,0 +1,96 @@
+"""Whether a trained network follows the noise rather than the image: clean test images get the noise of other classes.
+
+Two questions are asked of a network that learned from noised images. Each pixel gets the noise of another class than
+its own: does the network name the noise's class or the pixel's own? And all pixels get the noise of one class, the most
+frequent one that is an object: where it does not belong, does the network name it? The noise is the very one that the
+training images had, within the same budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from unseg.evaluation.conditions import Change
+from unseg.evaluation.results import Json
+from unseg.evaluation.sets import Images, Truth
+from unseg.evaluation.tasks.practice_semantic import answer_of
+from unseg.method.metrics import IGNORE_LABEL
+
+MOST_IMAGES = 20  # test images, evenly spread
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What networks are asked about. test: clean images, whose class maps hold labels below `class_count`. truth: their
+    object and classes. background: the label that is no object, or None."""
+
+    test: Images
+    truth: Truth
+    class_count: int
+    background: int | None
+
+    def indices(self) -> range:
+        """Returns which test images are asked about."""
+        return range(0, len(self.test), max(1, -(-len(self.test) // MOST_IMAGES)))
+
+    def others(self) -> np.ndarray:
+        """Returns for every label another one, C int64: the next one, the first for the last; the background stays."""
+        objects = [label for label in range(self.class_count) if label != self.background]
+        others = np.arange(self.class_count)
+        others[objects] = np.roll(objects, -1)
+        return others
+
+
+def followed(network: nn.Module, device: torch.device, change: Change, probe: Probe) -> Json:
+    """Returns shares of pixels of clean test images with noise, each from 0 to 1.
+
+    follows_noise, follows_image: that are named as the class whose noise they got, or as their own. follows_one_noise:
+    of all pixels of other classes, those named as the one class whose noise is everywhere. None where there is no such
+    pixel.
+    """
+    others, most = probe.others(), _most_frequent(probe)
+    by_noise, by_image, by_one = _Share(), _Share(), _Share()
+    for index in probe.indices():
+        pixels, name = probe.test.pixels(index), f"probe/{probe.test.stem(index)}"
+        mask, classes = probe.truth(probe.test.annotated(index))
+        known = mask & (classes != IGNORE_LABEL)
+        aims = np.where(known, others[np.where(known, classes, 0)], classes)
+        answer = answer_of(network, change(name, pixels, mask, aims), device)
+        by_noise.add(answer == aims, known)
+        by_image.add(answer == classes, known)
+        one = np.where(classes != IGNORE_LABEL, most, classes)
+        answer = answer_of(network, change(f"{name} one", pixels, classes != IGNORE_LABEL, one), device)
+        by_one.add(answer == most, (classes != IGNORE_LABEL) & (classes != most))
+    return {
+        "follows_noise": by_noise.value(),
+        "follows_image": by_image.value(),
+        "follows_one_noise": by_one.value(),
+    }
+
+
+class _Share:
+    """Counts pixels of which something holds."""
+
+    def __init__(self) -> None:
+        self.held, self.count = 0, 0
+
+    def add(self, holds_HW: np.ndarray, among_HW: np.ndarray) -> None:
+        self.held += int((holds_HW & among_HW).sum())
+        self.count += int(among_HW.sum())
+
+    def value(self) -> float | None:
+        return self.held / self.count if self.count else None
+
+
+def _most_frequent(probe: Probe) -> int:
+    """Returns the label with the most object pixels on the images that are asked about; the first of equal ones."""
+    counts = np.zeros(probe.class_count, np.int64)
+    for index in probe.indices():
+        probe.test.pixels(index)
+        mask, classes = probe.truth(probe.test.annotated(index))
+        counts += np.bincount(classes[mask & (classes != IGNORE_LABEL)], minlength=probe.class_count)
+    return int(counts.argmax())

@@ -1,0 +1,73 @@
+"""How visible a change of colours is: ΔE2000 by pixel, and after a stand-in for the blur of the eye.
+
+ΔE2000: Sharma et al., "The CIEDE2000 color-difference formula", 2005. The stand-in follows S-CIELAB (Zhang and Wandell,
+"A spatial extension of CIELAB", 1997): CIELAB of sRGB, whose channels L, a and b are blurred by Gaussians, as at a
+distance from which PIXELS_A_DEGREE pixels are one degree wide. One unit is about what an eye can just tell apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PIXELS_A_DEGREE = 40
+BLUR = (0.03, 0.13, 0.18)  # standard deviations for L, a and b, degrees
+REACH = 4.0  # standard deviations after which a Gaussian ends
+MARGIN = int(REACH * PIXELS_A_DEGREE * max(BLUR) + 0.5) + 1  # pixels around the object that its blur depends on
+LARGEST = 1024  # pixels: of larger objects the middle part of this side is measured
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Means over the pixels of an object. delta_e: of single pixels. s_cielab: of blurred images."""
+
+    delta_e: float
+    s_cielab: float
+
+
+def visibility(clean_HW3: np.ndarray, changed_HW3: np.ndarray, mask_HW: np.ndarray) -> Visibility | None:
+    """Returns how visible the change of two uint8 images is on the object; None where there is none.
+
+    Of an object whose box is larger than LARGEST in a direction, the middle of the box is measured.
+    """
+    from scipy.ndimage import gaussian_filter
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    rows, columns = (_middle(np.asarray(mask_HW.any(axis=axis))) for axis in (1, 0))
+    if rows is None or columns is None:
+        return None
+    inside = np.zeros_like(mask_HW)
+    inside[rows, columns] = mask_HW[rows, columns]
+    part = _wider(rows, mask_HW.shape[0]), _wider(columns, mask_HW.shape[1])
+    seen = inside[part]
+    if not seen.any():
+        return None
+    labs = [rgb2lab(pixels[part]) for pixels in (clean_HW3, changed_HW3)]
+    sigmas = [PIXELS_A_DEGREE * degrees for degrees in BLUR]
+    blurred = [
+        np.stack(
+            [
+                gaussian_filter(lab[..., channel], sigma, mode="nearest", truncate=REACH)
+                for channel, sigma in enumerate(sigmas)
+            ],
+            axis=-1,
+        )
+        for lab in labs
+    ]
+    by_pixel, by_eye = (deltaE_ciede2000(*pair)[seen].mean() for pair in (labs, blurred))
+    return Visibility(float(by_pixel), float(by_eye))
+
+
+def _middle(shown: np.ndarray) -> slice | None:
+    """Returns where the object lies in one direction, its middle part if it is large; None where there is none."""
+    places = np.flatnonzero(shown)
+    if places.size == 0:
+        return None
+    first, last = int(places[0]), int(places[-1]) + 1
+    spare = max(0, last - first - LARGEST)
+    return slice(first + spare // 2, last - (spare - spare // 2))
+
+
+def _wider(part: slice, size: int) -> slice:
+    return slice(max(0, part.start - MARGIN), min(size, part.stop + MARGIN))
