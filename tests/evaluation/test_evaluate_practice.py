@@ -13,6 +13,7 @@ from tests.support.evaluate_runs import evaluate
 from tests.support.scenes import opened, split_options, study_of, tiny
 from tests.support.told_progress import Told
 from unseg.commands import evaluate as command
+from unseg.compute.progress import SILENT
 from unseg.data.annotations import ClassMap, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation import weight_choice
@@ -28,6 +29,7 @@ from unseg.evaluation.on_the_way import OnTheWay
 from unseg.evaluation.practice import IMAGENET
 from unseg.evaluation.results import clean_runs_that_lack, rows
 from unseg.evaluation.schedule import Schedule
+from unseg.evaluation.sets import truth_by
 from unseg.evaluation.sources import Sources
 from unseg.evaluation.tasks.practice_semantic import PracticeSemanticLearner
 from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, as_in_practice
@@ -268,9 +270,10 @@ def test_large_images_are_shrunk_for_training_and_test(
         for path in (data / folder).rglob("*.png"):
             pixels = np.array(Image.open(path))
             write_png(path, np.kron(pixels, np.ones((2, 2, *[1] * (pixels.ndim - 2)), np.uint8)))
-    evaluate(tmp_path / "out", **split_options(data), **PRACTICE, conditions="clean+resize64")
+    evaluate(tmp_path / "out", **split_options(data), **PRACTICE, conditions="clean+resize64", seeds=3)
     assert {image.shape for image in seen[0]._images} == {(48, 64, 3)}
     assert {label.shape for label in seen[0]._test.labels} == {(48, 64)}
+    assert seen[0].practice.seed == 3  # which defences that are fitted to the set draw by
 
 
 def test_early_counts_the_best_test(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,3 +369,21 @@ def test_baselines_are_told_the_training_images_and_what_is_not_labelled(data: P
     assert [photo.name for photo in photographs] == [f"train{index}" for index in range(6)]
     assert np.array_equal(classes, images.annotated(0).values) and np.array_equal(photographs[0].classes, classes)
     assert told.bars == [("reading training images for noise that is fitted to them", 6, 6)]
+
+
+def test_tint_is_what_this_project_ships_told_every_class(data: Path) -> None:
+    """By area class 0 comes first; the object, class 1, is all that the noise is told of here."""
+    images, seen = opened(data), []
+    truth = truth_by(ObjectRule((1,)))
+
+    def by_codes(pixels: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        seen.append(codes)
+        return pixels ^ 1
+
+    shipped = OnTheWay("compact", lambda pixels, mask: pixels, by_codes, 3, {"generator": "x"})
+    sources = Sources(images, truth, ObjectRule((1,)), Budget(), binary=False, by_class=False)
+    source = sources.baseline("tint", lambda: shipped)
+    pixels, (mask, classes) = images.pixels(0), truth(images.annotated(0))
+    assert np.array_equal(source.change_of(0, SILENT)("train0", pixels, mask, classes), pixels ^ 1)
+    assert np.array_equal(seen[0], np.where(mask, 0, 255))
+    assert source.identity["baseline"] == "tint" and source.identity["generator"] == "x"
