@@ -19,6 +19,7 @@ case "${1:-}" in
   generate | train) what=$1; shift ;;
 esac
 bash "$root/install.sh"
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # the benchmarks are not in the wheel
 if [ "$what" = train ]; then
   exec "$root/.venv/bin/python" -m benchmarks.training_step --out "${OUT:-runs/benchmark-train.json}" "$@"
 fi

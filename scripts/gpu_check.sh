@@ -13,4 +13,5 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # the benchmarks are not in the wheel
 exec "$root/.venv/bin/python" -m benchmarks.gpu_check --out "${OUT:-runs/gpu-check.json}" "$@"

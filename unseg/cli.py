@@ -100,6 +100,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             time.sleep(FIRST_TELLS_WITHIN)
         raise UserError(_in_one_line(error)) from None
     except SystemExit as end:  # how typer ends where standard output was closed
+        if end.code not in (None, 0) and not isinstance(end.code, int):
+            raise UserError(f"a module ended the program: {end.code}") from end
         code = end.code
     return code or 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unseg.compute.plugins import is_spec, load_object
+from unseg.compute.plugins import OwnCode, is_spec, load_object
 from unseg.errors import UserError
 
 
@@ -19,6 +19,8 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def build(): return 'built'\nclass Kinds:\n    small = 'small'\n"
     )
     (tmp_path / "own_broken.py").write_text("raise RuntimeError('no such card\\nand more')\n")
+    (tmp_path / "own_exit.py").write_text("raise SystemExit('bye')\n")
+    (tmp_path / "own_zero.py").write_text("# a division\none = 1 / 0\n")
     (tmp_path / "own_typo.py").write_text("def build(:\n")
     (tmp_path / "own_needy.py").write_text("import no_such_library_here\n")
     monkeypatch.chdir(tmp_path)
@@ -49,7 +51,12 @@ def test_only_a_module_and_a_name_are_a_spec() -> None:
         ("own_absent:build", "--generator own_absent:build: there is no module own_absent in /"),
         ("own_package.absent:build", "there is no module own_package.absent in /"),
         ("own_needy:build", "module own_needy needs no_such_library_here, which is not installed"),
-        ("own_broken:build", "module own_broken fails on import: RuntimeError: no such card$"),
+        (
+            "own_broken:build",
+            r"own_broken fails on import: RuntimeError: no such card \(own_broken.py, line 1\)$",
+        ),
+        ("own_exit:build", "module own_exit fails on import: SystemExit: bye"),
+        ("own_zero:build", r"module own_zero fails on import: ZeroDivisionError: .* \(own_zero.py, line 2\)$"),
         ("own_typo:build", "module own_typo fails on import: SyntaxError: "),
         ("own_package.nets:biuld", r"module own_package.nets \(.*nets.py\) has no biuld; check the name$"),
     ],
@@ -58,3 +65,12 @@ def test_a_mistake_is_one_line(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_object(spec, "--generator")
     assert "\n" not in str(caught.value)
+
+
+def test_what_own_code_raises_is_one_line_unless_it_means_to_stop() -> None:
+    message = r"^--networks a:b: cannot be built: KeyError: 'x' \(test_plugins.py, line \d+\)$"
+    with pytest.raises(UserError, match=message), OwnCode("--networks a:b: cannot be built"):
+        raise KeyError("x")
+    for stop in (KeyboardInterrupt, MemoryError):
+        with pytest.raises(stop), OwnCode("what"):
+            raise stop

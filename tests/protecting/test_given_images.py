@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
 import numpy as np
@@ -141,3 +142,58 @@ def test_a_mask_of_another_size_or_of_class_ids_is_refused(protector: Protector)
         protector(colours(), MASK, [[1, 1, 5, 5]])
     nothing = protector(colours(), np.zeros(MASK.shape, np.uint8))
     assert np.abs(nothing.astype(int) - colours()).max() == 2  # no object: the background's budget everywhere
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([], "give one or more boxes"),
+        ([1, 1, 20, 20], "give one or more boxes"),
+        ([[1, 1, 20]], "give one or more boxes"),
+        ([[1, 1, 20, float("nan")]], "of finite numbers"),
+        ([[None]], "give one or more boxes"),
+        ("a box", "give one or more boxes"),
+        ([[20, 2, 1, 9]], "give the top left corner first"),
+        ([[100, 2, 120, 9]], "every box lies outside the image (70×40)"),
+    ],
+)
+def test_what_is_no_box_is_refused(protector: Protector, boxes: object, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        protector(colours(), boxes=boxes)
+    assert str(caught.value).startswith("boxes: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(("mask", "kind"), [("mask.png", "str"), (7, "int"), ({"a": 1}, "dict")])
+def test_a_mask_is_an_image_and_not_its_path(protector: Protector, mask: object, kind: str) -> None:
+    with pytest.raises(UserError, match=f"^mask: {kind} is neither a numpy array nor a PIL image"):
+        protector(colours(), mask)
+
+
+def test_a_mask_of_texts_and_a_pil_image_cut_short_are_refused(protector: Protector) -> None:
+    with pytest.raises(UserError, match="^mask: holds <U1, not numbers"):
+        protector(colours(), np.full((HEIGHT, WIDTH), "a"))
+    file = io.BytesIO()
+    Image.fromarray(colours()).save(file, "PNG")
+    with pytest.raises(UserError, match="^image: cannot be decoded "):
+        protector(Image.open(io.BytesIO(file.getvalue()[:2000])), MASK)
+
+
+def test_several_frames_are_refused(protector: Protector) -> None:
+    file = io.BytesIO()
+    frames = [Image.fromarray(colours()), Image.fromarray(255 - colours())]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    with pytest.raises(UserError, match="^image: holds 2 frames; give one of them"):
+        protector(Image.open(file), MASK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"region": "foo"}, "region: 'foo' is none of mask, published"),
+        ({"precision": "float16"}, "precision: 'float16' is none of float32, bfloat16"),
+        ({"budget": (8, 2)}, r"budget: give Budget\(object, background\), not a tuple"),
+    ],
+)
+def test_choices_that_there_are_not_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        Protector(FakeGenerator(), device="cpu", **options)

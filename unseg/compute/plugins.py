@@ -6,6 +6,9 @@ import importlib
 import os
 import re
 import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from unseg.errors import UserError
@@ -42,20 +45,36 @@ def _import(name: str, spec: str, option: str) -> Any:
     if folder not in sys.path and "" not in sys.path:
         sys.path.insert(0, folder)
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise UserError(f"{option} {spec}: there is no module {error.name} in {folder} or installed") from error
-        raise UserError(f"{option} {spec}: module {name} needs {error.name}, which is not installed") from error
-    except (
-        ImportError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RuntimeError,
-        OSError,
-    ) as error:
+        with OwnCode(f"{option} {spec}: module {name} fails on import"):
+            return importlib.import_module(name)
+    except UserError as error:
+        missing = error.__cause__
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        if missing.name is not None and (name == missing.name or name.startswith(missing.name + ".")):
+            raise UserError(f"{option} {spec}: there is no module {missing.name} in {folder} or installed") from missing
+        raise UserError(f"{option} {spec}: module {name} needs {missing.name}, which is not installed") from missing
+
+
+class OwnCode:
+    """A context for a call into a user's own code: whatever that raises becomes one line with its place in the code.
+
+    what: the beginning of the line, which names the option. An interrupt, a UserError and a lack of memory stay what
+    they are.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> OwnCode:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, (UserError, KeyboardInterrupt, MemoryError, GeneratorExit)):
+            return
+        frames = traceback.extract_tb(trace)
+        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         reason = (str(error).strip() or "no message").splitlines()[0]
-        raise UserError(f"{option} {spec}: module {name} fails on import: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{self.what}: {type(error).__name__}: {reason}{place}") from error

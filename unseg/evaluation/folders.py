@@ -18,6 +18,7 @@ from unseg.evaluation.condition_names import parse_condition, sweep
 from unseg.evaluation.condition_sets import left_to_learners
 from unseg.evaluation.defences.denoise import Pairs
 from unseg.evaluation.hashes import digest, fingerprint, weights_identity
+from unseg.evaluation.kept_images import kept
 from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, MakeLearner
 from unseg.evaluation.on_the_way import OnTheWay, object_rule
 from unseg.evaluation.practice import Practice
@@ -234,7 +235,8 @@ def _sources(
         sources[MADE] = makes.generated(folders.generator())
     for name in BASELINES:
         if name in bases and name not in sources:
-            sources[name] = makes.baseline(name, folders.shipped)
+            made = makes.baseline(name, folders.shipped)  # some train networks: their images are made once
+            sources[name] = kept(made, setup.out / "images", name, {"train": opened.train_hash})
     return sources
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from segment_anything_training.prompt_batch import Prompts
-from unseg.compute.plugins import is_spec, load_object
+from unseg.compute.plugins import OwnCode, is_spec, load_object
 from unseg.errors import UserError
 from unseg.storage import weights
 from unseg.storage.files import sha256_of
@@ -107,7 +107,8 @@ def _built(spec: str) -> Network:
                 f"{OPTION} {spec}: cannot be called without arguments ({error}); name a function that needs none, or a"
                 " generator with the attribute image_size"
             ) from error
-        found = found()
+        with OwnCode(f"{OPTION} {spec}: cannot be built"):
+            found = found()
     if not callable(found):
         raise UserError(f"{OPTION} {spec}: returns a {type(found).__name__}, which is no generator; return a callable")
     network: Network = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -67,7 +67,13 @@ def _of_pillow(image: Pillow.Image) -> GivenImage:
         )
     if not image.width or not image.height:
         raise UserError(f"image: {image.width}×{image.height} pixels hold nothing; give an image")
-    colours = np.array(image.convert(_MODES[image.mode]))
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise UserError(f"image: holds {frames} frames; give one of them, such as image.copy()")
+    try:
+        colours = np.array(image.convert(_MODES[image.mode]))
+    except (OSError, ValueError) as error:
+        raise UserError(f"image: cannot be decoded ({str(error).splitlines()[0]})") from error
     samples = colours[..., None] if colours.ndim == 2 else colours
 
     def back(changed: np.ndarray) -> Pillow.Image:
@@ -87,7 +93,11 @@ def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
     mask: H×W bool, or numbers that are 0 off the object and 255 (or 1) on it, as a numpy array or a PIL image. Raises
     UserError for another size, and for other values, which could be class ids or an unfinished probability map.
     """
+    if not isinstance(mask, (np.ndarray, Pillow.Image)):
+        raise UserError(f"mask: {type(mask).__name__} is neither a numpy array nor a PIL image; give one of these")
     values = np.asarray(mask)
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"mask: holds {values.dtype}, not numbers; give a bool array, or 0 and 255")
     if values.shape != (height, width):
         raise UserError(
             f"mask: expected {height}×{width} (height × width) as of the image, got {'×'.join(map(str, values.shape))}"
@@ -100,3 +110,16 @@ def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
             "mask: holds other values than 0 and 255; give a bool array, for example `labels == 3` or `scores > 0.5`"
         )
     return values > 0
+
+
+def read_given_boxes(boxes: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Returns boxes as a caller gave them, N×4 XYXY in pixels, N > 0; raises UserError for anything else."""
+    try:
+        values = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.zeros(0)
+    if values.ndim != 2 or values.shape[1] != 4 or not len(values) or not np.isfinite(values).all():
+        raise UserError("boxes: give one or more boxes [x1, y1, x2, y2] of finite numbers, in pixels")
+    if (values[:, :2] > values[:, 2:]).any():
+        raise UserError("boxes: a box has x1 > x2 or y1 > y2; give the top left corner first")
+    return values.tolist()

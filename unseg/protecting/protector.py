@@ -8,7 +8,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from unseg.errors import UserError
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
 from unseg.protecting.generators import AnyGenerator, network_of
-from unseg.protecting.given_images import AnyImage, AnyMask, read_given, read_mask
+from unseg.protecting.given_images import AnyImage, AnyMask, read_given, read_given_boxes, read_mask
 from unseg.storage import image_decoding
 
 Region = Literal["mask", "published"]
@@ -76,6 +76,12 @@ class Protector:
         batch_size: int = 1,
         precision: Precision = "float32",
     ) -> None:
+        if region not in get_args(Region):
+            raise UserError(f"region: {region!r} is none of {', '.join(get_args(Region))}")
+        if precision not in get_args(Precision):
+            raise UserError(f"precision: {precision!r} is none of {', '.join(get_args(Precision))}")
+        if not isinstance(budget, Budget):
+            raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.budget, self.region_kind, self.batch_size, self.precision = budget, region, batch_size, precision
         self._generator, self._network, self._loading = generator, cast(nn.Module | None, None), threading.Lock()
@@ -107,6 +113,7 @@ class Protector:
         Without either the whole image is the object. Raises UserError for anything else.
         """
         given = read_given(image)
+        boxes = None if boxes is None else read_given_boxes(boxes)
         object_HW = self._object(given.samples_HWC.shape[:2], mask, boxes)
         noise_3NN = self.noise([self.frame(given.samples_HWC, object_HW, boxes)])[0]
         if not noise_3NN.isfinite().all():
@@ -133,7 +140,10 @@ class Protector:
         if mask is not None and boxes is not None:
             raise UserError("mask and boxes: give one of them, each says what the object is")
         if boxes is not None:
-            return box_mask(boxes, height, width)
+            inside_HW = box_mask(boxes, height, width)
+            if not inside_HW.any():
+                raise UserError(f"boxes: every box lies outside the image ({width}×{height})")
+            return inside_HW
         return np.ones((height, width), bool) if mask is None else read_mask(mask, height, width)
 
     def region(self, mask_HW: np.ndarray) -> np.ndarray:

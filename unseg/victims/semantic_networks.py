@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segment_anything_training.key_remaps import shapes_of
-from unseg.compute.plugins import is_spec, load_object
+from unseg.compute.plugins import OwnCode, is_spec, load_object
 from unseg.errors import UserError
 from unseg.storage.state_files import compare
 from unseg.victims.pretrained import load_strictly, read_weights
@@ -140,12 +140,37 @@ def _own(spec: str) -> Callable[[int], nn.Module]:
         raise UserError(f"--networks {spec}: give a function from the number of classes to a network")
 
     def build(classes: int) -> nn.Module:
-        network = found(classes)
+        with OwnCode(f"--networks {spec}: cannot be built"):
+            network = found(classes)
         if not isinstance(network, nn.Module):
             raise UserError(f"--networks {spec}: returns a {type(network).__name__}, not a torch.nn.Module")
-        return network
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise UserError(f"--networks {spec}: its network has no parameter that learns")
+        return OwnNetwork(network, spec, classes)
 
     return build
+
+
+class OwnNetwork(nn.Module):
+    """A user's own network, whose answers are checked: B×3×H×W to logits B×C×H×W."""
+
+    def __init__(self, network: nn.Module, spec: str, classes: int) -> None:
+        super().__init__()
+        self.network, self.spec, self.classes = network, spec, classes
+
+    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Returns the network's logits; raises UserError where they have another shape or the network fails."""
+        with OwnCode(f"--networks {self.spec}: its network fails"):
+            logits_BCHW = self.network(images_B3HW)
+        batch, _, height, width = images_B3HW.shape
+        expected = (batch, self.classes, height, width)
+        if not isinstance(logits_BCHW, torch.Tensor) or tuple(logits_BCHW.shape) != expected:
+            found = tuple(logits_BCHW.shape) if isinstance(logits_BCHW, torch.Tensor) else type(logits_BCHW).__name__
+            raise UserError(
+                f"--networks {self.spec}: its network gives {found} for images {tuple(images_B3HW.shape)}; return"
+                f" logits {expected}, one for each class and pixel"
+            )
+        return logits_BCHW
 
 
 def own_source(name: str) -> Path | None:
@@ -180,8 +205,9 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     The encoder's may be an ImageNet classifier, whose last layer is left out. Raises UserError where the file fits
     neither.
     """
-    inner = network.network if isinstance(network, AnySize) else network
-    inner = inner.network if isinstance(inner, OutOf) else inner
+    inner = network
+    while isinstance(inner, (AnySize, OwnNetwork, OutOf)):
+        inner = inner.network
     state = read_weights(path)
     parts = ((name, getattr(inner, name, None)) for name in ("encoder", "backbone"))
     part, encoder = next(((name, module) for name, module in parts if isinstance(module, nn.Module)), ("", None))
