@@ -164,6 +164,31 @@ class Learner(ABC):
         return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
 
 
+class PartedLearner(Learner):
+    """A learner that draws the views of a whole batch and then takes its part: several processes see the views of one.
+
+    A task defines `part_loss`; the whole batch is the part of one process.
+    """
+
+    def loss(
+        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
+        """Returns the mean loss of augmented views of these training images: a scalar with a graph."""
+        return self.part_loss(model, indices, draw, device, 0, 1)
+
+    @abstractmethod
+    def part_loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        draw: torch.Generator,
+        device: torch.device,
+        rank: int,
+        size: int,
+    ) -> torch.Tensor:
+        """Returns the `loss` of one process's part of a batch; see `Learner.part_loss`."""
+
+
 # network name, training images, test images, options → Learner. One entry a task in
 # `unseg.evaluation.tasks.registry.TASKS`.
 MakeLearner = Callable[[str, AnnotatedImages, AnnotatedImages, LearnerOptions], Learner]

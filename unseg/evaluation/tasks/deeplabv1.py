@@ -22,7 +22,7 @@ from unseg.compute.progress import track
 from unseg.compute.threads import cores, worker_threads
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import MEAN, draw_colours, recoloured, standardised
-from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
+from unseg.evaluation.learner import AnnotatedImages, Example, LearnerOptions, Metrics, PartedLearner
 from unseg.evaluation.tasks.label_arrays import check_labels
 from unseg.evaluation.tasks.labelling import Labelling, labelling_of
 from unseg.evaluation.tasks.semantic import coloured, confusion_metrics, constant_confusion
@@ -80,7 +80,7 @@ def draw_views(count: int, draw: torch.Generator) -> list[CropView]:
     ]
 
 
-class DeepLabV1Learner(Learner):
+class DeepLabV1Learner(PartedLearner):
     """DeepLabV1-ResNet38 with the metrics of the semantic task, over the test images' own pixels."""
 
     metric = "miou"
@@ -125,12 +125,6 @@ class DeepLabV1Learner(Learner):
             {"params": [parameter for name, parameter in learnt.items() if not name.startswith(HEAD)]},
             {"params": head, "rate": HEAD_RATE},
         ]
-
-    def loss(
-        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
-    ) -> torch.Tensor:
-        """Returns the mean loss of augmented views of these training images."""
-        return self.part_loss(model, indices, draw, device, 0, 1)
 
     def part_loss(
         self,

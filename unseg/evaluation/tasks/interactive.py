@@ -25,7 +25,7 @@ from unseg.data.views import MIN_OBJECT_PIXELS
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import draw_colours
 from unseg.evaluation.coco_metrics import RunLengths, decode, encode
-from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
+from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics, PartedLearner
 from unseg.evaluation.regions import GEOMETRY_DRAWS, View, draw_view, restore, size_of, view_pixels, whole
 from unseg.method import losses
 from unseg.method.metrics import boundary_iou, mask_iou
@@ -144,7 +144,7 @@ def objects_of(annotated: Annotated, rule: ObjectRule, merged: bool = False) -> 
     return [np.logical_or.reduce(masks)] if merged and masks else masks
 
 
-class Interactive(Learner):
+class Interactive(PartedLearner):
     """A promptable network on a set of images with object masks.
 
     metric: the mean over `PROMPTS` of the IoU, which is a mean over all objects of all test images, each at its image's
@@ -191,10 +191,6 @@ class Interactive(Learner):
         return notes
 
     # --- training
-
-    def loss(self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device) -> Tensor:
-        """Returns the mean loss of augmented views of these training images."""
-        return self.part_loss(model, indices, draw, device, 0, 1)
 
     def part_loss(
         self,

@@ -23,7 +23,7 @@ from unseg.errors import UserError
 from unseg.evaluation.augmentation import normalise, standardised
 from unseg.evaluation.defences.chain import FittedChain, fit_chain
 from unseg.evaluation.defences.kinds import Batch, Defence, TrainingSet
-from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
+from unseg.evaluation.learner import AnnotatedImages, Example, LearnerOptions, Metrics, PartedLearner
 from unseg.evaluation.practice import IMAGENET, Practice
 from unseg.evaluation.practice_views import draw_practice_views, take_view
 from unseg.evaluation.tasks.label_arrays import check_labels, kept_with
@@ -78,7 +78,7 @@ def _read_native(images: AnnotatedImages, labelling: Labelling, progress: Progre
     return NativeSet(list(images.names), pixels, maps)
 
 
-class PracticeSemanticLearner(Learner):
+class PracticeSemanticLearner(PartedLearner):
     """A semantic network trained as people train. build: from the number of classes to a network, B×3×H×W to logits
     B×C×H×W.
 
@@ -120,12 +120,6 @@ class PracticeSemanticLearner(Learner):
         if weights is not None:
             self.notes = list(dict.fromkeys([*self.notes, *_load(network, weights)]))
         return freeze_encoder(network) if self.practice.frozen_encoder else network
-
-    def loss(
-        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
-    ) -> torch.Tensor:
-        """Returns the mean cross entropy of a view of each image; see `Learner.loss`."""
-        return self.part_loss(model, indices, draw, device, 0, 1)
 
     def part_loss(
         self,

@@ -20,7 +20,7 @@ from unseg.data.annotations import ClassMap
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import draw_colours
 from unseg.evaluation.coco_metrics import TrueRegion, decode
-from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions
+from unseg.evaluation.learner import AnnotatedImages, Example, LearnerOptions, PartedLearner
 from unseg.evaluation.region_pictures import drawn_regions
 from unseg.evaluation.regions import (
     GEOMETRY_DRAWS,
@@ -47,7 +47,7 @@ BACKBONE = re.compile(r"pixel_level_module\.encoder\.|(^|\.)backbone\.")
 COMPONENTS_NOTE = "The annotations are masks without instances: every connected component of a class counts as one."
 
 
-class RegionLearner(Learner):
+class RegionLearner(PartedLearner):
     """A network that finds regions: its classes, its views, and the walk over the test images."""
 
     what: What = "instances"
@@ -93,12 +93,6 @@ class RegionLearner(Learner):
         return [{"params": parameters, "rate": rate} for parameters, rate in ((slow, 0.1), (fast, 1.0)) if parameters]
 
     # --- training
-
-    def loss(
-        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
-    ) -> torch.Tensor:
-        """Returns the mean loss of augmented views of these training images."""
-        return self.part_loss(model, indices, draw, device, 0, 1)
 
     def part_loss(
         self,

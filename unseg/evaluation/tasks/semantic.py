@@ -16,7 +16,7 @@ from torch import nn
 
 from unseg.data.annotations.label_files import voc_palette
 from unseg.evaluation.augmentation import augment, draw_views, normalise
-from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics
+from unseg.evaluation.learner import AnnotatedImages, Example, LearnerOptions, Metrics, PartedLearner
 from unseg.evaluation.tasks.label_arrays import Arrays, check_labels, read_arrays
 from unseg.evaluation.tasks.labelling import Labelling, labelling_of
 from unseg.method import metrics
@@ -26,7 +26,7 @@ EVAL_BATCH = 16
 ON_DEVICE = 2 << 30  # bytes of a set's images that a GPU holds; more are copied batch by batch
 
 
-class SemanticLearner(Learner):
+class SemanticLearner(PartedLearner):
     """A network that tells the class of every pixel.
 
     build: from the number of classes to a network, B×3×H×W to logits B×C×H×W. train, test: images with their labels.
@@ -65,12 +65,6 @@ class SemanticLearner(Learner):
         if self.weights is not None:
             self.notes = load_pretrained(network, self.weights)
         return network
-
-    def loss(
-        self, model: nn.Module, indices: Sequence[int], draw: torch.Generator, device: torch.device
-    ) -> torch.Tensor:
-        """Returns the mean loss of augmented views of these training images."""
-        return self.part_loss(model, indices, draw, device, 0, 1)
 
     def part_loss(
         self,
