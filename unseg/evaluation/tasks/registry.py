@@ -117,7 +117,7 @@ def as_in_practice(views: str | None, preset: str | None, task: str, networks: S
 def check_task(task: str) -> None:
     """Raises UserError where there is no such task."""
     if task in ("binary", "classes"):
-        instead = "--task semantic --binary" if task == "binary" else "--task semantic"
+        instead = "--task semantic --binary --objects IDS" if task == "binary" else "--task semantic"
         raise UserError(f"--task {task}: was removed in 0.2: give {instead} with --clean, --annotations and --test")
     if task not in TASKS:
         raise UserError(f"--task {task}: there is no such task; available: {', '.join(TASKS)}")
