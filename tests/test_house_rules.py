@@ -354,7 +354,7 @@ def test_machine_path_is_found(line: str) -> None:
         "#!/usr/bin/env bash",
         "PYTHON=/path/to/python3",
         "data/root/x",
-        "~/work/photos",
+        "/".join(["~", "work", "photos"]),
         "$HOME/tmp/x",
         "https://example.com/home/x",
         "A: fine",

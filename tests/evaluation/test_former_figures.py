@@ -12,54 +12,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from tests.support.evaluate_runs import evaluate
+from tests.support.scenes import tiny, write_splits
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
 from unseg.victims.semantic_networks import NETWORKS
 
-WIDTH, HEIGHT = 64, 48
 AS_PROCESSORS_AGREE = 0.03  # of scores and losses
 FIGURES = json.loads((Path(__file__).parents[1] / "support" / "figures_of_splits.json").read_text())
 BINARY = {"binary": True, "objects": "1"}
 EVERY_CLASS = {"objects": "all", "background_label": -1}
 
 
-def scene(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A dark picture with a bright rectangle of class 1 over class 0; class 2 is a blue strip; the last row is
-    unlabelled.
-    """
-    pixels = draw.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    classes = np.zeros((HEIGHT, WIDTH), np.uint8)
-    top, left = draw.integers(0, HEIGHT // 2), draw.integers(0, WIDTH // 2)
-    pixels[top : top + 20, left : left + 28] += 150
-    classes[top : top + 20, left : left + 28] = 1
-    pixels[-8:-1, :, 2] += 190
-    classes[-8:-1] = 2
-    classes[-1] = 255
-    return pixels, classes
-
-
-def tiny(classes: int) -> torch.nn.Module:
-    """A network that sees colours in a small neighbourhood, with batch norm and dropout as the real ones have."""
-    nn = torch.nn
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(8, classes, 1)
-    )
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """images/ and labels/ with train and test each, and protected versions of the training images."""
-    root, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for split, count in (("train", 6), ("test", 3)):
-        for i in range(count):
-            pixels, classes = scene(draw)
-            write_png(root / "images" / split / f"{split}{i}.png", pixels)
-            write_png(root / "labels" / split / f"{split}{i}.png", classes)
+    root = write_splits(tmp_path_factory.mktemp("data"))
     for path in (root / "images" / "train").iterdir():
         write_png(root / "protected" / path.name, read_image(path).pixels ^ 3)
     return root

@@ -192,7 +192,7 @@ def build_network(name: str, num_classes: int) -> nn.Module:
     build = find_network(name)
     try:
         return AnySize(build(num_classes))
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = "check its code" if is_spec(name) else "choose another encoder"
         raise UserError(f"--networks {name}: cannot be built: {reason}; {remedy}") from error
