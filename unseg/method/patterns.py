@@ -242,11 +242,3 @@ class ImagePatterns:
             for side, step in zip((self.height, self.width), steps, strict=True)
         )
         return _Wave(rows + np.uint16(phase % TURN), columns)
-
-
-def sign_map(
-    book: CodeBook, code: int, height: int, width: int, *, key: bytes, digest: bytes, grey: bool = False
-) -> np.ndarray:
-    """Returns a code's pattern over a whole image: H×W int8 of 1 and −1. See `ImagePatterns`."""
-    drawn = ImagePatterns(book, height, width, key=key, digest=digest, grey=grey)
-    return np.where(drawn.signs(code, slice(0, height), slice(0, width)), 1, -1).astype(np.int8)
