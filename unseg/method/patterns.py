@@ -167,7 +167,8 @@ class DrawnPattern:
             return ~halves[0] if len(halves) == 1 else ~(halves[0] ^ halves[1])
         total = np.zeros(drift_HW.shape, np.int16)
         for waves in self.octaves:
-            values = [_SINES[wave.phases(rows, columns, drift_HW) >> 8] for wave in waves]
+            phases = [wave.phases(rows, columns, drift_HW) >> 8 for wave in waves]
+            values = [np.asarray(cv2.LUT(phase.astype(np.uint8), _SINES), np.int16) for phase in phases]
             total += values[0] if len(values) == 1 else values[0] * values[1] // _SINE_PEAK
         return total >= 0
 

@@ -73,12 +73,19 @@ def check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out
     if earlier is None:
         return
     before, now = ({**WRITTEN_IF_OTHER, **line.get("settings", {})} for line in (earlier.header, header))
+    if now.get("noise") == CODES and _adds_codes(before.get("codes"), now.get("codes")):
+        before["codes"] = now["codes"]
     changed = list(differences(before, now))
     if changed:
         raise UserError(
             f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
             " remove it"
         )
+
+
+def _adds_codes(before: Any, now: Any) -> bool:
+    """Returns whether codes are those of before, and those of further classes."""
+    return isinstance(before, dict) and isinstance(now, dict) and before.items() <= now.items()
 
 
 # --- reading it: a manifest may come from anyone
