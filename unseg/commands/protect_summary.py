@@ -33,6 +33,7 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
         "protected": len(protected),
         "kept_from_earlier_runs": summary.kept,
         "copied": len(summary.of("copied")),
+        "skipped": len(summary.of("skipped")),
         "failed": len(summary.of("failed")),
         "psnr": _quality(protected),
         "over_budget": _breach(protected),
@@ -60,10 +61,15 @@ def _breach(protected: Sequence[Entry]) -> dict[str, float] | None:
 
 def print_summary(console: Console, summary: Summary, out: Path, settings: ProtectSettings) -> None:
     """Prints the closing table, and below it what is not protected and why."""
-    protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
+    protected = summary.of("protected")
     console.print(_table(summary))
     manifest = str(out / MANIFEST)
-    for title, entries, style in (("copied without protection", copied, "yellow"), ("failed", failed, "red")):
+    for title, status, style in (
+        ("copied without protection", "copied", "yellow"),
+        ("left out: no object", "skipped", "yellow"),
+        ("failed", "failed", "red"),
+    ):
+        entries = summary.of(status)
         print_list(console, title, [f"{entry.input}: {entry.reason}" for entry in entries], style, manifest)
     notes = [f"{entry.input}: {entry.note}" for entry in protected if entry.note]
     print_list(console, "notes", notes, "default", manifest)
@@ -88,6 +94,7 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
 
 def _table(summary: Summary) -> Table:
     protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
+    skipped = summary.of("skipped")
     table = Table(title="dry run: nothing was written" if summary.dry else "unseg protect", title_justify="left")
     table.add_column("", justify="left")
     table.add_column("images", justify="right")
@@ -98,5 +105,7 @@ def _table(summary: Summary) -> Table:
     table.add_row("protected", str(len(protected)), "; ".join(filter(None, (quality, kept))))
     how = "byte for byte, with all their metadata" if copied else ""
     table.add_row("copied without protection", str(len(copied)), how)
+    if skipped:
+        table.add_row("left out: no object", str(len(skipped)), "nothing written; see --unmasked")
     table.add_row("failed", str(len(failed)), "nothing written" if failed else "")
     return table

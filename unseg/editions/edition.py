@@ -101,6 +101,8 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
         rule=settings.rule,
         format=settings.format,
         names="keep" if settings.names == "keep" else "suffix",
+        unmasked="copy",  # evaluators want every image that the data set's lists name
+        keep_frame=True,  # they pair images and labels as both lie on disk
         device="cuda" if gpus else "cpu",
     )
 

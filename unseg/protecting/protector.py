@@ -104,16 +104,25 @@ class Protector:
             cast(Any, network).to(memory_format=torch.channels_last)
         return network
 
-    def __call__(self, image: AnyImage, mask: AnyMask | None = None, boxes: Boxes | None = None) -> AnyImage:
+    def __call__(
+        self,
+        image: AnyImage,
+        mask: AnyMask | None = None,
+        boxes: Boxes | None = None,
+        *,
+        whole_image: bool = False,
+    ) -> AnyImage:
         """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
 
         image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
         whose alpha is kept. mask: where the object is, H×W bool, or 0 and 255, as array or PIL image. boxes: N×4 XYXY
         in pixels, corners inclusive, in place of a mask: they make a box prompt, and the object is what lies inside.
-        Without either the whole image is the object. Raises UserError for anything else.
+        whole_image: in place of both the whole image is the object, which cannot keep networks from learning the
+        objects in it. Raises UserError for anything else, and where not exactly one of the three is given.
         """
         given = read_given(image)
         boxes = None if boxes is None else read_given_boxes(boxes)
+        _check_one(mask is not None, boxes is not None, whole_image)
         object_HW = self._object(given.samples_HWC.shape[:2], mask, boxes)
         noise_3NN = self.noise([self.frame(given.samples_HWC, object_HW, boxes)])[0]
         if not noise_3NN.isfinite().all():
@@ -137,8 +146,6 @@ class Protector:
     def _object(shape: tuple[int, ...], mask: AnyMask | None, boxes: Boxes | None) -> np.ndarray:
         """Returns the object's pixels, H×W bool, from whichever of mask and boxes is given."""
         height, width = shape
-        if mask is not None and boxes is not None:
-            raise UserError("mask and boxes: give one of them, each says what the object is")
         if boxes is not None:
             inside_HW = box_mask(boxes, height, width)
             if not inside_HW.any():
@@ -186,6 +193,18 @@ class Protector:
         return torch.cat(filled).to(self.device)
 
 
+def _check_one(mask: bool, boxes: bool, whole_image: bool) -> None:
+    """Raises UserError unless exactly one of the three says what the object is."""
+    given = [name for name, there in {"mask": mask, "boxes": boxes, "whole_image": whole_image}.items() if there]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
+    if not given:
+        raise UserError(
+            "what is the object? Give mask or boxes; or whole_image=True, which cannot keep networks from learning the"
+            " objects in it"
+        )
+
+
 def _check_noise(noise_B3NN: object, batch_size: int) -> None:
     """Raises UserError unless a generator's result is noise for its batch."""
     if not isinstance(noise_B3NN, torch.Tensor) or not noise_B3NN.is_floating_point():
@@ -212,6 +231,7 @@ def protect_image(
     mask: AnyMask | None = None,
     *,
     boxes: Boxes | None = None,
+    whole_image: bool = False,
     generator: AnyGenerator = "compact",
     budget: Budget = _BUDGET,
     region: Region = "mask",
@@ -219,14 +239,17 @@ def protect_image(
 ) -> AnyImage:
     """Returns the unlearnable version of one image, as `Protector(generator, budget, …)(image, mask)` makes it.
 
+    One of mask, boxes and whole_image=True says what the object is.
+
     A generator that is given by its name is loaded once for all calls. A weight file is loaded anew once it has
     changed.
     """
     if not isinstance(generator, (str, Path)):
-        return Protector(generator, budget, region, device=device)(image, mask, boxes)
+        return Protector(generator, budget, region, device=device)(image, mask, boxes, whole_image=whole_image)
     path = Path(generator)
     changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _cached_protector(str(generator), budget, region, device, changed)(image, mask, boxes)
+    protector = _cached_protector(str(generator), budget, region, device, changed)
+    return protector(image, mask, boxes, whole_image=whole_image)
 
 
 @lru_cache(maxsize=4)
