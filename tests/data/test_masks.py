@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
 
 from unseg.data.masks import MaskKind, box_mask, fits, object_mask, scaled
 from unseg.data.object_rule import ObjectRule, parse_objects

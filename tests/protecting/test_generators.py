@@ -212,14 +212,14 @@ def test_codes_of_a_users_own_tell_classes_apart() -> None:
 def test_a_folder_by_a_users_own_generator(folder: Path) -> None:
     write_png(folder / "in" / "a.png", IMAGE)
     settings = ProtectSettings(generator="own_toy:build", device="cpu", workers=1)
-    assert protect("in", "out", settings).exit_code == 0
+    assert protect("in", "out", settings, whole_image=True).exit_code == 0
     header = read_manifest(folder / "out").header
     sha256 = hashlib.sha256((folder / "own_toy.py").read_bytes()).hexdigest()
     assert header["generator"] == {"name": "own", "source": "own_toy:build", "sha256": sha256}
     assert (read_image(folder / "out" / "a.png").pixels.astype(int) - IMAGE)[:38, :, 0].min() == 8
     (folder / "own_toy.py").write_text(TOY + "# changed\n")
     with pytest.raises(UserError, match="other settings .*generator"):
-        protect("in", "out", settings)
+        protect("in", "out", settings, whole_image=True)
 
 
 @pytest.mark.slow
@@ -227,7 +227,18 @@ def test_the_command_takes_it_in_several_processes(folder: Path) -> None:
     for name in "abc":
         write_png(folder / "in" / f"{name}.png", IMAGE)
     program = "import sys; from unseg.cli import main; sys.exit(main())"
-    options = ["protect", "in", "--out", "out", "--generator", "own_toy:build", "--processes", "2", "--json"]
+    options = [
+        "protect",
+        "--whole-image",
+        "in",
+        "--out",
+        "out",
+        "--generator",
+        "own_toy:build",
+        "--processes",
+        "2",
+        "--json",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     ran = subprocess.run(
         [sys.executable, "-c", program, *options], cwd=folder, capture_output=True, text=True, env=environment

@@ -83,7 +83,7 @@ def test_precisions_are_not_mixed_in_one_folder(
     write_png(tmp_path / "in" / "a.png", photographs[0])
     generator = LoadedGenerator(network, "custom", "tiny.safetensors", "0" * 64)
     settings = ProtectSettings(precision="bfloat16", device="cpu", workers=1)
-    assert protect([tmp_path / "in"], tmp_path / "out", settings, generator=generator).exit_code == 0
+    assert protect([tmp_path / "in"], tmp_path / "out", settings, generator=generator, whole_image=True).exit_code == 0
     assert read_manifest(tmp_path / "out").header["settings"]["precision"] == "bfloat16"
     mask = np.ones((120, 160), bool)
     threads = torch.get_num_threads()
@@ -94,6 +94,12 @@ def test_precisions_are_not_mixed_in_one_folder(
         torch.set_num_threads(threads)
     assert np.array_equal(read_image(tmp_path / "out" / "a.png").pixels, expected)
     with pytest.raises(UserError, match="precision: bfloat16, now float32"):
-        protect([tmp_path / "in"], tmp_path / "out", ProtectSettings(device="cpu", workers=1), generator=generator)
+        protect(
+            [tmp_path / "in"],
+            tmp_path / "out",
+            ProtectSettings(device="cpu", workers=1),
+            generator=generator,
+            whole_image=True,
+        )
     with pytest.raises(UserError, match="--precision half: choose from float32, bfloat16"):
         ProtectSettings(precision="half")
