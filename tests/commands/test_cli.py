@@ -67,7 +67,7 @@ def test_what_is_not_protected_is_listed_and_the_exit_code_is_1(photos: Path, ca
     assert "masks: binary (0 and 255)" in out
     assert "empty [red].png: the file is empty (0 bytes)" in out and "b.jpg: no mask for it" in out
     assert cli.main(["verify", str(photos.parent / "out")]) == 1
-    assert "b.jpg: copied without protection: no mask for it" in capsys.readouterr().out
+    assert "b.jpg: left out: no mask for it" in capsys.readouterr().out
 
 
 def test_verify_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
@@ -184,12 +184,18 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
-        (["--objects", "cat"], "--objects cat: give `all` or class ids"),
-        (["--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
-        (["--device", "abacus"], "--device abacus"),
+        (["--whole-image", "--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
+        (["--whole-image", "--objects", "cat"], "--objects cat: give `all` or class ids"),
+        (["--whole-image", "--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
+        ([], "what is the object? Give --masks, --boxes or --annotations; or --whole-image, which cannot keep"),
+        (["--whole-image", "--masks", "masks"], "--masks and --whole-image: give one of them"),
+        (["--whole-image", "--fit-masks"], "--fit-masks: is for --masks"),
+        (["--whole-image", "--mask-frame", "sideways"], "--mask-frame sideways: choose from auto, upright, stored"),
+        (["--whole-image", "--unmasked", "burn"], "--unmasked burn: choose from skip, copy, fail, whole"),
+        (["--whole-image", "--mask-type", "grey"], "--mask-type grey: choose from auto, binary, index, soft, trimap"),
+        (["--whole-image", "--device", "abacus"], "--device abacus"),
         (["--masks", "nowhere"], "--masks nowhere: no such folder"),
-        (["--batch-size", "0"], "--batch-size 0: give 1 or more"),
+        (["--whole-image", "--batch-size", "0"], "--batch-size 0: give 1 or more"),
     ],
 )
 def test_user_errors_are_one_line_and_exit_2(
@@ -372,7 +378,8 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
         "slow = loaded(); fast = slow.network.forward;"
         "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
         "unseg.protecting.inputs.load_generator = lambda which, device: slow;"
-        "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))"
+        "sys.exit(cli.main(['protect', 'photos', '--whole-image', '--out', 'out', '--device', 'cpu',"
+        " '--workers', '1']))"
     )
     command = [sys.executable, "-c", script.format(str(ROOT))]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

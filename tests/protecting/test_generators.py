@@ -108,7 +108,7 @@ def test_generators_of_the_project_stay_what_they_are() -> None:
 def test_the_constructor_reads_no_file() -> None:
     protector = Protector("no-such-file.safetensors", device="cpu")
     with pytest.raises(UserError, match="no-such-file.safetensors: no such file"):
-        protector(IMAGE)
+        protector(IMAGE, MASK)
 
 
 @pytest.mark.parametrize("name", ["build", "Toy", "ready"])
@@ -135,7 +135,7 @@ def test_an_object_is_known_by_its_source_file(folder: Path) -> None:
     exec("def f(images, prompts): return images\nf.image_size = 8", names)
     with pytest.raises(UserError, match="f is from no file, whose sha256 the manifest needs; define it in a module"):
         load_generator(names["f"])
-    assert Protector(names["f"], device="cpu")(IMAGE).shape == IMAGE.shape  # in memory there is no manifest
+    assert Protector(names["f"], device="cpu")(IMAGE, MASK).shape == IMAGE.shape  # in memory there is no manifest
 
 
 def _with_side(generator: object) -> object:
@@ -162,7 +162,7 @@ class Sized:
 )
 def test_what_is_no_generator_is_refused(generator: object, message: str) -> None:
     with pytest.raises(UserError, match=f"--generator: .*{message}"):
-        Protector(generator, device="cpu")(IMAGE)
+        Protector(generator, device="cpu")(IMAGE, MASK)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_is_no_noise_is_refused(result: object, message: str) -> None:
 
     generator.image_size = 32  # type: ignore[attr-defined]  # the interface of a function
     with pytest.raises(UserError, match=message):
-        Protector(generator, device="cpu")(IMAGE)
+        Protector(generator, device="cpu")(IMAGE, MASK)
 
 
 def test_codes_of_a_users_own_tell_classes_apart() -> None:

@@ -569,10 +569,10 @@ def test_protect_verify_and_info_work_without_any_network(photos: Path) -> None:
     """Every use of a socket in the process raises and is seen; the generator that ships is used."""
     commands = [
         "info",
-        "protect photos --out out --device cpu",
+        "protect photos --whole-image --out out --device cpu",
         "verify out",
-        "protect photos --out more --generator compact --format tiff --metadata keep",
-        "protect photos --out third --generator sam_vit_b_01ec64.pth",
+        "protect photos --whole-image --out more --generator compact --format tiff --metadata keep",
+        "protect photos --whole-image --out third --generator sam_vit_b_01ec64.pth",
     ]
     result = subprocess.run(
         [sys.executable, "-c", NO_NETWORK, *commands],

@@ -355,7 +355,7 @@ def test_the_command_takes_annotations_names_a_limit_and_a_dry_run(
     assert cli.main([*command, "--dry-run"]) == 1  # c.png has no object
     captured = capsys.readouterr()
     foreseen = json.loads(captured.out)
-    assert (foreseen["dry_run"], foreseen["protected"], foreseen["copied"]) == (True, 2, 1) and not out.exists()
+    assert (foreseen["dry_run"], foreseen["protected"], foreseen["skipped"]) == (True, 2, 1) and not out.exists()
     assert "annotations: COCO panoptic: 3 annotated images in 2 categories (1 of things)" in " ".join(
         captured.err.split()
     )

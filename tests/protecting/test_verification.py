@@ -184,7 +184,7 @@ def test_unprotected_images_are_no_success(protected: Path, tmp_path: Path) -> N
     protect([tmp_path / "photos"], tmp_path / "new", SETTINGS, masks=tmp_path / "masks", generator=loaded())
     result = verify(tmp_path / "new")
     assert [(finding.name, finding.problem) for finding in result.unprotected] == [
-        ("a.png", "copied without protection: no mask for it"),
+        ("a.png", "left out: no mask for it"),
         ("sub/b.png", "failed: the file is empty (0 bytes)"),
     ]
     assert result.exit_code == 1 and not result.extra and not result.missing

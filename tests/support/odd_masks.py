@@ -24,8 +24,12 @@ ORIENTATION = 274
 
 @dataclass
 class Odd:
-    """One folder. objects: image → its object, H×W bool upright; None: that image alone fails. refused: the run is, with
-    these words. options: of `ProtectSettings`; rule: of its ObjectRule. kind: how others see the masks' values."""
+    """One folder.
+
+    objects: image → its object, H×W bool upright; None: that image alone fails. refused: the run is, with these words.
+    options: of `ProtectSettings`; rule: of its ObjectRule. kind: how others see the masks' values. parts: stem, object,
+    what writes the mask, and the image's EXIF orientation.
+    """
 
     name: str
     root: Path
@@ -34,6 +38,7 @@ class Odd:
     options: dict[str, Any] = field(default_factory=dict)
     rule: dict[str, Any] = field(default_factory=dict)
     kind: str | None = None
+    parts: list[tuple[str, np.ndarray, Callable[[Path], Path], int]] = field(default_factory=list)
 
 
 def odd_folders(root: Path, seed: int, rounds: int = 3) -> Iterator[Odd]:
@@ -334,13 +339,13 @@ def filled(
 def add(odd: Odd, stem: str, right: np.ndarray, write: Callable[[Path], Path], orientation: int = 1) -> None:
     """Puts an image of `right`'s size, and what will write its mask, into a folder."""
     odd.objects[f"{stem}.png"] = right
-    odd.__dict__.setdefault("writers", []).append((stem, right, write, orientation))
+    odd.parts.append((stem, right, write, orientation))
 
 
 def write(odd: Odd) -> list[Path]:
     """Writes images and masks, and returns the masks' files. No change of these greys is cut off at black or white."""
     files = []
-    for stem, right, write_mask, orientation in odd.__dict__["writers"]:
+    for stem, right, write_mask, orientation in odd.parts:
         pixels = np.random.default_rng(zlib.crc32(stem.encode())).integers(60, 190, (*right.shape, 3), np.uint8)
         exif = Pillow.Exif()
         exif[ORIENTATION] = orientation

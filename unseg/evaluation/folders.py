@@ -343,15 +343,7 @@ def _remarks(setup: Setup, opened: _Opened) -> list[str]:
 
 
 def _copies_among(protected: Mapping[str, Sequence[Path]], clean: Sequence[Path]) -> dict[str, list[str]]:
-    """Returns name → the files of a protected folder that are clean images; UserError where all of them are."""
-    found = {}
-    for name, files in protected.items():
-        copies = [path.name for path, own in zip(files, clean, strict=True) if digest(path) == digest(own)]
-        if copies and len(copies) == len(files):
-            raise UserError(
-                f"--protected {files[0].parent}: every image there is the clean image, byte for byte; give the folder"
-                " that `unseg protect` wrote"
-            )
-        if copies:
-            found[name] = copies
-    return found
+    """Returns name → the files of a protected folder that are the clean images, where it has any."""
+    pairs = {name: zip(files, clean, strict=True) for name, files in protected.items()}
+    copies = {name: [path.name for path, own in both if digest(path) == digest(own)] for name, both in pairs.items()}
+    return {name: files for name, files in copies.items() if files}
