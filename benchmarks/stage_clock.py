@@ -109,7 +109,7 @@ def stage_figures(folder: Path, out: Path, settings: ProtectSettings) -> dict[st
     network), and beside: the stage that took most beside the network.
     """
     with timed_stages() as clock:
-        summary = protect([folder], out, settings)
+        summary = protect([folder], out, settings, whole_image=True)
     (first, processor), (last, processor_then) = clock.span
     count, elapsed = len(summary.of("protected")), last - first
     stages = {

@@ -72,7 +72,9 @@ def protect_run(
     pin = "" if on_cores is None else f"import os; os.sched_setaffinity(0, {list(on_cores)}); "
     command = f"{pin}import sys; from unseg.cli import main; sys.exit(main())"
     options = ["--generator", generator, "--device", device, "--processes", str(processes), *extra]
-    return Run(count, *timed_process(["-c", command, "protect", str(images), "--out", str(out), *options]))
+    return Run(
+        count, *timed_process(["-c", command, "protect", "--whole-image", str(images), "--out", str(out), *options])
+    )
 
 
 def images_per_second(short: Run, long: Run) -> float | None:

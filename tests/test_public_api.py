@@ -44,10 +44,10 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
     weights, image = tmp_path / "weights.safetensors", np.full((9, 14, 3), 100, np.uint8)
     weights.write_bytes(b"1")
     for generator in ("compact", "compact", weights, weights):
-        assert (unseg.protect(image, generator=generator) != image).any()
+        assert (unseg.protect(image, generator=generator, whole_image=True) != image).any()
     assert opened == ["compact", str(weights)]
     weights.touch()
-    unseg.protect(image, generator=weights, budget=unseg.Budget(1, 1))
+    unseg.protect(image, generator=weights, budget=unseg.Budget(1, 1), whole_image=True)
     assert opened == ["compact", str(weights), str(weights)]
     protector._cached_protector.cache_clear()
 
@@ -69,7 +69,7 @@ def test_a_folder_may_be_given_by_its_name_alone(tmp_path: Path) -> None:
     from unseg.storage.image_encoding import write_png
 
     write_png(tmp_path / "in" / "a.png", np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8))
-    summary = unseg.protect_folder(str(tmp_path / "in"), tmp_path / "out", generator=loaded())
+    summary = unseg.protect_folder(str(tmp_path / "in"), tmp_path / "out", generator=loaded(), whole_image=True)
     assert [entry.output for entry in summary.entries] == ["a.png"] and summary.exit_code == 0
     assert unseg.verify(tmp_path / "out").exit_code == 0
 

@@ -57,7 +57,10 @@ def test_wrong_use_is_told(arguments: list[str], capsys: pytest.CaptureFixture[s
 
 def test_other_protected_images_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_png(tmp_path / "mine" / "holiday.png", np.zeros((8, 8, 3), np.uint8))
-    assert cli.main(["protect", str(tmp_path / "mine"), "--out", str(tmp_path / "protected"), "--quiet"]) == 0
+    assert (
+        cli.main(["protect", "--whole-image", str(tmp_path / "mine"), "--out", str(tmp_path / "protected"), "--quiet"])
+        == 0
+    )
     assert quickstart.main([str(tmp_path)]) == 2
     assert "holiday.png" in capsys.readouterr().err
     assert (tmp_path / "protected" / "holiday.png").is_file()

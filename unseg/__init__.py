@@ -3,7 +3,7 @@
     import unseg
 
     protected = unseg.protect(image, mask=mask)      # one image in memory, numpy or PIL
-    summary = unseg.protect_folder("images", "out")  # a folder of images, as `unseg protect` does it
+    summary = unseg.protect_folder("images", "out", masks="masks")  # a folder, as `unseg protect` does it
     unseg.verify("out")                              # every file of it against its original
 
 What is imported here is loaded when it is first used: `import unseg` takes no time.

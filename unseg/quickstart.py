@@ -82,7 +82,10 @@ def run(folder: Path) -> int:
     print("\nOriginal, unlearnable version, noise × 16 and mask, side by side:")
     for picture in draw_pictures(folder):
         print(f"  {picture}")
-    print(f"The protected photographs are in {folder / 'protected'}. For your own: unseg protect IMAGES --out DIR")
+    print(
+        f"The protected photographs are in {folder / 'protected'}. For your own:"
+        " unseg protect IMAGES --masks MASKS --out DIR"
+    )
     return 0
 
 

@@ -43,13 +43,13 @@ def python(*arguments: str, **options: object) -> subprocess.CompletedProcess:
 
 def test_protect_and_verify_end_well(photos: Path, capsys: pytest.CaptureFixture) -> None:
     out = photos.parent / "out"
-    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"]) == 0
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert "protected" in captured.out and "PSNR" in captured.out and "images/s" in captured.out
     assert "images: 100%" in captured.err and "2/2" in captured.err  # the bar
     assert cli.main(["verify", str(out)]) == 0
     assert "2 of 2 images hold the bound at every pixel; most change 8 on objects" in capsys.readouterr().out
-    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--quiet"]) == 0
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu", "--quiet"]) == 0
     captured = capsys.readouterr()
     assert "2 of them by an earlier run" in captured.out and captured.err == ""
 
@@ -65,12 +65,12 @@ def test_what_is_not_protected_is_listed_and_the_exit_code_is_1(photos: Path, ca
     assert "masks: binary (0 and 255)" in out
     assert "empty [red].png: the file is empty (0 bytes)" in out and "b.jpg: no mask for it" in out
     assert cli.main(["verify", str(photos.parent / "out")]) == 1
-    assert "b.jpg: copied without protection: no mask for it" in capsys.readouterr().out
+    assert "b.jpg: left out: no mask for it" in capsys.readouterr().out
 
 
 def test_verify_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     out = photos.parent / "out"
-    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "-q"])
+    cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu", "-q"])
     (out / "extra.png").touch()
     capsys.readouterr()
     assert cli.main(["verify", str(out), "--json"]) == 1
@@ -82,7 +82,7 @@ def test_verify_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
 def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     (photos / "c.png").write_bytes(b"x")
     out = photos.parent / "out"
-    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--json"]) == 1
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu", "--json"]) == 1
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert (result["ok"], result["protected"], result["failed"], result["copied"]) == (False, 2, 1, 0)
@@ -100,24 +100,32 @@ def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     assert (foreseen["images"], foreseen["finished"], foreseen["seconds"], foreseen["bytes_out"]) == (3, 0, None, None)
     assert "3 images to protect" in captured.err and "3/3" in captured.err  # sentences and bar
     (photos / "c.png").unlink()
-    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "--json", "--quiet"]) == 0
+    assert (
+        cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu", "--json", "--quiet"])
+        == 0
+    )
     captured = capsys.readouterr()
     assert json.loads(captured.out)["kept_from_earlier_runs"] == 2 and captured.err == ""
     assert json.loads(captured.out)["forecast"]["finished"] == 2
     other = photos.parent / "other"
-    assert cli.main(["protect", str(photos), "--out", str(other), "--device", "cpu", "--json", "--dry-run"]) == 0
+    assert (
+        cli.main(
+            ["protect", "--whole-image", str(photos), "--out", str(other), "--device", "cpu", "--json", "--dry-run"]
+        )
+        == 0
+    )
     foreseen = json.loads(capsys.readouterr().out)["forecast"]  # a dry run tries images
     assert foreseen["seconds"] > 0 and foreseen["bytes_out"] > 0 and not other.exists()
 
 
 def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, capsys: pytest.CaptureFixture) -> None:
     out = photos.parent / "out"
-    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"])
+    cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
     size = sum(path.stat().st_size for path in photos.iterdir())
     assert lines[0] == "codes: one pattern on the object, none elsewhere: nothing tells classes apart"
     assert lines[1] == f"2 images to protect ({size / 1000:.1f} kB), into {out}"
-    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"])
+    cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu"])
     assert f"0 images to protect (0 bytes), into {out}; 2 are finished already\n" in capsys.readouterr().out
 
 
@@ -130,13 +138,18 @@ def test_what_decoders_think_of_odd_files_is_not_printed(photos: Path, capsys: p
         read_image(odd)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]) == 0
+        assert (
+            cli.main(
+                ["protect", "--whole-image", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]
+            )
+            == 0
+        )
     assert warned == [] and capsys.readouterr().err == ""
 
 
 def test_verify_quiet_has_no_bar(photos: Path, capsys: pytest.CaptureFixture) -> None:
     out = photos.parent / "out"
-    cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "-q"])
+    cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu", "-q"])
     capsys.readouterr()
     assert cli.main(["verify", str(out)]) == 0 and "verify" in capsys.readouterr().err
     assert cli.main(["verify", str(out), "-q"]) == 0 and capsys.readouterr().err == ""
@@ -150,7 +163,19 @@ def test_help_documents_the_exit_codes(command: str, capsys: pytest.CaptureFixtu
 
 
 def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) -> None:
-    cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "--format", "jpeg"])
+    cli.main(
+        [
+            "protect",
+            "--whole-image",
+            str(photos),
+            "--out",
+            str(photos.parent / "out"),
+            "--device",
+            "cpu",
+            "--format",
+            "jpeg",
+        ]
+    )
     out = capsys.readouterr().out
     assert "JPEG breaks the bound: " in out and "PNG keeps it exactly" in out
 
@@ -158,12 +183,18 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
-        (["--objects", "cat"], "--objects cat: give `all` or class ids"),
-        (["--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
-        (["--device", "abacus"], "--device abacus"),
+        (["--whole-image", "--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
+        (["--whole-image", "--objects", "cat"], "--objects cat: give `all` or class ids"),
+        (["--whole-image", "--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
+        ([], "what is the object? Give --masks, --boxes or --annotations; or --whole-image, which cannot keep"),
+        (["--whole-image", "--masks", "masks"], "--masks and --whole-image: give one of them"),
+        (["--whole-image", "--fit-masks"], "--fit-masks: is for --masks"),
+        (["--whole-image", "--mask-frame", "sideways"], "--mask-frame sideways: choose from auto, upright, stored"),
+        (["--whole-image", "--unmasked", "burn"], "--unmasked burn: choose from skip, copy, fail, whole"),
+        (["--whole-image", "--mask-type", "grey"], "--mask-type grey: choose from auto, binary, index, soft, trimap"),
+        (["--whole-image", "--device", "abacus"], "--device abacus"),
         (["--masks", "nowhere"], "--masks nowhere: no such folder"),
-        (["--batch-size", "0"], "--batch-size 0: give 1 or more"),
+        (["--whole-image", "--batch-size", "0"], "--batch-size 0: give 1 or more"),
     ],
 )
 def test_user_errors_are_one_line_and_exit_2(
@@ -177,7 +208,7 @@ def test_user_errors_are_one_line_and_exit_2(
 
 
 def test_output_inside_input_is_refused(photos: Path, capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["protect", str(photos), "--out", str(photos / "out")]) == 2
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(photos / "out")]) == 2
     assert "lies in the input folder" in capsys.readouterr().err
 
 
@@ -236,7 +267,7 @@ def test_ctrl_c_is_one_line_and_exits_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(unseg.protecting.run, "protect", interrupted)
-    assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out")]) == 130
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(photos.parent / "out")]) == 130
     error = capsys.readouterr().err
     assert error == "unseg: interrupted; what is finished is kept, run the same command again to go on\n"
 
@@ -275,7 +306,7 @@ def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_2(
     photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = photos.parent / "out"
-    assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu", "-q"]) == 0
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu", "-q"]) == 0
     capsys.readouterr()
     for more in ([], ["--json"]):
         with monkeypatch.context() as patch:
@@ -294,7 +325,9 @@ def test_a_standard_error_that_takes_nothing_stops_no_run(
     out = photos.parent / "out"
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        assert cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"]) == 0  # with its bar
+        assert (
+            cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu"]) == 0
+        )  # with its bar
         assert cli.main(["protect", str(photos), "--out", str(out), "--masks", "nowhere"]) == 2
     assert cli.main(["verify", str(out)]) == 0
 
@@ -344,7 +377,8 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
         "slow = loaded(); fast = slow.network.forward;"
         "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
         "unseg.protecting.generators.load_generator = lambda which, device: slow;"
-        "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--noise', 'compact', '--workers', '1']))"
+        "sys.exit(cli.main(['protect', 'photos', '--whole-image', '--out', 'out', '--noise', 'compact',"
+        " '--workers', '1']))"
     )
     command = [sys.executable, "-c", script.format(str(ROOT))]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
 
-from unseg.data.masks import MaskKind, box_mask, detect_kind, object_mask
+from unseg.data.masks import MaskKind, box_mask, fits, object_mask, scaled
 from unseg.data.object_rule import ObjectRule, parse_objects
 from unseg.data.samples import find_samples
 from unseg.errors import UserError
@@ -33,10 +32,34 @@ def test_rules(kind: MaskKind, rule: ObjectRule, expected: list[int]) -> None:
     assert object_mask(VALUES, kind, rule).astype(int).tolist() == [expected]
 
 
-def test_binary_masks_split_above_127_or_above_0_where_they_hold_0_and_1() -> None:
-    assert object_mask(np.array([[0, 127, 128, 255]]), "binary").tolist() == [[False, False, True, True]]
-    assert object_mask(np.array([[0, 1]]), "binary").tolist() == [[False, True]]
-    assert object_mask(np.array([[0, 65535]]), "binary").tolist() == [[False, True]]
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("binary", [0, 127, 128, 255], [0, 0, 1, 1]),  # more than two levels: the upper half
+        ("binary", [0, 1, 0, 0], [0, 1, 0, 0]),
+        ("binary", [0, 65535, 0, 0], [0, 1, 0, 0]),
+        ("binary", [90, 40, 40, 90], [1, 0, 0, 1]),  # the brighter of two levels, whatever they are
+        ("binary", [0, 0, 0, 0], [0, 0, 0, 0]),
+        ("binary", [1, 1, 1, 1], [1, 1, 1, 1]),
+        ("binary", [200, 200, 200, 200], [1, 1, 1, 1]),
+        ("soft", [0, 64, 64, 0], [0, 0, 0, 0]),  # edges of something that is not in the picture
+        ("soft", [0, 127, 128, 255], [0, 0, 1, 1]),
+        ("soft", [0, 32767, 32768, 65535], [0, 0, 1, 1]),  # 16 bits
+        ("trimap", [0, 127, 255, 0], [0, 1, 1, 0]),  # what is unknown belongs to the object
+        ("trimap", [0, 1, 2, 0], [0, 1, 1, 0]),
+        ("trimap", [0, 0, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_grey_levels(kind: MaskKind, values: list[int], expected: list[int]) -> None:
+    assert object_mask(np.array([values]), kind).astype(int).tolist() == [expected]
+
+
+def test_scaling_takes_the_nearest_pixel_and_only_equal_proportions_fit() -> None:
+    values = np.array([[1, 2, 3], [4, 5, 6]])
+    assert scaled(values, 4, 6)[1].tolist() == [1, 1, 2, 2, 3, 3] and scaled(values, 4, 6)[2, 5] == 6
+    assert scaled(values, 1, 2).tolist() == [[4, 6]]  # centres at 1.0 and 0.75, 2.25 of the mask's pixels
+    assert fits((120, 160), (480, 640)) and fits((133, 200), (333, 500)) and fits((167, 250), (333, 500))
+    assert not fits((100, 160), (480, 640)) and not fits((160, 120), (480, 640))
 
 
 def test_class_ids_for_binary_masks_are_a_user_error() -> None:
@@ -56,36 +79,6 @@ def test_box_corners_are_inclusive_and_boxes_are_cut_at_the_border() -> None:
     assert box_mask([[-5, -5, 0, 0], [3, 2, 99, 99]], 3, 4).sum() == 2
     assert np.argwhere(box_mask([[0.5, 0.5, 2.5, 1.5]], 3, 4)).tolist() == [[1, 1], [1, 2]]
     assert not box_mask([[10, 10, 12, 12], [-9, -9, -2, -2]], 3, 4).any()
-
-
-def masks_in(folder: Path, **arrays: np.ndarray) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays.items():
-        Pillow.fromarray(array.astype(np.uint8)).save(folder / f"{name}.png")
-    return sorted(folder.iterdir())
-
-
-def test_detection(tmp_path: Path) -> None:
-    binary = np.array([[0, 255], [255, 0]])
-    classes = np.array([[0, 3], [255, 12]])
-    soft = np.array([[0, 255, 30, 231]])
-    cases = {
-        "binary": ([binary, binary], "binary", "0 and 255"),
-        "mixed": ([binary, classes], "index", "2 of them, 3 to 12"),
-        "soft": ([binary, soft], "binary", "grey edges (values such as 231"),
-        "ones": ([binary // 255], "index", "1 of them"),
-    }
-    for name, (arrays, kind, statement) in cases.items():
-        paths = masks_in(tmp_path / name, **{f"m{number}": array for number, array in enumerate(arrays)})
-        detected = detect_kind(paths)
-        assert detected.kind == kind and statement in detected.statement
-        assert bool(detected.otherwise) == (name != "binary") and "--mask-type" not in detected.statement
-        assert detect_kind(paths[::-1]) == detected
-    paths = masks_in(tmp_path / "palette", a=binary)
-    Pillow.fromarray(binary.astype(np.uint8)).convert("P").save(tmp_path / "palette" / "b.png")
-    assert detect_kind(sorted(paths[0].parent.iterdir())).kind == "index"
-    (tmp_path / "palette" / "c.png").write_bytes(b"broken")
-    assert detect_kind([tmp_path / "palette" / "c.png", *paths]).kind == "binary"
 
 
 def touch(root: Path, *names: str) -> None:

@@ -35,6 +35,8 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     (tmp_path / "photos").mkdir()
     for number, size in enumerate([(50, 70), (64, 31)]):
         Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask[20 : 20 + size[0], 20 : 20 + size[1]]).save(tmp_path / "masks" / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, Any] = {}

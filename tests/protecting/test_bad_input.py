@@ -23,7 +23,7 @@ from unseg.storage import image_decoding
 from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import LoadedGenerator
 
-SETTINGS = ProtectSettings(device="cpu", workers=2)
+SETTINGS = ProtectSettings(device="cpu", workers=2, unmasked="copy")
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 
@@ -38,6 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def run(photos: Path, **options: object) -> Summary:
+    options.setdefault("whole_image", not {"masks", "boxes", "annotations"} & options.keys())
     return protect([photos], photos.parent / "out", SETTINGS, generator=options.pop("generator", loaded()), **options)
 
 
@@ -116,7 +117,7 @@ def test_a_very_long_image_needs_no_square(photos: Path) -> None:
 def test_an_image_over_the_limit_is_refused(photos: Path) -> None:
     Pillow.new("RGB", (2000, 1001)).save(photos / "bad.png")
     settings = ProtectSettings(device="cpu", max_megapixels=2)
-    summary = protect([photos], photos.parent / "out", settings, generator=loaded())
+    summary = protect([photos], photos.parent / "out", settings, generator=loaded(), whole_image=True)
     reason = only_failure(photos, summary)
     assert reason == "2000×1001 is over the limit of 2 megapixels: raise --max-megapixels or make it smaller"
 
@@ -245,9 +246,9 @@ def test_a_batch_with_failures_protects_the_rest_alike(photos: Path) -> None:
     """A failure leaves its place in the batch to zeros: nobody else moves."""
     clean = photos.parent / "clean"
     settings = ProtectSettings(device="cpu", batch_size=4)
-    protect([photos], clean, settings, generator=loaded())
+    protect([photos], clean, settings, generator=loaded(), whole_image=True)
     (photos / "bad.png").touch()
-    protect([photos], photos.parent / "out", settings, generator=loaded())
+    protect([photos], photos.parent / "out", settings, generator=loaded(), whole_image=True)
     for name in ("a_good.png", "z_good.png"):
         assert (clean / name).read_bytes() == (photos.parent / "out" / name).read_bytes()
 

@@ -21,7 +21,7 @@ from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
 BY_CLASS = ObjectRule(by_class=True)
-SETTINGS = ProtectSettings(noise="compact", device="cpu", workers=2, rule=BY_CLASS)
+SETTINGS = ProtectSettings(noise="compact", device="cpu", workers=2, unmasked="copy", rule=BY_CLASS)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_budget_scales_the_tints(folders, tmp_path: Path) -> None:
 def test_what_by_class_cannot_do_is_said(folders, tmp_path: Path) -> None:
     photos, masks = folders
     out = tmp_path / "out"
-    assert "--masks" in refused(lambda: protect([photos], out, SETTINGS))
+    assert "--masks" in refused(lambda: protect([photos], out, SETTINGS, whole_image=True))
     assert "no codes" in refused(lambda: protect([photos], out, SETTINGS, masks=masks, generator=without_codes()))
     assert "--region" in refused(lambda: ProtectSettings(rule=BY_CLASS, region="published"))
     assert "--mask-type binary" in refused(lambda: ProtectSettings(rule=BY_CLASS, mask_type="binary"))

@@ -295,7 +295,9 @@ def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: 
         assert np.array_equal(np.asarray(made), pixels(out / "a.png"))
     drawn = unseg.Protector()
     assert len(drawn.key) == 32 and drawn.key != unseg.Protector().key
-    assert np.array_equal(drawn(np.asarray(image)), unseg.Protector(key=drawn.key)(np.asarray(image)))
+    pixels_of = np.asarray(image)
+    again = unseg.Protector(key=drawn.key)(pixels_of, whole_image=True)
+    assert np.array_equal(drawn(pixels_of, whole_image=True), again)
 
 
 @pytest.mark.parametrize(

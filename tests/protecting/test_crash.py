@@ -41,7 +41,7 @@ from unseg.protecting.verification import verify
 from unseg.storage.files import TEMPORARY, files_under
 from unseg.storage.locks import LOCK_FILE, FolderLock, holder_of
 
-SETTINGS = ProtectSettings(device="cpu", workers=2)
+SETTINGS = ProtectSettings(device="cpu", workers=2, unmasked="copy")
 TESTS = Path(__file__).resolve().parents[1]
 HOST = socket.gethostname()
 
@@ -516,6 +516,6 @@ def test_a_request_to_end_is_one_line_and_143(
 ) -> None:
     monkeypatch.setattr(unseg.protecting.run, "protect", terminated)
     before = signal.getsignal(signal.SIGTERM)
-    assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out")]) == 143
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(photos.parent / "out")]) == 143
     assert capsys.readouterr().err.endswith("run the same command again to go on\n")
     assert signal.getsignal(signal.SIGTERM) == before

@@ -34,7 +34,7 @@ from unseg.storage.image_decoding import read_image
 from unseg.storage.image_limits import ImageError
 from unseg.storage.image_metadata import Metadata
 
-SETTINGS = ProtectSettings(device="cpu", workers=2)
+SETTINGS = ProtectSettings(device="cpu", workers=2, unmasked="copy")
 HEIGHT, WIDTH = 34, 46
 RANDOM = np.random.default_rng(7)
 DEEP = RANDOM.integers(0, 65536, (HEIGHT, WIDTH, 4), dtype=np.uint16)
@@ -116,7 +116,11 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["png", "tiff", "webp"])
 def run(request: pytest.FixtureRequest, originals: Path) -> tuple[str, Path, Summary]:
     out = originals.parent / request.param
-    return request.param, out, protect([originals], out, replace(SETTINGS, format=request.param), generator=loaded())
+    return (
+        request.param,
+        out,
+        protect([originals], out, replace(SETTINGS, format=request.param), generator=loaded(), whole_image=True),
+    )
 
 
 def independent(path: Path, deep: bool) -> np.ndarray:
@@ -369,7 +373,7 @@ def test_every_orientation_is_turned_upright_once(tmp_path: Path, orientation: i
     for metadata in ("keep", "icc"):
         out = tmp_path / metadata
         options = replace(SETTINGS, metadata=metadata, format="tiff")
-        assert protect([tmp_path / "in"], out, options, generator=loaded()).exit_code == 0
+        assert protect([tmp_path / "in"], out, options, generator=loaded(), whole_image=True).exit_code == 0
         assert verify(out).exit_code == 0
         for path in out.glob("*.tif"):
             assert Pillow.open(path).getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -424,7 +428,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("policy", ["keep", "icc", "none"])
 def test_metadata_follow_the_policy(photographs: Path, policy: str, form: str) -> None:
     out = photographs.parent / f"{policy}-{form}"
-    summary = protect([photographs], out, replace(SETTINGS, metadata=policy, format=form), generator=loaded())
+    summary = protect(
+        [photographs], out, replace(SETTINGS, metadata=policy, format=form), generator=loaded(), whole_image=True
+    )
     protected = summary.of("protected")
     assert len(protected) == (5 if form in ("png", "tiff") else 4)
     for entry in protected:
@@ -452,14 +458,14 @@ def test_pixels_do_not_depend_on_the_policy(photographs: Path) -> None:
     pixels = []
     for policy in ("keep", "icc", "none"):
         out = photographs.parent / f"same-{policy}"
-        protect([photographs / "jpg"], out, replace(SETTINGS, metadata=policy), generator=loaded())
+        protect([photographs / "jpg"], out, replace(SETTINGS, metadata=policy), generator=loaded(), whole_image=True)
         pixels.append(read_image(out / "a.png").samples)
     assert np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[1], pixels[2])
 
 
 def test_verify_finds_metadata_that_the_policy_leaves_out(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    protect([photographs / "jpg"], out, SETTINGS, generator=loaded())
+    protect([photographs / "jpg"], out, SETTINGS, generator=loaded(), whole_image=True)
     image = read_image(out / "a.png")
     kept = read_image(photographs / "jpg" / "a.jpg", describe=True).metadata
     (out / "a.png").write_bytes(image_encoding.encode_png(image.samples, metadata=kept))

@@ -77,7 +77,7 @@ def test_a_long_run_is_foretold_and_trials_leave_nothing(tmp_path: Path, monkeyp
         return forecast(*arguments, **options)
 
     monkeypatch.setattr(unseg.protecting.trials, "forecast", watched)
-    protect([tmp_path / "in"], tmp_path / "out", settings, generator=loaded(), progress=listener)
+    protect([tmp_path / "in"], tmp_path / "out", settings, generator=loaded(), progress=listener, whole_image=True)
     assert written == [[]]
     assert listener.sentences[0].startswith("6 images to protect (") and listener.sentences[0].endswith(
         f"into {tmp_path / 'out'}"
@@ -88,5 +88,5 @@ def test_a_long_run_is_foretold_and_trials_leave_nothing(tmp_path: Path, monkeyp
     assert said == pytest.approx(made, rel=0.25)  # PNG to PNG of noise: nearly the same size
     plain = tmp_path / "plain"
     monkeypatch.undo()
-    protect([tmp_path / "in"], plain, settings, generator=loaded())
+    protect([tmp_path / "in"], plain, settings, generator=loaded(), whole_image=True)
     assert (plain / MANIFEST).read_bytes() == (tmp_path / "out" / MANIFEST).read_bytes()

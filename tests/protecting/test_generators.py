@@ -108,7 +108,7 @@ def test_generators_of_the_project_stay_what_they_are() -> None:
 def test_the_constructor_reads_no_file() -> None:
     protector = NetworkProtector("no-such-file.safetensors", device="cpu")
     with pytest.raises(UserError, match="no-such-file.safetensors: no such file"):
-        protector(IMAGE)
+        protector(IMAGE, MASK)
 
 
 @pytest.mark.parametrize("name", ["build", "Toy", "ready"])
@@ -136,7 +136,9 @@ def test_an_object_is_known_by_its_source_file(folder: Path) -> None:
     exec("def f(images, prompts): return images\nf.image_size = 8", names)
     with pytest.raises(UserError, match="f is from no file, whose sha256 the manifest needs; define it in a module"):
         load_generator(names["f"])
-    assert NetworkProtector(names["f"], device="cpu")(IMAGE).shape == IMAGE.shape  # in memory there is no manifest
+    assert (
+        NetworkProtector(names["f"], device="cpu")(IMAGE, MASK).shape == IMAGE.shape
+    )  # in memory there is no manifest
 
 
 def _with_side(generator: object) -> object:
@@ -163,7 +165,7 @@ class Sized:
 )
 def test_what_is_no_generator_is_refused(generator: object, message: str) -> None:
     with pytest.raises(UserError, match=f"--generator: .*{message}"):
-        NetworkProtector(generator, device="cpu")(IMAGE)
+        NetworkProtector(generator, device="cpu")(IMAGE, MASK)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_what_is_no_noise_is_refused(result: object, message: str) -> None:
 
     generator.image_size = 32  # type: ignore[attr-defined]  # the interface of a function
     with pytest.raises(UserError, match=message):
-        NetworkProtector(generator, device="cpu")(IMAGE)
+        NetworkProtector(generator, device="cpu")(IMAGE, MASK)
 
 
 def test_codes_of_a_users_own_tell_classes_apart() -> None:
@@ -213,14 +215,14 @@ def test_codes_of_a_users_own_tell_classes_apart() -> None:
 def test_a_folder_by_a_users_own_generator(folder: Path) -> None:
     write_png(folder / "in" / "a.png", IMAGE)
     settings = ProtectSettings(generator="own_toy:build", device="cpu", workers=1)
-    assert protect("in", "out", settings).exit_code == 0
+    assert protect("in", "out", settings, whole_image=True).exit_code == 0
     header = read_manifest(folder / "out").header
     sha256 = hashlib.sha256((folder / "own_toy.py").read_bytes()).hexdigest()
     assert header["generator"] == {"name": "own", "source": "own_toy:build", "sha256": sha256}
     assert (read_image(folder / "out" / "a.png").pixels.astype(int) - IMAGE)[:38, :, 0].min() == 8
     (folder / "own_toy.py").write_text(TOY + "# changed\n")
     with pytest.raises(UserError, match="other settings .*generator"):
-        protect("in", "out", settings)
+        protect("in", "out", settings, whole_image=True)
 
 
 @pytest.mark.slow
@@ -228,7 +230,18 @@ def test_the_command_takes_it_in_several_processes(folder: Path) -> None:
     for name in "abc":
         write_png(folder / "in" / f"{name}.png", IMAGE)
     program = "import sys; from unseg.cli import main; sys.exit(main())"
-    options = ["protect", "in", "--out", "out", "--generator", "own_toy:build", "--processes", "2", "--json"]
+    options = [
+        "protect",
+        "--whole-image",
+        "in",
+        "--out",
+        "out",
+        "--generator",
+        "own_toy:build",
+        "--processes",
+        "2",
+        "--json",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     ran = subprocess.run(
         [sys.executable, "-c", program, *options], cwd=folder, capture_output=True, text=True, env=environment

@@ -49,6 +49,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def run(photos: Path, **options: object) -> Summary:
+    options.setdefault("whole_image", not {"masks", "boxes", "annotations"} & options.keys())
     return protect([photos], photos.parent / "out", SETTINGS, generator=loaded(), **options)
 
 
@@ -405,7 +406,12 @@ def test_temporary_files_are_ours_by_their_whole_name(photos: Path) -> None:
 
 def test_names_cannot_speak_to_the_terminal(photos: Path, capsys: pytest.CaptureFixture) -> None:
     (photos / "a\x1b[31m\nprotected 9\r.png").write_bytes(b"x")
-    assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]) == 1
+    assert (
+        cli.main(
+            ["protect", "--whole-image", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]
+        )
+        == 1
+    )
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out and "a\\x1b[31m\\nprotected 9\\r.png: not an image" in captured.out
     assert cli.main(["verify", str(photos.parent / "x\x1b[2J\ny")]) == 2
@@ -516,7 +522,15 @@ def test_a_pickle_that_would_run_code_does_not(photos: Path, capsys: pytest.Capt
     """Whatever its name; through the command, and with the proof that the file is harmful to whoever trusts it."""
     marker = photos.parent / "ran"
     torch.save({"a": torch.zeros(1), "b": Harmful(marker)}, photos.parent / name)
-    arguments = ["protect", str(photos), "--out", str(photos.parent / "out"), "--generator", str(photos.parent / name)]
+    arguments = [
+        "protect",
+        "--whole-image",
+        str(photos),
+        "--out",
+        str(photos.parent / "out"),
+        "--generator",
+        str(photos.parent / name),
+    ]
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert "could run code" in error and error.count("\n") == 1
@@ -552,10 +566,10 @@ def test_protect_verify_and_info_work_without_any_network(photos: Path) -> None:
     """Every use of a socket in the process raises and is seen; the generator that ships is used."""
     commands = [
         "info",
-        "protect photos --out out --device cpu",
+        "protect photos --whole-image --out out --device cpu",
         "verify out",
-        "protect photos --out more --generator compact --format tiff --metadata keep",
-        "protect photos --out third --generator sam_vit_b_01ec64.pth",
+        "protect photos --whole-image --out more --generator compact --format tiff --metadata keep",
+        "protect photos --whole-image --out third --generator sam_vit_b_01ec64.pth",
     ]
     result = subprocess.run(
         [sys.executable, "-c", NO_NETWORK, *commands],
@@ -595,7 +609,7 @@ def test_a_fake_generator_that_answers_too_much_keeps_the_bound(photos: Path) ->
 
     generator = loaded()
     object.__setattr__(generator, "network", Loud().eval())
-    assert protect([photos], photos.parent / "out", SETTINGS, generator=generator).exit_code == 0
+    assert protect([photos], photos.parent / "out", SETTINGS, generator=generator, whole_image=True).exit_code == 0
     assert verify(photos.parent / "out").exit_code == 0
 
 

@@ -22,7 +22,7 @@ from unseg.protecting.planning import RunPlan, plan_run
 from unseg.protecting.request import Request
 from unseg.protecting.settings import ProtectSettings
 
-SETTINGS = ProtectSettings(device="cpu", workers=1)
+SETTINGS = ProtectSettings(device="cpu", workers=1, unmasked="copy")
 NAMES = ("a.jpg", "b.png", "sub/c.png")
 
 

@@ -63,16 +63,19 @@ def test_protectors_that_share_a_network_keep_their_precisions(
     network: NoiseGenerator, photographs: list[np.ndarray]
 ) -> None:
     exact, rough = (NetworkProtector(network, precision=precision) for precision in ("float32", "bfloat16"))
-    first = [made(photographs[0]) for made in (exact, rough)]
+    first = [made(photographs[0], whole_image=True) for made in (exact, rough)]
     assert not np.array_equal(*first)
-    assert all(np.array_equal(made(photographs[0]), one) for made, one in zip((exact, rough), first, strict=True))
+    assert all(
+        np.array_equal(made(photographs[0], whole_image=True), one)
+        for made, one in zip((exact, rough), first, strict=True)
+    )
 
 
 def test_the_compact_generator_stays_in_float32(photographs: list[np.ndarray]) -> None:
     torch.manual_seed(0)
     compact = CompactGenerator()
     one, other = (
-        NetworkProtector(compact, Budget(), precision=precision)(photographs[0])
+        NetworkProtector(compact, Budget(), precision=precision)(photographs[0], whole_image=True)
         for precision in ("float32", "bfloat16")
     )
     assert np.array_equal(one, other)
@@ -84,7 +87,8 @@ def test_precisions_are_not_mixed_in_one_folder(
     write_png(tmp_path / "in" / "a.png", photographs[0])
     generator = LoadedGenerator(network, "custom", "tiny.safetensors", "0" * 64)
     settings = ProtectSettings(precision="bfloat16", device="cpu", workers=1)
-    assert not protect([tmp_path / "in"], tmp_path / "out", settings, generator=generator).of("failed")
+    made = protect([tmp_path / "in"], tmp_path / "out", settings, generator=generator, whole_image=True)
+    assert not made.of("failed")
     assert read_manifest(tmp_path / "out").header["settings"]["precision"] == "bfloat16"
     mask = np.ones((120, 160), bool)
     threads = torch.get_num_threads()
@@ -95,6 +99,12 @@ def test_precisions_are_not_mixed_in_one_folder(
         torch.set_num_threads(threads)
     assert np.array_equal(read_image(tmp_path / "out" / "a.png").pixels, expected)
     with pytest.raises(UserError, match="precision: bfloat16, now float32"):
-        protect([tmp_path / "in"], tmp_path / "out", ProtectSettings(device="cpu", workers=1), generator=generator)
+        protect(
+            [tmp_path / "in"],
+            tmp_path / "out",
+            ProtectSettings(device="cpu", workers=1),
+            generator=generator,
+            whole_image=True,
+        )
     with pytest.raises(UserError, match="--precision half: choose from float32, bfloat16"):
         ProtectSettings(precision="half")

@@ -34,7 +34,7 @@ from unseg.protecting.processes import _Parts
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.storage.files import TEMPORARY, files_under
 
-SETTINGS = ProtectSettings(device="cpu", workers=1)
+SETTINGS = ProtectSettings(device="cpu", workers=1, unmasked="copy")
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -101,16 +101,16 @@ def test_any_number_of_processes_writes_the_same_bytes_also_after_they_were_kill
 def test_a_disk_that_takes_nothing_more_of_a_process_ends_all_in_one_line(tmp_path: Path) -> None:
     """Full after some images, then read-only at once; then the same command with one process."""
     photos, out = write_photographs(tmp_path / "photos", 10), tmp_path / "out"
-    protect([photos], tmp_path / "whole", SETTINGS, generator=loaded())
+    protect([photos], tmp_path / "whole", SETTINGS, generator=loaded(), whole_image=True)
     for room, error in ((15_000, errno.ENOSPC), (0, errno.EROFS)):
         with pytest.raises(
             UserError, match=f"--out .*out: cannot be written: {os.strerror(error)}; what is finished is kept"
         ) as raised:
-            protect([photos], out, SETTINGS, generator=full_disk.loaded(room, error), processes=2)
+            protect([photos], out, SETTINGS, generator=full_disk.loaded(room, error), processes=2, whole_image=True)
         assert "\n" not in str(raised.value) and multiprocessing.active_children() == []
         finished = check_what_is_left(out)
         assert 0 < finished < 10
-    assert protect([photos], out, SETTINGS, generator=loaded()).kept == finished
+    assert protect([photos], out, SETTINGS, generator=loaded(), whole_image=True).kept == finished
     assert tree(out) == tree(tmp_path / "whole")
 
 
@@ -141,6 +141,7 @@ class Running:
             sys.executable,
             "run.py",
             "protect",
+            "--whole-image",
             "photos",
             "--out",
             "out",
@@ -186,9 +187,9 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path: Path) 
     assert running.process.returncode == 130
     finished = check_what_is_left(running.out)
     assert finished >= 2
-    summary = protect([photos], running.out, SETTINGS, generator=loaded())
+    summary = protect([photos], running.out, SETTINGS, generator=loaded(), whole_image=True)
     assert summary.exit_code == 0 and summary.kept == finished
-    protect([photos], tmp_path / "whole", SETTINGS, generator=loaded())
+    protect([photos], tmp_path / "whole", SETTINGS, generator=loaded(), whole_image=True)
     assert tree(running.out) == tree(tmp_path / "whole")
 
 
@@ -249,7 +250,9 @@ def test_processes_on_gpus_write_the_bytes_of_one(tmp_path: Path) -> None:
     """The shipped generator; more processes than GPUs share them."""
     photos, settings = write_photographs(tmp_path / "photos", 12), ProtectSettings(device="cuda", workers=1)
     for processes in (1, 2):
-        assert protect([photos], tmp_path / str(processes), settings, processes=processes).exit_code == 0
+        assert (
+            protect([photos], tmp_path / str(processes), settings, processes=processes, whole_image=True).exit_code == 0
+        )
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
 
 
@@ -271,6 +274,7 @@ def test_more_processes_than_images_are_as_many_as_images(tmp_path: Path, monkey
             SETTINGS,
             processes=processes,
             generator=loaded(),
+            whole_image=True,
         )
     assert started == [3]  # a single image is protected by the one process that is there
 
@@ -278,8 +282,8 @@ def test_more_processes_than_images_are_as_many_as_images(tmp_path: Path, monkey
 def test_numbers_of_processes_and_gpus_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     photos = write_photographs(tmp_path / "photos", 1)
     with pytest.raises(UserError, match="--processes 0: give 1 or more"):
-        protect([photos], tmp_path / "out", SETTINGS, processes=0, generator=loaded())
-    assert cli.main(["protect", str(photos), "--out", str(tmp_path / "out"), "--gpus", "99"]) == 2
+        protect([photos], tmp_path / "out", SETTINGS, processes=0, generator=loaded(), whole_image=True)
+    assert cli.main(["protect", "--whole-image", str(photos), "--out", str(tmp_path / "out"), "--gpus", "99"]) == 2
     assert "--gpus 99: torch sees" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

@@ -29,7 +29,7 @@ from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import read_image
 
-SETTINGS = ProtectSettings(device="cpu", workers=2)
+SETTINGS = ProtectSettings(device="cpu", workers=2, unmasked="copy")
 SIZES = {
     "a.jpg": (30, 44),
     "b.png": (64, 64),
@@ -80,6 +80,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 def run(inputs: object, out: Path, settings: ProtectSettings = SETTINGS, **options: object) -> Summary:
     inputs = inputs if isinstance(inputs, list) else [inputs]
+    options.setdefault("whole_image", not {"masks", "boxes", "annotations"} & options.keys())
     return protect(inputs, out, settings, generator=options.pop("generator", loaded()), **options)
 
 
@@ -101,7 +102,7 @@ def test_the_protector_keeps_the_budget_on_the_object_and_elsewhere() -> None:
 
 def test_without_a_mask_the_whole_image_is_the_object_and_padding_is_not() -> None:
     network = FakeGenerator()
-    NetworkProtector(network)(photograph(32, 64, 0))
+    NetworkProtector(network)(photograph(32, 64, 0), whole_image=True)
     prompt = network.seen[0][1].masks[0, 0]
     assert (prompt[:32] == 255).all() and (prompt[32:] == 0).all()
 

@@ -22,7 +22,7 @@ from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
 from unseg.storage.image_decoding import read_image
 
-SETTINGS = ProtectSettings(device="cpu", workers=2)
+SETTINGS = ProtectSettings(device="cpu", workers=2, unmasked="copy")
 
 
 def run(built: Built, out: Path, settings: ProtectSettings = SETTINGS, **options: object) -> Summary:
@@ -243,14 +243,14 @@ def test_kept_names_hold_what_the_format_says_and_are_read_by_content(tmp_path: 
         Pillow.fromarray(photographs()["a.png"][0]).save(tmp_path / "photos" / name)
     inputs, png, jpeg = [tmp_path / "photos"], tmp_path / "png", tmp_path / "jpeg"
     kept = replace(SETTINGS, names="keep")
-    assert protect(inputs, png, kept, generator=loaded()).exit_code == 0
+    assert protect(inputs, png, kept, generator=loaded(), whole_image=True).exit_code == 0
     assert sorted(path.name for path in png.iterdir()) == ["B.JPEG", "a.jpg", "c.png", MANIFEST]
     for path in png.glob("[aBc].*"):
         with Pillow.open(path) as image:
             assert image.format == "PNG"
     assert verify(png).exit_code == 0 and verify(png).largest_changes() == (8, None)
-    assert protect(inputs, png, kept, generator=loaded()).kept == 3
-    summary = protect(inputs, jpeg, replace(kept, format="jpeg"), generator=loaded())
+    assert protect(inputs, png, kept, generator=loaded(), whole_image=True).kept == 3
+    summary = protect(inputs, jpeg, replace(kept, format="jpeg"), generator=loaded(), whole_image=True)
     for entry in summary.entries:
         assert entry.over_budget is not None and entry.max_over is not None and entry.output == entry.input
         with Pillow.open(jpeg / entry.output) as image:
@@ -259,7 +259,7 @@ def test_kept_names_hold_what_the_format_says_and_are_read_by_content(tmp_path: 
             }  # quality 100
             assert [sampling[1:3] for sampling in image.layer] == [(1, 1)] * 3  # 4:4:4
     with pytest.raises(UserError, match="made with other settings .*names: keep, now suffix"):
-        protect(inputs, png, SETTINGS, generator=loaded())
+        protect(inputs, png, SETTINGS, generator=loaded(), whole_image=True)
     with pytest.raises(UserError, match="--names both: choose from suffix, keep"):
         replace(SETTINGS, names="both")
 
@@ -280,16 +280,22 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     both = {"annotations": built.path, "boxes": tmp_path / "boxes.json"}
     assert refused(built.images, **both).startswith("--boxes and --annotations: give one of them")
     assert "no such file or folder" in refused(built.images, annotations=tmp_path / "x.json")
-    assert refused().startswith("no images") and "need a folder of images" in refused(annotations=built.path)
+    assert refused(whole_image=True).startswith("no images") and "need a folder of images" in refused(
+        annotations=built.path
+    )
     assert "--annotations-format" in refused(built.images, annotations=built.path, annotations_format="cocoa")
     assert "give one folder at a time" in refused(built.images, tmp_path / "set", annotations=built.path)
     assert "class 9 is not among" in refused(built.images, annotations=built.path, settings=ruled(ObjectRule((9,))))
-    assert "--objects things: needs --annotations" in refused(built.images, settings=ruled(ObjectRule("things")))
-    assert "--objects with class ids: needs --masks or" in refused(built.images, settings=ruled(ObjectRule((1,))))
+    assert "--objects things: needs --annotations" in refused(
+        built.images, whole_image=True, settings=ruled(ObjectRule("things"))
+    )
+    assert "--objects with class ids: needs --masks or" in refused(
+        built.images, whole_image=True, settings=ruled(ObjectRule((1,)))
+    )
     assert "--mask-type index: is for --masks" in refused(
         built.images, annotations=built.path, settings=replace(SETTINGS, mask_type="index")
     )
-    assert "--limit 0: give 1 or more" in refused(built.images, limit=0)
+    assert "--limit 0: give 1 or more" in refused(built.images, limit=0, whole_image=True)
     voc = build("binary", tmp_path / "binary")
     assert "hold no class ids" in refused(voc.images, annotations=voc.path, settings=ruled(ObjectRule(by_class=True)))
     things = ruled(ObjectRule("things"))
@@ -349,7 +355,7 @@ def test_the_command_takes_annotations_names_a_limit_and_a_dry_run(
     assert cli.main([*command, "--dry-run"]) == 1  # c.png has no object
     captured = capsys.readouterr()
     foreseen = json.loads(captured.out)
-    assert (foreseen["dry_run"], foreseen["protected"], foreseen["copied"]) == (True, 2, 1) and not out.exists()
+    assert (foreseen["dry_run"], foreseen["protected"], foreseen["skipped"]) == (True, 2, 1) and not out.exists()
     assert "annotations: COCO panoptic: 3 annotated images in 2 categories (1 of things)" in " ".join(
         captured.err.split()
     )

@@ -115,7 +115,7 @@ def test_another_depth_or_colour_is_found(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     write_png(tmp_path / "photos" / "a.png", np.full((9, 9), 100, np.uint8))
     out = tmp_path / "out"
-    protect([tmp_path / "photos"], out, SETTINGS, generator=loaded())
+    protect([tmp_path / "photos"], out, SETTINGS, generator=loaded(), whole_image=True)
     write_png(out / "a.png", np.full((9, 9), 100 * 257, np.uint16))
     assert problem(verify(out)) == "a.png: it is 16-bit grey, its original is 8-bit grey"
     write_png(out / "a.png", np.arange(243, dtype=np.uint8).reshape(9, 9, 3))
@@ -184,7 +184,7 @@ def test_unprotected_images_are_no_success(protected: Path, tmp_path: Path) -> N
     protect([tmp_path / "photos"], tmp_path / "new", SETTINGS, masks=tmp_path / "masks", generator=loaded())
     result = verify(tmp_path / "new")
     assert [(finding.name, finding.problem) for finding in result.unprotected] == [
-        ("a.png", "copied without protection: no mask for it"),
+        ("a.png", "left out: no mask for it"),
         ("sub/b.png", "failed: the file is empty (0 bytes)"),
     ]
     assert result.exit_code == 1 and not result.extra and not result.missing
@@ -212,7 +212,7 @@ def test_transparency_must_be_the_original_one(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     pixels = np.full((9, 9, 3), 100, np.uint8)
     write_png(tmp_path / "photos" / "a.png", pixels, alpha=np.full((9, 9), 200, np.uint8))
-    protect([tmp_path / "photos"], tmp_path / "out", SETTINGS, generator=loaded())
+    protect([tmp_path / "photos"], tmp_path / "out", SETTINGS, generator=loaded(), whole_image=True)
     assert verify(tmp_path / "out").exit_code == 0
     write_png(tmp_path / "out" / "a.png", read_image(tmp_path / "out" / "a.png").pixels)
     assert "its transparency is not the original's" in problem(verify(tmp_path / "out"))
@@ -260,6 +260,7 @@ def test_alpha_that_is_opaque_everywhere_is_the_same_as_none(tmp_path: Path, for
         tmp_path / "out",
         ProtectSettings(device="cpu", workers=1, format=form),
         generator=loaded(),
+        whole_image=True,
     )
     assert verify(tmp_path / "out").exit_code == 0
     changed = image_encoding.encode(

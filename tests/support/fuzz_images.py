@@ -46,7 +46,7 @@ def use(data: bytes) -> int:
     written, path = 0, Path("x")
     for decode in (
         lambda: image_decoding.decode_label(path, data, MAX_PIXELS),
-        lambda: image_decoding.upright_size(path, MAX_PIXELS, data),
+        lambda: image_decoding.frame_of(path, MAX_PIXELS, data),
     ):
         try:
             decode()

@@ -42,7 +42,7 @@ from unseg.protecting.run import ProtectSettings, protect
 from unseg.storage.files import TEMPORARY, files_under
 from unseg.storage.locks import LOCK_FILE
 
-SETTINGS = ProtectSettings(device="cpu", workers=2)
+SETTINGS = ProtectSettings(device="cpu", workers=2, unmasked="copy")
 WORKER_GONE = 2  # the exit code of a run that lost a worker
 
 

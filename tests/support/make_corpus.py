@@ -301,7 +301,12 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
     out = folder.with_name(folder.name + ".protected")
     with quiet_decoders():
         summary = protect(
-            [folder], out, ProtectSettings(device="cpu", workers=2), generator=loaded(), processes=processes
+            [folder],
+            out,
+            ProtectSettings(device="cpu", workers=2),
+            generator=loaded(),
+            processes=processes,
+            whole_image=True,
         )
         verification = verify(out)
         slowest = (0.0, "")

@@ -69,8 +69,8 @@ class ObjectOptions:
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of masks, paired by relative name without suffix. Without masks, annotations and boxes: the "
-            "whole image."
+            help="Folder of masks, paired by relative name without suffix. One of --masks, --annotations, --boxes and "
+            "--whole-image says what the object is."
         ),
     ] = None
     annotations: Annotated[
@@ -85,6 +85,14 @@ class ObjectOptions:
         Path | None,
         typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[ x1, y1, x2, y2 ], ...]}, in place of masks.'),
     ] = None
+    whole_image: Annotated[
+        bool,
+        typer.Option(
+            "--whole-image",
+            help="In place of masks: noise over the whole image, which cannot keep networks from learning the objects "
+            "in it.",
+        ),
+    ] = False
     objects: Annotated[
         str,
         typer.Option(
@@ -94,7 +102,31 @@ class ObjectOptions:
     ] = "auto"
     ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255
     background_label: Annotated[int, typer.Option(help="Class id that `--objects all` leaves out; -1: none.")] = 0
-    mask_type: Annotated[str, typer.Option(help="binary (above 127 is object), index (class ids), or auto.")] = "auto"
+    mask_type: Annotated[
+        str,
+        typer.Option(
+            help="What masks hold: binary (the brighter of two levels is object), soft (above 127 is object), trimap "
+            "(all but black is object), index (class ids), or auto."
+        ),
+    ] = "auto"
+    mask_frame: Annotated[
+        str,
+        typer.Option(
+            help="How masks lie where EXIF turns an image: upright, stored (like the file's pixels), or auto: upright, "
+            "noted where both fit."
+        ),
+    ] = "auto"
+    fit_masks: Annotated[
+        bool,
+        typer.Option("--fit-masks", help="Scale masks of another size with the same proportions (nearest pixel)."),
+    ] = False
+    unmasked: Annotated[
+        str,
+        typer.Option(
+            help="Images without an object: skip (listed, not written), copy (with all metadata), fail, or "
+            "whole (protected as with --whole-image)."
+        ),
+    ] = "skip"
 
 
 @dataclass(frozen=True)
@@ -249,6 +281,8 @@ def _settings(
         "noise": noise.noise,
         "region": change.region,
         "mask_type": what.mask_type,
+        "mask_frame": what.mask_frame,
+        "unmasked": what.unmasked,
         "format": files.form,
         "names": "suffix" if files.names == "png" else files.names,
         "metadata": files.metadata,
@@ -264,6 +298,7 @@ def _settings(
         survive_grey=noise.survive_grey,
         mask_by_contrast=noise.mask_by_contrast,
         **words,
+        fit_masks=what.fit_masks,
         png_level=files.png_level,
         keep_times=files.keep_times,
         device=device,
@@ -298,6 +333,7 @@ def _run(
         boxes=what.boxes,
         annotations=what.annotations,
         annotations_format=what.annotations_format,
+        whole_image=what.whole_image,
         limit=trial.limit,
         dry_run=trial.dry_run,
         processes=speed.gpus or speed.processes,

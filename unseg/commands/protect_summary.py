@@ -21,12 +21,14 @@ UNPROTECTED = (  # status, title and colour of what is not protected
     ("weak", "weak", "yellow"),
     ("uncoded", "uncoded", "yellow"),
     ("copied", "copied without protection", "yellow"),
+    ("skipped", "left out: no object", "yellow"),
     ("failed", "failed", "red"),
 )
 EXPLAINED = {
     "weak": "written, but their objects changed too little to protect them",
     "uncoded": "written without noise: no pixel has a code",
     "copied": "byte for byte, with all their metadata",
+    "skipped": "nothing written; see --unmasked",
     "failed": "nothing written",
 }
 
@@ -49,6 +51,7 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
         "weak": len(summary.of("weak")),
         "uncoded": len(summary.of("uncoded")),
         "copied": len(summary.of("copied")),
+        "skipped": len(summary.of("skipped")),
         "failed": len(summary.of("failed")),
         "psnr": _quality(protected),
         "over_budget": _breach(protected),

@@ -68,9 +68,11 @@ def _print_findings(console: Console, folder: Path, result: Verification) -> Non
         console.print(f"note: {printable(result.note)}", markup=False, soft_wrap=True)
     good = len(result.findings) - len(result.failures)
     on_object, elsewhere = (value or 0 for value in result.largest_changes())
+    told = f"{good} of {result.images} images hold the bound at every pixel; most change {on_object:g} on objects,"
     console.print(
-        f"{printable(str(folder))}: {good} of {result.images} images hold the bound at every pixel; most change"
-        f" {on_object:g} on objects, {elsewhere:g} elsewhere",
+        f"{printable(str(folder))}: {told} {elsewhere:g} elsewhere"
+        if good
+        else f"{printable(str(folder))}: none of {result.images} images is shown to be protected",
         markup=False,
         soft_wrap=True,
     )

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
-from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.object_rule import ALL_OBJECTS, ObjectRule
 from unseg.errors import UserError
-from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_decoding import Label
 from unseg.storage.image_limits import ImageError
 
-MaskKind = Literal["binary", "index"]
-"""What a mask file's values are: grey levels, above 127 is object, or class ids."""
+MaskKind = Literal["binary", "index", "soft", "trimap"]
+"""What a mask file's values are.
+
+binary: two levels, the brighter one is the object, whatever the two are; where there are more, as soft. soft: grey
+levels, the upper half is object. trimap: three levels, dark is background, the brightest is object, and what lies
+between is unknown and belongs to the object. index: class ids.
+"""
+MASK_KINDS: tuple[MaskKind, ...] = get_args(MaskKind)
 BINARY_THRESHOLD = 127  # above it is object; the published generation rounds value / 255, which is the same
-HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
+UNKNOWN_FROM = 1 / 8  # of a trimap's brightest level: what is darker is background, were it not quite black
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: the brightness of red, green and blue
 
 
 def check_kind(kind: MaskKind, rule: ObjectRule, option: str = "--mask-type") -> None:
-    """Raises UserError where the rule asks for class ids, which binary masks do not hold. option: says otherwise."""
-    if kind == "binary" and isinstance(rule.which, tuple):
+    """Raises UserError where the rule asks for class ids, which only index masks hold. option: says otherwise."""
+    if kind != "index" and isinstance(rule.which, tuple):
         raise UserError(
-            "--objects with class ids needs class-index masks, but the masks are binary: give"
+            f"--objects with class ids needs class-index masks, but the masks are {kind}: give"
             f" --objects all or {option} index"
         )
 
@@ -33,13 +38,12 @@ def check_kind(kind: MaskKind, rule: ObjectRule, option: str = "--mask-type") ->
 def object_mask(values_HW: np.ndarray, kind: MaskKind, rule: ObjectRule = ALL_OBJECTS) -> np.ndarray:
     """Returns the object, H×W bool.
 
-    values: H×W integers as `unseg.storage.image_decoding.read_label` gives them. kind: what they mean. rule: "all" or
-    class ids, since a mask alone does not tell things from stuff. UserError for class ids of a binary mask.
+    values: H×W integers as `values_of` gives them. kind: what they mean. rule: "all" or class ids, since a mask alone
+    does not tell things from stuff. UserError for class ids of a mask that holds none.
     """
     check_kind(kind, rule)
-    if kind == "binary":
-        threshold = 0 if values_HW.max(initial=0) <= 1 else BINARY_THRESHOLD  # some tools write 0 and 1
-        return values_HW > threshold
+    if kind != "index":
+        return _bright(values_HW, kind)
     if isinstance(rule.which, tuple):
         chosen = np.isin(values_HW, rule.which)
     elif rule.background_label is None:
@@ -47,6 +51,59 @@ def object_mask(values_HW: np.ndarray, kind: MaskKind, rule: ObjectRule = ALL_OB
     else:
         chosen = values_HW != rule.background_label
     return chosen if rule.ignore_label is None else chosen & (values_HW != rule.ignore_label)
+
+
+def _bright(levels_HW: np.ndarray, kind: MaskKind) -> np.ndarray:
+    """Returns the object of grey levels; of one level alone it is everything from 128 on, and at 1."""
+    lowest, highest = int(levels_HW.min(initial=0)), int(levels_HW.max(initial=0))
+    if kind == "binary" and levels_HW.size:
+        lowest = int(levels_HW.min())
+        if lowest == highest:  # black or white all over; some tools write 0 and 1
+            return np.full(levels_HW.shape, highest == 1 or highest > BINARY_THRESHOLD)
+        if np.all((levels_HW == lowest) | (levels_HW == highest)):
+            return levels_HW == highest
+    full = 65535 if highest > 255 else 255
+    if kind == "trimap":
+        return levels_HW >= max(1, highest * UNKNOWN_FROM)
+    return levels_HW > full // 2
+
+
+def values_of(label: Label, kind: MaskKind, path: Path) -> np.ndarray:
+    """Returns the values that a kind of mask is about, H×W integers: class ids, or grey levels.
+
+    A palette image of class ids holds its indices; of any other kind it shows the brightness of its colours. JPEG
+    changes values: a binary one is black or white from 128 on, and as class ids it is an ImageError, which names
+    `path`.
+    """
+    if kind == "index":
+        if label.lossy:
+            raise ImageError(path, "JPEG changes class ids: save the mask as PNG")
+        return label.values
+    levels = grey_levels(label)
+    return np.where(levels > BINARY_THRESHOLD, np.uint8(255), np.uint8(0)) if label.lossy else levels
+
+
+def grey_levels(label: Label) -> np.ndarray:
+    """Returns the brightness of a mask's pixels, H×W integers: of a palette's colours where there is one."""
+    return label.values if label.palette is None else brightness(label.palette)[label.values]
+
+
+def brightness(colours_K3: np.ndarray) -> np.ndarray:
+    """Returns how bright colours are: K uint8."""
+    return np.rint(colours_K3 @ LUMA).astype(np.uint8)
+
+
+def fits(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+    """Returns whether sizes (height, width) have the same proportions, but for the rounding of one side."""
+    (height, width), (high, wide) = size, wanted
+    return abs(width * high - wide * height) < max(high, height, wide, width)
+
+
+def scaled(values_HW: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns the values at another size: each pixel takes that of the nearest one, so that no value is made up."""
+    rows = (2 * np.arange(height) + 1) * values_HW.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * values_HW.shape[1] // (2 * width)
+    return values_HW[rows[:, None], columns]
 
 
 def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
@@ -57,78 +114,3 @@ def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np
         columns = slice(max(0, int(np.ceil(left))), max(0, int(np.floor(right)) + 1))
         mask[rows, columns] = True
     return mask
-
-
-@dataclass(frozen=True)
-class Detected:
-    """What the masks of a folder are.
-
-    statement: tells the user what was found. otherwise: says what to do if that is wrong.
-    """
-
-    kind: MaskKind
-    statement: str
-    otherwise: str = ""
-
-
-def detect_kind(
-    paths: Sequence[Any],
-    executor: Executor | None = None,
-    progress: Progress = SILENT,
-    opener: Callable[[Any], Label] = open_label,
-) -> Detected:
-    """Decides for all the masks of a folder together, so that one file cannot be read unlike its neighbours.
-
-    A palette anywhere means class ids. Else only 0 and 255 (or JPEG files) mean binary. Else 255 beside values over 200
-    without a palette means binary with grey edges. Else class ids. Files that cannot be read do not vote. opener: what
-    reads one of `paths`, for masks that lie elsewhere than in files of their own.
-    """
-    seen: set[int] = set()
-    lossy = False
-    looks = (executor.map if executor else map)(lambda item: _look(item, opener), paths)
-    for look in track(progress, looks, len(paths), "masks"):
-        if look is None:
-            continue
-        if look.palette:
-            return Detected("index", "class ids (palette PNG)")
-        lossy |= look.lossy
-        seen |= look.values
-    return _kind_of_values(seen, lossy)
-
-
-def _kind_of_values(seen: set[int], lossy: bool) -> Detected:
-    """Decides from every value that the masks hold. lossy: whether a JPEG is among them, whose values do not count."""
-    between = np.array(sorted(seen - {0, 255}), dtype=int)
-    if seen and max(seen) > 255:
-        return Detected("index", "class ids (values over 255)")
-    if between.size == 0:
-        return Detected("binary", "binary (above 127 is object)" if lossy else "binary (0 and 255)")
-    if 255 in seen and between.max() > HIGHEST_CLASS_ID:
-        return Detected(
-            "binary",
-            f"binary with grey edges (values such as {between.max()} beside 0 and 255): above 127 is object",
-            "; if they are class ids give --mask-type index",
-        )
-    return Detected(
-        "index",
-        f"class ids ({between.size} of them, {between.min()} to {between.max()})",
-        "; if they are grey levels give --mask-type binary",
-    )
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one mask file shows: the little that may be kept for each of a hundred thousand files."""
-
-    palette: bool
-    lossy: bool
-    values: frozenset[int]
-
-
-def _look(item: Any, opener: Callable[[Any], Label]) -> _Look | None:
-    try:
-        label = opener(item)
-    except ImageError:
-        return None  # reported by name when its image is protected
-    values = () if label.palette or label.lossy else np.unique(label.values).tolist()
-    return _Look(label.palette, label.lossy, frozenset(values))

@@ -34,6 +34,10 @@ class Problem:
     reason: str
 
 
+UNREADABLE = "folder cannot be read"  # how the reason of a problem begins that may hide any number of files
+OF_MASKS = "masks: "  # how the name of a problem begins that lies in the folder of masks
+
+
 @dataclass(frozen=True)
 class SampleList:
     """Holds what `find_samples` found.
@@ -103,7 +107,7 @@ def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> l
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, folder)
-        problems.append(Problem(name, f"folder cannot be read: {error.strerror}"))
+        problems.append(Problem(name, f"{UNREADABLE}: {error.strerror}"))
 
     for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(parent)
@@ -123,7 +127,10 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
     for path in walk(masks, mask_problems):
         if path.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(path) not in images:
             by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
-    problems += [Problem(f"masks: {problem.name}", problem.reason) for problem in mask_problems]
+    closed = next((problem for problem in mask_problems if problem.name == "."), None)
+    if closed is not None:
+        raise UserError(f"--masks {masks}: {closed.reason}; allow reading it")
+    problems += [Problem(f"{OF_MASKS}{problem.name}", problem.reason) for problem in mask_problems]
     paired, used = [], set()
     for sample in samples:
         stem = stem_of(sample.name)

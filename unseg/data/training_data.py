@@ -25,6 +25,7 @@ from unseg.data.catalog import (
     pair_plain,
     pair_set,
 )
+from unseg.data.masks import grey_levels
 from unseg.data.samples import Problem
 from unseg.errors import UserError
 from unseg.storage.files import write_bytes
@@ -66,12 +67,11 @@ def read_training_image(pair: Pair) -> TrainingImage:
 
 def _grey_label(path: str) -> np.ndarray:
     label = open_label(path)
-    values = label.values
-    if label.palette:  # the colours are the grey levels, not the indices
-        colours = read_image(path).pixels
-        values = colours[..., 0]
-        if (colours != values[..., None]).any():
+    if label.palette is not None:
+        used_K3 = label.palette[np.unique(label.values)]
+        if (used_K3 != used_K3[:, :1]).any():
             raise ImageError(path, "a colour palette, where a mask of grey levels 0 to 255 belongs; convert it")
+    values = grey_levels(label)  # of a palette the colours, not the indices
     highest = int(values.max(initial=0))
     if highest > 255:
         raise ImageError(path, f"values up to {highest}, where a mask of grey levels 0 to 255 belongs; convert it")

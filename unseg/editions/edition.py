@@ -115,6 +115,8 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
         auto_objects=settings.objects == "auto",
         format=settings.format,
         names="keep" if settings.names == "keep" else "suffix",
+        unmasked="copy",  # evaluators want every image that the data set's lists name
+        keep_frame=True,  # they pair images and labels as both lie on disk
         device="cuda" if gpus else "cpu",
     )
 

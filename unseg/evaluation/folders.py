@@ -31,6 +31,7 @@ from unseg.evaluation.sets import (
     Truth,
     annotation_files,
     check_apart,
+    open_alike,
     open_clean,
     protected_files,
     truth_by,
@@ -45,7 +46,6 @@ from unseg.method.config import Budget
 from unseg.victims.semantic_networks import own_source
 
 SMALLEST_SIDE = 32
-MASK_FORMATS = ("voc", "index", "binary")
 BY_CLASS = "By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel."
 
 
@@ -167,7 +167,11 @@ def _check_setup(folders: Folders, setup: Setup) -> None:
 
 @dataclass(frozen=True)
 class _Opened:
-    """What has been opened. protected: name → files, one for each training image. identities: name → hash of them."""
+    """What has been opened.
+
+    protected: name → files, one for each training image. identities: name → hash of them. copies: name → those of them
+    that are the clean image.
+    """
 
     train: CleanImages
     test: CleanImages
@@ -175,16 +179,18 @@ class _Opened:
     identities: dict[str, str]
     train_hash: str
     test_hash: str
+    copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def _open(folders: Folders, progress: Progress) -> _Opened:
-    train, annotations = open_clean(folders.clean, folders.annotations, folders.annotations_format, "--clean", progress)
-    # Few masks do not show what they are: test masks that are black all over would be taken for binary ones.
-    form = folders.annotations_format
-    if form == "auto" and train.annotations.format in MASK_FORMATS:
-        form = train.annotations.format
-    test, test_annotations = open_clean(folders.test, folders.test_annotations, form, "--test", progress)
-    for opened in (train, test):
+    (train, annotations), (test, test_annotations) = open_alike(
+        ("--clean", folders.clean, folders.annotations),
+        ("--test", folders.test, folders.test_annotations),
+        folders.annotations_format,
+        progress,
+    )
+    for option, opened in (("--clean", train), ("--test", test)):
+        progress.say(f"{option}: {opened.annotations.statement}")
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]
     protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
@@ -195,7 +201,7 @@ def _open(folders: Folders, progress: Progress) -> _Opened:
         identities = {name: _hash_of(files, tick) for name, files in protected.items()}
         train_hash, test_hash = _hash_of(train_files, tick), _hash_of(test_files, tick)
     check_apart([*train.files, *(path for files in protected.values() for path in files)], test.files)
-    return _Opened(train, test, protected, identities, train_hash, test_hash)
+    return _Opened(train, test, protected, identities, train_hash, test_hash, _copies_among(protected, train.files))
 
 
 def _hash_of(files: Sequence[Path], tick: Tick) -> str:
@@ -328,4 +334,16 @@ def _remarks(setup: Setup, opened: _Opened) -> list[str]:
                 f"{len(absent)} annotated {kind} images are not there and are left out "
                 f"({first_few(problem.name for problem in absent)})."
             )
+    for name, copies in opened.copies.items():
+        remarks.append(
+            f"{len(copies)} of {len(opened.train)} images of {name} are the clean images, byte for byte, and not "
+            f"protected ({first_few(copies)})."
+        )
     return remarks
+
+
+def _copies_among(protected: Mapping[str, Sequence[Path]], clean: Sequence[Path]) -> dict[str, list[str]]:
+    """Returns name → the files of a protected folder that are the clean images, where it has any."""
+    pairs = {name: zip(files, clean, strict=True) for name, files in protected.items()}
+    copies = {name: [path.name for path, own in both if digest(path) == digest(own)] for name, both in pairs.items()}
+    return {name: files for name, files in copies.items() if files}

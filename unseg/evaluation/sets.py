@@ -23,6 +23,8 @@ from unseg.data.annotations import (
     open_annotations,
 )
 from unseg.data.annotations.core import first_few
+from unseg.data.annotations.label_files import NAMED, LabelFiles
+from unseg.data.masks import MaskKind
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.evaluation.conditions import Change
@@ -280,6 +282,48 @@ def open_clean(
         annotations = there[0]
     opened = open_annotations(annotations, root, annotations_format, progress=progress)
     return CleanImages.find(root, opened, option), annotations
+
+
+def open_alike(
+    train: tuple[str, Path, Path | None],
+    test: tuple[str, Path, Path | None],
+    annotations_format: str,
+    progress: Progress,
+) -> tuple[tuple[CleanImages, Path], tuple[CleanImages, Path]]:
+    """Returns training and test images as `open_clean` does, with masks that mean the same in both.
+
+    train, test: the option, DIR and annotations of each. What masks are shows in all of a folder; few do not show it
+    (those that are black all over may be anything), and are taken for what the other folder's are. Raises UserError
+    where the two hold masks of two kinds, which would be learnt as one thing and measured as another.
+    """
+    opened = [_open_one(part, annotations_format, progress) for part in (train, test)]
+    first, second = (images.annotations for images, _ in opened)
+    if annotations_format != "auto" or not (isinstance(first, LabelFiles) and isinstance(second, LabelFiles)):
+        return opened[0], opened[1]
+    if first.kind == second.kind:
+        return opened[0], opened[1]
+    kind = _kind_of_both(first, second)
+    if kind is None or not {first.format, second.format} <= NAMED.keys():
+        raise UserError(
+            f"{train[0]} and {test[0]}: their masks are of two kinds: {first.statement}; {second.statement}; write them"
+            " alike, or name one kind with --annotations-format"
+        )
+    progress.say(f"note: {train[0]} and {test[0]} hold masks of two kinds; the masks of both are taken for {kind}")
+    form = next((reader.format for reader in (first, second) if reader.kind == kind), kind)
+    return _open_one(train, form, progress), _open_one(test, form, progress)
+
+
+def _kind_of_both(train: LabelFiles, test: LabelFiles) -> MaskKind | None:
+    """Returns what the masks of both may be, soft and then the training's own kind first; None where nothing fits."""
+    for kind in ("soft" if "soft" in (train.kind, test.kind) else train.kind, train.kind, test.kind, *train.fits):
+        if kind in train.fits and kind in test.fits:
+            return kind
+    return None
+
+
+def _open_one(part: tuple[str, Path, Path | None], form: str, progress: Progress) -> tuple[CleanImages, Path]:
+    option, folder, annotations = part
+    return open_clean(folder, annotations, form, option, progress)
 
 
 def protected_files(folder: Path, stems: Sequence[str], option: str = "--protected") -> list[Path]:

@@ -177,7 +177,8 @@ def _looks(objects: ClassedObjects, samples: list[SampleFile], pool: Executor, p
                 image = image_decoding.read_image(sample.image, objects.max_pixels)
             else:
                 image = image_decoding.decode_image(sample.image, data, objects.max_pixels)
-            found = objects.find(sample, *image.samples.shape[:2])
+            height, width = image.samples.shape[:2]
+            found = objects.find(sample, image_decoding.Frame(height, width, image.orientation))
         except (ImageError, Refused):
             return None  # its own line tells
         assert found.classes_HW is not None, "a rule by class finds classes"

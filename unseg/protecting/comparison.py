@@ -39,7 +39,7 @@ def compare(entry: Entry, originals: Originals) -> Comparison:
     original = originals.image(entry)
     changed_HWC = _like(output.samples, original.samples)
     height, width = original.samples.shape[:2]
-    region_HW = originals.region(entry, height, width)
+    region_HW = originals.region(entry, image_decoding.Frame(height, width, original.orientation))
     on_object, elsewhere = _greatest_changes(original.samples, changed_HWC, region_HW)
     beyond = [
         f"changes {where} by {value:g}, budget {limit:g}"
@@ -63,7 +63,7 @@ def _output(entry: Entry, originals: Originals) -> image_decoding.Image:
     path = originals.folder / entry.output
     if not path.is_file():
         raise Broken("missing")
-    return image_decoding.read_image(path, originals.max_pixels)
+    return image_decoding.read_image(path, originals.max_pixels, upright=entry.orientation is None)
 
 
 def _greatest_changes(
@@ -94,6 +94,8 @@ def _other_differences(
         yield f"its colour profile is not what --metadata {policy} leaves"
     if policy != "keep" and output.tells:
         yield f"it carries {' and '.join(output.tells)}, which --metadata {policy} leaves out"
+    if output.orientation != (entry.orientation or 1):
+        yield f"its EXIF orientation is {output.orientation}, not {entry.orientation or 1}: it is shown turned"
     if output.sha256 != entry.output_sha256:
         yield "changed since it was written (another sha256)"
     if original.sha256 != entry.input_sha256:

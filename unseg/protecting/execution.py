@@ -44,7 +44,7 @@ class Summary:
     dry: bool = False
 
     def of(self, status: str) -> list[Entry]:
-        """Returns the lines of one status: "protected", "weak", "uncoded", "copied" or "failed"."""
+        """Returns the lines of one status: "protected", "weak", "uncoded", "copied", "skipped" or "failed"."""
         return [entry for entry in self.entries if entry.status == status]
 
     @property
@@ -96,17 +96,19 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         return job.earlier
     try:
         data = pipeline.objects.image_bytes(job.sample)
-        height, width = image_decoding.upright_size(job.sample.image, pipeline.settings.max_pixels, data)
-        pixels = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes one byte: only sides are looked at
+        upright = not pipeline.settings.keep_frame
+        frame = image_decoding.frame_of(job.sample.image, pipeline.settings.max_pixels, data, upright=upright)
+        pixels = np.broadcast_to(np.uint8(0), (frame.height, frame.width, 3))  # takes one byte: only sides count
         reason = image_encoding.unsupported(pipeline.settings.format, pixels, None)
         if reason:
             raise Refused("failed", reason)
-        pipeline.objects.find(job.sample, height, width)
+        found = pipeline.maker.find(job.sample, frame)
     except Refused as refused:
-        return Entry(*job.key, refused.status, reason=refused.reason)
+        return pipeline.foreseen_line(job, refused)
     except ImageError as error:
         return Entry(*job.key, "failed", reason=error.reason)
-    return Entry(*job.key, "protected", output=job.planned.output, note=job.planned.note)
+    note = "; ".join(filter(None, (job.planned.note, *found.notes))) or None
+    return Entry(*job.key, "protected", output=job.planned.output, note=note)
 
 
 def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Generator[Result, None, None]:

@@ -127,11 +127,20 @@ def read_given_boxes(boxes: Sequence[Sequence[float]]) -> list[list[float]]:
     return values.tolist()
 
 
-def given_object(shape: tuple[int, ...], mask: AnyMask | None, boxes: Boxes | None) -> np.ndarray:
-    """Returns the object's pixels, H×W bool, from whichever of mask and boxes is given; else the whole image."""
+def given_object(
+    shape: tuple[int, ...], mask: AnyMask | None, boxes: Boxes | None, whole_image: bool = False
+) -> np.ndarray:
+    """Returns the object's pixels, H×W bool; UserError unless exactly one of the three says what the object is."""
     height, width = shape
-    if mask is not None and boxes is not None:
-        raise UserError("mask and boxes: give one of them, each says what the object is")
+    sayings = {"mask": mask is not None, "boxes": boxes is not None, "whole_image": whole_image}
+    given = [name for name, there in sayings.items() if there]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
+    if not given:
+        raise UserError(
+            "what is the object? Give mask or boxes; or whole_image=True, which cannot keep networks from learning the"
+            " objects in it"
+        )
     if boxes is not None:
         inside_HW = box_mask(boxes, height, width)
         if not inside_HW.any():

@@ -12,7 +12,7 @@ from typing import Any
 from unseg import __version__
 from unseg.data.annotations import FORMATS
 from unseg.data.edition_catalog import READER
-from unseg.data.masks import MaskKind
+from unseg.data.masks import MASK_KINDS, MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.patterns import ABSENCE, BOOK
@@ -192,7 +192,7 @@ def _is_mask_rule(value: Any) -> bool:
     """Returns whether a value is None, or what `MaskFiles.settings` writes."""
     if value is None:
         return True
-    if not isinstance(value, dict) or value.keys() != MASK_RULE or value["kind"] not in ("binary", "index"):
+    if not isinstance(value, dict) or value.keys() != MASK_RULE or value["kind"] not in MASK_KINDS:
         return False
     objects = value["objects"]
     return _are_labels(value) and (objects is None or (value["kind"] == "index" and _are_ids(objects)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unseg.compute.progress import Progress
 from unseg.data.annotations.label_files import LabelFiles
-from unseg.data.samples import SampleFile, SampleList, find_samples
+from unseg.data.samples import OF_MASKS, SampleFile, SampleList, find_samples
 from unseg.errors import UserError
 from unseg.protecting.box_file import read_boxes
 from unseg.protecting.given_images import Boxes
@@ -86,7 +86,7 @@ def _opened(request: Request, pool: Executor, progress: Progress) -> OpenAnnotat
         annotations = OpenAnnotations.open(annotations, root, request.annotations_format, pool=pool, progress=progress)
     progress.say(f"annotations: {annotations.reader.statement}")
     annotations.reader.check_rule(request.settings.rule)
-    if request.settings.rule.by_class and getattr(annotations.reader, "kind", None) == "binary":
+    if request.settings.rule.by_class and getattr(annotations.reader, "kind", "index") != "index":
         raise UserError(
             f"--objects by-class: the masks in {annotations.path} hold no class ids; leave it out, or give"
             " --annotations-format index"
@@ -125,7 +125,7 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
         for sample in found.samples
         if not own or not _is_among(sample.image, own)
     ]
-    problems = [problem for problem in found.problems if not problem.name.startswith("masks: ")]
+    problems = [problem for problem in found.problems if not problem.name.startswith(OF_MASKS)]
     return SampleList(kept, problems, [], found.other_files)
 
 

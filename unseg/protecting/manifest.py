@@ -25,7 +25,7 @@ from unseg.storage.files import stays_inside, sync_folder, write_blocks
 MANIFEST = "unseg-manifest.jsonl"
 UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
 FORMAT = 2  # 1: grey images became RGB, and the settings named no metadata policy
-Status = Literal["protected", "weak", "uncoded", "copied", "failed", "started"]
+Status = Literal["protected", "weak", "uncoded", "copied", "skipped", "failed", "started"]
 WRITTEN: tuple[Status, ...] = ("protected", "weak", "uncoded")  # with noise, as far as there is any
 Key = tuple[str, str]
 
@@ -35,11 +35,13 @@ class Entry:
     """The line of one input: what became of it.
 
     input: name relative to `input_root`, which is relative to the output folder. status: "protected"; "weak", its
-    object changed too little; "uncoded", no pixel has a code; "copied" byte for byte without protection; "failed",
-    nothing written; "started" by a run that was cut off. reason: why it is not protected. note: a conversion or a
-    changed name. output: name relative to the output folder. boxes: XYXY. object_share: of the pixels, 0 to 1. psnr:
-    dB, None where nothing changed. over_budget and max_over (lossy formats only): the share of values beyond the budget
-    and the most grey levels beyond it. claims: names that a started input may have written.
+    object changed too little; "uncoded", no pixel has a code; "copied" byte for byte without protection; "skipped",
+    nothing shows an object and nothing was written; "failed", nothing written; "started" by a run that was cut off.
+    reason: why it is not protected. note: a conversion or a changed name. output: name relative to the output folder.
+    object: "whole image" where nothing said where it is. mask_placed: "stored", "scaled" or both, where the mask does
+    not lie on the image as it is. boxes: XYXY. orientation: EXIF's, where pixels were kept as stored. object_share: of
+    the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats only): the share
+    of values beyond the budget and the most grey levels beyond it. claims: names that a started input may have written.
     """
 
     input: str
@@ -53,10 +55,13 @@ class Entry:
     input_sha256: str | None = None
     output_sha256: str | None = None
     prompt: str | None = None
+    object: str | None = None
     mask: str | None = None
     mask_root: str | None = None
     mask_sha256: str | None = None
+    mask_placed: str | None = None
     boxes: tuple[tuple[float, ...], ...] | None = None
+    orientation: int | None = None
     object_budget: float | None = None
     background_budget: float | None = None
     generator: str | None = None
@@ -218,6 +223,7 @@ _NAMES = ("input", "output", "mask")
 _NUMBERS = {
     "width": int,
     "height": int,
+    "orientation": int,
     "max_over": int,
     "object_budget": float,
     "background_budget": float,

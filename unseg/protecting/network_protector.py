@@ -99,17 +99,25 @@ class NetworkProtector:
             cast(Any, network).to(memory_format=torch.channels_last)
         return network
 
-    def __call__(self, image: AnyImage, mask: AnyMask | None = None, boxes: Boxes | None = None) -> AnyImage:
+    def __call__(
+        self,
+        image: AnyImage,
+        mask: AnyMask | None = None,
+        boxes: Boxes | None = None,
+        *,
+        whole_image: bool = False,
+    ) -> AnyImage:
         """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
 
         image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
         whose alpha is kept. mask: where the object is, H×W bool, or 0 and 255, as array or PIL image. boxes: N×4 XYXY
         in pixels, corners inclusive, in place of a mask: they make a box prompt, and the object is what lies inside.
-        Without either the whole image is the object. Raises UserError for anything else.
+        whole_image: in place of both the whole image is the object, which cannot keep networks from learning the
+        objects in it. Raises UserError for anything else, and where not exactly one of the three is given.
         """
         given = read_given(image)
         boxes = None if boxes is None else read_given_boxes(boxes)
-        object_HW = given_object(given.samples_HWC.shape[:2], mask, boxes)
+        object_HW = given_object(given.samples_HWC.shape[:2], mask, boxes, whole_image)
         noise_3NN = self.noise([self.frame(given.samples_HWC, object_HW, boxes)])[0]
         if not noise_3NN.isfinite().all():
             raise UserError("the generator's noise is not finite: its weights are damaged or not trained")

@@ -79,7 +79,11 @@ class SourcePlan(ABC):
 def codes_of(found: FoundObject, codes: Mapping[int, int]) -> np.ndarray:
     """Returns the code of every pixel, H×W uint8; raises Refused where a class of the image has none."""
     if found.classes_HW is None:
-        raise ValueError("codes are asked of an object without classes")
+        raise Refused(
+            "failed",
+            "nothing says its classes, and where classes are told apart a whole image has no code: leave it out with"
+            " --unmasked skip",
+        )
     try:
         return code_map(found.classes_HW, codes, found.no_class)
     except ValueError as error:

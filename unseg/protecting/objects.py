@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -15,27 +16,36 @@ import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
-from unseg.data.annotations.core import Indexed
-from unseg.data.masks import MaskKind, box_mask, object_mask
+from unseg.data.annotations.core import Indexed, first_few
+from unseg.data.masks import MaskKind, box_mask, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
-from unseg.data.samples import SampleFile, SampleList
+from unseg.data.samples import UNREADABLE, SampleFile, SampleList
 from unseg.method.codes import class_areas
 from unseg.protecting.given_images import Boxes
 from unseg.protecting.manifest import Entry
+from unseg.protecting.mask_placing import STORED, Misfit, Placing
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
+from unseg.storage.image_decoding import Frame
 from unseg.storage.image_limits import ImageError
 
 T = TypeVar("T")
 LOOKED_AT = 32  # masks that are looked at together
+WHOLE_IMAGE = "whole image"  # what a manifest's line calls the object where nothing says where it is
 
 
 class Refused(Exception):
-    """Says that an image stays without protection: it is "copied" or "failed", and why."""
+    """Says that an image stays without protection, and why.
 
-    def __init__(self, status: Literal["copied", "failed"], reason: str) -> None:
+    status: "unmasked" where nothing shows an object in it, which `--unmasked` decides on; "failed" for all else. facts:
+    what its manifest line says of the mask that shows none, should the image be protected all the same.
+    """
+
+    def __init__(
+        self, status: Literal["unmasked", "failed"], reason: str, facts: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.facts = status, reason, dict(facts or {})
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,12 @@ class Objects(ABC):
         return {"mask_rule": None}
 
     @abstractmethod
-    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
-        """Returns the object of an image whose upright size is height × width; raises Refused where it has none."""
+    def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
+        """Returns the object of an image in its frame; raises Refused where it has none."""
+
+    def lacks(self, sample: SampleFile) -> bool:
+        """Returns whether nothing is said of an image, as far as names tell."""
+        return False
 
     @abstractmethod
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
@@ -114,8 +128,8 @@ class WholeImage(Objects):
 
     prompt = "whole"
 
-    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
-        return FoundObject(np.ones((height, width), bool))
+    def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
+        return whole_image(frame)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.mask_sha256 is None
@@ -129,14 +143,17 @@ class BoxFile(Objects):
     def __init__(self, boxes: Mapping[str, Boxes]) -> None:
         self.boxes = boxes
 
-    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
+    def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
         boxes = self.boxes.get(sample.name)
         if not boxes:
-            raise Refused("copied", "no box for it in the boxes file")
-        mask = box_mask(boxes, height, width)
+            raise Refused("unmasked", "no box for it in the boxes file")
+        mask = box_mask(boxes, frame.height, frame.width)
         if not mask.any():
-            raise Refused("failed", f"every box lies outside the image ({width}×{height})")
+            raise Refused("failed", f"every box lies outside the image ({frame.width}×{frame.height})")
         return FoundObject(mask, {"boxes": boxes}, boxes)
+
+    def lacks(self, sample: SampleFile) -> bool:
+        return not self.boxes.get(sample.name)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.boxes == self.boxes.get(sample.name)
@@ -147,12 +164,14 @@ class MaskFolder:
     """A folder with a mask file an image.
 
     root: the folder's name in the manifest. kind: what the masks' values mean. paths: all masks of the set, also those
-    without an image in this run.
+    without an image in this run. placing: how they lie on their images. unreadable: what could not be looked into.
     """
 
     root: str
     kind: MaskKind
     paths: Sequence[Path]
+    placing: Placing = Placing()
+    unreadable: str | None = None
 
 
 class MaskFiles(ClassedObjects):
@@ -167,28 +186,50 @@ class MaskFiles(ClassedObjects):
         labels = {"ignore_label": self.rule.ignore_label, "background_label": self.rule.background_label}
         return {"mask_rule": {"kind": self.folder.kind, "objects": which, **labels}}
 
-    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
+    def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
         if sample.mask is None:
-            raise Refused("copied", "no mask for it")
+            if self.folder.unreadable is not None:
+                raise Refused("failed", f"no mask found for it, but {self.folder.unreadable}")
+            raise Refused("unmasked", "no mask for it")
         try:
             label = image_decoding.open_label(sample.mask, self.max_pixels)
+            values = values_of(label, self.folder.kind, sample.mask)
+            placed = self.folder.placing.place(values, label, frame)
         except ImageError as error:
             raise Refused("failed", f"mask: {error.reason}") from error
-        if label.values.shape != (height, width):
-            there = "×".join(map(str, reversed(label.values.shape)))
-            raise Refused(
-                "failed",
-                f"mask {sample.mask_name} is {there}, the image (upright) is {width}×{height}: make them one size",
-            )
-        mask = object_mask(label.values, self.folder.kind, self.rule)
+        except Misfit as error:
+            raise Refused("failed", f"mask {sample.mask_name} {error}") from error
+        facts = {
+            "mask": sample.mask_name,
+            "mask_root": self.folder.root,
+            "mask_sha256": label.sha256,
+            "mask_placed": placed.placed,
+        }
+        mask = object_mask(placed.values_HW, self.folder.kind, self.rule)
         if not mask.any():
-            raise Refused("copied", f"no object in its mask ({sample.mask_name})")
-        facts = {"mask": sample.mask_name, "mask_root": self.folder.root, "mask_sha256": label.sha256}
-        classes = label.values if self.rule.by_class else None
-        return FoundObject(mask, facts, classes_HW=classes, no_class=self.rule.ignore_label)
+            raise Refused("unmasked", f"no object in its mask ({sample.mask_name}{self._ids_in(values)})", facts)
+        classes = placed.values_HW if self.rule.by_class else None
+        return FoundObject(mask, facts, classes_HW=classes, no_class=self.rule.ignore_label, notes=placed.notes)
+
+    def _ids_in(self, values_HW: np.ndarray) -> str:
+        """Returns words on the ids that a mask holds in place of those that were asked for."""
+        if not isinstance(self.rule.which, tuple):
+            return ""
+        return f" holds {first_few(map(str, np.unique(values_HW).tolist()), 5)}"
+
+    def lacks(self, sample: SampleFile) -> bool:
+        return sample.mask is None and self.folder.unreadable is None
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
-        return (None if sample.mask is None else sha256_of(sample.mask)) == entry.mask_sha256
+        if (None if sample.mask is None else sha256_of(sample.mask)) != entry.mask_sha256:
+            return False
+        placing, was_turned = self.folder.placing, Placing.recorded(entry.mask_placed).frame == STORED
+        if placing.frame != STORED and not was_turned:
+            return True
+        try:
+            return placing.turns(image_decoding.frame_of(sample.image, self.max_pixels).orientation) == was_turned
+        except ImageError:
+            return False  # as its new line will tell
 
     @property
     def has_classes(self) -> bool:
@@ -209,7 +250,8 @@ class MaskFiles(ClassedObjects):
 
     def _areas_of(self, path: Path) -> Mapping[int, int]:
         try:
-            return class_areas([image_decoding.open_label(path, self.max_pixels).values], self.rule.ignore_label)
+            label = image_decoding.open_label(path, self.max_pixels)
+            return class_areas([values_of(label, self.folder.kind, path)], self.rule.ignore_label)
         except ImageError:
             return {}
 
@@ -254,11 +296,18 @@ class OpenAnnotations:
 
 
 class AnnotationObjects(ClassedObjects):
-    """The object is what a rule takes of annotations of any format. place: their name in the manifest."""
+    """The object is what a rule takes of annotations of any format.
 
-    def __init__(self, opened: OpenAnnotations, rule: ObjectRule, place: str, max_pixels: int) -> None:
+    place: their name in the manifest. upright: whether images are turned as EXIF says before anything is read of them.
+    """
+
+    def __init__(
+        self, opened: OpenAnnotations, rule: ObjectRule, place: str, max_pixels: int, upright: bool = True
+    ) -> None:
         super().__init__(rule, max_pixels)
-        self.opened, self.place = opened, place
+        self.opened, self.place, self.upright = opened, place, upright
+        folders = [problem for problem in opened.reader.missing if problem.reason.startswith(UNREADABLE)]
+        self.unreadable = f"{folders[0].name}: {folders[0].reason}" if folders else None
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -270,17 +319,19 @@ class AnnotationObjects(ClassedObjects):
             },
         }
 
-    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
+    def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
         try:
-            annotated = self._read(self.opened.name_of(sample), height, width)
+            annotated = self._read(self.opened.name_of(sample), frame.height, frame.width)
             found = found_in(annotated, self.rule)
         except Unannotated as error:
-            raise Refused("copied", f"not annotated: {error.path.name} {error.reason}") from error
+            if self.unreadable is not None:
+                raise Refused("failed", f"no annotation found for it, but {self.unreadable}") from error
+            raise Refused("unmasked", f"not annotated: {error.path.name} {error.reason}") from error
         except ImageError as error:
             raise Refused("failed", f"annotations: {error.path.name}: {error.reason}") from error
-        if not found.mask_HW.any():
-            raise Refused("copied", "no object in its annotations")
         facts = {"mask": self.opened.name_of(sample), "mask_root": self.place, **found.facts}
+        if not found.mask_HW.any():
+            raise Refused("unmasked", "no object in its annotations", facts)
         return FoundObject(found.mask_HW, facts, None, found.classes_HW, found.no_class, found.notes)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
@@ -290,19 +341,26 @@ class AnnotationObjects(ClassedObjects):
         except ImageError:
             return False  # as its new line will tell
 
+    def lacks(self, sample: SampleFile) -> bool:
+        return self.unreadable is None and self.opened.name_of(sample) not in self._names
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.opened.reader.names())
+
     def image_bytes(self, sample: SampleFile) -> bytes | None:
         return self.opened.reader.image_bytes(sample.name) if self.opened.images_root is None else None
 
     @property
     def has_classes(self) -> bool:
-        return getattr(self.opened.reader, "kind", "index") != "binary"
+        return getattr(self.opened.reader, "kind", "index") == "index"
 
     def ruled(self, rule: ObjectRule) -> AnnotationObjects:
-        return AnnotationObjects(self.opened, rule, self.place, self.max_pixels)
+        return AnnotationObjects(self.opened, rule, self.place, self.max_pixels, self.upright)
 
     def tiles(self) -> bool:
         """Returns whether the first image that can be read has regions that never overlap."""
-        for name in self._names() if self.has_classes else ():
+        for name in self._readable_names() if self.has_classes else ():
             try:
                 return isinstance(self._annotated(name), Indexed)
             except ImageError:
@@ -310,14 +368,14 @@ class AnnotationObjects(ClassedObjects):
         return False
 
     def shows(self, label: int, pool: Executor) -> bool:
-        return _any_shows(label, self._names(), self._areas_of, pool)
+        return _any_shows(label, self._readable_names(), self._areas_of, pool)
 
-    def _names(self) -> list[str]:
+    def _readable_names(self) -> list[str]:
         missing = {problem.name for problem in self.opened.reader.missing}
         return [name for name in self.opened.reader.names() if name not in missing]
 
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
-        names = self._names()
+        names = self._readable_names()
         return _sum_of(track(progress, pool.map(self._areas_of, names), len(names), "classes"))
 
     def _areas_of(self, name: str) -> Mapping[int, int]:
@@ -331,11 +389,19 @@ class AnnotationObjects(ClassedObjects):
         root, reader = self.opened.images_root, self.opened.reader
         data = None if root is not None else reader.image_bytes(name)
         path = (self.opened.path if root is None else root) / name
-        height, width = image_decoding.upright_size(path, self.max_pixels, data)
-        return self._read(name, height, width)
+        frame = image_decoding.frame_of(path, self.max_pixels, data, upright=self.upright)
+        return self._read(name, frame.height, frame.width)
 
     def _read(self, name: str, height: int, width: int) -> Annotated:
         return self.opened.reader.read(name, height, width)
+
+
+def whole_image(frame: Frame, refused: Refused | None = None) -> FoundObject:
+    """Returns an object that is the whole image. refused: why there is no other."""
+    known = {} if refused is None else refused.facts
+    notes = () if refused is None else (f"{refused.reason}: the whole image is its object",)
+    mask = np.ones((frame.height, frame.width), bool)
+    return FoundObject(mask, {**known, "object": WHOLE_IMAGE}, notes=notes)
 
 
 def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:

@@ -13,10 +13,11 @@ from unseg.method.config import Budget
 from unseg.method.metrics import mean_change, psnr
 from unseg.protecting.manifest import Entry, Key, Status
 from unseg.protecting.noise_source import NoiseSource, Prepared
-from unseg.protecting.objects import FoundObject, Objects, Refused
+from unseg.protecting.objects import FoundObject, Objects, Refused, whole_image
 from unseg.protecting.outputs import Planned
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_decoding, image_encoding
+from unseg.storage.image_metadata import oriented
 
 WEAK_SHARE = 0.25  # of the object's budget: an object that changes by less, on average, is not called protected
 
@@ -56,19 +57,30 @@ class ImageMaker:
         """Returns an input with its object; raises Refused or ImageError where it cannot be protected."""
         image = self._read(job)
         height, width, _ = image.samples.shape
+        frame = image_decoding.Frame(height, width, image.orientation)
         reason = image_encoding.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
-        found = self.objects.find(job.sample, height, width)
+        found = self.find(job.sample, frame)
         prepared = self.source.prepare(image.samples, found)
         return Loaded(job, image, prepared, self._facts(job, image, found))
 
+    def find(self, sample: SampleFile, frame: image_decoding.Frame) -> FoundObject:
+        """Returns the object of an image; raises Refused where it stays without protection."""
+        try:
+            return self.objects.find(sample, frame)
+        except Refused as refused:
+            if refused.status == "failed" or self.settings.unmasked != "whole":
+                raise
+            return whole_image(frame, refused)
+
     def _read(self, job: Job) -> image_decoding.Image:
-        data, describe = self.objects.image_bytes(job.sample), self.settings.metadata == "keep"
+        data = self.objects.image_bytes(job.sample)
         path, max_pixels = job.sample.image, self.settings.max_pixels
+        describe, upright = self.settings.metadata == "keep", not self.settings.keep_frame
         if data is None:
-            return image_decoding.read_image(path, max_pixels, describe=describe)
-        return image_decoding.decode_image(path, data, max_pixels, describe=describe)
+            return image_decoding.read_image(path, max_pixels, describe=describe, upright=upright)
+        return image_decoding.decode_image(path, data, max_pixels, describe=describe, upright=upright)
 
     def _facts(self, job: Job, image: image_decoding.Image, found: FoundObject) -> Entry:
         height, width, channels = image.samples.shape
@@ -91,6 +103,7 @@ class ImageMaker:
             object_budget=float(self.settings.budget.object),
             background_budget=self.source.background_budget,
             generator=self.source.generator,
+            orientation=image.orientation if self.settings.keep_frame and image.orientation != 1 else None,
             object_share=float(found.mask_HW.mean()),
             **found.facts,
         )
@@ -105,6 +118,7 @@ class ImageMaker:
         metadata = image.metadata.select(settings.metadata)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
+        metadata = oriented(metadata, loaded.facts.orientation or 1)
         data = image_encoding.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
         facts = loaded.facts
         if settings.format == "jpeg":

@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from unseg.data.masks import box_mask, object_mask
+from unseg.data.masks import box_mask, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
-from unseg.protecting.objects import OpenAnnotations, found_in
+from unseg.protecting.mask_placing import Misfit, Placing
+from unseg.protecting.objects import WHOLE_IMAGE, OpenAnnotations, found_in
 from unseg.storage import image_decoding
 
 Place = tuple[Path, Path | None]
@@ -57,23 +58,21 @@ class Originals:
         return replace(self, read_annotations=found)
 
     def image(self, entry: Entry) -> image_decoding.Image:
-        """Returns an original; raises Broken where it is not there."""
-        path = self._path_of(entry)
+        """Returns an original, in the frame of its protected version; raises Broken where it is not there."""
+        path, upright = self._path_of(entry), entry.orientation is None
         if self.settings.is_annotated and self.settings.holds_images:
             opened = self._annotations_of(entry)
             data = opened.reader.image_bytes(entry.input)
             if data is None:
                 raise Broken(f"its original is not in {opened.path}")
-            return image_decoding.decode_image(path, data, self.max_pixels)
+            return image_decoding.decode_image(path, data, self.max_pixels, upright=upright)
         if not path.is_file():
             raise Broken(f"its original {path} is not there: give --originals")
-        return image_decoding.read_image(path, self.max_pixels)
+        return image_decoding.read_image(path, self.max_pixels, upright=upright)
 
-    def region(self, entry: Entry, height: int, width: int) -> np.ndarray:
+    def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
-        mask = self._object(entry, height, width)
-        if mask.shape != (height, width):
-            raise Broken(f"its mask {entry.mask} is {size_of(mask)}, the image is {width}×{height}")
+        mask = self._object(entry, frame)
         settings = self.settings
         if settings.region == "mask":
             return np.ascontiguousarray(mask, dtype=bool)
@@ -81,15 +80,15 @@ class Originals:
 
         return image_region(mask, settings.region, settings.image_size, settings.mask_size)
 
-    def _object(self, entry: Entry, height: int, width: int) -> np.ndarray:
-        rule = self.settings.rule
+    def _object(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
+        rule, height, width = self.settings.rule, frame.height, frame.width
         if entry.boxes is not None:
             return box_mask(entry.boxes, height, width)
-        if rule is None:
+        if rule is None or entry.object == WHOLE_IMAGE:
             return np.ones((height, width), bool)
         if self.settings.is_annotated:
             return self._annotated(entry, rule, height, width)
-        return self._masked(entry, rule)
+        return self._masked(entry, rule, frame)
 
     def _annotated(self, entry: Entry, rule: ObjectRule, height: int, width: int) -> np.ndarray:
         opened = self._annotations_of(entry)
@@ -100,7 +99,7 @@ class Originals:
             raise Broken(f"its annotations in {opened.path} changed since (the object is another)")
         return _without(found.mask_HW, found.classes_HW, self.settings.absent)
 
-    def _masked(self, entry: Entry, rule: ObjectRule) -> np.ndarray:
+    def _masked(self, entry: Entry, rule: ObjectRule, frame: image_decoding.Frame) -> np.ndarray:
         folder = self.masks
         if folder is None and entry.mask_root is not None:
             folder = self.folder / entry.mask_root
@@ -112,8 +111,13 @@ class Originals:
         label = image_decoding.open_label(path, self.max_pixels)
         if label.sha256 != entry.mask_sha256:
             raise Broken(f"its mask {path} changed since (another sha256)")
-        assert self.settings.kind is not None, "a rule without annotations is one of masks"
-        return _without(object_mask(label.values, self.settings.kind, rule), label.values, self.settings.absent)
+        kind = self.settings.kind
+        assert kind is not None, "a rule without annotations is one of masks"
+        try:
+            placed = Placing.recorded(entry.mask_placed).place(values_of(label, kind, path), label, frame)
+        except Misfit as error:
+            raise Broken(f"its mask {entry.mask} {error}") from error
+        return _without(object_mask(placed.values_HW, kind, rule), placed.values_HW, self.settings.absent)
 
     def _path_of(self, entry: Entry) -> Path:
         if self.originals is not None:

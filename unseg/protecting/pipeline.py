@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unseg.compute.threads import single_threaded_pool, worker_threads
-from unseg.protecting.manifest import Entry, cannot_go_on
+from unseg.protecting.manifest import Entry, Status, cannot_go_on
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
@@ -30,6 +30,8 @@ from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blo
 from unseg.storage.image_limits import ImageError
 
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
+# --unmasked → what becomes of an image that nothing shows an object in; "whole" protects it before that is asked.
+UNMASKED: dict[str, Status] = {"skip": "skipped", "copy": "copied", "fail": "failed", "whole": "failed"}
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
 
 
@@ -161,19 +163,34 @@ class Pipeline:
 
     def _unprotected(self, job: Job, refused: Refused) -> Result:
         """Returns the line of an image that is not protected, after it was copied where that is what happens to it."""
-        earlier = job.earlier
-        if refused.status == "copied":
+        earlier, line = job.earlier, self.foreseen_line(job, refused)
+        if line.status == "copied":
             try:
                 return Result(self._copy(job, refused.reason))
             except (ImageError, Refused) as error:
-                refused = Refused("failed", f"{refused.reason}; and copying it failed: {error.reason}")
+                line = Entry(*job.key, "failed", reason=f"{refused.reason}; and copying it failed: {error.reason}")
         # What an earlier run wrote for it stays, and stays ours.
         there = [name for name in (earlier.owned if earlier else ()) if os.path.lexists(self.out / name)]
-        entry = Entry(*job.key, "failed", reason=refused.reason)
+        entry = line
         if earlier and earlier.output in there:
             entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256)
             there.remove(earlier.output)
         return Result(replace(entry, claims=tuple(sorted(set(there))) or None))
+
+    def foreseen_line(self, job: Job, refused: Refused) -> Entry:
+        """Returns the line that an image gets which is not protected; nothing is written.
+
+        Where an earlier run protected it, no copy takes that version's place, and nothing calls it left out.
+        """
+        status, reason, earlier = UNMASKED[self.settings.unmasked], refused.reason, job.earlier
+        if refused.status == "failed":
+            return Entry(*job.key, "failed", reason=reason)
+        if earlier and earlier.output and os.path.lexists(self.out / earlier.output):
+            if earlier.status != "copied":
+                remedy = f"put back what said where its object is, or remove {earlier.output} from the output"
+                return Entry(*job.key, "failed", reason=f"{reason}, but an earlier run protected it: {remedy}")
+            status = "copied" if status == "skipped" else status  # it is there, and its line goes on saying so
+        return Entry(*job.key, status, reason=reason)
 
     def _copy(self, job: Job, reason: str) -> Entry:
         name = job.planned.copy

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from unseg.compute.progress import Progress
 from unseg.compute.threads import cores
-from unseg.data.masks import check_kind, detect_kind
-from unseg.data.samples import SampleFile, SampleList
+from unseg.data.annotations.core import first_few
+from unseg.data.mask_detection import detect_kind
+from unseg.data.masks import MASK_KINDS, MaskKind, check_kind
+from unseg.data.object_rule import ObjectRule
+from unseg.data.samples import OF_MASKS, SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.method.codes import class_codes
 from unseg.protecting.code_planning import RunKey, plan_codes
 from unseg.protecting.header import check_same_settings, header_of
 from unseg.protecting.inputs import Inputs
 from unseg.protecting.manifest import Entry, Key, read_manifest, relative
+from unseg.protecting.mask_placing import Placing
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
     AnnotationObjects,
@@ -90,6 +94,8 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     check_same_settings(header, earlier, out)
     samples = {(sample.name, relative(sample.root, out)): sample for sample in inputs.found.samples}
     chosen = sorted(samples)[: request.limit]
+    if settings.unmasked == "fail":
+        _check_none_lacks(objects, [samples[key] for key in chosen])
     last = chosen[-1][0] if request.limit is not None and chosen else None
     before = _lines_that_stay(earlier.entries if earlier else {}, inputs.opened, out)
     jobs = _jobs(samples, chosen, pipeline, before)
@@ -121,7 +127,7 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     rule = replace(settings.rule, background_label=None) if settings.rule.by_class else settings.rule
     if opened is not None:
         place = relative(opened.path, request.out)
-        return AnnotationObjects(opened, rule, place, settings.max_pixels)
+        return AnnotationObjects(opened, rule, place, settings.max_pixels, upright=not settings.keep_frame)
     if inputs.boxes is not None:
         return BoxFile(inputs.boxes)
     if request.masks is None:
@@ -139,18 +145,42 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     settings = request.settings
     own = {sample.mask for sample in found.samples if sample.mask}
     paths = sorted(own | {masks / name for name in found.unused_masks})
+    closed = [problem for problem in found.problems if problem.name.startswith(OF_MASKS)]
+    if not paths and not closed:
+        raise UserError(f"--masks {masks}: holds no mask; name their folder (is a drive not mounted?)")
     if settings.mask_type == "auto":
-        detected = detect_kind(paths, pool, progress)
-        kind = detected.kind
-        progress.say(f"masks: {detected.statement}{detected.otherwise}")
+        kind = _detected(masks, paths, settings.rule, pool, progress)
     else:
         kind = settings.mask_type
-    if settings.rule.by_class and kind == "binary":
+    if settings.rule.by_class and kind != "index":
         raise UserError(
             f"--objects by-class: the masks in {masks} hold no class ids; leave it out, or give --mask-type index"
         )
     check_kind(kind, settings.rule)
-    return MaskFolder(relative(masks, request.out), kind, paths)
+    placing = Placing(settings.mask_frame, settings.fit_masks)
+    unreadable = f"{closed[0].name}: {closed[0].reason}" if closed else None
+    return MaskFolder(relative(masks, request.out), kind, paths, placing, unreadable)
+
+
+def _detected(masks: Path, paths: list[Path], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
+    """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
+    detected = detect_kind(paths, pool, progress)
+    if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
+        progress.say("masks: class ids, as --objects says")
+        return "index"
+    kind = detected.settled(f"--masks {masks}", f"--mask-type {' or '.join(MASK_KINDS)}")
+    progress.say(f"masks: {detected.statement}{detected.otherwise}")
+    return kind
+
+
+def _check_none_lacks(objects: Objects, samples: list[SampleFile]) -> None:
+    """Raises UserError where nothing is said of an image's object, as far as names tell, and that is to be an error."""
+    lacking = [sample.name for sample in samples if objects.lacks(sample)]
+    if lacking:
+        raise UserError(
+            f"--unmasked fail: {len(lacking)} images have no mask, box or annotation ({first_few(lacking)}); add it, or"
+            " leave these images out with --unmasked skip"
+        )
 
 
 def _tints(

@@ -88,25 +88,27 @@ class Protector:
         boxes: Boxes | None = None,
         *,
         classes: np.ndarray | None = None,
+        whole_image: bool = False,
     ) -> AnyImage:
         """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
 
         image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
-        whose alpha is kept. One of these says what the object is; without any it is the whole image. mask: H×W bool, or
-        0 and 255, as array or PIL image. boxes: N×4 XYXY in pixels, corners inclusive. classes: H×W class ids, of which
-        each gets the noise of its code, and 255 (no class) none. Raises UserError for anything else.
+        whose alpha is kept. Exactly one of these says what the object is. mask: H×W bool, or 0 and 255, as array or PIL
+        image. boxes: N×4 XYXY in pixels, corners inclusive. classes: H×W class ids, of which each gets the noise of its
+        code, and 255 (no class) none. whole_image: all of it, which cannot keep networks from learning the objects in
+        it. Raises UserError for anything else.
         """
-        if classes is not None and (mask is not None or boxes is not None):
-            raise UserError("classes: tell by themselves what the object is; leave out mask and boxes")
+        if classes is not None and (mask is not None or boxes is not None or whole_image):
+            raise UserError("classes: tell by themselves what the object is; leave out mask, boxes and whole_image")
         if self._network is not None:
             if classes is not None:
                 raise UserError("classes: are for noise of codes; leave out the generator")
-            return self._network(image, mask, boxes)
+            return self._network(image, mask, boxes, whole_image=whole_image)
         given = read_given(image)
         if classes is not None:
             return cast(AnyImage, given.back(self._changed(given.samples_HWC, self._codes_of_classes(classes))))
         boxes = None if boxes is None else read_given_boxes(boxes)
-        object_HW = given_object(given.samples_HWC.shape[:2], mask, boxes)
+        object_HW = given_object(given.samples_HWC.shape[:2], mask, boxes, whole_image)
         codes_HW = np.where(object_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
         return cast(AnyImage, given.back(self._changed(given.samples_HWC, codes_HW)))
 
@@ -155,6 +157,7 @@ def protect_image(
     *,
     boxes: Boxes | None = None,
     classes: np.ndarray | None = None,
+    whole_image: bool = False,
     key: bytes | str | Path | None = None,
     codes: Codes | str | Path | None = None,
     generator: AnyGenerator | None = None,
@@ -164,21 +167,23 @@ def protect_image(
 ) -> AnyImage:
     """Returns the unlearnable version of one image, as `Protector(generator, budget, …)(image, mask)` makes it.
 
-    Without a key, one is drawn for all calls of this process. A generator that is given by its name is loaded once for
-    all calls. A weight file is loaded anew once it has changed.
+    One of mask, boxes, classes and whole_image=True says what the object is. Without a key, one is drawn for all calls
+    of this process. A generator that is given by its name is loaded once for all calls. A weight file is loaded anew
+    once it has changed.
     """
     if generator is None:
         protector = Protector(None, budget, region, key=_own_key() if key is None else key, codes=codes)
-        return protector(image, mask, boxes, classes=classes)
+        return protector(image, mask, boxes, classes=classes, whole_image=whole_image)
     if not isinstance(generator, (str, Path)):
         return Protector(generator, budget, region, key=key, codes=codes, device=device)(
-            image, mask, boxes, classes=classes
+            image, mask, boxes, classes=classes, whole_image=whole_image
         )
     if key is not None or codes is not None or classes is not None:
         raise UserError("key, codes and classes: are for noise of codes; leave them out, or leave out the generator")
     path = Path(generator)
     changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _cached_protector(str(generator), budget, region, device, changed)(image, mask, boxes)
+    protector = _cached_protector(str(generator), budget, region, device, changed)
+    return protector(image, mask, boxes, whole_image=whole_image)
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,8 @@ from unseg.protecting.settings import Kind, ProtectSettings
 if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
     from unseg.protecting.generators import AnyGenerator
 
+CANNOT = "which cannot keep networks from learning the objects in it: noise that is alike everywhere marks none of them"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -33,6 +35,7 @@ class Request:
     generator: AnyGenerator | None = None
     key: Path | bytes | None = None
     codes: Path | Mapping[int, int] | None = None
+    whole_image: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -50,10 +53,17 @@ class Request:
             raise UserError(f"--processes {self.processes}: give 1 or more")
 
     def _check_sources(self) -> None:
-        sources = {"--masks": self.masks, "--boxes": self.boxes, "--annotations": self.annotations}
+        sources = {
+            "--masks": self.masks,
+            "--boxes": self.boxes,
+            "--annotations": self.annotations,
+            "--whole-image": self.whole_image or None,
+        }
         given = [option for option, value in sources.items() if value is not None]
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
+        if not given:
+            raise UserError(f"what is the object? Give --masks, --boxes or --annotations; or --whole-image, {CANNOT}")
         if not self.inputs and self.samples is None and self.annotations is None:
             raise UserError("no images: name folders or files")
 
@@ -77,8 +87,9 @@ class Request:
         if rule.which == "things" and self.annotations is None:
             raise UserError("--objects things: needs --annotations, of a format that tells things from stuff")
         if rule.which != "all" and not labelled:
-            raise UserError(
-                "--objects with class ids: needs --masks or --annotations; without them the whole image is the object"
-            )
+            raise UserError("--objects with class ids: needs --masks or --annotations, which say where each class is")
         if mask_type != "auto" and self.annotations is not None:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
+        if self.masks is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
+            option = "--fit-masks" if self.settings.fit_masks else f"--mask-frame {self.settings.mask_frame}"
+            raise UserError(f"{option}: is for --masks; leave it out")

@@ -35,6 +35,7 @@ def protect(
     boxes: str | Path | None = None,
     annotations: str | Path | OpenAnnotations | None = None,
     annotations_format: str = "auto",
+    whole_image: bool = False,
     samples: SampleList | None = None,
     limit: int | None = None,
     dry_run: bool = False,
@@ -52,10 +53,11 @@ def protect(
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
 
-    One of these says what the object is; without any it is the whole image. masks: a folder, paired by relative name
+    One of these says what the object is. masks: a folder, paired by relative name
     without suffix. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}. annotations: a file or folder of
     `annotations_format` (one of `unseg.data.annotations.FORMATS`), or ones that are open already. `settings.rule` says
-    which part of masks or annotations.
+    which part of masks or annotations. whole_image: the object is the whole image, which cannot keep networks from
+    learning the objects in it.
 
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
     has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
@@ -80,6 +82,7 @@ def protect(
         generator=generator,
         key=key if isinstance(key, bytes) else _path(key, "key"),
         codes=codes if isinstance(codes, Mapping) else _path(codes, "codes"),
+        whole_image=whole_image,
     )
     request.check()
     return _carried_out(request, dry_run, progress)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from unseg.data.masks import MaskKind
+from unseg.data.masks import MASK_KINDS, MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
+from unseg.protecting.mask_placing import MaskFrame
 from unseg.protecting.outputs import SUFFIXES
 from unseg.storage import image_limits
 
@@ -24,6 +25,7 @@ COMPACT = "compact"  # the generator that ships
 PRECISIONS = get_args(Precision)
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 REMOVED_PRECISIONS = ("auto", "float16")
+Unmasked = Literal["skip", "copy", "fail", "whole"]
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
@@ -41,9 +43,13 @@ class ProtectSettings:
     a code a class; only where `rule` takes all objects together. rule: which part of masks or annotations is the
     object; by class no class but the ignored one is left out, and the background has no noise with codes, its own with
     tints. mask_by_contrast, survive_grey: of codes, see `unseg.method.coded_noise`. mask_type: what the values of masks
-    mean; "auto" finds out. names: whether a file of another format gets that format's suffix ("suffix"), or every
-    output exactly its input's name ("keep"): a.jpg then holds a PNG, which readers that go by content read. precision:
-    of networks derived from SAM, see `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
+    mean; "auto" finds out. mask_frame, fit_masks: how masks lie, see `unseg.protecting.mask_placing.Placing`. unmasked:
+    what becomes of images that nothing shows an object in: they are left out ("skip"), copied with all their metadata
+    ("copy"), or protected as a whole ("whole"); "fail" ends a run before it writes where it can be known then.
+    keep_frame: pixels stay as they are stored, with EXIF's orientation beside them; else they are turned upright.
+    names: whether a file of another format gets that format's suffix ("suffix"), or every output exactly its input's
+    name ("keep"): a.jpg then holds a PNG, which readers that go by content read. precision: of networks derived from
+    SAM, see `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -55,6 +61,10 @@ class ProtectSettings:
     mask_by_contrast: bool = False
     survive_grey: bool = False
     mask_type: MaskKind | Literal["auto"] = "auto"
+    mask_frame: MaskFrame = "auto"
+    fit_masks: bool = False
+    unmasked: Unmasked = "skip"
+    keep_frame: bool = False
     format: Literal["png", "tiff", "webp", "jpeg"] = "png"
     names: Literal["suffix", "keep"] = "suffix"
     png_level: int = 1
@@ -91,7 +101,9 @@ class ProtectSettings:
             object.__setattr__(self, "rule", replace(self.rule, by_class=True))
         _check_choice("--region", self.region, ("mask", "published"))
         self._check_by_class()
-        _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
+        _check_choice("--mask-type", self.mask_type, ("auto", *MASK_KINDS))
+        _check_choice("--mask-frame", self.mask_frame, get_args(MaskFrame))
+        _check_choice("--unmasked", self.unmasked, get_args(Unmasked))
         _check_choice("--format", self.format, tuple(SUFFIXES))
         _check_choice("--names", self.names, ("suffix", "keep"))
         if self.precision in REMOVED_PRECISIONS:
@@ -120,8 +132,10 @@ class ProtectSettings:
     def _check_by_class(self) -> None:
         if self.rule.by_class and self.region != "mask":
             raise UserError(f"--objects by-class: has no prompt, so no --region {self.region}; leave it out")
-        if self.rule.by_class and self.mask_type == "binary":
-            raise UserError("--objects by-class: needs masks of class ids, so no --mask-type binary")
+        if self.rule.by_class and self.mask_type not in ("auto", "index"):
+            raise UserError(f"--objects by-class: needs masks of class ids, so no --mask-type {self.mask_type}")
+        if self.rule.by_class and self.unmasked == "whole":
+            raise UserError("--unmasked whole: what has no mask has no class for --objects by-class; leave it out")
 
     def _check_numbers(self) -> None:
         if not 0 <= self.png_level <= 9:

@@ -194,7 +194,7 @@ def _finding_of(name: str, compared: Comparison) -> Finding:
 
 
 def _is_gone(entry: Entry, output: Path) -> bool:
-    return entry.status != "failed" and not output.is_file()
+    return entry.status not in ("failed", "skipped") and not output.is_file()
 
 
 def _extra(folder: Path, entries: list[Entry]) -> tuple[str, ...]:
@@ -210,6 +210,8 @@ def _extra(folder: Path, entries: list[Entry]) -> tuple[str, ...]:
 def _not_protected(entry: Entry) -> str:
     if entry.status == "copied":
         return f"copied without protection: {entry.reason}"
+    if entry.status == "skipped":
+        return f"left out: {entry.reason}"
     if entry.status == "failed":
         return f"failed: {entry.reason}"
     if entry.is_written:

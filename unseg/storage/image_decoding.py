@@ -60,6 +60,7 @@ class Image:
     samples: H×W×C, C = 1 (grey) or 3 (RGB), uint8 or uint16, contiguous: the file's own values. alpha: H×W of the same
     type, or None. metadata: what may be kept. note: the conversion that decoding made ("palette to RGB"), or None.
     sha256: of the file's bytes. tells: kinds of metadata in the file that say more than colours ("EXIF", "XMP").
+    orientation: EXIF's, 1 to 8, of the file; 1 where it has none.
     """
 
     samples: np.ndarray
@@ -68,6 +69,7 @@ class Image:
     note: str | None = None
     sha256: str = ""
     tells: tuple[str, ...] = ()
+    orientation: int = 1
 
     @property
     def pixels(self) -> np.ndarray:
@@ -91,35 +93,43 @@ def eight_bit_rgb(samples_HWC: np.ndarray) -> np.ndarray:
 class Label:
     """A decoded mask or label map, upright.
 
-    values: H×W integers (palette images: the indices; black-and-white images: 0 and 255). palette: it has a palette.
-    lossy: it comes from a format that changes values (JPEG), so that class ids cannot be trusted.
+    values: H×W integers (palette images: the indices; black-and-white images: 0 and 255). palette: K×3 uint8 RGB, the
+    colour of each index; None without a palette. lossy: it comes from a format that changes values (JPEG), so that
+    class ids cannot be trusted. orientation: EXIF's, as the file has it.
     """
 
     values: np.ndarray
-    palette: bool
+    palette: np.ndarray | None
     lossy: bool
     sha256: str
+    orientation: int = 1
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, describe: bool = False) -> Image:
+def read_image(
+    path: str | Path, max_pixels: int = MAX_PIXELS, *, describe: bool = False, upright: bool = True
+) -> Image:
     """Returns the image in `path` (JPEG, PNG, WebP, BMP, TIFF), decoded completely, or raises ImageError.
 
     8 bits a channel; 16 in PNG and TIFF. Palette, CMYK and YCbCr become RGB, black-and-white becomes grey, and the note
-    says so. describe: also read EXIF and XMP into the metadata.
+    says so. describe: also read EXIF and XMP into the metadata. upright: turn the pixels as EXIF's orientation says;
+    else they lie as they are stored.
     """
     path = Path(path)
-    return decode_image(path, bytes_of_image(path, max_pixels), max_pixels, describe=describe)
+    return decode_image(path, bytes_of_image(path, max_pixels), max_pixels, describe=describe, upright=upright)
 
 
-def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, describe: bool = False) -> Image:
+def decode_image(
+    path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, describe: bool = False, upright: bool = True
+) -> Image:
     """Returns what `read_image` does for bytes that are in memory already; `path` is what errors name."""
     with _decoding(path, data, max_pixels) as image:
         bits = _check_kind(path, image, data)
         grey, has_alpha = image.mode in GREY_MODES, _has_alpha(image)
-        orientation = image.getexif().get(ORIENTATION, 1)
+        orientation = _orientation_of(image)
+        turned = orientation if upright else 1
         if bits == 16:
             samples, alpha, grey = _deep_samples(path, image, data, grey=grey, has_alpha=has_alpha)
             notes: list[str] = []
@@ -128,12 +138,13 @@ def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, descr
         metadata, left_out = metadata_of(image, grey, describe)
         tells = telling_kinds(image)
     return Image(
-        samples=_upright(samples, orientation),
-        alpha=None if alpha is None else _upright(alpha, orientation),
+        samples=turn(samples, turned),
+        alpha=None if alpha is None else turn(alpha, turned),
         metadata=metadata,
         note="; ".join(notes + left_out) or None,
         sha256=hashlib.sha256(data).hexdigest(),
         tells=tells,
+        orientation=orientation,
     )
 
 
@@ -144,8 +155,22 @@ def decode_samples(data: bytes) -> np.ndarray:
     return samples if samples.ndim == 3 else samples[..., None]
 
 
-def upright_size(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> tuple[int, int]:
-    """Returns height and width that `read_image` would find, from the header alone.
+@dataclass(frozen=True)
+class Frame:
+    """The size of an image as it lies, and how EXIF says that it was turned: orientation 1 to 8."""
+
+    height: int
+    width: int
+    orientation: int = 1
+
+    @property
+    def is_turned(self) -> bool:
+        """Returns whether being upright exchanges width and height."""
+        return self.orientation in TURNED
+
+
+def frame_of(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None, *, upright: bool = True) -> Frame:
+    """Returns the frame of the image that `read_image` would return, from the header alone.
 
     data: the image's bytes, where `path` is no file of its own. An ImageError says where the header shows that the
     image cannot be used.
@@ -158,8 +183,10 @@ def upright_size(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = 
             _check_kind(path, image, data)
             # Pillow decodes a PNG to look for EXIF behind its pixels; there is none without the chunk's name.
             exif = image.getexif() if image.format != "PNG" or b"eXIf" in data else Pillow.Image.getexif(image)
-            turned = exif.get(ORIENTATION, 1) in TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
+            orientation = _known_orientation(exif.get(ORIENTATION, 1))
+            if upright and orientation in TURNED:
+                return Frame(image.width, image.height, orientation)
+            return Frame(image.height, image.width, orientation)
 
 
 # --- masks and label maps --------------------------------------------------------------------------------------------
@@ -182,7 +209,8 @@ def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label
             raise ImageError(path, f"a mask must be grey, palette or black-and-white, this one is {mode}")
         if mode in ("LA", "RGB", "RGBA") and _header_bits(image, data) > 8:
             raise ImageError(path, "mask with more than 8 bits a channel: save it as grey PNG, one class id a pixel")
-        values = _upright(np.asarray(image), image.getexif().get(ORIENTATION, 1))
+        orientation, palette = _orientation_of(image), _palette_of(image)
+        values = turn(np.asarray(image), orientation)
     if mode == "1":
         values = values.astype(np.uint8) * 255
     if mode in ("LA", "RGBA") and (values[..., -1] != 255).any():
@@ -190,7 +218,17 @@ def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label
     if mode in ("RGB", "RGBA") and (values[..., :1] != values[..., 1:3]).any():
         raise ImageError(path, "colour mask: save it as grey or palette PNG, one class id a pixel")
     values = values if values.ndim == 2 else values[..., 0]
-    return Label(np.ascontiguousarray(values), mode == "P", lossy, hashlib.sha256(data).hexdigest())
+    return Label(np.ascontiguousarray(values), palette, lossy, hashlib.sha256(data).hexdigest(), orientation)
+
+
+def _palette_of(image: Pillow.Image) -> np.ndarray | None:
+    """Returns the colour of each of 256 indices, 256×3 uint8, black where the file names none; None without palette."""
+    if image.mode != "P":
+        return None
+    colours = np.zeros((256, 3), np.uint8)
+    named = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
+    colours[: len(named)] = named
+    return colours
 
 
 def read_label(path: str | Path) -> np.ndarray:
@@ -309,11 +347,17 @@ def _has_alpha(image: Pillow.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
-def _upright(values: np.ndarray, orientation: object) -> np.ndarray:
-    """Returns H×W… turned and mirrored as EXIF's orientation (1 to 8) says, contiguous.
+def _orientation_of(image: Pillow.Image) -> int:
+    return _known_orientation(image.getexif().get(ORIENTATION, 1))
 
-    Any other orientation changes nothing.
-    """
+
+def _known_orientation(value: object) -> int:
+    """Returns EXIF's orientation; 1, as it lies, for anything that is none."""
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def turn(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns H×W… turned and mirrored as EXIF's orientation (1 to 8) says, contiguous."""
     if orientation in TURNED:
         values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

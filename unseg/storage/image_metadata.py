@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import ExifTags
 from PIL import Image as Pillow
@@ -56,6 +56,17 @@ class Metadata:
 
 
 NO_METADATA = Metadata()
+
+
+def oriented(metadata: Metadata, orientation: int) -> Metadata:
+    """Returns the metadata with EXIF's orientation (1 to 8) in their EXIF block, for pixels that lie as stored."""
+    if orientation == 1:
+        return metadata
+    block = Pillow.Exif()
+    if metadata.exif:
+        block.load(b"Exif\0\0" + metadata.exif)
+    block[ExifTags.Base.Orientation] = orientation
+    return replace(metadata, exif=block.tobytes().removeprefix(b"Exif\0\0"))
 
 
 def metadata_of(image: Pillow.Image, grey: bool, describe: bool) -> tuple[Metadata, list[str]]:

@@ -25,6 +25,8 @@ FORMATS = (
     "voc",
     "index",
     "binary",
+    "soft",
+    "trimap",
     "cityscapes",
     "cityscapes-panoptic",
     "yolo",
@@ -36,7 +38,7 @@ JSON_FORMATS: dict[str, type[CocoInstances] | type[CocoPanoptic]] = {
     "coco-panoptic": CocoPanoptic,
     "cityscapes-panoptic": CityscapesPanoptic,
 }
-MASK_FILES = "masks"  # which of voc, index and binary they are shows only when they are read
+MASK_FILES = "masks"  # which of voc, index, binary and so on they are shows only when they are read
 FILES_LOOKED_AT = 20  # json or text files of a folder; formats with one file an image have thousands of one kind
 VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "SegmentationObject")  # of a VOC data set
 
@@ -122,7 +124,7 @@ def _only_json(folder: Path, wanted: str) -> Path:
 
 
 def detect(path: Path, images_root: Path | None) -> tuple[str, Path]:
-    """Returns the format, and the file or folder that holds it. "masks" stands for voc, index or binary."""
+    """Returns the format, and the file or folder that holds it. "masks" stands for image files, whose values decide."""
     if path.is_file():
         return _detect_file(path), path
     problems: list[Problem] = []

@@ -27,7 +27,8 @@ from unseg.data.annotations.core import (
 )
 from unseg.data.annotations.label_files import label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name
-from unseg.data.masks import MaskKind, check_kind, detect_kind
+from unseg.data.mask_detection import detect_kind
+from unseg.data.masks import MaskKind, check_kind
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
@@ -127,7 +128,8 @@ class HuggingFaceTables(Annotations):
             f"Hugging Face tables: {len(rows) + len(without)} rows in {len(tables)} files, masks in"
             f" the column {tables[0].mask_column}: {found.statement}"
         )
-        return cls(rows, missing, found.kind, statement)
+        kind = found.settled(f"{path}: column {tables[0].mask_column}", "--masks and --mask-type, once they are files")
+        return cls(rows, missing, kind, statement)
 
     def names(self) -> Sequence[str]:
         return sorted([*self._rows, *(problem.name for problem in self.missing)])

@@ -26,7 +26,8 @@ from unseg.data.annotations.core import (
     index_values,
 )
 from unseg.data.annotations.names import ImagesFolder
-from unseg.data.masks import MaskKind, check_kind, detect_kind
+from unseg.data.mask_detection import detect_kind
+from unseg.data.masks import MASK_KINDS, MaskKind, check_kind, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
@@ -102,6 +103,14 @@ CITYSCAPES_CLASSES = dict(
 CITYSCAPES_VOID = frozenset((*range(7), 9, 10, 14, 15, 16, 18, 29, 30))
 CITYSCAPES_THINGS = frozenset(range(24, 34))
 INSTANCES_A_CLASS = 1000  # instanceIds: class × 1000 + number; below 1000 the class of what is not told apart
+# Formats of masks that a user can name → what their values are, in a word and for the statement.
+NAMED: dict[str, tuple[MaskKind, str]] = {
+    "voc": ("index", "class ids of VOC"),
+    "index": ("index", "class ids"),
+    "binary": ("binary", "the brighter of two levels is object, of more those above 127"),
+    "soft": ("soft", "above 127 is object"),
+    "trimap": ("trimap", "all but black is object"),
+}
 CITYSCAPES_OWN = re.compile(r"_gt(Fine|Coarse)_\w+\.png$")  # labels, instances and pictures of them
 CITYSCAPES_SUFFIXES = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
 
@@ -109,20 +118,29 @@ CITYSCAPES_SUFFIXES = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
 def label_map(label: Label, path: Path, height: int, width: int, kind: MaskKind, classes: ClassTable) -> ClassMap:
     """Returns a decoded label as a class map; ImageError where it is not height × width."""
     check_size(path, "the mask", (label.values.shape[0], label.values.shape[1]), height, width)
-    return ClassMap(label.values, kind, classes)
+    values = values_of(label, kind, path)
+    if kind == "index":
+        return ClassMap(values, kind, classes)
+    return ClassMap(np.where(object_mask(values, kind), np.uint8(255), np.uint8(0)), "binary", classes)
 
 
 class LabelFiles(Annotations):
     """Reads masks that are image files, one for each image.
 
     files: image name → its mask. missing: masks without an image, and what cannot be looked into. kind: what the masks
-    hold. statement: as `Annotations` has it.
+    hold; fits: what else they may hold, where that was detected. statement: as `Annotations` has it.
     """
 
     def __init__(
-        self, format_name: str, files: Mapping[str, Path], missing: Sequence[Problem], kind: MaskKind, statement: str
+        self,
+        format_name: str,
+        files: Mapping[str, Path],
+        missing: Sequence[Problem],
+        kind: MaskKind,
+        statement: str,
+        fits: Sequence[MaskKind] = (),
     ) -> None:
-        self.format, self.kind, self.statement = format_name, kind, statement
+        self.format, self.kind, self.statement, self.fits = format_name, kind, statement, tuple(fits) or (kind,)
         self._files, self.missing = dict(files), tuple(missing)
         self.classes = ClassTable(dict(enumerate(VOC_CLASSES)) if format_name == "voc" else {})
 
@@ -153,7 +171,7 @@ def open_label_files(
 ) -> LabelFiles:
     """Pairs masks with images by relative name without suffix.
 
-    format_name: voc, index or binary; without it every mask is looked at, in the threads of `pool`.
+    format_name: voc, index, binary, soft or trimap; without it every mask is looked at, in the threads of `pool`.
     """
     found = find_samples([images_root], path)
     files = {sample.name: sample.mask for sample in found.samples if sample.mask is not None}
@@ -168,9 +186,8 @@ def open_label_files(
 def named_label_files(
     format_name: str, folder: Path, files: Mapping[str, Path], missing: Sequence[Problem]
 ) -> LabelFiles:
-    """Returns masks of a format that is known: voc, index or binary. No file is opened."""
-    told = {"voc": "class ids of VOC", "index": "class ids", "binary": "above 127 is object"}[format_name]
-    kind: MaskKind = "binary" if format_name == "binary" else "index"
+    """Returns masks of a format that is known: one of `NAMED`. No file is opened."""
+    kind, told = NAMED[format_name]
     return LabelFiles(format_name, files, missing, kind, _statement(format_name, folder, len(files), told))
 
 
@@ -184,9 +201,10 @@ def detected_label_files(
     """Returns masks whose format shows when all of them are looked at."""
     paths = sorted(files.values())
     found = detect_kind(paths, pool, progress)
-    format_name = "voc" if found.kind == "index" and _all_of_voc(folder, paths) else found.kind
+    kind = found.settled(f"--annotations {folder}", f"--annotations-format {' or '.join(MASK_KINDS)}")
+    format_name = "voc" if kind == "index" and _all_of_voc(folder, paths) else kind
     statement = _statement(format_name, folder, len(files), found.statement)
-    return LabelFiles(format_name, files, missing, found.kind, statement)
+    return LabelFiles(format_name, files, missing, kind, statement, found.fits)
 
 
 def _statement(format_name: str, folder: Path, count: int, told: str) -> str:

@@ -1,0 +1,102 @@
+"""What the masks of a folder are taken for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from unseg.data.mask_detection import detect_kind
+from unseg.errors import UserError
+
+HARD = np.zeros((30, 44), np.uint8)
+HARD[6:21, 9:31] = 255
+ROWS, COLUMNS = np.mgrid[0:60, 0:88]
+DISC = ((ROWS - 27) / 21) ** 2 + ((COLUMNS - 40) / 33) ** 2 <= 1
+SOFT = (DISC.reshape(30, 2, 44, 2).mean((1, 3)) * 255).round().astype(np.uint8)  # 0, 64, 128, 191, 255
+TRIMAP = HARD.copy()
+TRIMAP[4:10, 7:33] = 128
+CLASSES = np.zeros((30, 44), np.uint8)
+CLASSES[2:20, 3:25], CLASSES[8:28, 20:40], CLASSES[2, 3:25] = 3, 12, 255
+
+
+def folder(root: Path, *masks: np.ndarray | Pillow.Image) -> list[Path]:
+    root.mkdir(exist_ok=True)
+    for number, mask in enumerate(masks):
+        image = mask if isinstance(mask, Pillow.Image) else Pillow.fromarray(mask)
+        image.save(root / f"m{number}.png")
+    return sorted(root.iterdir())
+
+
+def palette(indices: np.ndarray, *colours: tuple[int, int, int]) -> Pillow.Image:
+    image = Pillow.fromarray(indices.astype(np.uint8), "P")
+    image.putpalette(sum(colours, ()))
+    return image
+
+
+BLACK, WHITE, GREY, RED = (0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("masks", "kind", "statement"),
+    [
+        ([HARD, HARD], "binary", "0 and 255"),
+        ([HARD * 0], "binary", "black all over"),
+        ([HARD // 255], "index", "1 of them"),
+        ([HARD // 255, HARD], "binary", "0 and 1, or 0 and 255"),  # two tools wrote into one folder
+        ([HARD // 255 * 90 + 40], "binary", "40 and 130"),
+        ([HARD // 255 * 254], "binary", "0 and 254"),
+        ([SOFT], "soft", "grey edges (values such as"),
+        ([HARD, HARD, SOFT], "soft", "grey edges"),  # one among hard ones
+        ([HARD.astype(np.uint16) * 257], "binary", "0 and 255"),
+        ([SOFT.astype(np.uint16) * 257], "soft", "grey edges"),
+        ([CLASSES], "index", "3 to 12"),
+        ([CLASSES, CLASSES * 0], "index", "3 to 12"),
+        ([(CLASSES % 255).astype(np.uint16) * 1000], "index", "values over 255"),
+        ([TRIMAP], None, "a trimap (0, 128 and 255)"),
+        ([TRIMAP // 128 + 1], None, "trimaps of Oxford-IIIT Pet"),
+        ([np.where(CLASSES > 100, 0, CLASSES // 3 * 50) + HARD // 255 * 55], None, "say"),
+        ([palette(HARD // 255, BLACK, WHITE)], "binary", "by the colours"),
+        ([palette(1 - HARD // 255, WHITE, BLACK)], "binary", "by the colours"),  # white first
+        ([palette(1 - HARD // 255, WHITE, BLACK), HARD, Pillow.fromarray(HARD > 0)], "binary", "by the colours"),
+        ([palette(HARD // 255, BLACK, RED)], "index", "palette PNG"),
+        ([palette(1 - HARD // 255, RED, BLACK)], "binary", "the brighter one"),
+        ([palette(CLASSES % 13, *[(7 * n, 0, n) for n in range(13)])], "index", "palette PNG"),
+        ([palette(TRIMAP // 127, BLACK, GREY, WHITE)], None, "a trimap"),
+        ([palette(HARD // 255, BLACK, RED), HARD], None, "keep the two kinds apart"),
+    ],
+)
+def test_detection(tmp_path: Path, masks: list[np.ndarray | Pillow.Image], kind: str | None, statement: str) -> None:
+    paths = folder(tmp_path / "masks", *masks)
+    detected = detect_kind(paths)
+    assert detected.kind == kind
+    assert detect_kind(paths[::-1]) == detected
+    assert "--mask-type" not in detected.statement  # it is told in places where the option is another
+    if kind is not None:
+        assert statement in detected.statement and kind in detected.fits
+        assert detected.settled("masks", "--mask-type index") == kind
+    else:
+        with pytest.raises(UserError, match="masks: the masks may be .*; say which with --mask-type index"):
+            detected.settled("masks", "--mask-type index")
+
+
+def test_grey_levels_of_a_palette_are_its_colours(tmp_path: Path) -> None:
+    shuffled = np.random.default_rng(3).permutation(256)
+    places = np.argsort(shuffled)
+    soft = palette(places[SOFT], *[(int(level),) * 3 for level in shuffled])
+    assert detect_kind(folder(tmp_path / "masks", soft)).kind == "soft"
+
+
+def test_files_that_cannot_be_read_do_not_vote(tmp_path: Path) -> None:
+    paths = folder(tmp_path / "masks", HARD)
+    (tmp_path / "masks" / "broken.png").write_bytes(b"broken")
+    assert detect_kind([tmp_path / "masks" / "broken.png", *paths]).kind == "binary"
+
+
+def test_jpeg_masks_are_black_and_white_or_a_question(tmp_path: Path) -> None:
+    for name, mask, kind in (("hard", HARD, "soft"), ("ids", CLASSES % 255 * 4, None)):
+        (tmp_path / name).mkdir()
+        Pillow.fromarray(mask).save(tmp_path / name / "a.jpg", quality=60)
+        assert detect_kind([tmp_path / name / "a.jpg"]).kind == kind
