@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from tests.support.fake_generator import loaded
 from unseg.data.edition_catalog import edition_row
 from unseg.editions.audit import verify_edition
 from unseg.editions.edition import make_edition
 from unseg.editions.options import settings_from
-from unseg.protecting import inputs
 
 HEIGHT, WIDTH = 48, 64
 ORIENTATION = 274
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(inputs, "load_generator", lambda which, device: loaded())
+def root(tmp_path: Path) -> Path:
     for kind in ("images", "masks"):
         (tmp_path / "root" / "Kvasir-SEG" / kind).mkdir(parents=True)
     return tmp_path / "root"

@@ -28,7 +28,8 @@ from unseg import cli
 from unseg.data.annotations import ObjectRule, open_annotations
 from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, read_manifest
-from unseg.protecting.objects import AnnotationObjects, OpenAnnotations
+from unseg.protecting.objects import AnnotationObjects
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.pipeline import Result
 from unseg.protecting.processes import _Parts
 from unseg.protecting.run import ProtectSettings, protect

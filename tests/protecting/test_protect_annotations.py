@@ -17,7 +17,7 @@ from tests.support.told_progress import Told
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.protecting.manifest import MANIFEST, read_manifest
-from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
 from unseg.storage.image_decoding import read_image

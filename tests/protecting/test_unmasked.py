@@ -15,7 +15,8 @@ import unseg
 from tests.support.fake_generator import loaded
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
-from unseg.protecting.objects import AnnotationObjects, OpenAnnotations
+from unseg.protecting.objects import AnnotationObjects
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
 from unseg.storage.image_decoding import Frame, read_image

@@ -14,7 +14,7 @@ from unseg.editions.data_set import open_data_set
 from unseg.editions.description import EDITION, is_described, read_edition
 from unseg.errors import UserError
 from unseg.protecting.manifest import Manifest, read_manifest
-from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.verification import CUT_OFF, Finding, Verification, verify
 from unseg.storage.files import link_on_the_way, sha256_of
 

@@ -16,7 +16,7 @@ from unseg.editions.description import check_same, describe, read_edition, write
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
 from unseg.protecting.manifest import Manifest, read_manifest
-from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage.locks import FolderLock
 

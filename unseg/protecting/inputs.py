@@ -15,7 +15,7 @@ from unseg.data.samples import OF_MASKS, SampleFile, SampleList, find_samples
 from unseg.errors import UserError
 from unseg.protecting.box_file import read_boxes
 from unseg.protecting.given_images import Boxes
-from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import check_folders
 from unseg.protecting.request import Request
 from unseg.storage.files import stays_inside

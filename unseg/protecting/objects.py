@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from unseg.compute.progress import SILENT, Progress, track
-from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
+from unseg.compute.progress import Progress, track
+from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
 from unseg.data.annotations.core import Indexed, first_few
 from unseg.data.masks import MaskKind, box_mask, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
-from unseg.data.samples import UNREADABLE, SampleFile, SampleList
+from unseg.data.samples import UNREADABLE, SampleFile
 from unseg.method.codes import class_areas
 from unseg.protecting.given_images import Boxes
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import STORED, Misfit, Placing
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import Frame
@@ -254,45 +255,6 @@ class MaskFiles(ClassedObjects):
             return class_areas([values_of(label, self.folder.kind, path)], self.rule.ignore_label)
         except ImageError:
             return {}
-
-
-@dataclass(frozen=True)
-class OpenAnnotations:
-    """Annotations and where they lie.
-
-    path: the file or folder. images_root: the folder that their names are relative to; None where they hold the images
-    themselves. format: as it was asked for, to open them again in the same way.
-    """
-
-    reader: Annotations
-    path: Path
-    images_root: Path | None
-    format: str = "auto"
-
-    @staticmethod
-    def open(
-        path: str | Path,
-        images_root: str | Path | None,
-        format: str = "auto",
-        pool: Executor | None = None,
-        progress: Progress = SILENT,
-    ) -> OpenAnnotations:
-        """Opens annotations (see `unseg.data.annotations.open_annotations`) and keeps where they lie."""
-        root = None if images_root is None else Path(images_root)
-        return OpenAnnotations(open_annotations(path, root, format, pool, progress), Path(path), root, format)
-
-    def name_of(self, sample: SampleFile) -> str:
-        """Returns the annotations' name of an image: relative to their images' folder."""
-        if self.images_root is None:
-            return sample.name
-        return PurePosixPath(sample.image.relative_to(self.images_root)).as_posix()
-
-    def samples(self) -> SampleList:
-        """Returns the images that the annotations hold themselves."""
-        missing = {problem.name for problem in self.reader.missing}
-        return SampleList(
-            [SampleFile(name, self.path, self.path) for name in self.reader.names() if name not in missing]
-        )
 
 
 class AnnotationObjects(ClassedObjects):

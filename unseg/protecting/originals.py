@@ -15,7 +15,8 @@ from unseg.errors import UserError
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import Misfit, Placing
-from unseg.protecting.objects import WHOLE_IMAGE, OpenAnnotations, found_in
+from unseg.protecting.objects import WHOLE_IMAGE, found_in
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.storage import image_decoding
 
 Place = tuple[Path, Path | None]

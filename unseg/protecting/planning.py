@@ -31,10 +31,10 @@ from unseg.protecting.objects import (
     MaskFiles,
     MaskFolder,
     Objects,
-    OpenAnnotations,
     WholeImage,
 )
 from unseg.protecting.one_image import Job
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.request import Request

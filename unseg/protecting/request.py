@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
-from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
 
 if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not

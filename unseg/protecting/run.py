@@ -13,7 +13,7 @@ from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
 from unseg.protecting.inputs import read_inputs
-from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.planning import plan_run
 from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings

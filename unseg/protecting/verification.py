@@ -15,7 +15,7 @@ from unseg.errors import UserError
 from unseg.protecting.comparison import Comparison, compare
 from unseg.protecting.header import age_of_noise, recorded
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
-from unseg.protecting.objects import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
 from unseg.storage import image_limits
 from unseg.storage.files import files_under

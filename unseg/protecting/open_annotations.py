@@ -1,0 +1,50 @@
+"""Annotations of any format, open, with the places that names in them are relative to."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from unseg.compute.progress import SILENT, Progress
+from unseg.data.annotations import Annotations, open_annotations
+from unseg.data.samples import SampleFile, SampleList
+
+
+@dataclass(frozen=True)
+class OpenAnnotations:
+    """Annotations and where they lie.
+
+    path: the file or folder. images_root: the folder that their names are relative to; None where they hold the images
+    themselves. format: as it was asked for, to open them again in the same way.
+    """
+
+    reader: Annotations
+    path: Path
+    images_root: Path | None
+    format: str = "auto"
+
+    @staticmethod
+    def open(
+        path: str | Path,
+        images_root: str | Path | None,
+        format: str = "auto",
+        pool: Executor | None = None,
+        progress: Progress = SILENT,
+    ) -> OpenAnnotations:
+        """Opens annotations (see `unseg.data.annotations.open_annotations`) and keeps where they lie."""
+        root = None if images_root is None else Path(images_root)
+        return OpenAnnotations(open_annotations(path, root, format, pool, progress), Path(path), root, format)
+
+    def name_of(self, sample: SampleFile) -> str:
+        """Returns the annotations' name of an image: relative to their images' folder."""
+        if self.images_root is None:
+            return sample.name
+        return PurePosixPath(sample.image.relative_to(self.images_root)).as_posix()
+
+    def samples(self) -> SampleList:
+        """Returns the images that the annotations hold themselves."""
+        missing = {problem.name for problem in self.reader.missing}
+        return SampleList(
+            [SampleFile(name, self.path, self.path) for name in self.reader.names() if name not in missing]
+        )
