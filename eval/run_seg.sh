@@ -89,7 +89,7 @@ if [[ -z $protected ]]; then
     protected=$out/protected
     made=0
     "$root/.venv/bin/unseg" protect "$data/images/train" --masks "$data/labels/train" --objects "${OBJECTS:-all}" \
-        --generator "${GENERATOR:-compact}" --out "$protected" || made=$?
+        --mask-type index --unmasked copy --generator "${GENERATOR:-compact}" --out "$protected" || made=$?
     ((made <= 1)) || exit "$made"
     ((made == 0)) || echo "run_seg.sh: some images are unprotected, as the table says; training goes on" >&2
 fi

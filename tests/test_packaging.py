@@ -138,6 +138,7 @@ def test_installed_wheel_protects_with_its_own_weights(installed: Path, tmp_path
         installed / "bin" / "unseg",
         "protect",
         "photographs",
+        "--whole-image",
         "--out",
         "protected",
         cwd=tmp_path,

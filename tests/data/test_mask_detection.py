@@ -48,6 +48,8 @@ BLACK, WHITE, GREY, RED = (0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 0, 
         ([HARD // 255, HARD], "binary", "0 and 1, or 0 and 255"),  # two tools wrote into one folder
         ([HARD // 255 * 90 + 40], "binary", "40 and 130"),
         ([HARD // 255 * 254], "binary", "0 and 254"),
+        ([np.where(np.arange(44) % 20 == 3, HARD // 255, HARD)], None, "a few pixels of other values"),
+        ([np.where(np.arange(44) % 20 == 3, HARD // 255 * 254, HARD)], "soft", "such as 254"),
         ([SOFT], "soft", "grey edges (values such as"),
         ([HARD, HARD, SOFT], "soft", "grey edges"),  # one among hard ones
         ([HARD.astype(np.uint16) * 257], "binary", "0 and 255"),

@@ -132,6 +132,23 @@ def test_every_kind_of_mask_says_the_same(mask: object) -> None:
     assert np.array_equal(read_mask(mask, HEIGHT, WIDTH), MASK)
 
 
+def test_a_palette_mask_goes_by_its_colours() -> None:
+    """White first, as optimisers sort them; a mask of class colours could be anything."""
+    white_first = Image.fromarray((~MASK.astype(bool)).astype(np.uint8), "P")
+    white_first.putpalette([255, 255, 255, 0, 0, 0])
+    assert np.array_equal(read_mask(white_first, HEIGHT, WIDTH), MASK)
+    ids = MASK.astype(np.uint8)
+    ids[0, :5] = 2
+    classes = Image.fromarray(ids, "P")
+    classes.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    with pytest.raises(UserError, match="mask: holds other values than 0 and 255"):
+        read_mask(classes, HEIGHT, WIDTH)
+    cut_short = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, (HEIGHT, WIDTH), np.uint8) * 255).save(cut_short, "PNG")
+    with pytest.raises(UserError, match="^mask: cannot be decoded "):
+        read_mask(Image.open(io.BytesIO(cut_short.getvalue()[:200])), HEIGHT, WIDTH)
+
+
 def test_a_mask_of_another_size_or_of_class_ids_is_refused(protector: NetworkProtector) -> None:
     with pytest.raises(UserError, match=r"mask: expected 40×70 \(height × width\) as of the image, got 70×40"):
         protector(colours(), MASK.T)

@@ -25,6 +25,8 @@ from unseg.storage.files import files_under
 
 TESTS = Path(__file__).resolve().parents[1]
 
+SETTINGS = ProtectSettings(device="cpu", workers=1, unmasked="copy")
+
 
 @pytest.fixture
 def built(tmp_path: Path) -> Built:
@@ -206,7 +208,7 @@ def test_a_link_in_the_output_is_not_followed(built: Built, tmp_path: Path, caps
 def test_names_that_a_caller_chooses_stay_inside_too(name: str, built: Built, tmp_path: Path) -> None:
     samples = SampleList([SampleFile(name, built.images / "a.png", built.images)])
     with pytest.raises(UserError, match="leads out of it; nothing is written there"):
-        protect([], tmp_path / "out", ProtectSettings(workers=1), samples=samples, whole_image=True)
+        protect([], tmp_path / "out", SETTINGS, samples=samples, whole_image=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -222,7 +224,6 @@ def test_names_out_of_tables_are_made_here(tmp_path: Path) -> None:
     table = table.set_column(0, "image", pyarrow.array(cells, table.schema.field("image").type))
     pyarrow.parquet.write_table(table, next(built.path.glob("*.parquet")))
     out = tmp_path / "out"
-    settings = ProtectSettings(device="cpu", workers=1, unmasked="copy")
-    summary = protect([], out, settings, annotations=built.path, generator=loaded())
+    summary = protect([], out, SETTINGS, annotations=built.path, generator=loaded())
     assert [entry.status for entry in summary.entries] == ["protected", "protected", "copied"]
     assert sorted(os.listdir(out / "train-00000-of-00001")) == ["000000.png", "000001.png", "000002.png"]

@@ -221,7 +221,7 @@ def test_labels_are_read_as_numbers(tmp_path: Path) -> None:
     palette = palette.copy()
     palette.putdata(ids.ravel().tolist())
     label = open_label(saved(tmp_path / "palette.png", palette))
-    assert label.palette and np.array_equal(label.values, ids)
+    assert label.palette is not None and np.array_equal(label.values, ids)
     assert np.array_equal(read_label(saved(tmp_path / "grey.png", ids)), ids)
     assert np.array_equal(read_label(saved(tmp_path / "rgb.png", np.dstack([ids] * 3))), ids)
     wide = ids.astype(np.uint16) * 100

@@ -27,8 +27,9 @@ LOW_IDS = 30  # soft edges and trimaps also have levels over this; sets of a few
 MIDDLE = (90, 165)  # grey levels that stand for "unknown" in trimaps: 127 and 128, with room for other tools' choice
 AREAS = 0.25  # share of flat pixels from which values fill areas: edges a pixel wide have none, areas most
 PETS = {1, 2, 3}  # the trimaps of Oxford-IIIT Pet: animal, background, not classified
+STRAY = 0.1  # share of white below which scattered low values are no classes to rely on
 MARGIN = 16  # grey levels next to black or white that JPEG and resizing make of them
-ROWS = 256  # rows that are counted at a time: counting takes 8 bytes a pixel
+PART = 2**18  # pixels that are counted at a time: counting takes 8 bytes each
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,12 @@ def _is_grey(palette: Mapping[int, tuple[int, ...]]) -> bool:
     return grey and len(set(palette.values())) >= min(2, len(palette))
 
 
-def _counted(values_HW: np.ndarray) -> Counter[int]:
+def _counted(values: np.ndarray) -> Counter[int]:
+    """Returns value → how many of an array have it."""
     counts: Counter[int] = Counter()
-    for top in range(0, values_HW.shape[0], ROWS):
-        band = values_HW[top : top + ROWS].ravel()
+    values_N = values.ravel()
+    for start in range(0, len(values_N), PART):
+        band = values_N[start : start + PART]
         if band.dtype in (np.uint8, np.uint16):
             numbers = np.bincount(band)
             counts.update({int(value): int(numbers[value]) for value in np.flatnonzero(numbers)})
@@ -132,7 +135,7 @@ def _flat(values_HW: np.ndarray) -> Counter[int]:
     same = np.ones(inner.shape, bool)
     for neighbour in (values_HW[:-2, 1:-1], values_HW[2:, 1:-1], values_HW[1:-1, :-2], values_HW[1:-1, 2:]):
         same &= inner == neighbour
-    return _counted(inner[same][:, None])
+    return _counted(inner[same])
 
 
 # --- all files -------------------------------------------------------------------------------------------------------
@@ -260,7 +263,11 @@ def _of_levels(seen: _Seen, between: Sequence[int]) -> Detected:
     """Decides where white occurs. between: the levels between black and white."""
     areas, white_areas, highest = _flat_share(seen, between), _flat_share(seen, [WHITE]), between[-1]
     if highest <= LOW_IDS or between[0] < BLACK:
-        return _by_index(seen, between)
+        few = sum(seen.pixels[value] for value in between) < STRAY * seen.pixels[WHITE]
+        if not few or areas >= AREAS or white_areas < AREAS:
+            return _by_index(seen, between)
+        told = f"binary with a few pixels of other values (soft; up to {highest} beside 0 and 255)"
+        return Detected(None, f"{told}, or class ids (index) beside large areas of 255")
     thin = areas < AREAS and (white_areas >= AREAS or highest > HIGHEST_CLASS_ID)
     if highest > WHITE:
         return Detected("index", "class ids (values over 255)", fits=("index",))

@@ -351,7 +351,7 @@ def protected_files(folder: Path, stems: Sequence[str], option: str = "--protect
     if missing:
         raise UserError(
             f"{option} {folder}: no protected version of training image {missing[0]} ({len(missing)} of "
-            f"{len(stems)} are missing); protect them too"
+            f"{len(stems)} are missing); protect them too (those without an object: --unmasked whole, or copy)"
         )
     return [min(by_stem[stem], key=lambda path: (PREFERRED.index(path.suffix.lower()), path)) for stem in stems]
 

@@ -92,12 +92,16 @@ def _of_pillow(image: Pillow.Image) -> GivenImage:
 def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
     """Returns where the object is, H×W bool.
 
-    mask: H×W bool, or numbers that are 0 off the object and 255 (or 1) on it, as a numpy array or a PIL image. Raises
-    UserError for another size, and for other values, which could be class ids or an unfinished probability map.
+    mask: H×W bool, or numbers that are 0 off the object and 255 (or 1) on it, as a numpy array or a PIL image; of one
+    with a palette the brighter of two colours is the object. Raises UserError for another size, and for other values,
+    which could be class ids or an unfinished probability map.
     """
     if not isinstance(mask, (np.ndarray, Pillow.Image)):
         raise UserError(f"mask: {type(mask).__name__} is neither a numpy array nor a PIL image; give one of these")
-    values = np.asarray(mask)
+    try:
+        values = _of_palette(mask) if isinstance(mask, Pillow.Image) and mask.mode == "P" else np.asarray(mask)
+    except (OSError, ValueError) as error:
+        raise UserError(f"mask: cannot be decoded ({str(error).splitlines()[0]})") from error
     if values.dtype.kind not in "biuf":
         raise UserError(f"mask: holds {values.dtype}, not numbers; give a bool array, or 0 and 255")
     if values.shape != (height, width):
@@ -112,6 +116,15 @@ def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
             "mask: holds other values than 0 and 255; give a bool array, for example `labels == 3` or `scores > 0.5`"
         )
     return values > 0
+
+
+def _of_palette(mask: Pillow.Image) -> np.ndarray:
+    """Returns 255 where a palette of two colours is brighter and 0 elsewhere; the brightness where it has more."""
+    levels = np.asarray(mask.convert("L"))
+    darkest, brightest = levels.min(initial=255), levels.max(initial=0)
+    if darkest == brightest or not np.isin(levels, (darkest, brightest)).all():
+        return levels
+    return np.where(levels == brightest, np.uint8(255), np.uint8(0))
 
 
 def read_given_boxes(boxes: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -186,7 +186,7 @@ class Pipeline:
         if refused.status == "failed":
             return Entry(*job.key, "failed", reason=reason)
         if earlier and earlier.output and os.path.lexists(self.out / earlier.output):
-            if earlier.status != "copied":
+            if earlier.status != "copied" and sha256_of(self.out / earlier.output) != self._sha256_of_input(job):
                 remedy = f"put back what said where its object is, or remove {earlier.output} from the output"
                 return Entry(*job.key, "failed", reason=f"{reason}, but an earlier run protected it: {remedy}")
             status = "copied" if status == "skipped" else status  # it is there, and its line goes on saying so
