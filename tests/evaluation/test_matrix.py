@@ -207,6 +207,14 @@ def test_a_pace_is_that_of_trainings_where_there_are_some(tmp_path: Path) -> Non
     assert bench.seconds(list(matrix().cells())[:1]) == [4.0]
 
 
+def test_what_follows_from_a_curve_takes_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mini_camvid(tmp_path)
+    monkeypatch.setattr(Bench, "pace", lambda bench, cell: Pace(2.0, True))
+    bench = Bench(setup(tmp_path), matrix(noises=("clean",), defences=("early", "grey+early")))
+    assert [cell.condition for cell in bench.left()] == ["clean", "clean+early", "clean+grey+early"]
+    assert bench.seconds(bench.left()) == [4.0, 0.0, 4.0]  # of 2 steps; nothing is trained under grey alone
+
+
 def test_a_trial_takes_off_what_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini_camvid(tmp_path)
     study = Bench(setup(tmp_path), matrix()).study("camvid-binary")

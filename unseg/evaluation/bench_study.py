@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +15,8 @@ from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.baselines.baseline_names import BASELINES
 from unseg.evaluation.condition_names import parse_condition
-from unseg.evaluation.defences.denoise import Pairs
-from unseg.evaluation.hashes import digest, weights_identity
 from unseg.evaluation.kept_images import kept, made_once
-from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions
+from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.measuring_images import OpenedSet, open_photographs
 from unseg.evaluation.noise_followed import Probe, followed
 from unseg.evaluation.on_the_way import OnTheWay, object_rule
@@ -27,12 +25,11 @@ from unseg.evaluation.results import PRACTICE, Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import truth_by
 from unseg.evaluation.sources import MADE, Sources, known_bases, pairs_of
-from unseg.evaluation.study import ConditionSource, Make, RunName, RunOptions, Study
-from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
+from unseg.evaluation.study import ConditionSource, RunName, Study
+from unseg.evaluation.study_parts import Denoising, asks_for, code_of, maker_of, weights_of
 from unseg.evaluation.tasks.registry import find_maker, takes_practice
-from unseg.evaluation.weight_choice import Start, choose_starts
+from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
-from unseg.victims.semantic_networks import own_source
 
 TASK = "semantic"
 WITHOUT_CLASSES = "random"  # noise that has nothing to do with classes
@@ -69,12 +66,12 @@ def study_of_set(
     noise whose generator is not named.
     """
     row = opened.row
+    makers = {network: find_maker(TASK, network) for network in setup.networks}
     for network in setup.networks:
-        find_maker(TASK, network)
         if not takes_practice(TASK, network):
             raise UserError(f"--networks {network}: cannot be trained on crops; give a semantic network")
     starts = choose_starts(setup.networks, setup.weights or {}, practice=True)
-    own = {network: own_source(network) for network in setup.networks}
+    options = LearnerOptions((setup.practice.crop,) * 2, rule=opened.rule, practice=setup.practice)
     out, train_hash = setup.out / row.name, opened.train.hash()
     others = {"train": train_hash, "version": __version__}
     made = {name: made_once(source) for name, source in _sources(opened, setup, conditions).items()}
@@ -84,7 +81,7 @@ def study_of_set(
         out=out,
         train=opened.train,
         test=opened.test,
-        make=_maker(starts, LearnerOptions((setup.practice.crop,) * 2, rule=opened.rule, practice=setup.practice)),
+        make=maker_of(makers, starts, options),
         truth=truth_by(_rule(opened)),
         networks=setup.networks,
         conditions=conditions,
@@ -93,8 +90,8 @@ def study_of_set(
         device=setup.device,
         common=_common(opened, setup, train_hash),
         facts={"remarks": [f"{row.title}.", row.licence]},
-        weights={name: weights_identity(start.file) for name, start in starts.items() if start.file is not None},
-        code={network: digest(path) for network, path in own.items() if path is not None},
+        weights=weights_of(starts),
+        code=code_of(setup.networks),
         checkpoint_every=setup.checkpoint_every,
         pairs=denoising.pairs,
         pairs_identity=denoising.identity,
@@ -154,30 +151,10 @@ def _common(opened: OpenedSet, setup: BenchSetup, train_hash: str) -> Json:
     }
 
 
-def _maker(starts: Mapping[str, Start], options: LearnerOptions) -> Make:
-    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, run: RunOptions) -> Learner:
-        assert options.practice is not None
-        start = starts[network]
-        practice = replace(options.practice, weights=start.weights, seed=run.seed)
-        notes = () if start.note is None else (start.note,)
-        told = replace(options, practice=practice, defences=run.defences, notes=notes, progress=run.progress)
-        return make_practice_semantic(network, train, test, told)
-
-    return make
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """What the defence `denoise` learns from: see `Study.pairs`."""
-
-    pairs: Callable[[], Pairs] | None = None
-    identity: Json = field(default_factory=dict)
-
-
 def denoising_of(setup: BenchSetup, conditions: Sequence[str], progress: Progress) -> Denoising:
     """Returns CCP's photographs that nothing is measured on with their protected versions, where a condition asks for
     `denoise`. They are made by the public generator, whatever the noise is that it is used against."""
-    if not any("denoise" in name.split("+")[1:] for name in conditions):
+    if not asks_for("denoise", conditions):
         return Denoising()
     photographs = open_photographs(setup.data_root)
     noise = setup.shipped()

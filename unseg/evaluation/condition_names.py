@@ -77,6 +77,12 @@ def clean_of(name: str) -> str:
     return "+".join(("clean", *name.split("+")[1:]))
 
 
+def without_defence(name: str, defence: str) -> str:
+    """Returns the condition without that defence, and with all others behind it."""
+    front, *defences = name.split("+")
+    return "+".join((front, *(each for each in defences if each != defence)))
+
+
 def clean_beside(name: str, there: Container[str], *, strict: bool) -> str | None:
     """Returns the condition that retained learning divides by: clean images that went through the same defences.
 

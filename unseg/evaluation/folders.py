@@ -5,7 +5,7 @@ images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from unseg.errors import UserError
 from unseg.evaluation.baselines.baseline_names import BASELINES
 from unseg.evaluation.condition_names import parse_condition, sweep
 from unseg.evaluation.condition_sets import left_to_learners
-from unseg.evaluation.defences.denoise import Pairs
-from unseg.evaluation.hashes import digest, fingerprint, weights_identity
+from unseg.evaluation.hashes import digest, fingerprint
 from unseg.evaluation.kept_images import kept
-from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, MakeLearner
+from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.on_the_way import OnTheWay, object_rule
 from unseg.evaluation.practice import Practice
 from unseg.evaluation.presets import Choices
@@ -36,13 +35,12 @@ from unseg.evaluation.sets import (
     truth_by,
 )
 from unseg.evaluation.sources import MADE, Sources, file_sources, known_bases, pairs_of
-from unseg.evaluation.study import ConditionSource, Make, RunOptions, Study
+from unseg.evaluation.study import ConditionSource, Study
+from unseg.evaluation.study_parts import Denoising, asks_for, code_of, maker_of, weights_of
 from unseg.evaluation.tasks.labelling import labelling_of
-from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
 from unseg.evaluation.tasks.registry import find_maker
-from unseg.evaluation.weight_choice import Start, choose_starts
+from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
-from unseg.victims.semantic_networks import own_source
 
 SMALLEST_SIDE = 32
 MASK_FORMATS = ("voc", "index", "binary")
@@ -125,13 +123,12 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
         practice=setup.practice,
     )
     truth = _truth(folders.rule, setup, opened.train, options)
-    own = {network: own_source(network) for network in setup.networks}
     return Study(
         task="binary" if setup.binary else setup.task,
         out=setup.out,
         train=opened.train,
         test=opened.test,
-        make=_maker(makers, starts, options),
+        make=maker_of(makers, starts, options),
         truth=truth,
         networks=setup.networks,
         conditions=conditions,
@@ -141,8 +138,8 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
         device=setup.device,
         common=_common(folders.rule, setup, opened),
         facts={"remarks": _remarks(setup, opened)},
-        weights={name: weights_identity(start.file) for name, start in starts.items() if start.file is not None},
-        code={network: digest(path) for network, path in own.items() if path is not None},
+        weights=weights_of(starts),
+        code=code_of(setup.networks),
         checkpoint_every=setup.checkpoint_every,
         perceptual=setup.perceptual,
         pairs=denoising.pairs,
@@ -203,14 +200,6 @@ def _hash_of(files: Sequence[Path], tick: Tick) -> str:
         digest(path)  # kept, so that the fingerprint does not read it again
         tick()
     return fingerprint(files)
-
-
-@dataclass(frozen=True)
-class _Denoising:
-    """What the defence `denoise` learns from: see `Study.pairs`."""
-
-    pairs: Callable[[], Pairs] | None = None
-    identity: Json = field(default_factory=dict)
 
 
 # --- what is compared ------------------------------------------------------------------------------------------------
@@ -282,32 +271,15 @@ def _conditions(folders: Folders, setup: Setup) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*chosen, *(sweep(protected, setup.shares) if setup.shares else ())]))
 
 
-def _maker(makers: Mapping[str, MakeLearner], starts: Mapping[str, Start], options: LearnerOptions) -> Make:
-    """Returns what makes the learner of a run: a task's own, or the one that trains as people do."""
-
-    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, run: RunOptions) -> Learner:
-        start = starts[network]
-        told = replace(options, progress=run.progress)
-        if told.practice is None:
-            return makers[network](network, train, test, replace(told, weights=start.file))
-        practice = replace(told.practice, weights=start.weights, seed=run.seed)
-        notes = () if start.note is None else (start.note,)
-        return make_practice_semantic(
-            network, train, test, replace(told, practice=practice, defences=run.defences, notes=notes)
-        )
-
-    return make
-
-
-def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: Progress) -> _Denoising:
+def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: Progress) -> Denoising:
     """Returns what the defence `denoise` learns from. Nothing is opened where no condition asks for it."""
     folder = folders.denoise_photographs
-    if folder is None or folders.shipped is None or not any("denoise" in name.split("+")[1:] for name in conditions):
-        return _Denoising()
+    if folder is None or folders.shipped is None or not asks_for("denoise", conditions):
+        return Denoising()
     photographs, annotations = open_clean(folder, None, "auto", "--denoise-photographs", progress)
     noise = folders.shipped()
     files = [*photographs.files, *annotation_files(annotations)]
-    return _Denoising(
+    return Denoising(
         lambda: pairs_of(photographs, noise, by_class=setup.by_class, progress=progress),
         {**noise.identity, "photographs": fingerprint(files), **({"by_class": True} if setup.by_class else {})},
     )
