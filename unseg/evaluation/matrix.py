@@ -152,9 +152,7 @@ class Bench:
 
         A cell that follows from the curve of another one takes no time.
         """
-        return [
-            0.0 if self._follows(cell) else self.pace(cell).seconds * self.setup.schedule.steps for cell in cells
-        ]
+        return [0.0 if self._follows(cell) else self.pace(cell).seconds * self.setup.schedule.steps for cell in cells]
 
     def _follows(self, cell: Cell) -> bool:
         whole = without_defence(cell.condition, EARLY)
