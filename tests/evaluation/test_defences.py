@@ -268,13 +268,19 @@ def photographs(count: int, size: tuple[int, int]) -> list[np.ndarray]:
     return images
 
 
+def with_grating(clean: list[np.ndarray], period: int) -> list[np.ndarray]:
+    """Images with a diagonal grating, green against red; period: pixels along a row."""
+    y, x = np.indices(clean[0].shape[:2])
+    grating = np.round(8 * np.sin(2 * np.pi * (x + y) / period))
+    marked = [np.clip(image.astype(int) + np.stack([grating, -grating, 0 * grating], 2), 0, 255) for image in clean]
+    return [image.astype(np.uint8) for image in marked]
+
+
 def test_notch_takes_out_a_grating_and_little_else() -> None:
     size = (150, 210)
     clean = photographs(8, size)
     y, x = np.indices(size)
-    grating = np.round(8 * np.sin(2 * np.pi * (x + y) / 16))
-    marked = [np.clip(image.astype(int) + np.stack([grating, -grating, 0 * grating], 2), 0, 255) for image in clean]
-    marked = [image.astype(np.uint8) for image in marked]
+    marked = with_grating(clean, 16)
     defence = parse_defence("notch")
     assert isinstance(defence, SetDefence)
     change = defence.fit(training(marked, [], 2), 0)
@@ -295,6 +301,14 @@ def test_notch_takes_out_a_grating_and_little_else() -> None:
         for images in (marked, restored)
     ]
     assert errors[1] < errors[0]
+
+
+def test_notch_looks_for_no_wave_that_is_longer_than_it_says() -> None:
+    """22.6 pixels from wave to wave (32 along a row) are found, 33.9 (48) are not: 28.4 is the limit."""
+    clean = photographs(8, (150, 210))
+    found, missed = (notch.find_peaks(notch.mean_log_spectrum(with_grating(clean, period))) for period in (32, 48))
+    assert found[4, 4, 0]  # 128 / 32 cycles a block
+    assert not missed[:4, :4].any()  # 128 / 48 = 2.7
 
 
 def test_notch_leaves_clean_images_nearly_as_they_are() -> None:
