@@ -14,6 +14,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.baselines.baseline_names import BASELINES
+from unseg.evaluation.coded_images import CODED
 from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.kept_images import kept, made_once
 from unseg.evaluation.learner import LearnerOptions
@@ -24,9 +25,9 @@ from unseg.evaluation.practice import Practice
 from unseg.evaluation.results import PRACTICE, Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import truth_by
-from unseg.evaluation.sources import MADE, Sources, known_bases, pairs_of
+from unseg.evaluation.sources import MADE, Sources, known_bases
 from unseg.evaluation.study import ConditionSource, RunName, Study
-from unseg.evaluation.study_parts import Denoising, asks_for, code_of, maker_of, weights_of
+from unseg.evaluation.study_parts import Denoising, asks_for, code_of, denoising_of, maker_of, weights_of
 from unseg.evaluation.tasks.registry import find_maker, takes_practice
 from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
@@ -75,7 +76,7 @@ def study_of_set(
     out, train_hash = setup.out / row.name, opened.train.hash()
     others = {"train": train_hash, "version": __version__}
     made = {name: made_once(source) for name, source in _sources(opened, setup, conditions).items()}
-    denoising = denoising_of(setup, conditions, progress)
+    denoising = _denoising(setup, conditions, progress)
     return Study(
         task=TASK,
         out=out,
@@ -114,6 +115,7 @@ def _sources(opened: OpenedSet, setup: BenchSetup, conditions: Sequence[str]) ->
         if setup.generator is None:
             raise UserError(f"--noises {MADE}: name the generator that makes it with --generator")
         sources[MADE] = makes.generated(setup.generator())
+    sources.update((name, makes.coded(name)) for name in CODED if name in bases)
     for name in BASELINES:
         if name in bases and name not in sources:
             sources[name] = makes.baseline(name, setup.shipped)
@@ -151,14 +153,12 @@ def _common(opened: OpenedSet, setup: BenchSetup, train_hash: str) -> Json:
     }
 
 
-def denoising_of(setup: BenchSetup, conditions: Sequence[str], progress: Progress) -> Denoising:
+def _denoising(setup: BenchSetup, conditions: Sequence[str], progress: Progress) -> Denoising:
     """Returns CCP's photographs that nothing is measured on with their protected versions, where a condition asks for
-    `denoise`. They are made by the public generator, whatever the noise is that it is used against."""
+    `denoise`. They are made by the public code, whatever the noise is that it is used against."""
     if not asks_for("denoise", conditions):
         return Denoising()
     photographs = open_photographs(setup.data_root)
-    noise = setup.shipped()
-    return Denoising(
-        lambda: pairs_of(photographs, noise, by_class=True, progress=progress),
-        {**noise.identity, "photographs": photographs.hash(), "by_class": True},
+    return denoising_of(
+        photographs, photographs.hash(), setup.shipped(), setup.budget, by_class=True, progress=progress
     )

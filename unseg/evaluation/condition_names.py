@@ -14,10 +14,16 @@ from dataclasses import dataclass
 
 from unseg.errors import UserError
 
-# What a table and a picture call them; the order is theirs, too.
+# What a table and a picture call them; the order is theirs, too. Those of codes are `unseg.evaluation.coded_images`.
 BASES = {
     "clean": "clean",
     "protected": "protected",
+    "codes": "codes",
+    "codes-one": "codes, one",
+    "codes-by-class": "codes, by class",
+    "codes-grey-safe": "codes, seen in grey",
+    "codes-by-contrast": "codes, by contrast",
+    "codes-jpeg": "codes, as JPEG",
     "random": "random noise",
     "pattern": "class pattern",
     "tint": "tint a class",

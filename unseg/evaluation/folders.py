@@ -14,6 +14,7 @@ from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.errors import UserError
 from unseg.evaluation.baselines.baseline_names import BASELINES
+from unseg.evaluation.coded_images import CODED
 from unseg.evaluation.condition_names import parse_condition, sweep
 from unseg.evaluation.condition_sets import left_to_learners
 from unseg.evaluation.hashes import digest, fingerprint
@@ -34,9 +35,9 @@ from unseg.evaluation.sets import (
     protected_files,
     truth_by,
 )
-from unseg.evaluation.sources import MADE, Sources, file_sources, known_bases, pairs_of
+from unseg.evaluation.sources import MADE, Sources, file_sources, known_bases
 from unseg.evaluation.study import ConditionSource, Study
-from unseg.evaluation.study_parts import Denoising, asks_for, code_of, maker_of, weights_of
+from unseg.evaluation.study_parts import Denoising, asks_for, code_of, denoising_of, maker_of, weights_of
 from unseg.evaluation.tasks.labelling import labelling_of
 from unseg.evaluation.tasks.registry import find_maker
 from unseg.evaluation.weight_choice import choose_starts
@@ -222,6 +223,7 @@ def _sources(
     bases = {parse_condition(name, known_bases(folders.made_or_found)).base for name in conditions}
     if folders.generator is not None and MADE in bases:
         sources[MADE] = makes.generated(folders.generator())
+    sources.update((name, makes.coded(name)) for name in CODED if name in bases)
     for name in BASELINES:
         if name in bases and name not in sources:
             made = makes.baseline(name, folders.shipped)  # some train networks: their images are made once
@@ -277,11 +279,9 @@ def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: 
     if folder is None or folders.shipped is None or not asks_for("denoise", conditions):
         return Denoising()
     photographs, annotations = open_clean(folder, None, "auto", "--denoise-photographs", progress)
-    noise = folders.shipped()
-    files = [*photographs.files, *annotation_files(annotations)]
-    return Denoising(
-        lambda: pairs_of(photographs, noise, by_class=setup.by_class, progress=progress),
-        {**noise.identity, "photographs": fingerprint(files), **({"by_class": True} if setup.by_class else {})},
+    of_files = fingerprint([*photographs.files, *annotation_files(annotations)])
+    return denoising_of(
+        photographs, of_files, folders.shipped(), setup.budget, by_class=setup.by_class, progress=progress
     )
 
 
