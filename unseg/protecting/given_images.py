@@ -9,10 +9,12 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image as Pillow
 
+from unseg.data.masks import box_mask
 from unseg.errors import UserError
 
 AnyImage = TypeVar("AnyImage", np.ndarray, Pillow.Image)
 AnyMask = np.ndarray | Pillow.Image
+Boxes = Sequence[Sequence[float]]  # XYXY in pixels, corners inclusive
 
 # PIL's mode → the mode of its colours alone.
 _MODES = {"L": "L", "RGB": "RGB", "LA": "L", "RGBA": "RGB"}
@@ -123,3 +125,16 @@ def read_given_boxes(boxes: Sequence[Sequence[float]]) -> list[list[float]]:
     if (values[:, :2] > values[:, 2:]).any():
         raise UserError("boxes: a box has x1 > x2 or y1 > y2; give the top left corner first")
     return values.tolist()
+
+
+def given_object(shape: tuple[int, ...], mask: AnyMask | None, boxes: Boxes | None) -> np.ndarray:
+    """Returns the object's pixels, H×W bool, from whichever of mask and boxes is given; else the whole image."""
+    height, width = shape
+    if mask is not None and boxes is not None:
+        raise UserError("mask and boxes: give one of them, each says what the object is")
+    if boxes is not None:
+        inside_HW = box_mask(boxes, height, width)
+        if not inside_HW.any():
+            raise UserError(f"boxes: every box lies outside the image ({width}×{height})")
+        return inside_HW
+    return np.ones((height, width), bool) if mask is None else read_mask(mask, height, width)

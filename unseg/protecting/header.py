@@ -4,7 +4,7 @@ computed from."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,50 +15,44 @@ from unseg.data.edition_catalog import READER
 from unseg.data.masks import MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
+from unseg.method.patterns import ABSENCE, BOOK
+from unseg.protecting.coding import BACKGROUND, OBJECT_NAME
 from unseg.protecting.manifest import FORMAT, MANIFEST, Manifest
 from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
-from unseg.protecting.protector import Region
+from unseg.protecting.settings import Region
 from unseg.storage.settings_diff import differences
 
 # Settings that the first line holds only where they have another value than this.
 WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "attention": "auto", "compile": False, "png_level": 1}
+CODES = "codes"  # what settings call noise of patterns
 MASK_RULE = {"kind", "objects", "ignore_label", "background_label"}
 
 
 def header_of(pipeline: Pipeline) -> dict[str, Any]:
     """Returns the first line of a run's manifest, as JSON holds it."""
-    settings, loaded, objects = pipeline.settings, pipeline.loaded, pipeline.objects
+    settings, source, objects = pipeline.settings, pipeline.source, pipeline.objects
     header = {
         "format": FORMAT,
         "unseg": __version__,
         "settings": {
             "object_budget": float(settings.budget.object),
-            "background_budget": float(settings.budget.background),
-            "generator": loaded.sha256,
+            "background_budget": source.background_budget,
             "region": settings.region,
             "format": settings.format,
             "metadata": settings.metadata,
             "prompt": objects.prompt,
             **objects.settings(),
-            "image_size": loaded.network.image_size,
-            "mask_size": loaded.network.mask_size,
-            **_codes(pipeline.codes),
+            **source.settings(),
             **_of_later_versions(pipeline),
         },
-        "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
-        "device": pipeline.protector.device.type,
-        "batch_size": pipeline.protector.batch_size,
+        **source.description(),
+        "device": source.device_type,
+        "batch_size": source.batch_size,
     }
     if isinstance(objects, AnnotationObjects):
         header["annotations_format"] = objects.opened.format
     return json.loads(json.dumps(header))
-
-
-def _codes(codes: Mapping[int, int] | None) -> dict[str, Any]:
-    if codes is None:
-        return {}
-    return {"codes": {str(label): code for label, code in sorted(codes.items())}}
 
 
 def _of_later_versions(pipeline: Pipeline) -> dict[str, Any]:
@@ -95,7 +89,8 @@ class Recorded:
 
     rule: None where no mask says what the object is. kind: of mask files; None where annotations take their place.
     holds_images: whether the annotations hold the images themselves. format: of the annotations, as it was asked for.
-    image_size, mask_size: sides of the network's frame and of its mask prompt, in pixels.
+    image_size, mask_size: sides of the network's frame and of its mask prompt, in pixels; 0 where there is no network.
+    absent: classes whose code is no noise.
     """
 
     rule: ObjectRule | None
@@ -106,6 +101,7 @@ class Recorded:
     mask_size: int
     region: Region
     metadata: str
+    absent: frozenset[int] = frozenset()
 
     @property
     def is_annotated(self) -> bool:
@@ -133,12 +129,40 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
         kind,
         holds_images=bool(annotated and annotated["holds_images"]),
         format=manifest.header.get("annotations_format", "auto"),
-        **{name: settings[name] for name in ("image_size", "mask_size", "region", "metadata")},
+        region=settings["region"],
+        metadata=settings["metadata"],
+        image_size=settings["image_size"] or 0,
+        mask_size=settings["mask_size"] or 0,
+        absent=frozenset(_absent(settings)),
     )
+
+
+def age_of_noise(manifest: Manifest) -> str | None:
+    """Returns what to say of noise that an older version made; None where it is of this version's kinds."""
+    header, settings = manifest.header, manifest.header.get("settings", {})
+    if "noise" in header or settings.get("noise") == CODES:
+        book = settings.get("book", BOOK.version)
+        if book == BOOK.version:
+            return None
+        return f"its noise has the codes of the book {str(book)[:40]}; this version has {BOOK.version}"
+    version = f"{str(header.get('unseg', '0.1'))[:20]}{'-tint' if 'codes' in settings else ''}"
+    return (
+        f"its noise is of version {version}: a network's; the noise of today's default holds better where people train:"
+        " protect the originals anew to have it"
+    )
+
+
+def _absent(settings: Mapping[str, Any]) -> Iterator[int]:
+    if settings.get("noise") == CODES:
+        yield from (int(label) for label, code in settings["codes"].items() if code == ABSENCE and label != BACKGROUND)
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and 0 < value <= 2**16
+
+
+def _is_size_or_none(value: Any) -> bool:
+    return value is None or _is_size(value)
 
 
 def _is_id(value: Any) -> bool:
@@ -178,11 +202,22 @@ def _is_annotated(value: Any) -> bool:
     return _are_labels(rule) and (rule["which"] in ("all", "things") or _are_ids(rule["which"]))
 
 
+def _is_coded(value: Any) -> bool:
+    """Returns whether a value is None, the codes of tints, or what `Coding.as_json` writes of codes."""
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(
+        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or label.removeprefix("-").isdecimal())
+        for label, code in value.items()
+    )
+
+
 EXPECTED: dict[str, Callable[[Any], bool]] = {
     "mask_rule": _is_mask_rule,
     "annotations": _is_annotated,
-    "image_size": _is_size,
-    "mask_size": _is_size,
+    "image_size": _is_size_or_none,
+    "mask_size": _is_size_or_none,
+    "codes": _is_coded,
     "region": lambda value: value in ("mask", "published"),
     "metadata": lambda value: value in ("keep", "icc", "none"),
 }

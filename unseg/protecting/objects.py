@@ -5,25 +5,29 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
+from unseg.data.annotations.core import Indexed
 from unseg.data.masks import MaskKind, box_mask, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile, SampleList
 from unseg.method.codes import class_areas
+from unseg.protecting.given_images import Boxes
 from unseg.protecting.manifest import Entry
-from unseg.protecting.protector import Boxes
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_limits import ImageError
+
+T = TypeVar("T")
+LOOKED_AT = 32  # masks that are looked at together
 
 
 class Refused(Exception):
@@ -78,6 +82,23 @@ class ClassedObjects(Objects):
     def __init__(self, rule: ObjectRule, max_pixels: int) -> None:
         self.rule, self.max_pixels = rule, max_pixels
         self.prompt = "classes" if rule.by_class else "mask"
+
+    @property
+    def has_classes(self) -> bool:
+        """Returns whether there are class ids to tell apart."""
+        return True
+
+    @abstractmethod
+    def ruled(self, rule: ObjectRule) -> ClassedObjects:
+        """Returns the same objects by another rule."""
+
+    @abstractmethod
+    def tiles(self) -> bool:
+        """Returns whether every pixel can have a class: regions do not overlap, and none is left open."""
+
+    @abstractmethod
+    def shows(self, label: int, pool: Executor) -> bool:
+        """Returns whether any mask of the set shows a class; those that cannot be read do not count."""
 
     @abstractmethod
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
@@ -169,6 +190,19 @@ class MaskFiles(ClassedObjects):
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return (None if sample.mask is None else sha256_of(sample.mask)) == entry.mask_sha256
 
+    @property
+    def has_classes(self) -> bool:
+        return self.folder.kind == "index"
+
+    def ruled(self, rule: ObjectRule) -> MaskFiles:
+        return MaskFiles(self.folder, rule, self.max_pixels)
+
+    def tiles(self) -> bool:
+        return self.has_classes
+
+    def shows(self, label: int, pool: Executor) -> bool:
+        return _any_shows(label, self.folder.paths, self._areas_of, pool)
+
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         paths = self.folder.paths
         return _sum_of(track(progress, pool.map(self._areas_of, paths), len(paths), "classes"))
@@ -259,20 +293,46 @@ class AnnotationObjects(ClassedObjects):
     def image_bytes(self, sample: SampleFile) -> bytes | None:
         return self.opened.reader.image_bytes(sample.name) if self.opened.images_root is None else None
 
-    def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
+    @property
+    def has_classes(self) -> bool:
+        return getattr(self.opened.reader, "kind", "index") != "binary"
+
+    def ruled(self, rule: ObjectRule) -> AnnotationObjects:
+        return AnnotationObjects(self.opened, rule, self.place, self.max_pixels)
+
+    def tiles(self) -> bool:
+        """Returns whether the first image that can be read has regions that never overlap."""
+        for name in self._names() if self.has_classes else ():
+            try:
+                return isinstance(self._annotated(name), Indexed)
+            except ImageError:
+                continue
+        return False
+
+    def shows(self, label: int, pool: Executor) -> bool:
+        return _any_shows(label, self._names(), self._areas_of, pool)
+
+    def _names(self) -> list[str]:
         missing = {problem.name for problem in self.opened.reader.missing}
-        names = [name for name in self.opened.reader.names() if name not in missing]
+        return [name for name in self.opened.reader.names() if name not in missing]
+
+    def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
+        names = self._names()
         return _sum_of(track(progress, pool.map(self._areas_of, names), len(names), "classes"))
 
     def _areas_of(self, name: str) -> Mapping[int, int]:
-        root, reader = self.opened.images_root, self.opened.reader
         try:
-            data = None if root is not None else reader.image_bytes(name)
-            path = (self.opened.path if root is None else root) / name
-            height, width = image_decoding.upright_size(path, self.max_pixels, data)
-            return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
+            return class_areas([self._annotated(name).class_codes(self.rule)], NO_CLASS)
         except ImageError:
             return {}
+
+    def _annotated(self, name: str) -> Annotated:
+        """Returns an image's annotations, in the size that its header says."""
+        root, reader = self.opened.images_root, self.opened.reader
+        data = None if root is not None else reader.image_bytes(name)
+        path = (self.opened.path if root is None else root) / name
+        height, width = image_decoding.upright_size(path, self.max_pixels, data)
+        return self._read(name, height, width)
 
     def _read(self, name: str, height: int, width: int) -> Annotated:
         return self.opened.reader.read(name, height, width)
@@ -294,6 +354,14 @@ def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:
 
 def _sha256_of(determining: np.ndarray) -> dict[str, str]:
     return {"mask_sha256": hashlib.sha256(determining.data).hexdigest()}
+
+
+def _any_shows(label: int, items: Sequence[T], areas_of: Callable[[T], Mapping[int, int]], pool: Executor) -> bool:
+    """Returns whether an item has pixels of a class; looks at no more of them than it must."""
+    for start in range(0, len(items), LOOKED_AT):
+        if any(label in areas for areas in pool.map(areas_of, items[start : start + LOOKED_AT])):
+            return True
+    return False
 
 
 def _sum_of(counted: Iterable[Mapping[int, int]]) -> Counter[int]:

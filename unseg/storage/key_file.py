@@ -1,0 +1,65 @@
+"""Keys: 32 random bytes that decide the phases of a run's noise, kept in a file of their own that only its owner reads.
+
+Whoever has the key can compute the noise and subtract it. So a key never lies among what is published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+from unseg.errors import UserError
+from unseg.storage.files import sync_folder
+
+KEY_BYTES = 32
+SUFFIX = ".key"
+_TEXT = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}")
+
+
+def new_key() -> bytes:
+    """Returns a key from the system's source of randomness."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def key_hash(key: bytes) -> str:
+    """Returns what may be published of a key: it tells whether two keys are equal, and nothing of either."""
+    return hashlib.blake2b(key, digest_size=16, person=b"unseg-key-hash").hexdigest()
+
+
+def key_beside(out: Path) -> Path:
+    """Returns where the key of an output folder is kept: beside it, never in it."""
+    folder = Path(os.path.abspath(out))
+    return folder.with_name(folder.name + SUFFIX)
+
+
+def read_key(path: Path) -> bytes:
+    """Returns the key in a file; raises UserError where it holds none."""
+    try:
+        text = path.read_text(encoding="ascii").strip().lower()
+    except OSError as error:
+        raise UserError(f"{path}: the key cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError:
+        text = ""
+    if not _TEXT.fullmatch(text):
+        raise UserError(f"{path}: holds no key of {KEY_BYTES} bytes in hexadecimal digits; name the right file")
+    return bytes.fromhex(text)
+
+
+def write_key(path: Path, key: bytes) -> None:
+    """Writes a key that only its owner may read, and waits for the disk; UserError where a file is there already."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(key.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the key cannot be written ({error.strerror or error}); make room or allow writing, or name one"
+            " with --key"
+        ) from error
