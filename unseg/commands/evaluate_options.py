@@ -186,8 +186,8 @@ class ScheduleOptions:
     decay: Annotated[
         str | None,
         typer.Option(
-            help="Of the learning rate: cosine, poly or onecycle. Default: onecycle with views as in practice, else "
-            "cosine."
+            help="Of the learning rate: cosine, poly, onecycle or constant. Default: onecycle with views as in "
+            "practice, else cosine."
         ),
     ] = None
     warm_up: Annotated[
