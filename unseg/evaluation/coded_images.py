@@ -84,7 +84,7 @@ def allocate(
     """
     maps = (labels.of(*truth(images.annotated(index))) for index in range(len(images)))
     areas = class_areas(track(progress, maps, len(images), "codes: counting the classes' pixels"), UNLABELLED)
-    background = NO_CLASS in areas or labels.binary
+    background = NO_CLASS in areas or labels.binary or len(areas) < 2
     absent = NO_CLASS if background else absent_class(areas, _variances(images, truth, labels))
     if told_apart == "object" or (told_apart is None and background):
         return Allocation({label: ABSENCE if label == absent else 1 for label in areas}, unseen=1)
