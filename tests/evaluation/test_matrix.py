@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.measuring_folders import mini_camvid, write_image
+from tests.support.measuring_folders import mini_camvid, mini_carparts, write_image
 from tests.support.told_progress import Told
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
@@ -115,6 +115,12 @@ def test_a_generator_must_be_named_for_the_noise_that_it_makes(tmp_path: Path) -
     with pytest.raises(UserError, match="--generator"):
         Bench(setup(tmp_path), matrix(noises=("protected",))).open()
     Bench(setup(tmp_path, generator=shipped), matrix(noises=("protected",))).open()
+
+
+def test_noise_that_networks_fit_is_refused_on_images_too_large_for_them(tmp_path: Path) -> None:
+    mini_carparts(tmp_path)
+    with pytest.raises(UserError, match="--noises tap: fits noise with networks"):
+        Bench(setup(tmp_path), matrix(sets=("carparts4000",), noises=("lsp", "tap"))).open()
 
 
 # --- running ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ class CrossedOptions:
     """What is crossed with what."""
 
     PANEL: ClassVar[str] = "What is measured"
-    sets: Annotated[str, typer.Option(help="carparts, camvid11, ccp, camvid-binary.")] = "carparts,camvid11"
+    sets: Annotated[str, typer.Option(help="carparts, camvid11, ccp, camvid-binary, carparts4000.")] = (
+        "carparts,camvid11"
+    )
     noises: Annotated[
         str,
         typer.Option(

@@ -13,10 +13,11 @@ from unseg import __version__
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
-from unseg.evaluation.baselines.baseline_names import BASELINES
+from unseg.evaluation.baselines.baseline_names import BASELINES, OPTIONS
 from unseg.evaluation.coded_images import CODED
 from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.kept_images import kept, made_once
+from unseg.evaluation.large_images import on_large
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.measuring_images import OpenedSet, open_photographs
 from unseg.evaluation.noise_followed import Probe, followed
@@ -119,7 +120,11 @@ def _sources(opened: OpenedSet, setup: BenchSetup, conditions: Sequence[str]) ->
     for name in BASELINES:
         if name in bases and name not in sources:
             sources[name] = makes.baseline(name, setup.shipped)
-    return sources
+    if opened.row.enlarged is None:
+        return sources
+    for name in OPTIONS.keys() & bases:
+        raise UserError(f"--noises {name}: fits noise with networks, which cannot see {opened.row.title}; leave it out")
+    return {name: on_large(source, opened.train, makes.truth) for name, source in sources.items()}
 
 
 def _probe(
@@ -147,6 +152,7 @@ def _common(opened: OpenedSet, setup: BenchSetup, train_hash: str) -> Json:
         **frozen,
         "set": opened.row.name,
         "long_side": opened.row.long_side,
+        **({} if opened.row.enlarged is None else {"enlarged": opened.row.enlarged}),
         "classes": len(opened.row.classes),
         "train": train_hash,
         "test": opened.test.hash(),
