@@ -28,7 +28,7 @@ from segment_anything_training.sam import SamConfig
 from unseg.compute.threads import cores
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_limits import pixel_count
@@ -133,7 +133,7 @@ def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
     photographs(tmp_path / "in", 3, height=90, width=140)
     paths = sorted((tmp_path / "in").iterdir())
     pixels = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
-    protector = Protector(copy.deepcopy(network), Budget(), "published")
+    protector = NetworkProtector(copy.deepcopy(network), Budget(), "published")
     framed = [protector.frame(image, np.ones(image.shape[:2], bool)) for image in pixels]
     run = plain_generation.protect_plainly(paths, tmp_path / "out", network, Budget(), torch.device("cpu"))
     assert (run.noise - protector.noise(framed[:1])[0]).abs().max() <= 1e-5

@@ -20,7 +20,7 @@ from unseg.protecting.coding import BACKGROUND, OBJECT_NAME
 from unseg.protecting.manifest import FORMAT, MANIFEST, Manifest
 from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
-from unseg.protecting.settings import Region
+from unseg.protecting.settings import COMPACT, Region
 from unseg.storage.settings_diff import differences
 
 # Settings that the first line holds only where they have another value than this.
@@ -38,6 +38,7 @@ def header_of(pipeline: Pipeline) -> dict[str, Any]:
         "settings": {
             "object_budget": float(settings.budget.object),
             "background_budget": source.background_budget,
+            **({} if source.generator is None else {"generator": source.generator}),
             "region": settings.region,
             "format": settings.format,
             "metadata": settings.metadata,
@@ -140,15 +141,15 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
 def age_of_noise(manifest: Manifest) -> str | None:
     """Returns what to say of noise that an older version made; None where it is of this version's kinds."""
     header, settings = manifest.header, manifest.header.get("settings", {})
-    if "noise" in header or settings.get("noise") == CODES:
-        book = settings.get("book", BOOK.version)
-        if book == BOOK.version:
-            return None
-        return f"its noise has the codes of the book {str(book)[:40]}; this version has {BOOK.version}"
-    version = f"{str(header.get('unseg', '0.1'))[:20]}{'-tint' if 'codes' in settings else ''}"
+    if settings.get("noise") == CODES:
+        book = settings.get("book")
+        return None if book == BOOK.version else f"its codes are of the book {str(book)[:40]}, not {BOOK.version}"
+    if header.get("generator", {}).get("name") != COMPACT:
+        return None
+    version = "0.2-tint" if "codes" in settings else "0.1"
     return (
-        f"its noise is of version {version}: a network's; the noise of today's default holds better where people train:"
-        " protect the originals anew to have it"
+        f"this is noise of version {version}, a small network's; noise of codes, today's default, holds better where"
+        " people train: protect the originals anew to have it"
     )
 
 

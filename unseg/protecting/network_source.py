@@ -56,7 +56,6 @@ class NetworkSource(NoiseSource):
     def settings(self) -> dict[str, Any]:
         network = self.loaded.network
         found: dict[str, Any] = {
-            "generator": self.loaded.sha256,
             "image_size": network.image_size,
             "mask_size": network.mask_size,
         }
@@ -67,7 +66,6 @@ class NetworkSource(NoiseSource):
     def description(self) -> dict[str, Any]:
         loaded = self.loaded
         return {
-            "noise": self._settings.kind,
             "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
         }
 
