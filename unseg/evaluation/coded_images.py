@@ -13,6 +13,7 @@ import numpy as np
 from unseg.compute.progress import Progress, track
 from unseg.data.annotations import NO_CLASS
 from unseg.evaluation.conditions import Change
+from unseg.evaluation.hashes import SHORT
 from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, Truth
 from unseg.method.coded_noise import apply_codes
@@ -123,4 +124,5 @@ def coded(allocation: Allocation, labels: Labels, budget: Budget, options: Coded
 
 def coded_identity(options: CodedOptions) -> Json:
     """Returns what coded images depend on besides the budget, the seed and the classes."""
-    return {"codes": BOOK.version, **{name: value for name, value in asdict(options).items() if value}}
+    book = hashlib.sha256(repr(BOOK).encode()).hexdigest()[:SHORT]  # a constant that is tried out makes images anew
+    return {"codes": BOOK.version, "book": book, **{name: value for name, value in asdict(options).items() if value}}
