@@ -152,7 +152,8 @@ def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
 def test_every_stage_is_timed_and_left_as_it_was(tmp_path: Path) -> None:
     photographs(tmp_path / "in", 5, height=64, width=64)
     before = [getattr(owner, name) for _, owner, name in stage_clock.STAGES]
-    figures = stage_clock.stage_figures(tmp_path / "in", tmp_path / "out", ProtectSettings(device="cpu", workers=2))
+    settings = ProtectSettings(noise="compact", device="cpu", workers=2)
+    figures = stage_clock.stage_figures(tmp_path / "in", tmp_path / "out", settings)
     assert [getattr(owner, name) for _, owner, name in stage_clock.STAGES] == before
     calls = {name: stage["calls"] for name, stage in figures["stages"].items()}
     assert (

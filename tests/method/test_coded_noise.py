@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.support.code_signs import sign_map
 from unseg.method import coded_noise, pixels
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK, NO_CODE, image_digest, sign_map
+from unseg.method.patterns import ABSENCE, BOOK, NO_CODE, image_digest
 
 KEY = bytes(range(32))
 DRAW = np.random.default_rng(7)

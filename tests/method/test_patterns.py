@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.support.code_signs import sign_map
 from unseg.method import patterns
-from unseg.method.patterns import BOOK, CodeBook, Grating, ImagePatterns, Pattern, image_digest, sign_map
+from unseg.method.patterns import BOOK, CodeBook, Grating, ImagePatterns, Pattern, image_digest
 
 KEY, DIGEST = bytes(range(32)), b"sixteen bytes it"
 

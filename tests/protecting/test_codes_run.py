@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,10 @@ def test_a_class_without_a_code_is_told_with_its_image(photos: Path, tmp_path: P
     summary = run(photos, tmp_path / "out", masks=masks_of(photos, [4, 7, 2]), codes={4: 0, 7: 1})
     assert {entry.status for entry in summary.entries} == {"failed"}
     assert "class 2 has code None" in summary.entries[0].reason and "--codes" in summary.entries[0].reason
+    masks = masks_of(photos, [4, 7, 2])
+    assert run(photos, tmp_path / "out", masks=masks, codes={4: 0, 7: 1, 2: 5}).exit_code == 0
+    with pytest.raises(UserError, match=r"codes\.7: 1, now 3"):
+        run(photos, tmp_path / "out", masks=masks, codes={4: 0, 7: 3, 2: 5})
 
 
 @pytest.mark.parametrize(
@@ -230,6 +235,18 @@ def test_the_closing_table_names_what_is_weak(photos: Path, tmp_path: Path, caps
     assert "│ weak " in shown and "a.png: its object changed by 0" in shown
 
 
+def test_tints_and_networks_stay(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The noise of before by its names; a generator that is not derived from SAM is not called so."""
+    masks = masks_of(photos, [4, 7, 7, 2])
+    arguments = ["protect", str(photos), "--masks", str(masks), "-q", "--out"]
+    assert cli.main([*arguments, str(tmp_path / "tint"), "--noise", "tint"]) == 0
+    assert cli.main([*arguments, str(tmp_path / "same"), "--generator", "compact", "--objects", "by-class"]) == 0
+    assert tree(tmp_path / "tint") == tree(tmp_path / "same") and not (tmp_path / "tint.key").exists()
+    shipped = str(files("unseg") / "weights" / "compact.safetensors")
+    assert cli.main([*arguments, str(tmp_path / "sam"), "--noise", "sam", "--generator", shipped]) == 2
+    assert "--noise sam: compact.safetensors is a compact generator" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("strength", "largest"), [("subtle", 4), ("standard", 8), ("strong", 12)])
 def test_strengths_are_budgets_and_the_background_stays(
     photos: Path, tmp_path: Path, strength: str, largest: int
@@ -259,6 +276,12 @@ def test_bytes_depend_on_key_codes_and_settings_alone(photos: Path, tmp_path: Pa
     run(photos, tmp_path / "shared", processes=2, **given)
     assert tree(tmp_path / "shared") == expected
     protector = unseg.Protector(key=key, codes={4: 0, 7: 1, 2: 2})
+    options = {"survive_grey": True, "mask_by_contrast": True}
+    run(photos, tmp_path / "options", replace(SETTINGS, **options), **given)
+    image, classes = np.asarray(Image.open(photos / "a.png")), pixels(masks / "a.png")
+    optional = unseg.Protector(key=key, codes={4: 0, 7: 1, 2: 2}, **options)(image, classes=classes)
+    assert np.array_equal(optional, pixels(tmp_path / "options" / "a.png"))
+    assert not np.array_equal(optional, pixels(tmp_path / "whole" / "a.png"))
     made = protector(np.asarray(Image.open(photos / "a.png")), classes=pixels(masks / "a.png"))
     assert np.array_equal(made, pixels(tmp_path / "whole" / "a.png"))
 
@@ -279,7 +302,7 @@ def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: 
     ("given", "call", "message"),
     [
         ({"key": b"short"}, {}, "key: has 5 bytes"),
-        ({"generator": "compact", "key": bytes(32)}, {}, "key and codes: are for noise of codes"),
+        ({"generator": "compact", "key": bytes(32)}, {}, "key, codes, survive_grey and mask_by_contrast: are for"),
         ({"region": "published"}, {}, "region: 'published'"),
         ({"codes": {1: 99}}, {}, "'1': 99"),
         ({}, {"classes": np.zeros((41, 60), int)}, "classes: need codes"),

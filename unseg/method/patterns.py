@@ -167,7 +167,8 @@ class DrawnPattern:
             return ~halves[0] if len(halves) == 1 else ~(halves[0] ^ halves[1])
         total = np.zeros(drift_HW.shape, np.int16)
         for waves in self.octaves:
-            values = [_SINES[wave.phases(rows, columns, drift_HW) >> 8] for wave in waves]
+            phases = [wave.phases(rows, columns, drift_HW) >> 8 for wave in waves]
+            values = [np.asarray(cv2.LUT(phase.astype(np.uint8), _SINES), np.int16) for phase in phases]
             total += values[0] if len(values) == 1 else values[0] * values[1] // _SINE_PEAK
         return total >= 0
 
@@ -242,11 +243,3 @@ class ImagePatterns:
             for side, step in zip((self.height, self.width), steps, strict=True)
         )
         return _Wave(rows + np.uint16(phase % TURN), columns)
-
-
-def sign_map(
-    book: CodeBook, code: int, height: int, width: int, *, key: bytes, digest: bytes, grey: bool = False
-) -> np.ndarray:
-    """Returns a code's pattern over a whole image: H×W int8 of 1 and −1. See `ImagePatterns`."""
-    drawn = ImagePatterns(book, height, width, key=key, digest=digest, grey=grey)
-    return np.where(drawn.signs(code, slice(0, height), slice(0, width)), 1, -1).astype(np.int8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -24,6 +25,8 @@ from unseg.protecting.request import Request
 from unseg.storage import image_decoding
 from unseg.storage.image_limits import ImageError
 from unseg.storage.key_file import KEY_BYTES, key_beside, key_hash, new_key, read_key
+
+LOOKS_PIXELS = 2**18  # of an image, about, that say how varied its classes look
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,10 @@ def _looks(objects: ClassedObjects, samples: list[SampleFile], pool: Executor, p
             found = objects.find(sample, *image.samples.shape[:2])
         except (ImageError, Refused):
             return None  # its own line tells
-        return image_decoding.eight_bit_rgb(image.samples), found.classes_HW, found.no_class
+        assert found.classes_HW is not None, "a rule by class finds classes"
+        step = math.isqrt(max(1, found.classes_HW.size // LOOKS_PIXELS))
+        sampled = (slice(None, None, step), slice(None, None, step))
+        return image_decoding.eight_bit_rgb(image.samples[sampled]), found.classes_HW[sampled], found.no_class
 
     for seen in track(progress, pool.map(read, chosen), len(chosen), "looks"):
         if seen is not None:

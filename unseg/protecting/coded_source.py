@@ -38,8 +38,6 @@ class CodedSource(NoiseSource, SourcePlan):
             "key": key_hash(self.key),
             "codes": coding["codes"],
             **{name: value for name, value in options.items() if value},
-            "image_size": None,
-            "mask_size": None,
         }
 
     def description(self) -> dict[str, Any]:

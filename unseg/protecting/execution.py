@@ -61,6 +61,7 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     kept, entries = 0, list(plan.problems)
     if plan.key is not None and plan.key.is_new:
         write_key(plan.key.path, plan.key.key)
+        progress.say(f"key: drawn, and kept in {plan.key.path}: keep it for later images, and do not publish it")
     with ManifestWriter(plan.out, plan.header, plan.before.values()) as manifest:
         for problem in plan.problems:
             manifest.add(problem)

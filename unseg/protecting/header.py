@@ -73,12 +73,19 @@ def check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out
     if earlier is None:
         return
     before, now = ({**WRITTEN_IF_OTHER, **line.get("settings", {})} for line in (earlier.header, header))
+    if now.get("noise") == CODES and _adds_codes(before.get("codes"), now.get("codes")):
+        before["codes"] = now["codes"]
     changed = list(differences(before, now))
     if changed:
         raise UserError(
             f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
             " remove it"
         )
+
+
+def _adds_codes(before: Any, now: Any) -> bool:
+    """Returns whether codes are those of before, and those of further classes."""
+    return isinstance(before, dict) and isinstance(now, dict) and before.items() <= now.items()
 
 
 # --- reading it: a manifest may come from anyone
@@ -113,7 +120,8 @@ class Recorded:
 def recorded(manifest: Manifest, folder: Path) -> Recorded:
     """Returns what the first line of the manifest in `folder` says; UserError where a value is none of unseg's."""
     settings: Mapping[str, Any] = manifest.header.get("settings", {})
-    wrong = [name for name, is_good in EXPECTED.items() if not is_good(settings.get(name))]
+    expected = {**EXPECTED, **(OF_CODES if settings.get("noise") == CODES else {})}
+    wrong = [name for name, is_good in expected.items() if not is_good(settings.get(name))]
     if wrong:
         raise UserError(f"{folder / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)})")
     masks, annotated = settings.get("mask_rule"), settings.get("annotations")
@@ -132,8 +140,8 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
         format=manifest.header.get("annotations_format", "auto"),
         region=settings["region"],
         metadata=settings["metadata"],
-        image_size=settings["image_size"] or 0,
-        mask_size=settings["mask_size"] or 0,
+        image_size=settings.get("image_size") or 0,
+        mask_size=settings.get("mask_size") or 0,
         absent=frozenset(_absent(settings)),
     )
 
@@ -144,13 +152,18 @@ def age_of_noise(manifest: Manifest) -> str | None:
     if settings.get("noise") == CODES:
         book = settings.get("book")
         return None if book == BOOK.version else f"its codes are of the book {str(book)[:40]}, not {BOOK.version}"
-    if header.get("generator", {}).get("name") != COMPACT:
+    if _generator_name(header) != COMPACT:
         return None
     version = "0.2-tint" if "codes" in settings else "0.1"
     return (
         f"this is noise of version {version}, a small network's; noise of codes, today's default, holds better where"
         " people train: protect the originals anew to have it"
     )
+
+
+def _generator_name(header: Mapping[str, Any]) -> Any:
+    generator = header.get("generator")
+    return generator.get("name") if isinstance(generator, dict) else None
 
 
 def _absent(settings: Mapping[str, Any]) -> Iterator[int]:
@@ -160,10 +173,6 @@ def _absent(settings: Mapping[str, Any]) -> Iterator[int]:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and 0 < value <= 2**16
-
-
-def _is_size_or_none(value: Any) -> bool:
-    return value is None or _is_size(value)
 
 
 def _is_id(value: Any) -> bool:
@@ -216,9 +225,15 @@ def _is_coded(value: Any) -> bool:
 EXPECTED: dict[str, Callable[[Any], bool]] = {
     "mask_rule": _is_mask_rule,
     "annotations": _is_annotated,
-    "image_size": _is_size_or_none,
-    "mask_size": _is_size_or_none,
+    "image_size": _is_size,
+    "mask_size": _is_size,
     "codes": _is_coded,
     "region": lambda value: value in ("mask", "published"),
     "metadata": lambda value: value in ("keep", "icc", "none"),
+}
+OF_CODES: dict[str, Callable[[Any], bool]] = {  # which have no network
+    "image_size": lambda value: value is None,
+    "mask_size": lambda value: value is None,
+    "region": lambda value: value == "mask",
+    "codes": lambda value: value is not None and _is_coded(value),
 }

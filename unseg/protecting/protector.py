@@ -36,7 +36,8 @@ class Protector:
 
     Of codes only: key, 32 bytes or the file that holds them; without it one is drawn, which the attribute `key` holds:
     keep it where an image is to get the same noise again. codes: class → code, or a file that says so (a manifest, or
-    JSON as `--codes` takes it), for calls with `classes`.
+    JSON as `--codes` takes it), for calls with `classes`. survive_grey, mask_by_contrast: see
+    `unseg.method.coded_noise.apply_codes`.
 
     Of networks only: region, device, batch_size and precision, as for
     `unseg.protecting.network_protector.NetworkProtector`.
@@ -52,12 +53,15 @@ class Protector:
         *,
         key: bytes | str | Path | None = None,
         codes: Codes | str | Path | None = None,
+        survive_grey: bool = False,
+        mask_by_contrast: bool = False,
         device: str = "auto",
         batch_size: int = 1,
         precision: Precision = "float32",
     ) -> None:
         if not isinstance(budget, Budget):
             raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
+        self._options = {"survive_grey": survive_grey, "mask_by_contrast": mask_by_contrast}
         self.budget, self._network = budget, cast("NetworkProtector | None", None)
         self.key: bytes | None = None
         self.codes: Codes | None = None
@@ -66,8 +70,11 @@ class Protector:
                 raise UserError(f"region: {region!r} follows a network's prompt; leave it out, or give a generator")
             self.key, self.codes = _key_of(key), _codes_of(codes)
             return
-        if key is not None or codes is not None:
-            raise UserError("key and codes: are for noise of codes; leave them out, or leave out the generator")
+        if key is not None or codes is not None or survive_grey or mask_by_contrast:
+            raise UserError(
+                "key, codes, survive_grey and mask_by_contrast: are for noise of codes; leave them out, or leave the"
+                " generator out"
+            )
         from unseg.protecting.network_protector import NetworkProtector  # which needs torch
 
         self._network = NetworkProtector(
@@ -108,7 +115,7 @@ class Protector:
             height, width = samples_HWC.shape[:2]
             raise UserError(f"classes: expected {height}×{width} as of the image, got {codes_HW.shape}")
         assert self.key is not None, "noise of codes has a key"
-        return apply_codes(samples_HWC, codes_HW, BOOK, self.key, self.budget)
+        return apply_codes(samples_HWC, codes_HW, BOOK, self.key, self.budget, **self._options)
 
     def _codes_of_classes(self, classes_HW: np.ndarray) -> np.ndarray:
         if self.codes is None:

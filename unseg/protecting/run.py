@@ -82,9 +82,14 @@ def protect(
         codes=codes if isinstance(codes, Mapping) else _path(codes, "codes"),
     )
     request.check()
+    return _carried_out(request, dry_run, progress)
+
+
+def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary:
     if request.kind != "codes":
         import_module("torch")  # before the threads that call it are made
-    with image_limits.own_size_limit(), alone(), single_threaded_pool(settings.workers or cores()) as pool:
+    workers = request.settings.workers or cores()
+    with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
         found = read_inputs(request, pool, progress)
         if dry_run:
             return foresee(plan_run(request, found, pool, progress), pool, progress)

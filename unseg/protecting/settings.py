@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ Noise = Literal["codes", "sam", "compact", "tint"]
 Kind = Literal["codes", "sam", "compact", "tint", "own"]
 COMPACT = "compact"  # the generator that ships
 PRECISIONS = get_args(Precision)
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 REMOVED_PRECISIONS = ("auto", "float16")
 
 
@@ -96,6 +98,8 @@ class ProtectSettings:
             raise UserError(f"--precision {self.precision}: was removed in 0.2: choose from {', '.join(PRECISIONS)}")
         _check_choice("--precision", self.precision, PRECISIONS)
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
+        if not _DEVICE.fullmatch(self.device):
+            raise UserError(f"--device {self.device}: give auto, cpu or cuda")
         self._check_numbers()
 
     def _check_noise(self) -> None:

@@ -5,14 +5,16 @@ Whoever has the key can compute the noise and subtract it. So a key never lies a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from unseg.errors import UserError
-from unseg.storage.files import sync_folder
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sync_folder
 
 KEY_BYTES = 32
 SUFFIX = ".key"
@@ -49,17 +51,32 @@ def read_key(path: Path) -> bytes:
 
 
 def write_key(path: Path, key: bytes) -> None:
-    """Writes a key that only its owner may read, and waits for the disk; UserError where a file is there already."""
+    """Writes a key that only its owner may read, whole or not at all; UserError where a file is there already."""
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(key.hex() + "\n")
             file.flush()
             os.fsync(file.fileno())
+        _name(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"{path}: the key cannot be written ({error.strerror or error}); make room or allow writing, or name one"
             " with --key"
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _name(temporary: Path, path: Path) -> None:
+    """Gives a file its name, unless another has it already."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno == errno.EEXIST or os.path.lexists(path):
+            raise
+        os.rename(temporary, path)  # a file system without links
