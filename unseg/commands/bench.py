@@ -15,7 +15,7 @@ from unseg.commands.bench_detect import DetectOptions, detect
 from unseg.commands.bench_options import CrossedOptions, NoiseOptions, RunningOptions, TrainingOptions, bench_of
 from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, printable, terminated_as_interrupt, told_interrupted
-from unseg.commands.option_groups import grouped
+from unseg.commands.option_groups import first_given, grouped
 from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -54,11 +54,14 @@ def bench(
     try:
         with terminated_as_interrupt():
             if detecting.detect is not None:
+                _check_alone(data_root, crossed, noises, training, running)
                 found = detect(detecting, detecting.detect, out, running, crossed.first_seed(), terminal)
                 if detecting.as_json:
                     print(json.dumps(found, indent=1, ensure_ascii=False))
                 return
-            detecting.check_unused()
+            unused = first_given(detecting)
+            if unused is not None:
+                raise UserError(f"{unused}: is for --detect DIR; leave it out")
             if data_root is None or out is None:
                 raise UserError(f"--{'out' if data_root else 'data-root'}: is needed, unless you give --detect DIR")
             matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)
@@ -72,6 +75,15 @@ def bench(
     show_tables(terminal.console, out, crossed.set_names())
     if left:
         terminal.say(f"The limit is reached; {len(left)} trainings are left. Run the same command again to go on.")
+
+
+def _check_alone(data_root: Path | None, *groups: object) -> None:
+    """Raises UserError where an option of the matrix is given together with --detect."""
+    given = "--data-root" if data_root is not None else None
+    for group in groups:
+        given = given or first_given(group, but=("seeds", "device", "threads"))
+    if given is not None:
+        raise UserError(f"{given}: is for the matrix, and --detect measures one folder; leave one of the two out")
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -44,13 +44,6 @@ class DetectOptions:
     masks: Annotated[Path | None, typer.Option(help="With --detect: as for `unseg verify`.")] = None
     annotations: Annotated[Path | None, typer.Option(help="With --detect: as for `unseg verify`.")] = None
     as_json: Annotated[bool, typer.Option("--json", help="With --detect: print what was found as JSON.")] = False
-
-    def check_unused(self) -> None:
-        """Raises UserError where one of the options is given without --detect."""
-        for field in fields(self):
-            if getattr(self, field.name) != field.default:
-                name = "json" if field.name == "as_json" else field.name.replace("_", "-")
-                raise UserError(f"--{name}: is for --detect DIR; leave it out")
 
 
 def detect(
