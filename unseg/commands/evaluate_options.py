@@ -108,9 +108,9 @@ class ConditionOptions:
         str | None,
         typer.Option(
             help="Which training images: clean, protected (or the NAMEs), codes (this project's noise, made on the "
-            "way), random, pattern (one a class), or published noises: tint, lsp, ar, em, tap; protected@40 mixes 40 % of them with clean ones, clean@40 is the clean "
-            "part alone. Defences stand behind a +, also several: protected+jpeg75+grey. Default: clean, all "
-            "protected, random."
+            "way), random, pattern (one a class), or published noises: tint, lsp, ar, em, tap; protected@40 mixes 40 % "
+            "of them with clean ones, clean@40 is the clean part alone. Defences stand behind a +, also several: "
+            "protected+jpeg75+grey. Default: clean, all protected, random."
         ),
     ] = None
     denoise_photographs: Annotated[

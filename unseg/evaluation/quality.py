@@ -31,8 +31,9 @@ class Quality:
 
     psnr, ssim, lpips, delta_e, s_cielab: means over the images that differ (psnr in dB over all of those, the others
     over at most SLOW_IMAGES of them); None where no image differs, and lpips where no weights were given. delta_e and
-    s_cielab are of the object's pixels that changed: see `unseg.evaluation.visibility`. max_change_object, max_change_background:
-    the measured bound, grey levels over all images. images: how many were measured; differing: how many of them differ.
+    s_cielab are of the object's pixels that changed: see `unseg.evaluation.visibility`. max_change_object,
+    max_change_background: the measured bound, grey levels over all images. images: how many were measured; differing:
+    how many of them differ.
     """
 
     psnr: float | None = None
