@@ -172,21 +172,21 @@ def training(images: list[np.ndarray], labels: list[np.ndarray], classes: int) -
     return TrainingSet([str(index) for index in range(len(images))], images, labels, classes)
 
 
-def test_bands_add_up_to_the_image() -> None:
-    bands = projection.bands_of(PHOTO)
-    assert bands.shape == (*PHOTO.shape[:2], 15)
-    assert np.abs(bands.reshape(*PHOTO.shape[:2], 5, 3).sum(2) - PHOTO).max() < 1e-3
+def test_blocks_by_hand() -> None:
+    """30×47 pixels hold 1×2 whole blocks of 16 pixels; the second one begins at column 16."""
+    blocks = projection.blocks_of(PHOTO)
+    assert blocks.shape == (2, 768)
+    assert blocks[1, :3].tolist() == PHOTO[0, 16].tolist() and blocks[1, 48:51].tolist() == PHOTO[1, 16].tolist()
+    assert np.array_equal(projection.image_of(blocks, 16, 32), PHOTO[:16, :32])
 
 
 def test_projection_takes_out_a_direction_by_hand() -> None:
-    """One direction, green − red of the widest blur: a flat image keeps what is orthogonal to it."""
-    basis = np.zeros((15, 1))
-    basis[12:14, 0] = [-(0.5**0.5), 0.5**0.5]
+    """One direction, green − red of every pixel of a block: a flat image keeps what is orthogonal to it."""
+    basis = np.tile([-1.0, 1.0, 0.0], 256)[:, None] / 512**0.5
     flat = np.broadcast_to(np.array([100, 140, 90], np.uint8), (20, 33, 3))
-    # (100, 140) has its component (140 − 100)/2 along (−1, 1) taken out.
-    assert (projection.projected(flat, basis, np.zeros(15)) == [120, 120, 90]).all()
-    mean = np.zeros(15)
-    mean[12:14] = [90, 110]  # relative to the mean, 10 along (−1, 1) are left to take out
+    # (100, 140) has its component (140 − 100)/2 along (−1, 1) taken out, beyond the last whole block, too.
+    assert (projection.projected(flat, basis, np.zeros(768)) == [120, 120, 90]).all()
+    mean = np.tile([90.0, 110.0, 0.0], 256)  # relative to the mean, 10 along (−1, 1) are left to take out
     assert (projection.projected(flat, basis, mean) == [110, 130, 90]).all()
 
 
@@ -195,16 +195,18 @@ def test_readout_finds_the_direction_of_the_labels() -> None:
     labels = draw.integers(0, 2, 4000)
     features = draw.normal(size=(4000, 6))
     features[:, 2] += 3 * labels
-    directions = projection.readout_directions(features, labels, 2)
-    assert np.allclose(directions.T @ directions, np.eye(6), atol=1e-9)
-    assert abs(directions[2, 0]) > 0.99
+    directions = projection.readout_directions(features, labels, 3)
+    assert directions.shape == (6, 1)  # of three classes two are there, which differ in one direction
+    assert abs(np.linalg.norm(directions) - 1) < 1e-9 and abs(directions[2, 0]) > 0.99
+    labels = np.minimum(draw.integers(0, 9, 4000), 3)  # four classes, the last one more frequent than all others
+    assert projection.readout_directions(features, labels, 4).shape == (6, 3)
 
 
 def test_project_removes_a_tint_by_class() -> None:
     draw = np.random.default_rng(0)
     images, labels = [], []
-    for _ in range(6):
-        label = np.kron(draw.integers(0, 2, (3, 4)), np.ones((24, 24))).astype(np.uint8)
+    for _ in range(40):
+        label = np.kron(draw.integers(0, 2, (3, 4)), np.ones((48, 48))).astype(np.uint8)
         image = draw.normal(128, 30, (*label.shape, 3)) + np.where(label[..., None] == 1, [8, -8, 8], 0)
         images.append(np.clip(np.round(image), 0, 255).astype(np.uint8))
         labels.append(label)
@@ -219,6 +221,36 @@ def test_project_removes_a_tint_by_class() -> None:
 
     assert gap(images) > 6
     assert gap([change("", image) for image in images]) < 2
+
+
+def test_project_removes_a_grating_in_its_place_and_not_one_that_drifts() -> None:
+    """Period 16, on class 1 of two: fixed phases can be read linearly from aligned blocks, drawn ones cannot."""
+    draw, (y, x) = np.random.default_rng(0), np.indices((144, 192))
+    for drifts in (False, True):
+        images, labels, waves = [], [], []
+        for image in draw.normal(128, 30, (40, 144, 192, 3)):
+            label = np.kron(draw.integers(0, 2, (3, 4)), np.ones((48, 48))).astype(np.uint8)
+            wave = np.sin(2 * np.pi * (x + y) / 16 + (draw.uniform(0, 6.28) if drifts else 0))[..., None] * [1, -1, 1]
+            images.append(np.clip(np.round(image + 8 * wave * label[..., None]), 0, 255).astype(np.uint8))
+            labels.append(label)
+            waves.append(wave)
+        defence = parse_defence("project")
+        assert isinstance(defence, SetDefence)
+        change = defence.fit(training(images, labels, 2), 0)
+
+        def gap(
+            pictures: list[np.ndarray], labels: list[np.ndarray] = labels, waves: list[np.ndarray] = waves
+        ) -> float:
+            """How much more of the grating there is on class 1 than on class 0: 4 = 8 / 2 · 3 channels / 3 before."""
+            shown = [(picture * wave).mean(axis=2) for picture, wave in zip(pictures, waves, strict=True)]
+            ones, zeros = (
+                np.concatenate([s[k == n] for s, k in zip(shown, labels, strict=True)]).mean() for n in (1, 0)
+            )
+            return float(ones - zeros)
+
+        assert gap(images) > 3.5
+        kept = gap([change("", image) for image in images]) / gap(images)
+        assert kept > 0.9 if drifts else kept < 0.2
 
 
 def photographs(count: int, size: tuple[int, int]) -> list[np.ndarray]:
@@ -236,13 +268,19 @@ def photographs(count: int, size: tuple[int, int]) -> list[np.ndarray]:
     return images
 
 
+def with_grating(clean: list[np.ndarray], period: int) -> list[np.ndarray]:
+    """Images with a diagonal grating, green against red; period: pixels along a row."""
+    y, x = np.indices(clean[0].shape[:2])
+    grating = np.round(8 * np.sin(2 * np.pi * (x + y) / period))
+    marked = [np.clip(image.astype(int) + np.stack([grating, -grating, 0 * grating], 2), 0, 255) for image in clean]
+    return [image.astype(np.uint8) for image in marked]
+
+
 def test_notch_takes_out_a_grating_and_little_else() -> None:
     size = (150, 210)
     clean = photographs(8, size)
     y, x = np.indices(size)
-    grating = np.round(8 * np.sin(2 * np.pi * (x + y) / 16))
-    marked = [np.clip(image.astype(int) + np.stack([grating, -grating, 0 * grating], 2), 0, 255) for image in clean]
-    marked = [image.astype(np.uint8) for image in marked]
+    marked = with_grating(clean, 16)
     defence = parse_defence("notch")
     assert isinstance(defence, SetDefence)
     change = defence.fit(training(marked, [], 2), 0)
@@ -263,6 +301,14 @@ def test_notch_takes_out_a_grating_and_little_else() -> None:
         for images in (marked, restored)
     ]
     assert errors[1] < errors[0]
+
+
+def test_notch_looks_for_no_wave_that_is_longer_than_it_says() -> None:
+    """22.6 pixels from wave to wave (32 along a row) are found, 33.9 (48) are not: 28.4 is the limit."""
+    clean = photographs(8, (150, 210))
+    found, missed = (notch.find_peaks(notch.mean_log_spectrum(with_grating(clean, period))) for period in (32, 48))
+    assert found[4, 4, 0]  # 128 / 32 cycles a block
+    assert not missed[:4, :4].any()  # 128 / 48 = 2.7
 
 
 def test_notch_leaves_clean_images_nearly_as_they_are() -> None:

@@ -35,6 +35,7 @@ from unseg.evaluation.tasks.practice_semantic import PracticeSemanticLearner
 from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, as_in_practice
 from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
+from unseg.method.patterns import BOOK
 from unseg.storage.image_encoding import write_png
 from unseg.victims.semantic_networks import NETWORKS
 
@@ -276,20 +277,29 @@ def test_large_images_are_shrunk_for_training_and_test(
     assert seen[0].practice.seed == 3  # which defences that are fitted to the set draw by
 
 
-def test_early_counts_the_best_test(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.3, 0.7, 0.4, 0.3, 0.7, 0.4])
+@pytest.mark.parametrize("conditions", ["clean,clean+early", "clean+early,clean"])
+def test_early_counts_the_best_test(
+    conditions: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the same training was recorded without it, the score is taken from its curve: no second training."""
+    trainings = 1 if conditions.startswith("clean,") else 2
+    scores = iter([0.3, 0.7, 0.4] * trainings)
     monkeypatch.setattr(PracticeSemanticLearner, "evaluate", lambda learner, model, device: {"miou": next(scores)})
     options = {**split_options(data), **PRACTICE, "steps": 3}
-    runs = by_condition(evaluate(tmp_path / "out", **options, conditions="clean,clean+early"))
+    runs = by_condition(evaluate(tmp_path / "out", **options, conditions=conditions))
     clean, early = (runs[name]["result"] for name in ("clean", "clean+early"))
     assert clean["final"] == 0.4 and early["final"] == early["best"] == clean["best"] == 0.7
     assert any("best of all tests" in note for note in early["notes"]) and len(clean["notes"]) == 1
+    assert next(scores, None) is None and early["curve"] == clean["curve"]
 
 
 def test_denoise_learns_from_other_photographs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pairs are the folder's photographs and their protected versions; what they were is in the settings."""
+    """Its pairs are the folder's photographs and their protected versions; what they were is in the settings.
+
+    In turn they carry codes, each under a key of its own, and the shipped generator's noise.
+    """
     draw, pairs = np.random.default_rng(5), []
-    photographs = [draw.integers(0, 200, (80, 70, 3), dtype=np.uint8) for _ in range(2)]
+    photographs = [draw.integers(0, 200, (80, 70, 3), dtype=np.uint8) for _ in range(3)]
     for number, pixels in enumerate(photographs):
         write_png(tmp_path / "others" / "images" / f"{number}.png", pixels)
         write_png(tmp_path / "others" / "masks" / f"{number}.png", np.eye(80, 70, dtype=np.uint8))
@@ -307,12 +317,19 @@ def test_denoise_learns_from_other_photographs(data: Path, tmp_path: Path, monke
     options = {**split_options(data), **PRACTICE, "denoise_photographs": tmp_path / "others"}
     results = evaluate(tmp_path / "out", **options, conditions="clean+denoise,random+denoise")
     assert len(pairs) == 1  # one denoiser for all conditions of a seed
-    for (clean, protected), pixels in zip(pairs[0], photographs, strict=True):
-        assert np.array_equal(clean, pixels)
-        assert np.array_equal(protected, pixels + 7 * np.eye(80, 70, dtype=np.uint8)[..., None])
+    assert all(np.array_equal(clean, pixels) for (clean, _), pixels in zip(pairs[0], photographs, strict=True))
+    mask = np.eye(80, 70, dtype=np.uint8)[..., None]
+    changes = [protected.astype(int) - clean for clean, protected in pairs[0]]
+    assert np.array_equal(changes[1], 7 * mask.repeat(3, 2))
+    assert all((change[mask[..., 0] == 0] == 0).all() and np.abs(change).max() == 8 for change in changes[::2])
+    assert not np.array_equal(changes[0], changes[2])
     images = [run["settings"]["images"] for run in results["runs"]]
     assert images[0].keys() == {"denoise"} and images[1].keys() == {"denoise", "budget"}
-    assert images[0]["denoise"]["by"] == "us" and len(images[0]["denoise"]["photographs"]) == 16
+    assert (
+        images[0]["denoise"]["codes"] == BOOK.version
+        and images[0]["denoise"]["by"] == "us"
+        and len(images[0]["denoise"]["photographs"]) == 16
+    )
 
 
 # --- published noises ------------------------------------------------------------------------------------------------

@@ -800,6 +800,9 @@ def test_quality_by_hand() -> None:
     assert found.delta_e == pytest.approx(np.mean([one.delta_e for one in seen]))
     assert found.s_cielab == pytest.approx(np.mean([one.s_cielab for one in seen]))
     assert meter.missing() == [] and quality.Meter(3).missing() == [0, 1, 2]
+    whole = quality.Meter(1)  # an object of which half has no noise: that half does not count
+    whole.add(0, clean[2], changed[2], np.ones_like(mask))
+    assert whole.total().delta_e == seen[1].delta_e
 
 
 def test_ssim_is_measured_on_a_spread_of_large_sets() -> None:

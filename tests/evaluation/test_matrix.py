@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.measuring_folders import mini_camvid, write_image
+from tests.support.measuring_folders import mini_camvid, mini_carparts, write_image
 from tests.support.told_progress import Told
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
@@ -117,6 +117,12 @@ def test_a_generator_must_be_named_for_the_noise_that_it_makes(tmp_path: Path) -
     Bench(setup(tmp_path, generator=shipped), matrix(noises=("protected",))).open()
 
 
+def test_noise_that_networks_fit_is_refused_on_images_too_large_for_them(tmp_path: Path) -> None:
+    mini_carparts(tmp_path)
+    with pytest.raises(UserError, match="--noises tap: fits noise with networks"):
+        Bench(setup(tmp_path), matrix(sets=("carparts4000",), noises=("lsp", "tap"))).open()
+
+
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +211,14 @@ def test_a_pace_is_that_of_trainings_where_there_are_some(tmp_path: Path) -> Non
     assert measured_pace(study, NETWORK) == Pace(2.0, True)  # (3 + 5) / 2 trainings / 2 steps
     assert measured_pace(study, "other") is None
     assert bench.seconds(list(matrix().cells())[:1]) == [4.0]
+
+
+def test_what_follows_from_a_curve_takes_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mini_camvid(tmp_path)
+    monkeypatch.setattr(Bench, "pace", lambda bench, cell: Pace(2.0, True))
+    bench = Bench(setup(tmp_path), matrix(noises=("clean",), defences=("early", "grey+early")))
+    assert [cell.condition for cell in bench.left()] == ["clean", "clean+early", "clean+grey+early"]
+    assert bench.seconds(bench.left()) == [4.0, 0.0, 4.0]  # of 2 steps; nothing is trained under grey alone
 
 
 def test_a_trial_takes_off_what_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,7 @@ def test_a_second_run_is_refused_with_the_first_ones_name(photos: Path) -> None:
                 work()
         assert holder_of(out).pid == os.getpid()
         (out / MANIFEST).write_text('{"format": 2, "settings": {}}\n')
-        with pytest.raises(UserError, match=f"process {os.getpid()} on {HOST} is writing there; verify it once"):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on {HOST} is writing there; wait until"):
             verify(out)
         (out / MANIFEST).unlink()
     assert holder_of(out) is None and list(out.iterdir()) == []

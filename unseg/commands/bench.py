@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from unseg.commands.bench_detect import DetectOptions, detect
 from unseg.commands.bench_options import CrossedOptions, NoiseOptions, RunningOptions, TrainingOptions, bench_of
 from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, printable, terminated_as_interrupt, told_interrupted
-from unseg.commands.option_groups import grouped
+from unseg.commands.option_groups import first_given, grouped
+from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from unseg.evaluation.matrix import Bench, Cell
@@ -24,12 +27,17 @@ MINUTE, HOUR = 60.0, 3600.0
 
 @grouped
 def bench(
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the sets, such as carparts, camvid and ccp.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results: OUT/SET/results.json.")],
     crossed: CrossedOptions,
     noises: NoiseOptions,
     training: TrainingOptions,
     running: RunningOptions,
+    detecting: DetectOptions,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder that holds the sets, such as carparts, camvid and ccp.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results: OUT/SET/results.json, or OUT/detect.json.")
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Measure every noise under every defence with every network on every set.
@@ -38,10 +46,24 @@ def bench(
     defences, networks and seeds. After any stop the same command goes on from the last checkpoint; more sets, noises or
     defences can be added later. Noised images are made once and kept in OUT/SET/images. Exit codes: 0 all is measured,
     or the limit is reached; 2 it could not start or go on; 130 Ctrl-C; 143 terminated.
+
+    With --detect DIR it measures instead, in minutes, whether a trainer's network would find the noise of a protected
+    folder.
     """
-    terminal = Terminal()
+    terminal = Terminal(to_stderr=detecting.as_json)
     try:
         with terminated_as_interrupt():
+            if detecting.detect is not None:
+                _check_alone(data_root, crossed, noises, training, running)
+                found = detect(detecting, detecting.detect, out, running, crossed.first_seed(), terminal)
+                if detecting.as_json:
+                    print(json.dumps(found, indent=1, ensure_ascii=False))
+                return
+            unused = first_given(detecting)
+            if unused is not None:
+                raise UserError(f"{unused}: is for --detect DIR; leave it out")
+            if data_root is None or out is None:
+                raise UserError(f"--{'out' if data_root else 'data-root'}: is needed, unless you give --detect DIR")
             matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)
             matrix.open()
             if running.dry_run:
@@ -53,6 +75,15 @@ def bench(
     show_tables(terminal.console, out, crossed.set_names())
     if left:
         terminal.say(f"The limit is reached; {len(left)} trainings are left. Run the same command again to go on.")
+
+
+def _check_alone(data_root: Path | None, *groups: object) -> None:
+    """Raises UserError where an option of the matrix is given together with --detect."""
+    given = "--data-root" if data_root is not None else None
+    for group in groups:
+        given = given or first_given(group, but=("seeds", "device", "threads"))
+    if given is not None:
+        raise UserError(f"{given}: is for the matrix, and --detect measures one folder; leave one of the two out")
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -27,14 +27,17 @@ class CrossedOptions:
     """What is crossed with what."""
 
     PANEL: ClassVar[str] = "What is measured"
-    sets: Annotated[str, typer.Option(help="carparts, camvid11, ccp, camvid-binary.")] = "carparts,camvid11"
+    sets: Annotated[str, typer.Option(help="carparts, camvid11, ccp, camvid-binary, carparts4000.")] = (
+        "carparts,camvid11"
+    )
     noises: Annotated[
         str,
         typer.Option(
-            help="Clean images are always among them; tint (what ships), lsp, ar, em, tap, random, pattern, and "
-            "protected, which --generator makes."
+            help="Clean images are always among them; codes (what ships; also codes-one, codes-by-class, "
+            "codes-grey-safe, codes-by-contrast, codes-jpeg), tint (what shipped until 0.1), lsp, ar, em, tap, random, "
+            "pattern, and protected, which --generator makes."
         ),
-    ] = "clean,tint,lsp,tap"
+    ] = "clean,codes,tint,lsp,tap"
     defences: Annotated[
         str,
         typer.Option(
@@ -51,6 +54,10 @@ class CrossedOptions:
     def set_names(self) -> tuple[str, ...]:
         """Returns the names of the sets."""
         return split_list("--sets", self.sets)
+
+    def first_seed(self) -> int:
+        """Returns the first of the seeds."""
+        return parse_seeds(self.seeds)[0]
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,10 @@ class ConditionOptions:
     conditions: Annotated[
         str | None,
         typer.Option(
-            help="Which training images: clean, protected (or the NAMEs), random, pattern (one a class), or published "
-            "noises: tint, lsp, ar, em, tap; protected@40 mixes 40 % of them with clean ones, clean@40 is the clean "
-            "part alone. Defences stand behind a +, also several: protected+jpeg75+grey. Default: clean, all "
-            "protected, random."
+            help="Which training images: clean, protected (or the NAMEs), codes (this project's noise, made on the "
+            "way), random, pattern (one a class), or published noises: tint, lsp, ar, em, tap; protected@40 mixes 40 % "
+            "of them with clean ones, clean@40 is the clean part alone. Defences stand behind a +, also several: "
+            "protected+jpeg75+grey. Default: clean, all protected, random."
         ),
     ] = None
     denoise_photographs: Annotated[
@@ -186,8 +186,8 @@ class ScheduleOptions:
     decay: Annotated[
         str | None,
         typer.Option(
-            help="Of the learning rate: cosine, poly or onecycle. Default: onecycle with views as in practice, else "
-            "cosine."
+            help="Of the learning rate: cosine, poly, onecycle or constant. Default: onecycle with views as in "
+            "practice, else cosine."
         ),
     ] = None
     warm_up: Annotated[

@@ -14,7 +14,7 @@ A group is a frozen dataclass whose fields are options as typer declares them, a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
@@ -62,6 +62,22 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:
         default = inspect.Parameter.empty if field.default is MISSING else field.default
         annotation = _in_panel(hints[field.name], group.PANEL)
         yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def first_given(group: Any, but: Collection[str] = ()) -> str | None:
+    """Returns an option of a group that has not its default, as the user writes it; None where all have.
+
+    but: names of fields that may have any value.
+    """
+    hints = get_type_hints(type(group), include_extras=True)
+    for field in fields(group):
+        value = getattr(group, field.name)
+        if field.name not in but and value != field.default and value != []:
+            option: ParameterInfo = get_args(hints[field.name])[1]
+            declared = (option.default, *(option.param_decls or ()))  # in annotations the first name stands as default
+            named = [name for name in declared if isinstance(name, str) and name.startswith("--")]
+            return named[0] if named else f"--{field.name.replace('_', '-')}"
+    return None
 
 
 def _in_panel(annotation: Any, panel: str) -> Any:

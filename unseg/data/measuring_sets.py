@@ -7,7 +7,7 @@ training images after the first 300 are used here, so that noise may be fitted t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,9 @@ class MeasuringSet:
     labels. labels: the annotations' class id → label; an id that is not listed is an error. between: the label of
     pixels outside all outlines; None in label maps. background: the label whose pixels are no object; None where
     classes tile the picture. binary: whether the label 1 is learnt against the rest. long_side: pixels that images are
-    shrunk to before anything else; None: they stay. licence: a sentence for whoever wants to publish figures.
+    shrunk to before anything else; None: they stay. enlarged: long side in pixels that images are enlarged to first;
+    they get their noise at that size, and a trainer shrinks them to `long_side` only then; None: they are not. licence:
+    a sentence for whoever wants to publish figures.
     """
 
     name: str
@@ -55,6 +57,7 @@ class MeasuringSet:
     background: int | None = None
     binary: bool = False
     long_side: int | None = None
+    enlarged: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,15 @@ CARPARTS = MeasuringSet(
     long_side=320,
 )
 
+# As large as photographs are that a trainer shrinks: noise must outlive that.
+CARPARTS_4000 = replace(
+    CARPARTS,
+    name="carparts4000",
+    title="Car Parts enlarged to 4,000 pixels and shrunk to 640 by the trainer",
+    long_side=640,
+    enlarged=4000,
+)
+
 # CCP's 59 class ids in seven groups; ids as in its classes.txt.
 CCP_GROUPS: dict[str, tuple[int, ...]] = {
     "background": (0,),
@@ -177,7 +189,7 @@ CCP = MeasuringSet(
 # Photographs that nothing is measured on, for whoever trains with the public code against the noise.
 CCP_OTHERS = MeasuringPart("images/train", "labels/train", at_most=100)
 
-MEASURING_SETS = {row.name: row for row in (CARPARTS, CAMVID_11, CCP, CAMVID_BINARY)}
+MEASURING_SETS = {row.name: row for row in (CARPARTS, CAMVID_11, CCP, CAMVID_BINARY, CARPARTS_4000)}
 
 
 def measuring_set(name: str) -> MeasuringSet:

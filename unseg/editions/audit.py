@@ -35,7 +35,7 @@ def verify_edition(folder: str | Path, *, originals: str | Path | None = None, *
                 f"--{name}: {folder} is an edition of {edition['dataset']} and knows its annotations; if the data set"
                 " lies elsewhere now, name its folder with --originals"
             )
-    result = verify(folder, originals=originals, annotations=_annotations(folder, edition, originals), **options)
+    result = verify(folder, originals=originals, annotations=edition_annotations(folder, edition, originals), **options)
     carried = read_carried(folder)
     faults = (*result.other_files, *_faults(folder, carried))
     if not is_described(edition, _manifest(folder), carried.values()):
@@ -59,7 +59,8 @@ def _manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _annotations(folder: Path, edition: dict[str, Any], originals: str | Path | None) -> OpenAnnotations:
+def edition_annotations(folder: Path, edition: dict[str, Any], originals: str | Path | None) -> OpenAnnotations:
+    """Returns the annotations of an edition's data set. originals: see `verify_edition`."""
     root = folder / edition["root"] if originals is None else Path(originals)
     row = edition_row(edition["dataset"])
     places = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,12 +13,12 @@ from unseg import __version__
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
-from unseg.evaluation.baselines.baseline_names import BASELINES
+from unseg.evaluation.baselines.baseline_names import BASELINES, OPTIONS
+from unseg.evaluation.coded_images import CODED
 from unseg.evaluation.condition_names import parse_condition
-from unseg.evaluation.defences.denoise import Pairs
-from unseg.evaluation.hashes import digest, weights_identity
 from unseg.evaluation.kept_images import kept, made_once
-from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions
+from unseg.evaluation.large_images import on_large
+from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.measuring_images import OpenedSet, open_photographs
 from unseg.evaluation.noise_followed import Probe, followed
 from unseg.evaluation.on_the_way import OnTheWay, object_rule
@@ -26,13 +26,12 @@ from unseg.evaluation.practice import Practice
 from unseg.evaluation.results import PRACTICE, Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import truth_by
-from unseg.evaluation.sources import MADE, Sources, known_bases, pairs_of
-from unseg.evaluation.study import ConditionSource, Make, RunName, RunOptions, Study
-from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
+from unseg.evaluation.sources import MADE, Sources, known_bases
+from unseg.evaluation.study import ConditionSource, RunName, Study
+from unseg.evaluation.study_parts import Denoising, asks_for, code_of, denoising_of, maker_of, weights_of
 from unseg.evaluation.tasks.registry import find_maker, takes_practice
-from unseg.evaluation.weight_choice import Start, choose_starts
+from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
-from unseg.victims.semantic_networks import own_source
 
 TASK = "semantic"
 WITHOUT_CLASSES = "random"  # noise that has nothing to do with classes
@@ -69,22 +68,22 @@ def study_of_set(
     noise whose generator is not named.
     """
     row = opened.row
+    makers = {network: find_maker(TASK, network) for network in setup.networks}
     for network in setup.networks:
-        find_maker(TASK, network)
         if not takes_practice(TASK, network):
             raise UserError(f"--networks {network}: cannot be trained on crops; give a semantic network")
     starts = choose_starts(setup.networks, setup.weights or {}, practice=True)
-    own = {network: own_source(network) for network in setup.networks}
+    options = LearnerOptions((setup.practice.crop,) * 2, rule=opened.rule, practice=setup.practice)
     out, train_hash = setup.out / row.name, opened.train.hash()
     others = {"train": train_hash, "version": __version__}
     made = {name: made_once(source) for name, source in _sources(opened, setup, conditions).items()}
-    denoising = denoising_of(setup, conditions, progress)
+    denoising = _denoising(setup, conditions, progress)
     return Study(
         task=TASK,
         out=out,
         train=opened.train,
         test=opened.test,
-        make=_maker(starts, LearnerOptions((setup.practice.crop,) * 2, rule=opened.rule, practice=setup.practice)),
+        make=maker_of(makers, starts, options),
         truth=truth_by(_rule(opened)),
         networks=setup.networks,
         conditions=conditions,
@@ -93,8 +92,8 @@ def study_of_set(
         device=setup.device,
         common=_common(opened, setup, train_hash),
         facts={"remarks": [f"{row.title}.", row.licence]},
-        weights={name: weights_identity(start.file) for name, start in starts.items() if start.file is not None},
-        code={network: digest(path) for network, path in own.items() if path is not None},
+        weights=weights_of(starts),
+        code=code_of(setup.networks),
         checkpoint_every=setup.checkpoint_every,
         pairs=denoising.pairs,
         pairs_identity=denoising.identity,
@@ -117,10 +116,15 @@ def _sources(opened: OpenedSet, setup: BenchSetup, conditions: Sequence[str]) ->
         if setup.generator is None:
             raise UserError(f"--noises {MADE}: name the generator that makes it with --generator")
         sources[MADE] = makes.generated(setup.generator())
+    sources.update((name, makes.coded(name)) for name in CODED if name in bases)
     for name in BASELINES:
         if name in bases and name not in sources:
             sources[name] = makes.baseline(name, setup.shipped)
-    return sources
+    if opened.row.enlarged is None:
+        return sources
+    for name in OPTIONS.keys() & bases:
+        raise UserError(f"--noises {name}: fits noise with networks, which cannot see {opened.row.title}; leave it out")
+    return {name: on_large(source, opened.train, makes.truth) for name, source in sources.items()}
 
 
 def _probe(
@@ -148,40 +152,19 @@ def _common(opened: OpenedSet, setup: BenchSetup, train_hash: str) -> Json:
         **frozen,
         "set": opened.row.name,
         "long_side": opened.row.long_side,
+        **({} if opened.row.enlarged is None else {"enlarged": opened.row.enlarged}),
         "classes": len(opened.row.classes),
         "train": train_hash,
         "test": opened.test.hash(),
     }
 
 
-def _maker(starts: Mapping[str, Start], options: LearnerOptions) -> Make:
-    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, run: RunOptions) -> Learner:
-        assert options.practice is not None
-        start = starts[network]
-        practice = replace(options.practice, weights=start.weights, seed=run.seed)
-        notes = () if start.note is None else (start.note,)
-        told = replace(options, practice=practice, defences=run.defences, notes=notes, progress=run.progress)
-        return make_practice_semantic(network, train, test, told)
-
-    return make
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """What the defence `denoise` learns from: see `Study.pairs`."""
-
-    pairs: Callable[[], Pairs] | None = None
-    identity: Json = field(default_factory=dict)
-
-
-def denoising_of(setup: BenchSetup, conditions: Sequence[str], progress: Progress) -> Denoising:
+def _denoising(setup: BenchSetup, conditions: Sequence[str], progress: Progress) -> Denoising:
     """Returns CCP's photographs that nothing is measured on with their protected versions, where a condition asks for
-    `denoise`. They are made by the public generator, whatever the noise is that it is used against."""
-    if not any("denoise" in name.split("+")[1:] for name in conditions):
+    `denoise`. They are made by the public code, whatever the noise is that it is used against."""
+    if not asks_for("denoise", conditions):
         return Denoising()
     photographs = open_photographs(setup.data_root)
-    noise = setup.shipped()
-    return Denoising(
-        lambda: pairs_of(photographs, noise, by_class=True, progress=progress),
-        {**noise.identity, "photographs": photographs.hash(), "by_class": True},
+    return denoising_of(
+        photographs, photographs.hash(), setup.shipped(), setup.budget, by_class=True, progress=progress
     )

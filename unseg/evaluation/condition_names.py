@@ -14,10 +14,16 @@ from dataclasses import dataclass
 
 from unseg.errors import UserError
 
-# What a table and a picture call them; the order is theirs, too.
+# What a table and a picture call them; the order is theirs, too. Those of codes are `unseg.evaluation.coded_images`.
 BASES = {
     "clean": "clean",
     "protected": "protected",
+    "codes": "codes",
+    "codes-one": "codes, one",
+    "codes-by-class": "codes, by class",
+    "codes-grey-safe": "codes, grey-safe",
+    "codes-by-contrast": "codes, contrast",
+    "codes-jpeg": "codes, as JPEG",
     "random": "random noise",
     "pattern": "class pattern",
     "tint": "tint a class",
@@ -75,6 +81,12 @@ def parse_condition(name: str, bases: Collection[str] = tuple(BASES)) -> Conditi
 def clean_of(name: str) -> str:
     """Returns the condition of clean images under the same defences."""
     return "+".join(("clean", *name.split("+")[1:]))
+
+
+def without_defence(name: str, defence: str) -> str:
+    """Returns the condition without that defence, and with all others behind it."""
+    front, *defences = name.split("+")
+    return "+".join((front, *(each for each in defences if each != defence)))
 
 
 def clean_beside(name: str, there: Container[str], *, strict: bool) -> str | None:

@@ -5,7 +5,7 @@ images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.errors import UserError
 from unseg.evaluation.baselines.baseline_names import BASELINES
+from unseg.evaluation.coded_images import CODED
 from unseg.evaluation.condition_names import parse_condition, sweep
 from unseg.evaluation.condition_sets import left_to_learners
-from unseg.evaluation.defences.denoise import Pairs
-from unseg.evaluation.hashes import digest, fingerprint, weights_identity
+from unseg.evaluation.hashes import digest, fingerprint
 from unseg.evaluation.kept_images import kept
-from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, MakeLearner
+from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.on_the_way import OnTheWay, object_rule
 from unseg.evaluation.practice import Practice
 from unseg.evaluation.presets import Choices
@@ -36,14 +36,13 @@ from unseg.evaluation.sets import (
     protected_files,
     truth_by,
 )
-from unseg.evaluation.sources import MADE, Sources, file_sources, known_bases, pairs_of
-from unseg.evaluation.study import ConditionSource, Make, RunOptions, Study
+from unseg.evaluation.sources import MADE, Sources, file_sources, known_bases
+from unseg.evaluation.study import ConditionSource, Study
+from unseg.evaluation.study_parts import Denoising, asks_for, code_of, denoising_of, maker_of, weights_of
 from unseg.evaluation.tasks.labelling import labelling_of
-from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
 from unseg.evaluation.tasks.registry import find_maker
-from unseg.evaluation.weight_choice import Start, choose_starts
+from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
-from unseg.victims.semantic_networks import own_source
 
 SMALLEST_SIDE = 32
 BY_CLASS = "By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel."
@@ -125,13 +124,12 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
         practice=setup.practice,
     )
     truth = _truth(folders.rule, setup, opened.train, options)
-    own = {network: own_source(network) for network in setup.networks}
     return Study(
         task="binary" if setup.binary else setup.task,
         out=setup.out,
         train=opened.train,
         test=opened.test,
-        make=_maker(makers, starts, options),
+        make=maker_of(makers, starts, options),
         truth=truth,
         networks=setup.networks,
         conditions=conditions,
@@ -141,8 +139,8 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
         device=setup.device,
         common=_common(folders.rule, setup, opened),
         facts={"remarks": _remarks(setup, opened)},
-        weights={name: weights_identity(start.file) for name, start in starts.items() if start.file is not None},
-        code={network: digest(path) for network, path in own.items() if path is not None},
+        weights=weights_of(starts),
+        code=code_of(setup.networks),
         checkpoint_every=setup.checkpoint_every,
         perceptual=setup.perceptual,
         pairs=denoising.pairs,
@@ -211,14 +209,6 @@ def _hash_of(files: Sequence[Path], tick: Tick) -> str:
     return fingerprint(files)
 
 
-@dataclass(frozen=True)
-class _Denoising:
-    """What the defence `denoise` learns from: see `Study.pairs`."""
-
-    pairs: Callable[[], Pairs] | None = None
-    identity: Json = field(default_factory=dict)
-
-
 # --- what is compared ------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +229,7 @@ def _sources(
     bases = {parse_condition(name, known_bases(folders.made_or_found)).base for name in conditions}
     if folders.generator is not None and MADE in bases:
         sources[MADE] = makes.generated(folders.generator())
+    sources.update((name, makes.coded(name)) for name in CODED if name in bases)
     for name in BASELINES:
         if name in bases and name not in sources:
             made = makes.baseline(name, folders.shipped)  # some train networks: their images are made once
@@ -288,34 +279,15 @@ def _conditions(folders: Folders, setup: Setup) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*chosen, *(sweep(protected, setup.shares) if setup.shares else ())]))
 
 
-def _maker(makers: Mapping[str, MakeLearner], starts: Mapping[str, Start], options: LearnerOptions) -> Make:
-    """Returns what makes the learner of a run: a task's own, or the one that trains as people do."""
-
-    def make(network: str, train: AnnotatedImages, test: AnnotatedImages, run: RunOptions) -> Learner:
-        start = starts[network]
-        told = replace(options, progress=run.progress)
-        if told.practice is None:
-            return makers[network](network, train, test, replace(told, weights=start.file))
-        practice = replace(told.practice, weights=start.weights, seed=run.seed)
-        notes = () if start.note is None else (start.note,)
-        return make_practice_semantic(
-            network, train, test, replace(told, practice=practice, defences=run.defences, notes=notes)
-        )
-
-    return make
-
-
-def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: Progress) -> _Denoising:
+def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: Progress) -> Denoising:
     """Returns what the defence `denoise` learns from. Nothing is opened where no condition asks for it."""
     folder = folders.denoise_photographs
-    if folder is None or folders.shipped is None or not any("denoise" in name.split("+")[1:] for name in conditions):
-        return _Denoising()
+    if folder is None or folders.shipped is None or not asks_for("denoise", conditions):
+        return Denoising()
     photographs, annotations = open_clean(folder, None, "auto", "--denoise-photographs", progress)
-    noise = folders.shipped()
-    files = [*photographs.files, *annotation_files(annotations)]
-    return _Denoising(
-        lambda: pairs_of(photographs, noise, by_class=setup.by_class, progress=progress),
-        {**noise.identity, "photographs": fingerprint(files), **({"by_class": True} if setup.by_class else {})},
+    of_files = fingerprint([*photographs.files, *annotation_files(annotations)])
+    return denoising_of(
+        photographs, of_files, folders.shipped(), setup.budget, by_class=setup.by_class, progress=progress
     )
 
 

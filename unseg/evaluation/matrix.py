@@ -15,7 +15,9 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.data.measuring_sets import measuring_set
 from unseg.errors import UserError
 from unseg.evaluation.bench_study import BenchSetup, study_of_set
+from unseg.evaluation.condition_names import without_defence
 from unseg.evaluation.defences.defence_names import NO_DEFENCE, NO_PHOTOGRAPHS, parse_chain
+from unseg.evaluation.defences.early import EARLY
 from unseg.evaluation.measuring_images import open_measuring_set
 from unseg.evaluation.results import Json, read_results
 from unseg.evaluation.sets import PartOfImages
@@ -146,8 +148,16 @@ class Bench:
         return []
 
     def seconds(self, cells: Sequence[Cell]) -> list[float]:
-        """Returns how long each training will take, seconds; a network that was never trained on a set is tried."""
-        return [self.pace(cell).seconds * self.setup.schedule.steps for cell in cells]
+        """Returns how long each cell will take, seconds; a network that was never trained on a set is tried.
+
+        A cell that follows from the curve of another one takes no time.
+        """
+        return [0.0 if self._follows(cell) else self.pace(cell).seconds * self.setup.schedule.steps for cell in cells]
+
+    def _follows(self, cell: Cell) -> bool:
+        whole = without_defence(cell.condition, EARLY)
+        runs = ((other.set, other.run) for other in self.matrix.cells())
+        return whole != cell.condition and (cell.set, replace(cell.run, condition=whole)) in runs
 
     def pace(self, cell: Cell) -> Pace:
         """Returns how fast a cell's network is trained on its set."""
@@ -160,7 +170,7 @@ class Bench:
     def _expected(self, cell: Cell) -> float:
         """Returns how long a training will take by those that were measured, seconds; 0 where there was none."""
         found = measured_pace(self.study(cell.set), cell.network)
-        return 0.0 if found is None else found.seconds * self.setup.schedule.steps
+        return 0.0 if found is None or self._follows(cell) else found.seconds * self.setup.schedule.steps
 
 
 def finished(study: Study) -> set[RunName]:

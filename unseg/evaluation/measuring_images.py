@@ -17,7 +17,7 @@ from unseg.storage.image_decoding import read_image
 
 
 class MeasuringImages(Images):
-    """The images of a part, each shrunk to the row's long side.
+    """The images of a part, each shrunk to the row's long side, after it was enlarged where the row says so.
 
     Label maps hold the row's labels, and 255 where nothing is labelled. They stay in memory, a byte a pixel.
     """
@@ -29,19 +29,40 @@ class MeasuringImages(Images):
         self._labels: dict[int, np.ndarray] = {}
 
     def pixels(self, index: int) -> np.ndarray:
-        """Returns H×W×3 uint8, shrunk by the mean over areas."""
-        pixels = read_image(self.files[index]).pixels
-        if index not in self._labels:
-            height, width = pixels.shape[:2]
-            labels = label_map(self.part.annotations.read(self.names[index], height, width), self.row)
-            self._labels[index] = shrunk(labels, self.row.long_side, cv2.INTER_NEAREST_EXACT)
-        return shrunk(pixels, self.row.long_side, cv2.INTER_AREA)
+        """Returns H×W×3 uint8, enlarged by cubic interpolation, shrunk by the mean over areas."""
+        return self.shrunk(self.enlarged(self._read(index)))
 
     def annotated(self, index: int) -> Annotated:
         """Returns the label map at the shrunk size, by the nearest pixel centre."""
         if index not in self._labels:
-            self.pixels(index)
+            self._read(index)
         return ClassMap(self._labels[index], "index", self.classes)
+
+    def large(self, index: int) -> tuple[np.ndarray, Annotated]:
+        """Returns an image and its label map at the size that they are enlarged to."""
+        pixels = self._read(index)
+        labels = label_map(self.part.annotations.read(self.names[index], *pixels.shape[:2]), self.row)
+        return self.enlarged(pixels), ClassMap(self.enlarged_labels(labels), "index", self.classes)
+
+    def enlarged(self, pixels_HW3: np.ndarray) -> np.ndarray:
+        """Returns an image at the row's `enlarged` size; the same array where there is none."""
+        return resized(pixels_HW3, self.row.enlarged, cv2.INTER_CUBIC)
+
+    def enlarged_labels(self, labels_HW: np.ndarray) -> np.ndarray:
+        """Returns uint8 labels at the row's `enlarged` size, by the nearest pixel centre."""
+        return resized(labels_HW, self.row.enlarged, cv2.INTER_NEAREST_EXACT)
+
+    def shrunk(self, pixels_HW3: np.ndarray) -> np.ndarray:
+        """Returns an image at the row's long side, by the mean over areas."""
+        return shrunk(pixels_HW3, self.row.long_side, cv2.INTER_AREA)
+
+    def _read(self, index: int) -> np.ndarray:
+        """Returns an image as its file has it, and keeps its labels."""
+        pixels = read_image(self.files[index]).pixels
+        if index not in self._labels:
+            labels = label_map(self.part.annotations.read(self.names[index], *pixels.shape[:2]), self.row)
+            self._labels[index] = shrunk(self.enlarged_labels(labels), self.row.long_side, cv2.INTER_NEAREST_EXACT)
+        return pixels
 
     def hash(self) -> str:
         """Returns a short hash of the files that these images and labels are read from."""
@@ -107,9 +128,16 @@ def _label_of(class_id: int, row: MeasuringSet) -> int:
 
 def shrunk(values: np.ndarray, long_side: int | None, interpolation: int) -> np.ndarray:
     """Returns an image or a label map whose longer side has at most `long_side` pixels; None: the same array."""
-    height, width = values.shape[:2]
-    if long_side is None or max(height, width) <= long_side:
+    if long_side is None or max(values.shape[:2]) <= long_side:
         return values
+    return resized(values, long_side, interpolation)
+
+
+def resized(values: np.ndarray, long_side: int | None, interpolation: int) -> np.ndarray:
+    """Returns an image or a label map whose longer side has `long_side` pixels; None: the same array."""
+    if long_side is None:
+        return values
+    height, width = values.shape[:2]
     scale = long_side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return cv2.resize(values, size, interpolation=interpolation)

@@ -3,7 +3,8 @@
 Two questions are asked of a network that learned from noised images. Each pixel gets the noise of another class than
 its own: does the network name the noise's class or the pixel's own? And all pixels get the noise of one class, the most
 frequent one that is an object: where it does not belong, does the network name it? The noise is the very one that the
-training images had, within the same budget.
+training images had, within the same budget. What the network still tells apart under one noise everywhere is what
+someone who tests gets back by adding it: noise that is the same on all objects only hides what was learned.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from unseg.evaluation.conditions import Change
 from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, Truth
 from unseg.evaluation.tasks.practice_semantic import answer_of
-from unseg.method.metrics import IGNORE_LABEL
+from unseg.method.metrics import IGNORE_LABEL, class_iou, confusion_matrix, mean_iou
 
 MOST_IMAGES = 20  # test images, evenly spread
 
@@ -50,10 +51,11 @@ def followed(network: nn.Module, device: torch.device, change: Change, probe: Pr
 
     follows_noise, follows_image: that are named as the class whose noise they got, or as their own. follows_one_noise:
     of all pixels of other classes, those named as the one class whose noise is everywhere. None where there is no such
-    pixel.
+    pixel. miou_under_one_noise: the mIoU of the answers to that noise.
     """
     others, most = probe.others(), _most_frequent(probe)
     by_noise, by_image, by_one = _Share(), _Share(), _Share()
+    confusion = torch.zeros(probe.class_count, probe.class_count, dtype=torch.int64)
     for index in probe.indices():
         pixels, name = probe.test.pixels(index), f"probe/{probe.test.stem(index)}"
         mask, classes = probe.truth(probe.test.annotated(index))
@@ -65,10 +67,12 @@ def followed(network: nn.Module, device: torch.device, change: Change, probe: Pr
         one = np.where(classes != IGNORE_LABEL, most, classes)
         answer = answer_of(network, change(f"{name} one", pixels, classes != IGNORE_LABEL, one), device)
         by_one.add(answer == most, (classes != IGNORE_LABEL) & (classes != most))
+        confusion += confusion_matrix(torch.from_numpy(classes), torch.from_numpy(answer), probe.class_count)
     return {
         "follows_noise": by_noise.value(),
         "follows_image": by_image.value(),
         "follows_one_noise": by_one.value(),
+        "miou_under_one_noise": mean_iou(class_iou(confusion)),
     }
 
 

@@ -31,8 +31,9 @@ class Quality:
 
     psnr, ssim, lpips, delta_e, s_cielab: means over the images that differ (psnr in dB over all of those, the others
     over at most SLOW_IMAGES of them); None where no image differs, and lpips where no weights were given. delta_e and
-    s_cielab are of the object's pixels: see `unseg.evaluation.visibility`. max_change_object, max_change_background:
-    the measured bound, grey levels over all images. images: how many were measured; differing: how many of them differ.
+    s_cielab are of the object's pixels that changed: see `unseg.evaluation.visibility`. max_change_object,
+    max_change_background: the measured bound, grey levels over all images. images: how many were measured; differing:
+    how many of them differ.
     """
 
     psnr: float | None = None
@@ -86,7 +87,8 @@ class Meter:
             if index % self.step == 0:
                 ssim = structural_similarity(clean_HW3, changed_HW3)
                 lpips = self.perceptual(clean_HW3, changed_HW3) if self.perceptual else None
-                seen = visibility(clean_HW3, changed_HW3, mask_HW)
+                # What has no noise by design, such as a class that is absent, would only thin the figure out.
+                seen = visibility(clean_HW3, changed_HW3, mask_HW & (difference > 0))
         on_object, on_background = int(difference[mask_HW].max(initial=0)), int(difference[~mask_HW].max(initial=0))
         with self._lock:
             self.found[index] = _Measured(psnr, ssim, lpips, on_object, on_background, seen)

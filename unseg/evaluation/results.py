@@ -72,7 +72,11 @@ class Results:
 
     def holds(self, settings: Json) -> bool:
         """Returns whether there is a run of these settings."""
-        return any(run["settings"] == settings for run in self.content()["runs"])
+        return self.result_of(settings) is not None
+
+    def result_of(self, settings: Json) -> Json | None:
+        """Returns the result of the run of these settings; None where there is none."""
+        return next((run["result"] for run in self.content()["runs"] if run["settings"] == settings), None)
 
     def add(self, settings: Json, result: Json) -> None:
         """Adds a run in place of one of the same task, network, condition and seed, and writes the file."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unseg.errors import UserError
 
-OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly", "onecycle")
+OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly", "onecycle", "constant")
 # Of the one-cycle schedule, as torch's OneCycleLR has them by default.
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4  # shares of the peak rate
 ONECYCLE_MOMENTA = (0.85, 0.95)  # at the peak rate, and at the ends
@@ -20,8 +20,8 @@ class Schedule:
 
     The rate climbs linearly to `learning_rate` over a share `warm_up` of the steps, then falls to 0: as a half cosine,
     or as (1 − step / steps)^0.9 of all the steps (poly). onecycle: torch's `OneCycleLR` with its defaults and `warm_up`
-    as the share of rising steps; rate and momentum (AdamW's first beta) go along half cosines. clip: the norm beyond
-    which gradients are scaled down; None: never. momentum: of sgd.
+    as the share of rising steps; rate and momentum (AdamW's first beta) go along half cosines. constant: the rate is
+    `learning_rate` all the time. clip: the norm beyond which gradients are scaled down; None: never. momentum: of sgd.
     """
 
     steps: int = 3000
@@ -56,6 +56,8 @@ class Schedule:
 
     def rate_factor(self, step: int) -> float:
         """Returns the learning rate after `step` steps, as a share of its peak."""
+        if self.decay == "constant":
+            return 1.0
         if self.decay == "onecycle":
             return self._on_cycle(step, (ONECYCLE_START, 1.0, ONECYCLE_END))
         climb = max(1, round(self.warm_up * self.steps)) if self.warm_up > 0 else 0

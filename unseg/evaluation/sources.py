@@ -11,11 +11,11 @@ from unseg.compute.progress import Progress, track
 from unseg.data.annotations import ObjectRule
 from unseg.evaluation.baselines.baseline_names import BASELINES, baseline, baseline_identity
 from unseg.evaluation.baselines.material import Material, Photograph
+from unseg.evaluation.coded_images import CODED, Allocation, Labels, allocate, coded, coded_identity, key_of
 from unseg.evaluation.conditions import Change, class_pattern, random_noise
-from unseg.evaluation.defences.denoise import Pairs
 from unseg.evaluation.on_the_way import OnTheWay, source_on_the_way
 from unseg.evaluation.results import Json
-from unseg.evaluation.sets import Images, Truth, truth_by
+from unseg.evaluation.sets import Images, Truth
 from unseg.evaluation.study import ConditionSource
 from unseg.method.config import Budget
 from unseg.method.metrics import IGNORE_LABEL
@@ -26,7 +26,7 @@ TINT = "tint"
 
 def known_bases(protected: Sequence[str]) -> list[str]:
     """Returns what a condition's name may begin with. protected: names of folders, and of what a generator makes."""
-    return ["clean", *protected, "random", "pattern", *(name for name in BASELINES if name != "random")]
+    return ["clean", *protected, *CODED, "random", "pattern", *(name for name in BASELINES if name != "random")]
 
 
 class Sources:
@@ -52,6 +52,18 @@ class Sources:
             "random": ConditionSource(lambda seed, progress: random_noise(budget, seed), self.identity),
             "pattern": ConditionSource(lambda seed, progress: class_pattern(budget, seed), self.identity),
         }
+
+    def coded(self, name: str) -> ConditionSource:
+        """Returns the source of a condition of this project's own codes. The seed draws the key."""
+        options, labels = CODED[name], Labels(self.rule.ignore_label, self.binary)
+        allocated: list[Allocation] = []  # once for all seeds
+
+        def change_of(seed: int, progress: Progress) -> Change:
+            if not allocated:
+                allocated.append(allocate(self.train, self.truth, labels, options.told_apart, progress))
+            return coded(allocated[0], labels, self.budget, options, key_of("comparison", seed))
+
+        return ConditionSource(change_of, {**self.identity, **coded_identity(options)})
 
     def generated(self, noise: OnTheWay) -> ConditionSource:
         """Returns the source of images that `noise` protects on the way."""
@@ -105,20 +117,3 @@ def file_sources(files: Mapping[str, Sequence[Path]], identities: Mapping[str, s
     return {
         name: ConditionSource(files=tuple(paths), identity={"files": identities[name]}) for name, paths in files.items()
     }
-
-
-def pairs_of(photographs: Images, noise: OnTheWay, *, by_class: bool, progress: Progress) -> Pairs:
-    """Returns the clean and the protected version of each photograph, whose object is everything that has a class.
-
-    by_class: whether the noise is told every pixel's class, where it can be.
-    """
-    truth, count = truth_by(ObjectRule()), len(photographs)
-    source = source_on_the_way(
-        noise, photographs, truth, binary=False, by_class=by_class and noise.codes > 0, budget={}
-    )
-    change, pairs = source.change_of(0, progress), []
-    for index in track(progress, range(count), count, "denoise: protecting photographs"):
-        pixels = photographs.pixels(index)
-        mask, classes = truth(photographs.annotated(index))
-        pairs.append((pixels, change(photographs.stem(index), pixels, mask, classes)))
-    return pairs

@@ -9,14 +9,16 @@ OUT/checkpoints holds the state of a run until it is done, OUT/examples pictures
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from unseg.compute.device import choose_device
 from unseg.compute.distributed import World
 from unseg.compute.progress import SILENT, Progress
+from unseg.evaluation.condition_names import without_defence
 from unseg.evaluation.condition_sets import ConditionSet, ConditionSets
+from unseg.evaluation.defences.early import EARLY, NOTE, early
 from unseg.evaluation.example_files import slug, write_changed, write_examples
 from unseg.evaluation.learner import Learner, Metrics
 from unseg.evaluation.results import Json, Results, shown_metric
@@ -60,6 +62,8 @@ class _Going:
         # All processes do as the first one reads the file, which another process may write meanwhile.
         if self.world.from_first("held" if self.world.leads and self.results.holds(settings) else ""):
             self.progress.say(f"{run}: done before, kept")
+        elif self.world.from_first("told" if self.world.leads and self._tell_by_curve(run, settings) else ""):
+            self.progress.say(f"{run}: the best test of the same training, which is done")
         else:
             self._run(run, settings, sets.get(run.condition, run.seed), checkpoint)
         if self.world.leads:
@@ -73,6 +77,19 @@ class _Going:
         if run.network in study.code:
             settings["code"] = study.code[run.network]
         return settings
+
+    def _tell_by_curve(self, run: RunName, settings: Json) -> bool:
+        """Records a run whose only difference from a recorded one is which of its tests counts; returns whether it did.
+
+        The trainings of `X` and `X+early` are the same to the last number.
+        """
+        whole = replace(run, condition=without_defence(run.condition, EARLY))
+        result = None if whole == run else self.results.result_of(self._settings(whole))
+        if result is None:
+            return False
+        final = early().choose([point["score"] for point in result["curve"]])
+        self.results.add(settings, {**result, "final": final, "notes": [*result["notes"], NOTE]})
+        return True
 
     def _run(self, run: RunName, settings: Json, made: ConditionSet, checkpoint: Checkpoint) -> None:
         """Trains one network on one condition and records it."""

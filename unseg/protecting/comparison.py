@@ -35,7 +35,7 @@ def compare(entry: Entry, originals: Originals) -> Comparison:
 
     Raises Broken, or ImageError, where the two cannot be compared.
     """
-    output = _output(entry, originals)
+    output = output_of(entry, originals)
     original = originals.image(entry)
     changed_HWC = _like(output.samples, original.samples)
     height, width = original.samples.shape[:2]
@@ -54,7 +54,8 @@ def compare(entry: Entry, originals: Originals) -> Comparison:
     return Comparison((*beyond, *others), on_object, elsewhere, psnr=ratio if np.isfinite(ratio) else None)
 
 
-def _output(entry: Entry, originals: Originals) -> image_decoding.Image:
+def output_of(entry: Entry, originals: Originals) -> image_decoding.Image:
+    """Reads the protected file of a line; raises Broken where there is none."""
     if entry.output is None or entry.object_budget is None or entry.background_budget is None:
         raise Broken("its line in the manifest has no output or no budget")
     link = link_on_the_way(originals.folder, entry.output)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from unseg.data.annotations import NO_CLASS
 from unseg.data.masks import box_mask, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
@@ -73,7 +74,7 @@ class Originals:
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
-        mask = self._object(entry, frame)
+        mask, _ = self._object(entry, frame)
         settings = self.settings
         if settings.region == "mask":
             return np.ascontiguousarray(mask, dtype=bool)
@@ -81,26 +82,37 @@ class Originals:
 
         return image_region(mask, settings.region, settings.image_size, settings.mask_size)
 
-    def _object(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
+    def classes(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
+        """Returns the class of every pixel that has noise, H×W int32: 0 where nothing tells classes apart, NO_CLASS
+        elsewhere. Raises Broken where nothing says it any more."""
+        mask, classes = self._object(entry, frame)
+        return np.where(mask, 0 if classes is None else classes.astype(np.int32), np.int32(NO_CLASS))
+
+    def _object(self, entry: Entry, frame: image_decoding.Frame) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the object, H×W bool, and the classes of its pixels where they are told apart, H×W integers."""
         rule, height, width = self.settings.rule, frame.height, frame.width
         if entry.boxes is not None:
-            return box_mask(entry.boxes, height, width)
+            return box_mask(entry.boxes, height, width), None
         if rule is None or entry.object == WHOLE_IMAGE:
-            return np.ones((height, width), bool)
+            return np.ones((height, width), bool), None
         if self.settings.is_annotated:
             return self._annotated(entry, rule, height, width)
         return self._masked(entry, rule, frame)
 
-    def _annotated(self, entry: Entry, rule: ObjectRule, height: int, width: int) -> np.ndarray:
+    def _annotated(
+        self, entry: Entry, rule: ObjectRule, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         opened = self._annotations_of(entry)
         if entry.mask is None:
             raise Broken("its line in the manifest does not say what it is called in the annotations")
         found = found_in(opened.reader.read(entry.mask, height, width), rule)
         if found.facts["mask_sha256"] != entry.mask_sha256:
             raise Broken(f"its annotations in {opened.path} changed since (the object is another)")
-        return _without(found.mask_HW, found.classes_HW, self.settings.absent)
+        return _without(found.mask_HW, found.classes_HW, self.settings.absent), found.classes_HW
 
-    def _masked(self, entry: Entry, rule: ObjectRule, frame: image_decoding.Frame) -> np.ndarray:
+    def _masked(
+        self, entry: Entry, rule: ObjectRule, frame: image_decoding.Frame
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         folder = self.masks
         if folder is None and entry.mask_root is not None:
             folder = self.folder / entry.mask_root
@@ -118,7 +130,9 @@ class Originals:
             placed = Placing.recorded(entry.mask_placed).place(values_of(label, kind, path), label, frame)
         except Misfit as error:
             raise Broken(f"its mask {entry.mask} {error}") from error
-        return _without(object_mask(placed.values_HW, kind, rule), placed.values_HW, self.settings.absent)
+        values = placed.values_HW
+        mask = _without(object_mask(values, kind, rule), values, self.settings.absent)
+        return mask, values if kind == "index" else None
 
     def _path_of(self, entry: Entry) -> Path:
         if self.originals is not None:

@@ -118,18 +118,12 @@ def verify(
     folder = Path(folder)
     if not 0 < max_megapixels < math.inf:
         raise UserError(f"--max-megapixels {max_megapixels}: give a number over 0")
-    manifest = _finished_manifest(folder)
-    _check_places(originals, masks, annotations)
+    manifest = finished_manifest(folder)
+    kept = originals_of(
+        manifest, folder, originals=originals, masks=masks, annotations=annotations, max_megapixels=max_megapixels
+    )
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     written = [entry for entry in entries if entry.is_written]
-    kept = Originals(
-        folder,
-        recorded(manifest, folder),
-        None if originals is None else Path(originals),
-        None if masks is None else Path(masks),
-        annotations=annotations if isinstance(annotations, (OpenAnnotations, type(None))) else Path(annotations),
-        max_pixels=int(max_megapixels * 1e6),
-    )
     if kept.settings.region == "published":
         import_module("torch")  # before the threads that call it are made
     with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
@@ -152,13 +146,35 @@ def verify(
     )
 
 
-def _finished_manifest(folder: Path) -> Manifest:
+def originals_of(
+    manifest: Manifest,
+    folder: Path,
+    *,
+    originals: str | Path | None = None,
+    masks: str | Path | None = None,
+    annotations: str | Path | OpenAnnotations | None = None,
+    max_megapixels: float = image_limits.MAX_PIXELS / 1e6,
+) -> Originals:
+    """Returns where the originals of a folder lie, and what says where their objects are; see `verify`."""
+    _check_places(originals, masks, annotations)
+    return Originals(
+        folder,
+        recorded(manifest, folder),
+        None if originals is None else Path(originals),
+        None if masks is None else Path(masks),
+        annotations=annotations if isinstance(annotations, (OpenAnnotations, type(None))) else Path(annotations),
+        max_pixels=int(max_megapixels * 1e6),
+    )
+
+
+def finished_manifest(folder: Path) -> Manifest:
+    """Returns the manifest of a folder that nobody writes to; UserError where there is none."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder}: no {MANIFEST} in it; give the --out folder of `unseg protect`")
     writer = holder_of(folder)
     if writer is not None:
-        raise UserError(f"{folder}: {writer} is writing there; verify it once that has ended")
+        raise UserError(f"{folder}: {writer} is writing there; wait until that has ended")
     return manifest
 
 

@@ -1,6 +1,6 @@
 """One constant tint a class: the flat noise that UnSeg's compact generator came down to for class codes (Sun et al.,
 "UnSeg: one universal unlearnable example generator is enough against all image segmentation", NeurIPS 2024, is where
-its training comes from). Given from outside, it is exactly what this project shipped."""
+its training comes from). Given from outside, it is exactly what this project shipped until version 0.1."""
 
 from __future__ import annotations
 

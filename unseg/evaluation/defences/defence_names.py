@@ -19,7 +19,7 @@ from unseg.evaluation.defences.grey import grey
 from unseg.evaluation.defences.jpeg import jpeg
 from unseg.evaluation.defences.kinds import Defence
 from unseg.evaluation.defences.notch import notch
-from unseg.evaluation.defences.projection import DIRECTIONS, project
+from unseg.evaluation.defences.projection import project
 from unseg.evaluation.defences.resizing import down_and_up, resize
 from unseg.evaluation.defences.smoothing import blur, median
 from unseg.evaluation.defences.whitening import whiten
@@ -73,7 +73,7 @@ DEFENCES: dict[str, Row] = {
     "median": Row("median3", lambda number, tools: median(number), 3, 15),
     "cutmix": Row("cutmix", lambda number, tools: cutmix()),
     "at": Row("at4", lambda number, tools: adversarial_training(number), 1, 32),
-    "project": Row("project", lambda number, tools: project(DIRECTIONS)),
+    "project": Row("project", lambda number, tools: project()),
     "notch": Row("notch", lambda number, tools: notch()),
     "denoise": Row("denoise", _denoise),
     "early": Row("early", lambda number, tools: early()),

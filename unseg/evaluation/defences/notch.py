@@ -3,6 +3,10 @@ choose the notches by eye; here the training set chooses them).
 
 Photographs have smooth mean spectra. The mean log spectrum of all training images is compared with a smooth fit of
 itself; frequencies that stick out in a channel are taken out of that channel in every training image.
+
+Waves longer than BLOCK / KEPT_LOW = 28 pixels are not looked for: photographs' own spectra rise so steeply there that
+no fit tells a pattern from the picture. Blocks of 256 pixels find waves up to 57 pixels, but change clean images of Car
+Parts by 0.8 grey levels on average; these leave them as they are.
 """
 
 from __future__ import annotations

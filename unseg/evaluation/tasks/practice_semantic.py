@@ -22,6 +22,7 @@ from unseg.compute.progress import SILENT, Progress, track
 from unseg.errors import UserError
 from unseg.evaluation.augmentation import normalise, standardised
 from unseg.evaluation.defences.chain import FittedChain, fit_chain
+from unseg.evaluation.defences.early import NOTE
 from unseg.evaluation.defences.kinds import Batch, Defence, TrainingSet
 from unseg.evaluation.learner import AnnotatedImages, Example, LearnerOptions, Metrics, PartedLearner
 from unseg.evaluation.practice import IMAGENET, Practice
@@ -35,7 +36,6 @@ from unseg.victims.pretrained import read_weights
 from unseg.victims.semantic_networks import build_network, load_pretrained
 
 STRIDE = 32  # pixels: tests are padded to a multiple of it
-EARLY = "early: the best of all tests on the way counts; metrics by class are those of the last step"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class PracticeSemanticLearner(PartedLearner):
         changed, self.chain = fit_chain(defences, given, practice.seed)
         self._images, self._labels = changed.images, changed.labels
         self._test = _changed_test(test, self.chain)
-        self.notes = [*notes, *([EARLY] if self.chain.score_defence is not None else [])]
+        self.notes = [*notes, *([NOTE] if self.chain.score_defence is not None else [])]
         self.train_count = len(self._images)
         counts = _class_counts(self._labels, len(class_names))
         self.majority = self.class_names[int(counts.argmax())]

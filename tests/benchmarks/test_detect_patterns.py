@@ -1,0 +1,95 @@
+"""The benchmark of patterns: what a name stands for, what is asked, and that it goes on from its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import detect_patterns
+from benchmarks.detect_patterns import KEY, Segmented, candidate, main
+from tests.support.measuring_folders import write_labels
+from unseg.compute.progress import SILENT
+from unseg.errors import UserError
+from unseg.evaluation.time_to_detect import Detecting, Question, Window
+from unseg.method.coded_noise import apply_codes
+from unseg.method.config import Budget
+from unseg.method.patterns import BOOK
+from unseg.storage.image_encoding import encode_jpeg
+
+BUDGET = Budget(8, 0)
+PHOTO = np.random.default_rng(0).integers(20, 230, (40, 56, 3), dtype=np.uint8)
+SEGMENTS = np.kron([[3, 9, 9], [3, 3, 200]], np.ones((20, 19)))[:, :56].astype(np.uint8)
+
+
+def mini_bsds(root: Path) -> Path:
+    for split in detect_patterns.SPLITS:
+        path = root / "images" / split / f"{split}1.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode_jpeg(PHOTO))
+        write_labels(root / "segments" / split / f"{split}1.b.png", SEGMENTS)
+    return root
+
+
+def test_names_stand_for_patterns() -> None:
+    codes = np.where(SEGMENTS == 9, 1, 0).astype(np.uint8)
+    assert np.array_equal(candidate("code1", BUDGET).noise(PHOTO, codes), apply_codes(PHOTO, codes, BOOK, KEY, BUDGET))
+    flat = candidate("tint", BUDGET).noise(PHOTO, codes).astype(int) - PHOTO
+    assert (flat[codes == 1] == [8, -8, 8]).all() and (flat[codes == 0] == 0).all()
+    own = candidate("checkers:30:9+40:+0-", BUDGET).noise(PHOTO, codes).astype(int) - PHOTO
+    assert set(map(tuple, own[codes == 1].tolist())) == {(8, 0, -8), (-8, 0, 8)} and (own[codes == 0] == 0).all()
+    grey = candidate("grey2", BUDGET).noise(PHOTO, codes)
+    assert np.array_equal(grey[codes == 0], PHOTO[codes == 0])
+    assert not np.array_equal(grey, candidate("code2", BUDGET).noise(PHOTO, codes))
+    assert candidate("book", BUDGET).codes == BOOK.codes
+
+
+@pytest.mark.parametrize(
+    "name", ["code0", "code13", "waves", "stripes:45:11.3", "rings:0:16:+-+", "stripes:0:1:+-+", "stripes:0:a:+-+"]
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name.replace('+', '.')}: give"):
+        candidate(name, BUDGET)
+
+
+def test_segments_are_coded_at_random(tmp_path: Path) -> None:
+    photographs = Segmented.read(mini_bsds(tmp_path), SILENT)
+    asked = candidate("book", BUDGET)
+    question = photographs.question(asked)
+    assert (question.photographs, question.codes) == (2, BOOK.codes)
+    seen: set[int] = set()
+    for seed in range(30):
+        pixels, codes = question.visit(1, np.random.default_rng(seed))
+        for number in (3, 9, 200):
+            (code,) = set(codes[number == SEGMENTS].tolist())
+            seen.add(code)
+            changed = (pixels != photographs.images[1])[number == SEGMENTS].any()
+            assert changed == (code > 0)
+    assert seen == set(range(BOOK.codes + 1))
+
+
+def test_what_is_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def measured(question: Question, options: Detecting, *, progress: object, what: str) -> list[Window]:
+        calls.append((what, options.steps))
+        return [Window(50, 0.25, 0.5)]
+
+    monkeypatch.setattr(detect_patterns, "time_to_detect", measured)
+    out, data = tmp_path / "found.json", mini_bsds(tmp_path / "bsds")
+    command = ["--data", str(data), "--out", str(out)]
+    assert main(["code1", *command]) == 0
+    assert main(["code1", "book", *command]) == 0
+    assert calls == [("code1", 150), ("book", 200)]
+    content = json.loads(out.read_text())
+    assert list(content["patterns"]) == ["code1", "book"] and content["settings"]["book"] == BOOK.version
+    assert content["patterns"]["code1"]["windows"] == [{"step": 50, "accuracy": 0.25, "told": 0.5}]
+    capsys.readouterr()
+    assert main(["code1", *command, "--epsilon", "4"]) == 2
+    assert "was made with other settings" in capsys.readouterr().err
+    assert main(["tint", "--data", str(tmp_path), "--out", str(tmp_path / "other.json")]) == 2
+    assert "no photographs" in capsys.readouterr().err
