@@ -87,7 +87,7 @@ def detect(
 def _opened(options: DetectOptions, folder: Path, pool: Executor) -> ProtectedFolder:
     from unseg.editions.audit import edition_annotations
     from unseg.editions.description import read_edition
-    from unseg.protecting.objects import OpenAnnotations
+    from unseg.protecting.open_annotations import OpenAnnotations
     from unseg.protecting.pairs import ProtectedFolder
 
     if not folder.is_dir():

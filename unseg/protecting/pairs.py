@@ -64,7 +64,8 @@ class ProtectedFolder:
             protected, original = output_of(entry, self.originals).pixels, image.pixels
             if protected.shape != original.shape:
                 raise Broken("its size is not its original's")
-            classes = self.originals.classes(entry, Frame(*original.shape[:2], image.orientation))
+            height, width = original.shape[:2]
+            classes = self.originals.classes(entry, Frame(height, width, image.orientation))
         except Broken as error:
             raise UserError(f"{self.originals.folder}: {entry.output}: {error}") from None
         return ProtectedPair(entry.input, original, protected, classes)
