@@ -40,8 +40,8 @@ class ObjectOptions:
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of masks, paired by relative name without suffix. Without masks, annotations and boxes: the "
-            "whole image."
+            help="Folder of masks, paired by relative name without suffix. Without masks, annotations, boxes and "
+            "points: the whole image."
         ),
     ] = None
     annotations: Annotated[
@@ -55,6 +55,16 @@ class ObjectOptions:
     boxes: Annotated[
         Path | None,
         typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[ x1, y1, x2, y2 ], ...]}, in place of masks.'),
+    ] = None
+    refine_boxes: Annotated[
+        bool, typer.Option("--refine-boxes", help="The object is what GrabCut finds in each box, not all of it.")
+    ] = False
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON file of points, {"relative/name.jpg": [[ x, y ], ...]}, in place of masks: the object is what '
+            'GrabCut finds around them. {"object": [...], "background": [...]} for an image says what is not, too.'
+        ),
     ] = None
     objects: Annotated[
         str,
@@ -244,6 +254,8 @@ def _run(
         settings,
         masks=what.masks,
         boxes=what.boxes,
+        refine_boxes=what.refine_boxes,
+        points=what.points,
         annotations=what.annotations,
         annotations_format=what.annotations_format,
         limit=trial.limit,

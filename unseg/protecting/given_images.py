@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image as Pillow
 
 from unseg.errors import UserError
+from unseg.protecting.points import Points, points_of
 
 AnyImage = TypeVar("AnyImage", np.ndarray, Pillow.Image)
 AnyMask = np.ndarray | Pillow.Image
+AnyPoints = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]] | np.ndarray
 
 # PIL's mode → the mode of its colours alone.
 _MODES = {"L": "L", "RGB": "RGB", "LA": "L", "RGBA": "RGB"}
@@ -123,3 +125,27 @@ def read_given_boxes(boxes: Sequence[Sequence[float]]) -> list[list[float]]:
     if (values[:, :2] > values[:, 2:]).any():
         raise UserError("boxes: a box has x1 > x2 or y1 > y2; give the top left corner first")
     return values.tolist()
+
+
+def read_given_points(points: AnyPoints) -> Points:
+    """Returns points as a caller gave them, at least one of the object; raises UserError for anything else.
+
+    points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …} of such.
+    """
+    try:
+        if isinstance(points, Mapping):
+            found = points_of({name: _listed(value) for name, value in points.items()})
+        else:
+            found = points_of(_listed(points))
+    except ValueError as error:
+        raise UserError(f"points: {error}") from error
+    if not found.object:
+        raise UserError("points: give one or more points [x, y] of the object, in pixels")
+    return found
+
+
+def _listed(values: object) -> object:
+    """Returns arrays, and sequences of arrays or of numpy's numbers, as lists of Python's own."""
+    if isinstance(values, (np.ndarray, np.generic)):
+        return values.tolist()
+    return [_listed(value) for value in values] if isinstance(values, (list, tuple)) else values

@@ -22,7 +22,14 @@ from unseg.protecting.protector import Region
 from unseg.storage.settings_diff import differences
 
 # Settings that the first line holds only where they have another value than this.
-WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "attention": "auto", "compile": False, "png_level": 1}
+WRITTEN_IF_OTHER = {
+    "names": "suffix",
+    "precision": "float32",
+    "attention": "auto",
+    "compile": False,
+    "png_level": 1,
+    "refined": False,
+}
 MASK_RULE = {"kind", "objects", "ignore_label", "background_label"}
 
 

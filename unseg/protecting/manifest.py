@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 from unseg.errors import UserError
+from unseg.protecting.points import Points, points_of
 from unseg.storage.files import stays_inside, sync_folder, write_blocks
 
 MANIFEST = "unseg-manifest.jsonl"
@@ -36,9 +37,10 @@ class Entry:
     input: name relative to `input_root`, which is relative to the output folder. status: "protected"; "copied" byte for
     byte without protection; "failed", nothing written; "started" by a run that was cut off. reason: why it is not
     protected. note: a conversion or a changed name. output: name relative to the output folder. boxes: XYXY.
-    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
-    only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started
-    input may have written.
+    points: of the object and beside it. outline: the object that GrabCut found from boxes or points, as COCO's
+    compressed run lengths. object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and
+    max_over (lossy formats only): the share of values beyond the budget and the most grey levels beyond it. claims:
+    names that a started input may have written.
     """
 
     input: str
@@ -56,6 +58,8 @@ class Entry:
     mask_root: str | None = None
     mask_sha256: str | None = None
     boxes: tuple[tuple[float, ...], ...] | None = None
+    points: Points | None = None
+    outline: str | None = None
     object_budget: float | None = None
     background_budget: float | None = None
     generator: str | None = None
@@ -239,6 +243,8 @@ def _checked(name: str, value: Any) -> Any:
     if name == "boxes":
         value = tuple(tuple(map(_number, box)) for box in value)
         good = all(len(box) == 4 for box in value)
+    elif name == "points":
+        value, good = points_of(value), True
     elif name == "claims":
         value = tuple(value)
         good = all(isinstance(claim, str) and stays_inside(claim) for claim in value)

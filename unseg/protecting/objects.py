@@ -1,4 +1,4 @@
-"""The object of each image: all of it, what lies in boxes, what a mask shows, or what annotations of any format say."""
+"""The object of each image: all of it, what boxes, points or a mask show, or what annotations of any format say."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
+from unseg.data.annotations.runs import counts_of_mask
 from unseg.data.masks import MaskKind, box_mask, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile, SampleList
 from unseg.method.codes import class_areas
+from unseg.protecting.grabcut import outline_around, outline_of_boxes
 from unseg.protecting.manifest import Entry
+from unseg.protecting.points import Points
 from unseg.protecting.protector import Boxes
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
@@ -71,6 +74,13 @@ class Objects(ABC):
         """Returns the encoded image where it is no file of its own, else None."""
         return None
 
+    def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
+        """Returns a found object as the image's pixels show it; raises Refused where they show none.
+
+        samples: the upright image, H×W×3 RGB or H×W×1 grey, uint8 or uint16.
+        """
+        return found
+
 
 class ClassedObjects(Objects):
     """Objects whose classes can be told apart, by masks or annotations. rule: which part of them is the object."""
@@ -101,12 +111,15 @@ class WholeImage(Objects):
 
 
 class BoxFile(Objects):
-    """The object is what lies in an image's boxes. boxes: image name → its boxes, XYXY."""
+    """The object is what lies in an image's boxes. boxes: image name → its boxes, XYXY. refine: outlines in them."""
 
     prompt = "boxes"
 
-    def __init__(self, boxes: Mapping[str, Boxes]) -> None:
-        self.boxes = boxes
+    def __init__(self, boxes: Mapping[str, Boxes], refine: bool = False) -> None:
+        self.boxes, self.refine = boxes, refine
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), **({"refined": True} if self.refine else {})}
 
     def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
         boxes = self.boxes.get(sample.name)
@@ -119,6 +132,43 @@ class BoxFile(Objects):
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.boxes == self.boxes.get(sample.name)
+
+    def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
+        if not self.refine:
+            return found
+        boxes = found.facts["boxes"]
+        mask, filled = outline_of_boxes(samples_HWC, boxes)
+        note = f"no outline was found in {filled} of {len(boxes)} boxes, which count as object whole"
+        return _outlined(found, mask, (note,) if filled else ())
+
+
+class PointFile(Objects):
+    """The object is what GrabCut finds around an image's points. points: image name → its points."""
+
+    prompt = "points"
+
+    def __init__(self, points: Mapping[str, Points]) -> None:
+        self.points = points
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "refined": True}
+
+    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
+        points = self.points.get(sample.name)
+        if points is None or not points.object:
+            raise Refused("copied", "no point of an object for it in the points file")
+        if not points.inside(height, width).object:
+            raise Refused("failed", f"every point of its object lies outside the image ({width}×{height})")
+        return FoundObject(np.ones((height, width), bool), {"points": points})
+
+    def is_same(self, sample: SampleFile, entry: Entry) -> bool:
+        return entry.points == self.points.get(sample.name)
+
+    def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
+        mask = outline_around(samples_HWC, found.facts["points"])
+        if mask is None:
+            raise Refused("failed", "no outline was found around its points; give it more points, boxes or a mask")
+        return _outlined(found, mask)
 
 
 @dataclass(frozen=True)
@@ -290,6 +340,10 @@ def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:
         return FoundObject(classes != NO_CLASS, facts, None, classes, NO_CLASS, annotated.notes)
     mask = annotated.object_mask(rule)
     return FoundObject(mask, _sha256_of(np.packbits(mask)), notes=annotated.notes)
+
+
+def _outlined(found: FoundObject, mask_HW: np.ndarray, notes: tuple[str, ...] = ()) -> FoundObject:
+    return FoundObject(mask_HW, {**found.facts, "outline": counts_of_mask(mask_HW)}, notes=notes)
 
 
 def _sha256_of(determining: np.ndarray) -> dict[str, str]:

@@ -75,7 +75,7 @@ class ImageMaker:
         reason = image_encoding.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
-        found = self.objects.find(job.sample, height, width)
+        found = self.objects.outlined(self.objects.find(job.sample, height, width), image.samples)
         facts = self._facts(job, image, found)
         if self.codes is not None:
             return Loaded(job, image, found.mask_HW, None, facts, codes_HW=_codes_of(found, self.codes))

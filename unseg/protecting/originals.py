@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from unseg.data.annotations.runs import OutlineError, parse_counts, runs_of_counts
 from unseg.data.masks import box_mask, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
@@ -80,6 +81,8 @@ class Originals:
 
     def _object(self, entry: Entry, height: int, width: int) -> np.ndarray:
         rule = self.settings.rule
+        if entry.outline is not None:
+            return _recorded_outline(entry.outline, height, width)
         if entry.boxes is not None:
             return box_mask(entry.boxes, height, width)
         if rule is None:
@@ -133,6 +136,13 @@ class Originals:
         if isinstance(opened, UserError):
             raise Broken(f"its annotations cannot be read; give --annotations ({opened})") from opened
         return opened
+
+
+def _recorded_outline(counts: str, height: int, width: int) -> np.ndarray:
+    try:
+        return runs_of_counts(parse_counts(counts), height, width).mask(height, width)
+    except OutlineError as error:
+        raise Broken(f"the outline in its line of the manifest cannot be used: {error}") from error
 
 
 def size_of(pixels: np.ndarray) -> str:

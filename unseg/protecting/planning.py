@@ -26,6 +26,7 @@ from unseg.protecting.objects import (
     MaskFolder,
     Objects,
     OpenAnnotations,
+    PointFile,
     WholeImage,
 )
 from unseg.protecting.one_image import Job
@@ -111,7 +112,9 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         place = relative(opened.path, request.out)
         return AnnotationObjects(opened, settings.rule, place, settings.max_pixels)
     if inputs.boxes is not None:
-        return BoxFile(inputs.boxes)
+        return BoxFile(inputs.boxes, request.refine_boxes)
+    if inputs.points is not None:
+        return PointFile(inputs.points)
     if request.masks is None:
         return WholeImage()
     folder = _mask_folder(request, request.masks, inputs.found, pool, progress)

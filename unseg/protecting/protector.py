@@ -22,7 +22,16 @@ from unseg.errors import UserError
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
 from unseg.protecting.generators import AnyGenerator, network_of
-from unseg.protecting.given_images import AnyImage, AnyMask, read_given, read_given_boxes, read_mask
+from unseg.protecting.given_images import (
+    AnyImage,
+    AnyMask,
+    AnyPoints,
+    read_given,
+    read_given_boxes,
+    read_given_points,
+    read_mask,
+)
+from unseg.protecting.grabcut import outline_around, outline_of_boxes
 from unseg.storage import image_decoding
 
 Region = Literal["mask", "published"]
@@ -104,17 +113,28 @@ class Protector:
             cast(Any, network).to(memory_format=torch.channels_last)
         return network
 
-    def __call__(self, image: AnyImage, mask: AnyMask | None = None, boxes: Boxes | None = None) -> AnyImage:
+    def __call__(
+        self,
+        image: AnyImage,
+        mask: AnyMask | None = None,
+        boxes: Boxes | None = None,
+        *,
+        refine_boxes: bool = False,
+        points: AnyPoints | None = None,
+    ) -> AnyImage:
         """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
 
         image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
         whose alpha is kept. mask: where the object is, H×W bool, or 0 and 255, as array or PIL image. boxes: N×4 XYXY
         in pixels, corners inclusive, in place of a mask: they make a box prompt, and the object is what lies inside.
-        Without either the whole image is the object. Raises UserError for anything else.
+        refine_boxes: the object is what GrabCut finds in each box instead. points: N×2 (x, y) in pixels on the object,
+        or {"object": …, "background": …} of such, in place of a mask: the object is what GrabCut finds around them.
+        Without any the whole image is the object. Raises UserError for anything else, and where no object is found.
         """
         given = read_given(image)
         boxes = None if boxes is None else read_given_boxes(boxes)
-        object_HW = self._object(given.samples_HWC.shape[:2], mask, boxes)
+        object_HW = _object(given.samples_HWC, mask, boxes, refine_boxes=refine_boxes, points=points)
+        boxes = None if refine_boxes else boxes  # the network is given the outlines
         noise_3NN = self.noise([self.frame(given.samples_HWC, object_HW, boxes)])[0]
         if not noise_3NN.isfinite().all():
             raise UserError("the generator's noise is not finite: its weights are damaged or not trained")
@@ -132,19 +152,6 @@ class Protector:
         given = read_given(image)
         tints_K3 = self.network.code_noise().float().cpu()
         return cast(AnyImage, given.back(noise.apply_tints(given.samples_HWC, codes_HW, tints_K3, self.budget)))
-
-    @staticmethod
-    def _object(shape: tuple[int, ...], mask: AnyMask | None, boxes: Boxes | None) -> np.ndarray:
-        """Returns the object's pixels, H×W bool, from whichever of mask and boxes is given."""
-        height, width = shape
-        if mask is not None and boxes is not None:
-            raise UserError("mask and boxes: give one of them, each says what the object is")
-        if boxes is not None:
-            inside_HW = box_mask(boxes, height, width)
-            if not inside_HW.any():
-                raise UserError(f"boxes: every box lies outside the image ({width}×{height})")
-            return inside_HW
-        return np.ones((height, width), bool) if mask is None else read_mask(mask, height, width)
 
     def region(self, mask_HW: np.ndarray) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool, for an object."""
@@ -212,6 +219,8 @@ def protect_image(
     mask: AnyMask | None = None,
     *,
     boxes: Boxes | None = None,
+    refine_boxes: bool = False,
+    points: AnyPoints | None = None,
     generator: AnyGenerator = "compact",
     budget: Budget = _BUDGET,
     region: Region = "mask",
@@ -222,16 +231,54 @@ def protect_image(
     A generator that is given by its name is loaded once for all calls. A weight file is loaded anew once it has
     changed.
     """
-    if not isinstance(generator, (str, Path)):
-        return Protector(generator, budget, region, device=device)(image, mask, boxes)
-    path = Path(generator)
-    changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _cached_protector(str(generator), budget, region, device, changed)(image, mask, boxes)
+    if isinstance(generator, (str, Path)):
+        path = Path(generator)
+        changed = path.stat().st_mtime_ns if path.is_file() else 0
+        protector = _cached_protector(str(generator), budget, region, device, changed)
+    else:
+        protector = Protector(generator, budget, region, device=device)
+    return protector(image, mask, boxes, refine_boxes=refine_boxes, points=points)
 
 
 @lru_cache(maxsize=4)
 def _cached_protector(generator: str, budget: Budget, region: Region, device: str, changed: int) -> Protector:
     return Protector(generator, budget, region, device=device)
+
+
+def _object(
+    samples_HWC: np.ndarray,
+    mask: AnyMask | None,
+    boxes: Boxes | None,
+    *,
+    refine_boxes: bool,
+    points: AnyPoints | None,
+) -> np.ndarray:
+    """Returns the object's pixels, H×W bool, from whichever of mask, boxes and points is given."""
+    height, width = samples_HWC.shape[:2]
+    given = [name for name, value in (("mask", mask), ("boxes", boxes), ("points", points)) if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
+    if refine_boxes and boxes is None:
+        raise UserError("refine_boxes: needs boxes to refine")
+    if points is not None:
+        return _pointed_at(samples_HWC, points)
+    if boxes is None:
+        return np.ones((height, width), bool) if mask is None else read_mask(mask, height, width)
+    inside_HW = outline_of_boxes(samples_HWC, boxes)[0] if refine_boxes else box_mask(boxes, height, width)
+    if not inside_HW.any():
+        raise UserError(f"boxes: every box lies outside the image ({width}×{height})")
+    return inside_HW
+
+
+def _pointed_at(samples_HWC: np.ndarray, points: AnyPoints) -> np.ndarray:
+    height, width = samples_HWC.shape[:2]
+    read = read_given_points(points)
+    if not read.inside(height, width).object:
+        raise UserError(f"points: every point of the object lies outside the image ({width}×{height})")
+    found_HW = outline_around(samples_HWC, read)
+    if found_HW is None:
+        raise UserError("points: no outline was found around them; give more points, boxes or a mask")
+    return found_HW
 
 
 def _touched_cells(mask_HW: np.ndarray, mask_size: int) -> torch.Tensor:

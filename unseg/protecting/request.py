@@ -21,6 +21,8 @@ class Request:
     settings: ProtectSettings
     masks: Path | None = None
     boxes: Path | None = None
+    points: Path | None = None
+    refine_boxes: bool = False
     annotations: Path | OpenAnnotations | None = None
     annotations_format: str = "auto"
     samples: SampleList | None = None
@@ -38,10 +40,17 @@ class Request:
             raise UserError(f"--processes {self.processes}: give 1 or more")
 
     def _check_sources(self) -> None:
-        sources = {"--masks": self.masks, "--boxes": self.boxes, "--annotations": self.annotations}
+        sources = {
+            "--masks": self.masks,
+            "--boxes": self.boxes,
+            "--points": self.points,
+            "--annotations": self.annotations,
+        }
         given = [option for option, value in sources.items() if value is not None]
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
+        if self.refine_boxes and self.boxes is None:
+            raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not self.inputs and self.samples is None and self.annotations is None:
             raise UserError("no images: name folders or files")
 

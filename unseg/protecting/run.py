@@ -29,6 +29,8 @@ def protect(
     *,
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
+    refine_boxes: bool = False,
+    points: str | Path | None = None,
     annotations: str | Path | OpenAnnotations | None = None,
     annotations_format: str = "auto",
     samples: SampleList | None = None,
@@ -47,9 +49,11 @@ def protect(
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
 
     One of these says what the object is; without any it is the whole image. masks: a folder, paired by relative name
-    without suffix. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}. annotations: a file or folder of
-    `annotations_format` (one of `unseg.data.annotations.FORMATS`), or ones that are open already. `settings.rule` says
-    which part of masks or annotations.
+    without suffix. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}; the object fills them, or, with
+    refine_boxes, is what GrabCut finds in them. points: a JSON file, {"relative/name.jpg": [[x, y], …]}, or with
+    {"object": [[x, y], …], "background": [[x, y], …]} for an image; the object is what GrabCut finds around them.
+    annotations: a file or folder of `annotations_format` (one of `unseg.data.annotations.FORMATS`), or ones that are
+    open already. `settings.rule` says which part of masks or annotations.
 
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
     has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
@@ -63,6 +67,8 @@ def protect(
         settings,
         masks=_path(masks, "masks"),
         boxes=_path(boxes, "boxes"),
+        refine_boxes=refine_boxes,
+        points=_path(points, "points"),
         annotations=annotations if isinstance(annotations, OpenAnnotations) else _path(annotations, "annotations"),
         annotations_format=annotations_format,
         samples=samples,
