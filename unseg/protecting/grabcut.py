@@ -25,6 +25,7 @@ BOX_ROUNDS, POINT_ROUNDS = 3, 3
 LEAST_SHARE = 0.1  # of a box's area that an outline fills
 LEAST_SPAN = 0.5  # of a box's height and of its width that an outline reaches over
 SEED_RADIUS = 0.015  # of the long side: the disc around a point that is as the point says
+NEARER = 1.0  # of the way to the background: so far from the points a pixel is probably object
 FLAT_COST = 0.5  # CIE Lab units a pixel: what a way costs where colours do not change
 MOST_SWEEPS = 24  # along rows and columns, there and back: a way may have as many bends
 SPECK = 0.05  # of the largest part's area: smaller parts are left out
@@ -176,7 +177,7 @@ def _nearer(pixels_hw3: np.ndarray, on_hw: np.ndarray, off_hw: np.ndarray) -> np
     lab = cv2.cvtColor(smooth.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     border = off_hw.copy()
     border[[0, -1]] = border[:, [0, -1]] = True
-    return _distances(lab, on_hw) < _distances(lab, border & ~on_hw)
+    return _distances(lab, on_hw) < NEARER * _distances(lab, border & ~on_hw)
 
 
 def _distances(lab_hw3: np.ndarray, from_hw: np.ndarray) -> np.ndarray:
