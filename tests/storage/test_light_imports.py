@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
         "unseg.compute.progress",
         "unseg.compute.stopping",
         "unseg.compute.threads",
+        "unseg.protecting.grabcut",
+        "unseg.protecting.prompt_files",
     ],
 )
 def test_torch_is_not_loaded(module):

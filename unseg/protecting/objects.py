@@ -159,7 +159,7 @@ class PointFile(Objects):
             raise Refused("copied", "no point of an object for it in the points file")
         if not points.inside(height, width).object:
             raise Refused("failed", f"every point of its object lies outside the image ({width}×{height})")
-        return FoundObject(np.ones((height, width), bool), {"points": points})
+        return FoundObject(np.ones((height, width), bool), {"points": points})  # until the pixels say more
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.points == self.points.get(sample.name)

@@ -42,18 +42,15 @@ def protect(
 ) -> Summary:
     """Protects images on disk and returns what was done.
 
-    Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a UserError before
-    anything is written.
+    What concerns one image is in the summary and the manifest; what concerns the run is a UserError, before any writing.
 
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
 
     One of these says what the object is; without any it is the whole image. masks: a folder, paired by relative name
-    without suffix. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}; the object fills them, or, with
-    refine_boxes, is what GrabCut finds in them. points: a JSON file, {"relative/name.jpg": [[x, y], …]}, or with
-    {"object": [[x, y], …], "background": [[x, y], …]} for an image; the object is what GrabCut finds around them.
-    annotations: a file or folder of `annotations_format` (one of `unseg.data.annotations.FORMATS`), or ones that are
-    open already. `settings.rule` says which part of masks or annotations.
+    without suffix. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}; refine_boxes: the object is what
+    GrabCut finds in them. points: a JSON file, see `unseg.protecting.points`. annotations: a file or folder of
+    `annotations_format` (one of `unseg.data.annotations.FORMATS`), or open ones. `settings.rule`: which part of either.
 
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
     has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
