@@ -21,11 +21,12 @@ WORK_SIDE = 320  # pixels: the long side of a box, or of the image around points
 MARGIN = 0.5  # of a box's sides: how far around it the background is looked at
 LEAST_MARGIN = 8  # pixels
 CORE = 0.15  # of a box's half sides: the ellipse in its middle that is object for sure
-BOX_ROUNDS, POINT_ROUNDS = 3, 3
+BOX_ROUNDS, POINT_ROUNDS = 3, 2
 LEAST_SHARE = 0.1  # of a box's area that an outline fills
 LEAST_SPAN = 0.5  # of a box's height and of its width that an outline reaches over
 SEED_RADIUS = 0.015  # of the long side: the disc around a point that is as the point says
-NEARER = 1.0  # of the way to the background: so far from the points a pixel is probably object
+REACHES = (1.0, 0.6, 0.35)  # of the way to the background: up to there from the points a pixel is probably object
+LEAKED = 0.05  # of the image's border: an outline that takes more is tried with the next reach
 FLAT_COST = 0.5  # CIE Lab units a pixel: what a way costs where colours do not change
 MOST_SWEEPS = 24  # along rows and columns, there and back: a way may have as many bends
 SPECK = 0.05  # of the largest part's area: smaller parts are left out
@@ -65,9 +66,13 @@ def outline_around(samples_HWC: np.ndarray, points: Points) -> np.ndarray | None
     inside = points.inside(height, width)
     on, off = view.discs(inside.object), view.discs(inside.background)
     off &= ~on
-    marks = np.where(_nearer(view.pixels, on, off), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[on], marks[off] = cv2.GC_FGD, cv2.GC_BGD
-    found = _without_holes(_touching(_segmented(view.pixels, marks, POINT_ROUNDS), on))
+    to_points, to_ground = _ways(view.pixels, on, off)
+    for reach in REACHES:
+        marks = np.where(to_points < reach * to_ground, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        marks[on], marks[off] = cv2.GC_FGD, cv2.GC_BGD
+        found = _without_holes(_touching(_segmented(view.pixels, marks, POINT_ROUNDS), on))
+        if _border_of(found).mean() <= LEAKED:
+            break
     if found.sum() <= 2 * on.sum():
         return None
     return view.enlarged(found)
@@ -123,7 +128,7 @@ class _View:
 
 def _outline_in(samples_HWC: np.ndarray, inside_HW: np.ndarray) -> np.ndarray | None:
     """Returns the object in a box that the image's pixels `inside` make up; None where none is found."""
-    rows, columns = (_extent(inside_HW.any(axis)) for axis in (1, 0))
+    rows, columns = _extents(inside_HW)
     height, width = rows.stop - rows.start, columns.stop - columns.start
     around = (_widened(rows, samples_HWC.shape[0]), _widened(columns, samples_HWC.shape[1]))
     view = _View.of(samples_HWC, *around, max(height, width))
@@ -134,16 +139,16 @@ def _outline_in(samples_HWC: np.ndarray, inside_HW: np.ndarray) -> np.ndarray | 
     mask_HW = view.enlarged(_without_holes(found)) & inside_HW
     if mask_HW.sum() < LEAST_SHARE * height * width:
         return None
-    spans = [_extent(mask_HW.any(axis)) for axis in (1, 0)]
+    spans = _extents(mask_HW)
     if any(span.stop - span.start < LEAST_SPAN * side for span, side in zip(spans, (height, width), strict=True)):
         return None
     return mask_HW
 
 
-def _extent(line: np.ndarray) -> slice:
-    """Returns from the first to the last place that is on."""
-    places = np.flatnonzero(line)
-    return slice(int(places[0]), int(places[-1]) + 1)
+def _extents(mask: np.ndarray) -> tuple[slice, slice]:
+    """Returns from the first to the last row, and from the first to the last column, that a mask reaches over."""
+    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _widened(part: slice, length: int) -> slice:
@@ -153,7 +158,7 @@ def _widened(part: slice, length: int) -> slice:
 
 def _marks_of(box_hw: np.ndarray) -> np.ndarray:
     """Returns what GrabCut begins with: an ellipse in the box is probably object, its middle surely."""
-    rows, columns = (_extent(box_hw.any(axis)) for axis in (1, 0))
+    rows, columns = _extents(box_hw)
     down = np.abs(np.arange(box_hw.shape[0]) - (rows.start + rows.stop - 1) / 2) / ((rows.stop - rows.start) / 2)
     across = np.abs(np.arange(box_hw.shape[1]) - (columns.start + columns.stop - 1) / 2) / (
         (columns.stop - columns.start) / 2
@@ -167,8 +172,13 @@ def _marks_of(box_hw: np.ndarray) -> np.ndarray:
 # --- points
 
 
-def _nearer(pixels_hw3: np.ndarray, on_hw: np.ndarray, off_hw: np.ndarray) -> np.ndarray:
-    """Returns what lies nearer to the object's points than to the image's border or the background's points.
+def _border_of(mask_hw: np.ndarray) -> np.ndarray:
+    """Returns the values of a mask along its border."""
+    return np.concatenate([mask_hw[0], mask_hw[-1], mask_hw[:, 0], mask_hw[:, -1]])
+
+
+def _ways(pixels_hw3: np.ndarray, on_hw: np.ndarray, off_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how far each pixel is from the object's points, and from the image's border or the background's points.
 
     Ways are measured by the changes of colour along them (the geodesic distance of Bai and Sapiro, IJCV 2009): a border
     of the image is more often background than not.
@@ -177,7 +187,7 @@ def _nearer(pixels_hw3: np.ndarray, on_hw: np.ndarray, off_hw: np.ndarray) -> np
     lab = cv2.cvtColor(smooth.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     border = off_hw.copy()
     border[[0, -1]] = border[:, [0, -1]] = True
-    return _distances(lab, on_hw) < NEARER * _distances(lab, border & ~on_hw)
+    return _distances(lab, on_hw), _distances(lab, border & ~on_hw)
 
 
 def _distances(lab_hw3: np.ndarray, from_hw: np.ndarray) -> np.ndarray:
@@ -221,8 +231,8 @@ def _segmented(pixels_hw3: np.ndarray, marks_hw: np.ndarray, rounds: int) -> np.
     for _ in range(rounds):
         before = marks.copy()
         on = marks & 1 == 1  # GC_FGD is 1, GC_PR_FGD 3
-        models = [_colour_model(pixels_hw3[part]) for part in (~on, on)]
-        cv2.grabCut(pixels_hw3, marks, None, *models, 1, cv2.GC_EVAL_FREEZE_MODEL)
+        background, thing = _colour_model(pixels_hw3[~on]), _colour_model(pixels_hw3[on])
+        cv2.grabCut(pixels_hw3, marks, (0, 0, 1, 1), background, thing, 1, cv2.GC_EVAL_FREEZE_MODEL)  # no rectangle
         if np.array_equal(marks, before):
             break
     return marks & 1 == 1
@@ -253,8 +263,8 @@ def _clusters(samples_N3: np.ndarray) -> list[np.ndarray]:
     labels = np.empty((len(order), 1), np.int32)
     labels[order, 0] = np.arange(len(order)) * count // len(order)
     criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 10, 1.0)
-    labels = cv2.kmeans(samples_N3, count, labels, criteria, 1, cv2.KMEANS_USE_INITIAL_LABELS)[1]
-    groups = [samples_N3[labels[:, 0] == number] for number in range(count)]
+    _, found, _ = cv2.kmeans(samples_N3, count, labels, criteria, 1, cv2.KMEANS_USE_INITIAL_LABELS)
+    groups = [samples_N3[found[:, 0] == number] for number in range(count)]
     return [group for group in groups if len(group)]
 
 

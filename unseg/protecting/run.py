@@ -42,7 +42,7 @@ def protect(
 ) -> Summary:
     """Protects images on disk and returns what was done.
 
-    What concerns one image is in the summary and the manifest; what concerns the run is a UserError, before any writing.
+    What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
 
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
