@@ -96,6 +96,22 @@ def test_pictures_without_an_object_are_none_or_within(where: str) -> None:
     assert outline is None or outline.any()
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 3), (1, 50), (50, 1), (5, 400)])
+def test_pictures_of_any_size_are_looked_at(height: int, width: int) -> None:
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    box = [0, 0, width // 2, height // 2]
+    assert outline_of_boxes(pixels, [box])[0].any()
+    outline = outline_around(pixels, Points(((0, 0),), ((width - 1, height - 1),)))
+    assert outline is None or outline.shape == (height, width)
+
+
+def test_an_outline_along_the_border_is_tried_again_nearer_the_point() -> None:
+    pixels = np.full((HEIGHT, WIDTH, 3), (90, 90, 90), np.uint8)
+    pixels[50:90, 100:150] = (99, 92, 90)  # hardly other than its ground
+    found = outline_around(pixels, Points(((125, 70),)))
+    assert found is not None and grabcut._border_of(found).mean() <= grabcut.LEAKED
+
+
 def test_one_point_finds_the_object() -> None:
     pixels, mask = scene()
     found = outline_around(pixels, Points(((150, 70),)))

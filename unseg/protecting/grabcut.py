@@ -228,7 +228,7 @@ def _segmented(pixels_hw3: np.ndarray, marks_hw: np.ndarray, rounds: int) -> np.
     marks = marks_hw.copy()
     if not (marks & 1 == 0).any():  # no background
         marks[[0, -1]] = marks[:, [0, -1]] = cv2.GC_PR_BGD
-    for _ in range(rounds):
+    for _ in range(rounds if marks.size > 1 else 0):  # one pixel has no neighbour to be cut from
         before = marks.copy()
         on = marks & 1 == 1  # GC_FGD is 1, GC_PR_FGD 3
         background, thing = _colour_model(pixels_hw3[~on]), _colour_model(pixels_hw3[on])
