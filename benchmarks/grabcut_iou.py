@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,28 +90,31 @@ def clicks(mask_HW: np.ndarray, count: int) -> Points:
     return Points(tuple(chosen))
 
 
-def filled_box(drawn: Drawn) -> Found:
-    return box_mask([box_around(drawn.mask)], *drawn.mask.shape), False
+def filled_box(pixels_HW3: np.ndarray, box: list[float]) -> Found:
+    return box_mask([box], *pixels_HW3.shape[:2]), False
 
 
-def refined_box(drawn: Drawn) -> Found:
-    found, filled = outline_of_boxes(drawn.pixels, [box_around(drawn.mask)])
+def refined_box(pixels_HW3: np.ndarray, box: list[float]) -> Found:
+    found, filled = outline_of_boxes(pixels_HW3, [box])
     return found, filled > 0
 
 
-def one_point(drawn: Drawn) -> Found:
-    return outline_around(drawn.pixels, clicks(drawn.mask, 1)), False
+def pointed_at(pixels_HW3: np.ndarray, points: Points) -> Found:
+    return outline_around(pixels_HW3, points), False
 
 
-def three_points(drawn: Drawn) -> Found:
-    return outline_around(drawn.pixels, clicks(drawn.mask, 3)), False
+class Way(NamedTuple):
+    """How an object is shown, from its mask, and how it is outlined, from the pixels and what shows it."""
+
+    shown: Callable[[np.ndarray], Any]
+    outlined: Callable[[np.ndarray, Any], Found]
 
 
-WAYS: dict[str, Callable[[Drawn], Found]] = {
-    "filled box": filled_box,
-    "refined box": refined_box,
-    "one point": one_point,
-    "three points": three_points,
+WAYS = {
+    "filled box": Way(box_around, filled_box),
+    "refined box": Way(box_around, refined_box),
+    "one point": Way(partial(clicks, count=1), pointed_at),
+    "three points": Way(partial(clicks, count=3), pointed_at),
 }
 
 
@@ -121,9 +125,9 @@ def overlap(found: np.ndarray | None, mask_HW: np.ndarray) -> float:
     return float((found & mask_HW).sum() / (found | mask_HW).sum())
 
 
-def figures_of(objects: list[Drawn], way: Callable[[Drawn], Found]) -> dict[str, Any]:
+def figures_of(objects: list[Drawn], way: Way) -> dict[str, Any]:
     """Returns mean and median overlap of one way, how many objects it did not find, and how many boxes it filled."""
-    found = [way(drawn) for drawn in objects]
+    found = [way.outlined(drawn.pixels, way.shown(drawn.mask)) for drawn in objects]
     overlaps = [overlap(mask, drawn.mask) for (mask, _), drawn in zip(found, objects, strict=True)]
     return {
         "mean_iou": round(statistics.mean(overlaps), 4),
@@ -134,7 +138,7 @@ def figures_of(objects: list[Drawn], way: Callable[[Drawn], Found]) -> dict[str,
     }
 
 
-def seconds_by_size(objects: list[Drawn], way: Callable[[Drawn], Found]) -> dict[str, float]:
+def seconds_by_size(objects: list[Drawn], way: Way) -> dict[str, float]:
     """Returns the median processor seconds an image, by the long side that images were resized to."""
     found = {}
     for side in LONG_SIDES:
@@ -151,9 +155,10 @@ def _resized(drawn: Drawn, side: int) -> Drawn:
     return Drawn(cv2.resize(drawn.pixels, size, interpolation=cv2.INTER_CUBIC), mask)
 
 
-def _timed(way: Callable[[Drawn], Found], drawn: Drawn) -> float:
+def _timed(way: Way, drawn: Drawn) -> float:
+    shown = way.shown(drawn.mask)
     started = time.process_time()
-    way(drawn)
+    way.outlined(drawn.pixels, shown)
     return time.process_time() - started
 
 
