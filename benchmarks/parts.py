@@ -23,9 +23,9 @@ from segment_anything_training.sam import mixed_precision
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.noise import apply
-from unseg.protecting.pipeline import default_batch_size
-from unseg.protecting.protector import Framed, Precision, Protector, reproducible
-from unseg.protecting.settings import ProtectSettings
+from unseg.protecting.network_protector import Framed, NetworkProtector, reproducible
+from unseg.protecting.network_source import default_batch_size
+from unseg.protecting.settings import Precision, ProtectSettings
 from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
@@ -69,7 +69,7 @@ def _encoder_part(
     network: Any, paths: Sequence[Path], device: torch.device, noise: Path
 ) -> tuple[dict[str, Any], list[float]]:
     """Returns no figures but the seconds of the image encoder, one image after another."""
-    protector, encoder_seconds = Protector(network, Budget(), device=device), clock_encoder(network, device)
+    protector, encoder_seconds = NetworkProtector(network, Budget(), device=device), clock_encoder(network, device)
     for path in paths:
         image = read_image(path).pixels
         noises = protector.noise([protector.frame(image, np.ones(image.shape[:2], bool))])
@@ -98,7 +98,7 @@ def ways(network: nn.Module, paths: Sequence[Path], device: torch.device) -> dic
     found: dict[str, dict[str, Any]] = {}
     first: list[np.ndarray] = []
     for precision in WAYS if is_sam_derived(network) else WAYS[:1]:
-        protector = Protector(network, Budget(), device=device, batch_size=size, precision=precision)
+        protector = NetworkProtector(network, Budget(), device=device, batch_size=size, precision=precision)
         framed = [protector.frame(image, mask) for image, mask in zip(photos, masks, strict=True)]
         try:
             noises = protector.noise(framed)
@@ -123,7 +123,7 @@ def _difference(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> d
     return {"same": float((change == 0).mean()), "most": int(change.max())}
 
 
-def _encoder_seconds(protector: Protector, framed: Sequence[Framed]) -> float:
+def _encoder_seconds(protector: NetworkProtector, framed: Sequence[Framed]) -> float:
     """Returns the median call of a network's image encoder on the batch, in the precision that the network has."""
     network, device = protector.network, protector.device
     batch = torch.cat([item.image for item in framed]).to(device)

@@ -19,7 +19,7 @@ from unseg.compute.threads import cores
 from unseg.method import noise
 from unseg.protecting import pipeline
 from unseg.protecting.manifest import ManifestWriter
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_decoding, image_encoding
@@ -28,8 +28,8 @@ from unseg.storage import image_decoding, image_encoding
 # waiting until the disk has it; the manifest is one line an image, and now and then a wait for the disk.
 STAGES = (
     ("decode", image_decoding, "read_image"),
-    ("frame", Protector, "frame"),
-    ("network", Protector, "noise"),
+    ("frame", NetworkProtector, "frame"),
+    ("network", NetworkProtector, "noise"),
     ("noise", noise, "apply"),
     ("encode", image_encoding, "encode"),
     ("write", pipeline, "write_blocks"),

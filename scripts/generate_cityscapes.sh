@@ -15,18 +15,21 @@
 #         originals. The same command goes on after an interruption, and does nothing where all is done. Images
 #         without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/cityscapes
-#           GENERATOR=compact (or a weight file, such as the published one)
+#           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
+#           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (val)
 #           SET=cities, such as aachen,bochum (all)
 #           ANNOTATIONS=panoptic (labelIds)
-#           OBJECTS=all (every non-crowd segment), multi (non-crowd things: ids from 24), label ids such as 26, by-class
-#           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           OBJECTS=auto: all, or by-class where classes cover the images; all (every non-crowd segment), multi
+#               (non-crowd things: ids from 24), label ids such as 26, by-class
+#           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere (with a network's noise alone), in grey levels of
+#               255; STRENGTH=subtle, standard, strong stands for EPSILON=4, 8, 12
 #           NAMES=keep and NAMES=png do the same: the images are PNG already
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
 #               exceeds the bound
 #           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
 #           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
+#           NGPU (with a network's noise: every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

@@ -15,19 +15,21 @@
 #         on after an interruption, and does nothing where all is done. Images without an object are copied
 #         unprotected and listed (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/remote
-#           GENERATOR=compact (or a weight file, such as the published one)
+#           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
+#           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (val, test)
 #           SET=NWPU, WHU, SSDD; several with commas (all)
 #           ANNOTATIONS=json or masks (the one that is there)
 #           OBJECTS=all (the mask, or every annotated object)
-#           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere (with a network's noise alone), in grey levels of
+#               255; STRENGTH=subtle, standard, strong stands for EPSILON=4, 8, 12
 #           NAMES=keep keeps the old name, although the file contains PNG data; NAMES=png writes X.png and changes
 #               file_name in the json
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
 #               exceeds the bound
 #           VAL=copy copies the evaluation images, VAL=link links to yours, VAL=none leaves them out
 #           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
-#           NGPU (every visible GPU; NGPU=0: processors, with NPROC=1 processes)
+#           NGPU (with a network's noise: every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/install.sh"

@@ -12,7 +12,7 @@ import pytest
 import unseg
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.errors import UserError
-from unseg.protecting import protector
+from unseg.protecting import network_protector, protector
 
 
 def test_importing_the_package_loads_nothing() -> None:
@@ -39,7 +39,7 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
         opened.append(str(generator))
         return FakeGenerator()
 
-    monkeypatch.setattr(protector, "network_of", open_fake)
+    monkeypatch.setattr(network_protector, "network_of", open_fake)
     protector._cached_protector.cache_clear()
     weights, image = tmp_path / "weights.safetensors", np.full((9, 14, 3), 100, np.uint8)
     weights.write_bytes(b"1")

@@ -28,7 +28,7 @@ from segment_anything_training.sam import SamConfig
 from unseg.compute.threads import cores
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_limits import pixel_count
@@ -133,7 +133,7 @@ def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
     photographs(tmp_path / "in", 3, height=90, width=140)
     paths = sorted((tmp_path / "in").iterdir())
     pixels = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
-    protector = Protector(copy.deepcopy(network), Budget(), "published")
+    protector = NetworkProtector(copy.deepcopy(network), Budget(), "published")
     framed = [protector.frame(image, np.ones(image.shape[:2], bool)) for image in pixels]
     run = plain_generation.protect_plainly(paths, tmp_path / "out", network, Budget(), torch.device("cpu"))
     assert (run.noise - protector.noise(framed[:1])[0]).abs().max() <= 1e-5
@@ -152,7 +152,8 @@ def test_the_plain_way_gives_the_same_noise_and_pixels(tmp_path: Path) -> None:
 def test_every_stage_is_timed_and_left_as_it_was(tmp_path: Path) -> None:
     photographs(tmp_path / "in", 5, height=64, width=64)
     before = [getattr(owner, name) for _, owner, name in stage_clock.STAGES]
-    figures = stage_clock.stage_figures(tmp_path / "in", tmp_path / "out", ProtectSettings(device="cpu", workers=2))
+    settings = ProtectSettings(noise="compact", device="cpu", workers=2)
+    figures = stage_clock.stage_figures(tmp_path / "in", tmp_path / "out", settings)
     assert [getattr(owner, name) for _, owner, name in stage_clock.STAGES] == before
     calls = {name: stage["calls"] for name, stage in figures["stages"].items()}
     assert (

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-import unseg.protecting.inputs
 import unseg.protecting.run
 import unseg.storage.weights
 from tests.support.fake_generator import loaded
@@ -30,7 +29,6 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(unseg.protecting.inputs, "load_generator", lambda which, device: loaded())
     monkeypatch.setattr(unseg.storage.weights, "load_generator", lambda which: loaded())
     monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "photos").mkdir()
@@ -117,9 +115,10 @@ def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, caps
     cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
     size = sum(path.stat().st_size for path in photos.iterdir())
-    assert lines[0] == f"2 images to protect ({size / 1000:.1f} kB), into {out}"
+    assert lines[0] == "codes: one pattern on the object, none elsewhere: nothing tells classes apart"
+    assert lines[1] == f"2 images to protect ({size / 1000:.1f} kB), into {out}"
     cli.main(["protect", str(photos), "--out", str(out), "--device", "cpu"])
-    assert capsys.readouterr().out.startswith(f"0 images to protect (0 bytes), into {out}; 2 are finished already\n")
+    assert f"0 images to protect (0 bytes), into {out}; 2 are finished already\n" in capsys.readouterr().out
 
 
 def test_what_decoders_think_of_odd_files_is_not_printed(photos: Path, capsys: pytest.CaptureFixture) -> None:
@@ -341,11 +340,11 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
     script = (
         "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "sys.path.insert(0, {!r});"
-        "import unseg.protecting.run; from tests.support.fake_generator import loaded; from unseg import cli;"
+        "import unseg.protecting.generators; from tests.support.fake_generator import loaded; from unseg import cli;"
         "slow = loaded(); fast = slow.network.forward;"
         "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
-        "unseg.protecting.inputs.load_generator = lambda which, device: slow;"
-        "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--device', 'cpu', '--workers', '1']))"
+        "unseg.protecting.generators.load_generator = lambda which, device: slow;"
+        "sys.exit(cli.main(['protect', 'photos', '--out', 'out', '--noise', 'compact', '--workers', '1']))"
     )
     command = [sys.executable, "-c", script.format(str(ROOT))]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

@@ -21,7 +21,7 @@ from unseg.compute.distributed import World
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_views
 from unseg.method.config import Budget
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.training.loop import take_step
 from unseg.training.players import Player, Training
 from unseg.training.recipes import recipe
@@ -49,9 +49,11 @@ def photographs():
 def test_unlearnable_pixels_are_those_of_the_cpu(photographs, network):
     torch.manual_seed(0)
     network = network()
-    on_cpu = [Protector(network, Budget(), device="cpu")(image, mask) for image, mask in zip(*photographs, strict=True)]
+    on_cpu = [
+        NetworkProtector(network, Budget(), device="cpu")(image, mask) for image, mask in zip(*photographs, strict=True)
+    ]
     on_gpu = [
-        Protector(network, Budget(), device="cuda", batch_size=4)(image, mask)
+        NetworkProtector(network, Budget(), device="cuda", batch_size=4)(image, mask)
         for image, mask in zip(*photographs, strict=True)
     ]
     change = np.abs(np.stack(on_cpu).astype(int) - np.stack(on_gpu))
@@ -63,7 +65,7 @@ def test_bfloat16_moves_few_pixels_and_keeps_the_bound(photographs):
     network = NoiseGenerator(SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7))
     made = {
         precision: [
-            Protector(network, Budget(), device="cuda", batch_size=4, precision=precision)(image, mask)
+            NetworkProtector(network, Budget(), device="cuda", batch_size=4, precision=precision)(image, mask)
             for image, mask in zip(*photographs, strict=True)
         ]
         for precision in ("float32", "bfloat16")
@@ -80,7 +82,7 @@ def test_the_rate_of_matrix_products():
 
 def test_noise_does_not_depend_on_the_company_in_a_batch(photographs):
     torch.manual_seed(0)
-    protector = Protector(CompactGenerator(), Budget(), device="cuda", batch_size=4)
+    protector = NetworkProtector(CompactGenerator(), Budget(), device="cuda", batch_size=4)
     framed = [protector.frame(image, mask) for image, mask in zip(*photographs, strict=True)]
     alone = torch.cat([protector.noise([item]) for item in framed[:4]])
     assert torch.equal(protector.noise(framed[:4]), alone)
@@ -191,7 +193,7 @@ VIT = SamConfig(256, embed_dim=128, depth=4, num_heads=2, global_blocks=(1, 3), 
 def test_each_precision_keeps_the_bound_at_every_pixel(photographs, network, precision):
     torch.manual_seed(0)
     images, masks = photographs
-    made = Protector(network(), Budget(), device="cuda", batch_size=4, precision=precision)
+    made = NetworkProtector(network(), Budget(), device="cuda", batch_size=4, precision=precision)
     for image, mask in zip(images, masks, strict=True):
         change = np.abs(made(image, mask).astype(int) - image).max(axis=2)
         assert (change <= np.where(mask, 8, 2)).all() and change.max() > 2
@@ -199,7 +201,7 @@ def test_each_precision_keeps_the_bound_at_every_pixel(photographs, network, pre
 
 def test_threads_that_share_a_protector_get_what_one_thread_gets(photographs):
     torch.manual_seed(0)
-    made = Protector(NoiseGenerator(VIT), Budget(), device="cuda", batch_size=2)
+    made = NetworkProtector(NoiseGenerator(VIT), Budget(), device="cuda", batch_size=2)
     framed = [made.frame(image, mask) for image, mask in zip(*photographs, strict=True)]
     expected = [made.noise([item])[0] for item in framed]
     with ThreadPoolExecutor(2) as pool:

@@ -123,9 +123,9 @@ def test_the_evaluators_own_variable_names_the_root_too(tmp_path: Path) -> None:
     )
 
 
-def test_by_class_the_background_is_a_class() -> None:
+def test_by_class_the_background_is_still_known() -> None:
     assert settings_from(EDITIONS["pascal"], {"DATA_ROOT": ".", "OBJECTS": "by-class"}).rule == ObjectRule(
-        "all", True, 255, None
+        "all", True, 255, 0
     )
 
 
@@ -248,7 +248,11 @@ def test_a_script_documents_its_settings(name: str) -> None:
     wanted = {
         "DATA_ROOT",
         "OUT",
+        "NOISE",
         "GENERATOR",
+        "KEY",
+        "CODES",
+        "STRENGTH",
         "OBJECTS",
         "EPSILON",
         "BACKGROUND_EPSILON",

@@ -375,13 +375,13 @@ def test_jpeg_on_request_says_how_far_it_breaks_the_bound(
     coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    assert run(coco.root, out, "coco", monkeypatch, FORMAT="jpeg", VAL="none") == 1
+    assert run(coco.root, out, "coco", monkeypatch, OBJECTS="all", FORMAT="jpeg", VAL="none") == 1
     name, mask = next(iter(coco.objects.items()))
     entry = entries_of(out)[name]
     image = Pillow.open(out / name)
     assert image.format == "JPEG" and image.layer[0][1:3] == image.layer[1][1:3]  # every channel at full resolution
     assert all(value <= 2 for table in image.quantization.values() for value in table)  # quality 100
-    over = np.abs(pixels(out / name) - pixels(coco.root / name)) - np.where(mask, 8, 2)[..., None]
+    over = np.abs(pixels(out / name) - pixels(coco.root / name)) - np.where(mask, 8, 0)[..., None]
     assert entry.over_budget == pytest.approx((over > 0).mean()) and entry.max_over == max(0, over.max())
     assert not any("val2017/" in name and name.endswith(".jpg") for name in files_in(out))
 
@@ -477,7 +477,7 @@ def test_another_edition_is_not_mixed_in(
     assert run(coco.root, out, "coco", monkeypatch, LIMIT="1") == 0
     for name, settings, told in (
         ("pascal", {}, "dataset: coco, now pascal"),
-        ("coco", {"OBJECTS": "multi"}, "objects: all, now multi"),
+        ("coco", {"OBJECTS": "multi"}, "objects: auto, now multi"),
         ("coco", {"EPSILON": "6"}, "budget.object: 8, now 6.0"),
         ("coco", {"NAMES": "png"}, "names: keep, now png"),
         ("coco", {"SPLIT": "val"}, "split: train, now val"),

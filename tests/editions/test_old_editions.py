@@ -1,7 +1,7 @@
 """Editions that version 0.1.0 wrote are verified, and completed without a changed byte.
 
 tests/support/old_editions holds a COCO of three small images (`source`) and two editions of it: `keep` with every
-setting at its default, `png` with NAMES=png ANNOTATIONS=instances.
+setting at its default of then, `png` with NAMES=png ANNOTATIONS=instances.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from unseg.editions.carried import read_carried
 from unseg.protecting.manifest import MANIFEST
 
 OLD = Path(__file__).parents[1] / "support" / "old_editions"
-SETTINGS = {"keep": {}, "png": {"NAMES": "png", "ANNOTATIONS": "instances"}}
+BEFORE = {"NOISE": "compact", "OBJECTS": "all"}  # the defaults of that version
+SETTINGS = {"keep": BEFORE, "png": {**BEFORE, "NAMES": "png", "ANNOTATIONS": "instances"}}
 
 
 @pytest.fixture(params=SETTINGS)

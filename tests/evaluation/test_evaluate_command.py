@@ -34,7 +34,7 @@ from unseg.evaluation.tasks.panoptic import PANOPTIC_NETWORKS
 from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, TASKS, find_maker
 from unseg.method.codes import code_map
 from unseg.method.config import Budget
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.storage import weights
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import read_image
@@ -241,7 +241,7 @@ def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: P
     pixels, (mask, classes) = images.pixels(0), truth(images.annotated(0))
     protected = source.change_of(0, SILENT)("train0", pixels, mask, classes)
     network = load_generator(tmp_path / "generator.safetensors").network
-    assert np.array_equal(protected, Protector(network, Budget(6, 1))(pixels, mask))
+    assert np.array_equal(protected, NetworkProtector(network, Budget(6, 1))(pixels, mask))
     difference = np.abs(protected.astype(int) - pixels)
     assert difference.any() and difference[mask].max() <= 6 and difference[~mask].max() <= 1
     assert source.identity == {"generator": sha256_of(tmp_path / "generator.safetensors"), "budget": "6, 1"}
@@ -285,12 +285,12 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     generator = loaded()
     generator.network.codes = 3
 
-    def by_class(protector: Protector, pixels: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    def by_class(protector: NetworkProtector, pixels: np.ndarray, codes: np.ndarray) -> np.ndarray:
         seen.append(codes)
         return pixels ^ 1
 
     monkeypatch.setattr(weights, "load_generator", lambda which, device: generator)
-    monkeypatch.setattr(Protector, "by_class", by_class)
+    monkeypatch.setattr(NetworkProtector, "by_class", by_class)
     return seen
 
 
@@ -364,7 +364,7 @@ def test_by_class_the_shipped_generator_protects_as_protect_does(data: Path) -> 
     pixels, (mask, classes) = images.pixels(0), EVERY_CLASS(images.annotated(0))
     protected = source.change_of(0, SILENT)("x", pixels, mask, classes)
     codes = code_map(classes, codes_by_area(images, EVERY_CLASS, 3, SILENT))
-    assert np.array_equal(protected, Protector(load_generator("compact").network).by_class(pixels, codes))
+    assert np.array_equal(protected, NetworkProtector(load_generator("compact").network).by_class(pixels, codes))
     change = np.abs(protected.astype(int) - pixels)
     assert 0 < change[classes != 255].max() <= 8 and change[classes == 255].max(initial=0) <= 2
 

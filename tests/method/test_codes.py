@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unseg.method.codes
-from unseg.method.codes import class_areas, class_codes, code_map
-from unseg.method.noise import NO_CODE
+from unseg.method.codes import Looks, absent_class, class_areas, class_codes, code_map, codes_with_absence
+from unseg.method.patterns import NO_CODE
 
 AREAS = st.dictionaries(st.integers(0, 70_000), st.integers(1, 50), max_size=40)
 
@@ -76,3 +76,62 @@ def test_counting_in_tables_and_bands_is_counting(seed: int, height: int, span: 
     assert areas == dict(zip(values.tolist(), counts.tolist(), strict=True))
     for value in (-1, *areas):
         assert (coded[classes == value] == codes.get(value, NO_CODE)).all()
+
+
+def test_the_absent_class_has_code_0_and_the_others_rank_by_area() -> None:
+    assert codes_with_absence({3: 10, 7: 50, 0: 10, 11: 1}, 7, 12) == {7: 0, 0: 1, 3: 2, 11: 3}
+    assert codes_with_absence({3: 10, 7: 50}, None, 12) == {7: 1, 3: 2}
+    assert codes_with_absence({}, None, 12) == {}
+    assert codes_with_absence({3: 10}, 0, 12) == {0: 0, 3: 1}  # a background that no image shows
+
+
+def test_classes_beyond_the_codes_share_with_the_fewest_pixels() -> None:
+    areas = {
+        1: 100,
+        2: 50,
+        3: 30,
+        4: 15,
+        5: 14,
+        6: 10,
+    }  # 3 has 30; 4 joins it (45); 5 joins 3, too (59); 6 joins 2 (60)
+    assert codes_with_absence({0: 999, **areas}, 0, 3) == {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 2}
+
+
+@given(AREAS, st.integers(1, 15))
+def test_every_class_has_a_code_and_large_ones_their_own(areas: dict[int, int], available: int) -> None:
+    codes = codes_with_absence(areas, None, available)
+    assert codes.keys() == areas.keys()
+    assert set(codes.values()) == set(range(1, min(available, len(areas)) + 1))
+    assert codes == codes_with_absence(dict(reversed(areas.items())), None, available)
+
+
+def test_the_absent_class_is_the_most_varied_of_the_large_ones() -> None:
+    areas = {1: 500, 2: 400, 3: 79, 4: 21}  # 8 % is 80
+    assert absent_class(areas, {1: 3.0, 2: 5.0, 3: 9.0, 4: 9.0}) == 2
+    assert absent_class({**areas, 3: 90}, {1: 3.0, 2: 5.0, 3: 9.0}) == 3
+    assert absent_class(areas, {1: 5.0, 2: 5.0}) == 1
+    assert absent_class(areas, {}) == 1
+    assert absent_class({}, {}) is None
+    many = dict.fromkeys(range(20), 1)  # 5 % each
+    assert absent_class(many, {19: 4.0}) == 0
+
+
+def test_looks_are_the_variance_of_each_class_over_all_images() -> None:
+    draw = np.random.default_rng(3)
+    images = [draw.integers(0, 256, (5, 9, 3)).astype(np.uint8) for _ in range(3)]
+    labels = [draw.choice([0, 4, 255, 4000], (5, 9)) for _ in range(3)]
+    looks = Looks()
+    for image, label in zip(images, labels, strict=True):
+        looks.add(image, label)
+    found = looks.variances()
+    assert found.keys() == {0, 4, 4000}
+    for label in found:
+        values = np.concatenate([image[classes == label] for image, classes in zip(images, labels, strict=True)])
+        assert looks.pixels[label] == len(values)
+        assert found[label] == pytest.approx(values.astype(float).var(axis=0).mean())
+
+
+def test_looks_of_grey_images_are_those_of_their_one_channel() -> None:
+    looks = Looks()
+    looks.add(np.array([[[0], [10]]], np.uint8), np.array([[2, 2]]))
+    assert looks.variances() == {2: 25.0}

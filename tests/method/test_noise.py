@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unseg.errors import UserError
-from unseg.method import letterbox, noise
+from unseg.method import letterbox, noise, pixels
 from unseg.method.config import Budget
 
 
@@ -160,7 +160,7 @@ def test_large_images_go_by_strips_with_the_same_result(
     whole = results()
     monkeypatch.setattr(letterbox, "WHOLE", 200)
     monkeypatch.setattr(noise, "WHOLE", 200)
-    monkeypatch.setattr(letterbox, "BAND", 150)
+    monkeypatch.setattr(pixels, "BAND", 150)
     strips = results()
     assert (whole[0] - strips[0]).abs().max() <= 1e-6
     assert torch.equal(whole[1], strips[1])
@@ -197,7 +197,7 @@ def test_bands_give_the_very_values_of_single_steps(
     image[random.random((height, width)) < 0.2] = np.iinfo(kind).max
     square = torch.from_numpy(random.uniform(-1.2, 1.2, (3, 32, 32)).astype(np.float32))
     kept = square.clone()
-    monkeypatch.setattr(letterbox, "BAND", 700)
+    monkeypatch.setattr(pixels, "BAND", 700)
     halves = np.arange(height)[:, None] < [height // 2] * width
     for region in (random.random((height, width)) < 0.5, np.ones((height, width), bool), halves):
         plain = plainly(image, resized_noise(square, height, width), region, budget)
@@ -263,7 +263,7 @@ def test_tints_in_bands_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) 
     image = draw.integers(0, 256, (50, 30, 3), dtype=np.uint8)
     code, tints = draw.integers(0, 3, (50, 30), dtype=np.uint8), torch.rand(3, 3) * 2 - 1
     whole = noise.apply_tints(image, code, tints, Budget())
-    monkeypatch.setattr(letterbox, "BAND", 200)
+    monkeypatch.setattr(pixels, "BAND", 200)
     assert np.array_equal(noise.apply_tints(image, code, tints, Budget()), whole)
 
 

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.errors import UserError
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
 from unseg.storage import image_decoding
@@ -254,4 +254,4 @@ def test_a_batch_with_failures_protects_the_rest_alike(photos: Path) -> None:
 
 def test_a_protector_refuses_a_foreign_array() -> None:
     with pytest.raises(UserError, match="image: expected H×W, .* of uint8 or uint16, got .* float32"):
-        Protector(FakeGenerator())(PHOTO.astype(np.float32))
+        NetworkProtector(FakeGenerator())(PHOTO.astype(np.float32))

@@ -8,18 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unseg.protecting import pipeline
+from unseg.protecting import network_source, pipeline
 
 
 def test_a_batch_has_a_fixed_size_on_each_device() -> None:
     for device, expected in (("cpu", (1, 1, 1)), ("cuda", (32, 32, 8))):
-        sizes = [pipeline.default_batch_size(torch.device(device), side) for side in (256, 512, 1024)]
+        sizes = [network_source.default_batch_size(torch.device(device), side) for side in (256, 512, 1024)]
         assert tuple(sizes) == expected
 
 
 def test_large_photographs_make_small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     made = pipeline.Pipeline.__new__(pipeline.Pipeline)
-    made.protector = SimpleNamespace(batch_size=3)
+    made.source = SimpleNamespace(batch_size=3)
     monkeypatch.setattr(made, "_pixels_of", lambda job: job, raising=False)
     taken: list[int] = []
 

@@ -21,7 +21,7 @@ from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
 BY_CLASS = ObjectRule(by_class=True)
-SETTINGS = ProtectSettings(device="cpu", workers=2, rule=BY_CLASS)
+SETTINGS = ProtectSettings(noise="compact", device="cpu", workers=2, rule=BY_CLASS)
 
 
 @pytest.fixture
@@ -76,14 +76,14 @@ def test_classes_beyond_the_codes_share_and_the_run_says_so(folders, tmp_path: P
     classes = np.arange(1200, dtype=np.uint8).reshape(30, 40) % 14
     Image.fromarray(classes.astype(np.uint8)).save(masks / "a.png")
     said = Told()
-    settings = ProtectSettings(device="cpu", workers=1, rule=BY_CLASS, mask_type="index")
+    settings = ProtectSettings(noise="compact", device="cpu", workers=1, rule=BY_CLASS, mask_type="index")
     assert protect([photos / "a.png"], tmp_path / "out", settings, masks=masks, progress=said).exit_code == 0
     assert any("classes beyond the 12 codes share one with a larger class" in line for line in said.sentences)
 
 
 def test_the_budget_scales_the_tints(folders, tmp_path: Path) -> None:
     photos, masks = folders
-    settings = ProtectSettings(device="cpu", workers=1, rule=BY_CLASS, budget=Budget(4, 1))
+    settings = ProtectSettings(noise="compact", device="cpu", workers=1, rule=BY_CLASS, budget=Budget(4, 1))
     protect([photos], tmp_path / "out", settings, masks=masks)
     change = read_image(tmp_path / "out" / "a.png").pixels.astype(int) - 100
     assert np.abs(change).max() == round(4 * 0.8)
@@ -115,6 +115,8 @@ def test_the_command_takes_by_class(folders, tmp_path: Path, capsys: pytest.Capt
                 str(masks),
                 "--objects",
                 "by-class",
+                "--noise",
+                "compact",
                 "--out",
                 str(tmp_path / "out"),
                 "--json",

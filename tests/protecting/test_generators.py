@@ -22,7 +22,7 @@ from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.generators import load_generator, network_of
 from unseg.protecting.manifest import read_manifest
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.image_decoding import read_image
@@ -81,7 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_function_is_a_generator_and_cannot_break_the_budget() -> None:
-    change = Protector(toy, Budget(8, 2), device="cpu")(IMAGE, MASK).astype(int) - IMAGE
+    change = NetworkProtector(toy, Budget(8, 2), device="cpu")(IMAGE, MASK).astype(int) - IMAGE
     assert not change[..., [0, 2]].any() and (change[..., 1] == np.where(MASK, 8, 2)).all()
 
 
@@ -90,7 +90,7 @@ def test_a_network_gets_what_its_author_left_out(folder: Path) -> None:
 
     network = network_of(Toy())
     assert (network.image_size, network.mask_size, network.antialias) == (35, 35, True)
-    change = Protector(Toy(), Budget(8, 2), device="cpu")(IMAGE, MASK).astype(int) - IMAGE
+    change = NetworkProtector(Toy(), Budget(8, 2), device="cpu")(IMAGE, MASK).astype(int) - IMAGE
     inside, outside = change[8:17, 36:60, 0], change[24:, :, 0]
     assert (inside == 8).all() and (outside == -2).all() and not change[..., 1:].any()
 
@@ -106,7 +106,7 @@ def test_generators_of_the_project_stay_what_they_are() -> None:
 
 
 def test_the_constructor_reads_no_file() -> None:
-    protector = Protector("no-such-file.safetensors", device="cpu")
+    protector = NetworkProtector("no-such-file.safetensors", device="cpu")
     with pytest.raises(UserError, match="no-such-file.safetensors: no such file"):
         protector(IMAGE)
 
@@ -118,7 +118,8 @@ def test_a_generator_may_be_named(folder: Path, name: str) -> None:
     assert (opened.name, opened.source, opened.sha256) == ("own", f"own_toy:{name}", expected)
     assert opened.network.image_size == 35 and not opened.network.training
     assert np.array_equal(
-        Protector(f"own_toy:{name}", device="cpu")(IMAGE, MASK), Protector(opened, device="cpu")(IMAGE, MASK)
+        NetworkProtector(f"own_toy:{name}", device="cpu")(IMAGE, MASK),
+        NetworkProtector(opened, device="cpu")(IMAGE, MASK),
     )
 
 
@@ -135,7 +136,7 @@ def test_an_object_is_known_by_its_source_file(folder: Path) -> None:
     exec("def f(images, prompts): return images\nf.image_size = 8", names)
     with pytest.raises(UserError, match="f is from no file, whose sha256 the manifest needs; define it in a module"):
         load_generator(names["f"])
-    assert Protector(names["f"], device="cpu")(IMAGE).shape == IMAGE.shape  # in memory there is no manifest
+    assert NetworkProtector(names["f"], device="cpu")(IMAGE).shape == IMAGE.shape  # in memory there is no manifest
 
 
 def _with_side(generator: object) -> object:
@@ -162,7 +163,7 @@ class Sized:
 )
 def test_what_is_no_generator_is_refused(generator: object, message: str) -> None:
     with pytest.raises(UserError, match=f"--generator: .*{message}"):
-        Protector(generator, device="cpu")(IMAGE)
+        NetworkProtector(generator, device="cpu")(IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_what_is_no_noise_is_refused(result: object, message: str) -> None:
 
     generator.image_size = 32  # type: ignore[attr-defined]  # the interface of a function
     with pytest.raises(UserError, match=message):
-        Protector(generator, device="cpu")(IMAGE)
+        NetworkProtector(generator, device="cpu")(IMAGE)
 
 
 def test_codes_of_a_users_own_tell_classes_apart() -> None:
@@ -205,7 +206,7 @@ def test_codes_of_a_users_own_tell_classes_apart() -> None:
 
     generator.image_size, generator.codes = 32, 2  # type: ignore[attr-defined]  # the interface of a function
     generator.code_noise = lambda: torch.tensor([[1.0, 0, 0], [0, -1, 0]])  # type: ignore[attr-defined]  # as above
-    change = Protector(generator, device="cpu").by_class(IMAGE, MASK.astype(np.uint8)).astype(int) - IMAGE
+    change = NetworkProtector(generator, device="cpu").by_class(IMAGE, MASK.astype(np.uint8)).astype(int) - IMAGE
     assert (change[MASK] == [0, -8, 0]).all() and (change[~MASK] == [8, 0, 0]).all()
 
 

@@ -13,7 +13,7 @@ from tests.support.fake_generator import FakeGenerator
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.given_images import read_mask
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 
 HEIGHT, WIDTH = 40, 70
 MASK = np.zeros((HEIGHT, WIDTH), bool)
@@ -21,8 +21,8 @@ MASK[5:20, 30:66] = True
 
 
 @pytest.fixture(scope="module")
-def protector() -> Protector:
-    return Protector(FakeGenerator(), Budget(8, 2), device="cpu")
+def protector() -> NetworkProtector:
+    return NetworkProtector(FakeGenerator(), Budget(8, 2), device="cpu")
 
 
 def colours(channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
@@ -31,7 +31,7 @@ def colours(channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("kind", ["plane", "grey", "colour"])
-def test_an_array_comes_back_like_it_was(protector: Protector, kind: str, dtype: type) -> None:
+def test_an_array_comes_back_like_it_was(protector: NetworkProtector, kind: str, dtype: type) -> None:
     image = {"plane": colours(1, dtype)[..., 0], "grey": colours(1, dtype), "colour": colours(3, dtype)}[kind]
     before = image.copy()
     protected = protector(image, MASK)
@@ -52,7 +52,7 @@ def test_an_array_comes_back_like_it_was(protector: Protector, kind: str, dtype:
         lambda image: np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape),  # may not be written
     ],
 )
-def test_an_array_may_lie_in_memory_as_it_likes(protector: Protector, view: object) -> None:
+def test_an_array_may_lie_in_memory_as_it_likes(protector: NetworkProtector, view: object) -> None:
     image = view(colours())
     plain = np.array(image, order="C")
     with warnings.catch_warnings():
@@ -62,7 +62,7 @@ def test_an_array_may_lie_in_memory_as_it_likes(protector: Protector, view: obje
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
-def test_a_pil_image_comes_back_in_its_mode_with_its_alpha(protector: Protector, mode: str) -> None:
+def test_a_pil_image_comes_back_in_its_mode_with_its_alpha(protector: NetworkProtector, mode: str) -> None:
     image = Image.fromarray(colours(4), "RGBA").convert(mode)
     image.info |= {"icc_profile": b"profile", "exif": b"where it was taken"}
     before = image.copy()
@@ -88,13 +88,13 @@ def test_a_pil_image_comes_back_in_its_mode_with_its_alpha(protector: Protector,
         ("F", "a numpy array, H×W"),
     ],
 )
-def test_another_mode_is_refused_by_name_with_the_remedy(protector: Protector, mode: str, remedy: str) -> None:
+def test_another_mode_is_refused_by_name_with_the_remedy(protector: NetworkProtector, mode: str, remedy: str) -> None:
     with pytest.raises(UserError) as caught:
         protector(Image.new(mode, (WIDTH, HEIGHT)))
     assert f"PIL images of mode {mode} are not protected; give {remedy}" in str(caught.value)
 
 
-def test_a_transparent_colour_is_refused(protector: Protector) -> None:
+def test_a_transparent_colour_is_refused(protector: NetworkProtector) -> None:
     image = Image.fromarray(colours())
     image.info["transparency"] = (1, 2, 3)
     with pytest.raises(UserError, match=r'marks one colour as transparent; give image.convert\("RGBA"\)'):
@@ -112,7 +112,7 @@ def test_a_transparent_colour_is_refused(protector: Protector) -> None:
         (Image.new("RGB", (0, 5)), "0×5 pixels hold nothing"),
     ],
 )
-def test_what_is_no_image_is_refused(protector: Protector, image: object, message: str) -> None:
+def test_what_is_no_image_is_refused(protector: NetworkProtector, image: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         protector(image)
 
@@ -132,7 +132,7 @@ def test_every_kind_of_mask_says_the_same(mask: object) -> None:
     assert np.array_equal(read_mask(mask, HEIGHT, WIDTH), MASK)
 
 
-def test_a_mask_of_another_size_or_of_class_ids_is_refused(protector: Protector) -> None:
+def test_a_mask_of_another_size_or_of_class_ids_is_refused(protector: NetworkProtector) -> None:
     with pytest.raises(UserError, match=r"mask: expected 40×70 \(height × width\) as of the image, got 70×40"):
         protector(colours(), MASK.T)
     for values in (MASK * 3, MASK + np.uint8(1), MASK * 255 - np.where(MASK, 0, 1), np.full(MASK.shape, 0.5)):
@@ -157,19 +157,19 @@ def test_a_mask_of_another_size_or_of_class_ids_is_refused(protector: Protector)
         ([[100, 2, 120, 9]], "every box lies outside the image (70×40)"),
     ],
 )
-def test_what_is_no_box_is_refused(protector: Protector, boxes: object, message: str) -> None:
+def test_what_is_no_box_is_refused(protector: NetworkProtector, boxes: object, message: str) -> None:
     with pytest.raises(UserError) as caught:
         protector(colours(), boxes=boxes)
     assert str(caught.value).startswith("boxes: ") and message in str(caught.value)
 
 
 @pytest.mark.parametrize(("mask", "kind"), [("mask.png", "str"), (7, "int"), ({"a": 1}, "dict")])
-def test_a_mask_is_an_image_and_not_its_path(protector: Protector, mask: object, kind: str) -> None:
+def test_a_mask_is_an_image_and_not_its_path(protector: NetworkProtector, mask: object, kind: str) -> None:
     with pytest.raises(UserError, match=f"^mask: {kind} is neither a numpy array nor a PIL image"):
         protector(colours(), mask)
 
 
-def test_a_mask_of_texts_and_a_pil_image_cut_short_are_refused(protector: Protector) -> None:
+def test_a_mask_of_texts_and_a_pil_image_cut_short_are_refused(protector: NetworkProtector) -> None:
     with pytest.raises(UserError, match="^mask: holds <U1, not numbers"):
         protector(colours(), np.full((HEIGHT, WIDTH), "a"))
     file = io.BytesIO()
@@ -178,7 +178,7 @@ def test_a_mask_of_texts_and_a_pil_image_cut_short_are_refused(protector: Protec
         protector(Image.open(io.BytesIO(file.getvalue()[:2000])), MASK)
 
 
-def test_several_frames_are_refused(protector: Protector) -> None:
+def test_several_frames_are_refused(protector: NetworkProtector) -> None:
     file = io.BytesIO()
     frames = [Image.fromarray(colours()), Image.fromarray(255 - colours())]
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
@@ -196,4 +196,4 @@ def test_several_frames_are_refused(protector: Protector) -> None:
 )
 def test_choices_that_there_are_not_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
-        Protector(FakeGenerator(), device="cpu", **options)
+        NetworkProtector(FakeGenerator(), device="cpu", **options)

@@ -403,10 +403,7 @@ def test_temporary_files_are_ours_by_their_whole_name(photos: Path) -> None:
 # --- what is printed
 
 
-def test_names_cannot_speak_to_the_terminal(
-    photos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("unseg.protecting.inputs.load_generator", lambda which, device: loaded())
+def test_names_cannot_speak_to_the_terminal(photos: Path, capsys: pytest.CaptureFixture) -> None:
     (photos / "a\x1b[31m\nprotected 9\r.png").write_bytes(b"x")
     assert cli.main(["protect", str(photos), "--out", str(photos.parent / "out"), "--device", "cpu", "-q"]) == 1
     captured = capsys.readouterr()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+import unseg
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.data.annotations.runs import parse_counts, runs_of_counts
 from unseg.errors import UserError
@@ -62,7 +63,8 @@ def run(photos: Path, out: Path, content: dict[str, Any], option: str, **more: A
     file = photos.parent / f"{option}.json"
     file.write_text(json.dumps(content))
     refine = {"refine_boxes": True} if option == "boxes" else {}
-    return protect(photos, out, more.pop("settings", SETTINGS), **{option: file}, **refine, **more, generator=loaded())
+    more = {"generator": loaded(), **more}
+    return protect(photos, out, more.pop("settings", SETTINGS), **{option: file}, **refine, **more)
 
 
 def outline_of(entry: Entry) -> np.ndarray:
@@ -79,10 +81,14 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize(("noise", "beside"), [("network", 2), ("codes", 0)])
 @pytest.mark.parametrize("option", FORMS)
-def test_the_budget_follows_the_outline_and_the_manifest_proves_it(photos: Path, tmp_path: Path, option: str) -> None:
+def test_the_budget_follows_the_outline_and_the_manifest_proves_it(
+    photos: Path, tmp_path: Path, option: str, noise: str, beside: int
+) -> None:
     out = tmp_path / "out"
-    summary = run(photos, out, dict.fromkeys(NAMES, FORMS[option]), option)
+    generator = loaded() if noise == "network" else None
+    summary = run(photos, out, dict.fromkeys(NAMES, FORMS[option]), option, generator=generator)
     assert summary.exit_code == 0 and [entry.input for entry in summary.entries] == NAMES
     (photos.parent / f"{option}.json").unlink()
     assert verify(out).exit_code == 0
@@ -93,11 +99,21 @@ def test_the_budget_follows_the_outline_and_the_manifest_proves_it(photos: Path,
     assert summary.entries[0].points == (Points((INSIDE, (85, 53)), (OUTSIDE,)) if option == "points" else None)
     original, made = (read_image(folder / "a.png").pixels.astype(int) for folder in (photos, out))
     change, found = np.abs(made - original).max(axis=2), outline_of(summary.entries[0])
-    assert change[found].max() == 8 and change[~found].max() == 2
+    assert change[found].max() == 8 and change[~found].max() == beside
     header, line = (out / MANIFEST).read_text().splitlines()[:2]
     assert json.loads(header)["settings"]["refined"] is True and json.loads(line)[option] == json.loads(
         json.dumps(FORMS[option])
     )
+
+
+@pytest.mark.parametrize("option", FORMS)
+def test_codes_in_memory_are_those_of_the_folder(photos: Path, tmp_path: Path, option: str) -> None:
+    key = bytes(range(32))
+    run(photos, tmp_path / "out", dict.fromkeys(NAMES, FORMS[option]), option, generator=None, key=key)
+    ask = {option: FORMS[option], **({"refine_boxes": True} if option == "boxes" else {})}
+    made = Protector(budget=SETTINGS.budget, key=key)(picture(0)[0], **ask)
+    assert np.array_equal(made, read_image(tmp_path / "out" / "a.png").pixels)
+    assert np.array_equal(made, unseg.protect(picture(0)[0], key=key, **ask))
 
 
 @pytest.mark.parametrize("option", FORMS)
@@ -183,9 +199,10 @@ def test_an_outline_that_does_not_fit_its_image_is_told(
     assert problem in (verify(out).findings[0].problem or "")
 
 
-def test_a_change_beside_the_outline_is_found(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("noise", ["codes", "network"])
+def test_a_change_beside_the_outline_is_found(photos: Path, tmp_path: Path, noise: str) -> None:
     out = tmp_path / "out"
-    run(photos, out, {"a.png": [BOX]}, "boxes", limit=1)
+    run(photos, out, {"a.png": [BOX]}, "boxes", limit=1, generator=loaded() if noise == "network" else None)
     pixels, original = (read_image(folder / "a.png").pixels.copy() for folder in (out, photos))
     pixels[21, 36] = original[21, 36] + 3  # in the box, not in the ellipse
     write_png(out / "a.png", pixels)
@@ -254,9 +271,10 @@ def test_points_in_memory_may_be_lists_or_arrays(points: Any) -> None:
     assert (changed & mask).sum() / (changed | mask).sum() > 0.85
 
 
-def test_refined_boxes_in_memory_are_masks() -> None:
+@pytest.mark.parametrize("generator", [None, FakeGenerator()], ids=["codes", "network"])
+def test_refined_boxes_in_memory_are_masks(generator: FakeGenerator | None) -> None:
     pixels, mask = picture(0)
-    protector = Protector(FakeGenerator(), Budget(8, 0), device="cpu")
+    protector = Protector(generator, Budget(8, 0), device="cpu")
     filled, refined = (protector(pixels, boxes=[BOX], refine_boxes=refine) for refine in (False, True))
     changed = (refined != pixels).any(axis=2)
     assert (changed & mask).sum() / (changed | mask).sum() > 0.85
@@ -277,6 +295,18 @@ def test_refined_boxes_in_memory_are_masks() -> None:
         ({"boxes": [[400, 4, 500, 9]], "refine_boxes": True}, "boxes: every box lies outside the image"),
     ],
 )
-def test_what_cannot_be_outlined_in_memory_is_refused(ask: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("generator", [None, FakeGenerator()], ids=["codes", "network"])
+def test_what_cannot_be_outlined_in_memory_is_refused(
+    ask: dict[str, Any], message: str, generator: FakeGenerator | None
+) -> None:
     with pytest.raises(UserError, match=message):
-        Protector(FakeGenerator(), device="cpu")(picture(0)[0], **ask)
+        Protector(generator, device="cpu")(picture(0)[0], **ask)
+
+
+@pytest.mark.parametrize("ask", [{"points": [INSIDE]}, {"boxes": [BOX], "refine_boxes": True}])
+def test_a_network_is_prompted_by_the_outline(ask: dict[str, Any]) -> None:
+    network, pixels = FakeGenerator(), picture(0)[0]
+    Protector(network, device="cpu")(pixels, **ask)
+    prompts = network.seen[0][1]
+    share = (prompts.masks > 0).float().mean().item() * (WIDTH**2) / picture(0)[1].sum()  # the frame is a square
+    assert prompts.boxes is None and 0.85 < share < 1.15

@@ -18,7 +18,7 @@ from segment_anything_training.sam import SamConfig
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.manifest import read_manifest
-from unseg.protecting.protector import Protector
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.run import protect
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.image_decoding import read_image
@@ -45,9 +45,9 @@ def photographs() -> list[np.ndarray]:
 def test_bfloat16_moves_few_pixels_and_keeps_the_bound(network: NoiseGenerator, photographs: list[np.ndarray]) -> None:
     mask = np.zeros((120, 160), bool)
     mask[30:90, 40:120] = True
-    exact = [Protector(network, Budget())(image, mask) for image in photographs]
+    exact = [NetworkProtector(network, Budget())(image, mask) for image in photographs]
     assert not network.bf16
-    rough = [Protector(network, Budget(), precision="bfloat16")(image, mask) for image in photographs]
+    rough = [NetworkProtector(network, Budget(), precision="bfloat16")(image, mask) for image in photographs]
     assert network.bf16
     change = np.abs(np.stack(exact).astype(int) - np.stack(rough))
     assert 0 < (change > 0).mean() < 0.02  # it did compute in another precision, and little came of it
@@ -55,14 +55,14 @@ def test_bfloat16_moves_few_pixels_and_keeps_the_bound(network: NoiseGenerator, 
     for image, protected in zip(photographs, rough, strict=True):
         moved = np.abs(protected.astype(int) - image).max(axis=2)
         assert (moved <= np.where(mask, 8, 2)).all() and moved.max() > 2
-    again = [Protector(network, Budget())(image, mask) for image in photographs]
+    again = [NetworkProtector(network, Budget())(image, mask) for image in photographs]
     assert all(np.array_equal(one, other) for one, other in zip(exact, again, strict=True))
 
 
 def test_protectors_that_share_a_network_keep_their_precisions(
     network: NoiseGenerator, photographs: list[np.ndarray]
 ) -> None:
-    exact, rough = (Protector(network, precision=precision) for precision in ("float32", "bfloat16"))
+    exact, rough = (NetworkProtector(network, precision=precision) for precision in ("float32", "bfloat16"))
     first = [made(photographs[0]) for made in (exact, rough)]
     assert not np.array_equal(*first)
     assert all(np.array_equal(made(photographs[0]), one) for made, one in zip((exact, rough), first, strict=True))
@@ -72,7 +72,8 @@ def test_the_compact_generator_stays_in_float32(photographs: list[np.ndarray]) -
     torch.manual_seed(0)
     compact = CompactGenerator()
     one, other = (
-        Protector(compact, Budget(), precision=precision)(photographs[0]) for precision in ("float32", "bfloat16")
+        NetworkProtector(compact, Budget(), precision=precision)(photographs[0])
+        for precision in ("float32", "bfloat16")
     )
     assert np.array_equal(one, other)
 
@@ -83,13 +84,13 @@ def test_precisions_are_not_mixed_in_one_folder(
     write_png(tmp_path / "in" / "a.png", photographs[0])
     generator = LoadedGenerator(network, "custom", "tiny.safetensors", "0" * 64)
     settings = ProtectSettings(precision="bfloat16", device="cpu", workers=1)
-    assert protect([tmp_path / "in"], tmp_path / "out", settings, generator=generator).exit_code == 0
+    assert not protect([tmp_path / "in"], tmp_path / "out", settings, generator=generator).of("failed")
     assert read_manifest(tmp_path / "out").header["settings"]["precision"] == "bfloat16"
     mask = np.ones((120, 160), bool)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the run had them: how bfloat16 sums are split decides their last bit
     try:
-        expected = Protector(network, Budget(), precision="bfloat16")(photographs[0], mask)
+        expected = NetworkProtector(network, Budget(), precision="bfloat16")(photographs[0], mask)
     finally:
         torch.set_num_threads(threads)
     assert np.array_equal(read_image(tmp_path / "out" / "a.png").pixels, expected)

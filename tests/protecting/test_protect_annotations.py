@@ -160,7 +160,7 @@ def test_by_class_takes_its_codes_from_the_areas_of_all_annotated_images(tmp_pat
     from unseg.storage.weights import load_generator
 
     built, out, said = build("coco-panoptic", tmp_path / "set"), tmp_path / "out", Told()
-    settings = ruled(ObjectRule(by_class=True))
+    settings = replace(ruled(ObjectRule(by_class=True)), noise="compact")
     protect([built.images / "a.png"], out, settings, annotations=built.path, progress=said)
     areas = {
         class_id: sum(

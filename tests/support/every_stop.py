@@ -156,7 +156,6 @@ def making_an_edition(folder: Path, out: Path) -> Callable[[], int]:
         edition_row("coco"),
         {"DATA_ROOT": str(folder / "data"), "OUT": str(out), "NAMES": "png", "VAL": "link", "NGPU": "0"},
     )
-    unseg.protecting.inputs.load_generator = lambda which, device: loaded()
     return lambda: make_edition(settings).summary.exit_code
 
 

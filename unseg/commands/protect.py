@@ -13,7 +13,7 @@ from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, quiet_decoders, terminated_as_interrupt, told_interrupted
 from unseg.commands.option_groups import grouped
 from unseg.commands.protect_summary import as_dict, print_summary
-from unseg.method.config import Budget
+from unseg.method.config import Budget, strength
 from unseg.storage.image_limits import MAX_PIXELS
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -26,10 +26,39 @@ class ImageOptions:
 
     PANEL: ClassVar[str] = "What is protected"
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")]
-    generator: Annotated[str, typer.Option(help="compact (shipped), a weight file, or module:name (your own).")] = (
-        "compact"
-    )
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """The kind of noise, and what decides it."""
+
+    PANEL: ClassVar[str] = "The noise"
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            help="codes (patterns by formula, the default), sam (the published method, with --generator), compact (a "
+            "small network), or tint (flat colours, one a class)."
+        ),
+    ] = None
+    generator: Annotated[
+        str | None,
+        typer.Option(help="A network in place of codes: compact (shipped), a weight file, or module:name (your own)."),
+    ] = None
+    key: Annotated[
+        Path | None,
+        typer.Option(help="File of the key of codes. Default: OUT.key, beside --out, made by the first run."),
+    ] = None
+    codes: Annotated[
+        Path | None,
+        typer.Option(help="Which class has which code: the manifest of an earlier run, or JSON as in its first line."),
+    ] = None
+    survive_grey: Annotated[
+        bool, typer.Option("--survive-grey", help="Codes that are left in copies turned grey; they are seen more.")
+    ] = False
+    mask_by_contrast: Annotated[
+        bool, typer.Option("--mask-by-contrast", help="Less noise on flat areas, where it is seen.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -70,9 +99,9 @@ class ObjectOptions:
         str,
         typer.Option(
             help="What is the object: all; things (or multi), countable ones only; class ids such as 3,4 or 1-5; "
-            "by-class: every class has its own noise, and the second-largest class has none."
+            "by-class: every class has its own noise; auto: all, or by-class where classes cover the images."
         ),
-    ] = "all"
+    ] = "auto"
     ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255
     background_label: Annotated[int, typer.Option(help="Class id that `--objects all` leaves out; -1: none.")] = 0
     mask_type: Annotated[str, typer.Option(help="binary (above 127 is object), index (class ids), or auto.")] = "auto"
@@ -83,8 +112,13 @@ class ChangeOptions:
     """The bound, and where each part of it holds."""
 
     PANEL: ClassVar[str] = "How much may change"
-    epsilon: Annotated[float, typer.Option(help="Most that values of the object may change, of 255.")] = 8.0
-    background_epsilon: Annotated[float, typer.Option(help="The same for all other pixels.")] = 2.0
+    strength: Annotated[str, typer.Option(help="subtle, standard or strong: --epsilon 4, 8 or 12.")] = "standard"
+    epsilon: Annotated[
+        float | None, typer.Option(help="Most that values of the object may change, of 255, in place of --strength.")
+    ] = None
+    background_epsilon: Annotated[
+        float, typer.Option(help="The same for all other pixels, with a network's noise; codes leave them as they are.")
+    ] = 2.0
     region: Annotated[
         str,
         typer.Option(
@@ -171,6 +205,7 @@ def protect(
     images: ImageOptions,
     inputs: ImagePaths = None,
     *,
+    noise: NoiseOptions,
     what: ObjectOptions,
     change: ChangeOptions,
     files: FileOptions,
@@ -186,11 +221,11 @@ def protect(
     same command again to go on after an interruption. Exit codes: 0 every image was protected; 1 some were not, the
     table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
-    settings = _settings(images, what, change, files, speed)
+    settings = _settings(images, noise, what, change, files, speed=speed)
     terminal = Terminal(quiet, to_stderr=as_json)
     try:
         with terminated_as_interrupt(), quiet_decoders():
-            summary = _run(inputs or [], images, what, speed, trial, settings=settings, terminal=terminal)
+            summary = _run(inputs or [], images, noise, what, speed, trial=trial, settings=settings, terminal=terminal)
     except KeyboardInterrupt as stop:
         raise typer.Exit(told_interrupted(stop)) from None
     if as_json:
@@ -201,16 +236,27 @@ def protect(
 
 
 def _settings(
-    images: ImageOptions, what: ObjectOptions, change: ChangeOptions, files: FileOptions, speed: SpeedOptions
+    images: ImageOptions,
+    noise: NoiseOptions,
+    what: ObjectOptions,
+    change: ChangeOptions,
+    files: FileOptions,
+    *,
+    speed: SpeedOptions,
 ) -> ProtectSettings:
     """Returns what the options ask for; UserError names the one that cannot be."""
-    from unseg.compute.device import device_of_gpus
     from unseg.data.object_rule import ObjectRule
     from unseg.protecting.run import ProtectSettings
 
-    device = speed.device if speed.gpus is None else device_of_gpus(speed.gpus, speed.processes)
+    device = speed.device
+    if speed.gpus is not None:
+        from unseg.compute.device import device_of_gpus
+
+        device = device_of_gpus(speed.gpus, speed.processes)
+    is_auto = what.objects.strip().lower() == "auto"
     labels = (_label(what.ignore_label), _label(what.background_label))
     words: dict[str, Any] = {  # each one of a few; ProtectSettings refuses others
+        "noise": noise.noise,
         "region": change.region,
         "mask_type": what.mask_type,
         "format": files.form,
@@ -219,9 +265,14 @@ def _settings(
         "precision": speed.precision,
     }
     return ProtectSettings(
-        budget=Budget(change.epsilon, change.background_epsilon),
-        generator=images.generator,
-        rule=ObjectRule.parse(what.objects, *labels),
+        budget=Budget(
+            strength(change.strength) if change.epsilon is None else change.epsilon, change.background_epsilon
+        ),
+        generator=noise.generator,
+        rule=ObjectRule.parse("all" if is_auto else what.objects, *labels),
+        auto_objects=is_auto,
+        survive_grey=noise.survive_grey,
+        mask_by_contrast=noise.mask_by_contrast,
         **words,
         png_level=files.png_level,
         keep_times=files.keep_times,
@@ -239,10 +290,11 @@ def _label(value: int) -> int | None:
 def _run(
     inputs: list[Path],
     images: ImageOptions,
+    noise: NoiseOptions,
     what: ObjectOptions,
     speed: SpeedOptions,
-    trial: TrialOptions,
     *,
+    trial: TrialOptions,
     settings: ProtectSettings,
     terminal: Terminal,
 ) -> Summary:
@@ -261,5 +313,7 @@ def _run(
         limit=trial.limit,
         dry_run=trial.dry_run,
         processes=speed.gpus or speed.processes,
+        key=noise.key,
+        codes=noise.codes,
         progress=terminal,
     )

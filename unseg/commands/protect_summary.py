@@ -17,6 +17,20 @@ if TYPE_CHECKING:  # torch is imported only when a run begins
     from unseg.protecting.run import ProtectSettings, Summary
 
 
+UNPROTECTED = (  # status, title and colour of what is not protected
+    ("weak", "weak", "yellow"),
+    ("uncoded", "uncoded", "yellow"),
+    ("copied", "copied without protection", "yellow"),
+    ("failed", "failed", "red"),
+)
+EXPLAINED = {
+    "weak": "written, but their objects changed too little to protect them",
+    "uncoded": "written without noise: no pixel has a code",
+    "copied": "byte for byte, with all their metadata",
+    "failed": "nothing written",
+}
+
+
 def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
     """Returns what a run did, for programs.
 
@@ -32,6 +46,8 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
         "forecast": asdict(summary.forecast),
         "protected": len(protected),
         "kept_from_earlier_runs": summary.kept,
+        "weak": len(summary.of("weak")),
+        "uncoded": len(summary.of("uncoded")),
         "copied": len(summary.of("copied")),
         "failed": len(summary.of("failed")),
         "psnr": _quality(protected),
@@ -60,11 +76,12 @@ def _breach(protected: Sequence[Entry]) -> dict[str, float] | None:
 
 def print_summary(console: Console, summary: Summary, out: Path, settings: ProtectSettings) -> None:
     """Prints the closing table, and below it what is not protected and why."""
-    protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
+    protected = summary.of("protected")
     console.print(_table(summary))
     manifest = str(out / MANIFEST)
-    for title, entries, style in (("copied without protection", copied, "yellow"), ("failed", failed, "red")):
-        print_list(console, title, [f"{entry.input}: {entry.reason}" for entry in entries], style, manifest)
+    for status, title, style in UNPROTECTED:
+        lines = [f"{entry.input}: {entry.reason}" for entry in summary.of(status)]
+        print_list(console, title, lines, style, manifest)
     notes = [f"{entry.input}: {entry.note}" for entry in protected if entry.note]
     print_list(console, "notes", notes, "default", manifest)
     breach = _breach(protected)
@@ -87,7 +104,7 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
 
 
 def _table(summary: Summary) -> Table:
-    protected, copied, failed = (summary.of(status) for status in ("protected", "copied", "failed"))
+    protected = summary.of("protected")
     table = Table(title="dry run: nothing was written" if summary.dry else "unseg protect", title_justify="left")
     table.add_column("", justify="left")
     table.add_column("images", justify="right")
@@ -96,7 +113,8 @@ def _table(summary: Summary) -> Table:
     quality = f"PSNR {ratios['mean']:.1f} dB on average, {ratios['lowest']:.1f} at least" if ratios else ""
     kept = f"{summary.kept} of them by an earlier run" if summary.kept else ""
     table.add_row("protected", str(len(protected)), "; ".join(filter(None, (quality, kept))))
-    how = "byte for byte, with all their metadata" if copied else ""
-    table.add_row("copied without protection", str(len(copied)), how)
-    table.add_row("failed", str(len(failed)), "nothing written" if failed else "")
+    for status, title, _ in UNPROTECTED:
+        count = len(summary.of(status))
+        if count or status in ("copied", "failed"):
+            table.add_row(title, str(count), EXPLAINED[status] if count else "")
     return table

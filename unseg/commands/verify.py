@@ -64,6 +64,8 @@ def _print_findings(console: Console, folder: Path, result: Verification) -> Non
     )
     for title, lines, style in lists:
         print_list(console, title, lines, style, "the list that --json prints")
+    if result.note:
+        console.print(f"note: {printable(result.note)}", markup=False, soft_wrap=True)
     good = len(result.findings) - len(result.failures)
     on_object, elsewhere = (value or 0 for value in result.largest_changes())
     console.print(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import torch
 from rich.filesize import decimal
 
 from unseg.compute.progress import SILENT, Progress
@@ -69,7 +68,7 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
 
 
 def _protect(settings: EditionSettings, data: DataSet, progress: Progress) -> Summary:
-    gpus = torch.cuda.device_count() if settings.gpus is None else settings.gpus
+    gpus = _gpus(settings)
     place = data.places[0]
     return protect(
         data.folders,
@@ -80,6 +79,8 @@ def _protect(settings: EditionSettings, data: DataSet, progress: Progress) -> Su
         limit=settings.limit,
         dry_run=settings.dry_run,
         processes=gpus or settings.processes,
+        key=settings.key,
+        codes=settings.codes,
         progress=progress,
     )
 
@@ -89,16 +90,29 @@ def _renamed(manifest: Manifest) -> dict[str, str]:
     return {
         entry.input: entry.output
         for entry in manifest.entries.values()
-        if entry.status == "protected" and entry.output is not None and entry.output != entry.input
+        if entry.is_written and entry.output is not None and entry.output != entry.input
     }
+
+
+def _gpus(settings: EditionSettings) -> int:
+    """Returns how many GPUs the noise is computed on; codes need none."""
+    if settings.noise in (None, "codes") and settings.generator is None:
+        return 0
+    if settings.gpus is not None:
+        return settings.gpus
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
     """Returns an edition's settings as `unseg protect` has them."""
     return ProtectSettings(
         budget=settings.budget,
+        noise=settings.noise,
         generator=settings.generator,
         rule=settings.rule,
+        auto_objects=settings.objects == "auto",
         format=settings.format,
         names="keep" if settings.names == "keep" else "suffix",
         device="cuda" if gpus else "cpu",
@@ -110,8 +124,13 @@ def _check(settings: EditionSettings) -> None:
         raise UserError(f"SET={','.join(settings.sets)}: {settings.row.name} is one set; leave it out")
     if settings.format == "jpeg" and settings.names == "png":
         raise UserError("FORMAT=jpeg NAMES=png: the files are JPEG then; use NAMES=keep")
-    if settings.gpus and settings.gpus > torch.cuda.device_count():
-        raise UserError(f"NGPU={settings.gpus}: {torch.cuda.device_count()} are visible; give at most that, or NGPU=0")
+    if settings.gpus:
+        import torch
+
+        if settings.gpus > torch.cuda.device_count():
+            raise UserError(
+                f"NGPU={settings.gpus}: {torch.cuda.device_count()} are visible; give at most that, or NGPU=0"
+            )
 
 
 def _check_names(settings: EditionSettings, data: DataSet, items: Sequence[Item]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from unseg.data.annotations import ObjectRule
 from unseg.data.edition_layout import EditionRow
 from unseg.errors import UserError
-from unseg.method.config import Budget
+from unseg.method.config import Budget, strength
+from unseg.protecting.settings import Noise
 
 Names = Literal["keep", "png"]
 ImageFormat = Literal["png", "jpeg"]
@@ -26,7 +27,8 @@ class EditionSettings:
     """The settings of one edition.
 
     root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes), empty for
-    all. kind: which annotations, None for the usual ones. untouched: what becomes of evaluation images. limit: only the
+    all. kind: which annotations, None for the usual ones. noise, generator, key, codes:
+    as for `unseg protect`. untouched: what becomes of evaluation images. limit: only the
     first so many images, and no annotations. gpus: 0 for the CPU, None for all. processes: on the CPU.
     """
 
@@ -39,7 +41,10 @@ class EditionSettings:
     budget: Budget
     sets: tuple[str, ...] = ()
     kind: str | None = None
-    generator: str = "compact"
+    noise: Noise | None = None
+    generator: str | None = None
+    key: Path | None = None
+    codes: Path | None = None
     names: Names = "keep"
     format: ImageFormat = "png"
     untouched: Untouched = "copy"
@@ -62,7 +67,9 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
                 return known
         raise UserError(f"{name}={value}: choose from {', '.join(choices)}")
 
-    objects = given("OBJECTS", "all")
+    objects = given("OBJECTS", "auto")
+    words = given("STRENGTH")
+    usual = strength(words, "STRENGTH") if words else row.budget.object
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
     return EditionSettings(
         row=row,
@@ -72,12 +79,15 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
         rule=object_rule(row, objects),
         objects=objects,
         budget=Budget(
-            _number("EPSILON", given("EPSILON"), row.budget.object),
+            _number("EPSILON", given("EPSILON"), usual),
             _number("BACKGROUND_EPSILON", given("BACKGROUND_EPSILON"), row.budget.background),
         ),
         sets=tuple(part for part in given("SET").replace(" ", ",").split(",") if part),
         kind=choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None,
-        generator=given("GENERATOR", "compact"),
+        noise=choice("NOISE", get_args(Noise)) if given("NOISE") else None,
+        generator=given("GENERATOR") or None,
+        key=_path(given("KEY")),
+        codes=_path(given("CODES")),
         names=choice("NAMES", NAMES),
         format=choice("FORMAT", IMAGE_FORMATS),
         untouched=choice("VAL", UNTOUCHED),
@@ -104,16 +114,21 @@ def root_from(environment: Mapping[str, str]) -> Path:
 
 
 def object_rule(row: EditionRow, objects: str) -> ObjectRule:
-    """Returns what OBJECTS means for a data set: all, multi (as in the paper's scripts), by-class, or class ids."""
+    """Returns what OBJECTS means for a data set: auto, all, multi (as in the paper's scripts), by-class, class ids."""
     word = objects.lower()
+    if word == "auto":
+        return ObjectRule("all", False, row.ignore_label, row.background_label)
     if word not in ("all", "multi", "things") and not row.classes:
         raise UserError(f"OBJECTS={objects}: the masks of {row.name} tell object from background only; leave it out")
     if word == "multi" and row.multi is None:
         raise UserError(f"OBJECTS=multi: {row.name} has one kind of object; leave it out")
     if word == "multi" and isinstance(row.multi, tuple):
         return ObjectRule(row.multi, False, row.ignore_label, row.background_label)
-    background = None if word == "by-class" else row.background_label  # the background is a class then
-    return ObjectRule.parse(objects, row.ignore_label, background, "OBJECTS")
+    return ObjectRule.parse(objects, row.ignore_label, row.background_label, "OBJECTS")
+
+
+def _path(value: str) -> Path | None:
+    return Path(value).expanduser() if value else None
 
 
 def _number(name: str, value: str, default: float) -> float:

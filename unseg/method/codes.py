@@ -1,13 +1,16 @@
-"""Codes: which of a generator's numbered noises each class of a data set gets."""
+"""Codes: which of the numbered noises each class of a data set gets, decided once over all of its masks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from unseg.method.noise import NO_CODE
+from unseg.method.patterns import ABSENCE, NO_CODE
 
+ABSENT_SHARE = 0.08  # of the pixels of all classes, that a class needs at least to be the absent one
+LOOKS_IMAGES = 64  # whose pixels say how varied the classes look
 CLOSE, BAND = 2**16, 2**20  # a span of values that may be counted in a table; pixels that are looked at together
 
 
@@ -53,6 +56,75 @@ def class_codes(areas: Mapping[int, int], available: int) -> dict[int, int]:
     """
     ranked = sorted(areas, key=lambda value: (-areas[value], value))
     return {value: rank % available for rank, value in enumerate(ranked)}
+
+
+@dataclass
+class Looks:
+    """How varied each class looks: counts and sums over pixels, from which the variance of its colours follows.
+
+    Values are those of 8 bits, whatever the image has.
+    """
+
+    pixels: dict[int, int] = field(default_factory=dict)
+    _sums: dict[int, np.ndarray] = field(default_factory=dict)
+    _squares: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def add(self, image_HWC: np.ndarray, classes_HW: np.ndarray, ignore_label: int | None = 255) -> None:
+        """Adds an image's pixels. image: uint8, three channels or one. classes: H×W integers."""
+        values = np.broadcast_to(image_HWC, (*classes_HW.shape, 3)).reshape(-1, 3).astype(np.float64)
+        found, places = np.unique(classes_HW, return_inverse=True)
+        places = places.reshape(-1)
+        counts = np.bincount(places, minlength=len(found))
+        sums, squares = (
+            np.stack([np.bincount(places, part[:, channel], len(found)) for channel in range(3)], axis=1)
+            for part in (values, values * values)
+        )
+        for place, label in enumerate(found.tolist()):
+            if label == ignore_label:
+                continue
+            self.pixels[label] = self.pixels.get(label, 0) + int(counts[place])
+            self._sums[label] = self._sums.get(label, 0) + sums[place]
+            self._squares[label] = self._squares.get(label, 0) + squares[place]
+
+    def variances(self) -> dict[int, float]:
+        """Returns each class's variance of colour over all its pixels, the mean of the three channels'."""
+        return {
+            label: float(np.mean(self._squares[label] / count - (self._sums[label] / count) ** 2))
+            for label, count in self.pixels.items()
+        }
+
+
+def absent_class(areas: Mapping[int, int], variances: Mapping[int, float]) -> int | None:
+    """Returns the class that goes without noise where none is the background; None where there is no class.
+
+    Among the classes with at least `ABSENT_SHARE` of the pixels it is the one that looks most varied: a network cannot
+    tell it by its looks, and reads clean images as it. Where no class is so large, or nothing is known of their looks,
+    it is the largest. Of equal ones it is the lower class.
+    """
+    if not areas:
+        return None
+    least = ABSENT_SHARE * sum(areas.values())
+    large = [label for label in sorted(areas) if areas[label] >= least and label in variances]
+    if large:
+        return max(large, key=lambda label: (variances[label], -label))
+    return max(areas, key=lambda label: (areas[label], -label))
+
+
+def codes_with_absence(areas: Mapping[int, int], absent: int | None, available: int) -> dict[int, int]:
+    """Returns class → code: `ABSENCE` for the absent class; for the others codes from 1 to `available`.
+
+    The larger a class, the lower its code, hence the easier it is detected. Where the classes are more than the codes,
+    each further one, by falling area, shares the code whose classes have the fewest pixels by then: large classes keep
+    codes of their own, and the smallest ones share.
+    """
+    ranked = sorted((label for label in areas if label != absent), key=lambda label: (-areas[label], label))
+    codes = {label: rank for rank, label in enumerate(ranked[:available], start=1)}
+    held = {code: areas[label] for label, code in codes.items()}
+    for label in ranked[available:]:
+        code = min(held, key=lambda code: (held[code], code))
+        codes[label] = code
+        held[code] += areas[label]
+    return codes if absent is None else {absent: ABSENCE, **codes}
 
 
 def code_map(classes_HW: np.ndarray, codes: Mapping[int, int], ignore_label: int | None = 255) -> np.ndarray:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from unseg.errors import UserError
 
+STRENGTHS = {"subtle": 4.0, "standard": 8.0, "strong": 12.0}
+"""What --strength means: the budget of the object in grey levels."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -25,6 +28,13 @@ class Budget:
                 raise UserError(
                     f"{option} {value}: give a number of grey levels from 0 to 255 (the paper uses 8 and 2)"
                 )
+
+
+def strength(word: str, option: str = "--strength") -> float:
+    """Returns the object's budget that a word of `STRENGTHS` stands for; UserError, which names `option`, else."""
+    if word not in STRENGTHS:
+        raise UserError(f"{option} {word}: choose from {', '.join(STRENGTHS)}")
+    return STRENGTHS[word]
 
 
 BOOKKEEPING = ("log_every", "checkpoint_every")

@@ -6,17 +6,16 @@ The published generation pads first and resizes without antialiasing; both are k
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from segment_anything_training.prompt_batch import Prompts
+from unseg.method.pixels import bands
 
 MASK_ON = 255.0
 WHOLE = 2**22  # pixels that are turned into floats at once (50 MB)
-BAND = 2**17  # pixels: of 2^13 to 2^18 the fastest, for photographs of 0.25 and of 24 megapixels
 
 
 def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> torch.Tensor:
@@ -45,12 +44,6 @@ def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> to
         image = F.pad(torch.from_numpy(image_HW3), (*padding, 0, source_rows - image_HW3.shape[0]))
         frame = resize_part(image.permute(2, 0, 1)[None].float().div_(255.0), rows, columns, scale, scale)
     return F.pad(frame, (0, size - columns, 0, size - rows))
-
-
-def bands(height: int, width: int) -> Iterator[slice]:
-    """Yields an image's rows, `BAND` pixels at a time: several steps on them stay in a processor's cache."""
-    step = max(1, BAND // width)
-    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _extent(length: int, side: int, size: int, reach: float) -> tuple[int, int]:

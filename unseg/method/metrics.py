@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from unseg.method.pixels import VALUES_A_GREY_LEVEL
+
 if TYPE_CHECKING:
     import torch  # tensors come with their own arithmetic, so that whoever only reads results needs no torch
 
@@ -91,6 +93,19 @@ def retained_learning(protected: float, clean: float, trivial: float) -> float |
 def majority_class(labels: np.ndarray, num_classes: int, ignore_label: int = IGNORE_LABEL) -> int:
     """Returns the class with most pixels in `labels` (integers of any shape); the lowest where several tie."""
     return int(np.bincount(labels[labels != ignore_label].ravel(), minlength=num_classes).argmax())
+
+
+def mean_change(original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray) -> float | None:
+    """Returns the mean absolute change of a region's values, in grey levels of 255; None where it has no pixel.
+
+    original, changed: H×W×C of one kind, uint8 or uint16. region: H×W bool.
+    """
+    region = np.ascontiguousarray(region_HW, dtype=bool).view(np.uint8)
+    if not cv2.hasNonZero(region):
+        return None
+    change = cv2.absdiff(np.ascontiguousarray(changed_HWC), np.ascontiguousarray(original_HWC))
+    channels = 1 if change.ndim == 2 else change.shape[2]
+    return sum(cv2.mean(change, region)[:channels]) / channels / VALUES_A_GREY_LEVEL[original_HWC.dtype]
 
 
 def psnr(original: np.ndarray, changed: np.ndarray) -> float:

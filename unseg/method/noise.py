@@ -14,12 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from unseg.method.config import Budget
-from unseg.method.letterbox import WHOLE, bands, resize_part
+from unseg.method.letterbox import WHOLE, resize_part
+from unseg.method.patterns import NO_CODE
+from unseg.method.pixels import GREY_LEVELS, LUMINANCE, VALUES_A_GREY_LEVEL, bands, check_image
 
-GREY_LEVELS = 255.0
-VALUES_A_GREY_LEVEL = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 257}  # 65535 / 255
-LUMINANCE = (0.299, 0.587, 0.114)
-NO_CODE = 255  # of pixels that belong to no class
 # Each thread's memory for resized noise, kept between images: taking it anew costs as much as the resize
 # (90 ms for 4 megapixels).
 _rooms = threading.local()
@@ -128,7 +126,7 @@ def apply(image_HWC: np.ndarray, noise_3NN: torch.Tensor, region_HW: np.ndarray,
     the noise's luminance, which lies in [−1, 1] as its channels do. In 16 bits the budget is that of 8 bits times 257
     (65535 / 255), and so are the steps finer.
     """
-    _check_image(image_HWC)
+    check_image(image_HWC)
     height, width = image_HWC.shape[:2]
     if region_HW.shape != (height, width):
         raise ValueError(f"region: expected {height}×{width}, got {region_HW.shape}")
@@ -144,7 +142,7 @@ def apply_tints(image_HWC: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Ten
     image: as for `apply`. codes: H×W uint8, below K, or `NO_CODE`. tints: K×3 float32 in [−1, 1]. Returns an array like
     `image`; rounding, bound, grey images and 16 bits are those of `apply`.
     """
-    _check_image(image_HWC)
+    check_image(image_HWC)
     height, width = image_HWC.shape[:2]
     if codes_HW.shape != (height, width) or codes_HW.dtype != np.uint8:
         raise ValueError(f"codes: expected {height}×{width} uint8, got {codes_HW.shape} {codes_HW.dtype}")
@@ -160,11 +158,6 @@ def apply_tints(image_HWC: np.ndarray, codes_HW: np.ndarray, tints_K3: torch.Ten
         noise = np.stack([cv2.LUT(codes, table) for table in tables])
         noised[rows] = _add_to_part(image_HWC[rows], torch.from_numpy(noise), coded_HW[rows], budget)
     return noised
-
-
-def _check_image(image_HWC: np.ndarray) -> None:
-    if image_HWC.dtype not in VALUES_A_GREY_LEVEL or image_HWC.ndim != 3 or image_HWC.shape[2] not in (1, 3):
-        raise ValueError(f"image: expected H×W×3 or H×W×1 of uint8 or uint16, got {image_HWC.shape} {image_HWC.dtype}")
 
 
 def _add_to_part(part_HWC: np.ndarray, noise_3HW: torch.Tensor, region_HW: np.ndarray, budget: Budget) -> np.ndarray:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unseg.method import noise
 from unseg.method.metrics import psnr
+from unseg.method.pixels import VALUES_A_GREY_LEVEL
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Broken, Originals, size_of
 from unseg.storage import image_decoding
@@ -71,7 +71,7 @@ def _greatest_changes(
 ) -> tuple[float | None, float | None]:
     """Returns the greatest changes in the region and elsewhere, in grey levels of 255; None where there is no pixel."""
     largest = (np.maximum(changed_HWC, original_HWC) - np.minimum(changed_HWC, original_HWC)).max(axis=2)
-    values = noise.VALUES_A_GREY_LEVEL[largest.dtype]
+    values = VALUES_A_GREY_LEVEL[largest.dtype]
     return _in_grey_levels(largest[region_HW], values), _in_grey_levels(largest[~region_HW], values)
 
 

@@ -23,6 +23,7 @@ from unseg.protecting.trials import foretell
 from unseg.storage import image_decoding, image_encoding
 from unseg.storage.files import remove_temporaries, sync_folder
 from unseg.storage.image_limits import ImageError
+from unseg.storage.key_file import write_key
 
 ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
 TRIED_FROM = 100  # images: the length from which a run is tried first
@@ -43,7 +44,7 @@ class Summary:
     dry: bool = False
 
     def of(self, status: str) -> list[Entry]:
-        """Returns the lines of one status: "protected", "copied" or "failed"."""
+        """Returns the lines of one status: "protected", "weak", "uncoded", "copied" or "failed"."""
         return [entry for entry in self.entries if entry.status == status]
 
     @property
@@ -58,6 +59,9 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     foreseen = foretell(plan, TRIED_FROM, pool, progress)
     started = time.perf_counter()
     kept, entries = 0, list(plan.problems)
+    if plan.key is not None and plan.key.is_new:
+        write_key(plan.key.path, plan.key.key)
+        progress.say(f"key: drawn, and kept in {plan.key.path}: keep it for later images, and do not publish it")
     with ManifestWriter(plan.out, plan.header, plan.before.values()) as manifest:
         for problem in plan.problems:
             manifest.add(problem)
@@ -109,7 +113,7 @@ def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Generat
     jobs = _announced(plan.jobs, manifest)
     if plan.processes == 1:
         return plan.pipeline.results(jobs, pool)
-    blueprint = processes.blueprint(plan.pipeline, plan.generator, plan.processes)
+    blueprint = processes.blueprint(plan.pipeline, plan.processes)
     return processes.results(blueprint, plan.processes, jobs, count=len(plan.jobs))
 
 

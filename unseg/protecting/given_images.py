@@ -15,6 +15,7 @@ from unseg.protecting.points import Points, points_of
 AnyImage = TypeVar("AnyImage", np.ndarray, Pillow.Image)
 AnyMask = np.ndarray | Pillow.Image
 AnyPoints = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]] | np.ndarray
+Boxes = Sequence[Sequence[float]]  # XYXY in pixels, corners inclusive
 
 # PIL's mode → the mode of its colours alone.
 _MODES = {"L": "L", "RGB": "RGB", "LA": "L", "RGBA": "RGB"}

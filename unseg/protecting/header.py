@@ -4,7 +4,7 @@ computed from."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from unseg.data.edition_catalog import READER
 from unseg.data.masks import MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
+from unseg.method.patterns import ABSENCE, BOOK
+from unseg.protecting.coding import BACKGROUND, OBJECT_NAME
 from unseg.protecting.manifest import FORMAT, MANIFEST, Manifest
 from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
-from unseg.protecting.protector import Region
+from unseg.protecting.settings import COMPACT, Region
 from unseg.storage.settings_diff import differences
 
 # Settings that the first line holds only where they have another value than this.
@@ -30,42 +32,35 @@ WRITTEN_IF_OTHER = {
     "png_level": 1,
     "refined": False,
 }
+CODES = "codes"  # what settings call noise of patterns
 MASK_RULE = {"kind", "objects", "ignore_label", "background_label"}
 
 
 def header_of(pipeline: Pipeline) -> dict[str, Any]:
     """Returns the first line of a run's manifest, as JSON holds it."""
-    settings, loaded, objects = pipeline.settings, pipeline.loaded, pipeline.objects
+    settings, source, objects = pipeline.settings, pipeline.source, pipeline.objects
     header = {
         "format": FORMAT,
         "unseg": __version__,
         "settings": {
             "object_budget": float(settings.budget.object),
-            "background_budget": float(settings.budget.background),
-            "generator": loaded.sha256,
+            "background_budget": source.background_budget,
+            **({} if source.generator is None else {"generator": source.generator}),
             "region": settings.region,
             "format": settings.format,
             "metadata": settings.metadata,
             "prompt": objects.prompt,
             **objects.settings(),
-            "image_size": loaded.network.image_size,
-            "mask_size": loaded.network.mask_size,
-            **_codes(pipeline.codes),
+            **source.settings(),
             **_of_later_versions(pipeline),
         },
-        "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
-        "device": pipeline.protector.device.type,
-        "batch_size": pipeline.protector.batch_size,
+        **source.description(),
+        "device": source.device_type,
+        "batch_size": source.batch_size,
     }
     if isinstance(objects, AnnotationObjects):
         header["annotations_format"] = objects.opened.format
     return json.loads(json.dumps(header))
-
-
-def _codes(codes: Mapping[int, int] | None) -> dict[str, Any]:
-    if codes is None:
-        return {}
-    return {"codes": {str(label): code for label, code in sorted(codes.items())}}
 
 
 def _of_later_versions(pipeline: Pipeline) -> dict[str, Any]:
@@ -85,12 +80,19 @@ def check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out
     if earlier is None:
         return
     before, now = ({**WRITTEN_IF_OTHER, **line.get("settings", {})} for line in (earlier.header, header))
+    if now.get("noise") == CODES and _adds_codes(before.get("codes"), now.get("codes")):
+        before["codes"] = now["codes"]
     changed = list(differences(before, now))
     if changed:
         raise UserError(
             f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
             " remove it"
         )
+
+
+def _adds_codes(before: Any, now: Any) -> bool:
+    """Returns whether codes are those of before, and those of further classes."""
+    return isinstance(before, dict) and isinstance(now, dict) and before.items() <= now.items()
 
 
 # --- reading it: a manifest may come from anyone
@@ -102,7 +104,8 @@ class Recorded:
 
     rule: None where no mask says what the object is. kind: of mask files; None where annotations take their place.
     holds_images: whether the annotations hold the images themselves. format: of the annotations, as it was asked for.
-    image_size, mask_size: sides of the network's frame and of its mask prompt, in pixels.
+    image_size, mask_size: sides of the network's frame and of its mask prompt, in pixels; 0 where there is no network.
+    absent: classes whose code is no noise.
     """
 
     rule: ObjectRule | None
@@ -113,6 +116,7 @@ class Recorded:
     mask_size: int
     region: Region
     metadata: str
+    absent: frozenset[int] = frozenset()
 
     @property
     def is_annotated(self) -> bool:
@@ -123,7 +127,8 @@ class Recorded:
 def recorded(manifest: Manifest, folder: Path) -> Recorded:
     """Returns what the first line of the manifest in `folder` says; UserError where a value is none of unseg's."""
     settings: Mapping[str, Any] = manifest.header.get("settings", {})
-    wrong = [name for name, is_good in EXPECTED.items() if not is_good(settings.get(name))]
+    expected = {**EXPECTED, **(OF_CODES if settings.get("noise") == CODES else {})}
+    wrong = [name for name, is_good in expected.items() if not is_good(settings.get(name))]
     if wrong:
         raise UserError(f"{folder / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)})")
     masks, annotated = settings.get("mask_rule"), settings.get("annotations")
@@ -140,8 +145,37 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
         kind,
         holds_images=bool(annotated and annotated["holds_images"]),
         format=manifest.header.get("annotations_format", "auto"),
-        **{name: settings[name] for name in ("image_size", "mask_size", "region", "metadata")},
+        region=settings["region"],
+        metadata=settings["metadata"],
+        image_size=settings.get("image_size") or 0,
+        mask_size=settings.get("mask_size") or 0,
+        absent=frozenset(_absent(settings)),
     )
+
+
+def age_of_noise(manifest: Manifest) -> str | None:
+    """Returns what to say of noise that an older version made; None where it is of this version's kinds."""
+    header, settings = manifest.header, manifest.header.get("settings", {})
+    if settings.get("noise") == CODES:
+        book = settings.get("book")
+        return None if book == BOOK.version else f"its codes are of the book {str(book)[:40]}, not {BOOK.version}"
+    if _generator_name(header) != COMPACT:
+        return None
+    version = "0.2-tint" if "codes" in settings else "0.1"
+    return (
+        f"this is noise of version {version}, a small network's; noise of codes, today's default, holds better where"
+        " people train: protect the originals anew to have it"
+    )
+
+
+def _generator_name(header: Mapping[str, Any]) -> Any:
+    generator = header.get("generator")
+    return generator.get("name") if isinstance(generator, dict) else None
+
+
+def _absent(settings: Mapping[str, Any]) -> Iterator[int]:
+    if settings.get("noise") == CODES:
+        yield from (int(label) for label, code in settings["codes"].items() if code == ABSENCE and label != BACKGROUND)
 
 
 def _is_size(value: Any) -> bool:
@@ -185,11 +219,28 @@ def _is_annotated(value: Any) -> bool:
     return _are_labels(rule) and (rule["which"] in ("all", "things") or _are_ids(rule["which"]))
 
 
+def _is_coded(value: Any) -> bool:
+    """Returns whether a value is None, the codes of tints, or what `Coding.as_json` writes of codes."""
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(
+        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or label.removeprefix("-").isdecimal())
+        for label, code in value.items()
+    )
+
+
 EXPECTED: dict[str, Callable[[Any], bool]] = {
     "mask_rule": _is_mask_rule,
     "annotations": _is_annotated,
     "image_size": _is_size,
     "mask_size": _is_size,
+    "codes": _is_coded,
     "region": lambda value: value in ("mask", "published"),
     "metadata": lambda value: value in ("keep", "icc", "none"),
+}
+OF_CODES: dict[str, Callable[[Any], bool]] = {  # which have no network
+    "image_size": lambda value: value is None,
+    "mask_size": lambda value: value is None,
+    "region": lambda value: value == "mask",
+    "codes": lambda value: value is not None and _is_coded(value),
 }

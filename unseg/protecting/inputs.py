@@ -7,23 +7,24 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from unseg.compute.device import choose_device
 from unseg.compute.progress import Progress
 from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.samples import SampleFile, SampleList, find_samples
 from unseg.errors import UserError
-from unseg.protecting.generators import load_generator
+from unseg.protecting.given_images import Boxes
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.outputs import check_folders
 from unseg.protecting.points import Points
 from unseg.protecting.prompt_files import read_boxes, read_points
-from unseg.protecting.protector import Boxes
 from unseg.protecting.request import Request
 from unseg.storage.files import stays_inside
-from unseg.storage.weights import LoadedGenerator
+
+if TYPE_CHECKING:  # noise of codes needs no network, and so no torch
+    import torch
+
+    from unseg.storage.weights import LoadedGenerator
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class Inputs:
     """Everything that a run works on.
 
     found: its images, and what else lies beside them. opened, boxes, points: what says where objects are; at most one
-    is there.
+    is there. loaded, device: the generator and where it runs; None where noise needs none.
     """
 
     found: SampleList
     opened: OpenAnnotations | None
     boxes: Mapping[str, Boxes] | None
     points: Mapping[str, Points] | None
-    loaded: LoadedGenerator
-    device: torch.device
+    loaded: LoadedGenerator | None = None
+    device: torch.device | None = None
 
 
 def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
@@ -53,12 +54,30 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
     check_folders(roots, request.out, request.masks or (opened.path if opened else None))
     boxes = None if request.boxes is None else read_boxes(request.boxes)
     points = None if request.points is None else read_points(request.points)
-    device = choose_device(request.settings.device)
-    generator = request.settings.generator if request.generator is None else request.generator
-    loaded = load_generator(generator, device)
+    loaded, device = (None, None) if request.kind == "codes" else _network(request)
     if any(path.is_dir() for path in request.inputs):  # for single files, most of a folder of masks has no image
         _tell_leftovers(found, boxes or {}, points or {}, progress)
     return Inputs(found, opened, boxes, points, loaded, device)
+
+
+def _network(request: Request) -> tuple[LoadedGenerator, torch.device]:
+    from unseg.compute.device import choose_device
+    from unseg.protecting.generators import load_generator
+
+    device = choose_device(request.settings.device)
+    loaded = load_generator(request.settings.network if request.generator is None else request.generator, device)
+    if request.kind == "sam" and not _is_sam_derived(loaded):
+        raise UserError(
+            f"--noise sam: {loaded.source} is a {loaded.name} generator; name one that is derived from SAM (vit_b,"
+            " vit_l, vit_h), or leave --noise out"
+        )
+    return loaded, device
+
+
+def _is_sam_derived(loaded: LoadedGenerator) -> bool:
+    from segment_anything_training.build import is_sam_derived
+
+    return is_sam_derived(loaded.network)
 
 
 def _opened(request: Request, pool: Executor, progress: Progress) -> OpenAnnotations | None:

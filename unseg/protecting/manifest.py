@@ -26,7 +26,8 @@ from unseg.storage.files import stays_inside, sync_folder, write_blocks
 MANIFEST = "unseg-manifest.jsonl"
 UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
 FORMAT = 2  # 1: grey images became RGB, and the settings named no metadata policy
-Status = Literal["protected", "copied", "failed", "started"]
+Status = Literal["protected", "weak", "uncoded", "copied", "failed", "started"]
+WRITTEN: tuple[Status, ...] = ("protected", "weak", "uncoded")  # with noise, as far as there is any
 Key = tuple[str, str]
 
 
@@ -34,13 +35,13 @@ Key = tuple[str, str]
 class Entry:
     """The line of one input: what became of it.
 
-    input: name relative to `input_root`, which is relative to the output folder. status: "protected"; "copied" byte for
-    byte without protection; "failed", nothing written; "started" by a run that was cut off. reason: why it is not
-    protected. note: a conversion or a changed name. output: name relative to the output folder. boxes: XYXY.
-    points: of the object and beside it. outline: the object that GrabCut found from boxes or points, as COCO's
-    compressed run lengths. object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and
-    max_over (lossy formats only): the share of values beyond the budget and the most grey levels beyond it. claims:
-    names that a started input may have written.
+    input: name relative to `input_root`, which is relative to the output folder. status: "protected"; "weak", its
+    object changed too little; "uncoded", no pixel has a code; "copied" byte for byte without protection; "failed",
+    nothing written; "started" by a run that was cut off. reason: why it is not protected. note: a conversion or a
+    changed name. output: name relative to the output folder. boxes: XYXY. points: of the object and beside it. outline:
+    the object that GrabCut found from boxes or points, as COCO's compressed run lengths. object_share: of the pixels,
+    0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats only): the share of values
+    beyond the budget and the most grey levels beyond it. claims: names that a started input may have written.
     """
 
     input: str
@@ -73,6 +74,11 @@ class Entry:
     def key(self) -> Key:
         """Returns what tells this input from all others."""
         return self.input, self.input_root
+
+    @property
+    def is_written(self) -> bool:
+        """Returns whether its output is the image with its noise: nothing is left to do for this input."""
+        return self.status in WRITTEN
 
     @property
     def owned(self) -> tuple[str, ...]:

@@ -1,32 +1,33 @@
-"""The object of each image: all of it, what boxes, points or a mask show, or what annotations of any format say."""
+"""The object of each image: all of it, what a mask shows, or what annotations of any format say."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
-from unseg.data.annotations.runs import counts_of_mask
-from unseg.data.masks import MaskKind, box_mask, object_mask
+from unseg.data.annotations.core import Indexed
+from unseg.data.masks import MaskKind, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile, SampleList
 from unseg.method.codes import class_areas
-from unseg.protecting.grabcut import outline_around, outline_of_boxes
+from unseg.protecting.given_images import Boxes
 from unseg.protecting.manifest import Entry
-from unseg.protecting.points import Points
-from unseg.protecting.protector import Boxes
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_limits import ImageError
+
+T = TypeVar("T")
+LOOKED_AT = 32  # masks that are looked at together
 
 
 class Refused(Exception):
@@ -89,6 +90,23 @@ class ClassedObjects(Objects):
         self.rule, self.max_pixels = rule, max_pixels
         self.prompt = "classes" if rule.by_class else "mask"
 
+    @property
+    def has_classes(self) -> bool:
+        """Returns whether there are class ids to tell apart."""
+        return True
+
+    @abstractmethod
+    def ruled(self, rule: ObjectRule) -> ClassedObjects:
+        """Returns the same objects by another rule."""
+
+    @abstractmethod
+    def tiles(self) -> bool:
+        """Returns whether every pixel can have a class: regions do not overlap, and none is left open."""
+
+    @abstractmethod
+    def shows(self, label: int, pool: Executor) -> bool:
+        """Returns whether any mask of the set shows a class; those that cannot be read do not count."""
+
     @abstractmethod
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         """Returns the pixels of every class over the whole set, counted in the threads of `pool`.
@@ -108,67 +126,6 @@ class WholeImage(Objects):
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.mask_sha256 is None
-
-
-class BoxFile(Objects):
-    """The object is what lies in an image's boxes. boxes: image name → its boxes, XYXY. refine: outlines in them."""
-
-    prompt = "boxes"
-
-    def __init__(self, boxes: Mapping[str, Boxes], refine: bool = False) -> None:
-        self.boxes, self.refine = boxes, refine
-
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), **({"refined": True} if self.refine else {})}
-
-    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
-        boxes = self.boxes.get(sample.name)
-        if not boxes:
-            raise Refused("copied", "no box for it in the boxes file")
-        mask = box_mask(boxes, height, width)
-        if not mask.any():
-            raise Refused("failed", f"every box lies outside the image ({width}×{height})")
-        return FoundObject(mask, {"boxes": boxes}, boxes)
-
-    def is_same(self, sample: SampleFile, entry: Entry) -> bool:
-        return entry.boxes == self.boxes.get(sample.name)
-
-    def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
-        if not self.refine:
-            return found
-        boxes = found.facts["boxes"]
-        mask, filled = outline_of_boxes(samples_HWC, boxes)
-        note = f"no outline was found in {filled} of {len(boxes)} boxes, which count as object whole"
-        return _outlined(found, mask, (note,) if filled else ())
-
-
-class PointFile(Objects):
-    """The object is what GrabCut finds around an image's points. points: image name → its points."""
-
-    prompt = "points"
-
-    def __init__(self, points: Mapping[str, Points]) -> None:
-        self.points = points
-
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "refined": True}
-
-    def find(self, sample: SampleFile, height: int, width: int) -> FoundObject:
-        points = self.points.get(sample.name)
-        if points is None or not points.object:
-            raise Refused("copied", "no point of an object for it in the points file")
-        if not points.inside(height, width).object:
-            raise Refused("failed", f"every point of its object lies outside the image ({width}×{height})")
-        return FoundObject(np.ones((height, width), bool), {"points": points})  # until the pixels say more
-
-    def is_same(self, sample: SampleFile, entry: Entry) -> bool:
-        return entry.points == self.points.get(sample.name)
-
-    def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
-        mask = outline_around(samples_HWC, found.facts["points"])
-        if mask is None:
-            raise Refused("failed", "no outline was found around its points; give it more points, boxes or a mask")
-        return _outlined(found, mask)
 
 
 @dataclass(frozen=True)
@@ -218,6 +175,19 @@ class MaskFiles(ClassedObjects):
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return (None if sample.mask is None else sha256_of(sample.mask)) == entry.mask_sha256
+
+    @property
+    def has_classes(self) -> bool:
+        return self.folder.kind == "index"
+
+    def ruled(self, rule: ObjectRule) -> MaskFiles:
+        return MaskFiles(self.folder, rule, self.max_pixels)
+
+    def tiles(self) -> bool:
+        return self.has_classes
+
+    def shows(self, label: int, pool: Executor) -> bool:
+        return _any_shows(label, self.folder.paths, self._areas_of, pool)
 
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         paths = self.folder.paths
@@ -309,20 +279,46 @@ class AnnotationObjects(ClassedObjects):
     def image_bytes(self, sample: SampleFile) -> bytes | None:
         return self.opened.reader.image_bytes(sample.name) if self.opened.images_root is None else None
 
-    def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
+    @property
+    def has_classes(self) -> bool:
+        return getattr(self.opened.reader, "kind", "index") != "binary"
+
+    def ruled(self, rule: ObjectRule) -> AnnotationObjects:
+        return AnnotationObjects(self.opened, rule, self.place, self.max_pixels)
+
+    def tiles(self) -> bool:
+        """Returns whether the first image that can be read has regions that never overlap."""
+        for name in self._names() if self.has_classes else ():
+            try:
+                return isinstance(self._annotated(name), Indexed)
+            except ImageError:
+                continue
+        return False
+
+    def shows(self, label: int, pool: Executor) -> bool:
+        return _any_shows(label, self._names(), self._areas_of, pool)
+
+    def _names(self) -> list[str]:
         missing = {problem.name for problem in self.opened.reader.missing}
-        names = [name for name in self.opened.reader.names() if name not in missing]
+        return [name for name in self.opened.reader.names() if name not in missing]
+
+    def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
+        names = self._names()
         return _sum_of(track(progress, pool.map(self._areas_of, names), len(names), "classes"))
 
     def _areas_of(self, name: str) -> Mapping[int, int]:
-        root, reader = self.opened.images_root, self.opened.reader
         try:
-            data = None if root is not None else reader.image_bytes(name)
-            path = (self.opened.path if root is None else root) / name
-            height, width = image_decoding.upright_size(path, self.max_pixels, data)
-            return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
+            return class_areas([self._annotated(name).class_codes(self.rule)], NO_CLASS)
         except ImageError:
             return {}
+
+    def _annotated(self, name: str) -> Annotated:
+        """Returns an image's annotations, in the size that its header says."""
+        root, reader = self.opened.images_root, self.opened.reader
+        data = None if root is not None else reader.image_bytes(name)
+        path = (self.opened.path if root is None else root) / name
+        height, width = image_decoding.upright_size(path, self.max_pixels, data)
+        return self._read(name, height, width)
 
     def _read(self, name: str, height: int, width: int) -> Annotated:
         return self.opened.reader.read(name, height, width)
@@ -342,12 +338,16 @@ def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:
     return FoundObject(mask, _sha256_of(np.packbits(mask)), notes=annotated.notes)
 
 
-def _outlined(found: FoundObject, mask_HW: np.ndarray, notes: tuple[str, ...] = ()) -> FoundObject:
-    return FoundObject(mask_HW, {**found.facts, "outline": counts_of_mask(mask_HW)}, notes=notes)
-
-
 def _sha256_of(determining: np.ndarray) -> dict[str, str]:
     return {"mask_sha256": hashlib.sha256(determining.data).hexdigest()}
+
+
+def _any_shows(label: int, items: Sequence[T], areas_of: Callable[[T], Mapping[int, int]], pool: Executor) -> bool:
+    """Returns whether an item has pixels of a class; looks at no more of them than it must."""
+    for start in range(0, len(items), LOOKED_AT):
+        if any(label in areas for areas in pool.map(areas_of, items[start : start + LOOKED_AT])):
+            return True
+    return False
 
 
 def _sum_of(counted: Iterable[Mapping[int, int]]) -> Counter[int]:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 
 from unseg.data.samples import SampleFile
-from unseg.method import noise
-from unseg.method.codes import code_map
 from unseg.method.config import Budget
-from unseg.method.metrics import psnr
-from unseg.protecting.manifest import Entry, Key
+from unseg.method.metrics import mean_change, psnr
+from unseg.protecting.manifest import Entry, Key, Status
+from unseg.protecting.noise_source import NoiseSource, Prepared
 from unseg.protecting.objects import FoundObject, Objects, Refused
 from unseg.protecting.outputs import Planned
-from unseg.protecting.protector import Framed, Protector
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_decoding, image_encoding
-from unseg.storage.weights import LoadedGenerator
+
+WEAK_SHARE = 0.25  # of the object's budget: an object that changes by less, on average, is not called protected
 
 
 @dataclass(frozen=True)
@@ -34,39 +32,25 @@ class Job:
 
     @property
     def is_new(self) -> bool:
-        """Returns whether no earlier run protected it, as far as the manifest says."""
-        return self.earlier is None or self.earlier.status != "protected"
+        """Returns whether no earlier run finished it, as far as the manifest says."""
+        return self.earlier is None or not self.earlier.is_written
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded sample, ready for the network.
-
-    facts: what of its manifest line is known. framed: what the network is given; None where classes are told apart,
-    whose codes (H×W uint8) take its place.
-    """
+    """A decoded sample, ready for its noise. facts: what of its manifest line is known."""
 
     job: Job
     image: image_decoding.Image
-    mask_HW: np.ndarray
-    framed: Framed | None
+    prepared: Prepared
     facts: Entry
-    codes_HW: np.ndarray | None = None
 
 
 class ImageMaker:
-    """Decodes inputs and makes protected images of them. codes: of the classes, where those are told apart."""
+    """Decodes inputs and makes protected images of them."""
 
-    def __init__(
-        self,
-        settings: ProtectSettings,
-        loaded: LoadedGenerator,
-        protector: Protector,
-        objects: Objects,
-        codes: Mapping[int, int] | None,
-    ) -> None:
-        self.settings, self.loaded, self.protector = settings, loaded, protector
-        self.objects, self.codes = objects, codes
+    def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects) -> None:
+        self.settings, self.source, self.objects = settings, source, objects
 
     def decode(self, job: Job) -> Loaded:
         """Returns an input with its object; raises Refused or ImageError where it cannot be protected."""
@@ -76,11 +60,8 @@ class ImageMaker:
         if reason:
             raise Refused("failed", reason)
         found = self.objects.outlined(self.objects.find(job.sample, height, width), image.samples)
-        facts = self._facts(job, image, found)
-        if self.codes is not None:
-            return Loaded(job, image, found.mask_HW, None, facts, codes_HW=_codes_of(found, self.codes))
-        framed = self.protector.frame(image.samples, found.mask_HW, found.boxes)
-        return Loaded(job, image, found.mask_HW, framed, facts)
+        prepared = self.source.prepare(image.samples, found)
+        return Loaded(job, image, prepared, self._facts(job, image, found))
 
     def _read(self, job: Job) -> image_decoding.Image:
         data, describe = self.objects.image_bytes(job.sample), self.settings.metadata == "keep"
@@ -108,27 +89,19 @@ class ImageMaker:
             input_sha256=image.sha256,
             prompt=self.objects.prompt,
             object_budget=float(self.settings.budget.object),
-            background_budget=float(self.settings.budget.background),
-            generator=self.loaded.sha256,
+            background_budget=self.source.background_budget,
+            generator=self.source.generator,
             object_share=float(found.mask_HW.mean()),
             **found.facts,
         )
 
-    def make(self, loaded: Loaded, noise_3NN: torch.Tensor | None) -> tuple[bytes, Entry]:
+    def make(self, loaded: Loaded, noise: Any) -> tuple[bytes, Entry]:
         """Returns the protected image's file, and what its manifest line says of it.
 
-        noise: 3×N×N float32 in [−1, 1]; None where classes are told apart. Raises Refused where it is not finite.
+        noise: what the source gave for it. Raises Refused where that is none.
         """
-        if noise_3NN is not None and not torch.isfinite(noise_3NN).all():
-            raise Refused("failed", "the generator's noise is not finite: its weights are damaged or not trained")
-        image, settings = loaded.image, self.settings
-        region = self.protector.region(loaded.mask_HW)
-        if loaded.codes_HW is not None:
-            protected = self.protector.by_class(image.samples, loaded.codes_HW)
-        elif noise_3NN is not None:
-            protected = noise.apply(image.samples, noise_3NN, region, settings.budget)
-        else:
-            raise ValueError(f"{loaded.job.sample.name}: neither noise nor codes")
+        image, settings, region_HW = loaded.image, self.settings, loaded.prepared.region_HW
+        protected = self.source.apply(image.samples, loaded.prepared, noise)
         metadata = image.metadata.select(settings.metadata)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
@@ -136,21 +109,23 @@ class ImageMaker:
         facts = loaded.facts
         if settings.format == "jpeg":
             protected = image_decoding.decode_samples(data)
-            over_budget, max_over = breach(image.samples, protected, region, settings.budget)
+            budget = Budget(settings.budget.object, self.source.background_budget)
+            over_budget, max_over = breach(image.samples, protected, region_HW, budget)
             facts = replace(facts, over_budget=over_budget, max_over=max_over)
         ratio = psnr(image.samples, protected)
-        return data, replace(facts, psnr=ratio if math.isfinite(ratio) else None)
+        status, reason = self._effect(image.samples, protected, region_HW)
+        return data, replace(facts, status=status, reason=reason, psnr=ratio if math.isfinite(ratio) else None)
 
-
-def _codes_of(found: FoundObject, codes: Mapping[int, int]) -> np.ndarray:
-    if found.classes_HW is None:
-        raise ValueError("codes are asked of an object without classes")
-    try:
-        return code_map(found.classes_HW, codes, found.no_class)
-    except ValueError as error:
-        raise Refused(
-            "failed", f"{error}: its classes changed since they were counted; run the same command again"
-        ) from error
+    def _effect(
+        self, original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray
+    ) -> tuple[Status, str | None]:
+        """Returns whether the object changed by enough to be called protected, and if not, why."""
+        change, budget = mean_change(original_HWC, changed_HWC, region_HW), self.settings.budget.object
+        if change is None:
+            return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
+        if change >= WEAK_SHARE * budget and change > 0:
+            return "protected", None
+        return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
 
 
 def breach(

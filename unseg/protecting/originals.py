@@ -16,7 +16,6 @@ from unseg.errors import UserError
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.objects import OpenAnnotations, found_in
-from unseg.protecting.protector import image_region
 from unseg.storage import image_decoding
 
 Place = tuple[Path, Path | None]
@@ -77,6 +76,10 @@ class Originals:
         if mask.shape != (height, width):
             raise Broken(f"its mask {entry.mask} is {size_of(mask)}, the image is {width}×{height}")
         settings = self.settings
+        if settings.region == "mask":
+            return np.ascontiguousarray(mask, dtype=bool)
+        from unseg.protecting.network_protector import image_region  # which needs torch
+
         return image_region(mask, settings.region, settings.image_size, settings.mask_size)
 
     def _object(self, entry: Entry, height: int, width: int) -> np.ndarray:
@@ -98,7 +101,7 @@ class Originals:
         found = found_in(opened.reader.read(entry.mask, height, width), rule)
         if found.facts["mask_sha256"] != entry.mask_sha256:
             raise Broken(f"its annotations in {opened.path} changed since (the object is another)")
-        return found.mask_HW
+        return _without(found.mask_HW, found.classes_HW, self.settings.absent)
 
     def _masked(self, entry: Entry, rule: ObjectRule) -> np.ndarray:
         folder = self.masks
@@ -113,7 +116,7 @@ class Originals:
         if label.sha256 != entry.mask_sha256:
             raise Broken(f"its mask {path} changed since (another sha256)")
         assert self.settings.kind is not None, "a rule without annotations is one of masks"
-        return object_mask(label.values, self.settings.kind, rule)
+        return _without(object_mask(label.values, self.settings.kind, rule), label.values, self.settings.absent)
 
     def _path_of(self, entry: Entry) -> Path:
         if self.originals is not None:
@@ -143,6 +146,13 @@ def _recorded_outline(counts: str, height: int, width: int) -> np.ndarray:
         return runs_of_counts(parse_counts(counts), height, width).mask(height, width)
     except OutlineError as error:
         raise Broken(f"the outline in its line of the manifest cannot be used: {error}") from error
+
+
+def _without(mask_HW: np.ndarray, classes_HW: np.ndarray | None, absent: frozenset[int]) -> np.ndarray:
+    """Returns the object without the classes whose code is no noise."""
+    if classes_HW is None or not absent:
+        return mask_HW
+    return mask_HW & ~np.isin(classes_HW, sorted(absent))
 
 
 def size_of(pixels: np.ndarray) -> str:

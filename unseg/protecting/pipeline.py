@@ -12,30 +12,24 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-
 from unseg.compute.threads import single_threaded_pool, worker_threads
-from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, cannot_go_on
+from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
-from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
-from unseg.storage.weights import LoadedGenerator
 
 PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
-SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
-CUDA_BATCH_SIZES = {"small": 32, "large": 8}  # images a batch: of networks up to that side, and of larger ones
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
 
 
@@ -50,34 +44,17 @@ class Result:
 class Pipeline:
     """Everything that is the same for all images of a run.
 
-    workers: threads that decode and encode. codes: of the classes, where those are told apart.
+    source: of the noise. workers: threads that decode and encode.
     """
 
     def __init__(
-        self,
-        settings: ProtectSettings,
-        loaded: LoadedGenerator,
-        device: torch.device,
-        out: Path,
-        objects: Objects,
-        codes: Mapping[int, int] | None,
-        workers: int,
+        self, settings: ProtectSettings, source: NoiseSource, out: Path, objects: Objects, workers: int
     ) -> None:
-        self.settings, self.loaded, self.out, self.objects, self.codes = settings, loaded, out, objects, codes
+        self.settings, self.source, self.out, self.objects = settings, source, out, objects
         self.workers = workers
-        network: Any = loaded.network
-        self.protector = Protector(
-            loaded,
-            settings.budget,
-            settings.region,
-            device=device,
-            batch_size=settings.batch_size or default_batch_size(device, network.image_size),
-            precision=settings.precision,
-        )
-        self.maker = ImageMaker(settings, loaded, self.protector, objects, codes)
-        side_by_side = device.type == "cpu" and network.image_size <= SMALL_NETWORK_SIDE
-        self.generators = workers if side_by_side else 1
-        self.torch_threads = 1 if side_by_side or device.type != "cpu" else workers
+        self.maker = ImageMaker(settings, source, objects)
+        self.generators = workers if source.side_by_side else 1
+        self.torch_threads = 1 if source.side_by_side or source.device_type != "cpu" else workers
 
     def pool(self) -> AbstractContextManager[ThreadPoolExecutor]:
         """Returns the decoding and encoding threads."""
@@ -93,7 +70,7 @@ class Pipeline:
         A job is taken from `jobs` only once there is room for it, and nothing of it is written before.
         """
         window: deque[tuple[int, Future[list[Result | Future[Result]]]]] = deque()
-        depth = self.generators + 2 + 2 * self.workers // self.protector.batch_size
+        depth = self.generators + 2 + 2 * self.workers // self.source.batch_size
         generators = self.generator_threads()
 
         def oldest() -> Iterator[Result]:
@@ -131,7 +108,7 @@ class Pipeline:
                 group, pixels = [], 0
             group.append(job)
             pixels += own
-            if len(group) == self.protector.batch_size:
+            if len(group) == self.source.batch_size:
                 yield group, pixels
                 group, pixels = [], 0
         if group:
@@ -166,9 +143,9 @@ class Pipeline:
             return self._unprotected(job, Refused("failed", "not enough memory to decode it"))
 
     def _is_done(self, job: Job, earlier: Entry) -> bool:
-        """Returns whether an earlier run protected this very input, and its output is still what was written."""
+        """Returns whether an earlier run finished this very input, and its output is still what was written."""
         return (
-            earlier.status == "protected"
+            earlier.is_written
             and earlier.output == job.planned.output
             and link_on_the_way(self.out, job.planned.output) is None
             and earlier.input_sha256 == self._sha256_of_input(job)
@@ -233,35 +210,19 @@ class Pipeline:
 
     def _generate(self, loads: Sequence[Future[Loaded | Result]], pool: Executor) -> list[Result | Future[Result]]:
         results = [load.result() for load in loads]
-        noises = iter(self.noises([result for result in results if isinstance(result, Loaded)]))
+        prepared = [result.prepared for result in results if isinstance(result, Loaded)]
+        noises = iter(self.source.noises(prepared)) if prepared else iter(())
         return [
             pool.submit(self._save, result, next(noises)) if isinstance(result, Loaded) else result
             for result in results
         ]
 
-    def noises(self, ready: Sequence[Loaded]) -> Sequence[torch.Tensor | None]:
-        """Returns the noise of each image of a batch.
-
-        Where classes are told apart, a class's noise is the same everywhere: no network is asked, and each image has
-        None.
-        """
-        framed = [item.framed for item in ready if item.framed is not None]
-        if not framed:
-            return [None] * len(ready)
-        try:
-            return list(self.protector.noise(framed))
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"--batch-size {self.protector.batch_size}: the device has not enough memory for it; give a"
-                " smaller one, or --device cpu"
-            ) from error
-
     # --- in the encoding threads
 
-    def _save(self, loaded: Loaded, noise_3NN: torch.Tensor | None) -> Result:
+    def _save(self, loaded: Loaded, noise: Any) -> Result:
         job = loaded.job
         try:
-            data, facts = self.maker.make(loaded, noise_3NN)
+            data, facts = self.maker.make(loaded, noise)
             sha256 = self._write(job.planned.output, [data], job)
         except Refused as refused:
             return self._unprotected(job, refused)
@@ -294,13 +255,6 @@ class Pipeline:
             replaced = self.out / earlier.output
             if link_on_the_way(self.out, earlier.output) is None and sha256_of(replaced) == earlier.output_sha256:
                 replaced.unlink()
-
-
-def default_batch_size(device: torch.device, side: int) -> int:
-    """Returns the images a batch for a network whose frame has that side: 1 on a processor, 32 or 8 on a GPU."""
-    if device.type == "cpu":
-        return 1
-    return CUDA_BATCH_SIZES["small" if side <= SMALL_NETWORK_SIDE else "large"]
 
 
 def _times(path: Path) -> tuple[int, int]:

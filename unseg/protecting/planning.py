@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unseg.compute.progress import Progress
 from unseg.compute.threads import cores
@@ -15,25 +15,28 @@ from unseg.data.masks import check_kind, detect_kind
 from unseg.data.samples import SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.method.codes import class_codes
+from unseg.protecting.code_planning import RunKey, plan_codes
 from unseg.protecting.header import check_same_settings, header_of
 from unseg.protecting.inputs import Inputs
 from unseg.protecting.manifest import Entry, Key, read_manifest, relative
+from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
     AnnotationObjects,
-    BoxFile,
     ClassedObjects,
     MaskFiles,
     MaskFolder,
     Objects,
     OpenAnnotations,
-    PointFile,
     WholeImage,
 )
 from unseg.protecting.one_image import Job
 from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
+from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
-from unseg.storage.weights import LoadedGenerator
+
+if TYPE_CHECKING:
+    from unseg.storage.weights import LoadedGenerator
 
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
@@ -43,7 +46,7 @@ class RunPlan:
     """Everything that a run does, known before it writes.
 
     header: the manifest's first line. problems: lines of what cannot become a job. before: lines of earlier runs that
-    stay. jobs: in the order of their names. processes: how many share the work. generator: the caller's own, if any.
+    stay. jobs: in the order of their names. processes: how many share the work. key: of noise of codes.
     """
 
     pipeline: Pipeline
@@ -52,7 +55,7 @@ class RunPlan:
     before: Mapping[Key, Entry]
     jobs: tuple[Job, ...]
     processes: int
-    generator: LoadedGenerator | None
+    key: RunKey | None = None
 
     @property
     def out(self) -> Path:
@@ -71,11 +74,18 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     Masks are looked at in the threads of `pool`; `progress` is told what they are.
     """
     out, settings = request.out, request.settings
-    objects = _objects(request, inputs, pool, progress)
-    codes = _class_codes(request, objects, inputs.loaded, pool, progress)
-    workers = settings.workers or cores()
-    pipeline = Pipeline(settings, inputs.loaded, inputs.device, out, objects, codes, workers)
-    earlier = read_manifest(out)
+    objects, earlier = _objects(request, inputs, pool, progress), read_manifest(out)
+    source: NoiseSource
+    key = None
+    if inputs.loaded is None or inputs.device is None:
+        coded = plan_codes(request, inputs, objects, earlier, pool, progress)
+        objects, source, key = coded.objects, coded.source, coded.key
+    else:
+        from unseg.protecting.network_source import NetworkSource  # which needs torch
+
+        tints = _tints(request, objects, inputs.loaded, pool, progress)
+        source = NetworkSource(settings, inputs.loaded, inputs.device, tints, own=request.generator is not None)
+    pipeline = Pipeline(settings, source, out, objects, settings.workers or cores())
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)
     samples = {(sample.name, relative(sample.root, out)): sample for sample in inputs.found.samples}
@@ -90,7 +100,7 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         before=before,
         jobs=jobs,
         processes=max(1, min(request.processes, len(jobs))),
-        generator=None if request.generator is None else inputs.loaded,
+        key=key,
     )
 
 
@@ -108,9 +118,10 @@ def _jobs(
 
 def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progress) -> Objects:
     settings, opened = request.settings, inputs.opened
+    rule = replace(settings.rule, background_label=None) if settings.rule.by_class else settings.rule
     if opened is not None:
         place = relative(opened.path, request.out)
-        return AnnotationObjects(opened, settings.rule, place, settings.max_pixels)
+        return AnnotationObjects(opened, rule, place, settings.max_pixels)
     if inputs.boxes is not None:
         return BoxFile(inputs.boxes, request.refine_boxes)
     if inputs.points is not None:
@@ -118,7 +129,7 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     if request.masks is None:
         return WholeImage()
     folder = _mask_folder(request, request.masks, inputs.found, pool, progress)
-    return MaskFiles(folder, settings.rule, settings.max_pixels)
+    return MaskFiles(folder, rule, settings.max_pixels)
 
 
 def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executor, progress: Progress) -> MaskFolder:
@@ -144,10 +155,10 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     return MaskFolder(relative(masks, request.out), kind, paths)
 
 
-def _class_codes(
+def _tints(
     request: Request, objects: Objects, loaded: LoadedGenerator, pool: Executor, progress: Progress
 ) -> dict[int, int] | None:
-    """Returns the code of every class of the set, and tells how many; None where classes are not told apart."""
+    """Returns the tint of every class of the set, and tells how many; None where classes are not told apart."""
     if not request.settings.rule.by_class or not isinstance(objects, ClassedObjects):
         return None
     available = getattr(loaded.network, "codes", 0)

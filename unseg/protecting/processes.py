@@ -19,19 +19,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import cast
 
-import torch
-
-from unseg.compute.device import choose_device
 from unseg.compute.stopping import end_with_the_parent
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
-from unseg.protecting.generators import load_generator
+from unseg.protecting.noise_source import SourcePlan
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_limits
 from unseg.storage.files import remove_temporaries
-from unseg.storage.weights import LoadedGenerator
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
 PART = 64  # jobs at most that a worker is given at a time
@@ -40,39 +36,24 @@ ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is kil
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Everything that a worker needs to build its pipeline.
-
-    generator: one that is no file. sha256: of the generator that is meant, which a file may not be any more.
-    """
+    """Everything that a worker needs to build its pipeline. rank: the worker's number."""
 
     settings: ProtectSettings
-    generator: LoadedGenerator | None
-    sha256: str
+    source: SourcePlan
     out: Path
     objects: Objects
-    codes: Mapping[int, int] | None
     workers: int
+    rank: int = 0
 
     def build(self) -> Pipeline:
-        """Returns the pipeline; loads the generator where it is a file."""
-        device = choose_device(self.settings.device)
-        loaded = self.generator or load_generator(self.settings.generator, device)
-        if loaded.sha256 != self.sha256:
-            raise UserError(
-                f"--generator {self.settings.generator}: was changed since the run began; run the same command again"
-            )
-        return Pipeline(self.settings, loaded, device, self.out, self.objects, self.codes, self.workers)
+        """Returns the pipeline; loads the generator where there is one."""
+        return Pipeline(self.settings, self.source.build(self.rank), self.out, self.objects, self.workers)
 
 
-def blueprint(pipeline: Pipeline, generator: LoadedGenerator | None, processes: int) -> Blueprint:
-    """Returns the blueprint of a pipeline's copies in `processes` processes, which share the cores.
-
-    generator: the one that the caller of `protect` gave, if any.
-    """
+def blueprint(pipeline: Pipeline, processes: int) -> Blueprint:
+    """Returns the blueprint of a pipeline's copies in `processes` processes, which share the cores."""
     workers = pipeline.settings.workers or max(1, cores() // processes)
-    return Blueprint(
-        pipeline.settings, generator, pipeline.loaded.sha256, pipeline.out, pipeline.objects, pipeline.codes, workers
-    )
+    return Blueprint(pipeline.settings, pipeline.source.for_worker(), pipeline.out, pipeline.objects, workers)
 
 
 def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Generator[Result, None, None]:
@@ -92,7 +73,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
                 workers[ours].start()
                 theirs.close()
         for rank, connection in enumerate(workers):
-            _send(connection, _for_rank(plan, rank))
+            _send(connection, replace(plan, rank=rank))
         yield from _collect(dict(workers), _Parts(jobs, count, processes))
         finished = True
     finally:
@@ -100,13 +81,6 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
         if not finished:
             with suppress(OSError):  # a disk that has become read-only: the next run removes them
                 remove_temporaries(plan.out)
-
-
-def _for_rank(plan: Blueprint, rank: int) -> Blueprint:
-    """Returns the plan for one worker: of several GPUs each has its own."""
-    if choose_device(plan.settings.device).type != "cuda":
-        return plan
-    return replace(plan, settings=replace(plan.settings, device=f"cuda:{rank % torch.cuda.device_count()}"))
 
 
 class _Parts:

@@ -1,117 +1,86 @@
-"""One image in memory to its unlearnable version: a generator, a budget, and where each part of the budget holds."""
+"""One image in memory to its unlearnable version, with any kind of noise: the face for Python programs."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
-from torch import nn
 
-from segment_anything_training.build import is_sam_derived, set_speed
-from segment_anything_training.prompt_batch import Prompts
-from unseg.compute.device import choose_device
-from unseg.data.masks import box_mask
 from unseg.errors import UserError
-from unseg.method import letterbox, noise
+from unseg.method.coded_noise import apply_codes
+from unseg.method.codes import code_map
 from unseg.method.config import Budget
-from unseg.protecting.generators import AnyGenerator, network_of
-from unseg.protecting.given_images import (
-    AnyImage,
-    AnyMask,
-    AnyPoints,
-    read_given,
-    read_given_boxes,
-    read_given_points,
-    read_mask,
-)
-from unseg.protecting.grabcut import outline_around, outline_of_boxes
-from unseg.storage import image_decoding
+from unseg.method.patterns import ABSENCE, BOOK
+from unseg.protecting.coding import OBJECT, coding_from, read_coding
+from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, read_given
+from unseg.protecting.given_objects import given_object
+from unseg.protecting.settings import Precision, Region
+from unseg.storage.key_file import KEY_BYTES, new_key, read_key
 
-Region = Literal["mask", "published"]
-Precision = Literal["float32", "bfloat16"]
-Boxes = Sequence[Sequence[float]]
+if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
+    from unseg.protecting.generators import AnyGenerator
+    from unseg.protecting.network_protector import NetworkProtector
+
+Codes = Mapping[int, int]
 _BUDGET = Budget()  # the paper's: 8 grey levels on the object, 2 on the background
 
 
-def image_region(mask_HW: np.ndarray, kind: Region, image_size: int, mask_size: int) -> np.ndarray:
-    """Returns where the object's budget holds, H×W bool.
-
-    "mask": exactly the object's pixels. "published": where the mask prompt, resized back, rounds to 1, as in the
-    published script: its border follows the 256-pixel prompt, so some background pixels get the object's budget.
-    """
-    if kind == "mask":
-        return np.ascontiguousarray(mask_HW, dtype=bool)
-    prompt = letterbox.mask_prompts(mask_HW, image_size, mask_size).masks
-    assert prompt is not None
-    return noise.published_region(prompt[0, 0], *mask_HW.shape).numpy()
-
-
-@dataclass(frozen=True)
-class Framed:
-    """Holds what the network is given for one image: image 1×3×S×S float32 in [0, 1], and its prompts."""
-
-    image: torch.Tensor
-    prompts: Prompts
-
-
 class Protector:
-    """Makes images unlearnable: a generator, a budget, and the rule of where each part of the budget holds.
+    """Makes images unlearnable, as `unseg protect` does it.
 
-    generator: "compact", which ships with the package; a weight file; `module:name`; or a generator itself (see
-    `unseg.protecting.generators.load_generator`). It is loaded when it is first needed. A network that is given is
-    moved to the device and set to evaluation. budget: the largest change of a value, in grey levels of 255. region: see
-    `image_region`. device: auto, cpu, cuda or cuda:N. batch_size: every batch that the network sees has this size,
-    filled with zeros, so that an image's noise does not depend on its company. precision, of networks derived from SAM:
-    bfloat16 computes large products so, which moves one value in a hundred by a grey level or two; the bound holds all
-    the same.
+    generator: None for noise of codes, patterns by formula that need no network and leave the background as it is; else
+    "compact", which ships with the package, a weight file, `module:name`, or a generator itself (see
+    `unseg.protecting.generators.load_generator`). budget: the largest change of a value, in grey levels of 255.
+
+    Of codes only: key, 32 bytes or the file that holds them; without it one is drawn, which the attribute `key` holds:
+    keep it where an image is to get the same noise again. codes: class → code, or a file that says so (a manifest, or
+    JSON as `--codes` takes it), for calls with `classes`. survive_grey, mask_by_contrast: see
+    `unseg.method.coded_noise.apply_codes`.
+
+    Of networks only: region, device, batch_size and precision, as for
+    `unseg.protecting.network_protector.NetworkProtector`.
 
     One protector may serve several threads.
     """
 
     def __init__(
         self,
-        generator: AnyGenerator = "compact",
+        generator: AnyGenerator | None = None,
         budget: Budget = _BUDGET,
         region: Region = "mask",
         *,
-        device: str | torch.device = "auto",
+        key: bytes | str | Path | None = None,
+        codes: Codes | str | Path | None = None,
+        survive_grey: bool = False,
+        mask_by_contrast: bool = False,
+        device: str = "auto",
         batch_size: int = 1,
         precision: Precision = "float32",
     ) -> None:
-        if region not in get_args(Region):
-            raise UserError(f"region: {region!r} is none of {', '.join(get_args(Region))}")
-        if precision not in get_args(Precision):
-            raise UserError(f"precision: {precision!r} is none of {', '.join(get_args(Precision))}")
         if not isinstance(budget, Budget):
             raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
-        self.device = device if isinstance(device, torch.device) else choose_device(device)
-        self.budget, self.region_kind, self.batch_size, self.precision = budget, region, batch_size, precision
-        self._generator, self._network, self._loading = generator, cast(nn.Module | None, None), threading.Lock()
-        # Processor threads share a network that nobody changes; a GPU has one computing stream.
-        alone = self.device.type != "cpu" or precision != "float32"
-        self._turn = threading.Lock() if alone else nullcontext()
+        self._options = {"survive_grey": survive_grey, "mask_by_contrast": mask_by_contrast}
+        self.budget, self._network = budget, cast("NetworkProtector | None", None)
+        self.key: bytes | None = None
+        self.codes: Codes | None = None
+        if generator is None:
+            if region != "mask":
+                raise UserError(f"region: {region!r} follows a network's prompt; leave it out, or give a generator")
+            self.key, self.codes = _key_of(key), _codes_of(codes)
+            return
+        if key is not None or codes is not None or survive_grey or mask_by_contrast:
+            raise UserError(
+                "key, codes, survive_grey and mask_by_contrast: are for noise of codes; leave them out, or leave the"
+                " generator out"
+            )
+        from unseg.protecting.network_protector import NetworkProtector  # which needs torch
 
-    @property
-    def network(self) -> Any:
-        """Returns the network of the generator, on the device and in evaluation mode."""
-        with self._loading:
-            if self._network is None:
-                self._network = self._prepared()
-            return self._network
-
-    def _prepared(self) -> nn.Module:
-        network = network_of(self._generator, str(self.device)).to(self.device).eval()
-        if self.device.type == "cuda" and is_sam_derived(network):
-            # As its activations lie, whose norms want the channels of a pixel side by side.
-            cast(Any, network).to(memory_format=torch.channels_last)
-        return network
+        self._network = NetworkProtector(
+            generator, budget, region, device=device, batch_size=batch_size, precision=precision
+        )
 
     def __call__(
         self,
@@ -121,97 +90,70 @@ class Protector:
         *,
         refine_boxes: bool = False,
         points: AnyPoints | None = None,
+        classes: np.ndarray | None = None,
     ) -> AnyImage:
         """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
 
         image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
-        whose alpha is kept. mask: where the object is, H×W bool, or 0 and 255, as array or PIL image. boxes: N×4 XYXY
-        in pixels, corners inclusive, in place of a mask: they make a box prompt, and the object is what lies inside.
-        refine_boxes: the object is what GrabCut finds in each box instead. points: N×2 (x, y) in pixels on the object,
-        or {"object": …, "background": …} of such, in place of a mask: the object is what GrabCut finds around them.
-        Without any the whole image is the object. Raises UserError for anything else, and where no object is found.
+        whose alpha is kept. One of these says what the object is; without any it is the whole image. mask: H×W bool, or
+        0 and 255, as array or PIL image. boxes: N×4 XYXY in pixels, corners inclusive; refine_boxes: the object is what
+        GrabCut finds in each box instead. points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …}
+        of such: the object is what GrabCut finds around them. classes: H×W class ids, of which each gets the noise of
+        its code, and 255 (no class) none. Raises UserError for anything else, and where no object is found.
         """
         given = read_given(image)
-        boxes = None if boxes is None else read_given_boxes(boxes)
-        object_HW = _object(given.samples_HWC, mask, boxes, refine_boxes=refine_boxes, points=points)
-        boxes = None if refine_boxes else boxes  # the network is given the outlines
-        noise_3NN = self.noise([self.frame(given.samples_HWC, object_HW, boxes)])[0]
-        if not noise_3NN.isfinite().all():
-            raise UserError("the generator's noise is not finite: its weights are damaged or not trained")
-        changed = noise.apply(given.samples_HWC, noise_3NN, self.region(object_HW), self.budget)
+        if classes is not None:
+            if mask is not None or boxes is not None or points is not None or refine_boxes:
+                raise UserError("classes: tell by themselves what the object is; leave out mask, boxes and points")
+            changed = self._coded(given.samples_HWC, self._codes_of_classes(classes))
+        else:
+            found = given_object(given.samples_HWC, mask, boxes, refine_boxes=refine_boxes, points=points)
+            if self._network is not None:
+                changed = self._network.changed(given.samples_HWC, found)
+            else:
+                codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
+                changed = self._coded(given.samples_HWC, codes_HW)
         return cast(AnyImage, given.back(changed))
 
-    def by_class(self, image: AnyImage, codes_HW: np.ndarray) -> AnyImage:
-        """Returns the unlearnable image where classes are to be told apart, of the kind that was given.
+    def _coded(self, samples_HWC: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
+        if codes_HW.shape != samples_HWC.shape[:2]:
+            height, width = samples_HWC.shape[:2]
+            raise UserError(f"classes: expected {height}×{width} as of the image, got {codes_HW.shape}")
+        assert self.key is not None, "noise of codes has a key"
+        return apply_codes(samples_HWC, codes_HW, BOOK, self.key, self.budget, **self._options)
 
-        codes: H×W uint8, each class's code as `unseg.method.codes` assigns it, or `noise.NO_CODE`; the object's budget
-        holds wherever there is a code. Raises UserError where the generator has no codes.
-        """
-        if not getattr(self.network, "codes", 0):
-            raise UserError("--objects by-class: this generator has no codes for classes; use --generator compact")
-        given = read_given(image)
-        tints_K3 = self.network.code_noise().float().cpu()
-        return cast(AnyImage, given.back(noise.apply_tints(given.samples_HWC, codes_HW, tints_K3, self.budget)))
-
-    def region(self, mask_HW: np.ndarray) -> np.ndarray:
-        """Returns where the object's budget holds, H×W bool, for an object."""
-        return image_region(mask_HW, self.region_kind, self.network.image_size, self.network.mask_size)
-
-    def frame(self, image_HWC: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None = None) -> Framed:
-        """Returns image and prompts in the network's frame: a box prompt around `boxes` where given, else the mask."""
-        height, width = image_HWC.shape[:2]
-        size = self.network.image_size
-        image = letterbox.image_frame(image_decoding.eight_bit_rgb(image_HWC), size, antialias=self.network.antialias)
-        if boxes is not None:
-            inside = np.clip(np.asarray(boxes, np.float32), 0, [width - 1, height - 1] * 2)
-            return Framed(image, letterbox.box_prompts(inside, height, width, size))
-        prompts = letterbox.mask_prompts(mask_HW, size, self.network.mask_size)
-        if self.region_kind == "mask" and prompts.masks is not None and not prompts.masks.any():
-            prompts = Prompts(masks=_touched_cells(mask_HW, self.network.mask_size))
-        return Framed(image, prompts)
-
-    def noise(self, framed: Sequence[Framed]) -> torch.Tensor:
-        """Returns the noise of up to `batch_size` images with prompts of one kind: K×3×N×N float32, on the CPU.
-
-        The values lie in [−1, 1] as far as the generator keeps to that; `noise.apply` bounds the change in any case.
-        """
-        if not 0 < len(framed) <= self.batch_size:
-            raise ValueError(f"{len(framed)} images for a batch of {self.batch_size}")
-        given = [field.name for field in fields(Prompts) if getattr(framed[0].prompts, field.name) is not None]
-        network, image = self.network, self._batch([item.image for item in framed])
-        prompts = Prompts(**{name: self._batch([getattr(item.prompts, name) for item in framed]) for name in given})
-        with self._turn, reproducible():
-            set_speed(network, self.precision == "bfloat16")  # another protector may have set it otherwise
-            noise_B3NN = network(image, prompts)
-        _check_noise(noise_B3NN, self.batch_size)
-        return noise_B3NN[: len(framed)].float().cpu().clone()  # outside, where the copy is an ordinary tensor
-
-    def _batch(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """Returns the images' tensors as one on the device, with zeros up to the batch size."""
-        missing = self.batch_size - len(rows)
-        filled = [*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])] if missing else rows
-        return torch.cat(filled).to(self.device)
+    def _codes_of_classes(self, classes_HW: np.ndarray) -> np.ndarray:
+        if self._network is not None:
+            raise UserError("classes: are for noise of codes; leave out the generator")
+        if self.codes is None:
+            raise UserError("classes: need codes; make the protector with codes={class: code}, 0 for no noise")
+        if not isinstance(classes_HW, np.ndarray) or classes_HW.ndim != 2 or classes_HW.dtype.kind not in "iu":
+            raise UserError("classes: give a numpy array H×W of whole numbers, the class of every pixel")
+        try:
+            return code_map(classes_HW, self.codes)
+        except ValueError as error:
+            raise UserError(f"classes: {error}; give codes for all classes") from error
 
 
-def _check_noise(noise_B3NN: object, batch_size: int) -> None:
-    """Raises UserError unless a generator's result is noise for its batch."""
-    if not isinstance(noise_B3NN, torch.Tensor) or not noise_B3NN.is_floating_point():
-        found = noise_B3NN.dtype if isinstance(noise_B3NN, torch.Tensor) else type(noise_B3NN).__name__
-        raise UserError(f"--generator: returns {found}, not a tensor of floats; return noise B×3×N×N in [−1, 1]")
-    shape = tuple(noise_B3NN.shape)
-    if len(shape) != 4 or shape[:2] != (batch_size, 3) or shape[2] != shape[3] or not shape[3]:
-        raise UserError(f"--generator: returns {shape} for {batch_size} images; return noise B×3×N×N in [−1, 1]")
+def _key_of(given: bytes | str | Path | None) -> bytes:
+    if given is None:
+        return new_key()
+    if isinstance(given, bytes):
+        if len(given) != KEY_BYTES:
+            raise UserError(f"key: has {len(given)} bytes; give {KEY_BYTES}, or the file that holds them")
+        return given
+    return read_key(Path(given))
 
 
-def reproducible() -> ExitStack:
-    """Returns a context in which the same image has the same noise from run to run and card to card.
-
-    Choosing kernels by timing, and TF32, would change it.
-    """
-    inside = ExitStack()
-    inside.enter_context(torch.inference_mode())
-    inside.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
-    return inside
+def _codes_of(given: Codes | str | Path | None) -> Codes | None:
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return coding_from({"codes": {str(label): code for label, code in given.items()}}, "codes").codes
+    coding = read_coding(Path(given))
+    if coding.codes is None:
+        raise UserError(f"codes: {given} holds one code for the object, none for classes; leave it out")
+    return coding.codes
 
 
 def protect_image(
@@ -221,73 +163,35 @@ def protect_image(
     boxes: Boxes | None = None,
     refine_boxes: bool = False,
     points: AnyPoints | None = None,
-    generator: AnyGenerator = "compact",
+    classes: np.ndarray | None = None,
+    key: bytes | str | Path | None = None,
+    codes: Codes | str | Path | None = None,
+    generator: AnyGenerator | None = None,
     budget: Budget = _BUDGET,
     region: Region = "mask",
     device: str = "auto",
 ) -> AnyImage:
     """Returns the unlearnable version of one image, as `Protector(generator, budget, …)(image, mask)` makes it.
 
-    A generator that is given by its name is loaded once for all calls. A weight file is loaded anew once it has
-    changed.
+    Without a key, one is drawn for all calls of this process. A generator that is given by its name is loaded once for
+    all calls. A weight file is loaded anew once it has changed.
     """
-    if isinstance(generator, (str, Path)):
+    if generator is None:
+        protector = Protector(None, budget, region, key=_own_key() if key is None else key, codes=codes)
+    elif key is not None or codes is not None or not isinstance(generator, (str, Path)):
+        protector = Protector(generator, budget, region, key=key, codes=codes, device=device)
+    else:
         path = Path(generator)
         changed = path.stat().st_mtime_ns if path.is_file() else 0
         protector = _cached_protector(str(generator), budget, region, device, changed)
-    else:
-        protector = Protector(generator, budget, region, device=device)
-    return protector(image, mask, boxes, refine_boxes=refine_boxes, points=points)
+    return protector(image, mask, boxes, refine_boxes=refine_boxes, points=points, classes=classes)
+
+
+@lru_cache(maxsize=1)
+def _own_key() -> bytes:
+    return new_key()
 
 
 @lru_cache(maxsize=4)
 def _cached_protector(generator: str, budget: Budget, region: Region, device: str, changed: int) -> Protector:
     return Protector(generator, budget, region, device=device)
-
-
-def _object(
-    samples_HWC: np.ndarray,
-    mask: AnyMask | None,
-    boxes: Boxes | None,
-    *,
-    refine_boxes: bool,
-    points: AnyPoints | None,
-) -> np.ndarray:
-    """Returns the object's pixels, H×W bool, from whichever of mask, boxes and points is given."""
-    height, width = samples_HWC.shape[:2]
-    given = [name for name, value in (("mask", mask), ("boxes", boxes), ("points", points)) if value is not None]
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
-    if refine_boxes and boxes is None:
-        raise UserError("refine_boxes: needs boxes to refine")
-    if points is not None:
-        return _pointed_at(samples_HWC, points)
-    if boxes is None:
-        return np.ones((height, width), bool) if mask is None else read_mask(mask, height, width)
-    inside_HW = outline_of_boxes(samples_HWC, boxes)[0] if refine_boxes else box_mask(boxes, height, width)
-    if not inside_HW.any():
-        raise UserError(f"boxes: every box lies outside the image ({width}×{height})")
-    return inside_HW
-
-
-def _pointed_at(samples_HWC: np.ndarray, points: AnyPoints) -> np.ndarray:
-    height, width = samples_HWC.shape[:2]
-    read = read_given_points(points)
-    if not read.inside(height, width).object:
-        raise UserError(f"points: every point of the object lies outside the image ({width}×{height})")
-    found_HW = outline_around(samples_HWC, read)
-    if found_HW is None:
-        raise UserError("points: no outline was found around them; give more points, boxes or a mask")
-    return found_HW
-
-
-def _touched_cells(mask_HW: np.ndarray, mask_size: int) -> torch.Tensor:
-    """Returns a mask prompt with every cell on that an object pixel falls into.
-
-    It is for objects so small that resizing would lose them.
-    """
-    side = max(mask_HW.shape)
-    rows, columns = np.nonzero(mask_HW)
-    prompt = torch.zeros(1, 1, mask_size, mask_size)
-    prompt[0, 0, rows * mask_size // side, columns * mask_size // side] = letterbox.MASK_ON
-    return prompt

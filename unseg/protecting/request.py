@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
-from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.objects import OpenAnnotations
-from unseg.protecting.settings import ProtectSettings
+from unseg.protecting.settings import Kind, ProtectSettings
+
+if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
+    from unseg.protecting.generators import AnyGenerator
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,19 @@ class Request:
     limit: int | None = None
     processes: int = 1
     generator: AnyGenerator | None = None
+    key: Path | bytes | None = None
+    codes: Path | Mapping[int, int] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Returns which noise is meant; a generator that was given as an object comes before the settings."""
+        return self.settings.kind if self.generator is None else "own"
 
     def check(self) -> None:
         """Raises UserError where options contradict each other or one is missing; reads nothing."""
         self._check_sources()
         self._check_rule()
+        self._check_codes()
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: give 1 or more")
         if self.processes < 1:
@@ -53,6 +65,16 @@ class Request:
             raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not self.inputs and self.samples is None and self.annotations is None:
             raise UserError("no images: name folders or files")
+
+    def _check_codes(self) -> None:
+        for option, given in (("--key", self.key), ("--codes", self.codes)):
+            if given is not None and self.kind != "codes":
+                raise UserError(f"{option}: is for noise of codes; leave it out, or leave out --noise and --generator")
+        if self.kind == "codes" and self.settings.region != "mask":
+            raise UserError(
+                f"--region {self.settings.region}: follows a network's prompt; leave it out, or name the network with"
+                " --generator"
+            )
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
-from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.inputs import read_inputs
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.planning import plan_run
@@ -18,6 +19,9 @@ from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock
+
+if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
+    from unseg.protecting.generators import AnyGenerator
 
 __all__ = ["ProtectSettings", "Summary", "protect"]
 
@@ -38,6 +42,8 @@ def protect(
     dry_run: bool = False,
     processes: int = 1,
     generator: AnyGenerator | None = None,
+    key: str | Path | bytes | None = None,
+    codes: str | Path | Mapping[int, int] | None = None,
     progress: Progress = SILENT,
 ) -> Summary:
     """Protects images on disk and returns what was done.
@@ -56,7 +62,10 @@ def protect(
     has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
     and tells from headers, masks and annotations what a run would do. processes: how many share the work; on GPUs each
     has its own. generator: one of any kind (see `unseg.protecting.generators`), in place of `settings.generator`.
-    progress: is told sentences, and the bars "masks", "annotations", "classes", "check" and "images".
+    key: 32 bytes, or the file that holds them; without it the one beside `out` is used, or made. codes: which class has
+    which code, or the file that says so (a manifest, or JSON as its first line has it under "codes"); without it that
+    is decided over all masks. progress: is told sentences, and the bars "masks", "annotations", "classes", "looks",
+    "check" and "images".
     """
     request = Request(
         tuple(Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)),
@@ -72,9 +81,18 @@ def protect(
         limit=limit,
         processes=processes,
         generator=generator,
+        key=key if isinstance(key, bytes) else _path(key, "key"),
+        codes=codes if isinstance(codes, Mapping) else _path(codes, "codes"),
     )
     request.check()
-    with image_limits.own_size_limit(), alone(), single_threaded_pool(settings.workers or cores()) as pool:
+    return _carried_out(request, dry_run, progress)
+
+
+def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary:
+    if request.kind != "codes":
+        import_module("torch")  # before the threads that call it are made
+    workers = request.settings.workers or cores()
+    with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
         found = read_inputs(request, pool, progress)
         if dry_run:
             return foresee(plan_run(request, found, pool, progress), pool, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,15 @@ from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.protecting.outputs import SUFFIXES
-from unseg.protecting.protector import Precision, Region
 from unseg.storage import image_limits
 
+Region = Literal["mask", "published"]
+Precision = Literal["float32", "bfloat16"]
+Noise = Literal["codes", "sam", "compact", "tint"]
+Kind = Literal["codes", "sam", "compact", "tint", "own"]
+COMPACT = "compact"  # the generator that ships
 PRECISIONS = get_args(Precision)
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 REMOVED_PRECISIONS = ("auto", "float16")
 
 
@@ -29,17 +35,25 @@ def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 class ProtectSettings:
     """Everything that a run of `protect` may vary. None for batch_size or workers: chosen from the device.
 
-    rule: which part of masks or annotations is the object; by class the background is a class like any other, and no
-    class but the ignored one is left out. mask_type: what the values of masks mean; "auto" finds out. names: whether a
-    file of another format gets that format's suffix ("suffix"), or every output exactly its input's name ("keep"):
-    a.jpg then holds a PNG, which readers that go by content read. precision: of networks derived from SAM, see
-    `unseg.protecting.protector.Protector`. max_megapixels: larger images are refused.
+    noise: codes (patterns by formula, without a network), sam (a generator derived from SAM, whose weights `generator`
+    names), compact (the one that ships) or tint (its flat colours, one a class); None is codes, or the network that
+    `generator` names. auto_objects: whether a run with codes decides by its masks between one code for the object and
+    a code a class; only where `rule` takes all objects together. rule: which part of masks or annotations is the
+    object; by class no class but the ignored one is left out, and the background has no noise with codes, its own with
+    tints. mask_by_contrast, survive_grey: of codes, see `unseg.method.coded_noise`. mask_type: what the values of masks
+    mean; "auto" finds out. names: whether a file of another format gets that format's suffix ("suffix"), or every
+    output exactly its input's name ("keep"): a.jpg then holds a PNG, which readers that go by content read. precision:
+    of networks derived from SAM, see `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
     """
 
     budget: Budget = field(default_factory=Budget)
-    generator: str | Path = "compact"
+    noise: Noise | None = None
+    generator: str | Path | None = None
     region: Region = "mask"
     rule: ObjectRule = ObjectRule()
+    auto_objects: bool = True
+    mask_by_contrast: bool = False
+    survive_grey: bool = False
     mask_type: MaskKind | Literal["auto"] = "auto"
     format: Literal["png", "tiff", "webp", "jpeg"] = "png"
     names: Literal["suffix", "keep"] = "suffix"
@@ -53,13 +67,28 @@ class ProtectSettings:
     max_megapixels: float = image_limits.MAX_PIXELS / 1e6
 
     @property
+    def kind(self) -> Kind:
+        """Returns which noise is meant: the named one, else that of the generator that is named, else codes."""
+        if self.noise is not None:
+            return self.noise
+        if self.generator is None:
+            return "codes"
+        return "compact" if str(self.generator) == COMPACT else "own"
+
+    @property
+    def network(self) -> str | Path:
+        """Returns the generator of a noise that needs one."""
+        return COMPACT if self.generator is None else self.generator
+
+    @property
     def max_pixels(self) -> int:
         """Returns the most pixels that an image may have."""
         return int(self.max_megapixels * 1e6)
 
     def __post_init__(self) -> None:
-        if self.rule.by_class:
-            object.__setattr__(self, "rule", replace(self.rule, background_label=None))
+        self._check_noise()
+        if self.noise == "tint" and not self.rule.by_class:
+            object.__setattr__(self, "rule", replace(self.rule, by_class=True))
         _check_choice("--region", self.region, ("mask", "published"))
         self._check_by_class()
         _check_choice("--mask-type", self.mask_type, ("auto", "binary", "index"))
@@ -69,7 +98,24 @@ class ProtectSettings:
             raise UserError(f"--precision {self.precision}: was removed in 0.2: choose from {', '.join(PRECISIONS)}")
         _check_choice("--precision", self.precision, PRECISIONS)
         _check_choice("--metadata", self.metadata, ("keep", "icc", "none"))
+        if not _DEVICE.fullmatch(self.device):
+            raise UserError(f"--device {self.device}: give auto, cpu or cuda")
         self._check_numbers()
+
+    def _check_noise(self) -> None:
+        """Raises UserError where the noise and what is asked of it do not go together."""
+        if self.noise is not None:
+            _check_choice("--noise", self.noise, get_args(Noise))
+        if self.noise == "sam" and self.generator is None:
+            raise UserError("--noise sam: name the weight file of a generator with --generator; none ships")
+        if self.noise == "codes" and self.generator is not None:
+            raise UserError(f"--generator {self.generator}: is for noise of a network; leave out --noise codes")
+        if self.noise in ("compact", "tint") and str(self.network) != COMPACT:
+            raise UserError(f"--noise {self.noise}: has a generator of its own; leave out --generator {self.generator}")
+        options = (("--mask-by-contrast", self.mask_by_contrast), ("--survive-grey", self.survive_grey))
+        for option, is_on in options if self.kind != "codes" else ():
+            if is_on:
+                raise UserError(f"{option}: is for --noise codes; leave it out")
 
     def _check_by_class(self) -> None:
         if self.rule.by_class and self.region != "mask":

@@ -34,7 +34,7 @@ def foretell(plan: RunPlan, tried_from: int, pool: Executor, progress: Progress)
 
 def _forecast(plan: RunPlan, tried_from: int, pool: Executor) -> Forecast:
     pipeline, to_do = plan.pipeline, plan.to_do
-    on_gpu = pipeline.protector.device.type != "cpu"
+    on_gpu = pipeline.source.device_type != "cpu"
     sizes = {job.key: _size_of(job, pipeline) for job in to_do}
     trials: list[Trial] = []
     if len(to_do) >= tried_from:
@@ -46,7 +46,7 @@ def _forecast(plan: RunPlan, tried_from: int, pool: Executor) -> Forecast:
                 trials += [] if trial is None else [trial]
     out = plan.out.resolve()
     free = shutil.disk_usage(next(folder for folder in (out, *out.parents) if folder.exists())).free
-    share = plan.processes if pipeline.protector.device.type == "cuda" else 1  # processes share the cores, not GPUs
+    share = plan.processes if pipeline.source.device_type == "cuda" else 1  # processes share the cores, not GPUs
     return forecast(
         len(plan.jobs),
         len(plan.jobs) - len(to_do),
@@ -74,13 +74,13 @@ def _try(job: Job, size: int, pipeline: Pipeline, *, pool: Executor, generator: 
     """
     try:
         loaded, decoding = _timed(pool, pipeline.maker.decode, job)
-        noises, generating = _timed(generator, pipeline.noises, [loaded])
+        noises, generating = _timed(generator, pipeline.source.noises, [loaded.prepared])
         if generating < 1:  # the first time has the network's start in it
-            noises, generating = _timed(generator, pipeline.noises, [loaded])
+            noises, generating = _timed(generator, pipeline.source.noises, [loaded.prepared])
         (data, _), encoding = _timed(pool, pipeline.maker.make, loaded, noises[0])
     except (Refused, ImageError, MemoryError):
         return None
-    return Trial(generating / pipeline.protector.batch_size, decoding + encoding, bytes_in=size, bytes_out=len(data))
+    return Trial(generating / pipeline.source.batch_size, decoding + encoding, bytes_in=size, bytes_out=len(data))
 
 
 def _timed(executor: Executor, work: Callable[..., T], *arguments: object) -> tuple[T, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from unseg.compute.progress import SILENT, Progress, track
 from unseg.compute.threads import cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.protecting.comparison import Comparison, compare
-from unseg.protecting.header import recorded
+from unseg.protecting.header import age_of_noise, recorded
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
@@ -45,7 +46,7 @@ class Verification:
 
     findings: one for each line of a protected image. unprotected: one for each other line. missing: outputs that are
     gone. extra: files that no manifest line owns. other_files: what is wrong with files that lie beside the images, as
-    those of an edition; and a manifest whose run was cut off.
+    those of an edition; and a manifest whose run was cut off. note: says where the noise is an older version's.
     """
 
     findings: tuple[Finding, ...]
@@ -53,6 +54,7 @@ class Verification:
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     other_files: tuple[Finding, ...] = ()
+    note: str | None = None
 
     @property
     def failures(self) -> list[Finding]:
@@ -93,6 +95,7 @@ class Verification:
             "other_files": [{"name": item.name, "problem": item.problem} for item in self.other_files],
             "missing": list(self.missing),
             "extra": list(self.extra),
+            "note": self.note,
         }
 
 
@@ -118,7 +121,7 @@ def verify(
     manifest = _finished_manifest(folder)
     _check_places(originals, masks, annotations)
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
-    protected = [entry for entry in entries if entry.status == "protected"]
+    written = [entry for entry in entries if entry.is_written]
     kept = Originals(
         folder,
         recorded(manifest, folder),
@@ -127,12 +130,26 @@ def verify(
         annotations=annotations if isinstance(annotations, (OpenAnnotations, type(None))) else Path(annotations),
         max_pixels=int(max_megapixels * 1e6),
     )
+    if kept.settings.region == "published":
+        import_module("torch")  # before the threads that call it are made
     with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
-        findings = _findings(protected, kept, pool, progress)
-    unprotected = tuple(Finding(entry.input, _not_protected(entry)) for entry in entries if entry.status != "protected")
+        compared = _findings(written, kept, pool, progress)
+    findings = tuple(
+        finding
+        for entry, finding in zip(written, compared, strict=True)
+        if entry.status == "protected" or finding.problem  # what is weak can be damaged, too
+    )
+    damaged = {entry.key for entry, finding in zip(written, compared, strict=True) if finding.problem}
+    unprotected = tuple(
+        Finding(entry.input, _not_protected(entry))
+        for entry in entries
+        if entry.status != "protected" and entry.key not in damaged
+    )
     gone = [entry.output for entry in entries if entry.output and _is_gone(entry, folder / entry.output)]
     cut_off = (Finding(MANIFEST, CUT_OFF),) if manifest.header.get(UNFINISHED) else ()
-    return Verification(findings, unprotected, tuple(sorted(gone)), _extra(folder, entries), other_files=cut_off)
+    return Verification(
+        findings, unprotected, tuple(sorted(gone)), _extra(folder, entries), cut_off, age_of_noise(manifest)
+    )
 
 
 def _finished_manifest(folder: Path) -> Manifest:
@@ -195,4 +212,6 @@ def _not_protected(entry: Entry) -> str:
         return f"copied without protection: {entry.reason}"
     if entry.status == "failed":
         return f"failed: {entry.reason}"
+    if entry.is_written:
+        return f"{entry.status}: {entry.reason}"
     return "not finished: run the same `unseg protect` again"

@@ -1,0 +1,344 @@
+"""unseg protect with codes: the key beside the folder, the choice by the masks, the same bytes by every way."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unseg
+from tests.support.told_progress import Told
+from unseg import cli
+from unseg.data.object_rule import ObjectRule
+from unseg.errors import UserError
+from unseg.method.config import Budget
+from unseg.protecting.manifest import MANIFEST, read_manifest
+from unseg.protecting.run import ProtectSettings, Summary, protect
+from unseg.protecting.verification import verify
+from unseg.storage.image_encoding import write_png
+from unseg.storage.key_file import read_key
+
+SETTINGS = ProtectSettings(workers=2)
+DRAW = np.random.default_rng(11)
+NAMES = ("a.png", "b.png", "sub/c.png")
+
+
+def write(folder: Path, name: str, values: np.ndarray) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(folder / name)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for place, name in enumerate(NAMES):
+        write(tmp_path / "photos", name, DRAW.integers(20, 230, (41, 60 + place, 3)).astype(np.uint8))
+    return tmp_path / "photos"
+
+
+def masks_of(photos: Path, labels: list[int]) -> Path:
+    """Masks of class ids in blocks of unlike size, in a folder beside the photographs."""
+    folder = photos.parent / f"masks{'-'.join(map(str, labels))}"
+    for place, name in enumerate(NAMES):
+        values = np.array(labels, np.uint8)[
+            (np.arange(60 + place)[None] // 7 + np.arange(41)[:, None] // 30) % len(labels)
+        ]
+        write(folder, name, values)
+    return folder
+
+
+def object_masks(photos: Path) -> Path:
+    for place, name in enumerate(NAMES):
+        mask = np.zeros((41, 60 + place), np.uint8)
+        mask[5:30, 11:40] = 255
+        write(photos.parent / "objects", name, mask)
+    return photos.parent / "objects"
+
+
+def run(photos: Path, out: Path, settings: ProtectSettings = SETTINGS, **given: object) -> Summary:
+    return protect(photos, out, settings, **given)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+# --- the key
+
+
+def test_the_key_is_kept_beside_the_folder_and_used_again(photos: Path, tmp_path: Path) -> None:
+    masks, out = object_masks(photos), tmp_path / "out"
+    assert run(photos / "a.png", out, masks=masks).exit_code == 0
+    key = tmp_path / "out.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and not list(out.rglob("*.key"))
+    assert read_key(key).hex() not in (out / MANIFEST).read_text()
+    before = key.read_bytes()
+    again = run(photos, out, masks=masks)
+    assert again.exit_code == 0 and again.kept == 1 and key.read_bytes() == before
+    assert verify(out).exit_code == 0 and verify(out).note is None
+
+
+def test_a_key_that_is_gone_or_another_stops_the_run(photos: Path, tmp_path: Path) -> None:
+    masks, out, key = object_masks(photos), tmp_path / "out", tmp_path / "out.key"
+    run(photos / "a.png", out, masks=masks)
+    written = tree(out)
+    kept = key.rename(tmp_path / "elsewhere.key")
+    with pytest.raises(UserError, match=r"out\.key: is gone, and the images in --out .* were made with it"):
+        run(photos, out, masks=masks)
+    key.write_text("ab" * 32)
+    with pytest.raises(UserError, match=r"out\.key: is not the key that the images"):
+        run(photos, out, masks=masks)
+    with pytest.raises(UserError, match=r"inside\.key: lies in --out"):
+        run(photos, out, masks=masks, key=out / "inside.key")
+    assert tree(out) == written
+    key.unlink()
+    assert run(photos, out, masks=masks, key=kept).exit_code == 0 and not key.exists()
+
+
+def test_a_dry_run_makes_no_key(photos: Path, tmp_path: Path) -> None:
+    assert run(photos, tmp_path / "out", masks=object_masks(photos), dry_run=True).exit_code == 0
+    assert not (tmp_path / "out.key").exists()
+
+
+# --- what is told apart
+
+
+def chosen(photos: Path, masks: Path, out: Path, **given: object) -> tuple[dict, str]:
+    told = Told()
+    run(photos, out, masks=masks, progress=told, **given)
+    header = read_manifest(out).header
+    sentence = next(line for line in told.sentences if line.startswith("codes: "))
+    assert header["codes"]["reason"] in sentence
+    return header["codes"], sentence
+
+
+def test_masks_with_a_background_have_one_code(photos: Path, tmp_path: Path) -> None:
+    codes, sentence = chosen(photos, masks_of(photos, [0, 3, 9]), tmp_path / "out")
+    assert codes["codes"] == {"background": 0, "object": 1} and codes["objects"] == "all"
+    assert "the masks have a background (class 0)" in sentence
+    codes, _ = chosen(photos, object_masks(photos), tmp_path / "binary")
+    assert codes["codes"] == {"background": 0, "object": 1}
+
+
+def test_classes_that_cover_the_images_have_a_code_each_and_the_most_varied_none(photos: Path, tmp_path: Path) -> None:
+    masks = masks_of(photos, [4, 7, 7, 7, 2, 2])
+    for name in NAMES:  # class 2 is the one whose colours vary; the others are flat
+        values, image = pixels(masks / name), pixels(photos / name)
+        write(photos, name, np.where((values == 2)[..., None], image, 100).astype(np.uint8))
+    codes, _ = chosen(photos, masks, tmp_path / "out")
+    assert codes["codes"] == {"7": 1, "2": 0, "4": 2} and codes["objects"] == "by-class"
+    change = np.abs(pixels(tmp_path / "out" / "b.png") - pixels(photos / "b.png"))
+    classes = pixels(masks / "b.png")
+    assert not change[classes == 2].any() and (change[classes != 2] == 8).all()
+    result = verify(tmp_path / "out")
+    assert result.exit_code == 0 and result.largest_changes() == (8, 0)
+
+
+def test_by_class_gives_absence_to_the_background(photos: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, rule=ObjectRule(by_class=True))
+    run(photos, tmp_path / "out", settings, masks=masks_of(photos, [0, 5, 5, 6]))
+    assert read_manifest(tmp_path / "out").header["codes"]["codes"] == {"0": 0, "5": 1, "6": 2}
+
+
+def test_later_images_keep_the_codes_whatever_their_masks_hold(photos: Path, tmp_path: Path) -> None:
+    masks, out = masks_of(photos, [4, 7, 7, 2]), tmp_path / "out"
+    before, _ = chosen(photos / "a.png", masks, out)
+    for name in NAMES[1:]:
+        write(masks, name, np.full_like(pixels(masks / name), 4, dtype=np.uint8))  # now class 4 is by far the largest
+    after, _ = chosen(photos, masks, out)
+    assert after == before and verify(out).failures == []
+    other, _ = chosen(photos, masks, tmp_path / "other")
+    assert other["codes"] != before["codes"]
+    shared, _ = chosen(photos, masks, tmp_path / "shared", codes=out / MANIFEST)
+    assert shared == before
+    by_hand, _ = chosen(photos, masks, tmp_path / "hand", codes={4: 2, 7: 0, 2: 1})
+    assert by_hand["codes"] == {"2": 1, "4": 2, "7": 0}
+
+
+def test_a_class_without_a_code_is_told_with_its_image(photos: Path, tmp_path: Path) -> None:
+    summary = run(photos, tmp_path / "out", masks=masks_of(photos, [4, 7, 2]), codes={4: 0, 7: 1})
+    assert {entry.status for entry in summary.entries} == {"failed"}
+    assert "class 2 has code None" in summary.entries[0].reason and "--codes" in summary.entries[0].reason
+    masks = masks_of(photos, [4, 7, 2])
+    assert run(photos, tmp_path / "out", masks=masks, codes={4: 0, 7: 1, 2: 5}).exit_code == 0
+    with pytest.raises(UserError, match=r"codes\.7: 1, now 3"):
+        run(photos, tmp_path / "out", masks=masks, codes={4: 0, 7: 3, 2: 5})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"noise": "compact", "survive_grey": True}, "--survive-grey"),
+        ({"noise": "codes", "generator": "x.pth"}, "--generator x.pth"),
+        ({"noise": "sam"}, "--noise sam: name the weight file"),
+        ({"noise": "tint", "generator": "x.pth"}, "leave out --generator x.pth"),
+        ({"noise": "grating"}, "--noise grating: choose from codes, sam, compact, tint"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        ProtectSettings(**given)
+    assert message in str(error.value)
+
+
+def test_a_key_and_codes_are_for_codes(photos: Path, tmp_path: Path) -> None:
+    masks = object_masks(photos)
+    with pytest.raises(UserError, match="--key: is for noise of codes"):
+        run(photos, tmp_path / "out", replace(SETTINGS, noise="compact"), masks=masks, key=bytes(32))
+    with pytest.raises(UserError, match="--codes: holds a code a class; give --objects by-class"):
+        run(photos, tmp_path / "out", replace(SETTINGS, auto_objects=False), masks=masks, codes={1: 1})
+    with pytest.raises(UserError, match="nothing here tells classes apart"):
+        run(photos, tmp_path / "out", masks=masks, codes={1: 1})
+    with pytest.raises(UserError, match="--region published: follows a network's prompt"):
+        run(photos, tmp_path / "out", replace(SETTINGS, region="published"), masks=masks)
+    assert not (tmp_path / "out").exists()
+
+
+# --- statuses
+
+
+def test_saturated_objects_are_weak_and_images_of_the_absent_class_uncoded(photos: Path, tmp_path: Path) -> None:
+    masks, out = masks_of(photos, [4, 7, 7, 2]), tmp_path / "out"
+    write(masks, "b.png", np.full_like(pixels(masks / "b.png"), 4, dtype=np.uint8))
+    settings = replace(SETTINGS, budget=Budget(0.5, 0))  # less than a whole grey level
+    weak = run(photos, tmp_path / "weak", settings, masks=masks, codes={4: 0, 7: 1, 2: 2})
+    assert [entry.status for entry in weak.entries] == ["weak", "uncoded", "weak"] and weak.exit_code == 1
+    assert "changed by 0 grey levels on average, under a quarter of 0.5" in weak.entries[0].reason
+    summary = run(photos, out, masks=masks, codes={4: 0, 7: 1, 2: 2})
+    assert [entry.status for entry in summary.entries] == ["protected", "uncoded", "protected"]
+    assert summary.exit_code == 1 and np.array_equal(pixels(out / "b.png"), pixels(photos / "b.png"))
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert run(photos, out, masks=masks).kept == 3
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    found = verify(out)
+    assert found.failures == [] and found.extra == () and found.images == 3 and found.exit_code == 1
+    assert [item.problem.split(":")[0] for item in found.unprotected] == ["uncoded"]
+    write_png(out / "b.png", pixels(out / "b.png").astype(np.uint8) ^ 1)
+    assert [item.name for item in verify(out).failures] == ["b.png"] and verify(out).images == 3
+
+
+def test_the_closing_table_names_what_is_weak(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["protect", str(photos), "--masks", str(object_masks(photos)), "--out", str(tmp_path / "out"), "-q"]
+    assert cli.main([*arguments, "--epsilon", "0.5"]) == 1
+    shown = capsys.readouterr().out
+    assert "│ weak " in shown and "a.png: its object changed by 0" in shown
+
+
+def test_tints_and_networks_stay(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The noise of before by its names; a generator that is not derived from SAM is not called so."""
+    masks = masks_of(photos, [4, 7, 7, 2])
+    arguments = ["protect", str(photos), "--masks", str(masks), "-q", "--out"]
+    assert cli.main([*arguments, str(tmp_path / "tint"), "--noise", "tint"]) == 0
+    assert cli.main([*arguments, str(tmp_path / "same"), "--generator", "compact", "--objects", "by-class"]) == 0
+    assert tree(tmp_path / "tint") == tree(tmp_path / "same") and not (tmp_path / "tint.key").exists()
+    shipped = str(files("unseg") / "weights" / "compact.safetensors")
+    assert cli.main([*arguments, str(tmp_path / "sam"), "--noise", "sam", "--generator", shipped]) == 2
+    assert "--noise sam: compact.safetensors is a compact generator" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("strength", "largest"), [("subtle", 4), ("standard", 8), ("strong", 12)])
+def test_strengths_are_budgets_and_the_background_stays(
+    photos: Path, tmp_path: Path, strength: str, largest: int
+) -> None:
+    masks, out = object_masks(photos), tmp_path / "out"
+    arguments = ["protect", str(photos), "--masks", str(masks), "--out", str(out), "--strength", strength, "-q"]
+    assert cli.main([*arguments, "--background-epsilon", "3"]) == 0
+    change = np.abs(pixels(out / "a.png") - pixels(photos / "a.png"))
+    inside = pixels(masks / "a.png") > 0
+    assert (change[inside] == largest).all() and not change[~inside].any()
+    assert verify(out).largest_changes() == (largest, 0)
+
+
+# --- the same bytes by every way
+
+
+def test_bytes_depend_on_key_codes_and_settings_alone(photos: Path, tmp_path: Path) -> None:
+    masks, key = masks_of(photos, [4, 7, 7, 2]), bytes(range(32))
+    given = {"masks": masks, "key": key, "codes": {4: 0, 7: 1, 2: 2}}
+    run(photos, tmp_path / "whole", **given)
+    expected = tree(tmp_path / "whole")
+    run(photos / "sub" / "c.png", tmp_path / "parts", **{**given, "masks": masks / "sub"})
+    assert (tmp_path / "parts" / "c.png").read_bytes() == expected["sub/c.png"]
+    run(photos, tmp_path / "limited", limit=1, **given)
+    run(photos, tmp_path / "limited", **given)
+    assert tree(tmp_path / "limited") == expected
+    run(photos, tmp_path / "shared", processes=2, **given)
+    assert tree(tmp_path / "shared") == expected
+    protector = unseg.Protector(key=key, codes={4: 0, 7: 1, 2: 2})
+    options = {"survive_grey": True, "mask_by_contrast": True}
+    run(photos, tmp_path / "options", replace(SETTINGS, **options), **given)
+    image, classes = np.asarray(Image.open(photos / "a.png")), pixels(masks / "a.png")
+    optional = unseg.Protector(key=key, codes={4: 0, 7: 1, 2: 2}, **options)(image, classes=classes)
+    assert np.array_equal(optional, pixels(tmp_path / "options" / "a.png"))
+    assert not np.array_equal(optional, pixels(tmp_path / "whole" / "a.png"))
+    made = protector(np.asarray(Image.open(photos / "a.png")), classes=pixels(masks / "a.png"))
+    assert np.array_equal(made, pixels(tmp_path / "whole" / "a.png"))
+
+
+def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: Path) -> None:
+    masks, out = object_masks(photos), tmp_path / "out"
+    run(photos, out, masks=masks)
+    key = tmp_path / "out.key"
+    image, mask = Image.open(photos / "a.png"), Image.open(masks / "a.png")
+    for made in (unseg.protect(image, mask=mask, key=key), unseg.Protector(key=read_key(key))(image, mask)):
+        assert np.array_equal(np.asarray(made), pixels(out / "a.png"))
+    drawn = unseg.Protector()
+    assert len(drawn.key) == 32 and drawn.key != unseg.Protector().key
+    assert np.array_equal(drawn(np.asarray(image)), unseg.Protector(key=drawn.key)(np.asarray(image)))
+
+
+@pytest.mark.parametrize(
+    ("given", "call", "message"),
+    [
+        ({"key": b"short"}, {}, "key: has 5 bytes"),
+        ({"generator": "compact", "key": bytes(32)}, {}, "key, codes, survive_grey and mask_by_contrast: are for"),
+        ({"region": "published"}, {}, "region: 'published'"),
+        ({"codes": {1: 99}}, {}, "'1': 99"),
+        ({}, {"classes": np.zeros((41, 60), int)}, "classes: need codes"),
+        ({"codes": {1: 1}}, {"classes": np.zeros((41, 60), int)}, "class 0 has code None"),
+        ({"codes": {1: 1}}, {"classes": np.ones((4, 6), int)}, "expected 41×60"),
+        ({"codes": {1: 1}}, {"classes": np.ones((41, 60))}, "whole numbers"),
+        ({"codes": {1: 1}}, {"classes": np.ones((41, 60), int), "mask": np.ones((41, 60), bool)}, "leave out mask"),
+        (
+            {"codes": {1: 1}},
+            {"classes": np.ones((41, 60), int), "points": [[9, 4]]},
+            "leave out mask, boxes and points",
+        ),
+    ],
+)
+def test_what_python_callers_get_wrong_is_one_line(given: dict, call: dict, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        unseg.Protector(**given)(np.zeros((41, 60, 3), np.uint8), **call)
+    assert message in str(error.value)
+
+
+def test_noise_of_codes_needs_no_torch(photos: Path, tmp_path: Path) -> None:
+    command = ["protect", str(photos), "--masks", str(object_masks(photos)), "--out", "out"]
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from unseg import cli\n"
+        f"assert cli.main({command!r}) == 0\n"
+        "assert cli.main(['verify', 'out']) == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_prints_choice_and_codes(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    masks = masks_of(photos, [4, 7, 7, 2])
+    arguments = ["protect", str(photos), "--masks", str(masks), "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 0
+    assert "codes: a pattern for each of 2 classes, none for class" in capsys.readouterr().out
+    header = json.loads((tmp_path / "out" / MANIFEST).read_text().split("\n", 1)[0])
+    assert header["settings"]["codes"] == header["codes"]["codes"]

@@ -1,0 +1,54 @@
+"""Codings: read from manifests and by hand, refused in one line, written as they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unseg.errors import UserError
+from unseg.method.patterns import BOOK
+from unseg.protecting.coding import Coding, coding_from, coding_of, one_object, read_coding
+
+
+def test_a_coding_comes_back_from_its_json() -> None:
+    for coding in (coding_of({3: 10, 7: 50, 0: 12}, 0, "why"), one_object("why")):
+        assert coding_from(json.loads(json.dumps(coding.as_json())), "x") == coding
+
+
+def test_a_coding_is_read_from_a_manifest_and_from_json_by_hand(tmp_path: Path) -> None:
+    coding = coding_of({3: 10, 7: 50}, 3, "why")
+    manifest = tmp_path / "unseg-manifest.jsonl"
+    manifest.write_text(json.dumps({"settings": {}, "codes": coding.as_json()}) + '\n{"input": "a"}\n')
+    assert read_coding(manifest) == coding
+    by_hand = tmp_path / "codes.json"
+    by_hand.write_text('{\n "codes": {"3": 0,\n "7": 1}}')
+    assert read_coding(by_hand).codes == {3: 0, 7: 1} and read_coding(by_hand).absent == {3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no JSON"),
+        ("[1]", "holds no codes"),
+        ('{"codes": {"0": 13}}', "'0': 13: give class ids, each with a code from 0"),
+        ('{"codes": {"sky": 1}}', "'sky': 1: give class ids"),
+        ('{"codes": {"0": 1.5}}', "give class ids"),
+        ('{"codes": {"0": 0}}', "no class has a code above 0"),
+        ('{"book": "other", "codes": {"0": 1}}', "of the book 'other'"),
+        ('{"settings": {}}', "this manifest holds no codes"),
+    ],
+)
+def test_what_is_no_coding_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "codes.json").write_text(text)
+    with pytest.raises(UserError, match=r"--codes .*codes\.json") as error:
+        read_coding(tmp_path / "codes.json")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_coding_says_what_was_chosen() -> None:
+    assert one_object("why").sentence() == "codes: one pattern on the object, none elsewhere: why"
+    told = coding_of({number: 100 - number for number in range(14)}, 5, "why").sentence()
+    assert told == "codes: a pattern for each of 13 classes, none for class 5: why; classes beyond 12 share codes"
+    assert Coding({1: 1}, "why").book == BOOK and Coding({1: 1}, "why").absent == frozenset()

@@ -1,0 +1,124 @@
+"""Noise of codes: every coded pixel moves by the whole budget, up or down as its code's pattern says.
+
+No network runs and nothing is rounded: sums of whole numbers stop at the ends of the type, so that the bound holds by
+construction. Where an image is white or black already, a pattern keeps the half that the type leaves it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from unseg.method.config import Budget
+from unseg.method.patterns import ABSENCE, GREY_AXIS, NO_CODE, Axis, CodeBook, ImagePatterns, image_digest
+from unseg.method.pixels import LUMINANCE, VALUES_A_GREY_LEVEL, bands, check_image, is_grey
+
+FLAT_SHARE = 0.5  # of the budget, that masking by contrast leaves to areas without any texture
+FULL_CONTRAST = 10.0  # grey levels: local standard deviation from which the whole budget is used
+CONTRAST_SIDE = 16.0  # pixels at training size: side of the square whose contrast is taken
+
+
+def apply_codes(
+    image_HWC: np.ndarray,
+    codes_HW: np.ndarray,
+    book: CodeBook,
+    key: bytes,
+    budget: Budget,
+    *,
+    mask_by_contrast: bool = False,
+    survive_grey: bool = False,
+) -> np.ndarray:
+    """Returns the image with the pattern of each pixel's code, within `budget.object`; others stay as they are.
+
+    image: H×W×3 (RGB) or H×W×1 (grey), uint8 or uint16; in 16 bits the budget is that of 8 bits times 257. codes: H×W
+    uint8, 1 to the book's last, `ABSENCE` or `NO_CODE`. Fractional budgets are rounded down to whole values. An image
+    without colour gets the codes' grey twins with the whole budget, and stays without colour.
+
+    mask_by_contrast: less on flat areas, where noise is seen, the whole budget on textured ones. survive_grey: colour
+    images get patterns that are left in copies turned grey. Returns an array like `image`. ValueError where a code has
+    no pattern.
+    """
+    check_image(image_HWC)
+    if codes_HW.shape != image_HWC.shape[:2] or codes_HW.dtype != np.uint8:
+        raise ValueError(f"codes: expected uint8 of the image's size, got {codes_HW.shape} {codes_HW.dtype}")
+    height, width = codes_HW.shape
+    present = _present(codes_HW, book)
+    if not present:
+        return image_HWC.copy()
+    level, grey = int(budget.object * VALUES_A_GREY_LEVEL[image_HWC.dtype]), is_grey(image_HWC)
+    patterns = ImagePatterns(book, height, width, key=key, digest=image_digest(image_HWC), grey=grey or survive_grey)
+    axes = {code: _axis(book, code, grey=grey, survive_grey=survive_grey) for code in present}
+    tables = _tables(axes, level, image_HWC.shape[2], image_HWC.dtype)
+    limits = _contrast_limits(image_HWC, level, patterns.scale) if mask_by_contrast else None
+    changed = np.empty_like(image_HWC)
+    for rows in bands(height, width):
+        states = _states(codes_HW, rows, present, patterns)
+        up, down = (_looked_up(states, table) for table in tables)
+        if limits is not None:
+            most = cv2.merge([limits[rows]] * image_HWC.shape[2])
+            up, down = cv2.min(up, most), cv2.min(down, most)
+        part = cv2.subtract(cv2.add(np.ascontiguousarray(image_HWC[rows]), up), down)
+        changed[rows] = part.reshape(changed[rows].shape)
+    return changed
+
+
+def _present(codes_HW: np.ndarray, book: CodeBook) -> list[int]:
+    """Returns the codes that a map holds and that have a pattern."""
+    counts = cv2.calcHist([np.ascontiguousarray(codes_HW)], [0], None, [256], [0, 256]).ravel()
+    present = [code for code in np.flatnonzero(counts).tolist() if code not in (ABSENCE, NO_CODE)]
+    if present and present[-1] > book.codes:
+        raise ValueError(f"codes: {present[-1]} has no pattern; the book {book.version} ends at {book.codes}")
+    return present
+
+
+def _axis(book: CodeBook, code: int, grey: bool, survive_grey: bool) -> Axis:
+    if grey:
+        return GREY_AXIS
+    return book.grey_safe_axis if survive_grey else book.patterns[code - 1].axis
+
+
+def _states(codes_HW: np.ndarray, rows: slice, present: list[int], patterns: ImagePatterns) -> np.ndarray:
+    """Returns, for rows of an image, H×W uint8: 2·code where its pattern is +, 2·code − 1 where it is −, else 0."""
+    codes = np.ascontiguousarray(codes_HW[rows])
+    table = np.zeros(256, np.uint8)
+    table[present] = 2 * np.array(present) - 1
+    states = cv2.LUT(codes, table).reshape(codes.shape)
+    for code in present:
+        here = (codes == code).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(here)
+        if width == 0:
+            continue
+        inside = (slice(top, top + height), slice(left, left + width))
+        below = slice(rows.start + top, rows.start + top + height)
+        states[inside] += here[inside] & patterns.signs(code, below, inside[1]).view(np.uint8)
+    return states
+
+
+def _tables(axes: dict[int, Axis], level: int, channels: int, kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what each state adds and what it subtracts, 256×1×channels each."""
+    change = np.zeros((256, 1, channels), np.int64)
+    for code, axis in axes.items():
+        change[2 * code] = np.array(axis[:channels]) * level
+        change[2 * code - 1] = -change[2 * code]
+    return np.maximum(change, 0).astype(kind), np.maximum(-change, 0).astype(kind)
+
+
+def _looked_up(states_HW: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Returns what the table says of every state, H×W×channels. Plane by plane is faster than all at once."""
+    planes: dict[bytes, np.ndarray] = {}
+    for column in table.transpose(2, 0, 1):
+        if column.tobytes() not in planes:
+            planes[column.tobytes()] = cv2.LUT(states_HW, np.ascontiguousarray(column))
+    return cv2.merge([planes[column.tobytes()] for column in table.transpose(2, 0, 1)])
+
+
+def _contrast_limits(image_HWC: np.ndarray, level: int, scale: float) -> np.ndarray:
+    """Returns the most that each pixel may change, H×W like the image: from a share of `level` on flat areas to all."""
+    values = VALUES_A_GREY_LEVEL[image_HWC.dtype]
+    shares = np.array([LUMINANCE if image_HWC.shape[2] == 3 else (1.0,)], np.float32) / values
+    brightness = cv2.transform(image_HWC.astype(np.float32), shares)
+    side = 2 * round(CONTRAST_SIDE * scale / 2) + 1
+    mean, square = cv2.blur(brightness, (side, side)), cv2.blur(brightness * brightness, (side, side))
+    contrast = np.sqrt(np.maximum(square - mean * mean, 0))
+    share = FLAT_SHARE + (1 - FLAT_SHARE) * np.minimum(contrast / FULL_CONTRAST, 1)
+    return np.floor(share * level + 1e-3).astype(image_HWC.dtype)

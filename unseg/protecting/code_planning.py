@@ -1,0 +1,195 @@
+"""What a run with codes settles before its first image: its key, whether classes are told apart, and their codes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unseg.compute.progress import Progress, track
+from unseg.data.object_rule import ObjectRule
+from unseg.data.samples import SampleFile
+from unseg.errors import UserError
+from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class
+from unseg.protecting.coded_source import CodedSource
+from unseg.protecting.coding import Coding, coding_from, coding_of, one_object, read_coding
+from unseg.protecting.inputs import Inputs
+from unseg.protecting.manifest import MANIFEST, Manifest
+from unseg.protecting.objects import ClassedObjects, Objects, Refused
+from unseg.protecting.request import Request
+from unseg.storage import image_decoding
+from unseg.storage.image_limits import ImageError
+from unseg.storage.key_file import KEY_BYTES, key_beside, key_hash, new_key, read_key
+
+LOOKS_PIXELS = 2**18  # of an image, about, that say how varied its classes look
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """The key of a run. path: where it is, or will be, kept. is_new: it was drawn just now and is in no file yet."""
+
+    key: bytes
+    path: Path
+    is_new: bool = False
+
+
+@dataclass(frozen=True)
+class CodedPlan:
+    """Holds what a run with codes goes by. objects: with the rule that the coding needs."""
+
+    objects: Objects
+    source: CodedSource
+    key: RunKey
+
+
+def plan_codes(
+    request: Request, inputs: Inputs, objects: Objects, earlier: Manifest | None, pool: Executor, progress: Progress
+) -> CodedPlan:
+    """Returns objects, noise and key of a run with codes; tells what was chosen, and why.
+
+    What an earlier run into the folder settled stays. UserError where the key is gone or another one.
+    """
+    before: Mapping[str, Any] = {} if earlier is None else earlier.header
+    key = _key(request, before.get("settings", {}))
+    coding = _given_coding(request, before) or _decided(request, inputs, objects, pool, progress)
+    progress.say(coding.sentence())
+    if coding.codes is not None:
+        objects = _by_class(request, objects)
+    settings = request.settings
+    source = CodedSource(
+        key.key,
+        coding,
+        settings.budget,
+        mask_by_contrast=settings.mask_by_contrast,
+        survive_grey=settings.survive_grey,
+    )
+    return CodedPlan(objects, source, key)
+
+
+# --- the key
+
+
+def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
+    """Returns the key of a run. before: the settings of an earlier run into the folder."""
+    known, out = before.get("key"), request.out
+    if isinstance(request.key, bytes):
+        if len(request.key) != KEY_BYTES:
+            raise UserError(f"key: has {len(request.key)} bytes; give {KEY_BYTES}")
+        key = RunKey(request.key, key_beside(out))
+    elif request.key is not None:
+        if _is_inside(request.key, out):
+            raise UserError(f"--key {request.key}: lies in --out {out}, with which it would be published; move it away")
+        key = RunKey(read_key(request.key), request.key)
+    elif os.path.lexists(key_beside(out)):
+        key = RunKey(read_key(key_beside(out)), key_beside(out))
+    elif known is not None:
+        raise UserError(
+            f"{key_beside(out)}: is gone, and the images in --out {out} were made with it; put it back, name it with"
+            " --key, or give another --out"
+        )
+    else:
+        return RunKey(new_key(), key_beside(out), is_new=True)
+    if known is not None and key_hash(key.key) != known:
+        raise UserError(
+            f"{key.path}: is not the key that the images in --out {out} were made with; name that one with --key, or"
+            " give another --out"
+        )
+    return key
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return os.path.realpath(folder) in map(str, Path(os.path.realpath(path)).parents)
+
+
+# --- the codes
+
+
+def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
+    """Returns the coding that the user gives, else the one of an earlier run, where it is of the kind asked for."""
+    rule, given = request.settings.rule, request.codes
+    if given is not None:
+        if isinstance(given, Path):
+            coding = read_coding(given)
+        else:
+            coding = coding_from({"codes": {str(label): code for label, code in given.items()}}, "codes")
+        if rule.by_class and coding.codes is None:
+            raise UserError("--codes: holds one code for the object, but --objects by-class asks for a code a class")
+        if not rule.by_class and coding.codes is not None and not _is_free(request):
+            raise UserError("--codes: holds a code a class; give --objects by-class, or leave --objects out")
+        return coding
+    if before.get("codes") is None or before.get("settings", {}).get("noise") != "codes":
+        return None
+    coding = coding_from(before["codes"], str(request.out / MANIFEST))
+    return coding if _is_free(request) or (coding.codes is not None) == rule.by_class else None
+
+
+def _is_free(request: Request) -> bool:
+    """Returns whether the run itself may decide if classes are told apart."""
+    rule = request.settings.rule
+    return request.settings.auto_objects and rule.which == "all" and not rule.by_class
+
+
+def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor, progress: Progress) -> Coding:
+    """Returns the coding that the masks suggest, or that the user's rule asks for."""
+    background = request.settings.rule.background_label
+    if not isinstance(objects, ClassedObjects):
+        return one_object("nothing tells classes apart")
+    if not request.settings.rule.by_class:
+        if not _is_free(request):
+            return one_object("--objects asks for it")
+        if not objects.tiles():
+            return one_object("the masks show objects and leave the rest open")
+    classed = _by_class(request, objects)
+    if _is_free(request) and background is not None and classed.shows(background, pool):
+        return one_object(f"the masks have a background (class {background})")
+    areas = classed.class_areas(pool, progress)
+    if _is_free(request) and len(areas) < 2:
+        return one_object("the masks hold one class")
+    if background in areas:
+        return coding_of(areas, background, f"class {background} is the background")
+    looks = _looks(classed, inputs.found.samples, pool, progress)
+    absent = absent_class(areas, looks.variances())
+    return coding_of(areas, absent, f"classes cover the images, and class {absent} is large and looks most varied")
+
+
+def _by_class(request: Request, objects: Objects) -> ClassedObjects:
+    """Returns the objects with their classes told apart, the background among them."""
+    if not isinstance(objects, ClassedObjects) or not objects.has_classes:
+        raise UserError("--codes: holds a code a class, but nothing here tells classes apart; give masks of class ids")
+    rule: ObjectRule = replace(request.settings.rule, by_class=True, background_label=None)
+    return objects.ruled(rule)
+
+
+def _looks(objects: ClassedObjects, samples: list[SampleFile], pool: Executor, progress: Progress) -> Looks:
+    """Returns how varied the classes look, over a fixed choice of the images: those whose names hash lowest."""
+    chosen = sorted(samples, key=lambda sample: (_hash_of(sample.name), sample))[:LOOKS_IMAGES]
+    looks = Looks()
+
+    def read(sample: SampleFile) -> tuple[Any, Any, int | None] | None:
+        try:
+            data = objects.image_bytes(sample)
+            if data is None:
+                image = image_decoding.read_image(sample.image, objects.max_pixels)
+            else:
+                image = image_decoding.decode_image(sample.image, data, objects.max_pixels)
+            found = objects.find(sample, *image.samples.shape[:2])
+        except (ImageError, Refused):
+            return None  # its own line tells
+        assert found.classes_HW is not None, "a rule by class finds classes"
+        step = math.isqrt(max(1, found.classes_HW.size // LOOKS_PIXELS))
+        sampled = (slice(None, None, step), slice(None, None, step))
+        return image_decoding.eight_bit_rgb(image.samples[sampled]), found.classes_HW[sampled], found.no_class
+
+    for seen in track(progress, pool.map(read, chosen), len(chosen), "looks"):
+        if seen is not None:
+            looks.add(*seen)
+    return looks
+
+
+def _hash_of(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,70 @@
+"""Noise of codes for a run: a key, a coding and a budget. No network is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unseg.method.coded_noise import apply_codes
+from unseg.method.config import Budget
+from unseg.method.patterns import ABSENCE, NO_CODE
+from unseg.protecting.coding import OBJECT, Coding
+from unseg.protecting.noise_source import NoiseSource, Prepared, SourcePlan, codes_of
+from unseg.protecting.objects import FoundObject
+from unseg.storage.key_file import key_hash
+
+
+@dataclass(frozen=True)
+class CodedSource(NoiseSource, SourcePlan):
+    """Adds the patterns of codes to objects or classes; pixels of the absent class and of none stay as they are.
+
+    mask_by_contrast, survive_grey: as for `unseg.method.coded_noise.apply_codes`.
+    """
+
+    key: bytes
+    coding: Coding
+    budget: Budget
+    mask_by_contrast: bool = False
+    survive_grey: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        coding = self.coding.as_json()
+        options = {"mask_by_contrast": self.mask_by_contrast, "survive_grey": self.survive_grey}
+        return {
+            "noise": "codes",
+            "book": coding["book"],
+            "key": key_hash(self.key),
+            "codes": coding["codes"],
+            **{name: value for name, value in options.items() if value},
+        }
+
+    def description(self) -> dict[str, Any]:
+        return {"codes": self.coding.as_json()}
+
+    def prepare(self, image_HWC: np.ndarray, found: FoundObject) -> Prepared:
+        if self.coding.codes is None:
+            codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
+        else:
+            codes_HW = codes_of(found, self.coding.codes)
+        return Prepared((codes_HW != ABSENCE) & (codes_HW != NO_CODE), codes_HW=codes_HW)
+
+    def apply(self, image_HWC: np.ndarray, prepared: Prepared, noise: Any) -> np.ndarray:
+        if prepared.codes_HW is None:
+            raise ValueError("an image without codes is asked of a source of codes")
+        return apply_codes(
+            image_HWC,
+            prepared.codes_HW,
+            self.coding.book,
+            self.key,
+            self.budget,
+            mask_by_contrast=self.mask_by_contrast,
+            survive_grey=self.survive_grey,
+        )
+
+    def for_worker(self) -> SourcePlan:
+        return self
+
+    def build(self, rank: int) -> NoiseSource:
+        return self

@@ -1,0 +1,118 @@
+"""Which class of a set has which code, and why: decided once over all masks, kept, and used again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unseg.errors import UserError
+from unseg.method.codes import codes_with_absence
+from unseg.method.patterns import ABSENCE, BOOK, CodeBook
+
+OBJECT = 1  # the code of an object that is told from nothing else but the rest
+ALL, BY_CLASS = "all", "by-class"
+BACKGROUND, OBJECT_NAME = "background", "object"  # what JSON calls them where there are no class ids
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Holds the codes of a set, or that one code stands for the whole object.
+
+    codes: class → code, `ABSENCE` for the class without noise; None where the object has the code `OBJECT` and all else
+    none. reason: why it is so, in words. book: whose patterns the codes mean.
+    """
+
+    codes: Mapping[int, int] | None
+    reason: str
+    book: CodeBook = BOOK
+
+    @property
+    def absent(self) -> frozenset[int]:
+        """Returns the classes without noise."""
+        return frozenset(label for label, code in (self.codes or {}).items() if code == ABSENCE)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the coding as a manifest's first line and files for `--codes` hold it."""
+        if self.codes is None:
+            codes = {BACKGROUND: ABSENCE, OBJECT_NAME: OBJECT}
+        else:
+            codes = {str(label): code for label, code in sorted(self.codes.items())}
+        objects = ALL if self.codes is None else BY_CLASS
+        return {"book": self.book.version, "objects": objects, "codes": codes, "reason": self.reason}
+
+    def sentence(self) -> str:
+        """Returns what the user is told."""
+        if self.codes is None:
+            return f"codes: one pattern on the object, none elsewhere: {self.reason}"
+        free = ", ".join(str(label) for label in sorted(self.absent)) or "none"
+        classes = len(self.codes) - len(self.absent)
+        shared = f"; classes beyond {self.book.codes} share codes" if classes > self.book.codes else ""
+        return f"codes: a pattern for each of {classes} classes, none for class {free}: {self.reason}{shared}"
+
+
+def one_object(reason: str) -> Coding:
+    """Returns the coding of an object and the rest."""
+    return Coding(None, reason)
+
+
+def coding_of(areas: Mapping[int, int], absent: int | None, reason: str, book: CodeBook = BOOK) -> Coding:
+    """Returns the coding of classes with these pixels over all masks."""
+    return Coding(codes_with_absence(areas, absent, book.codes), reason, book)
+
+
+def read_coding(path: Path) -> Coding:
+    """Returns the coding in a file: a manifest, or JSON as a manifest's first line holds it under "codes".
+
+    By hand, {"codes": {"0": 0, "7": 1}} is enough: class 0 has no noise, class 7 has code 1. UserError for all else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--codes {path}: cannot be read ({error})") from error
+    try:
+        values = _first_json(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--codes {path}: is no JSON ({error}); give a manifest of unseg, or JSON of codes") from error
+    if isinstance(values, dict) and "settings" in values:
+        values = values.get("codes")
+        if values is None:
+            raise UserError(f"--codes {path}: this manifest holds no codes; its images have another noise")
+    return coding_from(values, f"--codes {path}")
+
+
+def _first_json(text: str) -> Any:
+    """Returns the JSON of a file, or of its first line where it has one a line."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return json.loads(text.split("\n", 1)[0])
+
+
+def coding_from(values: Any, source: str) -> Coding:
+    """Returns the coding that JSON holds; UserError, which names `source`, where it holds none of this version."""
+    if not isinstance(values, dict) or not isinstance(values.get("codes"), dict):
+        raise UserError(f'{source}: holds no codes; give {{"codes": {{"0": 0, "7": 1}}}}, class → code')
+    version = values.get("book", BOOK.version)
+    if version != BOOK.version:
+        raise UserError(f"{source}: its codes are of the book {str(version)[:40]!r}, this version has {BOOK.version}")
+    reason = str(values.get("reason", "given with --codes"))
+    if values.get("objects", BY_CLASS) == ALL:
+        return Coding(None, reason)
+    codes: dict[int, int] = {}
+    for label, code in values["codes"].items():
+        if not _is_class(label) or not isinstance(code, int) or not ABSENCE <= code <= BOOK.codes:
+            raise UserError(
+                f"{source}: {str(label)[:40]!r}: {str(code)[:40]}: give class ids, each with a code from 0 (no noise)"
+                f" to {BOOK.codes}"
+            )
+        codes[int(label)] = code
+    if not any(codes.values()):
+        raise UserError(f"{source}: no class has a code above 0, so that nothing would be protected")
+    return Coding(codes, reason)
+
+
+def _is_class(label: str) -> bool:
+    return label.removeprefix("-").isascii() and label.removeprefix("-").isdigit() and len(label) <= 10
