@@ -80,6 +80,9 @@ def test_patterns_that_survive_grey_copies_move_brightness_by_most_of_the_budget
         np.abs((apply_codes(image, codes, BOOK, KEY, Budget(8, 2), survive_grey=on).astype(int) - image) @ weights)
         for on in (False, True)
     )
+    change = apply_codes(image, codes, BOOK, KEY, Budget(8, 2), survive_grey=True).astype(int) - image
+    twin = sign_map(BOOK, 2, 40, 60, key=KEY, digest=image_digest(image), grey=True)
+    assert np.array_equal(change, 8 * twin[..., None] * np.array(BOOK.grey_safe_axis))
     assert usual.mean() == pytest.approx(8 * abs(0.299 - 0.587 + 0.114))
     assert safe.mean() == pytest.approx(8 * (0.299 + 0.587 - 0.114))
 

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from unseg.method import metrics
+from unseg.method.metrics import mean_change
 
 
 def numpy_iou(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> list[float | None]:
@@ -130,3 +131,17 @@ def test_psnr_by_hand() -> None:
     one[0, 0, 0] = 12  # mean square error 144 / 48 = 3
     assert metrics.psnr(black, one) == pytest.approx(10 * math.log10(255**2 / 3))
     assert metrics.psnr(black, black) == math.inf
+
+
+@pytest.mark.parametrize(("kind", "values"), [(np.uint8, 1), (np.uint16, 257)])
+def test_the_mean_change_is_that_of_a_regions_values(kind: type, values: int) -> None:
+    draw = np.random.default_rng(5)
+    original = draw.integers(0, 200, (7, 11, 3)).astype(kind)
+    changed = (original + draw.integers(0, 40, (7, 11, 3))).astype(kind)
+    region = draw.random((7, 11)) < 0.3
+    expected = np.abs(changed.astype(int) - original)[region].mean() / values
+    assert mean_change(original, changed, region) == pytest.approx(expected)
+    assert mean_change(original[..., :1], changed[..., :1], region) == pytest.approx(
+        np.abs(changed.astype(int) - original)[region][:, 0].mean() / values
+    )
+    assert mean_change(original, changed, np.zeros((7, 11), bool)) is None

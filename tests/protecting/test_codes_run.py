@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import unseg
@@ -226,6 +227,29 @@ def test_saturated_objects_are_weak_and_images_of_the_absent_class_uncoded(photo
     assert [item.problem.split(":")[0] for item in found.unprotected] == ["uncoded"]
     write_png(out / "b.png", pixels(out / "b.png").astype(np.uint8) ^ 1)
     assert [item.name for item in verify(out).failures] == ["b.png"] and verify(out).images == 3
+
+
+class Faint:
+    """Noise that is a share of the budget everywhere."""
+
+    image_size = 32
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, images: torch.Tensor, prompts: object) -> torch.Tensor:
+        return torch.full_like(images, self.share)
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.12, "weak"), (0.25, "protected")])
+def test_a_quarter_of_the_budget_is_the_least(photos: Path, tmp_path: Path, share: float, status: str) -> None:
+    """1 of 8 grey levels is weak, 2 of 8 are not: also for a network's noise."""
+    summary = run(photos, tmp_path / "out", masks=object_masks(photos), generator=Faint(share))
+    assert {entry.status for entry in summary.entries} == {status}
+    assert (
+        status == "protected"
+        or "changed by 1 grey levels on average, under a quarter of 8" in summary.entries[0].reason
+    )
 
 
 def test_the_closing_table_names_what_is_weak(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
