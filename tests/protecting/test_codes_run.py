@@ -336,6 +336,11 @@ def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: 
         ({"codes": {1: 1}}, {"classes": np.ones((4, 6), int)}, "expected 41×60"),
         ({"codes": {1: 1}}, {"classes": np.ones((41, 60))}, "whole numbers"),
         ({"codes": {1: 1}}, {"classes": np.ones((41, 60), int), "mask": np.ones((41, 60), bool)}, "leave out mask"),
+        (
+            {"codes": {1: 1}},
+            {"classes": np.ones((41, 60), int), "points": [[9, 4]]},
+            "leave out mask, boxes and points",
+        ),
     ],
 )
 def test_what_python_callers_get_wrong_is_one_line(given: dict, call: dict, message: str) -> None:

@@ -21,8 +21,8 @@ from tests.support import make_corpus
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg import cli
 from unseg.errors import UserError
-from unseg.protecting.box_file import read_boxes
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, read_manifest
+from unseg.protecting.prompt_files import read_boxes
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
 from unseg.storage import image_decoding, image_limits

@@ -20,10 +20,10 @@ from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
-from unseg.protecting.box_file import read_boxes
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.protecting.network_protector import NetworkProtector, image_region
 from unseg.protecting.one_image import breach
+from unseg.protecting.prompt_files import read_boxes
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of

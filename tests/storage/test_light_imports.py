@@ -26,6 +26,12 @@ ROOT = Path(__file__).resolve().parents[2]
         "unseg.compute.progress",
         "unseg.compute.stopping",
         "unseg.compute.threads",
+        "unseg.protecting.grabcut",
+        "unseg.protecting.prompt_files",
+        "unseg.protecting.prompted_objects",
+        "unseg.protecting.protector",
+        "unseg.protecting.run",
+        "unseg.protecting.verification",
     ],
 )
 def test_torch_is_not_loaded(module):

@@ -69,8 +69,8 @@ class ObjectOptions:
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of masks, paired by relative name without suffix. One of --masks, --annotations, --boxes and "
-            "--whole-image says what the object is."
+            help="Folder of masks, paired by relative name without suffix. One of --masks, --annotations, --boxes, "
+            "--points and --whole-image says what the object is."
         ),
     ] = None
     annotations: Annotated[
@@ -93,6 +93,16 @@ class ObjectOptions:
             "in it.",
         ),
     ] = False
+    refine_boxes: Annotated[
+        bool, typer.Option("--refine-boxes", help="The object is what GrabCut finds in each box, not all of it.")
+    ] = False
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON file of points, {"relative/name.jpg": [[ x, y ], ...]}, in place of masks: the object is what '
+            'GrabCut finds around them. {"object": [...], "background": [...]} for an image says what is not, too.'
+        ),
+    ] = None
     objects: Annotated[
         str,
         typer.Option(
@@ -331,6 +341,8 @@ def _run(
         settings,
         masks=what.masks,
         boxes=what.boxes,
+        refine_boxes=what.refine_boxes,
+        points=what.points,
         annotations=what.annotations,
         annotations_format=what.annotations_format,
         whole_image=what.whole_image,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image as Pillow
 
-from unseg.data.masks import box_mask
 from unseg.errors import UserError
+from unseg.protecting.points import Points, points_of
 
 AnyImage = TypeVar("AnyImage", np.ndarray, Pillow.Image)
 AnyMask = np.ndarray | Pillow.Image
+AnyPoints = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]] | np.ndarray
 Boxes = Sequence[Sequence[float]]  # XYXY in pixels, corners inclusive
 
 # PIL's mode → the mode of its colours alone.
@@ -140,23 +141,25 @@ def read_given_boxes(boxes: Sequence[Sequence[float]]) -> list[list[float]]:
     return values.tolist()
 
 
-def given_object(
-    shape: tuple[int, ...], mask: AnyMask | None, boxes: Boxes | None, whole_image: bool = False
-) -> np.ndarray:
-    """Returns the object's pixels, H×W bool; UserError unless exactly one of the three says what the object is."""
-    height, width = shape
-    sayings = {"mask": mask is not None, "boxes": boxes is not None, "whole_image": whole_image}
-    given = [name for name, there in sayings.items() if there]
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
-    if not given:
-        raise UserError(
-            "what is the object? Give mask or boxes; or whole_image=True, which cannot keep networks from learning the"
-            " objects in it"
-        )
-    if boxes is not None:
-        inside_HW = box_mask(boxes, height, width)
-        if not inside_HW.any():
-            raise UserError(f"boxes: every box lies outside the image ({width}×{height})")
-        return inside_HW
-    return np.ones((height, width), bool) if mask is None else read_mask(mask, height, width)
+def read_given_points(points: AnyPoints) -> Points:
+    """Returns points as a caller gave them, at least one of the object; raises UserError for anything else.
+
+    points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …} of such.
+    """
+    try:
+        if isinstance(points, Mapping):
+            found = points_of({name: _listed(value) for name, value in points.items()})
+        else:
+            found = points_of(_listed(points))
+    except ValueError as error:
+        raise UserError(f"points: {error}") from error
+    if not found.object:
+        raise UserError("points: give one or more points [x, y] of the object, in pixels")
+    return found
+
+
+def _listed(values: object) -> object:
+    """Returns arrays, and sequences of arrays or of numpy's numbers, as lists of Python's own."""
+    if isinstance(values, (np.ndarray, np.generic)):
+        return values.tolist()
+    return [_listed(value) for value in values] if isinstance(values, (list, tuple)) else values

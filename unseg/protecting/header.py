@@ -24,7 +24,14 @@ from unseg.protecting.settings import COMPACT, Region
 from unseg.storage.settings_diff import differences
 
 # Settings that the first line holds only where they have another value than this.
-WRITTEN_IF_OTHER = {"names": "suffix", "precision": "float32", "attention": "auto", "compile": False, "png_level": 1}
+WRITTEN_IF_OTHER = {
+    "names": "suffix",
+    "precision": "float32",
+    "attention": "auto",
+    "compile": False,
+    "png_level": 1,
+    "refined": False,
+}
 CODES = "codes"  # what settings call noise of patterns
 MASK_RULE = {"kind", "objects", "ignore_label", "background_label"}
 

@@ -13,10 +13,11 @@ from unseg.compute.progress import Progress
 from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.samples import OF_MASKS, SampleFile, SampleList, find_samples
 from unseg.errors import UserError
-from unseg.protecting.box_file import read_boxes
 from unseg.protecting.given_images import Boxes
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import check_folders
+from unseg.protecting.points import Points
+from unseg.protecting.prompt_files import read_boxes, read_points
 from unseg.protecting.request import Request
 from unseg.storage.files import stays_inside
 
@@ -30,13 +31,14 @@ if TYPE_CHECKING:  # noise of codes needs no network, and so no torch
 class Inputs:
     """Everything that a run works on.
 
-    found: its images, and what else lies beside them. opened, boxes: what says where objects are; at most one is there.
-    loaded, device: the generator and where it runs; None where noise needs none.
+    found: its images, and what else lies beside them. opened, boxes, points: what says where objects are; at most one
+    is there. loaded, device: the generator and where it runs; None where noise needs none.
     """
 
     found: SampleList
     opened: OpenAnnotations | None
     boxes: Mapping[str, Boxes] | None
+    points: Mapping[str, Points] | None
     loaded: LoadedGenerator | None = None
     device: torch.device | None = None
 
@@ -51,10 +53,11 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
     roots = request.inputs or sorted({sample.root for sample in found.samples})
     check_folders(roots, request.out, request.masks or (opened.path if opened else None))
     boxes = None if request.boxes is None else read_boxes(request.boxes)
+    points = None if request.points is None else read_points(request.points)
     loaded, device = (None, None) if request.kind == "codes" else _network(request)
     if any(path.is_dir() for path in request.inputs):  # for single files, most of a folder of masks has no image
-        _tell_leftovers(found, boxes, progress)
-    return Inputs(found, opened, boxes, loaded, device)
+        _tell_leftovers(found, boxes or {}, points or {}, progress)
+    return Inputs(found, opened, boxes, points, loaded, device)
 
 
 def _network(request: Request) -> tuple[LoadedGenerator, torch.device]:
@@ -149,14 +152,16 @@ def _is_among(image: Path, own: set[str]) -> bool:
     return any(str(path) in own for path in (real, *real.parents))
 
 
-def _tell_leftovers(found: SampleList, boxes: Mapping[str, Boxes] | None, progress: Progress) -> None:
+def _tell_leftovers(
+    found: SampleList, boxes: Mapping[str, Boxes], points: Mapping[str, Points], progress: Progress
+) -> None:
     """Tells what was given and is not used, since it may be a mistake."""
     names = {sample.name for sample in found.samples}
-    unused_boxes = sorted(set(boxes or {}) - names)
     for what, left in (
         ("files are no images and are left out", found.other_files),
         ("masks have no image", found.unused_masks),
-        ("boxes have no image", unused_boxes),
+        ("boxes have no image", sorted(set(boxes) - names)),
+        ("points have no image", sorted(set(points) - names)),
     ):
         if left:
             progress.say(f"note: {len(left)} {what} ({', '.join(left[:3])}{', …' if len(left) > 3 else ''})")

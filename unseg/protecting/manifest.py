@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 from unseg.errors import UserError
+from unseg.protecting.points import Points, points_of
 from unseg.storage.files import stays_inside, sync_folder, write_blocks
 
 MANIFEST = "unseg-manifest.jsonl"
@@ -39,9 +40,11 @@ class Entry:
     nothing shows an object and nothing was written; "failed", nothing written; "started" by a run that was cut off.
     reason: why it is not protected. note: a conversion or a changed name. output: name relative to the output folder.
     object: "whole image" where nothing said where it is. mask_placed: "stored", "scaled" or both, where the mask does
-    not lie on the image as it is. boxes: XYXY. orientation: EXIF's, where pixels were kept as stored. object_share: of
-    the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats only): the share
-    of values beyond the budget and the most grey levels beyond it. claims: names that a started input may have written.
+    not lie on the image as it is. boxes: XYXY. points: of the object and beside it. outline: the object that GrabCut
+    found from boxes or points, as COCO's compressed run lengths. orientation: EXIF's, where pixels were kept as stored.
+    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
+    only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started input
+    may have written.
     """
 
     input: str
@@ -62,6 +65,8 @@ class Entry:
     mask_placed: str | None = None
     boxes: tuple[tuple[float, ...], ...] | None = None
     orientation: int | None = None
+    points: Points | None = None
+    outline: str | None = None
     object_budget: float | None = None
     background_budget: float | None = None
     generator: str | None = None
@@ -251,6 +256,8 @@ def _checked(name: str, value: Any) -> Any:
     if name == "boxes":
         value = tuple(tuple(map(_number, box)) for box in value)
         good = all(len(box) == 4 for box in value)
+    elif name == "points":
+        value, good = points_of(value), True
     elif name == "claims":
         value = tuple(value)
         good = all(isinstance(claim, str) and stays_inside(claim) for claim in value)

@@ -19,7 +19,9 @@ from unseg.errors import UserError
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
 from unseg.protecting.generators import AnyGenerator, network_of
-from unseg.protecting.given_images import AnyImage, AnyMask, Boxes, given_object, read_given, read_given_boxes
+from unseg.protecting.given_images import AnyImage, AnyMask, Boxes, read_given
+from unseg.protecting.given_objects import given_object
+from unseg.protecting.objects import FoundObject
 from unseg.protecting.settings import COMPACT, Precision, Region
 from unseg.storage import image_decoding
 
@@ -116,13 +118,15 @@ class NetworkProtector:
         objects in it. Raises UserError for anything else, and where not exactly one of the three is given.
         """
         given = read_given(image)
-        boxes = None if boxes is None else read_given_boxes(boxes)
-        object_HW = given_object(given.samples_HWC.shape[:2], mask, boxes, whole_image)
-        noise_3NN = self.noise([self.frame(given.samples_HWC, object_HW, boxes)])[0]
+        found = given_object(given.samples_HWC, mask, boxes, whole_image=whole_image)
+        return cast(AnyImage, given.back(self.changed(given.samples_HWC, found)))
+
+    def changed(self, image_HWC: np.ndarray, found: FoundObject) -> np.ndarray:
+        """Returns the unlearnable image, H×W×C uint8 or uint16; raises UserError where the noise is not finite."""
+        noise_3NN = self.noise([self.frame(image_HWC, found.mask_HW, found.boxes)])[0]
         if not noise_3NN.isfinite().all():
             raise UserError("the generator's noise is not finite: its weights are damaged or not trained")
-        changed = noise.apply(given.samples_HWC, noise_3NN, self.region(object_HW), self.budget)
-        return cast(AnyImage, given.back(changed))
+        return noise.apply(image_HWC, noise_3NN, self.region(found.mask_HW), self.budget)
 
     def by_class(self, image: AnyImage, codes_HW: np.ndarray) -> AnyImage:
         """Returns the unlearnable image where classes are to be told apart, of the kind that was given.

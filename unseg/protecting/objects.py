@@ -1,4 +1,4 @@
-"""The object of each image: all of it, what lies in boxes, what a mask shows, or what annotations of any format say."""
+"""The object of each image: all of it, what a mask shows, or what annotations of any format say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from unseg.compute.progress import Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
 from unseg.data.annotations.core import Indexed, first_few
-from unseg.data.masks import MaskKind, box_mask, object_mask, values_of
+from unseg.data.masks import MaskKind, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import UNREADABLE, SampleFile
 from unseg.method.codes import class_areas
@@ -90,6 +90,13 @@ class Objects(ABC):
         """Returns the encoded image where it is no file of its own, else None."""
         return None
 
+    def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
+        """Returns a found object as the image's pixels show it; raises Refused where they show none.
+
+        samples: the upright image, H×W×3 RGB or H×W×1 grey, uint8 or uint16.
+        """
+        return found
+
 
 class ClassedObjects(Objects):
     """Objects whose classes can be told apart, by masks or annotations. rule: which part of them is the object."""
@@ -134,30 +141,6 @@ class WholeImage(Objects):
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         return entry.mask_sha256 is None
-
-
-class BoxFile(Objects):
-    """The object is what lies in an image's boxes. boxes: image name → its boxes, XYXY."""
-
-    prompt = "boxes"
-
-    def __init__(self, boxes: Mapping[str, Boxes]) -> None:
-        self.boxes = boxes
-
-    def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
-        boxes = self.boxes.get(sample.name)
-        if not boxes:
-            raise Refused("unmasked", "no box for it in the boxes file")
-        mask = box_mask(boxes, frame.height, frame.width)
-        if not mask.any():
-            raise Refused("failed", f"every box lies outside the image ({frame.width}×{frame.height})")
-        return FoundObject(mask, {"boxes": boxes}, boxes)
-
-    def lacks(self, sample: SampleFile) -> bool:
-        return not self.boxes.get(sample.name)
-
-    def is_same(self, sample: SampleFile, entry: Entry) -> bool:
-        return entry.boxes == self.boxes.get(sample.name)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class ImageMaker:
         reason = image_encoding.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
-        found = self.find(job.sample, frame)
+        found = self.objects.outlined(self.find(job.sample, frame), image.samples)
         prepared = self.source.prepare(image.samples, found)
         return Loaded(job, image, prepared, self._facts(job, image, found))
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from unseg.data.annotations import NO_CLASS
+from unseg.data.annotations.runs import OutlineError, parse_counts, runs_of_counts
 from unseg.data.masks import box_mask, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
@@ -91,6 +92,10 @@ class Originals:
     def _object(self, entry: Entry, frame: image_decoding.Frame) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the object, H×W bool, and the classes of its pixels where they are told apart, H×W integers."""
         rule, height, width = self.settings.rule, frame.height, frame.width
+        if entry.outline is not None:
+            return _recorded_outline(entry.outline, height, width), None
+        if entry.points is not None:
+            raise Broken("its line in the manifest has points and no outline that was found around them")
         if entry.boxes is not None:
             return box_mask(entry.boxes, height, width), None
         if rule is None or entry.object == WHOLE_IMAGE:
@@ -155,6 +160,13 @@ class Originals:
         if isinstance(opened, UserError):
             raise Broken(f"its annotations cannot be read; give --annotations ({opened})") from opened
         return opened
+
+
+def _recorded_outline(counts: str, height: int, width: int) -> np.ndarray:
+    try:
+        return runs_of_counts(parse_counts(counts), height, width).mask(height, width)
+    except OutlineError as error:
+        raise Broken(f"the outline in its line of the manifest cannot be used: {error}") from error
 
 
 def _without(mask_HW: np.ndarray, classes_HW: np.ndarray | None, absent: frozenset[int]) -> np.ndarray:

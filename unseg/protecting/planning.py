@@ -26,7 +26,6 @@ from unseg.protecting.mask_placing import Placing
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
     AnnotationObjects,
-    BoxFile,
     ClassedObjects,
     MaskFiles,
     MaskFolder,
@@ -37,6 +36,7 @@ from unseg.protecting.one_image import Job
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
+from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         place = relative(opened.path, request.out)
         return AnnotationObjects(opened, rule, place, settings.max_pixels, upright=not settings.keep_frame)
     if inputs.boxes is not None:
-        return BoxFile(inputs.boxes)
+        return BoxFile(inputs.boxes, request.refine_boxes)
+    if inputs.points is not None:
+        return PointFile(inputs.points)
     if request.masks is None:
         return WholeImage()
     folder = _mask_folder(request, request.masks, inputs.found, pool, progress)

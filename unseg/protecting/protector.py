@@ -15,7 +15,8 @@ from unseg.method.codes import code_map
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, BOOK
 from unseg.protecting.coding import OBJECT, coding_from, read_coding
-from unseg.protecting.given_images import AnyImage, AnyMask, Boxes, given_object, read_given, read_given_boxes
+from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, read_given
+from unseg.protecting.given_objects import given_object
 from unseg.protecting.settings import Precision, Region
 from unseg.storage.key_file import KEY_BYTES, new_key, read_key
 
@@ -87,6 +88,8 @@ class Protector:
         mask: AnyMask | None = None,
         boxes: Boxes | None = None,
         *,
+        refine_boxes: bool = False,
+        points: AnyPoints | None = None,
         classes: np.ndarray | None = None,
         whole_image: bool = False,
     ) -> AnyImage:
@@ -94,25 +97,32 @@ class Protector:
 
         image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
         whose alpha is kept. Exactly one of these says what the object is. mask: H×W bool, or 0 and 255, as array or PIL
-        image. boxes: N×4 XYXY in pixels, corners inclusive. classes: H×W class ids, of which each gets the noise of its
-        code, and 255 (no class) none. whole_image: all of it, which cannot keep networks from learning the objects in
-        it. Raises UserError for anything else.
+        image. boxes: N×4 XYXY in pixels, corners inclusive; refine_boxes: the object is what GrabCut finds in each box
+        instead. points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …} of such: the object is
+        what GrabCut finds around them. classes: H×W class ids, of which each gets the noise of its code, and 255 (no
+        class) none. whole_image: all of it, which cannot keep networks from learning the objects in it. Raises
+        UserError for anything else, and where no object is found.
         """
-        if classes is not None and (mask is not None or boxes is not None or whole_image):
-            raise UserError("classes: tell by themselves what the object is; leave out mask, boxes and whole_image")
-        if self._network is not None:
-            if classes is not None:
-                raise UserError("classes: are for noise of codes; leave out the generator")
-            return self._network(image, mask, boxes, whole_image=whole_image)
         given = read_given(image)
         if classes is not None:
-            return cast(AnyImage, given.back(self._changed(given.samples_HWC, self._codes_of_classes(classes))))
-        boxes = None if boxes is None else read_given_boxes(boxes)
-        object_HW = given_object(given.samples_HWC.shape[:2], mask, boxes, whole_image)
-        codes_HW = np.where(object_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
-        return cast(AnyImage, given.back(self._changed(given.samples_HWC, codes_HW)))
+            others = (mask is not None, boxes is not None, points is not None, refine_boxes, whole_image)
+            if any(others):
+                raise UserError(
+                    "classes: tell by themselves what the object is; leave out mask, boxes, points and whole_image"
+                )
+            changed = self._coded(given.samples_HWC, self._codes_of_classes(classes))
+        else:
+            found = given_object(
+                given.samples_HWC, mask, boxes, refine_boxes=refine_boxes, points=points, whole_image=whole_image
+            )
+            if self._network is not None:
+                changed = self._network.changed(given.samples_HWC, found)
+            else:
+                codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
+                changed = self._coded(given.samples_HWC, codes_HW)
+        return cast(AnyImage, given.back(changed))
 
-    def _changed(self, samples_HWC: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
+    def _coded(self, samples_HWC: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
         if codes_HW.shape != samples_HWC.shape[:2]:
             height, width = samples_HWC.shape[:2]
             raise UserError(f"classes: expected {height}×{width} as of the image, got {codes_HW.shape}")
@@ -120,6 +130,8 @@ class Protector:
         return apply_codes(samples_HWC, codes_HW, BOOK, self.key, self.budget, **self._options)
 
     def _codes_of_classes(self, classes_HW: np.ndarray) -> np.ndarray:
+        if self._network is not None:
+            raise UserError("classes: are for noise of codes; leave out the generator")
         if self.codes is None:
             raise UserError("classes: need codes; make the protector with codes={class: code}, 0 for no noise")
         if not isinstance(classes_HW, np.ndarray) or classes_HW.ndim != 2 or classes_HW.dtype.kind not in "iu":
@@ -156,6 +168,8 @@ def protect_image(
     mask: AnyMask | None = None,
     *,
     boxes: Boxes | None = None,
+    refine_boxes: bool = False,
+    points: AnyPoints | None = None,
     classes: np.ndarray | None = None,
     whole_image: bool = False,
     key: bytes | str | Path | None = None,
@@ -173,17 +187,15 @@ def protect_image(
     """
     if generator is None:
         protector = Protector(None, budget, region, key=_own_key() if key is None else key, codes=codes)
-        return protector(image, mask, boxes, classes=classes, whole_image=whole_image)
-    if not isinstance(generator, (str, Path)):
-        return Protector(generator, budget, region, key=key, codes=codes, device=device)(
-            image, mask, boxes, classes=classes, whole_image=whole_image
-        )
-    if key is not None or codes is not None or classes is not None:
-        raise UserError("key, codes and classes: are for noise of codes; leave them out, or leave out the generator")
-    path = Path(generator)
-    changed = path.stat().st_mtime_ns if path.is_file() else 0
-    protector = _cached_protector(str(generator), budget, region, device, changed)
-    return protector(image, mask, boxes, whole_image=whole_image)
+    elif key is not None or codes is not None or not isinstance(generator, (str, Path)):
+        protector = Protector(generator, budget, region, key=key, codes=codes, device=device)
+    else:
+        path = Path(generator)
+        changed = path.stat().st_mtime_ns if path.is_file() else 0
+        protector = _cached_protector(str(generator), budget, region, device, changed)
+    return protector(
+        image, mask, boxes, refine_boxes=refine_boxes, points=points, classes=classes, whole_image=whole_image
+    )
 
 
 @lru_cache(maxsize=1)

@@ -27,6 +27,8 @@ class Request:
     settings: ProtectSettings
     masks: Path | None = None
     boxes: Path | None = None
+    points: Path | None = None
+    refine_boxes: bool = False
     annotations: Path | OpenAnnotations | None = None
     annotations_format: str = "auto"
     samples: SampleList | None = None
@@ -56,6 +58,7 @@ class Request:
         sources = {
             "--masks": self.masks,
             "--boxes": self.boxes,
+            "--points": self.points,
             "--annotations": self.annotations,
             "--whole-image": self.whole_image or None,
         }
@@ -63,7 +66,11 @@ class Request:
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
         if not given:
-            raise UserError(f"what is the object? Give --masks, --boxes or --annotations; or --whole-image, {CANNOT}")
+            raise UserError(
+                f"what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, {CANNOT}"
+            )
+        if self.refine_boxes and self.boxes is None:
+            raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not self.inputs and self.samples is None and self.annotations is None:
             raise UserError("no images: name folders or files")
 

@@ -33,6 +33,8 @@ def protect(
     *,
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
+    refine_boxes: bool = False,
+    points: str | Path | None = None,
     annotations: str | Path | OpenAnnotations | None = None,
     annotations_format: str = "auto",
     whole_image: bool = False,
@@ -47,17 +49,16 @@ def protect(
 ) -> Summary:
     """Protects images on disk and returns what was done.
 
-    Whatever concerns one image is in the summary and the manifest; whatever concerns the run is a UserError before
-    anything is written.
+    What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
 
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
 
-    One of these says what the object is. masks: a folder, paired by relative name
-    without suffix. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]}. annotations: a file or folder of
-    `annotations_format` (one of `unseg.data.annotations.FORMATS`), or ones that are open already. `settings.rule` says
-    which part of masks or annotations. whole_image: the object is the whole image, which cannot keep networks from
-    learning the objects in it.
+    One of these says what the object is. masks: a folder, paired by relative name without suffix. boxes: a JSON file,
+    {"relative/name.jpg": [[x1, y1, x2, y2], …]}; refine_boxes: the object is what GrabCut finds in them. points: a JSON
+    file, see `unseg.protecting.points`. annotations: a file or folder of `annotations_format` (one of
+    `unseg.data.annotations.FORMATS`), or open ones. `settings.rule`: which part of masks or annotations. whole_image:
+    the object is the whole image, which cannot keep networks from learning the objects in it.
 
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
     has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
@@ -74,6 +75,8 @@ def protect(
         settings,
         masks=_path(masks, "masks"),
         boxes=_path(boxes, "boxes"),
+        refine_boxes=refine_boxes,
+        points=_path(points, "points"),
         annotations=annotations if isinstance(annotations, OpenAnnotations) else _path(annotations, "annotations"),
         annotations_format=annotations_format,
         samples=samples,

@@ -134,6 +134,11 @@ def runs_of_mask(mask_HW: np.ndarray) -> Runs:
     return Runs(changes[::2], changes[1::2])
 
 
+def counts_of_mask(mask_HW: np.ndarray) -> str:
+    """Returns an H×W bool mask as COCO's compressed counts, which `parse_counts` reads."""
+    return coco_mask.encode(np.asfortranarray(mask_HW, np.uint8))["counts"].decode("ascii")
+
+
 def count_coverage(regions: Sequence[Runs], height: int, width: int) -> np.ndarray:
     """Returns the union of regions, H×W bool: where the starts passed outnumber the ends."""
     starts, ends = _sorted(regions, "starts"), _sorted(regions, "ends")

@@ -1,0 +1,59 @@
+"""The files of --boxes and --points: a JSON object from image names to what shows their objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unseg.errors import UserError
+from unseg.protecting.points import Points, is_coordinate, points_of
+from unseg.storage import image_limits
+from unseg.storage.image_limits import ImageError
+
+BoxesOf = dict[str, tuple[tuple[float, ...], ...]]
+PointsOf = dict[str, Points]
+
+
+def read_boxes(path: Path) -> BoxesOf:
+    """Returns image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive; UserError for anything else."""
+    content = _read(path, "--boxes", '{"name.jpg": [[x1, y1, x2, y2], …]}')
+    for name, boxes in content.items():
+        for box in boxes if isinstance(boxes, list) else [None]:
+            if not _is_box(box):
+                raise UserError(
+                    f"--boxes {path}: {name[:200]}: {str(box)[:80]} is no box; give [x1, y1, x2, y2] with x1 ≤ x2,"
+                    " y1 ≤ y2"
+                )
+    return {name: tuple(tuple(box) for box in boxes) for name, boxes in content.items()}
+
+
+def read_points(path: Path) -> PointsOf:
+    """Returns image name → its points; UserError for anything else. An image may have none: an empty list."""
+    content = _read(path, "--points", '{"name.jpg": [[x, y], …]}')
+    found: PointsOf = {}
+    for name, points in content.items():
+        try:
+            found[name] = points_of(points)
+        except ValueError as error:
+            raise UserError(f"--points {path}: {name[:200]}: {error}") from error
+    return found
+
+
+def _read(path: Path, option: str, form: str) -> dict[str, Any]:
+    try:
+        content = json.loads(image_limits.read_bytes(path))
+    except ImageError as error:
+        raise UserError(f"{option} {path}: {error.reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{option} {path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{option} {path}: give an object {form}")
+    return content
+
+
+def _is_box(box: Any) -> bool:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
+        return False
+    left, top, right, bottom = box
+    return left <= right and top <= bottom
