@@ -46,7 +46,7 @@ class BoxFile(Objects):
         return entry.boxes == self.boxes.get(sample.name)
 
     def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
-        if not self.refine:
+        if not self.refine or found.boxes is None:  # none: the whole image stands in for missing boxes
             return found
         boxes = found.facts["boxes"]
         mask, filled = outline_of_boxes(samples_HWC, boxes)
@@ -81,6 +81,8 @@ class PointFile(Objects):
         return entry.points == self.points.get(sample.name)
 
     def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
+        if "points" not in found.facts:  # the whole image stands in for missing points
+            return found
         mask = outline_around(samples_HWC, found.facts["points"])
         if mask is None:
             raise Refused("failed", "no outline was found around its points; give it more points, boxes or a mask")
