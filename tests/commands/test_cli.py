@@ -186,7 +186,7 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
         (["--whole-image", "--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
         (["--whole-image", "--objects", "cat"], "--objects cat: give `all` or class ids"),
         (["--whole-image", "--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
-        ([], "what is the object? Give --masks, --boxes or --annotations; or --whole-image, which cannot keep"),
+        ([], "what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, which cannot keep"),
         (["--whole-image", "--masks", "masks"], "--masks and --whole-image: give one of them"),
         (["--whole-image", "--fit-masks"], "--fit-masks: is for --masks"),
         (["--whole-image", "--mask-frame", "sideways"], "--mask-frame sideways: choose from auto, upright, stored"),

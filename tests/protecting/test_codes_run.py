@@ -339,7 +339,7 @@ def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: 
         (
             {"codes": {1: 1}},
             {"classes": np.ones((41, 60), int), "points": [[9, 4]]},
-            "leave out mask, boxes and points",
+            "leave out mask, boxes, points and whole_image",
         ),
     ],
 )

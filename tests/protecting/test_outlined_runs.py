@@ -162,11 +162,11 @@ def test_images_without_points_are_not_called_protected(photos: Path, tmp_path: 
     assert [(entry.status, entry.reason) for entry in summary.entries] == [
         ("failed", "no outline was found around its points; give it more points, boxes or a mask"),
         ("failed", f"every point of its object lies outside the image ({WIDTH}×{HEIGHT})"),
-        ("copied", "no point of an object for it in the points file"),
-        ("copied", "no point of an object for it in the points file"),
+        ("skipped", "no point of an object for it in the points file"),
+        ("skipped", "no point of an object for it in the points file"),
     ]
     foreseen = run(photos, tmp_path / "dry", content, "points", dry_run=True)
-    assert [entry.status for entry in foreseen.entries] == ["protected", "failed", "copied", "copied"]
+    assert [entry.status for entry in foreseen.entries] == ["protected", "failed", "skipped", "skipped"]
 
 
 def test_a_box_without_an_outline_is_filled_and_said_so(photos: Path, tmp_path: Path) -> None:

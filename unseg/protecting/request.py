@@ -65,12 +65,12 @@ class Request:
         given = [option for option, value in sources.items() if value is not None]
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
+        if self.refine_boxes and self.boxes is None:
+            raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not given:
             raise UserError(
                 f"what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, {CANNOT}"
             )
-        if self.refine_boxes and self.boxes is None:
-            raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not self.inputs and self.samples is None and self.annotations is None:
             raise UserError("no images: name folders or files")
 

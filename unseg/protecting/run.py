@@ -53,7 +53,6 @@ def protect(
 
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
-
     One of these says what the object is. masks: a folder, paired by relative name without suffix. boxes: a JSON file,
     {"relative/name.jpg": [[x1, y1, x2, y2], …]}; refine_boxes: the object is what GrabCut finds in them. points: a JSON
     file, see `unseg.protecting.points`. annotations: a file or folder of `annotations_format` (one of
@@ -63,11 +62,10 @@ def protect(
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
     has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
     and tells from headers, masks and annotations what a run would do. processes: how many share the work; on GPUs each
-    has its own. generator: one of any kind (see `unseg.protecting.generators`), in place of `settings.generator`.
-    key: 32 bytes, or the file that holds them; without it the one beside `out` is used, or made. codes: which class has
-    which code, or the file that says so (a manifest, or JSON as its first line has it under "codes"); without it that
-    is decided over all masks. progress: is told sentences, and the bars "masks", "annotations", "classes", "looks",
-    "check" and "images".
+    has its own. generator: one of any kind (see `unseg.protecting.generators`), in place of `settings.generator`. key:
+    32 bytes, or the file that holds them; without it the one beside `out`, which is made where it is missing. codes:
+    which class has which code, or the file that says so (a manifest, or JSON as its first line has it); without it that
+    is decided over all masks. progress: is told sentences and bars.
     """
     request = Request(
         tuple(Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)),
