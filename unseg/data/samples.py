@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from unseg.data.name_matching import paired_names
 from unseg.errors import UserError
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 
@@ -124,11 +125,11 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
         if path.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(path) not in images:
             by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
     problems += [Problem(f"masks: {problem.name}", problem.reason) for problem in mask_problems]
-    paired, used = [], set()
+    stems = paired_names((stem_of(sample.name) for sample in samples), by_stem)
+    used = set(stems.values())
+    paired = []
     for sample in samples:
-        stem = stem_of(sample.name)
-        candidates = by_stem.get(stem, [])
-        used.add(stem)
+        candidates = by_stem.get(stems.get(stem_of(sample.name), ""), [])
         if candidates:
             # PNG first: beside a.png, a.jpg is a picture of the mask rather than the mask.
             mask = min(candidates, key=lambda path: (path.suffix.lower() != ".png", path))

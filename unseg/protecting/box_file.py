@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unseg.data.name_matching import file_form, paired_names
+from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.storage import image_limits
 from unseg.storage.image_limits import ImageError
 
 FARTHEST = 2.0**31  # pixels: boxes reach no farther
 BoxesOf = dict[str, tuple[tuple[float, ...], ...]]
+
+
+def boxes_of_images(path: Path, samples: Sequence[SampleFile]) -> BoxesOf:
+    """Returns image name → boxes as `read_boxes` does, under the images' own names.
+
+    The file may write them with backslashes, or in another Unicode form. Names without an image stay as they are.
+    """
+    boxes = read_boxes(path)
+    written = {name.replace("\\", "/"): name for name in boxes} | {name: name for name in boxes}
+    pairs = paired_names((sample.name for sample in samples), written, file_form)
+    own_names = {written[there]: name for name, there in pairs.items()}
+    return {own_names.get(name, name): found for name, found in boxes.items()}
 
 
 def read_boxes(path: Path) -> BoxesOf:

@@ -15,7 +15,7 @@ from unseg.compute.progress import Progress
 from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.samples import SampleFile, SampleList, find_samples
 from unseg.errors import UserError
-from unseg.protecting.box_file import read_boxes
+from unseg.protecting.box_file import boxes_of_images
 from unseg.protecting.generators import load_generator
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.outputs import check_folders
@@ -48,7 +48,7 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
     found = _find(request, opened)
     roots = request.inputs or sorted({sample.root for sample in found.samples})
     check_folders(roots, request.out, request.masks or (opened.path if opened else None))
-    boxes = None if request.boxes is None else read_boxes(request.boxes)
+    boxes = None if request.boxes is None else boxes_of_images(request.boxes, found.samples)
     device = choose_device(request.settings.device)
     generator = request.settings.generator if request.generator is None else request.generator
     loaded = load_generator(generator, device)

@@ -120,7 +120,7 @@ class HuggingFaceTables(Annotations):
         rows: dict[str, tuple[_Table, int]] = {}
         without: dict[str, str] = {}
         for table in tables:
-            _match_rows(table, root, folder, rows, without)
+            problems += _match_rows(table, root, folder, rows, without)
         missing = [*problems, *(folder.problems if folder else ()), *absent(without)]
         found = detect_kind(list(rows.values()), pool, progress, opener=lambda item: item[0].mask(item[1]))
         statement = (
@@ -157,8 +157,12 @@ def _match_rows(
     folder: ImagesFolder | None,
     rows: dict[str, tuple[_Table, int]],
     without: dict[str, str],
-) -> None:
-    """Adds a table's rows to `rows` by image name, and what has no image to `without`, by the name it should have."""
+) -> list[Problem]:
+    """Adds a table's rows to `rows` by image name, and what has no image to `without`, by the name it should have.
+
+    Returns the rows that name no image.
+    """
+    nameless = []
     stem = table.path.relative_to(root).with_suffix("").as_posix()
     for row, image_path in enumerate(table.image_paths()):
         where = f"{table.path}: row {row}"
@@ -167,6 +171,9 @@ def _match_rows(
             suffix = Path(last or "").suffix.lower()  # anyone's text: only known ones become part of a name
             name: str | None = f"{stem}/{row:06d}{suffix if suffix in IMAGE_SUFFIXES else '.png'}"
             wanted = ""
+        elif not last:
+            nameless.append(Problem(f"{stem}/{row:06d}", f"the row {row} of {table.path.name} names no image"))
+            continue
         else:
             wanted = safe_name(last, f"{where}: {table.image_column}.path")
             name = folder.find(wanted, where)
@@ -176,6 +183,7 @@ def _match_rows(
             without[wanted] = table.path.name
         else:
             rows[name] = table, row
+    return nameless
 
 
 def table_files(path: Path, problems: list[Problem]) -> list[Path]:
@@ -223,10 +231,11 @@ class _Table:
         return _Table.open, (self.path, self.mask_column)
 
     def image_paths(self) -> Iterator[str | None]:
-        """Yields for each row the path that its image's cell holds, None where the cell is empty."""
+        """Yields for each row the path that its image's cell holds, None where it has none or is null."""
         for piece in range(len(self._pieces.lengths)):
             for value in self._piece(piece, f"{self.image_column}.path"):
-                yield None if value is None else value.as_py()["path"]
+                cell = value.as_py()
+                yield None if cell is None else cell["path"]
 
     def encoded(self, row: int, column: str) -> bytes:
         """Returns the file that a cell holds; ImageError where it holds none."""
@@ -234,7 +243,8 @@ class _Table:
         with self._lock:
             cell = self._piece(piece, column)[row - int(self._first_rows[piece])].as_py()
         if not cell or not cell["bytes"]:
-            raise ImageError(self.path, f"row {row}: the column {column} holds no bytes, only a path")
+            there = "only a path" if cell and cell["path"] else "which is empty"
+            raise ImageError(self.path, f"row {row}: the column {column} holds no bytes, {there}")
         return cell["bytes"]
 
     def mask(self, row: int, size: tuple[int, int] | None = None) -> Label:

@@ -26,6 +26,7 @@ from unseg.data.annotations.core import (
     index_values,
 )
 from unseg.data.annotations.names import ImagesFolder
+from unseg.data.name_matching import file_form, paired_names
 from unseg.data.masks import MaskKind, check_kind, detect_kind
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
@@ -102,7 +103,7 @@ CITYSCAPES_CLASSES = dict(
 CITYSCAPES_VOID = frozenset((*range(7), 9, 10, 14, 15, 16, 18, 29, 30))
 CITYSCAPES_THINGS = frozenset(range(24, 34))
 INSTANCES_A_CLASS = 1000  # instanceIds: class × 1000 + number; below 1000 the class of what is not told apart
-CITYSCAPES_OWN = re.compile(r"_gt(Fine|Coarse)_\w+\.png$")  # labels, instances and pictures of them
+CITYSCAPES_OWN = re.compile(r"_gt(Fine|Coarse)_\w+\.(?i:png)$")  # labels, instances and pictures of them
 CITYSCAPES_SUFFIXES = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
 
 
@@ -247,10 +248,9 @@ class Cityscapes(Annotations):
             tuple(f"_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES),
             images_root,
         )
-        files = {
-            image.relative_to(images_root).as_posix(): labels[key] for key, image in images.items() if key in labels
-        }
-        for label in sorted(labels[key] for key in labels.keys() - images.keys()):
+        pairs = paired_names(images, labels)
+        files = {images[key].relative_to(images_root).as_posix(): labels[label] for key, label in pairs.items()}
+        for label in sorted(labels[key] for key in labels.keys() - set(pairs.values())):
             problems.append(Problem(label.relative_to(path).as_posix(), "a label file without an image"))
         instances = sum(_instances_beside(label).is_file() for label in labels.values())
         statement = (
@@ -296,15 +296,20 @@ class Cityscapes(Annotations):
         )
 
 
+def is_cityscapes_label(path: Path) -> bool:
+    """Returns whether a file has the name of Cityscapes' class ids."""
+    return file_form(path.name).endswith(CITYSCAPES_SUFFIXES)
+
+
 def _instances_beside(label: Path) -> Path:
-    return label.with_name(label.name.replace("_labelIds.png", "_instanceIds.png"))
+    return label.with_name(label.name.replace("_labelIds.", "_instanceIds."))
 
 
 def _by_key(paths: Sequence[Path], suffixes: Sequence[str], root: Path) -> dict[str, Path]:
     """Returns files by what stands before the suffix; UserError where two have the same."""
     found: dict[str, Path] = {}
     for path in paths:
-        suffix = next((suffix for suffix in suffixes if path.name.endswith(suffix)), None)
+        suffix = next((suffix for suffix in suffixes if file_form(path.name).endswith(suffix)), None)
         if suffix is None:
             continue
         key = path.name[: -len(suffix)]
