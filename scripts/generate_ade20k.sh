@@ -18,6 +18,7 @@
 #           SPLIT=train (val)
 #           OBJECTS=all (labels other than 255), multi (the 100 instance classes), ids from 0 such as 12,20, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the name X.jpg, which detectron2's loaders ask for, although the file contains PNG data;
 #               NAMES=png writes X.png and changes file_name in the json
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it

@@ -19,6 +19,7 @@
 #           OBJECTS=by-class suits streets, which classes tile; all (the default: every labelled pixel is one
 #               object), ids such as 3,4 (road and pavement)
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the old name, although the file contains PNG data; NAMES=png writes X.png
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
 #               exceeds the bound

@@ -21,6 +21,7 @@
 #           ANNOTATIONS=panoptic (labelIds)
 #           OBJECTS=all (every non-crowd segment), multi (non-crowd things: ids from 24), label ids such as 26, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep and NAMES=png do the same: the images are PNG already
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
 #               exceeds the bound

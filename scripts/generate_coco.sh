@@ -20,6 +20,7 @@
 #           ANNOTATIONS=panoptic (instances)
 #           OBJECTS=all (every non-crowd segment), multi (non-crowd things), category ids such as 1 or 17,18, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the json's file_name, although the file contains PNG data; NAMES=png writes X.png and
 #               changes file_name in the json
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it

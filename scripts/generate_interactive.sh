@@ -17,6 +17,7 @@
 #           SET=DIS5K-TR, ThinObject5K-TR, FSS, DUTS-TR, DUTS-TE, ECSSD, MSRA_10K; several with commas (all)
 #           OBJECTS=all (the mask)
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the name X.jpg, which HQ-SAM's loader asks for, although the file contains PNG data;
 #               NAMES=png writes X.png where no mask has that name
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it

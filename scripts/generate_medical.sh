@@ -17,6 +17,7 @@
 #           SET=Lung, Kvasir (both)
 #           OBJECTS=all (the mask)
 #           EPSILON=4 on the object, BACKGROUND_EPSILON=1 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the old name, which the masks share, although the file contains PNG data; NAMES=png writes
 #               X.png
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it

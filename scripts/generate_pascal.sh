@@ -20,6 +20,7 @@
 #           SPLIT=train (val, trainval, train_aug)
 #           OBJECTS=all (every class; 255 is never the object), multi (classes 1 to 5), ids such as 15 or 3,4, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the name X.jpg, which VOC's loaders ask for, although the file contains PNG data;
 #               NAMES=png writes X.png
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it

@@ -21,6 +21,7 @@
 #           ANNOTATIONS=json or masks (the one that is there)
 #           OBJECTS=all (the mask, or every annotated object)
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere, in grey levels of 255
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the old name, although the file contains PNG data; NAMES=png writes X.png and changes
 #               file_name in the json
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it

@@ -16,6 +16,7 @@ from unseg.commands.bench import bench
 from unseg.commands.datasets import datasets, edition
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
+from unseg.commands.literal_help import LiteralHelp
 from unseg.commands.protect import protect
 from unseg.commands.removed import removal
 from unseg.commands.report import report
@@ -69,7 +70,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name, help=_paragraphs(_command))(_command)
+    app.command(_name, cls=LiteralHelp, help=_paragraphs(_command))(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -252,6 +252,7 @@ def test_a_script_documents_its_settings(name: str) -> None:
         "OBJECTS",
         "EPSILON",
         "BACKGROUND_EPSILON",
+        "REGION",
         "NAMES",
         "FORMAT",
         "LIMIT",

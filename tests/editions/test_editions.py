@@ -37,6 +37,7 @@ SETTINGS = (
     "OBJECTS",
     "EPSILON",
     "BACKGROUND_EPSILON",
+    "REGION",
     "GENERATOR",
     "NAMES",
     "FORMAT",

@@ -54,7 +54,7 @@ class ObjectOptions:
     annotations_format: Annotated[str, typer.Option(help="Their format, where it is not the detected one.")] = "auto"
     boxes: Annotated[
         Path | None,
-        typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[ x1, y1, x2, y2 ], ...]}, in place of masks.'),
+        typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[x1, y1, x2, y2], ...]}, in place of masks.'),
     ] = None
     objects: Annotated[
         str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from unseg.data.annotations import Annotated, Annotations, ClassTable, ObjectRule, Unannotated
 from unseg.data.annotations.coco import CityscapesPanoptic, CocoInstances, CocoPanoptic

@@ -22,7 +22,7 @@ from unseg.storage.settings_diff import differences
 
 EDITION = "unseg-edition.json"
 FORMAT = 1
-SAME = ("dataset", "split", "objects", "names", "image_format", "budget")  # settings that two runs must share
+SAME = ("dataset", "split", "objects", "names", "image_format", "budget", "region")  # settings that two runs must share
 
 
 def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, 
         "objects": settings.objects,
         "rule": asdict(settings.rule),
         "budget": {"object": settings.budget.object, "background": settings.budget.background},
+        **({} if settings.region == "mask" else {"region": settings.region}),
         "names": settings.names,
         "image_format": settings.format,
     }

@@ -97,6 +97,7 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
     """Returns an edition's settings as `unseg protect` has them."""
     return ProtectSettings(
         budget=settings.budget,
+        region=settings.region,
         generator=settings.generator,
         rule=settings.rule,
         format=settings.format,
@@ -108,6 +109,8 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
 def _check(settings: EditionSettings) -> None:
     if settings.sets and len(settings.row.trained_on) == 1 and not by_city(settings.row):
         raise UserError(f"SET={','.join(settings.sets)}: {settings.row.name} is one set; leave it out")
+    if settings.rule.by_class and settings.region != "mask":
+        raise UserError(f"OBJECTS=by-class REGION={settings.region}: by class there is no prompt; leave REGION out")
     if settings.format == "jpeg" and settings.names == "png":
         raise UserError("FORMAT=jpeg NAMES=png: the files are JPEG then; use NAMES=keep")
     if settings.gpus and settings.gpus > torch.cuda.device_count():

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from unseg.data.annotations import ObjectRule
 from unseg.data.edition_layout import EditionRow
 from unseg.errors import UserError
 from unseg.method.config import Budget
+
+if TYPE_CHECKING:  # torch is imported only when an edition is made
+    from unseg.protecting.protector import Region
 
 Names = Literal["keep", "png"]
 ImageFormat = Literal["png", "jpeg"]
@@ -18,6 +21,7 @@ Untouched = Literal["copy", "link", "none"]
 NAMES: tuple[Names, ...] = ("keep", "png")  # the first of each is the default
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg")
 UNTOUCHED: tuple[Untouched, ...] = ("copy", "link", "none")
+REGIONS: tuple[Region, ...] = ("mask", "published")
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -26,7 +30,7 @@ class EditionSettings:
     """The settings of one edition.
 
     root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes), empty for
-    all. kind: which annotations, None for the usual ones. untouched: what becomes of evaluation images. limit: only the
+    all. kind: which annotations, None for the usual ones. region: where the object's budget holds. untouched: what becomes of evaluation images. limit: only the
     first so many images, and no annotations. gpus: 0 for the CPU, None for all. processes: on the CPU.
     """
 
@@ -39,6 +43,7 @@ class EditionSettings:
     budget: Budget
     sets: tuple[str, ...] = ()
     kind: str | None = None
+    region: Region = "mask"
     generator: str = "compact"
     names: Names = "keep"
     format: ImageFormat = "png"
@@ -77,6 +82,7 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
         ),
         sets=tuple(part for part in given("SET").replace(" ", ",").split(",") if part),
         kind=choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None,
+        region=choice("REGION", REGIONS),
         generator=given("GENERATOR", "compact"),
         names=choice("NAMES", NAMES),
         format=choice("FORMAT", IMAGE_FORMATS),

@@ -15,6 +15,7 @@ import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
+from unseg.data.annotations.core import first_few
 from unseg.data.masks import MaskKind, box_mask, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile, SampleList
@@ -161,7 +162,8 @@ class MaskFiles(ClassedObjects):
             )
         mask = object_mask(label.values, self.folder.kind, self.rule)
         if not mask.any():
-            raise Refused("copied", f"no object in its mask ({sample.mask_name})")
+            there = _ids_there(self.rule, np.unique(label.values).tolist())
+            raise Refused("copied", f"no object in its mask ({sample.mask_name}){there}")
         facts = {"mask": sample.mask_name, "mask_root": self.folder.root, "mask_sha256": label.sha256}
         classes = label.values if self.rule.by_class else None
         return FoundObject(mask, facts, classes_HW=classes, no_class=self.rule.ignore_label)
@@ -245,7 +247,8 @@ class AnnotationObjects(ClassedObjects):
         except ImageError as error:
             raise Refused("failed", f"annotations: {error.path.name}: {error.reason}") from error
         if not found.mask_HW.any():
-            raise Refused("copied", "no object in its annotations")
+            there = _ids_there(self.rule, (segment.class_id for segment in annotated.segments))
+            raise Refused("copied", f"no object in its annotations{there}")
         facts = {"mask": self.opened.name_of(sample), "mask_root": self.place, **found.facts}
         return FoundObject(found.mask_HW, facts, None, found.classes_HW, found.no_class, found.notes)
 
@@ -290,6 +293,14 @@ def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:
         return FoundObject(classes != NO_CLASS, facts, None, classes, NO_CLASS, annotated.notes)
     mask = annotated.object_mask(rule)
     return FoundObject(mask, _sha256_of(np.packbits(mask)), notes=annotated.notes)
+
+
+def _ids_there(rule: ObjectRule, ids: Iterable[int]) -> str:
+    """Returns which class ids were found where the user asked for others, to follow the reason; else nothing."""
+    if not isinstance(rule.which, tuple):
+        return ""
+    found = sorted(set(ids))
+    return f", which has the class ids {first_few(map(str, found), 20)}" if found else ", which has no class at all"
 
 
 def _sha256_of(determining: np.ndarray) -> dict[str, str]:

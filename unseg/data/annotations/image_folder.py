@@ -70,7 +70,7 @@ def open_image_folder(
 
 
 def _columns(metadata: Path, column: str | None) -> tuple[str, str]:
-    """Returns the columns of images and of masks, by what all rows hold. column: the masks', where the user names it."""
+    """Returns the columns of images and of masks, by what all rows hold. column: the masks', as the user named it."""
     names: dict[str, None] = {}
     for row in _rows(metadata):
         names |= dict.fromkeys(key for key, value in row.items() if _is_image_name(value))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unseg.errors import UserError
-from unseg.storage.text_encoding import LONGEST_MARK, encoding_of
 from unseg.storage.image_limits import ImageError
+from unseg.storage.text_encoding import LONGEST_MARK, encoding_of
 
 CHUNK = 1 << 20  # bytes
 MAX_ENTRY = 8 << 20  # characters; a text of this length can become 240 MB of Python objects

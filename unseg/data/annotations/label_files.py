@@ -26,8 +26,8 @@ from unseg.data.annotations.core import (
     index_values,
 )
 from unseg.data.annotations.names import ImagesFolder
-from unseg.data.name_matching import file_form, paired_names
 from unseg.data.masks import MaskKind, check_kind, detect_kind
+from unseg.data.name_matching import file_form, paired_names
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError

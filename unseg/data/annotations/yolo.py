@@ -18,8 +18,8 @@ from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.text_encoding import LONGEST_MARK, decode_text, encoding_of
 from unseg.storage.image_limits import ImageError, open_regular, read_bytes
+from unseg.storage.text_encoding import LONGEST_MARK, decode_text, encoding_of
 
 MAX_FILE = 8 << 20  # bytes a label file
 MAX_NAMES_FILE = 128 << 10  # bytes; PyYAML takes seconds for as much as that
