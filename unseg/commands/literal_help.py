@@ -16,9 +16,11 @@ class LiteralHelp(TyperCommand):
         """Writes the help of a copy whose texts are marked as no markup."""
         shown = copy(self)
         shown.help = None if self.help is None else escape(self.help)
-        shown.params = [copy(parameter) for parameter in self.params]
-        for parameter in shown.params:
-            text = getattr(parameter, "help", None)
-            if text is not None:
-                setattr(parameter, "help", escape(text))
+        shown.params = list(map(_escaped, self.params))
         super(LiteralHelp, shown).format_help(ctx, formatter)
+
+
+def _escaped(parameter: Any) -> Any:
+    shown = copy(parameter)
+    shown.help = None if parameter.help is None else escape(parameter.help)
+    return shown

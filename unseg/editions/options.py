@@ -30,8 +30,9 @@ class EditionSettings:
     """The settings of one edition.
 
     root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes), empty for
-    all. kind: which annotations, None for the usual ones. region: where the object's budget holds. untouched: what becomes of evaluation images. limit: only the
-    first so many images, and no annotations. gpus: 0 for the CPU, None for all. processes: on the CPU.
+    all. kind: which annotations, None for the usual ones. region: where the object's budget holds. untouched: what
+    becomes of evaluation images. limit: only the first so many images, and no annotations. gpus: 0 for the CPU, None
+    for all. processes: on the CPU.
     """
 
     row: EditionRow
