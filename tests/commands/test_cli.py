@@ -12,9 +12,11 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image as Pillow
 
 import unseg.protecting.inputs
@@ -22,6 +24,7 @@ import unseg.protecting.run
 import unseg.storage.weights
 from tests.support.fake_generator import loaded
 from unseg import __version__, cli
+from unseg.commands.literal_help import LiteralHelp
 from unseg.storage.image_decoding import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +151,31 @@ def test_help_documents_the_exit_codes(command: str, capsys: pytest.CaptureFixtu
     assert cli.main([command, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Exit codes: 0 every image" in text and "; 2 it could not start" in text and "130 Ctrl-C" in text
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_what_is_written(
+    command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every text of every option, brackets among them; spaces and line ends may lie elsewhere."""
+    monkeypatch.setenv("COLUMNS", "200")
+    written = typer.main.get_command(cli.app).commands[command]
+    assert cli.main([command, "--help"]) == 0
+    shown = "".join(capsys.readouterr().out.replace("│", "").split())
+    for text in (written.help, *(parameter.help for parameter in written.params)):
+        assert "".join((text or "").split()) in shown, text
+
+
+def test_brackets_in_help_are_no_markup(capsys: pytest.CaptureFixture) -> None:
+    app = typer.Typer(add_completion=False)
+
+    def command(boxes: Annotated[str, typer.Option(help="[[x1, y1], ...] or [bold]NAME[/bold]")] = "") -> None: ...
+
+    app.command(cls=LiteralHelp, help="Takes [a] and [/b].")(command)
+    with pytest.raises(SystemExit):
+        app(["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "Takes [a] and [/b]." in shown and "[[x1, y1], ...] or [bold]NAME[/bold]" in shown
 
 
 def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) -> None:

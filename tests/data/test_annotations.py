@@ -365,11 +365,16 @@ def test_coco_bad_segments_fail_their_image(annotation: dict, message: str, tmp_
             r"category_id: expected a whole number from 0 on, found '1 '",
         ),
         (lambda c: c["annotations"][0].update(image_id=3), "the image 3 is not among the file's images"),
-        (lambda c: c["annotations"].append(c["annotations"][0]), r"ids are there twice, such as that of annotations\[1\]"),
+        (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            r"ids are there twice, such as that of annotations\[1\]",
+        ),
         (lambda c: c["annotations"][0].update(id=[3]), "id: expected a whole number"),
         (lambda c: c["annotations"][0].update(id="x" * 1001), "id: has over 1000 characters"),
         (
-            lambda c: [entry.update(id="5f3c") for entry in c["annotations"]] and c["annotations"].append(c["annotations"][0]),
+            lambda c: (
+                [entry.update(id="5f3c") for entry in c["annotations"]] and c["annotations"].append(c["annotations"][0])
+            ),
             "1 annotation ids are there twice",
         ),
         (lambda c: c["images"].append(c["images"][0]), r"images\[1\]: the id 1 is there twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,25 @@ def test_masks_beside_or_below_the_images_are_not_images(tmp_path: Path) -> None
     assert [(s.name, s.mask_name) for s in find_samples([tmp_path / "deep"], tmp_path / "deep" / "masks").samples] == [
         ("a.jpg", "a.png")
     ]
+
+
+def test_boxes_cover_the_pixels_that_a_loop_over_them_covers() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(100):
+        height, width = random.integers(1, 12, 2)
+        ends = np.sort(random.uniform(-6, 18, (random.integers(0, 5), 2, 2)).round(int(random.integers(2))), axis=1)
+        expected = np.zeros((height, width), bool)
+        for (left, top), (right, bottom) in ends:
+            for row in range(height):
+                for column in range(width):
+                    expected[row, column] |= left <= column <= right and top <= row <= bottom
+        assert np.array_equal(box_mask(ends.reshape(-1, 4), height, width), expected)
+
+
+def test_fifty_thousand_boxes_take_no_longer_than_one() -> None:
+    begun = time.process_time()
+    assert box_mask([[0, 0, 3999, 2999]] * 50_000, 3000, 4000).all()
+    assert time.process_time() - begun < 5  # a loop over them takes half a minute
 
 
 def test_what_is_not_there_is_a_user_error(tmp_path: Path) -> None:

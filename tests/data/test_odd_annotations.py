@@ -1,4 +1,4 @@
-"""Odd but sound annotations of every format, drawn from a seed: all are read, bit for bit as plain readers read them."""
+"""Odd but sound annotations of every format, drawn from a seed: read bit for bit as plain readers read them."""
 
 from __future__ import annotations
 

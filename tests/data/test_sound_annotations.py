@@ -1,4 +1,4 @@
-"""What careless tools write and is sound all the same, kind by kind; and limits that keep a small file from taking long.
+"""What careless tools write and is sound all the same, kind by kind; and limits that keep small files from taking long.
 
 The seeded sets of test_odd_annotations.py mix all of it; here stands what a reader says of each, by hand.
 """

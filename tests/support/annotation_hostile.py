@@ -375,8 +375,10 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "crossing run lengths": coco_of(lambda: [{"size": [4000, 5000], "counts": alternating(10_000, 20_000_000)}] * 300),
     "back and forth along one line": coco_of(lambda: [[[0, 7, 5000, 7] * 395]] * 300),
     "a painted run length and many full ones": coco_of(
-        lambda: [{"size": [4000, 5000], "counts": packed([1] * 1_000_000 + [19_000_000])}]
-        + [{"size": [4000, 5000], "counts": [0, 20_000_000]}] * 9_000
+        lambda: (
+            [{"size": [4000, 5000], "counts": packed([1] * 1_000_000 + [19_000_000])}]
+            + [{"size": [4000, 5000], "counts": [0, 20_000_000]}] * 9_000
+        )
     ),
     "names of two thousand folders": deep_names,
     "a text of escapes": labelme_of(lambda: [{"points": SQUARE_POINTS}], "\\" * 1_000_000),

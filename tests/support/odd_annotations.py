@@ -1,4 +1,4 @@
-"""Odd but sound annotations, drawn from a seed: each set is one image with regions, written as careless tools write them.
+"""Odd but sound annotations, drawn from a seed: one image with regions a set, written as careless tools write.
 
 Oddities are in names (Unicode forms, folders, backslashes, suffixes), encodings (byte order marks, line ends, escapes),
 orders of keys and entries, kinds of values (numbers as texts or floats, null), and entries that say nothing (no area,
@@ -28,7 +28,15 @@ from tests.support.plain_readers import Region, filled
 
 LABELS = {1: "cat", 2: "dog", 3: "zebra"}  # in the order of the alphabet, which numbers LabelMe's labels
 NAMES = ("a.png", "caf\u00e9.png", "sub/x.png", "b c.jpg", "train.png", "na\u00efve.v2.png", "100%.png", "#1.bmp")
-NAMES += ("\u30d0\u30ca\u30ca 7.png", "-x.png", "it's.png", "\u00fcn\u00ef/\u00e5.png", "D.JPG", "labels.png", "classes.webp")
+NAMES += (
+    "\u30d0\u30ca\u30ca 7.png",
+    "-x.png",
+    "it's.png",
+    "\u00fcn\u00ef/\u00e5.png",
+    "D.JPG",
+    "labels.png",
+    "classes.webp",
+)
 MASK = "m\u00e4sk.png"
 CORNERS = list[tuple[int, int]]
 
@@ -135,7 +143,7 @@ class Draw:
 
     def keys(self, content: dict) -> dict:
         """The keys in another order, with some that nobody asked for."""
-        extra = {"": None, "attributes": {"occluded": [True, {"x": []}]}, "\u540d": "\\\"\u00e9", "score": 1e-3}
+        extra = {"": None, "attributes": {"occluded": [True, {"x": []}]}, "\u540d": '\\"\u00e9', "score": 1e-3}
         items = [*content.items(), *((key, value) for key, value in extra.items() if self.chance(0.3))]
         return dict(self.shuffled(items))
 
@@ -251,7 +259,9 @@ def coco(draw: Draw) -> tuple[Path, Path, tuple[Region, ...]]:
     listed = [draw.keys({"id": own_id, "file_name": draw.written(draw.name), **size})]
     if draw.chance():
         listed.append({"id": "second", "file_name": "is not there.png", "height": 4, "width": 5})
-    categories = [{"id": draw.number(number), "name": draw.one([name, name, None, 5])} for number, name in LABELS.items()]
+    categories = [
+        {"id": draw.number(number), "name": draw.one([name, name, None, 5])} for number, name in LABELS.items()
+    ]
     content = {
         "images": draw.shuffled(listed),
         "annotations": [draw.keys(entry) for entry in entries],
@@ -306,7 +316,7 @@ def yolo(draw: Draw) -> tuple[Path, Path, tuple[Region, ...]]:
     lines = []
     for class_id, corners, _ in found:
         class_text = draw.one([str(class_id), f"{class_id}.0", f"{class_id}e0", f"+{class_id}"])
-        shares = [value / side for corner in draw.turned(corners) for value, side in zip(corner, (draw.width, draw.height))]
+        shares = [share for x, y in draw.turned(corners) for share in (x / draw.width, y / draw.height)]
         lines.append(draw.one([" ", "\t", "  "]).join([class_text, *(f"{share:.17g}" for share in shares)]))
     lines += [stray for stray in ("1", "", "2 0.5 0.5", "   ") if draw.chance(0.3)]
     end = draw.one(["\n", "\r\n"])
@@ -365,7 +375,7 @@ def labelme(draw: Draw) -> tuple[Path, Path, tuple[Region, ...]]:
     content = {
         "version": "2.4.4",
         "imagePath": draw.one([draw.written(draw.name, "../images"), "elsewhere\\" + "other.png"]),
-        "imageData": draw.one([None, "QUJD", "\\\"\\\\" * 30]),
+        "imageData": draw.one([None, "QUJD", '\\"\\\\' * 30]),
         "imageHeight": draw.one([draw.number(draw.height), None]),
         "imageWidth": draw.number(draw.width),
         "shapes": [draw.keys({**shape, "group_id": group}) for shape in draw.shuffled(shapes)],
@@ -415,7 +425,8 @@ def cityscapes(draw: Draw) -> tuple[Path, Path, tuple[Region, ...]]:
     key = draw.one(["ulm_000001_000019", "k\u00f6ln_000000_000001"])
     draw.name = f"train/{key.partition('_')[0]}/{key}_leftImg8bit.png"
     images = draw.images(draw.root / "leftImg8bit")
-    labels, instances = (np.full((draw.height, draw.width), draw.one([0, 3, 4]), kind) for kind in (np.uint8, np.uint16))
+    size, void = (draw.height, draw.width), draw.one([0, 3, 4])
+    labels, instances = np.full(size, void, np.uint8), np.full(size, void, np.uint16)
     regions = []
     for place, (class_id, _, mask) in enumerate(found):
         city = 24 if class_id == 1 else 26

@@ -1,4 +1,4 @@
-"""Annotations read in the plainest way, each format by itself: the right answers for what `unseg.data.annotations` reads.
+"""Annotations read in the plainest way, each format by itself: right answers for `unseg.data.annotations`.
 
 Nothing here is shared with the package. Every value is looked at by a loop of its own; outlines have whole numbers for
 corners and sides along the axes, so that a pixel's centre is inside or outside without doubt. A reader returns the
