@@ -514,7 +514,7 @@ def metadata(draw: Draw) -> tuple[Path, Path, tuple[Region, ...]]:
 FORMS: dict[str, tuple[Callable[[Draw], tuple], Callable, str]] = {
     "coco": (coco, plain_readers.coco, "coco"),
     "panoptic": (panoptic, plain_readers.panoptic, "coco-panoptic"),
-    "yolo": (yolo, None, "yolo"),
+    "yolo": (yolo, plain_readers.yolo, "yolo"),
     "labelme": (labelme, plain_readers.labelme, "labelme"),
     "index": (mask_folder("index"), plain_readers.masks, "index"),
     "voc": (mask_folder("voc"), plain_readers.masks, "voc"),
@@ -532,6 +532,4 @@ def odd_set(seed: int, number: int, root: Path) -> Odd:
     root.mkdir(parents=True)
     draw = Draw(seed, number, root)
     path, images, regions = make(draw)
-    if plain is None:  # YOLO's place may be named in three ways
-        plain = lambda path, *facts: plain_readers.yolo(root, *facts)  # noqa: E731
     return Odd(what, path, images, draw.saved, draw.height, draw.width, regions, plain, form)

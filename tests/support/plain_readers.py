@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import yaml
 from PIL import Image as Pillow
 
 Region = tuple[int, np.ndarray]
@@ -143,7 +142,9 @@ def panoptic(path: Path, name: str, height: int, width: int) -> list[Region]:
     ]
 
 
-def yolo(folder: Path, name: str, height: int, width: int) -> list[Region]:
+def yolo(path: Path, name: str, height: int, width: int) -> list[Region]:
+    """path: the labels' folder, the one above it, or a file in that."""
+    folder = path.parent if path.is_file() else path
     (text,) = (
         file
         for file in folder.rglob("*")
@@ -157,11 +158,6 @@ def yolo(folder: Path, name: str, height: int, width: int) -> list[Region]:
             whole = [(round(x * width), round(y * height)) for x, y in corners]
             regions.append((int(values[0]), united([whole], height, width)))
     return regions
-
-
-def yolo_names(path: Path) -> dict[int, str]:
-    names = yaml.safe_load(plain_text(path))["names"]
-    return {int(key): str(value) for key, value in (names.items() if isinstance(names, dict) else enumerate(names))}
 
 
 def labelme(folder: Path, name: str, height: int, width: int) -> list[Region]:

@@ -133,6 +133,12 @@ class OutlineCollector:
 
 def _whole_numbers(counts: Sequence[object]) -> np.ndarray:
     """Returns run lengths, int64; whole numbers that are written as floats are fine."""
-    if not all(type(count) in (int, float) and 0 <= count < 1 << 40 and count % 1 == 0 for count in counts):
+    if not all(_is_length(count) for count in counts):
         raise OutlineError("its run lengths must be whole numbers from 0 on")
     return np.array(counts, np.int64)
+
+
+def _is_length(count: object) -> bool:
+    if isinstance(count, bool) or not isinstance(count, (int, float)):
+        return False
+    return 0 <= count < 1 << 40 and count % 1 == 0
