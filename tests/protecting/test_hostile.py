@@ -25,7 +25,7 @@ from unseg.protecting.box_file import read_boxes
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
-from unseg.storage import image_decoding, image_limits
+from unseg.storage import image_decoding, image_headers, image_limits
 from unseg.storage.files import link_on_the_way, printable, sha256_of, stays_inside
 from unseg.storage.image_decoding import open_label, read_image
 from unseg.storage.image_encoding import write_png
@@ -163,11 +163,12 @@ def test_the_pixel_limit_is_200_megapixels_and_an_option(tmp_path: Path) -> None
 
 def test_only_listed_formats_are_opened(tmp_path: Path) -> None:
     """Pillow knows dozens more, some of which run other programs or are little tested."""
-    for form in ("GIF", "PPM", "ICO", "PCX", "TGA", "JPEG2000", "DDS", "EPS"):
+    for form in ("PPM", "ICO", "PCX", "TGA", "JPEG2000", "DDS", "EPS"):
         Pillow.fromarray(PHOTO).save(tmp_path / "a.png", form)
-        with pytest.raises(ImageError, match="not an image of a known format"):
+        told = {"PPM": "Netpbm is not read: save it as PNG", "JPEG2000": "JPEG 2000 is not read: save it as PNG"}
+        with pytest.raises(ImageError, match=told.get(form, "not an image of a known format")):
             read_image(tmp_path / "a.png")
-    assert not image_limits.pixel_count(tmp_path / "a.png")
+    assert not image_headers.pixel_count(tmp_path / "a.png")
 
 
 # --- names that lead elsewhere

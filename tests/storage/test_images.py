@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from unseg.storage import image_decoding, image_encoding, image_limits
+from unseg.storage import image_decoding, image_encoding, image_headers
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import open_label, read_image, read_label
 from unseg.storage.image_encoding import write_png
@@ -123,7 +123,7 @@ def test_images_over_the_limit_are_refused_before_decoding(tmp_path: Path) -> No
     assert read_image(path, max_pixels=560).pixels.shape == PHOTO.shape
     with pytest.raises(ImageError, match="28×20 is over the limit of 0.000559 megapixels: raise --max-megapixels"):
         read_image(path, max_pixels=559)
-    assert image_limits.pixel_count(path) == 560 and image_limits.pixel_count(tmp_path / "none") == 0
+    assert image_headers.pixel_count(path) == 560 and image_headers.pixel_count(tmp_path / "none") == 0
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow thinks of the damage

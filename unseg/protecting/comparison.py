@@ -90,7 +90,8 @@ def _other_differences(
     if not _same_transparency(output.alpha, original.alpha):
         yield "its transparency is not the original's"
     as_rgb = output.samples.shape[2] != original.samples.shape[2]  # a profile for grey does not fit then
-    if output.metadata.icc_profile != (None if as_rgb else original.metadata.select(policy).icc_profile):
+    kept, _ = original.metadata.select(policy).fitting(output.format)
+    if output.metadata.icc_profile != (None if as_rgb else kept.icc_profile):
         yield f"its colour profile is not what --metadata {policy} leaves"
     if policy != "keep" and output.tells:
         yield f"it carries {' and '.join(output.tells)}, which --metadata {policy} leaves out"

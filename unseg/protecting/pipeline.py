@@ -28,7 +28,7 @@ from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import image_limits
+from unseg.storage import image_headers, image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
 from unseg.storage.weights import LoadedGenerator
@@ -142,7 +142,7 @@ class Pipeline:
             data = self.objects.image_bytes(job.sample)
         except ImageError:
             return 0
-        return image_limits.pixel_count(job.sample.image if data is None else io.BytesIO(data))
+        return image_headers.pixel_count(job.sample.image if data is None else io.BytesIO(data))
 
     def _sha256_of_input(self, job: Job) -> str | None:
         data = self.objects.image_bytes(job.sample)

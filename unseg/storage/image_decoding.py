@@ -20,22 +20,15 @@ from PIL import ExifTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
-from unseg.storage.image_limits import (
-    FORMATS,
-    MAX_PIXELS,
-    MULTI_PICTURE,
-    ImageError,
-    bytes_of_image,
-    check_header,
-    check_size,
-    image_errors,
-    webp_size,
-)
-from unseg.storage.image_metadata import NO_METADATA, Metadata, metadata_of, telling_kinds
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.image_limits import FORMATS, MAX_PIXELS, ImageError
+from unseg.storage.image_metadata import NO_METADATA, Metadata, exif_of, metadata_of, telling_kinds
+from unseg.storage.image_opening import Opened, opened
+from unseg.storage.png_structure import transparent_level
 
-JPEG_SCANS = 100  # ten are usual; each one costs a pass over all pixels, however few its bytes
 GREY_LEVEL_16 = 257  # 65535 / 255: a grey level of 255 in values of 16 bits
 ORIENTATION = ExifTags.Base.Orientation
+ORIENTATIONS = range(1, 9)
 TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 NAME_OF_MODE = {
     "1": "black-and-white",
@@ -48,6 +41,7 @@ NAME_OF_MODE = {
 }
 RGB_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+LOSSY = ("JPEG", "AVIF", "HEIF")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "LA", "RGB", "RGBA")
 # Tags of TIFF 6.0.
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339
@@ -60,6 +54,7 @@ class Image:
     samples: H×W×C, C = 1 (grey) or 3 (RGB), uint8 or uint16, contiguous: the file's own values. alpha: H×W of the same
     type, or None. metadata: what may be kept. note: the conversion that decoding made ("palette to RGB"), or None.
     sha256: of the file's bytes. tells: kinds of metadata in the file that say more than colours ("EXIF", "XMP").
+    orientation: EXIF's, 1 to 8, by which the file's pixels were turned. format: "png", "jpeg", …
     """
 
     samples: np.ndarray
@@ -68,6 +63,8 @@ class Image:
     note: str | None = None
     sha256: str = ""
     tells: tuple[str, ...] = ()
+    orientation: int = 1
+    format: str = ""
 
     @property
     def pixels(self) -> np.ndarray:
@@ -116,24 +113,30 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, describe: bool
 
 def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, describe: bool = False) -> Image:
     """Returns what `read_image` does for bytes that are in memory already; `path` is what errors name."""
-    with _decoding(path, data, max_pixels) as image:
+    with _decoding(path, data, max_pixels) as found:
+        image = found.image
         bits = _check_kind(path, image, data)
         grey, has_alpha = image.mode in GREY_MODES, _has_alpha(image)
-        orientation = image.getexif().get(ORIENTATION, 1)
+        exif, notes = exif_of(image, found.sound_exif)
+        orientation = exif.get(ORIENTATION, 1)
         if bits == 16:
             samples, alpha, grey = _deep_samples(path, image, data, grey=grey, has_alpha=has_alpha)
-            notes: list[str] = []
         else:
-            samples, alpha, notes = _shallow_samples(image, grey, has_alpha)
-        metadata, left_out = metadata_of(image, grey, describe)
-        tells = telling_kinds(image)
+            samples, alpha, conversions = _shallow_samples(image, grey, has_alpha)
+            if grey and image.format == "PNG" and alpha is not None and "transparency" in image.info:
+                alpha = _alpha_of_level(samples, data)
+            notes = conversions + notes
+        metadata, left_out = metadata_of(image, exif, grey, describe)
+        tells = telling_kinds(image, exif, found.cleaned.tells)
     return Image(
         samples=_upright(samples, orientation),
         alpha=None if alpha is None else _upright(alpha, orientation),
         metadata=metadata,
-        note="; ".join(notes + left_out) or None,
+        note="; ".join(dict.fromkeys([*notes, *found.notes, *left_out])) or None,
         sha256=hashlib.sha256(data).hexdigest(),
         tells=tells,
+        orientation=orientation if orientation in ORIENTATIONS else 1,
+        format=str(image.format).lower(),
     )
 
 
@@ -151,15 +154,12 @@ def upright_size(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = 
     image cannot be used.
     """
     data = bytes_of_image(path, max_pixels) if data is None else data
-    with image_errors(path):
-        check_size(path, *webp_size(data[:30]), max_pixels)
-        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_header(path, image, max_pixels)
-            _check_kind(path, image, data)
-            # Pillow decodes a PNG to look for EXIF behind its pixels; there is none without the chunk's name.
-            exif = image.getexif() if image.format != "PNG" or b"eXIf" in data else Pillow.Image.getexif(image)
-            turned = exif.get(ORIENTATION, 1) in TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
+    with opened(path, data, max_pixels) as found:
+        image = found.image
+        _check_kind(path, image, data)
+        exif, _ = exif_of(image, found.sound_exif)
+        turned = exif.get(ORIENTATION, 1) in TURNED
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 # --- masks and label maps --------------------------------------------------------------------------------------------
@@ -176,13 +176,15 @@ def open_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> Label:
 
 def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
     """Returns what `open_label` does for bytes that are in memory already; `path` is what errors name."""
-    with _decoding(path, data, max_pixels) as image:
-        mode, lossy = image.mode, image.format in ("JPEG", MULTI_PICTURE)
+    with _decoding(path, data, max_pixels) as found:
+        image = found.image
+        mode, lossy = image.mode, image.format in LOSSY
         if mode not in LABEL_MODES:
             raise ImageError(path, f"a mask must be grey, palette or black-and-white, this one is {mode}")
         if mode in ("LA", "RGB", "RGBA") and _header_bits(image, data) > 8:
             raise ImageError(path, "mask with more than 8 bits a channel: save it as grey PNG, one class id a pixel")
-        values = _upright(np.asarray(image), image.getexif().get(ORIENTATION, 1))
+        exif, _ = exif_of(image, found.sound_exif)
+        values = _upright(np.asarray(image), exif.get(ORIENTATION, 1))
     if mode == "1":
         values = values.astype(np.uint8) * 255
     if mode in ("LA", "RGBA") and (values[..., -1] != 255).any():
@@ -202,16 +204,11 @@ def read_label(path: str | Path) -> np.ndarray:
 
 
 @contextmanager
-def _decoding(path: Path, data: bytes, max_pixels: int) -> Iterator[Pillow.Image]:
+def _decoding(path: Path, data: bytes, max_pixels: int) -> Iterator[Opened]:
     """Opens the image and loads its pixels; what goes wrong inside is one ImageError."""
-    with image_errors(path):
-        check_size(path, *webp_size(data[:30]), max_pixels)
-        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_header(path, image, max_pixels)
-            if image.format in ("JPEG", MULTI_PICTURE) and data.count(b"\xff\xda") > JPEG_SCANS:
-                raise ImageError(path, f"more than {JPEG_SCANS} scans: made to keep a decoder busy, or damaged")
-            image.load()
-            yield image
+    with opened(path, data, max_pixels) as found:
+        found.image.load()
+        yield found
 
 
 def _check_kind(path: Path, image: Pillow.Image, data: bytes) -> int:
@@ -303,6 +300,16 @@ def _high_bytes_agree(image: Pillow.Image, colours_HW3: np.ndarray, alpha_HW: np
     if not np.array_equal(seen[..., :3], colours_HW3 >> 8):
         return False
     return image.mode == "RGB" or (alpha_HW is not None and np.array_equal(seen[..., 3], alpha_HW >> 8))
+
+
+def _alpha_of_level(samples_HW1: np.ndarray, data: bytes) -> np.ndarray:
+    """Returns the alpha of an 8-bit grey image of a PNG in which one grey level is transparent.
+
+    The level is written in the file's own bits, 1 to 8, whereas the samples reach from 0 to 255 (PNG, 11.3.1.1).
+    """
+    level, highest = transparent_level(data), 2 ** data[24] - 1
+    opaque = np.ones(samples_HW1.shape[:2], bool) if level is None else samples_HW1[..., 0] != level * (255 // highest)
+    return opaque * np.uint8(255)
 
 
 def _has_alpha(image: Pillow.Image) -> bool:
