@@ -38,7 +38,7 @@ class Segment:
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """Yields the segments behind the first marker, to the end of the picture or to where there is no marker any more."""
+    """Yields the segments behind the first marker, to the end of the picture or where there is no marker any more."""
     place = 2
     while found := MARKER.match(data, place):
         marker, begin = found[1][0], found.end()
