@@ -78,7 +78,7 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, 
             seen |= paths
     if not found and not problems:
         raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
-    samples, unused = sorted(found), []
+    samples, unused = sorted(found), list[str]()
     if masks is not None:
         samples, unused = _pair(samples, masks, problems)
     others, into_output = sorted(beside.other_files), sorted(beside.into_output)

@@ -13,6 +13,8 @@ from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Broken, Originals, size_of
 from unseg.storage import image_decoding
 from unseg.storage.files import link_on_the_way
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.second_decoder import disagreement
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ def _output(entry: Entry, originals: Originals) -> image_decoding.Image:
     path = originals.folder / entry.output
     if not path.is_file():
         raise Broken("missing")
-    return image_decoding.read_image(path, originals.max_pixels)
+    data = bytes_of_image(path, originals.max_pixels)
+    image = image_decoding.decode_image(path, data, originals.max_pixels)
+    different = disagreement(data, image, must_read=True)
+    if different is not None:
+        raise Broken(different)
+    return image
 
 
 def _greatest_changes(

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from unseg.compute.in_flight import PIXELS_IN_FLIGHT
 from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, cannot_go_on
@@ -33,7 +34,6 @@ from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blo
 from unseg.storage.image_limits import ImageError
 from unseg.storage.weights import LoadedGenerator
 
-PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
 CUDA_BATCH_SIZES = {"small": 32, "large": 8}  # images a batch: of networks up to that side, and of larger ones
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more

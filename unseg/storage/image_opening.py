@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import ExifTags
 from PIL import Image as Pillow
+from PIL.TiffImagePlugin import TiffImageFile
 
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
 from unseg.storage.gif_structure import clean_gif
@@ -21,17 +23,23 @@ from unseg.storage.tiff_structure import check_tiff
 from unseg.storage.tiff_tags import has_sound_exif, unfolds
 
 CLEANERS = {"PNG": clean_png, "JPEG": clean_jpeg, "GIF": clean_gif, "TIFF": check_tiff}
+ORIENTATION = ExifTags.Base.Orientation
 EXIF_MARK = b"Exif\0\0"
 AV1_CONFIGURATION = b"av1C"  # whose third byte says whether there are more than 8 bits (AV1-ISOBMFF, 2.3.3)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An image whose header is read. cleaned: its file. sound_exif: whether its EXIF may be read."""
+    """An image whose header is read.
+
+    cleaned: its file. sound_exif: whether its EXIF may be read. turned_by: a TIFF file's orientation, by which Pillow
+    turns its pixels when it loads them, and forgets it; 1 for other formats.
+    """
 
     image: Pillow.Image
     cleaned: CleanedFile
     sound_exif: bool
+    turned_by: object
 
     @property
     def notes(self) -> list[str]:
@@ -66,7 +74,8 @@ def opened(path: Path, data: bytes, max_pixels: int) -> Iterator[Opened]:
             cleaned = CleanedFile(data)
         with Pillow.open(io.BytesIO(cleaned.data), formats=[kind]) as image:
             check_header(path, image, max_pixels)
-            yield Opened(image, cleaned, _has_sound_exif(image, data))
+            turned_by = image.tag_v2.get(ORIENTATION, 1) if isinstance(image, TiffImageFile) else 1
+            yield Opened(image, cleaned, _has_sound_exif(image, data), turned_by)
 
 
 def _known_kind(path: Path, data: bytes) -> str:
