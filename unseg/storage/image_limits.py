@@ -64,7 +64,7 @@ def image_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Pillow.UnidentifiedImageError as error:
-        raise ImageError(path, f"not an image of a known format ({', '.join(FORMATS)})") from error
+        raise ImageError(path, "damaged, or of a kind that is not read: save it as PNG or TIFF first") from error
     except ImageError:
         raise
     except DECODE_ERRORS as error:

@@ -121,6 +121,12 @@ def clean_png(path: Path, data: bytes) -> CleanedFile:
     return CleanedFile(cleaned, tuple(dict.fromkeys(kept.left_out)), tuple(sorted(kept.tells)))
 
 
+def bare_png(data: bytes) -> bytes:
+    """Returns a PNG with nothing but what its pixels need."""
+    needed = [chunk for chunk in png_chunks(data) if chunk.kind[:1].isupper() or chunk.kind == b"tRNS"]
+    return b"".join([SIGNATURE, *(memoryview(data)[chunk.start : chunk.end] for chunk in needed)])
+
+
 def transparent_level(data: bytes) -> int | None:
     """Returns the grey level, in the file's own bits, that a PNG says is transparent; None where it says none."""
     for chunk in png_chunks(data):

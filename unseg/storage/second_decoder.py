@@ -12,6 +12,7 @@ import numpy as np
 
 from unseg.storage.image_decoding import Image
 from unseg.storage.image_limits import DECODE_ERRORS
+from unseg.storage.png_structure import bare_png
 
 READ = ("png", "tiff", "webp")
 CHANNELS = {1: "grey", 2: "grey and transparency", 3: "RGB", 4: "RGB and transparency"}
@@ -26,6 +27,8 @@ def disagreement(data: bytes, image: Image, *, must_read: bool) -> str | None:
     """
     if image.format not in READ or (image.format == "webp" and b"VP8L" not in data[:4096]):
         return None
+    if image.format == "png" and not must_read:
+        data = bare_png(data)  # libpng says on standard error what it thinks of odd metadata
     try:
         other = _of_tiff(data) if image.format == "tiff" else _of_opencv(data)
     except DECODE_ERRORS:
