@@ -169,8 +169,13 @@ def upright_size(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = 
         image = found.image
         _check_kind(path, image, data)
         exif, _ = exif_of(image, found.sound_exif)
-        turned = exif.get(ORIENTATION, 1) in TURNED
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return _size_upright(image, exif.get(ORIENTATION, 1))
+
+
+def _size_upright(image: Pillow.Image, orientation: object) -> tuple[int, int]:
+    """Returns height and width once the orientation is applied; of a TIFF, Pillow states the turned size already."""
+    turned = orientation in TURNED and image.format != "TIFF"
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 # --- masks and label maps --------------------------------------------------------------------------------------------
@@ -198,7 +203,7 @@ def decode_label(
             raise ImageError(path, "mask with more than 8 bits a channel: save it as grey PNG, one class id a pixel")
         exif, _ = exif_of(image, found.sound_exif)
         orientation = exif.get(ORIENTATION, 1)
-        size = (image.width, image.height) if orientation in TURNED else (image.height, image.width)
+        size = _size_upright(image, orientation)
         if expected is None:
             _check_label_memory(path, image)
         elif size != expected:
