@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 METADATA_LIMIT = 2**20  # bytes of one kind of metadata (profile, EXIF, XMP) that are read; Pillow refuses more in PNG
-PARTS, BYTES_A_PART = 65_536, 256  # a file may have so many parts, and one more for so many of its bytes
+PARTS = 16_384  # that any file may have; larger ones have more
 KEEPS_BUSY = "made to keep a decoder busy, or damaged"
 
 
@@ -23,9 +23,12 @@ class CleanedFile:
     tells: tuple[str, ...] = ()
 
 
-def most_parts(size: int) -> int:
-    """Returns how many chunks, segments or blocks a file of `size` bytes may have."""
-    return PARTS + size // BYTES_A_PART
+def most_parts(size: int, bytes_a_part: int = 1024) -> int:
+    """Returns how many chunks, segments or blocks a file of `size` bytes may have.
+
+    bytes_a_part: what the parts of sound large files hold at least, on average.
+    """
+    return PARTS + size // bytes_a_part
 
 
 def too_large(what: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, most_parts
 from unseg.storage.image_limits import SEVERAL_FRAMES, ImageError
 
+BLOCK = 128  # bytes; a block holds 255 at most
 GRAPHIC_CONTROL, COMMENT, APPLICATION = 0xF9, 0xFE, 0xFF
 TELLS = {COMMENT: "a comment"}
 
@@ -27,7 +28,7 @@ def clean_gif(path: Path, data: bytes) -> CleanedFile:
     place = 13 + _table_size(data[10:11])
     parts, control, pictures = [data[:place]], b"", 0
     tells, left_out = set(), []
-    left = iter(range(most_parts(len(data))))  # how many blocks it may have, all together
+    left = iter(range(most_parts(len(data), BLOCK)))  # how many blocks it may have, all together
     while (kind := data[place : place + 1]) in (b",", b"!"):
         start = place
         if kind == b"!":
@@ -69,4 +70,4 @@ def _behind_blocks(path: Path, data: bytes, place: int, left: Iterator[int]) -> 
         place += 1 + length
         if not length:
             return place
-    raise ImageError(path, f"more than {most_parts(len(data)):,} blocks: {KEEPS_BUSY}")
+    raise ImageError(path, f"more than {most_parts(len(data), BLOCK):,} blocks: {KEEPS_BUSY}")

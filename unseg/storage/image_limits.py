@@ -41,7 +41,7 @@ DECODE_ERRORS = (
     IndexError,
     AttributeError,
     ZeroDivisionError,
-    NotImplementedError,
+    RuntimeError,  # of libavif and libheif
     struct.error,
     zlib.error,
     cv2.error,
