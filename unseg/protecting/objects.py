@@ -270,7 +270,8 @@ class AnnotationObjects(ClassedObjects):
             data = None if root is not None else reader.image_bytes(name)
             path = (self.opened.path if root is None else root) / name
             height, width = image_decoding.upright_size(path, self.max_pixels, data)
-            return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
+            with PIXELS.room_for(height * width):
+                return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
         except ImageError:
             return {}
 
