@@ -92,7 +92,7 @@ def test_what_stands_beside_a_picture_costs_little_time(tmp_path: Path) -> None:
     for name, content in make_corpus.slow_but_sound().items():
         started = time.perf_counter()
         image = image_decoding.decode_image(tmp_path / name, content, describe=True)
-        assert image.samples.shape in ((4, 4, 3), (80, 96, 1)) and time.perf_counter() - started < 5, name
+        assert image.samples.shape in ((4, 4, 3), (80, 96, 1), (3, 3, 1)) and time.perf_counter() - started < 5, name
 
 
 HUGE_MASKS = """

@@ -263,6 +263,7 @@ def slow_but_sound() -> dict[str, bytes]:
         "text.png": png(4, 4, text, zlib.compress(bytes(52))),
         "text-behind.png": png(4, 4, b"", zlib.compress(bytes(52)))[:-12] + text + chunk(b"IEND", b""),
         "profile.png": png(4, 4, chunk(b"iCCP", b"k\0\0" + deflated_zeros(1 << 28)), zlib.compress(bytes(52))),
+        "unfolding.tif": _tiff_of_unfolding_exif(),
         "unfolding.png": png(4, 4, chunk(b"eXIf", _entries_that_share(b"MM\0*", ())), zlib.compress(bytes(52))),
     }
 
@@ -282,6 +283,12 @@ def _entries_that_share(mark: bytes, entries: tuple[tuple[int, int, int, int], .
     more = [(40_000 + number, 7, shared, 8) for number in range(count)]
     rows = b"".join(struct.pack(f"{order}HHII", *entry) for entry in (*entries, *more))
     return mark + struct.pack(f"{order}IH", 8, len(entries) + count) + rows + bytes(4 + shared)
+
+
+def _tiff_of_unfolding_exif() -> bytes:
+    """A picture of 3×3 pixels whose EXIF directory unfolds into 4 GB."""
+    exif = _entries_that_share(b"II*\0", ())[8:]
+    return tiff_header(*SIZE_3, (34665, 4, 1, 200)).ljust(200, b"\0") + exif
 
 
 def _two_frames(content: bytes) -> bytes:

@@ -191,7 +191,7 @@ def _pngs_with_odd_chunks(draw: np.random.Generator) -> Iterator[OddImage]:
         "text-without-end": chunk(b"iTXt", b"XML:com.adobe.xmp\0"),
         "two-profiles": chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200))) * 2,
         "private": chunk(b"prVt", bytes(9)) * 3,
-        "many-private": chunk(b"prVt", b"") * 20_000,
+        "many-private": chunk(b"prVt", b"") * 9_000,
         "background": chunk(b"bKGD", bytes(6)) + chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1)),
         "significant-bits": chunk(b"sBIT", b"\5\6\5") + chunk(b"tIME", struct.pack(">H5B", 2020, 2, 29, 1, 2, 3)),
         "gamma": chunk(b"gAMA", struct.pack(">I", 45455)) + chunk(b"cHRM", struct.pack(">8I", *range(1, 9))),
@@ -218,10 +218,13 @@ def _pngs_with_odd_chunks(draw: np.random.Generator) -> Iterator[OddImage]:
             yield OddImage(f"png-one-{name}{'-interlaced' * interlaced}.png", data, part_HW3.astype(np.uint8))
 
 
-def _unfolding_exif() -> bytes:
-    """A directory of 500 entries that all point to the same 6 kB: half a hundred times its size when it is read."""
+def _unfolding_exif(start: int = 0) -> bytes:
+    """A directory of 500 entries that all point to the same 6 kB: half a thousand times that when it is read.
+
+    start: where it stands in its file, behind eight bytes.
+    """
     count = 500
-    entries = b"".join(struct.pack("<HHII", 40_000 + number, 7, 6_000, 8) for number in range(count))
+    entries = b"".join(struct.pack("<HHII", 41_000 + number, 7, 6_000, start) for number in range(count))
     return b"II*\0" + struct.pack("<IH", 8, count) + entries + bytes(4)
 
 
@@ -275,6 +278,12 @@ def _tiffs_of_other_kinds(draw: np.random.Generator) -> Iterator[OddImage]:
     yield OddImage("tiff-palette.tif", buffer.getvalue(), palette[grey[..., 0]])
     places = {"extratags": [(33550, "d", 3, (0.5, 0.5, 0.0), True), (33922, "d", 6, (0.0,) * 6, True)]}
     yield OddImage("tiff-georeference.tif", _tiff(colour, "rgb", None, places), colour)
+    plain = _tiff(colour, "rgb", None, {"extratags": [(40960, "I", 1, 999, True)]})
+    for name, block in (("damaged", b"\xff\xff"), ("unfolding", _unfolding_exif(len(plain))[8:])):
+        place = plain.index(struct.pack("<HHII", 40960, 4, 1, 999))
+        entry = struct.pack("<HHII", 34665, 4, 1, len(plain))  # tifffile writes no directory of EXIF itself
+        data = plain[:place] + entry + plain[place + 12 :] + block
+        yield OddImage(f"tiff-{name}-exif.tif", data, colour)
     for packing in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "group4"):
         buffer = io.BytesIO()
         picture = Pillow.fromarray(colour) if packing != "group4" else Pillow.fromarray(grey[..., 0] > 127)

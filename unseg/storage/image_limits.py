@@ -85,17 +85,19 @@ def own_size_limit() -> Iterator[None]:
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
     """Keeps decoders from printing what they think of odd files: what matters is in the ledger, by the file's name."""
-    log, pillow = cv2.utils.logging, logging.getLogger("PIL")
-    levels = log.getLogLevel(), pillow.level
+    log, others = cv2.utils.logging, [logging.getLogger(name) for name in ("PIL", "tifffile")]
+    levels = log.getLogLevel(), [other.level for other in others]
     log.setLogLevel(log.LOG_LEVEL_SILENT)
-    pillow.setLevel(logging.CRITICAL)
+    for other in others:
+        other.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
         log.setLogLevel(levels[0])
-        pillow.setLevel(levels[1])
+        for other, level in zip(others, levels[1], strict=True):
+            other.setLevel(level)
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def opened(path: Path, data: bytes, max_pixels: int) -> Iterator[Opened]:
         with Pillow.open(io.BytesIO(cleaned.data), formats=[kind]) as image:
             check_header(path, image, max_pixels)
             turned_by = image.tag_v2.get(ORIENTATION, 1) if isinstance(image, TiffImageFile) else 1
-            yield Opened(image, cleaned, _has_sound_exif(image, data), turned_by)
+            yield Opened(image, cleaned, _has_sound_exif(image), turned_by)
 
 
 def _known_kind(path: Path, data: bytes) -> str:
@@ -94,10 +94,10 @@ def _known_kind(path: Path, data: bytes) -> str:
     return kind
 
 
-def _has_sound_exif(image: Pillow.Image, data: bytes) -> bool:
+def _has_sound_exif(image: Pillow.Image) -> bool:
     """Returns whether an image has EXIF that can be read, or none."""
     if image.format == "TIFF":
-        return has_sound_exif(io.BytesIO(data))
+        return True  # what is not has been taken out
     block = image.info.get("exif")
     if block is None and "Raw profile type exif" in image.info:  # as ImageMagick writes it into PNG: in hexadecimal
         try:

@@ -9,9 +9,9 @@ import io
 from pathlib import Path
 from typing import BinaryIO
 
-from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
+from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
 from unseg.storage.image_limits import ImageError
-from unseg.storage.tiff_tags import BadTiff, Directory, read_directory
+from unseg.storage.tiff_tags import BadTiff, Directory, has_sound_exif, read_directory, without_exif
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 254, 256, 257, 258, 262, 277, 338
 STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = 273, 322, 323, 324
@@ -33,7 +33,7 @@ def tiff_size(file: BinaryIO) -> tuple[int, int]:
 
 
 def check_tiff(path: Path, data: bytes) -> CleanedFile:
-    """Returns the file as it is, with a sentence for what the output lacks.
+    """Returns the file, without EXIF that cannot be read, and a sentence for what the output lacks.
 
     ImageError names what cannot be kept, bands beside the colours for example, and what would unfold into far more than
     the image is.
@@ -46,6 +46,9 @@ def check_tiff(path: Path, data: bytes) -> CleanedFile:
     except BadTiff as error:
         raise ImageError(path, f"broken image: {error}") from error
     left_out = []
+    if not has_sound_exif(io.BytesIO(data)):  # Pillow reads it with the pixels, whether or not it is asked for
+        data = without_exif(data, directory)
+        left_out.append(damaged("EXIF"))
     if premultiplied:
         left_out.append("premultiplied alpha to straight")
     if any(tag in directory.fields for tag in GEOREFERENCE):

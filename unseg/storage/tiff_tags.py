@@ -17,6 +17,9 @@ Order = Literal["<", ">"]  # of bytes: the least significant first, or last
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
 NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types of whole numbers → struct's letter
 EXIF_DIRECTORY, GPS_DIRECTORY, INTEROP_DIRECTORY = 34665, 34853, 40965
+SUB_DIRECTORIES = (EXIF_DIRECTORY, GPS_DIRECTORY, INTEROP_DIRECTORY)
+MEANINGLESS = 65_000  # a private tag
+ENOUGH = 2**21  # bytes: a directory has 65,535 entries of 12 or 20 bytes at most
 HEADER = re.compile(rb"II[*+]\0|MM\0[*+]")
 MOST_HEADERS = 64  # TIFF structures in a file of another format; EXIF and maker's notes are a few
 MOST_NUMBERS = 16  # of an entry that `Directory.numbers` returns; a tag of channels has a few
@@ -28,11 +31,12 @@ class BadTiff(Exception):
 
 @dataclass(frozen=True)
 class Field:
-    """One entry: the type of its values, how many there are, and the place of the first."""
+    """One entry: the type of its values, how many there are, the place of the first, and where it stands itself."""
 
     kind: int
     count: int
     place: int
+    entry: int
 
     @property
     def size(self) -> int:
@@ -70,7 +74,7 @@ class Directory:
 
 
 def read_directory(file: BinaryIO, place: int | None = None) -> Directory:
-    """Returns the first directory of a TIFF structure that begins where `file` does, or the one at `place`.
+    """Returns the first directory of a TIFF structure that is the whole `file`, or the one at `place`.
 
     Raises BadTiff where there is none.
     """
@@ -97,7 +101,7 @@ def read_directory(file: BinaryIO, place: int | None = None) -> Directory:
             own = struct.unpack(
                 f"{order}{'Q' if big else 'I'}", block[(number + 1) * entry_size - inline : (number + 1) * entry_size]
             )[0]
-        fields[tag] = Field(kind, values, own)
+        fields[tag] = Field(kind, values, own, entry=place + count_size + number * entry_size)
     return Directory(file, order, fields, length)
 
 
@@ -106,9 +110,7 @@ def has_sound_exif(file: BinaryIO) -> bool:
     try:
         main = read_directory(file)
         directories = [main]
-        for tag in (EXIF_DIRECTORY, GPS_DIRECTORY):
-            if tag in main.fields:
-                directories.append(read_directory(file, main.number(tag, 0)))
+        directories += [read_directory(file, main.number(tag, 0)) for tag in SUB_DIRECTORIES if tag in main.fields]
         for directory in directories[1:]:
             if INTEROP_DIRECTORY in directory.fields:
                 directories.append(read_directory(file, directory.number(INTEROP_DIRECTORY, 0)))
@@ -117,17 +119,28 @@ def has_sound_exif(file: BinaryIO) -> bool:
         return False
 
 
+def without_exif(data: bytes, directory: Directory) -> bytes:
+    """Returns a TIFF file whose first directory, which is given, names no EXIF and no places."""
+    changed = bytearray(data)
+    for tag in SUB_DIRECTORIES:
+        if tag in directory.fields:
+            struct.pack_into(f"{directory.order}H", changed, directory.fields[tag].entry, MEANINGLESS)
+    return bytes(changed)
+
+
 def unfolds(data: bytes) -> bool:
     """Returns whether a TIFF structure anywhere in a file would unfold, when it is read, into more than the file."""
     headers = list(islice(HEADER.finditer(data), MOST_HEADERS + 1))
-    return len(headers) > MOST_HEADERS or any(_claims_too_much(data[found.start() :]) for found in headers)
+    return len(headers) > MOST_HEADERS or any(_claims_too_much(data, found.start()) for found in headers)
 
 
-def _claims_too_much(data: bytes) -> bool:
+def _claims_too_much(data: bytes, start: int) -> bool:
+    """Returns whether a TIFF structure that begins at `start` has entries that share bytes; its start tells."""
     try:
-        return read_directory(io.BytesIO(data)).claims_too_much
+        directory = read_directory(io.BytesIO(data[start : start + ENOUGH]))
     except BadTiff:
         return False
+    return sum(field.size for field in directory.fields.values()) > len(data) - start
 
 
 def _read(file: BinaryIO, place: int, count: int) -> bytes:
