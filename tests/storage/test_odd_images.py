@@ -123,6 +123,18 @@ def tiff_of(values: np.ndarray, **options: object) -> bytes:
 BANDS = np.random.default_rng(3).integers(0, 256, (9, 14, 6), dtype=np.uint8)
 
 
+def test_the_second_decoder_keeps_still_where_decoders_may_differ() -> None:
+    """Premultiplied colours are divided, and JPEG inside of TIFF is rounded, by each in its own way."""
+    premultiplied = tiff_of(BANDS[..., :4], photometric="rgb", extrasamples=["assocalpha"])
+    read = decode_image(Path("x"), premultiplied)
+    assert read.note == "premultiplied alpha to straight" and disagreement(premultiplied, read, must_read=False) is None
+    buffer = io.BytesIO()
+    Pillow.fromarray(BANDS[..., :3]).save(buffer, "TIFF", compression="jpeg")
+    read = decode_image(Path("x"), buffer.getvalue())
+    assert disagreement(buffer.getvalue(), read, must_read=False) is None
+    assert disagreement(buffer.getvalue(), read, must_read=True) == "a second decoder cannot read it"
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

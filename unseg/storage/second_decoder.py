@@ -13,8 +13,10 @@ import numpy as np
 from unseg.storage.image_decoding import Image
 from unseg.storage.image_limits import DECODE_ERRORS
 from unseg.storage.png_structure import bare_png
+from unseg.storage.tiff_structure import PREMULTIPLIED
 
 READ = ("png", "tiff", "webp")
+LOSSLESS = (1, 5, 8, 32773, 32946)  # of TIFF: as it is, LZW, deflated, run lengths, deflated in an older way
 CHANNELS = {1: "grey", 2: "grey and transparency", 3: "RGB", 4: "RGB and transparency"}
 
 
@@ -25,7 +27,7 @@ def disagreement(data: bytes, image: Image, *, must_read: bool) -> str | None:
     decoders some choice. must_read: whether it is a fault if the other decoder cannot read it, as it is of our own
     files; those of others may be packed in ways that it does not know.
     """
-    if image.format not in READ or (image.format == "webp" and b"VP8L" not in data[:4096]):
+    if image.format not in READ or (image.format == "webp" and not must_read and b"VP8L" not in data[:4096]):
         return None
     if image.format == "png" and not must_read:
         data = bare_png(data)  # libpng says on standard error what it thinks of odd metadata
@@ -49,19 +51,20 @@ def _of_opencv(data: bytes) -> np.ndarray | None:
 def _of_tiff(data: bytes) -> np.ndarray | None:
     """Returns H×W×C as tifffile reads it; None where it is packed in a way that it does not read, or shown by rules.
 
-    A palette, CMYK, YCbCr or white as zero are not the samples that `unseg` keeps.
+    A palette, CMYK, YCbCr, white as zero or premultiplied colours are not the samples that `unseg` keeps, and packing
+    as JPEG leaves decoders a choice.
     """
     import tifffile  # when it is used: it takes a quarter of a second
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
-        if not isinstance(page, tifffile.TiffPage) or page.photometric not in (1, 2) or page.dtype is None:
+        if not isinstance(page, tifffile.TiffPage) or page.photometric not in (1, 2):
+            return None
+        if page.compression not in LOSSLESS or page.bitspersample not in (8, 16) or PREMULTIPLIED in page.extrasamples:
             return None
         values = np.asarray(page.asarray())
         if page.planarconfig == 2 and values.ndim == 3:
             values = np.moveaxis(values, 0, -1)
-        if page.bitspersample not in (8, 16):
-            return None
     return values if values.ndim == 3 else values[..., None]
 
 
