@@ -105,7 +105,8 @@ def _samples_of(
     if not given.is_dir():
         raise UserError(f"{given}: no such file or folder")
     masks_here = masks is not None and os.path.realpath(masks) == os.path.realpath(given)
-    skipped = [os.path.realpath(folder) for folder in (None if masks_here else masks, out) if folder is not None]
+    left_out = [os.path.realpath(folder) for folder in (None if masks_here else masks, out) if folder is not None]
+    skipped = [folder for folder in left_out if not _lies_in(os.path.realpath(given), folder)]
     for path in walk(given, problems, skipped):
         name = path.relative_to(given).as_posix()
         leads_to = os.path.realpath(path) if skipped and path.is_symlink() else None
