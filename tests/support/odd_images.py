@@ -446,13 +446,19 @@ def _of_new_formats(draw: np.random.Generator) -> Iterator[OddImage]:
         buffer = io.BytesIO()
         Pillow.fromarray(colour).save(buffer, "AVIF", **options)
         yield OddImage(f"avif-{number}.avif", buffer.getvalue(), _by_opencv(buffer.getvalue()))
+    right = _by_opencv(buffer.getvalue())
+    for orientation in range(1, 9):
+        buffer = io.BytesIO()
+        Pillow.fromarray(colour).save(buffer, "AVIF", quality=100, exif=exif_block(orientation))
+        yield OddImage(f"avif-turned-{orientation}.avif", buffer.getvalue(), turned(right, orientation))
     try:
         import pillow_heif
     except ImportError:
         return
-    for number, suffix in enumerate(("heic", "HEIC", "heif", "hif")):
+    for orientation in range(1, 9):
         buffer = io.BytesIO()
         pillow_heif.from_pillow(Pillow.fromarray(colour)).save(
-            buffer, quality=-1, chroma=444, matrix_coefficients=0, exif=exif_block(1)
+            buffer, quality=-1, chroma=444, matrix_coefficients=0, exif=exif_block(orientation)
         )
-        yield OddImage(f"heic-{number}.{suffix}", buffer.getvalue(), colour)
+        suffix = ("heic", "HEIC", "heif", "hif")[orientation % 4]
+        yield OddImage(f"heic-turned-{orientation}.{suffix}", buffer.getvalue(), turned(colour, orientation))
