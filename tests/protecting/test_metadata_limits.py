@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as Pillow
 
 from tests.support.fake_generator import loaded
@@ -95,3 +96,50 @@ def test_each_name_of_one_file_is_protected(photos: Path) -> None:
     summary, out = run(photos, "png")
     assert [entry.input for entry in summary.of("protected")] == sorted(path.name for path in photos.iterdir())
     assert verify(out).exit_code == 0
+
+
+PLACE = [
+    (33550, "d", 3, (0.5, 0.25, 0.0), True),
+    (33922, "d", 6, (0.0, 0.0, 0.0, 440720.0, 3751320.0, 0.0), True),
+    (34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True),
+    (42113, "s", 0, "-9999", True),
+]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("form", "metadata", "is_kept"), [("tiff", "keep", True), ("png", "keep", False), ("tiff", "icc", False)]
+)
+def test_a_georeference_is_kept_or_its_loss_is_told(
+    tmp_path: Path, order: str, form: str, metadata: str, is_kept: bool
+) -> None:
+    """As tifffile reads it: scale, tie point, keys and the value that stands for nothing."""
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(
+        tmp_path / "in" / "a.tif", PHOTO, photometric="rgb", metadata=None, extratags=PLACE, byteorder=order
+    )
+    write_png(tmp_path / "masks" / "a.png", np.full(PHOTO.shape[:2], 255, np.uint8))
+    settings = replace(KEEP, format=form, metadata=metadata)
+    out = tmp_path / "out"
+    (entry,) = protect([tmp_path / "in"], out, settings, masks=tmp_path / "masks", generator=loaded()).entries
+    assert (entry.note is None) == is_kept and verify(out).exit_code == 0
+    if not is_kept:
+        assert (entry.note or "").startswith("its georeference (GeoTIFF) was left out")
+    if form == "tiff":
+        with tifffile.TiffFile(out / entry.output) as file:
+            found = {tag.code: tag.value for tag in file.pages[0].tags.values()}
+        assert {code: found.get(code) for code, *_ in PLACE} == {
+            code: value if is_kept else None for code, _, _, value, _ in PLACE
+        }
+
+
+def test_a_georeference_in_an_output_that_should_have_none_is_found(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", PHOTO, photometric="rgb", metadata=None)
+    write_png(tmp_path / "masks" / "a.png", np.full(PHOTO.shape[:2], 255, np.uint8))
+    out = tmp_path / "out"
+    settings = replace(KEEP, format="tiff", metadata="icc")
+    protect([tmp_path / "in"], out, settings, masks=tmp_path / "masks", generator=loaded())
+    tifffile.imwrite(out / "a.tif", tifffile.imread(out / "a.tif"), photometric="rgb", metadata=None, extratags=PLACE)
+    (finding,) = verify(out).failures
+    assert "it carries a georeference, which --metadata icc leaves out" in (finding.problem or "")

@@ -11,7 +11,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -21,9 +21,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from unseg.storage.image_headers import bytes_of_image
 from unseg.storage.image_limits import FORMATS, MAX_PIXELS, ImageError
-from unseg.storage.image_metadata import NO_METADATA, Metadata, exif_of, metadata_of, telling_kinds
+from unseg.storage.image_metadata import NO_GEOREFERENCE, NO_METADATA, Metadata, exif_of, metadata_of, telling_kinds
 from unseg.storage.image_opening import ORIENTATION, Opened, opened
 from unseg.storage.png_structure import transparent_level
+from unseg.storage.tiff_structure import georeference_of
 
 GREY_LEVEL_16 = 257  # 65535 / 255: a grey level of 255 in values of 16 bits
 ORIENTATIONS = range(1, 9)
@@ -138,6 +139,10 @@ def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, descr
             notes = conversions + notes
         metadata, left_out = metadata_of(image, exif, grey, describe)
         tells = telling_kinds(image, exif, found.cleaned.tells)
+        if "a georeference" in tells and describe and found.turned_by == 1:
+            metadata = replace(metadata, georeference=georeference_of(data))
+        elif "a georeference" in tells:
+            left_out.append(NO_GEOREFERENCE)
     stored = found.turned_by if orientation == 1 else orientation
     return Image(
         samples=_upright(samples, orientation),

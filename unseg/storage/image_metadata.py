@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import ExifTags
 from PIL import Image as Pillow
@@ -39,18 +40,23 @@ EXIF, GPS = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 PNG_GAMMA = 1 / 2.2  # the usual one: images without a gamma are shown with it
 
 
+Georeference = tuple[tuple[int, int, bytes], ...]
+"""Tags of GeoTIFF and GDAL: each with its number, its type in TIFF 6.0, and its values, the low byte first."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What a file says beside its pixels.
 
     icc_profile: the colour profile of these pixels. exif: an EXIF block (a TIFF structure, without the "Exif" mark)
     without orientation, thumbnail and maker's notes, which hold pictures of their own. xmp: an XMP packet without
-    orientation.
+    orientation. georeference: of a TIFF file whose pixels are not turned.
     """
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    georeference: Georeference = ()
 
     def select(self, policy: str) -> Metadata:
         """Returns what a copy carries under "keep" (all), "icc" (the colour profile) or "none"."""
@@ -61,19 +67,24 @@ class Metadata:
 
         With it comes a sentence for each kind that is too large.
         """
-        fitting, notes = self, []
+        notes: list[str] = []
+        left_out: dict[str, Any] = {}
         for name, most in LIMITS.get(form, {}).items():
             content = getattr(self, name)
             if content is not None and len(content) > most:
-                fitting = replace(fitting, **{name: None})
+                left_out[name] = None
                 notes.append(
                     f"its {WORDS[name]} of {len(content):,} bytes was left out: {form.upper()} holds {most:,}, which"
                     " --format tiff exceeds"
                 )
-        return fitting, tuple(notes)
+        if self.georeference and form != "tiff":
+            left_out["georeference"] = ()
+            notes.append(f"{NO_GEOREFERENCE}: --format tiff keeps it")
+        return replace(self, **left_out), tuple(notes)
 
 
 NO_METADATA = Metadata()
+NO_GEOREFERENCE = "its georeference (GeoTIFF) was left out"
 WORDS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}
 # The most bytes of each kind. PNG: what Pillow still reads. JPEG: one segment, behind its length and mark; 255 of them.
 LIMITS = {
@@ -160,5 +171,6 @@ def telling_kinds(image: Pillow.Image, exif: Pillow.Exif, taken_out: Collection[
         "XMP": bool(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")),
         "IPTC": bool(image.info.get("photoshop")),
         "a comment": bool(image.info.get("comment") or getattr(image, "text", None)),
+        "a georeference": False,  # which only the cleaning tells
     }
     return tuple(kind for kind, found in told.items() if found or kind in taken_out)

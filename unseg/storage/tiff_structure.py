@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
 from unseg.storage.image_limits import ImageError
+from unseg.storage.image_metadata import Georeference
 from unseg.storage.tiff_tags import BadTiff, Directory, has_sound_exif, read_directory, without_exif
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 254, 256, 257, 258, 262, 277, 338
@@ -51,9 +52,18 @@ def check_tiff(path: Path, data: bytes) -> CleanedFile:
         left_out.append(damaged("EXIF"))
     if premultiplied:
         left_out.append("premultiplied alpha to straight")
-    if any(tag in directory.fields for tag in GEOREFERENCE):
-        left_out.append("its georeference (GeoTIFF) was left out")
-    return CleanedFile(data, tuple(left_out))
+    tells = ("a georeference",) if any(tag in directory.fields for tag in GEOREFERENCE) else ()
+    return CleanedFile(data, tuple(left_out), tells)
+
+
+def georeference_of(data: bytes) -> Georeference:
+    """Returns what a TIFF file that `check_tiff` passed says of its place on earth; empty where it says nothing."""
+    try:
+        directory = read_directory(io.BytesIO(data))
+        found = {tag: directory.values(tag) for tag in GEOREFERENCE}
+    except BadTiff:
+        return ()
+    return tuple((tag, *values) for tag, values in found.items() if values is not None)
 
 
 def _check_bands(path: Path, directory: Directory) -> None:

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO, Literal
 
+import numpy as np
+
 Order = Literal["<", ">"]  # of bytes: the least significant first, or last
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
+PLAIN = (1, 2, 3, 4, 6, 7, 8, 9, 11, 12)  # types of one number or letter a value, which any TIFF file may have
 NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types of whole numbers → struct's letter
 EXIF_DIRECTORY, GPS_DIRECTORY, INTEROP_DIRECTORY = 34665, 34853, 40965
 SUB_DIRECTORIES = (EXIF_DIRECTORY, GPS_DIRECTORY, INTEROP_DIRECTORY)
@@ -66,6 +69,18 @@ class Directory:
     def number(self, tag: int, default: int) -> int:
         """Returns an entry's first whole number, or the default."""
         return self.numbers(tag, (default,))[0]
+
+    def values(self, tag: int) -> tuple[int, bytes] | None:
+        """Returns an entry's type and its values' bytes, the least significant first; None where there is none.
+
+        Types whose values have two parts, and those of BigTIFF alone, count as none.
+        """
+        field = self.fields.get(tag)
+        if field is None or field.kind not in PLAIN:
+            return None
+        data = _read(self.file, field.place, field.size)
+        swapped = np.frombuffer(data, f"{self.order}u{SIZES[field.kind]}")
+        return field.kind, swapped.astype(f"<u{SIZES[field.kind]}").tobytes()
 
     @property
     def claims_too_much(self) -> bool:
