@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from unseg.storage.image_limits import ImageError
 
 METADATA_LIMIT = 2**20  # bytes of one kind of metadata (profile, EXIF, XMP) that are read; Pillow refuses more in PNG
 PARTS = 16_384  # that any file may have; larger ones have more
@@ -39,3 +42,13 @@ def too_large(what: str) -> str:
 def damaged(what: str) -> str:
     """Returns the sentence for a kind of metadata that cannot be read."""
     return f"its {what} is damaged and was left out"
+
+
+def check_length(path: Path, size: tuple[int, int], needed: int, there: int) -> None:
+    """Raises ImageError where a file is shorter than its pixels can be packed: no memory is reserved for them.
+
+    size: width and height. needed, there: bytes.
+    """
+    if there < needed:
+        width, height = size
+        raise ImageError(path, f"broken image: image file is truncated ({there:,} bytes hold no {width}×{height})")

@@ -12,6 +12,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from unseg.storage.bmp_structure import bmp_size
 from unseg.storage.gif_structure import gif_size
 from unseg.storage.image_limits import ImageError, check_size, open_regular
 from unseg.storage.jpeg_structure import jpeg_size
@@ -76,7 +77,7 @@ def promised_size(file: BinaryIO) -> tuple[int, int]:
         if kind in ("AVIF", "HEIF"):
             file.seek(0)
             return _largest_extent(file.read(BOXES))
-        of_start = {"PNG": png_size, "WEBP": webp_size, "BMP": _bmp_size, "GIF": gif_size}.get(kind or "")
+        of_start = {"PNG": png_size, "WEBP": webp_size, "BMP": bmp_size, "GIF": gif_size}.get(kind or "")
         return (0, 0) if of_start is None else of_start(start.ljust(START, b"\0"))
     except OSError:
         return 0, 0
@@ -97,15 +98,6 @@ def _largest_extent(start: bytes) -> tuple[int, int]:
     """Returns width and height of the largest picture that a HEIF or AVIF file's boxes speak of: tiles are smaller."""
     sizes = [struct.unpack(">II", found) for found in EXTENT.findall(start)]
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
-
-
-def _bmp_size(start: bytes) -> tuple[int, int]:
-    """Returns width and height of a BMP file; rows may stand from the top (a negative height)."""
-    if int.from_bytes(start[14:18], "little") == 12:
-        width, height = struct.unpack("<HH", start[18:22])
-    else:
-        width, height = struct.unpack("<ii", start[18:26])
-    return abs(width), abs(height)
 
 
 def webp_size(start: bytes) -> tuple[int, int]:

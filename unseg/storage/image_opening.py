@@ -12,6 +12,7 @@ from PIL import ExifTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
+from unseg.storage.bmp_structure import check_bmp
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
 from unseg.storage.gif_structure import clean_gif
 from unseg.storage.image_headers import promised_size
@@ -22,7 +23,7 @@ from unseg.storage.png_structure import clean_png
 from unseg.storage.tiff_structure import check_tiff
 from unseg.storage.tiff_tags import has_sound_exif, unfolds
 
-CLEANERS = {"PNG": clean_png, "JPEG": clean_jpeg, "GIF": clean_gif, "TIFF": check_tiff}
+CLEANERS = {"BMP": check_bmp, "PNG": clean_png, "JPEG": clean_jpeg, "GIF": clean_gif, "TIFF": check_tiff}
 ORIENTATION = ExifTags.Base.Orientation
 EXIF_MARK = b"Exif\0\0"
 AV1_CONFIGURATION = b"av1C"  # whose third byte says whether there are more than 8 bits (AV1-ISOBMFF, 2.3.3)

@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unseg.storage.cleaned_file import KEEPS_BUSY, METADATA_LIMIT, CleanedFile, damaged, most_parts, too_large
+from unseg.storage.cleaned_file import (
+    KEEPS_BUSY,
+    METADATA_LIMIT,
+    CleanedFile,
+    check_length,
+    damaged,
+    most_parts,
+    too_large,
+)
 from unseg.storage.image_limits import ImageError
 from unseg.storage.tiff_tags import has_sound_exif
 
 SCANS = 100  # ten are usual; each one costs a pass over all pixels, however few its bytes
 FEW_SCANS, SCANNED_PIXELS = 12, 2_000_000_000  # a large picture may have fewer: so many, or passes over so many pixels
+PIXELS_A_BYTE = 2048  # at most: a block of 8×8 takes a bit for its mean; arithmetic coding takes fewer
 SOI, EOI, SOS, COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
 APP0, APP1, APP2, APP13, APP14, APP15 = 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xEF
 ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
@@ -102,7 +111,9 @@ def clean_jpeg(path: Path, data: bytes) -> CleanedFile:
         found.append(segment)
         if len(found) > most_parts(len(data)):
             raise ImageError(path, f"more than {most_parts(len(data)):,} segments: {KEEPS_BUSY}")
-    _check_scans(path, data, found)
+    width, height = jpeg_size(data)
+    check_length(path, (width, height), width * height // PIXELS_A_BYTE, len(data))
+    _check_scans(path, found, width * height)
     kept, whole = _Kept(), memoryview(data)
     taken = [segment for segment in found if kept.takes(segment.marker, _start_of(segment, data))]
     left_out = []
@@ -125,9 +136,8 @@ def _start_of(segment: Segment, data: bytes) -> bytes:
     return data[segment.begin + 2 : min(segment.end, segment.begin + 2**16)]
 
 
-def _check_scans(path: Path, data: bytes, found: list[Segment]) -> None:
+def _check_scans(path: Path, found: list[Segment], pixels: int) -> None:
     scans = sum(segment.marker == SOS for segment in found)
-    width, height = jpeg_size(data)
-    most = min(SCANS, max(FEW_SCANS, SCANNED_PIXELS // max(1, width * height)))
+    most = min(SCANS, max(FEW_SCANS, SCANNED_PIXELS // max(1, pixels)))
     if scans > most:
         raise ImageError(path, f"more than {most} scans: {KEEPS_BUSY}")

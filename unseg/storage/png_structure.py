@@ -12,11 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unseg.storage.cleaned_file import KEEPS_BUSY, METADATA_LIMIT, CleanedFile, damaged, most_parts, too_large
+from unseg.storage.cleaned_file import (
+    KEEPS_BUSY,
+    METADATA_LIMIT,
+    CleanedFile,
+    check_length,
+    damaged,
+    most_parts,
+    too_large,
+)
 from unseg.storage.image_limits import ImageError
 from unseg.storage.tiff_tags import has_sound_exif
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+DEFLATED_AT_MOST = 1040  # zlib packs no more than 1,032 bytes into one
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types
 FRAME_CHUNKS = (b"acTL", b"fcTL", b"fdAT")  # of animations, which are told by them
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 TEXTS = {XMP_KEYWORD: "XMP", b"Raw profile type exif": "EXIF"}  # keyword of a text → what it holds
@@ -107,6 +117,7 @@ def clean_png(path: Path, data: bytes) -> CleanedFile:
     before: list[memoryview] = []
     pixels: list[memoryview] = []
     whole = memoryview(data)
+    check_length(path, png_size(data), _raw_size(data) // DEFLATED_AT_MOST, len(data))
     kept, end = _Kept(), len(SIGNATURE)
     for number, chunk in enumerate(png_chunks(data)):
         if number > most_parts(len(data)):
@@ -119,6 +130,14 @@ def clean_png(path: Path, data: bytes) -> CleanedFile:
     rest = [] if pixels and pixels[-1][4:8] == b"IEND" else [whole[end:]]
     cleaned = b"".join([SIGNATURE, *before[:1], *kept.chunks.values(), *before[1:], *pixels, *rest])
     return CleanedFile(cleaned, tuple(dict.fromkeys(kept.left_out)), tuple(sorted(kept.tells)))
+
+
+def _raw_size(data: bytes) -> int:
+    """Returns how many bytes a PNG's rows take unpacked, each behind the number of its filter."""
+    if len(data) < 26:
+        return 0
+    (width, height), bits = png_size(data), data[24] * CHANNELS.get(data[25], 1)
+    return height * (1 + (width * bits + 7) // 8)
 
 
 def bare_png(data: bytes) -> bytes:
