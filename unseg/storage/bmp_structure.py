@@ -12,7 +12,7 @@ PLAIN = 0  # the compression of rows that stand as they are
 
 
 def bmp_size(start: bytes) -> tuple[int, int]:
-    """Returns width and height that a BMP file's first 26 bytes promise; where rows stand from the top, it is negative."""
+    """Returns width and height that a BMP file's first 26 bytes promise. A negative height means rows from the top."""
     if int.from_bytes(start[14:18], "little") == OLD_HEADER:
         width, height = struct.unpack("<HH", start[18:22])
     else:
