@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.object_rule import ALL_OBJECTS, ObjectRule
 from unseg.errors import UserError
 from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
 
+BAND = 2**20  # pixels whose values are looked at together
 MaskKind = Literal["binary", "index"]
 """What a mask file's values are: grey levels, above 127 is object, or class ids."""
 BINARY_THRESHOLD = 127  # above it is object; the published generation rounds value / 255, which is the same
@@ -135,8 +139,17 @@ class _Look:
 
 def _look(item: Any, opener: Callable[[Any], Label]) -> _Look | None:
     try:
-        label = opener(item)
+        with PIXELS.room_for(pixel_count(item) if isinstance(item, Path) else 0):
+            label = opener(item)
+            return _Look(label.palette, label.lossy, frozenset(_values_of(label)))
     except ImageError:
         return None  # reported by name when its image is protected
-    values = () if label.palette or label.lossy else np.unique(label.values).tolist()
-    return _Look(label.palette, label.lossy, frozenset(values))
+
+
+def _values_of(label: Label) -> set[int]:
+    """Returns the values that say what kind of mask it is, a band of rows at a time: sorting copies them."""
+    if label.palette or label.lossy:
+        return set()
+    rows = max(1, BAND // label.values.shape[1])
+    bands = (label.values[top : top + rows] for top in range(0, len(label.values), rows))
+    return {value for band in bands for value in np.unique(band).tolist()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,9 @@ from pathlib import Path, PurePosixPath
 from unseg.data.name_matching import paired_names
 from unseg.errors import UserError
 from unseg.storage.image_limits import IMAGE_SUFFIXES
+from unseg.storage.picture_kinds import is_picture, is_picture_name
+
+MOST_LINKS = 100  # times that one folder is read because links lead to it
 
 
 @dataclass(frozen=True, order=True)
@@ -40,37 +44,46 @@ class SampleList:
     """Holds what `find_samples` found.
 
     samples: sorted by name. problems: unreadable folders. unused_masks: masks without an image. other_files: no images.
+    into_output: links that lead into the folder where protected images are written.
     """
 
     samples: list[SampleFile]
     problems: list[Problem] = field(default_factory=list)
     unused_masks: list[str] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
+    into_output: list[str] = field(default_factory=list)
 
 
-def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None) -> SampleList:
+def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, out: Path | None = None) -> SampleList:
     """Returns every image under `inputs` (folders, recursive, or single files), paired with its mask by relative stem.
 
-    The result does not depend on the order of `inputs`; a file named twice counts once. A masks folder inside an input
-    folder is not taken for images. Where masks lie beside the images (the same folder), .png files are the masks.
-    Raises UserError where an input or the masks' folder is missing, or where there is no image at all.
+    An image is every file that looks like a picture by its name or by its content. Each of several links to one file
+    counts; a file that two inputs name counts once, and the result does not depend on their order. A masks folder
+    inside an input folder is not taken for images, nor is what links lead to in `out`, the folder of the outputs. Where
+    masks lie beside the images (the same folder), .png files are the masks. Raises UserError where an input or the
+    masks' folder is missing, or where there is no image at all.
     """
     masks = None if masks is None else Path(masks)
     if masks is not None and not masks.is_dir():
         raise UserError(f"--masks {masks}: no such folder")
-    found: dict[str, SampleFile] = {}
+    found: list[SampleFile] = []
+    seen: set[str] = set()
     problems: list[Problem] = []
-    other_files: list[str] = []
+    beside = SampleList([])
     for given in sorted({Path(path) for path in inputs}):
-        for sample in _samples_of(given, masks, problems, other_files):
-            found.setdefault(os.path.realpath(sample.image), sample)
+        for sample in _samples_of(given, masks, out, problems, beside):
+            # One input may lie in another, and be a link to it: each file counts once under either of its paths.
+            paths = {os.path.join(where(sample.root), sample.name) for where in (os.path.abspath, os.path.realpath)}
+            if not paths & seen:
+                found.append(sample)
+            seen |= paths
     if not found and not problems:
         raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
-    samples = sorted(found.values())
-    if masks is None:
-        return SampleList(samples, sorted(set(problems)), [], sorted(other_files))
-    samples, unused = _pair(samples, masks, problems)
-    return SampleList(samples, sorted(set(problems)), unused, sorted(other_files))
+    samples, unused = sorted(found), list[str]()
+    if masks is not None:
+        samples, unused = _pair(samples, masks, problems)
+    others, into_output = sorted(beside.other_files), sorted(beside.into_output)
+    return SampleList(samples, sorted(set(problems)), unused, others, into_output)
 
 
 def stem_of(name: str) -> str:
@@ -78,40 +91,71 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
+def _stem_of_image(name: str) -> str:
+    """Returns the stem of an image, whose name may have no suffix of a picture: 2024.01.05 is whole."""
+    return stem_of(name) if is_picture_name(name) else name
+
+
 def _samples_of(
-    given: Path, masks: Path | None, problems: list[Problem], other_files: list[str]
+    given: Path, masks: Path | None, out: Path | None, problems: list[Problem], found: SampleList
 ) -> Iterable[SampleFile]:
+    """Yields the images of one input; what is none is added to `found`."""
     if given.is_file():
         yield SampleFile(given.name, given, given.parent)
         return
     if not given.is_dir():
         raise UserError(f"{given}: no such file or folder")
     masks_here = masks is not None and os.path.realpath(masks) == os.path.realpath(given)
-    skipped = None if masks is None or masks_here else os.path.realpath(masks)
+    left_out = [os.path.realpath(folder) for folder in (None if masks_here else masks, out) if folder is not None]
+    skipped = [folder for folder in left_out if not _lies_in(os.path.realpath(given), folder)]
     for path in walk(given, problems, skipped):
         name = path.relative_to(given).as_posix()
-        suffix = path.suffix.lower()
-        if suffix not in IMAGE_SUFFIXES:
-            other_files.append(name)
-        elif not (masks_here and suffix == ".png"):
+        leads_to = os.path.realpath(path) if skipped and path.is_symlink() else None
+        if leads_to is not None and out is not None and _lies_in(leads_to, os.path.realpath(out)):
+            found.into_output.append(name)
+        elif leads_to is not None and path.is_dir():
+            continue  # to the masks
+        elif not is_picture(path):
+            found.other_files.append(name)
+        elif not (masks_here and path.suffix.lower() == ".png"):
             yield SampleFile(name, path, given)
 
 
-def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> list[Path]:
-    """Returns the files under `folder`, sorted and without hidden ones. Linked folders are followed, each once."""
+def _lies_in(real: str, folder: str) -> bool:
+    return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> list[Path]:
+    """Returns the files under `folder`, sorted and without hidden ones.
+
+    Linked folders are followed, but not in circles, and not into those of `skipped` (real paths): such a link is among
+    the files. A folder that many links lead to is a problem from the `MOST_LINKS`th on: links upon links could lead on
+    for ever.
+    """
     files: list[Path] = []
-    visited: set[str] = set()
+    above: dict[str, tuple[str, ...]] = {}  # a folder's path → the real paths of those it lies in
+    visits: Counter[str] = Counter()
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, folder)
         problems.append(Problem(name, f"folder cannot be read: {error.strerror}"))
 
     for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited or real == skipped:
+        real, before = os.path.realpath(parent), above.get(os.path.dirname(parent), ())
+        visits[real] += 1
+        if any(_lies_in(real, other) for other in skipped):
+            files += [Path(parent)] if os.path.islink(parent) else []
             folders.clear()
             continue
-        visited.add(real)
+        if real in before:
+            folders.clear()
+            continue
+        if visits[real] > MOST_LINKS:
+            name = os.path.relpath(parent, folder)
+            problems.append(Problem(name, f"over {MOST_LINKS} links lead to this folder: name it as an input"))
+            folders.clear()
+            continue
+        above[parent] = (*before, real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(parent) / name for name in names if not name.startswith(".")]
     return sorted(files)
@@ -125,11 +169,11 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
         if path.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(path) not in images:
             by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
     problems += [Problem(f"masks: {problem.name}", problem.reason) for problem in mask_problems]
-    stems = paired_names((stem_of(sample.name) for sample in samples), by_stem)
+    stems = paired_names((_stem_of_image(sample.name) for sample in samples), by_stem)
     used = set(stems.values())
     paired = []
     for sample in samples:
-        candidates = by_stem.get(stems.get(stem_of(sample.name), ""), [])
+        candidates = by_stem.get(stems.get(_stem_of_image(sample.name), ""), [])
         if candidates:
             # PNG first: beside a.png, a.jpg is a picture of the mask rather than the mask.
             mask = min(candidates, key=lambda path: (path.suffix.lower() != ".png", path))

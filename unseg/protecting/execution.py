@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
 from unseg.errors import UserError
 from unseg.protecting import processes
@@ -97,7 +98,8 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         reason = image_encoding.unsupported(pipeline.settings.format, pixels, None)
         if reason:
             raise Refused("failed", reason)
-        pipeline.objects.find(job.sample, height, width)
+        with PIXELS.room_for(height * width):
+            pipeline.objects.find(job.sample, height, width)
     except Refused as refused:
         return Entry(*job.key, refused.status, reason=refused.reason)
     except ImageError as error:

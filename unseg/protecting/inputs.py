@@ -94,11 +94,11 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
         _check_places(request.samples, opened)
         return request.samples
     if opened is None:
-        return find_samples(request.inputs, request.masks)
+        return find_samples(request.inputs, request.masks, request.out)
     if opened.images_root is None:
         return opened.samples()
     of_labels = isinstance(opened.reader, LabelFiles) and opened.reader.format != "huggingface"
-    found = find_samples(request.inputs, opened.path if of_labels else None)
+    found = find_samples(request.inputs, opened.path if of_labels else None, request.out)
     own = {os.path.realpath(path) for path in opened.reader.own_images()}
     kept = [
         SampleFile(sample.name, sample.image, sample.root)
@@ -106,7 +106,7 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
         if not own or not _is_among(sample.image, own)
     ]
     problems = [problem for problem in found.problems if not problem.name.startswith("masks: ")]
-    return SampleList(kept, problems, [], found.other_files)
+    return SampleList(kept, problems, [], found.other_files, found.into_output)
 
 
 def _check_places(samples: SampleList, opened: OpenAnnotations | None) -> None:
@@ -135,6 +135,7 @@ def _tell_leftovers(found: SampleList, boxes: Mapping[str, Boxes] | None, progre
     unused_boxes = sorted(set(boxes or {}) - names)
     for what, left in (
         ("files are no images and are left out", found.other_files),
+        ("links lead into the output folder and are left out", found.into_output),
         ("masks have no image", found.unused_masks),
         ("boxes have no image", unused_boxes),
     ):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Annotations, Unannotated, open_annotations
 from unseg.data.annotations.core import first_few
@@ -24,6 +25,8 @@ from unseg.protecting.manifest import Entry
 from unseg.protecting.protector import Boxes
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
+from unseg.storage.image_decoding import OtherSize
+from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
 
 
@@ -151,15 +154,11 @@ class MaskFiles(ClassedObjects):
         if sample.mask is None:
             raise Refused("copied", "no mask for it")
         try:
-            label = image_decoding.open_label(sample.mask, self.max_pixels)
+            label = image_decoding.open_label(sample.mask, self.max_pixels, (height, width))
+        except OtherSize as error:
+            raise Refused("failed", f"mask {sample.mask_name} {error.reason}") from error
         except ImageError as error:
             raise Refused("failed", f"mask: {error.reason}") from error
-        if label.values.shape != (height, width):
-            there = "×".join(map(str, reversed(label.values.shape)))
-            raise Refused(
-                "failed",
-                f"mask {sample.mask_name} is {there}, the image (upright) is {width}×{height}: make them one size",
-            )
         mask = object_mask(label.values, self.folder.kind, self.rule)
         if not mask.any():
             there = _ids_there(self.rule, np.unique(label.values).tolist())
@@ -177,7 +176,8 @@ class MaskFiles(ClassedObjects):
 
     def _areas_of(self, path: Path) -> Mapping[int, int]:
         try:
-            return class_areas([image_decoding.open_label(path, self.max_pixels).values], self.rule.ignore_label)
+            with PIXELS.room_for(pixel_count(path)):
+                return class_areas([image_decoding.open_label(path, self.max_pixels).values], self.rule.ignore_label)
         except ImageError:
             return {}
 
@@ -273,7 +273,8 @@ class AnnotationObjects(ClassedObjects):
             data = None if root is not None else reader.image_bytes(name)
             path = (self.opened.path if root is None else root) / name
             height, width = image_decoding.upright_size(path, self.max_pixels, data)
-            return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
+            with PIXELS.room_for(height * width):
+                return class_areas([self._read(name, height, width).class_codes(self.rule)], NO_CLASS)
         except ImageError:
             return {}
 

@@ -92,9 +92,11 @@ class ImageMaker:
     def _facts(self, job: Job, image: image_decoding.Image, found: FoundObject) -> Entry:
         height, width, channels = image.samples.shape
         as_rgb = channels == 1 and self.settings.format == "webp"
+        _, too_large = image.metadata.select(self.settings.metadata).fitting(self.settings.format)
         notes = [
             image.note,
             "grey kept as RGB with equal channels: WebP has no grey" if as_rgb else None,
+            *too_large,
             job.planned.note,
             *found.notes,
         ]
@@ -129,7 +131,7 @@ class ImageMaker:
             protected = noise.apply(image.samples, noise_3NN, region, settings.budget)
         else:
             raise ValueError(f"{loaded.job.sample.name}: neither noise nor codes")
-        metadata = image.metadata.select(settings.metadata)
+        metadata, _ = image.metadata.select(settings.metadata).fitting(settings.format)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
         data = image_encoding.encode(settings.format, protected, image.alpha, metadata, settings.png_level)

@@ -17,6 +17,8 @@ from unseg.protecting.manifest import Entry
 from unseg.protecting.objects import OpenAnnotations, found_in
 from unseg.protecting.protector import image_region
 from unseg.storage import image_decoding
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.second_decoder import disagreement
 
 Place = tuple[Path, Path | None]
 """Where annotations lie, and the folder that the names in them are relative to."""
@@ -58,17 +60,25 @@ class Originals:
         return replace(self, read_annotations=found)
 
     def image(self, entry: Entry) -> image_decoding.Image:
-        """Returns an original; raises Broken where it is not there."""
+        """Returns an original that two decoders agree on; raises Broken where it is not there, or they do not agree."""
         path = self._path_of(entry)
+        data = self._bytes_of(entry, path)
+        image = image_decoding.decode_image(path, data, self.max_pixels)
+        different = disagreement(data, image, must_read=False)
+        if different is not None:
+            raise Broken(f"its original {path}: {different}")
+        return image
+
+    def _bytes_of(self, entry: Entry, path: Path) -> bytes:
         if self.settings.is_annotated and self.settings.holds_images:
             opened = self._annotations_of(entry)
             data = opened.reader.image_bytes(entry.input)
             if data is None:
                 raise Broken(f"its original is not in {opened.path}")
-            return image_decoding.decode_image(path, data, self.max_pixels)
+            return data
         if not path.is_file():
             raise Broken(f"its original {path} is not there: give --originals")
-        return image_decoding.read_image(path, self.max_pixels)
+        return bytes_of_image(path, self.max_pixels)
 
     def region(self, entry: Entry, height: int, width: int) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
@@ -86,7 +96,7 @@ class Originals:
             return np.ones((height, width), bool)
         if self.settings.is_annotated:
             return self._annotated(entry, rule, height, width)
-        return self._masked(entry, rule)
+        return self._masked(entry, rule, (height, width))
 
     def _annotated(self, entry: Entry, rule: ObjectRule, height: int, width: int) -> np.ndarray:
         opened = self._annotations_of(entry)
@@ -97,7 +107,7 @@ class Originals:
             raise Broken(f"its annotations in {opened.path} changed since (the object is another)")
         return found.mask_HW
 
-    def _masked(self, entry: Entry, rule: ObjectRule) -> np.ndarray:
+    def _masked(self, entry: Entry, rule: ObjectRule, size: tuple[int, int]) -> np.ndarray:
         folder = self.masks
         if folder is None and entry.mask_root is not None:
             folder = self.folder / entry.mask_root
@@ -106,7 +116,10 @@ class Originals:
         path = folder / entry.mask
         if not path.is_file():
             raise Broken(f"its mask {path} is not there: give --masks")
-        label = image_decoding.open_label(path, self.max_pixels)
+        try:
+            label = image_decoding.open_label(path, self.max_pixels, size)
+        except image_decoding.OtherSize as error:
+            raise Broken(f"its mask {entry.mask} {error.reason}") from error
         if label.sha256 != entry.mask_sha256:
             raise Broken(f"its mask {path} changed since (another sha256)")
         assert self.settings.kind is not None, "a rule without annotations is one of masks"

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from unseg.compute.in_flight import PIXELS_IN_FLIGHT
 from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.errors import UserError
 from unseg.protecting.manifest import Entry, cannot_go_on
@@ -28,12 +29,11 @@ from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
 from unseg.protecting.protector import Protector
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import image_limits
+from unseg.storage import image_headers, image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
 from unseg.storage.weights import LoadedGenerator
 
-PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
 CUDA_BATCH_SIZES = {"small": 32, "large": 8}  # images a batch: of networks up to that side, and of larger ones
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
@@ -142,7 +142,7 @@ class Pipeline:
             data = self.objects.image_bytes(job.sample)
         except ImageError:
             return 0
-        return image_limits.pixel_count(job.sample.image if data is None else io.BytesIO(data))
+        return image_headers.pixel_count(job.sample.image if data is None else io.BytesIO(data))
 
     def _sha256_of_input(self, job: Job) -> str | None:
         data = self.objects.image_bytes(job.sample)

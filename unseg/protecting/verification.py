@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.compute.threads import cores, single_threaded_pool
 from unseg.errors import UserError
@@ -18,6 +19,7 @@ from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
 from unseg.storage import image_limits
 from unseg.storage.files import files_under
+from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
 from unseg.storage.locks import LOCK_FILE, holder_of
 
@@ -161,7 +163,8 @@ def _findings(entries: list[Entry], kept: Originals, pool: Executor, progress: P
     def finding(entry: Entry) -> Finding:
         name = entry.output or entry.input
         try:
-            compared = compare(entry, opened)
+            with PIXELS.room_for(pixel_count(kept.folder / name)):
+                compared = compare(entry, opened)
         except (Broken, ImageError) as error:
             return Finding(name, str(error))
         except MemoryError:

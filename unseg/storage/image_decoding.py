@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
-from unseg.storage.image_limits import (
-    FORMATS,
-    MAX_PIXELS,
-    MULTI_PICTURE,
-    ImageError,
-    bytes_of_image,
-    check_header,
-    check_size,
-    image_errors,
-    webp_size,
-)
-from unseg.storage.image_metadata import NO_METADATA, Metadata, metadata_of, telling_kinds
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.image_limits import FORMATS, MAX_PIXELS, ImageError
+from unseg.storage.image_metadata import NO_GEOREFERENCE, NO_METADATA, Metadata, exif_of, metadata_of, telling_kinds
+from unseg.storage.image_opening import ORIENTATION, Opened, opened
+from unseg.storage.png_structure import transparent_level
+from unseg.storage.tiff_structure import georeference_of
 
-JPEG_SCANS = 100  # ten are usual; each one costs a pass over all pixels, however few its bytes
 GREY_LEVEL_16 = 257  # 65535 / 255: a grey level of 255 in values of 16 bits
-ORIENTATION = ExifTags.Base.Orientation
+ORIENTATIONS = range(1, 9)
 TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 NAME_OF_MODE = {
     "1": "black-and-white",
@@ -48,6 +40,10 @@ NAME_OF_MODE = {
 }
 RGB_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+LOSSY = ("JPEG", "AVIF", "HEIF")
+LABEL_BYTES = {"I": 8, "LA": 5, "RGB": 5, "RGBA": 5, "I;16": 4, "I;16B": 4}  # a pixel, of decoder and values together
+LABEL_MEMORY = 600_000_000
+BAND = 2**20  # pixels that are taken from the decoder at a time: all at once they would be there three times
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "LA", "RGB", "RGBA")
 # Tags of TIFF 6.0.
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339
@@ -60,6 +56,7 @@ class Image:
     samples: H×W×C, C = 1 (grey) or 3 (RGB), uint8 or uint16, contiguous: the file's own values. alpha: H×W of the same
     type, or None. metadata: what may be kept. note: the conversion that decoding made ("palette to RGB"), or None.
     sha256: of the file's bytes. tells: kinds of metadata in the file that say more than colours ("EXIF", "XMP").
+    orientation: EXIF's, 1 to 8, by which the file's pixels were turned. format: "png", "jpeg", …
     """
 
     samples: np.ndarray
@@ -68,6 +65,8 @@ class Image:
     note: str | None = None
     sha256: str = ""
     tells: tuple[str, ...] = ()
+    orientation: int = 1
+    format: str = ""
 
     @property
     def pixels(self) -> np.ndarray:
@@ -101,6 +100,15 @@ class Label:
     sha256: str
 
 
+class OtherSize(ImageError):
+    """A mask that is not of its image's size. size: its height and width, upright."""
+
+    def __init__(self, path: Path, size: tuple[int, int], expected: tuple[int, int]) -> None:
+        there, image = ("×".join(map(str, reversed(sides))) for sides in (size, expected))
+        super().__init__(path, f"is {there}, the image (upright) is {image}: make them one size")
+        self.size = size
+
+
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
@@ -116,24 +124,35 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, describe: bool
 
 def decode_image(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, describe: bool = False) -> Image:
     """Returns what `read_image` does for bytes that are in memory already; `path` is what errors name."""
-    with _decoding(path, data, max_pixels) as image:
+    with _decoding(path, data, max_pixels) as found:
+        image = found.image
         bits = _check_kind(path, image, data)
         grey, has_alpha = image.mode in GREY_MODES, _has_alpha(image)
-        orientation = image.getexif().get(ORIENTATION, 1)
+        exif, notes = exif_of(image, found.sound_exif)
+        orientation = exif.get(ORIENTATION, 1)
         if bits == 16:
             samples, alpha, grey = _deep_samples(path, image, data, grey=grey, has_alpha=has_alpha)
-            notes: list[str] = []
         else:
-            samples, alpha, notes = _shallow_samples(image, grey, has_alpha)
-        metadata, left_out = metadata_of(image, grey, describe)
-        tells = telling_kinds(image)
+            samples, alpha, conversions = _shallow_samples(image, grey, has_alpha)
+            if grey and image.format == "PNG" and alpha is not None and "transparency" in image.info:
+                alpha = _alpha_of_level(samples, data)
+            notes = conversions + notes
+        metadata, left_out = metadata_of(image, exif, grey, describe)
+        tells = telling_kinds(image, exif, found.cleaned.tells)
+        if "a georeference" in tells and describe and found.turned_by == 1:
+            metadata = replace(metadata, georeference=georeference_of(data))
+        elif "a georeference" in tells:
+            left_out.append(NO_GEOREFERENCE)
+    stored = found.turned_by if orientation == 1 else orientation
     return Image(
         samples=_upright(samples, orientation),
         alpha=None if alpha is None else _upright(alpha, orientation),
         metadata=metadata,
-        note="; ".join(notes + left_out) or None,
+        note="; ".join(dict.fromkeys([*notes, *found.notes, *left_out])) or None,
         sha256=hashlib.sha256(data).hexdigest(),
         tells=tells,
+        orientation=stored if isinstance(stored, int) and stored in ORIENTATIONS else 1,
+        format=str(image.format).lower(),
     )
 
 
@@ -151,46 +170,73 @@ def upright_size(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = 
     image cannot be used.
     """
     data = bytes_of_image(path, max_pixels) if data is None else data
-    with image_errors(path):
-        check_size(path, *webp_size(data[:30]), max_pixels)
-        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_header(path, image, max_pixels)
-            _check_kind(path, image, data)
-            # Pillow decodes a PNG to look for EXIF behind its pixels; there is none without the chunk's name.
-            exif = image.getexif() if image.format != "PNG" or b"eXIf" in data else Pillow.Image.getexif(image)
-            turned = exif.get(ORIENTATION, 1) in TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
+    with opened(path, data, max_pixels) as found:
+        image = found.image
+        _check_kind(path, image, data)
+        exif, _ = exif_of(image, found.sound_exif)
+        return _size_upright(image, exif.get(ORIENTATION, 1))
+
+
+def _size_upright(image: Pillow.Image, orientation: object) -> tuple[int, int]:
+    """Returns height and width once the orientation is applied; of a TIFF, Pillow states the turned size already."""
+    turned = orientation in TURNED and image.format != "TIFF"
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 # --- masks and label maps --------------------------------------------------------------------------------------------
 
 
-def open_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> Label:
+def open_label(path: str | Path, max_pixels: int = MAX_PIXELS, expected: tuple[int, int] | None = None) -> Label:
     """Returns a mask or label map, or raises ImageError: grey, palette or black-and-white, up to 32 bits a value.
 
-    A colour image is accepted only where its channels are equal and nothing is transparent.
+    A colour image is accepted only where its channels are equal and nothing is transparent. expected: height and width
+    of its image, upright; a mask of another size is an `OtherSize`, and is not decoded.
     """
     path = Path(path)
-    return decode_label(path, bytes_of_image(path, max_pixels), max_pixels)
+    return decode_label(path, bytes_of_image(path, max_pixels), max_pixels, expected)
 
 
-def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
+def decode_label(
+    path: Path, data: bytes, max_pixels: int = MAX_PIXELS, expected: tuple[int, int] | None = None
+) -> Label:
     """Returns what `open_label` does for bytes that are in memory already; `path` is what errors name."""
-    with _decoding(path, data, max_pixels) as image:
-        mode, lossy = image.mode, image.format in ("JPEG", MULTI_PICTURE)
-        if mode not in LABEL_MODES:
-            raise ImageError(path, f"a mask must be grey, palette or black-and-white, this one is {mode}")
-        if mode in ("LA", "RGB", "RGBA") and _header_bits(image, data) > 8:
+    with opened(path, data, max_pixels) as found:
+        image = found.image
+        if image.mode not in LABEL_MODES:
+            raise ImageError(path, f"a mask must be grey, palette or black-and-white, this one is {image.mode}")
+        if image.mode in ("LA", "RGB", "RGBA") and _header_bits(image, data) > 8:
             raise ImageError(path, "mask with more than 8 bits a channel: save it as grey PNG, one class id a pixel")
-        values = _upright(np.asarray(image), image.getexif().get(ORIENTATION, 1))
+        exif, _ = exif_of(image, found.sound_exif)
+        orientation = exif.get(ORIENTATION, 1)
+        size = _size_upright(image, orientation)
+        if expected is None:
+            _check_label_memory(path, image)
+        elif size != expected:
+            raise OtherSize(path, size, expected)
+        image.load()
+        values = _upright(_in_bands(image, lambda part: _label_values(path, part)), orientation)
+        lossy = image.format in LOSSY
+    return Label(values, image.mode == "P", lossy, hashlib.sha256(data).hexdigest())
+
+
+def _label_values(path: Path, part: Pillow.Image) -> np.ndarray:
+    """Returns the values of a part of a mask, H×W; ImageError where colours or transparency say more than one value."""
+    values, mode = np.asarray(part), part.mode
     if mode == "1":
         values = values.astype(np.uint8) * 255
     if mode in ("LA", "RGBA") and (values[..., -1] != 255).any():
         raise ImageError(path, "mask with transparency: save it as grey or palette PNG without alpha")
     if mode in ("RGB", "RGBA") and (values[..., :1] != values[..., 1:3]).any():
         raise ImageError(path, "colour mask: save it as grey or palette PNG, one class id a pixel")
-    values = values if values.ndim == 2 else values[..., 0]
-    return Label(np.ascontiguousarray(values), mode == "P", lossy, hashlib.sha256(data).hexdigest())
+    return values if values.ndim == 2 else values[..., 0]
+
+
+def _check_label_memory(path: Path, image: Pillow.Image) -> None:
+    """Raises ImageError where a mask, for which no image vouches, takes far more memory than one of 8 bits can."""
+    if image.width * image.height * LABEL_BYTES.get(image.mode, 2) > LABEL_MEMORY:
+        raise ImageError(
+            path, f"a mask of {image.width}×{image.height} in {image.mode}: save it as grey, 8 bits a pixel"
+        )
 
 
 def read_label(path: str | Path) -> np.ndarray:
@@ -202,16 +248,11 @@ def read_label(path: str | Path) -> np.ndarray:
 
 
 @contextmanager
-def _decoding(path: Path, data: bytes, max_pixels: int) -> Iterator[Pillow.Image]:
+def _decoding(path: Path, data: bytes, max_pixels: int) -> Iterator[Opened]:
     """Opens the image and loads its pixels; what goes wrong inside is one ImageError."""
-    with image_errors(path):
-        check_size(path, *webp_size(data[:30]), max_pixels)
-        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_header(path, image, max_pixels)
-            if image.format in ("JPEG", MULTI_PICTURE) and data.count(b"\xff\xda") > JPEG_SCANS:
-                raise ImageError(path, f"more than {JPEG_SCANS} scans: made to keep a decoder busy, or damaged")
-            image.load()
-            yield image
+    with opened(path, data, max_pixels) as found:
+        found.image.load()
+        yield found
 
 
 def _check_kind(path: Path, image: Pillow.Image, data: bytes) -> int:
@@ -262,7 +303,7 @@ def _shallow_samples(
     """Returns samples H×W×C and alpha H×W of an 8-bit image, and the conversion that it took, if any."""
     kept = "L" if grey else "RGB"
     target = f"{kept}A" if has_alpha else kept
-    array = np.array(image if image.mode == target else image.convert(target))
+    array = _in_bands(image, lambda part: np.asarray(part if part.mode == target else part.convert(target)))
     array = array if array.ndim == 3 else array[..., None]
     samples, alpha = (array[..., :-1], array[..., -1]) if has_alpha else (array, None)
     if image.mode in (target, kept):
@@ -280,7 +321,7 @@ def _deep_samples(
     and kinds that one of them misreads (planes stored apart) are refused.
     """
     if grey and not has_alpha:
-        return np.asarray(image).astype(np.uint16)[..., None], None, True
+        return _in_bands(image, lambda part: np.asarray(part).astype(np.uint16))[..., None], None, True
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width):
         raise ImageError(path, "16 bits a channel, stored in a way that is not read: save it as 16-bit PNG")
@@ -305,8 +346,33 @@ def _high_bytes_agree(image: Pillow.Image, colours_HW3: np.ndarray, alpha_HW: np
     return image.mode == "RGB" or (alpha_HW is not None and np.array_equal(seen[..., 3], alpha_HW >> 8))
 
 
+def _alpha_of_level(samples_HW1: np.ndarray, data: bytes) -> np.ndarray:
+    """Returns the alpha of an 8-bit grey image of a PNG in which one grey level is transparent.
+
+    The level is written in the file's own bits, 1 to 8, whereas the samples reach from 0 to 255 (PNG, 11.3.1.1).
+    """
+    level, highest = transparent_level(data), 2 ** data[24] - 1
+    opaque = np.ones(samples_HW1.shape[:2], bool) if level is None else samples_HW1[..., 0] != level * (255 // highest)
+    return opaque * np.uint8(255)
+
+
 def _has_alpha(image: Pillow.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _in_bands(image: Pillow.Image, values_of: Callable[[Pillow.Image], np.ndarray]) -> np.ndarray:
+    """Returns H×W… values of a decoded image, of which `values_of` is given a band of rows at a time."""
+    rows = max(1, BAND // image.width)
+    if rows >= image.height:
+        return np.array(values_of(image))  # torch takes only memory that may be written
+    values = None
+    for top in range(0, image.height, rows):
+        band = values_of(image.crop((0, top, image.width, min(top + rows, image.height))))
+        if values is None:
+            values = np.empty((image.height, *band.shape[1:]), band.dtype)
+        values[top : top + len(band)] = band
+    assert values is not None, "an image has rows"
+    return values
 
 
 def _upright(values: np.ndarray, orientation: object) -> np.ndarray:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations.core import (
@@ -32,7 +31,9 @@ from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
 from unseg.storage.image_decoding import Label, open_label
-from unseg.storage.image_limits import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.image_limits import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
+from unseg.storage.image_opening import opened
 
 VOC_CLASSES = (
     "background",
@@ -200,9 +201,9 @@ def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
     if folder.name.startswith(VOC_INSTANCES) or not paths:
         return False
     try:
-        with Pillow.open(paths[0], formats=FORMATS) as image:
-            palette = image.getpalette() if image.mode == "P" else None
-    except DECODE_ERRORS:
+        with opened(paths[0], bytes_of_image(paths[0], MAX_PIXELS), MAX_PIXELS) as found:
+            palette = found.image.getpalette() if found.image.mode == "P" else None
+    except ImageError:
         return False
     return palette is not None and palette[: 3 * len(VOC_CLASSES)] == voc_palette()[: 3 * len(VOC_CLASSES)]
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from unseg.data.name_matching import file_form, unicode_form
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.image_limits import IMAGE_SUFFIXES
+from unseg.storage.picture_kinds import is_picture
 
 MAX_NAME = 255  # bytes a part of a path, on every common file system
 MAX_PATH = 4096
@@ -80,7 +80,7 @@ class ImagesFolder:
             raise UserError(f"{root}: no such folder of images")
         problems: list[Problem] = []
         files = walk(root, problems)
-        names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+        names = sorted(path.relative_to(root).as_posix() for path in files if is_picture(path))
         return cls(root, names, problems)
 
     @cached_property
