@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from unseg.errors import UserError
+from unseg.storage.files import walk_folders
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 
@@ -99,21 +100,29 @@ def _samples_of(
 def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> list[Path]:
     """Returns the files under `folder`, sorted and without hidden ones. Linked folders are followed, each once."""
     files: list[Path] = []
-    visited: set[str] = set()
+    visited: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, folder)
         problems.append(Problem(name, f"folder cannot be read: {error.strerror}"))
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited or real == skipped:
+    if skipped is not None and os.path.isdir(skipped):
+        visited.add(_place_of(skipped))
+    for parent, folders, names in walk_folders(folder, unreadable, follow_links=True):
+        place = _place_of(parent)
+        if place in visited:
             folders.clear()
             continue
-        visited.add(real)
+        visited.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(parent) / name for name in names if not name.startswith(".")]
     return sorted(files)
+
+
+def _place_of(folder: str) -> tuple[int, int]:
+    """Returns where a folder is on the disk, whatever links lead to it."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tuple[list[SampleFile], list[str]]:

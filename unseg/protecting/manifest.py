@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 from unseg.errors import UserError
 from unseg.storage.files import stays_inside, sync_folder, write_blocks
+from unseg.storage.locks import LOCK_FILE, Held
 
 MANIFEST = "unseg-manifest.jsonl"
 UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
@@ -138,11 +139,13 @@ class ManifestWriter:
     It is a context, which writes from its beginning on. Between, the last line of an input counts, so that a killed
     run loses nothing. An error while writing is a UserError, and what was written before it stays readable. Until the
     context ends without an error, the first line says that the run is unfinished: it may have inputs that no line
-    speaks of yet.
+    speaks of yet. held: the folder as the run has locked it; nothing is written once it has it no more.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry]) -> None:
-        self.path, self.header = folder / MANIFEST, header
+    def __init__(
+        self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry], held: Held | None = None
+    ) -> None:
+        self.path, self.header, self._held = folder / MANIFEST, header, held
         self.entries = {entry.key: entry for entry in earlier}
 
     def add(self, entry: Entry) -> None:
@@ -157,7 +160,12 @@ class ManifestWriter:
         if entries:
             self._append("".join(map(_line, entries)), durable=True)
 
+    def _check_held(self) -> None:
+        if self._held is not None:
+            self._held.check()
+
     def _append(self, lines: str, durable: bool = False) -> None:
+        self._check_held()
         try:
             self._file.write(lines)
             self._file.flush()
@@ -172,8 +180,10 @@ class ManifestWriter:
             for key in sorted(self.entries):
                 yield _line(self.entries[key]).encode()
 
-        write_blocks(self.path, blocks(), durable=True)
+        self._check_held()
+        write_blocks(self.path, blocks(), durable=True, within=self.path.parent)
         sync_folder(self.path.parent)
+        self._check_held()
 
     def __enter__(self) -> ManifestWriter:
         try:
@@ -190,9 +200,13 @@ class ManifestWriter:
             self._file.close()
         try:
             self._rewrite(finished=error is None)
-        except OSError as failure:  # the manifest stays as the lines appended to it: readable, not sorted
-            if error is None:
-                raise cannot_go_on(self.path.parent, failure) from failure
+        except (OSError, UserError) as failure:  # the manifest stays as the lines appended to it: readable, not sorted
+            if error is not None:
+                return
+            if isinstance(failure, UserError):
+                raise
+            self._check_held()
+            raise cannot_go_on(self.path.parent, failure) from failure
 
 
 def cannot_go_on(out: Path, error: OSError) -> UserError:
