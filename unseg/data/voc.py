@@ -10,6 +10,7 @@ from pathlib import Path
 from unseg.data.edition_catalog import PASCAL, VOC_IMAGES, VOC_LISTS
 from unseg.data.edition_layout import home_of
 from unseg.errors import UserError
+from unseg.storage.files import read_text
 
 LABELS, AUGMENTED = "SegmentationClass", "SegmentationClassAug"
 AUGMENTED_LIST = "train_aug"
@@ -32,7 +33,7 @@ def listed(voc: Path, which: str) -> list[str] | None:
     if not file.is_file():
         return None
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{file}: cannot be read as a list of names ({error}); give a text file with a name a line"

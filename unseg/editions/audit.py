@@ -9,11 +9,11 @@ from typing import Any
 
 from unseg.data.edition_catalog import READER, edition_row
 from unseg.data.edition_layout import locate
-from unseg.editions.carried import CARRIED, Carried, read_carried
+from unseg.editions.carried import Carried, read_carried
 from unseg.editions.data_set import open_data_set
-from unseg.editions.description import EDITION, is_described, read_edition
+from unseg.editions.description import is_described, read_edition
 from unseg.errors import UserError
-from unseg.protecting.manifest import Manifest, read_manifest
+from unseg.protecting.manifest import CARRIED, EDITION, Manifest, read_manifest
 from unseg.protecting.objects import OpenAnnotations
 from unseg.protecting.verification import CUT_OFF, Finding, Verification, verify
 from unseg.storage.files import link_on_the_way, sha256_of

@@ -15,6 +15,7 @@ from unseg.data.edition_catalog import READER
 from unseg.data.edition_layout import EditionRow, EditionSet, Located, locate, nearest
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
 from unseg.errors import UserError
+from unseg.storage.files import read_text
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 MASK_SUFFIX = ".png"  # of masks that lie among their images
@@ -177,9 +178,11 @@ def _is_same_folder(place: Located) -> bool:
 def _listed(path: Path) -> list[str]:
     """Returns the images that a list names by stem (VOC), or by path as some editions of the augmented list do."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        lines = read_text(path).splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read as UTF-8: {error.reason}") from error
     stems = [
         PurePosixPath(safe_name(line.split()[0], f"{path}: line {number}").lstrip("/")).name
         for number, line in enumerate((line.lstrip("/") for line in lines), 1)

@@ -65,9 +65,7 @@ class RunPlan:
         return [job for job in self.jobs if job.is_new]
 
 
-def plan_run(
-    request: Request, inputs: Inputs, pool: Executor, progress: Progress, held: Held | None = None
-) -> RunPlan:
+def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progress, held: Held | None = None) -> RunPlan:
     """Returns the plan of a run; UserError where the output folder or the settings forbid it. Nothing is written.
 
     Masks are looked at in the threads of `pool`; `progress` is told what they are. held: the output folder that the run

@@ -43,7 +43,8 @@ ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is kil
 class Blueprint:
     """Everything that a worker needs to build its pipeline.
 
-    generator: one that is no file. held: the output folder, which the parent has locked. sha256: of the generator that is meant, which a file may not be any more.
+    generator: one that is no file. sha256: of the generator that is meant, which a file may not be any more. held: the
+    output folder, which the parent has locked.
     """
 
     settings: ProtectSettings

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from unseg.errors import UserError
 
@@ -33,17 +33,27 @@ def open_for_reading(path: str | Path) -> BinaryIO:
 
     It does not wait for the content of a pipe, which may never come, and reads no device, which may have no end.
     """
+    return _regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), "rb")
+
+
+def _regular(path: str | Path, flags: int, mode: str) -> BinaryIO:
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, flags, 0o666)
     except ValueError as error:  # a zero byte, or half of a character
         raise OSError(errno.EINVAL, "no file can have that name", os.fspath(path)) from error
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return cast("BinaryIO", os.fdopen(descriptor, mode))
     os.close(descriptor)
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(kind):
         raise OSError(errno.EISDIR, "is a folder", os.fspath(path))
     raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+
+
+def open_for_appending(path: str | Path) -> BinaryIO:
+    """Opens a regular file to add to its end, making it where it is missing; OSError as `open_for_reading` has it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return _regular(path, flags, "ab")
 
 
 def open_within(path: Path, roots: Sequence[Path]) -> BinaryIO:
@@ -63,9 +73,14 @@ def leads_out(path: str | Path, roots: Sequence[Path]) -> bool:
     return not any(real.is_relative_to(os.path.realpath(root)) for root in roots)
 
 
-def open_text(path: str | Path, encoding: str = "utf-8", newline: str | None = None) -> io.TextIOWrapper:
-    """Opens a regular file of text as `open_for_reading` does; reading it raises UnicodeDecodeError for other bytes."""
-    return io.TextIOWrapper(open_for_reading(path), encoding=encoding, newline=newline)
+def open_text(
+    path: str | Path, encoding: str = "utf-8", errors: str = "strict", newline: str | None = None
+) -> io.TextIOWrapper:
+    """Opens a regular file of text as `open_for_reading` does; reading it raises UnicodeDecodeError for other bytes.
+
+    The others: as for Python's `open`.
+    """
+    return io.TextIOWrapper(open_for_reading(path), encoding=encoding, errors=errors, newline=newline)
 
 
 def read_text(path: str | Path) -> str:

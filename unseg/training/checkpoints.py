@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from unseg.compute.progress import Progress
 from unseg.errors import UserError
 from unseg.method.config import RETIRED
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, write_durably, writing
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, read_text, sha256_of, write_durably, writing
 from unseg.storage.settings_diff import differences
 
 GENERATOR_FILE = "generator.safetensors"
@@ -125,7 +125,7 @@ class RunFolder:
         """Returns what is wrong with a checkpoint's files, None where they are whole."""
         path = self.path(step)
         try:
-            facts = json.loads(path.with_suffix(".json").read_bytes())
+            facts = json.loads(read_text(path.with_suffix(".json")))
         except (ValueError, OSError) as error:
             return f"cannot be read ({error})"
         described = isinstance(facts, dict) and isinstance(facts.get("settings"), dict)
@@ -135,7 +135,7 @@ class RunFolder:
 
     def _check_settings(self, step: int, settings: Settings) -> None:
         """Raises UserError where a checkpoint belongs to a run with other settings."""
-        theirs = json.loads(self.path(step).with_suffix(".json").read_bytes())["settings"]
+        theirs = json.loads(read_text(self.path(step).with_suffix(".json")))["settings"]
         for name, value in RETIRED.items():
             if theirs.get(name) == value:
                 del theirs[name]

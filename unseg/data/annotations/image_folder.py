@@ -19,6 +19,7 @@ from unseg.data.annotations.label_files import LabelFiles, detected_label_files
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
+from unseg.storage.files import open_text
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -83,7 +84,7 @@ def metadata_files(path: Path, problems: list[Problem]) -> list[Path]:
 
 def _rows(metadata: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        with open(metadata, encoding="utf-8-sig", newline="") as file:
+        with open_text(metadata, encoding="utf-8-sig", newline="") as file:
             if metadata.suffix == ".csv":
                 yield from csv.DictReader(_bounded(metadata, file), restkey="", strict=True)
                 return

@@ -30,6 +30,7 @@ from unseg.data.masks import MaskKind, check_kind, detect_kind
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
+from unseg.storage.files import open_for_reading
 from unseg.storage.image_decoding import Label, open_label
 from unseg.storage.image_limits import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES
 
@@ -199,7 +200,7 @@ def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
     if folder.name.startswith(VOC_INSTANCES) or not paths:
         return False
     try:
-        with Pillow.open(paths[0], formats=FORMATS) as image:
+        with open_for_reading(paths[0]) as file, Pillow.open(file, formats=FORMATS) as image:
             palette = image.getpalette() if image.mode == "P" else None
     except DECODE_ERRORS:
         return False

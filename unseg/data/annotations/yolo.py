@@ -16,6 +16,7 @@ from unseg.data.annotations.names import ImagesFolder, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
+from unseg.storage.files import open_text
 from unseg.storage.image_limits import ImageError, read_bytes
 
 MAX_FILE = 8 << 20  # bytes a label file
@@ -125,7 +126,7 @@ def label_texts(folder: Path, problems: list[Problem]) -> list[Path]:
 def looks_like_yolo(path: Path) -> bool:
     """Returns whether the first line that is not empty is a class and an outline."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open_text(path, errors="replace") as file:
             lines = (file.readline(1 << 20) for _ in range(10))
             fields = next((line.split() for line in lines if line.strip()), [])
         return len(fields) >= 5 and fields[0].isdigit() and bool(np.isfinite(np.array(fields, np.float64)).all())
