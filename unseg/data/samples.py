@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -99,13 +99,29 @@ def _samples_of(
 
 def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> list[Path]:
     """Returns the files under `folder`, sorted and without hidden ones. Linked folders are followed, each once."""
-    files: list[Path] = []
-    visited: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, folder)
         problems.append(Problem(name, f"folder cannot be read: {error.strerror}"))
 
+    return sorted(Path(parent) / name for parent, names in _visible(folder, unreadable, skipped) for name in names)
+
+
+def count_files(folder: Path, at_most: int) -> int:
+    """Returns how many files and folders `walk` meets under `folder`; over `at_most` it looks no further."""
+    found = 0
+    for _, names in _visible(folder, lambda error: None, None):
+        found += 1 + len(names)
+        if found > at_most:
+            break
+    return found
+
+
+def _visible(
+    folder: Path, unreadable: Callable[[OSError], None], skipped: str | None
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder, however it is reached, once, with the names of the files in it; nothing that is hidden."""
+    visited: set[tuple[int, int]] = set()
     if skipped is not None and os.path.isdir(skipped):
         visited.add(_place_of(skipped))
     for parent, folders, names in walk_folders(folder, unreadable, follow_links=True):
@@ -115,8 +131,7 @@ def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> l
             continue
         visited.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent) / name for name in names if not name.startswith(".")]
-    return sorted(files)
+        yield parent, [name for name in names if not name.startswith(".")]
 
 
 def _place_of(folder: str) -> tuple[int, int]:

@@ -50,6 +50,17 @@ def _regular(path: str | Path, flags: int, mode: str) -> BinaryIO:
     raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
 
 
+def is_missing(path: str | Path) -> bool:
+    """Returns whether nothing has the name; False also where the system does not say, as in a locked folder."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def open_for_appending(path: str | Path) -> BinaryIO:
     """Opens a regular file to add to its end, making it where it is missing; OSError as `open_for_reading` has it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
