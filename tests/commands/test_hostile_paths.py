@@ -35,9 +35,9 @@ WORKING: dict[str, dict[str, str]] = {
     "train": {"--data-root": "set", "--output": "new", "--device": "cpu", "--recipe": "smoke"},
     "evaluate": {
         "--clean": "photos",
-        "--test": "photos",
+        "--test": "others",
         "--annotations": "masks",
-        "--test-annotations": "masks",
+        "--test-annotations": "other-masks",
         "--out": "new",
         "--device": "cpu",
         "--networks": "tiny_one",
@@ -92,6 +92,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, pixels in (
         ("photos/p0.png", np.random.default_rng(0).integers(0, 256, (24, 37, 3), dtype=np.uint8)),
+        ("others/q0.png", np.random.default_rng(1).integers(0, 256, (24, 37, 3), dtype=np.uint8)),
+        ("other-masks/q0.png", np.uint8(255) * (np.indices((24, 37))[0] > 9).astype(np.uint8)),
         ("masks/p0.png", np.uint8(255) * (np.indices((24, 37))[1] > 20).astype(np.uint8)),
     ):
         Path(name).parent.mkdir()

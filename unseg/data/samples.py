@@ -121,23 +121,9 @@ def _visible(
     folder: Path, unreadable: Callable[[OSError], None], skipped: str | None
 ) -> Iterator[tuple[str, list[str]]]:
     """Yields each folder, however it is reached, once, with the names of the files in it; nothing that is hidden."""
-    visited: set[tuple[int, int]] = set()
-    if skipped is not None and os.path.isdir(skipped):
-        visited.add(_place_of(skipped))
-    for parent, folders, names in walk_folders(folder, unreadable, follow_links=True):
-        place = _place_of(parent)
-        if place in visited:
-            folders.clear()
-            continue
-        visited.add(place)
+    for parent, folders, names in walk_folders(folder, unreadable, follow_links=True, skipped=skipped):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield parent, [name for name in names if not name.startswith(".")]
-
-
-def _place_of(folder: str) -> tuple[int, int]:
-    """Returns where a folder is on the disk, whatever links lead to it."""
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
 
 
 def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tuple[list[SampleFile], list[str]]:

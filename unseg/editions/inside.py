@@ -20,16 +20,10 @@ def check_links(places: Iterable[Located], roots: Sequence[Path]) -> None:
 
     roots: the data set's, and those that the user named besides. Hidden files are not looked at: nothing reads them.
     """
-    visited: set[tuple[int, int]] = set()
-    for place in places:
-        for path in _paths_of(place):
-            _check(path, roots)
+    for path in dict.fromkeys(path for place in places for path in _paths_of(place)):
+        _check(path, roots)
+        if os.path.isdir(path):
             for parent, folders, names in walk_folders(path, lambda error: None, follow_links=True):
-                found = os.stat(parent)
-                if (found.st_dev, found.st_ino) in visited:
-                    folders.clear()
-                    continue
-                visited.add((found.st_dev, found.st_ino))
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 for name in (*folders, *names):
                     if not name.startswith(".") and os.path.islink(os.path.join(parent, name)):

@@ -247,19 +247,26 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 
 def walk_folders(
-    folder: Path, unreadable: Callable[[OSError], None], follow_links: bool = False
+    folder: Path, unreadable: Callable[[OSError], None], follow_links: bool = False, skipped: str | None = None
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields each folder with the names of the folders and other files in it, as `os.walk` does from the top down.
 
     The names of folders may be changed before the next step. unreadable: is told of a folder that cannot be looked
-    into. Before Python 3.12 `os.walk` calls itself, which a thousand nested folders bring to an end.
+    into. follow_links: links to folders are followed, and each folder comes once, however it is reached. skipped: a
+    folder that is left out, with all that is in it. Before Python 3.12 `os.walk` calls itself, which a thousand nested
+    folders bring to an end.
     """
     left = [os.fspath(folder)]
+    visited = set() if skipped is None or not os.path.isdir(skipped) else {_place_of(skipped)}
     while left:
         parent = left.pop()
         folders: list[str] = []
         names: list[str] = []
         try:
+            place = _place_of(parent)
+            if place in visited:
+                continue
+            visited.add(place)
             with os.scandir(parent) as entries:
                 for entry in entries:
                     (folders if _is_folder(entry) else names).append(entry.name)
@@ -269,6 +276,12 @@ def walk_folders(
         yield parent, folders, names
         below = [os.path.join(parent, name) for name in reversed(folders)]
         left += [path for path in below if follow_links or not os.path.islink(path)]
+
+
+def _place_of(folder: str) -> tuple[int, int]:
+    """Returns where a folder is on the disk, whatever links lead to it."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

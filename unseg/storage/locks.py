@@ -123,7 +123,7 @@ class FolderLock:
                 self.path.unlink(missing_ok=True)
         if has_fcntl:
             os.close(self._descriptor)
-        if kind is not None:
+        if kind is not None and ours:  # else it is not the folder that was made
             self._remove_made()
 
     def _remove_made(self) -> None:
