@@ -12,7 +12,7 @@ import pytest
 from tests.editions.test_editions import error_of, run
 from tests.support.acting_progress import Acting
 from tests.support.edition_sets import BUILDERS, Mini
-from tests.support.hostile_places import KINDS, within
+from tests.support.hostile_places import KINDS, LONG, within, without_override
 from unseg import cli
 from unseg.data.edition_catalog import EDITIONS
 from unseg.editions.description import EDITION
@@ -181,3 +181,19 @@ def test_the_real_place_of_what_was_opened_counts(tmp_path: Path) -> None:
         open_within(deep / "bad", [root])
     with pytest.raises(FileNotFoundError):
         open_within(deep / "none", [root])
+
+
+@pytest.mark.parametrize("variable", ["DATA_ROOT", "LINKED_ROOTS", "OUT", "GENERATOR"])
+@pytest.mark.parametrize("value", ["locked/x", LONG, "circle", "pipe", "device"])
+def test_variables_that_name_no_place_are_one_line(
+    voc: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, variable: str, value: str
+) -> None:
+    for kind in ("circle", "pipe", "device"):
+        KINDS[kind](tmp_path / kind)
+    (tmp_path / "locked").mkdir(mode=0)
+    monkeypatch.chdir(tmp_path)
+    given = {"DATA_ROOT": str(voc.root), "OUT": "out", variable: value}
+    root, out = Path(given.pop("DATA_ROOT")), Path(given.pop("OUT"))
+    with within(60), without_override():
+        assert run(root, out, "pascal", monkeypatch, **given) == 2
+    assert value[:6] in error_of(capsys)
