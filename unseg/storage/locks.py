@@ -59,25 +59,32 @@ class Holder:
 class Held:
     """An output folder and the lock in it as a run found them, by which each of its processes knows them again.
 
-    marks: where both are on the disk.
+    lock: the lock's file. option: that named the folder. marks: where both are on the disk.
     """
 
     folder: Path
+    lock: Path
+    option: str
     marks: tuple[int, ...]
+
+    @classmethod
+    def of(cls, folder: Path, lock: Path, option: str) -> Held:
+        """Returns folder and lock as they are now, once the run has locked it."""
+        return cls(folder, lock, option, _marks(folder, lock))
 
     def check(self) -> None:
         """Raises a UserError where the folder, or the lock in it, was removed, renamed or replaced meanwhile."""
-        if _marks(self.folder) != self.marks:
+        if _marks(self.folder, self.lock) != self.marks:
             raise UserError(
-                f"--out {self.folder}: was removed, renamed or replaced while this run was writing there, or the file"
-                f" {LOCK_FILE} in it was; nothing more is written: run the same command again"
+                f"{self.option} {self.folder}: was removed, renamed or replaced while this run was writing there, or"
+                f" the file {self.lock.name} in it was; nothing more is written: run the same command again"
             )
 
 
-def _marks(folder: Path) -> tuple[int, ...]:
+def _marks(folder: Path, lock: Path) -> tuple[int, ...]:
     """Returns device and number of a folder, or of the link that stands for it, and of its lock; empty: not there."""
     try:
-        found = os.lstat(folder), os.lstat(folder / LOCK_FILE)
+        found = os.lstat(folder), os.lstat(lock)
     except OSError:
         return ()
     return tuple(number for status in found for number in (status.st_dev, status.st_ino))
@@ -106,7 +113,7 @@ class FolderLock:
             self._remove_made()
             which = f" ({LOCK_FILE} in it)" if error.filename == os.fspath(self.path) else ""
             raise UserError(f"--out {self.folder}: cannot be written: {error.strerror or error}{which}") from error
-        self.held = Held(self.folder, _marks(self.folder))
+        self.held = Held.of(self.folder, self.path, "--out")
         self._thread = threading.Thread(target=self._beat, name="unseg-lock", daemon=True)
         self._thread.start()
         return self

@@ -22,6 +22,7 @@ from unseg.compute.progress import Progress
 from unseg.errors import UserError
 from unseg.method.config import RETIRED
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, read_text, sha256_of, write_durably, writing
+from unseg.storage.locks import Held
 from unseg.storage.settings_diff import differences
 
 GENERATOR_FILE = "generator.safetensors"
@@ -45,6 +46,7 @@ class RunFolder:
         self.keep = keep
         self._folder = output / CHECKPOINTS
         self._lock = FileLock(output / LOCK_FILE)
+        self._held: Held | None = None
 
     def __enter__(self) -> RunFolder:
         """Makes the folder and locks it. UserError where another training holds it."""
@@ -61,6 +63,7 @@ class RunFolder:
             ) from None
         for path in self._folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
             path.unlink()  # of a run that was killed
+        self._held = Held.of(self.output, self.output / LOCK_FILE, "--output")
         return self
 
     def __exit__(
@@ -78,7 +81,12 @@ class RunFolder:
         return self._folder / f"step_{step:08}.pt"
 
     def save(self, state: dict[str, Any], step: int, settings: Settings) -> Path:
-        """Writes a checkpoint, removes those that are no longer among the last `keep`, and returns its path."""
+        """Writes a checkpoint, removes those that are no longer among the last `keep`, and returns its path.
+
+        UserError where the folder was removed, renamed or replaced since the training began.
+        """
+        if self._held is not None:
+            self._held.check()
         path = self.path(step)
         digest = _write_state(path, state)
         facts = {"step": step, "sha256": digest, "settings": settings, "torch": torch.__version__}
