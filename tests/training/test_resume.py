@@ -105,23 +105,21 @@ def test_a_run_killed_twice_by_sigkill_is_the_unbroken_one(tmp_path):
 
 
 @pytest.mark.parametrize("made_anew", [False, True])
-def test_a_training_whose_folder_goes_away_ends(tmp_path, monkeypatch, made_anew):
-    """Renamed, and another made in its place: no checkpoint is written there; and the old one can go on."""
-    output, moved, save = tmp_path / "out", tmp_path / "moved", RunFolder.save
-
-    def going(folder, state, step, settings):
-        if step == 8:
-            output.rename(moved)
-            if made_anew:
-                output.mkdir()
-        return save(folder, state, step, settings)
-
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="--output .*out: was removed, renamed or"):
-        patch.setattr(RunFolder, "save", going)
-        run(output)
+def test_a_training_whose_folder_goes_away_ends(tmp_path, made_anew):
+    """Renamed, or another made in its place: no checkpoint is written there, and the old one can go on."""
+    output, moved = tmp_path / "out", tmp_path / "moved"
+    with RunFolder(output) as folder:
+        folder.save({}, 4, {})
+        output.rename(moved)
+        if made_anew:
+            output.mkdir()
+        for work in (folder.check_held, lambda: folder.save({}, 8, {})):
+            with pytest.raises(UserError, match="--output .*out: was removed, renamed or replaced while this run"):
+                work()
     assert not (output / "checkpoints").exists() and RunFolder(moved).steps() == [4]
-    run(moved)
-    assert RunFolder(moved).steps() == [10, 8, 4]
+    with RunFolder(moved) as folder:
+        folder.save({}, 8, {})
+    assert RunFolder(moved).steps() == [8, 4]
 
 
 @pytest.mark.parametrize("point", ["in the state", "before its facts"])

@@ -71,6 +71,11 @@ class RunFolder:
     ) -> None:
         self._lock.release()
 
+    def check_held(self) -> None:
+        """Raises a UserError where the folder was removed, renamed or replaced since the training entered it."""
+        if self._held is not None:
+            self._held.check()
+
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints that have both files, the newest first."""
         found = [path.stem for path in self._folder.glob("step_*.json") if path.with_suffix(".pt").exists()]
@@ -81,12 +86,8 @@ class RunFolder:
         return self._folder / f"step_{step:08}.pt"
 
     def save(self, state: dict[str, Any], step: int, settings: Settings) -> Path:
-        """Writes a checkpoint, removes those that are no longer among the last `keep`, and returns its path.
-
-        UserError where the folder was removed, renamed or replaced since the training began.
-        """
-        if self._held is not None:
-            self._held.check()
+        """Writes a checkpoint, removes those that are no longer among the last `keep`, and returns its path."""
+        self.check_held()
         path = self.path(step)
         digest = _write_state(path, state)
         facts = {"step": step, "sha256": digest, "settings": settings, "torch": torch.__version__}
