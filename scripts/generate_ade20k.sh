@@ -14,6 +14,7 @@
 #         originals. The same command goes on after an interruption, and does nothing where all is done. Images
 #         without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/ade20k
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val)
 #           OBJECTS=all (labels other than 255), multi (the 100 instance classes), ids from 0 such as 12,20, by-class

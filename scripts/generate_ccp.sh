@@ -14,6 +14,7 @@
 #         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed
 #         (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/ccp
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val)
 #           OBJECTS=all (every class but the background), ids such as 14,42, by-class

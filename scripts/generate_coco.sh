@@ -15,6 +15,7 @@
 #         after an interruption, and does nothing where all is done. Images without an object are copied unprotected
 #         and listed (exit code 1).
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/coco
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val)
 #           ANNOTATIONS=panoptic (instances)

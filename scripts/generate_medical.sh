@@ -13,6 +13,7 @@
 #         happens in OUT reaches the originals. The same command goes on after an interruption, and does nothing where
 #         all is done. Images without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/medical
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SET=Lung, Kvasir (both)
 #           OBJECTS=all (the mask)

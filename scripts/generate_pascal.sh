@@ -16,6 +16,7 @@
 #         interruption, and does nothing where all is done. Images without an object are copied unprotected and listed
 #         (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/pascal
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val, trainval, train_aug)
 #           OBJECTS=all (every class; 255 is never the object), multi (classes 1 to 5), ids such as 15 or 3,4, by-class

@@ -15,6 +15,7 @@
 #         on after an interruption, and does nothing where all is done. Images without an object are copied
 #         unprotected and listed (exit code 1).
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/remote
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           GENERATOR=compact (or a weight file, such as the published one)
 #           SPLIT=train (val, test)
 #           SET=NWPU, WHU, SSDD; several with commas (all)

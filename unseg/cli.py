@@ -17,6 +17,7 @@ from unseg.commands.datasets import datasets, edition
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
 from unseg.commands.literal_help import LiteralHelp
+from unseg.commands.paths import checking_paths, told_of_file
 from unseg.commands.protect import protect
 from unseg.commands.removed import removal
 from unseg.commands.report import report
@@ -70,7 +71,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name, cls=LiteralHelp, help=_paragraphs(_command))(_command)
+    app.command(_name, cls=LiteralHelp, help=_paragraphs(_command))(checking_paths(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except UserError as error:
             print(printable(f"unseg: error: {error}"), file=sys.stderr)  # file names may hold any byte
+            code = EXIT_USER_ERROR
+        except (OSError, UnicodeEncodeError) as error:  # of files that are asked for deep inside a command
+            print(printable(f"unseg: error: {told_of_file(error)}"), file=sys.stderr)
             code = EXIT_USER_ERROR
         except KeyboardInterrupt:
             print("unseg: interrupted", file=sys.stderr)

@@ -265,6 +265,7 @@ def test_a_script_documents_its_settings(name: str) -> None:
     assert all(f"# {part}: " in header for part in ("Needs", "Takes", "Leaves", "Settings"))
     wanted = {
         "DATA_ROOT",
+        "LINKED_ROOTS",
         "OUT",
         "GENERATOR",
         "OBJECTS",

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = (
     "DATA_ROOT",
     "DETECTRON2_DATASETS",
+    "LINKED_ROOTS",
     "OUT",
     "SPLIT",
     "SET",

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings, strategies
 from PIL import Image as Pillow
 
+import unseg.protecting.originals
 from tests.support import make_corpus
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg import cli
@@ -30,6 +31,7 @@ from unseg.storage.files import link_on_the_way, printable, sha256_of, stays_ins
 from unseg.storage.image_decoding import open_label, read_image
 from unseg.storage.image_encoding import write_png
 from unseg.storage.image_limits import ImageError
+from unseg.storage.locks import LOCK_FILE
 from unseg.storage.weights import load_generator, save_generator
 
 SETTINGS = ProtectSettings(device="cpu", workers=2)
@@ -258,6 +260,15 @@ def manifest(folder: Path, **values: object) -> Path:
         {"output": "a/../../victim.png"},
         {"output": "."},
         {"output": ["x"]},
+        {"output": MANIFEST},
+        {"output": f"./{LOCK_FILE}"},
+        {"output": "UNSEG-Edition.json"},
+        {"output": ".unseg-0123456789abcdef.tmp"},
+        {"output": "a/.unseg-probe.tmp"},
+        {"output": "half\ud800.png"},
+        {"input": "half\udfff.png"},
+        {"claims": ["a.png", "unseg-edition-files.jsonl"]},
+        {"object_budget": 9.0},
         {"claims": ["../victim.png"]},
         {"claims": "../x"},
         {"input": "../../secret.png"},
@@ -287,6 +298,69 @@ def test_a_manifest_that_leads_elsewhere_is_refused_whole(photos: Path, values: 
             work()
         assert len(str(raised.value)) < 500
     assert victim.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "good"), [("object_budget", 1.001, False), ("background_budget", 2, False), ("psnr", 2, True)]
+)
+def test_a_line_cannot_allow_more_than_the_first_one(photos: Path, name: str, factor: float, good: bool) -> None:
+    """Whoever may write a line could otherwise pass off any change as one within the budget."""
+    run(photos)
+    out = photos.parent / "out"
+    header, *lines = (out / MANIFEST).read_text().splitlines()
+    changed = [json.loads(line) for line in lines]
+    changed[1][name] *= factor
+    (out / MANIFEST).write_text("\n".join([header, *map(json.dumps, changed), ""]))
+    if good:
+        assert verify(out).exit_code == 0
+        return
+    for work in (lambda: run(photos), lambda: verify(out)):
+        with pytest.raises(UserError, match=f"not a manifest of unseg \\(line 3: {name}: .*, the first line says "):
+            work()
+
+
+def test_lines_of_a_manifest_have_a_longest_length(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes(b'{"format": 2, "settings": {}}\n' + b"[" * (9 << 20) + b"\n")
+    with pytest.raises(UserError, match="line 1: over 8 MB"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_bytes(b'{"format": 2, "settings": {}}\n' + bytes(9 << 20))  # after a loss of power
+    assert read_manifest(tmp_path).entries == {}
+
+
+def annotated(photos: Path) -> Path:
+    """An output whose objects come from a folder of outlines; returns it."""
+    labels = photos.parent / "labels"
+    labels.mkdir()
+    for image in photos.glob("*.png"):
+        (labels / f"{image.stem}.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.8\n")
+    out = photos.parent / "out"
+    protect([photos], out, SETTINGS, annotations=labels, generator=loaded())
+    return out
+
+
+@pytest.mark.parametrize(("field", "option"), [("mask_root", "--annotations"), ("input_root", "--originals")])
+@pytest.mark.parametrize("root", ["..", "full", "/"])
+def test_a_manifest_cannot_make_verify_walk_the_disk(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, field: str, option: str, root: str
+) -> None:
+    """A folder that only the manifest names is looked through up to a number of files, then the user is asked."""
+    out, full = annotated(photos), photos.parent / "full"
+    for number in range(300):
+        (full / str(number)).mkdir(parents=True)
+    if root == "..":
+        (photos.parent / "around").symlink_to("/")
+    else:
+        monkeypatch.setattr(unseg.protecting.originals, "LOOKED_AT", 200)
+    place = {"..": "..", "full": "../full", "/": os.path.relpath("/", os.path.realpath(out))}[root]
+    header, *lines = (out / MANIFEST).read_text().splitlines()
+    changed = [{**json.loads(line), field: place} for line in lines]
+    (out / MANIFEST).write_text("\n".join([header, *map(json.dumps, changed), ""]))
+    started = time.perf_counter()
+    findings = verify(out).failures
+    assert len(findings) >= 1 and time.perf_counter() - started < 30
+    assert all(option in finding.problem for finding in findings)
+    named = {"annotations": photos.parent / "labels"} if field == "mask_root" else {"originals": photos}
+    assert verify(out, **named).failures == []
 
 
 LINE = {

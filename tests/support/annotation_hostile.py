@@ -24,12 +24,14 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 
 from tests.support.annotation_check import use
 from tests.support.annotation_sets import BUILDERS, Built, build, photographs, write_json
+from tests.support.hostile_places import KINDS
 from tests.support.odd_annotations import FORMS, odd_set, packed
 from tests.support.own_memory import peak_memory_mib
 from tests.support.own_processes import wait_for_threads
@@ -341,6 +343,85 @@ def alternating(runs: int, pixels: int) -> list[int]:
     return [1] * runs + [pixels - runs]
 
 
+def shared_cells(root: Path) -> Path:
+    """2 kB that hold 2,000 masks of 900 kB each: they all refer to one value."""
+    return parquet(root, [large_mask()] * 2000, compression="zstd", dictionary_pagesize_limit=1 << 30)
+
+
+def prefixed_cells(root: Path) -> Path:
+    """The same, where each value only says that it goes on as the one before."""
+    encoding = {"use_dictionary": False, "column_encoding": {"mask.bytes": "DELTA_BYTE_ARRAY"}}
+    return parquet(root, [large_mask()] * 2000, compression="zstd", **encoding)
+
+
+def packed_page(root: Path) -> Path:
+    """A mask of 300 MB of zeros, packed into some kB."""
+    return parquet(root, [bytes(300 << 20)], compression="zstd", use_dictionary=False)
+
+
+def packed_batch(root: Path) -> Path:
+    """An arrow file whose one batch becomes 300 MB."""
+
+    def write() -> None:
+        import pyarrow.ipc
+
+        table = cells([bytes(300 << 20)])
+        options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+        with pyarrow.ipc.new_file(root / "x.arrow", table.schema, options=options) as file:
+            file.write_table(table)
+
+    elsewhere(write)
+    return root / "x.arrow"
+
+
+def large_mask() -> bytes:
+    return giant_png(1) + bytes(900_000)
+
+
+def cells(masks: list[bytes]) -> Any:
+    import pyarrow
+
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    names = ["x.png", *(f"{row}.png" for row in range(1, len(masks)))]
+    image = pyarrow.array([{"bytes": None, "path": name} for name in names], kind)
+    column = pyarrow.array([{"bytes": mask, "path": None} for mask in masks], kind)
+    return pyarrow.table({"image": image, "mask": column})
+
+
+def parquet(root: Path, masks: list[bytes], **options: object) -> Path:
+    def write() -> None:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(cells(masks), root / "x.parquet", **options)
+
+    elsewhere(write)
+    return root / "x.parquet"
+
+
+def elsewhere(make: Callable[[], None]) -> None:
+    """Makes a file in another process: it is the memory of reading it that is measured in this one."""
+    wait_for_threads()
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            make()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def in_the_place_of(name: str, kind: str, whole: bool = False) -> Callable[[Path], Path]:
+    """A pipe, device or folder of that name; returns its folder, where whole the very thing."""
+
+    def make(root: Path) -> Path:
+        KINDS[kind](root / name)
+        return root / name if whole else root
+
+    return make
+
+
 SQUARE = [[0, 0, 4999, 0, 4999, 3999, 0, 3999]]
 SQUARE_POINTS = [[0, 0], [4999, 0], [4999, 3999]]
 MERGE_BOMB = "a0: &a0 {x: y}\n" + "".join(
@@ -398,6 +479,25 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "a YOLO file of empty lines": yolo_of(lambda: "0 0 0 1 0 1 1\n" + "\n" * 8_000_000),
     "YAML merge keys": yolo_of(lambda: "0 0 0 1 0 1 1\n", MERGE_BOMB),
     "YAML brackets": yolo_of(lambda: "0 0 0 1 0 1 1\n", "names: " + "[" * 100_000),
+    "a dictionary that all rows share": shared_cells,
+    "values that go on as the one before": prefixed_cells,
+    "a page that becomes 300 MB": packed_page,
+    "an arrow batch that becomes 300 MB": packed_batch,
+    **{
+        f"a {kind} named {name}": in_the_place_of(name, kind, whole)
+        for kind in ("pipe", "device", "folder")
+        for name, whole in (
+            ("x.json", False),
+            ("x.txt", False),
+            ("data.yaml", True),
+            ("x.parquet", True),
+            ("x.arrow", False),
+            ("metadata.jsonl", True),
+            ("metadata.csv", False),
+            ("x.png", False),
+            ("x_gtFine_labelIds.png", False),
+        )
+    },
     "YAML commas": yolo_of(lambda: "0 0 0 1 0 1 1\n", "names: [" + "a," * 60_000 + "a]"),
 }
 

@@ -104,6 +104,24 @@ def test_a_run_killed_twice_by_sigkill_is_the_unbroken_one(tmp_path):
     assert_unbroken(broken, whole)
 
 
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_training_whose_folder_goes_away_ends(tmp_path, made_anew):
+    """Renamed, or another made in its place: no checkpoint is written there, and the old one can go on."""
+    output, moved = tmp_path / "out", tmp_path / "moved"
+    with RunFolder(output) as folder:
+        folder.save({}, 4, {})
+        output.rename(moved)
+        if made_anew:
+            output.mkdir()
+        for work in (folder.check_held, lambda: folder.save({}, 8, {})):
+            with pytest.raises(UserError, match="--output .*out: was removed, renamed or replaced while this run"):
+                work()
+    assert not (output / "checkpoints").exists() and RunFolder(moved).steps() == [4]
+    with RunFolder(moved) as folder:
+        folder.save({}, 8, {})
+    assert RunFolder(moved).steps() == [8, 4]
+
+
 @pytest.mark.parametrize("point", ["in the state", "before its facts"])
 def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(whole, tmp_path, monkeypatch, point):
     with monkeypatch.context() as patch, pytest.raises(Killed):

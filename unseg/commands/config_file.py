@@ -21,6 +21,7 @@ import yaml
 
 from unseg.commands.removed import removal
 from unseg.errors import UserError
+from unseg.storage.files import read_text
 
 NOT_IN_A_FILE = ("config", "help")
 
@@ -62,7 +63,7 @@ ConfigFile = Annotated[
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

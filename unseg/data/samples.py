@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from unseg.data.name_matching import paired_names
 from unseg.errors import UserError
+from unseg.storage.files import walk_folders
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 from unseg.storage.picture_kinds import is_picture, is_picture_name
 
@@ -125,40 +126,73 @@ def _lies_in(real: str, folder: str) -> bool:
     return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
 
 
+class _Ways:
+    """Which folders a walk enters: each once for every way of links to it, in no circle, and not without end.
+
+    into_skipped: links that lead into a folder that is left out. problems: gets a folder for each link from the
+    `MOST_LINKS`th on, since links upon links could lead on for ever.
+    """
+
+    def __init__(self, folder: Path, problems: list[Problem], skipped: Sequence[str]) -> None:
+        self.into_skipped: list[Path] = []
+        self._folder, self._problems, self._skipped = folder, problems, skipped
+        self._above: dict[str, tuple[str, ...]] = {}  # a folder's path → its real path, behind those it lies in
+        self._visits: Counter[str] = Counter()
+
+    def enters(self, path: str) -> bool:
+        """Returns whether to look into a folder that lies in one that was entered, or is the first."""
+        before = self._above.get(os.path.dirname(path), ())
+        is_link = bool(before) and os.path.islink(path)
+        # Step by step: to follow all parts of every path would take as many looks at the disk as folders are nested.
+        real = os.path.join(before[-1], os.path.basename(path)) if before and not is_link else os.path.realpath(path)
+        if any(_lies_in(real, other) for other in self._skipped):
+            self.into_skipped += [Path(path)] if is_link else []
+            return False
+        if is_link and real in before:
+            return False
+        self._visits[real] += 1
+        if self._visits[real] > MOST_LINKS:
+            name = os.path.relpath(path, self._folder)
+            self._problems.append(Problem(name, f"over {MOST_LINKS} links lead to this folder: name it as an input"))
+            return False
+        self._above[path] = (*before, real)
+        return True
+
+
 def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> list[Path]:
     """Returns the files under `folder`, sorted and without hidden ones.
 
-    Linked folders are followed, but not in circles, and not into those of `skipped` (real paths): such a link is among
-    the files. A folder that many links lead to is a problem from the `MOST_LINKS`th on: links upon links could lead on
-    for ever.
+    Linked folders are followed, each as often as links lead to it, but not in circles, and not into those of `skipped`
+    (real paths): such a link is among the files. problems: gets folders that cannot be read, or that over `MOST_LINKS`
+    links lead to.
     """
-    files: list[Path] = []
-    above: dict[str, tuple[str, ...]] = {}  # a folder's path → the real paths of those it lies in
-    visits: Counter[str] = Counter()
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, folder)
         problems.append(Problem(name, f"folder cannot be read: {error.strerror}"))
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        real, before = os.path.realpath(parent), above.get(os.path.dirname(parent), ())
-        visits[real] += 1
-        if any(_lies_in(real, other) for other in skipped):
-            files += [Path(parent)] if os.path.islink(parent) else []
-            folders.clear()
-            continue
-        if real in before:
-            folders.clear()
-            continue
-        if visits[real] > MOST_LINKS:
-            name = os.path.relpath(parent, folder)
-            problems.append(Problem(name, f"over {MOST_LINKS} links lead to this folder: name it as an input"))
-            folders.clear()
-            continue
-        above[parent] = (*before, real)
+    ways = _Ways(folder, problems, skipped)
+    files = [Path(parent) / name for parent, _, names in _visible(folder, unreadable, ways) for name in names]
+    return sorted([*files, *ways.into_skipped])
+
+
+def count_files(folder: Path, at_most: int) -> int:
+    """Returns how many files and folders `walk` meets under `folder`, itself included; over `at_most` it stops."""
+    found = 1
+    for _, folders, names in _visible(folder, lambda error: None, _Ways(folder, [], ())):
+        found += len(folders) + len(names)
+        if found > at_most:
+            break
+    return found
+
+
+def _visible(
+    folder: Path, unreadable: Callable[[OSError], None], ways: _Ways
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields each folder that is entered, with the names of the folders and files in it; nothing that is hidden."""
+    for parent, folders, names in walk_folders(folder, unreadable, follow_links=True, enters=ways.enters):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent) / name for name in names if not name.startswith(".")]
-    return sorted(files)
+        yield parent, folders, [name for name in names if not name.startswith(".")]
 
 
 def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tuple[list[SampleFile], list[str]]:

@@ -11,9 +11,10 @@ from rich.filesize import decimal
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.editions.carried import Carried
-from unseg.editions.carry import Item, carry, list_items
+from unseg.editions.carry import Item, carry, evaluation_places, list_items
 from unseg.editions.data_set import DataSet, by_city, open_data_set, place_sets
 from unseg.editions.description import check_same, describe, read_edition, write_edition
+from unseg.editions.inside import check_files, check_links
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
 from unseg.protecting.manifest import Manifest, read_manifest
@@ -44,12 +45,17 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     _check(settings)
     row = settings.row
     places = place_sets(row, settings.root, settings.split, settings.sets, settings.kind)
+    check_links(
+        (*places, *evaluation_places(row, settings.root, places, [])),
+        settings.roots,
+    )
     data = open_data_set(places, settings.sets if by_city(row) else ())
     data.reader.check_rule(settings.rule, "OBJECTS")
     for place in places:
         progress.say(f"{place.set.title}: {place.path(place.source.images)}, {place.source.kind}")
     protected = frozenset(sample.name for sample in data.samples.samples)
     items, lacking = list_items(row, settings.root, places, protected, settings.untouched)
+    check_files((item.name for item in items), settings.root)
     _check_names(settings, data, items)
     description, earlier = describe(settings, places), read_edition(settings.out)
     check_same(description, earlier, settings.out)
@@ -62,9 +68,9 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     manifest = read_manifest(settings.out)
     assert manifest is not None, "a run that writes leaves a manifest"
     complete = settings.limit is None
-    with FolderLock(settings.out):
-        carried = carry(items if complete else (), settings.root, settings.out, _renamed(manifest), progress)
-        write_edition(settings.out, description, earlier, manifest, carried, complete)
+    with FolderLock(settings.out) as lock:
+        carried = carry(items if complete else (), settings.roots, lock.held, _renamed(manifest), progress)
+        write_edition(settings.out, description, earlier, manifest, carried, complete, lock.held)
     return Edition(summary, carried if complete else None, notes)
 
 

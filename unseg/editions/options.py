@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,9 @@ class EditionSettings:
     """The settings of one edition.
 
     root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes), empty for
-    all. kind: which annotations, None for the usual ones. region: where the object's budget holds. untouched: what
-    becomes of evaluation images. limit: only the first so many images, and no annotations. gpus: 0 for the CPU, None
-    for all. processes: on the CPU.
+    all. linked_roots: folders outside the root that links in it may lead to. kind: which annotations, None for the
+    usual ones. region: where the object's budget holds. untouched: what becomes of evaluation images. limit: only the
+    first so many images, and no annotations. gpus: 0 for the CPU, None for all. processes: on the CPU.
     """
 
     row: EditionRow
@@ -43,6 +44,7 @@ class EditionSettings:
     objects: str
     budget: Budget
     sets: tuple[str, ...] = ()
+    linked_roots: tuple[Path, ...] = ()
     kind: str | None = None
     region: Region = "mask"
     generator: str = "compact"
@@ -53,6 +55,11 @@ class EditionSettings:
     dry_run: bool = False
     gpus: int | None = None
     processes: int = 1
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Returns the folders that hold the data set: everything that comes into the edition lies in one of them."""
+        return self.root, *self.linked_roots
 
 
 def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSettings:
@@ -82,6 +89,7 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
             _number("BACKGROUND_EPSILON", given("BACKGROUND_EPSILON"), row.budget.background),
         ),
         sets=tuple(part for part in given("SET").replace(" ", ",").split(",") if part),
+        linked_roots=tuple(_folder("LINKED_ROOTS", part) for part in given("LINKED_ROOTS").split(os.pathsep) if part),
         kind=choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None,
         region=choice("REGION", REGIONS),
         generator=given("GENERATOR", "compact"),
@@ -100,14 +108,18 @@ def root_from(environment: Mapping[str, str]) -> Path:
     for name in ("DATA_ROOT", "DETECTRON2_DATASETS"):
         value = environment.get(name, "").strip()
         if value:
-            root = Path(value).expanduser()
-            if not root.is_dir():
-                raise UserError(f"{name}={value}: no such folder; name the one that holds the data set")
-            return root
+            return _folder(name, value)
     raise UserError(
         "DATA_ROOT is not set (nor DETECTRON2_DATASETS); name the folder that holds the data set, as in"
         " DATA_ROOT=datasets"
     )
+
+
+def _folder(name: str, value: str) -> Path:
+    folder = Path(value).expanduser()
+    if not os.path.isdir(folder):
+        raise UserError(f"{name}={value}: no such folder, or it cannot be read; name the one that holds the data set")
+    return folder
 
 
 def object_rule(row: EditionRow, objects: str) -> ObjectRule:

@@ -12,7 +12,7 @@ from typing import Any
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.names import ImagesFolder, safe_name
 from unseg.errors import UserError
-from unseg.storage.files import BLOCK
+from unseg.storage.files import BLOCK, open_for_reading
 
 LARGEST_NAME = 4096  # characters
 
@@ -96,7 +96,7 @@ def rewritten_blocks(path: Path, renaming: Renaming) -> Iterator[bytes]:
 
     The file is read as a stream, so that memory does not grow with it.
     """
-    with open(path, "rb") as original, open_json(path) as stream:
+    with open_for_reading(path) as original, open_json(path) as stream:
         done = 0
         for key in stream.members():
             if key != "images":

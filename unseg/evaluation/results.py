@@ -14,7 +14,7 @@ from filelock import FileLock
 from unseg.errors import UserError
 from unseg.evaluation.condition_names import TRIVIAL, clean_beside, clean_of, in_order
 from unseg.method import metrics
-from unseg.storage.files import write_bytes
+from unseg.storage.files import open_for_appending, read_text, write_bytes
 from unseg.storage.settings_diff import differences
 
 Json = dict[str, Any]
@@ -86,8 +86,8 @@ class Results:
     def log(self, line: Json) -> None:
         """Adds a line to curves.jsonl."""
         self.curves.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.curves, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with open_for_appending(self.curves) as file:
+            file.write(json.dumps(line).encode() + b"\n")
 
 
 def _key(settings: Json) -> tuple[str, str, str, int]:
@@ -100,7 +100,7 @@ def read_results(path: Path) -> Json:
     Raises UserError where the file is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
     if not (

@@ -12,7 +12,7 @@ from unseg.method.metrics import psnr
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Broken, Originals, size_of
 from unseg.storage import image_decoding
-from unseg.storage.files import link_on_the_way
+from unseg.storage.files import is_missing, link_on_the_way
 from unseg.storage.image_headers import bytes_of_image
 from unseg.storage.second_decoder import disagreement
 
@@ -63,7 +63,7 @@ def _output(entry: Entry, originals: Originals) -> image_decoding.Image:
     if link is not None:
         raise Broken(f"{link} is a link, which is not followed")
     path = originals.folder / entry.output
-    if not path.is_file():
+    if is_missing(path):
         raise Broken("missing")
     data = bytes_of_image(path, originals.max_pixels)
     image = image_decoding.decode_image(path, data, originals.max_pixels)

@@ -59,7 +59,7 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     foreseen = foretell(plan, TRIED_FROM, pool, progress)
     started = time.perf_counter()
     kept, entries = 0, list(plan.problems)
-    with ManifestWriter(plan.out, plan.header, plan.before.values()) as manifest:
+    with ManifestWriter(plan.out, plan.header, plan.before.values(), plan.pipeline.held) as manifest:
         for problem in plan.problems:
             manifest.add(problem)
         with closing(_results(plan, manifest, pool)) as results:

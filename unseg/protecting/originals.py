@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,18 @@ import numpy as np
 
 from unseg.data.masks import box_mask, object_mask
 from unseg.data.object_rule import ObjectRule
+from unseg.data.samples import count_files
 from unseg.errors import UserError
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.objects import OpenAnnotations, found_in
 from unseg.protecting.protector import image_region
 from unseg.storage import image_decoding
+from unseg.storage.files import is_missing
 from unseg.storage.image_headers import bytes_of_image
 from unseg.storage.second_decoder import disagreement
 
+LOOKED_AT, LOOKED_AT_A_LINE = 100_000, 10  # files in folders that a manifest names, in all and for each line
 Place = tuple[Path, Path | None]
 """Where annotations lie, and the folder that the names in them are relative to."""
 
@@ -51,9 +55,15 @@ class Originals:
         """
         if not self.settings.is_annotated or isinstance(self.annotations, OpenAnnotations):
             return self
+        entries = list(entries)
         found: dict[Place, OpenAnnotations | UserError] = {}
+        left = LOOKED_AT + LOOKED_AT_A_LINE * len(entries)
         for place, root in dict.fromkeys(self._place_of(entry) for entry in entries):
             try:
+                if self.annotations is None:
+                    left = looked_at(_looked_through(place), left, "--annotations")
+                if self.originals is None:
+                    left = looked_at(root, left, "--originals")
                 found[place, root] = OpenAnnotations.open(place, root, self.settings.format, pool=pool)
             except UserError as error:
                 found[place, root] = error
@@ -76,7 +86,7 @@ class Originals:
             if data is None:
                 raise Broken(f"its original is not in {opened.path}")
             return data
-        if not path.is_file():
+        if is_missing(path):
             raise Broken(f"its original {path} is not there: give --originals")
         return bytes_of_image(path, self.max_pixels)
 
@@ -114,7 +124,7 @@ class Originals:
         if entry.mask is None or folder is None:
             raise Broken("its line in the manifest names no mask")
         path = folder / entry.mask
-        if not path.is_file():
+        if is_missing(path):
             raise Broken(f"its mask {path} is not there: give --masks")
         try:
             label = image_decoding.open_label(path, self.max_pixels, size)
@@ -146,6 +156,30 @@ class Originals:
         if isinstance(opened, UserError):
             raise Broken(f"its annotations cannot be read; give --annotations ({opened})") from opened
         return opened
+
+
+def _looked_through(place: Path) -> Path | None:
+    """Returns the folder that opening annotations looks through: they are one, or YOLO's file lies beside its own."""
+    if os.path.isdir(place):
+        return place
+    return place.parent if place.suffix.lower() in (".yaml", ".yml") else None
+
+
+def looked_at(folder: Path | None, left: int, option: str) -> int:
+    """Returns how many more files may be looked at once a folder was looked through that only a manifest names.
+
+    left: how many may be now. UserError where the folder holds more: a manifest may come from anyone, and name the
+    whole disk.
+    """
+    if folder is None:
+        return left
+    found = count_files(folder, left)
+    if found > left:
+        raise UserError(
+            f"{folder}: only the manifest names it, and it holds over {left:,} files; if it is the right one, name it"
+            f" with {option}"
+        )
+    return left - found
 
 
 def size_of(pixels: np.ndarray) -> str:

@@ -32,6 +32,7 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_headers, image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
+from unseg.storage.locks import Held
 from unseg.storage.weights import LoadedGenerator
 
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
@@ -50,7 +51,8 @@ class Result:
 class Pipeline:
     """Everything that is the same for all images of a run.
 
-    workers: threads that decode and encode. codes: of the classes, where those are told apart.
+    workers: threads that decode and encode. codes: of the classes, where those are told apart. held: the output folder
+    that the run has locked; None where nothing is written.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class Pipeline:
         objects: Objects,
         codes: Mapping[int, int] | None,
         workers: int,
+        held: Held | None = None,
     ) -> None:
         self.settings, self.loaded, self.out, self.objects, self.codes = settings, loaded, out, objects, codes
-        self.workers = workers
+        self.workers, self.held = workers, held
         network: Any = loaded.network
         self.protector = Protector(
             loaded,
@@ -281,11 +284,19 @@ class Pipeline:
             raise Refused("failed", f"{link} in the output is a link, which is not followed")
         try:
             times = _times(job.sample.image) if self.settings.keep_times else None
-            return write_blocks(self.out / name, blocks, durable=True, times=times)
+            self._check_held()
+            sha256 = write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
+            self._check_held()
+            return sha256
         except OSError as error:
+            self._check_held()
             if error.errno in STOPS_THE_RUN:
                 raise cannot_go_on(self.out, error) from error
             raise Refused("failed", f"cannot be written: {error.strerror or error}") from error
+
+    def _check_held(self) -> None:
+        if self.held is not None:
+            self.held.check()
 
     def _remove_replaced(self, job: Job, entry: Entry) -> None:
         """Removes what an earlier run wrote for this input under another name, if it is still exactly that."""

@@ -32,6 +32,7 @@ from unseg.protecting.one_image import Job
 from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.request import Request
+from unseg.storage.locks import Held
 from unseg.storage.weights import LoadedGenerator
 
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
@@ -64,16 +65,17 @@ class RunPlan:
         return [job for job in self.jobs if job.is_new]
 
 
-def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progress) -> RunPlan:
+def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progress, held: Held | None = None) -> RunPlan:
     """Returns the plan of a run; UserError where the output folder or the settings forbid it. Nothing is written.
 
-    Masks are looked at in the threads of `pool`; `progress` is told what they are.
+    Masks are looked at in the threads of `pool`; `progress` is told what they are. held: the output folder that the run
+    has locked; None where it is not to write.
     """
     out, settings = request.out, request.settings
     objects = _objects(request, inputs, pool, progress)
     codes = _class_codes(request, objects, inputs.loaded, pool, progress)
     workers = settings.workers or cores()
-    pipeline = Pipeline(settings, inputs.loaded, inputs.device, out, objects, codes, workers)
+    pipeline = Pipeline(settings, inputs.loaded, inputs.device, out, objects, codes, workers, held)
     earlier = read_manifest(out)
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)

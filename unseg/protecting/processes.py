@@ -31,6 +31,7 @@ from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_limits
 from unseg.storage.files import remove_temporaries
+from unseg.storage.locks import Held
 from unseg.storage.weights import LoadedGenerator
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
@@ -42,7 +43,8 @@ ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is kil
 class Blueprint:
     """Everything that a worker needs to build its pipeline.
 
-    generator: one that is no file. sha256: of the generator that is meant, which a file may not be any more.
+    generator: one that is no file. sha256: of the generator that is meant, which a file may not be any more. held: the
+    output folder, which the parent has locked.
     """
 
     settings: ProtectSettings
@@ -52,6 +54,7 @@ class Blueprint:
     objects: Objects
     codes: Mapping[int, int] | None
     workers: int
+    held: Held | None
 
     def build(self) -> Pipeline:
         """Returns the pipeline; loads the generator where it is a file."""
@@ -61,7 +64,7 @@ class Blueprint:
             raise UserError(
                 f"--generator {self.settings.generator}: was changed since the run began; run the same command again"
             )
-        return Pipeline(self.settings, loaded, device, self.out, self.objects, self.codes, self.workers)
+        return Pipeline(self.settings, loaded, device, self.out, self.objects, self.codes, self.workers, self.held)
 
 
 def blueprint(pipeline: Pipeline, generator: LoadedGenerator | None, processes: int) -> Blueprint:
@@ -71,7 +74,14 @@ def blueprint(pipeline: Pipeline, generator: LoadedGenerator | None, processes: 
     """
     workers = pipeline.settings.workers or max(1, cores() // processes)
     return Blueprint(
-        pipeline.settings, generator, pipeline.loaded.sha256, pipeline.out, pipeline.objects, pipeline.codes, workers
+        pipeline.settings,
+        generator,
+        pipeline.loaded.sha256,
+        pipeline.out,
+        pipeline.objects,
+        pipeline.codes,
+        workers,
+        pipeline.held,
     )
 
 

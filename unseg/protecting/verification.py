@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -180,7 +181,7 @@ def _finding_of(name: str, compared: Comparison) -> Finding:
 
 
 def _is_gone(entry: Entry, output: Path) -> bool:
-    return entry.status != "failed" and not output.is_file()
+    return entry.status != "failed" and not os.path.isfile(output)
 
 
 def _extra(folder: Path, entries: list[Entry]) -> tuple[str, ...]:

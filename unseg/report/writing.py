@@ -16,7 +16,7 @@ from unseg.report.markup import svg_file
 from unseg.report.model import Section
 from unseg.report.page import GENERATOR, page
 from unseg.report.sections import read_sections
-from unseg.storage.files import write_bytes
+from unseg.storage.files import open_for_reading, write_bytes
 
 SUFFIXES = (".html", ".htm")
 OURS = (MARK.encode(), f'<meta name="generator" content="{GENERATOR}">'.encode())
@@ -79,7 +79,7 @@ def _check_free(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name another file with --out")
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             start = file.read(HEAD)
     except FileNotFoundError:
         return

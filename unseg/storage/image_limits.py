@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import struct
 import warnings
 import zlib
@@ -20,6 +19,7 @@ import cv2
 from PIL import Image as Pillow
 
 from unseg.errors import UserError
+from unseg.storage.files import open_for_reading
 
 # Names of pictures that are read, and their formats in Pillow's words; `pillow-heif` reads HEIF where it is installed.
 IMAGE_SUFFIXES = (
@@ -104,20 +104,14 @@ def quiet_decoders() -> Iterator[None]:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens the file for reading; raises ImageError where it is missing, unreadable or empty, or no regular file.
-
-    A pipe would wait for ever for its content, and some devices have no end.
-    """
+    """Opens the file for reading; raises ImageError where it is missing, unreadable or empty, or no regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise ImageError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    file = os.fdopen(descriptor, "rb")
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
+        file = open_for_reading(path)
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+    if os.fstat(file.fileno()).st_size == 0:
         file.close()
-        regular = stat.S_ISREG(found.st_mode)
-        raise ImageError(path, "the file is empty (0 bytes)" if regular else "cannot be read: no regular file")
+        raise ImageError(path, "the file is empty (0 bytes)")
     return file
 
 

@@ -7,6 +7,7 @@ import re
 import stat
 from pathlib import PurePath
 
+from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 # Names of pictures that are not read: such a file is listed, so that nobody believes it protected.
@@ -58,7 +59,7 @@ def is_picture(path: str | PurePath) -> bool:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             return kind_of(file.read(START)) is not None
     except (OSError, ValueError):
         return False

@@ -18,7 +18,7 @@ import torch
 from segment_anything_training.build import SAM_CONFIGS
 from segment_anything_training.key_remaps import SAM_PARTS, Shapes, State
 from unseg.errors import UserError
-from unseg.storage.files import write_durably
+from unseg.storage.files import open_for_reading, write_durably
 
 KEYS_SHOWN = 3
 
@@ -117,7 +117,7 @@ def read_state(path: str | Path, inside: str | None = None) -> tuple[State, dict
     try:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; give a weight file")
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             start = file.read(9)
         # Safetensors: the header's length in 8 bytes, then the header, which is JSON.
         state, metadata = _read_safetensors(path) if start[8:] == b"{" else (_read_pickle(path, inside), {})

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import io
+from pathlib import Path
+
+from unseg.storage.files import open_for_reading
 
 # Byte order marks and the encodings that they stand for; UTF-32's first, since one of them begins as UTF-16's.
 MARKS = (
@@ -27,3 +31,14 @@ def decode_text(data: bytes) -> str:
     """Returns a text file's content without its byte order mark; UnicodeDecodeError where it is no text."""
     encoding, length = encoding_of(data)
     return data[length:].decode(encoding)
+
+
+def open_text(path: str | Path, errors: str = "strict", newline: str | None = None) -> io.TextIOWrapper:
+    """Opens a regular file of text behind its byte order mark; OSError as for `open_for_reading`.
+
+    Reading it raises UnicodeDecodeError where it is no text. errors, newline: as for Python's `open`.
+    """
+    file = open_for_reading(path)
+    encoding, length = encoding_of(file.read(LONGEST_MARK))
+    file.seek(length)
+    return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=newline)

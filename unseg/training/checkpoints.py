@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from unseg.compute.progress import Progress
 from unseg.errors import UserError
 from unseg.method.config import RETIRED
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sha256_of, write_durably, writing
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, read_text, sha256_of, write_durably, writing
+from unseg.storage.locks import Held
 from unseg.storage.settings_diff import differences
 
 GENERATOR_FILE = "generator.safetensors"
@@ -45,6 +46,7 @@ class RunFolder:
         self.keep = keep
         self._folder = output / CHECKPOINTS
         self._lock = FileLock(output / LOCK_FILE)
+        self._held: Held | None = None
 
     def __enter__(self) -> RunFolder:
         """Makes the folder and locks it. UserError where another training holds it."""
@@ -61,12 +63,18 @@ class RunFolder:
             ) from None
         for path in self._folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
             path.unlink()  # of a run that was killed
+        self._held = Held.of(self.output, self.output / LOCK_FILE, "--output")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    def check_held(self) -> None:
+        """Raises a UserError where the folder was removed, renamed or replaced since the training entered it."""
+        if self._held is not None:
+            self._held.check()
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints that have both files, the newest first."""
@@ -79,6 +87,7 @@ class RunFolder:
 
     def save(self, state: dict[str, Any], step: int, settings: Settings) -> Path:
         """Writes a checkpoint, removes those that are no longer among the last `keep`, and returns its path."""
+        self.check_held()
         path = self.path(step)
         digest = _write_state(path, state)
         facts = {"step": step, "sha256": digest, "settings": settings, "torch": torch.__version__}
@@ -125,7 +134,7 @@ class RunFolder:
         """Returns what is wrong with a checkpoint's files, None where they are whole."""
         path = self.path(step)
         try:
-            facts = json.loads(path.with_suffix(".json").read_bytes())
+            facts = json.loads(read_text(path.with_suffix(".json")))
         except (ValueError, OSError) as error:
             return f"cannot be read ({error})"
         described = isinstance(facts, dict) and isinstance(facts.get("settings"), dict)
@@ -135,7 +144,7 @@ class RunFolder:
 
     def _check_settings(self, step: int, settings: Settings) -> None:
         """Raises UserError where a checkpoint belongs to a run with other settings."""
-        theirs = json.loads(self.path(step).with_suffix(".json").read_bytes())["settings"]
+        theirs = json.loads(read_text(self.path(step).with_suffix(".json")))["settings"]
         for name, value in RETIRED.items():
             if theirs.get(name) == value:
                 del theirs[name]

@@ -282,6 +282,7 @@ def _save(training: Training, folder: RunFolder, settings: Settings, facts: Mapp
     """Saves the generator's weights and a checkpoint, and returns the checkpoint's path."""
     state, network = training.state(), training.generator.network
     if training.world.leads:
+        folder.check_held()
         metadata = dict(facts) | {
             "step": str(training.step),
             "hours": f"{training.seconds / 3600:.3f}",

@@ -6,7 +6,6 @@ Source: the page on ImageFolder in the documentation of `datasets`.
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
@@ -22,7 +21,7 @@ from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.storage.image_limits import IMAGE_SUFFIXES
-from unseg.storage.text_encoding import LONGEST_MARK, encoding_of
+from unseg.storage.text_encoding import open_text
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_LINE = 1 << 20  # characters of metadata a row
@@ -123,10 +122,7 @@ def metadata_files(path: Path, problems: list[Problem]) -> list[Path]:
 
 def _rows(metadata: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        with open(metadata, "rb") as data:
-            encoding, length = encoding_of(data.read(LONGEST_MARK))
-            data.seek(length)
-            file = io.TextIOWrapper(data, encoding, newline="")
+        with open_text(metadata, newline="") as file:
             if metadata.suffix == ".csv":
                 yield from csv.DictReader(_bounded(metadata, file), restkey="", strict=True)
                 return

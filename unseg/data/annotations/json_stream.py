@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unseg.errors import UserError
+from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import ImageError
 from unseg.storage.text_encoding import LONGEST_MARK, encoding_of
 
@@ -31,7 +32,7 @@ DECODER = json.JSONDecoder()
 def open_json(path: Path) -> Iterator[JsonStream]:
     """Opens the stream of a JSON file whose outermost value is an object; UserError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             yield JsonStream(path, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -205,7 +206,7 @@ def read_entries(path: Path, spans: Sequence[tuple[int, int]], known: tuple[int,
     if stamp(path) != known:
         raise ImageError(path, "changed while it was in use: start again")
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             for begin, end in spans:
                 file.seek(begin)
                 yield json.loads(file.read(end - begin))

@@ -5,7 +5,6 @@ Source: Ultralytics' description of the format. A line of five numbers is a box 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.image_limits import ImageError, open_regular, read_bytes
-from unseg.storage.text_encoding import LONGEST_MARK, decode_text, encoding_of
+from unseg.storage.text_encoding import decode_text, open_text
 
 MAX_FILE = 8 << 20  # bytes a label file
 MAX_NAMES_FILE = 128 << 10  # bytes; PyYAML takes seconds for as much as that
@@ -129,10 +128,7 @@ def label_texts(folder: Path, problems: list[Problem]) -> list[Path]:
 def looks_like_yolo(path: Path) -> bool:
     """Returns whether the first lines are classes, as `Yolo` reads them, and one of them has an outline or a box."""
     try:
-        with open(path, "rb") as data:
-            encoding, length = encoding_of(data.read(LONGEST_MARK))
-            data.seek(length)
-            file = io.TextIOWrapper(data, encoding, errors="replace")
+        with open_text(path, errors="replace") as file:
             lines = [file.readline(1 << 20).split() for _ in range(LINES_LOOKED_AT)]
             rows = [np.array(fields, np.float64) for fields in lines if fields]
     except (OSError, ValueError):
