@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,29 @@ TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unseg-", ".tmp"
 TEMPORARY = re.compile(r"\.unseg-(?:[0-9a-f]{16}|probe)\.tmp")
 BLOCK = 2**20
 Times = tuple[int, int]
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def open_for_reading(path: str | Path) -> BinaryIO:
+    """Opens a regular file; links are followed. OSError for anything else, whose `strerror` is fit for the user.
+
+    It does not wait for the content of a pipe, which may never come, and reads no device, which may have no end.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a zero byte, or half of a character
+        raise OSError(errno.EINVAL, "no file can have that name", os.fspath(path)) from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "is a folder", os.fspath(path))
+    raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = False, times: Times | None = None) -> str:
@@ -67,6 +92,32 @@ def write_durably(path: str | Path, data: bytes) -> str:
         return write_bytes(path, data, durable=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); check space and permissions") from None
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises a UserError where a file of so many bytes cannot be written into `folder`, which is made if missing.
+
+    The room is asked for by a temporary file that takes it, so that quotas and limits of a file's size count, too.
+    """
+    probe = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(probe, "xb") as file:
+                _take_room(file, size)
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: has no room for {size / 1e6:,.0f} MB ({error.strerror or error}); check space and permissions"
+        ) from None
+
+
+def _take_room(file: BinaryIO, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, max(size, 1))
+    elif shutil.disk_usage(os.path.dirname(file.name)).free < size:  # macOS, Windows
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:

@@ -51,12 +51,12 @@ def read_weights(path: Path) -> State:
                 f"--weights {path}: holds none of {', '.join(MODEL_FILES)}; give a weight file, or the folder of a"
                 " Hugging Face model (config.json and its weights)"
             )
-        return {name: tensor for file in files for name, tensor in read_state(file)[0].items()}
+        return {name: tensor for file in files for name, tensor in read_state(file).items()}
     if not path.exists():
         raise UserError(
             f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path"
         )
-    return read_state(path, inside="model")[0]
+    return read_state(path, inside="model")
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], heads: str, source: Path) -> list[str]:
