@@ -84,7 +84,10 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Removes the file, if there is one."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be removed ({error.strerror or error}); check permissions") from None
 
 
 class BatchOrder:

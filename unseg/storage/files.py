@@ -166,9 +166,9 @@ def sha256_or_refuse(path: Path) -> str:
     return found
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Removes the temporary files that killed runs left under `folder`."""
-    for path in files_under(folder):
+def remove_temporaries(folder: Path, below: bool = True) -> None:
+    """Removes the temporary files that killed runs left in `folder`, and in the folders below it."""
+    for path in files_under(folder) if below else folder.iterdir():
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
