@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typer.exceptions import TyperException
 
 from unseg import __version__
 from unseg.commands.bench import bench
+from unseg.commands.config_file import naming_the_file
 from unseg.commands.datasets import datasets, edition
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
@@ -33,6 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make images unlearnable to segmentation models (UnSeg, NeurIPS 2024).",
 )
+PANELS = app.rich_markup_mode
+PANELS_FROM = 80  # columns; panels cut words that do not fit, plain lines do not
 
 
 def _print_version(wanted: bool) -> None:
@@ -69,12 +73,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _stopped_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
-    """Returns the command with a line and an exit code for an interrupt, of which typer says nothing."""
+    """Returns the command with a line and an exit code for an interrupt, of which typer says nothing.
+
+    An error in an option that comes from a file names the file.
+    """
 
     @functools.wraps(command)
     def stopped(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+        except UserError as error:
+            raise naming_the_file(error) from error.__cause__
         except KeyboardInterrupt as stop:
             if interrupts.speaks():
                 print(f"unseg: {stop or 'interrupted'}", file=sys.stderr)
@@ -84,14 +93,23 @@ def _stopped_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name, help=_paragraphs(_command))(_stopped_in_one_line(_command))
+    _help = _paragraphs(_command)
+    app.command(_name, help=_help, short_help=_help.partition("\n")[0])(_stopped_in_one_line(_command))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one sub-command and returns its exit code; a UserError says what cannot be."""
+    columns = shutil.get_terminal_size().columns
+    narrow = columns < PANELS_FROM
+    app.rich_markup_mode = None if narrow else PANELS
     try:
         # Standalone, an error would be a box of lines.
-        code = app(args=list(arguments) or ["--help"], prog_name="unseg", standalone_mode=False)
+        code = app(
+            args=list(arguments) or ["--help"],
+            prog_name="unseg",
+            standalone_mode=False,
+            terminal_width=columns - 1 if narrow else None,
+        )
     except TyperException as error:
         if not interrupts.speaks():
             time.sleep(FIRST_TELLS_WITHIN)

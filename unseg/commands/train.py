@@ -132,6 +132,7 @@ ValidationImages = Annotated[
     typer.Option(
         "--validation-images",
         min=0,
+        metavar="N",
         help="Images measured of each held-out set, 0 for all; without: all where the log has a line an epoch, else "
         "16.",
         rich_help_panel=RUN,

@@ -77,7 +77,7 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         state = load_pickle(path, mapped=False)  # the file may be removed while its values are in use
         if not isinstance(state, dict):
             raise NoTensorFile(f"holds no checkpoint but a {type(state).__name__}")
-        check_tensors(dict(_tensors(state)))
+        check_tensors(dict(_tensors(state)), bytes_too=True)
     except FileNotFoundError:
         raise
     except OSError as error:

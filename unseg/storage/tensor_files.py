@@ -175,17 +175,17 @@ def _is_sound_archive(path: Path) -> bool:
     return True
 
 
-def check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
+def check_tensors(tensors: Mapping[str, torch.Tensor], bytes_too: bool = False) -> None:
     """Raises NoTensorFile for the first tensor of a pickle that no network could take, or where elements are missing.
 
     PyTorch reads sparse, quantised, nested and expanded tensors, and ones without elements; the last two may claim any
-    size.
+    size. bytes_too: whether there may be uint8, in which checkpoints hold the states of random numbers.
     """
     if len(tensors) > MOST_ENTRIES:
         raise NoTensorFile(f"no weights that are known here: {len(tensors)} entries, of at most {MOST_ENTRIES}")
     claimed, held = 0, {}
     for name, tensor in tensors.items():
-        if fault := _fault(name, tensor):
+        if fault := _fault(name, tensor, bytes_too):
             raise NoTensorFile(fault)
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage.nbytes()
@@ -194,13 +194,13 @@ def check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
         raise NoTensorFile(f"its entries claim {claimed} bytes, and it holds {sum(held.values())}")
 
 
-def _fault(name: str, tensor: torch.Tensor) -> str | None:
+def _fault(name: str, tensor: torch.Tensor, bytes_too: bool) -> str | None:
     """Returns what a network cannot take in a tensor; None where there is nothing."""
     if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized:
         return f"{shown(name)} is no dense tensor of plain numbers"
     if tensor.device.type != "cpu":
         return f"{shown(name)} has no elements (it is on the device '{tensor.device.type}')"
-    if tensor.dtype not in TYPES.values():
+    if tensor.dtype not in TYPES.values() and not (bytes_too and tensor.dtype is torch.uint8):
         return _foreign_type(name, str(tensor.dtype).removeprefix("torch."))
     if tensor.dim() > MOST_DIMENSIONS:
         return _many_dimensions(name, tensor.dim())
