@@ -317,6 +317,40 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
         pass
 
 
+def test_a_checkpoint_of_somebody_else_is_one_line(whole, tmp_path):
+    """Its sha256 is right and so are its settings; what it holds is not this run's."""
+    shutil.copytree(whole, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    path = folder.path(folder.steps()[0])
+    facts, state = json.loads(path.with_suffix(".json").read_text()), checkpoints.read_state(path)
+    generator = state["generator"]
+    name, weight = next(iter(generator["network"].items()))
+    first = generator["optimizer"]["state"][0]
+    wrong = {
+        "no generator": {"generator": {}},
+        "a text": {"generator": "x"},
+        "expanded": {"generator": {**generator, "network": {name: torch.zeros(1).expand(10**6, 10**6)}}},
+        "on meta": {"generator": {**generator, "network": {name: weight.to("meta")}}},
+        "another size": {"generator": {**generator, "network": {**generator["network"], name: weight[:1]}}},
+        "no memory": {"generator": {**generator, "optimizer": {}}},
+        "other memory": {"generator": {**generator, "optimizer": {"state": {0: {**first, "exp_avg": torch.ones(5)}}}}},
+        "steps": {"generator": {**generator, "steps": 1.5}},
+        "no surrogates": {"surrogates": []},
+        "step": {"step": "4"},
+        "step below 0": {"step": -4},
+        "losses": {"recent": [1]},
+        "random": {"random": [[torch.zeros(9)]]},
+    }
+    for what, change in wrong.items():
+        torch.save({**state, **change}, path)
+        digest = checkpoints.sha256_of(path)
+        path.with_suffix(".json").write_text(json.dumps({**facts, "sha256": digest}))
+        with pytest.raises(UserError) as caught:
+            run(tmp_path / "run")
+        told = str(caught.value)
+        assert str(path) in told and told.endswith("use another --output") and "\n" not in told, (what, told)
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     class Harm:
         def __reduce__(self):
@@ -326,7 +360,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("step/data.pkl", pickle.dumps(Harm(), 2))
         archive.writestr("step/version", "3")
-    with pytest.raises(UserError, match="step.pt: cannot be read") as error:
+    with pytest.raises(UserError, match="step.pt: not a file of weights that can be read") as error:
         checkpoints.read_state(path)
     assert "\n" not in str(error.value) and not (tmp_path / "harmed").exists()
 
