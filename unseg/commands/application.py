@@ -86,7 +86,7 @@ def _stopped_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
             raise naming_the_file(error) from error.__cause__
         except KeyboardInterrupt as stop:
             if interrupts.speaks():
-                print(f"unseg: {stop or 'interrupted'}", file=sys.stderr)
+                print(f"unseg: {str(stop) or 'interrupted'}", file=sys.stderr)
             raise typer.Exit(interrupts.exit_code(stop)) from None
 
     return stopped

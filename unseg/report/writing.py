@@ -75,6 +75,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY) if has_fcntl else None  # Windows opens no folders
+    except FileExistsError:
+        raise UserError(f"--out {folder}: is no folder; give another one") from None
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written: {error.strerror or error}") from None
     try:
