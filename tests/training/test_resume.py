@@ -24,6 +24,7 @@ from tests.support.training_runs import SMOKE, final_state, made_samples, run, s
 from unseg.cli import main
 from unseg.commands import train as train_options
 from unseg.errors import UserError
+from unseg.storage import checkpoint_files
 from unseg.training import checkpoints, loop, steps
 from unseg.training.checkpoints import RunFolder
 from unseg.training.loop import RunOptions, run_settings, take_step, train
@@ -138,7 +139,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint_costs_that_checkpoint_only(whole, 
 
         def full_at_eight(folder, state, step, settings):
             if step == 8:
-                patch.setattr(checkpoints._Digesting, "__init__", on_a_small_disk)
+                patch.setattr(checkpoint_files._Digesting, "__init__", on_a_small_disk)
             return save(folder, state, step, settings)
 
         def on_a_small_disk(digesting, file):
@@ -156,7 +157,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint_costs_that_checkpoint_only(whole, 
             def flush(self):
                 self.file.flush()
 
-        save, make = RunFolder.save, checkpoints._Digesting.__init__
+        save, make = RunFolder.save, checkpoint_files._Digesting.__init__
         patch.setattr(RunFolder, "save", full_at_eight)
         run(tmp_path)
     assert str(error.value).endswith(
