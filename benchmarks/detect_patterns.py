@@ -42,7 +42,8 @@ from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
 from unseg.method.patterns import BOOK, Axis, CodeBook, Grating, Pattern
 from unseg.storage.files import write_bytes
-from unseg.storage.image_decoding import open_label, read_image
+from unseg.storage.image_decoding import read_image
+from unseg.storage.label_decoding import open_label
 
 SPLITS = ("train", "test")
 KEY = b"benchmarks.detect_patterns"

@@ -32,8 +32,9 @@ from unseg.errors import UserError
 from unseg.protecting.forecast import spread
 from unseg.protecting.grabcut import outline_around, outline_of_boxes
 from unseg.protecting.points import Points
-from unseg.storage.image_decoding import read_image, read_label
+from unseg.storage.image_decoding import read_image
 from unseg.storage.image_limits import ImageError
+from unseg.storage.label_decoding import read_label
 
 LEAST, MOST = 0.02, 0.5  # of an image's pixels: segments of BSDS500 that count as objects
 WIDER = 0.03  # of a box's sides, on each side

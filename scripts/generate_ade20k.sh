@@ -14,6 +14,7 @@
 #         originals. The same command goes on after an interruption, and does nothing where all is done. Images
 #         without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/ade20k
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
 #           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (val)
@@ -21,6 +22,7 @@
 #               100 instance classes), ids from 0 such as 12,20, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere (with a network's noise alone), in grey levels of
 #               255; STRENGTH=subtle, standard, strong stands for EPSILON=4, 8, 12
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep keeps the name X.jpg, which detectron2's loaders ask for, although the file contains PNG data;
 #               NAMES=png writes X.png and changes file_name in the json
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it

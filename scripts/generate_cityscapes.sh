@@ -15,6 +15,7 @@
 #         originals. The same command goes on after an interruption, and does nothing where all is done. Images
 #         without an object are copied unprotected and listed (exit code 1).
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/cityscapes
+#           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
 #           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (val)
@@ -24,6 +25,7 @@
 #               (non-crowd things: ids from 24), label ids such as 26, by-class
 #           EPSILON=8 on the object, BACKGROUND_EPSILON=2 elsewhere (with a network's noise alone), in grey levels of
 #               255; STRENGTH=subtle, standard, strong stands for EPSILON=4, 8, 12
+#           REGION=mask: EPSILON holds exactly on the object; REGION=published: on the mask prompt, resized back
 #           NAMES=keep and NAMES=png do the same: the images are PNG already
 #           FORMAT=png keeps the bound exactly; FORMAT=jpeg writes quality 100, and the manifest tells how far it
 #               exceeds the bound

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from tests.support.project_sources import PACKAGES, Sources, called, modules, texts, top_of, tree_of
-from unseg.cli import app
+from unseg.commands.application import app
 
 MODULE_LINES, FUNCTION_LINES = 400, 60
 MEASURED = (*PACKAGES, "benchmarks", "utils", "generate", "eval", "train")
@@ -111,6 +111,28 @@ def other_pools(sources: Sources) -> list[str]:
     ]
 
 
+def unguarded_reads(sources: Sources) -> list[str]:
+    """Returns reads of files that `open_for_reading` of unseg.storage.files did not open: a pipe would hold them up.
+
+    A package's own files (importlib.resources) are no user's.
+    """
+    return [
+        f"{module}:{node.lineno}: {called(node)}: read it with unseg.storage.files"
+        for module, source in sources.items()
+        if top_of(module) in PACKAGES and module != "unseg.storage.files" and "import resources" not in source
+        for node in ast.walk(tree_of(source))
+        if isinstance(node, ast.Call) and _reads(node)
+    ]
+
+
+def _reads(call: ast.Call) -> bool:
+    if isinstance(call.func, ast.Attribute):
+        return called(call) in ("read_text", "read_bytes") and not call.args
+    modes = [*call.args[1:2], *(word.value for word in call.keywords if word.arg == "mode")]
+    mode = ast.literal_eval(modes[0]) if modes and isinstance(modes[0], ast.Constant) else "r"
+    return called(call) == "open" and not set(mode) & set("wax")
+
+
 READING = re.compile(
     r"open|(open|read|list|walk)_\w+|load_file|walk|read_text|read_bytes|is_file|is_dir|exists|iterdir|glob|rglob|stat|mkdir"
     r"|write_text|write_bytes|safe_open"
@@ -201,6 +223,7 @@ def matches(contents: Sources, pattern: re.Pattern[str]) -> list[str]:
         blanket_ignores,
         broad_excepts,
         other_pools,
+        unguarded_reads,
         constructors_that_touch_the_disk,
         unread_settings,
     ],
@@ -281,6 +304,16 @@ def test_pool_of_unlimited_threads_is_found() -> None:
     sources = {"unseg.data.a": source, "unseg.compute.b": maker, "unseg.data.c": maker, "tests.test_x": source}
     told = "make it with worker_threads of unseg.compute"
     assert other_pools(sources) == [f"unseg.data.a:2: {told}", f"unseg.data.c:4: {told}"]
+
+
+def test_an_unguarded_read_is_found() -> None:
+    source = (
+        "a = open(path)\nb = open(path, 'rb')\nc = open(path, mode='r+')\nd = path.read_text(encoding='utf-8')\n"
+        "e = Path(name).read_bytes()\nf = open(path, 'xb')\ng = open(path, mode='a')\nh = files.read_text(path)\n"
+        "i = Yolo.open(path)\nj = Pillow.open(file)\n"
+    )
+    sources = {"unseg.data.a": source, "unseg.b": f"from importlib import resources\n{source}", "tests.c": source}
+    assert [complaint.split(":")[1] for complaint in unguarded_reads(sources)] == ["1", "2", "3", "4", "5"]
 
 
 def test_a_constructor_that_reads_is_found() -> None:

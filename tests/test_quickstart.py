@@ -12,8 +12,9 @@ import pytest
 from skimage import data
 
 from unseg import cli, quickstart
-from unseg.storage.image_decoding import read_image, read_label
+from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
+from unseg.storage.label_decoding import read_label
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = tuple(Path(name).stem for name in quickstart.PHOTOGRAPHS)

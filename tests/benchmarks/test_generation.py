@@ -31,7 +31,7 @@ from unseg.method.config import Budget
 from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.image_decoding import read_image
-from unseg.storage.image_limits import pixel_count
+from unseg.storage.image_headers import pixel_count
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]

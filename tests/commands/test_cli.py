@@ -12,15 +12,19 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image as Pillow
 
 import unseg.protecting.run
 import unseg.storage.weights
 from tests.support.fake_generator import loaded
 from unseg import __version__, cli
+from unseg.commands import application
+from unseg.commands.literal_help import LiteralHelp
 from unseg.storage.image_decoding import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +95,7 @@ def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
             "input": "c.png",
             "input_root": "../photos",
             "status": "failed",
-            "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF)",
+            "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF)",
         }
     ]
     assert 30 < result["psnr"]["lowest"] <= result["psnr"]["mean"] < 50
@@ -132,8 +136,8 @@ def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, caps
 def test_what_decoders_think_of_odd_files_is_not_printed(photos: Path, capsys: pytest.CaptureFixture) -> None:
     odd = photos / "odd.jpg"
     Pillow.fromarray(PHOTO).save(
-        odd, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x12\x01\x03\0\xff\xff\0\0\xff\xff\xff\x7f"
-    )
+        odd, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0" + b"\x0f\x01\2\0\x14\0\0\0\xff\xff\xff\x7f" + bytes(4)
+    )  # a maker's name of twenty letters far behind the end
     with pytest.warns(UserWarning):
         read_image(odd)
     with warnings.catch_warnings(record=True) as warned:
@@ -162,6 +166,31 @@ def test_help_documents_the_exit_codes(command: str, capsys: pytest.CaptureFixtu
     assert "Exit codes: 0 every image" in text and "; 2 it could not start" in text and "130 Ctrl-C" in text
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_what_is_written(
+    command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every text of every option, brackets among them; spaces and line ends may lie elsewhere."""
+    monkeypatch.setenv("COLUMNS", "200")
+    written = typer.main.get_command(cli.app).commands[command]
+    assert cli.main([command, "--help"]) == 0
+    shown = "".join(capsys.readouterr().out.replace("│", "").split())
+    for text in (written.help, *(parameter.help for parameter in written.params)):
+        assert "".join((text or "").split()) in shown, text
+
+
+def test_brackets_in_help_are_no_markup(capsys: pytest.CaptureFixture) -> None:
+    app = typer.Typer(add_completion=False)
+
+    def command(boxes: Annotated[str, typer.Option(help="[[x1, y1], ...] or [bold]NAME[/bold]")] = "") -> None: ...
+
+    app.command(cls=LiteralHelp, help="Takes [a] and [/b].")(command)
+    with pytest.raises(SystemExit):
+        app(["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "Takes [a] and [/b]." in shown and "[[x1, y1], ...] or [bold]NAME[/bold]" in shown
+
+
 def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) -> None:
     cli.main(
         [
@@ -186,7 +215,10 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
         (["--whole-image", "--epsilon", "300"], "--epsilon 300.0: give a number of grey levels"),
         (["--whole-image", "--objects", "cat"], "--objects cat: give `all` or class ids"),
         (["--whole-image", "--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
-        ([], "what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, which cannot keep"),
+        (
+            [],
+            "what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, which cannot keep",
+        ),
         (["--whole-image", "--masks", "masks"], "--masks and --whole-image: give one of them"),
         (["--whole-image", "--fit-masks"], "--fit-masks: is for --masks"),
         (["--whole-image", "--mask-frame", "sideways"], "--mask-frame sideways: choose from auto, upright, stored"),
@@ -257,7 +289,7 @@ def test_of_several_processes_the_first_tells_a_wrong_option(
         monkeypatch.setenv("RANK", rank)
         assert cli.main(["train", "--threads", "x"]) == 2
         assert "'--threads'" in capsys.readouterr().err
-        assert waits == [cli.FIRST_TELLS_WITHIN] * int(rank)
+        assert waits == [application.FIRST_TELLS_WITHIN] * int(rank)
 
 
 def test_ctrl_c_is_one_line_and_exits_130(
@@ -290,6 +322,19 @@ def test_version_and_help_do_not_import_torch() -> None:
         result = python("-c", code.format(option))
         assert result.stdout.splitlines()[-1] == "False 0", result.stderr
     assert f"unseg {__version__}" in python("-m", "unseg.cli", "--version").stdout
+
+
+@pytest.mark.parametrize("command", application.COMMANDS)
+def test_help_loses_nothing_in_a_narrow_terminal(
+    command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where panels have no room for a word, it is cut; plain lines are broken."""
+    cut = []
+    for columns in (40, 80, 300):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert cli.main([command, "--help"]) == 0
+        cut.append(capsys.readouterr().out.count("…"))
+    assert cut[:2] == [cut[2]] * 2
 
 
 # --- standard output and standard error that take nothing

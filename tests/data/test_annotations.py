@@ -361,11 +361,22 @@ def test_coco_bad_segments_fail_their_image(annotation: dict, message: str, tmp_
     [
         (lambda c: c["annotations"][0].update(category_id=9), r"annotations\[0\]: the category 9 is not among"),
         (
-            lambda c: c["annotations"][0].update(category_id="1"),
-            r"category_id: expected a whole number from 0 on, found '1'",
+            lambda c: c["annotations"][0].update(category_id="1 "),
+            r"category_id: expected a whole number from 0 on, found '1 '",
         ),
         (lambda c: c["annotations"][0].update(image_id=3), "the image 3 is not among the file's images"),
-        (lambda c: c["annotations"].append(c["annotations"][0]), "annotation ids are there twice, such as 0"),
+        (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            r"ids are there twice, such as that of annotations\[1\]",
+        ),
+        (lambda c: c["annotations"][0].update(id=[3]), "id: expected a whole number"),
+        (lambda c: c["annotations"][0].update(id="x" * 1001), "id: has over 1000 characters"),
+        (
+            lambda c: (
+                [entry.update(id="5f3c") for entry in c["annotations"]] and c["annotations"].append(c["annotations"][0])
+            ),
+            "1 annotation ids are there twice",
+        ),
         (lambda c: c["images"].append(c["images"][0]), r"images\[1\]: the id 1 is there twice"),
         (lambda c: c["images"].append({**c["images"][0], "id": 2}), r"the image 'x.png' is there twice"),
         (lambda c: c["categories"].append(c["categories"][0]), r"categories\[1\]: the id 1 is there twice"),
@@ -507,7 +518,7 @@ def test_panoptic_without_isthing_cannot_tell_things(tmp_path: Path) -> None:
     [
         (SEGMENTS[:2], "2 pixels have ids such as 70000, which the json does not list"),
         ([*SEGMENTS, SEGMENTS[0]], "two segments have the id 300"),
-        ([*SEGMENTS[:2], {**SEGMENTS[2], "iscrowd": "no"}], "iscrowd must be 0 or 1"),
+        ([*SEGMENTS[:2], {**SEGMENTS[2], "iscrowd": "no"}], r"segments_info\[2\].iscrowd: expected 0 or 1, found 'no'"),
     ],
 )
 def test_panoptic_bad_segments_fail_their_image(segments: list[dict], message: str, tmp_path: Path) -> None:
@@ -814,7 +825,9 @@ def test_labelme_shapes_without_area_are_told(tmp_path: Path) -> None:
         ({"shape_type": "mask", "points": [[0, 0], [60, 1]], "mask": "QUJD"}, "lies outside the image of 60×40"),
         ({"shape_type": "mask", "points": [[5, 5], [1, 1]], "mask": "QUJD"}, "ends before it begins"),
         ({**annotation_sets.labelme_mask(np.eye(9, dtype=bool)), "points": [[0, 0], [2, 2]]}, "has 81 pixels, 3×3 are"),
-        ({"group_id": "x", "points": [[0, 0], [9, 9], [1, 9]]}, "group_id: expected a whole number"),
+        ({"group_id": [1], "points": [[0, 0], [9, 9], [1, 9]]}, "group_id: expected a whole number"),
+        ({"shape_type": "rectangle", "points": [[0, 0]]}, "a rectangle has two points, this one 1"),
+        ({"shape_type": "rectangle", "points": [[0, 0], [1, 1], [2, 0]]}, "a rectangle has two points, this one 3"),
     ],
 )
 def test_labelme_bad_shapes_fail_their_image(shape: dict, message: str, tmp_path: Path) -> None:
@@ -969,7 +982,8 @@ def test_what_cannot_be_annotations_is_refused(make, message: str, tmp_path: Pat
         ('{"a": ' + "[" * 10**5, "too deeply"),
         ('{"a": [1, 2', 'expected "," or "]"'),
         ('{"a": {"b": ' + "9" * 5000 + "}}", "digits|limit"),
-        ("\xff\xfe".encode("latin-1"), "not UTF-8"),
+        ("{\xff}".encode("latin-1"), "not UTF-8"),
+        ("\xff\xfe{\x00\x00\xdc".encode("latin-1"), "not UTF-16-LE .*: save it as UTF-8"),
         ('{"a" 1}', 'expected "key": value'),
     ],
 )

@@ -35,9 +35,9 @@ def run(*arguments: str, timeout: int) -> dict:
 
 
 def test_mutated_annotations_of_all_formats_are_refused_or_read() -> None:
-    """Among 320, most must do harm, or the mutations are too tame; and none may take long."""
-    result = run("mutations", "1", "320", timeout=300)
-    assert result["cases"] == 320 and result["refused"] > 60 and result["cases"] - result["whole"] > 160
+    """Among 420, most must do harm, or the mutations are too tame; and none may take long."""
+    result = run("mutations", "1", "420", timeout=300)
+    assert result["cases"] == 420 and result["refused"] > 80 and result["cases"] - result["whole"] > 210
     assert result["seconds"] < 20 and result["peak_mb"] < PEAK_MB, result
 
 
@@ -54,4 +54,4 @@ def test_the_fuzzer_starts_from_annotations_that_reach_the_decoders(tmp_path: Pa
 @pytest.mark.slow
 def test_annotations_made_to_exhaust_a_reader_stay_within_bounds() -> None:
     result = run("bombs", timeout=560)
-    assert result["cases"] == len(BOMBS) and result["peak_mb"] < PEAK_MB and result["seconds"] < 60, result
+    assert result["cases"] == len(BOMBS) and result["peak_mb"] < PEAK_MB and result["seconds"] < 20, result

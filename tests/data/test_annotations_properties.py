@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import tempfile
@@ -31,6 +32,7 @@ from unseg.data.annotations.runs import (
     runs_of_mask,
 )
 from unseg.errors import UserError
+from unseg.storage.text_encoding import LONGEST_MARK
 
 MASKS = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
@@ -200,22 +202,24 @@ JSON_VALUES = st.recursive(
     st.dictionaries(st.text(max_size=6), st.lists(JSON_VALUES, max_size=5) | JSON_VALUES, max_size=5),
     st.sampled_from([None, 1]),
     st.booleans(),
-    st.booleans(),
+    st.sampled_from([("utf-8", b""), ("utf-8", codecs.BOM_UTF8), ("utf-16-be", codecs.BOM_UTF16_BE)])
+    | st.sampled_from([("utf-16-le", codecs.BOM_UTF16_LE), ("utf-32-le", codecs.BOM_UTF32_LE)]),
     st.integers(1, 40),
 )
 def test_json_stream_reads_what_json_reads(
-    content: dict, indent: int | None, plain: bool, mark: bool, chunk: int
+    content: dict, indent: int | None, plain: bool, encoding: tuple[str, bytes], chunk: int
 ) -> None:
     """Whatever the pieces in which the file comes: values, elements, skipped members, and the places of elements."""
-    data = b"\xef\xbb\xbf" * mark + json.dumps(content, indent=indent, ensure_ascii=plain).encode("utf-8", "ignore")
-    content = json.loads(data.removeprefix(b"\xef\xbb\xbf"))
+    name, mark = encoding
+    text = json.dumps(content, indent=indent, ensure_ascii=plain).encode("utf-8", "ignore").decode()
+    data, content = mark + text.encode(name), json.loads(text)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.json"
         path.write_bytes(data)
 
         class Slow(io.BytesIO):
             def read(self, size: int = -1) -> bytes:
-                return super().read(size if size <= 3 else chunk)
+                return super().read(size if size <= LONGEST_MARK else chunk)
 
         for skipping in (False, True):
             stream, found = JsonStream(path, Slow(data)), {}

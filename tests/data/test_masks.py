@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from unseg.data.masks import MaskKind, box_mask, fits, object_mask, scaled
 from unseg.data.object_rule import ObjectRule, parse_objects
-from unseg.data.samples import find_samples
+from unseg.data.samples import SampleList, find_samples
 from unseg.errors import UserError
 
 VALUES = np.array([[0, 1, 2, 15, 255]])
@@ -120,6 +121,25 @@ def test_masks_beside_or_below_the_images_are_not_images(tmp_path: Path) -> None
     ]
 
 
+def test_boxes_cover_the_pixels_that_a_loop_over_them_covers() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(100):
+        height, width = random.integers(1, 12, 2)
+        ends = np.sort(random.uniform(-6, 18, (random.integers(0, 5), 2, 2)).round(int(random.integers(2))), axis=1)
+        expected = np.zeros((height, width), bool)
+        for (left, top), (right, bottom) in ends:
+            for row in range(height):
+                for column in range(width):
+                    expected[row, column] |= left <= column <= right and top <= row <= bottom
+        assert np.array_equal(box_mask(ends.reshape(-1, 4), height, width), expected)
+
+
+def test_fifty_thousand_boxes_take_no_longer_than_one() -> None:
+    begun = time.process_time()
+    assert box_mask([[0, 0, 3999, 2999]] * 50_000, 3000, 4000).all()
+    assert time.process_time() - begun < 5  # a loop over them takes half a minute
+
+
 def test_what_is_not_there_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for inputs, masks, message in (
@@ -131,9 +151,77 @@ def test_what_is_not_there_is_a_user_error(tmp_path: Path) -> None:
             find_samples(inputs, masks)
 
 
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+def names_of(found: SampleList) -> list[str]:
+    return [sample.name for sample in found.samples]
+
+
+def test_every_link_counts_and_circles_end(tmp_path: Path) -> None:
+    """Two names of one file are two images; a folder that is linked twice is read twice; a way back is no way on."""
     touch(tmp_path / "real", "a.jpg")
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "link").symlink_to(tmp_path / "real")
+    for name in ("link", "other"):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "real")
     (tmp_path / "real" / "back").symlink_to(tmp_path / "images")
-    assert [sample.name for sample in find_samples([tmp_path / "images"]).samples] == ["link/a.jpg"]
+    (tmp_path / "real" / "b.jpg").symlink_to("a.jpg")
+    found = find_samples([tmp_path / "images", tmp_path / "images" / "link"])
+    assert names_of(found) == ["link/a.jpg", "link/b.jpg", "other/a.jpg", "other/b.jpg"]
+    assert not found.other_files and not found.problems
+
+
+def test_links_upon_links_come_to_an_end_that_is_told(tmp_path: Path) -> None:
+    """Thirty folders, each with two links to the next: a thousand million paths to one file."""
+    for number in range(30):
+        (tmp_path / f"d{number}").mkdir()
+        for name in ("left", "right"):
+            (tmp_path / f"d{number}" / name).symlink_to(tmp_path / f"d{number + 1}")
+    touch(tmp_path / "d30", "a.jpg")
+    found = find_samples([tmp_path / "d0"])
+    assert len(found.samples) == 100 and len({problem.name for problem in found.problems}) > 100
+    assert {problem.reason for problem in found.problems} == {"over 100 links lead to this folder: name it as an input"}
+
+
+def test_links_into_the_output_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path / "out", "sub/a.png")
+    touch(tmp_path / "images", "a.jpg")
+    (tmp_path / "images" / "folder").symlink_to(tmp_path / "out")
+    (tmp_path / "images" / "sub").symlink_to(tmp_path / "out" / "sub")
+    (tmp_path / "images" / "b.png").symlink_to(tmp_path / "out" / "sub" / "a.png")
+    (tmp_path / "images" / "later").symlink_to(tmp_path / "out" / "not-there-yet")
+    found = find_samples([tmp_path / "images"], out=tmp_path / "out")
+    assert names_of(found) == ["a.jpg"] and found.into_output == ["b.png", "folder", "later", "sub"]
+    assert not found.other_files
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "is_one"),
+    [
+        ("a.HEIC", b"?", True),
+        ("a.jfif", b"?", True),
+        ("a.jp2", b"?", True),
+        ("a.nef", b"?", True),
+        ("IMG_0001", b"\xff\xd8\xff\xe0", True),
+        ("2024.01.05", b"\x89PNG\r\n\x1a\n", True),
+        ("scan.dat", b"II*\0", True),
+        ("a.bin", b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", True),
+        ("a.tmp", b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", True),
+        ("b", bytes(128) + b"DICM", True),
+        ("film.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", False),
+        ("notes.txt", b"BM is not a picture here, nor is P6", False),
+        ("list.txt", b"P64 and P65\n", False),
+        ("empty", b"", False),
+    ],
+)
+def test_what_looks_like_a_picture_is_found_by_name_or_content(
+    tmp_path: Path, name: str, start: bytes, is_one: bool
+) -> None:
+    (tmp_path / "z.png").write_bytes(b"?")
+    (tmp_path / name).write_bytes(start)
+    found = find_samples([tmp_path])
+    assert (name in names_of(found)) == is_one and (name in found.other_files) == (not is_one)
+
+
+def test_a_name_without_suffix_is_paired_whole(tmp_path: Path) -> None:
+    touch(tmp_path / "masks", "2024.01.05.png", "2024.01.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "2024.01.05").write_bytes(b"\xff\xd8\xff")
+    assert find_samples([tmp_path / "images"], tmp_path / "masks").samples[0].mask_name == "2024.01.05.png"

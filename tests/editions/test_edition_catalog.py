@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.support.edition_sets import BUILDERS, LEFT, RIGHT, class_map
 from unseg import cli
 from unseg.data.annotations import ObjectRule
+from unseg.data.annotations.names import ImagesFolder
 from unseg.data.edition_catalog import EDITIONS
 from unseg.data.edition_layout import candidates, locate
 from unseg.editions.data_set import open_data_set, place_sets
@@ -142,6 +143,7 @@ def test_by_class_the_background_is_still_known() -> None:
         ("coco", {"BACKGROUND_EPSILON": "-1"}, "BACKGROUND_EPSILON=-1"),
         ("coco", {"NAMES": "jpg"}, "NAMES=jpg: choose from keep, png"),
         ("coco", {"FORMAT": "webp"}, "FORMAT=webp: choose from"),
+        ("coco", {"REGION": "all"}, "REGION=all: choose from mask, published"),
         ("coco", {"LIMIT": "0"}, "LIMIT=0: give a whole number from 1"),
         ("coco", {"NPROC": "two"}, "NPROC=two"),
         ("coco", {"DRY_RUN": "yes"}, "DRY_RUN=yes: choose from 0, 1"),
@@ -191,6 +193,22 @@ def test_a_list_that_leads_out_is_refused(line: str, tmp_path: Path) -> None:
     path.write_text(f"2007_000032\n{line}\n")
     with pytest.raises(UserError, match="train.txt: line 2: .*leads out of its folder"):
         open_data_set(place_sets(EDITIONS["pascal"], tmp_path, "train", (), None))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_finds_images_with_other_suffixes(encoding: str, tmp_path: Path) -> None:
+    mini = BUILDERS["pascal"](tmp_path)
+    home = tmp_path / "VOCdevkit/VOC2012"
+    first = min(mini.objects)
+    (home / "JPEGImages" / Path(first).name).rename(home / "JPEGImages" / f"{Path(first).stem}.JPG")
+    path = home / "ImageSets/Segmentation/train.txt"
+    path.write_bytes(f"  {Path(first).stem}\r\nnot_there 1\r\n".encode(encoding))
+    data = open_data_set(place_sets(EDITIONS["pascal"], tmp_path, "train", (), None))
+    assert [sample.name for sample in data.samples.samples] == [first.replace(".jpg", ".JPG")]
+    assert [problem.name[-13:] for problem in data.reader.missing] == ["not_there.jpg"]
+    (sample,) = data.samples.samples
+    height, width = next(iter(mini.objects.values())).shape
+    assert np.array_equal(data.reader.read(sample.name, height, width).object_mask(ObjectRule()), mini.objects[first])
 
 
 @pytest.mark.parametrize("name", list(EDITIONS))
@@ -247,6 +265,7 @@ def test_a_script_documents_its_settings(name: str) -> None:
     assert all(f"# {part}: " in header for part in ("Needs", "Takes", "Leaves", "Settings"))
     wanted = {
         "DATA_ROOT",
+        "LINKED_ROOTS",
         "OUT",
         "NOISE",
         "GENERATOR",
@@ -256,6 +275,7 @@ def test_a_script_documents_its_settings(name: str) -> None:
         "OBJECTS",
         "EPSILON",
         "BACKGROUND_EPSILON",
+        "REGION",
         "NAMES",
         "FORMAT",
         "LIMIT",
@@ -280,6 +300,24 @@ class Upper(Renaming):
 
     def of(self, file_name: object, where: str) -> str | None:
         return file_name.upper() if isinstance(file_name, str) and file_name.startswith("a") else None
+
+
+@pytest.mark.parametrize(
+    ("written", "renamed"),
+    [
+        ("city\\x.jpg", "city\\x.png"),
+        ("city/x.jpg", "city/x.png"),
+        ("./city//x.JPG", "./city//x.png"),
+        ("images\\city/x.jpg", "images\\city/x.png"),
+        ("x.jpg", "x.png"),
+        ("city/other.jpg", None),
+        ("../x.jpg", None),
+        (7, None),
+    ],
+)
+def test_a_new_name_keeps_its_folder_as_it_is_written(written: object, renamed: str | None, tmp_path: Path) -> None:
+    folder = ImagesFolder(tmp_path / "images", ["city/x.jpg"])
+    assert Renaming(folder, {"city/x.jpg": "images/city/x.png"}, "").of(written, "a.json") == renamed
 
 
 anything = st.recursive(

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = (
     "DATA_ROOT",
     "DETECTRON2_DATASETS",
+    "LINKED_ROOTS",
     "OUT",
     "SPLIT",
     "SET",
@@ -37,6 +38,7 @@ SETTINGS = (
     "OBJECTS",
     "EPSILON",
     "BACKGROUND_EPSILON",
+    "REGION",
     "GENERATOR",
     "NAMES",
     "FORMAT",
@@ -404,6 +406,20 @@ def test_cities_can_follow_one_another_into_one_edition(tmp_path: Path, monkeypa
     assert all((out / name).exists() for name in mini.objects)
     assert verify_edition(out).failures == [] and verify_edition(out).extra == ()
     assert run(mini.root, out, "cityscapes", monkeypatch, SET="ulm") == 2
+
+
+def test_the_region_of_the_objects_budget_is_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mini, out = BUILDERS["medical"](tmp_path / "data"), tmp_path / "out"
+    assert run(mini.root, out, "medical", monkeypatch, SET="Kvasir", REGION="published") == 1  # one has no object
+    assert read_manifest(out).header["settings"]["region"] == "published"
+    assert json.loads((out / EDITION).read_text())["region"] == "published"
+    assert verify_edition(out).failures == []
+    capsys.readouterr()
+    assert run(mini.root, out, "medical", monkeypatch, SET="Kvasir") == 2
+    assert "region" in error_of(capsys)
+    assert run(mini.root, tmp_path / "b", "coco", monkeypatch, OBJECTS="by-class", REGION="published") == 2
 
 
 # --- what the user has stays -----------------------------------------------------------------------------------------

@@ -255,6 +255,17 @@ def test_labels_of_every_kind_of_annotation(name: str, tmp_path: Path) -> None:
     assert np.array_equal(coded[maps], expected)
 
 
+@pytest.mark.parametrize("name", ["coco compressed", "binary", "labelme masks"])
+def test_training_images_without_an_object_are_refused(name: str, tmp_path: Path) -> None:
+    """Where all is background there is nothing to learn; in class maps it is a class like any other."""
+    built = build(name, tmp_path)
+    images, _ = open_clean(built.images, built.path, "auto", "--clean")
+    labelling = labelling_of(images, LearnerOptions((64, 64)))
+    empty = labelling.class_map(images.annotated(list(images.names).index(built.name("c.png"))))
+    message = "no training image shows an object, all is background; there is nothing to learn"
+    assert message in refused(labelling.names, empty)
+
+
 def test_labels_out_of_range_are_named() -> None:
     values = np.array([[0, 3], [7, 255]], np.uint8)
     table = TableLabelling(ClassTable({0: "sky", 3: "car"}, ids=frozenset({0, 3})), ObjectRule(), False)

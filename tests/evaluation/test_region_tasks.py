@@ -5,6 +5,8 @@ sets.
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from unseg.evaluation.coco_metrics import (
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.regions import (
     GEOMETRY_DRAWS,
+    ClassList,
     View,
     all_regions,
     check_same_numbering,
@@ -48,6 +51,7 @@ from unseg.evaluation.regions import (
     reduced,
     restore,
     tight_boxes,
+    told_apart,
     view_pixels,
     view_targets,
     whole,
@@ -509,6 +513,24 @@ def test_a_test_set_without_objects_is_refused(tmp_path: Path) -> None:
     empty = PartOfImages(images, [2])
     with pytest.raises(UserError, match="nothing to measure"):
         make_instance("maskrcnn_mobilenet", images, empty, options(SIZE))
+
+
+@pytest.mark.parametrize("make", [make_instance, make_detection, make_panoptic, make_remote])
+def test_a_training_set_without_objects_is_refused(make: Callable, tmp_path: Path) -> None:
+    images = opened("coco-panoptic", tmp_path)
+    empty = PartOfImages(images, [2])
+    name = "rt_detr_tiny" if make is make_detection else "mask2former_tiny"
+    with pytest.raises(UserError, match="--annotations: no training image has an object of the classes; there is noth"):
+        make(name, empty, images, options(SIZE))
+
+
+def test_many_classes_of_one_name_are_told_apart_at_once() -> None:
+    begun = time.process_time()
+    ids = range(100_000)
+    assert told_apart(["a"] * 99_999 + ["b"], ids)[-2:] == ["a (99998)", "b"]
+    classes = ClassList(tuple(ids), ("a",) * 100_000, (True,) * 100_000)
+    assert [classes.label(class_id) for class_id in (*ids, -1)] == [*ids, None]
+    assert time.process_time() - begun < 5
 
 
 def test_names_of_networks() -> None:

@@ -88,7 +88,7 @@ def test_what_is_missing_is_named_and_nothing_is_made(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{TEST[1]} is in the training list both and in the test list val"):
         link_splits(voc, out, train_list="both")
     (lists / "empty.txt").write_text("\n")
-    with pytest.raises(UserError, match="the train list is empty"):
+    with pytest.raises(UserError, match="empty.txt: names no image"):
         link_splits(voc, out, train_list="empty")
     (voc / "JPEGImages" / f"{TRAIN[1]}.jpg").unlink()
     with pytest.raises(
@@ -96,6 +96,22 @@ def test_what_is_missing_is_named_and_nothing_is_made(tmp_path: Path) -> None:
     ):
         link_splits(voc, out)
     assert not out.exists()
+
+
+def test_links_find_files_whose_names_are_written_in_another_way(tmp_path: Path) -> None:
+    """A list of Windows with a byte order mark, an image .JPG, a label .PNG, and a name with a space."""
+    voc, out = write_voc(tmp_path / "voc"), tmp_path / "out"
+    images, labels = voc / "JPEGImages", voc / "SegmentationClass"
+    (images / f"{TRAIN[0]}.jpg").rename(images / f"{TRAIN[0]}.JPG")
+    (labels / f"{TRAIN[1]}.png").rename(labels / f"{TRAIN[1]}.PNG")
+    (images / f"{TRAIN[2]}.jpg").rename(images / "a b.jpg")
+    (labels / f"{TRAIN[2]}.png").rename(labels / "a b.png")
+    names = [TRAIN[0], f"{TRAIN[1]} 1", "a b", TRAIN[3]]
+    (voc / "ImageSets/Segmentation/odd.txt").write_text("\r\n".join(names), "utf-16")
+    assert link_splits(voc, out, train_list="odd") == {"train": 4, "test": 3}
+    linked = {path.name for path in (out / "images/train").iterdir()}
+    assert linked == {f"{TRAIN[0]}.JPG", f"{TRAIN[1]}.jpg", "a b.jpg", f"{TRAIN[3]}.jpg"}
+    assert f"{TRAIN[1]}.PNG" in {path.name for path in (out / "labels/train").iterdir()}
 
 
 def test_a_folder_that_is_not_ours_stays(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,15 @@ import unseg.protecting.network_source
 from tests.support.acting_progress import Acting
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.compute.threads import single_threaded_pool, worker_threads
+from unseg.data.object_rule import ObjectRule
+from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.protecting.network_protector import NetworkProtector, image_region
 from unseg.protecting.one_image import breach
-from unseg.protecting.prompt_files import read_boxes
+from unseg.protecting.prompt_files import of_images, read_boxes
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
@@ -293,6 +296,27 @@ def test_boxes_from_a_file(folder: Path, tmp_path: Path) -> None:
         ("sub/e.jpeg", "protected"),
     ]
     assert summary.entries[2].reason == "every box lies outside the image (21×70)"
+
+
+def test_boxes_belong_to_images_in_whatever_form_their_names_are_written(tmp_path: Path) -> None:
+    accented = unicodedata.normalize("NFD", "caf\u00e9.JPG")
+    content = {unicodedata.normalize("NFC", "caf\u00e9.jpg"): [[1, 1, 2, 2]], "sub\\b.png": [], "c.png": [[0, 0, 1, 1]]}
+    (tmp_path / "boxes.json").write_text(json.dumps(content), "utf-16")
+    samples = [SampleFile(name, tmp_path / name, tmp_path) for name in (accented, "sub/b.png", "d.png")]
+    assert of_images(read_boxes(tmp_path / "boxes.json"), samples) == {
+        accented: ((1, 1, 2, 2),),
+        "sub/b.png": (),
+        "c.png": ((0, 0, 1, 1),),
+    }
+
+
+def test_class_ids_that_are_not_there_are_told_with_those_that_are(folder: Path, tmp_path: Path) -> None:
+    masks, chosen = add_masks(folder), replace(SETTINGS, rule=ObjectRule((77,)))
+    by_mask = protect([folder], tmp_path / "a", chosen, masks=masks)
+    by_annotation = protect([folder], tmp_path / "b", chosen, annotations=masks)
+    for summary in (by_mask, by_annotation):
+        assert {entry.status for entry in summary.entries} == {"copied"}
+        assert all((entry.reason or "").endswith(", which has the class ids 0, 3, 255") for entry in summary.entries)
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,6 @@ BROKEN = {
     "counts that do not add up": {"size": [80, 120], "counts": [1, 2, 3]},
     "negative counts": {"size": [80, 120], "counts": [-1, 9601]},
     "another size": {"size": [9, 9], "counts": [81]},
-    "no outline": [],
-    "two corners": [[1, 1, 2, 2]],
     "corners far outside": [[1e9, 1e9, 2e9, 1e9, 2e9, 2e9]],
 }
 
@@ -133,6 +131,17 @@ def test_what_concerns_one_image_is_its_line(
     assert (entries["a.png"].status, entries["b.png"].status) == ("failed", "protected") and not (
         out / "a.png"
     ).exists()
+
+
+@pytest.mark.parametrize("shape", [[], None, [[1, 1, 2, 2]], [[]]])
+def test_an_entry_without_an_area_is_in_the_images_note(
+    shape: object, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    protect_with(built, lambda content: content["annotations"][1].update(segmentation=shape), out)
+    entry = next(entry for entry in read_manifest(out).entries.values() if entry.input == "a.png")
+    assert entry.status == "protected"
+    assert "1 outlines without an area are left out (annotations[1])" in (entry.note or "")
 
 
 @pytest.mark.slow

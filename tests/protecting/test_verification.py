@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +14,17 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.support.fake_generator import loaded
+from unseg.compute.in_flight import InFlight
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.protecting.manifest import MANIFEST
+from unseg.protecting import verification
+from unseg.protecting.comparison import Comparison, compare
+from unseg.protecting.manifest import MANIFEST, Entry
+from unseg.protecting.originals import Originals
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import Verification, verify
-from unseg.storage import image_encoding
-from unseg.storage.image_decoding import read_image
+from unseg.storage import image_decoding, image_encoding
+from unseg.storage.image_decoding import Image, decode_image, read_image
 from unseg.storage.image_encoding import write_png
 
 SETTINGS = ProtectSettings(device="cpu", workers=1, budget=Budget(8, 2))
@@ -53,6 +60,41 @@ def test_a_protected_folder_is_proved(protected: Path) -> None:
     result = verify(protected)
     assert result.exit_code == 0 and [finding.name for finding in result.findings] == ["a.png", "sub/b.png"]
     assert {(finding.max_object, finding.max_background) for finding in result.findings} == {(8, 2)}
+
+
+@pytest.mark.parametrize(("pixels", "at_a_time"), [(3999, 1), (4000, 2)])
+def test_all_threads_share_one_budget_of_pixels(
+    protected: Path, monkeypatch: pytest.MonkeyPatch, pixels: int, at_a_time: int
+) -> None:
+    """Two images of 2,000 pixels each; how many there are comes from their headers."""
+    now, most, lock = 0, 0, threading.Lock()
+
+    def compare_slowly(entry: Entry, originals: Originals) -> Comparison:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.2)
+        with lock:
+            now -= 1
+        return compare(entry, originals)
+
+    monkeypatch.setattr(verification, "PIXELS", InFlight(pixels))
+    monkeypatch.setattr(verification, "compare", compare_slowly)
+    assert verify(protected, workers=4).exit_code == 0 and most == at_a_time
+
+
+def test_a_channel_that_its_reader_loses_is_found(protected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader is one for both sides: what it drops is missing on both."""
+    for path in (protected / "a.png", protected.parent / "photos" / "a.png"):
+        pixels = np.asarray(Pillow.open(path))
+        Pillow.fromarray(np.dstack([pixels, pixels[..., 1]])).save(path)
+
+    def without_alpha(path: Path, data: bytes, *arguments: object) -> Image:
+        return replace(decode_image(path, data, *arguments), alpha=None)
+
+    monkeypatch.setattr(image_decoding, "decode_image", without_alpha)
+    assert "a second decoder reads 50×40 of 4 channels in 8 bits, not RGB in 8 bits" in problem(verify(protected))
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from unseg.storage import image_decoding, image_encoding, image_limits
+from unseg.storage import image_decoding, image_encoding, image_headers
 from unseg.storage.files import sha256_of
-from unseg.storage.image_decoding import open_label, read_image, read_label
+from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
 from unseg.storage.image_limits import ImageError
+from unseg.storage.label_decoding import open_label, read_label
 
 RANDOM = np.random.default_rng(0)
 PHOTO = np.kron(RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))  # 20×28
@@ -100,7 +101,9 @@ def test_what_is_no_whole_image_is_named(tmp_path: Path) -> None:
         "empty.png": (b"", r"empty \(0 bytes\)"),
         "text.png": (b"hello " * 100, "not an image of a known format"),
         "cut.jpg": (whole[: len(whole) // 2], "broken image: image file is truncated"),
-        "gif.png": (b"GIF89a" + bytes(100), "not an image of a known format"),
+        "gif.png": (b"GIF89a" + bytes(100), "damaged, or of a kind that is not read"),
+        "eps.png": (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image of a known format"),
+        "header.png": (b"\x89PNG\r\n\x1a\n" + bytes(100), "damaged, or of a kind that is not read"),
     }
     for name, (data, reason) in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -123,7 +126,7 @@ def test_images_over_the_limit_are_refused_before_decoding(tmp_path: Path) -> No
     assert read_image(path, max_pixels=560).pixels.shape == PHOTO.shape
     with pytest.raises(ImageError, match="28×20 is over the limit of 0.000559 megapixels: raise --max-megapixels"):
         read_image(path, max_pixels=559)
-    assert image_limits.pixel_count(path) == 560 and image_limits.pixel_count(tmp_path / "none") == 0
+    assert image_headers.pixel_count(path) == 560 and image_headers.pixel_count(tmp_path / "none") == 0
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow thinks of the damage

@@ -10,11 +10,14 @@ from unseg.compute.progress import Tick
 
 
 class Acting(Told):
-    """A progress that calls `act` once `count` images are told, before the next one is."""
+    """A progress that calls `act` once `count` images are told, before the next one is.
 
-    def __init__(self, count: int, act: Callable[[], None]) -> None:
+    of: the bar that is counted, where it is another.
+    """
+
+    def __init__(self, count: int, act: Callable[[], object], of: str = "images") -> None:
         super().__init__()
-        self.count, self.act = count, act
+        self.count, self.act, self.of = count, act, of
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Tick]:
@@ -24,9 +27,9 @@ class Acting(Told):
         def tick() -> None:
             nonlocal done
             done += 1
-            if what == "images" and done == self.count:
+            if what == self.of and done == self.count:
                 self.act()
 
-        if what == "images" and self.count == 0:
+        if what == self.of and self.count == 0:
             self.act()
         yield tick

@@ -13,6 +13,7 @@ else ends this script with an error.
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import struct
@@ -23,12 +24,15 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 
 from tests.support.annotation_check import use
 from tests.support.annotation_sets import BUILDERS, Built, build, photographs, write_json
+from tests.support.hostile_places import KINDS
+from tests.support.odd_annotations import FORMS, odd_set, packed
 from tests.support.own_memory import peak_memory_mib
 from tests.support.own_processes import wait_for_threads
 
@@ -58,6 +62,14 @@ NASTY = (
     [1e9] * 6,
     [[0, 0]] * 3,
     "A" * 5000,
+    "7",
+    7.0,
+    "cafe\u0301.png",
+    "\ufeffx.png",
+    "images\\x.png",
+    [[3, 3]],
+    [3, 3, 3, 3],
+    {"size": [3.0, "4"], "counts": [1.0, 11.5]},
 )
 SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".yaml", ".png", ".parquet", ".arrow")
 
@@ -115,6 +127,15 @@ def mutate_bytes(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(array)
 
 
+def odd_bases(root: Path) -> Iterator[tuple[str, Built, list[Path], dict[str, tuple[int, int]]]]:
+    """Sets of every format that are odd already, before anything is mutated."""
+    for number in range(3 * len(FORMS)):
+        odd = odd_set(1, number, root / str(number))
+        if odd.images is not None:
+            files = [file for file in sorted(odd.path.parent.rglob("*")) if file.suffix.lower() in SUFFIXES]
+            yield odd.what, Built(odd.path, odd.images), files, {odd.name: (odd.height, odd.width)}
+
+
 def mutated(root: Path, seed: int, count: int) -> Iterator[tuple[str, Built, dict[str, tuple[int, int]]]]:
     """`count` cases: what was mutated, the set with one file mutated, and its images' names and sizes."""
     sets: list[tuple[str, Built, list[Path], dict[str, tuple[int, int]]]] = []
@@ -127,6 +148,7 @@ def mutated(root: Path, seed: int, count: int) -> Iterator[tuple[str, Built, dic
         named = {built.name(image): pixels.shape[:2] for image, (pixels, _) in photographs().items()}
         assert use(built.path, built.images, named) == len(named), name
         sets.append((name, built, files, named))
+    sets += odd_bases(root / "odd")
     for case in range(count):
         generator = np.random.default_rng((seed, case))
         name, built, files, named = sets[case % len(sets)]
@@ -140,10 +162,10 @@ def mutated(root: Path, seed: int, count: int) -> Iterator[tuple[str, Built, dic
             file.write_bytes(data)
 
 
-def mutations(root: Path, seed: int, count: int) -> Iterator[tuple[str, int]]:
-    """(what was mutated, how many images it still gave) for `count` cases."""
+def mutations(root: Path, seed: int, count: int) -> Iterator[tuple[str, int, int]]:
+    """(what was mutated, how many images it still gave, of how many) for `count` cases."""
     for name, built, named in mutated(root, seed, count):
-        yield name, use(built.path, built.images, named)
+        yield name, use(built.path, built.images, named), len(named)
 
 
 def commands(root: Path, seed: int, count: int) -> dict[str, int]:
@@ -287,6 +309,30 @@ def yolo_of(text: Callable[[], str], names: str = "") -> Callable[[Path], Path]:
     return make
 
 
+def labelme_of(shapes: Callable[[], list[dict]], data: str = "") -> Callable[[Path], Path]:
+    def make(root: Path) -> Path:
+        named = [{"label": "a", **shape} for shape in shapes()]
+        content = {"imagePath": "x.png", "imageData": data, "shapes": named}
+        return write_json(root / "labels" / "x.json", content).parent
+
+    return make
+
+
+def full_mask() -> dict:
+    """A LabelMe mask of the whole image in 20 kB."""
+    buffer = io.BytesIO()
+    Pillow.new("1", (5000, 4000), 1).save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return {"shape_type": "mask", "points": [[0, 0], [4999, 3999]], "mask": text}
+
+
+def deep_names(root: Path) -> Path:
+    """Names of two thousand folders, none of which is there."""
+    names = ["a/" * 2040 + f"{number}.png" for number in range(400)]
+    images = [{"id": number, "file_name": name, "height": 9, "width": 9} for number, name in enumerate(names)]
+    return write_json(root / "x.json", coco(root, [SQUARE]) | {"images": images})
+
+
 def zigzag(corners: int) -> list[float]:
     """From border to border of 5000×4000 pixels and back."""
     return np.stack([np.arange(corners) % 2 * 5000, np.linspace(0, 4000, corners)], 1).ravel().tolist()
@@ -297,7 +343,87 @@ def alternating(runs: int, pixels: int) -> list[int]:
     return [1] * runs + [pixels - runs]
 
 
+def shared_cells(root: Path) -> Path:
+    """2 kB that hold 2,000 masks of 900 kB each: they all refer to one value."""
+    return parquet(root, [large_mask()] * 2000, compression="zstd", dictionary_pagesize_limit=1 << 30)
+
+
+def prefixed_cells(root: Path) -> Path:
+    """The same, where each value only says that it goes on as the one before."""
+    encoding = {"use_dictionary": False, "column_encoding": {"mask.bytes": "DELTA_BYTE_ARRAY"}}
+    return parquet(root, [large_mask()] * 2000, compression="zstd", **encoding)
+
+
+def packed_page(root: Path) -> Path:
+    """A mask of 300 MB of zeros, packed into some kB."""
+    return parquet(root, [bytes(300 << 20)], compression="zstd", use_dictionary=False)
+
+
+def packed_batch(root: Path) -> Path:
+    """An arrow file whose one batch becomes 300 MB."""
+
+    def write() -> None:
+        import pyarrow.ipc
+
+        table = cells([bytes(300 << 20)])
+        options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+        with pyarrow.ipc.new_file(root / "x.arrow", table.schema, options=options) as file:
+            file.write_table(table)
+
+    elsewhere(write)
+    return root / "x.arrow"
+
+
+def large_mask() -> bytes:
+    return giant_png(1) + bytes(900_000)
+
+
+def cells(masks: list[bytes]) -> Any:
+    import pyarrow
+
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    names = ["x.png", *(f"{row}.png" for row in range(1, len(masks)))]
+    image = pyarrow.array([{"bytes": None, "path": name} for name in names], kind)
+    column = pyarrow.array([{"bytes": mask, "path": None} for mask in masks], kind)
+    return pyarrow.table({"image": image, "mask": column})
+
+
+def parquet(root: Path, masks: list[bytes], **options: object) -> Path:
+    def write() -> None:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(cells(masks), root / "x.parquet", **options)
+
+    elsewhere(write)
+    return root / "x.parquet"
+
+
+def elsewhere(make: Callable[[], None]) -> None:
+    """Makes a file in another process: it is the memory of reading it that is measured in this one."""
+    wait_for_threads()
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            make()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def in_the_place_of(name: str, kind: str, whole: bool = False) -> Callable[[Path], Path]:
+    """A pipe, device or folder of that name; returns its folder, where whole the very thing."""
+
+    def make(root: Path) -> Path:
+        KINDS[kind](root / name)
+        return root / name if whole else root
+
+    return make
+
+
 SQUARE = [[0, 0, 4999, 0, 4999, 3999, 0, 3999]]
+SQUARE_POINTS = [[0, 0], [4999, 0], [4999, 3999]]
 MERGE_BOMB = "a0: &a0 {x: y}\n" + "".join(
     f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
 )
@@ -328,6 +454,21 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     ),
     "full run lengths, many times": coco_of(lambda: [{"size": [4000, 5000], "counts": [0, 20_000_000]}] * 9_000),
     "crossing run lengths": coco_of(lambda: [{"size": [4000, 5000], "counts": alternating(10_000, 20_000_000)}] * 300),
+    "back and forth along one line": coco_of(lambda: [[[0, 7, 5000, 7] * 395]] * 300),
+    "a painted run length and many full ones": coco_of(
+        lambda: (
+            [{"size": [4000, 5000], "counts": packed([1] * 1_000_000 + [19_000_000])}]
+            + [{"size": [4000, 5000], "counts": [0, 20_000_000]}] * 9_000
+        )
+    ),
+    "names of two thousand folders": deep_names,
+    "a text of escapes": labelme_of(lambda: [{"points": SQUARE_POINTS}], "\\" * 1_000_000),
+    "LabelMe masks of the whole image": labelme_of(lambda: [full_mask()] * 100),
+    "annotation ids that are texts": text_file(
+        '{"images": [], "categories": [], "annotations": ['
+        + ",".join(f'{{"id":"{number:020d}","image_id":1,"category_id":1}}' for number in range(30_000))
+        + "]}"
+    ),
     "packed counts that overflow": coco_of(lambda: [{"size": [4000, 5000], "counts": "oooooo3" * 500_000}]),
     "a declared size of 10^12 pixels": coco_of(lambda: [SQUARE], height=1_000_000, width=1_000_000),
     "a mask of 3.6 gigapixels": giant_mask_folder,
@@ -338,45 +479,64 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "a YOLO file of empty lines": yolo_of(lambda: "0 0 0 1 0 1 1\n" + "\n" * 8_000_000),
     "YAML merge keys": yolo_of(lambda: "0 0 0 1 0 1 1\n", MERGE_BOMB),
     "YAML brackets": yolo_of(lambda: "0 0 0 1 0 1 1\n", "names: " + "[" * 100_000),
+    "a dictionary that all rows share": shared_cells,
+    "values that go on as the one before": prefixed_cells,
+    "a page that becomes 300 MB": packed_page,
+    "an arrow batch that becomes 300 MB": packed_batch,
+    **{
+        f"a {kind} named {name}": in_the_place_of(name, kind, whole)
+        for kind in ("pipe", "device", "folder")
+        for name, whole in (
+            ("x.json", False),
+            ("x.txt", False),
+            ("data.yaml", True),
+            ("x.parquet", True),
+            ("x.arrow", False),
+            ("metadata.jsonl", True),
+            ("metadata.csv", False),
+            ("x.png", False),
+            ("x_gtFine_labelIds.png", False),
+        )
+    },
     "YAML commas": yolo_of(lambda: "0 0 0 1 0 1 1\n", "names: [" + "a," * 60_000 + "a]"),
 }
 
 
-def bombs(root: Path) -> Iterator[tuple[str, int]]:
+def bombs(root: Path) -> Iterator[tuple[str, int, int]]:
     """As `mutations`; the image x.png is taken for 5000×4000 pixels, which nothing decodes."""
     (root / "images").mkdir()
     Pillow.new("L", (1, 1)).save(root / "images" / "x.png")
     for number, (name, make) in enumerate(BOMBS.items()):
         folder = root / str(number)
         folder.mkdir()
-        yield name, use(make(folder), root / "images", {"x.png": (4000, 5000)})
+        yield name, use(make(folder), root / "images", {"x.png": (4000, 5000)}), 1
 
 
 def main(kind: str, seed: str = "0", count: str = "0") -> None:
     warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # protect lifts Pillow's limit for its own
-    taken: list[tuple[float, str, int]] = []
+    taken: list[tuple[float, str, int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         if kind == "commands":
             print(json.dumps(commands(Path(folder), int(seed), int(count))))
             return
         cases = bombs(Path(folder)) if kind == "bombs" else mutations(Path(folder), int(seed), int(count))
         before = time.process_time()
-        for name, readable in cases:
+        for name, readable, of in cases:
             now = time.process_time()
-            taken.append((now - before, name, readable))
+            taken.append((now - before, name, readable, of))
             print(
                 f"{len(taken)} {name}: {readable} readable, {now - before:.2f} s, {peak_memory_mib()} MB",
                 file=sys.stderr,
                 flush=True,
             )
             before = time.process_time()
-    seconds, slowest, _ = max(taken)
+    seconds, slowest, *_ = max(taken)
     print(
         json.dumps(
             {
                 "cases": len(taken),
-                "refused": sum(readable == 0 for *_, readable in taken),
-                "whole": sum(readable == 3 for *_, readable in taken),
+                "refused": sum(readable == 0 for *_, readable, _ in taken),
+                "whole": sum(readable == of for *_, readable, of in taken),
                 "slowest": slowest,
                 "seconds": seconds,
                 "peak_mb": peak_memory_mib(),

@@ -27,7 +27,7 @@ except ImportError:  # for the seeds and `use` it is not needed
 
 with nullcontext() if atheris is None else atheris.instrument_imports(include=["unseg.storage", "PIL"]):
     from unseg.protecting.comparison import _same_transparency
-    from unseg.storage import image_decoding, image_encoding, image_limits
+    from unseg.storage import image_decoding, image_encoding, image_limits, label_decoding
 
 MAX_PIXELS = 4_000_000  # larger ones cost time and teach nothing new
 
@@ -45,7 +45,7 @@ def use(data: bytes) -> int:
     """Does what protect does with a file's bytes, but for the noise; returns in how many formats it was written."""
     written, path = 0, Path("x")
     for decode in (
-        lambda: image_decoding.decode_label(path, data, MAX_PIXELS),
+        lambda: label_decoding.decode_label(path, data, MAX_PIXELS),
         lambda: image_decoding.frame_of(path, MAX_PIXELS, data),
     ):
         try:

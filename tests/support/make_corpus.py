@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a program
 
 from tests.support.own_memory import peak_memory_mib
 
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp"}
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "GIF": "gif", "AVIF": "avif"}
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -88,6 +88,8 @@ def seeds() -> dict[str, list[bytes]]:
             saved(photo.convert("1"), "BMP"),
             saved(alpha, "BMP"),
         ],
+        "GIF": [saved(cat.quantize(64), "GIF"), saved(photo.quantize(8), "GIF", transparency=2, comment=b"c" * 999)],
+        "AVIF": [saved(photo, "AVIF", quality=70), saved(alpha, "AVIF", exif=exif), saved(cat.convert("L"), "AVIF")],
     }
 
 
@@ -204,8 +206,6 @@ def bombs() -> dict[str, bytes]:
         "unfolds-to-268-megapixels.png": png(16_384, 16_384, pixels=zeros, colours=0),
         "promises-196-megapixels-of-nothing.png": png(14_000, 14_000, pixels=zlib.compress(b"")),
         "promises-196-deep-megapixels-of-nothing.png": png(14_000, 14_000, pixels=zlib.compress(b""), depth=16),
-        "text-of-256-megabytes.png": png(4, 4, chunk(b"zTXt", b"k\0\0" + zeros), zlib.compress(bytes(52))),
-        "profile-of-256-megabytes.png": png(4, 4, chunk(b"iCCP", b"k\0\0" + zeros), zlib.compress(bytes(52))),
         "frames-without-end.png": png(4, 4, chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)), zlib.compress(bytes(52))),
         "chunk-of-4-gigabytes.png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 2**32 - 1, b"IHDR") + bytes(99),
         "promises-4-gigapixels.jpg": progressive[:sof] + struct.pack(">HH", 65_500, 65_500) + progressive[sof + 4 :],
@@ -225,6 +225,22 @@ def bombs() -> dict[str, bytes]:
         "animation.gif.png": b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + b";",
         "vector.svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
         "postscript.eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
+        "tile-of-8000.tif": _tiff_of_one_tile(8_000),
+        "strips-without-end.tif": tiff_header(*SIZE_3[:4], (273, 4, 1 << 20, 400), *SIZE_3[5:]) + bytes(4 << 20),
+        "entries-that-share.tif": _entries_that_share(b"II*\0", SIZE_3),
+        "five-bands.tif": tiff_header(*SIZE_3[:5], (277, 3, 1, 5), (279, 4, 1, 45), (338, 3, 2, 0)),
+        "preview.tif": tiff_header((254, 4, 1, 1), *SIZE_3),
+        "chunks-without-end.png": png(4, 4, chunk(b"prVt", b"") * 300_000, zlib.compress(bytes(52))),
+        "segments-without-end.jpg": progressive[:2] + b"\xff\xe5\0\2" * (1 << 20) + progressive[2:],
+        "scans-of-196-megapixels.jpg": progressive[:sof]
+        + struct.pack(">HH", 14_000, 14_000)
+        + progressive[sof + 4 : scan]
+        + progressive[scan:-2] * 3,
+        "blocks-without-end.gif": kinds["GIF"][0][:13] + b"!\xfe" + b"\1x" * (1 << 21) + b"\0;",
+        "two-frames.gif": _two_frames(kinds["GIF"][1]),
+        "promises-4-gigapixels.avif": _larger_extent(kinds["AVIF"][0], 65_535),
+        "exif-that-unfolds.avif": kinds["AVIF"][0] + _entries_that_share(b"II*\0", ()),
+        "exif-that-unfolds.webp": _with_exif(kinds["WEBP"][0], _entries_that_share(b"II*\0", ())),
         "archive.zip.png": b"PK\x03\x04" + bytes(99),
         "pickle.png": b"\x80\x04cposix\nsystem\n(S'exit 3'\ntR.",
         "icon.ico.bmp": b"\0\0\1\0\1\0" + bytes(99),
@@ -233,6 +249,67 @@ def bombs() -> dict[str, bytes]:
         "text.tif": b"no picture" * 99,
         "zeros.webp": bytes(9999),
     }
+
+
+def slow_but_sound() -> dict[str, bytes]:
+    """Returns files whose picture is whole, and which keep a decoder busy that reads all that is beside it."""
+    photo = seeds()["JPEG"][2]
+    exif = b"\xff\xe1" + struct.pack(">H", 65_508) + b"Exif\0\0" + bytes(65_500)
+    text = chunk(b"zTXt", b"k\0\0" + deflated_zeros(1 << 28))
+    return {
+        "fill.jpg": photo[:2] + b"\xff" * (16 << 20) + photo[2:],
+        "exif.jpg": photo[:2] + exif * 400 + photo[2:],
+        "film.jpg": photo + b"\xff\xda\0\x08" * (1 << 22),
+        "text.png": png(4, 4, text, zlib.compress(bytes(52))),
+        "text-behind.png": png(4, 4, b"", zlib.compress(bytes(52)))[:-12] + text + chunk(b"IEND", b""),
+        "profile.png": png(4, 4, chunk(b"iCCP", b"k\0\0" + deflated_zeros(1 << 28)), zlib.compress(bytes(52))),
+        "unfolding.tif": _tiff_of_unfolding_exif(),
+        "unfolding.png": png(4, 4, chunk(b"eXIf", _entries_that_share(b"MM\0*", ())), zlib.compress(bytes(52))),
+    }
+
+
+def _tiff_of_one_tile(side: int) -> bytes:
+    """16×16 pixels in a tile of side × side, deflated."""
+    packed = deflated_zeros(side * side * 3)
+    tags = ((256, 16), (257, 16), (259, 8), (262, 2), (277, 3), (284, 1), (322, side), (323, side), (324, 400))
+    entries = [(tag, 4, 1, value) for tag, value in tags] + [(325, 4, 1, len(packed)), (258, 3, 3, 350)]
+    start = tiff_header(*sorted(entries)).ljust(350, b"\0") + b"\x08\0" * 3
+    return start.ljust(400, b"\0") + packed
+
+
+def _entries_that_share(mark: bytes, entries: tuple[tuple[int, int, int, int], ...]) -> bytes:
+    """A TIFF structure whose 4,000 more entries all point to the same megabyte: 4 GB when they are read."""
+    order, count, shared = "<" if mark[:2] == b"II" else ">", 4_000, 1 << 20
+    more = [(40_000 + number, 7, shared, 8) for number in range(count)]
+    rows = b"".join(struct.pack(f"{order}HHII", *entry) for entry in (*entries, *more))
+    return mark + struct.pack(f"{order}IH", 8, len(entries) + count) + rows + bytes(4 + shared)
+
+
+def _tiff_of_unfolding_exif() -> bytes:
+    """A picture of 3×3 pixels whose EXIF directory unfolds into 4 GB."""
+    exif = _entries_that_share(b"II*\0", ())[8:]
+    return tiff_header(*SIZE_3, (34665, 4, 1, 200)).ljust(200, b"\0") + exif
+
+
+def _two_frames(content: bytes) -> bytes:
+    """A GIF with its picture twice."""
+    start = content.index(b"!\xf9")
+    return content[:-1] + content[start:]
+
+
+def _larger_extent(content: bytes, side: int) -> bytes:
+    """An AVIF that promises another size."""
+    place = content.index(b"ispe") + 8
+    return content[:place] + struct.pack(">II", side, side) + content[place + 8 :]
+
+
+def _with_exif(content: bytes, exif: bytes) -> bytes:
+    """A WebP of an extended header, with EXIF behind the picture."""
+    extended = _webp(content, 96, 80)
+    flags = bytearray(extended)
+    flags[20] |= 8
+    body = bytes(flags[8:]) + b"EXIF" + struct.pack("<I", len(exif)) + exif + bytes(len(exif) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def _webp(small: bytes, width: int, height: int) -> bytes:
@@ -270,7 +347,7 @@ def mutants(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 def write_corpus(folder: Path, count: int, seed: int) -> list[str]:
     """`count` mutants, the bombs, and things that are no files. Returns all names."""
     folder.mkdir(parents=True)
-    content = dict(mutants(count, seed)) | bombs()
+    content = dict(mutants(count, seed)) | bombs() | slow_but_sound()
     for name, data_ in content.items():
         (folder / name).write_bytes(data_)
     (folder / "link-to-itself.png").symlink_to("link-to-itself.png")
@@ -295,7 +372,7 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
     from unseg.commands.console import quiet_decoders
     from unseg.protecting.run import ProtectSettings, protect
     from unseg.protecting.verification import verify
-    from unseg.storage import image_decoding, image_limits
+    from unseg.storage import image_decoding, image_limits, label_decoding
 
     before = peak_memory_mib()
     out = folder.with_name(folder.name + ".protected")
@@ -312,7 +389,7 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
         slowest = (0.0, "")
         with image_limits.own_size_limit():
             for name in names:
-                for decode in (image_decoding.read_image, image_decoding.open_label):
+                for decode in (image_decoding.read_image, label_decoding.open_label):
                     started = time.perf_counter()
                     with suppress(image_limits.ImageError):
                         decode(folder / name)

@@ -14,7 +14,7 @@ from rich.table import Table
 from unseg.commands.bench_detect import DetectOptions, detect
 from unseg.commands.bench_options import CrossedOptions, NoiseOptions, RunningOptions, TrainingOptions, bench_of
 from unseg.commands.config_file import ConfigFile
-from unseg.commands.console import Terminal, printable, terminated_as_interrupt, told_interrupted
+from unseg.commands.console import Terminal, printable, to_go_on_later
 from unseg.commands.option_groups import first_given, grouped
 from unseg.errors import UserError
 
@@ -51,27 +51,24 @@ def bench(
     folder.
     """
     terminal = Terminal(to_stderr=detecting.as_json)
-    try:
-        with terminated_as_interrupt():
-            if detecting.detect is not None:
-                _check_alone(data_root, crossed, noises, training, running)
-                found = detect(detecting, detecting.detect, out, running, crossed.first_seed(), terminal)
-                if detecting.as_json:
-                    print(json.dumps(found, indent=1, ensure_ascii=False))
-                return
-            unused = first_given(detecting)
-            if unused is not None:
-                raise UserError(f"{unused}: is for --detect DIR; leave it out")
-            if data_root is None or out is None:
-                raise UserError(f"--{'out' if data_root else 'data-root'}: is needed, unless you give --detect DIR")
-            matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)
-            matrix.open()
-            if running.dry_run:
-                show_plan(terminal.console, matrix)
-                return
-            left = matrix.run(running.limit_hours)
-    except KeyboardInterrupt as stop:
-        raise typer.Exit(told_interrupted(stop)) from None
+    with to_go_on_later():
+        if detecting.detect is not None:
+            _check_alone(data_root, crossed, noises, training, running)
+            found = detect(detecting, detecting.detect, out, running, crossed.first_seed(), terminal)
+            if detecting.as_json:
+                print(json.dumps(found, indent=1, ensure_ascii=False))
+            return
+        unused = first_given(detecting)
+        if unused is not None:
+            raise UserError(f"{unused}: is for --detect DIR; leave it out")
+        if data_root is None or out is None:
+            raise UserError(f"--{'out' if data_root else 'data-root'}: is needed, unless you give --detect DIR")
+        matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)
+        matrix.open()
+        if running.dry_run:
+            show_plan(terminal.console, matrix)
+            return
+        left = matrix.run(running.limit_hours)
     show_tables(terminal.console, out, crossed.set_names())
     if left:
         terminal.say(f"The limit is reached; {len(left)} trainings are left. Run the same command again to go on.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -63,16 +64,31 @@ class _Lossy(_Checked):
 def standard_streams() -> Iterator[None]:
     """Inside, both streams are there even if the process was started without them.
 
-    Standard output raises UserError where it takes nothing more; standard error drops what it cannot say.
+    Standard output raises UserError where it takes nothing more; standard error drops what it cannot say. Characters
+    that a stream's encoding lacks are written as escapes.
     """
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, _escaping(sys.stdout), _escaping(sys.stderr):
         sys.stdout, sys.stderr = _Checked(before[0] or nowhere), _Lossy(before[1] or nowhere)
         try:
             yield
         finally:
             sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def _escaping(stream: TextIO | None) -> Iterator[None]:
+    """Inside, the stream takes every text: a name may have characters that the terminal's encoding has not."""
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=before)
 
 
 def _open_closed_descriptors() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
+from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.storage.image_limits import IMAGE_SUFFIXES
@@ -173,9 +174,12 @@ def pair_folders(images: Path, masks: Path, prefix: str = "", *, grey: bool = Fa
             problems.append(Problem(f"{prefix}{stem}{suffix}", SAME_NAME))
         found.setdefault(stem, path)
     masks_of: dict[str, list[str]] = {}
-    for stem, _, path in _by_stem(masks, (MASK_SUFFIX,), prefix, problems):
-        name = stem if stem in found or not several else stem.rpartition(".")[0]
-        if name in found:
+    there = [(stem, path) for stem, _, path in _by_stem(masks, (MASK_SUFFIX,), prefix, problems)]
+    shorter = (stem.rpartition(".")[0] for stem, _ in there if several)
+    image_of = paired_names((*(stem for stem, _ in there), *shorter), found)
+    for stem, path in there:
+        name = image_of.get(stem) or (image_of.get(stem.rpartition(".")[0]) if several else None)
+        if name is not None:
             masks_of.setdefault(name, []).append(path)
         else:
             problems.append(Problem(f"{prefix}{stem}", NO_IMAGE))

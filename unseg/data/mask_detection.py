@@ -11,15 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.masks import MASK_KINDS, MaskKind, brightness, grey_levels
 from unseg.errors import UserError
-from unseg.storage.image_decoding import Label, open_label
+from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
+from unseg.storage.label_decoding import Label, open_label
 
 BLACK, WHITE, DEEP_WHITE = 0, 255, 65535
 HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
@@ -92,9 +95,13 @@ class _Look:
 
 def _look(item: Any, opener: Callable[[Any], Label]) -> _Look | None:
     try:
-        label = opener(item)
+        with PIXELS.room_for(pixel_count(item) if isinstance(item, Path) else 0):
+            return _looked_at(opener(item))
     except ImageError:
         return None  # reported by name when its image is protected
+
+
+def _looked_at(label: Label) -> _Look:
     values, palette = label.values, None
     if label.palette is not None:
         used = np.unique(values).tolist()

@@ -10,8 +10,8 @@ import numpy as np
 
 from unseg.data.object_rule import ALL_OBJECTS, ObjectRule
 from unseg.errors import UserError
-from unseg.storage.image_decoding import Label
 from unseg.storage.image_limits import ImageError
+from unseg.storage.label_decoding import Label
 
 MaskKind = Literal["binary", "index", "soft", "trimap"]
 """What a mask file's values are.
@@ -108,9 +108,17 @@ def scaled(values_HW: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
     """Returns the pixels inside any of the boxes (XYXY, corners inclusive), H×W bool."""
-    mask = np.zeros((height, width), bool)
-    for left, top, right, bottom in boxes_N4:
-        rows = slice(max(0, int(np.ceil(top))), max(0, int(np.floor(bottom)) + 1))
-        columns = slice(max(0, int(np.ceil(left))), max(0, int(np.floor(right)) + 1))
-        mask[rows, columns] = True
-    return mask
+    boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 4)
+    size = (width, height)
+    low = np.ceil(boxes[:, :2]).clip(0, size).astype(np.intp)
+    high = (np.floor(boxes[:, 2:]) + 1).clip(0, size).astype(np.intp)
+    inside = (low < high).all(axis=1)
+    (left, top), (right, bottom) = low[inside].T, high[inside].T
+    # How many boxes begin at each corner, less those that end there: summed over both axes, how many cover each pixel.
+    # So 50,000 boxes take no longer than one.
+    covering = np.zeros((height + 1, width + 1), np.int32)
+    for rows, columns, change in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+        np.add.at(covering, (rows, columns), change)
+    for axis in (0, 1):
+        np.cumsum(covering, axis=axis, out=covering)
+    return covering[:height, :width] > 0

@@ -40,6 +40,7 @@ class ObjectRule:
 
 
 ALL_OBJECTS = ObjectRule()
+MOST_IDS = 100_000  # of a range; no set has as many classes
 
 
 def parse_objects(text: str, option: str = "--objects") -> tuple[int, ...] | None:
@@ -51,5 +52,7 @@ def parse_objects(text: str, option: str = "--objects") -> tuple[int, ...] | Non
         first, _, last = part.strip().partition("-")
         if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
             raise UserError(f"{option} {text}: give `all` or class ids such as 3,4 or 1-5")
+        if int(last or first) - int(first) >= MOST_IDS:
+            raise UserError(f"{option} {text[:80]}: a range of over {MOST_IDS:,} class ids; name those that there are")
         ids.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(ids))

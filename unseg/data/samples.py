@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from unseg.data.name_matching import paired_names
 from unseg.errors import UserError
+from unseg.storage.files import walk_folders
 from unseg.storage.image_limits import IMAGE_SUFFIXES
+from unseg.storage.picture_kinds import is_picture, is_picture_name
+
+MOST_LINKS = 100  # times that one folder is read because links lead to it
 
 
 @dataclass(frozen=True, order=True)
@@ -43,37 +49,46 @@ class SampleList:
     """Holds what `find_samples` found.
 
     samples: sorted by name. problems: unreadable folders. unused_masks: masks without an image. other_files: no images.
+    into_output: links that lead into the folder where protected images are written.
     """
 
     samples: list[SampleFile]
     problems: list[Problem] = field(default_factory=list)
     unused_masks: list[str] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
+    into_output: list[str] = field(default_factory=list)
 
 
-def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None) -> SampleList:
+def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, out: Path | None = None) -> SampleList:
     """Returns every image under `inputs` (folders, recursive, or single files), paired with its mask by relative stem.
 
-    The result does not depend on the order of `inputs`; a file named twice counts once. A masks folder inside an input
-    folder is not taken for images. Where masks lie beside the images (the same folder), .png files are the masks.
-    Raises UserError where an input or the masks' folder is missing, or where there is no image at all.
+    An image is every file that looks like a picture by its name or by its content. Each of several links to one file
+    counts; a file that two inputs name counts once, and the result does not depend on their order. A masks folder
+    inside an input folder is not taken for images, nor is what links lead to in `out`, the folder of the outputs. Where
+    masks lie beside the images (the same folder), .png files are the masks. Raises UserError where an input or the
+    masks' folder is missing, or where there is no image at all.
     """
     masks = None if masks is None else Path(masks)
     if masks is not None and not masks.is_dir():
         raise UserError(f"--masks {masks}: no such folder")
-    found: dict[str, SampleFile] = {}
+    found: list[SampleFile] = []
+    seen: set[str] = set()
     problems: list[Problem] = []
-    other_files: list[str] = []
+    beside = SampleList([])
     for given in sorted({Path(path) for path in inputs}):
-        for sample in _samples_of(given, masks, problems, other_files):
-            found.setdefault(os.path.realpath(sample.image), sample)
+        for sample in _samples_of(given, masks, out, problems, beside):
+            # One input may lie in another, and be a link to it: each file counts once under either of its paths.
+            paths = {os.path.join(where(sample.root), sample.name) for where in (os.path.abspath, os.path.realpath)}
+            if not paths & seen:
+                found.append(sample)
+            seen |= paths
     if not found and not problems:
         raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
-    samples = sorted(found.values())
-    if masks is None:
-        return SampleList(samples, sorted(set(problems)), [], sorted(other_files))
-    samples, unused = _pair(samples, masks, problems)
-    return SampleList(samples, sorted(set(problems)), unused, sorted(other_files))
+    samples, unused = sorted(found), list[str]()
+    if masks is not None:
+        samples, unused = _pair(samples, masks, problems)
+    others, into_output = sorted(beside.other_files), sorted(beside.into_output)
+    return SampleList(samples, sorted(set(problems)), unused, others, into_output)
 
 
 def stem_of(name: str) -> str:
@@ -81,43 +96,107 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
+def _stem_of_image(name: str) -> str:
+    """Returns the stem of an image, whose name may have no suffix of a picture: 2024.01.05 is whole."""
+    return stem_of(name) if is_picture_name(name) else name
+
+
 def _samples_of(
-    given: Path, masks: Path | None, problems: list[Problem], other_files: list[str]
+    given: Path, masks: Path | None, out: Path | None, problems: list[Problem], found: SampleList
 ) -> Iterable[SampleFile]:
+    """Yields the images of one input; what is none is added to `found`."""
     if given.is_file():
         yield SampleFile(given.name, given, given.parent)
         return
     if not given.is_dir():
         raise UserError(f"{given}: no such file or folder")
     masks_here = masks is not None and os.path.realpath(masks) == os.path.realpath(given)
-    skipped = None if masks is None or masks_here else os.path.realpath(masks)
+    left_out = [os.path.realpath(folder) for folder in (None if masks_here else masks, out) if folder is not None]
+    skipped = [folder for folder in left_out if not _lies_in(os.path.realpath(given), folder)]
     for path in walk(given, problems, skipped):
         name = path.relative_to(given).as_posix()
-        suffix = path.suffix.lower()
-        if suffix not in IMAGE_SUFFIXES:
-            other_files.append(name)
-        elif not (masks_here and suffix == ".png"):
+        leads_to = os.path.realpath(path) if skipped and path.is_symlink() else None
+        if leads_to is not None and out is not None and _lies_in(leads_to, os.path.realpath(out)):
+            found.into_output.append(name)
+        elif leads_to is not None and path.is_dir():
+            continue  # to the masks
+        elif not is_picture(path):
+            found.other_files.append(name)
+        elif not (masks_here and path.suffix.lower() == ".png"):
             yield SampleFile(name, path, given)
 
 
-def walk(folder: Path, problems: list[Problem], skipped: str | None = None) -> list[Path]:
-    """Returns the files under `folder`, sorted and without hidden ones. Linked folders are followed, each once."""
-    files: list[Path] = []
-    visited: set[str] = set()
+def _lies_in(real: str, folder: str) -> bool:
+    return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+class _Ways:
+    """Which folders a walk enters: each once for every way of links to it, in no circle, and not without end.
+
+    into_skipped: links that lead into a folder that is left out. problems: gets a folder for each link from the
+    `MOST_LINKS`th on, since links upon links could lead on for ever.
+    """
+
+    def __init__(self, folder: Path, problems: list[Problem], skipped: Sequence[str]) -> None:
+        self.into_skipped: list[Path] = []
+        self._folder, self._problems, self._skipped = folder, problems, skipped
+        self._above: dict[str, tuple[str, ...]] = {}  # a folder's path → its real path, behind those it lies in
+        self._visits: Counter[str] = Counter()
+
+    def enters(self, path: str) -> bool:
+        """Returns whether to look into a folder that lies in one that was entered, or is the first."""
+        before = self._above.get(os.path.dirname(path), ())
+        is_link = bool(before) and os.path.islink(path)
+        # Step by step: to follow all parts of every path would take as many looks at the disk as folders are nested.
+        real = os.path.join(before[-1], os.path.basename(path)) if before and not is_link else os.path.realpath(path)
+        if any(_lies_in(real, other) for other in self._skipped):
+            self.into_skipped += [Path(path)] if is_link else []
+            return False
+        if is_link and real in before:
+            return False
+        self._visits[real] += 1
+        if self._visits[real] > MOST_LINKS:
+            name = os.path.relpath(path, self._folder)
+            self._problems.append(Problem(name, f"over {MOST_LINKS} links lead to this folder: name it as an input"))
+            return False
+        self._above[path] = (*before, real)
+        return True
+
+
+def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> list[Path]:
+    """Returns the files under `folder`, sorted and without hidden ones.
+
+    Linked folders are followed, each as often as links lead to it, but not in circles, and not into those of `skipped`
+    (real paths): such a link is among the files. problems: gets folders that cannot be read, or that over `MOST_LINKS`
+    links lead to.
+    """
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, folder)
         problems.append(Problem(name, f"{UNREADABLE}: {error.strerror}"))
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited or real == skipped:
-            folders.clear()
-            continue
-        visited.add(real)
+    ways = _Ways(folder, problems, skipped)
+    files = [Path(parent) / name for parent, _, names in _visible(folder, unreadable, ways) for name in names]
+    return sorted([*files, *ways.into_skipped])
+
+
+def count_files(folder: Path, at_most: int) -> int:
+    """Returns how many files and folders `walk` meets under `folder`, itself included; over `at_most` it stops."""
+    found = 1
+    for _, folders, names in _visible(folder, lambda error: None, _Ways(folder, [], ())):
+        found += len(folders) + len(names)
+        if found > at_most:
+            break
+    return found
+
+
+def _visible(
+    folder: Path, unreadable: Callable[[OSError], None], ways: _Ways
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields each folder that is entered, with the names of the folders and files in it; nothing that is hidden."""
+    for parent, folders, names in walk_folders(folder, unreadable, follow_links=True, enters=ways.enters):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent) / name for name in names if not name.startswith(".")]
-    return sorted(files)
+        yield parent, folders, [name for name in names if not name.startswith(".")]
 
 
 def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tuple[list[SampleFile], list[str]]:
@@ -131,11 +210,11 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
     if closed is not None:
         raise UserError(f"--masks {masks}: {closed.reason}; allow reading it")
     problems += [Problem(f"{OF_MASKS}{problem.name}", problem.reason) for problem in mask_problems]
-    paired, used = [], set()
+    stems = paired_names((_stem_of_image(sample.name) for sample in samples), by_stem)
+    used = set(stems.values())
+    paired = []
     for sample in samples:
-        stem = stem_of(sample.name)
-        candidates = by_stem.get(stem, [])
-        used.add(stem)
+        candidates = by_stem.get(stems.get(_stem_of_image(sample.name), ""), [])
         if candidates:
             # PNG first: beside a.png, a.jpg is a picture of the mask rather than the mask.
             mask = min(candidates, key=lambda path: (path.suffix.lower() != ".png", path))

@@ -28,9 +28,10 @@ from unseg.data.catalog import (
 from unseg.data.masks import grey_levels
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.storage.files import write_bytes
-from unseg.storage.image_decoding import open_label, read_image
+from unseg.storage.files import write_durably
+from unseg.storage.image_decoding import read_image
 from unseg.storage.image_limits import ImageError
+from unseg.storage.label_decoding import open_label
 
 CACHED_IMAGES = 2_000  # a larger set would hardly be met again before it is dropped
 CACHE_BYTES = 2 << 30  # shared by the worker processes: 2,000 photographs of BSDS500 with three annotations take 1.5 GB
@@ -169,7 +170,7 @@ def _list(problems: Sequence[Problem], listing: Path | None) -> str:
         return ""
     lines = "".join(f"{problem.reason}\t{problem.name}\n" for problem in problems)
     try:
-        write_bytes(listing, lines.encode(errors="surrogateescape"))
+        write_durably(listing, lines.encode(errors="surrogateescape"))
     except OSError as error:
         raise UserError(
             f"{listing}: cannot be written ({error.strerror or error}); check space and permissions"

@@ -9,8 +9,13 @@ from pathlib import Path
 
 from unseg.data.edition_catalog import PASCAL, VOC_IMAGES, VOC_LISTS
 from unseg.data.edition_layout import home_of
+from unseg.data.name_list import listed_images
+from unseg.data.name_matching import paired_names
+from unseg.data.samples import stem_of
 from unseg.errors import UserError
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
+IMAGE_SUFFIX, LABEL_SUFFIX = ".jpg", ".png"  # of VOC's own files
 LABELS, AUGMENTED = "SegmentationClass", "SegmentationClassAug"
 AUGMENTED_LIST = "train_aug"
 MADE = "links"  # a file of this name marks a folder as made here, so that it may be made anew
@@ -23,22 +28,21 @@ def find_voc(root: Path) -> Path | None:
 
 
 def listed(voc: Path, which: str) -> list[str] | None:
-    """Returns the names of a list, in its order: one of VOC's own lists, or a file; None where there is none.
+    """Returns the names of a list without suffix, in its order; None where there is none.
 
-    Lists for SBD's labels have paths and suffixes (`/JPEGImages/2007_000032.jpg
-    /SegmentationClassAug/2007_000032.png`): the name in the first column counts.
+    which: one of VOC's own lists, or a file. See `listed_images` for what its lines may be.
     """
     file = Path(which) if Path(which).is_file() else voc / VOC_LISTS.format(split=which)
     if not file.is_file():
         return None
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file}: cannot be read as a list of names ({error}); give a text file with a name a line"
-        ) from None
-    paths = [Path(line.split()[0]) for line in lines if line.split()]
-    return list(dict.fromkeys(path.name.removesuffix(".jpg").removesuffix(".png") for path in paths))
+    there = [path.name for path in _by_stem(voc / VOC_IMAGES, IMAGE_SUFFIX).values()]
+    return [stem_of(name) for name in listed_images(file, there)]
+
+
+def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    """Returns the image files of a folder by name without suffix; of two of one name, the one with this suffix."""
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES] if folder.is_dir() else []
+    return {path.stem: path for path in sorted(files, key=lambda path: (path.suffix.lower() == suffix, path))}
 
 
 def training_names(voc: Path, train_list: str, labels: str, test_names: Sequence[str]) -> list[str]:
@@ -49,7 +53,7 @@ def training_names(voc: Path, train_list: str, labels: str, test_names: Sequence
     """
     names = listed(voc, train_list)
     if names is None and train_list == AUGMENTED_LIST and (voc / labels).is_dir():
-        names = sorted({path.stem for path in (voc / labels).glob("*.png")} - set(test_names))
+        names = sorted(_by_stem(voc / labels, LABEL_SUFFIX).keys() - set(test_names))
     if names is None:
         raise _no_list(voc, train_list, "TRAIN_LIST")
     return names
@@ -82,10 +86,18 @@ def link_splits(
             "names): that would measure memory; give TRAIN_LIST and TEST_LIST without names in common"
         )
     splits = {"train": (train, labels), "test": (test, LABELS)}
-    files = {
-        split: [(voc / VOC_IMAGES / f"{name}.jpg", voc / where / f"{name}.png") for name in names]
-        for split, (names, where) in splits.items()
-    }
+    images = _by_stem(voc / VOC_IMAGES, IMAGE_SUFFIX)
+    files = {}
+    for split, (names, where) in splits.items():
+        found = _by_stem(voc / where, LABEL_SUFFIX)
+        stems = paired_names(names, found)
+        files[split] = [
+            (
+                images.get(name, voc / VOC_IMAGES / f"{name}{IMAGE_SUFFIX}"),
+                found.get(stems.get(name, name), voc / where / f"{name}{LABEL_SUFFIX}"),
+            )
+            for name in names
+        ]
     for split, pairs in files.items():
         missing = [path for pair in pairs for path in pair if not path.is_file()]
         if missing or not pairs:

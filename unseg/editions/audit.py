@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 from unseg.data.edition_catalog import READER, edition_row
 from unseg.data.edition_layout import locate
-from unseg.editions.carried import CARRIED, Carried, read_carried
+from unseg.editions.carried import Carried, read_carried
 from unseg.editions.data_set import open_data_set
-from unseg.editions.description import EDITION, is_described, read_edition
+from unseg.editions.description import is_described, read_edition
 from unseg.errors import UserError
-from unseg.protecting.manifest import Manifest, read_manifest
+from unseg.protecting.manifest import CARRIED, EDITION, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
+from unseg.protecting.originals import LOOKED_AT, LOOKED_AT_A_LINE, looked_at
 from unseg.protecting.verification import CUT_OFF, Finding, Verification, verify
 from unseg.storage.files import link_on_the_way, sha256_of
 
@@ -75,6 +77,12 @@ def edition_annotations(folder: Path, edition: dict[str, Any], originals: str | 
             places.append(place)
     if not places:
         raise UserError(f"{folder / EDITION}: names no set of {row.name}")
+    if originals is None:
+        left = LOOKED_AT + LOOKED_AT_A_LINE * len(_manifest(folder).entries)
+        for place in places:
+            for path in (place.source.images, place.source.annotations, place.source.segments):
+                at = None if path is None else place.path(path)
+                left = looked_at(at if at is not None and os.path.isdir(at) else None, left, "--originals")
     reader = open_data_set(places).reader
     return OpenAnnotations(reader, places[0].path(places[0].source.annotations), root)
 

@@ -6,6 +6,7 @@ there is nothing to do.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unseg.errors import UserError
-from unseg.storage.files import stays_inside, write_bytes
+from unseg.protecting.manifest import CARRIED, OWN_NAMES
+from unseg.storage.files import read_text, stays_inside, write_bytes
 
-CARRIED = "unseg-edition-files.jsonl"
 How = Literal["copied", "linked", "rewritten"]
 
 
@@ -41,7 +42,7 @@ def read_carried(out: Path) -> dict[str, Carried]:
     try:
         if path.is_symlink():
             raise UserError(f"{path}: is a link, which is not followed; give another OUT")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
@@ -61,10 +62,15 @@ def read_carried(out: Path) -> dict[str, Carried]:
 
 def write_carried(out: Path, lines: Mapping[str, Carried]) -> None:
     """Writes the whole record anew."""
-    write_bytes(out / CARRIED, record_of(lines), durable=True)
+    write_bytes(out / CARRIED, _record_of(lines), durable=True)
 
 
-def record_of(lines: Mapping[str, Carried]) -> bytes:
+def sha256_of_record(lines: Mapping[str, Carried]) -> str:
+    """Returns the sha256 of the record as it is written."""
+    return hashlib.sha256(_record_of(lines)).hexdigest()
+
+
+def _record_of(lines: Mapping[str, Carried]) -> bytes:
     """Returns the record as it is written, sorted by name."""
     return "".join(line_of(lines[name]) for name in sorted(lines)).encode()
 
@@ -80,6 +86,7 @@ def _carried(values: Any) -> Carried:
         and all(type(number) is int for number in numbers)
         and line.how in ("copied", "linked", "rewritten")
         and stays_inside(line.name)
+        and line.name.casefold() not in OWN_NAMES
     ):
         raise ValueError(f"name, how, sha256, source_bytes or source_time_ns: {str(values)[:60]}")
     return line

@@ -17,12 +17,22 @@ from unseg.compute.progress import SILENT, Progress, track
 from unseg.data.annotations.json_stream import stamp
 from unseg.data.edition_layout import EditionRow, Located, locate
 from unseg.data.samples import Problem, walk
-from unseg.editions.carried import CARRIED, Carried, How, line_of, read_carried, record_of, write_carried
+from unseg.editions.carried import Carried, How, line_of, read_carried, sha256_of_record, write_carried
 from unseg.editions.data_set import list_images, open_data_set
 from unseg.editions.renamed_json import Renaming, Renamings, rewritten_blocks
 from unseg.errors import UserError
-from unseg.protecting.manifest import cannot_go_on
-from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, sync_folder, write_blocks
+from unseg.protecting.manifest import CARRIED, cannot_go_on
+from unseg.storage.files import (
+    blocks_of,
+    link_on_the_way,
+    make_folders,
+    open_for_appending,
+    open_within,
+    sha256_of,
+    sync_folder,
+    write_blocks,
+)
+from unseg.storage.locks import Held
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ def list_items(
     for place in places:
         for item in _annotation_items(place, protected):
             items.setdefault(item.name, item)
-    for place in _evaluation_places(row, root, places, notes if untouched != "none" else []):
+    for place in evaluation_places(row, root, places, notes if untouched != "none" else []):
         for item in _annotation_items(place, protected):
             items.setdefault(item.name, Item(item.name, item.how))  # what belongs to untouched images stays as it is
         if untouched != "none":
@@ -67,8 +77,11 @@ def list_items(
     return [items[name] for name in sorted(items)], notes
 
 
-def _evaluation_places(row: EditionRow, root: Path, places: Sequence[Located], notes: list[str]) -> Iterator[Located]:
-    """Yields the sets that stay untouched and the evaluation splits of protected ones, as far as they are there."""
+def evaluation_places(row: EditionRow, root: Path, places: Sequence[Located], notes: list[str]) -> Iterator[Located]:
+    """Yields the sets that stay untouched and the evaluation splits of protected ones, as far as they are there.
+
+    notes: gets a line for each that is not.
+    """
     wanted = [
         (place.set, split, place.source.kind) for place in places for split in row.evaluation if split != place.split
     ]
@@ -110,10 +123,10 @@ def _annotation_items(place: Located, protected: frozenset[str]) -> Iterator[Ite
 
 def _files_at(path: Path) -> list[Path]:
     """Returns a file, or what is under a folder; nothing where there is neither."""
-    if path.is_file():
+    if os.path.exists(path) and not os.path.isdir(path):
         return [path]
     problems: list[Problem] = []
-    files = walk(path, problems) if path.is_dir() else []
+    files = walk(path, problems) if os.path.isdir(path) else []
     if problems:
         raise UserError(f"{path}: {problems[0].name}: {problems[0].reason}")
     return files
@@ -124,40 +137,46 @@ def _files_at(path: Path) -> list[Path]:
 
 def carry(
     items: Sequence[Item],
-    root: Path,
-    out: Path,
+    roots: Sequence[Path],
+    held: Held,
     outputs: Mapping[str, str],
     progress: Progress = SILENT,
 ) -> list[Carried]:
-    """Brings every item into `out` under its own name, and keeps the record; what is there already is left alone.
+    """Brings every item into the folder under its own name, and keeps the record; what is there already is left alone.
 
+    roots: the data set's first, then others that its links may lead to. held: the folder as the run has locked it.
     outputs: an image's name → the name that its protected version has, where that is another. UserError where a file
     that this record does not know is in the way, or one of its own was changed since; nothing is ever written through a
     link.
     """
+    out = held.folder
     earlier = read_carried(out)
     lines = dict(earlier)
-    renamings = Renamings(root, outputs)
+    renamings = Renamings(roots[0], outputs)
     try:
-        if (out / CARRIED).exists() and not (out / CARRIED).read_bytes().endswith(b"\n"):
+        if sha256_of(out / CARRIED) not in (None, sha256_of_record(earlier)):
             write_carried(out, earlier)  # a line that was cut short would spoil the next one
-        with open(out / CARRIED, "a", encoding="utf-8", buffering=1) as record:
+        with open_for_appending(out / CARRIED) as record:
             for item in track(progress, items, len(items), "annotations and untouched images"):
-                done = _carry(item, root, out, earlier.get(item.name), renamings)
+                held.check()
+                done = _carry(item, roots, out, earlier.get(item.name), renamings)
+                held.check()
                 if lines.get(item.name) != done:
                     lines[item.name] = done
-                    record.write(line_of(done))
-        if (out / CARRIED).read_bytes() != record_of(lines):
+                    record.write(line_of(done).encode())
+                    record.flush()
+        if sha256_of(out / CARRIED) != sha256_of_record(lines):
             write_carried(out, lines)
         for folder in {(out / line.name).parent for line in lines.values() if line != earlier.get(line.name)}:
             sync_folder(folder)
     except OSError as error:
+        held.check()
         raise cannot_go_on(out, error) from error
     return [lines[name] for name in sorted(lines)]
 
 
-def _carry(item: Item, root: Path, out: Path, earlier: Carried | None, renamings: Renamings) -> Carried:
-    source, target = root / item.name, out / item.name
+def _carry(item: Item, roots: Sequence[Path], out: Path, earlier: Carried | None, renamings: Renamings) -> Carried:
+    source, target = roots[0] / item.name, out / item.name
     size, time_ns = stamp(source)
     names = renamings.of(item.name, item.images)
     how: How = "rewritten" if names.changes else item.how
@@ -169,7 +188,7 @@ def _carry(item: Item, root: Path, out: Path, earlier: Carried | None, renamings
     if os.path.lexists(target):
         _check_ours(target, earlier, source, how, out)
     try:
-        sha256 = _bring(source, target, how, names, time_ns)
+        sha256 = _bring(source, target, roots, how=how, names=names, time_ns=time_ns)
     except OSError as error:
         if error.filename is not None and Path(error.filename) == source:
             raise UserError(f"{source}: cannot be read: {error.strerror}; the edition needs it") from error
@@ -179,25 +198,21 @@ def _carry(item: Item, root: Path, out: Path, earlier: Carried | None, renamings
     return Carried(item.name, how, sha256, size, time_ns, names.sha256)
 
 
-def _bring(source: Path, target: Path, how: How, names: Renaming, time_ns: int) -> str | None:
+def _bring(source: Path, target: Path, roots: Sequence[Path], *, how: How, names: Renaming, time_ns: int) -> str | None:
     """Links, rewrites or copies a file and returns the content's sha256; None where a linked source cannot be read.
 
     time_ns: the source's time of change, which copies get too.
     """
     if how == "linked":
         sha256 = sha256_of(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         with suppress(FileNotFoundError):
             target.unlink()
         target.symlink_to(os.path.realpath(source))
         return sha256
-    blocks = rewritten_blocks(source, names) if how == "rewritten" else _blocks(source)
-    return write_blocks(target, blocks, durable=True, times=(time_ns, time_ns))
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        yield from blocks_of(file)
+    with open_within(source, roots) as file:
+        blocks = rewritten_blocks(source, names) if how == "rewritten" else blocks_of(file)
+        return write_blocks(target, blocks, durable=True, times=(time_ns, time_ns))
 
 
 def _is_done(line: Carried, how: How, size: int, time_ns: int, names: Renaming) -> bool:

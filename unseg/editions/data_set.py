@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from unseg.data.annotations import Annotated, Annotations, ClassTable, ObjectRule, Unannotated
 from unseg.data.annotations.coco import CityscapesPanoptic, CocoInstances, CocoPanoptic
 from unseg.data.annotations.label_files import Cityscapes, named_label_files
-from unseg.data.annotations.names import ImagesFolder, safe_name
+from unseg.data.annotations.names import ImagesFolder
 from unseg.data.edition_catalog import READER
 from unseg.data.edition_layout import EditionRow, EditionSet, Located, locate, nearest
+from unseg.data.name_list import listed_images
+from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, SampleFile, SampleList, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.image_limits import IMAGE_SUFFIXES
@@ -161,10 +163,10 @@ def list_images(place: Located) -> Sequence[str]:
 
     A listing's images are returned whether they are on disk or not, others as far as they are there.
     """
-    folder = place.path(place.source.images)
+    names = ImagesFolder.open(place.path(place.source.images)).names
     if place.source.listing is not None:
-        return _listed(place.path(place.source.listing))
-    names = ImagesFolder.open(folder).names
+        here = [name for name in names if "/" not in name]
+        return sorted(listed_images(place.path(place.source.listing), here))
     if _is_same_folder(place):
         return [name for name in names if not name.lower().endswith(MASK_SUFFIX)]
     return names
@@ -172,23 +174,6 @@ def list_images(place: Located) -> Sequence[str]:
 
 def _is_same_folder(place: Located) -> bool:
     return os.path.realpath(place.path(place.source.images)) == os.path.realpath(place.path(place.source.annotations))
-
-
-def _listed(path: Path) -> list[str]:
-    """Returns the images that a list names by stem (VOC), or by path as some editions of the augmented list do."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    stems = [
-        PurePosixPath(safe_name(line.split()[0], f"{path}: line {number}").lstrip("/")).name
-        for number, line in enumerate((line.lstrip("/") for line in lines), 1)
-        if line.strip()
-    ]
-    names = [stem if PurePosixPath(stem).suffix.lower() in IMAGE_SUFFIXES else f"{stem}.jpg" for stem in stems]
-    if not names:
-        raise UserError(f"{path}: names no image")
-    return sorted(set(names))
 
 
 def _open(place: Located, names: Sequence[str]) -> Annotations:
@@ -236,9 +221,11 @@ def _masks(place: Located, names: Iterable[str]) -> tuple[dict[str, Path], list[
             by_stem.setdefault(stem_of(path.relative_to(folder).as_posix()), []).append(path)
     if problems:
         raise UserError(f"{folder}: {problems[0].name}: {problems[0].reason}")
+    stems = {name: [f"{stem_of(name)}{ending}" for ending in place.source.mask_endings] for name in names}
+    pairs = paired_names((stem for wanted in stems.values() for stem in wanted), by_stem)
     found = {}
-    for name in names:
-        choices = [path for ending in place.source.mask_endings for path in by_stem.get(f"{stem_of(name)}{ending}", ())]
+    for name, wanted in stems.items():
+        choices = [path for stem in wanted if stem in pairs for path in by_stem[pairs[stem]]]
         if choices:
             found[name] = min(choices, key=lambda path: path.suffix.lower() != MASK_SUFFIX)
     used = set(found.values())

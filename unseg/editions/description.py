@@ -5,6 +5,7 @@ It lies beside the manifest of its images and the record of what was carried ove
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,13 +17,13 @@ from unseg.data.edition_layout import Located
 from unseg.editions.carried import Carried
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
-from unseg.protecting.manifest import Manifest, cannot_go_on, relative
-from unseg.storage.files import sync_folder, write_bytes
+from unseg.protecting.manifest import EDITION, Manifest, cannot_go_on, relative
+from unseg.storage.files import read_text, sha256_of, sync_folder, write_bytes
+from unseg.storage.locks import Held
 from unseg.storage.settings_diff import differences
 
-EDITION = "unseg-edition.json"
 FORMAT = 1
-SAME = ("dataset", "split", "objects", "names", "image_format", "budget")  # settings that two runs must share
+SAME = ("dataset", "split", "objects", "names", "image_format", "budget", "region")  # settings that two runs must share
 
 
 def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, 
         "objects": settings.objects,
         "rule": asdict(settings.rule),
         "budget": {"object": settings.budget.object, "background": settings.budget.background},
+        **({} if settings.region == "mask" else {"region": settings.region}),
         "names": settings.names,
         "image_format": settings.format,
     }
@@ -70,10 +72,12 @@ def write_edition(
     manifest: Manifest,
     carried: Sequence[Carried],
     complete: bool,
+    held: Held,
 ) -> None:
     """Writes the description with its counts; leaves a file alone that says so already.
 
-    complete: whether annotations came along. Sets that earlier runs into the folder made stay described.
+    complete: whether annotations came along. held: the folder as the run has locked it. Sets that earlier runs into the
+    folder made stay described.
     """
     sets = {**(earlier or {}).get("sets", {}), **description["sets"]}
     content = {
@@ -86,9 +90,11 @@ def write_edition(
     data = (json.dumps(content, indent=1) + "\n").encode()
     path = out / EDITION
     try:
-        if not path.is_file() or path.read_bytes() != data:
+        held.check()
+        if sha256_of(path) != hashlib.sha256(data).hexdigest():
             write_bytes(path, data, durable=True)
             sync_folder(out)
+            held.check()
     except OSError as error:
         raise cannot_go_on(out, error) from error
 
@@ -115,7 +121,7 @@ def read_edition(out: Path) -> dict[str, Any] | None:
     try:
         if path.is_symlink():
             raise UserError(f"{path}: is a link, which is not followed")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -10,9 +10,10 @@ from rich.filesize import decimal
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.editions.carried import Carried
-from unseg.editions.carry import Item, carry, list_items
+from unseg.editions.carry import Item, carry, evaluation_places, list_items
 from unseg.editions.data_set import DataSet, by_city, open_data_set, place_sets
 from unseg.editions.description import check_same, describe, read_edition, write_edition
+from unseg.editions.inside import check_files, check_links
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
 from unseg.protecting.manifest import Manifest, read_manifest
@@ -43,12 +44,17 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     _check(settings)
     row = settings.row
     places = place_sets(row, settings.root, settings.split, settings.sets, settings.kind)
+    check_links(
+        (*places, *evaluation_places(row, settings.root, places, [])),
+        settings.roots,
+    )
     data = open_data_set(places, settings.sets if by_city(row) else ())
     data.reader.check_rule(settings.rule, "OBJECTS")
     for place in places:
         progress.say(f"{place.set.title}: {place.path(place.source.images)}, {place.source.kind}")
     protected = frozenset(sample.name for sample in data.samples.samples)
     items, lacking = list_items(row, settings.root, places, protected, settings.untouched)
+    check_files((item.name for item in items), settings.root)
     _check_names(settings, data, items)
     description, earlier = describe(settings, places), read_edition(settings.out)
     check_same(description, earlier, settings.out)
@@ -61,9 +67,9 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     manifest = read_manifest(settings.out)
     assert manifest is not None, "a run that writes leaves a manifest"
     complete = settings.limit is None
-    with FolderLock(settings.out):
-        carried = carry(items if complete else (), settings.root, settings.out, _renamed(manifest), progress)
-        write_edition(settings.out, description, earlier, manifest, carried, complete)
+    with FolderLock(settings.out) as lock:
+        carried = carry(items if complete else (), settings.roots, lock.held, _renamed(manifest), progress)
+        write_edition(settings.out, description, earlier, manifest, carried, complete, lock.held)
     return Edition(summary, carried if complete else None, notes)
 
 
@@ -110,6 +116,7 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
     return ProtectSettings(
         budget=settings.budget,
         noise=settings.noise,
+        region=settings.region,
         generator=settings.generator,
         rule=settings.rule,
         auto_objects=settings.objects == "auto",
@@ -124,6 +131,8 @@ def protect_settings(settings: EditionSettings, gpus: int) -> ProtectSettings:
 def _check(settings: EditionSettings) -> None:
     if settings.sets and len(settings.row.trained_on) == 1 and not by_city(settings.row):
         raise UserError(f"SET={','.join(settings.sets)}: {settings.row.name} is one set; leave it out")
+    if settings.rule.by_class and settings.region != "mask":
+        raise UserError(f"OBJECTS=by-class REGION={settings.region}: by class there is no prompt; leave REGION out")
     if settings.format == "jpeg" and settings.names == "png":
         raise UserError("FORMAT=jpeg NAMES=png: the files are JPEG then; use NAMES=keep")
     if settings.gpus:

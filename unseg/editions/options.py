@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from unseg.data.annotations import ObjectRule
 from unseg.data.edition_layout import EditionRow
@@ -13,12 +14,16 @@ from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.protecting.settings import Noise
 
+if TYPE_CHECKING:  # torch is imported only when an edition is made
+    from unseg.protecting.protector import Region
+
 Names = Literal["keep", "png"]
 ImageFormat = Literal["png", "jpeg"]
 Untouched = Literal["copy", "link", "none"]
 NAMES: tuple[Names, ...] = ("keep", "png")  # the first of each is the default
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg")
 UNTOUCHED: tuple[Untouched, ...] = ("copy", "link", "none")
+REGIONS: tuple[Region, ...] = ("mask", "published")
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -27,9 +32,10 @@ class EditionSettings:
     """The settings of one edition.
 
     root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes), empty for
-    all. kind: which annotations, None for the usual ones. noise, generator, key, codes:
-    as for `unseg protect`. untouched: what becomes of evaluation images. limit: only the
-    first so many images, and no annotations. gpus: 0 for the CPU, None for all. processes: on the CPU.
+    all. linked_roots: folders outside the root that links in it may lead to. kind: which annotations, None for the
+    usual ones. noise, generator, key, codes: as for `unseg protect`. region: where the object's budget holds.
+    untouched: what becomes of evaluation images. limit: only the first so many images, and no annotations. gpus:
+    0 for the CPU, None for all. processes: on the CPU.
     """
 
     row: EditionRow
@@ -40,7 +46,9 @@ class EditionSettings:
     objects: str
     budget: Budget
     sets: tuple[str, ...] = ()
+    linked_roots: tuple[Path, ...] = ()
     kind: str | None = None
+    region: Region = "mask"
     noise: Noise | None = None
     generator: str | None = None
     key: Path | None = None
@@ -52,6 +60,11 @@ class EditionSettings:
     dry_run: bool = False
     gpus: int | None = None
     processes: int = 1
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Returns the folders that hold the data set: everything that comes into the edition lies in one of them."""
+        return self.root, *self.linked_roots
 
 
 def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSettings:
@@ -83,7 +96,9 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
             _number("BACKGROUND_EPSILON", given("BACKGROUND_EPSILON"), row.budget.background),
         ),
         sets=tuple(part for part in given("SET").replace(" ", ",").split(",") if part),
+        linked_roots=tuple(_folder("LINKED_ROOTS", part) for part in given("LINKED_ROOTS").split(os.pathsep) if part),
         kind=choice("ANNOTATIONS", kinds) if given("ANNOTATIONS") else None,
+        region=choice("REGION", REGIONS),
         noise=choice("NOISE", get_args(Noise)) if given("NOISE") else None,
         generator=given("GENERATOR") or None,
         key=_path(given("KEY")),
@@ -103,14 +118,18 @@ def root_from(environment: Mapping[str, str]) -> Path:
     for name in ("DATA_ROOT", "DETECTRON2_DATASETS"):
         value = environment.get(name, "").strip()
         if value:
-            root = Path(value).expanduser()
-            if not root.is_dir():
-                raise UserError(f"{name}={value}: no such folder; name the one that holds the data set")
-            return root
+            return _folder(name, value)
     raise UserError(
         "DATA_ROOT is not set (nor DETECTRON2_DATASETS); name the folder that holds the data set, as in"
         " DATA_ROOT=datasets"
     )
+
+
+def _folder(name: str, value: str) -> Path:
+    folder = Path(value).expanduser()
+    if not os.path.isdir(folder):
+        raise UserError(f"{name}={value}: no such folder, or it cannot be read; name the one that holds the data set")
+    return folder
 
 
 def object_rule(row: EditionRow, objects: str) -> ObjectRule:

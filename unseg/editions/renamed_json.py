@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unseg.data.annotations.json_stream import open_json
-from unseg.data.annotations.names import ImagesFolder
-from unseg.storage.files import BLOCK
+from unseg.data.annotations.names import ImagesFolder, safe_name
+from unseg.errors import UserError
+from unseg.storage.files import BLOCK, open_for_reading
 
 LARGEST_NAME = 4096  # characters
 
@@ -37,9 +38,16 @@ class Renaming:
         """Returns the new file_name of a json's image; None where it stays."""
         if self.folder is None or not isinstance(file_name, str) or len(file_name) > LARGEST_NAME:
             return None
-        found = self.folder.find(file_name.replace("\\", "/"), where)
+        try:
+            name = safe_name(file_name, where)
+        except UserError:  # nothing in the folder has such a name
+            return None
+        found = self.folder.find(name, where)
         output = None if found is None else self.names.get(found)
-        return None if output is None else str(PurePosixPath(file_name).with_name(PurePosixPath(output).name))
+        if output is None:
+            return None
+        last = max(file_name.rfind("/"), file_name.rfind("\\"))  # the folder stays as it is written
+        return file_name[: last + 1] + PurePosixPath(output).name
 
 
 class Renamings:
@@ -88,7 +96,7 @@ def rewritten_blocks(path: Path, renaming: Renaming) -> Iterator[bytes]:
 
     The file is read as a stream, so that memory does not grow with it.
     """
-    with open(path, "rb") as original, open_json(path) as stream:
+    with open_for_reading(path) as original, open_json(path) as stream:
         done = 0
         for key in stream.members():
             if key != "images":
@@ -100,7 +108,7 @@ def rewritten_blocks(path: Path, renaming: Renaming) -> Iterator[bytes]:
                 name = renaming.of(image.get("file_name"), f"{path}: images[{place}]")
                 if name is not None:
                     yield from _part(original, done, begin)
-                    yield json.dumps({**image, "file_name": name}).encode()
+                    yield json.dumps({**image, "file_name": name}).encode(stream.encoding)
                     done = end
             break  # what follows is not looked at: nothing of it changes
         yield from _part(original, done, None)

@@ -6,8 +6,10 @@ Shapes: H×W the image's own size or that of a view, N regions. Labels are place
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -48,9 +50,13 @@ class ClassList:
     things: tuple[bool, ...]
     left_out: frozenset[int] = LEFT_OUT
 
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {class_id: place for place, class_id in enumerate(self.ids)}
+
     def label(self, class_id: int) -> int | None:
         """Returns the place of a class id; None where it is not among them."""
-        return self.ids.index(class_id) if class_id in self.ids else None
+        return self._places.get(class_id)
 
 
 def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: ObjectRule = ANY_OBJECT) -> ClassList:
@@ -86,10 +92,15 @@ def class_list(train: AnnotatedImages, test: AnnotatedImages, what: What, rule: 
             "--annotations: there is no class of objects; detectors and instance networks need countable things"
         )
     names = [table.names.get(class_id, str(class_id)) for class_id in ids]
-    names = [
-        name if names.count(name) == 1 else f"{name} ({class_id})" for name, class_id in zip(names, ids, strict=True)
-    ]
-    return ClassList(ids, tuple(names), tuple(table.is_thing(class_id) is not False for class_id in ids), left_out)
+    return ClassList(
+        ids, tuple(told_apart(names, ids)), tuple(table.is_thing(class_id) is not False for class_id in ids), left_out
+    )
+
+
+def told_apart(names: Sequence[str], ids: Iterable[int]) -> list[str]:
+    """Returns classes' names, those that several classes have with the class's id."""
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({class_id})" for name, class_id in zip(names, ids, strict=True)]
 
 
 def check_same_numbering(train: ClassTable, test: ClassTable) -> None:

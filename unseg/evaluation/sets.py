@@ -25,6 +25,7 @@ from unseg.data.annotations import (
 from unseg.data.annotations.core import first_few
 from unseg.data.annotations.label_files import NAMED, LabelFiles
 from unseg.data.masks import MaskKind
+from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.evaluation.conditions import Change
@@ -341,7 +342,8 @@ def protected_files(folder: Path, stems: Sequence[str], option: str = "--protect
             by_stem.setdefault(stem_of(path.relative_to(root).as_posix()), []).append(path)
     if problems:
         raise UserError(f"{root / problems[0].name}: {problems[0].reason}")
-    missing = [stem for stem in stems if stem not in by_stem]
+    pairs = paired_names(stems, by_stem)
+    missing = [stem for stem in stems if stem not in pairs]
     if len(missing) == len(stems):
         example = first_few(sorted(by_stem), 1) or "no image"
         raise UserError(
@@ -353,7 +355,7 @@ def protected_files(folder: Path, stems: Sequence[str], option: str = "--protect
             f"{option} {folder}: no protected version of training image {missing[0]} ({len(missing)} of "
             f"{len(stems)} are missing); protect them too (those without an object: --unmasked whole, or copy)"
         )
-    return [min(by_stem[stem], key=lambda path: (PREFERRED.index(path.suffix.lower()), path)) for stem in stems]
+    return [min(by_stem[pairs[stem]], key=lambda path: (PREFERRED.index(path.suffix.lower()), path)) for stem in stems]
 
 
 def check_apart(train: Iterable[Path], test: Iterable[Path]) -> None:

@@ -12,7 +12,9 @@ from unseg.method.pixels import VALUES_A_GREY_LEVEL
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Broken, Originals, size_of
 from unseg.storage import image_decoding
-from unseg.storage.files import link_on_the_way
+from unseg.storage.files import is_missing, link_on_the_way
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.second_decoder import disagreement
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,14 @@ def output_of(entry: Entry, originals: Originals) -> image_decoding.Image:
     if link is not None:
         raise Broken(f"{link} is a link, which is not followed")
     path = originals.folder / entry.output
-    if not path.is_file():
+    if is_missing(path):
         raise Broken("missing")
-    return image_decoding.read_image(path, originals.max_pixels, upright=entry.orientation is None)
+    data = bytes_of_image(path, originals.max_pixels)
+    image = image_decoding.decode_image(path, data, originals.max_pixels, upright=entry.orientation is None)
+    different = disagreement(data, image, must_read=True)
+    if different is not None:
+        raise Broken(different)
+    return image
 
 
 def _greatest_changes(
@@ -91,7 +98,8 @@ def _other_differences(
     if not _same_transparency(output.alpha, original.alpha):
         yield "its transparency is not the original's"
     as_rgb = output.samples.shape[2] != original.samples.shape[2]  # a profile for grey does not fit then
-    if output.metadata.icc_profile != (None if as_rgb else original.metadata.select(policy).icc_profile):
+    kept, _ = original.metadata.select(policy).fitting(output.format)
+    if output.metadata.icc_profile != (None if as_rgb else kept.icc_profile):
         yield f"its colour profile is not what --metadata {policy} leaves"
     if policy != "keep" and output.tells:
         yield f"it carries {' and '.join(output.tells)}, which --metadata {policy} leaves out"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
 from unseg.errors import UserError
 from unseg.protecting import processes
@@ -62,7 +63,7 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     if plan.key is not None and plan.key.is_new:
         write_key(plan.key.path, plan.key.key)
         progress.say(f"key: drawn, and kept in {plan.key.path}: keep it for later images, and do not publish it")
-    with ManifestWriter(plan.out, plan.header, plan.before.values()) as manifest:
+    with ManifestWriter(plan.out, plan.header, plan.before.values(), plan.pipeline.held) as manifest:
         for problem in plan.problems:
             manifest.add(problem)
         with closing(_results(plan, manifest, pool)) as results:
@@ -102,7 +103,8 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         reason = image_encoding.unsupported(pipeline.settings.format, pixels, None)
         if reason:
             raise Refused("failed", reason)
-        found = pipeline.maker.find(job.sample, frame)
+        with PIXELS.room_for(frame.height * frame.width):
+            found = pipeline.maker.find(job.sample, frame)
     except Refused as refused:
         return pipeline.foreseen_line(job, refused)
     except ImageError as error:

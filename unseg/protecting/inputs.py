@@ -17,7 +17,7 @@ from unseg.protecting.given_images import Boxes
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import check_folders
 from unseg.protecting.points import Points
-from unseg.protecting.prompt_files import read_boxes, read_points
+from unseg.protecting.prompt_files import of_images, read_boxes, read_points
 from unseg.protecting.request import Request
 from unseg.storage.files import stays_inside
 
@@ -52,8 +52,8 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
     found = _find(request, opened)
     roots = request.inputs or sorted({sample.root for sample in found.samples})
     check_folders(roots, request.out, request.masks or (opened.path if opened else None))
-    boxes = None if request.boxes is None else read_boxes(request.boxes)
-    points = None if request.points is None else read_points(request.points)
+    boxes = None if request.boxes is None else of_images(read_boxes(request.boxes), found.samples)
+    points = None if request.points is None else of_images(read_points(request.points), found.samples)
     loaded, device = (None, None) if request.kind == "codes" else _network(request)
     if any(path.is_dir() for path in request.inputs):  # for single files, most of a folder of masks has no image
         _tell_leftovers(found, boxes or {}, points or {}, progress)
@@ -117,11 +117,11 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
         _check_places(request.samples, opened)
         return request.samples
     if opened is None:
-        return find_samples(request.inputs, request.masks)
+        return find_samples(request.inputs, request.masks, request.out)
     if opened.images_root is None:
         return opened.samples()
     of_labels = isinstance(opened.reader, LabelFiles) and opened.reader.format != "huggingface"
-    found = find_samples(request.inputs, opened.path if of_labels else None)
+    found = find_samples(request.inputs, opened.path if of_labels else None, request.out)
     own = {os.path.realpath(path) for path in opened.reader.own_images()}
     kept = [
         SampleFile(sample.name, sample.image, sample.root)
@@ -129,7 +129,7 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
         if not own or not _is_among(sample.image, own)
     ]
     problems = [problem for problem in found.problems if not problem.name.startswith(OF_MASKS)]
-    return SampleList(kept, problems, [], found.other_files)
+    return SampleList(kept, problems, [], found.other_files, found.into_output)
 
 
 def _check_places(samples: SampleList, opened: OpenAnnotations | None) -> None:
@@ -159,6 +159,7 @@ def _tell_leftovers(
     names = {sample.name for sample in found.samples}
     for what, left in (
         ("files are no images and are left out", found.other_files),
+        ("links lead into the output folder and are left out", found.into_output),
         ("masks have no image", found.unused_masks),
         ("boxes have no image", sorted(set(boxes) - names)),
         ("points have no image", sorted(set(points) - names)),

@@ -12,18 +12,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from unseg.errors import UserError
 from unseg.protecting.points import Points, points_of
-from unseg.storage.files import stays_inside, sync_folder, write_blocks
+from unseg.storage.files import TEMPORARY, open_for_appending, open_for_reading, stays_inside, sync_folder, write_blocks
+from unseg.storage.locks import LOCK_FILE, Held
 
 MANIFEST = "unseg-manifest.jsonl"
+EDITION, CARRIED = "unseg-edition.json", "unseg-edition-files.jsonl"  # of editions, beside the manifest
+OWN_NAMES = frozenset((MANIFEST, LOCK_FILE, EDITION, CARRIED))  # in an output folder: no image is ever called so
+MAX_LINE = 8 << 20  # bytes; a line with a hundred thousand boxes is shorter
 UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
 FORMAT = 2  # 1: grey images became RGB, and the settings named no metadata policy
 Status = Literal["protected", "weak", "uncoded", "copied", "skipped", "failed", "started"]
@@ -106,41 +110,55 @@ def read_manifest(folder: Path) -> Manifest | None:
     A last line that was cut short by a crash is left out. Raises UserError where the file is no manifest of unseg.
     """
     path = folder / MANIFEST
-    text = _text(path)
-    if text is None:
-        return None
-    lines = text.rstrip("\0").split("\n")  # zeros: what some file systems put after a loss of power
-    whole, torn = lines[:-1], lines[-1]  # every complete line ends in a line feed
-    if torn:
-        whole = whole or [torn]
+    if os.path.islink(path):
+        raise UserError(f"{path}: is a link, which is not followed; choose another --out")
     number = 1
     try:
-        header = json.loads(whole[0])
-        if not isinstance(header, dict) or not isinstance(header.get("settings", {}), dict):
-            raise ValueError("no object with settings")
-        if header.get("format") != FORMAT:
-            raise UserError(f"{path}: format {header.get('format')}, this version reads {FORMAT}; choose another --out")
-        entries: list[Entry] = []
-        for line in whole[1:]:
-            number = len(entries) + 2
-            entries.append(_entry(json.loads(line)))
-    except (ValueError, TypeError, OverflowError, RecursionError, IndexError) as error:
+        with open_for_reading(path) as file:
+            lines = _lines(file)
+            header = json.loads(next(lines, ""))
+            if not isinstance(header, dict) or not isinstance(header.get("settings", {}), dict):
+                raise ValueError("no object with settings")
+            if header.get("format") != FORMAT:
+                raise UserError(
+                    f"{path}: format {header.get('format')}, this version reads {FORMAT}; choose another --out"
+                )
+            entries: list[Entry] = []
+            for line in lines:
+                number = len(entries) + 2
+                entries.append(_entry(json.loads(line)))
+                _check_budgets(entries[-1], header.get("settings", {}))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; choose another --out") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path}: not a manifest of unseg (line {number}: {str(error)[:100]}); choose another --out or remove it"
         ) from error
     return Manifest(header, {entry.key: entry for entry in entries})
 
 
-def _text(path: Path) -> str | None:
-    """Returns the manifest's text; None where there is no file."""
-    try:
-        if path.is_symlink():
-            raise UserError(f"{path}: is a link, which is not followed; choose another --out")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); choose another --out") from error
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """Yields the complete lines, which end in a line feed; where there is none, what is there of the first."""
+    first = True
+    while line := file.readline(MAX_LINE):
+        if not line.endswith(b"\n"):
+            line = line.rstrip(b"\0")  # zeros: what some file systems put after a loss of power
+            if len(line) == MAX_LINE:
+                raise ValueError(f"over {MAX_LINE >> 20} MB")
+            if not first or not line:
+                continue
+        yield line.decode()
+        first = False
+
+
+def _check_budgets(entry: Entry, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where a line allows its image more than the first line allows all of them."""
+    for name in ("object_budget", "background_budget"):
+        value, limit = getattr(entry, name), settings.get(name)
+        if value is not None and not value <= _number(limit):
+            raise ValueError(f"{name}: {value:g}, the first line says {limit:g}")
 
 
 def relative(path: Path, out: Path) -> str:
@@ -154,11 +172,13 @@ class ManifestWriter:
     It is a context, which writes from its beginning on. Between, the last line of an input counts, so that a killed
     run loses nothing. An error while writing is a UserError, and what was written before it stays readable. Until the
     context ends without an error, the first line says that the run is unfinished: it may have inputs that no line
-    speaks of yet.
+    speaks of yet. held: the folder as the run has locked it; nothing is written once it has it no more.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry]) -> None:
-        self.path, self.header = folder / MANIFEST, header
+    def __init__(
+        self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry], held: Held | None = None
+    ) -> None:
+        self.path, self.header, self._held = folder / MANIFEST, header, held
         self.entries = {entry.key: entry for entry in earlier}
 
     def add(self, entry: Entry) -> None:
@@ -173,9 +193,14 @@ class ManifestWriter:
         if entries:
             self._append("".join(map(_line, entries)), durable=True)
 
+    def _check_held(self) -> None:
+        if self._held is not None:
+            self._held.check()
+
     def _append(self, lines: str, durable: bool = False) -> None:
+        self._check_held()
         try:
-            self._file.write(lines)
+            self._file.write(lines.encode())
             self._file.flush()
             if durable:
                 os.fsync(self._file.fileno())
@@ -188,13 +213,15 @@ class ManifestWriter:
             for key in sorted(self.entries):
                 yield _line(self.entries[key]).encode()
 
-        write_blocks(self.path, blocks(), durable=True)
+        self._check_held()
+        write_blocks(self.path, blocks(), durable=True, within=self.path.parent)
         sync_folder(self.path.parent)
+        self._check_held()
 
     def __enter__(self) -> ManifestWriter:
         try:
             self._rewrite(finished=False)
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = open_for_appending(self.path)
         except OSError as error:
             raise cannot_go_on(self.path.parent, error) from error
         return self
@@ -206,9 +233,13 @@ class ManifestWriter:
             self._file.close()
         try:
             self._rewrite(finished=error is None)
-        except OSError as failure:  # the manifest stays as the lines appended to it: readable, not sorted
-            if error is None:
-                raise cannot_go_on(self.path.parent, failure) from failure
+        except (OSError, UserError) as failure:  # the manifest stays as the lines appended to it: readable, not sorted
+            if error is not None:
+                return
+            if isinstance(failure, UserError):
+                raise
+            self._check_held()
+            raise cannot_go_on(self.path.parent, failure) from failure
 
 
 def cannot_go_on(out: Path, error: OSError) -> UserError:
@@ -224,7 +255,7 @@ def _line(entry: Entry) -> str:
     return json.dumps({name: value for name, value in asdict(entry).items() if value is not None}) + "\n"
 
 
-_NAMES = ("input", "output", "mask")
+_NAMES = ("input", "mask")
 _NUMBERS = {
     "width": int,
     "height": int,
@@ -244,8 +275,6 @@ def _entry(values: Any) -> Entry:
         raise ValueError("no object")
     given = {field.name: values[field.name] for field in fields(Entry) if values.get(field.name) is not None}
     entry = {name: _checked(name, value) for name, value in given.items()}
-    if entry.get("output") == ".":
-        raise ValueError("output: is the folder itself")
     if entry.get("status") not in get_args(Status):
         raise ValueError(f"status: {str(entry.get('status'))[:60]!r}")
     return Entry(**entry)
@@ -260,7 +289,9 @@ def _checked(name: str, value: Any) -> Any:
         value, good = points_of(value), True
     elif name == "claims":
         value = tuple(value)
-        good = all(isinstance(claim, str) and stays_inside(claim) for claim in value)
+        good = all(map(_is_output, value))
+    elif name == "output":
+        good = _is_output(value)
     elif name in _NUMBERS:
         value = _number(value)
         good = value >= 0 and (_NUMBERS[name] is float or isinstance(value, int))
@@ -269,6 +300,14 @@ def _checked(name: str, value: Any) -> Any:
     if not good:
         raise ValueError(f"{name}: {str(value)[:60]!r}")
     return value
+
+
+def _is_output(name: Any) -> bool:
+    """Returns whether an output may have the name: below the folder, and not that of what lies there besides images."""
+    if not isinstance(name, str) or not stays_inside(name):
+        return False
+    path = PurePosixPath(name)
+    return path.as_posix().casefold() not in OWN_NAMES and not TEMPORARY.fullmatch(path.name)
 
 
 def _number(value: Any) -> int | float:

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from unseg.data.masks import fits, scaled
-from unseg.storage.image_decoding import Frame, Label, turn
+from unseg.storage.image_decoding import Frame, turn
+from unseg.storage.label_decoding import Label
 
 MaskFrame = Literal["auto", "upright", "stored"]
 STORED: Literal["stored"] = "stored"
@@ -52,7 +53,7 @@ class Placing:
         wanted = frame.height, frame.width
         if lying_HW.shape != wanted:
             if not (self.fit and fits(lying_HW.shape, wanted)):
-                raise Misfit(self._misfit(lying_HW, label, frame))
+                raise Misfit(self.misfit((lying_HW.shape[0], lying_HW.shape[1]), label.orientation, frame))
             notes.append(f"its mask was scaled from {_size(lying_HW)}")
             lying_HW, words = scaled(lying_HW, *wanted), [*words, SCALED]
         elif self.frame == "auto" and _fits_either_way(label, frame):
@@ -62,14 +63,19 @@ class Placing:
             )
         return PlacedMask(lying_HW, " ".join(words) or None, tuple(notes))
 
-    def _misfit(self, lying_HW: np.ndarray, label: Label, frame: Frame) -> str:
+    def expected(self, frame: Frame) -> tuple[int, int] | None:
+        """Returns the height and width that a mask must have, whichever way it lies; None where it may be scaled."""
+        return None if self.fit else (frame.height, frame.width)
+
+    def misfit(self, size: tuple[int, int], orientation: int, frame: Frame) -> str:
+        """Returns why a mask of that height and width, with that orientation of its own, does not lie on its image."""
         wanted = frame.height, frame.width
-        told = f"is {_size(lying_HW)}, the image (upright) is {frame.width}×{frame.height}: make them one size"
-        other_way = lying_HW.shape[::-1]  # as the other frame has it
-        if label.orientation == 1 and frame.is_turned and other_way == wanted:
+        told = f"is {size[1]}×{size[0]}, the image (upright) is {frame.width}×{frame.height}: make them one size"
+        other_way = size[::-1]  # as the other frame has it
+        if orientation == 1 and frame.is_turned and other_way == wanted:
             other = "upright" if self.frame == STORED else STORED
             return f"{told}, or give --mask-frame {other} if it lies so"
-        if fits(lying_HW.shape, wanted):
+        if fits(size, wanted):
             return f"{told}, or give --fit-masks, since the proportions are the same"
         return told
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
 from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
 from unseg.data.annotations.core import Indexed, first_few
@@ -25,9 +26,10 @@ from unseg.protecting.given_images import Boxes
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import STORED, Misfit, Placing
 from unseg.protecting.open_annotations import OpenAnnotations
-from unseg.storage import image_decoding
+from unseg.storage import image_decoding, label_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import Frame
+from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
 
 T = TypeVar("T")
@@ -175,10 +177,14 @@ class MaskFiles(ClassedObjects):
             if self.folder.unreadable is not None:
                 raise Refused("failed", f"no mask found for it, but {self.folder.unreadable}")
             raise Refused("unmasked", "no mask for it")
+        placing = self.folder.placing
         try:
-            label = image_decoding.open_label(sample.mask, self.max_pixels)
+            label = label_decoding.open_label(sample.mask, self.max_pixels, placing.expected(frame))
             values = values_of(label, self.folder.kind, sample.mask)
-            placed = self.folder.placing.place(values, label, frame)
+            placed = placing.place(values, label, frame)
+        except label_decoding.OtherSize as error:
+            why = placing.misfit(error.size, error.orientation, frame)
+            raise Refused("failed", f"mask {sample.mask_name} {why}") from error
         except ImageError as error:
             raise Refused("failed", f"mask: {error.reason}") from error
         except Misfit as error:
@@ -234,8 +240,9 @@ class MaskFiles(ClassedObjects):
 
     def _areas_of(self, path: Path) -> Mapping[int, int]:
         try:
-            label = image_decoding.open_label(path, self.max_pixels)
-            return class_areas([values_of(label, self.folder.kind, path)], self.rule.ignore_label)
+            with PIXELS.room_for(pixel_count(path)):
+                label = label_decoding.open_label(path, self.max_pixels)
+                return class_areas([values_of(label, self.folder.kind, path)], self.rule.ignore_label)
         except ImageError:
             return {}
 
@@ -361,6 +368,14 @@ def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:
         return FoundObject(classes != NO_CLASS, facts, None, classes, NO_CLASS, annotated.notes)
     mask = annotated.object_mask(rule)
     return FoundObject(mask, _sha256_of(np.packbits(mask)), notes=annotated.notes)
+
+
+def _ids_there(rule: ObjectRule, ids: Iterable[int]) -> str:
+    """Returns which class ids were found where the user asked for others, to follow the reason; else nothing."""
+    if not isinstance(rule.which, tuple):
+        return ""
+    found = sorted(set(ids))
+    return f", which has the class ids {first_few(map(str, found), 20)}" if found else ", which has no class at all"
 
 
 def _sha256_of(determining: np.ndarray) -> dict[str, str]:

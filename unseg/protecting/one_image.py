@@ -85,9 +85,11 @@ class ImageMaker:
     def _facts(self, job: Job, image: image_decoding.Image, found: FoundObject) -> Entry:
         height, width, channels = image.samples.shape
         as_rgb = channels == 1 and self.settings.format == "webp"
+        _, too_large = image.metadata.select(self.settings.metadata).fitting(self.settings.format)
         notes = [
             image.note,
             "grey kept as RGB with equal channels: WebP has no grey" if as_rgb else None,
+            *too_large,
             job.planned.note,
             *found.notes,
         ]
@@ -115,7 +117,7 @@ class ImageMaker:
         """
         image, settings, region_HW = loaded.image, self.settings, loaded.prepared.region_HW
         protected = self.source.apply(image.samples, loaded.prepared, noise)
-        metadata = image.metadata.select(settings.metadata)
+        metadata, _ = image.metadata.select(settings.metadata).fitting(settings.format)
         if settings.format == "webp" and protected.shape[2] == 1:
             metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
         metadata = oriented(metadata, loaded.facts.orientation or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,19 @@ from unseg.data.annotations import NO_CLASS
 from unseg.data.annotations.runs import OutlineError, parse_counts, runs_of_counts
 from unseg.data.masks import box_mask, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
+from unseg.data.samples import count_files
 from unseg.errors import UserError
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import Misfit, Placing
 from unseg.protecting.objects import WHOLE_IMAGE, found_in
 from unseg.protecting.open_annotations import OpenAnnotations
-from unseg.storage import image_decoding
+from unseg.storage import image_decoding, label_decoding
+from unseg.storage.files import is_missing
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.second_decoder import disagreement
 
+LOOKED_AT, LOOKED_AT_A_LINE = 100_000, 10  # files in folders that a manifest names, in all and for each line
 Place = tuple[Path, Path | None]
 """Where annotations lie, and the folder that the names in them are relative to."""
 
@@ -52,26 +58,41 @@ class Originals:
         """
         if not self.settings.is_annotated or isinstance(self.annotations, OpenAnnotations):
             return self
+        entries = list(entries)
         found: dict[Place, OpenAnnotations | UserError] = {}
+        left = LOOKED_AT + LOOKED_AT_A_LINE * len(entries)
         for place, root in dict.fromkeys(self._place_of(entry) for entry in entries):
             try:
+                if self.annotations is None:
+                    left = looked_at(_looked_through(place), left, "--annotations")
+                if self.originals is None:
+                    left = looked_at(root, left, "--originals")
                 found[place, root] = OpenAnnotations.open(place, root, self.settings.format, pool=pool)
             except UserError as error:
                 found[place, root] = error
         return replace(self, read_annotations=found)
 
     def image(self, entry: Entry) -> image_decoding.Image:
-        """Returns an original, in the frame of its protected version; raises Broken where it is not there."""
-        path, upright = self._path_of(entry), entry.orientation is None
+        """Returns an original that two decoders agree on, in the frame of its protected version; raises Broken where it
+        is not there, or they do not agree."""
+        path = self._path_of(entry)
+        data = self._bytes_of(entry, path)
+        image = image_decoding.decode_image(path, data, self.max_pixels, upright=entry.orientation is None)
+        different = disagreement(data, image, must_read=False)
+        if different is not None:
+            raise Broken(f"its original {path}: {different}")
+        return image
+
+    def _bytes_of(self, entry: Entry, path: Path) -> bytes:
         if self.settings.is_annotated and self.settings.holds_images:
             opened = self._annotations_of(entry)
             data = opened.reader.image_bytes(entry.input)
             if data is None:
                 raise Broken(f"its original is not in {opened.path}")
-            return image_decoding.decode_image(path, data, self.max_pixels, upright=upright)
-        if not path.is_file():
+            return data
+        if is_missing(path):
             raise Broken(f"its original {path} is not there: give --originals")
-        return image_decoding.read_image(path, self.max_pixels, upright=upright)
+        return bytes_of_image(path, self.max_pixels)
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
@@ -124,15 +145,19 @@ class Originals:
         if entry.mask is None or folder is None:
             raise Broken("its line in the manifest names no mask")
         path = folder / entry.mask
-        if not path.is_file():
+        if is_missing(path):
             raise Broken(f"its mask {path} is not there: give --masks")
-        label = image_decoding.open_label(path, self.max_pixels)
+        placing = Placing.recorded(entry.mask_placed)
+        try:
+            label = label_decoding.open_label(path, self.max_pixels, placing.expected(frame))
+        except label_decoding.OtherSize as error:
+            raise Broken(f"its mask {entry.mask} {placing.misfit(error.size, error.orientation, frame)}") from error
         if label.sha256 != entry.mask_sha256:
             raise Broken(f"its mask {path} changed since (another sha256)")
         kind = self.settings.kind
         assert kind is not None, "a rule without annotations is one of masks"
         try:
-            placed = Placing.recorded(entry.mask_placed).place(values_of(label, kind, path), label, frame)
+            placed = placing.place(values_of(label, kind, path), label, frame)
         except Misfit as error:
             raise Broken(f"its mask {entry.mask} {error}") from error
         values = placed.values_HW
@@ -174,6 +199,30 @@ def _without(mask_HW: np.ndarray, classes_HW: np.ndarray | None, absent: frozens
     if classes_HW is None or not absent:
         return mask_HW
     return mask_HW & ~np.isin(classes_HW, sorted(absent))
+
+
+def _looked_through(place: Path) -> Path | None:
+    """Returns the folder that opening annotations looks through: they are one, or YOLO's file lies beside its own."""
+    if os.path.isdir(place):
+        return place
+    return place.parent if place.suffix.lower() in (".yaml", ".yml") else None
+
+
+def looked_at(folder: Path | None, left: int, option: str) -> int:
+    """Returns how many more files may be looked at once a folder was looked through that only a manifest names.
+
+    left: how many may be now. UserError where the folder holds more: a manifest may come from anyone, and name the
+    whole disk.
+    """
+    if folder is None:
+        return left
+    found = count_files(folder, left)
+    if found > left:
+        raise UserError(
+            f"{folder}: only the manifest names it, and it holds over {left:,} files; if it is the right one, name it"
+            f" with {option}"
+        )
+    return left - found
 
 
 def size_of(pixels: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
-from unseg.protecting.manifest import MANIFEST, Entry, Key
+from unseg.protecting.manifest import OWN_NAMES, Entry, Key
 from unseg.storage.files import link_on_the_way, stays_inside
 
 SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
@@ -65,7 +65,7 @@ def plan_outputs(
     _check_names(samples, out)
     suffixes = SUFFIXES[form] if names == "suffix" else None
     taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
-    taken[MANIFEST.casefold()] = ("", "")
+    taken.update(dict.fromkeys(OWN_NAMES, ("", "")))
     planned: dict[Key, Planned] = {}
     for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
         before = earlier.get(key)

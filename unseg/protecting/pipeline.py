@@ -19,17 +19,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unseg.compute.in_flight import PIXELS_IN_FLIGHT
 from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.protecting.manifest import Entry, Status, cannot_go_on
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage import image_limits
+from unseg.storage import image_headers, image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
+from unseg.storage.locks import Held
 
-PIXELS_IN_FLIGHT = 48_000_000  # about 1 GB with everything that an image needs on its way
 # --unmasked → what becomes of an image that nothing shows an object in; "whole" protects it before that is asked.
 UNMASKED: dict[str, Status] = {"skip": "skipped", "copy": "copied", "fail": "failed", "whole": "failed"}
 STOPS_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # on a disk that takes nothing more
@@ -46,14 +47,21 @@ class Result:
 class Pipeline:
     """Everything that is the same for all images of a run.
 
-    source: of the noise. workers: threads that decode and encode.
+    source: of the noise. workers: threads that decode and encode. held: the output folder that the run has locked; None
+    where nothing is written.
     """
 
     def __init__(
-        self, settings: ProtectSettings, source: NoiseSource, out: Path, objects: Objects, workers: int
+        self,
+        settings: ProtectSettings,
+        source: NoiseSource,
+        out: Path,
+        objects: Objects,
+        workers: int,
+        held: Held | None = None,
     ) -> None:
         self.settings, self.source, self.out, self.objects = settings, source, out, objects
-        self.workers = workers
+        self.workers, self.held = workers, held
         self.maker = ImageMaker(settings, source, objects)
         self.generators = workers if source.side_by_side else 1
         self.torch_threads = 1 if source.side_by_side or source.device_type != "cpu" else workers
@@ -121,7 +129,7 @@ class Pipeline:
             data = self.objects.image_bytes(job.sample)
         except ImageError:
             return 0
-        return image_limits.pixel_count(job.sample.image if data is None else io.BytesIO(data))
+        return image_headers.pixel_count(job.sample.image if data is None else io.BytesIO(data))
 
     def _sha256_of_input(self, job: Job) -> str | None:
         data = self.objects.image_bytes(job.sample)
@@ -259,11 +267,19 @@ class Pipeline:
             raise Refused("failed", f"{link} in the output is a link, which is not followed")
         try:
             times = _times(job.sample.image) if self.settings.keep_times else None
-            return write_blocks(self.out / name, blocks, durable=True, times=times)
+            self._check_held()
+            sha256 = write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
+            self._check_held()
+            return sha256
         except OSError as error:
+            self._check_held()
             if error.errno in STOPS_THE_RUN:
                 raise cannot_go_on(self.out, error) from error
             raise Refused("failed", f"cannot be written: {error.strerror or error}") from error
+
+    def _check_held(self) -> None:
+        if self.held is not None:
+            self.held.check()
 
     def _remove_replaced(self, job: Job, entry: Entry) -> None:
         """Removes what an earlier run wrote for this input under another name, if it is still exactly that."""

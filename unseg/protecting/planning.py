@@ -38,6 +38,7 @@ from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
+from unseg.storage.locks import Held
 
 if TYPE_CHECKING:
     from unseg.storage.weights import LoadedGenerator
@@ -72,10 +73,11 @@ class RunPlan:
         return [job for job in self.jobs if job.is_new]
 
 
-def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progress) -> RunPlan:
+def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progress, held: Held | None = None) -> RunPlan:
     """Returns the plan of a run; UserError where the output folder or the settings forbid it. Nothing is written.
 
-    Masks are looked at in the threads of `pool`; `progress` is told what they are.
+    Masks are looked at in the threads of `pool`; `progress` is told what they are. held: the output folder that the run
+    has locked; None where it is not to write.
     """
     out, settings = request.out, request.settings
     objects, earlier = _objects(request, inputs, pool, progress), read_manifest(out)
@@ -89,7 +91,7 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
 
         tints = _tints(request, objects, inputs.loaded, pool, progress)
         source = NetworkSource(settings, inputs.loaded, inputs.device, tints, own=request.generator is not None)
-    pipeline = Pipeline(settings, source, out, objects, settings.workers or cores())
+    pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)
     samples = {(sample.name, relative(sample.root, out)): sample for sample in inputs.found.samples}

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -19,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import cast
 
+from unseg.compute.interrupts import kept_from_children
 from unseg.compute.stopping import end_with_the_parent
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
@@ -28,6 +28,7 @@ from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_limits
 from unseg.storage.files import remove_temporaries
+from unseg.storage.locks import Held
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
 PART = 64  # jobs at most that a worker is given at a time
@@ -36,24 +37,30 @@ ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is kil
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Everything that a worker needs to build its pipeline. rank: the worker's number."""
+    """Everything that a worker needs to build its pipeline.
+
+    held: the output folder, which the parent has locked. rank: the worker's number.
+    """
 
     settings: ProtectSettings
     source: SourcePlan
     out: Path
     objects: Objects
     workers: int
+    held: Held | None
     rank: int = 0
 
     def build(self) -> Pipeline:
         """Returns the pipeline; loads the generator where there is one."""
-        return Pipeline(self.settings, self.source.build(self.rank), self.out, self.objects, self.workers)
+        source = self.source.build(self.rank)
+        return Pipeline(self.settings, source, self.out, self.objects, self.workers, self.held)
 
 
 def blueprint(pipeline: Pipeline, processes: int) -> Blueprint:
     """Returns the blueprint of a pipeline's copies in `processes` processes, which share the cores."""
     workers = pipeline.settings.workers or max(1, cores() // processes)
-    return Blueprint(pipeline.settings, pipeline.source.for_worker(), pipeline.out, pipeline.objects, workers)
+    source = pipeline.source.for_worker()
+    return Blueprint(pipeline.settings, source, pipeline.out, pipeline.objects, workers, pipeline.held)
 
 
 def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Generator[Result, None, None]:
@@ -66,7 +73,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
     workers: dict[Connection, BaseProcess] = {}
     finished = False
     try:
-        with _no_interrupt():  # inherited: Ctrl-C in a terminal reaches all processes, and only the parent shall answer
+        with kept_from_children():
             for rank in range(processes):
                 ours, theirs = context.Pipe()
                 workers[ours] = context.Process(target=_work, args=(theirs,), name=f"unseg-{rank}", daemon=True)
@@ -162,18 +169,6 @@ def _end(workers: Mapping[Connection, BaseProcess], by_itself: float) -> None:
         if process.is_alive():
             process.kill()
             process.join()
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 # --- in a worker

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from unseg.data.name_matching import file_form, paired_names
+from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.protecting.points import Points, is_coordinate, points_of
 from unseg.storage import image_limits
@@ -13,6 +16,18 @@ from unseg.storage.image_limits import ImageError
 
 BoxesOf = dict[str, tuple[tuple[float, ...], ...]]
 PointsOf = dict[str, Points]
+Hint = TypeVar("Hint")  # an image's boxes or its points
+
+
+def of_images(hints: Mapping[str, Hint], samples: Sequence[SampleFile]) -> dict[str, Hint]:
+    """Returns boxes or points under the images' own names.
+
+    The file may write them with backslashes, or in another Unicode form. Names without an image stay as they are.
+    """
+    written = {name.replace("\\", "/"): name for name in hints} | {name: name for name in hints}
+    pairs = paired_names((sample.name for sample in samples), written, file_form)
+    own_names = {written[there]: name for name, there in pairs.items()}
+    return {own_names.get(name, name): found for name, found in hints.items()}
 
 
 def read_boxes(path: Path) -> BoxesOf:

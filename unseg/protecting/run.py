@@ -100,7 +100,7 @@ def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary
         with FolderLock(request.out) as lock:  # what lies in the folder is read once nobody else writes there
             if lock.stale:
                 progress.say(f"note: an earlier run ({lock.stale}) was cut off; this one goes on from there")
-            return execute(plan_run(request, found, pool, progress), pool, progress)
+            return execute(plan_run(request, found, pool, progress, lock.held), pool, progress)
 
 
 def _path(given: str | Path | None, name: str) -> Path | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.compute.threads import cores, single_threaded_pool
 from unseg.errors import UserError
@@ -19,6 +21,7 @@ from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
 from unseg.storage import image_limits
 from unseg.storage.files import files_under
+from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
 from unseg.storage.locks import LOCK_FILE, holder_of
 
@@ -194,7 +197,8 @@ def _findings(entries: list[Entry], kept: Originals, pool: Executor, progress: P
     def finding(entry: Entry) -> Finding:
         name = entry.output or entry.input
         try:
-            compared = compare(entry, opened)
+            with PIXELS.room_for(pixel_count(kept.folder / name)):
+                compared = compare(entry, opened)
         except (Broken, ImageError) as error:
             return Finding(name, str(error))
         except MemoryError:
@@ -210,7 +214,7 @@ def _finding_of(name: str, compared: Comparison) -> Finding:
 
 
 def _is_gone(entry: Entry, output: Path) -> bool:
-    return entry.status not in ("failed", "skipped") and not output.is_file()
+    return entry.status not in ("failed", "skipped") and not os.path.isfile(output)
 
 
 def _extra(folder: Path, entries: list[Entry]) -> tuple[str, ...]:

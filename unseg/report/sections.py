@@ -6,7 +6,6 @@ place.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -20,6 +19,7 @@ from unseg.method import metrics
 from unseg.report.json_node import Node, items, number
 from unseg.report.model import Change, Condition, Example, Network, Picture, Quality, Run, Section
 from unseg.report.wording import made_words, remark_lines, settings_words, subtitle_words
+from unseg.storage.files import sha256_or_refuse
 
 RESULTS = "results.json"
 
@@ -35,7 +35,7 @@ def read_sections(path: Path) -> list[Section]:
         raise UserError(f"{path}: {what}; give what unseg evaluate wrote with --out")
     content = read_results(file)
     root = Node(content, file)
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    sha256 = sha256_or_refuse(file)
     groups: dict[str, dict[str, dict[str, dict[int, Any]]]] = {}
     for (task, network), conditions in grouped(content).items():
         groups.setdefault(task, {})[network] = conditions

@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
-from unseg.storage.image_limits import (
-    FORMATS,
-    MAX_PIXELS,
-    MULTI_PICTURE,
-    ImageError,
-    bytes_of_image,
-    check_header,
-    check_size,
-    image_errors,
-    webp_size,
-)
-from unseg.storage.image_metadata import NO_METADATA, Metadata, metadata_of, telling_kinds
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.image_limits import FORMATS, MAX_PIXELS, ImageError
+from unseg.storage.image_metadata import NO_GEOREFERENCE, NO_METADATA, Metadata, exif_of, metadata_of, telling_kinds
+from unseg.storage.image_opening import ORIENTATION, Opened, opened
+from unseg.storage.png_structure import transparent_level
+from unseg.storage.tiff_structure import georeference_of
 
-JPEG_SCANS = 100  # ten are usual; each one costs a pass over all pixels, however few its bytes
 GREY_LEVEL_16 = 257  # 65535 / 255: a grey level of 255 in values of 16 bits
-ORIENTATION = ExifTags.Base.Orientation
+ORIENTATIONS = range(1, 9)
 TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 NAME_OF_MODE = {
     "1": "black-and-white",
@@ -48,7 +40,7 @@ NAME_OF_MODE = {
 }
 RGB_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
-LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "LA", "RGB", "RGBA")
+BAND = 2**20  # pixels that are taken from the decoder at a time: all at once they would be there three times
 # Tags of TIFF 6.0.
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339
 
@@ -60,7 +52,8 @@ class Image:
     samples: H×W×C, C = 1 (grey) or 3 (RGB), uint8 or uint16, contiguous: the file's own values. alpha: H×W of the same
     type, or None. metadata: what may be kept. note: the conversion that decoding made ("palette to RGB"), or None.
     sha256: of the file's bytes. tells: kinds of metadata in the file that say more than colours ("EXIF", "XMP").
-    orientation: EXIF's, 1 to 8, of the file; 1 where it has none.
+    orientation: EXIF's, 1 to 8, of the file; 1 where it has none, and of a TIFF whose pixels were asked for as stored,
+    since its decoder turns them all the same. turned: the orientation by which the pixels were turned. format: "png", …
     """
 
     samples: np.ndarray
@@ -70,6 +63,8 @@ class Image:
     sha256: str = ""
     tells: tuple[str, ...] = ()
     orientation: int = 1
+    turned: int = 1
+    format: str = ""
 
     @property
     def pixels(self) -> np.ndarray:
@@ -87,22 +82,6 @@ def eight_bit_rgb(samples_HWC: np.ndarray) -> np.ndarray:
         # (v + 128) // 257 without leaving 16 bits
         samples_HWC = (samples_HWC // GREY_LEVEL_16 + (samples_HWC % GREY_LEVEL_16 > 128)).astype(np.uint8)
     return samples_HWC if samples_HWC.shape[2] == 3 else np.repeat(samples_HWC, 3, axis=2)
-
-
-@dataclass(frozen=True)
-class Label:
-    """A decoded mask or label map, upright.
-
-    values: H×W integers (palette images: the indices; black-and-white images: 0 and 255). palette: K×3 uint8 RGB, the
-    colour of each index; None without a palette. lossy: it comes from a format that changes values (JPEG), so that
-    class ids cannot be trusted. orientation: EXIF's, as the file has it.
-    """
-
-    values: np.ndarray
-    palette: np.ndarray | None
-    lossy: bool
-    sha256: str
-    orientation: int = 1
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -125,26 +104,37 @@ def decode_image(
     path: Path, data: bytes, max_pixels: int = MAX_PIXELS, *, describe: bool = False, upright: bool = True
 ) -> Image:
     """Returns what `read_image` does for bytes that are in memory already; `path` is what errors name."""
-    with _decoding(path, data, max_pixels) as image:
+    with _decoding(path, data, max_pixels) as found:
+        image = found.image
         bits = _check_kind(path, image, data)
         grey, has_alpha = image.mode in GREY_MODES, _has_alpha(image)
-        orientation = _orientation_of(image)
+        exif, notes = exif_of(image, found.sound_exif)
+        orientation = known_orientation(exif.get(ORIENTATION, 1))
         turned = orientation if upright else 1
         if bits == 16:
             samples, alpha, grey = _deep_samples(path, image, data, grey=grey, has_alpha=has_alpha)
-            notes: list[str] = []
         else:
-            samples, alpha, notes = _shallow_samples(image, grey, has_alpha)
-        metadata, left_out = metadata_of(image, grey, describe)
-        tells = telling_kinds(image)
+            samples, alpha, conversions = _shallow_samples(image, grey, has_alpha)
+            if grey and image.format == "PNG" and alpha is not None and "transparency" in image.info:
+                alpha = _alpha_of_level(samples, data)
+            notes = conversions + notes
+        metadata, left_out = metadata_of(image, exif, grey, describe)
+        tells = telling_kinds(image, exif, found.cleaned.tells)
+        if "a georeference" in tells and describe and found.turned_by == 1:
+            metadata = replace(metadata, georeference=georeference_of(data))
+        elif "a georeference" in tells:
+            left_out.append(NO_GEOREFERENCE)
+    stored = known_orientation(found.turned_by) if orientation == 1 else orientation
     return Image(
         samples=turn(samples, turned),
         alpha=None if alpha is None else turn(alpha, turned),
         metadata=metadata,
-        note="; ".join(notes + left_out) or None,
+        note="; ".join(dict.fromkeys([*notes, *found.notes, *left_out])) or None,
         sha256=hashlib.sha256(data).hexdigest(),
         tells=tells,
-        orientation=orientation,
+        orientation=stored if upright else orientation,
+        turned=stored if upright else known_orientation(found.turned_by),
+        format=str(image.format).lower(),
     )
 
 
@@ -176,85 +166,35 @@ def frame_of(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None
     image cannot be used.
     """
     data = bytes_of_image(path, max_pixels) if data is None else data
-    with image_errors(path):
-        check_size(path, *webp_size(data[:30]), max_pixels)
-        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_header(path, image, max_pixels)
-            _check_kind(path, image, data)
-            # Pillow decodes a PNG to look for EXIF behind its pixels; there is none without the chunk's name.
-            exif = image.getexif() if image.format != "PNG" or b"eXIf" in data else Pillow.Image.getexif(image)
-            orientation = _known_orientation(exif.get(ORIENTATION, 1))
-            if upright and orientation in TURNED:
-                return Frame(image.width, image.height, orientation)
-            return Frame(image.height, image.width, orientation)
+    with opened(path, data, max_pixels) as found:
+        image = found.image
+        _check_kind(path, image, data)
+        exif, _ = exif_of(image, found.sound_exif)
+        orientation = known_orientation(exif.get(ORIENTATION, 1))
+        height, width = size_upright(image, orientation) if upright else (image.height, image.width)
+        return Frame(height, width, orientation)
 
 
-# --- masks and label maps --------------------------------------------------------------------------------------------
-
-
-def open_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> Label:
-    """Returns a mask or label map, or raises ImageError: grey, palette or black-and-white, up to 32 bits a value.
-
-    A colour image is accepted only where its channels are equal and nothing is transparent.
-    """
-    path = Path(path)
-    return decode_label(path, bytes_of_image(path, max_pixels), max_pixels)
-
-
-def decode_label(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> Label:
-    """Returns what `open_label` does for bytes that are in memory already; `path` is what errors name."""
-    with _decoding(path, data, max_pixels) as image:
-        mode, lossy = image.mode, image.format in ("JPEG", MULTI_PICTURE)
-        if mode not in LABEL_MODES:
-            raise ImageError(path, f"a mask must be grey, palette or black-and-white, this one is {mode}")
-        if mode in ("LA", "RGB", "RGBA") and _header_bits(image, data) > 8:
-            raise ImageError(path, "mask with more than 8 bits a channel: save it as grey PNG, one class id a pixel")
-        orientation, palette = _orientation_of(image), _palette_of(image)
-        values = turn(np.asarray(image), orientation)
-    if mode == "1":
-        values = values.astype(np.uint8) * 255
-    if mode in ("LA", "RGBA") and (values[..., -1] != 255).any():
-        raise ImageError(path, "mask with transparency: save it as grey or palette PNG without alpha")
-    if mode in ("RGB", "RGBA") and (values[..., :1] != values[..., 1:3]).any():
-        raise ImageError(path, "colour mask: save it as grey or palette PNG, one class id a pixel")
-    values = values if values.ndim == 2 else values[..., 0]
-    return Label(np.ascontiguousarray(values), palette, lossy, hashlib.sha256(data).hexdigest(), orientation)
-
-
-def _palette_of(image: Pillow.Image) -> np.ndarray | None:
-    """Returns the colour of each of 256 indices, 256×3 uint8, black where the file names none; None without palette."""
-    if image.mode != "P":
-        return None
-    colours = np.zeros((256, 3), np.uint8)
-    named = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
-    colours[: len(named)] = named
-    return colours
-
-
-def read_label(path: str | Path) -> np.ndarray:
-    """Returns the values of a mask or label map, H×W integers; see `open_label`."""
-    return open_label(path).values
+def size_upright(image: Pillow.Image, orientation: int) -> tuple[int, int]:
+    """Returns height and width once the orientation is applied; of a TIFF, Pillow states the turned size already."""
+    turned = orientation in TURNED and image.format != "TIFF"
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _decoding(path: Path, data: bytes, max_pixels: int) -> Iterator[Pillow.Image]:
+def _decoding(path: Path, data: bytes, max_pixels: int) -> Iterator[Opened]:
     """Opens the image and loads its pixels; what goes wrong inside is one ImageError."""
-    with image_errors(path):
-        check_size(path, *webp_size(data[:30]), max_pixels)
-        with Pillow.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_header(path, image, max_pixels)
-            if image.format in ("JPEG", MULTI_PICTURE) and data.count(b"\xff\xda") > JPEG_SCANS:
-                raise ImageError(path, f"more than {JPEG_SCANS} scans: made to keep a decoder busy, or damaged")
-            image.load()
-            yield image
+    with opened(path, data, max_pixels) as found:
+        found.image.load()
+        yield found
 
 
 def _check_kind(path: Path, image: Pillow.Image, data: bytes) -> int:
     """Returns bits a channel, 8 or 16; raises ImageError for kinds of images that cannot be kept exactly."""
-    bits = _header_bits(image, data)
+    bits = header_bits(image, data)
     if bits > 8:
         if unusable := _unusable_depth(image, bits):
             raise ImageError(path, f"{unusable}: convert it to 8 or 16 bits a channel, unsigned, first")
@@ -281,7 +221,7 @@ def _unusable_depth(image: Pillow.Image, bits: int) -> str | None:
     return None
 
 
-def _header_bits(image: Pillow.Image, data: bytes) -> int:
+def header_bits(image: Pillow.Image, data: bytes) -> int:
     """Returns the bits a channel that the file's own header states: Pillow quietly cuts 16-bit RGB to 8."""
     if image.format == "PNG":
         return data[24]  # IHDR: 8 signature, 8 chunk header, 4 width, 4 height, then the bit depth
@@ -300,7 +240,7 @@ def _shallow_samples(
     """Returns samples H×W×C and alpha H×W of an 8-bit image, and the conversion that it took, if any."""
     kept = "L" if grey else "RGB"
     target = f"{kept}A" if has_alpha else kept
-    array = np.array(image if image.mode == target else image.convert(target))
+    array = in_bands(image, lambda part: np.asarray(part if part.mode == target else part.convert(target)))
     array = array if array.ndim == 3 else array[..., None]
     samples, alpha = (array[..., :-1], array[..., -1]) if has_alpha else (array, None)
     if image.mode in (target, kept):
@@ -318,7 +258,7 @@ def _deep_samples(
     and kinds that one of them misreads (planes stored apart) are refused.
     """
     if grey and not has_alpha:
-        return np.asarray(image).astype(np.uint16)[..., None], None, True
+        return in_bands(image, lambda part: np.asarray(part).astype(np.uint16))[..., None], None, True
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width):
         raise ImageError(path, "16 bits a channel, stored in a way that is not read: save it as 16-bit PNG")
@@ -343,15 +283,36 @@ def _high_bytes_agree(image: Pillow.Image, colours_HW3: np.ndarray, alpha_HW: np
     return image.mode == "RGB" or (alpha_HW is not None and np.array_equal(seen[..., 3], alpha_HW >> 8))
 
 
+def _alpha_of_level(samples_HW1: np.ndarray, data: bytes) -> np.ndarray:
+    """Returns the alpha of an 8-bit grey image of a PNG in which one grey level is transparent.
+
+    The level is written in the file's own bits, 1 to 8, whereas the samples reach from 0 to 255 (PNG, 11.3.1.1).
+    """
+    level, highest = transparent_level(data), 2 ** data[24] - 1
+    opaque = np.ones(samples_HW1.shape[:2], bool) if level is None else samples_HW1[..., 0] != level * (255 // highest)
+    return opaque * np.uint8(255)
+
+
 def _has_alpha(image: Pillow.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
-def _orientation_of(image: Pillow.Image) -> int:
-    return _known_orientation(image.getexif().get(ORIENTATION, 1))
+def in_bands(image: Pillow.Image, values_of: Callable[[Pillow.Image], np.ndarray]) -> np.ndarray:
+    """Returns H×W… values of a decoded image, of which `values_of` is given a band of rows at a time."""
+    rows = max(1, BAND // image.width)
+    if rows >= image.height:
+        return np.array(values_of(image))  # torch takes only memory that may be written
+    values = None
+    for top in range(0, image.height, rows):
+        band = values_of(image.crop((0, top, image.width, min(top + rows, image.height))))
+        if values is None:
+            values = np.empty((image.height, *band.shape[1:]), band.dtype)
+        values[top : top + len(band)] = band
+    assert values is not None, "an image has rows"
+    return values
 
 
-def _known_orientation(value: object) -> int:
+def known_orientation(value: object) -> int:
     """Returns EXIF's orientation; 1, as it lies, for anything that is none."""
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

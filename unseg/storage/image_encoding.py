@@ -7,14 +7,15 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from isal import isal_zlib
 from PIL import Image as Pillow
 
-from unseg.storage.files import write_bytes
+from unseg.storage.files import write_durably
 from unseg.storage.image_metadata import NO_METADATA, Metadata
+from unseg.storage.tiff_tags import SIZES, Order
 
 WEBP_SIDE, JPEG_SIDE = 16_383, 65_500  # the most that libwebp and libjpeg write
 Z_RLE, Z_FILTERED = 3, 1  # zlib strategies
@@ -24,7 +25,6 @@ PNG_BAND, PNG_CHUNK = 2**18, 2**30  # bytes that are filtered at once; most byte
 TIFF_STRIP = 2**20  # bytes of pixels in a strip, at most
 TIFF_SHORT, TIFF_LONG, TIFF_BYTES = (3, 2), (4, 4), (7, 1)  # a value's type in TIFF 6.0, and its size in bytes
 XMP_TAG, ICC_TAG = 700, 34675
-Order = Literal["<", ">"]  # of bytes: the least significant first, or last
 
 
 class Deflater(Protocol):
@@ -79,8 +79,11 @@ def encode(
 
 
 def write_png(path: str | Path, pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None) -> str:
-    """Writes a PNG atomically and returns its sha256. pixels: H×W×3 or H×W, uint8 or uint16; alpha: H×W alike."""
-    return write_bytes(path, encode_png(pixels, level, alpha=alpha))
+    """Writes a PNG durably and returns its sha256. pixels: H×W×3 or H×W, uint8 or uint16; alpha: H×W alike.
+
+    A UserError says where the disk does not take it.
+    """
+    return write_durably(path, encode_png(pixels, level, alpha=alpha))
 
 
 def encode_png(
@@ -183,6 +186,9 @@ def encode_tiff(
     for tag, content in ((ICC_TAG, metadata.icc_profile), (XMP_TAG, metadata.xmp)):
         if content:
             own[tag] = TIFF_BYTES, content
+    for tag, type_, content in metadata.georeference:
+        size = SIZES[type_]
+        own[tag] = (type_, size), np.frombuffer(content, f"<u{size}").astype(f"{order}u{size}").tobytes()
     padding = bytes(offsets[-1] % 2)  # directories and values start at even places
     end = offsets[-1] + len(padding)
     header = start[:4] + struct.pack(f"{order}I", end) + start[8:]

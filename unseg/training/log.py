@@ -23,7 +23,7 @@ import numpy as np
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
 from unseg.method.config import PLAYERS
-from unseg.storage.files import write_durably
+from unseg.storage.files import open_for_appending, open_for_reading, write_durably
 from unseg.storage.image_encoding import encode_png
 from unseg.training.phases import Phases
 from unseg.training.pictures import PictureRow, draw
@@ -257,7 +257,10 @@ class TrainingLog:
 def _cut(path: Path, step: int) -> None:
     """Leaves of the log what `kept_lines` says."""
     try:
-        data = path.read_bytes() if path.exists() else b""
+        with open_for_reading(path) as file:
+            data = file.read()
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
     kept = kept_lines(data, step, path)
@@ -269,7 +272,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
     """Adds a line to the log; when this returns, the disk has it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
+        with open_for_appending(path) as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())  # before the checkpoint that says that this step is done

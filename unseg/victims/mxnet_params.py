@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from unseg.errors import UserError
+from unseg.storage.files import open_for_reading
 
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -84,10 +84,7 @@ def read_array(path: Path, entry: ArrayEntry) -> np.ndarray:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        # Not a pipe, on which opening would wait; O_NONBLOCK does not exist everywhere.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path}: is not a regular file; give a .params file")
-        return open(path, "rb")
+        return open_for_reading(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except OSError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +28,9 @@ from unseg.data.annotations.core import (
     index_values,
 )
 from unseg.data.annotations.json_stream import read_entries
-from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown, whole_number
+from unseg.data.annotations.names import ImagesFolder, absent, number_in, safe_name, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
+from unseg.data.name_matching import file_form
 from unseg.data.samples import Problem
 from unseg.errors import UserError
 from unseg.storage.image_decoding import read_image
@@ -50,12 +51,12 @@ class _Matched:
 def _match(index: CocoIndex, folder: ImagesFolder) -> _Matched:
     by_name: dict[str, int] = {}
     without: dict[str, str] = {}
-    for number, (name, _, _) in index.images.items():
+    for number, (name, _, _) in sorted(index.images.items(), key=lambda item: item[1][0] not in folder):
         found = folder.find(name, str(index.path))
-        if found in by_name:
-            other = index.images[by_name[found]][0]
+        other = None if found is None or found not in by_name else index.images[by_name[found]][0]
+        if other is not None and file_form(other) != file_form(name):
             raise UserError(f"{index.path}: both {other} and {name} are {found} in {folder.root}")
-        if found is None:
+        if found is None or other is not None:  # the image is another's, whose very name it has
             without[name] = index.path.name
         else:
             by_name[found] = number
@@ -82,6 +83,12 @@ class _CocoFile(Annotations):
         name, *size = self._index.images[number]
         check_size(self.path, f"the image {name} there", (size[0], size[1]), height, width)
         return self._index.entries_of(number)
+
+    def _is_crowd(self, entry: dict[str, Any], what: str) -> bool:
+        crowd = number_in(entry.get("iscrowd"))
+        if crowd not in (None, 0, 1):
+            raise ImageError(self.path, f"{what}.iscrowd: expected 0 or 1, found {shown(crowd)}")
+        return bool(crowd)
 
 
 def _file_name(image: dict[str, Any], where: str) -> str:
@@ -127,14 +134,21 @@ class CocoInstances(_CocoFile):
             self._add(outlines, f"annotations[{place}]", entry)
         return outlines.finish()
 
+    def _leave_out(self, outlines: OutlineCollector, what: str, entry: dict[str, Any]) -> None:
+        """Passes over an entry without a segmentation; ImageError where it says of an object that it has an area."""
+        reason = "has no segmentation (a box alone says nothing of pixels)"
+        if not self._is_crowd(entry, what) and _has_area(entry):
+            raise ImageError(self.path, f"{what}: {reason}")
+        outlines.leave_out(what, reason)
+
     def _add(self, outlines: OutlineCollector, what: str, entry: dict[str, Any]) -> None:
-        shape, crowd = entry.get("segmentation"), entry.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            raise ImageError(self.path, f"{what}.iscrowd: expected 0 or 1, found {shown(crowd)}")
-        facts = int(entry["category_id"]), int(entry["id"]) if "id" in entry else None, bool(crowd)
+        shape, own_id = entry.get("segmentation"), number_in(entry.get("id"))
+        facts = int(entry["category_id"]), own_id if isinstance(own_id, int) else None, self._is_crowd(entry, what)
         if not shape:
-            raise ImageError(self.path, f"{what}: has no segmentation (a box alone says nothing of pixels)")
+            self._leave_out(outlines, what, entry)
+            return
         if isinstance(shape, list):
+            shape = shape if isinstance(shape[0], list) else [shape]  # one polygon without the list around it
             polygons = [_corners(self.path, f"{what}.segmentation[{part}]", flat) for part, flat in enumerate(shape)]
             outlines.add_polygons(what, polygons, *facts)
             return
@@ -150,6 +164,13 @@ class CocoInstances(_CocoFile):
                 f" {outlines.width}×{outlines.height}",
             )
         outlines.add_counts(what, counts, *facts)
+
+
+def _has_area(entry: dict[str, Any]) -> bool:
+    """Returns whether an entry's box or area is of any size, as far as it says."""
+    box = entry.get("bbox")
+    sides = box[2:4] if isinstance(box, list) else []
+    return bool(entry.get("area")) or (len(sides) == 2 and all(sides))
 
 
 def _corners(path: Path, what: str, flat: object) -> np.ndarray:
@@ -219,7 +240,7 @@ class CocoPanoptic(_CocoFile):
         what = f"annotations[{places[0]}]"
         segments = entry["segments_info"]
         order, known = self._sorted_ids(segments, what)
-        png = self.pngs / safe_name(entry["file_name"], what)
+        png = self._png(safe_name(entry["file_name"], what), what)
         ids = _segment_ids(png, height, width)
         index = index_values(ids, known)
         strangers = ids[(index == len(known)) & (ids != 0)]
@@ -228,10 +249,24 @@ class CocoPanoptic(_CocoFile):
                 png,
                 f"{strangers.size} pixels have ids such as {strangers[0]}, which the json does not list for this image",
             )
-        if any(segment.get("iscrowd", 0) not in (0, 1) for segment in segments):
-            raise ImageError(self.path, f"{what}: iscrowd must be 0 or 1")
-        parts = [self._segment(segments[part], index, place) for place, part in enumerate(order)]
+        parts = [
+            self._segment(segments[part], index, place, f"{what}.segments_info[{part}]")
+            for place, part in enumerate(order)
+        ]
         return Indexed(index, parts, _unseen(index, known))
+
+    def _png(self, name: str, what: str) -> Path:
+        """Returns the PNG file of a name, which may begin with the folder's own name, or be in another Unicode form."""
+        if not (self.pngs / name).is_file():
+            try:
+                name = self._png_files.find(name, what) or name
+            except UserError as error:
+                raise ImageError(self.path, str(error)) from error
+        return self.pngs / name
+
+    @cached_property
+    def _png_files(self) -> ImagesFolder:
+        return ImagesFolder.open(self.pngs)
 
     def _sorted_ids(self, segments: Sequence[dict[str, Any]], what: str) -> tuple[list[int], np.ndarray]:
         """Returns the order of an image's segments by id, and their ids in it, int32."""
@@ -244,13 +279,13 @@ class CocoPanoptic(_CocoFile):
             raise ImageError(self.path, f"{what}: two segments have the id {twice[0]}")
         return order.tolist(), known
 
-    def _segment(self, info: dict[str, Any], index_HW: np.ndarray, place: int) -> Segment:
+    def _segment(self, info: dict[str, Any], index_HW: np.ndarray, place: int, what: str) -> Segment:
         class_id = int(info["category_id"])
         return Segment(
             class_id,
             self._index.categories[class_id],
             instance_id=int(info["id"]),
-            crowd=bool(info.get("iscrowd", 0)),
+            crowd=self._is_crowd(info, what),
             thing=self.classes.is_thing(class_id),
             void=False,
             decode=partial(np.equal, index_HW, place),

@@ -6,27 +6,29 @@ MB stays on disk. Sources: the format page of cocodataset.org; panopticapi for i
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from unseg.data.annotations.core import check_segment_count
 from unseg.data.annotations.json_stream import JsonStream, open_json, stamp
-from unseg.data.annotations.names import shown, whole_number
+from unseg.data.annotations.names import number_in, shown, whole_number
 from unseg.errors import UserError
 
 MAX_IMAGES = 2_000_000
 MAX_ENTRIES = 10_000_000
 MAX_CATEGORIES = 100_000
 MAX_SIDE = 1_000_000  # pixels; a declared size is only compared, never allocated
-MAX_ID = 1000  # characters of an image's id
+MAX_ID = 1000  # characters of an id
 HIGHEST_CATEGORY = 2**31 - 1
 
-ImageId = int | str
+Id = int | str
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class _Scan:
         self.things: set[int] = set()
         self.says_things = False
         self.entry_images, self.entry_begins, self.entry_ends = array("q"), array("q"), array("q")
-        self._numbers: dict[ImageId, int] = {}
+        self._numbers: dict[Id, int] = {}
         self._used: dict[int, str] = {}  # category → the first entry that names it
         self._first_entry: dict[int, int] = {}  # image number → its first annotation
 
@@ -141,7 +143,7 @@ class _Scan:
             )
 
     def _read_annotations(self, stream: JsonStream) -> None:
-        ids = array("q")
+        ids, places = array("q"), array("q")
         for place, (entry, begin, end) in enumerate(stream.elements()):
             where = f"{self.path}: annotations[{place}]"
             need_object(entry, where)
@@ -157,19 +159,23 @@ class _Scan:
             for category in self.form.categories_of(entry, where):
                 if category not in self._used and len(self._used) < MAX_CATEGORIES:
                     self._used[category] = where
-            if "id" in entry and not self.form.one_entry_an_image:
-                ids.append(whole_number(entry["id"], f"{where}.id", -(2**62), 2**62))
+            own_id = entry.get("id")
+            if own_id is not None and not self.form.one_entry_an_image:
+                ids.append(_id_as_number(own_id, f"{where}.id"))
+                places.append(place)
             self.entry_images.append(number)
             self.entry_begins.append(begin)
             self.entry_ends.append(end)
-        self._check_unique(np.asarray(ids))
+        self._check_unique(np.asarray(ids), np.asarray(places))
 
-    def _check_unique(self, ids: np.ndarray) -> None:
-        ids = np.sort(ids)
-        twice = ids[1:][ids[1:] == ids[:-1]]
+    def _check_unique(self, ids: np.ndarray, places: np.ndarray) -> None:
+        order = np.argsort(ids, kind="stable")
+        ids, places = ids[order], places[order]
+        twice = places[1:][ids[1:] == ids[:-1]]
         if twice.size:
             raise UserError(
-                f"{self.path}: {twice.size} annotation ids are there twice, such as {twice[0]}; ids must be unique"
+                f"{self.path}: {twice.size} annotation ids are there twice, such as that of annotations[{twice[0]}];"
+                " ids must be unique"
             )
 
     def _read_categories(self, stream: JsonStream) -> None:
@@ -182,10 +188,10 @@ class _Scan:
             if place >= MAX_CATEGORIES:
                 raise UserError(f"{where}: too many categories")
             name = category.get("name")
-            if not isinstance(name, str):
+            if not isinstance(name, (str, int, float, NoneType)):
                 raise UserError(f"{where}.name: expected a text, found {shown(name)}")
-            self.categories[number] = name
-            thing = category.get("isthing")
+            self.categories[number] = "" if name is None else str(name)
+            thing = number_in(category.get("isthing"))
             if thing not in (None, 0, 1):
                 raise UserError(f"{where}.isthing: expected 0 or 1, found {shown(thing)}")
             self.says_things |= thing is not None
@@ -194,14 +200,7 @@ class _Scan:
 
     def _number(self, image_id: object, where: str) -> int:
         """Returns an image's number; the first mention of an id makes one."""
-        if isinstance(image_id, str) and len(image_id) > MAX_ID:
-            raise UserError(f"{where}: its image's id has over {MAX_ID} characters")
-        known: ImageId
-        if isinstance(image_id, str):
-            known = image_id
-        else:
-            known = whole_number(image_id, f"{where}: its image's id", -(2**62), 2**62)
-        return self._numbers.setdefault(known, len(self._numbers))
+        return self._numbers.setdefault(_read_id(image_id, f"{where}: its image's id"), len(self._numbers))
 
     def check_references(self) -> None:
         """Raises UserError where an annotation names a category or an image that the file does not list."""
@@ -214,6 +213,25 @@ class _Scan:
                 raise UserError(
                     f"{self.path}: annotations[{place}]: the image {shown(image_id)} is not among the file's images"
                 )
+
+
+def _read_id(value: object, where: str) -> Id:
+    """Returns an id, a whole number or any text; a text that holds a number is that number."""
+    number = number_in(value)
+    if not isinstance(number, str):
+        return whole_number(number, where, -(2**62), 2**62)
+    if len(number) > MAX_ID:
+        raise UserError(f"{where}: has over {MAX_ID} characters")
+    return number
+
+
+def _id_as_number(value: object, where: str) -> int:
+    """Returns a number of 8 bytes that stands for an annotation's id: texts need not be kept to tell them apart."""
+    known = _read_id(value, where)
+    if isinstance(known, int):
+        return known
+    digest = hashlib.blake2b(known.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def need_object(value: object, where: str) -> None:

@@ -20,7 +20,8 @@ from unseg.data.masks import MaskKind, object_mask
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.storage.image_limits import ImageError, pixel_count
+from unseg.storage.image_headers import pixel_count
+from unseg.storage.image_limits import ImageError
 
 T = TypeVar("T")
 NO_CLASS = -1  # in class codes: the pixel belongs to nothing that the rule takes

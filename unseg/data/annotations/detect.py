@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from itertools import islice
 from pathlib import Path
 
 from unseg.compute.progress import SILENT, Progress
@@ -11,9 +12,9 @@ from unseg.data.annotations.core import Annotations, first_few
 from unseg.data.annotations.huggingface import TABLES, HuggingFaceTables, table_files
 from unseg.data.annotations.image_folder import METADATA, metadata_files, open_image_folder
 from unseg.data.annotations.json_stream import open_json
-from unseg.data.annotations.label_files import CITYSCAPES_SUFFIXES, Cityscapes, open_label_files
+from unseg.data.annotations.label_files import Cityscapes, is_cityscapes_label, open_label_files
 from unseg.data.annotations.labelme import LabelMe
-from unseg.data.annotations.yolo import Yolo, label_texts, looks_like_yolo
+from unseg.data.annotations.yolo import Yolo, is_empty, label_texts, looks_like_yolo
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.image_limits import IMAGE_SUFFIXES
@@ -190,7 +191,7 @@ def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> di
     hugging = [*metadata_files(folder, problems), *table_files(folder, problems)]
     if hugging:
         found["huggingface"] = hugging
-    cityscapes = [file for file in by_suffix.get(".png", ()) if file.name.endswith(CITYSCAPES_SUFFIXES)]
+    cityscapes = [file for file in by_suffix.get(".png", ()) if is_cityscapes_label(file)]
     if cityscapes:
         found["cityscapes"] = cityscapes
     for file in by_suffix.get(".json", ())[:FILES_LOOKED_AT]:
@@ -198,7 +199,8 @@ def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> di
             format = json_format(file, quiet=True)
             if format is not None:
                 found.setdefault(format, []).append(file)
-    texts = [file for file in label_texts(folder, problems)[:FILES_LOOKED_AT] if looks_like_yolo(file)]
+    labels = (file for file in label_texts(folder, problems) if not is_empty(file))  # empty: an image without objects
+    texts = [file for file in islice(labels, FILES_LOOKED_AT) if looks_like_yolo(file)]
     if texts:
         found["yolo"] = texts
     if not found:

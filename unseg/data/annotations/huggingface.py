@@ -6,13 +6,11 @@ Source: the page on the Image feature in the documentation of `datasets`. An ima
 
 from __future__ import annotations
 
-import importlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,13 +25,14 @@ from unseg.data.annotations.core import (
 )
 from unseg.data.annotations.label_files import label_map
 from unseg.data.annotations.names import ImagesFolder, absent, safe_name
+from unseg.data.annotations.table_files import Pieces, arrow_errors, arrow_pieces, import_arrow, parquet_pieces
 from unseg.data.mask_detection import detect_kind
 from unseg.data.masks import MaskKind, check_kind
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.image_decoding import Label, decode_label
 from unseg.storage.image_limits import IMAGE_SUFFIXES, ImageError
+from unseg.storage.label_decoding import Label, decode_label
 
 TABLES = (".parquet", ".arrow")
 IMAGE_COLUMNS = ("image", "img", "file_name", "image_file_name", "pixel_values")
@@ -54,8 +53,7 @@ MASK_COLUMNS = (
 )
 FILE_NAME = "_file_name"  # mask_file_name is the column mask
 MAX_ROWS = 2_000_000
-MAX_ROW_GROUP = 1 << 29  # bytes, decoded
-ARROW_FILE = b"ARROW1"  # how arrow's file form begins; its stream form has no mark
+KEPT = 1 << 26  # bytes of each column
 
 
 def choose_columns(names: Sequence[str], given: str | None, where: str) -> tuple[str, str]:
@@ -121,7 +119,7 @@ class HuggingFaceTables(Annotations):
         rows: dict[str, tuple[_Table, int]] = {}
         without: dict[str, str] = {}
         for table in tables:
-            _match_rows(table, root, folder, rows, without)
+            problems += _match_rows(table, root, folder, rows, without)
         missing = [*problems, *(folder.problems if folder else ()), *absent(without)]
         found = detect_kind(list(rows.values()), pool, progress, opener=lambda item: item[0].mask(item[1]))
         statement = (
@@ -159,8 +157,12 @@ def _match_rows(
     folder: ImagesFolder | None,
     rows: dict[str, tuple[_Table, int]],
     without: dict[str, str],
-) -> None:
-    """Adds a table's rows to `rows` by image name, and what has no image to `without`, by the name it should have."""
+) -> list[Problem]:
+    """Adds a table's rows to `rows` by image name, and what has no image to `without`, by the name it should have.
+
+    Returns the rows that name no image.
+    """
+    nameless = []
     stem = table.path.relative_to(root).with_suffix("").as_posix()
     for row, image_path in enumerate(table.image_paths()):
         where = f"{table.path}: row {row}"
@@ -169,6 +171,9 @@ def _match_rows(
             suffix = Path(last or "").suffix.lower()  # anyone's text: only known ones become part of a name
             name: str | None = f"{stem}/{row:06d}{suffix if suffix in IMAGE_SUFFIXES else '.png'}"
             wanted = ""
+        elif not last:
+            nameless.append(Problem(f"{stem}/{row:06d}", f"the row {row} of {table.path.name} names no image"))
+            continue
         else:
             wanted = safe_name(last, f"{where}: {table.image_column}.path")
             name = folder.find(wanted, where)
@@ -178,6 +183,7 @@ def _match_rows(
             without[wanted] = table.path.name
         else:
             rows[name] = table, row
+    return nameless
 
 
 def table_files(path: Path, problems: list[Problem]) -> list[Path]:
@@ -186,31 +192,53 @@ def table_files(path: Path, problems: list[Problem]) -> list[Path]:
     return [file for file in files if file.suffix.lower() in TABLES and not file.name.startswith("cache-")]
 
 
-@dataclass(frozen=True)
-class _Pieces:
-    """A table's row groups or record batches. read returns one piece of one column, as a table of its own."""
+class _Window:
+    """The parts of one piece of a column that were read last, up to `KEPT` bytes; rows are asked for in rising order.
 
-    schema: Any
-    lengths: Sequence[int]
-    read: Callable[[int, str], Any]
+    A row that lies before what is kept makes it start anew.
+    """
+
+    def __init__(self, pieces: Pieces, piece: int, column: str) -> None:
+        self._parts, self.piece = pieces.read(piece, column), piece
+        self._next = 0
+        self._kept: deque[tuple[int, Any]] = deque()
+        self._bytes = 0
+
+    @property
+    def first(self) -> int:
+        """Returns the first row that can still be had."""
+        return self._kept[0][0] if self._kept else 0
+
+    def cell(self, row: int) -> Any:
+        """Returns a cell of the column; row: counted from the piece's first, and not before `first`."""
+        while row >= self._next:
+            part = next(self._parts)
+            part.validate(full=True)  # arrow itself trusts the offsets in a file
+            self._kept.append((self._next, part.column(0)))
+            self._next += part.num_rows
+            self._bytes += part.nbytes
+            while self._bytes > KEPT and len(self._kept) > 1:
+                self._bytes -= self._kept.popleft()[1].nbytes
+        start, cells = next(item for item in reversed(self._kept) if item[0] <= row)
+        return cells[row - start]
 
 
 class _Table:
-    """A file of rows, in pieces; of each column the piece that was used last is kept."""
+    """A file of rows, in pieces; of each column what was used last is kept."""
 
-    def __init__(self, path: Path, pieces: _Pieces, image_column: str, mask_column: str) -> None:
+    def __init__(self, path: Path, pieces: Pieces, image_column: str, mask_column: str) -> None:
         self.path, self.image_column, self.mask_column = path, image_column, mask_column
         self._pieces = pieces
         self._first_rows = np.cumsum([0, *pieces.lengths])
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[int, Any]] = {}
+        self._windows: dict[str, _Window] = {}
 
     @classmethod
     def open(cls, path: Path, column: str | None) -> _Table:
         """Opens a file and finds the columns of images and masks. column: the masks', where the user names it."""
         try:
-            pieces = _parquet_pieces(path) if path.suffix.lower() == ".parquet" else _arrow_pieces(path)
-        except _arrow_errors() as error:
+            pieces = parquet_pieces(path) if path.suffix.lower() == ".parquet" else arrow_pieces(path)
+        except arrow_errors() as error:
             raise UserError(f"{path}: is broken: {_one_line(error)}") from error
         names = [field.name for field in pieces.schema if _holds_images(field.type)]
         return cls(path, pieces, *choose_columns(names, column, str(path)))
@@ -225,18 +253,19 @@ class _Table:
         return _Table.open, (self.path, self.mask_column)
 
     def image_paths(self) -> Iterator[str | None]:
-        """Yields for each row the path that its image's cell holds, None where the cell is empty."""
-        for piece in range(len(self._pieces.lengths)):
-            for value in self._piece(piece, f"{self.image_column}.path"):
-                yield None if value is None else value.as_py()["path"]
+        """Yields for each row the path that its image's cell holds, None where it has none or is null."""
+        column = f"{self.image_column}.path"
+        for row in range(self.row_count):
+            value = self._cell(row, column)
+            yield None if not value.is_valid else value["path"].as_py()
 
     def encoded(self, row: int, column: str) -> bytes:
         """Returns the file that a cell holds; ImageError where it holds none."""
-        piece = int(np.searchsorted(self._first_rows, row, "right")) - 1
         with self._lock:
-            cell = self._piece(piece, column)[row - int(self._first_rows[piece])].as_py()
+            cell = self._cell(row, column).as_py()
         if not cell or not cell["bytes"]:
-            raise ImageError(self.path, f"row {row}: the column {column} holds no bytes, only a path")
+            there = "only a path" if cell and cell["path"] else "which is empty"
+            raise ImageError(self.path, f"row {row}: the column {column} holds no bytes, {there}")
         return cell["bytes"]
 
     def mask(self, row: int, size: tuple[int, int] | None = None) -> Label:
@@ -249,57 +278,23 @@ class _Table:
         except ImageError as error:
             raise ImageError(self.path, f"row {row}: {error.reason}") from error
 
-    def _piece(self, piece: int, column: str) -> Any:
-        """Returns a piece of a column as an array, checked: arrow itself trusts the offsets in a file."""
-        if column not in self._kept or self._kept[column][0] != piece:
-            try:
-                table = self._pieces.read(piece, column)
-                table.validate(full=True)
-                self._kept[column] = piece, table.column(0)
-            except _arrow_errors() as error:
-                raise ImageError(self.path, f"is broken: {_one_line(error)}") from error
-        return self._kept[column][1]
-
-
-def _parquet_pieces(path: Path) -> _Pieces:
-    file = _import("pyarrow.parquet").ParquetFile(path)
-    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-    largest = max((group.total_byte_size for group in groups), default=0)
-    if largest > MAX_ROW_GROUP:
-        raise UserError(
-            f"{path}: a row group of {largest >> 20} MB; write it anew with row groups of at most"
-            f" {MAX_ROW_GROUP >> 20} MB"
-        )
-    lengths = [group.num_rows for group in groups]
-
-    def read(piece: int, column: str) -> Any:
-        return file.read_row_group(piece, [column], use_threads=False)
-
-    return _Pieces(file.schema_arrow, lengths, read)
-
-
-def _arrow_pieces(path: Path) -> _Pieces:
-    arrow, ipc = _import("pyarrow"), _import("pyarrow.ipc")
-    source = arrow.memory_map(str(path))
-    with open(path, "rb") as file:
-        is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
-    if is_file:
-        reader = ipc.open_file(source)
-        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    else:  # what save_to_disk writes
-        reader = ipc.open_stream(source)
-        batches = list(reader)
-    tables = [arrow.Table.from_batches([batch]) for batch in batches]
-
-    def read(piece: int, column: str) -> Any:
-        return tables[piece].select([column.partition(".")[0]])
-
-    return _Pieces(reader.schema, [batch.num_rows for batch in batches], read)
+    def _cell(self, row: int, column: str) -> Any:
+        piece = int(np.searchsorted(self._first_rows, row, "right")) - 1
+        within = row - int(self._first_rows[piece])
+        window = self._windows.get(column)
+        if window is None or window.piece != piece or within < window.first:
+            window = self._windows[column] = _Window(self._pieces, piece, column)
+        broken: tuple[type[Exception], ...] = (StopIteration, *arrow_errors())
+        try:
+            return window.cell(within)
+        except broken as error:
+            del self._windows[column]
+            raise ImageError(self.path, f"is broken: {_one_line(error)}") from error
 
 
 def _holds_images(kind: Any) -> bool:
     """Returns whether an arrow type is that of encoded images: a struct of bytes and path."""
-    types = _import("pyarrow").types
+    types = import_arrow("pyarrow").types
     if not types.is_struct(kind):
         return False
     fields = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
@@ -310,20 +305,5 @@ def _holds_images(kind: Any) -> bool:
     return is_data and (types.is_string(path) or types.is_large_string(path))
 
 
-def _arrow_errors() -> tuple[type[Exception], ...]:
-    """Returns what reading a broken table raises."""
-    return _import("pyarrow").ArrowException, OSError, UnicodeDecodeError
-
-
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            "Hugging Face tables (.parquet, .arrow) need pyarrow: pip install 'unseg[huggingface]', or"
-            " pip install pyarrow"
-        ) from error

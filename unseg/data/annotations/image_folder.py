@@ -9,6 +9,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from unseg.data.annotations.names import ImagesFolder, absent, safe_name, shown
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.storage.image_limits import IMAGE_SUFFIXES
+from unseg.storage.text_encoding import open_text
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_LINE = 1 << 20  # characters of metadata a row
+MAX_COLUMNS = 1000
 
 
 def open_image_folder(
@@ -34,17 +37,25 @@ def open_image_folder(
     folder = ImagesFolder.open(images_root)
     files: dict[str, Path] = {}
     without: dict[str, str] = {}
+    without_mask: set[str] = set()
     for metadata in found:
+        columns = _columns(metadata, column)
+        masks = _MaskPlaces(metadata.parent)
         for number, row in enumerate(_rows(metadata), 1):
             where = f"{metadata}: row {number}"
-            name, mask = _names_in(row, column, where)
+            name, mask = (_name_in(row, one, where) for one in columns)
+            if name is None:
+                problems.append(Problem(f"{metadata.name} row {number}", f"names no image in {columns[0]}"))
+                continue
             there = _image_of(metadata.parent, name, folder, where)
-            if there in files:
+            if there in files or there in without_mask:
                 raise UserError(f"{where}: {there} is there twice")
             if there is None:
                 without[name] = metadata.name
+            elif mask is None:
+                without_mask.add(there)  # nothing is said of it, as of an image that has no row
             else:
-                files[there] = metadata.parent / mask
+                files[there] = masks.find(mask, where)
             if number > MAX_ROWS:
                 raise UserError(f"{metadata}: over {MAX_ROWS} rows")
     missing = [*problems, *folder.problems, *absent(without)]
@@ -57,12 +68,40 @@ def open_image_folder(
     return annotations
 
 
-def _names_in(row: Mapping[str, Any], column: str | None, where: str) -> tuple[str, str]:
-    """Returns the file names of a row's image and mask."""
-    columns = [key for key, value in row.items() if isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)]
-    image_column, mask_column = choose_columns(columns, column, where)
-    image = safe_name(row[image_column], f"{where}: {image_column}")
-    return image, safe_name(row[mask_column], f"{where}: {mask_column}")
+def _columns(metadata: Path, column: str | None) -> tuple[str, str]:
+    """Returns the columns of images and of masks, by what all rows hold. column: the masks', as the user named it."""
+    names: dict[str, None] = {}
+    for row in _rows(metadata):
+        names |= dict.fromkeys(key for key, value in row.items() if _is_image_name(value))
+        if len(names) > MAX_COLUMNS:
+            raise UserError(f"{metadata}: over {MAX_COLUMNS} columns of images")
+    return choose_columns(list(names), column, str(metadata))
+
+
+def _is_image_name(value: object) -> bool:
+    return isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _name_in(row: Mapping[str, Any], column: str, where: str) -> str | None:
+    """Returns the file name in a row's column; None where the cell is empty."""
+    value = row.get(column)
+    return None if value is None or value == "" else safe_name(value, f"{where}: {column}")
+
+
+class _MaskPlaces:
+    """Finds masks by the names that metadata in `parent` give them, which may be in another Unicode form."""
+
+    def __init__(self, parent: Path) -> None:
+        self.parent = parent
+
+    @cached_property
+    def _there(self) -> ImagesFolder:
+        return ImagesFolder.open(self.parent)
+
+    def find(self, name: str, where: str) -> Path:
+        """Returns the mask of that name, or of another form of it; whether it is there shows when it is read."""
+        exact = self.parent / name
+        return exact if exact.is_file() else self.parent / (self._there.find_here(name, where) or name)
 
 
 def _image_of(parent: Path, name: str, folder: ImagesFolder, where: str) -> str | None:
@@ -71,7 +110,7 @@ def _image_of(parent: Path, name: str, folder: ImagesFolder, where: str) -> str 
     if not image.is_relative_to(root):
         return folder.find(name, where)
     there = image.relative_to(root).as_posix()  # a mask may have the same name in another folder
-    return there if there in folder else None
+    return folder.find_here(there, where)
 
 
 def metadata_files(path: Path, problems: list[Problem]) -> list[Path]:
@@ -83,7 +122,7 @@ def metadata_files(path: Path, problems: list[Problem]) -> list[Path]:
 
 def _rows(metadata: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        with open(metadata, encoding="utf-8-sig", newline="") as file:
+        with open_text(metadata, newline="") as file:
             if metadata.suffix == ".csv":
                 yield from csv.DictReader(_bounded(metadata, file), restkey="", strict=True)
                 return

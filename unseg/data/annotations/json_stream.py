@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unseg.errors import UserError
+from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import ImageError
+from unseg.storage.text_encoding import LONGEST_MARK, encoding_of
 
 CHUNK = 1 << 20  # bytes
 MAX_ENTRY = 8 << 20  # characters; a text of this length can become 240 MB of Python objects
 MAX_MEMBERS = 10_000  # of the outermost object
 SPACE = re.compile(r"[ \t\n\r]*")
+PLAIN = re.compile(r'[^"\\]*')  # of a text, up to its end or what is escaped
 NUMBER = re.compile(r"[0-9.eE+-]*")  # what may still belong to a number where the text so far ends
 DECODER = json.JSONDecoder()
 
@@ -29,24 +32,25 @@ DECODER = json.JSONDecoder()
 def open_json(path: Path) -> Iterator[JsonStream]:
     """Opens the stream of a JSON file whose outermost value is an object; UserError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             yield JsonStream(path, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 class JsonStream:
-    """Reads a JSON object: `for key in stream.members()`, then `value`, `elements` (to its end) or `skip` a key."""
+    """Reads a JSON object: `for key in stream.members()`, then `value`, `elements` (to its end) or `skip` a key.
+
+    encoding: UTF-8, or what the file's byte order mark says.
+    """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self._file = path, file
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._text, self._at, self._ended = "", 0, False
-        self._marked_at = self._marked_byte = 0
-        if file.read(3) == codecs.BOM_UTF8:
-            self._marked_byte = 3
-        else:
-            file.seek(0)
+        self.encoding, self._marked_byte = encoding_of(file.read(LONGEST_MARK))
+        self._marked_at = 0
+        self._decoder = codecs.getincrementaldecoder(self.encoding)()
+        file.seek(self._marked_byte)
 
     def members(self) -> Iterator[str]:
         """Yields the keys of the outermost object, each once."""
@@ -124,20 +128,18 @@ class JsonStream:
     def _skip_text(self) -> None:
         self._at += 1
         while True:
-            quote = self._text.find('"', self._at)
-            escape = self._text.find("\\", self._at, quote if quote >= 0 else len(self._text))
-            if escape >= 0:
-                self._at = escape + 1
+            self._at = _end_of(PLAIN, self._text, self._at)
+            if self._at == len(self._text):
+                if not self._more():
+                    raise self._error("a text without end; is the file cut short?")
+            elif self._text[self._at] == '"':
+                self._at += 1
+                return
+            else:
+                self._at += 1
                 if self._at == len(self._text):
                     self._more()
                 self._at += 1  # whatever is escaped, a quote perhaps
-            elif quote >= 0:
-                self._at = quote + 1
-                return
-            else:
-                self._at = len(self._text)
-                if not self._more():
-                    raise self._error("a text without end; is the file cut short?")
 
     def _closes(self, bracket: str) -> bool:
         """Returns whether the list or object ends here; else its next entry follows."""
@@ -163,9 +165,9 @@ class JsonStream:
         self._byte()
         data = self._file.read(size)
         try:
-            added = self._utf8.decode(data, not data)
+            added = self._decoder.decode(data, not data)
         except UnicodeDecodeError as error:
-            raise self._error(f"not UTF-8 ({error.reason}): save it as UTF-8") from error
+            raise self._error(f"not {self.encoding.upper()} ({error.reason}): save it as UTF-8") from error
         self._ended = not data
         self._text = self._text[self._at :] + added
         self._at = self._marked_at = 0
@@ -173,7 +175,7 @@ class JsonStream:
 
     def _byte(self) -> int:
         """Returns where in the file the next character stands."""
-        self._marked_byte += len(self._text[self._marked_at : self._at].encode())
+        self._marked_byte += len(self._text[self._marked_at : self._at].encode(self.encoding))
         self._marked_at = self._at
         return self._marked_byte
 
@@ -204,7 +206,7 @@ def read_entries(path: Path, spans: Sequence[tuple[int, int]], known: tuple[int,
     if stamp(path) != known:
         raise ImageError(path, "changed while it was in use: start again")
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             for begin, end in spans:
                 file.seek(begin)
                 yield json.loads(file.read(end - begin))

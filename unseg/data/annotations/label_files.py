@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations.core import (
@@ -28,11 +27,14 @@ from unseg.data.annotations.core import (
 from unseg.data.annotations.names import ImagesFolder
 from unseg.data.mask_detection import detect_kind
 from unseg.data.masks import MASK_KINDS, MaskKind, check_kind, object_mask, values_of
+from unseg.data.name_matching import file_form, paired_names
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import Problem, find_samples, walk
 from unseg.errors import UserError
-from unseg.storage.image_decoding import Label, open_label
-from unseg.storage.image_limits import DECODE_ERRORS, FORMATS, IMAGE_SUFFIXES
+from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.image_limits import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
+from unseg.storage.image_opening import opened
+from unseg.storage.label_decoding import Label, open_label
 
 VOC_CLASSES = (
     "background",
@@ -111,7 +113,7 @@ NAMED: dict[str, tuple[MaskKind, str]] = {
     "soft": ("soft", "above 127 is object"),
     "trimap": ("trimap", "all but black is object"),
 }
-CITYSCAPES_OWN = re.compile(r"_gt(Fine|Coarse)_\w+\.png$")  # labels, instances and pictures of them
+CITYSCAPES_OWN = re.compile(r"_gt(Fine|Coarse)_\w+\.(?i:png)$")  # labels, instances and pictures of them
 CITYSCAPES_SUFFIXES = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
 
 
@@ -217,9 +219,9 @@ def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
     if folder.name.startswith(VOC_INSTANCES) or not paths:
         return False
     try:
-        with Pillow.open(paths[0], formats=FORMATS) as image:
-            palette = image.getpalette() if image.mode == "P" else None
-    except DECODE_ERRORS:
+        with opened(paths[0], bytes_of_image(paths[0], MAX_PIXELS), MAX_PIXELS) as found:
+            palette = found.image.getpalette() if found.image.mode == "P" else None
+    except ImageError:
         return False
     return palette is not None and palette[: 3 * len(VOC_CLASSES)] == voc_palette()[: 3 * len(VOC_CLASSES)]
 
@@ -265,10 +267,9 @@ class Cityscapes(Annotations):
             tuple(f"_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES),
             images_root,
         )
-        files = {
-            image.relative_to(images_root).as_posix(): labels[key] for key, image in images.items() if key in labels
-        }
-        for label in sorted(labels[key] for key in labels.keys() - images.keys()):
+        pairs = paired_names(images, labels)
+        files = {images[key].relative_to(images_root).as_posix(): labels[label] for key, label in pairs.items()}
+        for label in sorted(labels[key] for key in labels.keys() - set(pairs.values())):
             problems.append(Problem(label.relative_to(path).as_posix(), "a label file without an image"))
         instances = sum(_instances_beside(label).is_file() for label in labels.values())
         statement = (
@@ -314,15 +315,20 @@ class Cityscapes(Annotations):
         )
 
 
+def is_cityscapes_label(path: Path) -> bool:
+    """Returns whether a file has the name of Cityscapes' class ids."""
+    return file_form(path.name).endswith(CITYSCAPES_SUFFIXES)
+
+
 def _instances_beside(label: Path) -> Path:
-    return label.with_name(label.name.replace("_labelIds.png", "_instanceIds.png"))
+    return label.with_name(label.name.replace("_labelIds.", "_instanceIds."))
 
 
 def _by_key(paths: Sequence[Path], suffixes: Sequence[str], root: Path) -> dict[str, Path]:
     """Returns files by what stands before the suffix; UserError where two have the same."""
     found: dict[str, Path] = {}
     for path in paths:
-        suffix = next((suffix for suffix in suffixes if path.name.endswith(suffix)), None)
+        suffix = next((suffix for suffix in suffixes if file_form(path.name).endswith(suffix)), None)
         if suffix is None:
             continue
         key = path.name[: -len(suffix)]

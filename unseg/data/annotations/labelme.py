@@ -27,15 +27,17 @@ from unseg.data.annotations.core import (
     first_few,
 )
 from unseg.data.annotations.json_stream import open_json
-from unseg.data.annotations.names import ImagesFolder, safe_name, shown, whole_number
+from unseg.data.annotations.names import ImagesFolder, number_in, safe_name, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.annotations.yolo import read_names
+from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.image_decoding import decode_label
 from unseg.storage.image_limits import ImageError
+from unseg.storage.label_decoding import decode_label
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"
+OUTLINES = ("polygon", "rotation")  # the second: X-AnyLabeling's rectangles that are turned, as their four corners
 WITHOUT_AREA = ("line", "linestrip", "point", "points")
 LABELS_FILE = "labels.txt"
 MAX_SHAPES = 100_000  # a file, while names are gathered
@@ -97,7 +99,8 @@ class LabelMe(Annotations):
             raise UserError(f"{path}: no LabelMe file (.json) there")
         folder = ImagesFolder.open(images_root)
         listed = next((place / LABELS_FILE for place in (root, root.parent) if (place / LABELS_FILE).is_file()), None)
-        found = _gather(track(progress, files, len(files), "annotations"), root, folder, listed is None)
+        images = _Stems(folder, [_stem_in(root, file) for file in files])
+        found = _gather(track(progress, files, len(files), "annotations"), root, images, listed is None)
         if len(found.broken) == len(files):
             raise found.broken[0]
         ids = _ids_of(found.labels) if listed is None else _ids_in(listed)
@@ -140,14 +143,12 @@ class LabelMe(Annotations):
         check_size(path, "the image there", (declared_height, declared_width), height, width)
 
     def _add(self, outlines: OutlineCollector, what: str, kind: object, shape: dict[str, Any]) -> None:
-        path, label, group = outlines.path, shape["label"], shape.get("group_id")
+        path, label = outlines.path, shape["label"]
         if label not in self._ids:
             raise ImageError(path, f"{what}: the label {shown(label)} is not in {LABELS_FILE}")
-        if group is not None:
-            group = whole_number(group, f"{path}: {what}.group_id", -(2**53))
-        facts = self._ids[label], group
+        facts = self._ids[label], _group(shape.get("group_id"), f"{path}: {what}.group_id")
         points = _points(path, what, shape.get("points"))
-        if kind == "polygon":
+        if kind in OUTLINES or (kind == "rectangle" and len(points) == 4):
             outlines.add_polygons(what, [points], *facts)
             return
         if kind not in ("rectangle", "circle", "mask"):
@@ -155,7 +156,11 @@ class LabelMe(Annotations):
                 path, f"{what}: unknown shape_type {shown(kind)}; polygon, rectangle, circle and mask are read"
             )
         if len(points) != 2:
-            raise ImageError(path, f"{what}: a {kind} has two points, this one {len(points)}")
+            reason = f"a {kind} has two points, this one {len(points)}"
+            if len(points) > 2 or kind == "mask":
+                raise ImageError(path, f"{what}: {reason}")
+            outlines.leave_out(what, reason)
+            return
         if kind == "mask":
             mask = _placed(path, what, shape.get("mask"), points, outlines.height, outlines.width)
             outlines.add_mask(what, mask, *facts)
@@ -168,14 +173,30 @@ class LabelMe(Annotations):
 # --- looking at all the files ----------------------------------------------------------------------------------------
 
 
-def _gather(files: Iterable[Path], root: Path, folder: ImagesFolder, gather_labels: bool) -> _Gathered:
+class _Stems:
+    """Finds a folder's images by a file's name without suffix. stems: of all the files."""
+
+    def __init__(self, folder: ImagesFolder, stems: Iterable[str]) -> None:
+        self.folder = folder
+        self._images: dict[str, list[str]] = {}
+        for name in folder.names:
+            self._images.setdefault(stem_of(name), []).append(name)
+        self._pairs = paired_names(stems, self._images)
+
+    def of(self, stem: str) -> list[str]:
+        """Returns the images of that name, or of another form of it."""
+        return self._images[self._pairs[stem]] if stem in self._pairs else []
+
+
+def _stem_in(root: Path, file: Path) -> str:
+    return stem_of(file.relative_to(root).as_posix())
+
+
+def _gather(files: Iterable[Path], root: Path, images: _Stems, gather_labels: bool) -> _Gathered:
     """Looks at every file; UserError where two are for one image.
 
     A file that cannot be read concerns its image alone.
     """
-    by_stem: dict[str, list[str]] = {}
-    for name in folder.names:
-        by_stem.setdefault(stem_of(name), []).append(name)
     found = _Gathered()
     for file in files:
         relative = file.relative_to(root).as_posix()
@@ -188,7 +209,7 @@ def _gather(files: Iterable[Path], root: Path, folder: ImagesFolder, gather_labe
         found.labels |= said.labels
         if len(found.labels) > MAX_LABELS:
             raise UserError(f"{file}: over {MAX_LABELS} different labels")
-        image = _image_of(relative, said.image_path, file, by_stem, folder)
+        image = _image_of(relative, said.image_path, file, images)
         if image is None:
             found.problems.append(Problem(relative, reason))
         elif image in found.files:
@@ -211,12 +232,10 @@ def _said(file: Path, gather_labels: bool) -> _Said:
     return _Said(said.get("imagePath"), said.get("imageHeight"), said.get("imageWidth"), frozenset(labels))
 
 
-def _image_of(
-    relative: str, image_path: object, file: Path, by_stem: Mapping[str, list[str]], folder: ImagesFolder
-) -> str | None:
+def _image_of(relative: str, image_path: object, file: Path, images: _Stems) -> str | None:
     """Returns a file's image: by its own name without suffix, else by the last part of imagePath, beside the file."""
     last = _last_part(image_path, file)
-    candidates = by_stem.get(stem_of(relative), [])
+    candidates = images.of(stem_of(relative))
     if len(candidates) > 1:
         candidates = [name for name in candidates if name.rpartition("/")[2] == last] or candidates
     if len(candidates) > 1:
@@ -226,7 +245,7 @@ def _image_of(
     if last is None:
         return None
     parent = relative.rpartition("/")[0]
-    return folder.find(f"{parent}/{last}" if parent else last, str(file))
+    return images.folder.find(f"{parent}/{last}" if parent else last, str(file))
 
 
 def _last_part(image_path: object, file: Path) -> str | None:
@@ -280,6 +299,12 @@ def _ids_in(path: Path) -> dict[str, int]:
     kept = [name for name in names if name != IGNORED]
     ids = {name: number for number, name in enumerate(kept)}
     return ids | ({IGNORED: len(kept)} if IGNORED in names else {})
+
+
+def _group(value: object, where: str) -> int | None:
+    """Returns a shape's group as the number of its instance; None where it has none, or a text that is no number."""
+    number = number_in(value)
+    return None if number is None or isinstance(number, str) else whole_number(number, where, -(2**53))
 
 
 def _points(path: Path, what: str, points: object) -> np.ndarray:

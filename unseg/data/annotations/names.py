@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from unseg.data.name_matching import file_form, unicode_form
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.image_limits import IMAGE_SUFFIXES
+from unseg.storage.picture_kinds import is_picture
 
 MAX_NAME = 255  # bytes a part of a path, on every common file system
 MAX_PATH = 4096
 DRIVE = re.compile(r"[A-Za-z]:")
+NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as a program writes a whole number in a text
 
 
 def safe_name(name: object, where: str) -> str:
@@ -47,11 +49,18 @@ def shown(value: object, at_most: int = 80) -> str:
 
 
 def whole_number(value: object, where: str, low: int = 0, high: int = 2**53) -> int:
-    """Returns an integer from low to high; JSON's 3.0, as some exporters write, is one too."""
-    number = int(value) if type(value) is float and value.is_integer() else value
+    """Returns an integer from low to high; 3.0 and "3", as some exporters write, are ones too."""
+    number = number_in(value)
     if type(number) is not int or not low <= number <= high:
         raise UserError(f"{where}: expected a whole number from {low} on, found {shown(value)}")
     return number
+
+
+def number_in(value: object) -> object:
+    """Returns the whole number that a float or a text stands for; anything else as it is."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 class ImagesFolder:
@@ -63,9 +72,6 @@ class ImagesFolder:
     def __init__(self, root: Path, names: Sequence[str], problems: Sequence[Problem] = ()) -> None:
         self.root, self.names, self.problems = root, tuple(names), tuple(problems)
         self._known = set(names)
-        self._by_last_part: dict[str, list[str]] = {}
-        for name in names:
-            self._by_last_part.setdefault(name.rpartition("/")[2], []).append(name)
 
     @classmethod
     def open(cls, root: Path) -> ImagesFolder:
@@ -74,12 +80,20 @@ class ImagesFolder:
             raise UserError(f"{root}: no such folder of images")
         problems: list[Problem] = []
         files = walk(root, problems)
-        names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+        names = sorted(path.relative_to(root).as_posix() for path in files if is_picture(path))
         return cls(root, names, problems)
 
     @cached_property
+    def _exact(self) -> _Endings:
+        return _Endings(self.names, str)
+
+    @cached_property
+    def _forms(self) -> _Endings:
+        return _Endings(self.names, file_form)
+
+    @cached_property
     def _root_parts(self) -> tuple[str, ...]:
-        return self.root.resolve().parts
+        return tuple(map(unicode_form, self.root.resolve().parts))
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
@@ -88,22 +102,70 @@ class ImagesFolder:
         """Returns the image that annotations call `name`, relative to the root; None where it is not there.
 
         Found under the very name; or where the name starts with the root's own last folders (train2017/1.jpg in
-        …/train2017); or in one sub-folder (1.jpg as city/1.jpg). UserError where two sub-folders have it.
+        …/train2017); or in one sub-folder (1.jpg as city/1.jpg). Where none of these is there, the same counts for
+        names in another Unicode form, or with the suffix in another case. UserError where two images may be meant.
         """
         if name in self._known:
             return name
+        return self._find(self._exact, name, where) or self._find(self._forms, name, where)
+
+    def find_here(self, name: str, where: str) -> str | None:
+        """Returns the image of that name, or of another form of it, as `find` does, in the very place that it names."""
+        return name if name in self._known else self._only(self._forms.whole(name), name, where)
+
+    def _find(self, endings: _Endings, name: str, where: str) -> str | None:
+        """Returns the image that a name stands for by its place, its place from the root's own folders, or its end."""
+        found = self._only(endings.whole(name), name, where)
         parts = name.split("/")
-        for count in range(1, len(parts)):
-            rest = "/".join(parts[count:])
-            if tuple(parts[:count]) == self._root_parts[-count:] and rest in self._known:
-                return rest
-        deeper = [there for there in self._by_last_part.get(parts[-1], ()) if there.endswith(f"/{name}")]
-        if len(deeper) > 1:
+        for count in range(1, min(len(parts), len(self._root_parts) + 1)):
+            if found is None and tuple(map(unicode_form, parts[:count])) == self._root_parts[-count:]:
+                found = self._only(endings.whole("/".join(parts[count:])), name, where)
+        return found or self._only(endings.ending_in(name), name, where)
+
+    def _only(self, choices: Sequence[str], name: str, where: str) -> str | None:
+        if len(choices) > 1:
             raise UserError(
-                f"{where}: {name} may be {deeper[0]} or {deeper[1]} in {self.root}; give the sub-folder as"
-                " the images' folder"
+                f"{where}: {name} may be {choices[0]} or {choices[1]} in {self.root}; rename one of them, or give its"
+                " own folder as the images' folder"
             )
-        return deeper[0] if deeper else None
+        return choices[0] if choices else None
+
+
+class _Endings:
+    """Names by their last parts, as a form of them has these: each look-up takes the same time, however many there are.
+
+    Tables are made when a name of so many parts is first looked up.
+    """
+
+    def __init__(self, names: Sequence[str], form: Callable[[str], str]) -> None:
+        self._names, self._form = names, form
+        self._deepest = max((name.count("/") + 1 for name in names), default=0)
+        self._by_count: dict[int, dict[str, list[str]]] = {}
+
+    @cached_property
+    def _whole(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self._names:
+            found.setdefault(self._form(name), []).append(name)
+        return found
+
+    def whole(self, name: str) -> Sequence[str]:
+        """Returns the names that are this one."""
+        return self._whole.get(self._form(name), ())
+
+    def ending_in(self, name: str) -> Sequence[str]:
+        """Returns the names whose last parts are this one."""
+        count = name.count("/") + 1
+        if count > self._deepest:
+            return ()
+        if count not in self._by_count:
+            found: dict[str, list[str]] = {}
+            for there in self._names:
+                parts = there.rsplit("/", count)
+                if len(parts) >= count:
+                    found.setdefault(self._form("/".join(parts[-count:])), []).append(there)
+            self._by_count[count] = found
+        return self._by_count[count].get(self._form(name), ())
 
 
 def absent(names: Mapping[str, str]) -> list[Problem]:

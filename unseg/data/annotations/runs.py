@@ -104,10 +104,13 @@ def runs_of_polygons(polygons: Sequence[np.ndarray], height: int, width: int) ->
     return runs_of_counts(parse_counts(merged["counts"]), height, width), cut
 
 
+def outline_length(corners_N2: np.ndarray) -> float:
+    """Returns how many pixels of outline pycocotools draws: along each side the longer of its two extents."""
+    return float(np.abs(np.diff(corners_N2, axis=0, append=corners_N2[:1])).max(axis=1).sum())
+
+
 def check_polygon(corners_N2: np.ndarray, height: int, width: int) -> bool:
     """Returns whether the polygon reaches noticeably outside; OutlineError where it cannot be drawn."""
-    if len(corners_N2) < 3:
-        raise OutlineError(f"a polygon with {len(corners_N2)} corners; it needs 3")
     if not np.isfinite(corners_N2).all():
         raise OutlineError("a polygon with a corner that is not a finite number")
     size = np.array([width, height], np.float64)
@@ -121,9 +124,9 @@ def check_polygon(corners_N2: np.ndarray, height: int, width: int) -> bool:
             f"a polygon with a corner far outside the image: x {low[0]:g} to {high[0]:g}, y {low[1]:g}"
             f" to {high[1]:g} of {width}×{height}"
         )
-    steps = np.abs(np.diff(corners_N2, axis=0, append=corners_N2[:1])).max(axis=1).sum()
-    if steps > MAX_OUTLINE:
-        raise OutlineError(f"a polygon with an outline of {steps:.0f} pixels; at most {MAX_OUTLINE} are drawn")
+    length = outline_length(corners_N2)
+    if length > MAX_OUTLINE:
+        raise OutlineError(f"a polygon with an outline of {length:.0f} pixels; at most {MAX_OUTLINE} are drawn")
     return bool((low < -CUT_NOTE).any() or (high > size + CUT_NOTE).any())
 
 

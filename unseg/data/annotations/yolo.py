@@ -14,14 +14,17 @@ import yaml
 from unseg.data.annotations.core import Annotated, Annotations, ClassTable, Unannotated
 from unseg.data.annotations.names import ImagesFolder, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
+from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
-from unseg.storage.image_limits import ImageError, read_bytes
+from unseg.storage.image_limits import ImageError, open_regular, read_bytes
+from unseg.storage.text_encoding import decode_text, open_text
 
 MAX_FILE = 8 << 20  # bytes a label file
 MAX_NAMES_FILE = 128 << 10  # bytes; PyYAML takes seconds for as much as that
+LINES_LOOKED_AT = 10
 BORDER = 0.01  # how far a coordinate may be outside 0 to 1: rounding, and outlines cut by other tools
-NO_LABELS = (
+NO_LABELS = (  # what lies beside labels, unless it holds some
     "classes.txt",
     "labels.txt",
     "train.txt",
@@ -56,11 +59,13 @@ class Yolo(Annotations):
         within = path.parent if path.is_file() else path
         folder = ImagesFolder.open(images_root)
         problems: list[Problem] = []
-        labels = {stem_of(label.relative_to(within).as_posix()): label for label in label_texts(within, problems)}
+        texts = [text for text in label_texts(within, problems) if not _is_beside_labels(text)]
+        labels = {stem_of(text.relative_to(within).as_posix()): text for text in texts}
         if not labels:
             raise UserError(f"{path}: no YOLO label file (.txt) there")
         files, used = _pair(folder.names, labels, images_root.resolve(), within.resolve())
-        unused = [labels[stem].relative_to(within).as_posix() for stem in sorted(labels.keys() - used)]
+        left = [labels[stem] for stem in sorted(labels.keys() - used)]
+        unused = [text.relative_to(within).as_posix() for text in left if text.name.lower() not in NO_LABELS]
         missing = [*folder.problems, *problems, *(Problem(name, "a label file without an image") for name in unused)]
         names = {} if names_file is None else read_names(names_file)
         told = f"{len(names)} classes named in {names_file.name}" if names_file else "no file of class names"
@@ -81,7 +86,7 @@ class Yolo(Annotations):
         return outlines.finish()
 
     def _parse(self, path: Path, number: int, line: str) -> tuple[int, np.ndarray]:
-        """Returns the class, and N×2 corners as shares of width and height."""
+        """Returns the class, and N×2 corners as shares of width and height; a class alone has none."""
         fields = line.split()
         if len(fields) == 5:
             raise ImageError(
@@ -89,7 +94,7 @@ class Yolo(Annotations):
                 f"line {number}: five numbers are a box (YOLO detection); segmentation needs an"
                 " outline of three corners or more",
             )
-        if len(fields) < 7 or len(fields) % 2 == 0:
+        if len(fields) % 2 == 0:
             raise ImageError(path, f"line {number}: expected class x1 y1 x2 y2 x3 y3 …, found {len(fields)} fields")
         try:
             values = np.array(fields, np.float64)
@@ -98,13 +103,13 @@ class Yolo(Annotations):
         if not np.isfinite(values).all():
             raise ImageError(path, f"line {number}: holds a number that is not finite")
         class_id, corners = values[0], values[1:].reshape(-1, 2)
-        if not (0 <= class_id < 2**31 and class_id.is_integer()):
+        if not _is_class_id(class_id):
             raise ImageError(path, f"line {number}: {shown(fields[0])} is no class id")
         if self.classes.ids is not None and int(class_id) not in self.classes.ids:
             raise ImageError(
                 path, f"line {number}: class {int(class_id)} is not among the {len(self.classes.ids)} named classes"
             )
-        if corners.min() < -BORDER or corners.max() > 1 + BORDER:
+        if corners.size and (corners.min() < -BORDER or corners.max() > 1 + BORDER):
             raise ImageError(
                 path,
                 f"line {number}: a polygon outside the image: coordinates from {corners.min():g} to"
@@ -115,21 +120,40 @@ class Yolo(Annotations):
 
 def label_texts(folder: Path, problems: list[Problem]) -> list[Path]:
     """Returns the .txt files under a folder that may be labels; where there is a labels/ folder, only those in it."""
-    texts = [
-        path for path in walk(folder, problems) if path.suffix.lower() == ".txt" and path.name.lower() not in NO_LABELS
-    ]
+    texts = [path for path in walk(folder, problems) if path.suffix.lower() == ".txt"]
     below = [path for path in texts if "labels" in path.relative_to(folder).parts[:-1]]
     return below or texts
 
 
 def looks_like_yolo(path: Path) -> bool:
-    """Returns whether the first line that is not empty is a class and an outline."""
+    """Returns whether the first lines are classes, as `Yolo` reads them, and one of them has an outline or a box."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = (file.readline(1 << 20) for _ in range(10))
-            fields = next((line.split() for line in lines if line.strip()), [])
-        return len(fields) >= 5 and fields[0].isdigit() and bool(np.isfinite(np.array(fields, np.float64)).all())
+        with open_text(path, errors="replace") as file:
+            lines = [file.readline(1 << 20).split() for _ in range(LINES_LOOKED_AT)]
+            rows = [np.array(fields, np.float64) for fields in lines if fields]
     except (OSError, ValueError):
+        return False
+    return all(_is_class_id(row[0]) and np.isfinite(row).all() for row in rows) and any(row.size >= 5 for row in rows)
+
+
+def _is_class_id(value: float) -> bool:
+    """Returns whether a number is a class; some exporters write 0.0."""
+    return 0 <= value < 2**31 and float(value).is_integer()
+
+
+def _is_beside_labels(text: Path) -> bool:
+    """Returns whether a text is a list or a note that lies beside labels, by its name and by what it holds.
+
+    An image may be called train or notes, too; its labels are labels, also where they are empty.
+    """
+    return text.name.lower() in NO_LABELS and not looks_like_yolo(text) and not is_empty(text)
+
+
+def is_empty(path: Path) -> bool:
+    """Returns whether a file has no content; False where that cannot be told."""
+    try:
+        return path.stat().st_size == 0
+    except OSError:
         return False
 
 
@@ -139,7 +163,7 @@ def read_names(path: Path) -> dict[int, str]:
     if len(data) > MAX_NAMES_FILE:
         raise UserError(f"{path}: over {MAX_NAMES_FILE >> 10} kB; a file of class names is smaller")
     try:
-        text = data.decode("utf-8-sig")
+        text = decode_text(data)
         if path.suffix.lower() == ".txt":
             return {number: line.strip() for number, line in enumerate(text.splitlines()) if line.strip()}
         content = yaml.load(text, yaml.BaseLoader)  # texts only: no merge keys, which can grow without bound
@@ -184,23 +208,21 @@ def _pair(
     names: Iterable[str], labels: Mapping[str, Path], images_root: Path, labels_root: Path
 ) -> tuple[dict[str, Path], set[str]]:
     """Returns image name → label file, and the stems of the label files that have an image."""
-    files: dict[str, Path] = {}
-    used: set[str] = set()
-    for name in names:
-        stems = _label_stems(stem_of(name), images_root, labels_root)
-        stem = next((stem for stem in stems if stem in labels), None)
-        if stem is not None:
-            files[name] = labels[stem]
-            used.add(stem)
-    return files, used
+    stems_of = {name: _label_stems(stem_of(name), images_root, labels_root) for name in names}
+    files = {name: stem for name, stems in stems_of.items() for stem in reversed(stems) if stem in labels}
+    left = {name: stems for name, stems in stems_of.items() if name not in files}
+    pairs = paired_names((stem for stems in left.values() for stem in stems), labels.keys() - set(files.values()))
+    files |= {name: pairs[stem] for name, stems in left.items() for stem in reversed(stems) if stem in pairs}
+    return {name: labels[stem] for name, stem in files.items()}, set(files.values())
 
 
 def _names_file(folder: Path) -> Path | None:
     """Returns data.yaml of the folder or the one above it, else classes.txt."""
     for place in (folder, folder.parent):
         for name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", CLASSES_FILE):
-            if (place / name).is_file():
-                return place / name
+            file = place / name
+            if file.is_file() and not (name == CLASSES_FILE and looks_like_yolo(file)):
+                return file
     return None
 
 
@@ -217,15 +239,13 @@ def _label_stems(stem: str, images_root: Path, labels_root: Path) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        if path.stat().st_size == 0:
-            return []  # an image without objects
-    except OSError as error:
-        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
-    data = read_bytes(path) if path.stat().st_size <= MAX_FILE else b""
-    if not data:
+    if is_empty(path):
+        return []  # an image without objects
+    with open_regular(path) as file:
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
         raise ImageError(path, f"over {MAX_FILE >> 20} MB; a label file is smaller")
     try:
-        return data.decode("utf-8-sig").splitlines()
+        return decode_text(data).splitlines()
     except UnicodeDecodeError as error:
         raise ImageError(path, f"is no text ({error.reason})") from error

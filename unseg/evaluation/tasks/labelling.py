@@ -10,6 +10,7 @@ from unseg.data.annotations import NO_CLASS, Annotated, ClassMap, ClassTable, Ob
 from unseg.data.annotations.core import Outlined
 from unseg.errors import UserError
 from unseg.evaluation.learner import AnnotatedImages, LearnerOptions
+from unseg.evaluation.regions import told_apart
 from unseg.method.metrics import IGNORE_LABEL
 
 BACKGROUND, OBJECT = "background", "object"
@@ -82,12 +83,13 @@ class TableLabelling:
         present = np.unique(train_maps[train_maps != IGNORE_LABEL])
         if present.size == 0:
             raise UserError("--annotations: the training images show no class (no pixel is labelled)")
+        if self.outlines and not present.any():
+            raise UserError(
+                "--annotations: no training image shows an object, all is background; there is nothing to learn"
+            )
         ids = self.ids if self.ids is not None else range(int(present[-1]) + 1 - int(self.outlines))
         names = [self.table.names.get(number) or str(number) for number in ids]
-        unique = [
-            name if names.count(name) == 1 else f"{name} ({number})" for name, number in zip(names, ids, strict=True)
-        ]
-        return [BACKGROUND] * self.outlines + unique
+        return [BACKGROUND] * self.outlines + told_apart(names, ids)
 
 
 class BinaryLabelling:

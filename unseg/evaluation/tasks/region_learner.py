@@ -61,6 +61,8 @@ class RegionLearner(PartedLearner):
             raise UserError(
                 "--test-annotations: no test image has an object of the classes; there is nothing to measure"
             )
+        if not any(_shows_object(train, place, self.classes, self.what) for place in range(len(train.names))):
+            raise UserError("--annotations: no training image has an object of the classes; there is nothing to learn")
         self.train_count = len(train.names)
         self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
         self._kept: dict[int, tuple[np.ndarray, list[TrueRegion], tuple[int, int]]] = {}
@@ -176,6 +178,10 @@ class RegionLearner(PartedLearner):
 
     def _drawn_truth(self, image: np.ndarray, regions: Sequence[TrueRegion]) -> np.ndarray:
         return drawn_regions(image, [(region.label, decode(region.mask)) for region in regions])
+
+
+def _shows_object(images: AnnotatedImages, place: int, classes: ClassList, what: What) -> bool:
+    return any(not region.crowd for region in read_regions(images, place, classes, what))
 
 
 def filled(view: View) -> torch.Tensor:

@@ -1,0 +1,65 @@
+"""What kind of picture a file is, by its name and by its first bytes; which kinds are read, and which only listed."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path, PurePath
+
+from unseg.storage.files import open_for_reading
+from unseg.storage.image_limits import IMAGE_SUFFIXES
+
+# Names of pictures that are not read: such a file is listed, so that nobody believes it protected.
+UNREAD_SUFFIXES = (
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".pcx", ".ico", ".psd", ".psb", ".exr"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".dcm", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
+    *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits"),
+)
+START = 160  # bytes that tell a kind
+AVIF_BRANDS = (b"avif", b"avis")
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
+# The first bytes of each kind, in the words of Pillow for those that are read.
+SIGNATURES = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff")),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
+    ("BMP", re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL)),  # the sizes of its headers
+    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51")),
+    ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n")),
+    ("Photoshop", re.compile(rb"8BPS\0[\1\2]")),
+    ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
+    ("Netpbm", re.compile(rb"P[1-6]\s[\s\d]|P7\nWIDTH")),
+    ("DICOM", re.compile(rb".{128}DICM", re.DOTALL)),
+)
+
+
+def kind_of(start: bytes) -> str | None:
+    """Returns the kind of picture that a file's first `START` bytes announce; None where they announce none."""
+    if start[4:8] == b"ftyp":  # ISO base media: brands of four letters, the main one first (ISO/IEC 23008-12)
+        end = min(max(int.from_bytes(start[:4], "big"), 16), START)
+        brands = [start[8:12], *(start[place : place + 4] for place in range(16, end, 4))]
+        if any(brand in AVIF_BRANDS for brand in brands):
+            return "AVIF"
+        return "HEIF" if any(brand in HEIF_BRANDS for brand in brands) else None
+    return next((kind for kind, signature in SIGNATURES if signature.match(start)), None)
+
+
+def is_picture_name(name: str | PurePath) -> bool:
+    """Returns whether a file is called as pictures are, whether or not they are read."""
+    return os.path.splitext(str(name).lower())[1] in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)
+
+
+def is_picture(path: str | Path) -> bool:
+    """Returns whether a file looks like a picture, by its name or by its first bytes; only regular files are opened."""
+    if is_picture_name(path):
+        return True
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open_for_reading(path) as file:
+            return kind_of(file.read(START)) is not None
+    except (OSError, ValueError):
+        return False

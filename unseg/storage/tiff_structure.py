@@ -1,0 +1,99 @@
+"""What a TIFF file's first directory says of its picture, and whether all of it can be kept.
+
+Sources: TIFF 6.0; TIFF Technical Note 2 (JPEG); OGC GeoTIFF 1.1; tags registered by GDAL.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
+from unseg.storage.image_limits import ImageError
+from unseg.storage.image_metadata import Georeference
+from unseg.storage.tiff_tags import BadTiff, Directory, has_sound_exif, read_directory, without_exif
+
+SUBFILE_TYPE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 254, 256, 257, 258, 262, 277, 338
+STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = 273, 322, 323, 324
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 50844)  # GeoTIFF, GDAL, coefficients (RPC)
+COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}  # of photometric interpretations that have more than one
+NAMES = {1: "grey", 3: "red, green and blue", 4: "cyan, magenta, yellow and black"}
+UNSPECIFIED, PREMULTIPLIED = 0, 1  # of ExtraSamples
+LARGE_TILE = 2**22  # pixels of a tile that any image may have; others have tiles of so many times the image
+TILE_SHARE = 4
+
+
+def tiff_size(file: BinaryIO) -> tuple[int, int]:
+    """Returns width and height that a TIFF file's first directory promises; 0 and 0 where it has none."""
+    try:
+        directory = read_directory(file)
+        return directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
+    except BadTiff:
+        return 0, 0
+
+
+def check_tiff(path: Path, data: bytes) -> CleanedFile:
+    """Returns the file, without EXIF that cannot be read, and a sentence for what the output lacks.
+
+    ImageError names what cannot be kept, bands beside the colours for example, and what would unfold into far more than
+    the image is.
+    """
+    try:
+        directory = read_directory(io.BytesIO(data))
+        _check_bands(path, directory)
+        _check_parts(path, directory)
+        premultiplied = PREMULTIPLIED in directory.numbers(EXTRA_SAMPLES)
+    except BadTiff as error:
+        raise ImageError(path, f"broken image: {error}") from error
+    left_out = []
+    if not has_sound_exif(io.BytesIO(data)):  # Pillow reads it with the pixels, whether or not it is asked for
+        data = without_exif(data, directory)
+        left_out.append(damaged("EXIF"))
+    if premultiplied:
+        left_out.append("premultiplied alpha to straight")
+    tells = ("a georeference",) if any(tag in directory.fields for tag in GEOREFERENCE) else ()
+    return CleanedFile(data, tuple(left_out), tells)
+
+
+def georeference_of(data: bytes) -> Georeference:
+    """Returns what a TIFF file that `check_tiff` passed says of its place on earth; empty where it says nothing."""
+    try:
+        directory = read_directory(io.BytesIO(data))
+        found = {tag: directory.values(tag) for tag in GEOREFERENCE}
+    except BadTiff:
+        return ()
+    return tuple((tag, *values) for tag, values in found.items() if values is not None)
+
+
+def _check_bands(path: Path, directory: Directory) -> None:
+    """Raises ImageError where the file has bands that are neither colour nor transparency, or is a camera's raw."""
+    if directory.number(SUBFILE_TYPE, 0) & 1:
+        raise ImageError(path, "its first picture is a preview of another (camera raw): save it as TIFF or PNG first")
+    bands = directory.number(SAMPLES, 1)
+    colours = COLOURS.get(directory.number(PHOTOMETRIC, 1), 1)
+    extra = directory.numbers(EXTRA_SAMPLES)
+    if bands <= colours or (bands == colours + 1 and colours != 4 and UNSPECIFIED not in extra):
+        return
+    beside = "one is" if bands == colours + 1 else f"{bands - colours} are"
+    raise ImageError(
+        path,
+        f"{bands} bands, of which {beside} beside {NAMES[colours]}: only colours and one transparency can be"
+        " kept; save those bands apart first",
+    )
+
+
+def _check_parts(path: Path, directory: Directory) -> None:
+    """Raises ImageError where a decoder would reserve or walk through far more than the picture has."""
+    if directory.claims_too_much:
+        raise ImageError(path, "broken image: its entries claim more bytes than the file has")
+    width, height = directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
+    tile_width, tile_height = directory.number(TILE_WIDTH, 0), directory.number(TILE_HEIGHT, 0)
+    if tile_width * tile_height > max(LARGE_TILE, TILE_SHARE * width * height):
+        raise ImageError(path, f"tiles of {tile_width}×{tile_height} for {width}×{height} pixels: {KEEPS_BUSY}")
+    planes = directory.number(SAMPLES, 1)
+    tiles = -(-width // max(1, tile_width)) * -(-height // max(1, tile_height))
+    for tag, most in ((STRIPS, height * planes), (TILES, tiles * planes)):
+        field = directory.fields.get(tag)
+        if field is not None and field.count > max(1, most):
+            raise ImageError(path, f"{field.count:,} parts for {width}×{height} pixels: {KEEPS_BUSY}")
