@@ -55,8 +55,8 @@ def forget_earlier(folder: Path) -> None:
 def draw_pictures(folder: Path) -> list[Path]:
     """Draws FOLDER/pictures/NAME.png for every photograph: original, unlearnable version, noise × 16, mask."""
     from unseg.storage.image_decoding import read_image
-    from unseg.storage.label_decoding import read_label
     from unseg.storage.image_encoding import write_png
+    from unseg.storage.label_decoding import read_label
     from unseg.storage.panels import before_after_noise_mask
 
     pictures = []

@@ -166,13 +166,13 @@ def test_help_documents_the_exit_codes(command: str, capsys: pytest.CaptureFixtu
     assert "Exit codes: 0 every image" in text and "; 2 it could not start" in text and "130 Ctrl-C" in text
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", application.COMMANDS)
 def test_help_shows_what_is_written(
     command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every text of every option, brackets among them; spaces and line ends may lie elsewhere."""
     monkeypatch.setenv("COLUMNS", "200")
-    written = typer.main.get_command(cli.app).commands[command]
+    written = typer.main.get_command(application.app).commands[command]
     assert cli.main([command, "--help"]) == 0
     shown = "".join(capsys.readouterr().out.replace("│", "").split())
     for text in (written.help, *(parameter.help for parameter in written.params)):

@@ -238,7 +238,7 @@ def test_frames_of_masks_are_noted_recorded_and_done_anew(tmp_path: Path) -> Non
 
 def test_the_message_of_a_mask_that_lies_the_other_way_names_the_option() -> None:
     from unseg.protecting.mask_placing import Misfit, Placing
-    from unseg.storage.image_decoding import Label
+    from unseg.storage.label_decoding import Label
 
     label = Label(MASK, None, False, "")
     with pytest.raises(Misfit, match="is 44×31, the image \\(upright\\) is 31×44: .* or give --mask-frame stored"):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.support.odd_images import OddImage, odd_images
-from unseg.storage.image_decoding import Image, decode_image, read_image, upright_size
+from unseg.storage.image_decoding import Image, decode_image, frame_of, read_image
 from unseg.storage.image_headers import promised_size
 from unseg.storage.image_limits import ImageError
 from unseg.storage.second_decoder import disagreement
@@ -88,7 +88,8 @@ def test_headers_promise_what_is_decoded() -> None:
             assert promised == (64, 64)
         else:
             assert sorted(promised) == sorted((height, width)), odd.name
-        assert upright_size(Path(odd.name), data=odd.data) == (height, width), odd.name
+        frame = frame_of(Path(odd.name), data=odd.data)
+        assert (frame.height, frame.width) == (height, width), odd.name
 
 
 def test_the_second_decoder_sees_what_the_first_lost() -> None:

@@ -50,7 +50,6 @@ def protect(
     """Protects images on disk and returns what was done.
 
     What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
-
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
     One of these says what the object is. masks: a folder, paired by relative name without suffix. boxes: a JSON file,
