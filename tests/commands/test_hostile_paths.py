@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-import unseg.protecting.inputs
-from tests.support.fake_generator import loaded
 from tests.support.hostile_places import HALF, KINDS, LONG, within, without_override
 from tests.support.report_results import results, run, write
 from tests.support.scenes import tiny
@@ -83,12 +81,6 @@ def arguments(command: str, changed: dict[str, str]) -> list[str]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Photographs with masks, a finished output of them, and results of a measurement; the current folder."""
-    load = unseg.protecting.inputs.load_generator
-    monkeypatch.setattr(
-        unseg.protecting.inputs,
-        "load_generator",
-        lambda which, device: loaded() if which == "compact" else load(which, device),
-    )
     monkeypatch.setitem(NETWORKS, "tiny_one", tiny)
     monkeypatch.chdir(tmp_path)
     for name, pixels in (

@@ -98,7 +98,9 @@ def test_a_class_that_no_mask_shows_copies_nothing_and_says_what_they_show(place
     (place / "in" / "bare.png").unlink()
     summary = run(place, settings={"rule": ObjectRule((77,)), "mask_type": "index"})
     assert set(states(summary).values()) == {"skipped"} and outputs(place) == set()
-    assert "no object in its mask (masked.png holds 0, 255)" in [entry.reason for entry in summary.entries]
+    assert "no object in its mask (masked.png), which has the class ids 0, 255" in [
+        entry.reason for entry in summary.entries
+    ]
 
 
 @pytest.mark.parametrize("unmasked", ["skip", "copy", "whole"])

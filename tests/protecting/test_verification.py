@@ -90,8 +90,8 @@ def test_a_channel_that_its_reader_loses_is_found(protected: Path, monkeypatch: 
         pixels = np.asarray(Pillow.open(path))
         Pillow.fromarray(np.dstack([pixels, pixels[..., 1]])).save(path)
 
-    def without_alpha(path: Path, data: bytes, *arguments: object) -> Image:
-        return replace(decode_image(path, data, *arguments), alpha=None)
+    def without_alpha(path: Path, data: bytes, *arguments: int, **options: bool) -> Image:
+        return replace(decode_image(path, data, *arguments, **options), alpha=None)
 
     monkeypatch.setattr(image_decoding, "decode_image", without_alpha)
     assert "a second decoder reads 50×40 of 4 channels in 8 bits, not RGB in 8 bits" in problem(verify(protected))

@@ -197,15 +197,10 @@ class MaskFiles(ClassedObjects):
         }
         mask = object_mask(placed.values_HW, self.folder.kind, self.rule)
         if not mask.any():
-            raise Refused("unmasked", f"no object in its mask ({sample.mask_name}{self._ids_in(values)})", facts)
+            there = _ids_there(self.rule, np.unique(values).tolist())
+            raise Refused("unmasked", f"no object in its mask ({sample.mask_name}){there}", facts)
         classes = placed.values_HW if self.rule.by_class else None
         return FoundObject(mask, facts, classes_HW=classes, no_class=self.rule.ignore_label, notes=placed.notes)
-
-    def _ids_in(self, values_HW: np.ndarray) -> str:
-        """Returns words on the ids that a mask holds in place of those that were asked for."""
-        if not isinstance(self.rule.which, tuple):
-            return ""
-        return f" holds {first_few(map(str, np.unique(values_HW).tolist()), 5)}"
 
     def lacks(self, sample: SampleFile) -> bool:
         return sample.mask is None and self.folder.unreadable is None
@@ -283,7 +278,8 @@ class AnnotationObjects(ClassedObjects):
             raise Refused("failed", f"annotations: {error.path.name}: {error.reason}") from error
         facts = {"mask": self.opened.name_of(sample), "mask_root": self.place, **found.facts}
         if not found.mask_HW.any():
-            raise Refused("unmasked", "no object in its annotations", facts)
+            there = _ids_there(self.rule, (segment.class_id for segment in annotated.segments))
+            raise Refused("unmasked", f"no object in its annotations{there}", facts)
         return FoundObject(found.mask_HW, facts, None, found.classes_HW, found.no_class, found.notes)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
