@@ -412,12 +412,14 @@ def test_the_region_of_the_objects_budget_is_a_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     mini, out = BUILDERS["medical"](tmp_path / "data"), tmp_path / "out"
-    assert run(mini.root, out, "medical", monkeypatch, SET="Kvasir", REGION="published") == 1  # one has no object
+    assert (
+        run(mini.root, out, "medical", monkeypatch, SET="Kvasir", NOISE="compact", REGION="published") == 1
+    )  # one has no object
     assert read_manifest(out).header["settings"]["region"] == "published"
     assert json.loads((out / EDITION).read_text())["region"] == "published"
     assert verify_edition(out).failures == []
     capsys.readouterr()
-    assert run(mini.root, out, "medical", monkeypatch, SET="Kvasir") == 2
+    assert run(mini.root, out, "medical", monkeypatch, SET="Kvasir", NOISE="compact") == 2
     assert "region" in error_of(capsys)
     assert run(mini.root, tmp_path / "b", "coco", monkeypatch, OBJECTS="by-class", REGION="published") == 2
 

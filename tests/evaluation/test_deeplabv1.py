@@ -327,7 +327,7 @@ def test_hostile_files_are_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_folders_and_missing_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="is a folder"):
         read_directory(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         read_directory(tmp_path / "none.params")

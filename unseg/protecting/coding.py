@@ -15,6 +15,7 @@ from unseg.method.patterns import ABSENCE, BOOK, CodeBook
 OBJECT = 1  # the code of an object that is told from nothing else but the rest
 ALL, BY_CLASS = "all", "by-class"
 BACKGROUND, OBJECT_NAME = "background", "object"  # what JSON calls them where there are no class ids
+from unseg.storage.files import read_text
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_coding(path: Path) -> Coding:
     By hand, {"codes": {"0": 0, "7": 1}} is enough: class 0 has no noise, class 7 has code 1. UserError for all else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--codes {path}: cannot be read ({error})") from error
     try:
