@@ -96,10 +96,9 @@ class _Kept:
             size = _text_size(chunk, data)
         else:
             return
-        if what not in ("gamma", "colour profile", "EXIF"):  # of EXIF that is kept, its tags tell
+        if what not in ("gamma", "colour profile", "EXIF") or what in self.chunks:  # of kept EXIF, its tags tell
             self.tells.add(what)
         if what == OTHER_TEXT or what in self.chunks:
-            self.tells.add(what)
             return
         whole = chunk.is_whole(data) and size is not None
         if whole and chunk.kind == b"eXIf" and chunk.length <= METADATA_LIMIT:
@@ -108,8 +107,7 @@ class _Kept:
             self.chunks[what] = data[chunk.start : chunk.end]
         elif what != "XMP":  # which only those miss who keep metadata; see `unseg.storage.image_metadata`
             self.left_out.append(too_large(what) if whole else damaged(what))
-            if what == "EXIF":
-                self.tells.add(what)
+            self.tells |= {what} & {"EXIF"}
 
 
 def clean_png(path: Path, data: bytes) -> CleanedFile:
