@@ -8,4 +8,5 @@ import sys
 from unseg.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["edition", "carparts", *sys.argv[1:]]))
+    sys.argv[1:1] = ["edition", "carparts"]
+    sys.exit(main())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PATCH_SIZE = 16
+# Bounds far above any released network (ViT-H: 1024, 1280, 32): sizes come from files that strangers may have written.
+MOST_PIXELS, MOST_WIDTH, MOST_BLOCKS = 4096, 8192, 128
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,8 @@ class SamConfig:
     """Holds the sizes in which SAM's networks differ; everything else is the same in all of them.
 
     image_size: side of the square input, a multiple of 16. window: side of the attention windows, in patches.
-    global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder.
+    global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder. A
+    ValueError says which of them no network can have.
     """
 
     image_size: int
@@ -23,11 +26,23 @@ class SamConfig:
     window: int = 14
 
     def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % PATCH_SIZE:
+        for name, most in (
+            ("image_size", MOST_PIXELS),
+            ("embed_dim", MOST_WIDTH),
+            ("depth", MOST_BLOCKS),
+            ("num_heads", MOST_WIDTH),
+            ("window", MOST_PIXELS // PATCH_SIZE),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} {value!r}: expected a whole number from 1 to {most}")
+        if self.image_size % PATCH_SIZE:
             raise ValueError(f"image_size {self.image_size}: expected a positive multiple of {PATCH_SIZE}")
-        if self.num_heads <= 0 or self.embed_dim % self.num_heads:
+        if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.num_heads} heads")
-        if not self.global_blocks or not all(0 <= index < self.depth for index in self.global_blocks):
+        if not self.global_blocks or not all(
+            type(index) is int and 0 <= index < self.depth for index in self.global_blocks
+        ):
             raise ValueError(f"global_blocks {self.global_blocks}: expected one or more below depth {self.depth}")
 
     @property

@@ -11,11 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from unseg import cli
+from unseg.compute import interrupts
 from unseg.errors import UserError
-from unseg.protecting.manifest import MANIFEST, read_manifest
-from unseg.storage.image_decoding import read_image, read_label
-from unseg.storage.image_encoding import write_png
-from unseg.storage.panels import before_after_noise_mask
 
 # Files inside scikit-image's wheel: nothing is downloaded.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
@@ -40,6 +37,8 @@ def copy_photographs(folder: Path) -> None:
 
 def forget_earlier(folder: Path) -> None:
     """Removes what an earlier quick start wrote into FOLDER/protected, and nothing else: this one protects anew."""
+    from unseg.protecting.manifest import MANIFEST, read_manifest
+
     protected = folder / "protected"
     earlier = read_manifest(protected)
     if earlier is None:
@@ -55,6 +54,10 @@ def forget_earlier(folder: Path) -> None:
 
 def draw_pictures(folder: Path) -> list[Path]:
     """Draws FOLDER/pictures/NAME.png for every photograph: original, unlearnable version, noise × 16, mask."""
+    from unseg.storage.image_decoding import read_image, read_label
+    from unseg.storage.image_encoding import write_png
+    from unseg.storage.panels import before_after_noise_mask
+
     pictures = []
     for name in PHOTOGRAPHS:
         as_png = Path(name).with_suffix(".png").name
@@ -88,7 +91,9 @@ def run(folder: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs `python -m unseg.quickstart [FOLDER]` and returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        interrupts.end_at_once()
+        arguments = sys.argv[1:]
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
         print("usage: python -m unseg.quickstart [FOLDER]", file=sys.stderr)
         return 2

@@ -36,7 +36,7 @@ def convert(official: Path, converted: Path, size: str, image_size: int) -> list
         encoder = ImageEncoder(replace(SAM_CONFIGS[size], image_size=image_size))
     expected = shapes_of(encoder.state_dict())
     state = read_mae(official, expected)
-    dropped = [name for name in read_state(official, inside="model")[0] if is_dropped_from_mae(name)]
+    dropped = [name for name in read_state(official, inside="model") if is_dropped_from_mae(name)]
     save_pth({name: state[name].clone() for name in expected if name in state}, converted)
     grid = expected["pos_embed"][1]
     return [

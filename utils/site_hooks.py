@@ -22,7 +22,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from unseg.cli import app
+from unseg.commands.application import app
 from unseg.evaluation.results import Spread
 from unseg.report import text
 from unseg.report.markdown import escaped

@@ -24,7 +24,7 @@ from unseg.storage.weights import check_sam, read_sam
 
 def split(file: Path, folder: Path) -> list[Path]:
     """Writes the three parts of the SAM in `file` into `folder`, named after its size, and returns their paths."""
-    state, _ = read_state(file)
+    state = read_state(file)
     config = check_sam(state, file)
     parts = split_sam(state)
     size = sam_name(config) if sam_name(config) in SAM_CONFIGS else "vit_b"

@@ -24,6 +24,7 @@ import unseg.protecting.run
 import unseg.storage.weights
 from tests.support.fake_generator import loaded
 from unseg import __version__, cli
+from unseg.commands import application
 from unseg.commands.literal_help import LiteralHelp
 from unseg.storage.image_decoding import read_image
 
@@ -159,7 +160,7 @@ def test_help_shows_what_is_written(
 ) -> None:
     """Every text of every option, brackets among them; spaces and line ends may lie elsewhere."""
     monkeypatch.setenv("COLUMNS", "200")
-    written = typer.main.get_command(cli.app).commands[command]
+    written = typer.main.get_command(application.app).commands[command]
     assert cli.main([command, "--help"]) == 0
     shown = "".join(capsys.readouterr().out.replace("│", "").split())
     for text in (written.help, *(parameter.help for parameter in written.params)):
@@ -255,7 +256,7 @@ def test_of_several_processes_the_first_tells_a_wrong_option(
         monkeypatch.setenv("RANK", rank)
         assert cli.main(["train", "--threads", "x"]) == 2
         assert "'--threads'" in capsys.readouterr().err
-        assert waits == [cli.FIRST_TELLS_WITHIN] * int(rank)
+        assert waits == [application.FIRST_TELLS_WITHIN] * int(rank)
 
 
 def test_ctrl_c_is_one_line_and_exits_130(
@@ -288,6 +289,19 @@ def test_version_and_help_do_not_import_torch() -> None:
         result = python("-c", code.format(option))
         assert result.stdout.splitlines()[-1] == "False 0", result.stderr
     assert f"unseg {__version__}" in python("-m", "unseg.cli", "--version").stdout
+
+
+@pytest.mark.parametrize("command", application.COMMANDS)
+def test_help_loses_nothing_in_a_narrow_terminal(
+    command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where panels have no room for a word, it is cut; plain lines are broken."""
+    cut = []
+    for columns in (40, 80, 300):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert cli.main([command, "--help"]) == 0
+        cut.append(capsys.readouterr().out.count("…"))
+    assert cut[:2] == [cut[2]] * 2
 
 
 # --- standard output and standard error that take nothing

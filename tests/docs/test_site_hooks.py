@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from tests.support.report_results import results, run, write
-from unseg.cli import app
+from unseg.commands.application import app
 from utils import site_hooks
 
 ROOT = Path(__file__).resolve().parents[2]

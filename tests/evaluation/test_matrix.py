@@ -146,7 +146,7 @@ def test_the_matrix_is_measured_once_and_grows(tmp_path: Path) -> None:
 
 def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini_camvid(tmp_path)
-    real, calls = matrix_module.run_study, []
+    real, calls = matrix_module.carry_out, []
 
     def stopped(study: object, **options: object) -> object:
         calls.append(study)
@@ -154,7 +154,7 @@ def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return real(study, **options)
 
-    monkeypatch.setattr(matrix_module, "run_study", stopped)
+    monkeypatch.setattr(matrix_module, "carry_out", stopped)
     with pytest.raises(KeyboardInterrupt):
         Bench(setup(tmp_path), matrix()).run()
     assert runs_of(tmp_path) == ["clean", "tint"]
@@ -167,7 +167,7 @@ def test_a_limit_ends_before_a_training_that_would_pass_it(tmp_path: Path, monke
     monkeypatch.setattr(matrix_module, "measured_pace", lambda study, network: None)
     clock = iter([0.0, 0.0, 100.0, 4000.0])
     monkeypatch.setattr(matrix_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(matrix_module, "run_study", lambda study, progress: None)
+    monkeypatch.setattr(matrix_module, "carry_out", lambda study, progress: None)
     left = Bench(setup(tmp_path), matrix()).run(hours=1)
     assert [cell.condition for cell in left] == ["clean+grey", "tint+grey"]
 

@@ -16,7 +16,7 @@ from skimage import data, transform
 from torch import nn
 from typer.testing import CliRunner
 
-from unseg.cli import app
+from unseg.commands.application import app
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions

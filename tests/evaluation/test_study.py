@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -260,22 +263,137 @@ def test_classes_that_the_test_images_lack_are_named(data: Path, tmp_path: Path)
     assert any("classes 2" in line for line in remarks)
 
 
-def test_two_processes_may_share_a_folder(data: Path, tmp_path: Path) -> None:
-    """One adds a run while the other trains: both are there in the end, and neither repeats the other's."""
-    out, outer = tmp_path / "out", Runs()
+# --- what is written, and when ---------------------------------------------------------------------------------------
 
-    class Interrupting(Runs):
-        def say(self, text: str) -> None:
-            super().say(text)
-            if text.startswith("tiny_one on clean, seed 0, step 1:"):
-                run(data, out, seeds=(1,))
 
-    meanwhile = Interrupting()
-    results = run(data, out, progress=meanwhile, seeds=(0, 1))
-    assert sorted(run["settings"]["seed"] for run in results["runs"]) == [0, 1]
-    assert (meanwhile.trained, meanwhile.kept) == (["clean, seed 0"], ["clean, seed 1"])
-    run(data, out, progress=outer, seeds=(0, 1))
-    assert outer.trained == []
+class Acting(Runs):
+    """Does something once a sentence begins with `when`."""
+
+    def __init__(self, when: str, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.when, self.act = when, act
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        if text.startswith(self.when):
+            self.act()
+
+
+def lines(out: Path) -> list[tuple[str, int]]:
+    """What curves.jsonl holds."""
+    read = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
+    return [(line["condition"], line["step"]) for line in read]
+
+
+def test_another_process_is_refused_while_one_writes(data: Path, tmp_path: Path) -> None:
+    out, told = tmp_path / "out", []
+    acting = Acting("tiny_one on clean, seed 0, step 1:", lambda: told.append(refused(run, data, out, seeds=(1,))))
+    results = run(data, out, progress=acting)
+    assert [run["settings"]["seed"] for run in results["runs"]] == [0]
+    assert told and told[0].startswith(f"--out {out}: process {os.getpid()} on ")
+    run(data, out, seeds=(1,))  # it is free again
+
+
+def test_a_training_that_is_repeated_leaves_one_line_a_step(data: Path, tmp_path: Path) -> None:
+    """It was killed behind a test and before the checkpoint of that step, in the middle of a line."""
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(data, out, progress=Acting("tiny_one on clean, seed 0, step 2:", kill))
+    assert lines(out) == [("clean", 1), ("clean", 2)]
+    with open(out / "curves.jsonl", "a") as file:
+        file.write('"of somebody else"\n{"task": "binary", "netw')
+    again = Runs()
+    run(data, out, progress=again)
+    assert again.sentences[0] == "tiny_one on clean, seed 0: goes on from step 1"
+    content = (out / "curves.jsonl").read_text().splitlines()
+    assert [json.loads(content[at])["step"] for at in (0, 2)] == [1, 2] and content[1] == '"of somebody else"'
+    assert len(content) == 3
+
+
+def test_what_a_killed_process_left_half_written_goes(data: Path, tmp_path: Path) -> None:
+    left = [tmp_path / "out" / "checkpoints" / f".unseg-{17:016x}.tmp", tmp_path / "out" / f".unseg-{18:016x}.tmp"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    run(data, tmp_path / "out")
+    assert not any(path.exists() for path in left)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "checkpoints",
+        "curves.jsonl",
+        "examples",
+        "results.json",
+    ]
+
+
+def test_every_file_is_on_the_disk_before_it_has_its_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power leaves whole files: each is synced before it is renamed."""
+    events: list[str] = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (events.append("sync"), sync(descriptor))[1])
+    monkeypatch.setattr(os, "replace", lambda old, new: (events.append(Path(new).suffix), rename(old, new))[1])
+    run(data, tmp_path / "out")
+    assert {".json", ".jsonl", ".pt", ".png"} <= set(events)
+    assert all(events[at - 1] == "sync" for at, event in enumerate(events) if event != "sync")
+
+
+def test_a_disk_without_room_is_told_before_anything_is_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    told = Runs()
+    message = refused(run, data, tmp_path / "out", progress=told)
+    assert message.startswith(f"{tmp_path / 'out' / 'checkpoints'}: has no room for ") and "No space left" in message
+    assert told.trained == [] and not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(data: Path, tmp_path: Path) -> None:
+    """Every file is one that could be there: the right settings, and something else that is not this run's."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(data, out, progress=Acting("tiny_one on clean, seed 0, step 2:", stop))
+    (path,) = (out / "checkpoints").glob("*.pt")
+    whole = torch.load(path, weights_only=True)
+    name, weight = next(iter(whole["model"].items()))
+    first = whole["optimizer"]["state"][0]
+    wrong = {
+        "no model": {"model": {}},
+        "another size": {"model": {**whole["model"], name: weight[:1]}},
+        "expanded": {"model": {**whole["model"], name: torch.zeros(1).expand(10**6, 10**6)}},
+        "sparse": {"model": {**whole["model"], name: weight.to_sparse()}},
+        "a list": {"model": [1]},
+        "no optimizer": {"optimizer": {}},
+        "other numbers": {"optimizer": {"state": {10**9: first}}},
+        "other names": {"optimizer": {"state": {0: {"momentum_buffer": weight}}}},
+        "other shapes": {"optimizer": {"state": {0: {**first, "exp_avg": torch.zeros(7)}}}},
+        "a text": {"optimizer": {"state": {0: {**first, "exp_avg": "x"}}}},
+        "step below 0": {"step": -1},
+        "step in text": {"step": "1"},
+        "images of others": {"pool": torch.tensor([10**6])},
+        "pool of fractions": {"pool": torch.tensor([0.5])},
+        "random": {"random": {"cpu": [torch.zeros(3, dtype=torch.uint8)]}},
+        "curve": {"curve": [{"step": 1}]},
+        "metrics": {"metrics": "["},
+        "settings": {"settings": 1},
+    }
+    for what, change in wrong.items():
+        torch.save({**whole, **change}, path)
+        message = refused(run, data, out)
+        assert str(path) in message and message.endswith("remove it and the run starts anew"), (what, message)
+    path.unlink()
+    run(data, out)
 
 
 def test_foreign_results_are_not_overwritten(data: Path, tmp_path: Path) -> None:

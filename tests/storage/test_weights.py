@@ -310,10 +310,9 @@ def test_another_network_is_compared_with_vit_b(tmp_path):
 
 
 def test_damaged_generator_is_compared_with_the_size_it_resembles(tmp_path):
-    state = {name: torch.zeros(1).expand(shape) for name, shape in weights.expected_shapes("vit_l").items()}
-    state["image_encoder.pos_embed"] = torch.zeros(1).expand(1, 32, 32, 1024)
+    shapes = weights.expected_shapes("vit_l") | {"image_encoder.pos_embed": (1, 32, 32, 1024)}
     with pytest.raises(UserError) as caught:
-        weights.generator_from_state(state, {}, "damaged.pth")
+        weights.generator_of(state_files.StateFile(Path("damaged.pth"), shapes, {}, [], dict))
     assert str(caught.value).startswith(
         "damaged.pth: is not a vit_l generator: "
         "1 mis-shaped (image_encoder.pos_embed is 1×32×32×1024, not 1×64×64×1024); "
@@ -331,7 +330,8 @@ def test_named_network_must_fit(tmp_path, trained):
     ("metadata", "expected"),
     [
         ({"network": "vit_x"}, "unknown network 'vit_x'; available: vit_b, vit_l, vit_h, compact"),
-        ({"network": "custom", "sam_config": "[]"}, "unknown network 'custom'"),
+        ({"network": "custom"}, "unknown network 'custom'"),
+        ({"network": "custom", "sam_config": "[]"}, "its sam_config is that of no network"),
         ({"network": "compact", "format_version": "2"}, "has weight format 2, not 1"),
     ],
 )

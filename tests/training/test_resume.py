@@ -24,6 +24,7 @@ from tests.support.training_runs import SMOKE, final_state, made_samples, run, s
 from unseg.cli import main
 from unseg.commands import train as train_options
 from unseg.errors import UserError
+from unseg.storage import checkpoint_files
 from unseg.training import checkpoints, loop, steps
 from unseg.training.checkpoints import RunFolder
 from unseg.training.loop import RunOptions, run_settings, take_step, train
@@ -156,7 +157,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint_costs_that_checkpoint_only(whole, 
 
         def full_at_eight(folder, state, step, settings):
             if step == 8:
-                patch.setattr(checkpoints._Digesting, "__init__", on_a_small_disk)
+                patch.setattr(checkpoint_files._Digesting, "__init__", on_a_small_disk)
             return save(folder, state, step, settings)
 
         def on_a_small_disk(digesting, file):
@@ -174,7 +175,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint_costs_that_checkpoint_only(whole, 
             def flush(self):
                 self.file.flush()
 
-        save, make = RunFolder.save, checkpoints._Digesting.__init__
+        save, make = RunFolder.save, checkpoint_files._Digesting.__init__
         patch.setattr(RunFolder, "save", full_at_eight)
         run(tmp_path)
     assert str(error.value).endswith(
@@ -335,6 +336,40 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
         pass
 
 
+def test_a_checkpoint_of_somebody_else_is_one_line(whole, tmp_path):
+    """Its sha256 is right and so are its settings; what it holds is not this run's."""
+    shutil.copytree(whole, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    path = folder.path(folder.steps()[0])
+    facts, state = json.loads(path.with_suffix(".json").read_text()), checkpoints.read_state(path)
+    generator = state["generator"]
+    name, weight = next(iter(generator["network"].items()))
+    first = generator["optimizer"]["state"][0]
+    wrong = {
+        "no generator": {"generator": {}},
+        "a text": {"generator": "x"},
+        "expanded": {"generator": {**generator, "network": {name: torch.zeros(1).expand(10**6, 10**6)}}},
+        "on meta": {"generator": {**generator, "network": {name: weight.to("meta")}}},
+        "another size": {"generator": {**generator, "network": {**generator["network"], name: weight[:1]}}},
+        "no memory": {"generator": {**generator, "optimizer": {}}},
+        "other memory": {"generator": {**generator, "optimizer": {"state": {0: {**first, "exp_avg": torch.ones(5)}}}}},
+        "steps": {"generator": {**generator, "steps": 1.5}},
+        "no surrogates": {"surrogates": []},
+        "step": {"step": "4"},
+        "step below 0": {"step": -4},
+        "losses": {"recent": [1]},
+        "random": {"random": [[torch.zeros(9)]]},
+    }
+    for what, change in wrong.items():
+        torch.save({**state, **change}, path)
+        digest = checkpoints.sha256_of(path)
+        path.with_suffix(".json").write_text(json.dumps({**facts, "sha256": digest}))
+        with pytest.raises(UserError) as caught:
+            run(tmp_path / "run")
+        told = str(caught.value)
+        assert str(path) in told and told.endswith("use another --output") and "\n" not in told, (what, told)
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     class Harm:
         def __reduce__(self):
@@ -344,7 +379,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("step/data.pkl", pickle.dumps(Harm(), 2))
         archive.writestr("step/version", "3")
-    with pytest.raises(UserError, match="step.pt: cannot be read") as error:
+    with pytest.raises(UserError, match="step.pt: not a file of weights that can be read") as error:
         checkpoints.read_state(path)
     assert "\n" not in str(error.value) and not (tmp_path / "harmed").exists()
 

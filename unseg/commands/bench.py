@@ -12,7 +12,7 @@ from rich.table import Table
 
 from unseg.commands.bench_options import CrossedOptions, NoiseOptions, RunningOptions, TrainingOptions, bench_of
 from unseg.commands.config_file import ConfigFile
-from unseg.commands.console import Terminal, printable, terminated_as_interrupt, told_interrupted
+from unseg.commands.console import Terminal, printable, to_go_on_later
 from unseg.commands.option_groups import grouped
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -40,16 +40,13 @@ def bench(
     or the limit is reached; 2 it could not start or go on; 130 Ctrl-C; 143 terminated.
     """
     terminal = Terminal()
-    try:
-        with terminated_as_interrupt():
-            matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)
-            matrix.open()
-            if running.dry_run:
-                show_plan(terminal.console, matrix)
-                return
-            left = matrix.run(running.limit_hours)
-    except KeyboardInterrupt as stop:
-        raise typer.Exit(told_interrupted(stop)) from None
+    with to_go_on_later():
+        matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)
+        matrix.open()
+        if running.dry_run:
+            show_plan(terminal.console, matrix)
+            return
+        left = matrix.run(running.limit_hours)
     show_tables(terminal.console, out, crossed.set_names())
     if left:
         terminal.say(f"The limit is reached; {len(left)} trainings are left. Run the same command again to go on.")

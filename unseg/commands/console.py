@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
+from unseg.compute.interrupts import in_good_order
 from unseg.compute.progress import Tick
 from unseg.storage.files import printable
 from unseg.storage.image_limits import quiet_decoders
@@ -20,14 +18,13 @@ from unseg.storage.image_limits import quiet_decoders
 __all__ = [
     "SHOWN",
     "Terminal",
-    "Terminated",
     "print_list",
     "printable",
     "quiet_decoders",
-    "terminated_as_interrupt",
-    "told_interrupted",
+    "to_go_on_later",
 ]
 
+GOES_ON = "interrupted; what is finished is kept, run the same command again to go on"
 SHOWN = 20
 IN_A_LOG = 10  # seconds between two lines of a bar that goes into a file
 
@@ -80,25 +77,11 @@ def print_list(console: Console, title: str, lines: Sequence[str], style: str, w
         console.print(Text(f"  … and {len(lines) - SHOWN} more in {where_more}"), soft_wrap=True)
 
 
-class Terminated(KeyboardInterrupt):
-    """The system asked the process to end, as job schedulers do before they kill it."""
-
-
 @contextmanager
-def terminated_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM ends a run in good order, as Ctrl-C does."""
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
+def to_go_on_later() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM end a run in good order, as a KeyboardInterrupt that says how the run goes on."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: a handler that is not Python's
-
-
-def told_interrupted(stop: KeyboardInterrupt) -> int:
-    """Says that a run was stopped and how it goes on; returns the exit code."""
-    print("unseg: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
-    return 143 if isinstance(stop, Terminated) else 130
+        with in_good_order():
+            yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(GOES_ON) from None

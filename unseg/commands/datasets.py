@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from unseg.commands.console import Terminal, quiet_decoders, terminated_as_interrupt, told_interrupted
+from unseg.commands.console import Terminal, quiet_decoders, to_go_on_later
 from unseg.commands.protect_summary import print_summary
 from unseg.errors import UserError
 from unseg.storage.files import printable
@@ -85,12 +85,10 @@ def _run(settings: EditionSettings) -> int:
 
     terminal = Terminal()
     try:
-        with terminated_as_interrupt(), quiet_decoders():
+        with to_go_on_later(), quiet_decoders():
             made = make_edition(settings, terminal)
     except UserError as error:  # options of `unseg protect` are variables here
         raise UserError(re.sub(r"^--(out|generator) ", lambda option: f"{option[1].upper()}=", str(error))) from error
-    except KeyboardInterrupt as stop:
-        raise typer.Exit(told_interrupted(stop)) from None
     print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0))
     if made.carried is not None:
         done = Counter(line.how for line in made.carried)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unseg.commands.config_file import ConfigFile
-from unseg.commands.console import Terminal
+from unseg.commands.console import Terminal, to_go_on_later
 from unseg.commands.evaluate_options import (
     ConditionOptions,
     EvaluateOptions,
@@ -71,7 +71,7 @@ def compare(options: EvaluateOptions) -> None:
     setup, folders = options.setup(), options.folders(lambda name: load_noise(name, budget, device))
     terminal = Terminal()
     try:
-        with connect(device) as world:
+        with to_go_on_later(), connect(device) as world:
             progress = terminal if world.leads else SILENT
             study = study_of_folders(folders, setup, progress)
             results = run_study(study, world, progress)

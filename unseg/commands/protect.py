@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from unseg.commands.config_file import ConfigFile
-from unseg.commands.console import Terminal, quiet_decoders, terminated_as_interrupt, told_interrupted
+from unseg.commands.console import Terminal, quiet_decoders, to_go_on_later
 from unseg.commands.option_groups import grouped
 from unseg.commands.protect_summary import as_dict, print_summary
 from unseg.method.config import Budget
@@ -178,11 +178,8 @@ def protect(
     """
     settings = _settings(images, what, change, files, speed)
     terminal = Terminal(quiet, to_stderr=as_json)
-    try:
-        with terminated_as_interrupt(), quiet_decoders():
-            summary = _run(inputs or [], images, what, speed, trial, settings=settings, terminal=terminal)
-    except KeyboardInterrupt as stop:
-        raise typer.Exit(told_interrupted(stop)) from None
+    with to_go_on_later(), quiet_decoders():
+        summary = _run(inputs or [], images, what, speed, trial, settings=settings, terminal=terminal)
     if as_json:
         print(json.dumps(as_dict(summary, images.out), indent=1))
     else:

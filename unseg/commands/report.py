@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from unseg.commands.console import print_list
+from unseg.compute.interrupts import in_good_order
 from unseg.storage.files import printable
 
 
@@ -35,7 +36,8 @@ def report(
     from unseg.report.text import TITLE
     from unseg.report.writing import write_report
 
-    written = write_report(runs, out, charts, title or TITLE)
+    with in_good_order():
+        written = write_report(runs, out, charts, title or TITLE)
     console = Console(highlight=False)
     print_list(console, "not on the page", written.problems, "yellow", "the page")
     names = ", ".join(printable(str(path)) for path in written.paths)

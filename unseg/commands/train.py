@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unseg import __version__
-from unseg.commands.console import Terminal
+from unseg.commands.console import Terminal, to_go_on_later
 from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.errors import UserError
 from unseg.training.recipes import RECIPES
@@ -132,6 +132,7 @@ ValidationImages = Annotated[
     typer.Option(
         "--validation-images",
         min=0,
+        metavar="N",
         help="Images measured of each held-out set, 0 for all; without: all where the log has a line an epoch, else "
         "16.",
         rich_help_panel=RUN,
@@ -186,14 +187,14 @@ def train_command(
     trained; 2: it could not start or go on; 130 and 143: stopped by Ctrl-C or SIGTERM, with a checkpoint.
     """
     from unseg.compute.distributed import EXIT_PEER_FAILED, PeerFailure, connect
-    from unseg.compute.stopping import EXIT_SIGNAL
+    from unseg.compute.interrupts import EXIT_SIGNAL
     from unseg.data.loader import default_workers
     from unseg.training.loop import RunOptions
 
     data = _DataOptions(data_root, splits, watch, allow_missing)
     facts = {"recipe": recipe, "overrides": " ".join(settings or []), "revision": _revision()}
     try:
-        with _denormals_flushed(), connect(device) as world:
+        with to_go_on_later(), _denormals_flushed(), connect(device) as world:
             config = _configuration(recipe, settings or [], sam, mae)
             _use_threads(threads)
             options = RunOptions(

@@ -9,20 +9,24 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.elastic.rendezvous import RendezvousError
-from torch.distributed.run import parse_args, run
+from unseg.compute.interrupts import EXIT_SIGNAL, end_at_once
 
-from unseg.compute.distributed import EXIT_PEER_FAILED
-from unseg.compute.stopping import EXIT_SIGNAL
+if TYPE_CHECKING:  # torch is imported once Ctrl-C is taken care of
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 EXIT_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs torchrun and returns the exit code of the process that failed first, 0 where none did."""
+    end_at_once()  # until torchrun hears signals itself
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.run import parse_args, run
+
     logging.disable(logging.CRITICAL)  # of this process, which does nothing else
     try:
         run(parse_args(arguments))
@@ -42,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(failures: list[tuple[int, ProcessFailure]]) -> int:
     """Prints what the processes could not say themselves, and returns the exit code of the first failure."""
+    from unseg.compute.distributed import EXIT_PEER_FAILED
+
     silent = {EXIT_PEER_FAILED, -signal.SIGTERM, EXIT_SIGNAL + signal.SIGTERM}  # stopped by another's failure
     causes = [(rank, failure) for rank, failure in failures if failure.exitcode not in silent]
     if not causes:

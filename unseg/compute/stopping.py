@@ -7,15 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
-Handler = Callable[[int, FrameType | None], Any] | int | None
+from unseg.compute.interrupts import INSISTED_AFTER, Handler
 
-EXIT_SIGNAL = 128
-"""Exit code of a process that a signal stopped: this plus its number."""
-INSISTED_AFTER = 1.0  # seconds: one Ctrl-C may arrive twice, from the terminal and through the launcher
 EXIT_ORPHANED = 3
 """Exit code of a process of `multiprocessing` whose parent is gone."""
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from unseg.compute.interrupts import kept_from_children
 from unseg.compute.stopping import end_with_the_parent
 from unseg.compute.threads import cores
 from unseg.data.training_data import TrainingImage
@@ -135,7 +136,7 @@ class BatchLoader:
             }
         # A generator of its own: DataLoader would draw from torch's global one, which a resumed run must find unmoved.
         before = set(multiprocessing.active_children())
-        with warnings.catch_warnings():  # the number of workers is the caller's to choose
+        with kept_from_children(), warnings.catch_warnings():  # the number of workers is the caller's to choose
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             batches = iter(
                 DataLoader(

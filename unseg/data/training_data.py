@@ -27,7 +27,7 @@ from unseg.data.catalog import (
 )
 from unseg.data.samples import Problem
 from unseg.errors import UserError
-from unseg.storage.files import write_bytes
+from unseg.storage.files import write_durably
 from unseg.storage.image_decoding import open_label, read_image
 from unseg.storage.image_limits import ImageError
 
@@ -169,7 +169,7 @@ def _list(problems: Sequence[Problem], listing: Path | None) -> str:
         return ""
     lines = "".join(f"{problem.reason}\t{problem.name}\n" for problem in problems)
     try:
-        write_bytes(listing, lines.encode(errors="surrogateescape"))
+        write_durably(listing, lines.encode(errors="surrogateescape"))
     except OSError as error:
         raise UserError(
             f"{listing}: cannot be written ({error.strerror or error}); check space and permissions"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from unseg.compute.progress import SILENT, Progress
@@ -17,11 +18,11 @@ from unseg.errors import UserError
 from unseg.evaluation.bench_study import BenchSetup, study_of_set
 from unseg.evaluation.defences.defence_names import NO_DEFENCE, NO_PHOTOGRAPHS, parse_chain
 from unseg.evaluation.measuring_images import open_measuring_set
-from unseg.evaluation.results import Json, read_results
+from unseg.evaluation.results import Json, read_results, results_folder
 from unseg.evaluation.sets import PartOfImages
 from unseg.evaluation.sources import MADE, known_bases
 from unseg.evaluation.study import RunName, RunOptions, Study
-from unseg.evaluation.study_runs import run_study
+from unseg.evaluation.study_runs import carry_out
 from unseg.evaluation.trainer import train
 
 CLEAN = "clean"
@@ -135,14 +136,20 @@ class Bench:
 
         hours: no training begins that would not end within so many hours from now, by the pace of those before it.
         """
-        began, left = time.monotonic(), self.left()
+        with ExitStack() as stack:
+            for name in self.matrix.sets:
+                stack.enter_context(results_folder(self.study(name).out))
+            return self._train(self.left(), hours)
+
+    def _train(self, left: list[Cell], hours: float | None) -> list[Cell]:
+        began = time.monotonic()
         for place, cell in enumerate(left):
             if hours is not None and time.monotonic() - began + self._expected(cell) > hours * HOUR:
                 return left[place:]
             self.progress.say(f"{place + 1} of {len(left)}: {cell.set}, {cell.run}")
             study = self.study(cell.set)
             one = replace(study, networks=(cell.network,), conditions=(cell.condition,), seeds=(cell.seed,))
-            run_study(one, progress=self.progress)
+            carry_out(one, progress=self.progress)
         return []
 
     def seconds(self, cells: Sequence[Cell]) -> list[float]:

@@ -16,7 +16,7 @@ from segment_anything_training.key_remaps import shapes_of
 from unseg.errors import UserError
 from unseg.evaluation.visibility import Visibility, visibility
 from unseg.method import metrics
-from unseg.storage.state_files import compare, read_state
+from unseg.storage.state_files import compare, open_state
 
 # SSIM, LPIPS and colour differences take a tenth of a second an image each: means over at most so many, evenly spread.
 SLOW_IMAGES = 200
@@ -145,7 +145,7 @@ def load_perceptual(path: Path) -> Similarity:
         raise UserError(f"--lpips-weights {path}: no such file; give torchvision's AlexNet (alexnet-owt-7be5be79.pth)")
     given = {
         name.removeprefix("features."): tensor
-        for name, tensor in read_state(path)[0].items()
+        for name, tensor in open_state(path).read_floats().items()
         if name.startswith("features.")
     }
     misfit = compare(shapes_of(given), shapes_of({short: own[name] for short, name in places.items()}))

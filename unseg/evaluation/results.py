@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from unseg.errors import UserError
 from unseg.evaluation.condition_names import TRIVIAL, clean_beside, clean_of, in_order
 from unseg.method import metrics
-from unseg.storage.files import open_for_appending, read_text, write_bytes
+from unseg.storage.files import open_for_reading, read_text, remove_temporaries, write_durably
+from unseg.storage.locks import FolderLock
 from unseg.storage.settings_diff import differences
 
 Json = dict[str, Any]
@@ -24,8 +24,7 @@ PRACTICE = "practice"  # what the setting "views" says of runs with views as in 
 class Results:
     """The file OUT/results.json: {"tasks": {task: facts}, "runs": [{"settings": …, "result": …}]}.
 
-    The file is read anew for every question and every addition, so that several processes may share the work of one
-    folder.
+    The process that writes holds the folder, see `results_folder`; others may read.
     """
 
     def __init__(self, out: Path, common: Json, facts: Json, weights: Json | None = None) -> None:
@@ -76,18 +75,53 @@ class Results:
 
     def add(self, settings: Json, result: Json) -> None:
         """Adds a run in place of one of the same task, network, condition and seed, and writes the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(".results.lock")):
-            content = self.content()
-            content["runs"] = [run for run in content["runs"] if _key(run["settings"]) != _key(settings)]
-            content["runs"].append({"settings": settings, "result": result})
-            write_bytes(self.path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        content = self.content()
+        content["runs"] = [run for run in content["runs"] if _key(run["settings"]) != _key(settings)]
+        content["runs"].append({"settings": settings, "result": result})
+        write_durably(self.path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def log(self, line: Json) -> None:
-        """Adds a line to curves.jsonl."""
-        self.curves.parent.mkdir(parents=True, exist_ok=True)
-        with open_for_appending(self.curves) as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        """Adds an evaluation to curves.jsonl.
+
+        A training that was stopped after its last checkpoint comes to the same steps once more: the lines that it left
+        there go, and so does a line that a killed process did not finish.
+        """
+        try:
+            with open_for_reading(self.curves) as file:
+                earlier = file.readlines()
+        except FileNotFoundError:
+            earlier = []
+        except OSError as error:
+            raise UserError(f"{self.curves}: cannot be read ({error.strerror or error}); move it away") from None
+        kept = [text for text in earlier if text.endswith(b"\n") and not _is_repeated(text, line)]
+        write_durably(self.curves, b"".join(kept) + json.dumps(line).encode() + b"\n")
+
+
+def _is_repeated(text: bytes, line: Json) -> bool:
+    """Returns whether a line is of the same training as `line`, and of the same step or a later one."""
+    try:
+        before = json.loads(text)
+        return _key(before) == _key(line) and before["step"] >= line["step"]
+    except (ValueError, TypeError, LookupError, RecursionError):  # of somebody else
+        return False
+
+
+@contextmanager
+def results_folder(out: Path, leads: bool = True) -> Iterator[None]:
+    """Inside, this process alone writes into `out`, which is made, and what a killed one left half written is gone.
+
+    leads: whether it is the process that writes; the others of a `World` hold nothing. UserError where another holds
+    the folder, or where it cannot be written.
+    """
+    if not leads:
+        yield
+        return
+    with FolderLock(out):
+        try:
+            remove_temporaries(out)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+        yield
 
 
 def _key(settings: Json) -> tuple[str, str, str, int]:

@@ -19,17 +19,23 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.evaluation.condition_sets import ConditionSet, ConditionSets
 from unseg.evaluation.example_files import slug, write_changed, write_examples
 from unseg.evaluation.learner import Learner, Metrics
-from unseg.evaluation.results import Json, Results, shown_metric
+from unseg.evaluation.results import Json, Results, results_folder, shown_metric
 from unseg.evaluation.study import RunName, RunOptions, Study
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Trained, train
 
 
 def run_study(study: Study, world: World | None = None, progress: Progress = SILENT) -> Json:
-    """Runs what results.json does not hold yet and returns its content.
+    """Runs what results.json does not hold yet and returns its content; no other process may write there meanwhile.
 
     The order is seed by seed, so that what is there after an interruption is as many whole comparisons as possible.
     progress: of the first process.
     """
+    with results_folder(study.out, world is None or world.leads):
+        return carry_out(study, world, progress)
+
+
+def carry_out(study: Study, world: World | None = None, progress: Progress = SILENT) -> Json:
+    """Does what `run_study` does, for a caller that holds the folder."""
     common = {"task": study.task, **asdict(study.schedule), **study.common}
     facts = {"task": study.task, "train_images": len(study.train), "test_images": len(study.test), **study.facts}
     results = Results(study.out, common, facts, study.weights)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -27,19 +26,10 @@ from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.errors import UserError
 from unseg.evaluation.learner import Learner, Metrics
 from unseg.evaluation.schedule import Schedule
-from unseg.storage.files import writing
+from unseg.storage.checkpoint_files import count, entry, load_optimizer, read_checkpoint, taken_over, write_checkpoint
+from unseg.storage.files import check_room
 
-# What torch.load raises for files that it did not write, or that were cut or altered.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    pickle.UnpicklingError,
-)
+ANEW = "remove it and the run starts anew"  # what to do with a checkpoint that is none
 LOOK_EVERY = 10  # steps between looks at the clock where several processes must agree on a checkpoint
 
 
@@ -94,7 +84,10 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Removes the file, if there is one."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be removed ({error.strerror or error}); check permissions") from None
 
 
 class BatchOrder:
@@ -144,6 +137,8 @@ def train(
         torch.manual_seed(seed)
         run = _Training(learner, schedule, seed, world)
         resumed = checkpoint is not None and run.load(checkpoint)
+        if checkpoint is not None:
+            run.check_room(checkpoint)
         with progress.bar(what, schedule.steps) as tick:
             if resumed:
                 progress.say(f"{what}: goes on from step {run.step}")
@@ -259,25 +254,31 @@ class _Training:
             random["cuda"] = self.world.gather(torch.cuda.get_rng_state(device))
         if not self.world.leads:
             return
-        with writing(checkpoint.path) as file:
-            torch.save(
-                {
-                    "settings": json.dumps(checkpoint.settings, sort_keys=True),
-                    "processes": self.world.size,
-                    "step": self.step,
-                    "since": self.since,
-                    "seconds": self.seconds,
-                    "total": self.total,
-                    "pool": self.order.pool.clone(),
-                    "draw": self.draw.get_state(),
-                    "random": random,
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "curve": [asdict(point) for point in self.curve],
-                    "metrics": json.dumps(self.metrics),
-                },
-                file,
-            )
+        state = {
+            "settings": json.dumps(checkpoint.settings, sort_keys=True),
+            "processes": self.world.size,
+            "step": self.step,
+            "since": self.since,
+            "seconds": self.seconds,
+            "total": self.total,
+            "pool": self.order.pool.clone(),
+            "draw": self.draw.get_state(),
+            "random": random,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "curve": [asdict(point) for point in self.curve],
+            "metrics": json.dumps(self.metrics),
+        }
+        write_checkpoint(checkpoint.path, state)
+
+    def check_room(self, checkpoint: Checkpoint) -> None:
+        """Raises UserError where the disk has no room for a checkpoint, which an optimizer makes larger later."""
+        if not self.world.leads:
+            return
+        kept = 1 if self.schedule.optimizer == "sgd" else 2  # numbers that are remembered of each weight
+        learned = sum(tensor.numel() * tensor.itemsize for tensor in self.parameters if tensor.requires_grad)
+        whole = sum(tensor.numel() * tensor.itemsize for tensor in self.model.state_dict().values())
+        check_room(checkpoint.path.parent, whole + kept * learned)
 
     def load(self, checkpoint: Checkpoint) -> bool:
         """Returns whether there is a checkpoint of this run; if so, the run goes on from there."""
@@ -289,31 +290,44 @@ class _Training:
                 f"{checkpoint.path}: this process does not see the checkpoint; --out must be a folder that all share"
             )
         try:
-            state = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
-        except UNREADABLE as error:
-            raise UserError(
-                f"{checkpoint.path}: this checkpoint cannot be read ({type(error).__name__}); remove it and the run "
-                "starts anew"
-            ) from None
-        if state["settings"] != json.dumps(checkpoint.settings, sort_keys=True):
-            return False
+            state = read_checkpoint(checkpoint.path, ANEW)
+        except FileNotFoundError:
+            raise UserError(f"{checkpoint.path}: was removed while the run began; start it again") from None
+        with taken_over(checkpoint.path, ANEW):
+            if entry(state, "settings", str) != json.dumps(checkpoint.settings, sort_keys=True):
+                return False
+            self._take_over(state, checkpoint.path)
+        return True
+
+    def _take_over(self, state: dict[str, Any], path: Path) -> None:
+        """Goes on from what `_save` wrote. Raises one of `MISFITS` where it is another run's."""
         if state["processes"] != self.world.size:
             raise UserError(
-                f"{checkpoint.path}: made by {state['processes']} processes, now there are {self.world.size}; start "
-                "as many, or remove it and the run starts anew"
+                f"{path}: made by {state['processes']} processes, now there are {self.world.size}; start as many, or"
+                f" {ANEW}"
             )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.draw.set_state(state["draw"])
-        self.order.pool = state["pool"]
-        self.step, self.since, self.seconds = state["step"], state["since"], state["seconds"]
-        self.total = state["total"].to(self.world.device)
-        self.curve = [Evaluation(**point) for point in state["curve"]]
-        self.metrics = json.loads(state["metrics"])
+        self.order.pool = _indices(state["pool"], self.order.count)
+        self.step, self.since, self.seconds = count(state, "step"), count(state, "since"), float(state["seconds"])
+        self.total = state["total"].reshape(()).to(self.world.device)
+        self.curve = [_evaluation(point) for point in state["curve"]]
+        self.metrics = dict(json.loads(state["metrics"]))
         torch.set_rng_state(state["random"]["cpu"][self.world.rank])
         if self.world.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"][self.world.rank], self.world.device)
-        return True
+
+
+def _indices(pool: torch.Tensor, count: int) -> torch.Tensor:
+    """Returns the images that are left of an epoch; ValueError where they are no places in `count` images."""
+    if pool.dtype != torch.int64 or pool.dim() != 1 or not ((pool >= 0) & (pool < count)).all():
+        raise ValueError("'pool' holds no images of this set")
+    return pool
+
+
+def _evaluation(point: dict[str, Any]) -> Evaluation:
+    return Evaluation(count(point, "step"), float(point["score"]), float(point["train_loss"]))
 
 
 def _set_momentum(group: dict[str, Any], momentum: float | None) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -22,6 +21,7 @@ from typing import cast
 import torch
 
 from unseg.compute.device import choose_device
+from unseg.compute.interrupts import kept_from_children
 from unseg.compute.stopping import end_with_the_parent
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
@@ -95,7 +95,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
     workers: dict[Connection, BaseProcess] = {}
     finished = False
     try:
-        with _no_interrupt():  # inherited: Ctrl-C in a terminal reaches all processes, and only the parent shall answer
+        with kept_from_children():
             for rank in range(processes):
                 ours, theirs = context.Pipe()
                 workers[ours] = context.Process(target=_work, args=(theirs,), name=f"unseg-{rank}", daemon=True)
@@ -198,18 +198,6 @@ def _end(workers: Mapping[Connection, BaseProcess], by_itself: float) -> None:
         if process.is_alive():
             process.kill()
             process.join()
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 # --- in a worker

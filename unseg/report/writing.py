@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+from filelock import has_fcntl, lock_descriptor
 
 from unseg.errors import UserError
 from unseg.report import text
@@ -16,7 +20,8 @@ from unseg.report.markup import svg_file
 from unseg.report.model import Section
 from unseg.report.page import GENERATOR, page
 from unseg.report.sections import read_sections
-from unseg.storage.files import open_for_reading, write_bytes
+from unseg.storage.files import open_for_reading, remove_temporaries, write_durably
+from unseg.storage.locks import holder_of
 
 SUFFIXES = (".html", ".htm")
 OURS = (MARK.encode(), f'<meta name="generator" content="{GENERATOR}">'.encode())
@@ -53,11 +58,38 @@ def write_report(
         out.with_suffix(".md"): markdown(sections, names, title),
         **{out.with_name(name): content for name, content in pictures.items()},
     }
-    for path in contents:
-        _check_free(path)
-    for path, content in contents.items():
-        write_bytes(path, content.encode())
+    with _alone_in(out.parent):
+        for path in contents:
+            _check_free(path)
+        for path, content in contents.items():
+            write_durably(path, content.encode())
     return Written(list(contents), made.problems)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Makes the folder and waits until no other report is being written there; removes what killed ones left.
+
+    What an evaluation is writing there is left alone. UserError where the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY) if has_fcntl else None  # Windows opens no folders
+    except FileExistsError:
+        raise UserError(f"--out {folder}: is no folder; give another one") from None
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written: {error.strerror or error}") from None
+    try:
+        if descriptor is not None:
+            with suppress(OSError):  # a disk without locks
+                lock_descriptor(descriptor, blocking=True)
+        if holder_of(folder) is None:
+            with suppress(OSError):  # a read-only folder, as the first file will tell
+                remove_temporaries(folder, below=False)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _charts(sections: Sequence[Section], stem: str) -> tuple[dict[str, str], list[list[tuple[str, str]]]]:

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -175,6 +176,32 @@ def write_durably(path: str | Path, data: bytes) -> str:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); check space and permissions") from None
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Raises a UserError where a file of so many bytes cannot be written into `folder`, which is made if missing.
+
+    The room is asked for by a temporary file that takes it, so that quotas and limits of a file's size count, too.
+    """
+    probe = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(probe, "xb") as file:
+                _take_room(file, size)
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: has no room for {size / 1e6:,.0f} MB ({error.strerror or error}); check space and permissions"
+        ) from None
+
+
+def _take_room(file: BinaryIO, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, max(size, 1))
+    elif shutil.disk_usage(os.path.dirname(file.name)).free < size:  # macOS, Windows
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def refuse_existing(paths: Iterable[Path]) -> None:
     """Raises a UserError where one of the files to be written is there already."""
     for path in paths:
@@ -222,9 +249,9 @@ def sha256_or_refuse(path: Path) -> str:
     return found
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Removes the temporary files that killed runs left under `folder`."""
-    for path in files_under(folder):
+def remove_temporaries(folder: Path, below: bool = True) -> None:
+    """Removes the temporary files that killed runs left in `folder`, and in the folders below it."""
+    for path in files_under(folder) if below else folder.iterdir():
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 

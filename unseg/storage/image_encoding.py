@@ -13,7 +13,7 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image as Pillow
 
-from unseg.storage.files import write_bytes
+from unseg.storage.files import write_durably
 from unseg.storage.image_metadata import NO_METADATA, Metadata
 from unseg.storage.tiff_tags import SIZES, Order
 
@@ -79,8 +79,11 @@ def encode(
 
 
 def write_png(path: str | Path, pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None) -> str:
-    """Writes a PNG atomically and returns its sha256. pixels: H×W×3 or H×W, uint8 or uint16; alpha: H×W alike."""
-    return write_bytes(path, encode_png(pixels, level, alpha=alpha))
+    """Writes a PNG durably and returns its sha256. pixels: H×W×3 or H×W, uint8 or uint16; alpha: H×W alike.
+
+    A UserError says where the disk does not take it.
+    """
+    return write_durably(path, encode_png(pixels, level, alpha=alpha))
 
 
 def encode_png(

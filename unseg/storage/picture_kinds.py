@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import IMAGE_SUFFIXES
@@ -52,7 +52,7 @@ def is_picture_name(name: str | PurePath) -> bool:
     return os.path.splitext(str(name).lower())[1] in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)
 
 
-def is_picture(path: str | PurePath) -> bool:
+def is_picture(path: str | Path) -> bool:
     """Returns whether a file looks like a picture, by its name or by its first bytes; only regular files are opened."""
     if is_picture_name(path):
         return True

@@ -1,26 +1,28 @@
 """Files of weights: read strictly, safetensors or PyTorch's .pth, told apart by content; written whole or not at all.
 
-Only tensors are ever unpickled (`weights_only=True`), so that code in a file is not run.
+Shapes are known before any value is read, so that a file that does not fit costs nothing.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import pickle
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
 import torch
 
 from segment_anything_training.build import SAM_CONFIGS
-from segment_anything_training.key_remaps import SAM_PARTS, Shapes, State
+from segment_anything_training.key_remaps import SAM_PARTS, Shapes, State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.files import open_for_reading, write_durably
+from unseg.storage.files import write_durably
+from unseg.storage.tensor_files import NoTensorFile, check_tensors, load_pickle, read_header, shown
 
 KEYS_SHOWN = 3
+OF_FRACTIONS = (".weight", ".bias")  # how the names of entries end that never hold whole numbers
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 _SAM_FILES = {  # name → sha256, as in pretrained_checkpoint/README.md
@@ -46,21 +48,6 @@ _REMEDIES = {
     "modified_mae_pretrain_vit_base.pth": "give MAE's official mae_pretrain_vit_base.pth, which is read as it is, or"
     " make it from that with utils/convert_mae.py",
 }
-
-# What reading a damaged or foreign pickle raises, besides OSError.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    struct.error,
-)
-
 
 # --- comparing -------------------------------------------------------------------------------------------------------
 
@@ -90,7 +77,7 @@ def compare(given: Shapes, expected: Shapes) -> Misfit:
         missing=[name for name in expected if name not in given],
         unexpected=[name for name in given if name not in expected],
         misshaped=[
-            f"{name} is {_size(given[name])}, not {_size(shape)}"
+            f"{shown(name)} is {_size(given[name])}, not {_size(shape)}"
             for name, shape in expected.items()
             if name in given and given[name] != shape
         ],
@@ -98,7 +85,7 @@ def compare(given: Shapes, expected: Shapes) -> Misfit:
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:KEYS_SHOWN]) + (", …" if len(names) > KEYS_SHOWN else "")
+    return ", ".join(map(shown, names[:KEYS_SHOWN])) + (", …" if len(names) > KEYS_SHOWN else "")
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -108,8 +95,45 @@ def _size(shape: tuple[int, ...]) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_state(path: str | Path, inside: str | None = None) -> tuple[State, dict[str, str]]:
-    """Returns tensors and metadata of one weight file, safetensors or .pth. A UserError names the file.
+@dataclass(frozen=True)
+class StateFile:
+    """A file of weights, whose values are read when they are asked for.
+
+    shapes: of every entry. metadata: what a safetensors file says beside its tensors. integers: the entries that hold
+    no fractions, such as counters of batches.
+    """
+
+    path: Path
+    shapes: Shapes
+    metadata: dict[str, str]
+    integers: list[str]
+    _values: Callable[[], State] = field(repr=False)
+
+    def read(self) -> State:
+        """Returns every tensor. A UserError, which names the file, says where the values are no weights."""
+        try:
+            state = self._values()
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise UserError(
+                f"{self.path}: {len(broken)} entries hold non-finite values ({_first(broken)}); get it again"
+            )
+        return state
+
+    def read_floats(self) -> State:
+        """Returns every tensor of a network that has no whole numbers, as SAM, MAE and generators are."""
+        if self.integers:
+            raise UserError(
+                f"{self.path}: {len(self.integers)} entries hold whole numbers ({_first(self.integers)}), where this"
+                " network has fractions; get it again"
+            )
+        return self.read()
+
+
+def open_state(path: str | Path, inside: str | None = None) -> StateFile:
+    """Returns a weight file, safetensors or .pth, as far as it is known without its values. A UserError names the file.
 
     inside: the entry of a .pth under which the dictionary of tensors lies, if it lies under one.
     """
@@ -117,45 +141,54 @@ def read_state(path: str | Path, inside: str | None = None) -> tuple[State, dict
     try:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; give a weight file")
-        with open_for_reading(path) as file:
-            start = file.read(9)
-        # Safetensors: the header's length in 8 bytes, then the header, which is JSON.
-        state, metadata = _read_safetensors(path) if start[8:] == b"{" else (_read_pickle(path, inside), {})
+        header = read_header(path)
+        if header is None:
+            state = _read_pickle(path, inside)
+            shapes, types, metadata = shapes_of(state), {name: tensor.dtype for name, tensor in state.items()}, {}
+        else:
+            shapes, types, metadata = header.shapes, header.types, header.metadata
     except FileNotFoundError:
         raise missing_file(path) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise UserError(f"{path}: {len(broken)} entries hold non-finite values ({_first(broken)}); get it again")
-    return state, metadata
+        raise _unreadable(path, error) from None
+    except NoTensorFile as reason:
+        raise UserError(f"{path}: {reason}; get the file again") from None
+    integers = [name for name, kind in types.items() if not kind.is_floating_point]
+    wrong = [name for name in integers if name.endswith(OF_FRACTIONS)]
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} entries hold whole numbers, no weights ({_first(wrong)}); get it again")
+    return StateFile(path, shapes, metadata, integers, (lambda: _read_safetensors(path)) if header else (lambda: state))
 
 
-def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+def read_state(path: str | Path, inside: str | None = None) -> State:
+    """Returns the tensors of one weight file, safetensors or .pth. A UserError names the file. inside: see above."""
+    return open_state(path, inside).read()
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions")
+
+
+def _read_safetensors(path: Path) -> State:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: damaged safetensors file ({error}); get it again") from None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+    except (safetensors.SafetensorError, RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged safetensors file ({shown(reason)}); get it again") from None
 
 
 def _read_pickle(path: Path, inside: str | None) -> State:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{path}: not a file of weights that can be read ({type(error).__name__}); it is damaged or holds "
-            "more than tensors, which is refused because it could run code; get the file again"
-        ) from None
+    state = load_pickle(path)
     if isinstance(state, dict) and isinstance(state.get(inside), dict):
         state = state[inside]
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path}: holds no weights; expected a dictionary of tensors, found {type(state).__name__}")
     named = {name for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    others = [str(name) for name in state if name not in named]
+    others = [shown(name) for name in state if name not in named]
     if others:
         raise UserError(f"{path}: expected a dictionary of tensors; {len(others)} entries are none ({_first(others)})")
+    check_tensors(state)
     return dict(state)
 
 

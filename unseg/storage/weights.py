@@ -37,7 +37,8 @@ from segment_anything_training.key_remaps import (
 from segment_anything_training.sizes import SamConfig, is_noise_part
 from unseg.errors import UserError
 from unseg.storage.files import sha256_or_refuse, write_durably
-from unseg.storage.state_files import Misfit, compare, missing_file, read_state, sorted_header
+from unseg.storage.state_files import Misfit, StateFile, compare, missing_file, open_state, sorted_header
+from unseg.storage.tensor_files import shown
 
 FORMAT_VERSION = 1
 SHIPPED_GENERATOR = ("weights", "compact.safetensors")
@@ -78,7 +79,7 @@ def read_sam(path: str | Path, size: str = "vit_b") -> State:
     """Returns SAM's state from the official file, or from a folder with the three files of `size`."""
     path = Path(path)
     if not path.is_dir():
-        return read_state(path)[0]
+        return open_state(path).read_floats()
     files = {part: path / f"sam_{size}_{suffix}.pth" for part, suffix in SAM_PARTS.items()}
     missing = [file for file in files.values() if not file.exists()]
     if len(missing) == len(files):
@@ -86,7 +87,7 @@ def read_sam(path: str | Path, size: str = "vit_b") -> State:
         raise UserError(f"{path}: holds none of {names}; give the official SAM file, or the folder of these three")
     if missing:
         raise missing_file(missing[0])
-    return join_sam({part: read_state(file)[0] for part, file in files.items()})
+    return join_sam({part: open_state(file).read_floats() for part, file in files.items()})
 
 
 def check_sam(state: State, source: str | Path) -> SamConfig:
@@ -131,7 +132,7 @@ def read_mae(path: str | Path, expected: Shapes) -> State:
     neck, and in the latter case perhaps `pos_embed`. If anything else is missing, or an entry fits nowhere, a
     UserError says so. The official weights are licensed CC BY-NC 4.0: not for commercial use.
     """
-    given, _ = read_state(path, inside="model")
+    given = open_state(path, inside="model").read_floats()
     state = mae_to_sam(given, expected["pos_embed"][1])
     absent = names_absent_from_mae(given, expected)
     misfit = compare(shapes_of(state), {name: shape for name, shape in expected.items() if name not in absent})
@@ -167,9 +168,9 @@ def load_generator(which: str | Path, device: torch.device = CPU) -> LoadedGener
     with _shipped_generator() if shipped else nullcontext(Path(which)) as path:
         if shipped and not path.exists():
             raise UserError(f"{path}: the shipped generator is missing from this installation; install UnSeg again")
-        state, metadata = read_state(path)
-        network, name = generator_from_state(state, metadata, path)
-        loaded = LoadedGenerator(network, name, path.name, sha256_or_refuse(path), metadata)
+        file = open_state(path)
+        network, name = generator_of(file)
+        loaded = LoadedGenerator(network, name, path.name, sha256_or_refuse(path), file.metadata)
     network.to(device).eval().requires_grad_(False)
     return loaded
 
@@ -179,10 +180,13 @@ def _shipped_generator() -> AbstractContextManager[Path]:
     return importlib.resources.as_file(importlib.resources.files("unseg").joinpath(*SHIPPED_GENERATOR))
 
 
-def generator_from_state(state: State, metadata: dict[str, str], source: str | Path) -> tuple[nn.Module, str]:
-    """Returns the generator that a state belongs to, filled with it, and its name. `source` is for messages."""
-    shapes = shapes_of(state)
-    target = _described(metadata, source) or sam_config_of(shapes) or _nearest(shapes)
+def generator_of(file: StateFile) -> tuple[nn.Module, str]:
+    """Returns the generator that a file holds, filled with it, and its name.
+
+    All shapes are compared before a network is built or a value is read. A UserError says what does not fit.
+    """
+    shapes, source = file.shapes, file.path
+    target = _described(file.metadata, source) or sam_config_of(shapes) or _nearest(shapes)
     misfit = compare(shapes, expected_shapes(target))
     if _is_sam_itself(misfit):
         raise UserError(f"{source}: is SAM itself, no generator: {misfit}; train a generator from it (unseg train)")
@@ -191,7 +195,7 @@ def generator_from_state(state: State, metadata: dict[str, str], source: str | P
         nearest = target if isinstance(target, str) else _nearest(shapes)
         misfit = compare(shapes, expected_shapes(nearest))
         raise UserError(f"{source}: is not a {_name(nearest)} generator: {misfit}; give a generator's weight file")
-    network = _build(target)
+    state, network = file.read_floats(), _build(target)
     network.load_state_dict(state, strict=True)
     return network, _name(target)
 
@@ -210,14 +214,20 @@ def _described(metadata: dict[str, str], source: str | Path) -> str | SamConfig 
     """Returns the network that this project's metadata name; None where a file has none."""
     version, name = metadata.get("format_version", str(FORMAT_VERSION)), metadata.get("network")
     if version != str(FORMAT_VERSION):
-        raise UserError(f"{source}: has weight format {version}, not {FORMAT_VERSION}; install the UnSeg that wrote it")
+        raise UserError(
+            f"{source}: has weight format {shown(version)}, not {FORMAT_VERSION}; install the UnSeg that wrote it"
+        )
     if name is None or name in NAMES:
         return name
     try:
         sizes = json.loads(metadata["sam_config"])
         return SamConfig(**{**sizes, "global_blocks": tuple(sizes["global_blocks"])})
-    except (LookupError, TypeError, ValueError):
-        raise UserError(f"{source}: unknown network {name!r}; available: {', '.join(NAMES)}") from None
+    except KeyError:
+        raise UserError(f"{source}: unknown network {shown(name)!r}; available: {', '.join(NAMES)}") from None
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{source}: its sam_config is that of no network ({shown(error)}); get the file again"
+        ) from None
 
 
 def _nearest(shapes: Shapes) -> SamConfig:

@@ -7,13 +7,10 @@ is not whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import pickle
-import zipfile
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO, cast
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -21,7 +18,8 @@ from filelock import FileLock, Timeout
 from unseg.compute.progress import Progress
 from unseg.errors import UserError
 from unseg.method.config import RETIRED
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, read_text, sha256_of, write_durably, writing
+from unseg.storage.checkpoint_files import read_checkpoint, write_checkpoint
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, read_text, sha256_of, write_durably
 from unseg.storage.locks import Held
 from unseg.storage.settings_diff import differences
 
@@ -30,6 +28,7 @@ CHECKPOINTS = "checkpoints"
 LOCK_FILE = ".training.lock"
 LOCK_WITHIN = 10.0  # seconds: a killed run's helpers may hold the lock a moment longer than the run itself
 DAMAGED = ".damaged"
+REMEDY = "use another --output"  # where a checkpoint is none, or of another run
 Settings = dict[str, Any]
 
 
@@ -89,7 +88,7 @@ class RunFolder:
         """Writes a checkpoint, removes those that are no longer among the last `keep`, and returns its path."""
         self.check_held()
         path = self.path(step)
-        digest = _write_state(path, state)
+        digest = write_checkpoint(path, state)
         facts = {"step": step, "sha256": digest, "settings": settings, "torch": torch.__version__}
         write_durably(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
         for old in self.steps()[self.keep :]:
@@ -100,7 +99,7 @@ class RunFolder:
     def save_failure(self, state: dict[str, Any], step: int, rank: int) -> Path:
         """Writes what led to a failed step, and returns the file. It is no checkpoint: no run goes on from it."""
         path = self.output / f"failed_step_{step:08}_process_{rank}.pt"
-        _write_state(path, state)
+        write_checkpoint(path, state)
         return path
 
     def newest(self, settings: Settings, progress: Progress) -> Path | None:
@@ -158,53 +157,8 @@ class RunFolder:
 def read_state(path: Path) -> dict[str, Any]:
     """Returns what `RunFolder.save` wrote, on the CPU; code in a file is not run."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_checkpoint(path, REMEDY)
     except FileNotFoundError:
         raise UserError(
             f"{path}: not found on this machine; --output must lie on a disk that all machines share"
         ) from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); use another --output") from None
-
-
-class _Digesting:
-    """Writes a file from start to end, and keeps the sha256 of what went into it and the failure that ended it.
-
-    torch answers a failure with words about its archive's positions, in which the reason is lost.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._sha256 = file, hashlib.sha256()
-        self.failure: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        """Writes the bytes, and counts them into the digest."""
-        self._sha256.update(data)
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.failure = error
-            raise
-
-    def flush(self) -> None:
-        """Hands what was written on to the system."""
-        self._file.flush()
-
-    def hexdigest(self) -> str:
-        """Returns the sha256 of all that was written."""
-        return self._sha256.hexdigest()
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> str:
-    """Writes atomically, without a second copy in memory (the paper's networks make 1.5 GB); returns the sha256."""
-    digesting: _Digesting | None = None
-    try:
-        with writing(path, durable=True) as file:
-            digesting = _Digesting(file)
-            torch.save(state, cast(IO[bytes], digesting))  # it calls write and flush, nothing else
-            return digesting.hexdigest()
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        failure = digesting.failure if digesting else None
-        cause = failure or error
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        raise UserError(f"{path}: cannot be written ({reason}); check space and permissions") from None

@@ -22,8 +22,9 @@ from unseg.data.training_data import TrainingImage
 from unseg.data.views import ViewBatch
 from unseg.errors import UserError
 from unseg.method.config import BOOKKEEPING, TrainConfig
+from unseg.storage.checkpoint_files import taken_over
 from unseg.storage.weights import save_generator
-from unseg.training.checkpoints import GENERATOR_FILE, RunFolder, Settings, read_state
+from unseg.training.checkpoints import GENERATOR_FILE, REMEDY, RunFolder, Settings, read_state
 from unseg.training.log import Report, TrainingLog
 from unseg.training.phases import Phases, learning_rates, player_of, round_of
 from unseg.training.pictures import show
@@ -186,7 +187,9 @@ def _start_or_resume(
     newest = _newest(folder, settings, world=world, resume=options.resume, progress=progress)
     training = Training.start(phases.config, world, _needed_starts(phases.config, starts, fresh=newest is None))
     if newest is not None:
-        training.load(read_state(newest))
+        state = read_state(newest)
+        with taken_over(newest, REMEDY):
+            training.load(state)
         rest = "goes on from there" if training.step < phases.total_steps else "nothing is left to do"
         progress.say(f"{newest}: {training.step} of {phases.total_steps} steps are done; {rest}")
     return training

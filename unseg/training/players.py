@@ -15,6 +15,7 @@ from unseg.compute.distributed import GradientMean, World
 from unseg.errors import UserError
 from unseg.method.config import TrainConfig
 from unseg.method.prompts import seeded
+from unseg.storage.checkpoint_files import count, entry, load_optimizer
 
 ALONE = World()
 """The world of a training of one process on the CPU."""
@@ -110,8 +111,8 @@ class Player:
     def load(self, state: dict[str, Any]) -> None:
         """Takes over what `state` returned."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps = state["steps"]
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.steps = count(state, "steps")
 
 
 class _Prompted(Protocol):
@@ -230,12 +231,16 @@ class Training:
         return self.own_state() | {"random": [world.gather(state) for state in (torch.get_rng_state(), *on_gpu)]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over what `state` returned, on every process."""
+        """Takes over what `state` returned, on every process.
+
+        Raises one of `MISFITS` of `unseg.storage.checkpoint_files` where it is another run's.
+        """
         saved_players = [state["generator"], *state["surrogates"]]
         for player, saved in zip([self.generator, *self.surrogates], saved_players, strict=True):
             player.load(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.births, self.recent = state["births"], state["recent"]
+        self.step, self.births = count(state, "step"), count(state, "births")
+        self.seconds = float(state["seconds"])
+        self.recent = {name: [float(loss) for loss in losses] for name, losses in entry(state, "recent", dict).items()}
         on_cpu, *on_gpu = (states[self.world.rank] for states in state["random"])
         torch.set_rng_state(on_cpu)
         if on_gpu and self.world.device.type == "cuda":

@@ -4,6 +4,7 @@ not.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,16 @@ from torch import nn
 
 from segment_anything_training.key_remaps import State, shapes_of
 from unseg.errors import UserError
-from unseg.storage.state_files import Misfit, compare, read_state
+from unseg.storage.checkpoint_files import MISFITS
+from unseg.storage.files import open_for_reading
+from unseg.storage.state_files import Misfit, compare, open_state, read_state
+from unseg.storage.tensor_files import shown
 
 CONFIG, SHARDS = "config.json", "model.safetensors.index.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+# Bounds on a configuration, far above those of networks for images: bytes, any number, and a number of layers.
+MOST_OF_A_CONFIG, MOST_SIZE, MOST_LAYERS = 2**20, 2**20, 512
+LAYERS = re.compile(r"layers|depth|blocks")
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,52 @@ def read_weights(path: Path) -> State:
     names what is missing.
     """
     if path.is_dir():
-        shards = sorted(path.glob("model-*-of-*.safetensors")) if (path / SHARDS).is_file() else []
-        files = shards or [path / name for name in MODEL_FILES if (path / name).is_file()][:1]
-        if not files:
-            raise UserError(
-                f"--weights {path}: holds none of {', '.join(MODEL_FILES)}; give a weight file, or the folder of a"
-                " Hugging Face model (config.json and its weights)"
-            )
-        return {name: tensor for file in files for name, tensor in read_state(file)[0].items()}
+        return {name: tensor for file in _files_of(path) for name, tensor in read_state(file).items()}
     if not path.exists():
         raise UserError(
             f"--weights {path}: no such file or folder; nothing is downloaded, so get it first and give its path"
         )
-    return read_state(path, inside="model")[0]
+    return read_state(path, inside="model")
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Returns the weight files of a Hugging Face folder; UserError where there is none."""
+    shards = sorted(folder.glob("model-*-of-*.safetensors")) if (folder / SHARDS).is_file() else []
+    files = shards or [folder / name for name in MODEL_FILES if (folder / name).is_file()][:1]
+    if not files:
+        raise UserError(
+            f"--weights {folder}: holds none of {', '.join(MODEL_FILES)}; give a weight file, or the folder of a"
+            " Hugging Face model (config.json and its weights)"
+        )
+    return files
+
+
+def _told_by(folder: Path) -> dict[str, Any]:
+    """Returns what a Hugging Face folder's config.json says; UserError where it says nothing, or sizes of no network.
+
+    The library builds a network of whatever size before it looks at the weights.
+    """
+    try:
+        with open_for_reading(folder / CONFIG) as file:
+            told = json.loads(file.read(MOST_OF_A_CONFIG))
+    except OSError as error:
+        raise UserError(f"--weights {folder}: {CONFIG} cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise UserError(f"--weights {folder}: {CONFIG} is no configuration of a network; get it again")
+    left: list[tuple[str, Any]] = list(told.items())
+    while left:
+        name, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(name, item) for item in value]
+        elif isinstance(value, (int, float)) and not abs(value) <= (MOST_LAYERS if LAYERS.search(name) else MOST_SIZE):
+            raise UserError(
+                f"--weights {folder}: {CONFIG} says {shown(name)} {shown(value)}, as no network has; get it again"
+            )
+    return told
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], heads: str, source: Path) -> list[str]:
@@ -105,7 +145,9 @@ def build_transformers(
     if weights is None or not (weights / CONFIG).is_file():
         network = network_class(configure(config_class))
         return network, [] if weights is None else load_strictly(network, read_weights(weights), heads, weights)
-    told = transformers.PreTrainedConfig.get_config_dict(weights, local_files_only=True)[0]
+    told = _told_by(weights)
+    for file in _files_of(weights):
+        open_state(file)  # the library reads it, but does not look at what it claims
     if backbone is not None and told.get("model_type") == backbone.model_type:
         network = network_class(configure(config_class))
         holder = network.get_submodule(backbone.place)
@@ -123,14 +165,9 @@ def build_transformers(
             f"--weights {weights}: is a {told.get('model_type')}, this network is a {config_class.model_type}"
         )
     names = {place: str(place) for place in range(class_count)}
-    config = config_class.from_dict(
-        {
-            **told,
-            "num_labels": class_count,
-            "id2label": names,
-            "label2id": {name: place for place, name in names.items()},
-        }
-    )
+    labels = {"num_labels": class_count, "id2label": names, "label2id": {name: place for place, name in names.items()}}
+    with _one_line(weights):
+        config = config_class.from_dict({**told, **labels})
     network, renewed = _from_pretrained(network_class, config, weights, heads, idle)
     return network, _told(weights, renewed)
 
@@ -142,15 +179,10 @@ def _from_pretrained(
 
     The library's own loading knows the names that its earlier releases gave to entries.
     """
-    with _quiet():
-        try:
-            network, found = network_class.from_pretrained(
-                weights, config=config, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
-            )
-        except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
-            raise UserError(
-                f"--weights {weights}: cannot be read ({str(error).splitlines()[0]}); get it again"
-            ) from None
+    with _quiet(), _one_line(weights):
+        network, found = network_class.from_pretrained(
+            weights, config=config, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     head = re.compile(heads)
     misshaped = sorted(name for name, *_ in found["mismatched_keys"])
     renewed = [name for name in misshaped if head.search(name)]
@@ -172,6 +204,25 @@ def _told(source: Path, renewed: Sequence[str]) -> list[str]:
         if renewed
         else []
     )
+
+
+@contextmanager
+def _one_line(weights: Path) -> Iterator[None]:
+    """Turns what the library raises for a folder of somebody else into a UserError inside."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (
+        *MISFITS,
+        OSError,
+        MemoryError,
+        ZeroDivisionError,
+        StrictDataclassError,
+        safetensors.SafetensorError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--weights {weights}: cannot be read ({shown(reason)}); get it again") from None
 
 
 @contextmanager

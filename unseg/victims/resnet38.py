@@ -252,7 +252,7 @@ def load_weights(network: DeepLabV1, path: str | Path) -> bool:
     if path.suffix.lower() == ".params":
         state = read_mxnet(path, backbone)
     else:
-        state = {name: tensor for name, tensor in read_state(path)[0].items() if not name.endswith(_COUNTER)}
+        state = {name: tensor for name, tensor in read_state(path).items() if not name.endswith(_COUNTER)}
     has_head = any(name.startswith(HEAD) for name in state)
     misfit = compare(shapes_of(state), whole if has_head else backbone)
     if misfit:
