@@ -75,6 +75,8 @@ def arguments(command: str, changed: dict[str, str]) -> list[str]:
     for option, others in STAND_INS.items():
         if any(other in changed for other in others):
             given.pop(option, None)
+    if "--generator" in changed:
+        given.pop("--conditions", None)  # of clean images alone, no generator is asked
     alone = [given.pop("")] if "" in given else []
     return [command, *alone, *(word for option, value in given.items() for word in (option, value))]
 
