@@ -154,7 +154,7 @@ def test_help_documents_the_exit_codes(command: str, capsys: pytest.CaptureFixtu
     assert "Exit codes: 0 every image" in text and "; 2 it could not start" in text and "130 Ctrl-C" in text
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", application.COMMANDS)
 def test_help_shows_what_is_written(
     command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from tests.support.hostile_places import HALF, KINDS, LONG, within, without_over
 from tests.support.report_results import results, run, write
 from tests.support.scenes import tiny
 from unseg import cli
+from unseg.commands import application
 from unseg.protecting.manifest import EDITION, MANIFEST
 from unseg.storage.files import make_folders
 from unseg.storage.locks import LOCK_FILE
@@ -59,7 +60,7 @@ STAND_INS = {"--masks": ("--boxes", "--annotations")}  # of which a command take
 def path_options() -> Iterator[tuple[str, str]]:
     """Every command with each of its options that takes a path, as its signature has them."""
     for command in WORKING:
-        for name, parameter in inspect.signature(cli.COMMANDS[command], eval_str=True).parameters.items():
+        for name, parameter in inspect.signature(application.COMMANDS[command], eval_str=True).parameters.items():
             kind, *declared = get_args(parameter.annotation)
             if "Path" in str(kind) or name in TEXTS:
                 named = next((text for text in declared[0].param_decls or () if text.startswith("--")), None)
@@ -124,7 +125,7 @@ def ends_well(command: list[str], capsys: pytest.CaptureFixture[str], codes: tup
 
 
 def test_every_command_has_its_options_here() -> None:
-    assert {command for command, _ in OPTIONS} == set(cli.COMMANDS) - {"edition"} and len(OPTIONS) > 30
+    assert {command for command, _ in OPTIONS} == set(application.COMMANDS) - {"edition"} and len(OPTIONS) > 30
     assert {("protect", ""), ("protect", "--boxes"), ("evaluate", "--weights"), ("report", "")} <= set(OPTIONS)
 
 
@@ -216,7 +217,7 @@ def test_a_standard_output_of_another_encoding_takes_every_text(
     finished(here)
     (here / "photos" / "日本.png").write_text("no image")
     Path("out", "日本.txt").write_text("a stranger")
-    lines = [[command, "--help"] for command in cli.COMMANDS]
+    lines = [[command, "--help"] for command in application.COMMANDS]
     lines += [arguments("protect", {}), ["verify", "out"], ["verify", "out", "--json"], ["report", "results"]]
     lines += [["datasets"], ["protect", "日本", "--out", "x"], ["report", "日本"], ["info"], ["日本"]]
     for line in lines:
