@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms
 
+from unseg.errors import UserError
 from unseg.storage import image_decoding, image_encoding, image_headers
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import open_label, read_image, read_label
@@ -210,7 +211,7 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         write_png(path, PHOTO[::-1])
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
     assert np.array_equal(read_image(path).pixels, PHOTO)
