@@ -96,8 +96,8 @@ def _stopped_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
 
 for _name, _command in COMMANDS.items():
     _help = _paragraphs(_command)
-    _told = app.command(_name, cls=LiteralHelp, help=_help, short_help=_help.partition("\n")[0])
-    _told(_stopped_in_one_line(checking_paths(_command)))
+    _short = _help.partition("\n")[0]
+    app.command(_name, cls=LiteralHelp, help=_help, short_help=_short)(_stopped_in_one_line(checking_paths(_command)))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -14,6 +14,9 @@ class LiteralHelp(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help of a copy whose texts are marked as no markup."""
+        if self.rich_markup_mode is None:  # in plain lines nothing is markup
+            super().format_help(ctx, formatter)
+            return
         shown = copy(self)
         shown.help = None if self.help is None else escape(self.help)
         shown.params = list(map(_escaped, self.params))

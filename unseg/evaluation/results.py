@@ -92,7 +92,7 @@ class Results:
         """
         try:
             with open_for_reading(self.curves) as file:
-                earlier = file.read().splitlines(keepends=True)
+                earlier = file.readlines()
         except FileNotFoundError:
             earlier = []
         except OSError as error:
