@@ -107,8 +107,8 @@ def test_killed_runs_end_as_the_unbroken_one() -> None:
     [("protect", "kill"), ("protect", "full"), ("edition", "kill"), ("edition", "full"), ("edition", "read-only")],
 )
 def test_a_run_that_stops_at_a_step_goes_on(what: str, kind: str) -> None:
-    """Every 47th step; `python tests/support/every_stop.py` stops at each."""
-    command = [sys.executable, str(TESTS / "support" / "every_stop.py"), what, kind, "--part", "47"]
+    """Every 23rd step; `python tests/support/every_stop.py` stops at each."""
+    command = [sys.executable, str(TESTS / "support" / "every_stop.py"), what, kind, "--part", "23"]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

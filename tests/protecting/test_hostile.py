@@ -129,7 +129,8 @@ def test_masks_of_196_megapixels_for_16_pixels_take_little_memory(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr[-2000:]
     reasons, peak = done.stdout.rstrip().rpartition(" ")[::2]
-    assert reasons == "['14000×14000, the image (upright) is 16×16: make them one size']"
+    told = "make them one size, or give --fit-masks, since the proportions are the same"
+    assert reasons == f"['14000×14000, the image (upright) is 16×16: {told}']"
     assert int(peak) < 1024
 
 

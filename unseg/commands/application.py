@@ -87,7 +87,8 @@ def _stopped_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             raise naming_the_file(error) from error.__cause__
         except KeyboardInterrupt as stop:
-            if interrupts.speaks():
+            told = isinstance(stop, interrupts.Terminated) and interrupts.was_launched()
+            if interrupts.speaks() and not told:
                 print(f"unseg: {str(stop) or 'interrupted'}", file=sys.stderr)
             raise typer.Exit(interrupts.exit_code(stop)) from None
 

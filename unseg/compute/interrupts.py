@@ -47,7 +47,7 @@ def end_at_once(name: str = "unseg") -> None:
     def end(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
         new_line = "\n" if _on_a_terminal() else ""  # behind the ^C, and behind a bar
-        if speaks():
+        if speaks() and not (number == signal.SIGTERM and was_launched()):
             with suppress(OSError):
                 os.write(2, f"{new_line}{name}: interrupted\n".encode())
         os._exit(EXIT_SIGNAL + number)
@@ -59,6 +59,11 @@ def end_at_once(name: str = "unseg") -> None:
 def speaks() -> bool:
     """Returns whether this process tells what happens: of several that `torchrun` started, the first one does."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def was_launched() -> bool:
+    """Returns whether `torchrun` started this process. Its SIGTERM is no news: the launcher tells why it was sent."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def ignore_from_now_on() -> None:

@@ -138,11 +138,17 @@ def _counted(values: np.ndarray) -> Counter[int]:
 
 def _flat(values_HW: np.ndarray) -> Counter[int]:
     """Returns value → how many pixels with it have the same value on all four sides."""
-    inner = values_HW[1:-1, 1:-1]
-    same = np.ones(inner.shape, bool)
-    for neighbour in (values_HW[:-2, 1:-1], values_HW[2:, 1:-1], values_HW[1:-1, :-2], values_HW[1:-1, 2:]):
-        same &= inner == neighbour
-    return _counted(inner[same])
+    height, width = values_HW.shape
+    rows = max(1, PART // max(1, width))
+    counts: Counter[int] = Counter()
+    for top in range(1, height - 1, rows):
+        part = values_HW[top - 1 : min(top + rows, height - 1) + 1]  # with the rows above and below
+        inner = part[1:-1, 1:-1]
+        same = np.ones(inner.shape, bool)
+        for neighbour in (part[:-2, 1:-1], part[2:, 1:-1], part[1:-1, :-2], part[1:-1, 2:]):
+            same &= inner == neighbour
+        counts.update(_counted(inner[same]))
+    return counts
 
 
 # --- all files -------------------------------------------------------------------------------------------------------
