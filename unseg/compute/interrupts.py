@@ -125,6 +125,9 @@ def kept_from_children() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    from multiprocessing import resource_tracker  # slow to import, and asked for with processes alone
+
+    resource_tracker.ensure_running()  # it would unblock the signal when the first process is spawned
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # a mask is inherited
     try:
         yield

@@ -175,6 +175,7 @@ def _end(workers: Mapping[Connection, BaseProcess], by_itself: float) -> None:
 
 
 def _work(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all, and the parent answers
     end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
         plan: Blueprint = connection.recv()
