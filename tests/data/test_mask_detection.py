@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from unseg.data import mask_detection
 from unseg.data.mask_detection import detect_kind
 from unseg.errors import UserError
 
@@ -102,3 +104,19 @@ def test_jpeg_masks_are_black_and_white_or_a_question(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Pillow.fromarray(mask).save(tmp_path / name / "a.jpg", quality=60)
         assert detect_kind([tmp_path / name / "a.jpg"]).kind == kind
+
+
+@pytest.mark.parametrize("part", [1, 40, 100])
+def test_flat_pixels_are_the_same_however_many_rows_are_looked_at_together(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the definition, pixel by pixel; 13 columns, so that bands of 1, 3 and 7 rows end inside areas."""
+    values = np.kron(np.array([[1, 2, 2], [1, 1, 3], [4, 1, 3]], np.uint8), np.ones((7, 5), np.uint8))[:19, :13]
+    height, width = values.shape
+    expected: Counter[int] = Counter()
+    for row in range(1, height - 1):
+        for column in range(1, width - 1):
+            cross = values[[row - 1, row + 1, row, row], [column, column, column - 1, column + 1]]
+            expected[int(values[row, column])] += int((cross == values[row, column]).all())
+    monkeypatch.setattr(mask_detection, "PART", part)
+    assert mask_detection._flat(values) == expected
