@@ -199,6 +199,17 @@ def test_an_outline_that_does_not_fit_its_image_is_told(
     assert problem in (verify(out).findings[0].problem or "")
 
 
+def test_a_line_with_points_and_no_outline_proves_nothing(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out, {"a.png": [[50, 40]]}, "points", limit=1)
+    header, line = (out / MANIFEST).read_text().splitlines()
+    kept = {name: value for name, value in json.loads(line).items() if name != "outline"}
+    assert "points" in kept and len(kept) == len(json.loads(line)) - 1
+    (out / MANIFEST).write_text(f"{header}\n{json.dumps(kept)}\n")
+    (finding,) = verify(out).findings
+    assert "has points and no outline" in (finding.problem or "")
+
+
 @pytest.mark.parametrize("noise", ["codes", "network"])
 def test_a_change_beside_the_outline_is_found(photos: Path, tmp_path: Path, noise: str) -> None:
     out = tmp_path / "out"
