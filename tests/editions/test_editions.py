@@ -48,6 +48,7 @@ SETTINGS = (
     "DRY_RUN",
     "NGPU",
     "NPROC",
+    "SHARD",
 )
 BUDGETS = {name: (4, 0) if name == "medical" else (8, 0) for name in BUILDERS}
 

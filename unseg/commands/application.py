@@ -19,6 +19,7 @@ from unseg.commands.datasets import datasets, edition
 from unseg.commands.evaluate import evaluate
 from unseg.commands.info import info
 from unseg.commands.literal_help import LiteralHelp
+from unseg.commands.merge import merge
 from unseg.commands.paths import checking_paths
 from unseg.commands.protect import protect
 from unseg.commands.removed import removal
@@ -63,6 +64,7 @@ def _paragraphs(command: Callable[..., None]) -> str:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "protect": protect,
+    "merge": merge,
     "verify": verify,
     "train": train_command,
     "evaluate": evaluate,

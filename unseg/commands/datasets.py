@@ -69,7 +69,7 @@ def edition(
     """Make the unlearnable edition of a data set, as scripts/generate_NAME.sh does; settings come from the environment.
 
     DATA_ROOT, OUT, SPLIT, SET, ANNOTATIONS, OBJECTS, EPSILON, BACKGROUND_EPSILON, REGION, GENERATOR, NAMES, FORMAT,
-    VAL, LIMIT, DRY_RUN, NGPU, NPROC: see the header of that script. Run the same command again to go on after an
+    VAL, LIMIT, DRY_RUN, NGPU, NPROC, SHARD: see the header of that script. Run the same command again to go on after an
     interruption. Exit codes: 0 every image was protected; 1 some were not, the table says which and why; 2 it could not
     start or go on; 130 Ctrl-C; 143 terminated.
     """
@@ -88,8 +88,11 @@ def _run(settings: EditionSettings) -> int:
         with to_go_on_later(), quiet_decoders():
             made = make_edition(settings, terminal)
     except UserError as error:  # options of `unseg protect` are variables here
-        raise UserError(re.sub(r"^--(out|generator) ", lambda option: f"{option[1].upper()}=", str(error))) from error
-    print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0))
+        raise UserError(
+            re.sub(r"(?:^|(?<=with ))--(out|generator|shard) ", lambda option: f"{option[1].upper()}=", str(error))
+        ) from error
+    if not made.summary.planned:
+        print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0))
     if made.carried is not None:
         done = Counter(line.how for line in made.carried)
         told = ", ".join(f"{count:,} {how}" for how, count in sorted(done.items())) or "nothing else"

@@ -211,6 +211,10 @@ class SpeedOptions:
     ] = None
     workers: Annotated[int | None, typer.Option(help="Threads. Default: the number of cores.")] = None
     processes: Annotated[int, typer.Option(help="Processes that share the work; what is written is the same.")] = 1
+    shard: Annotated[
+        str | None,
+        typer.Option(help="One job of several into one --out: plan/8 once, then 1/8 to 8/8, then `unseg merge`."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -259,7 +263,7 @@ def protect(
         summary = _run(inputs or [], images, noise, what, speed, trial=trial, settings=settings, terminal=terminal)
     if as_json:
         print(json.dumps(as_dict(summary, images.out), indent=1))
-    else:
+    elif not summary.planned:
         print_summary(terminal.console, summary, images.out, settings)
     raise typer.Exit(summary.exit_code)
 
@@ -331,6 +335,7 @@ def _run(
     terminal: Terminal,
 ) -> Summary:
     from unseg.protecting import run
+    from unseg.protecting.shards import Shard
 
     return run.protect(
         inputs,
@@ -348,5 +353,6 @@ def _run(
         processes=speed.gpus or speed.processes,
         key=noise.key,
         codes=noise.codes,
+        shard=None if speed.shard is None else Shard.parse(speed.shard),
         progress=terminal,
     )

@@ -79,15 +79,8 @@ def _breach(protected: Sequence[Entry]) -> dict[str, float] | None:
 
 def print_summary(console: Console, summary: Summary, out: Path, settings: ProtectSettings) -> None:
     """Prints the closing table, and below it what is not protected and why."""
-    protected = summary.of("protected")
-    console.print(_table(summary))
-    manifest = str(out / MANIFEST)
-    for status, title, style in UNPROTECTED:
-        lines = [f"{entry.input}: {entry.reason}" for entry in summary.of(status)]
-        print_list(console, title, lines, style, manifest)
-    notes = [f"{entry.input}: {entry.note}" for entry in protected if entry.note]
-    print_list(console, "notes", notes, "default", manifest)
-    breach = _breach(protected)
+    print_counts(console, summary, out)
+    breach = _breach(summary.of("protected"))
     if breach is not None:
         console.print(
             f"JPEG breaks the bound: {breach['share']:.2%} of the values are beyond the budget (--epsilon "
@@ -100,10 +93,21 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
     if summary.seconds > 0 and not summary.dry:
         console.print(
             f"{made} images in {summary.seconds:.1f} s ({made / summary.seconds:.1f} images/s). "
-            f"Manifest: {printable(manifest)}",
+            f"Manifest: {printable(str(out / MANIFEST))}",
             markup=False,
             soft_wrap=True,
         )
+
+
+def print_counts(console: Console, summary: Summary, out: Path) -> None:
+    """Prints how many images have which status, every one that is not protected and why, and the notes."""
+    console.print(_table(summary))
+    manifest = str(out / MANIFEST)
+    for status, title, style in UNPROTECTED:
+        lines = [f"{entry.input}: {entry.reason}" for entry in summary.of(status)]
+        print_list(console, title, lines, style, manifest)
+    notes = [f"{entry.input}: {entry.note}" for entry in summary.of("protected") if entry.note]
+    print_list(console, "notes", notes, "default", manifest)
 
 
 def _table(summary: Summary) -> Table:

@@ -17,6 +17,7 @@ from unseg.editions.inside import check_files, check_links
 from unseg.editions.options import EditionSettings
 from unseg.errors import UserError
 from unseg.protecting.manifest import Manifest, read_manifest
+from unseg.protecting.merging import merge
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage.locks import FolderLock
@@ -58,11 +59,11 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     _check_names(settings, data, items)
     description, earlier = describe(settings, places), read_edition(settings.out)
     check_same(description, earlier, settings.out)
-    summary = _protect(settings, data, progress)
+    summary = merge(settings.out, of_edition=True) if settings.merge else _protect(settings, data, progress)
     notes = tuple(f"note: {note}" for note in lacking)
     for note in (*notes, *_left_out(settings, items)):
         progress.say(note)
-    if settings.dry_run:
+    if settings.dry_run or settings.shard is not None:
         return Edition(summary, None, notes)
     manifest = read_manifest(settings.out)
     assert manifest is not None, "a run that writes leaves a manifest"
@@ -87,6 +88,7 @@ def _protect(settings: EditionSettings, data: DataSet, progress: Progress) -> Su
         processes=gpus or settings.processes,
         key=settings.key,
         codes=settings.codes,
+        shard=settings.shard,
         progress=progress,
     )
 
@@ -133,6 +135,8 @@ def _check(settings: EditionSettings) -> None:
         raise UserError(f"SET={','.join(settings.sets)}: {settings.row.name} is one set; leave it out")
     if settings.rule.by_class and settings.region != "mask":
         raise UserError(f"OBJECTS=by-class REGION={settings.region}: by class there is no prompt; leave REGION out")
+    if settings.merge and (settings.dry_run or settings.limit is not None):
+        raise UserError("SHARD=merge: makes whole what the shards wrote; leave out DRY_RUN and LIMIT")
     if settings.format == "jpeg" and settings.names == "png":
         raise UserError("FORMAT=jpeg NAMES=png: the files are JPEG then; use NAMES=keep")
     if settings.gpus:
@@ -156,7 +160,9 @@ def _check_names(settings: EditionSettings, data: DataSet, items: Sequence[Item]
 
 
 def _left_out(settings: EditionSettings, items: Sequence[Item]) -> list[str]:
-    """Returns what a try of the run leaves out, in a sentence."""
+    """Returns what a try of the run, or a part of it, leaves out, in a sentence."""
+    if settings.shard is not None:
+        return [f"SHARD={settings.shard}: annotations and untouched images come along with SHARD=merge, the last step"]
     if settings.dry_run:
         size = sum((settings.root / item.name).stat().st_size for item in items if item.how == "copied")
         return [f"besides, {len(items):,} annotation files and untouched images come along ({decimal(size)})"]

@@ -13,6 +13,7 @@ from unseg.data.edition_layout import EditionRow
 from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.protecting.settings import Noise
+from unseg.protecting.shards import Shard
 
 if TYPE_CHECKING:  # torch is imported only when an edition is made
     from unseg.protecting.protector import Region
@@ -24,6 +25,7 @@ NAMES: tuple[Names, ...] = ("keep", "png")  # the first of each is the default
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg")
 UNTOUCHED: tuple[Untouched, ...] = ("copy", "link", "none")
 REGIONS: tuple[Region, ...] = ("mask", "published")
+MERGE = "merge"  # SHARD=merge: the last step of an edition in shards
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -35,7 +37,8 @@ class EditionSettings:
     all. linked_roots: folders outside the root that links in it may lead to. kind: which annotations, None for the
     usual ones. noise, generator, key, codes: as for `unseg protect`. region: where the object's budget holds.
     untouched: what becomes of evaluation images. limit: only the first so many images, and no annotations. gpus:
-    0 for the CPU, None for all. processes: on the CPU.
+    0 for the CPU, None for all. processes: on the CPU. shard: only that part of the images, and no annotations. merge:
+    the images are there, in shards, and become whole.
     """
 
     row: EditionRow
@@ -60,6 +63,8 @@ class EditionSettings:
     dry_run: bool = False
     gpus: int | None = None
     processes: int = 1
+    shard: Shard | None = None
+    merge: bool = False
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -80,7 +85,7 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
                 return known
         raise UserError(f"{name}={value}: choose from {', '.join(choices)}")
 
-    objects = given("OBJECTS", "auto")
+    objects, shard = given("OBJECTS", "auto"), given("SHARD")
     words = given("STRENGTH")
     usual = strength(words, "STRENGTH") if words else row.budget.object
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
@@ -110,6 +115,8 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
         dry_run=choice("DRY_RUN", ("0", "1")) == "1",
         gpus=_count("NGPU", given("NGPU"), 0),
         processes=_count("NPROC", given("NPROC"), 1) or 1,
+        shard=Shard.parse(shard, "SHARD=") if shard not in ("", MERGE) else None,
+        merge=shard == MERGE,
     )
 
 

@@ -15,11 +15,12 @@ from unseg.compute.progress import Progress, track
 from unseg.errors import UserError
 from unseg.protecting import processes
 from unseg.protecting.forecast import Forecast
-from unseg.protecting.manifest import Entry, ManifestWriter
+from unseg.protecting.manifest import Entry, Manifest, ManifestWriter, cannot_go_on, write_manifest
 from unseg.protecting.objects import Refused
 from unseg.protecting.one_image import Job
 from unseg.protecting.pipeline import Pipeline, Result
 from unseg.protecting.planning import RunPlan
+from unseg.protecting.shards import begun
 from unseg.protecting.trials import foretell
 from unseg.storage import image_decoding, image_encoding
 from unseg.storage.files import remove_temporaries, sync_folder
@@ -35,7 +36,8 @@ class Summary:
     """What a run did.
 
     entries: a line for every input of it, sorted. kept: how many were found done. seconds: of the images. forecast:
-    what was said before it began. dry: nothing was done; "protected" are those that nothing speaks against.
+    what was said before it began. dry: nothing was done; "protected" are those that nothing speaks against. planned:
+    only what shards go by was settled.
     """
 
     entries: tuple[Entry, ...]
@@ -43,6 +45,7 @@ class Summary:
     seconds: float
     forecast: Forecast
     dry: bool = False
+    planned: bool = False
 
     def of(self, status: str) -> list[Entry]:
         """Returns the lines of one status: "protected", "weak", "uncoded", "copied", "skipped" or "failed"."""
@@ -60,10 +63,8 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     foreseen = foretell(plan, TRIED_FROM, pool, progress)
     started = time.perf_counter()
     kept, entries = 0, list(plan.problems)
-    if plan.key is not None and plan.key.is_new:
-        write_key(plan.key.path, plan.key.key)
-        progress.say(f"key: drawn, and kept in {plan.key.path}: keep it for later images, and do not publish it")
-    with ManifestWriter(plan.out, plan.header, plan.before.values(), plan.pipeline.held) as manifest:
+    _keep_key(plan, progress)
+    with ManifestWriter(plan.records, plan.header, plan.before.values(), plan.pipeline.held) as manifest:
         for problem in plan.problems:
             manifest.add(problem)
         with closing(_results(plan, manifest, pool)) as results:
@@ -76,6 +77,32 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
         _sync(plan, entries)
     _remove_temporaries(plan)  # of a killed run's workers, which end a moment after it
     return Summary(_sorted(entries), kept, time.perf_counter() - started, foreseen)
+
+
+def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress) -> Summary:
+    """Writes what all shards of a run go by: its key and an unfinished manifest. No image is protected.
+
+    A plan that shards have begun to carry out stays as it is. The caller holds the lock of the output folder.
+    """
+    foreseen = foretell(plan, TRIED_FROM, pool, progress)
+    started = time.perf_counter()
+    if not begun(plan.out):
+        _keep_key(plan, progress)
+        try:
+            write_manifest(plan.out, Manifest(plan.header, dict(plan.before)), finished=False)
+        except OSError as error:
+            raise cannot_go_on(plan.out, error) from error
+    progress.say(
+        f"planned: {len(plan.jobs):,} images in {shards:,} shards; run the same command with --shard 1/{shards} to"
+        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {plan.out}`"
+    )
+    return Summary((), 0, time.perf_counter() - started, foreseen, planned=True)
+
+
+def _keep_key(plan: RunPlan, progress: Progress) -> None:
+    if plan.key is not None and plan.key.is_new:
+        write_key(plan.key.path, plan.key.key)
+        progress.say(f"key: drawn, and kept in {plan.key.path}: keep it for later images, and do not publish it")
 
 
 def foresee(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
@@ -152,6 +179,6 @@ def _sync(plan: RunPlan, entries: Iterable[Entry]) -> None:
 
 def _remove_temporaries(plan: RunPlan) -> None:
     try:
-        remove_temporaries(plan.out)
+        remove_temporaries(plan.records)  # those of other shards are not ours
     except OSError as error:
-        raise UserError(f"--out {plan.out}: cannot be written: {error.strerror}") from error
+        raise UserError(f"--out {plan.records}: cannot be written: {error.strerror}") from error

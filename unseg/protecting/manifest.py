@@ -26,8 +26,12 @@ from unseg.storage.locks import LOCK_FILE, Held
 
 MANIFEST = "unseg-manifest.jsonl"
 EDITION, CARRIED = "unseg-edition.json", "unseg-edition-files.jsonl"  # of editions, beside the manifest
-OWN_NAMES = frozenset((MANIFEST, LOCK_FILE, EDITION, CARRIED))  # in an output folder: no image is ever called so
+SHARDS = ".unseg-shards"  # a folder: of each shard of a run, its lock and its manifest
+OWN_NAMES = frozenset(
+    (MANIFEST, LOCK_FILE, EDITION, CARRIED, SHARDS)
+)  # in an output folder: no image is ever called so
 MAX_LINE = 8 << 20  # bytes; a line with a hundred thousand boxes is shorter
+AGREED = "shards"  # in the first line of a plan and of its shards: what all of them share
 UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
 FORMAT = 2  # 1: grey images became RGB, and the settings named no metadata policy
 Status = Literal["protected", "weak", "uncoded", "copied", "skipped", "failed", "started"]
@@ -208,14 +212,8 @@ class ManifestWriter:
             raise cannot_go_on(self.path.parent, error) from error
 
     def _rewrite(self, finished: bool) -> None:
-        def blocks() -> Iterable[bytes]:
-            yield (json.dumps(self.header if finished else {**self.header, UNFINISHED: True}) + "\n").encode()
-            for key in sorted(self.entries):
-                yield _line(self.entries[key]).encode()
-
         self._check_held()
-        write_blocks(self.path, blocks(), durable=True, within=self.path.parent)
-        sync_folder(self.path.parent)
+        write_manifest(self.path.parent, Manifest(self.header, self.entries), finished)
         self._check_held()
 
     def __enter__(self) -> ManifestWriter:
@@ -240,6 +238,19 @@ class ManifestWriter:
                 raise
             self._check_held()
             raise cannot_go_on(self.path.parent, failure) from failure
+
+
+def write_manifest(folder: Path, manifest: Manifest, finished: bool) -> None:
+    """Writes a manifest whole, its lines sorted, and waits for the disk. finished: as `ManifestWriter` says."""
+
+    def blocks() -> Iterable[bytes]:
+        header = manifest.header if finished else {**manifest.header, UNFINISHED: True}
+        yield (json.dumps(header) + "\n").encode()
+        for key in sorted(manifest.entries):
+            yield _line(manifest.entries[key]).encode()
+
+    write_blocks(folder / MANIFEST, blocks(), durable=True, within=folder)
+    sync_folder(folder)
 
 
 def cannot_go_on(out: Path, error: OSError) -> UserError:
@@ -307,7 +318,8 @@ def _is_output(name: Any) -> bool:
     if not isinstance(name, str) or not stays_inside(name):
         return False
     path = PurePosixPath(name)
-    return path.as_posix().casefold() not in OWN_NAMES and not TEMPORARY.fullmatch(path.name)
+    own = {path.as_posix().casefold(), path.parts[0].casefold()} & OWN_NAMES
+    return not own and not TEMPORARY.fullmatch(path.name)
 
 
 def _number(value: Any) -> int | float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -53,20 +53,27 @@ def _real(path: Path) -> Path:
 
 
 def plan_outputs(
-    samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry], names: str = "suffix"
+    samples: Mapping[Key, SampleFile],
+    out: Path,
+    form: str,
+    earlier: Mapping[Key, Entry],
+    names: str = "suffix",
+    own: Collection[Key] | None = None,
 ) -> dict[Key, Planned]:
     """Returns names for every input, unique even where upper and lower case are the same.
 
     They do not depend on the order of the inputs. Names of earlier runs stay. Then inputs that need no new suffix are
     served, then the others in sorted order: of a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Where
-    `names` is "keep", no input needs a new suffix. form: a key of `SUFFIXES`. Raises UserError where a name leads out
-    of the output, and where a file that no manifest line owns or a linked folder is in the way.
+    `names` is "keep", no input needs a new suffix. form: a key of `SUFFIXES`. own: the inputs that this run writes,
+    where others write the rest; only theirs is looked for in the folder. Raises UserError where a name leads out of the
+    output, and where a file that no manifest line owns or a linked folder is in the way.
     """
     _check_names(samples, out)
     suffixes = SUFFIXES[form] if names == "suffix" else None
     taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
     taken.update(dict.fromkeys(OWN_NAMES, ("", "")))
     planned: dict[Key, Planned] = {}
+    mine = samples.keys() if own is None else set(own)
     for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
         before = earlier.get(key)
         kept = before.output if before and before.status != "copied" else None
@@ -77,9 +84,9 @@ def plan_outputs(
         simple = next(iter(_output_names(key[0], suffixes)))
         note = None if output == simple else f"named {output} because another input has the name {simple}"
         owned = before.owned if before else ()
-        free = copy in owned or not os.path.lexists(out / copy)
+        free = key not in mine or copy in owned or not os.path.lexists(out / copy)
         planned[key] = Planned(output, copy if free else None, note)
-    _check_nothing_in_the_way(planned, out, earlier)
+    _check_nothing_in_the_way({key: planned[key] for key in planned if key in mine}, out, earlier)
     return planned
 
 

@@ -19,9 +19,9 @@ from unseg.data.samples import OF_MASKS, SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.method.codes import class_codes
 from unseg.protecting.code_planning import RunKey, plan_codes
-from unseg.protecting.header import check_same_settings, header_of
+from unseg.protecting.header import check_same_settings, header_of, recorded
 from unseg.protecting.inputs import Inputs
-from unseg.protecting.manifest import Entry, Key, read_manifest, relative
+from unseg.protecting.manifest import AGREED, Entry, Key, Manifest, relative
 from unseg.protecting.mask_placing import Placing
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
@@ -38,6 +38,7 @@ from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
+from unseg.protecting.shards import SHARD, Shard, agreement, begun, check_agreed, earlier_manifest
 from unseg.storage.locks import Held
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class RunPlan:
     """Everything that a run does, known before it writes.
 
     header: the manifest's first line. problems: lines of what cannot become a job. before: lines of earlier runs that
-    stay. jobs: in the order of their names. processes: how many share the work. key: of noise of codes.
+    stay. jobs: in the order of their names. processes: how many share the work. records: the folder of the manifest.
+    key: of noise of codes.
     """
 
     pipeline: Pipeline
@@ -60,6 +62,7 @@ class RunPlan:
     before: Mapping[Key, Entry]
     jobs: tuple[Job, ...]
     processes: int
+    records: Path
     key: RunKey | None = None
 
     @property
@@ -73,6 +76,20 @@ class RunPlan:
         return [job for job in self.jobs if job.is_new]
 
 
+def as_planned(request: Request) -> Request:
+    """Returns the request of a shard with what its plan found out about the masks, which are not looked at again.
+
+    Any other request stays as it is. UserError where the shard has no plan, or another one.
+    """
+    if request.shard is None or request.shard.is_plan:
+        return request
+    earlier = earlier_manifest(request.out, request.shard)
+    kind = None if earlier is None else recorded(earlier, request.out).kind
+    if kind is None or request.masks is None or request.settings.mask_type != "auto":
+        return request
+    return replace(request, settings=replace(request.settings, mask_type=kind))
+
+
 def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progress, held: Held | None = None) -> RunPlan:
     """Returns the plan of a run; UserError where the output folder or the settings forbid it. Nothing is written.
 
@@ -80,7 +97,7 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     has locked; None where it is not to write.
     """
     out, settings = request.out, request.settings
-    objects, earlier = _objects(request, inputs, pool, progress), read_manifest(out)
+    objects, earlier = _objects(request, inputs, pool, progress), earlier_manifest(out, request.shard)
     source: NoiseSource
     key = None
     if inputs.loaded is None or inputs.device is None:
@@ -96,29 +113,55 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     check_same_settings(header, earlier, out)
     samples = {(sample.name, relative(sample.root, out)): sample for sample in inputs.found.samples}
     chosen = sorted(samples)[: request.limit]
+    last = chosen[-1][0] if request.limit is not None and chosen else None
     if settings.unmasked == "fail":
         _check_none_lacks(objects, [samples[key] for key in chosen])
-    last = chosen[-1][0] if request.limit is not None and chosen else None
     before = _lines_that_stay(earlier.entries if earlier else {}, inputs.opened, out)
-    jobs = _jobs(samples, chosen, pipeline, before)
-    return RunPlan(
+    plan = RunPlan(
         pipeline,
         header,
         problems=_problems(inputs, out, last),
         before=before,
-        jobs=jobs,
-        processes=max(1, min(request.processes, len(jobs))),
+        jobs=_jobs(samples, chosen, pipeline, before, request.shard),
+        processes=request.processes,
+        records=request.records,
         key=key,
     )
+    plan = plan if request.shard is None else _part_of(plan, request.shard, earlier)
+    return replace(plan, processes=max(1, min(plan.processes, len(plan.jobs))))
 
 
 def _jobs(
-    samples: Mapping[Key, SampleFile], chosen: list[Key], pipeline: Pipeline, before: Mapping[Key, Entry]
+    samples: Mapping[Key, SampleFile],
+    chosen: list[Key],
+    pipeline: Pipeline,
+    before: Mapping[Key, Entry],
+    shard: Shard | None,
 ) -> tuple[Job, ...]:
     """Returns the chosen jobs; names are planned for all samples, so that they do not depend on the choice."""
     settings = pipeline.settings
-    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names)
+    own = None if shard is None else shard.of(chosen)
+    if shard is not None and shard.is_plan and begun(pipeline.out):
+        own = ()  # shards look to their own
+    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names, own=own)
     return tuple(Job(samples[key], planned[key], key, before.get(key)) for key in chosen)
+
+
+def _part_of(plan: RunPlan, shard: Shard, earlier: Manifest | None) -> RunPlan:
+    """Returns a shard's part of a plan; UserError where it is not the plan that was made for all shards.
+
+    What is no job is told by the first shard.
+    """
+    agreed = agreement(shard, plan.jobs, plan.pipeline.settings)
+    header = {**plan.header, AGREED: agreed, **({} if shard.is_plan else {SHARD: shard.number})}
+    check_agreed(shard, header, earlier, plan.out)
+    if shard.is_plan:
+        return replace(plan, header=header)
+    jobs = tuple(shard.of(plan.jobs))
+    own = {job.key for job in jobs}
+    before = {key: entry for key, entry in plan.before.items() if key in own}
+    problems = plan.problems if shard.number == 1 else ()
+    return replace(plan, header=header, jobs=jobs, before=before, problems=problems)
 
 
 # --- what the object is

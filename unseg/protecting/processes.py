@@ -87,7 +87,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
         _end(workers, ENDS_WITHIN if finished else 0)
         if not finished:
             with suppress(OSError):  # a disk that has become read-only: the next run removes them
-                remove_temporaries(plan.out)
+                remove_temporaries(plan.out if plan.held is None else plan.held.folder)
 
 
 class _Parts:

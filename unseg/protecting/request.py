@@ -11,6 +11,7 @@ from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
+from unseg.protecting.shards import Shard
 
 if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
     from unseg.protecting.generators import AnyGenerator
@@ -38,6 +39,12 @@ class Request:
     key: Path | bytes | None = None
     codes: Path | Mapping[int, int] | None = None
     whole_image: bool = False
+    shard: Shard | None = None
+
+    @property
+    def records(self) -> Path:
+        """Returns the folder of the run's lock and manifest."""
+        return self.out if self.shard is None else self.shard.folder(self.out)
 
     @property
     def kind(self) -> Kind:

@@ -11,12 +11,13 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
-from unseg.protecting.execution import Summary, execute, foresee
+from unseg.protecting.execution import Summary, execute, foresee, settle
 from unseg.protecting.inputs import read_inputs
 from unseg.protecting.open_annotations import OpenAnnotations
-from unseg.protecting.planning import plan_run
+from unseg.protecting.planning import as_planned, plan_run
 from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
+from unseg.protecting.shards import Shard, check_alone
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock
 
@@ -45,6 +46,7 @@ def protect(
     generator: AnyGenerator | None = None,
     key: str | Path | bytes | None = None,
     codes: str | Path | Mapping[int, int] | None = None,
+    shard: Shard | None = None,
     progress: Progress = SILENT,
 ) -> Summary:
     """Protects images on disk and returns what was done.
@@ -59,15 +61,14 @@ def protect(
     the object is the whole image, which cannot keep networks from learning the objects in it.
 
     samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
-    has that name under `out`. limit: protects only the first so many by name. dry_run: writes nothing, not even `out`,
-    and tells from headers, masks and annotations what a run would do. processes: how many share the work; on GPUs each
-    has its own. generator: one of any kind (see `unseg.protecting.generators`), in place of `settings.generator`. key:
-    32 bytes, or the file that holds them; without it the one beside `out`, which is made where it is missing. codes:
-    which class has which code, or the file that says so (a manifest, or JSON as its first line has it); without it that
-    is decided over all masks. progress: is told sentences and bars.
+    has that name under `out`. limit: only the first so many by name. dry_run: writes nothing, not even `out`, and tells
+    from headers, masks and annotations what a run would do. processes: how many share the work; on GPUs each has its
+    own. generator: one of any kind, in place of `settings.generator`. key: 32 bytes, or the file that holds them;
+    without it the one beside `out`, which is made where it is missing. codes: class → code, or the file that says so;
+    without it that is decided over all masks. shard: see `unseg.protecting.shards`. progress: is told what goes on.
     """
     request = Request(
-        tuple(Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)),
+        tuple(map(Path, [inputs] if isinstance(inputs, (str, Path)) else inputs)),
         Path(out),
         settings,
         masks=_path(masks, "masks"),
@@ -83,23 +84,29 @@ def protect(
         key=key if isinstance(key, bytes) else _path(key, "key"),
         codes=codes if isinstance(codes, Mapping) else _path(codes, "codes"),
         whole_image=whole_image,
+        shard=shard,
     )
-    request.check()
     return _carried_out(request, dry_run, progress)
 
 
 def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary:
+    request.check()
     if request.kind != "codes":
         import_module("torch")  # before the threads that call it are made
     workers = request.settings.workers or cores()
     with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
+        request = as_planned(request)
         found = read_inputs(request, pool, progress)
         if dry_run:
             return foresee(plan_run(request, found, pool, progress), pool, progress)
-        with FolderLock(request.out) as lock:  # what lies in the folder is read once nobody else writes there
+        with FolderLock(request.records) as lock:  # what lies in the folder is read once nobody else writes there
+            check_alone(request.out, request.shard)
             if lock.stale:
                 progress.say(f"note: an earlier run ({lock.stale}) was cut off; this one goes on from there")
-            return execute(plan_run(request, found, pool, progress, lock.held), pool, progress)
+            plan = plan_run(request, found, pool, progress, lock.held)
+            if request.shard is not None and request.shard.is_plan:
+                return settle(plan, request.shard.count, pool, progress)
+            return execute(plan, pool, progress)
 
 
 def _path(given: str | Path | None, name: str) -> Path | None:

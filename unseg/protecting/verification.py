@@ -19,6 +19,7 @@ from unseg.protecting.header import age_of_noise, recorded
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
+from unseg.protecting.shards import refuse_unmerged
 from unseg.storage import image_limits
 from unseg.storage.files import files_under
 from unseg.storage.image_headers import pixel_count
@@ -175,6 +176,7 @@ def finished_manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder}: no {MANIFEST} in it; give the --out folder of `unseg protect`")
+    refuse_unmerged(manifest, folder)
     writer = holder_of(folder)
     if writer is not None:
         raise UserError(f"{folder}: {writer} is writing there; wait until that has ended")
