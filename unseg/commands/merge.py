@@ -21,10 +21,10 @@ def merge(
     changes nothing more. Exit codes: 0 every image is protected; 1 some are not, the table says which and why; 2 it
     could not merge; 130 Ctrl-C.
     """
-    from unseg.protecting.merging import merge as merged
+    from unseg.protecting.stores import merge_anywhere
 
     terminal = Terminal(quiet)
-    summary = merged(out)
+    summary = merge_anywhere(out)
     terminal.say(f"merged: {len(summary.entries):,} images; `unseg verify {out}` proves them")
     print_counts(terminal.console, summary, out)
     raise typer.Exit(summary.exit_code)

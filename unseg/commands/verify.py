@@ -33,10 +33,11 @@ def verify(
     is not, the lists say what; 2 it could not start, one line says why; 130 Ctrl-C.
     """
     from unseg.editions.audit import verify_edition
+    from unseg.protecting.stores import verify_anywhere
 
     terminal = Terminal(quiet=quiet or as_json)
     with quiet_decoders():
-        result = verify_edition(
+        result = verify_anywhere(
             folder,
             originals=originals,
             masks=masks,
@@ -44,6 +45,7 @@ def verify(
             workers=workers,
             max_megapixels=max_megapixels,
             progress=terminal,
+            on_disk=verify_edition,
         )
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))

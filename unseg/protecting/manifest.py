@@ -21,7 +21,15 @@ from typing import Any, BinaryIO, Literal, get_args
 
 from unseg.errors import UserError
 from unseg.protecting.points import Points, points_of
-from unseg.storage.files import TEMPORARY, open_for_appending, open_for_reading, stays_inside, sync_folder, write_blocks
+from unseg.storage.files import (
+    TEMPORARY,
+    open_for_appending,
+    open_for_reading,
+    stays_inside,
+    sync_folder,
+    url_of_file,
+    write_blocks,
+)
 from unseg.storage.locks import LOCK_FILE, Held
 
 MANIFEST = "unseg-manifest.jsonl"
@@ -166,7 +174,10 @@ def _check_budgets(entry: Entry, settings: Mapping[str, Any]) -> None:
 
 
 def relative(path: Path, out: Path) -> str:
-    """Returns `path` as the manifest in the folder `out` names it."""
+    """Returns `path` as the manifest in the folder `out` names it; as an address where the two are in unlike stores."""
+    here, there = url_of_file(path), url_of_file(out)
+    if (here or "").partition(":")[0] != (there or "").partition(":")[0]:
+        return here or Path(os.path.realpath(path)).as_uri()
     return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(out))).as_posix()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -27,7 +27,7 @@ from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_limits
-from unseg.storage.files import remove_temporaries
+from unseg.storage.files import Mount, mounted, mounts, remove_temporaries
 from unseg.storage.locks import Held
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
@@ -39,7 +39,8 @@ ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is kil
 class Blueprint:
     """Everything that a worker needs to build its pipeline.
 
-    held: the output folder, which the parent has locked. rank: the worker's number.
+    held: the output folder, which the parent has locked. mounts: folders that stand for stores. rank: the worker's
+    number.
     """
 
     settings: ProtectSettings
@@ -48,6 +49,7 @@ class Blueprint:
     objects: Objects
     workers: int
     held: Held | None
+    mounts: tuple[Mount, ...] = ()
     rank: int = 0
 
     def build(self) -> Pipeline:
@@ -60,7 +62,7 @@ def blueprint(pipeline: Pipeline, processes: int) -> Blueprint:
     """Returns the blueprint of a pipeline's copies in `processes` processes, which share the cores."""
     workers = pipeline.settings.workers or max(1, cores() // processes)
     source = pipeline.source.for_worker()
-    return Blueprint(pipeline.settings, source, pipeline.out, pipeline.objects, workers, pipeline.held)
+    return Blueprint(pipeline.settings, source, pipeline.out, pipeline.objects, workers, pipeline.held, mounts())
 
 
 def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Generator[Result, None, None]:
@@ -180,12 +182,15 @@ def _work(connection: Connection) -> None:
     try:
         plan: Blueprint = connection.recv()
         with (
+            ExitStack() as stores,
             image_limits.own_size_limit(),
             image_limits.quiet_decoders(),
             alone(),
             single_threaded_pool(plan.workers) as pool,
             closing(plan.build().results(_asked_for(connection), pool)) as made,
         ):
+            for mount in plan.mounts:
+                stores.enter_context(mounted(mount))
             for result in made:
                 connection.send(result)
         connection.send(DONE)

@@ -18,6 +18,7 @@ from unseg.protecting.planning import as_planned, plan_run
 from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.protecting.shards import Shard, check_alone
+from unseg.protecting.stores import is_in_stores, protect_in_stores
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock
 
@@ -91,6 +92,12 @@ def protect(
 
 def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary:
     request.check()
+    if is_in_stores(request):
+        return protect_in_stores(request, dry_run, progress, _on_disk)
+    return _on_disk(request, dry_run, progress)
+
+
+def _on_disk(request: Request, dry_run: bool, progress: Progress) -> Summary:
     if request.kind != "codes":
         import_module("torch")  # before the threads that call it are made
     workers = request.settings.workers or cores()

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from unseg.errors import UserError
 
@@ -26,6 +26,19 @@ HALF_A_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those between s
 BLOCK = 2**20
 Times = tuple[int, int]
 
+
+class Mount(Protocol):
+    """A folder whose files have their contents elsewhere until they are read."""
+
+    def bring(self, path: str | Path) -> None:
+        """Brings the content of a file of the folder that is about to be opened; OSError where there is none."""
+
+    def url(self, path: str | Path) -> str | None:
+        """Returns where a file of the folder has its content; None for any other path."""
+
+
+_mounts: list[Mount] = []
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -34,6 +47,8 @@ def open_for_reading(path: str | Path) -> BinaryIO:
 
     It does not wait for the content of a pipe, which may never come, and reads no device, which may have no end.
     """
+    for mount in _mounts:
+        mount.bring(path)
     return _regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), "rb")
 
 
@@ -49,6 +64,26 @@ def _regular(path: str | Path, flags: int, mode: str) -> BinaryIO:
     if stat.S_ISDIR(kind):
         raise OSError(errno.EISDIR, "is a folder", os.fspath(path))
     raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+
+
+@contextmanager
+def mounted(mount: Mount) -> Iterator[None]:
+    """Inside, a mount is asked for the content of every file before it is opened for reading."""
+    _mounts.append(mount)
+    try:
+        yield
+    finally:
+        _mounts.remove(mount)
+
+
+def mounts() -> tuple[Mount, ...]:
+    """Returns what is mounted now, for other processes to mount it too."""
+    return tuple(_mounts)
+
+
+def url_of_file(path: str | Path) -> str | None:
+    """Returns the address of a file that is a store's; None for a file on the disk."""
+    return next(filter(None, (mount.url(path) for mount in _mounts)), None)
 
 
 def is_missing(path: str | Path) -> bool:

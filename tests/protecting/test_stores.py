@@ -1,0 +1,305 @@
+"""unseg protect, merge and verify on a store: an S3 server on loopback holds images, masks and outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.s3_server import BUCKET, SECRET, served
+from tests.support.told_progress import Told
+from unseg import cli
+from unseg.errors import UserError
+from unseg.protecting import stores
+from unseg.protecting.manifest import MANIFEST, SHARDS
+from unseg.protecting.run import ProtectSettings, protect
+from unseg.protecting.shards import Shard
+from unseg.protecting.stores import merge_anywhere, verify_anywhere
+from unseg.storage.files import files_under
+from unseg.storage.mirror import Mirror, url_of
+
+SETTINGS = ProtectSettings(workers=2)
+NAMES = ("a.jpg", "a.png", "b/c.png", "b/d.png", "e.png", "g.png")
+ROOT = f"s3://{BUCKET}/set"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with served() as files:
+        yield files
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs and masks of classes, one photograph broken, and what a run on the disk makes of them."""
+    folder = tmp_path_factory.mktemp("local")
+    draw = np.random.default_rng(8)
+    for place, name in enumerate(NAMES):
+        for part in ("photos", "masks"):
+            (folder / part / name).parent.mkdir(parents=True, exist_ok=True)
+        size = (33, 47 + max(place, 1))
+        Image.fromarray(draw.integers(20, 230, (*size, 3)).astype(np.uint8)).save(folder / "photos" / name)
+        labels = np.array([1, 2, 5], np.uint8)[(np.arange(size[1])[None] // 9 + np.arange(33)[:, None] // 20) % 3]
+        Image.fromarray(labels).save(folder / "masks" / f"{name.partition('.')[0]}.png")
+    (folder / "photos" / "g.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (folder / "key").write_text("3c" * 32 + "\n")
+    assert (
+        protect(folder / "photos", folder / "out", SETTINGS, masks=folder / "masks", key=folder / "key").exit_code == 1
+    )
+    return folder
+
+
+@pytest.fixture
+def there(server: Any, local: Path) -> Iterator[Any]:
+    """The server with photographs and masks, and without any output."""
+    if server.exists(ROOT):
+        server.rm(ROOT, recursive=True)
+    for part in ("photos", "masks"):
+        for path in files_under(local / part):
+            server.put_file(str(path), f"{ROOT}/{path.relative_to(local).as_posix()}")
+    server.pipe_file(f"{ROOT}/photos/empty/", b"")  # how some tools write a folder
+    yield server
+
+
+def run(local: Path, out: object = f"{ROOT}/out", shard: str | None = None, **given: Any) -> Any:
+    parsed = None if shard is None else Shard.parse(shard)
+    given = {"masks": f"{ROOT}/masks", "key": local / "key", **given}
+    return protect(f"{ROOT}/photos", out, SETTINGS, shard=parsed, **given)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files_under(folder)}
+
+
+def objects(server: Any, place: str = f"{ROOT}/out") -> dict[str, bytes]:
+    start = len(place.removeprefix("s3://")) + 1
+    return {name[start:]: server.cat_file(name) for name in server.find(place)}
+
+
+def found(folder: str | Path, **given: Any) -> Any:
+    options = {"originals": None, "masks": None, "annotations": None, "workers": 2, "max_megapixels": 200.0}
+    return verify_anywhere(Path(folder), **{**options, **given}, progress=Told())
+
+
+# --- the same as on a disk
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_store_gets_what_the_disk_gets_to_the_byte(there: Any, local: Path, processes: int) -> None:
+    told = Told()
+    made = run(local, processes=processes, progress=told)
+    assert objects(there) == tree(local / "out")
+    assert (made.exit_code, len(made.entries)) == (1, len(NAMES))
+    assert any(f"into {ROOT}/out" in text for text in told.sentences)
+    assert not any(
+        "/tmp" in text or "unseg-" in text.replace(MANIFEST, "").replace(BUCKET, "") for text in told.sentences
+    )
+    result = found(f"{ROOT}/out")
+    assert (result.failures, result.missing, result.extra, result.other_files) == ([], (), (), ())
+    assert len(result.findings) == 5 and result.as_dict() == found(local / "out").as_dict()
+    run(local)
+    assert objects(there) == tree(local / "out")
+
+
+def test_verify_sees_what_changed_in_the_store(there: Any, local: Path) -> None:
+    run(local)
+    there.cp_file(f"{ROOT}/out/e.png", f"{ROOT}/out/b/c.png")
+    there.rm_file(f"{ROOT}/out/b/d.png")
+    there.pipe_file(f"{ROOT}/out/more.txt", b"?")
+    there.rm_file(f"{ROOT}/photos/a.jpg")
+    result = found(f"{ROOT}/out")
+    told = {finding.name: finding.problem for finding in result.failures}
+    assert result.missing == ("b/d.png",) and result.extra == ("more.txt",)
+    assert f"its original {ROOT}/out/../photos/a.jpg is not there" in told["a.jpg.png"]
+    assert {"a.jpg.png", "b/c.png", "b/d.png"} == set(told)
+
+
+def test_images_in_a_store_are_protected_onto_the_disk(there: Any, local: Path, tmp_path: Path) -> None:
+    made = run(local, tmp_path / "out")
+    assert made.exit_code == 1
+    here, wanted = tree(tmp_path / "out"), tree(local / "out")
+    assert {name: data for name, data in here.items() if name != MANIFEST} == {
+        name: data for name, data in wanted.items() if name != MANIFEST
+    }
+    line = json.loads(here[MANIFEST].splitlines()[1])
+    assert (line["input_root"], line["mask_root"]) == (f"{ROOT}/photos", f"{ROOT}/masks")
+    lost = found(tmp_path / "out")
+    assert len(lost.failures) == 5 and "give --originals" in lost.failures[0].problem
+    result = found(tmp_path / "out", originals=Path(f"{ROOT}/photos"), masks=Path(f"{ROOT}/masks"))
+    assert (result.failures, len(result.findings)) == ([], 5)
+
+
+def test_images_of_the_disk_are_protected_into_a_store(there: Any, local: Path) -> None:
+    protect(local / "photos", f"{ROOT}/out", SETTINGS, masks=local / "masks", key=local / "key")
+    here, wanted = objects(there), tree(local / "out")
+    assert {name: here[name] for name in here if name != MANIFEST} == {
+        name: wanted[name] for name in wanted if name != MANIFEST
+    }
+    line = json.loads(here[MANIFEST].splitlines()[1])
+    assert line["input_root"] == (local / "photos").as_uri()
+    result = found(f"{ROOT}/out", originals=local / "photos", masks=local / "masks")
+    assert (result.failures, len(result.findings)) == ([], 5)
+
+
+def test_annotations_in_a_store(there: Any, local: Path, tmp_path: Path) -> None:
+    coco = {
+        "images": [{"id": 1, "file_name": "b/c.png", "width": 49, "height": 33}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 27, 21], "area": 567, "iscrowd": 0,
+             "segmentation": [[3, 4, 30, 4, 30, 25, 3, 25]]}
+        ],
+    }  # fmt: skip
+    there.pipe_file(f"{ROOT}/coco.json", json.dumps(coco).encode())
+    made = run(local, masks=None, annotations=f"{ROOT}/coco.json")
+    assert [entry.input for entry in made.of("protected")] == ["b/c.png"]
+    (local / "coco.json").write_text(json.dumps(coco))
+    alone = local.parent / "coco-out"
+    protect(local / "photos", local / "coco-out", SETTINGS, annotations=local / "coco.json", key=local / "key")
+    assert objects(there) == tree(local / "coco-out") and not alone.exists()
+    with pytest.raises(UserError, match="--processes 2: with --annotations in a store, only 1"):
+        run(local, masks=None, annotations=f"{ROOT}/coco.json", processes=2)
+
+
+# --- shards, killed and repeated
+
+
+def test_shards_in_a_store_need_no_common_disk(there: Any, local: Path) -> None:
+    with pytest.raises(UserError, match=f"--shard 1/2: nothing in --out {ROOT}/out says"):
+        run(local, shard="1/2")
+    for shard in ("plan/2", "2/2", "plan/2"):
+        run(local, shard=shard)
+    assert set(objects(there)) == {MANIFEST, f"{SHARDS}/2-of-2/{MANIFEST}", "b/d.png", "e.png"}
+    with pytest.raises(UserError, match=f"{ROOT}/out: shard 1/2 has not run"):
+        merge_anywhere(Path(f"{ROOT}/out"))
+    run(local, shard="1/2")
+    assert len(merge_anywhere(Path(f"{ROOT}/out")).entries) == len(NAMES)
+    assert objects(there) == tree(local / "out")
+    merge_anywhere(Path(f"{ROOT}/out"))
+    assert objects(there) == tree(local / "out")
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("sends", (1, 2, 3, 4, 5, 6, 9, 11))
+def test_a_run_that_is_killed_at_any_file_goes_on(
+    there: Any, local: Path, sends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three shards of two images: plan, then for each the word on what comes, its outputs, its mark; then the whole."""
+    monkeypatch.setattr(stores, "IMAGES_A_SHARD", 3)
+    monkeypatch.setattr(stores, "SENDERS", 1)
+    send, left = Mirror.send, sends
+
+    def dying(self: Mirror, path: Path, is_new: bool = False) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        send(self, path, is_new)
+
+    monkeypatch.setattr(Mirror, "send", dying)
+    with pytest.raises(Killed):
+        run(local)
+    monkeypatch.setattr(Mirror, "send", send)
+    run(local)
+    assert objects(there) == tree(local / "out")
+
+
+def test_a_shard_that_is_done_is_not_protected_again(there: Any, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "IMAGES_A_SHARD", 3)
+    run(local, shard="plan/3")
+    run(local, shard="2/3")
+    told = Told()
+    run(local, progress=told)
+    assert [total for what, total, _ in told.bars if what == "images"] == [2, 2]
+    assert objects(there) == tree(local / "out")
+
+
+def test_two_plans_at_once(there: Any, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Mirror.listed
+
+    def then_another(self: Mirror, url: str | Path) -> Path:
+        place = listed(self, url)
+        if str(url).endswith("/out"):
+            there.pipe_file(f"{ROOT}/out/{MANIFEST}", b"another's")
+        return place
+
+    monkeypatch.setattr(Mirror, "listed", then_another)
+    with pytest.raises(UserError, match=f"--out {ROOT}/out: another run planned there at the same time"):
+        run(local, shard="plan/2")
+    assert objects(there) == {MANIFEST: b"another's"}
+
+
+# --- memory, names, keys, passwords
+
+
+def test_contents_stay_within_their_room(there: Any, tmp_path: Path) -> None:
+    for number in range(5):
+        there.pipe_file(f"{ROOT}/bits/{number}", bytes([number]) * 1000)
+    mirror = Mirror(tmp_path / "mirror", room=2500)
+    place = mirror.listed(f"{ROOT}/bits")
+    for number in (0, 1, 2, 3, 4, 0):
+        mirror.bring(place / str(number))
+        assert (place / str(number)).read_bytes() == bytes([number]) * 1000
+        kept = [path for path in place.iterdir() if path.stat().st_mode & 0o777 == 0o400]
+        assert len(kept) <= 2
+    assert {path.stat().st_size for path in place.iterdir()} == {1000}
+
+
+def test_a_key_is_drawn_on_this_machine_and_never_sent(there: Any, local: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--out s3://unseg-test/set/out: a key does not lie in a store"):
+        run(local, key=None)
+    assert objects(there) == {}
+    run(local, key=tmp_path / "new.key")
+    key = (tmp_path / "new.key").read_text().strip()
+    assert not any(key.encode() in data or bytes.fromhex(key) in data for data in objects(there).values())
+    assert not [name for name in there.find(f"s3://{BUCKET}") if name.endswith(".key")]
+
+
+def test_a_dry_run_sends_nothing(there: Any, local: Path, tmp_path: Path) -> None:
+    made = run(local, key=tmp_path / "new.key", dry_run=True)
+    assert made.dry and len(made.entries) == len(NAMES)
+    assert objects(there) == {} and not (tmp_path / "new.key").exists()
+
+
+def test_what_is_not_there_is_told_by_its_address(there: Any, local: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = ["--key", str(local / "key"), "--masks", f"{ROOT}/masks"]
+    assert cli.main(["protect", f"{ROOT}/none", *key, "--out", f"{ROOT}/out"]) == 2
+    assert f"unseg: error: {ROOT}/none: no such file or folder" in capsys.readouterr().err
+    assert cli.main(["protect", f"{ROOT}/photos", *key, "--out", "s3://no-such-bucket/out"]) == 2
+    told = capsys.readouterr().err
+    assert f"unseg: error: s3://no-such-bucket/out/{MANIFEST}: cannot be written: " in told and told.count("\n") <= 12
+    assert cli.main(["protect", f"{ROOT}/photos", *key, "--out", "nostore://x/out"]) == 2
+    assert "unseg: error: nostore://x/out: " in capsys.readouterr().err
+    assert cli.main(["protect", f"{ROOT}/photos", *key, "--out", f"s3://me:{SECRET}@bucket/out"]) == 2
+    told = capsys.readouterr().err
+    assert "s3://…: name no password in an address" in told and SECRET not in told
+
+
+def test_the_commands(there: Any, local: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--key", str(local / "key"), "--masks", f"{ROOT}/masks", "--out", f"{ROOT}/out"]
+    assert cli.main(["protect", f"{ROOT}/photos", *options]) == 1
+    assert cli.main(["verify", f"{ROOT}/out"]) == 1
+    assert "5 of 6 images hold the bound at every pixel" in capsys.readouterr().out
+    assert cli.main(["merge", f"{ROOT}/out"]) == 1
+    assert SECRET not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("key", ["a/../../b.png", "x//y.png"])
+def test_names_that_no_folder_has_are_refused(there: Any, local: Path, key: str) -> None:
+    there.call_s3("put_object", Bucket=BUCKET, Key=f"set/odd/{key}", Body=b"x")
+    with pytest.raises(UserError, match=r"s3://unseg-test/set/odd.*: (has no name that a folder can have|may be)"):
+        protect(f"{ROOT}/odd", f"{ROOT}/out", SETTINGS, whole_image=True, key=local / "key")
+
+
+def test_addresses() -> None:
+    assert url_of(Path("s3://bucket/a/b/")) == "s3://bucket/a/b"
+    with pytest.raises(ValueError, match="is no place in a store"):
+        url_of("photos/a")
