@@ -85,6 +85,10 @@ class ObjectOptions:
         Path | None,
         typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[x1, y1, x2, y2], ...]}, in place of masks.'),
     ] = None
+    webdataset: Annotated[
+        str | None,
+        typer.Option(help="IMAGES are tar files (webdataset); masks are their members of this suffix: mask.png."),
+    ] = None
     whole_image: Annotated[
         bool,
         typer.Option(
@@ -348,6 +352,7 @@ def _run(
         annotations=what.annotations,
         annotations_format=what.annotations_format,
         whole_image=what.whole_image,
+        webdataset=what.webdataset,
         limit=trial.limit,
         dry_run=trial.dry_run,
         processes=speed.gpus or speed.processes,

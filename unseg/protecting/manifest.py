@@ -25,6 +25,7 @@ from unseg.storage.files import (
     TEMPORARY,
     open_for_appending,
     open_for_reading,
+    place_of,
     stays_inside,
     sync_folder,
     url_of_file,
@@ -175,10 +176,11 @@ def _check_budgets(entry: Entry, settings: Mapping[str, Any]) -> None:
 
 def relative(path: Path, out: Path) -> str:
     """Returns `path` as the manifest in the folder `out` names it; as an address where the two are in unlike stores."""
+    path, out = Path(place_of(os.path.realpath(path))), Path(place_of(os.path.realpath(out)))
     here, there = url_of_file(path), url_of_file(out)
     if (here or "").partition(":")[0] != (there or "").partition(":")[0]:
-        return here or Path(os.path.realpath(path)).as_uri()
-    return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(out))).as_posix()
+        return here or path.as_uri()
+    return Path(os.path.relpath(path, out)).as_posix()
 
 
 class ManifestWriter:

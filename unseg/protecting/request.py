@@ -39,6 +39,7 @@ class Request:
     key: Path | bytes | None = None
     codes: Path | Mapping[int, int] | None = None
     whole_image: bool = False
+    webdataset: str | None = None
     shard: Shard | None = None
 
     @property
@@ -68,6 +69,7 @@ class Request:
             "--points": self.points,
             "--annotations": self.annotations,
             "--whole-image": self.whole_image or None,
+            "--webdataset": self.webdataset,
         }
         given = [option for option, value in sources.items() if value is not None]
         if len(given) > 1:
@@ -93,7 +95,7 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        labelled = self.masks is not None or self.annotations is not None
+        labelled = self.masks is not None or self.webdataset is not None or self.annotations is not None
         if rule.by_class and not labelled:
             raise UserError(
                 "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
@@ -104,6 +106,7 @@ class Request:
             raise UserError("--objects with class ids: needs --masks or --annotations, which say where each class is")
         if mask_type != "auto" and self.annotations is not None:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
-        if self.masks is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
+        masked = self.masks is not None or self.webdataset is not None
+        if not masked and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
             option = "--fit-masks" if self.settings.fit_masks else f"--mask-frame {self.settings.mask_frame}"
             raise UserError(f"{option}: is for --masks; leave it out")

@@ -19,6 +19,7 @@ from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.protecting.shards import Shard, check_alone
 from unseg.protecting.stores import is_in_stores, protect_in_stores
+from unseg.protecting.tar_runs import protect_tars
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock
 
@@ -40,6 +41,7 @@ def protect(
     annotations: str | Path | OpenAnnotations | None = None,
     annotations_format: str = "auto",
     whole_image: bool = False,
+    webdataset: str | None = None,
     samples: SampleList | None = None,
     limit: int | None = None,
     dry_run: bool = False,
@@ -53,16 +55,15 @@ def protect(
     """Protects images on disk and returns what was done.
 
     What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
-    inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
-    output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
-    One of these says what the object is. masks: a folder, paired by relative name without suffix. boxes: a JSON file,
-    {"relative/name.jpg": [[x1, y1, x2, y2], …]}; refine_boxes: the object is what GrabCut finds in them. points: a JSON
-    file, see `unseg.protecting.points`. annotations: a file or folder of `annotations_format` (one of
-    `unseg.data.annotations.FORMATS`), or open ones. `settings.rule`: which part of masks or annotations. whole_image:
-    the object is the whole image, which cannot keep networks from learning the objects in it.
+    inputs: folders (recursive) and files, or one of them; none where annotations hold the images. out: the output
+    folder, locked meanwhile. Places may be a store's (s3://…). One of these says what the object is. masks: a folder,
+    paired by relative name without suffix. boxes: a JSON file, {"relative/name.jpg": [[x1, y1, x2, y2], …]};
+    refine_boxes: what GrabCut finds in them. points: see `unseg.protecting.points`. annotations: of
+    `annotations_format` (one of `unseg.data.annotations.FORMATS`), or open ones. whole_image: all of it, which cannot
+    keep networks from learning the objects in it. webdataset: the suffix of masks in the inputs, which are tar files.
 
-    samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
-    has that name under `out`. limit: only the first so many by name. dry_run: writes nothing, not even `out`, and tells
+    samples: the images, in place of those under `inputs`, each its name under its root, as its output is under `out`.
+    limit: only the first so many by name. dry_run: writes nothing, not even `out`, and tells
     from headers, masks and annotations what a run would do. processes: how many share the work; on GPUs each has its
     own. generator: one of any kind, in place of `settings.generator`. key: 32 bytes, or the file that holds them;
     without it the one beside `out`, which is made where it is missing. codes: class → code, or the file that says so;
@@ -85,6 +86,7 @@ def protect(
         key=key if isinstance(key, bytes) else _path(key, "key"),
         codes=codes if isinstance(codes, Mapping) else _path(codes, "codes"),
         whole_image=whole_image,
+        webdataset=webdataset,
         shard=shard,
     )
     return _carried_out(request, dry_run, progress)
@@ -98,6 +100,8 @@ def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary
 
 
 def _on_disk(request: Request, dry_run: bool, progress: Progress) -> Summary:
+    if request.webdataset is not None:
+        return protect_tars(request, dry_run, progress, _on_disk)
     if request.kind != "codes":
         import_module("torch")  # before the threads that call it are made
     workers = request.settings.workers or cores()

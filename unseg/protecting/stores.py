@@ -24,6 +24,7 @@ from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, UNFINISHED, Mani
 from unseg.protecting.merging import merge
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard
+from unseg.protecting.tar_runs import holds_tars, verify_tars
 from unseg.protecting.verification import Finding, Verification, verify
 from unseg.storage.files import files_under, mounted, sha256_of
 from unseg.storage.key_file import new_key, write_key
@@ -237,8 +238,10 @@ def verify_anywhere(
     What a manifest in a store names is looked for in the same bucket only; originals elsewhere are to be named.
     """
     given = {"originals": originals, "masks": masks, "annotations": annotations}
-    options = {"workers": workers, "max_megapixels": max_megapixels}
+    options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels}
     if not any(map(is_url, (folder, *given.values()))):
+        if holds_tars(folder):
+            return verify_tars(folder, on_disk, originals, progress=progress, **options)
         return on_disk(folder, **given, **options, progress=progress)
     with mirrored() as mirror:
         there = {name: mirror.listed(str(place)) if is_url(place) else place for name, place in given.items()}

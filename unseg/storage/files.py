@@ -83,7 +83,12 @@ def mounts() -> tuple[Mount, ...]:
 
 def url_of_file(path: str | Path) -> str | None:
     """Returns the address of a file that is a store's; None for a file on the disk."""
-    return next(filter(None, (mount.url(path) for mount in _mounts)), None)
+    return next((url for url in (mount.url(path) for mount in _mounts) if url and "://" in url), None)
+
+
+def place_of(path: str) -> str:
+    """Returns the path that one in a mounted folder stands for; any other as it is."""
+    return next((place for place in (mount.url(path) for mount in _mounts) if place and "://" not in place), path)
 
 
 def is_missing(path: str | Path) -> bool:

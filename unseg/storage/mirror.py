@@ -13,7 +13,7 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -49,13 +49,12 @@ def url_of(place: str | Path) -> str:
 class Mirror:
     """A folder of scratch files that stands for stores: `s3://bucket/x` is `folder/s3/bucket/x`.
 
-    room: bytes of contents that stay. Contents in `kept` were brought by this process, the oldest first.
+    room: bytes of contents that stay. kept: those that this process brought.
     """
 
     folder: Path
     room: int = ROOM
-    kept: OrderedDict[str, int] = field(default_factory=OrderedDict)
-    lock: Any = field(default_factory=threading.Lock)
+    kept: Kept = field(default_factory=lambda: Kept())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Lets another process use the same mirror; it keeps count of its own contents."""
@@ -97,22 +96,11 @@ class Mirror:
             make_folders(path.parent)
             if os.path.isdir(path):
                 raise IsADirectoryError
-            self._leave(path, int(file["size"]), file["time_ns"])
+            leave_absent(path, int(file["size"]), file["time_ns"])
         except (NotADirectoryError, IsADirectoryError, FileExistsError):
             raise UserError(
                 f"{file['url']}: is a file and a folder at once, as only stores allow; rename one of them"
             ) from None
-
-    def _leave(self, path: Path, size: int, time_ns: int) -> None:
-        """Puts an absent file in the place of a path; whoever reads it now goes on with what it had."""
-        temporary = _temporary(path)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, ABSENT)
-        os.close(descriptor)
-        os.chmod(temporary, 0o600)
-        os.truncate(temporary, size)
-        os.utime(temporary, ns=(time_ns, time_ns))
-        os.chmod(temporary, ABSENT)
-        os.replace(temporary, path)
 
     # --- contents
 
@@ -139,22 +127,13 @@ class Mirror:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        with self.lock:
-            self.kept[os.fspath(path)] = os.stat(path).st_size
-            self._make_room()
-
-    def _make_room(self) -> None:
-        total = sum(self.kept.values())
-        while total > self.room and len(self.kept) > 1:
-            oldest, size = self.kept.popitem(last=False)
-            total -= size
-            self.give_up(Path(oldest))
+        self.kept.add(path, self.room, self.give_up)
 
     def give_up(self, path: Path) -> None:
         """Leaves the content of a file to the store, which has it."""
         if os.path.isfile(path):
             found = os.stat(path)
-            self._leave(path, found.st_size, found.st_mtime_ns)
+            leave_absent(path, found.st_size, found.st_mtime_ns)
 
     def send(self, path: Path, is_new: bool = False) -> None:
         """Puts a file of the mirror into its store, whole or not at all.
@@ -186,6 +165,38 @@ class Mirror:
             return
         except OSError as error:
             raise UserError(f"{url}: cannot be removed: {error.strerror}") from error
+
+
+class Kept:
+    """Contents that a process brought, the oldest first: once they are too many, the oldest are given up."""
+
+    def __init__(self) -> None:
+        self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets another process keep count of its own."""
+        return Kept, ()
+
+    def add(self, path: Path, room: int, give_up: Callable[[Path], None]) -> None:
+        """Adds a file that was brought. room: bytes that may stay. give_up: leaves a content where it is from."""
+        with self._lock:
+            self._sizes[path] = os.stat(path).st_size
+            total = sum(self._sizes.values())
+            while total > room and len(self._sizes) > 1:
+                oldest, size = self._sizes.popitem(last=False)
+                total -= size
+                give_up(oldest)
+
+
+def leave_absent(path: Path, size: int, time_ns: int) -> None:
+    """Puts an absent file of a size in the place of a path; whoever reads it now goes on with what it had."""
+    temporary = _temporary(path)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.truncate(temporary, size)
+    os.utime(temporary, ns=(time_ns, time_ns))
+    os.chmod(temporary, ABSENT)
+    os.replace(temporary, path)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,0 +1,239 @@
+"""unseg protect --webdataset: tars in, tars out, read by webdataset itself; every other member stays, in its place."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from tests.support.acting_progress import Acting
+from tests.support.told_progress import Told
+from unseg import cli
+from unseg.errors import UserError
+from unseg.protecting.manifest import MANIFEST, read_manifest
+from unseg.protecting.run import ProtectSettings, protect
+from unseg.protecting.stores import verify_anywhere
+from unseg.protecting.tar_runs import LOOSE
+from unseg.storage.files import files_under
+
+SETTINGS = ProtectSettings(workers=2)
+KEY = bytes(range(32))
+
+
+def encoded(values: np.ndarray, form: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, form, **({"lossless": True} if form == "WEBP" else {}))
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for place, (name, data) in enumerate(members):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.uname = len(data), 1_000_000 + place, "someone"
+            archive.addfile(info, io.BytesIO(data))
+
+
+def sample(number: int, size: tuple[int, int], form: str = "png", mask: bool = True) -> list[tuple[str, bytes]]:
+    draw = np.random.default_rng(number)
+    pixels = draw.integers(20, 230, (*size, 3)).astype(np.uint8)
+    label = np.zeros(size, np.uint8)
+    label[4:20, 7:30] = 255
+    parts = [("json", b'{"n": %d}' % number), (form, encoded(pixels, {"jpg": "JPEG"}.get(form, form.upper())))]
+    parts += [("mask.png", encoded(label, "PNG"))] if mask else []
+    return [(f"{number:05d}.{suffix}", data) for suffix, data in parts]
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    """Two tars, one in a folder; sample 3 has no mask, 4 no image, and 5 is broken."""
+    first = [*sample(1, (33, 47), "jpg"), *sample(0, (31, 40)), *sample(2, (30, 52), "webp")]
+    second = [*sample(3, (33, 44), mask=False), ("00004.txt", b"words"), *sample(6, (34, 46))]
+    second += [("00005.txt", b"x"), ("00005.png", b"\x89PNG\r\n\x1a\nbroken"), sample(5, (30, 30))[2]]
+    write_tar(tmp_path / "tars" / "a-0.tar", first)
+    write_tar(tmp_path / "tars" / "more" / "b-1.tar", second)
+    return tmp_path / "tars"
+
+
+def run(tars: Path, out: str = "out", **given: Any) -> Any:
+    return protect(tars, tars.parent / out, SETTINGS, **{"webdataset": "mask.png", "key": KEY, **given})
+
+
+def found(folder: Path, **given: Any) -> Any:
+    options = {"originals": None, "masks": None, "annotations": None, "workers": 2, "max_megapixels": 200.0}
+    return verify_anywhere(folder, **{**options, **given}, progress=Told())
+
+
+def content(tar: Path) -> list[tuple[str, bytes]]:
+    with tarfile.open(tar) as archive:
+        return [(info.name, archive.extractfile(info).read()) for info in archive]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files_under(folder)}
+
+
+def test_tars_come_out_as_they_went_in(tars: Path) -> None:
+    made = run(tars)
+    assert {entry.input: entry.status for entry in made.entries} == {
+        "a-0.tar/00000.png": "protected",
+        "a-0.tar/00001.jpg": "protected",
+        "a-0.tar/00002.webp": "protected",
+        "more/b-1.tar/00003.png": "skipped",
+        "more/b-1.tar/00005.png": "failed",
+        "more/b-1.tar/00006.png": "protected",
+    }
+    out = tars.parent / "out"
+    assert set(tree(out)) == {"a-0.tar", "more/b-1.tar", MANIFEST}
+    entry = read_manifest(out).entries["a-0.tar/00001.jpg", "../tars"]
+    assert (entry.output, entry.mask_root) == ("a-0.tar/00001.jpg", "../tars")
+    for name, gone in (("a-0.tar", ()), ("more/b-1.tar", ("00003", "00005"))):
+        old = [pair for pair in content(tars / name) if not pair[0].startswith(gone or "-")]
+        new = content(out / name)
+        assert [pair[0] for pair in new] == [pair[0] for pair in old]
+        for (member, before), (_, after) in zip(old, new, strict=True):
+            if member.partition(".")[2] not in ("png", "jpg", "webp"):
+                assert after == before, member
+                continue
+            change = np.abs(np.asarray(Image.open(io.BytesIO(after))).astype(int) - Image.open(io.BytesIO(before)))
+            assert change[4:20, 7:30].max() == 8 and change[:4].max() == 0, member
+        with tarfile.open(out / name) as archive:
+            assert {info.uname for info in archive} == {"someone"}
+
+
+def test_webdataset_reads_them(tars: Path) -> None:
+    run(tars)
+    urls = [str(tars.parent / "out" / "a-0.tar"), str(tars.parent / "out" / "more" / "b-1.tar")]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert [one["__key__"] for one in samples] == ["00001", "00000", "00002", "00004", "00006"]
+    assert samples[0]["jpg"].shape == (33, 47, 3) and samples[0]["json"] == {"n": 1}
+    assert samples[0]["mask.png"].shape[:2] == (33, 47) and samples[3]["txt"] == "words"
+
+
+def test_verify_proves_tars_and_finds_what_changed(tars: Path) -> None:
+    run(tars)
+    out = tars.parent / "out"
+    result = found(out)
+    assert (result.failures, result.missing, result.extra, result.other_files) == ([], (), (), ())
+    assert (len(result.findings), len(result.unprotected), result.largest_changes()) == (4, 2, (8, 0))
+    members = content(out / "a-0.tar")
+    members[0] = (members[0][0], b'{"n": 2}')
+    image = np.asarray(Image.open(io.BytesIO(members[4][1]))).copy()
+    image[0, 0] ^= 64
+    members[4] = (members[4][0], encoded(image, "PNG"))
+    write_tar(out / "a-0.tar", members)
+    members = content(out / "more" / "b-1.tar")
+    write_tar(out / "more" / "b-1.tar", [members[1], members[0], *members[2:]])
+    (out / "notes.txt").write_text("?")
+    result = found(out)
+    assert [finding.name for finding in result.failures] == ["a-0.tar/00000.png"]
+    assert [(fault.name, fault.problem) for fault in result.other_files] == [
+        ("a-0.tar/00001.json", "differs from its original"),
+        ("more/b-1.tar", "its members are not those of its original, in their order"),
+    ]
+    assert result.extra == ("notes.txt",)
+    (out / "a-0.tar").unlink()
+    result = found(out)
+    assert ("a-0.tar", "missing") in [(fault.name, fault.problem) for fault in result.other_files]
+    assert {"a-0.tar/00000.png", "a-0.tar/00001.jpg", "a-0.tar/00002.webp"} <= set(result.missing)
+
+
+def test_moved_originals_are_named(tars: Path) -> None:
+    run(tars)
+    tars.rename(tars.parent / "moved")
+    with pytest.raises(UserError, match="the tar files are not there; name their folder with --originals"):
+        found(tars.parent / "out")
+    assert found(tars.parent / "out", originals=tars.parent / "moved").failures == []
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop() -> None:
+    raise Stopped
+
+
+@pytest.mark.parametrize("bar", ["images", "tars"])
+def test_a_run_that_is_cut_off_goes_on(tars: Path, bar: str) -> None:
+    run(tars, "alone")
+    with pytest.raises(Stopped):
+        run(tars, progress=Acting(1, stop, of=bar))
+    assert (tars.parent / "out" / LOOSE).is_dir() and not (tars.parent / "out" / MANIFEST).exists()
+    run(tars)
+    assert tree(tars.parent / "out") == tree(tars.parent / "alone")
+    with pytest.raises(UserError, match="is finished, `unseg verify` proves it; give another folder"):
+        run(tars)
+
+
+def test_several_processes_write_the_same(tars: Path) -> None:
+    run(tars, "alone")
+    run(tars, processes=2)
+    assert tree(tars.parent / "out") == tree(tars.parent / "alone")
+
+
+def test_one_tar_and_a_key_beside_the_output(tars: Path) -> None:
+    made = run(tars / "a-0.tar", "../one", key=None)
+    assert made.exit_code == 0 and (tars.parent / "one.key").is_file()
+    assert set(tree(tars.parent / "one")) == {"a-0.tar", MANIFEST}
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([("../x.png", b"x")], "the member '../x.png' is no plain file in a folder"),
+        ([("a.png", b"x"), ("a.png", b"y")], "holds two members of one name"),
+        ([("a.png", b"x"), ("a.jpg", b"y")], "a sample holds two images"),
+    ],
+)
+def test_hostile_tars_are_refused_by_name(tmp_path: Path, members: list[tuple[str, bytes]], told: str) -> None:
+    write_tar(tmp_path / "tars" / "x.tar", members)
+    with pytest.raises(UserError, match=f"x.tar: {told}"):
+        run(tmp_path / "tars")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_and_broken_tars_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "x.tar", "w") as archive:
+        info = tarfile.TarInfo("a.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(UserError, match="the member 'a.png' is no plain file in a folder"):
+        run(tmp_path / "tars")
+    (tmp_path / "tars" / "x.tar").write_bytes(b"no tar" * 300)
+    with pytest.raises(UserError, match="x.tar: is no plain tar file, or it is damaged"):
+        run(tmp_path / "tars")
+    (tmp_path / "tars" / "x.tar").unlink()
+    with pytest.raises(UserError, match=r"no tar file \(.tar\) there"):
+        run(tmp_path / "tars")
+
+
+def test_what_does_not_go_together(tars: Path) -> None:
+    for given, told in (
+        ({"masks": tars}, "--masks and --webdataset: give one of them"),
+        ({"settings": ProtectSettings(unmasked="copy")}, "--unmasked copy: leave it out"),
+    ):
+        with pytest.raises(UserError, match=told):
+            options = {"webdataset": "mask.png", "key": KEY, **given}
+            protect(tars, tars.parent / "out", options.pop("settings", SETTINGS), **options)
+    with pytest.raises(UserError, match="lies in the folder of the tar files"):
+        run(tars, "tars/out")
+
+
+def test_the_command(tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert cli.main(["protect", str(tars), "--webdataset", "mask.png", "--out", out]) == 1
+    assert cli.main(["verify", out]) == 1
+    assert "4 of 6 images hold the bound at every pixel" in capsys.readouterr().out
+    shutil.rmtree(out)
+    assert cli.main(["protect", str(tars / "a-0.tar"), "--webdataset", "mask.png", "--out", out]) == 0
+    assert cli.main(["verify", out]) == 0
