@@ -63,11 +63,10 @@ def protect(
     keep networks from learning the objects in it. webdataset: the suffix of masks in the inputs, which are tar files.
 
     samples: the images, in place of those under `inputs`, each its name under its root, as its output is under `out`.
-    limit: only the first so many by name. dry_run: writes nothing, not even `out`, and tells
-    from headers, masks and annotations what a run would do. processes: how many share the work; on GPUs each has its
-    own. generator: one of any kind, in place of `settings.generator`. key: 32 bytes, or the file that holds them;
-    without it the one beside `out`, which is made where it is missing. codes: class → code, or the file that says so;
-    without it that is decided over all masks. shard: see `unseg.protecting.shards`. progress: is told what goes on.
+    limit: only the first so many by name. dry_run: writes nothing, and tells what a run would do. processes: how many
+    share the work; on GPUs each has its own. generator: one of any kind, in place of `settings.generator`. key: 32
+    bytes, or the file that holds them, or is made; without it the one beside `out`. codes: class → code, or the file
+    that says so; without it that is decided over all masks. shard: see `unseg.protecting.shards`.
     """
     request = Request(
         tuple(map(Path, [inputs] if isinstance(inputs, (str, Path)) else inputs)),
