@@ -14,6 +14,7 @@ import webdataset
 from PIL import Image
 
 from tests.support.acting_progress import Acting
+from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
 from unseg import cli
 from unseg.errors import UserError
@@ -215,6 +216,24 @@ def test_links_and_broken_tars_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tars" / "x.tar").unlink()
     with pytest.raises(UserError, match=r"no tar file \(.tar\) there"):
         run(tmp_path / "tars")
+
+
+def test_tars_in_a_bucket_are_protected_onto_the_disk(tars: Path) -> None:
+    run(tars, "alone")
+    place = f"s3://{BUCKET}/tars"
+    with served() as server:
+        for path in files_under(tars):
+            server.put_file(str(path), f"{place}/{path.relative_to(tars).as_posix()}")
+        protect(place, tars.parent / "out", SETTINGS, webdataset="mask.png", key=KEY)
+        here, wanted = tree(tars.parent / "out"), tree(tars.parent / "alone")
+        assert {name: here[name] for name in here if name != MANIFEST} == {
+            name: wanted[name] for name in wanted if name != MANIFEST
+        }
+        assert {root for _, root in read_manifest(tars.parent / "out").entries} == {place}
+        assert found(tars.parent / "out", originals=Path(place)).failures == []
+        with pytest.raises(UserError, match="--webdataset: writes into a folder of this machine"):
+            protect(tars, f"{place}-out", SETTINGS, webdataset="mask.png", key=KEY)
+        assert not server.exists(f"{place}-out")
 
 
 def test_what_does_not_go_together(tars: Path) -> None:

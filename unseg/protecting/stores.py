@@ -240,17 +240,29 @@ def verify_anywhere(
     given = {"originals": originals, "masks": masks, "annotations": annotations}
     options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels}
     if not any(map(is_url, (folder, *given.values()))):
-        if holds_tars(folder):
-            return verify_tars(folder, on_disk, originals, progress=progress, **options)
-        return on_disk(folder, **given, **options, progress=progress)
+        return _verified(folder, on_disk, **given, **options, progress=progress)
     with mirrored() as mirror:
         there = {name: mirror.listed(str(place)) if is_url(place) else place for name, place in given.items()}
         place = mirror.listed(folder) if is_url(folder) else folder
         if is_url(folder):
             for url in _named_places(mirror, place):
                 mirror.listed(url)
-        result = on_disk(place, **there, **options, progress=_Told(progress, mirror))
+        result = _verified(place, on_disk, **there, **options, progress=_Told(progress, mirror))
         return _told_of_stores(result, mirror)
+
+
+def _verified(
+    folder: Path,
+    on_disk: Callable[..., Verification],
+    *,
+    originals: Path | None,
+    masks: Path | None,
+    annotations: Path | None,
+    **options: Any,
+) -> Verification:
+    if holds_tars(folder):
+        return verify_tars(folder, on_disk, originals, **options)
+    return on_disk(folder, originals=originals, masks=masks, annotations=annotations, **options)
 
 
 def _named_places(mirror: Mirror, folder: Path) -> list[str]:
