@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="capabilities, p
 # A command line of each command that would work, by option; "" is what stands alone.
 WORKING: dict[str, dict[str, str]] = {
     "protect": {"": "photos", "--masks": "masks", "--out": "new", "--device": "cpu"},
+    "merge": {"": "out"},
     "verify": {"": "out"},
     "train": {"--data-root": "set", "--output": "new", "--device": "cpu", "--recipe": "smoke"},
     "evaluate": {
