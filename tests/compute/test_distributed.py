@@ -65,24 +65,30 @@ def test_a_process_alone_shares_with_nobody():
         world.barrier()
 
 
+@pytest.fixture(scope="module", params=["gradients", "coded"])
+def mode(request):
+    """Without codes, and with a generator that is given them."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(mode, tmp_path_factory):
     """One step of each player on two processes."""
     output = tmp_path_factory.mktemp("two")
     done = subprocess.run(
-        [*LAUNCH, str(PROGRAM), "gradients", str(output)], env=SINGLE_THREADED, capture_output=True, text=True
+        [*LAUNCH, str(PROGRAM), mode, str(output)], env=SINGLE_THREADED, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(output / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
-def one():
+def one(mode):
     """The same on one process with the doubled batch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "SURROGATE_IMAGE_SIZE", build.SURROGATE_IMAGE_SIZE)  # small_paper changes both
         patch.setitem(build.SAM_CONFIGS, "vit_b", build.SAM_CONFIGS["vit_b"])
-        return one_step_each(small_paper(batch_size=4), World())
+        return one_step_each(small_paper(batch_size=4, code_prompt=mode == "coded"), World())
 
 
 @pytest.mark.parametrize("player", ["surrogate", "generator"])

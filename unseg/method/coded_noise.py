@@ -62,6 +62,24 @@ def apply_codes(
     return changed
 
 
+def code_signs(image_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook, key: bytes) -> np.ndarray:
+    """Returns which way `apply_codes` would change each value with these codes and this key: H×W×3 int8 of −1, 0, 1.
+
+    An image without colour gets the signs of the codes' grey twins, the same in all channels.
+    """
+    height, width = codes_HW.shape
+    grey = is_grey(image_HWC)
+    patterns = ImagePatterns(book, height, width, key=key, digest=image_digest(image_HWC), grey=grey)
+    present = _present(codes_HW, book)
+    up, down = _tables({code: _axis(book, code, grey=grey, survive_grey=False) for code in present}, 1, 3, np.uint8)
+    signs = np.empty((height, width, 3), np.int8)
+    for rows in bands(height, width):
+        states = _states(codes_HW, rows, present, patterns)
+        part = _looked_up(states, up).astype(np.int8) - _looked_up(states, down).astype(np.int8)
+        signs[rows] = part.reshape(signs[rows].shape)
+    return signs
+
+
 def _present(codes_HW: np.ndarray, book: CodeBook) -> list[int]:
     """Returns the codes that a map holds and that have a pattern."""
     counts = cv2.calcHist([np.ascontiguousarray(codes_HW)], [0], None, [256], [0, 256]).ravel()
@@ -94,7 +112,9 @@ def _states(codes_HW: np.ndarray, rows: slice, present: list[int], patterns: Ima
     return states
 
 
-def _tables(axes: dict[int, Axis], level: int, channels: int, kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def _tables(
+    axes: dict[int, Axis], level: int, channels: int, kind: np.typing.DTypeLike
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns what each state adds and what it subtracts, 256×1×channels each."""
     change = np.zeros((256, 1, channels), np.int64)
     for code, axis in axes.items():

@@ -122,7 +122,7 @@ def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
         if not rule.by_class and coding.codes is not None and not _is_free(request):
             raise UserError("--codes: holds a code a class; give --objects by-class, or leave --objects out")
         return coding
-    if before.get("codes") is None or before.get("settings", {}).get("noise") != "codes":
+    if before.get("codes") is None or "book" not in before.get("settings", {}):  # else they are of tints
         return None
     coding = coding_from(before["codes"], str(request.out / MANIFEST))
     return coding if _is_free(request) or (coding.codes is not None) == rule.by_class else None

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from unseg.method.coded_noise import apply_codes
+from unseg.method.codes import OBJECT
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, NO_CODE
-from unseg.protecting.coding import OBJECT, Coding
+from unseg.protecting.coding import Coding
 from unseg.protecting.noise_source import NoiseSource, Prepared, SourcePlan, codes_of
 from unseg.protecting.objects import FoundObject
 from unseg.storage.key_file import key_hash

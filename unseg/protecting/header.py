@@ -80,7 +80,7 @@ def check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out
     if earlier is None:
         return
     before, now = ({**WRITTEN_IF_OTHER, **line.get("settings", {})} for line in (earlier.header, header))
-    if now.get("noise") == CODES and _adds_codes(before.get("codes"), now.get("codes")):
+    if "book" in now and _adds_codes(before.get("codes"), now.get("codes")):
         before["codes"] = now["codes"]
     changed = list(differences(before, now))
     if changed:
@@ -174,7 +174,7 @@ def _generator_name(header: Mapping[str, Any]) -> Any:
 
 
 def _absent(settings: Mapping[str, Any]) -> Iterator[int]:
-    if settings.get("noise") == CODES:
+    if "book" in settings:  # else they are the codes of tints, of which none means no noise
         yield from (int(label) for label, code in settings["codes"].items() if code == ABSENCE and label != BACKGROUND)
 
 

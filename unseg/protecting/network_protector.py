@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -17,15 +17,24 @@ from segment_anything_training.prompt_batch import Prompts
 from unseg.compute.device import choose_device
 from unseg.errors import UserError
 from unseg.method import letterbox, noise
+from unseg.method.code_prompts import code_prompt
+from unseg.method.codes import OBJECT
 from unseg.method.config import Budget
+from unseg.method.patterns import ABSENCE, BOOK
 from unseg.protecting.generators import AnyGenerator, network_of
 from unseg.protecting.given_images import AnyImage, AnyMask, Boxes, read_given
 from unseg.protecting.given_objects import given_object
 from unseg.protecting.objects import FoundObject
 from unseg.protecting.settings import COMPACT, Precision, Region
 from unseg.storage import image_decoding
+from unseg.storage.key_file import new_key
 
 _BUDGET = Budget()  # the paper's: 8 grey levels on the object, 2 on the background
+
+
+def takes_codes(network: nn.Module) -> bool:
+    """Returns whether a generator is given the codes of pixels, besides the other prompts."""
+    return bool(getattr(network, "takes_codes", False))
 
 
 def image_region(mask_HW: np.ndarray, kind: Region, image_size: int, mask_size: int) -> np.ndarray:
@@ -56,7 +65,9 @@ class NetworkProtector:
     `unseg.protecting.generators.load_generator`). It is loaded when it is first needed. A network that is given is
     moved to the device and set to evaluation. budget: the largest change of a value, in grey levels of 255. region: see
     `image_region`. device: auto, cpu, cuda or cuda:N. batch_size: every batch that the network sees has this size,
-    filled with zeros, so that an image's noise does not depend on its company. precision, of networks derived from SAM:
+    filled with zeros, so that an image's noise does not depend on its company. key: of the codes that a generator is
+    given, if it takes codes; where none is given one is drawn when the generator is loaded, which the attribute `key`
+    holds then. precision, of networks derived from SAM:
     bfloat16 computes large products so, which moves one value in a hundred by a grey level or two; the bound holds all
     the same.
 
@@ -72,6 +83,7 @@ class NetworkProtector:
         device: str | torch.device = "auto",
         batch_size: int = 1,
         precision: Precision = "float32",
+        key: bytes | None = None,
     ) -> None:
         if region not in get_args(Region):
             raise UserError(f"region: {region!r} is none of {', '.join(get_args(Region))}")
@@ -81,6 +93,7 @@ class NetworkProtector:
             raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.budget, self.region_kind, self.batch_size, self.precision = budget, region, batch_size, precision
+        self.key = key
         self._generator, self._network, self._loading = generator, cast(nn.Module | None, None), threading.Lock()
         # Processor threads share a network that nobody changes; a GPU has one computing stream.
         alone = self.device.type != "cpu" or precision != "float32"
@@ -96,6 +109,10 @@ class NetworkProtector:
 
     def _prepared(self) -> nn.Module:
         network = network_of(self._generator, str(self.device)).to(self.device).eval()
+        if self.key is not None and not takes_codes(network):
+            raise UserError("key: is for noise of codes, and this generator takes no codes; leave it out")
+        if self.key is None and takes_codes(network):
+            self.key = new_key()
         if self.device.type == "cuda" and is_sam_derived(network):
             # As its activations lie, whose norms want the channels of a pixel side by side.
             cast(Any, network).to(memory_format=torch.channels_last)
@@ -144,8 +161,27 @@ class NetworkProtector:
         """Returns where the object's budget holds, H×W bool, for an object."""
         return image_region(mask_HW, self.region_kind, self.network.image_size, self.network.mask_size)
 
-    def frame(self, image_HWC: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None = None) -> Framed:
-        """Returns image and prompts in the network's frame: a box prompt around `boxes` where given, else the mask."""
+    def frame(
+        self,
+        image_HWC: np.ndarray,
+        mask_HW: np.ndarray,
+        boxes: Boxes | None = None,
+        codes_HW: np.ndarray | None = None,
+    ) -> Framed:
+        """Returns image and prompts in the network's frame: a box prompt around `boxes` where given, else the mask.
+
+        codes: of every pixel, H×W uint8, for generators that take them; None: the first code on the object.
+        """
+        framed, network = self._framed(image_HWC, mask_HW, boxes), self.network
+        if not takes_codes(network):
+            return framed
+        if codes_HW is None:
+            codes_HW = np.where(mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
+        assert self.key is not None, "it was drawn when the network was loaded"
+        codes = code_prompt(image_decoding.eight_bit_rgb(image_HWC), codes_HW, BOOK, self.key, network.mask_size)
+        return replace(framed, prompts=replace(framed.prompts, codes=codes))
+
+    def _framed(self, image_HWC: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None) -> Framed:
         height, width = image_HWC.shape[:2]
         size = self.network.image_size
         image = letterbox.image_frame(image_decoding.eight_bit_rgb(image_HWC), size, antialias=self.network.antialias)

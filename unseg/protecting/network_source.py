@@ -12,6 +12,7 @@ import torch
 from unseg.compute.device import choose_device
 from unseg.errors import UserError
 from unseg.method import noise as noise_of
+from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.generators import load_generator
 from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.noise_source import NoiseSource, Prepared, SourcePlan, codes_of
@@ -27,6 +28,7 @@ class NetworkSource(NoiseSource):
     """Asks a network for noise.
 
     codes: of the classes, where those are told apart: then no network is asked, and each pixel has its code's tint.
+    coded: says which code each pixel has, for a network that takes codes; then `codes` is None.
     own: whether the generator is the caller's object, which no name leads to.
     """
 
@@ -37,8 +39,9 @@ class NetworkSource(NoiseSource):
         device: torch.device,
         codes: Mapping[int, int] | None = None,
         own: bool = False,
+        coded: CodedSource | None = None,
     ) -> None:
-        self._settings, self.loaded, self.codes, self._own = settings, loaded, codes, own
+        self._settings, self.loaded, self.codes, self._own, self._coded = settings, loaded, codes, own, coded
         network: Any = loaded.network
         self.protector = NetworkProtector(
             loaded,
@@ -47,6 +50,7 @@ class NetworkSource(NoiseSource):
             device=device,
             batch_size=settings.batch_size or default_batch_size(device, network.image_size),
             precision=settings.precision,
+            key=None if coded is None else coded.key,
         )
         self.device_type, self.batch_size = device.type, self.protector.batch_size
         self.side_by_side = device.type == "cpu" and network.image_size <= SMALL_NETWORK_SIDE
@@ -59,6 +63,9 @@ class NetworkSource(NoiseSource):
             "image_size": network.image_size,
             "mask_size": network.mask_size,
         }
+        if self._coded is not None:
+            of_codes = self._coded.settings()
+            found |= {name: of_codes[name] for name in ("book", "key", "codes")}
         if self.codes is not None:
             found["codes"] = {str(label): code for label, code in sorted(self.codes.items())}
         return found
@@ -66,10 +73,15 @@ class NetworkSource(NoiseSource):
     def description(self) -> dict[str, Any]:
         loaded = self.loaded
         return {
+            **({} if self._coded is None else self._coded.description()),
             "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
         }
 
     def prepare(self, image_HWC: np.ndarray, found: FoundObject) -> Prepared:
+        if self._coded is not None:
+            coded = self._coded.prepare(image_HWC, found)
+            framed = self.protector.frame(image_HWC, coded.region_HW, found.boxes, coded.codes_HW)
+            return Prepared(self.protector.region(coded.region_HW), framed=framed)
         region_HW = self.protector.region(found.mask_HW)
         if self.codes is not None:
             return Prepared(region_HW, codes_HW=codes_of(found, self.codes))
@@ -95,7 +107,9 @@ class NetworkSource(NoiseSource):
         return noise_of.apply(image_HWC, noise, prepared.region_HW, self._settings.budget)
 
     def for_worker(self) -> SourcePlan:
-        return _NetworkPlan(self._settings, self.loaded if self._own else None, self.loaded.sha256, self.codes)
+        return _NetworkPlan(
+            self._settings, self.loaded if self._own else None, self.loaded.sha256, self.codes, self._coded
+        )
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,7 @@ class _NetworkPlan(SourcePlan):
     generator: LoadedGenerator | None
     sha256: str
     codes: Mapping[int, int] | None
+    coded: CodedSource | None
 
     def build(self, rank: int) -> NoiseSource:
         """Returns the source; loads the generator where it is a file. Of several GPUs each process has its own."""
@@ -120,7 +135,7 @@ class _NetworkPlan(SourcePlan):
             raise UserError(
                 f"--generator {settings.network}: was changed since the run began; run the same command again"
             )
-        return NetworkSource(settings, loaded, device, self.codes, own=self.generator is not None)
+        return NetworkSource(settings, loaded, device, self.codes, own=self.generator is not None, coded=self.coded)
 
 
 def default_batch_size(device: torch.device, side: int) -> int:

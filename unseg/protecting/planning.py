@@ -87,10 +87,18 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         coded = plan_codes(request, inputs, objects, earlier, pool, progress)
         objects, source, key = coded.objects, coded.source, coded.key
     else:
-        from unseg.protecting.network_source import NetworkSource  # which needs torch
+        from unseg.protecting.network_protector import takes_codes  # which needs torch
+        from unseg.protecting.network_source import NetworkSource
 
-        tints = _tints(request, objects, inputs.loaded, pool, progress)
-        source = NetworkSource(settings, inputs.loaded, inputs.device, tints, own=request.generator is not None)
+        own, loaded = request.generator is not None, inputs.loaded
+        if takes_codes(loaded.network):
+            coded = plan_codes(request, inputs, objects, earlier, pool, progress)
+            objects, key = coded.objects, coded.key
+            source = NetworkSource(settings, loaded, inputs.device, own=own, coded=coded.source)
+        else:
+            _check_no_codes(request, loaded)
+            tints = _tints(request, objects, loaded, pool, progress)
+            source = NetworkSource(settings, loaded, inputs.device, tints, own=own)
     pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)
@@ -185,6 +193,13 @@ def _check_none_lacks(objects: Objects, samples: list[SampleFile]) -> None:
             f"--unmasked fail: {len(lacking)} images have no mask, box or annotation ({first_few(lacking)}); add it, or"
             " leave these images out with --unmasked skip"
         )
+
+
+def _check_no_codes(request: Request, loaded: LoadedGenerator) -> None:
+    """Raises UserError where a key or codes are given to a generator that takes none."""
+    for option, given in (("--key", request.key), ("--codes", request.codes)):
+        if given is not None:
+            raise UserError(f"{option}: is for noise of codes, and generator {loaded.source} takes none; leave it out")
 
 
 def _tints(

@@ -11,13 +11,13 @@ import numpy as np
 
 from unseg.errors import UserError
 from unseg.method.coded_noise import apply_codes
-from unseg.method.codes import code_map
+from unseg.method.codes import OBJECT, code_map
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, BOOK
-from unseg.protecting.coding import OBJECT, coding_from, read_coding
+from unseg.protecting.coding import coding_from, read_coding
 from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, read_given
 from unseg.protecting.given_objects import given_object
-from unseg.protecting.settings import Precision, Region
+from unseg.protecting.settings import COMPACT, Precision, Region
 from unseg.storage.key_file import KEY_BYTES, new_key, read_key
 
 if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
@@ -35,10 +35,11 @@ class Protector:
     "compact", which ships with the package, a weight file, `module:name`, or a generator itself (see
     `unseg.protecting.generators.load_generator`). budget: the largest change of a value, in grey levels of 255.
 
-    Of codes only: key, 32 bytes or the file that holds them; without it one is drawn, which the attribute `key` holds:
-    keep it where an image is to get the same noise again. codes: class → code, or a file that says so (a manifest, or
-    JSON as `--codes` takes it), for calls with `classes`. survive_grey, mask_by_contrast: see
-    `unseg.method.coded_noise.apply_codes`.
+    Of codes, and of networks that take codes: key, 32 bytes or the file that holds them; without it one is drawn, which
+    the attribute `key` holds: keep it where an image is to get the same noise again.
+
+    Of codes only: codes, class → code, or a file that says so (a manifest, or JSON as `--codes` takes it), for calls
+    with `classes`. survive_grey, mask_by_contrast: see `unseg.method.coded_noise.apply_codes`.
 
     Of networks only: region, device, batch_size and precision, as for
     `unseg.protecting.network_protector.NetworkProtector`.
@@ -64,14 +65,15 @@ class Protector:
             raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
         self._options = {"survive_grey": survive_grey, "mask_by_contrast": mask_by_contrast}
         self.budget, self._network = budget, cast("NetworkProtector | None", None)
-        self.key: bytes | None = None
+        self._key: bytes | None = None
         self.codes: Codes | None = None
         if generator is None:
             if region != "mask":
                 raise UserError(f"region: {region!r} follows a network's prompt; leave it out, or give a generator")
-            self.key, self.codes = _key_of(key), _codes_of(codes)
+            self._key, self.codes = _key_of(key), _codes_of(codes)
             return
-        if key is not None or codes is not None or survive_grey or mask_by_contrast:
+        shipped = isinstance(generator, str) and generator == COMPACT
+        if (shipped and key is not None) or codes is not None or survive_grey or mask_by_contrast:
             raise UserError(
                 "key, codes, survive_grey and mask_by_contrast: are for noise of codes; leave them out, or leave the"
                 " generator out"
@@ -79,8 +81,19 @@ class Protector:
         from unseg.protecting.network_protector import NetworkProtector  # which needs torch
 
         self._network = NetworkProtector(
-            generator, budget, region, device=device, batch_size=batch_size, precision=precision
+            generator,
+            budget,
+            region,
+            device=device,
+            batch_size=batch_size,
+            precision=precision,
+            key=None if key is None else _key_of(key),
         )
+
+    @property
+    def key(self) -> bytes | None:
+        """Returns the key of the codes; None where there are none, or before a network that takes codes is loaded."""
+        return self._key if self._network is None else self._network.key
 
     def __call__(
         self,
@@ -126,8 +139,8 @@ class Protector:
         if codes_HW.shape != samples_HWC.shape[:2]:
             height, width = samples_HWC.shape[:2]
             raise UserError(f"classes: expected {height}×{width} as of the image, got {codes_HW.shape}")
-        assert self.key is not None, "noise of codes has a key"
-        return apply_codes(samples_HWC, codes_HW, BOOK, self.key, self.budget, **self._options)
+        assert self._key is not None, "noise of codes has a key"
+        return apply_codes(samples_HWC, codes_HW, BOOK, self._key, self.budget, **self._options)
 
     def _codes_of_classes(self, classes_HW: np.ndarray) -> np.ndarray:
         if self._network is not None:

@@ -76,7 +76,7 @@ class Request:
 
     def _check_codes(self) -> None:
         for option, given in (("--key", self.key), ("--codes", self.codes)):
-            if given is not None and self.kind != "codes":
+            if given is not None and self.kind in ("compact", "tint"):
                 raise UserError(f"{option}: is for noise of codes; leave it out, or leave out --noise and --generator")
         if self.kind == "codes" and self.settings.region != "mask":
             raise UserError(
