@@ -4,7 +4,7 @@ protect` makes them by default, or under one option."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from unseg.evaluation.sets import Images, Truth
 from unseg.method.coded_noise import apply_codes
 from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class, class_areas, code_map, codes_with_absence
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK
+from unseg.method.patterns import ABSENCE, BOOK, CodeBook
 from unseg.storage.image_decoding import decode_samples
 from unseg.storage.image_encoding import encode_jpeg
 
@@ -37,6 +37,7 @@ class CodedOptions:
     jpeg: bool = False
 
 
+LEARNED = "codes-learned"  # as "codes", then changed image by image by a network of a file
 CODED: dict[str, CodedOptions] = {
     "codes": CodedOptions(),
     "codes-one": CodedOptions(told_apart="object"),
@@ -102,6 +103,19 @@ def _variances(images: Images, truth: Truth, labels: Labels) -> dict[int, float]
 def key_of(purpose: str, seed: int | str) -> bytes:
     """Returns a key that depends on what it is for and a seed alone."""
     return hashlib.sha256(f"unseg {purpose} {seed}".encode()).digest()
+
+
+# What a network makes of an image, its codes, their book, a key and a budget, as `apply_learned_codes` does.
+Learned = Callable[[np.ndarray, np.ndarray, CodeBook, bytes, Budget], np.ndarray]
+
+
+def coded_and_learned(allocation: Allocation, labels: Labels, budget: Budget, learned: Learned, key: bytes) -> Change:
+    """Returns the change that gives every pixel what a network makes of its label's code."""
+
+    def change(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        return learned(pixels, allocation.map_of(labels.of(mask, classes)), BOOK, key, budget)
+
+    return change
 
 
 def coded(allocation: Allocation, labels: Labels, budget: Budget, options: CodedOptions, key: bytes) -> Change:

@@ -16,6 +16,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.data.measuring_sets import measuring_set
 from unseg.errors import UserError
 from unseg.evaluation.bench_study import BenchSetup, study_of_set
+from unseg.evaluation.coded_images import LEARNED
 from unseg.evaluation.condition_names import without_defence
 from unseg.evaluation.defences.defence_names import NO_DEFENCE, NO_PHOTOGRAPHS, parse_chain
 from unseg.evaluation.defences.early import EARLY
@@ -59,7 +60,7 @@ class Matrix:
         """Raises UserError for the first set, noise or defence that there is not."""
         for name in self.sets:
             measuring_set(name)
-        bases = known_bases([MADE])
+        bases = known_bases([MADE, LEARNED])
         for noise in self.noises:
             if noise not in bases:
                 raise UserError(f"--noises: unknown noise '{noise}'; available: {', '.join(bases)}")

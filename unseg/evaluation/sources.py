@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,26 @@ from unseg.compute.progress import Progress, track
 from unseg.data.annotations import ObjectRule
 from unseg.evaluation.baselines.baseline_names import BASELINES, baseline, baseline_identity
 from unseg.evaluation.baselines.material import Material, Photograph
-from unseg.evaluation.coded_images import CODED, Allocation, Labels, allocate, coded, coded_identity, key_of
+from unseg.evaluation.coded_images import (
+    CODED,
+    Allocation,
+    CodedOptions,
+    Labels,
+    allocate,
+    coded,
+    coded_and_learned,
+    coded_identity,
+    key_of,
+)
 from unseg.evaluation.conditions import Change, class_pattern, random_noise
 from unseg.evaluation.on_the_way import OnTheWay, source_on_the_way
 from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, Truth
 from unseg.evaluation.study import ConditionSource
 from unseg.method.config import Budget
+from unseg.method.learned_codes import apply_learned_codes
 from unseg.method.metrics import IGNORE_LABEL
+from unseg.storage.coded_weights import load_coded
 
 MADE = "protected"  # the condition that a generator makes on the way
 TINT = "tint"
@@ -64,6 +77,20 @@ class Sources:
             return coded(allocated[0], labels, self.budget, options, key_of("comparison", seed))
 
         return ConditionSource(change_of, {**self.identity, **coded_identity(options)})
+
+    def learned(self, path: Path) -> ConditionSource:
+        """Returns the source of codes that a network changes image by image. path: of its weights; UserError where they
+        are none."""
+        loaded, options, labels = load_coded(path), CodedOptions(), Labels(self.rule.ignore_label, self.binary)
+        apply = partial(apply_learned_codes, loaded.network)
+        allocated: list[Allocation] = []  # once for all seeds
+
+        def change_of(seed: int, progress: Progress) -> Change:
+            if not allocated:
+                allocated.append(allocate(self.train, self.truth, labels, options.told_apart, progress))
+            return coded_and_learned(allocated[0], labels, self.budget, apply, key_of("comparison", seed))
+
+        return ConditionSource(change_of, {**self.identity, **coded_identity(options), "learned": loaded.sha256})
 
     def generated(self, noise: OnTheWay) -> ConditionSource:
         """Returns the source of images that `noise` protects on the way."""
