@@ -60,7 +60,8 @@ class Learning:
     starts from; 0: as visible as it likes, within the budget. detect_weight, visibility_weight: of these terms beside
     the victims' loss. jpeg_share, grey_share: of the views that are JPEG of a quality of `qualities`, or turned grey.
     object_share: of the lives in which everything but the background has one code. background_share: of the other lives
-    in which the background has no noise, in place of another class. young: victims of fewer steps say nothing yet.
+    in which the background has no noise, in place of another class. warm_up: steps in which the generator's rate rises.
+    young: victims of fewer steps say nothing yet.
     average: of the weights that are written, over steps.
     """
 
@@ -71,6 +72,7 @@ class Learning:
     batch: int = 4
     crop: int = 128
     learning_rate: float = 3e-4
+    warm_up: int = 200
     victims: tuple[VictimKind, ...] = (
         VictimKind(IMAGENET_NETWORK, 75, True),
         VictimKind(IMAGENET_NETWORK, 300, True),

@@ -7,8 +7,17 @@ noise is to be half as visible as the codes; with 1 no more visible than they; w
 happens is in `benchmarks.bilevel_codes`. Needs the package of EfficientNet-lite0's weights.
 
 The same command goes on after any stop, to the same weights as if there had been none; with more --hours it goes on
-further. OUT/log.jsonl gets a line every --log-every seconds, OUT/generator.safetensors the weights, averaged over
-steps, at every checkpoint. They are measured with
+further. Ctrl-C and SIGTERM end it after its step, with a checkpoint. OUT/log.jsonl gets a line every --log-every
+seconds, with means since the line before:
+
+- victim_0, victim_1, victim_2: losses of the victims while they learn (ImageNet weights with a short and a long life,
+  random weights); loss: that of the generator's steps, of given and swapped views
+- followed: the share of pixels where victims go by the codes although they say nothing of the classes
+- detectability, detect_loss: the share of codes named by a fresh readout of a frozen encoder, and the readouts' loss
+- visibility, visibility_of_average: of the noise, as a share of that of the codes: the network in training, and the
+  averaged weights on photographs that are always the same
+
+OUT/generator.safetensors gets the weights, averaged over steps, at every checkpoint. They are measured with
 
     unseg bench --noises clean,codes,codes-learned --learned runs/learned/generator.safetensors ...
 """
@@ -174,6 +183,8 @@ def _improve(trained: Trained, victim: Victim, photographs: Photographs) -> None
         total.backward()
     if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained.generator.parameters()):
         raise UserError(f"step {trained.step}: a gradient is not finite; start the same command again to see where")
+    for group in trained.optimizer.param_groups:
+        group["lr"] = config.learning_rate * min(1.0, (trained.step + 1) / config.warm_up)
     torch.nn.utils.clip_grad_norm_(trained.generator.parameters(), config.largest_gradient)
     trained.optimizer.step()
     with torch.no_grad():
@@ -221,8 +232,8 @@ def _teach_readouts(trained: Trained, features: Sequence[torch.Tensor], codes: t
 
 @dataclass(frozen=True)
 class Until:
-    """When a run ends, and how often it tells and saves. hours: of the whole training. steps: likewise; 0: as many as
-    there is time for. log_every, save_every: seconds."""
+    """When a run ends, and how often it tells and saves. hours: processor time of the whole training. steps: likewise;
+    0: as many as there is time for. log_every, save_every: seconds of the clock."""
 
     hours: float = 12.0
     steps: int = 0
@@ -238,7 +249,7 @@ def learn(
     config: Learning, photographs: Photographs, out: Path, until: Until = Until(), progress: Progress = SILENT
 ) -> Trained:
     """Trains, or goes on with the training in `out`, until the time is over or a signal comes."""
-    folder = RunFolder(out)
+    folder = RunFolder(out, keep=2)
     settings = {**json.loads(json.dumps(asdict(config))), "photographs": len(photographs.images)}
     with folder, StopRequest() as stop:
         trained = Trained.begin(config, photographs.classes)
@@ -248,12 +259,11 @@ def learn(
                 trained.load(read_state(newest))
             progress.say(f"{newest}: {trained.step} steps, {trained.seconds / HOUR:.2f} hours; goes on from there")
         _cut_log(out / LOG_FILE, trained.step)
-        clock = time.monotonic() - trained.seconds
+        spent = time.process_time() - trained.seconds
         told = saved = time.monotonic()
         while not until.reached(trained) and stop.signal is None:
             take_step(trained, photographs)
-            now = time.monotonic()
-            trained.seconds = now - clock
+            now, trained.seconds = time.monotonic(), time.process_time() - spent
             if now - told >= until.log_every:
                 _log(trained, out / LOG_FILE, photographs, progress)
                 told = now
@@ -281,11 +291,12 @@ def _log(trained: Trained, path: Path, photographs: Photographs, progress: Progr
     with torch.no_grad():
         batch = draw_batch(trained.average, photographs, coding, look, ("look",), look=True)
     seen = float(torch.stack(batch.seen).mean()) if batch.seen else math.nan
-    line = {"step": trained.step, "seconds": trained.seconds, **means, "visibility_of_average": seen}
+    at = time.strftime("%Y-%m-%d %H:%M:%S")
+    line = {"step": trained.step, "time": at, "hours": trained.seconds / HOUR, **means, "visibility_of_average": seen}
     line = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in line.items()}
     with open_for_appending(path) as file:
         file.write(json.dumps(line).encode() + b"\n")
-    progress.say(", ".join(f"{name} {value:.4g}" for name, value in line.items()))
+    progress.say(", ".join(f"{name} {value}" for name, value in line.items()))
 
 
 def _cut_log(path: Path, step: int) -> None:
@@ -324,7 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, checkpoints and the log")
     parser.add_argument("--visibility", type=float, default=0.0, help="share of the codes' own; 0: no such term")
     parser.add_argument("--epsilon", type=float, default=8.0, help="grey levels (default: 8)")
-    parser.add_argument("--hours", type=float, default=12.0, help="of the whole training (default: 12)")
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="0: a control, the codes as they are")
+    parser.add_argument("--hours", type=float, default=12.0, help="processor time of the whole training (default: 12)")
     parser.add_argument("--steps", type=int, default=0, help="of the whole training; 0: as many as there is time for")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
     parser.add_argument("--log-every", type=float, default=60.0, help="seconds between lines of the log")
@@ -336,7 +348,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal = Terminal()
     try:
         photographs = read_photographs(given.data_root, terminal)
-        config = Learning(epsilon=given.epsilon, visibility=given.visibility, seed=given.seed)
+        config = Learning(
+            epsilon=given.epsilon,
+            visibility=given.visibility,
+            learning_rate=given.learning_rate,
+            seed=given.seed,
+        )
         until = Until(given.hours, given.steps, given.log_every, given.save_every)
         learn(config, photographs, given.out, until, terminal)
     except UserError as error:
