@@ -84,14 +84,13 @@ def compare(options: EvaluateOptions) -> None:
 def load_noise(name: str, budget: Budget, device: str) -> OnTheWay:
     """Returns what a generator does to an image within the budget, exactly as `unseg protect` does it."""
     from unseg.compute.device import choose_device
-    from unseg.evaluation.coded_images import key_of
     from unseg.evaluation.on_the_way import OnTheWay
     from unseg.protecting.generators import load_generator
     from unseg.protecting.network_protector import NetworkProtector, takes_codes
 
     chosen = choose_device(device)
     loaded = load_generator(name, chosen)
-    key = key_of("evaluate", 0) if takes_codes(loaded.network) else None  # the same in every evaluation
-    protector = NetworkProtector(loaded.network, budget, device=chosen, key=key)
+    protector = NetworkProtector(loaded.network, budget, device=chosen)
     codes = getattr(loaded.network, "codes", 0)
-    return OnTheWay(name, protector, protector.by_class, codes, {"generator": loaded.sha256})
+    with_codes = protector.with_codes if takes_codes(loaded.network) else None
+    return OnTheWay(name, protector, protector.by_class, codes, {"generator": loaded.sha256}, with_codes)

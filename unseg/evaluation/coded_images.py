@@ -19,7 +19,7 @@ from unseg.evaluation.sets import Images, Truth
 from unseg.method.coded_noise import apply_codes
 from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class, class_areas, code_map, codes_with_absence
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK, CodeBook
+from unseg.method.patterns import ABSENCE, BOOK
 from unseg.storage.image_decoding import decode_samples
 from unseg.storage.image_encoding import encode_jpeg
 
@@ -105,15 +105,15 @@ def key_of(purpose: str, seed: int | str) -> bytes:
     return hashlib.sha256(f"unseg {purpose} {seed}".encode()).digest()
 
 
-# What a network makes of an image, its codes, their book, a key and a budget, as `apply_learned_codes` does.
-Learned = Callable[[np.ndarray, np.ndarray, CodeBook, bytes, Budget], np.ndarray]
+# From an image, its codes and a key to the image with what a network makes of them.
+WithCodes = Callable[[np.ndarray, np.ndarray, bytes], np.ndarray]
 
 
-def coded_and_learned(allocation: Allocation, labels: Labels, budget: Budget, learned: Learned, key: bytes) -> Change:
+def coded_by_network(allocation: Allocation, labels: Labels, with_codes: WithCodes, key: bytes) -> Change:
     """Returns the change that gives every pixel what a network makes of its label's code."""
 
     def change(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        return learned(pixels, allocation.map_of(labels.of(mask, classes)), BOOK, key, budget)
+        return with_codes(pixels, allocation.map_of(labels.of(mask, classes)), key)
 
     return change
 

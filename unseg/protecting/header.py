@@ -33,6 +33,7 @@ WRITTEN_IF_OTHER = {
     "refined": False,
 }
 CODES = "codes"  # what settings call noise of patterns
+LONGEST_LABEL = 11  # characters of a class id of 32 bits
 MASK_RULE = {"kind", "objects", "ignore_label", "background_label"}
 
 
@@ -156,7 +157,7 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
 def age_of_noise(manifest: Manifest) -> str | None:
     """Returns what to say of noise that an older version made; None where it is of this version's kinds."""
     header, settings = manifest.header, manifest.header.get("settings", {})
-    if settings.get("noise") == CODES:
+    if settings.get("noise") == CODES or "book" in settings:  # of a network that takes codes, without the word
         book = settings.get("book")
         return None if book == BOOK.version else f"its codes are of the book {str(book)[:40]}, not {BOOK.version}"
     if _generator_name(header) != COMPACT:
@@ -175,7 +176,9 @@ def _generator_name(header: Mapping[str, Any]) -> Any:
 
 def _absent(settings: Mapping[str, Any]) -> Iterator[int]:
     if "book" in settings:  # else they are the codes of tints, of which none means no noise
-        yield from (int(label) for label, code in settings["codes"].items() if code == ABSENCE and label != BACKGROUND)
+        codes: Mapping[str, Any] = settings.get("codes") or {}
+        names = (BACKGROUND, OBJECT_NAME)
+        yield from (int(label) for label, code in codes.items() if code == ABSENCE and label not in names)
 
 
 def _is_size(value: Any) -> bool:
@@ -224,9 +227,13 @@ def _is_coded(value: Any) -> bool:
     if value is None:
         return True
     return isinstance(value, dict) and all(
-        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or label.removeprefix("-").isdecimal())
+        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or _is_number(label))
         for label, code in value.items()
     )
+
+
+def _is_number(label: str) -> bool:
+    return label.removeprefix("-").isdecimal() and len(label) <= LONGEST_LABEL
 
 
 EXPECTED: dict[str, Callable[[Any], bool]] = {

@@ -20,7 +20,7 @@ from unseg.method import letterbox, noise
 from unseg.method.code_prompts import code_prompt
 from unseg.method.codes import OBJECT
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK
+from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
 from unseg.protecting.generators import AnyGenerator, network_of
 from unseg.protecting.given_images import AnyImage, AnyMask, Boxes, read_given
 from unseg.protecting.given_objects import given_object
@@ -157,6 +157,15 @@ class NetworkProtector:
         tints_K3 = self.network.code_noise().float().cpu()
         return cast(AnyImage, given.back(noise.apply_tints(given.samples_HWC, codes_HW, tints_K3, self.budget)))
 
+    def with_codes(self, image_HWC: np.ndarray, codes_HW: np.ndarray, key: bytes) -> np.ndarray:
+        """Returns an image with the noise of a generator that takes codes, given these and this key.
+
+        image: H×W×C uint8 or uint16. codes: H×W uint8; the object's budget holds where there is one with a pattern.
+        """
+        mask_HW = (codes_HW != ABSENCE) & (codes_HW != NO_CODE)
+        noise_3NN = self.noise([self.frame(image_HWC, mask_HW, codes_HW=codes_HW, key=key)])[0]
+        return noise.apply(image_HWC, noise_3NN, mask_HW, self.budget)
+
     def region(self, mask_HW: np.ndarray) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool, for an object."""
         return image_region(mask_HW, self.region_kind, self.network.image_size, self.network.mask_size)
@@ -167,18 +176,21 @@ class NetworkProtector:
         mask_HW: np.ndarray,
         boxes: Boxes | None = None,
         codes_HW: np.ndarray | None = None,
+        key: bytes | None = None,
     ) -> Framed:
         """Returns image and prompts in the network's frame: a box prompt around `boxes` where given, else the mask.
 
-        codes: of every pixel, H×W uint8, for generators that take them; None: the first code on the object.
+        codes: of every pixel, H×W uint8, for generators that take them; None: the first code on the object. key: of
+        the codes; None: the protector's own.
         """
         framed, network = self._framed(image_HWC, mask_HW, boxes), self.network
         if not takes_codes(network):
             return framed
         if codes_HW is None:
             codes_HW = np.where(mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
-        assert self.key is not None, "it was drawn when the network was loaded"
-        codes = code_prompt(image_decoding.eight_bit_rgb(image_HWC), codes_HW, BOOK, self.key, network.mask_size)
+        key = self.key if key is None else key
+        assert key is not None, "it was drawn when the network was loaded"
+        codes = code_prompt(image_decoding.eight_bit_rgb(image_HWC), codes_HW, BOOK, key, network.mask_size)
         return replace(framed, prompts=replace(framed.prompts, codes=codes))
 
     def _framed(self, image_HWC: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None) -> Framed:
