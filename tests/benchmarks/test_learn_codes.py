@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import learn_codes
-from benchmarks.bilevel_codes import Coding, Learning, Photographs, VictimKind, draw_batch, looked_up
+from benchmarks.bilevel_codes import Coding, Learning, Photographs, VictimKind, cross_entropy, draw_batch, looked_up
 from benchmarks.learn_codes import Trained, Until, learn, take_step
 from segment_anything_training.coded import CodedGenerator
 from tests.support.training_runs import final_state, same
@@ -158,3 +158,29 @@ def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
     assert learn_codes.main(["--data-root", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert told.startswith("learn_codes: error: --data-root") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("aim", ["victim", "visibility"])
+def test_descent_lowers_what_is_asked_of_the_same_views(aim):
+    """Through rounding, JPEG, resizing and distorted colours."""
+    config = replace(TINY, batch=4, crop=64, jpeg_share=0.5)
+    trained, photographs = Trained.begin(config, 4), made_photographs()
+    victim = trained.victims[1]
+    for turn in range(6):
+        with torch.no_grad():
+            batch = draw_batch(trained.generator, photographs, victim.coding, config, ("victim", turn))
+        victim.learn(batch)
+    victim.network.eval()
+    optimizer, found = torch.optim.Adam(trained.generator.parameters(), lr=1e-3), []
+    for _ in range(10):
+        batch = draw_batch(trained.generator, photographs, victim.coding, config, ("fixed",), swapped=2, look=True)
+        asked = (
+            cross_entropy(victim.network(batch.standardised), batch.answers)
+            if aim == "victim"
+            else torch.stack(batch.seen).mean()
+        )
+        found.append(asked.item())
+        optimizer.zero_grad()
+        asked.backward()
+        optimizer.step()
+    assert np.mean(found[-3:]) < found[0] - (2e-4 if aim == "victim" else 0.2), found
