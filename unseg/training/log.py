@@ -22,7 +22,7 @@ import numpy as np
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
-from unseg.method.config import PLAYERS, facts_of
+from unseg.method.config import PLAYERS
 from unseg.storage.files import open_for_appending, open_for_reading, write_durably
 from unseg.storage.image_encoding import encode_png
 from unseg.training.phases import Phases
@@ -82,7 +82,7 @@ def log_line(
             "waiting_share": waiting_share,
             "surrogate_age": report.surrogate_age,
             "revision": revision,
-            "config": facts_of(phases.config),
+            "config": dataclasses.asdict(phases.config),
         }
     )
 
