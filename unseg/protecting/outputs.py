@@ -83,6 +83,19 @@ def plan_outputs(
     return planned
 
 
+def plan_masks(samples: Mapping[Key, SampleFile], folder: Path, earlier: Mapping[Key, str]) -> dict[Key, str]:
+    """Returns the name of every input's mask in a folder of PNGs: that of its output, where that is a PNG.
+
+    earlier: names of before, which stay. Raises UserError where a name leads out of the folder.
+    """
+    _check_names(samples, folder)
+    taken = {name.casefold(): key for key, name in earlier.items()}
+    planned: dict[Key, str] = {}
+    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], SUFFIXES["png"]), key)):
+        planned[key] = earlier.get(key) or _first_free(_output_names(key[0], SUFFIXES["png"]), key, taken)
+    return planned
+
+
 def _check_names(samples: Mapping[Key, SampleFile], out: Path) -> None:
     outside = next((name for name, _ in samples if not stays_inside(name)), None)
     if outside is not None:
