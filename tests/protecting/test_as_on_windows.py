@@ -201,6 +201,11 @@ def test_folder_on_another_drive_is_named_whole(tmp_path: Path, monkeypatch: pyt
     assert relative(tmp_path / "photos", tmp_path / "out") == (tmp_path / "photos").as_posix()
 
 
+def test_copies_have_names_that_windows_takes(tmp_path: Path, windows: None) -> None:
+    sample = SampleFile("con.png", tmp_path / "con.png", tmp_path)
+    assert plan_outputs({("con.png", "."): sample}, tmp_path / "out", "png", {})["con.png", "."].copy == "con_.png"
+
+
 def planned(tmp_path: Path, *names: str, earlier: dict[str, str] | None = None) -> dict[str, str]:
     samples = {(name, "../in"): SampleFile(name, tmp_path / "in" / name, tmp_path / "in") for name in names}
     before = {

@@ -112,7 +112,7 @@ def test_changed_mask_counts_and_stays(photos: Path, tmp_path: Path) -> None:
         masks / "sub" / "wall.png"
     )
     own = tree(masks)
-    summary = run(photos, out)
+    summary = run(photos, out, with_=replace(SETTINGS, unmasked="fail"))  # what was unclear is so no more
     assert tree(masks) == own
     assert summary.exit_code == 0 and summary.kept == 1
     changed = read_image(out / "two.png").samples.astype(int) - read_image(photos / "two.png").samples
@@ -205,6 +205,16 @@ def test_orientation_of_a_photograph_turns_its_mask_too(photos: Path, tmp_path: 
     mask = np.asarray(Pillow.open(masks_beside(tmp_path / "out") / "turned.png"))
     assert mask.shape == (WIDTH, HEIGHT)
     assert mask[35:115, 55:165].all()  # a quarter to the right: (x, y) → (209 − y, x)
+    entry = next(line for line in read_manifest(tmp_path / "out").entries.values() if line.input == "turned.jpg")
+    assert entry.status == "protected" and entry.note is None
+
+
+def test_photograph_upside_down_leaves_no_doubt_how_its_mask_lies(photos: Path, tmp_path: Path) -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = 3  # its mask would fit either way
+    Pillow.fromarray(picture(TALL, seed=9)).save(photos / "turned.jpg", quality=97, exif=exif)
+    run(photos, tmp_path / "out")
+    assert np.asarray(Pillow.open(masks_beside(tmp_path / "out") / "turned.png"))[55:165, 185:265].all()
     entry = next(line for line in read_manifest(tmp_path / "out").entries.values() if line.input == "turned.jpg")
     assert entry.status == "protected" and entry.note is None
 
