@@ -15,6 +15,7 @@ import pytest
 from PIL import Image as Pillow
 
 import unseg
+from tests.support.acting_progress import Acting
 from tests.support.foreground_network import write_red_network
 from tests.support.told_progress import Told
 from unseg.errors import UserError
@@ -225,7 +226,10 @@ def test_photograph_upside_down_leaves_no_doubt_how_its_mask_lies(photos: Path, 
 def test_network_that_cannot_be_fetched_is_one_line(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     import pooch
 
+    tries = []
+
     def offline(*arguments: Any, **options: Any) -> str:
+        tries.append(arguments)
         raise ConnectionError("HTTPSConnectionPool(host='example'): Max retries exceeded with url: /a/b (Caused by …)")
 
     monkeypatch.setattr(pooch, "retrieve", offline)
@@ -233,6 +237,7 @@ def test_network_that_cannot_be_fetched_is_one_line(photos: Path, tmp_path: Path
     with pytest.raises(UserError) as found:
         run(photos, tmp_path / "out", "silueta", progress=told)
     line = str(found.value)
+    assert len(tries) == 1, "every thread waited for the network"
     assert "\n" not in line and "Max retries exceeded);" in line and "silueta.onnx where there is a network" in line
     assert str(tmp_path / "models") in line.rpartition("put it here: ")[2]
     assert any(
@@ -294,6 +299,50 @@ def test_line_that_was_cut_short_is_left_out(photos: Path, tmp_path: Path) -> No
     assert {name: after[name] for name in after if name != RECORD} == {
         name: before[name] for name in before if name != RECORD
     }
+
+
+def test_mask_that_a_person_paints_meanwhile_stays(photos: Path, tmp_path: Path) -> None:
+    masks, white = masks_beside(tmp_path / "out"), np.full((HEIGHT, WIDTH), 255, np.uint8)
+
+    def paint() -> None:
+        Pillow.fromarray(white).save(masks / "two.png")  # the last of three that are found
+
+    summary = run(photos, tmp_path / "out", with_=ProtectSettings(workers=1), progress=Acting(1, paint, of="masks"))
+    assert (np.asarray(Pillow.open(masks / "two.png")) == 255).all()
+    assert next(entry for entry in summary.entries if entry.input == "two.png").object_share == 1
+
+
+def test_kill_between_the_line_and_the_mask_of_a_changed_image(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out, masks = tmp_path / "out", masks_beside(tmp_path / "out")
+    run(photos, out)
+    Pillow.fromarray(picture(SMALL, seed=4)).save(photos / "two.png")
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
+        changed.setattr("unseg.protecting.mask_finding.write_bytes", killed)
+        run(photos, out)
+    run(photos, out)
+    assert not np.asarray(Pillow.open(masks / "two.png"))[:, :170].any()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_that_stops_among_the_masks_goes_on(photos: Path, tmp_path: Path, count: int) -> None:
+    run(photos, tmp_path / "unbroken")
+    out, masks = tmp_path / "out", masks_beside(tmp_path / "out")
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, out, progress=Acting(count, stop, of="masks"))
+    assert not out.exists() and len(tree(masks)) >= 1 + count
+    (masks / ".unseg-0123456789abcdef.tmp").touch()  # as a kill leaves it
+    run(photos, out)
+    found, expected = tree(masks), tree(masks_beside(tmp_path / "unbroken"))
+    assert sorted(found.pop(RECORD).splitlines()) == sorted(expected.pop(RECORD).splitlines())
+    assert found == expected
 
 
 def test_linked_folder_among_the_masks_is_not_followed(photos: Path, tmp_path: Path) -> None:

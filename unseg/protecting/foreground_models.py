@@ -19,7 +19,7 @@ from unseg.compute.progress import Progress
 from unseg.errors import UserError
 
 OPTION = "--masks auto"
-MODELS: Mapping[str, int] = {  # name of rembg → MB to download; all under Apache-2.0
+MODELS: Mapping[str, int] = {  # name of rembg → MB to download
     "isnet-general-use": 179,
     "u2net": 176,
     "u2net_human_seg": 176,
@@ -42,13 +42,20 @@ class ForegroundModel:
             raise UserError(f"--auto-model {name}: choose from {', '.join(MODELS)}")
         self.name, self._threads, self._progress = name, threads, progress
         self._session: Any = None
+        self._failed: UserError | None = None  # whoever asks next is not to wait for the network again
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
         """Returns how sure the network is that each pixel is foreground, H×W uint8. image: H×W×3 uint8 RGB."""
         with self._one_at_a_time:
+            if self._failed is not None:
+                raise self._failed
             if self._session is None:
-                self._session = self._open()
+                try:
+                    self._session = self._open()
+                except UserError as error:
+                    self._failed = error
+                    raise
             # It divides by the answer's range, which is zero where all pixels are answered alike.
             with OwnCode(f"{OPTION}: rembg's model {self.name} cannot be asked"), np.errstate(all="ignore"):
                 masks = self._session.predict(Pillow.fromarray(image_HW3))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -28,7 +30,7 @@ from unseg.protecting.manifest import Key, relative
 from unseg.protecting.outputs import plan_masks
 from unseg.protecting.request import Request
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.files import link_on_the_way, printable, sha256_of, write_bytes
+from unseg.storage.files import link_on_the_way, printable, remove_temporaries, sha256_of, write_bytes
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import encode_png
 from unseg.storage.image_headers import pixel_count
@@ -46,6 +48,8 @@ def with_masks(request: Request, inputs: Inputs, pool: Executor, progress: Progr
     if not request.finds_masks:
         return inputs
     folder = masks_beside(request.out)
+    if writes and folder.is_dir():
+        _remove_temporaries(folder)
     known = read_record(folder)
     samples = {(sample.name, relative(sample.root, folder)): sample for sample in inputs.found.samples}
     names = plan_masks(samples, folder, {key: mask.mask for key, mask in known.items()})
@@ -57,13 +61,16 @@ def with_masks(request: Request, inputs: Inputs, pool: Executor, progress: Progr
     model = ForegroundModel(request.settings.auto_model or before, request.settings.workers or cores(), progress)
     unmade: dict[str, str] = {}
     if missing and writes:
-        with RecordWriter(folder, known.values()) as record:
-            for one, found in _found(missing, model, request.settings, pool=pool, progress=progress):
-                if isinstance(found, FoundMask):
-                    known[found.key] = found
-                    record.add(found)
-                else:
+        results = _found(missing, model, request.settings, pool=pool, progress=progress)
+        with RecordWriter(folder, known.values()) as record, closing(results):
+            for one, found in results:
+                if isinstance(found, str):
                     unmade[one.sample.name] = found
+                    continue
+                mask, data = found
+                if not one.is_a_persons:  # who may have made it meanwhile
+                    _keep(one, mask, data, record)
+                    known[mask.key] = mask
     _tell(folder, len(wanted) - len(missing), len(missing) - len(unmade), writes, progress)
     unclear = {one.name: why for one in wanted if (why := one.unclear(known.get(one.key))) is not None}
     kept = KeptMasks(folder, unclear, unmade, is_foreseen=not writes)
@@ -86,15 +93,20 @@ class _Wanted:
     def path(self) -> Path:
         return self.folder / self.name
 
+    @property
+    def is_a_persons(self) -> bool:
+        """Returns whether there is a mask that was not found, or was changed since."""
+        if not os.path.lexists(self.path):
+            return False
+        return self.known is None or sha256_of(self.path) != self.known.mask_sha256
+
     def is_there(self, model: str | None) -> bool:
         """Returns whether the mask is there and still good; one that a person made or changed always is.
 
         model: the network that is asked for; None: whichever found the masks that are there.
         """
-        if not os.path.lexists(self.path):
-            return False
-        if self.known is None or sha256_of(self.path) != self.known.mask_sha256:
-            return True
+        if self.is_a_persons or self.known is None or not os.path.lexists(self.path):
+            return self.is_a_persons
         return model in (None, self.known.model) and sha256_of(self.sample.image) == self.known.input_sha256
 
     def unclear(self, known: FoundMask | None) -> str | None:
@@ -111,10 +123,10 @@ class _Wanted:
 
 def _found(
     wanted: list[_Wanted], model: ForegroundModel, settings: ProtectSettings, *, pool: Executor, progress: Progress
-) -> Iterator[tuple[_Wanted, FoundMask | str]]:
-    """Yields each input with its mask, which is written, or with the reason why there is none."""
+) -> Generator[tuple[_Wanted, tuple[FoundMask, bytes] | str], None, None]:
+    """Yields each input with its mask as a PNG, or with the reason why there is none."""
 
-    def find(one: _Wanted) -> FoundMask | str:
+    def find(one: _Wanted) -> tuple[FoundMask, bytes] | str:
         try:
             with PIXELS.room_for(pixel_count(one.sample.image)):
                 image = read_image(one.sample.image, settings.max_pixels, upright=not settings.keep_frame)
@@ -124,28 +136,41 @@ def _found(
             return error.reason
         except MemoryError:
             return "not enough memory to find its mask"
-        sha256 = _write(one, data)
-        objects = len(foreground.proposals)
-        return FoundMask(
+        mask = FoundMask(
             *one.key,
             input_sha256=image.sha256,
             mask=one.name,
-            mask_sha256=sha256,
+            mask_sha256=hashlib.sha256(data).hexdigest(),
             model=model.name,
-            objects=objects,
+            objects=len(foreground.proposals),
             unclear=foreground.unclear,
         )
+        return mask, data
 
     results = pool.map(find, wanted)  # which calls off what has not begun, should this end early
     yield from zip(wanted, track(progress, results, len(wanted), "masks"), strict=True)
 
 
-def _write(one: _Wanted, data: bytes) -> str:
+def _remove_temporaries(folder: Path) -> None:
+    """Removes what a killed run left half written among the masks."""
+    try:
+        remove_temporaries(folder)
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
+
+
+def _keep(one: _Wanted, mask: FoundMask, data: bytes, record: RecordWriter) -> None:
+    """Writes a mask, in the place of one that was found before.
+
+    Its line is there first: a mask without one, or with another's, would count as a person's.
+    """
     link = link_on_the_way(one.folder, str(PurePosixPath(one.name).parent))
     if link is not None:
         raise UserError(f"{one.folder / link}: is a link, which is not followed; remove it")
     try:
-        return write_bytes(one.path, data)
+        one.path.unlink(missing_ok=True)
+        record.add(mask)
+        write_bytes(one.path, data)
     except OSError as error:
         raise cannot_be_written(one.path, error) from error
 
