@@ -80,8 +80,8 @@ class Request:
             raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not given:
             raise UserError(
-                "what is the object? Give --masks, --boxes, --points or --annotations; --masks auto to have it found;"
-                f" or --whole-image, {CANNOT}"
+                "what is the object? Give --masks (a folder, or auto), --boxes, --points or --annotations; or"
+                f" --whole-image, {CANNOT}"
             )
         if self.settings.auto_model is not None and not self.finds_masks:
             raise UserError(f"--auto-model {self.settings.auto_model}: is for --masks auto; leave it out")
