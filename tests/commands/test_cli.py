@@ -217,7 +217,7 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
         (["--whole-image", "--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
         (
             [],
-            "what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, which cannot keep",
+            "what is the object? Give --masks (a folder, or auto), --boxes, --points or --annotations",
         ),
         (["--whole-image", "--masks", "masks"], "--masks and --whole-image: give one of them"),
         (["--whole-image", "--fit-masks"], "--fit-masks: is for --masks"),

@@ -69,8 +69,16 @@ class ObjectOptions:
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of masks, paired by relative name without suffix. One of --masks, --annotations, --boxes, "
-            "--points and --whole-image says what the object is."
+            help="Folder of masks, paired by relative name without suffix; or auto: the foreground that rembg finds, "
+            "kept as masks in OUT.masks to be looked at and changed. One of --masks, --annotations, --boxes, --points "
+            "and --whole-image says what the object is."
+        ),
+    ] = None
+    auto_model: Annotated[
+        str | None,
+        typer.Option(
+            help="The network of --masks auto: isnet-general-use (the default), u2net, u2net_human_seg (people), "
+            "silueta or u2netp (small ones)."
         ),
     ] = None
     annotations: Annotated[
@@ -306,6 +314,7 @@ def _settings(
         mask_by_contrast=noise.mask_by_contrast,
         **words,
         fit_masks=what.fit_masks,
+        auto_model=what.auto_model,
         png_level=files.png_level,
         keep_times=files.keep_times,
         device=device,

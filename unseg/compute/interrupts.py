@@ -111,7 +111,7 @@ class in_good_order:  # noqa: N801  # used as a function is
             self._hook(found)
             return
         self._since = -INSISTED_AFTER
-        again = threading.Timer(SENT_AGAIN_AFTER, os.kill, (os.getpid(), self._number))
+        again = threading.Timer(SENT_AGAIN_AFTER, _send_to_us, [self._number])
         again.daemon = True
         again.start()
 
@@ -133,6 +133,13 @@ def kept_from_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send_to_us(number: int) -> None:
+    if os.name == "nt":
+        signal.raise_signal(number)  # os.kill would end the process there
+    else:
+        os.kill(os.getpid(), number)
 
 
 def _interrupt(number: int) -> KeyboardInterrupt:

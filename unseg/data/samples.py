@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from unseg.data.name_matching import paired_names
 from unseg.errors import UserError
-from unseg.storage.files import walk_folders
+from unseg.storage.files import is_link, walk_folders
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 from unseg.storage.picture_kinds import is_picture, is_picture_name
 
@@ -115,7 +115,7 @@ def _samples_of(
     skipped = [folder for folder in left_out if not _lies_in(os.path.realpath(given), folder)]
     for path in walk(given, problems, skipped):
         name = path.relative_to(given).as_posix()
-        leads_to = os.path.realpath(path) if skipped and path.is_symlink() else None
+        leads_to = os.path.realpath(path) if skipped and is_link(path) else None
         if leads_to is not None and out is not None and _lies_in(leads_to, os.path.realpath(out)):
             found.into_output.append(name)
         elif leads_to is not None and path.is_dir():
@@ -146,17 +146,17 @@ class _Ways:
     def enters(self, path: str) -> bool:
         """Returns whether to look into a folder that lies in one that was entered, or is the first."""
         before = self._above.get(os.path.dirname(path), ())
-        is_link = bool(before) and os.path.islink(path)
+        linked = bool(before) and is_link(path)
         # Step by step: to follow all parts of every path would take as many looks at the disk as folders are nested.
-        real = os.path.join(before[-1], os.path.basename(path)) if before and not is_link else os.path.realpath(path)
+        real = os.path.join(before[-1], os.path.basename(path)) if before and not linked else os.path.realpath(path)
         if any(_lies_in(real, other) for other in self._skipped):
-            self.into_skipped += [Path(path)] if is_link else []
+            self.into_skipped += [Path(path)] if linked else []
             return False
-        if is_link and real in before:
+        if linked and real in before:
             return False
         self._visits[real] += 1
         if self._visits[real] > MOST_LINKS:
-            name = os.path.relpath(path, self._folder)
+            name = Path(os.path.relpath(path, self._folder)).as_posix()
             self._problems.append(Problem(name, f"over {MOST_LINKS} links lead to this folder: name it as an input"))
             return False
         self._above[path] = (*before, real)
@@ -172,7 +172,7 @@ def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> 
     """
 
     def unreadable(error: OSError) -> None:
-        name = os.path.relpath(error.filename, folder)
+        name = Path(os.path.relpath(error.filename, folder)).as_posix()
         problems.append(Problem(name, f"{UNREADABLE}: {error.strerror}"))
 
     ways = _Ways(folder, problems, skipped)

@@ -18,12 +18,13 @@ from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import check_folders
 from unseg.protecting.points import Points
 from unseg.protecting.prompt_files import of_images, read_boxes, read_points
-from unseg.protecting.request import Request
+from unseg.protecting.request import AUTO, Request
 from unseg.storage.files import stays_inside
 
 if TYPE_CHECKING:  # noise of codes needs no network, and so no torch
     import torch
 
+    from unseg.protecting.kept_masks import KeptMasks
     from unseg.storage.weights import LoadedGenerator
 
 
@@ -32,7 +33,8 @@ class Inputs:
     """Everything that a run works on.
 
     found: its images, and what else lies beside them. opened, boxes, points: what says where objects are; at most one
-    is there. loaded, device: the generator and where it runs; None where noise needs none.
+    is there. loaded, device: the generator and where it runs; None where noise needs none. kept: the masks that a run
+    found itself, which the samples name.
     """
 
     found: SampleList
@@ -41,6 +43,7 @@ class Inputs:
     points: Mapping[str, Points] | None
     loaded: LoadedGenerator | None = None
     device: torch.device | None = None
+    kept: KeptMasks | None = None
 
 
 def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
@@ -48,10 +51,15 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
 
     pool: threads that look at files where a format needs it. progress: is told what was detected and what is left over.
     """
+    if request.finds_masks and os.path.isdir(AUTO):
+        raise UserError(
+            f"--masks {AUTO}: finds the objects itself, but a folder of that name lies here, too; to use its masks give"
+            f" {os.path.abspath(AUTO)}, else rename it"
+        )
     opened = _opened(request, pool, progress)
     found = _find(request, opened)
     roots = request.inputs or sorted({sample.root for sample in found.samples})
-    check_folders(roots, request.out, request.masks or (opened.path if opened else None))
+    check_folders(roots, request.out, request.mask_folder or (opened.path if opened else None))
     boxes = None if request.boxes is None else of_images(read_boxes(request.boxes), found.samples)
     points = None if request.points is None else of_images(read_points(request.points), found.samples)
     loaded, device = (None, None) if request.kind == "codes" else _network(request)
@@ -117,7 +125,7 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
         _check_places(request.samples, opened)
         return request.samples
     if opened is None:
-        return find_samples(request.inputs, request.masks, request.out)
+        return find_samples(request.inputs, request.mask_folder, request.out)
     if opened.images_root is None:
         return opened.samples()
     of_labels = isinstance(opened.reader, LabelFiles) and opened.reader.format != "huggingface"

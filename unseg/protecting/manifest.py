@@ -162,8 +162,12 @@ def _check_budgets(entry: Entry, settings: Mapping[str, Any]) -> None:
 
 
 def relative(path: Path, out: Path) -> str:
-    """Returns `path` as the manifest in the folder `out` names it."""
-    return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(out))).as_posix()
+    """Returns `path` as the manifest in the folder `out` names it: whole where it is on another drive."""
+    real = os.path.realpath(path)
+    try:
+        return Path(os.path.relpath(real, os.path.realpath(out))).as_posix()
+    except ValueError:  # of Windows
+        return Path(real).as_posix()
 
 
 class ManifestWriter:

@@ -21,6 +21,7 @@ from unseg.method.codes import class_codes
 from unseg.protecting.code_planning import RunKey, plan_codes
 from unseg.protecting.header import check_same_settings, header_of
 from unseg.protecting.inputs import Inputs
+from unseg.protecting.kept_masks import AutoMasks
 from unseg.protecting.manifest import Entry, Key, read_manifest, relative
 from unseg.protecting.mask_placing import Placing
 from unseg.protecting.noise_source import NoiseSource
@@ -142,6 +143,9 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         return BoxFile(inputs.boxes, request.refine_boxes)
     if inputs.points is not None:
         return PointFile(inputs.points)
+    if inputs.kept is not None:
+        paths = [sample.mask for sample in inputs.found.samples if sample.mask is not None]
+        return AutoMasks(inputs.kept, request.out, paths, settings.max_pixels)
     if request.masks is None:
         return WholeImage()
     folder = _mask_folder(request, request.masks, inputs.found, pool, progress)

@@ -15,6 +15,7 @@ from unseg.protecting.settings import Kind, ProtectSettings
 if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
     from unseg.protecting.generators import AnyGenerator
 
+AUTO = "auto"  # in place of a folder of masks
 CANNOT = "which cannot keep networks from learning the objects in it: noise that is alike everywhere marks none of them"
 
 
@@ -38,6 +39,16 @@ class Request:
     key: Path | bytes | None = None
     codes: Path | Mapping[int, int] | None = None
     whole_image: bool = False
+
+    @property
+    def finds_masks(self) -> bool:
+        """Returns whether the run finds masks itself: their folder is the word auto."""
+        return self.masks is not None and str(self.masks) == AUTO
+
+    @property
+    def mask_folder(self) -> Path | None:
+        """Returns the folder of the user's masks."""
+        return None if self.finds_masks else self.masks
 
     @property
     def kind(self) -> Kind:
@@ -69,8 +80,11 @@ class Request:
             raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not given:
             raise UserError(
-                f"what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, {CANNOT}"
+                "what is the object? Give --masks (a folder, or auto), --boxes, --points or --annotations; or"
+                f" --whole-image, {CANNOT}"
             )
+        if self.settings.auto_model is not None and not self.finds_masks:
+            raise UserError(f"--auto-model {self.settings.auto_model}: is for --masks auto; leave it out")
         if not self.inputs and self.samples is None and self.annotations is None:
             raise UserError("no images: name folders or files")
 
@@ -86,7 +100,7 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        labelled = self.masks is not None or self.annotations is not None
+        labelled = self.mask_folder is not None or self.annotations is not None
         if rule.by_class and not labelled:
             raise UserError(
                 "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
@@ -97,6 +111,8 @@ class Request:
             raise UserError("--objects with class ids: needs --masks or --annotations, which say where each class is")
         if mask_type != "auto" and self.annotations is not None:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
-        if self.masks is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
+        if mask_type != "auto" and self.finds_masks:
+            raise UserError(f"--mask-type {mask_type}: is for masks of your own, not for --masks auto; leave it out")
+        if self.mask_folder is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
             option = "--fit-masks" if self.settings.fit_masks else f"--mask-frame {self.settings.mask_frame}"
             raise UserError(f"{option}: is for --masks; leave it out")

@@ -13,6 +13,7 @@ from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
 from unseg.protecting.inputs import read_inputs
+from unseg.protecting.mask_finding import with_masks
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.planning import plan_run
 from unseg.protecting.request import Request
@@ -52,7 +53,7 @@ def protect(
     What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
-    One of these says what the object is. masks: a folder, paired by relative name without suffix. boxes: a JSON file,
+    One of these says what the object is. masks: a folder, paired by name without suffix, or "auto". boxes: a JSON file,
     {"relative/name.jpg": [[x1, y1, x2, y2], …]}; refine_boxes: the object is what GrabCut finds in them. points: a JSON
     file, see `unseg.protecting.points`. annotations: a file or folder of `annotations_format` (one of
     `unseg.data.annotations.FORMATS`), or open ones. `settings.rule`: which part of masks or annotations. whole_image:
@@ -95,10 +96,12 @@ def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary
     with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
         found = read_inputs(request, pool, progress)
         if dry_run:
+            found = with_masks(request, found, pool, progress, writes=False)
             return foresee(plan_run(request, found, pool, progress), pool, progress)
         with FolderLock(request.out) as lock:  # what lies in the folder is read once nobody else writes there
             if lock.stale:
                 progress.say(f"note: an earlier run ({lock.stale}) was cut off; this one goes on from there")
+            found = with_masks(request, found, pool, progress, writes=True)
             return execute(plan_run(request, found, pool, progress, lock.held), pool, progress)
 
 

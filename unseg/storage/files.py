@@ -13,17 +13,22 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, cast
 
 from unseg.errors import UserError
+from unseg.storage.windows_names import leads_to_a_device
 
+WINDOWS = os.name == "nt"
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unseg-", ".tmp"
 TEMPORARY = re.compile(r"\.unseg-(?:[0-9a-f]{16}|probe)\.tmp")
 HALF_A_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those between stand for bytes that are not UTF-8
 BLOCK = 2**20
+JUNCTION = 0xA0000003  # how Windows marks a folder that leads to another one
+HELD_TRIES, HELD_WAIT = 20, 0.05  # on Windows: tries, and seconds between them, while another program has a file open
 Times = tuple[int, int]
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -139,9 +144,19 @@ def writing(
                 os.fsync(file.fileno())
         if times is not None:
             os.utime(temporary, ns=times)
-        os.replace(temporary, path)
+        _replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Gives a file its name, in the place of another; waits on Windows where a virus scanner, say, has one open."""
+    for _ in range(HELD_TRIES - 1 if WINDOWS else 0):
+        with suppress(PermissionError):
+            os.replace(temporary, path)
+            return
+        time.sleep(HELD_WAIT)
+    os.replace(temporary, path)
 
 
 def make_folders(folder: Path, within: Path | None = None) -> list[Path]:
@@ -211,7 +226,7 @@ def refuse_existing(paths: Iterable[Path]) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Waits until the disk has the folder's names; does nothing where folders cannot be opened (Windows)."""
-    if os.name == "nt":
+    if WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -250,17 +265,21 @@ def sha256_or_refuse(path: Path) -> str:
 
 
 def remove_temporaries(folder: Path, below: bool = True) -> None:
-    """Removes the temporary files that killed runs left in `folder`, and in the folders below it."""
+    """Removes the temporary files that killed runs left in `folder`, and in the folders below it.
+
+    Windows removes no file that is open still: the next run does.
+    """
     for path in files_under(folder) if below else folder.iterdir():
         if TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            with suppress(*((PermissionError,) if WINDOWS else ())):
+                path.unlink(missing_ok=True)
 
 
 def files_under(folder: Path) -> Iterator[Path]:
     """Yields everything under `folder` that is no folder; links are listed, not followed."""
     for parent, folders, names in walk_folders(folder, _raise):
         yield from (Path(parent) / name for name in names)
-        yield from (Path(parent) / name for name in folders if os.path.islink(os.path.join(parent, name)))
+        yield from (Path(parent) / name for name in folders if is_link(os.path.join(parent, name)))
 
 
 def walk_folders(
@@ -281,7 +300,7 @@ def walk_folders(
     def is_new(path: str) -> bool:
         found = os.stat(path)
         place = found.st_dev, found.st_ino
-        known = place in visited
+        known = place in visited and found.st_ino != 0  # 0: a network disk of Windows that numbers no files
         visited.add(place)
         return not known
 
@@ -301,7 +320,7 @@ def walk_folders(
             continue
         yield parent, folders, names
         below = [os.path.join(parent, name) for name in reversed(folders)]
-        left += [path for path in below if follow_links or not os.path.islink(path)]
+        left += [path for path in below if follow_links or not is_link(path)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -320,8 +339,22 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def stays_inside(name: str, windows: bool = os.name == "nt") -> bool:
-    """Returns whether a name relative to a folder stays in it: no way up, no root, no drive.
+def is_link(path: str | Path) -> bool:
+    """Returns whether something leads elsewhere: a link, or a junction, as Windows has them for folders."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", 0) == JUNCTION
+
+
+def stays_inside(name: str, windows: bool = WINDOWS) -> bool:
+    """Returns whether a name relative to a folder is that of something in it; on Windows, of no device either."""
+    return is_relative(name, windows) and not (windows and leads_to_a_device(name))
+
+
+def is_relative(name: str, windows: bool = WINDOWS) -> bool:
+    """Returns whether a name leads to no place outside the folder that it is relative to: no way up, no root, no drive.
 
     No file has a zero byte in its name, nor half of a character (a lone surrogate that stands for no byte).
     """
@@ -338,6 +371,6 @@ def link_on_the_way(folder: Path, name: str) -> str | None:
     """
     path = PurePosixPath(name)
     for part in (*reversed(path.parents), path):
-        if part.parts and os.path.islink(folder / part):
+        if part.parts and is_link(folder / part):
             return str(part)
     return None
