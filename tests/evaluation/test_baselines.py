@@ -216,14 +216,6 @@ def test_tap_noise_shows_the_permuted_classes() -> None:
     assert loss_on(network, noised, labels) > loss_on(network, clean, labels)
 
 
-@pytest.mark.parametrize("name", ["em", "tap"])
-def test_noise_is_the_same_where_its_caller_keeps_no_gradients(name: str) -> None:
-    change, photo = made(name, 0), PHOTOGRAPHS[1]
-    with torch.no_grad():
-        quiet = of(change, photo)
-    np.testing.assert_array_equal(quiet, of(change, photo))
-
-
 def test_trainings_are_told() -> None:
     told = Told()
     material = dataclasses.replace(MATERIAL, progress=told)

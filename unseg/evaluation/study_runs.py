@@ -158,7 +158,6 @@ class _Going:
                 result["training_examples"] = write_changed(self.study, run, made.images)
         return result
 
-    @torch.no_grad()
     def _probed(self, run: RunName, trained: Trained) -> Json:
         """Returns what the trained network answers to the study's probe."""
         if self.study.probe is None:

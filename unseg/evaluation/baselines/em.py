@@ -94,7 +94,6 @@ def fit_noise(
     return network.eval().requires_grad_(False), bank
 
 
-@torch.enable_grad()  # as in tap
 def minimised(
     network: nn.Module,
     images_B3HW: torch.Tensor,

@@ -97,7 +97,6 @@ def clean_trained(
     return train(learner, options.schedule, seed, progress=progress, what=what).network
 
 
-@torch.enable_grad()  # a caller that measures a finished network asks for noise without gradients of its own
 def targeted(
     network: nn.Module,
     pixels_HW3: np.ndarray,
