@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import BinaryIO
 
-from unseg.data.annotations.json_stream import open_json
+from unseg.data.annotations.json_stream import JsonStream, open_json
 from unseg.data.annotations.names import ImagesFolder, safe_name
 from unseg.errors import UserError
-from unseg.storage.files import BLOCK, open_for_reading
+from unseg.storage.files import BLOCK
 
 LARGEST_NAME = 4096  # characters
 
@@ -91,30 +91,29 @@ def _has_images(path: Path) -> bool:
     return False
 
 
-def rewritten_blocks(path: Path, renaming: Renaming) -> Iterator[bytes]:
+def rewritten_blocks(stream: JsonStream, original: BinaryIO, renaming: Renaming) -> Iterator[bytes]:
     """Yields a COCO json with new file_names: changed entries of `images` are written anew, other bytes as they are.
 
-    The file is read as a stream, so that memory does not grow with it.
+    stream, original: the same file, opened twice. It is read as a stream, so that memory does not grow with it.
     """
-    with open_for_reading(path) as original, open_json(path) as stream:
-        done = 0
-        for key in stream.members():
-            if key != "images":
-                stream.skip()
+    done = 0
+    for key in stream.members():
+        if key != "images":
+            stream.skip()
+            continue
+        for place, (image, begin, end) in enumerate(stream.elements()):
+            if not isinstance(image, dict):
                 continue
-            for place, (image, begin, end) in enumerate(stream.elements()):
-                if not isinstance(image, dict):
-                    continue
-                name = renaming.of(image.get("file_name"), f"{path}: images[{place}]")
-                if name is not None:
-                    yield from _part(original, done, begin)
-                    yield json.dumps({**image, "file_name": name}).encode(stream.encoding)
-                    done = end
-            break  # what follows is not looked at: nothing of it changes
-        yield from _part(original, done, None)
+            name = renaming.of(image.get("file_name"), f"{stream.path}: images[{place}]")
+            if name is not None:
+                yield from _part(original, done, begin)
+                yield json.dumps({**image, "file_name": name}).encode(stream.encoding)
+                done = end
+        break  # what follows is not looked at: nothing of it changes
+    yield from _part(original, done, None)
 
 
-def _part(file: Any, begin: int, end: int | None) -> Iterator[bytes]:
+def _part(file: BinaryIO, begin: int, end: int | None) -> Iterator[bytes]:
     file.seek(begin)
     while end is None or begin < end:
         block = file.read(BLOCK if end is None else min(BLOCK, end - begin))

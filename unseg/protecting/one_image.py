@@ -79,7 +79,8 @@ class ImageMaker:
         path, max_pixels = job.sample.image, self.settings.max_pixels
         describe, upright = self.settings.metadata == "keep", not self.settings.keep_frame
         if data is None:
-            return image_decoding.read_image(path, max_pixels, describe=describe, upright=upright)
+            within = job.sample.within
+            return image_decoding.read_image(path, max_pixels, describe=describe, upright=upright, within=within)
         return image_decoding.decode_image(path, data, max_pixels, describe=describe, upright=upright)
 
     def _facts(self, job: Job, image: image_decoding.Image, found: FoundObject) -> Entry:

@@ -228,7 +228,7 @@ class Pipeline:
         if data is not None:
             yield data
             return
-        with image_limits.open_regular(job.sample.image) as file:
+        with image_limits.open_regular(job.sample.image, job.sample.within) as file:
             yield from blocks_of(file)
 
     # --- in the generator's thread

@@ -231,13 +231,18 @@ def blocks_of(file: BinaryIO) -> Iterator[bytes]:
 
 def sha256_of(path: Path) -> str | None:
     """Returns the sha256 of a regular file, or None where there is none, or it is unreadable."""
-    digest = hashlib.sha256()
     try:
         with open_for_reading(path) as file:
-            for block in blocks_of(file):
-                digest.update(block)
+            return sha256_of_blocks(blocks_of(file))
     except OSError:
         return None
+
+
+def sha256_of_blocks(blocks: Iterable[bytes]) -> str:
+    """Returns the sha256 of blocks one after the other."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
     return digest.hexdigest()
 
 
