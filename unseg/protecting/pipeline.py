@@ -29,7 +29,7 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_headers, image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
-from unseg.storage.locks import Held
+from unseg.storage.locks import Held, writing_into
 
 # --unmasked → what becomes of an image that nothing shows an object in; "whole" protects it before that is asked.
 UNMASKED: dict[str, Status] = {"skip": "skipped", "copy": "copied", "fail": "failed", "whole": "failed"}
@@ -267,19 +267,12 @@ class Pipeline:
             raise Refused("failed", f"{link} in the output is a link, which is not followed")
         try:
             times = _times(job.sample.image) if self.settings.keep_times else None
-            self._check_held()
-            sha256 = write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
-            self._check_held()
-            return sha256
+            with writing_into(self.held):
+                return write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
         except OSError as error:
-            self._check_held()
             if error.errno in STOPS_THE_RUN:
                 raise cannot_go_on(self.out, error) from error
             raise Refused("failed", f"cannot be written: {error.strerror or error}") from error
-
-    def _check_held(self) -> None:
-        if self.held is not None:
-            self.held.check()
 
     def _remove_replaced(self, job: Job, entry: Entry) -> None:
         """Removes what an earlier run wrote for this input under another name, if it is still exactly that."""

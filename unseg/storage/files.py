@@ -165,13 +165,13 @@ def make_folders(folder: Path, within: Path | None = None) -> list[Path]:
     return missing
 
 
-def write_durably(path: str | Path, data: bytes) -> str:
+def write_durably(path: str | Path, data: bytes, within: Path | None = None) -> str:
     """Writes so that `path` holds either its old content or all of `data`, whatever happens; returns the sha256.
 
-    A UserError says where the disk does not take it.
+    A UserError says where the disk does not take it. within: as for `writing`.
     """
     try:
-        return write_bytes(path, data, durable=True)
+        return write_blocks(path, [data], durable=True, within=within)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); check space and permissions") from None
 
