@@ -23,7 +23,7 @@ from unseg.data.edition_catalog import EDITIONS
 from unseg.data.edition_layout import candidates, locate
 from unseg.editions.data_set import open_data_set, place_sets
 from unseg.editions.options import settings_from
-from unseg.editions.renamed_json import Renaming, rewritten_blocks
+from unseg.editions.renamed_files import Renaming, rewritten_blocks
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.storage.image_decoding import read_image

@@ -19,7 +19,7 @@ from unseg.data.edition_layout import EditionRow, Located, locate
 from unseg.data.samples import Problem, walk
 from unseg.editions.carried import Carried, How, line_of, read_carried, sha256_of_record, write_carried
 from unseg.editions.data_set import list_images, open_data_set
-from unseg.editions.renamed_json import Renaming, Renamings, rewritten_blocks
+from unseg.editions.renamed_files import JSON, Renaming, Renamings, rewritten_blocks
 from unseg.errors import UserError
 from unseg.protecting.manifest import CARRIED, cannot_go_on
 from unseg.storage.files import (
@@ -32,6 +32,7 @@ from unseg.storage.files import (
     sha256_of_blocks,
     sync_folder,
     write_blocks,
+    write_bytes,
 )
 from unseg.storage.locks import Held
 
@@ -40,7 +41,7 @@ from unseg.storage.locks import Held
 class Item:
     """A file to carry over: its name relative to the root, and how.
 
-    images: the folder, relative to the root, whose images a json names; the json is rewritten where these get new
+    images: the folder, relative to the root, whose images a json or a list names; it is rewritten where these get new
     names.
     """
 
@@ -119,7 +120,8 @@ def _annotation_items(place: Located, protected: frozenset[str]) -> Iterator[Ite
             name = file.relative_to(place.root).as_posix()
             if among_images and file.suffix.lower() != ".png" or name in protected:
                 continue
-            yield Item(name, "copied", images if file.suffix.lower() == ".json" else None)
+            names_images = file.suffix.lower() == JSON or pattern == source.listing
+            yield Item(name, "copied", images if names_images else None)
 
 
 def _files_at(path: Path) -> list[Path]:
@@ -214,6 +216,9 @@ def _bring(source: Path, target: Path, roots: Sequence[Path], *, how: How, names
     with open_within(source, roots) as file:
         if how == "copied":
             return write_blocks(target, blocks_of(file), durable=True, times=(time_ns, time_ns))
+        if source.suffix.lower() != JSON:
+            content = names.rewritten_list(file.read(), source)
+            return write_bytes(target, content, durable=True, times=(time_ns, time_ns))
         with open_within(source, roots) as parts:
             blocks = rewritten_blocks(JsonStream(source, parts), file, names)
             return write_blocks(target, blocks, durable=True, times=(time_ns, time_ns))

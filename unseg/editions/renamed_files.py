@@ -1,4 +1,4 @@
-"""Writes new names of images into a COCO json, where an edition's images cannot keep theirs."""
+"""Writes new names of images into a COCO json or a list, where an edition's images cannot keep theirs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import BinaryIO
 
 from unseg.data.annotations.json_stream import JsonStream, open_json
 from unseg.data.annotations.names import ImagesFolder, safe_name
+from unseg.data.name_list import ListedFolder, has_suffix
 from unseg.errors import UserError
 from unseg.storage.files import BLOCK
+from unseg.storage.image_limits import read_bytes
+from unseg.storage.text_encoding import encoding_of
 
 LARGEST_NAME = 4096  # characters
+JSON = ".json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,26 @@ class Renaming:
         last = max(file_name.rfind("/"), file_name.rfind("\\"))  # the folder stays as it is written
         return file_name[: last + 1] + PurePosixPath(output).name
 
+    def is_in_list(self, path: Path) -> bool:
+        """Returns whether a list of names changes."""
+        data = read_bytes(path)
+        return self.rewritten_list(data, path) != data
+
+    def rewritten_list(self, data: bytes, path: Path) -> bytes:
+        """Returns a list of images with the new names of those that it names with their suffix. path: for errors."""
+        if self.folder is None:
+            return data
+        folder = ListedFolder([name for name in self.folder.names if "/" not in name])
+        encoding, start = encoding_of(data)
+        lines = []
+        for number, line in enumerate(data[start:].decode(encoding).splitlines(keepends=True), 1):
+            named = folder.named_in(line, f"{path}: line {number}")
+            output = None if named is None else self.names.get(named.image or "")
+            if named is not None and output is not None and has_suffix(line[named.start : named.end]):
+                line = line[: named.start] + PurePosixPath(output).name + line[named.end :]
+            lines.append(line)
+        return data[:start] + "".join(lines).encode(encoding)
+
 
 class Renamings:
     """Makes a `Renaming` for each folder of images when it is first asked for.
@@ -63,13 +87,15 @@ class Renamings:
         self._known: dict[str, Renaming] = {}
 
     def of(self, name: str, images: str | None) -> Renaming:
-        """Returns what changes in the json `name`, whose images lie in the folder `images`, both under the root."""
+        """Returns what changes in the json or list `name`, whose images lie in `images`, both relative to the root."""
         if images is None or not self.outputs:
             return self.NONE
         if images not in self._known:
             self._known[images] = self._renaming(images)
         renaming = self._known[images]
-        return renaming if renaming.changes and _has_images(self.root / name) else self.NONE
+        path = self.root / name
+        is_named = _has_images if path.suffix.lower() == JSON else renaming.is_in_list
+        return renaming if renaming.changes and is_named(path) else self.NONE
 
     def _renaming(self, images: str) -> Renaming:
         prefix = f"{images}/"
