@@ -114,7 +114,8 @@ def test_grey_levels_of_a_palette_are_its_colours(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_do_not_vote(tmp_path: Path) -> None:
     paths = folder(tmp_path / "masks", HARD)
     (tmp_path / "masks" / "broken.png").write_bytes(b"broken")
-    assert detect_kind([tmp_path / "masks" / "broken.png", *paths]).kind == "binary"
+    assert detect_kind([tmp_path / "masks" / "broken.png", *paths]).statement == "binary (0 and 255)"
+    assert "none of the files could be read" in detect_kind([tmp_path / "masks" / "broken.png"]).statement
 
 
 def test_jpeg_masks_are_black_and_white_or_a_question(tmp_path: Path) -> None:

@@ -223,6 +223,8 @@ def _decide(seen: _Seen) -> Detected:
     if seen.colours:
         return _of_colours(seen)
     values = set(seen.pixels)
+    if not values and not seen.jpeg:
+        return Detected("binary", "binary, though none of the files could be read", fits=MASK_KINDS)
     if seen.jpeg and values <= {BLACK, WHITE}:
         return _of_jpegs(seen)
     if values <= {BLACK}:

@@ -144,13 +144,23 @@ class Pipeline:
                 if self.settings.keep_times:
                     self._set_times(job, job.planned.output)
                 return Result(replace(job.earlier, claims=None), kept=True)
-            return self.maker.decode(job)
+            return self.maker.decode(job, self.may_be_whole(job))
         except Refused as refused:
             return self._unprotected(job, refused)
         except ImageError as error:
             return self._unprotected(job, Refused("failed", error.reason))
         except MemoryError:
             return self._unprotected(job, Refused("failed", "not enough memory to decode it"))
+
+    def may_be_whole(self, job: Job) -> bool:
+        """Returns whether an input without an object may be protected whole: no earlier run knew an object in it.
+
+        The noise on objects protects more, and what said where they are may be gone for once.
+        """
+        earlier = job.earlier
+        if earlier is None or earlier.output is None or earlier.status == "copied":
+            return True
+        return earlier.object is not None or not os.path.lexists(self.out / earlier.output)
 
     def _is_done(self, job: Job, earlier: Entry) -> bool:
         """Returns whether an earlier run finished this very input, and its output is still what was written."""
@@ -181,7 +191,7 @@ class Pipeline:
         there = [name for name in (earlier.owned if earlier else ()) if os.path.lexists(self.out / name)]
         entry = line
         if earlier and earlier.output in there:
-            entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256)
+            entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256, object=earlier.object)
             there.remove(earlier.output)
         return Result(replace(entry, claims=tuple(sorted(set(there))) or None))
 
