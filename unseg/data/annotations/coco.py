@@ -38,7 +38,7 @@ from unseg.storage.image_limits import ImageError
 
 CITYSCAPES_IMAGE, CITYSCAPES_PANOPTIC = "_leftImg8bit.png", "_gtFine_panoptic.png"
 
-NO_RUNS = ([], "", [0])  # run lengths of a mask without a pixel
+NO_RUNS: tuple[object, ...] = ([], "", [0])  # run lengths of a mask without a pixel
 
 
 @dataclass(frozen=True)
