@@ -157,11 +157,11 @@ def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pyt
     mini_camvid(tmp_path)
     real, calls = matrix_module.carry_out, []
 
-    def stopped(study: object, **options: object) -> object:
+    def stopped(study: object, held: object, **options: object) -> object:
         calls.append(study)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(study, **options)
+        return real(study, held, **options)
 
     monkeypatch.setattr(matrix_module, "carry_out", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -176,7 +176,7 @@ def test_a_limit_ends_before_a_training_that_would_pass_it(tmp_path: Path, monke
     monkeypatch.setattr(matrix_module, "measured_pace", lambda study, network: None)
     clock = iter([0.0, 0.0, 100.0, 4000.0])
     monkeypatch.setattr(matrix_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(matrix_module, "carry_out", lambda study, progress: None)
+    monkeypatch.setattr(matrix_module, "carry_out", lambda study, held, progress: None)
     left = Bench(setup(tmp_path), matrix()).run(hours=1)
     assert [cell.condition for cell in left] == ["clean+grey", "tint+grey"]
 

@@ -17,6 +17,7 @@ import unseg.protecting.generators
 import unseg.protecting.network_source
 from tests.support.acting_progress import Acting
 from tests.support.fake_generator import FakeGenerator, loaded
+from tests.support.told_progress import Told
 from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
@@ -312,9 +313,10 @@ def test_boxes_belong_to_images_in_whatever_form_their_names_are_written(tmp_pat
 
 def test_class_ids_that_are_not_there_are_told_with_those_that_are(folder: Path, tmp_path: Path) -> None:
     masks, chosen = add_masks(folder), replace(SETTINGS, rule=ObjectRule((77,)))
-    by_mask = protect([folder], tmp_path / "a", chosen, masks=masks)
-    by_annotation = protect([folder], tmp_path / "b", chosen, annotations=masks)
-    for summary in (by_mask, by_annotation):
+    for number, given in enumerate(({"masks": masks}, {"annotations": masks})):
+        told = Told()
+        summary = protect([folder], tmp_path / str(number), chosen, **given, progress=told)
+        assert "note: --objects: no image shows class 77; all classes that they show: 0, 3" in told.sentences
         assert {entry.status for entry in summary.entries} == {"copied"}
         assert all((entry.reason or "").endswith(", which has the class ids 0, 3, 255") for entry in summary.entries)
 

@@ -90,6 +90,7 @@ def _stopped_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
             told = isinstance(stop, interrupts.Terminated) and interrupts.was_launched()
             if interrupts.speaks() and not told:
                 print(f"unseg: {str(stop) or 'interrupted'}", file=sys.stderr)
+                interrupts.tell_the_launcher()
             raise typer.Exit(interrupts.exit_code(stop)) from None
 
     return stopped

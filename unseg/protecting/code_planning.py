@@ -145,7 +145,7 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
         if not objects.tiles():
             return one_object("the masks show objects and leave the rest open")
     classed = _by_class(request, objects)
-    if _is_free(request) and background is not None and classed.shows(background, pool):
+    if _is_free(request) and background is not None and classed.shows([background], pool):
         return one_object(f"the masks have a background (class {background})")
     areas = classed.class_areas(pool, progress)
     if _is_free(request) and len(areas) < 2:

@@ -104,7 +104,7 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         if reason:
             raise Refused("failed", reason)
         with PIXELS.room_for(frame.height * frame.width):
-            found = pipeline.maker.find(job.sample, frame)
+            found = pipeline.maker.find(job.sample, frame, pipeline.may_be_whole(job))
     except Refused as refused:
         return pipeline.foreseen_line(job, refused)
     except ImageError as error:

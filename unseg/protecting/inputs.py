@@ -127,7 +127,10 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
     if opened is None:
         return find_samples(request.inputs, request.mask_folder, request.out)
     if opened.images_root is None:
-        return opened.samples()
+        held = opened.samples()
+        if not held.samples and not opened.reader.missing:
+            raise UserError(f"--annotations {opened.path}: holds no image; name the images' folder, or another file")
+        return held
     of_labels = isinstance(opened.reader, LabelFiles) and opened.reader.format != "huggingface"
     found = find_samples(request.inputs, opened.path if of_labels else None, request.out)
     own = {os.path.realpath(path) for path in opened.reader.own_images()}

@@ -53,24 +53,30 @@ class ImageMaker:
     def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects) -> None:
         self.settings, self.source, self.objects = settings, source, objects
 
-    def decode(self, job: Job) -> Loaded:
-        """Returns an input with its object; raises Refused or ImageError where it cannot be protected."""
+    def decode(self, job: Job, may_be_whole: bool = True) -> Loaded:
+        """Returns an input with its object; raises Refused or ImageError where it cannot be protected.
+
+        may_be_whole: as for `find`.
+        """
         image = self._read(job)
         height, width, _ = image.samples.shape
         frame = image_decoding.Frame(height, width, image.orientation)
         reason = image_encoding.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
-        found = self.objects.outlined(self.find(job.sample, frame), image.samples)
+        found = self.objects.outlined(self.find(job.sample, frame, may_be_whole), image.samples)
         prepared = self.source.prepare(image.samples, found)
         return Loaded(job, image, prepared, self._facts(job, image, found))
 
-    def find(self, sample: SampleFile, frame: image_decoding.Frame) -> FoundObject:
-        """Returns the object of an image; raises Refused where it stays without protection."""
+    def find(self, sample: SampleFile, frame: image_decoding.Frame, may_be_whole: bool = True) -> FoundObject:
+        """Returns the object of an image; raises Refused where it stays without protection.
+
+        may_be_whole: whether `--unmasked whole` may make the whole image its object.
+        """
         try:
             return self.objects.find(sample, frame)
         except Refused as refused:
-            if refused.status == "failed" or self.settings.unmasked != "whole":
+            if refused.status == "failed" or self.settings.unmasked != "whole" or not may_be_whole:
                 raise
             return whole_image(frame, refused)
 
@@ -79,7 +85,8 @@ class ImageMaker:
         path, max_pixels = job.sample.image, self.settings.max_pixels
         describe, upright = self.settings.metadata == "keep", not self.settings.keep_frame
         if data is None:
-            return image_decoding.read_image(path, max_pixels, describe=describe, upright=upright)
+            within = job.sample.within
+            return image_decoding.read_image(path, max_pixels, describe=describe, upright=upright, within=within)
         return image_decoding.decode_image(path, data, max_pixels, describe=describe, upright=upright)
 
     def _facts(self, job: Job, image: image_decoding.Image, found: FoundObject) -> Entry:

@@ -29,7 +29,7 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_headers, image_limits
 from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
 from unseg.storage.image_limits import ImageError
-from unseg.storage.locks import Held
+from unseg.storage.locks import Held, writing_into
 
 # --unmasked → what becomes of an image that nothing shows an object in; "whole" protects it before that is asked.
 UNMASKED: dict[str, Status] = {"skip": "skipped", "copy": "copied", "fail": "failed", "whole": "failed"}
@@ -144,13 +144,23 @@ class Pipeline:
                 if self.settings.keep_times:
                     self._set_times(job, job.planned.output)
                 return Result(replace(job.earlier, claims=None), kept=True)
-            return self.maker.decode(job)
+            return self.maker.decode(job, self.may_be_whole(job))
         except Refused as refused:
             return self._unprotected(job, refused)
         except ImageError as error:
             return self._unprotected(job, Refused("failed", error.reason))
         except MemoryError:
             return self._unprotected(job, Refused("failed", "not enough memory to decode it"))
+
+    def may_be_whole(self, job: Job) -> bool:
+        """Returns whether an input without an object may be protected whole: no earlier run knew an object in it.
+
+        The noise on objects protects more, and what said where they are may be gone for once.
+        """
+        earlier = job.earlier
+        if earlier is None or earlier.output is None or earlier.status == "copied":
+            return True
+        return earlier.object is not None or not os.path.lexists(self.out / earlier.output)
 
     def _is_done(self, job: Job, earlier: Entry) -> bool:
         """Returns whether an earlier run finished this very input, and its output is still what was written."""
@@ -181,7 +191,7 @@ class Pipeline:
         there = [name for name in (earlier.owned if earlier else ()) if os.path.lexists(self.out / name)]
         entry = line
         if earlier and earlier.output in there:
-            entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256)
+            entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256, object=earlier.object)
             there.remove(earlier.output)
         return Result(replace(entry, claims=tuple(sorted(set(there))) or None))
 
@@ -228,7 +238,7 @@ class Pipeline:
         if data is not None:
             yield data
             return
-        with image_limits.open_regular(job.sample.image) as file:
+        with image_limits.open_regular(job.sample.image, job.sample.within) as file:
             yield from blocks_of(file)
 
     # --- in the generator's thread
@@ -267,19 +277,12 @@ class Pipeline:
             raise Refused("failed", f"{link} in the output is a link, which is not followed")
         try:
             times = _times(job.sample.image) if self.settings.keep_times else None
-            self._check_held()
-            sha256 = write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
-            self._check_held()
-            return sha256
+            with writing_into(self.held):
+                return write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
         except OSError as error:
-            self._check_held()
             if error.errno in STOPS_THE_RUN:
                 raise cannot_go_on(self.out, error) from error
             raise Refused("failed", f"cannot be written: {error.strerror or error}") from error
-
-    def _check_held(self) -> None:
-        if self.held is not None:
-            self.held.check()
 
     def _remove_replaced(self, job: Job, entry: Entry) -> None:
         """Removes what an earlier run wrote for this input under another name, if it is still exactly that."""

@@ -82,6 +82,8 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     """
     out, settings = request.out, request.settings
     objects, earlier = _objects(request, inputs, pool, progress), read_manifest(out)
+    if isinstance(objects, ClassedObjects):
+        _check_ids(objects, settings.unmasked == "skip", pool, progress)
     source: NoiseSource
     key = None
     if inputs.loaded is None or inputs.device is None:
@@ -187,6 +189,25 @@ def _detected(masks: Path, paths: list[Path], rule: ObjectRule, pool: Executor, 
     kind = detected.settled(f"--masks {masks}", f"--mask-type {' or '.join(MASK_KINDS)}")
     progress.say(f"masks: {detected.statement}{detected.otherwise}")
     return kind
+
+
+def _check_ids(objects: ClassedObjects, nothing_else: bool, pool: Executor, progress: Progress) -> None:
+    """Tells which class ids there are where no mask of the set shows any that the rule names.
+
+    nothing_else: then nothing would be protected, which is a UserError.
+    """
+    which = objects.rule.which
+    if not isinstance(which, tuple) or not objects.has_classes or objects.shows(which, pool):
+        return
+    everything = objects.ruled(replace(objects.rule, which="all", background_label=None))
+    there = sorted(everything.class_areas(pool, progress))
+    if not there:  # nothing that can be read: the line of each image tells
+        return
+    sentence = f"--objects: no image shows class {first_few(map(str, which))}; all classes that they show: "
+    sentence += first_few(map(str, there), 100)
+    if nothing_else:
+        raise UserError(sentence)
+    progress.say(f"note: {sentence}")
 
 
 def _check_none_lacks(objects: Objects, samples: list[SampleFile]) -> None:

@@ -180,13 +180,13 @@ def make_folders(folder: Path, within: Path | None = None) -> list[Path]:
     return missing
 
 
-def write_durably(path: str | Path, data: bytes) -> str:
+def write_durably(path: str | Path, data: bytes, within: Path | None = None) -> str:
     """Writes so that `path` holds either its old content or all of `data`, whatever happens; returns the sha256.
 
-    A UserError says where the disk does not take it.
+    A UserError says where the disk does not take it. within: as for `writing`.
     """
     try:
-        return write_bytes(path, data, durable=True)
+        return write_blocks(path, [data], durable=True, within=within)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); check space and permissions") from None
 
@@ -246,13 +246,18 @@ def blocks_of(file: BinaryIO) -> Iterator[bytes]:
 
 def sha256_of(path: Path) -> str | None:
     """Returns the sha256 of a regular file, or None where there is none, or it is unreadable."""
-    digest = hashlib.sha256()
     try:
         with open_for_reading(path) as file:
-            for block in blocks_of(file):
-                digest.update(block)
+            return sha256_of_blocks(blocks_of(file))
     except OSError:
         return None
+
+
+def sha256_of_blocks(blocks: Iterable[bytes]) -> str:
+    """Returns the sha256 of blocks one after the other."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,9 +27,12 @@ EXTENT = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)  # an image's size in HEIF a
 BOXES = 2**20  # bytes at a file's start in which such sizes are looked for
 
 
-def bytes_of_image(path: Path, max_pixels: int) -> bytes:
-    """Returns the bytes of a file whose header was looked at first, so that no file makes us read more than need be."""
-    with open_regular(path) as file:
+def bytes_of_image(path: Path, max_pixels: int, within: Sequence[Path] = ()) -> bytes:
+    """Returns the bytes of a file whose header was looked at first, so that no file makes us read more than need be.
+
+    within: as for `open_regular`.
+    """
+    with open_regular(path, within) as file:
         size = os.fstat(file.fileno()).st_size
         limit = max_pixels * BYTES_A_PIXEL + METADATA_BYTES
         if size > limit:

@@ -10,7 +10,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ import cv2
 from PIL import Image as Pillow
 
 from unseg.errors import UserError
-from unseg.storage.files import open_for_reading
+from unseg.storage.files import open_for_reading, open_within
 
 # Names of pictures that are read, and their formats in Pillow's words; `pillow-heif` reads HEIF where it is installed.
 IMAGE_SUFFIXES = (
@@ -103,10 +103,13 @@ def quiet_decoders() -> Iterator[None]:
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Opens the file for reading; raises ImageError where it is missing, unreadable or empty, or no regular file."""
+def open_regular(path: Path, within: Sequence[Path] = ()) -> BinaryIO:
+    """Opens the file for reading; raises ImageError where it is missing, unreadable or empty, or no regular file.
+
+    within: the folders that links on the way may not lead out of, where there are such.
+    """
     try:
-        file = open_for_reading(path)
+        file = open_within(path, within) if within else open_for_reading(path)
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
     if os.fstat(file.fileno()).st_size == 0:

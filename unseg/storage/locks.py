@@ -19,7 +19,8 @@ import socket
 import stat
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +89,21 @@ def _marks(folder: Path, lock: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return tuple(number for status in found for number in (status.st_dev, status.st_ino))
+
+
+@contextmanager
+def writing_into(held: Held | None) -> Iterator[None]:
+    """Inside, something is written: checks before and after, whether that went well or not. None: nothing is held."""
+    if held is None:
+        yield
+        return
+    held.check()
+    try:
+        yield
+    except (OSError, UserError):
+        held.check()
+        raise
+    held.check()
 
 
 class FolderLock:

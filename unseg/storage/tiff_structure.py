@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
-from unseg.storage.image_limits import ImageError
+from unseg.storage.image_limits import SEVERAL_FRAMES, ImageError
 from unseg.storage.image_metadata import Georeference
-from unseg.storage.tiff_tags import BadTiff, Directory, has_sound_exif, read_directory, without_exif
+from unseg.storage.tiff_classic import HEADER, as_classic
+from unseg.storage.tiff_tags import SUB_DIRECTORIES, BadTiff, Directory, has_sound_exif, read_directory, without_exif
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 254, 256, 257, 258, 262, 277, 338
 STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = 273, 322, 323, 324
@@ -44,9 +45,15 @@ def check_tiff(path: Path, data: bytes) -> CleanedFile:
         _check_bands(path, directory)
         _check_parts(path, directory)
         premultiplied = PREMULTIPLIED in directory.numbers(EXTRA_SAMPLES)
+        left_out = []
+        if data.startswith(HEADER):
+            if directory.following:
+                raise ImageError(path, SEVERAL_FRAMES)
+            data = as_classic(data, directory)
+            if any(tag in directory.fields for tag in SUB_DIRECTORIES):
+                left_out.append("its EXIF was left out: it is a BigTIFF from the high byte")
     except BadTiff as error:
         raise ImageError(path, f"broken image: {error}") from error
-    left_out = []
     if not has_sound_exif(io.BytesIO(data)):  # Pillow reads it with the pixels, whether or not it is asked for
         data = without_exif(data, directory)
         left_out.append(damaged("EXIF"))

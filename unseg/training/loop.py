@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from unseg.compute.distributed import PeerFailure, World
+from unseg.compute.interrupts import tell_the_launcher
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.stopping import StopRequest
 from unseg.data.loader import BatchLoader
@@ -125,6 +126,7 @@ def train(
                     f"stopped by {stopped_by.name} after step {training.step} of {phases.total_steps}; "
                     f"{saved} is saved, and the same command goes on from there"
                 )
+                tell_the_launcher()
                 return Outcome(output / GENERATOR_FILE, training.step, stopped_by)
     return Outcome(output / GENERATOR_FILE, training.step)
 
