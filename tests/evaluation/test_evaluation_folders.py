@@ -35,7 +35,7 @@ from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
 from unseg.evaluation.tasks.semantic import SemanticLearner
 from unseg.evaluation.trainer import Checkpoint, train
-from unseg.evaluation.visibility import visibility
+from unseg.method.visibility import visibility
 from unseg.evaluation.weight_choice import local_weights
 from unseg.method import metrics
 from unseg.storage.image_decoding import read_image

@@ -23,6 +23,7 @@ class SampleFile:
 
     name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. image: the file.
     root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to its folder.
+    data: the file's bytes, where there are these alone and no file.
     """
 
     name: str
@@ -30,6 +31,7 @@ class SampleFile:
     root: Path
     mask: Path | None = None
     mask_name: str | None = None
+    data: bytes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, order=True)

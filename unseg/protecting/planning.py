@@ -134,9 +134,10 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         return BoxFile(inputs.boxes, request.refine_boxes)
     if inputs.points is not None:
         return PointFile(inputs.points)
-    if request.masks is None:
+    masks = request.masks_folder
+    if masks is None:
         return WholeImage()
-    folder = _mask_folder(request, request.masks, inputs.found, pool, progress)
+    folder = _mask_folder(request, masks, inputs.found, pool, progress)
     return MaskFiles(folder, rule, settings.max_pixels)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
+from unseg.method.visibility import check_installed
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
 
@@ -26,6 +27,7 @@ class Request:
     out: Path
     settings: ProtectSettings
     masks: Path | None = None
+    mask: Path | None = None
     boxes: Path | None = None
     points: Path | None = None
     refine_boxes: bool = False
@@ -40,6 +42,11 @@ class Request:
     whole_image: bool = False
 
     @property
+    def masks_folder(self) -> Path | None:
+        """Returns the folder in which masks lie, be it for all images or for one."""
+        return self.masks if self.mask is None else self.mask.parent
+
+    @property
     def kind(self) -> Kind:
         """Returns which noise is meant; a generator that was given as an object comes before the settings."""
         return self.settings.kind if self.generator is None else "own"
@@ -49,6 +56,8 @@ class Request:
         self._check_sources()
         self._check_rule()
         self._check_codes()
+        if self.settings.quality:
+            check_installed("--quality")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: give 1 or more")
         if self.processes < 1:
@@ -57,6 +66,7 @@ class Request:
     def _check_sources(self) -> None:
         sources = {
             "--masks": self.masks,
+            "--mask": self.mask,
             "--boxes": self.boxes,
             "--points": self.points,
             "--annotations": self.annotations,
@@ -86,7 +96,7 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        labelled = self.masks is not None or self.annotations is not None
+        labelled = self.masks_folder is not None or self.annotations is not None
         if rule.by_class and not labelled:
             raise UserError(
                 "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
@@ -97,6 +107,6 @@ class Request:
             raise UserError("--objects with class ids: needs --masks or --annotations, which say where each class is")
         if mask_type != "auto" and self.annotations is not None:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
-        if self.masks is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
+        if self.masks_folder is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
             option = "--fit-masks" if self.settings.fit_masks else f"--mask-frame {self.settings.mask_frame}"
             raise UserError(f"{option}: is for --masks; leave it out")
