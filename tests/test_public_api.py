@@ -12,7 +12,7 @@ import pytest
 import unseg
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.errors import UserError
-from unseg.protecting import network_protector, protector
+from unseg.protecting import network_protector, one_call
 
 
 def test_importing_the_package_loads_nothing() -> None:
@@ -25,6 +25,7 @@ def test_importing_the_package_loads_nothing() -> None:
 
 def test_every_public_name_is_there_and_another_is_refused() -> None:
     names = {"Budget", "Protector", "load_generator", "protect", "protect_folder", "verify", "__version__"}
+    names.add("WeakProtection")
     assert set(unseg.__all__) == names and all(getattr(unseg, name) is not None for name in names)
     with pytest.raises(AttributeError, match="module 'unseg' has no attribute 'protekt'"):
         unseg.protekt  # noqa: B018  # reading it is the test
@@ -40,7 +41,7 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
         return FakeGenerator()
 
     monkeypatch.setattr(network_protector, "network_of", open_fake)
-    protector._cached_protector.cache_clear()
+    one_call._cached_protector.cache_clear()
     weights, image = tmp_path / "weights.safetensors", np.full((9, 14, 3), 100, np.uint8)
     weights.write_bytes(b"1")
     for generator in ("compact", "compact", weights, weights):
@@ -49,7 +50,7 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
     weights.touch()
     unseg.protect(image, generator=weights, budget=unseg.Budget(1, 1), whole_image=True)
     assert opened == ["compact", str(weights), str(weights)]
-    protector._cached_protector.cache_clear()
+    one_call._cached_protector.cache_clear()
 
 
 def test_one_off_calls_and_protectors_make_the_same_image() -> None:

@@ -181,8 +181,8 @@ class FileOptions:
         str | None,
         typer.Option(
             "--format",
-            help="png (the default), tiff, webp (lossless, smaller, slower), or jpeg: changes values beyond the budget, and the run "
-            "says by how much.",
+            help="png (the default), tiff, webp (lossless, smaller, slower), or jpeg: changes values beyond the "
+            "budget, and the run says by how much.",
         ),
     ] = None
     names: Annotated[

@@ -14,8 +14,8 @@ import torch
 
 from segment_anything_training.key_remaps import shapes_of
 from unseg.errors import UserError
-from unseg.method.visibility import Visibility, structural_similarity, visibility_of_change
 from unseg.method import metrics
+from unseg.method.visibility import Visibility, structural_similarity, visibility_of_change
 from unseg.storage.state_files import compare, open_state
 
 # SSIM, LPIPS and colour differences take a tenth of a second an image each: means over at most so many, evenly spread.

@@ -17,17 +17,15 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
-class NamedOptions(TypedDict, total=False):
+class ImageOptions(TypedDict, total=False):
     """Options of `unseg protect` that say how images are protected; `unseg protect --help` explains each."""
 
     noise: str | None
-    generator: str | Path | None
     survive_grey: bool
     mask_by_contrast: bool
     strength: str | None
     epsilon: float | None
     background_epsilon: float | None
-    region: str
     objects: str
     ignore_label: int
     background_label: int
@@ -46,6 +44,18 @@ class NamedOptions(TypedDict, total=False):
     precision: str
     batch_size: int | None
     workers: int | None
+
+
+class RunOptions(ImageOptions, total=False):
+    """The same for many images."""
+
+    region: str
+
+
+class NamedOptions(RunOptions, total=False):
+    """All options that settings are made of."""
+
+    generator: str | Path | None
 
 
 def named_settings(base: ProtectSettings = DEFAULTS, /, **options: Unpack[NamedOptions]) -> ProtectSettings:

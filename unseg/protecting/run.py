@@ -13,7 +13,7 @@ from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
 from unseg.protecting.inputs import load_libraries, read_inputs
-from unseg.protecting.named_settings import NamedOptions, named_settings
+from unseg.protecting.named_settings import RunOptions, named_settings
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.planning import plan_run
 from unseg.protecting.request import Request
@@ -54,7 +54,7 @@ def protect(
     key: str | Path | bytes | None = None,
     codes: str | Path | Mapping[int, int] | None = None,
     progress: Progress = SILENT,
-    **options: Unpack[NamedOptions],
+    **options: Unpack[RunOptions],
 ) -> Summary:
     """Protects images on disk and returns what was done.
 
@@ -70,7 +70,7 @@ def protect(
     interrupted, see `unseg.protecting.watching`. progress: is told sentences and bars.
     """
     if isinstance(generator, (str, Path)):
-        options["generator"], generator = generator, None
+        settings, generator = replace(settings, generator=generator), None
     settings, processes = _on_gpus(named_settings(settings, **options), processes, gpus)
     request = Request(
         tuple(Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)),

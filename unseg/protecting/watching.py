@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import cores, single_threaded_pool
@@ -71,7 +72,7 @@ def check_watched(request: Request, dry_run: bool) -> None:
     check_folders(request.inputs, request.out, request.masks)
 
 
-def watched(request: Request, progress: Progress) -> Summary:
+def watched(request: Request, progress: Progress) -> NoReturn:
     """Protects what lies in a request's folders, and then whatever comes, until it is interrupted.
 
     It ends with the KeyboardInterrupt that ends it, whose text says what there is by then; or with UserError.
@@ -127,7 +128,7 @@ class _Watch:
         self._inputs: Inputs | None = None
         self._began = False
 
-    def go_on(self) -> Summary:
+    def go_on(self) -> NoReturn:
         """Looks and protects until an exception ends it."""
         while True:
             began = time.monotonic()
