@@ -138,8 +138,8 @@ def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
         raise UserError(
             f"mask: expected {height}×{width} (height × width) as of the image, got {'×'.join(map(str, values.shape))}"
         )
-    if values.dtype == bool:
-        return np.ascontiguousarray(values)
+    if values.dtype == bool:  # whose bytes may be 255, as PIL's are; what counts with them needs 1
+        return np.ascontiguousarray(values).view(np.uint8) != 0
     highest = values.max(initial=0)
     if highest not in (0, 1, 255) or not np.isin(values, (0, highest)).all():
         raise UserError(

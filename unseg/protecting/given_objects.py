@@ -35,9 +35,7 @@ def given_object(
     if refine_boxes and boxes is None:
         raise UserError("refine_boxes: needs boxes to refine")
     if not given:
-        raise UserError(
-            f"what is the object? Give mask, boxes or points; or whole_image=True, {CANNOT}"
-        )
+        raise UserError(f"what is the object? Give mask, boxes or points; or whole_image=True, {CANNOT}")
     if points is not None:
         return FoundObject(_pointed_at(samples_HWC, points))
     if boxes is None:
