@@ -123,7 +123,7 @@ class _Watch:
     def __init__(self, request: Request, held: Held, progress: Progress) -> None:
         self.request, self.held, self.progress = request, held, progress
         self._look = _Look()
-        self._considered: dict[str, Mark] = {}
+        self._considered: dict[str, Mark] | None = None
         self._done: dict[str, tuple[Mark | None, ...]] = {}
         self._inputs: Inputs | None = None
         self._began = False
