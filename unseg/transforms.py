@@ -109,7 +109,7 @@ def _values(image: tv_tensors.Image | Pillow.Image) -> np.ndarray | Pillow.Image
 
 
 def _like(image: tv_tensors.Image | Pillow.Image, made: np.ndarray | Pillow.Image) -> Any:
-    if isinstance(made, Pillow.Image):
+    if isinstance(image, Pillow.Image) or isinstance(made, Pillow.Image):
         return made
     return tv_tensors.wrap(torch.from_numpy(made).permute(2, 0, 1).contiguous().to(image.device), like=image)
 

@@ -14,6 +14,7 @@ from unseg.commands.console import Terminal, quiet_decoders, to_go_on_later
 from unseg.commands.option_groups import grouped
 from unseg.commands.protect_one import STREAM, OneImage, check_for_one, format_of, is_one
 from unseg.commands.protect_summary import as_dict, print_summary
+from unseg.compute.interrupts import in_good_order
 from unseg.errors import UserError
 from unseg.storage.image_limits import MAX_PIXELS
 
@@ -35,6 +36,9 @@ class ImageOptions:
             "standard output.",
         ),
     ] = None
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with images as they come into the folders, until Ctrl-C.")
+    ] = False
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6
 
 
@@ -231,16 +235,13 @@ class SpeedOptions:
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """Which of the images a run takes, and whether it writes."""
+    """A look at what a run would do."""
 
-    PANEL: ClassVar[str] = "A try first, and what comes later"
+    PANEL: ClassVar[str] = "A try first"
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; count, forecast and list problems.")] = (
         False
     )
     limit: Annotated[int | None, typer.Option(help="Only the first so many images, by name: for a try.")] = None
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with images as they come into the folders, until Ctrl-C.")
-    ] = False
 
 
 NAMES = {"form": "format"}  # fields of the groups above → what settings call them
@@ -277,16 +278,18 @@ def protect(
     """
     one = is_one(inputs or [], images.out)
     if one:
-        check_for_one(inputs or [], images.out, _for_folders(inputs or [], what, files, speed, trial))
+        check_for_one(
+            inputs or [], images.out, _for_folders(inputs or [], images, what, files, speed=speed, trial=trial)
+        )
         files = replace(files, form=format_of(files.form, images.out))
     settings = _settings(images, noise, what, change, files, speed=speed)
     if one:
-        with quiet_decoders():
+        with in_good_order(), quiet_decoders():
             image = OneImage(inputs or [], images.out, _hints(noise, what), settings)
             raise typer.Exit(image.protect(Terminal(quiet, to_stderr=True), as_json))
     if images.out is None:
         raise UserError("missing option '--out': name a folder; `unseg protect --help` lists what there is")
-    if trial.watch and as_json:
+    if images.watch and as_json:
         raise UserError("--json: tells what a run did at its end, and --watch has none; the manifest tells it")
     terminal = Terminal(quiet, to_stderr=as_json)
     with to_go_on_later(), quiet_decoders():
@@ -341,7 +344,7 @@ def _run(
         **_hints(noise, what),
         limit=trial.limit,
         dry_run=trial.dry_run,
-        watch=trial.watch,
+        watch=images.watch,
         processes=speed.processes,
         gpus=speed.gpus,
         progress=terminal,
@@ -365,7 +368,13 @@ def _hints(noise: NoiseOptions, what: ObjectOptions) -> dict[str, Any]:
 
 
 def _for_folders(
-    inputs: list[Path], what: ObjectOptions, files: FileOptions, speed: SpeedOptions, trial: TrialOptions
+    inputs: list[Path],
+    images: ImageOptions,
+    what: ObjectOptions,
+    files: FileOptions,
+    *,
+    speed: SpeedOptions,
+    trial: TrialOptions,
 ) -> dict[str, bool]:
     """Returns the options that are for folders of images alone, and whether each is given."""
     nameless = STREAM in inputs
@@ -378,5 +387,5 @@ def _for_folders(
         "--gpus": speed.gpus is not None,
         "--limit": trial.limit is not None,
         "--dry-run": trial.dry_run,
-        "--watch": trial.watch,
+        "--watch": images.watch,
     }
