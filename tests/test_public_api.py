@@ -80,3 +80,37 @@ def test_what_belongs_to_a_folder_is_given_by_its_path(tmp_path: Path, name: str
     with pytest.raises(UserError, match=f"^{name}: give the path of a file or folder, not a dict$"):
         unseg.protect_folder(tmp_path, tmp_path / "out", **{name: {"a.png": [[0, 0, 5, 3]]}})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_takes_every_option_of_the_command_by_its_name(tmp_path: Path) -> None:
+    import inspect
+
+    import typer
+
+    from unseg.commands.application import app
+    from unseg.protecting.named_settings import RunOptions
+    from unseg.protecting.run import protect as protect_folder
+
+    command = typer.main.get_command(app).commands["protect"]
+    options = {
+        name.removeprefix("--").replace("-", "_")
+        for parameter in command.params
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+    of_the_command_alone = {"quiet", "json", "config", "help"}
+    known = {*inspect.signature(protect_folder).parameters, *RunOptions.__annotations__}
+    assert options - of_the_command_alone <= known
+
+
+def test_options_of_a_folder_stand_above_its_settings(tmp_path: Path) -> None:
+    from unseg.protecting.manifest import read_manifest
+    from unseg.protecting.settings import ProtectSettings
+    from unseg.storage.image_encoding import write_png
+
+    write_png(tmp_path / "in" / "a.png", np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8))
+    settings = ProtectSettings(budget=unseg.Budget(3, 1), format="webp", metadata="none")
+    given = {"whole_image": True, "epsilon": 5, "names": "keep", "ignore_label": -1}
+    unseg.protect_folder(tmp_path / "in", tmp_path / "out", settings, **given)
+    found = read_manifest(tmp_path / "out").header["settings"]
+    assert (found["object_budget"], found["format"], found["names"], found["metadata"]) == (5, "webp", "keep", "none")

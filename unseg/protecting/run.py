@@ -20,7 +20,7 @@ from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.protecting.watching import check_watched, watched
 from unseg.storage import image_limits
-from unseg.storage.locks import FolderLock
+from unseg.storage.locks import FolderLock, told_of_stale
 
 if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
     from typing_extensions import Unpack
@@ -102,7 +102,7 @@ def _carried_out(request: Request, dry_run: bool, watch: bool, progress: Progres
             return foresee(plan_run(request, found, pool, progress), pool, progress)
         with FolderLock(request.out) as lock:  # what lies in the folder is read once nobody else writes there
             if lock.stale:
-                progress.say(f"note: an earlier run ({lock.stale}) was cut off; this one goes on from there")
+                progress.say(told_of_stale(lock.stale))
             return execute(plan_run(request, found, pool, progress, lock.held), pool, progress)
 
 

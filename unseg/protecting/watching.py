@@ -33,7 +33,7 @@ from unseg.protecting.outputs import check_folders
 from unseg.protecting.planning import plan_run
 from unseg.protecting.request import Request
 from unseg.storage.image_limits import IMAGE_SUFFIXES
-from unseg.storage.locks import FolderLock, Held
+from unseg.storage.locks import FolderLock, Held, told_of_stale
 from unseg.storage.picture_kinds import is_picture
 
 PAUSE, SETTLED = 1.0, 2.0  # seconds: between two looks; for which a file must have stayed as it is
@@ -78,6 +78,8 @@ def watched(request: Request, progress: Progress) -> NoReturn:
     It ends with the KeyboardInterrupt that ends it, whose text says what there is by then; or with UserError.
     """
     with FolderLock(request.out) as lock:
+        if lock.stale:
+            progress.say(told_of_stale(lock.stale))
         try:
             _Watch(request, lock.held, progress).go_on()
         except KeyboardInterrupt as stop:
