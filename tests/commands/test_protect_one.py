@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -239,7 +238,7 @@ def test_more_than_an_image_can_need_is_not_read(feed: Feed, capsysbinary: pytes
 
 
 def test_a_terminal_is_refused_on_either_side(feed: Feed) -> None:
-    ours, theirs = pty.openpty()
+    ours, theirs = pytest.importorskip("pty").openpty()
     try:
         with open("photo.jpg", "rb") as photo:
             done = subprocess.run([*COMMAND, "-", "--whole-image"], stdin=photo, stdout=theirs, stderr=subprocess.PIPE)

@@ -20,6 +20,7 @@ from tests.support.fake_generator import loaded
 from unseg.errors import UserError
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.protector import Protector
+from unseg.storage.image_limits import own_size_limit
 
 KEY = bytes(range(32))
 HEIGHT, WIDTH = 41, 67
@@ -333,3 +334,16 @@ def test_another_process_gets_an_equal_protector() -> None:
     assert np.array_equal(copy(image, MASK), protector(image, MASK))
     named = pickle.loads(pickle.dumps(Protector("compact", epsilon=3)))
     assert named.settings.network == "compact" and named.budget.object == 3
+
+
+def test_pillows_own_limit_is_back_once_the_last_thread_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    first, second = own_size_limit(), own_size_limit()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert Image.MAX_IMAGE_PIXELS is None
+    second.__exit__(None, None, None)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    unseg.protect(file_of(Image.fromarray(colours()), "PNG"), MASK, key=KEY)  # of more pixels than Pillow allows
+    assert Image.MAX_IMAGE_PIXELS == 1000

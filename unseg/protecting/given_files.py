@@ -24,6 +24,7 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_decoding, label_decoding
 from unseg.storage.image_encoding import unsupported
 from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.image_limits import own_size_limit
 
 GivenFile = bytes | bytearray | memoryview | str | Path
 AnyGiven = np.ndarray | Pillow.Image | GivenFile
@@ -75,7 +76,8 @@ def _of_path(path: Path, settings: ProtectSettings) -> GivenImage:
 
 def _decoded(path: Path, data: bytes, settings: ProtectSettings) -> image_decoding.Image:
     describe = settings.metadata == "keep"
-    return image_decoding.decode_image(path, data, settings.max_pixels, describe=describe)
+    with own_size_limit():
+        return image_decoding.decode_image(path, data, settings.max_pixels, describe=describe)
 
 
 def mask_in_file(mask: GivenFile, image: GivenImage, settings: ProtectSettings) -> np.ndarray:
@@ -90,7 +92,8 @@ def mask_in_file(mask: GivenFile, image: GivenImage, settings: ProtectSettings) 
     placing = Placing(settings.mask_frame, settings.fit_masks)
     data = bytes_of_image(path, settings.max_pixels) if data is None else data
     try:
-        label = label_decoding.decode_label(path, data, settings.max_pixels, placing.expected(frame))
+        with own_size_limit():
+            label = label_decoding.decode_label(path, data, settings.max_pixels, placing.expected(frame))
         kind = settings.mask_type
         if kind == "auto":
             kind = detect_kind([label], opener=lambda one: one).settled(
