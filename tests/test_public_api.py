@@ -87,11 +87,13 @@ def test_a_folder_takes_every_option_of_the_command_by_its_name(tmp_path: Path) 
 
     import typer
 
-    from unseg.commands.application import app
+    from unseg.commands.protect import protect
     from unseg.protecting.named_settings import RunOptions
     from unseg.protecting.run import protect as protect_folder
 
-    command = typer.main.get_command(app).commands["protect"]
+    application = typer.Typer(add_completion=False)
+    application.command()(protect)
+    command = typer.main.get_command(application)
     options = {
         name.removeprefix("--").replace("-", "_")
         for parameter in command.params

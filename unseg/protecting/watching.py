@@ -164,17 +164,22 @@ class _Watch:
                 yield from [place] if not place.is_dir() else walk(place, [])
 
     def _is_ready(self, settled: dict[str, Mark]) -> bool:
-        """Returns whether there is an image, and a mask where those are to come in files."""
+        """Returns whether there is an image, and a mask where those are to come in files; tells what has not come."""
+        lacking = self._lacking(settled)
+        if lacking is not None and not self._began and self._lacking(self._look.marks) == lacking:
+            self.progress.say(f"watching {_listed(self.request.inputs)}: waiting for the first {lacking}")
+        return lacking is None
+
+    def _lacking(self, files: Iterable[str]) -> str | None:
         masks = self.request.masks
         inputs = tuple(os.path.join(folder, "") for folder in self.request.inputs)
-        has_image = any(name.startswith(inputs) and is_picture(Path(name)) for name in settled)
-        has_mask = masks is None or any(
-            name.startswith(os.path.join(masks, "")) and name.lower().endswith(IMAGE_SUFFIXES) for name in settled
-        )
-        if not self._began and not (has_image and has_mask):
-            what = "image" if not has_image else f"mask in {masks}"
-            self.progress.say(f"watching {_listed(self.request.inputs)}: waiting for the first {what}")
-        return has_image and has_mask
+        if not any(name.startswith(inputs) and is_picture(Path(name)) for name in files):
+            return "image"
+        if masks is None or any(
+            name.startswith(os.path.join(masks, "")) and name.lower().endswith(IMAGE_SUFFIXES) for name in files
+        ):
+            return None
+        return f"mask in {masks}"
 
     def _tell_gone(self) -> None:
         gone = sorted(name for name in self._done if name not in self._look.marks)
