@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from unseg import cli
+from unseg.errors import UserError
+from unseg.storage import key_file
 from unseg.storage.image_headers import METADATA_BYTES
-from unseg.storage.key_file import read_key
 
 DRAW = np.random.default_rng(3)
 MASK = np.zeros((41, 67), np.uint8)
@@ -98,21 +99,29 @@ def test_boxes_and_points_of_one_image_need_no_name(
     assert Path("again.png").read_bytes() == expected
 
 
-def test_a_file_becomes_a_file_and_its_key_lies_beside_it(
+def test_a_file_becomes_a_file_and_no_key_lies_beside_it(
     feed: Feed, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert cli.main(["protect", "photo.jpg", "--mask", "mask.png", "--out", "new/b.png"]) == 0
     told = capsysbinary.readouterr()
-    assert told.out == b"" and b"b.png.key: keep it for later images, and do not publish it" in told.err
-    assert sorted(path.name for path in Path("new").iterdir()) == ["b.png", "b.png.key"]
-    assert read_key(Path("new/b.png.key"))
-    assert cli.main(["protect", "photo.jpg", "--mask", "mask.png", "--out", "folder", "--key", "new/b.png.key"]) == 0
-    assert Path("new/b.png").read_bytes() == Path("folder/photo.png").read_bytes()
+    assert told.out == b"" and b"key: drawn for this image alone, and not kept" in told.err
+    assert sorted(path.name for path in Path("new").iterdir()) == ["b.png"]
+    expected = of_a_folder("--mask", "mask.png")
     capsysbinary.readouterr()
-    assert cli.main(["protect", "photo.jpg", "--mask", "mask.png", "--out", "-", "--key", "new/b.png.key"]) == 0
-    assert capsysbinary.readouterr().out == Path("new/b.png").read_bytes()
+    for out in ("c.png", "-"):
+        assert cli.main(["protect", "photo.jpg", "--mask", "mask.png", "--out", out, "--key", "my.key"]) == 0
+    assert Path("c.png").read_bytes() == expected == capsysbinary.readouterr().out
     assert cli.main(["protect", "-", "--mask", "mask.png", "--out", "c.tif", "--key", "my.key"]) == 0
     assert Image.open("c.tif").format == "TIFF"
+
+
+def test_an_image_may_be_called_object(feed: Feed) -> None:
+    os.rename("photo.jpg", "object")
+    for option, content in (("--boxes", {"object": [[30, 5, 60, 22]]}), ("--points", {"object": [[40, 12]]})):
+        Path("named.json").write_text(json.dumps(content))
+        out = f"{option.removeprefix('--')}.png"
+        assert cli.main(["protect", "object", "--out", out, "--key", "my.key", option, "named.json", "-q"]) == 0
+        assert Path(out).exists()
 
 
 def test_masks_are_found_by_the_name_of_a_file(feed: Feed) -> None:
@@ -263,3 +272,17 @@ def test_a_reader_that_leaves_is_told_in_one_line(feed: Feed) -> None:
     last = done.stderr.decode().splitlines()[-1]
     assert last.startswith("unseg: error: standard output: cannot be written: Broken pipe")
     assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_key_that_another_process_makes_meanwhile_is_taken(
+    feed: Feed, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(path: Path, key: bytes) -> None:
+        path.write_text("ab" * 32)
+        raise UserError(f"{path}: the key cannot be written (File exists)")
+
+    monkeypatch.setattr(key_file, "write_key", too_late)
+    expected = of_a_folder("--whole-image")
+    capsysbinary.readouterr()
+    assert cli.main(["protect", "-", "--whole-image", "--key", "other.key", "-q"]) == 0
+    assert capsysbinary.readouterr().out == expected

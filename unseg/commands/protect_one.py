@@ -107,12 +107,10 @@ class OneImage:
 
     def _key(self, terminal: Terminal) -> bytes:
         """Returns the key of this image: from its file, which is made where there is none; tells if it is not kept."""
-        from unseg.storage.key_file import key_beside, new_key, read_key, write_key
+        from unseg.storage.key_file import new_key, read_key, write_key
 
         path: Path | None = self.hints["key"]
-        if path is None and self._file is not None:
-            path = key_beside(self._file)
-        if path is None:
+        if path is None:  # beside the image it might be published with it
             terminal.say(
                 "key: drawn for this image alone, and not kept: with --key FILE it is, for the same noise on later"
                 " images"

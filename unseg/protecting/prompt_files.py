@@ -73,11 +73,18 @@ def _read(path: Path, option: str, form: str, alone: str | None) -> dict[str, An
         raise UserError(f"{option} {path}: {error.reason}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{option} {path}: cannot be read as JSON: {error}") from error
-    if alone is not None and (isinstance(content, list) or (isinstance(content, dict) and "object" in content)):
+    if alone is not None and _has_no_name(content, option, alone):
         return {alone: content}
     if not isinstance(content, dict):
         raise UserError(f"{option} {path}: give an object {form}")
     return content
+
+
+def _has_no_name(content: Any, option: str, alone: str) -> bool:
+    """Returns whether a file holds what belongs to the only image by itself."""
+    if isinstance(content, dict):
+        return option == "--points" and "object" in content and alone not in content
+    return isinstance(content, list)
 
 
 def _is_box(box: Any) -> bool:
