@@ -25,7 +25,13 @@ from unseg.protecting.manifest import read_manifest
 from unseg.protecting.verification import verify
 
 DRAW = np.random.default_rng(4)
-COMMAND = [sys.executable, "-c", "import sys; from unseg.cli import main; sys.exit(main())", "protect"]
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+from unseg.cli import main
+sys.exit(main())
+"""
+COMMAND = [sys.executable, "-c", PROGRAM, "protect"]
 PATIENCE = 60.0  # seconds, of which an idle machine takes one
 
 
