@@ -110,6 +110,7 @@ class Samples(Dataset):
         return self.transform(tv_tensors.Image(image() + place), tv_tensors.Mask(MASK))
 
 
+@pytest.mark.slow
 def test_processes_of_a_loader_have_one_key() -> None:
     transform = Protect()  # with a key that it draws
     loaded = DataLoader(Samples(transform), batch_size=4, num_workers=2, multiprocessing_context="spawn")
