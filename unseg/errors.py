@@ -1,4 +1,4 @@
-"""Errors that a user can do something about."""
+"""Errors and warnings that a user can do something about."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it and exits with code 2.
     """
+
+
+class WeakProtection(UserWarning):
+    """An image came back that is not to be called protected: its object changed too little, or not at all."""

@@ -24,9 +24,9 @@ from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
+from unseg.protecting.effect import breach
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.protecting.network_protector import NetworkProtector, image_region
-from unseg.protecting.one_image import breach
 from unseg.protecting.prompt_files import of_images, read_boxes
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage import image_decoding

@@ -38,6 +38,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     Raises UserError where the file cannot be read or names an option that the command does not have.
     """
     if path is None:
+        _read.set((None, None))  # of an earlier command of this process
         return None
     options = {
         name.removeprefix("--"): parameter

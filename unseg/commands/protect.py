@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -12,8 +12,10 @@ import typer
 from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, quiet_decoders, to_go_on_later
 from unseg.commands.option_groups import grouped
+from unseg.commands.protect_one import STREAM, OneImage, check_for_one, format_of, is_one
 from unseg.commands.protect_summary import as_dict, print_summary
-from unseg.method.config import Budget, strength
+from unseg.compute.interrupts import in_good_order
+from unseg.errors import UserError
 from unseg.storage.image_limits import MAX_PIXELS
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -25,7 +27,18 @@ class ImageOptions:
     """The images and the place for their protected versions."""
 
     PANEL: ClassVar[str] = "What is protected"
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")]
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the protected images and the manifest. Of one image also a file, such as b.png, or - for "
+            "standard output.",
+        ),
+    ] = None
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with images as they come into the folders, until Ctrl-C.")
+    ] = False
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6
 
 
@@ -81,6 +94,7 @@ class ObjectOptions:
             "silueta or u2netp (small ones)."
         ),
     ] = None
+    mask: Annotated[Path | None, typer.Option(help="The mask of one image, in place of a folder.")] = None
     annotations: Annotated[
         Path | None,
         typer.Option(
@@ -152,7 +166,9 @@ class ChangeOptions:
     """The bound, and where each part of it holds."""
 
     PANEL: ClassVar[str] = "How much may change"
-    strength: Annotated[str, typer.Option(help="subtle, standard or strong: --epsilon 4, 8 or 12.")] = "standard"
+    strength: Annotated[
+        str | None, typer.Option(help="subtle, standard or strong: --epsilon 4, 8 (the default) or 12.")
+    ] = None
     epsilon: Annotated[
         float | None, typer.Option(help="Most that values of the object may change, of 255, in place of --strength.")
     ] = None
@@ -174,13 +190,13 @@ class FileOptions:
 
     PANEL: ClassVar[str] = "Output"
     form: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
-            help="png, tiff, webp (lossless, smaller, slower), or jpeg: changes values beyond the budget, and the run "
-            "says by how much.",
+            help="png (the default), tiff, webp (lossless, smaller, slower), or jpeg: changes values beyond the "
+            "budget, and the run says by how much.",
         ),
-    ] = "png"
+    ] = None
     names: Annotated[
         str,
         typer.Option(
@@ -197,6 +213,10 @@ class FileOptions:
         ),
     ] = "icc"
     keep_times: Annotated[bool, typer.Option("--keep-times", help="Give outputs their inputs' time stamps.")] = False
+    quality: Annotated[
+        bool,
+        typer.Option("--quality", help="Measure how much the noise is seen: ΔE2000 and S-CIELAB of objects, and SSIM."),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -232,10 +252,13 @@ class TrialOptions:
     limit: Annotated[int | None, typer.Option(help="Only the first so many images, by name: for a try.")] = None
 
 
+NAMES = {"form": "format"}  # fields of the groups above → what settings call them
+
 ImagePaths = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="IMAGES...", help="Folders (recursive) and image files. None where --annotations holds the images."
+        metavar="IMAGES...",
+        help="Folders (recursive) and image files, or - for standard input. None where --annotations holds the images.",
     ),
 ]
 
@@ -261,7 +284,21 @@ def protect(
     same command again to go on after an interruption. Exit codes: 0 every image was protected; 1 some were not, the
     table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
+    one = is_one(inputs or [], images.out)
+    if one:
+        check_for_one(
+            inputs or [], images.out, _for_folders(inputs or [], images, what, files, speed=speed, trial=trial)
+        )
+        files = replace(files, form=format_of(files.form, images.out))
     settings = _settings(images, noise, what, change, files, speed=speed)
+    if one:
+        with in_good_order(), quiet_decoders():
+            image = OneImage(inputs or [], images.out, _hints(noise, what), settings)
+            raise typer.Exit(image.protect(Terminal(quiet, to_stderr=True), as_json))
+    if images.out is None:
+        raise UserError("missing option '--out': name a folder; `unseg protect --help` lists what there is")
+    if images.watch and as_json:
+        raise UserError("--json: tells what a run did at its end, and --watch has none; the manifest tells it")
     terminal = Terminal(quiet, to_stderr=as_json)
     with to_go_on_later(), quiet_decoders():
         summary = _run(inputs or [], images, noise, what, speed, trial=trial, settings=settings, terminal=terminal)
@@ -282,50 +319,16 @@ def _settings(
     speed: SpeedOptions,
 ) -> ProtectSettings:
     """Returns what the options ask for; UserError names the one that cannot be."""
-    from unseg.data.object_rule import ObjectRule
-    from unseg.protecting.run import ProtectSettings
+    from unseg.protecting.named_settings import NamedOptions, named_settings
 
-    device = speed.device
-    if speed.gpus is not None:
-        from unseg.compute.device import device_of_gpus
-
-        device = device_of_gpus(speed.gpus, speed.processes)
-    is_auto = what.objects.strip().lower() == "auto"
-    labels = (_label(what.ignore_label), _label(what.background_label))
-    words: dict[str, Any] = {  # each one of a few; ProtectSettings refuses others
-        "noise": noise.noise,
-        "region": change.region,
-        "mask_type": what.mask_type,
-        "mask_frame": what.mask_frame,
-        "unmasked": what.unmasked,
-        "format": files.form,
-        "names": "suffix" if files.names == "png" else files.names,
-        "metadata": files.metadata,
-        "precision": speed.precision,
+    options: dict[str, Any] = {  # each one is checked where settings are made
+        name: value
+        for group in (images, noise, what, change, files, speed)
+        for field in fields(group)
+        if (name := NAMES.get(field.name, field.name)) in NamedOptions.__annotations__
+        if (value := getattr(group, field.name)) is not None
     }
-    return ProtectSettings(
-        budget=Budget(
-            strength(change.strength) if change.epsilon is None else change.epsilon, change.background_epsilon
-        ),
-        generator=noise.generator,
-        rule=ObjectRule.parse("all" if is_auto else what.objects, *labels),
-        auto_objects=is_auto,
-        survive_grey=noise.survive_grey,
-        mask_by_contrast=noise.mask_by_contrast,
-        **words,
-        fit_masks=what.fit_masks,
-        auto_model=what.auto_model,
-        png_level=files.png_level,
-        keep_times=files.keep_times,
-        device=device,
-        batch_size=speed.batch_size,
-        workers=speed.workers,
-        max_megapixels=images.max_megapixels,
-    )
-
-
-def _label(value: int) -> int | None:
-    return None if value < 0 else value
+    return named_settings(**options)
 
 
 def _run(
@@ -341,21 +344,56 @@ def _run(
 ) -> Summary:
     from unseg.protecting import run
 
+    assert images.out is not None, "a run has a folder to write to"
     return run.protect(
         inputs,
         images.out,
         settings,
-        masks=what.masks,
-        boxes=what.boxes,
-        refine_boxes=what.refine_boxes,
-        points=what.points,
-        annotations=what.annotations,
-        annotations_format=what.annotations_format,
-        whole_image=what.whole_image,
+        **_hints(noise, what),
         limit=trial.limit,
         dry_run=trial.dry_run,
-        processes=speed.gpus or speed.processes,
-        key=noise.key,
-        codes=noise.codes,
+        watch=images.watch,
+        processes=speed.processes,
+        gpus=speed.gpus,
         progress=terminal,
     )
+
+
+def _hints(noise: NoiseOptions, what: ObjectOptions) -> dict[str, Any]:
+    """Returns what a run is told about objects and codes, by the names of its arguments."""
+    return {
+        "masks": what.masks,
+        "mask": what.mask,
+        "boxes": what.boxes,
+        "refine_boxes": what.refine_boxes,
+        "points": what.points,
+        "annotations": what.annotations,
+        "annotations_format": what.annotations_format,
+        "whole_image": what.whole_image,
+        "key": noise.key,
+        "codes": noise.codes,
+    }
+
+
+def _for_folders(
+    inputs: list[Path],
+    images: ImageOptions,
+    what: ObjectOptions,
+    files: FileOptions,
+    *,
+    speed: SpeedOptions,
+    trial: TrialOptions,
+) -> dict[str, bool]:
+    """Returns the options that are for folders of images alone, and whether each is given."""
+    nameless = STREAM in inputs
+    return {
+        "--masks": nameless and what.masks is not None,
+        "--annotations": nameless and what.annotations is not None,
+        "--names": files.names != "png",
+        "--keep-times": files.keep_times,
+        "--processes": speed.processes != 1,
+        "--gpus": speed.gpus is not None,
+        "--limit": trial.limit is not None,
+        "--dry-run": trial.dry_run,
+        "--watch": images.watch,
+    }

@@ -24,6 +24,7 @@ class SampleFile:
     name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. image: the file.
     root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to its folder.
     within: the folders that links on its way may not lead out of, where there are such.
+    data: the file's bytes, where there are these alone and no file.
     """
 
     name: str
@@ -32,6 +33,7 @@ class SampleFile:
     mask: Path | None = None
     mask_name: str | None = None
     within: tuple[Path, ...] = ()
+    data: bytes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, order=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from unseg.protecting.given_images import Boxes
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import check_folders
 from unseg.protecting.points import Points
-from unseg.protecting.prompt_files import of_images, read_boxes, read_points
+from unseg.protecting.prompt_files import name_alone, of_images, read_boxes, read_points
 from unseg.protecting.request import AUTO, Request
 from unseg.storage.files import stays_inside
 
@@ -46,10 +47,17 @@ class Inputs:
     kept: KeptMasks | None = None
 
 
-def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
+def load_libraries(request: Request) -> None:
+    """Loads what the noise of a request needs, before the threads are made that call it."""
+    if request.kind != "codes":
+        import_module("torch")
+
+
+def read_inputs(request: Request, pool: Executor, progress: Progress, before: Inputs | None = None) -> Inputs:
     """Returns everything that a run reads before its images; UserError where something is not there or does not fit.
 
     pool: threads that look at files where a format needs it. progress: is told what was detected and what is left over.
+    before: what the same request read earlier, whose network is loaded already.
     """
     if request.finds_masks and os.path.isdir(AUTO):
         raise UserError(
@@ -60,9 +68,13 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
     found = _find(request, opened)
     roots = request.inputs or sorted({sample.root for sample in found.samples})
     check_folders(roots, request.out, request.mask_folder or (opened.path if opened else None))
-    boxes = None if request.boxes is None else of_images(read_boxes(request.boxes), found.samples)
-    points = None if request.points is None else of_images(read_points(request.points), found.samples)
-    loaded, device = (None, None) if request.kind == "codes" else _network(request)
+    alone = None if any(path.is_dir() for path in request.inputs) else name_alone(found.samples)
+    boxes = None if request.boxes is None else of_images(read_boxes(request.boxes, alone), found.samples)
+    points = None if request.points is None else of_images(read_points(request.points, alone), found.samples)
+    if before is not None:
+        loaded, device = before.loaded, before.device
+    else:
+        loaded, device = (None, None) if request.kind == "codes" else _network(request)
     if any(path.is_dir() for path in request.inputs):  # for single files, most of a folder of masks has no image
         _tell_leftovers(found, boxes or {}, points or {}, progress)
     return Inputs(found, opened, boxes, points, loaded, device)
@@ -123,7 +135,9 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
     """Returns the images of the run, with what is left of the folders."""
     if request.samples is not None:
         _check_places(request.samples, opened)
-        return request.samples
+        return request.samples if request.mask is None else _with_mask(request.samples, request.mask)
+    if opened is None and request.mask is not None:
+        return _with_mask(find_samples(request.inputs, None, request.out), request.mask)
     if opened is None:
         return find_samples(request.inputs, request.mask_folder, request.out)
     if opened.images_root is None:
@@ -141,6 +155,18 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
     ]
     problems = [problem for problem in found.problems if not problem.name.startswith(OF_MASKS)]
     return SampleList(kept, problems, [], found.other_files, found.into_output)
+
+
+def _with_mask(found: SampleList, mask: Path) -> SampleList:
+    """Returns the one image with its mask; UserError where there are more, or no such mask."""
+    if len(found.samples) != 1:
+        raise UserError(
+            f"--mask {mask}: is of one image, and there are {len(found.samples)}; name the folder of their masks with"
+            " --masks"
+        )
+    if not mask.is_file():
+        raise UserError(f"--mask {mask}: no such file; give the mask of the image")
+    return replace(found, samples=[replace(found.samples[0], mask=mask, mask_name=mask.name)])
 
 
 def _check_places(samples: SampleList, opened: OpenAnnotations | None) -> None:

@@ -46,7 +46,8 @@ class Entry:
     object: "whole image" where nothing said where it is. mask_placed: "stored", "scaled" or both, where the mask does
     not lie on the image as it is. boxes: XYXY. points: of the object and beside it. outline: the object that GrabCut
     found from boxes or points, as COCO's compressed run lengths. orientation: EXIF's, where pixels were kept as stored.
-    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
+    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. delta_e, s_cielab, ssim: with --quality,
+    see `unseg.method.visibility`. over_budget and max_over (lossy formats
     only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started input
     may have written.
     """
@@ -76,6 +77,9 @@ class Entry:
     generator: str | None = None
     object_share: float | None = None
     psnr: float | None = None
+    delta_e: float | None = None
+    s_cielab: float | None = None
+    ssim: float | None = None
     over_budget: float | None = None
     max_over: int | None = None
     claims: tuple[str, ...] | None = None
@@ -269,6 +273,9 @@ _NUMBERS = {
     "background_budget": float,
     "object_share": float,
     "psnr": float,
+    "delta_e": float,
+    "s_cielab": float,
+    "ssim": float,  # of images that are each other's negative, below 0
     "over_budget": float,
 }
 
@@ -298,7 +305,7 @@ def _checked(name: str, value: Any) -> Any:
         good = _is_output(value)
     elif name in _NUMBERS:
         value = _number(value)
-        good = value >= 0 and (_NUMBERS[name] is float or isinstance(value, int))
+        good = (value >= 0 or name == "ssim") and (_NUMBERS[name] is float or isinstance(value, int))
     else:
         good = isinstance(value, str) and (name not in _NAMES or stays_inside(value) or value == ".")
     if not good:

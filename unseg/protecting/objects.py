@@ -90,7 +90,7 @@ class Objects(ABC):
 
     def image_bytes(self, sample: SampleFile) -> bytes | None:
         """Returns the encoded image where it is no file of its own, else None."""
-        return None
+        return sample.data
 
     def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
         """Returns a found object as the image's pixels show it; raises Refused where they show none.

@@ -171,7 +171,12 @@ class Pipeline:
             and earlier.input_sha256 == self._sha256_of_input(job)
             and earlier.output_sha256 == sha256_of(self.out / job.planned.output)
             and self.objects.is_same(job.sample, earlier)
+            and not self._lacks_quality(earlier)
         )
+
+    def _lacks_quality(self, earlier: Entry) -> bool:
+        """Returns whether measures are asked for that an earlier run did not take; an image that stayed has none."""
+        return self.settings.quality and earlier.psnr is not None and earlier.delta_e is None
 
     def _set_times(self, job: Job, name: str) -> None:
         try:

@@ -148,9 +148,10 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     if inputs.kept is not None:
         paths = [sample.mask for sample in inputs.found.samples if sample.mask is not None]
         return AutoMasks(inputs.kept, request.out, paths, settings.max_pixels)
-    if request.masks is None:
+    masks = request.mask_folder
+    if masks is None:
         return WholeImage()
-    folder = _mask_folder(request, request.masks, inputs.found, pool, progress)
+    folder = _mask_folder(request, masks, inputs.found, pool, progress)
     return MaskFiles(folder, rule, settings.max_pixels)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
+from unseg.method.visibility import check_installed
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
 
@@ -27,6 +28,7 @@ class Request:
     out: Path
     settings: ProtectSettings
     masks: Path | None = None
+    mask: Path | None = None
     boxes: Path | None = None
     points: Path | None = None
     refine_boxes: bool = False
@@ -47,7 +49,9 @@ class Request:
 
     @property
     def mask_folder(self) -> Path | None:
-        """Returns the folder of the user's masks."""
+        """Returns the folder in which the user's masks lie, be it for all images or for one."""
+        if self.mask is not None:
+            return self.mask.parent
         return None if self.finds_masks else self.masks
 
     @property
@@ -60,6 +64,8 @@ class Request:
         self._check_sources()
         self._check_rule()
         self._check_codes()
+        if self.settings.quality:
+            check_installed("--quality")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: give 1 or more")
         if self.processes < 1:
@@ -68,6 +74,7 @@ class Request:
     def _check_sources(self) -> None:
         sources = {
             "--masks": self.masks,
+            "--mask": self.mask,
             "--boxes": self.boxes,
             "--points": self.points,
             "--annotations": self.annotations,

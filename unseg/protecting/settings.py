@@ -49,8 +49,9 @@ class ProtectSettings:
     copied with all their metadata ("copy"), or protected as a whole ("whole"); "fail" ends a run before it writes where
     it can be known then. keep_frame: pixels stay as they are stored, with EXIF's orientation beside them; else they are
     turned upright. names: whether a file of another format gets that format's suffix ("suffix"), or every output
-    exactly its input's name ("keep"): a.jpg then holds a PNG, which readers that go by content read. precision: of
-    networks derived from SAM, see `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
+    exactly its input's name ("keep"): a.jpg then holds a PNG, which readers that go by content read. quality: measure
+    colour differences and SSIM, see `unseg.method.visibility`. precision: of networks derived from SAM, see
+    `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -72,6 +73,7 @@ class ProtectSettings:
     png_level: int = 1
     metadata: Literal["keep", "icc", "none"] = "icc"
     keep_times: bool = False
+    quality: bool = False
     device: str = "auto"
     precision: Precision = "float32"
     batch_size: int | None = None

@@ -6,6 +6,7 @@ would depend on what a stranger wrote between the header and the pixels.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -51,6 +52,28 @@ def bytes_of_image(path: Path, max_pixels: int, within: Sequence[Path] = ()) -> 
             raise ImageError(path, "not an image of a known format, or its header is damaged")
         file.seek(0)
         return file.read(limit)
+
+
+def bytes_of_stream(stream: BinaryIO, path: Path, max_pixels: int) -> bytes:
+    """Returns all bytes of a stream that cannot be looked at first, such as a pipe; ImageError, which names `path`.
+
+    No more is read than an image of the size can need that the first bytes promise.
+    """
+    try:
+        start = stream.read(METADATA_BYTES)
+        if not start:
+            raise ImageError(path, "is empty (0 bytes)")
+        width, height = promised_size(io.BytesIO(start))
+        check_size(path, width, height, max_pixels)
+        room = width * height * BYTES_A_PIXEL + METADATA_BYTES - len(start)
+        rest = stream.read(room + 1) if width * height else stream.read(1)
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+    if rest and not width * height:
+        raise ImageError(path, "not an image of a known format, or its header is damaged")
+    if len(rest) > room:
+        raise ImageError(path, f"holds more bytes than an image of {width}×{height} needs")
+    return start + rest
 
 
 def pixel_count(file: Path | BinaryIO) -> int:

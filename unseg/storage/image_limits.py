@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -72,14 +73,35 @@ def image_errors(path: Path) -> Iterator[None]:
         raise ImageError(path, f"broken image: {said}") from error
 
 
+class _PillowsLimit:
+    """Pillow's own pixel limit, which is one for all threads. before: what it was when the first of them lifted it."""
+
+    def __init__(self) -> None:
+        self.before: int | None = None
+        self.lifted = 0
+        self.lock = threading.Lock()
+
+
+_LIMIT = _PillowsLimit()
+
+
 @contextmanager
 def own_size_limit() -> Iterator[None]:
-    """Lets Pillow's own pixel limit (about 178 million, with a warning from 89) yield to this module's."""
-    before, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+    """Lets Pillow's own pixel limit (about 178 million, with a warning from 89) yield to this module's.
+
+    Several threads may be inside: the limit is back once the last of them has left.
+    """
+    with _LIMIT.lock:
+        if not _LIMIT.lifted:
+            _LIMIT.before, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+        _LIMIT.lifted += 1
     try:
         yield
     finally:
-        Pillow.MAX_IMAGE_PIXELS = before
+        with _LIMIT.lock:
+            _LIMIT.lifted -= 1
+            if not _LIMIT.lifted:
+                Pillow.MAX_IMAGE_PIXELS = _LIMIT.before
 
 
 @contextmanager

@@ -259,6 +259,11 @@ class FolderLock:
                 _touch(self._descriptor, self.path)
 
 
+def told_of_stale(holder: Holder) -> str:
+    """Returns what a run tells that takes the place of one that was killed."""
+    return f"note: an earlier run ({holder}) was cut off; this one goes on from there"
+
+
 def holder_of(folder: Path) -> Holder | None:
     """Returns whoever is writing into `folder` now, None where nobody is. Writes nothing.
 
