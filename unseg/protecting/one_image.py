@@ -117,11 +117,7 @@ class ImageMaker:
         """
         image, settings, region_HW = loaded.image, self.settings, loaded.prepared.region_HW
         protected = self.source.apply(image.samples, loaded.prepared, noise)
-        metadata, _ = image.metadata.select(settings.metadata).fitting(settings.format)
-        if settings.format == "webp" and protected.shape[2] == 1:
-            metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
-        metadata = oriented(metadata, loaded.facts.orientation or 1)
-        data = image_encoding.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
+        data = encoded(image, protected, settings, loaded.facts.orientation or 1)
         facts = loaded.facts
         if settings.format == "jpeg":
             protected = image_decoding.decode_samples(data)
@@ -129,19 +125,37 @@ class ImageMaker:
             over_budget, max_over = breach(image.samples, protected, region_HW, budget)
             facts = replace(facts, over_budget=over_budget, max_over=max_over)
         ratio = psnr(image.samples, protected)
-        status, reason = self._effect(image.samples, protected, region_HW)
+        status, reason = effect(image.samples, protected, region_HW, settings.budget.object)
         return data, replace(facts, status=status, reason=reason, psnr=ratio if math.isfinite(ratio) else None)
 
-    def _effect(
-        self, original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray
-    ) -> tuple[Status, str | None]:
-        """Returns whether the object changed by enough to be called protected, and if not, why."""
-        change, budget = mean_change(original_HWC, changed_HWC, region_HW), self.settings.budget.object
-        if change is None:
-            return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
-        if change >= WEAK_SHARE * budget and change > 0:
-            return "protected", None
-        return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
+
+def encoded(
+    image: image_decoding.Image, protected_HWC: np.ndarray, settings: ProtectSettings, orientation: int = 1
+) -> bytes:
+    """Returns the file of an image's protected samples, in the settings' format, with the metadata that they keep.
+
+    orientation: EXIF's, of pixels that lie as they were stored.
+    """
+    metadata, _ = image.metadata.select(settings.metadata).fitting(settings.format)
+    if settings.format == "webp" and protected_HWC.shape[2] == 1:
+        metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
+    metadata = oriented(metadata, orientation)
+    return image_encoding.encode(settings.format, protected_HWC, image.alpha, metadata, settings.png_level)
+
+
+def effect(
+    original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray, budget: float
+) -> tuple[Status, str | None]:
+    """Returns whether the object changed by enough to be called protected, and if not, why.
+
+    budget: of the object, grey levels.
+    """
+    change = mean_change(original_HWC, changed_HWC, region_HW)
+    if change is None:
+        return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
+    if change >= WEAK_SHARE * budget and change > 0:
+        return "protected", None
+    return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
 
 
 def breach(
