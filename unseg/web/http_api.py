@@ -19,6 +19,7 @@ from starlette.routing import Route
 from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.protecting.manifest import Entry
+from unseg.protecting.request import CANNOT
 from unseg.protecting.run import protect
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.storage.image_headers import bytes_of_image
@@ -154,10 +155,21 @@ def _kept(form: FormData, folder: Path) -> Call:
     return Call(folder, words, frozenset(files))
 
 
+def _sources(call: Call) -> list[str]:
+    """Returns which field says what the object is; UserError unless it is exactly one."""
+    given = [source for source in SOURCES if source in call.files or (source != "whole_image" and source in call.words)]
+    given += ["whole_image"] if call.flag("whole_image") else []
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: send one of them, each says what the object is")
+    if not given:
+        raise UserError(f"what is the object? Send mask, boxes or points; or whole_image=true, {CANNOT}")
+    return given
+
+
 def _protected(call: Call, max_pixels: int, key: bytes) -> tuple[Entry, bytes]:
     """Returns the line that a run's manifest has of the picture, and its protected file."""
     name = f"{NAME}.png"  # whatever kind it is of: files are told by their content
-    given = [source for source in SOURCES if source in call.files or source in call.words]
+    given = _sources(call)
     for source in ("boxes", "points"):
         values = call.values(source)
         if values is not None:
@@ -172,7 +184,7 @@ def _protected(call: Call, max_pixels: int, key: bytes) -> tuple[Entry, bytes]:
         boxes=paths.get("boxes.json"),
         refine_boxes=call.flag("refine_boxes"),
         points=paths.get("points.json"),
-        whole_image=call.flag("whole_image"),
+        whole_image="whole_image" in given,
         key=key,
     )
     (entry,) = summary.entries
