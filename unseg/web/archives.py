@@ -51,9 +51,10 @@ class _Guarded(io.RawIOBase):
         return self.file.tell()
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > READ_AT_ONCE:
+        data = self.file.read(READ_AT_ONCE + 1 if size < 0 else min(size, READ_AT_ONCE + 1))
+        if len(data) > READ_AT_ONCE:
             raise zipfile.BadZipFile("its list of files is too long")
-        return self.file.read(size)
+        return data
 
 
 def unpacked(archive: Path, name: str, folder: Path, room: Callable[[], int]) -> Iterator[Unpacked]:

@@ -17,6 +17,7 @@ from unseg.data.samples import SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.protecting.manifest import MANIFEST, Entry
+from unseg.protecting.objects import WHOLE_IMAGE
 from unseg.protecting.run import protect
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.storage.files import blocks_of, files_under, open_for_reading
@@ -125,13 +126,16 @@ class Making:
         """Returns what the page is told. seconds_left: an estimate from the pictures that are done."""
         each = (time.monotonic() - self.started) / self.done if self.done else None
         others = [entry for entry in self.entries if entry.status != "protected"]
+        whole = sum(entry.object == WHOLE_IMAGE for entry in self.entries if entry.status == "protected")
+        protected = len(self.entries) - len(others) - whole
         return {
             "state": self.state,
             "done": self.done,
             "total": self.total,
             "seconds_left": None if each is None else round(each * (self.total - self.done), 1),
             "error": self.error,
-            "protected": len(self.entries) - len(others),
+            "protected": protected,
+            "whole": whole,
             "others": [{"name": entry.input, "status": entry.status, "reason": entry.reason} for entry in others],
             "command": self.order.command(),
         }

@@ -273,8 +273,8 @@ def _noise(changed: Changed) -> bytes:
 
 async def show_verdict(request: Request) -> Response:
     """Answers with what changed, in figures and words."""
-    _, changed = await run_in_threadpool(_changed, request)
-    return JSONResponse(await run_in_threadpool(verdict, changed))
+    picture, changed = await run_in_threadpool(_changed, request)
+    return JSONResponse(await run_in_threadpool(verdict, changed, picture.whole))
 
 
 async def make_files(request: Request) -> Response:

@@ -6,26 +6,30 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
+from unseg.protecting.request import CANNOT
 from unseg.storage.image_decoding import eight_bit_rgb
 from unseg.web.darkroom import Changed
 
 # Of S-CIELAB's mean on the object: from there on, the words. One unit is about what an eye can just tell apart.
 SEEN = (
-    (2.0, "The noise shows on plain surfaces, also from a distance."),
-    (1.0, "The noise shows on plain surfaces if you look closely."),
-    (0.0, "From a normal distance the noise is hard to see."),
+    (1.5, "The noise is easy to see on plain surfaces."),
+    (0.5, "The noise can be seen if you look for it, most of all on plain surfaces."),
+    (0.0, "The noise is hard to see at the picture's own size; enlarged, it shows."),
 )
 
 
-def verdict(changed: Changed) -> dict[str, Any]:
-    """Returns status, figures and sentences; `delta_e` and `s_cielab` are None where scikit-image is not installed."""
+def verdict(changed: Changed, whole: bool) -> dict[str, Any]:
+    """Returns status, figures and sentences; `delta_e` and `s_cielab` are None where scikit-image is not installed.
+
+    whole: whether the object is the whole image, which is not called protected.
+    """
     seen = _seen(changed)
     ratio = changed.psnr if math.isfinite(changed.psnr) else None
-    sentences = [_status(changed), f"No value changed by more than {changed.largest:.3g} of 255 grey levels."]
+    sentences = [_status(changed, whole), f"No value changed by more than {changed.largest:.3g} of 255 grey levels."]
     if seen is not None:
         sentences.append(next(words for least, words in SEEN if seen[1] >= least))
     return {
-        "status": changed.status,
+        "status": "whole" if whole and changed.status == "protected" else changed.status,
         "reason": changed.reason,
         "largest": changed.largest,
         "psnr": None if ratio is None else round(ratio, 2),
@@ -36,9 +40,9 @@ def verdict(changed: Changed) -> dict[str, Any]:
     }
 
 
-def _status(changed: Changed) -> str:
+def _status(changed: Changed, whole: bool) -> str:
     if changed.status == "protected":
-        return "Protected: the object carries the noise at its full strength."
+        return f"Noise over the whole image, {CANNOT}." if whole else "Protected: the object carries the noise."
     return f"Weak, not protected: {changed.reason}. Black or white areas have no room for noise."
 
 

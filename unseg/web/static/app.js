@@ -267,10 +267,11 @@ class Page {
     byId("tools").hidden = view !== "object";
     byId("slider-row").hidden = view !== "compare";
     this.tools.help();
-    if (view === "object") return;
+    if (view === "object") return undefined;
     if (!current.object) {
-      this.stage.setView("object");
-      return this.tell("Mark an object first.");
+      document.querySelector('input[name="view"][value="object"]').checked = true;
+      this.tell("Mark an object first.");
+      return this.viewChanged();
     }
     this.divide(Number(byId("slider").value));
     this.busy("Adding the noise…");
@@ -280,6 +281,7 @@ class Page {
       await this.attempt(() => this.stage.load(layer, `${this.address(file)}&version=${version}`));
     }
     this.busy(null);
+    return undefined;
   }
 
   divide(share) {
@@ -291,7 +293,7 @@ class Page {
   made(making) {
     const others = new Map(making.others.map((other) => [other.name, other.status]));
     for (const picture of this.pictures.values()) {
-      if (picture.object) this.gallery.update(picture, others.get(picture.name) ?? "protected");
+      if (picture.object) this.gallery.update(picture, others.get(picture.name) ?? (picture.object === "whole" ? "noise, whole image" : "protected"));
     }
   }
 

@@ -16,12 +16,12 @@ export function showVerdict(found, noObject = "Mark an object first.") {
   figures.hidden = byId("downloads").hidden = !found;
   if (!found) return;
   const rows = [
-    ["Object", `${(100 * found.share).toFixed(1)} % of the picture`],
+    ["Object’s share", `${(100 * found.share).toFixed(1)} %`],
     ["Largest change", `${Number(found.largest.toFixed(2))} of 255`],
     ["PSNR", found.psnr === null ? "no change" : `${found.psnr.toFixed(1)} dB`],
   ];
-  if (found.delta_e !== null) rows.push(["ΔE2000, by pixel", found.delta_e.toFixed(1)]);
-  if (found.s_cielab !== null) rows.push(["ΔE, as the eye blurs", found.s_cielab.toFixed(1)]);
+  if (found.delta_e !== null) rows.push(["ΔE2000", found.delta_e.toFixed(1)]);
+  if (found.s_cielab !== null) rows.push(["ΔE, blurred as by the eye", found.s_cielab.toFixed(1)]);
   figures.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
@@ -69,7 +69,8 @@ export class Files {
   }
 
   offer(making) {
-    const words = `${making.protected} ${making.protected === 1 ? "picture is" : "pictures are"} protected.`;
+    const whole = making.whole ? ` Noise over the whole image, in ${making.whole}, protects no object.` : "";
+    const words = `${making.protected} ${making.protected === 1 ? "picture is" : "pictures are"} protected.${whole}`;
     byId("made").hidden = false;
     byId("made-words").textContent = words;
     byId("made-others").replaceChildren(

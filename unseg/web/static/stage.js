@@ -27,6 +27,7 @@ export class Stage {
   show(picture, address, mask) {
     this.picture = picture;
     this.mask = mask;
+    this.frame.style.setProperty("--ratio", picture.width / picture.height);
     this.layers.original.src = address;
     this.layers.original.alt = picture.name;
     this.layers.protected.removeAttribute("src");
