@@ -28,7 +28,9 @@ def test_a_wrong_token_is_refused_before_anything_is_made(client):
     assert client.post(f"http://{HOST}/other/protect", files={"image": b"x"}).status_code == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1.evil.example:{PORT}", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1.evil.example:{PORT}", ""]
+)
 def test_another_name_for_this_machine_is_refused(client, host):
     """A page of another site may have its own name point to 127.0.0.1 (DNS rebinding)."""
     answer = client.get("", headers={"host": host})

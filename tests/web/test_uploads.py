@@ -95,7 +95,8 @@ def test_a_name_that_leads_elsewhere_is_refused(client, name):
 
 
 @pytest.mark.parametrize(
-    ("given", "name"), [("a.jpg", "a.jpg"), ("/a/b c.JPG", "a/b c.JPG"), ("cafe\u0301.jpg", "café.jpg"), ("ä/ö.png", "ä/ö.png")]
+    ("given", "name"),
+    [("a.jpg", "a.jpg"), ("/a/b c.JPG", "a/b c.JPG"), ("cafe\u0301.jpg", "café.jpg"), ("ä/ö.png", "ä/ö.png")],
 )
 def test_other_names_stay(given, name):
     assert relative_name(given) == name
@@ -103,7 +104,10 @@ def test_other_names_stay(given, name):
 
 def test_two_pictures_never_share_a_mask(client):
     """cat.jpg, Cat.png and cat.jpg once more: on some systems their masks would be one file."""
-    names = [send(client, file_of(photograph(seed)), name).json() for seed, name in enumerate(("cat.jpg", "Cat.png", "cat.jpg"))]
+    names = [
+        send(client, file_of(photograph(seed)), name).json()
+        for seed, name in enumerate(("cat.jpg", "Cat.png", "cat.jpg"))
+    ]
     assert [answer["name"] for answer in names] == ["cat.jpg", "Cat-2.png", "cat-3.jpg"]
     assert names[1]["note"] == "called Cat-2.png here, since another picture has its name"
     assert free_name("a.b/c", str.casefold, {"a.b/c"}) == "a.b/c-2"
@@ -183,7 +187,10 @@ def test_links_and_locked_members_of_a_zip_are_left_out(client):
     locked = bytearray(zipped([("locked.jpg", file_of(photograph()))]))
     for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         locked[locked.index(signature) + flags] |= 1
-    answers = [send(client, content, "x.zip", "archives").json() for content in (zipped([(link, b"/etc/passwd")]), bytes(locked))]
+    answers = [
+        send(client, content, "x.zip", "archives").json()
+        for content in (zipped([(link, b"/etc/passwd")]), bytes(locked))
+    ]
     assert [answer["left_out"][0]["reason"] for answer in answers] == [
         "is a link, which is not followed",
         "is encrypted; pack it without a password",
@@ -193,7 +200,10 @@ def test_links_and_locked_members_of_a_zip_are_left_out(client):
 
 def test_a_bomb_ends_where_the_room_ends(client, monkeypatch):
     """100 MB of zeros in 100 kB, behind the first bytes of a JPEG; and many of them."""
-    bomb = zipped([(f"{number}.jpg", b"\xff\xd8\xff" + bytes(20_000_000)) for number in range(3)], compression=zipfile.ZIP_DEFLATED)
+    bomb = zipped(
+        [(f"{number}.jpg", b"\xff\xd8\xff" + bytes(20_000_000)) for number in range(3)],
+        compression=zipfile.ZIP_DEFLATED,
+    )
     assert len(bomb) < 100_000
     monkeypatch.setattr(archives, "IMAGE_BYTES", 5_000_000)
     answer = send(client, bomb, "bomb.zip", "archives").json()
@@ -241,7 +251,9 @@ def test_an_object_of_another_size_is_refused(client, size):
     assert answer.status_code in (413, 422) and list(answer.json()) == ["error"]
 
 
-@pytest.mark.parametrize("body", ["", "[]", "{}", '{"box": 5}', '{"box": [9, 9, 1, 1]}', '{"box": ["a", 0, 1, 1]}', "{" * 5000])
+@pytest.mark.parametrize(
+    "body", ["", "[]", "{}", '{"box": 5}', '{"box": [9, 9, 1, 1]}', '{"box": ["a", 0, 1, 1]}', "{" * 5000]
+)
 def test_a_box_that_is_none_is_refused(client, body):
     send(client, file_of(photograph()))
     answer = client.post(f"tabs/{client.tab}/pictures/1/outline", content=body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from unseg.web.uploads import FORM_BYTES, IMAGE_BYTES, counted
 
 NAME = "picture"  # of the one picture of a call; its noise does not depend on it
 SOURCES = ("mask", "boxes", "points", "whole_image")
+OPTIONS = {f"--{name.replace('_', '-')}": name for name in FIELDS} | {"--masks": "mask", "--out": "the answer"}
 FORM_LIMIT = 2 * IMAGE_BYTES + FORM_BYTES  # of a picture, its mask and a few words
 
 
@@ -104,8 +106,7 @@ async def protect_one(request: Request) -> Response:
         key = call.key(options.key)
         entry, data = await run_in_threadpool(_protected, call, options.max_pixels, key)
     except UserError as error:
-        line = str(error).replace(f"{folder}/", "").replace("--out out: ", "")
-        raise Refusal(getattr(error, "status", 422), line) from error
+        raise Refusal(getattr(error, "status", 422), _in_words_of_the_form(str(error), folder)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     headers = {"unseg-status": entry.status, "unseg-key-hash": key_hash(key)}
@@ -114,6 +115,13 @@ async def protect_one(request: Request) -> Response:
     if entry.psnr is not None:
         headers["unseg-psnr"] = f"{entry.psnr:.2f}"
     return Response(data, media_type=f"image/{call.words.get('format', 'png')}", headers=headers)
+
+
+def _in_words_of_the_form(line: str, folder: Path) -> str:
+    """Returns a line of the command's with the form's fields for options, and without the files of the call."""
+    line = line.replace(f"{folder}/", "")
+    line = re.sub(r"--(masks|[a-z]+(?:-[a-z]+)*)", lambda found: OPTIONS.get(found[0], found[0]), line)
+    return re.sub(rf"^(\w+) \1\.json(?:: {NAME}\.png)?: ", r"\1: ", line)
 
 
 async def _received(request: Request, folder: Path) -> Call:
