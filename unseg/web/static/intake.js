@@ -61,8 +61,9 @@ export class Intake {
       zone.classList.remove("over");
       this.add(await dropped(event.dataTransfer));
     });
-    for (const id of ["choose-files", "choose-folder"]) {
-      const input = document.getElementById(id);
+    for (const what of ["files", "folder"]) {
+      const input = document.getElementById(`${what}-input`);
+      document.getElementById(`choose-${what}`).addEventListener("click", () => input.click());
       input.addEventListener("change", () => {
         this.add(chosen(input.files));
         input.value = "";

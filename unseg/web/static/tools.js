@@ -175,7 +175,7 @@ export class Tools {
       say(`Brush size ${this.size.value}.`);
     } else if (WAYS[event.key]) {
       const from = (this.brush ??= { x: width / 2, y: height / 2 });
-      const step = Math.max(1, this.radius / 2);
+      const step = Math.max(1, this.radius, Math.max(width, height) / 50);
       const [dx, dy] = WAYS[event.key];
       this.brush = {
         x: Math.min(width, Math.max(0, from.x + dx * step)),
