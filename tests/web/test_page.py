@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.chromium import FLAGS, PROGRAM
-from tests.support.web_process import ROOT, web
+from tests.support.web_process import web
 from tests.support.web_server import file_of, photograph
 from unseg import cli
 
@@ -185,6 +185,10 @@ def test_a_folder_is_dropped_marked_compared_and_downloaded(open_page, tmp_path)
     screenshot(page, "web-compare-light", tmp_path)
     page.get_by_label("Noise × 16").check(force=True)
     page.locator("#noise").wait_for()
+    page.get_by_role("button", name="Make the files").click()
+    page.locator("#made").wait_for()
+    page.emulate_media(color_scheme="dark")
+    screenshot(page, "web-files-dark", tmp_path)
 
 
 def test_brush_undo_and_several_objects_end_in_the_zip(open_page, tmp_path):
@@ -226,7 +230,6 @@ def test_brush_undo_and_several_objects_end_in_the_zip(open_page, tmp_path):
     )
     assert page.locator("#get-public").evaluate("link => link === document.activeElement")
     assert page.locator("#pictures .state").all_inner_texts() == ["protected", "noise, whole image"]
-    screenshot(page, "web-files-dark", tmp_path)
     for link in ("#get-public", "#get-private"):
         zipfile.ZipFile(io.BytesIO(download(page, link))).extractall(tmp_path)
     (originals / "deep").mkdir()
@@ -251,6 +254,39 @@ def press_to(page, selector: str, most: int = 60) -> None:
     raise AssertionError(f"Tab never leads to {selector}")
 
 
+def brush_by_keyboard(page) -> None:
+    """Goes from the picture back to the tools, and adds a part that lies outside the object."""
+    keys, live = page.keyboard, page.locator("#live")
+    keys.press("Shift+Tab")  # Undo
+    keys.press("Shift+Tab")  # the tools
+    keys.press("ArrowRight")
+    assert page.get_by_label("Brush: add").is_checked()
+    press_to(page, "#stage")
+    share = page.locator("#objects li").inner_text()
+    keys.press("+")
+    live.get_by_text("Brush size 25.").wait_for(state="attached")
+    for key in (*["ArrowRight"] * 14, *["Shift+ArrowRight"] * 4, "Space"):
+        keys.press(key)
+    live.get_by_text("Added.").wait_for(state="attached")
+    assert page.locator("#objects li").inner_text() != share
+
+
+def compare_by_keyboard(page) -> None:
+    """Goes on to the views, moves the dividing line to its end, and takes less strength."""
+    keys = page.keyboard
+    keys.press("Shift+Tab")
+    while not page.evaluate("document.activeElement.name === 'view'"):
+        keys.press("Shift+Tab")
+    keys.press("ArrowRight")
+    page.locator("#slider").wait_for()
+    press_to(page, "#slider")
+    keys.press("End")
+    assert page.locator("#slider").input_value() == "100"
+    press_to(page, 'input[name="strength"]:checked')
+    keys.press("ArrowLeft")
+    page.locator("#figures").get_by_text("4 of 255").wait_for()
+
+
 def test_the_keyboard_alone_is_enough(open_page, tmp_path):
     """From the first Tab to both downloads; nothing is clicked. At the width of a telephone."""
     picture = tmp_path / "one.png"
@@ -273,30 +309,8 @@ def test_the_keyboard_alone_is_enough(open_page, tmp_path):
     live.get_by_text(re.compile("1 object, ")).wait_for(state="attached")
     page.locator("#downloads").wait_for()
 
-    keys.press("Shift+Tab")  # Undo
-    keys.press("Shift+Tab")  # the tools
-    keys.press("ArrowRight")
-    assert page.get_by_label("Brush: add").is_checked()
-    press_to(page, "#stage")
-    share = page.locator("#objects li").inner_text()
-    keys.press("+")
-    live.get_by_text("Brush size 25.").wait_for(state="attached")
-    for key in (*["ArrowRight"] * 14, *["Shift+ArrowRight"] * 4, "Space"):
-        keys.press(key)
-    live.get_by_text("Added.").wait_for(state="attached")
-    assert page.locator("#objects li").inner_text() != share
-
-    keys.press("Shift+Tab")
-    while not page.evaluate("document.activeElement.name === 'view'"):
-        keys.press("Shift+Tab")
-    keys.press("ArrowRight")
-    page.locator("#slider").wait_for()
-    press_to(page, "#slider")
-    keys.press("End")
-    assert page.locator("#slider").input_value() == "100"
-    press_to(page, 'input[name="strength"]:checked')
-    keys.press("ArrowLeft")
-    page.locator("#figures").get_by_text("4 of 255").wait_for()
+    brush_by_keyboard(page)
+    compare_by_keyboard(page)
     press_to(page, "#get-png")
     with page.expect_download() as waiting:
         keys.press("Enter")

@@ -19,7 +19,7 @@ from unseg.storage import image_decoding
 from unseg.web import tabs
 from unseg.web import verdict as verdict_module
 from unseg.web.darkroom import Changed
-from unseg.web.tabs import bits_of
+from unseg.web.uploaded_picture import bits_of
 from unseg.web.verdict import verdict
 
 KEY = bytes(range(32))

@@ -13,8 +13,7 @@ from unseg.errors import UserError
 from unseg.web.workspace import workspace
 
 HOLD = (
-    "import sys, time\nfrom pathlib import Path\nfrom unseg.errors import UserError
-from unseg.web.workspace import workspace\n"
+    "import sys, time\nfrom pathlib import Path\nfrom unseg.web.workspace import workspace\n"
     "with workspace(Path(sys.argv[1])) as folder:\n"
     "    (folder / 'secret.jpg').write_bytes(b'x')\n    print(folder, flush=True)\n    time.sleep(60)\n"
 )

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -23,10 +23,7 @@ from unseg.storage import image_decoding
 from unseg.storage.image_encoding import unsupported
 from unseg.storage.image_headers import bytes_of_image
 from unseg.storage.image_limits import ImageError
-
-if TYPE_CHECKING:
-    from unseg.web.tabs import Picture
-
+from unseg.web.uploaded_picture import Picture
 
 Form = Literal["png", "webp"]
 

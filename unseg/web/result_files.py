@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from unseg.compute.progress import Tick
 from unseg.data.samples import SampleFile, SampleList
@@ -26,9 +26,7 @@ from unseg.storage.image_limits import MAX_PIXELS
 from unseg.storage.key_file import write_key
 from unseg.web.darkroom import Form
 from unseg.web.refusals import Refusal
-
-if TYPE_CHECKING:
-    from unseg.web.tabs import Picture
+from unseg.web.uploaded_picture import Picture
 
 PUBLIC, PRIVATE = "protected.zip", "private.zip"
 KEY, MASKS, PROTECTED = "protected.key", "masks", "protected"

@@ -29,7 +29,8 @@ from unseg.web.archives import unpacked
 from unseg.web.darkroom import Changed, Darkroom, file_of, original_file
 from unseg.web.refusals import Refusal
 from unseg.web.result_files import KEY, PRIVATE, PUBLIC, Order
-from unseg.web.tabs import Picture, Tab, Tabs, bits_of
+from unseg.web.tabs import Tab, Tabs
+from unseg.web.uploaded_picture import Picture, bits_of
 from unseg.web.uploads import ARCHIVE_BYTES, FORM_BYTES, IMAGE_BYTES, body_to_file, read_body, relative_name
 from unseg.web.verdict import verdict
 

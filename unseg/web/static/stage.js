@@ -1,8 +1,9 @@
 // The picture on the page: its layers, its size, and where a pointer stands on it. It knows no tools.
 
 const OVERLAY_PIXELS = 4e6; // of the canvas that shows objects; larger pictures show every second pixel, or fewer
-const COLOURS = [[213, 94, 0], [0, 114, 178], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]];
-const OPACITY = 120; // of 255
+const COLOURS = [[214, 39, 160], [0, 114, 178], [0, 158, 115], [213, 94, 0], [230, 159, 0], [86, 180, 233]];
+const EDGE = [255, 255, 255, 255]; // around each object: its colour alone could be that of the picture
+const OPACITY = 110; // of 255
 
 /** Returns the place in the list of colours that an object has, from 1. */
 export function colourOf(number) {
@@ -107,19 +108,23 @@ export class Stage {
   /** Draws the objects anew, those within a rectangle of the picture. */
   redraw(area = this.mask.whole) {
     const { step, mask, overlay } = this;
-    const left = Math.floor(area.left / step);
-    const top = Math.floor(area.top / step);
-    const width = Math.min(overlay.width, Math.ceil(area.right / step)) - left;
-    const height = Math.min(overlay.height, Math.ceil(area.bottom / step)) - top;
+    // A pixel more on each side, whose edges may have come or gone.
+    const left = Math.max(0, Math.floor(area.left / step) - 1);
+    const top = Math.max(0, Math.floor(area.top / step) - 1);
+    const width = Math.min(overlay.width, Math.ceil(area.right / step) + 1) - left;
+    const height = Math.min(overlay.height, Math.ceil(area.bottom / step) + 1) - top;
     if (width <= 0 || height <= 0) return;
     const drawn = new ImageData(width, height);
+    const { labels } = mask;
+    const down = step * mask.width;
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
-        const number = mask.labels[(top + y) * step * mask.width + (left + x) * step];
+        const at = (top + y) * down + (left + x) * step;
+        const number = labels[at];
         if (!number) continue;
+        const isEdge = [at - step, at + step, at - down, at + down].some((next) => (labels[next] ?? number) !== number);
         const place = 4 * (y * width + x);
-        drawn.data.set(COLOURS[colourOf(number) - 1], place);
-        drawn.data[place + 3] = OPACITY;
+        drawn.data.set(isEdge ? EDGE : [...COLOURS[colourOf(number) - 1], OPACITY], place);
       }
     }
     overlay.getContext("2d").putImageData(drawn, left, top);

@@ -40,7 +40,7 @@ export class Tools {
   help() {
     const other = {
       compare: "Left of the line is the picture as it was, right of it as it will be. Drag the line, or use the slider below.",
-      noise: "Grey means no change. At this strength you see what networks see.",
+      noise: "The change alone, enlarged. Grey means no change.",
     };
     document.getElementById("tool-help").textContent = other[this.stage.view] ?? HELP[this.tool];
   }
