@@ -50,6 +50,24 @@ def test_what_another_page_fetches_is_refused(client, site):
     assert client.get("api", headers={"sec-fetch-site": site}).status_code == 403
 
 
+def test_a_link_of_another_page_leads_to_the_page_and_nowhere_else(client):
+    """As from a terminal that is a page itself."""
+    followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert client.get("", headers=followed).status_code == 200
+    assert client.get("api", headers=followed).status_code == 403
+    assert client.get("", headers={**followed, "sec-fetch-dest": "iframe"}).status_code == 403
+    assert client.get(f"http://{HOST}/other/", headers=followed).status_code == 403
+
+
+def test_an_invitation_works_once(tmp_path):
+    """A browser's command line can be read by others; what stands there is used up."""
+    with client_of(tmp_path / "files") as client:
+        invitation = client.app.invitation
+        answers = [client.get(f"http://{HOST}/{invitation}", follow_redirects=False) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [307, 403]
+    assert answers[0].headers["location"] == f"/{TOKEN}/" and invitation != TOKEN
+
+
 @pytest.mark.parametrize("host", [HOST, f"localhost:{PORT}"])
 def test_the_page_itself_is_served(client, host):
     headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}

@@ -360,6 +360,11 @@ def test_a_closed_tab_takes_its_pictures_along(open_page, address, tmp_path):
     assert asked.get(f"{tab}/key").status == 404
 
 
+def test_time_is_told_as_people_tell_it(open_page):
+    told = open_page().evaluate("import('./words.js').then(words => [null, 0.4, 45, 300].map(words.timeLeft))")
+    assert told == ["", "about a second left", "about 45 s left", "about 5 min left"]
+
+
 def test_a_refusal_is_shown_and_said(open_page, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n nothing")

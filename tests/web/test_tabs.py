@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests.support.web_server import client_of, file_of, object_of, photograph
 from unseg import cli
+from unseg.errors import UserError
 from unseg.protecting.one_image import effect
 from unseg.storage import image_decoding
 from unseg.web import tabs
@@ -255,6 +257,24 @@ def test_a_deep_picture_is_no_webp(client):
     mark(client, picture, object_of())
     answer = client.get(f"{picture}/protected.webp")
     assert answer.status_code == 422 and answer.json()["error"].startswith("deep.png: WebP holds 8 bits")
+
+
+def test_the_time_left_follows_from_the_pictures_that_are_done(monkeypatch):
+    from unseg.web import result_files
+
+    now = [100.0]
+    monkeypatch.setattr(result_files.time, "monotonic", lambda: now[0])
+    making = result_files.Making(order=SimpleNamespace(command=lambda: ""))
+    assert making.as_json()["seconds_left"] is None
+    with making.bar("images", 10) as tick:
+        for _ in range(4):
+            now[0] += 2.5
+            tick()
+        told = making.as_json()
+        assert (told["done"], told["total"], told["seconds_left"]) == (4, 10, 15.0)
+        making.stopped = True
+        with pytest.raises(UserError, match="the tab was closed"):
+            tick()
 
 
 # --- what stays: nothing

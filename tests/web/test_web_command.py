@@ -62,6 +62,19 @@ def test_it_listens_on_this_machine_alone_and_the_next_one_cleans_up(tmp_path):
         assert not any(tmp_path.rglob("a.png"))
 
 
+def test_the_browser_is_started_without_the_token(monkeypatch, capsys):
+    import webbrowser
+
+    from unseg.commands import web as command
+
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    command._tell("http://127.0.0.1:1/token/", "http://127.0.0.1:1/once", False)
+    command._tell("http://127.0.0.1:1/token/", "http://127.0.0.1:1/once", True)
+    assert opened == ["http://127.0.0.1:1/once"]
+    assert capsys.readouterr().out.count("Open http://127.0.0.1:1/token/") == 2
+
+
 def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     from unseg.commands import web as command
 

@@ -41,15 +41,15 @@ def web(
     options = ServerOptions(None if key is None else read_key(key), int(max_megapixels * 1e6))
     try:
         with in_good_order():
-            serve(port, options, lambda address: _tell(address, no_browser))
+            serve(port, options, lambda *addresses: _tell(*addresses, no_browser))
     except KeyboardInterrupt as stop:
         raise type(stop)(STOPPED) from None
 
 
-def _tell(address: str, no_browser: bool) -> None:
+def _tell(address: str, invitation: str, no_browser: bool) -> None:
     print(f"Open {address}", flush=True)
     print("Ctrl-C ends the server and removes what was uploaded.", flush=True)
     if not no_browser:
         import webbrowser
 
-        webbrowser.open(address)
+        webbrowser.open(invitation)

@@ -2,7 +2,8 @@
 
 Other programs of this machine, other users of it, and pages of other sites in the same browser reach the port, too.
 The token is the first part of every path, so that the page's own links have it without a script. A page of another
-site cannot read it; should it guess the port and use a name of its own for 127.0.0.1, the Host header tells.
+site cannot read it; should it guess the port and use a name of its own for 127.0.0.1, the Host header tells. A browser
+is not started with the token, since other users may list its command line, but with an invitation that works once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from unseg.web.refusals import Refusal, told
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 OWN_FETCHES = ("same-origin", "none")  # of Sec-Fetch-Site: by the page itself, or by the person at the address bar
+FOLLOWED = {
+    "sec-fetch-mode": "navigate",
+    "sec-fetch-dest": "document",
+}  # a link, as in a terminal that is a page itself
 SECURITY = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
@@ -44,6 +49,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self.app, self.token = app, token
+        self.invitation: str | None = new_token()
         self.hosts = tuple(f"{name}:{port}" for name in NAMES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,9 +77,13 @@ class Guard:
             return told(Refusal(403, f"this server answers to {self.hosts[0]} alone, not to {host[:80]!r}"))
         if origin is not None and origin not in [f"http://{own}" for own in self.hosts]:
             return told(Refusal(403, f"pages of {origin[:80]!r} may not use this server; open its own page"))
-        if headers.get("sec-fetch-site", "none") not in OWN_FETCHES:
+        first, slash, rest = scope["path"][1:].partition("/")
+        leads_to_page = not rest and all(headers.get(name) == value for name, value in FOLLOWED.items())
+        if headers.get("sec-fetch-site", "none") not in OWN_FETCHES and not leads_to_page:
             return told(Refusal(403, "pages of other sites may not use this server; open its own page"))
-        first, slash, _ = scope["path"][1:].partition("/")
+        if self.invitation is not None and secrets.compare_digest(first.encode(), self.invitation.encode()):
+            self.invitation = None
+            return RedirectResponse(f"/{self.token}/")
         if not secrets.compare_digest(first.encode(), self.token.encode()):
             return told(Refusal(403, "the address has not this server's token; open the one that `unseg web` printed"))
         return None if slash else RedirectResponse(f"/{self.token}/")

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -37,11 +38,15 @@ FORM_LIMIT = 2 * IMAGE_BYTES + FORM_BYTES  # of a picture, its mask and a few wo
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What all calls share. folder: for their files. key: of calls that name none. max_pixels: of a picture."""
+    """What all calls share.
+
+    folder: for their files. key: of calls that name none. max_pixels: of a picture. turns: of those that are worked on.
+    """
 
     folder: Path
     key: bytes
     max_pixels: int
+    turns: Semaphore
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ async def protect_one(request: Request) -> Response:
     try:
         call = await _received(request, folder)
         key = call.key(options.key)
-        entry, data = await run_in_threadpool(_protected, call, options.max_pixels, key)
+        entry, data = await run_in_threadpool(_in_turn, options, call, key)
     except UserError as error:
         raise Refusal(getattr(error, "status", 422), _in_words_of_the_form(str(error), folder)) from error
     finally:
@@ -161,6 +166,11 @@ def _kept(form: FormData, folder: Path) -> Call:
     if "image" not in files:
         raise UserError("image: send the picture as a file in this field")
     return Call(folder, words, frozenset(files))
+
+
+def _in_turn(options: CallOptions, call: Call, key: bytes) -> tuple[Entry, bytes]:
+    with options.turns:
+        return _protected(call, options.max_pixels, key)
 
 
 def _sources(call: Call) -> list[str]:

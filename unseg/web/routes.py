@@ -281,7 +281,7 @@ async def show_verdict(request: Request) -> Response:
 async def make_files(request: Request) -> Response:
     """Begins to make the files of all pictures that have an object."""
     tab, wanted = _tab(request), _json(await read_body(request, FORM_BYTES, "the request"))
-    pictures = [picture for picture in tab.pictures.values() if picture.whole or picture.bits is not None]
+    pictures = [picture for picture in list(tab.pictures.values()) if picture.whole or picture.bits is not None]
     form: Any = wanted.get("format", "png")  # of a few; Order refuses others
     order = Order(pictures, str(wanted.get("strength", "standard")), form)
     return JSONResponse(tab.results.make(order, _state(request).max_pixels).as_json(), 202)

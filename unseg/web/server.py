@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Semaphore
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp
 
 from unseg.errors import UserError
 from unseg.storage.image_limits import MAX_PIXELS, own_size_limit, quiet_decoders
@@ -26,6 +26,7 @@ from unseg.web.workspace import workspace
 
 LOOK_EVERY = 10.0  # seconds between looks for tabs that give no sign of life
 CONNECTIONS = 64  # at a time; more get an answer that says so
+CALLS = 2  # pictures of POST /protect that are worked on together; more wait, so that memory does not grow with them
 GOODBYE = 3  # seconds that answers have which are on their way when the server ends
 
 
@@ -56,7 +57,9 @@ def application(folder: Path, options: ServerOptions) -> Starlette:
     all_routes = [*routes.page_routes(), *routes.ROUTES, *http_api.ROUTES]
     app = Starlette(routes=all_routes, exception_handlers=dict(HANDLERS), lifespan=lifespan)
     app.state.shared = routes.State(tabs, darkroom, options.max_pixels)
-    app.state.calls = http_api.CallOptions(folder / "calls", options.key or new_key(), options.max_pixels)
+    app.state.calls = http_api.CallOptions(
+        folder / "calls", options.key or new_key(), options.max_pixels, Semaphore(CALLS)
+    )
     return app
 
 
@@ -66,15 +69,16 @@ async def _close_silent(tabs: Tabs) -> None:
         await run_in_threadpool(tabs.close_silent)
 
 
-def serve(port: int, options: ServerOptions, opened: Callable[[str], None]) -> None:
+def serve(port: int, options: ServerOptions, opened: Callable[[str, str], None]) -> None:
     """Serves until a signal ends it, which it raises as it found its handlers.
 
-    port: 0 for a free one. opened: is told the address, token and all, once the server listens.
+    port: 0 for a free one. opened: is told the address, token and all, once the server listens, and another address
+    that leads there a single time.
     """
     with _listening(port) as listener, workspace() as folder, own_size_limit(), quiet_decoders():
         number = listener.getsockname()[1]
         token = new_token()
-        app: ASGIApp = Guard(application(folder, options), token, number)
+        app = Guard(application(folder, options), token, number)
         config = uvicorn.Config(
             app,
             http="h11",
@@ -86,7 +90,7 @@ def serve(port: int, options: ServerOptions, opened: Callable[[str], None]) -> N
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=GOODBYE,
         )
-        opened(f"http://{HOST}:{number}/{token}/")
+        opened(f"http://{HOST}:{number}/{token}/", f"http://{HOST}:{number}/{app.invitation}")
         uvicorn.Server(config).run(sockets=[listener])
 
 

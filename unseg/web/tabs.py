@@ -45,7 +45,7 @@ class Tab:
         """Returns how many bytes its pictures may still take; Refusal where they are too many."""
         if len(self.pictures) >= TAB_PICTURES:
             raise Refusal(413, f"a tab holds at most {TAB_PICTURES:,} pictures; use `unseg protect` for more")
-        return TAB_BYTES - sum(picture.size for picture in self.pictures.values())
+        return TAB_BYTES - sum(picture.size for picture in list(self.pictures.values()))
 
     def new_file(self) -> Path:
         """Returns a path for what comes in."""
@@ -97,7 +97,7 @@ class Tab:
     def close(self) -> None:
         """Removes everything of the tab."""
         self.results.stop()
-        for picture in self.pictures.values():
+        for picture in list(self.pictures.values()):
             self.darkroom.forget(picture.path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -143,9 +143,9 @@ class Tabs:
             tab.close()
 
     def close_silent(self, silence: float = SILENCE) -> None:
-        """Closes the tabs that gave no sign of life for so many seconds, and no answer to which is on its way."""
+        """Closes the tabs that gave no sign of life for so many seconds."""
         now = time.monotonic()
-        for name in [name for name, tab in self._tabs.items() if now - tab.seen > silence]:
+        for name in [name for name, tab in list(self._tabs.items()) if now - tab.seen > silence]:
             self.close(name)
 
     def close_all(self) -> None:
