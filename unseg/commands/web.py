@@ -41,7 +41,7 @@ def web(
     options = ServerOptions(None if key is None else read_key(key), int(max_megapixels * 1e6))
     try:
         with in_good_order():
-            serve(port, options, lambda *addresses: _tell(*addresses, no_browser))
+            serve(port, options, lambda address, invitation: _tell(address, invitation, no_browser))
     except KeyboardInterrupt as stop:
         raise type(stop)(STOPPED) from None
 
