@@ -160,6 +160,10 @@ def test_a_folder_is_dropped_marked_compared_and_downloaded(open_page, tmp_path)
     # What the page shows is the file that the command makes from the page's own mask.
     (tmp_path / "masks/trip").mkdir(parents=True)
     (tmp_path / "masks/trip/coffee.png").write_bytes(download(page, "#get-mask"))
+    mask = np.asarray(Image.open(tmp_path / "masks/trip/coffee.png")) > 0
+    columns = np.flatnonzero(mask.any(axis=0))
+    assert 0.24 * 600 - 2 <= columns[0] and columns[-1] <= 0.9 * 600 + 2
+    assert f"Object 1, {100 * mask.mean():.1f} %" in page.locator("#objects li").inner_text()
     shown = download(page, "#get-png")
     assert shown == (command_of(tmp_path, originals) / "trip/coffee.png").read_bytes()
 
