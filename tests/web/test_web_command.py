@@ -39,6 +39,21 @@ def test_a_signal_ends_it_and_nothing_stays(tmp_path, number, code):
     assert "Traceback" not in printed and list(tmp_path.iterdir()) == []
 
 
+def test_a_request_on_its_way_does_not_hold_up_the_end(tmp_path):
+    """A picture whose second half never comes."""
+    with web(tmp_path) as (process, address):
+        place = urlsplit(address)
+        tab = json.loads(ask(f"{address}tabs", "POST"))["tab"]
+        head = f"POST {place.path}tabs/{tab}/pictures?name=a.png HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 9\r\n\r\n"
+        with socket.create_connection((place.hostname, place.port)) as connection:
+            connection.sendall(head.encode() + b"\x89PNG")
+            ask(f"{address}tabs/{tab}/alive", "POST")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 143
+        assert process.stderr.read() == "unseg: stopped; everything that was uploaded is removed\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_listens_on_this_machine_alone_and_the_next_one_cleans_up(tmp_path):
     with web(tmp_path) as (process, address):
         upload(address)

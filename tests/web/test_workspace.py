@@ -79,3 +79,11 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="set TMPDIR to a folder with room"), workspace(tmp_path / "file"):
         pass
+
+
+def test_another_users_folder_is_left_alone(tmp_path, other, monkeypatch):
+    other.kill()
+    other.wait()
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1, raising=False)
+    with workspace(tmp_path):
+        assert os.path.exists(f"{other.folder}/secret.jpg")

@@ -32,7 +32,7 @@ from unseg.web.result_files import KEY, PRIVATE, PUBLIC, Order
 from unseg.web.tabs import Tab, Tabs
 from unseg.web.uploaded_picture import Picture, bits_of
 from unseg.web.uploads import ARCHIVE_BYTES, FORM_BYTES, IMAGE_BYTES, body_to_file, read_body, relative_name
-from unseg.web.verdict import verdict
+from unseg.web.verdict import looks, verdict
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MEDIA = {"png": "image/png", "webp": "image/webp"}
@@ -278,6 +278,12 @@ async def show_verdict(request: Request) -> Response:
     return JSONResponse(await run_in_threadpool(verdict, changed, picture.whole))
 
 
+async def show_looks(request: Request) -> Response:
+    """Answers with how much of the noise an eye can see; an empty object where that cannot be said."""
+    _, changed = await run_in_threadpool(_changed, request)
+    return JSONResponse(await run_in_threadpool(looks, changed))
+
+
 async def make_files(request: Request) -> Response:
     """Begins to make the files of all pictures that have an object."""
     tab, wanted = _tab(request), _json(await read_body(request, FORM_BYTES, "the request"))
@@ -326,6 +332,7 @@ ROUTES = [
     Route(PICTURE + "/protected.{form:str}", show_protected, methods=["GET"]),
     Route(f"{PICTURE}/noise.png", show_noise, methods=["GET"]),
     Route(f"{PICTURE}/verdict", show_verdict, methods=["GET"]),
+    Route(f"{PICTURE}/looks", show_looks, methods=["GET"]),
     Route(f"{TAB}/files", make_files, methods=["POST"]),
     Route(f"{TAB}/files", show_making, methods=["GET"]),
     Route(TAB + "/{name:str}.zip", fetch_files, methods=["GET"]),

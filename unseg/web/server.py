@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -27,7 +28,7 @@ from unseg.web.workspace import workspace
 LOOK_EVERY = 10.0  # seconds between looks for tabs that give no sign of life
 CONNECTIONS = 64  # at a time; more get an answer that says so
 CALLS = 2  # pictures of POST /protect that are worked on together; more wait, so that memory does not grow with them
-GOODBYE = 3  # seconds that answers have which are on their way when the server ends
+GOODBYE = 2  # seconds that answers have which are on their way when the server ends
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,25 @@ def serve(port: int, options: ServerOptions, opened: Callable[[str, str], None])
             timeout_graceful_shutdown=GOODBYE,
         )
         opened(f"http://{HOST}:{number}/{token}/", f"http://{HOST}:{number}/{app.invitation}")
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        quiet = _QuietAtTheEnd(server)
+        log = logging.getLogger("uvicorn.error")
+        log.addFilter(quiet)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            log.removeFilter(quiet)
+
+
+class _QuietAtTheEnd(logging.Filter):
+    """Drops what the server would say of requests that its own end cuts off."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        super().__init__()
+        self.server = server
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not self.server.should_exit
 
 
 def _listening(port: int) -> socket.socket:

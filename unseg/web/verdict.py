@@ -1,8 +1,9 @@
-"""What a picture's owner is told of it, in plain words: how much changed, whether it is seen, whether it is weak."""
+"""What a picture's owner is told of it, in plain words: how much changed, whether it is weak, whether it is seen."""
 
 from __future__ import annotations
 
 import math
+import threading
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,27 +17,25 @@ SEEN = (
     (0.5, "The noise can be seen if you look for it, most of all on plain surfaces."),
     (0.0, "The noise is hard to see at the picture's own size; enlarged, it shows."),
 )
+_one_at_a_time = threading.Lock()  # each takes some hundred MB; whoever draws asks again and again
 
 
 def verdict(changed: Changed, whole: bool) -> dict[str, Any]:
-    """Returns status, figures and sentences; `delta_e` and `s_cielab` are None where scikit-image is not installed.
+    """Returns status, figures and sentences.
 
     whole: whether the object is the whole image, which is not called protected.
     """
-    seen = _seen(changed)
     ratio = changed.psnr if math.isfinite(changed.psnr) else None
-    sentences = [_status(changed, whole), f"No value changed by more than {changed.largest:.3g} of 255 grey levels."]
-    if seen is not None:
-        sentences.append(next(words for least, words in SEEN if seen[1] >= least))
     return {
         "status": "whole" if whole and changed.status == "protected" else changed.status,
         "reason": changed.reason,
         "largest": changed.largest,
         "psnr": None if ratio is None else round(ratio, 2),
         "share": float(changed.mask_HW.mean()),
-        "delta_e": None if seen is None else round(seen[0], 2),
-        "s_cielab": None if seen is None else round(seen[1], 2),
-        "sentences": sentences,
+        "sentences": [
+            _status(changed, whole),
+            f"No value changed by more than {changed.largest:.3g} of 255 grey levels.",
+        ],
     }
 
 
@@ -46,12 +45,21 @@ def _status(changed: Changed, whole: bool) -> str:
     return f"Weak, not protected: {changed.reason}. Black or white areas have no room for noise."
 
 
-def _seen(changed: Changed) -> tuple[float, float] | None:
-    """Returns the means of ΔE2000 and S-CIELAB on the object; None where nothing changed, or for want of packages."""
+def looks(changed: Changed) -> dict[str, Any]:
+    """Returns the means of ΔE2000 and S-CIELAB on the object, and a sentence; empty for want of scikit-image, or where
+    nothing changed. It takes a second or more.
+    """
     if find_spec("skimage") is None or find_spec("scipy") is None:
-        return None
+        return {}
     from unseg.evaluation.visibility import visibility
 
     before, after = (eight_bit_rgb(samples) for samples in (changed.original.samples, changed.samples_HWC))
-    found = visibility(before, after, changed.mask_HW & (before != after).any(axis=2))
-    return None if found is None else (found.delta_e, found.s_cielab)
+    with _one_at_a_time:
+        found = visibility(before, after, changed.mask_HW & (before != after).any(axis=2))
+    if found is None:
+        return {}
+    return {
+        "delta_e": round(found.delta_e, 2),
+        "s_cielab": round(found.s_cielab, 2),
+        "sentence": next(words for least, words in SEEN if found.s_cielab >= least),
+    }

@@ -3,12 +3,13 @@
 import { Gallery } from "./gallery.js";
 import { Intake } from "./intake.js";
 import { ObjectMask } from "./mask.js";
-import { Files, showVerdict } from "./results.js";
+import { Files, showLooks, showVerdict } from "./results.js";
 import { Tab } from "./server.js";
 import { colourOf, Stage } from "./stage.js";
 import { Tools } from "./tools.js";
 import { element, say } from "./words.js";
 
+const RESTS = 600; // ms without a change
 const byId = (id) => document.getElementById(id);
 const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
 
@@ -250,14 +251,24 @@ class Page {
 
   async updateVerdict() {
     const { current, version } = this;
-    if (!current.object) return showVerdict(null);
+    if (!current.object) {
+      showVerdict(null);
+      return;
+    }
     byId("get-png").href = this.address("protected.png?download&");
     byId("get-webp").href = this.address("protected.webp?download&");
     byId("get-mask").href = this.tab.of(current, "/mask.png");
     await this.sending;
     if (version !== this.version || current !== this.current) return;
+    const isStill = () => version === this.version && current === this.current;
     const found = await this.attempt(() => this.tab.verdict(current, chosen("strength")));
-    if (version === this.version && current === this.current) showVerdict(found);
+    if (!isStill()) return;
+    showVerdict(found);
+    // Takes the server a second or more: only once the drawing rests.
+    await new Promise((resolve) => setTimeout(resolve, RESTS));
+    if (!found || !isStill()) return;
+    const seen = await this.attempt(() => this.tab.looks(current, chosen("strength")));
+    if (isStill()) showLooks(seen);
   }
 
   async viewChanged() {

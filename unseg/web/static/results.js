@@ -20,9 +20,19 @@ export function showVerdict(found, noObject = "Mark an object first.") {
     ["Largest change", `${Number(found.largest.toFixed(2))} of 255`],
     ["PSNR", found.psnr === null ? "no change" : `${found.psnr.toFixed(1)} dB`],
   ];
-  if (found.delta_e !== null) rows.push(["ΔE2000", found.delta_e.toFixed(1)]);
-  if (found.s_cielab !== null) rows.push(["ΔE, blurred as by the eye", found.s_cielab.toFixed(1)]);
-  figures.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  figures.replaceChildren(...asRows(rows));
+}
+
+/** Adds how much of the noise an eye can see, where the server can tell. */
+export function showLooks(found) {
+  if (found?.sentence === undefined) return;
+  byId("verdict").append(element("li", {}, found.sentence));
+  const rows = [["ΔE2000", found.delta_e.toFixed(1)], ["ΔE, blurred as by the eye", found.s_cielab.toFixed(1)]];
+  byId("figures").append(...asRows(rows));
+}
+
+function asRows(rows) {
+  return rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
 }
 
 /** The third step: makes the files of all pictures that have an object, and offers them. */

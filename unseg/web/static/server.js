@@ -64,6 +64,10 @@ export class Tab {
     return (await ask(this.of(picture, `/verdict?strength=${strength}`))).json();
   }
 
+  async looks(picture, strength) {
+    return (await ask(this.of(picture, `/looks?strength=${strength}`))).json();
+  }
+
   async makeFiles(strength, format) {
     return (await ask(`${this.path}/files`, "POST", JSON.stringify({ strength, format }))).json();
   }
