@@ -44,9 +44,13 @@ def test_a_request_on_its_way_does_not_hold_up_the_end(tmp_path):
     with web(tmp_path) as (process, address):
         place = urlsplit(address)
         tab = json.loads(ask(f"{address}tabs", "POST"))["tab"]
-        head = f"POST {place.path}tabs/{tab}/pictures?name=a.png HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 9\r\n\r\n"
+        lines = [
+            f"POST {place.path}tabs/{tab}/pictures?name=a.png HTTP/1.1",
+            f"Host: {place.netloc}",
+            "Content-Length: 9",
+        ]
         with socket.create_connection((place.hostname, place.port)) as connection:
-            connection.sendall(head.encode() + b"\x89PNG")
+            connection.sendall("\r\n".join([*lines, "", ""]).encode() + b"\x89PNG")
             ask(f"{address}tabs/{tab}/alive", "POST")
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 143
