@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +51,15 @@ FIELDS = {
     "strength": Field("text", "How much values of the object may change.", tuple(STRENGTHS)),
     "epsilon": Field("number", "The same as a number of grey levels of 255, in place of strength."),
     "format": Field("text", "Of the answer; webp is lossless.", FORMATS),
-    "metadata": Field("text", "What is kept: the colour profile; EXIF, too; nothing.", ("icc", "keep", "none")),
+    "metadata": Field(
+        "text", "What is kept: the colour profile alone, EXIF and XMP too, or nothing.", ("icc", "keep", "none")
+    ),
     "key": Field(
         "text", f"{KEY_BYTES} bytes in hexadecimal digits. Default: the key of the server, see `unseg web --key`."
     ),
 }
 HEADERS = {
-    "Unseg-Status": "protected; or weak: the object changed too little to be called protected",
+    "Unseg-Status": "protected; weak: the object changed too little for that; whole: noise over the whole image",
     "Unseg-Reason": "why it is weak",
     "Unseg-Psnr": "PSNR in dB; missing where nothing changed",
     "Unseg-Key-Hash": "tells which key was used, and nothing of the key",
@@ -102,21 +105,26 @@ def openapi() -> dict[str, Any]:
     }
 
 
+def _told(text: str) -> str:
+    """Returns words as HTML; what stands in backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def page() -> str:
     """Returns the description as a page."""
-    escaped = html.escape
     fields = "".join(
-        f"<tr><th scope=row><code>{name}</code></th><td>{field.kind}</td><td>{escaped(field.told)}"
-        f"{escaped(' One of ' + ', '.join(field.choices) + '.') if field.choices else ''}</td></tr>"
+        f"<tr><th scope=row><code>{name}</code></th><td>{field.kind}</td><td>{_told(field.told)}"
+        f"{_told(' One of ' + ', '.join(field.choices) + '.') if field.choices else ''}</td></tr>"
         for name, field in FIELDS.items()
     )
-    headers = "".join(f"<tr><th scope=row>{name}</th><td>{escaped(told)}</td></tr>" for name, told in HEADERS.items())
-    errors = "".join(f"<tr><th scope=row>{status}</th><td>{escaped(told)}</td></tr>" for status, told in ERRORS.items())
+    headers = "".join(f"<tr><th scope=row>{name}</th><td>{_told(told)}</td></tr>" for name, told in HEADERS.items())
+    errors = "".join(f"<tr><th scope=row>{status}</th><td>{_told(told)}</td></tr>" for status, told in ERRORS.items())
     example = "curl -F image=@photo.jpg -F mask=@mask.png \\\n     -o protected.png  ADDRESS/protect"
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>UnSeg: HTTP interface</title>"
-        "<meta name=viewport content='width=device-width'><link rel=stylesheet href=style.css><main class=manual>"
-        f"<h1>HTTP interface</h1><p>{escaped(SUMMARY)} {escaped(AUTHORITY)}"
+        "<meta name=viewport content='width=device-width'><link rel=icon href=icon.svg>"
+        "<link rel=stylesheet href=style.css><main class=manual>"
+        f"<h1>HTTP interface</h1><p>{_told(SUMMARY)} {_told(AUTHORITY)}"
         " Programs read the same as <a href=openapi.json>OpenAPI</a>.</p>"
         f"<h2>POST /protect</h2><pre>{example}</pre><p>A form (multipart/form-data) with these fields:</p>"
         f"<div class=wide><table><thead><tr><th>field<th>kind<th>meaning</thead><tbody>{fields}</tbody></table></div>"

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.protecting.manifest import Entry
+from unseg.protecting.objects import WHOLE_IMAGE
 from unseg.protecting.request import CANNOT
 from unseg.protecting.run import protect
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
@@ -114,7 +115,8 @@ async def protect_one(request: Request) -> Response:
         raise Refusal(getattr(error, "status", 422), _in_words_of_the_form(str(error), folder)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    headers = {"unseg-status": entry.status, "unseg-key-hash": key_hash(key)}
+    is_whole = entry.object == WHOLE_IMAGE and entry.status == "protected"
+    headers = {"unseg-status": "whole" if is_whole else entry.status, "unseg-key-hash": key_hash(key)}
     if entry.reason is not None:
         headers["unseg-reason"] = entry.reason
     if entry.psnr is not None:
