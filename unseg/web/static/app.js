@@ -145,8 +145,11 @@ class Page {
     mask.begin();
     mask.fill(found.bits, number);
     mask.end();
+    if (current !== this.current) {
+      this.send(current);
+      return;
+    }
     this.number = number;
-    if (current !== this.current) return this.send(current);
     this.stage.redraw();
     this.objectsChanged(found.filled ? "No outline was found, so the box itself was taken. Remove what is too much with the brush." : "Object found.");
   }
@@ -313,6 +316,7 @@ class Page {
   busy(words) {
     byId("busy").textContent = words ?? "";
     byId("busy").hidden = !words;
+    if (words) say(words);
   }
 
   tell(line) {
