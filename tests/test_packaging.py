@@ -75,6 +75,12 @@ def test_wheel_holds_the_weights_and_the_masks(wheel: Path) -> None:
     assert {WEIGHTS, *masks} <= names_in(wheel)
 
 
+def test_wheel_holds_the_page(wheel: Path) -> None:
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "unseg/web/static").iterdir()}
+    assert len(files) >= 5
+    assert files <= names_in(wheel)
+
+
 def test_wheel_holds_the_licences_and_says_that_it_is_typed(wheel: Path) -> None:
     about = f"unseg-{unseg.__version__}.dist-info"
     assert {f"{about}/licenses/LICENSE", "unseg/weights/LICENSE.md"} <= names_in(wheel)

@@ -80,7 +80,18 @@ def test_a_command_and_its_options_are_told_in_groups() -> None:
 def test_every_command_of_unseg_is_told_with_options_that_everybody_uses() -> None:
     page = site_hooks.commands_reference(app)
     commands = re.findall(r"^## unseg (\w+)$", page, re.MULTILINE)
-    assert commands == ["protect", "verify", "train", "evaluate", "bench", "datasets", "edition", "report", "info"]
+    assert commands == [
+        "protect",
+        "verify",
+        "web",
+        "train",
+        "evaluate",
+        "bench",
+        "datasets",
+        "edition",
+        "report",
+        "info",
+    ]
     protect = page[page.index("## unseg protect") : page.index("## unseg verify")]
     assert all(f"`--{name}`" in protect for name in ("out", "masks", "annotations", "epsilon", "dry-run", "processes"))
     assert "\f" not in page and not re.search(r"\|[^|\n]*<(?:class|function)", page)

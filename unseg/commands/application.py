@@ -25,6 +25,7 @@ from unseg.commands.removed import removal
 from unseg.commands.report import report
 from unseg.commands.train import train_command
 from unseg.commands.verify import verify
+from unseg.commands.web import web
 from unseg.compute import interrupts
 from unseg.errors import UserError
 
@@ -64,6 +65,7 @@ def _paragraphs(command: Callable[..., None]) -> str:
 COMMANDS: dict[str, Callable[..., None]] = {
     "protect": protect,
     "verify": verify,
+    "web": web,
     "train": train_command,
     "evaluate": evaluate,
     "bench": bench,

@@ -100,7 +100,7 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _stem_of_image(name: str) -> str:
+def stem_of_image(name: str) -> str:
     """Returns the stem of an image, whose name may have no suffix of a picture: 2024.01.05 is whole."""
     return stem_of(name) if is_picture_name(name) else name
 
@@ -214,11 +214,11 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
     if closed is not None:
         raise UserError(f"--masks {masks}: {closed.reason}; allow reading it")
     problems += [Problem(f"{OF_MASKS}{problem.name}", problem.reason) for problem in mask_problems]
-    stems = paired_names((_stem_of_image(sample.name) for sample in samples), by_stem)
+    stems = paired_names((stem_of_image(sample.name) for sample in samples), by_stem)
     used = set(stems.values())
     paired = []
     for sample in samples:
-        candidates = by_stem.get(stems.get(_stem_of_image(sample.name), ""), [])
+        candidates = by_stem.get(stems.get(stem_of_image(sample.name), ""), [])
         if candidates:
             # PNG first: beside a.png, a.jpg is a picture of the mask rather than the mask.
             mask = min(candidates, key=lambda path: (path.suffix.lower() != ".png", path))
