@@ -46,7 +46,8 @@ class Entry:
     object: "whole image" where nothing said where it is. mask_placed: "stored", "scaled" or both, where the mask does
     not lie on the image as it is. boxes: XYXY. points: of the object and beside it. outline: the object that GrabCut
     found from boxes or points, as COCO's compressed run lengths. orientation: EXIF's, where pixels were kept as stored.
-    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
+    kind: of a file of planes, its format; planes: how many; value_ranges: what is shown from black to white, one for each
+    of its bands, so that a grey level is a 255th of it; range_of: where that comes from. object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
     only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started input
     may have written.
     """
@@ -69,6 +70,11 @@ class Entry:
     mask_placed: str | None = None
     boxes: tuple[tuple[float, ...], ...] | None = None
     orientation: int | None = None
+    kind: str | None = None
+    planes: int | None = None
+    bands: tuple[int, ...] | None = None
+    range_of: str | None = None
+    value_ranges: tuple[tuple[float, ...], ...] | None = None
     points: Points | None = None
     outline: str | None = None
     object_budget: float | None = None
@@ -259,6 +265,7 @@ _NAMES = ("input", "mask")
 _NUMBERS = {
     "width": int,
     "height": int,
+    "planes": int,
     "orientation": int,
     "max_over": int,
     "object_budget": float,
@@ -285,6 +292,12 @@ def _checked(name: str, value: Any) -> Any:
     if name == "boxes":
         value = tuple(tuple(map(_number, box)) for box in value)
         good = all(len(box) == 4 for box in value)
+    elif name == "value_ranges":
+        value = tuple(tuple(map(_number, ends)) for ends in value)
+        good = bool(value) and all(len(ends) == 2 and ends[0] < ends[1] for ends in value)
+    elif name == "bands":
+        value = tuple(map(_number, value))
+        good = all(isinstance(band, int) and band > 0 for band in value)
     elif name == "points":
         value, good = points_of(value), True
     elif name == "claims":

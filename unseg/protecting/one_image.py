@@ -24,12 +24,17 @@ WEAK_SHARE = 0.25  # of the object's budget: an object that changes by less, on 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the names that are planned for it. earlier: its line of an earlier run."""
+    """One input and the names that are planned for it.
+
+    earlier: its line of an earlier run. kind: its format where it is a file of planes, which stays of that format, see
+    `unseg.storage.stacks`; None of pictures.
+    """
 
     sample: SampleFile
     planned: Planned
     key: Key
     earlier: Entry | None
+    kind: str | None = None
 
     @property
     def is_new(self) -> bool:
@@ -129,19 +134,20 @@ class ImageMaker:
             over_budget, max_over = breach(image.samples, protected, region_HW, budget)
             facts = replace(facts, over_budget=over_budget, max_over=max_over)
         ratio = psnr(image.samples, protected)
-        status, reason = self._effect(image.samples, protected, region_HW)
+        status, reason = effect(mean_change(image.samples, protected, region_HW), settings.budget.object)
         return data, replace(facts, status=status, reason=reason, psnr=ratio if math.isfinite(ratio) else None)
 
-    def _effect(
-        self, original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray
-    ) -> tuple[Status, str | None]:
-        """Returns whether the object changed by enough to be called protected, and if not, why."""
-        change, budget = mean_change(original_HWC, changed_HWC, region_HW), self.settings.budget.object
-        if change is None:
-            return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
-        if change >= WEAK_SHARE * budget and change > 0:
-            return "protected", None
-        return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
+
+def effect(change: float | None, budget: float) -> tuple[Status, str | None]:
+    """Returns whether an object changed by enough to be called protected, and if not, why.
+
+    change: its mean, in grey levels; None where it has no pixel.
+    """
+    if change is None:
+        return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
+    if change >= WEAK_SHARE * budget and change > 0:
+        return "protected", None
+    return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
 
 
 def breach(

@@ -39,6 +39,7 @@ from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
 from unseg.storage.locks import Held
+from unseg.storage.stacks.stack_kinds import stack_kind_of
 
 if TYPE_CHECKING:
     from unseg.storage.weights import LoadedGenerator
@@ -117,8 +118,9 @@ def _jobs(
 ) -> tuple[Job, ...]:
     """Returns the chosen jobs; names are planned for all samples, so that they do not depend on the choice."""
     settings = pipeline.settings
-    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names)
-    return tuple(Job(samples[key], planned[key], key, before.get(key)) for key in chosen)
+    kinds = {key: kind.name for key, sample in samples.items() if (kind := stack_kind_of(sample.image)) is not None}
+    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names, own_format=kinds)
+    return tuple(Job(samples[key], planned[key], key, before.get(key), kinds.get(key)) for key in chosen)
 
 
 # --- what the object is

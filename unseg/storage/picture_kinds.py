@@ -16,7 +16,7 @@ UNREAD_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".dcm", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
     *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits"),
 )
-START = 160  # bytes that tell a kind
+START = 352  # bytes that tell a kind: as many as NIfTI needs
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 # The first bytes of each kind, in the words of Pillow for those that are read.
