@@ -1,4 +1,4 @@
-"""Noise of codes for values of any type: integers of any width and floats, in which a grey level is what a range says."""
+"""Noise of codes for values of any type: integers of any width, and floats, of which a range says what is a grey level."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from unseg.protecting.outputs import check_folders
 from unseg.protecting.points import Points
 from unseg.protecting.prompt_files import of_images, read_boxes, read_points
 from unseg.protecting.request import Request
+from unseg.protecting.segment_pairing import paired_by_reference
 from unseg.storage.files import stays_inside
 
 if TYPE_CHECKING:  # noise of codes needs no network, and so no torch
@@ -117,7 +118,9 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
         _check_places(request.samples, opened)
         return request.samples
     if opened is None:
-        return find_samples(request.inputs, request.masks, request.out)
+        found = find_samples(request.inputs, request.masks, request.out)
+        masks = request.masks
+        return found if masks is None else paired_by_reference(found, masks, request.settings.max_pixels)
     if opened.images_root is None:
         return opened.samples()
     of_labels = isinstance(opened.reader, LabelFiles) and opened.reader.format != "huggingface"

@@ -46,8 +46,9 @@ class Entry:
     object: "whole image" where nothing said where it is. mask_placed: "stored", "scaled" or both, where the mask does
     not lie on the image as it is. boxes: XYXY. points: of the object and beside it. outline: the object that GrabCut
     found from boxes or points, as COCO's compressed run lengths. orientation: EXIF's, where pixels were kept as stored.
-    kind: of a file of planes, its format; planes: how many; value_ranges: what is shown from black to white, one for each
-    of its bands, so that a grey level is a 255th of it; range_of: where that comes from. object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
+    kind: of a file of planes, its format; planes: how many; bands: which of its bands are meant; value_ranges: what is
+    shown from black to white, one for each, so that a grey level is a 255th of it; range_of: where they come from.
+    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
     only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started input
     may have written.
     """

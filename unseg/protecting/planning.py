@@ -39,7 +39,7 @@ from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
 from unseg.storage.locks import Held
-from unseg.storage.stacks.stack_kinds import stack_kind_of
+from unseg.storage.stacks.stack_kinds import any_label, stack_kind_of
 
 if TYPE_CHECKING:
     from unseg.storage.weights import LoadedGenerator
@@ -170,7 +170,7 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
 
 def _detected(masks: Path, paths: list[Path], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
     """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
-    detected = detect_kind(paths, pool, progress)
+    detected = detect_kind(paths, pool, progress, any_label)
     if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
         progress.say("masks: class ids, as --objects says")
         return "index"

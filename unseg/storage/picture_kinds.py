@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import IMAGE_SUFFIXES
@@ -13,9 +13,12 @@ from unseg.storage.image_limits import IMAGE_SUFFIXES
 # Names of pictures that are not read: such a file is listed, so that nobody believes it protected.
 UNREAD_SUFFIXES = (
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".pcx", ".ico", ".psd", ".psb", ".exr"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".dcm", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
     *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits"),
 )
+STACK_SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # of files of planes, see `unseg.storage.stacks`
+VECTOR_SUFFIXES = (".geojson", ".shp", ".gpkg")  # of outlines in the coordinates of a map
+PACKED_SUFFIX = ".nii.gz"
 START = 352  # bytes that tell a kind: as many as NIfTI needs
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
@@ -25,6 +28,7 @@ SIGNATURES = (
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
     ("WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
     ("BMP", re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL)),  # the sizes of its headers
+    ("DICOM", re.compile(rb".{128}DICM", re.DOTALL)),  # whose first bytes may be those of a TIFF (PS3.10, 7.1)
     ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
     ("GIF", re.compile(rb"GIF8[79]a")),
     ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51")),
@@ -32,7 +36,6 @@ SIGNATURES = (
     ("Photoshop", re.compile(rb"8BPS\0[\1\2]")),
     ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
     ("Netpbm", re.compile(rb"P[1-6]\s[\s\d]|P7\nWIDTH")),
-    ("DICOM", re.compile(rb".{128}DICM", re.DOTALL)),
 )
 
 
@@ -49,7 +52,22 @@ def kind_of(start: bytes) -> str | None:
 
 def is_picture_name(name: str | PurePath) -> bool:
     """Returns whether a file is called as pictures are, whether or not they are read."""
-    return os.path.splitext(str(name).lower())[1] in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)
+    lower = str(name).lower()
+    return os.path.splitext(lower)[1] in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES) or lower.endswith(STACK_SUFFIXES)
+
+
+def is_mask_name(name: str | PurePath) -> bool:
+    """Returns whether a file is called as masks are."""
+    lower = str(name).lower()
+    return os.path.splitext(lower)[1] in IMAGE_SUFFIXES or lower.endswith((*STACK_SUFFIXES, *VECTOR_SUFFIXES))
+
+
+def without_suffix(name: str) -> str:
+    """Returns a name without its last suffix, of which .nii.gz is one; with forward slashes."""
+    path = PurePosixPath(name)
+    if name.lower().endswith(PACKED_SUFFIX) and len(path.name) > len(PACKED_SUFFIX):
+        return name[: -len(PACKED_SUFFIX)]
+    return str(path.with_suffix(""))
 
 
 def is_picture(path: str | Path) -> bool:

@@ -48,7 +48,9 @@ def packed_size(packed: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_ls_size(data: bytes) -> tuple[int, int]:
-    frame = next((segment for segment in islice(segments(data), MOST_SEGMENTS) if segment.marker == JPEG_LS_FRAME), None)
+    frame = next(
+        (segment for segment in islice(segments(data), MOST_SEGMENTS) if segment.marker == JPEG_LS_FRAME), None
+    )
     if frame is None or frame.end - frame.begin < 7:
         return 0, 0
     height, width = (int.from_bytes(data[at : at + 2], "big") for at in (frame.begin + 3, frame.begin + 5))

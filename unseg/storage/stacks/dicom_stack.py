@@ -8,41 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from pydicom import Dataset, config, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from unseg.storage.image_limits import ImageError, image_errors
+from unseg.storage.image_limits import ImageError
 from unseg.storage.stacks.dicom_elements import transfer_syntax
 from unseg.storage.stacks.dicom_frames import check_frames
 from unseg.storage.stacks.dicom_proof import DicomProof
+from unseg.storage.stacks.dicom_reading import SEGMENTATION, dicom_errors, frames_of, listed, read_data_set
+from unseg.storage.stacks.dicom_segments import DicomSegments
 from unseg.storage.stacks.dicom_words import Words
 from unseg.storage.stacks.stack import Layout, Part, Samples, Stack, ValueRange, bounded_bytes, check_pixels
 
-MOST_FRAMES = 2**16
 COLOURS = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}
 DECODED_TO_RGB = ("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DERIVED = "DERIVED"
 DESCRIPTION = "Pixel values changed within a bound so that networks do not learn from them (UnSeg)"
 LONGEST_DESCRIPTION = 1024  # characters of the value representation ST
 PURPOSE = ("121322", "DCM", "Source image for image processing operation")
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 def open_stack(path: Path, max_pixels: int, bands: tuple[int, ...] | None) -> DicomStack:
     """Opens a DICOM file whose pixels can be protected; ImageError names what cannot."""
     data_set = read_data_set(path, max_pixels)
-    with _errors(path):
+    with dicom_errors(path):
         notes = _decoded(path, data_set, max_pixels)
         return DicomStack(path, data_set, _layout(path, data_set, notes))
 
@@ -51,31 +48,16 @@ def open_proof(original: Path, output: Path, max_pixels: int, bands: tuple[int, 
     """Opens a protected file beside its original, read without pydicom where the original's pixels are not packed."""
     before = bounded_bytes(original, max_pixels)
     unpacked = None
-    with _errors(original):
+    with dicom_errors(original):
         if UID(transfer_syntax(before)).is_encapsulated:
             unpacked = open_stack(original, max_pixels, bands).words
     return DicomProof(output, before, bounded_bytes(output, max_pixels), unpacked)
 
 
-def read_data_set(path: Path, max_pixels: int) -> Dataset:
-    """Returns the elements of a file whose size is bounded; ImageError where it is none, or packed as a whole."""
-    data = bounded_bytes(path, max_pixels)
-    with _errors(path):
-        if transfer_syntax(data) == DeflatedExplicitVRLittleEndian:
-            raise ImageError(path, "the deflated transfer syntax is not read: save it uncompressed first")
-        return dcmread(io.BytesIO(data))
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """Turns what pydicom says of odd files into one ImageError."""
-    with warnings.catch_warnings(), image_errors(path), config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except (InvalidDicomError, NotImplementedError, RecursionError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise ImageError(path, f"broken DICOM file: {said}") from error
+def open_labels(path: Path, max_pixels: int, stack: Stack | None) -> DicomSegments:
+    """Opens a DICOM segmentation, for the instance that `stack` is where that is given."""
+    source = stack.source if isinstance(stack, DicomStack) else None
+    return DicomSegments.open(path, max_pixels, source, None if stack is None else stack.layout)
 
 
 class DicomStack(Stack):
@@ -95,18 +77,17 @@ class DicomStack(Stack):
 
     def read(self, part: Part) -> Samples:
         values = self.words.values(part.plane)[part.rows, part.columns]
-        fixed = np.zeros(values.shape[:2], bool)
-        if self._padding is not None:
-            low, high = self._padding
-            fixed = ((values >= low) & (values <= high)).all(axis=2)
-        return Samples(values, fixed, self._padding)
+        if self._padding is None:
+            return Samples(values, np.zeros(values.shape[:2], bool))
+        low, high = self._padding
+        return Samples(values, np.all((values >= low) & (values <= high), axis=2), self._padding)
 
     def write(self, path: Path, changed: Iterable[tuple[Part, np.ndarray]], key: bytes) -> None:
         changed_words = self.words.copy()
         for part, values in changed:
             changed_words.put(part.plane, part.rows, part.columns, values)
         data_set = self._data_set
-        with _errors(self.path):
+        with dicom_errors(self.path):
             pixels = changed_words.data
             identity = new_uid(self.source, pixels, key)
             _mark(data_set, self.source)
@@ -141,18 +122,12 @@ def _decoded(path: Path, data_set: Dataset, max_pixels: int) -> tuple[str, ...]:
     decoder = get_decoder(syntax)
     if not decoder.is_available:
         missing = "; ".join(decoder.missing_dependencies)
-        raise ImageError(path, f"packed as {syntax.name}, for which a decoder is missing ({missing}); or unpack it first")
+        raise ImageError(
+            path, f"packed as {syntax.name}, for which a decoder is missing ({missing}); or unpack it first"
+        )
     check_frames(path, data_set.PixelData, frames, height, width)
     data_set.decompress(generate_instance_uid=False)
     return (f"its pixels were unpacked from {syntax.name}",)
-
-
-def frames_of(path: Path, data_set: Dataset) -> int:
-    """Returns the number of frames; ImageError where it is absurd."""
-    frames = int(data_set.get("NumberOfFrames", 1) or 1)
-    if not 1 <= frames <= MOST_FRAMES:
-        raise ImageError(path, f"its header promises {frames} frames, more than {MOST_FRAMES:,} or none")
-    return frames
 
 
 def _check_colours(path: Path, data_set: Dataset) -> None:
@@ -161,9 +136,15 @@ def _check_colours(path: Path, data_set: Dataset) -> None:
     known = colours in COLOURS or (packed and colours in DECODED_TO_RGB)
     samples = COLOURS.get(colours, 3)
     if not known or data_set.get("SamplesPerPixel", 1) != samples:
-        raise ImageError(path, f"{colours or 'unnamed'} colours are not protected: convert them to RGB or MONOCHROME2 first")
+        raise ImageError(
+            path, f"{colours or 'unnamed'} colours are not protected: convert them to RGB or MONOCHROME2 first"
+        )
     allocated, stored = int(data_set.get("BitsAllocated", 0)), int(data_set.get("BitsStored", 0))
-    if allocated not in (8, 16) or not 8 <= stored <= allocated or int(data_set.get("HighBit", stored - 1)) != stored - 1:
+    if (
+        allocated not in (8, 16)
+        or not 8 <= stored <= allocated
+        or int(data_set.get("HighBit", stored - 1)) != stored - 1
+    ):
         raise ImageError(path, f"{stored} bits stored in {allocated}: 8 to 16 bits in 8 or 16 are protected")
     if data_set.file_meta.TransferSyntaxUID == ExplicitVRBigEndian and allocated == 8:
         raise ImageError(path, "8 bits in the retired big-endian order: save it as little-endian first")
@@ -283,7 +264,7 @@ def new_uid(source: str, pixels: bytes, key: bytes) -> UID:
 
 def _mark(data_set: Dataset, source: str) -> None:
     """Marks a data set as derived, and names what it is derived from."""
-    kinds = [str(value) for value in _listed(data_set.get("ImageType"))]
+    kinds = [str(value) for value in listed(data_set.get("ImageType"))]
     data_set.ImageType = [DERIVED, *(kinds[1:] or ["PRIMARY"])]
     _mark_frames(data_set)
     before = str(data_set.get("DerivationDescription", "") or "")
@@ -308,11 +289,4 @@ def _mark_frames(data_set: Dataset) -> None:
             for element in group:
                 for item in element.value if element.VR == "SQ" else ():
                     if "FrameType" in item:
-                        item.FrameType = [DERIVED, *_listed(item.FrameType)[1:]]
-
-
-def _listed(value: Any) -> list[Any]:
-    """Returns what an element holds, as a list."""
-    if value is None or value == "":
-        return []
-    return [value] if isinstance(value, str) else list(value)
+                        item.FrameType = [DERIVED, *listed(item.FrameType)[1:]]

@@ -74,12 +74,14 @@ class Words:
         if self._tail != other._tail or self._filled != other._filled:
             return False
         return self._filled or bool(
-            np.array_equal(self._words.astype(self._native) >> self.stored, other._words.astype(other._native) >> other.stored)
+            np.array_equal(
+                self._words.astype(self._native) >> self.stored, other._words.astype(other._native) >> other.stored
+            )
         )
 
     @property
-    def _mask(self) -> np.generic:
-        return self._native.type(2**self.stored - 1)
+    def _mask(self) -> np.ndarray:
+        return np.array(2**self.stored - 1, self._native)
 
     @property
     def _native(self) -> np.dtype:

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unseg.storage.files import open_for_reading
-from unseg.storage.image_limits import IMAGE_SUFFIXES, ImageError
+from unseg.storage.files import open_for_reading, sha256_of
+from unseg.storage.image_limits import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
+from unseg.storage.label_decoding import Label, open_label
 from unseg.storage.picture_kinds import START, kind_of
 from unseg.storage.stacks.stack import Labels, Proof, Stack
 
@@ -53,12 +54,7 @@ class StackKind:
         return import_module(self.module)
 
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        StackKind("DICOM", "pydicom", "unseg.storage.stacks.dicom_stack"),
-    )
-}
+KINDS = {kind.name: kind for kind in (StackKind("DICOM", "pydicom", "unseg.storage.stacks.dicom_stack"),)}
 
 
 def stack_kind_of(path: Path) -> StackKind | None:
@@ -79,3 +75,11 @@ def open_labels(path: Path, max_pixels: int, stack: Stack | None = None) -> Labe
     """Returns a mask of planes, which fits `stack` where that is given; None where the file is an ordinary mask."""
     kind = stack_kind_of(path)
     return None if kind is None else kind.labels(path, max_pixels, stack)
+
+
+def any_label(path: Path, max_pixels: int = MAX_PIXELS) -> Label:
+    """Returns a mask of any format by itself; of one of planes, as `Labels.tall` has it."""
+    labels = open_labels(path, max_pixels)
+    if labels is None:
+        return open_label(path, max_pixels)
+    return Label(labels.tall(), None, False, sha256_of(path) or "")
