@@ -112,7 +112,7 @@ def test_what_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
         "liver_1frame.dcm": "is a DICOM segmentation",
         "test-SR.dcm": "holds no picture",
         "ExplVR_BigEnd.dcm": "big-endian",
-        "SC_rgb_jpeg.dcm": "name no value representation",
+        "SC_rgb_jpeg.dcm": "broken image: element",
     }
     for name in reasons:
         size = pydicom.dcmread(shipped(name, tmp_path / "in" / name), stop_before_pixels=True)

@@ -1,4 +1,4 @@
-"""Noise of codes for values of any type: integers of any width, and floats, of which a range says what is a grey level."""
+"""Noise of codes for values of any type: integers of any width, and floats, whose range says what a grey level is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The elements of a DICOM file, read byte by byte (PS3.5, 7; PS3.10, 7): what pydicom wrote is not checked with pydicom."""
+"""The elements of a DICOM file, byte by byte (PS3.5, 7; PS3.10, 7): what pydicom wrote is not checked with pydicom."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 def read_data_set(path: Path, max_pixels: int) -> Dataset:
-    """Returns the elements of a file whose size is bounded; ImageError where it is none, cut short, or packed as a whole."""
+    """Returns the elements of a file; ImageError where it is too large, cut short, packed as a whole, or no DICOM."""
     data = bounded_bytes(path, max_pixels)
     with dicom_errors(path):
         if transfer_syntax(data) == DeflatedExplicitVRLittleEndian:

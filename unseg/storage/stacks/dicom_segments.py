@@ -1,4 +1,4 @@
-"""DICOM segmentations (PS3.3, A.51) as masks: of each frame of an instance, the number of the segment at every pixel."""
+"""DICOM segmentations (PS3.3, A.51) as masks: the number of the segment at every pixel of an instance's frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unseg.storage.stacks.stack import Labels, Layout, Part, check_pixels
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a frame of a segmentation shows. segment: its number. sources: instance → frames of it, from 0; None: all."""
+    """What a frame of a segmentation shows. segment: its number. sources: instance → its frames, from 0; None: all."""
 
     segment: int
     sources: Mapping[str, tuple[int, ...] | None]

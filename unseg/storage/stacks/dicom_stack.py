@@ -17,7 +17,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian
 
 from unseg.storage.image_limits import ImageError
 from unseg.storage.stacks.dicom_elements import transfer_syntax
@@ -98,6 +98,9 @@ class DicomStack(Stack):
             data_set.save_as(buffer, enforce_file_format=False)
         path.write_bytes(buffer.getbuffer())  # here, an error is the disk's and not the file's
 
+    def close(self) -> None:
+        pass  # all of it was read
+
 
 # --- what may be read ------------------------------------------------------------------------------------------------
 
@@ -113,9 +116,6 @@ def _decoded(path: Path, data_set: Dataset, max_pixels: int) -> tuple[str, ...]:
     frames, height, width = frames_of(path, data_set), int(data_set.get("Rows", 0)), int(data_set.get("Columns", 0))
     check_pixels(path, frames, height, width, max_pixels)
     _check_colours(path, data_set)
-    explicit = data_set.file_meta.TransferSyntaxUID != ImplicitVRLittleEndian
-    if explicit and any(not data_set.get_item(tag).VR for tag in data_set.keys()):
-        raise ImageError(path, "its elements name no value representation, which its transfer syntax promises")
     if not data_set.file_meta.TransferSyntaxUID.is_encapsulated:
         return ()
     syntax = UID(data_set.file_meta.TransferSyntaxUID)

@@ -1,4 +1,4 @@
-"""The words of DICOM's pixel data: values in their lower bits, and in the bits above whatever else lies there (PS3.5, 8.1)."""
+"""The words of DICOM's pixel data: values in their lower bits, and whatever else lies above them (PS3.5, 8.1)."""
 
 from __future__ import annotations
 

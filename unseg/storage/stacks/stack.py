@@ -1,4 +1,4 @@
-"""What every format of planes answers: its values, which of them may change, what a grey level is, and how it is kept."""
+"""What every format of planes answers: its values, which may change, what a grey level is, and how all else is kept."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Part:
 class Layout:
     """What a file's header says, checked.
 
-    planes: frames or slices. channels: values a pixel, that are changed together. ranges: one for each channel. range_of:
-    where they come from ("window", "stored bits", "type", "percentiles"). lowest, highest: the values that may be
-    written; None where the type says it. notes: what the protected file will lack or have changed. bands: numbers of
-    the channels in the file, from 1, where it has bands.
+    planes: frames or slices. channels: values a pixel, that are changed together. ranges: one for each channel.
+    range_of: where they come from ("window", "stored bits", "type", "percentiles"). lowest, highest: the values that
+    may be written; None where the type says it. notes: what the protected file will lack or have changed. bands:
+    numbers of the channels in the file, from 1, where it has bands.
     """
 
     planes: int
@@ -95,6 +95,7 @@ class Stack(ABC):
         changed: every part, in the order of `parts`, H×W×C each. key: makes new identities, where the format has them.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Lets go of the file."""
 
@@ -140,6 +141,7 @@ class Proof(ABC):
     def differences(self) -> Iterator[str]:
         """Yields what is not as it should be beside the values that may change, in words."""
 
+    @abstractmethod
     def close(self) -> None:
         """Lets go of the files."""
 

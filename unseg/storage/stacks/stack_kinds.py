@@ -1,4 +1,4 @@
-"""The formats of owners' files, one row each: how they are told, what they need, and which modules read and prove them."""
+"""The formats of owners' files, one row each: what they need, and which modules read, write and prove them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PICTURES = frozenset(IMAGE_SUFFIXES) - {".tif", ".tiff"}
 class StackKind:
     """A format of planes.
 
-    name: as messages and manifests say it. package: the library that it needs. module: its `open_stack(path, max_pixels,
-    bands)`, `open_proof(original, output, max_pixels, bands)` and `open_labels(path, max_pixels, stack)`, see
-    `unseg.storage.stacks.stack`.
+    name: as messages and manifests say it. package: the library that it needs. module: its `open_stack(path,
+    max_pixels, bands)`, `open_proof(original, output, max_pixels, bands)` and `open_labels(path, max_pixels, stack)`,
+    see `unseg.storage.stacks.stack`.
     """
 
     name: str
