@@ -13,6 +13,7 @@ from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, quiet_decoders, to_go_on_later
 from unseg.commands.option_groups import grouped
 from unseg.commands.protect_summary import as_dict, print_summary
+from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.storage.image_limits import MAX_PIXELS
 
@@ -27,6 +28,9 @@ class ImageOptions:
     PANEL: ClassVar[str] = "What is protected"
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")]
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6
+    bands: Annotated[
+        str | None, typer.Option(help="Bands of GeoTIFF that get noise, such as 1,2,3. Default: all but transparency.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -312,7 +316,18 @@ def _settings(
         batch_size=speed.batch_size,
         workers=speed.workers,
         max_megapixels=images.max_megapixels,
+        bands=_bands(images.bands),
     )
+
+
+def _bands(text: str | None) -> tuple[int, ...] | None:
+    """Returns the numbers in --bands; UserError where it holds others."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 5 for part in parts):
+        raise UserError(f"--bands {text}: give numbers of bands from 1, such as 1,2,3")
+    return tuple(map(int, parts))
 
 
 def _label(value: int) -> int | None:

@@ -49,7 +49,8 @@ class ProtectSettings:
     keep_frame: pixels stay as they are stored, with EXIF's orientation beside them; else they are turned upright.
     names: whether a file of another format gets that format's suffix ("suffix"), or every output exactly its input's
     name ("keep"): a.jpg then holds a PNG, which readers that go by content read. precision: of networks derived from
-    SAM, see `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
+    SAM, see `unseg.protecting.network_protector`. max_megapixels: larger images are refused. bands: of GeoTIFF, those
+    that get noise, from 1; None: all but transparency.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -75,6 +76,7 @@ class ProtectSettings:
     batch_size: int | None = None
     workers: int | None = None
     max_megapixels: float = image_limits.MAX_PIXELS / 1e6
+    bands: tuple[int, ...] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -143,6 +145,8 @@ class ProtectSettings:
         for option, value in (("--batch-size", self.batch_size), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise UserError(f"{option} {value}: give 1 or more")
+        if self.bands is not None and (not self.bands or min(self.bands) < 1 or len(set(self.bands)) < len(self.bands)):
+            raise UserError(f"--bands {','.join(map(str, self.bands))}: give numbers of bands from 1, each once")
         if not 0 < self.max_megapixels < math.inf:
             raise UserError(f"--max-megapixels {self.max_megapixels}: give a number over 0")
 

@@ -56,7 +56,7 @@ class StackMaker:
 
     def _open(self, job: Job) -> Stack:
         assert job.kind is not None, "a picture is made elsewhere"
-        return KINDS[job.kind].open(job.sample.image, self.settings.max_pixels)
+        return KINDS[job.kind].open(job.sample.image, self.settings.max_pixels, self.settings.bands)
 
     def _source(self, stack: Stack) -> CodedSource:
         if not isinstance(self.source, CodedSource):

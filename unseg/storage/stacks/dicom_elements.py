@@ -114,7 +114,7 @@ class _Reader:
             return Element(tag, kind, b"", items), end
         end = place + length
         if end > len(self._data):
-            raise ElementsError(f"element {tag:08x} is cut short")
+            raise ElementsError(f"element ({tag >> 16:04x},{tag & 0xFFFF:04x}) is cut short")
         value = self._data[place:end]
         is_sequence = kind == b"SQ" or (not kind and value.startswith(ITEM_MARKS[self._order]))
         if is_sequence and value:

@@ -11,8 +11,9 @@ from typing import Any
 from unseg.storage.files import open_for_reading, sha256_of
 from unseg.storage.image_limits import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
 from unseg.storage.label_decoding import Label, open_label
-from unseg.storage.picture_kinds import START, kind_of
+from unseg.storage.picture_kinds import START, VECTOR_SUFFIXES, kind_of
 from unseg.storage.stacks.stack import Labels, Proof, Stack
+from unseg.storage.tiff_structure import raster_in
 
 EXTRA = "pip install 'unseg[formats]'"
 PICTURES = frozenset(IMAGE_SUFFIXES) - {".tif", ".tiff"}
@@ -48,13 +49,25 @@ class StackKind:
         """Returns whether the library is installed."""
         return find_spec(self.package) is not None
 
+    def is_picture(self, path: Path) -> bool:
+        """Returns whether a file of the format can be read as a picture, too, if without its place on earth."""
+        try:
+            with open_for_reading(path) as file:
+                return kind_of(file.read(START)) == "TIFF" and raster_in(file) == "picture"
+        except OSError:
+            return False
+
     def _module(self, path: Path) -> Any:
         if not self.is_there:
             raise ImageError(path, f"{self.name} needs another package: run {EXTRA}")
         return import_module(self.module)
 
 
-KINDS = {kind.name: kind for kind in (StackKind("DICOM", "pydicom", "unseg.storage.stacks.dicom_stack"),)}
+_ALL = (
+    StackKind("DICOM", "pydicom", "unseg.storage.stacks.dicom_stack"),
+    StackKind("GeoTIFF", "rasterio", "unseg.storage.stacks.geotiff_stack"),
+)
+KINDS = {kind.name: kind for kind in _ALL}
 
 
 def stack_kind_of(path: Path) -> StackKind | None:
@@ -66,14 +79,24 @@ def stack_kind_of(path: Path) -> StackKind | None:
         return None
     try:
         with open_for_reading(path) as file:
-            return KINDS.get(kind_of(file.read(START)) or "")
+            kind = kind_of(file.read(START))
+            if kind == "TIFF":
+                raster = raster_in(file)
+                is_one = raster is not None and (KINDS["GeoTIFF"].is_there or raster == "raster")
+                return KINDS["GeoTIFF"] if is_one else None
+            return KINDS.get(kind or "")
     except OSError:
         return None
 
 
+def is_vector_name(path: Path) -> bool:
+    """Returns whether a file is called as outlines in the coordinates of a map are."""
+    return path.suffix.lower() in VECTOR_SUFFIXES
+
+
 def open_labels(path: Path, max_pixels: int, stack: Stack | None = None) -> Labels | None:
     """Returns a mask of planes, which fits `stack` where that is given; None where the file is an ordinary mask."""
-    kind = stack_kind_of(path)
+    kind = KINDS["GeoTIFF"] if is_vector_name(path) else stack_kind_of(path)
     return None if kind is None else kind.labels(path, max_pixels, stack)
 
 
