@@ -1,4 +1,4 @@
-"""GeoTIFF protected and verified: bands, places, values that stand for none, overviews, rasters and outlines as masks."""
+"""GeoTIFF protected and verified: bands, places, values that stand for none, overviews, and masks of two kinds."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import zlib
 from pathlib import Path, PurePath, PurePosixPath
 
 from unseg.storage.files import open_for_reading
@@ -22,6 +23,11 @@ PACKED_SUFFIX = ".nii.gz"
 START = 352  # bytes that tell a kind: as many as NIfTI needs
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
+# NIfTI-1 and 2, in either byte order: the header's size, and a mark (nifti1.h, nifti2.h).
+NIFTI = re.compile(
+    rb"(\x5c\x01\0\0|\0\0\x01\x5c).{340}n[+i]1\0|(\x1c\x02\0\0|\0\0\x02\x1c)n[+i]2\0\r\n\x1a\n", re.DOTALL
+)
+NIFTI_SIZES = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 # The first bytes of each kind, in the words of Pillow for those that are read.
 SIGNATURES = (
     ("JPEG", re.compile(rb"\xff\xd8\xff")),
@@ -35,6 +41,7 @@ SIGNATURES = (
     ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n")),
     ("Photoshop", re.compile(rb"8BPS\0[\1\2]")),
     ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
+    ("NIfTI", NIFTI),
     ("Netpbm", re.compile(rb"P[1-6]\s[\s\d]|P7\nWIDTH")),
 )
 
@@ -47,7 +54,16 @@ def kind_of(start: bytes) -> str | None:
         if any(brand in AVIF_BRANDS for brand in brands):
             return "AVIF"
         return "HEIF" if any(brand in HEIF_BRANDS for brand in brands) else None
+    if start[:3] == b"\x1f\x8b\x08":  # packed: the first bytes that unpack from so few may be fewer than a header
+        return "NIfTI" if _unpacked(start)[:4] in NIFTI_SIZES else None
     return next((kind for kind, signature in SIGNATURES if signature.match(start)), None)
+
+
+def _unpacked(start: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(start, START)
+    except zlib.error:
+        return b""
 
 
 def is_picture_name(name: str | PurePath) -> bool:

@@ -66,6 +66,7 @@ class StackKind:
 _ALL = (
     StackKind("DICOM", "pydicom", "unseg.storage.stacks.dicom_stack"),
     StackKind("GeoTIFF", "rasterio", "unseg.storage.stacks.geotiff_stack"),
+    StackKind("NIfTI", "nibabel", "unseg.storage.stacks.nifti_stack"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
 
