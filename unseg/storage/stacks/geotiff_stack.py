@@ -264,7 +264,7 @@ def _finish(source: Any, work: Path, path: Path) -> None:
     options, levels = _creation(source), source.overviews(1)
     method = _resampling(source) if levels else Resampling.nearest
     if source.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG":
-        kept = {name: options[name] for name in ("compress", "bigtiff", "nbits") if name in options}
+        kept: dict[str, Any] = {name: options[name] for name in ("compress", "bigtiff", "nbits") if name in options}
         if options.get("predictor", 1) != 1:
             kept["predictor"] = "YES"
         kept |= {"blocksize": options.get("blockxsize", 512), "overview_resampling": method.name.upper()}
