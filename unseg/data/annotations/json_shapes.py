@@ -65,9 +65,10 @@ def read_json(path: Path) -> Any:
 def shape_format(values: Any) -> str | None:
     """Returns the format of a JSON file's content; None where it is none of these."""
     if isinstance(values, list):
-        first = values[0] if values else None
-        known = isinstance(first, dict) and isinstance(first.get("data"), dict)
-        return "label-studio" if known and ("annotations" in first or "completions" in first) else None
+        task = values[0] if values else None
+        if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+            return None
+        return "label-studio" if "annotations" in task or "completions" in task else None
     if not isinstance(values, dict):
         return None
     if isinstance(values.get("objects"), list) and isinstance(values.get("size"), dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +185,7 @@ def decimal_in(value: object, where: str) -> float:
 
 def corners_in(points: object, where: str) -> np.ndarray:
     """Returns corners, N×2 float64, of a list of pairs of numbers."""
-    pairs = points if isinstance(points, list) else [None]
+    pairs: list[Any] = points if isinstance(points, list) else [None]
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
         raise UserError(f"{where}: expected points as [[x, y], …]")
     return np.array([[decimal_in(value, where) for value in pair] for pair in pairs], np.float64).reshape(-1, 2)

@@ -32,17 +32,20 @@ PADDING = {0xFFFCFFFC}  # fills a file up (PS3.10, 7.2)
 
 
 class DicomProof(Proof):
-    """Reads both files. before, after: their bytes. unpacked: the original's words, where those are packed."""
+    """Compares both files. unpacked: the original's words, where those are packed."""
 
-    def __init__(self, path: Path, before: bytes, after: bytes, unpacked: Words | None) -> None:
-        self._path = path
+    def __init__(self, path: Path, before: DicomElements, after: DicomElements, unpacked: Words | None) -> None:
+        self._path, self._before, self._after, self._packed = path, before, after, unpacked is not None
+        self._old = words_of(before) if unpacked is None else unpacked
+        self._new = words_of(after)
+
+    @classmethod
+    def of(cls, path: Path, before: bytes, after: bytes, unpacked: Words | None) -> DicomProof:
+        """Reads the bytes of both files; ImageError where they are no DICOM."""
         try:
-            self._before, self._after = read_elements(before), read_elements(after)
-            self._new = words_of(self._after)
-            self._old = words_of(self._before) if unpacked is None else unpacked
+            return cls(path, read_elements(before), read_elements(after), unpacked)
         except ElementsError as error:
             raise ImageError(path, f"a second reader cannot read it: {error}") from error
-        self._packed = unpacked is not None
 
     def pair(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
         if self._new.shape != self._old.shape:

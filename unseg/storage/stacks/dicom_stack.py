@@ -51,7 +51,7 @@ def open_proof(original: Path, output: Path, max_pixels: int, bands: tuple[int, 
     with dicom_errors(original):
         if UID(transfer_syntax(before)).is_encapsulated:
             unpacked = open_stack(original, max_pixels, bands).words
-    return DicomProof(output, before, bounded_bytes(output, max_pixels), unpacked)
+    return DicomProof.of(output, before, bounded_bytes(output, max_pixels), unpacked)
 
 
 def open_labels(path: Path, max_pixels: int, stack: Stack | None) -> DicomSegments:

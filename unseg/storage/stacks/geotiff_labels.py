@@ -18,7 +18,7 @@ from rasterio.warp import transform_geom
 from rasterio.windows import transform as window_transform
 
 from unseg.storage.image_limits import ImageError
-from unseg.storage.stacks.geotiff_stack import open_raster, raster_errors, sampled, window_of
+from unseg.storage.stacks.geotiff_reading import open_raster, raster_errors, sampled, window_of
 from unseg.storage.stacks.stack import Labels, Part
 
 OBJECT = 255
@@ -39,21 +39,23 @@ def raster_labels(path: Path, max_pixels: int, image: Any) -> RasterLabels:
         if both and not (data_set.crs == image.crs and data_set.transform.almost_equals(image.transform, 1e-6)):
             raise ImageError(path, "lies on another place of the earth than its image")
         with raster_errors(path):
-            return RasterLabels(path, data_set)
+            return RasterLabels(path, data_set, _highest(data_set))
     except ImageError:
         data_set.close()
         raise
 
 
-class RasterLabels(Labels):
-    """The values of a raster, read window by window."""
+def _highest(data_set: Any) -> int:
+    height, width = data_set.height, data_set.width
+    bands = (((top, min(top + BLOCK_ROWS, height)), (0, width)) for top in range(0, height, BLOCK_ROWS))
+    return max(int(data_set.read(1, window=window).max()) for window in bands)
 
-    def __init__(self, path: Path, data_set: Any) -> None:
-        self._path, self._data_set = path, data_set
-        self.highest = max(
-            int(data_set.read(1, window=((top, min(top + BLOCK_ROWS, data_set.height)), (0, data_set.width))).max())
-            for top in range(0, data_set.height, BLOCK_ROWS)
-        )
+
+class RasterLabels(Labels):
+    """The values of a raster, read window by window. highest: of them all."""
+
+    def __init__(self, path: Path, data_set: Any, highest: int) -> None:
+        self._path, self._data_set, self.highest = path, data_set, highest
 
     def values(self, part: Part) -> np.ndarray:
         with raster_errors(self._path):
