@@ -13,7 +13,7 @@ from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 # Names of pictures that are not read: such a file is listed, so that nobody believes it protected.
 UNREAD_SUFFIXES = (
-    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".pcx", ".ico", ".psd", ".psb", ".exr"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxr", ".tga", ".pcx", ".ico", ".psd", ".psb", ".exr"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
     *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits"),
 )
@@ -38,7 +38,7 @@ SIGNATURES = (
     ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
     ("GIF", re.compile(rb"GIF8[79]a")),
     ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51")),
-    ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n")),
+    ("JXL", re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a")),
     ("Photoshop", re.compile(rb"8BPS\0[\1\2]")),
     ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
     ("NIfTI", NIFTI),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from unseg.storage.image_limits import ImageError, image_errors
@@ -35,8 +34,7 @@ def raster_errors(path: Path) -> Iterator[None]:
         "GDAL_CACHEMAX": 128,
         "GDAL_NUM_THREADS": "1",
     }
-    with warnings.catch_warnings(), image_errors(path), rasterio.Env(**options):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with image_errors(path), rasterio.Env(**options):
         try:
             yield
         except RasterioError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from unseg.storage.stacks.stack import (
     range_of_values,
 )
 
+FULL = 2**20  # bytes of room, below which a disk takes nothing more
 BLOCK = 1024  # pixels: side of the windows, each with noise of its own, as networks are trained on parts of this size
 BLOCK_BYTES = 2**27  # of a window in all its bands; more bands have smaller windows
 LOSSLESS = {"deflate", "lzw", "zstd", "packbits", "lzma"}
@@ -99,6 +102,14 @@ class GeoTiffStack(Stack):
         return Samples(np.ascontiguousarray(values), fixed, forbidden)
 
     def write(self, path: Path, changed: Iterable[tuple[Part, np.ndarray]], key: bytes) -> None:
+        try:
+            self._write(path, changed)
+        except ImageError as error:  # GDAL does not say that a disk is full
+            if shutil.disk_usage(path.parent).free < FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
+
+    def _write(self, path: Path, changed: Iterable[tuple[Part, np.ndarray]]) -> None:
         source = self.data_set
         with temporary_in(path.parent) as work, raster_errors(self.path):
             # Unpacked first: parts of a packed file that are written anew would leave the old ones in it.
