@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from unseg.storage.image_limits import ImageError, image_errors
@@ -36,7 +36,7 @@ def dicom_errors(path: Path) -> Iterator[None]:
     with image_errors(path):
         try:
             yield
-        except (InvalidDicomError, NotImplementedError, RecursionError) as error:
+        except (BytesLengthException, InvalidDicomError, NotImplementedError, RecursionError) as error:
             said = " ".join(str(error).split())[:200]
             raise ImageError(path, f"broken DICOM file: {said}") from error
 

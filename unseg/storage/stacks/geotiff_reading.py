@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -37,7 +38,7 @@ def raster_errors(path: Path) -> Iterator[None]:
     with image_errors(path), rasterio.Env(**options):
         try:
             yield
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise ImageError(path, f"broken image: {' '.join(str(error).split())[:200]}") from error
 
 
