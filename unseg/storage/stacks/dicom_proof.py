@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,9 @@ class DicomProof(Proof):
     """Compares both files. unpacked: the original's words, where those are packed."""
 
     def __init__(self, path: Path, before: DicomElements, after: DicomElements, unpacked: Words | None) -> None:
-        self._path, self._before, self._after, self._packed = path, before, after, unpacked is not None
-        self._old = words_of(before) if unpacked is None else unpacked
-        self._new = words_of(after)
+        self._path, self._before, self._after, self._unpacked = path, before, after, unpacked
+        self._old = None if unpacked is not None else RawPixels.of(before)
+        self._new = RawPixels.of(after)
 
     @classmethod
     def of(cls, path: Path, before: bytes, after: bytes, unpacked: Words | None) -> DicomProof:
@@ -48,19 +49,25 @@ class DicomProof(Proof):
             raise ImageError(path, f"a second reader cannot read it: {error}") from error
 
     def pair(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        if self._new.shape != self._old.shape:
-            raise ImageError(self._path, f"its frames are {self._new.shape}, its original's {self._old.shape}")
-        both = (words.values(part.plane)[part.rows, part.columns] for words in (self._old, self._new))
-        old, new = both
-        return old, new
+        shape = self._new.shape if self._unpacked is None else self._unpacked.shape
+        if self._new.shape != shape or (self._old is not None and self._old.shape != shape):
+            raise ImageError(self._path, "its frames are not of its original's size")
+        new = self._new.values(part.plane)[part.rows, part.columns]
+        old = self._old.values(part.plane) if self._old is not None else self._decoded(part.plane)
+        return old[part.rows, part.columns], new
+
+    def _decoded(self, frame: int) -> np.ndarray:
+        assert self._unpacked is not None, "pixels that are not packed are read here"
+        return self._unpacked.values(frame).astype(np.int64)
 
     def differences(self) -> Iterator[str]:
         before, after = self._before, self._after
-        left_out = TOLD | (OF_PACKING if self._packed else set()) | PADDING
+        left_out = TOLD | (OF_PACKING if self._unpacked is not None else set()) | PADDING
         for tag in sorted((before.elements.keys() | after.elements.keys()) - left_out):
             if not _is_length(tag) and not _same(before.elements.get(tag), after.elements.get(tag)):
                 yield f"its element ({tag >> 16:04x},{tag & 0xFFFF:04x}) is not the original's"
-        if not self._new.same_above(self._old):
+        old = self._unpacked or words_of(before)
+        if not words_of(after).same_above(old):
             yield "the bits above its values are not the original's"
         yield from self._marks()
 
@@ -86,24 +93,69 @@ class DicomProof(Proof):
             yield "it carries an icon, a small picture without noise"
 
 
-def words_of(file: DicomElements) -> Words:
-    """Returns the words of a file whose pixel data are not packed; ElementsError where they are not there whole."""
-    pixels = file.elements.get(PIXELS)
+@dataclass(frozen=True)
+class RawPixels:
+    """Pixel data that are not packed, counted out word by word, in another way than they were written.
+
+    shape: frames, height, width, channels. words: one number each, in the file's order.
+    """
+
+    shape: tuple[int, int, int, int]
+    words_N: np.ndarray
+    stored: int
+    signed: bool
+    planar: bool
+
+    @classmethod
+    def of(cls, file: DicomElements) -> RawPixels:
+        """Returns a file's pixel data; ElementsError where they are packed, or not there whole."""
+        data, shape = _pixel_data(file)
+        bytes_a_word = file.number(ALLOCATED) // 8
+        count = shape[0] * shape[1] * shape[2] * shape[3]
+        if bytes_a_word not in (1, 2) or len(data) < count * bytes_a_word:
+            raise ElementsError("its pixel data are not there whole")
+        columns_NB = np.frombuffer(data, np.uint8, count * bytes_a_word).reshape(count, bytes_a_word).astype(np.int64)
+        if file.order == ">":
+            columns_NB = columns_NB[:, ::-1]
+        words_N = sum(columns_NB[:, place] * 256**place for place in range(bytes_a_word))
+        planar = shape[3] > 1 and bool(file.number(PLANAR, 0))
+        return cls(shape, np.asarray(words_N), file.number(STORED), bool(file.number(SIGNED, 0)), planar)
+
+    def values(self, frame: int) -> np.ndarray:
+        """Returns a frame's values, H×W×C int64."""
+        frames, height, width, channels = self.shape
+        words = self.words_N.reshape(frames, -1)[frame] % 2**self.stored
+        if self.signed:
+            words = words - (words >= 2 ** (self.stored - 1)) * 2**self.stored
+        if self.planar:
+            return words.reshape(channels, height, width).transpose(1, 2, 0)
+        return words.reshape(height, width, channels)
+
+
+def _pixel_data(file: DicomElements) -> tuple[bytes, tuple[int, int, int, int]]:
+    pixels, frames = file.elements.get(PIXELS), file.text(FRAMES)
     if pixels is None or pixels.items:
         raise ElementsError("no pixel data that are not packed")
-    frames = file.text(FRAMES)
-    words = Words(
-        pixels.value,
-        (int(frames) if frames else 1, file.number(ROWS), file.number(COLUMNS), file.number(CHANNELS, 1)),
+    return pixels.value, (
+        int(frames) if frames else 1,
+        file.number(ROWS),
+        file.number(COLUMNS),
+        file.number(CHANNELS, 1),
+    )
+
+
+def words_of(file: DicomElements) -> Words:
+    """Returns the words of a file whose pixel data are not packed: what lies above their values, and behind them."""
+    data, shape = _pixel_data(file)
+    return Words(
+        data,
+        shape,
         allocated=file.number(ALLOCATED),
         stored=file.number(STORED),
         signed=bool(file.number(SIGNED, 0)),
-        planar=file.number(CHANNELS, 1) > 1 and bool(file.number(PLANAR, 0)),
+        planar=shape[3] > 1 and bool(file.number(PLANAR, 0)),
         order=file.order,
     )
-    if words.missing:
-        raise ElementsError(f"{words.missing:,} bytes of its pixel data are missing")
-    return words
 
 
 def _same(first: Element | None, second: Element | None) -> bool:
