@@ -10,6 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image as Pillow
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from tests.support.dicom_files import SHIPPED, made, segmentation, shipped
 from unseg.protecting.manifest import Entry, read_manifest
@@ -188,6 +190,50 @@ def test_frames_follow_a_segmentation_of_a_whole_series(tmp_path: Path) -> None:
     assert not change[0].any() and ((change[1] != 0) == masks[0]).all() and ((change[2] != 0) == masks[1]).all()
     assert ((pydicom.dcmread(tmp_path / "out" / "IM2").pixel_array != words[0]) == masks[2]).all()
     assert not [finding for finding in verify(tmp_path / "out").findings if finding.problem]
+
+
+def _group(**sequences: Dataset) -> Dataset:
+    group = Dataset()
+    for name, item in sequences.items():
+        setattr(group, name, Sequence([item]))
+    return group
+
+
+def _item(**elements: object) -> Dataset:
+    item = Dataset()
+    for name, value in elements.items():
+        setattr(item, name, value)
+    return item
+
+
+def test_enhanced_frames_have_their_window_and_type_in_functional_groups(tmp_path: Path) -> None:
+    words = (np.arange(2 * 9 * 13, dtype=np.uint16).reshape(2, 9, 13) * 31) % 3000 + 200
+    shared = _group(
+        PixelValueTransformationSequence=_item(RescaleSlope="2", RescaleIntercept="-100", RescaleType="US"),
+        MRImageFrameTypeSequence=_item(FrameType=["ORIGINAL", "PRIMARY", "M", "NONE"]),
+    )
+    frames = [
+        _group(FrameVOILUTSequence=_item(WindowCenter="900", WindowWidth=width)) for width in ("2040", "1020")
+    ]  # of which the narrower counts: 1020 after rescaling are 510 stored values
+    made(
+        tmp_path / "in" / "a.dcm",
+        words,
+        ImageType=["ORIGINAL", "PRIMARY", "M", "NONE"],
+        SharedFunctionalGroupsSequence=Sequence([shared]),
+        PerFrameFunctionalGroupsSequence=Sequence(frames),
+    )
+    (entry,) = protect(tmp_path / "in", tmp_path / "out", SETTINGS, whole_image=True, key=KEY).entries
+    assert entry.value_ranges == ((245.0, 755.0),) and entry.range_of == "window", entry
+    after = pydicom.dcmread(tmp_path / "out" / "a.dcm")
+    assert np.abs(after.pixel_array.astype(int) - words).max() == 16  # 8 · 510 / 255
+    group = after.SharedFunctionalGroupsSequence[0]
+    assert list(group.MRImageFrameTypeSequence[0].FrameType) == ["DERIVED", "PRIMARY", "M", "NONE"]
+    assert group.PixelValueTransformationSequence[0].RescaleSlope == 2
+    result = verify(tmp_path / "out")
+    assert not result.findings[0].problem, result
+    group.PixelValueTransformationSequence[0].RescaleSlope = "3"
+    after.save_as(tmp_path / "out" / "a.dcm")
+    assert "(5200,9229) is not the original's" in str(verify(tmp_path / "out").findings[0].problem)
 
 
 @pytest.mark.parametrize(
