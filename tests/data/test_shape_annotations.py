@@ -219,6 +219,23 @@ def test_a_bitmap_that_unfolds_is_refused(tmp_path: Path) -> None:
         annotations.read("a.jpg", HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"annotations": 1.5}, "annotations: expected a list"),
+        ({"annotations": [{"result": 3}]}, "result: expected a list"),
+        ({"data": {"image": "https://host/"}}, "names no image"),
+        ({"data": {"image": 7}}, "names no image"),
+    ],
+)
+def test_a_broken_task_is_one_line(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
+    path, _ = _studio(tmp_path)
+    tasks = json.loads(path.read_text())
+    path.write_text(json.dumps([tasks[0], {**tasks[1], **changed}]))
+    with pytest.raises(UserError, match=reason):
+        open_annotations(path, _image(tmp_path))
+
+
 def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
     text = '<annotations><image id="0" name="../../a.jpg" width="1" height="1"/></annotations>'
     (tmp_path / "a.xml").write_text(text)

@@ -107,7 +107,7 @@ def _tasks(values: list[Any], path: Path) -> Iterator[Item]:
         texts = [value for value in (data.get("image"), data.get("img"), *data.values()) if isinstance(value, str)]
         if not texts:
             raise UserError(f"{where}: names no image")
-        made = task.get("annotations", task.get("completions")) or []
+        made = _member(task, "annotations" if "annotations" in task else "completions", list, where)
         kept = [item for item in made if isinstance(item, dict) and not item.get("was_cancelled")]
         results = [_member(item, "result", list, where) for item in kept[:1]]  # the first answer of several people
         described = _task(where, _names_of(texts[0]), results[0] if results else [])
@@ -224,7 +224,7 @@ def _supervised_shape(item: Any, kind: str, what: str) -> Shape:
         return Shape(what, label, rectangle(left, top, right, bottom))
     if kind != "polygon":
         raise UserError(f"{what}: {shown(kind)} is not read; polygon, rectangle and bitmap are")
-    holes = points.get("interior") or []
+    holes = _member(points, "interior", list, what) if points.get("interior") else []
     return Shape(what, label, outer, tuple(corners_in(hole, what) for hole in holes))
 
 

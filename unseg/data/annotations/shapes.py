@@ -151,6 +151,8 @@ class ShapeAnnotations(Annotations):
 
 
 def _image_of(described: Described, folder: ImagesFolder) -> str | None:
+    if not described.names:
+        raise UserError(f"{described.where}: names no image")
     for name in described.names:
         found = folder.find(safe_name(name, described.where), described.where)
         if found is not None:
