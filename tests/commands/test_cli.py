@@ -95,7 +95,7 @@ def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
             "input": "c.png",
             "input_root": "../photos",
             "status": "failed",
-            "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF)",
+            "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF, JXL)",
         }
     ]
     assert 30 < result["psnr"]["lowest"] <= result["psnr"]["mean"] < 50

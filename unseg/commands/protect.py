@@ -40,6 +40,9 @@ class ImageOptions:
         bool, typer.Option("--watch", help="Go on with images as they come into the folders, until Ctrl-C.")
     ] = False
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6
+    bands: Annotated[
+        str | None, typer.Option(help="Bands of GeoTIFF that get noise, such as 1,2,3. Default: all but transparency.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -328,7 +331,17 @@ def _settings(
         if (name := NAMES.get(field.name, field.name)) in NamedOptions.__annotations__
         if (value := getattr(group, field.name)) is not None
     }
+    if options.get("bands") is not None:
+        options["bands"] = _bands(options["bands"])
     return named_settings(**options)
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    """Returns the numbers in --bands; UserError where it holds others."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 5 for part in parts):
+        raise UserError(f"--bands {text}: give numbers of bands from 1, such as 1,2,3")
+    return tuple(map(int, parts))
 
 
 def _run(

@@ -6,13 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from unseg.data.name_matching import paired_names
 from unseg.errors import UserError
 from unseg.storage.files import is_link, walk_folders
 from unseg.storage.image_limits import IMAGE_SUFFIXES
-from unseg.storage.picture_kinds import is_picture, is_picture_name
+from unseg.storage.picture_kinds import is_mask_name, is_picture, is_picture_name, without_suffix
 
 MOST_LINKS = 100  # times that one folder is read because links lead to it
 
@@ -97,7 +97,7 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, 
 
 def stem_of(name: str) -> str:
     """Returns a relative name without its last suffix, by which images and masks are paired."""
-    return str(PurePosixPath(name).with_suffix(""))
+    return without_suffix(name)
 
 
 def stem_of_image(name: str) -> str:
@@ -208,7 +208,7 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
     mask_problems: list[Problem] = []
     images = {os.path.realpath(sample.image) for sample in samples}
     for path in walk(masks, mask_problems):
-        if path.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(path) not in images:
+        if is_mask_name(path) and os.path.realpath(path) not in images:
             by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
     closed = next((problem for problem in mask_problems if problem.name == "."), None)
     if closed is not None:

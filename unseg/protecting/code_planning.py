@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unseg.compute.progress import Progress, track
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
@@ -22,9 +24,12 @@ from unseg.protecting.inputs import Inputs
 from unseg.protecting.manifest import MANIFEST, Manifest
 from unseg.protecting.objects import ClassedObjects, Objects, Refused
 from unseg.protecting.request import Request
+from unseg.protecting.settings import ProtectSettings
+from unseg.protecting.stack_looks import stack_look
 from unseg.storage import image_decoding
 from unseg.storage.image_limits import ImageError
 from unseg.storage.key_file import KEY_BYTES, key_beside, key_hash, new_key, read_key
+from unseg.storage.stacks.stack_kinds import stack_kind_of
 
 LOOKS_PIXELS = 2**18  # of an image, about, that say how varied its classes look
 
@@ -152,7 +157,7 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
         return one_object("the masks hold one class")
     if background in areas:
         return coding_of(areas, background, f"class {background} is the background")
-    looks = _looks(classed, inputs.found.samples, pool, progress)
+    looks = _looks(classed, inputs.found.samples, request.settings, pool, progress=progress)
     absent = absent_class(areas, looks.variances())
     return coding_of(areas, absent, f"classes cover the images, and class {absent} is large and looks most varied")
 
@@ -165,13 +170,18 @@ def _by_class(request: Request, objects: Objects) -> ClassedObjects:
     return objects.ruled(rule)
 
 
-def _looks(objects: ClassedObjects, samples: list[SampleFile], pool: Executor, progress: Progress) -> Looks:
+def _looks(
+    objects: ClassedObjects, samples: list[SampleFile], settings: ProtectSettings, pool: Executor, *, progress: Progress
+) -> Looks:
     """Returns how varied the classes look, over a fixed choice of the images: those whose names hash lowest."""
     chosen = sorted(samples, key=lambda sample: (_hash_of(sample.name), sample))[:LOOKS_IMAGES]
     looks = Looks()
 
     def read(sample: SampleFile) -> tuple[Any, Any, int | None] | None:
         try:
+            kind = None if settings.keep_frame else stack_kind_of(sample.image)
+            if kind is not None:
+                return _sampled(*stack_look(kind, sample, objects, settings))
             data = objects.image_bytes(sample)
             if data is None:
                 image = image_decoding.read_image(sample.image, objects.max_pixels)
@@ -181,15 +191,22 @@ def _looks(objects: ClassedObjects, samples: list[SampleFile], pool: Executor, p
             found = objects.find(sample, image_decoding.Frame(height, width, image.orientation))
         except (ImageError, Refused):
             return None  # its own line tells
-        assert found.classes_HW is not None, "a rule by class finds classes"
-        step = math.isqrt(max(1, found.classes_HW.size // LOOKS_PIXELS))
-        sampled = (slice(None, None, step), slice(None, None, step))
-        return image_decoding.eight_bit_rgb(image.samples[sampled]), found.classes_HW[sampled], found.no_class
+        samples_HWC, classes_HW, no_class = _sampled(image.samples, found.classes_HW, found.no_class)
+        return image_decoding.eight_bit_rgb(samples_HWC), classes_HW, no_class
 
     for seen in track(progress, pool.map(read, chosen), len(chosen), "looks"):
         if seen is not None:
             looks.add(*seen)
     return looks
+
+
+def _sampled(
+    samples_HWC: np.ndarray, classes_HW: np.ndarray | None, no_class: int | None
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Returns a regular choice of an image's pixels, with their classes."""
+    assert classes_HW is not None, "a rule by class finds classes"
+    step = max(1, math.isqrt(max(1, classes_HW.size // LOOKS_PIXELS)))
+    return samples_HWC[::step, ::step], classes_HW[::step, ::step], no_class
 
 
 def _hash_of(name: str) -> str:

@@ -76,7 +76,14 @@ def effect(
 
     budget: of the object, grey levels.
     """
-    change = mean_change(original_HWC, changed_HWC, region_HW)
+    return status_of(mean_change(original_HWC, changed_HWC, region_HW), budget)
+
+
+def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
+    """Returns what an object is called whose values changed by so much on average, and why if not "protected".
+
+    change, budget: in grey levels. change: None where the object has no pixel.
+    """
     if change is None:
         return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
     if change >= WEAK_SHARE * budget and change > 0:

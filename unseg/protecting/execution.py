@@ -96,6 +96,8 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
     if job.earlier is not None and not job.is_new:
         return job.earlier
     try:
+        if job.kind is not None:
+            return pipeline.stacks.foreseen(job)
         data = pipeline.objects.image_bytes(job.sample)
         upright = not pipeline.settings.keep_frame
         frame = image_decoding.frame_of(job.sample.image, pipeline.settings.max_pixels, data, upright=upright)

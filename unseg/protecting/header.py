@@ -31,6 +31,7 @@ WRITTEN_IF_OTHER = {
     "compile": False,
     "png_level": 1,
     "refined": False,
+    "bands": None,
 }
 CODES = "codes"  # what settings call noise of patterns
 LONGEST_LABEL = 11  # characters of a class id of 32 bits
@@ -71,6 +72,7 @@ def _of_later_versions(pipeline: Pipeline) -> dict[str, Any]:
     given = {
         "names": settings.names,
         "precision": settings.precision,
+        "bands": None if settings.bands is None else list(settings.bands),
         "png_level": settings.png_level if compresses else WRITTEN_IF_OTHER["png_level"],
     }
     return {name: value for name, value in given.items() if value != WRITTEN_IF_OTHER[name]}

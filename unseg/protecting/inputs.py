@@ -20,6 +20,7 @@ from unseg.protecting.outputs import check_folders
 from unseg.protecting.points import Points
 from unseg.protecting.prompt_files import name_alone, of_images, read_boxes, read_points
 from unseg.protecting.request import AUTO, Request
+from unseg.protecting.segment_pairing import paired_by_reference
 from unseg.storage.files import stays_inside
 
 if TYPE_CHECKING:  # noise of codes needs no network, and so no torch
@@ -139,7 +140,9 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
     if opened is None and request.mask is not None:
         return _with_mask(find_samples(request.inputs, None, request.out), request.mask)
     if opened is None:
-        return find_samples(request.inputs, request.mask_folder, request.out)
+        masks = request.mask_folder
+        found = find_samples(request.inputs, masks, request.out)
+        return found if masks is None else paired_by_reference(found, masks, request.settings.max_pixels)
     if opened.images_root is None:
         held = opened.samples()
         if not held.samples and not opened.reader.missing:

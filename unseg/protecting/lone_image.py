@@ -55,7 +55,10 @@ def protect_alone(request: Request, progress: Progress, data: bytes | None = Non
         plan = plan_run(request, read_inputs(request, pool, progress), pool, progress)
         if len(plan.jobs) != 1:
             raise UserError(f"{', '.join(map(str, request.inputs))}: give one image")
-        return _made(plan.jobs[0], plan.pipeline)
+        job = plan.jobs[0]
+        if job.kind is not None:
+            raise UserError(f"{job.sample.image}: {job.kind} is written part by part; name a folder with --out")
+        return _made(job, plan.pipeline)
 
 
 def _made(job: Job, pipeline: Pipeline) -> LoneImage:

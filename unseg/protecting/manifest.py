@@ -46,6 +46,8 @@ class Entry:
     object: "whole image" where nothing said where it is. mask_placed: "stored", "scaled" or both, where the mask does
     not lie on the image as it is. boxes: XYXY. points: of the object and beside it. outline: the object that GrabCut
     found from boxes or points, as COCO's compressed run lengths. orientation: EXIF's, where pixels were kept as stored.
+    kind: of a file of planes, its format; planes: how many; bands: which of its bands are meant; value_ranges: what is
+    shown from black to white, one for each, so that a grey level is a 255th of it; range_of: where they come from.
     object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. delta_e, s_cielab, ssim: with --quality,
     see `unseg.method.visibility`. over_budget and max_over (lossy formats
     only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started input
@@ -70,6 +72,11 @@ class Entry:
     mask_placed: str | None = None
     boxes: tuple[tuple[float, ...], ...] | None = None
     orientation: int | None = None
+    kind: str | None = None
+    planes: int | None = None
+    bands: tuple[int, ...] | None = None
+    range_of: str | None = None
+    value_ranges: tuple[tuple[float, ...], ...] | None = None
     points: Points | None = None
     outline: str | None = None
     object_budget: float | None = None
@@ -267,6 +274,7 @@ _NAMES = ("input", "mask")
 _NUMBERS = {
     "width": int,
     "height": int,
+    "planes": int,
     "orientation": int,
     "max_over": int,
     "object_budget": float,
@@ -296,6 +304,12 @@ def _checked(name: str, value: Any) -> Any:
     if name == "boxes":
         value = tuple(tuple(map(_number, box)) for box in value)
         good = all(len(box) == 4 for box in value)
+    elif name == "value_ranges":
+        value = tuple(tuple(map(_number, ends)) for ends in value)
+        good = bool(value) and all(len(ends) == 2 and ends[0] < ends[1] for ends in value)
+    elif name == "bands":
+        value = tuple(map(_number, value))
+        good = all(isinstance(band, int) and band > 0 for band in value)
     elif name == "points":
         value, good = points_of(value), True
     elif name == "claims":

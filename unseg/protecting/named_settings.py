@@ -50,6 +50,7 @@ class RunOptions(ImageOptions, total=False):
     """The same for many images."""
 
     region: str
+    bands: tuple[int, ...] | None
     auto_model: str | None
 
 

@@ -31,6 +31,7 @@ from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import Frame
 from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
+from unseg.storage.stacks.stack_kinds import any_label
 
 T = TypeVar("T")
 LOOKED_AT = 32  # masks that are looked at together
@@ -236,7 +237,7 @@ class MaskFiles(ClassedObjects):
     def _areas_of(self, path: Path) -> Mapping[int, int]:
         try:
             with PIXELS.room_for(pixel_count(path)):
-                label = label_decoding.open_label(path, self.max_pixels)
+                label = any_label(path, self.max_pixels)
                 return class_areas([values_of(label, self.folder.kind, path)], self.rule.ignore_label)
         except ImageError:
             return {}

@@ -21,12 +21,17 @@ from unseg.storage.image_metadata import oriented
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the names that are planned for it. earlier: its line of an earlier run."""
+    """One input and the names that are planned for it.
+
+    earlier: its line of an earlier run. kind: its format where it is a file of planes, which stays of that format, see
+    `unseg.storage.stacks`; None of pictures.
+    """
 
     sample: SampleFile
     planned: Planned
     key: Key
     earlier: Entry | None
+    kind: str | None = None
 
     @property
     def is_new(self) -> bool:

@@ -90,9 +90,26 @@ class Originals:
             if data is None:
                 raise Broken(f"its original is not in {opened.path}")
             return data
+        return bytes_of_image(self.original_path(entry), self.max_pixels)
+
+    def original_path(self, entry: Entry) -> Path:
+        """Returns where the original of a line lies; raises Broken where it is not there."""
+        path = self._path_of(entry)
         if is_missing(path):
             raise Broken(f"its original {path} is not there: give --originals")
-        return bytes_of_image(path, self.max_pixels)
+        return path
+
+    def mask_path(self, entry: Entry) -> Path:
+        """Returns where the mask file of a line lies; raises Broken where it is not there."""
+        folder = self.masks
+        if folder is None and entry.mask_root is not None:
+            folder = self.folder / entry.mask_root
+        if entry.mask is None or folder is None:
+            raise Broken("its line in the manifest names no mask")
+        path = folder / entry.mask
+        if is_missing(path):
+            raise Broken(f"its mask {path} is not there: give --masks")
+        return path
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
@@ -139,14 +156,7 @@ class Originals:
     def _masked(
         self, entry: Entry, rule: ObjectRule, frame: image_decoding.Frame
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        folder = self.masks
-        if folder is None and entry.mask_root is not None:
-            folder = self.folder / entry.mask_root
-        if entry.mask is None or folder is None:
-            raise Broken("its line in the manifest names no mask")
-        path = folder / entry.mask
-        if is_missing(path):
-            raise Broken(f"its mask {path} is not there: give --masks")
+        path = self.mask_path(entry)
         placing = Placing.recorded(entry.mask_placed)
         try:
             label = label_decoding.open_label(path, self.max_pixels, placing.expected(frame))

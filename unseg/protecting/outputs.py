@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -55,22 +55,33 @@ def _real(path: Path) -> Path:
 
 
 def plan_outputs(
-    samples: Mapping[Key, SampleFile], out: Path, form: str, earlier: Mapping[Key, Entry], names: str = "suffix"
+    samples: Mapping[Key, SampleFile],
+    out: Path,
+    form: str,
+    earlier: Mapping[Key, Entry],
+    names: str = "suffix",
+    own_format: Collection[Key] = (),
 ) -> dict[Key, Planned]:
     """Returns names for every input, unique even where upper and lower case, or two forms of a letter, are the same.
 
     They do not depend on the order of the inputs. Names of earlier runs stay. Then inputs that need no new suffix are
     served, then the others in sorted order: of a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Where
-    `names` is "keep", no input needs a new suffix. form: a key of `SUFFIXES`. Raises UserError where a name leads out
+    `names` is "keep", no input needs a new suffix, nor does one of `own_format`, which stays what it is. form: a key of
+    `SUFFIXES`. Raises UserError where a name leads out
     of the output, and where a file that no manifest line owns or a linked folder is in the way.
     """
     _check_names(samples, out)
-    suffixes = SUFFIXES[form] if names == "suffix" else None
+
+    def suffixes_of(key: Key) -> Sequence[str] | None:
+        if key in own_format:
+            return (PurePosixPath(key[0]).suffix.lower(),)
+        return SUFFIXES[form] if names == "suffix" else None
+
     taken = {_folded(name): key for key, entry in earlier.items() for name in entry.owned}
     taken.update(dict.fromkeys(OWN_NAMES, ("", "")))
     planned: dict[Key, Planned] = {}
-    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
-        before = earlier.get(key)
+    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes_of(key)), key)):
+        before, suffixes = earlier.get(key), suffixes_of(key)
         kept = before.output if before and before.status != "copied" else None
         if kept and not _keeps_suffix(kept, suffixes):
             kept = None

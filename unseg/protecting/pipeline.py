@@ -26,8 +26,9 @@ from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
 from unseg.protecting.settings import ProtectSettings
+from unseg.protecting.stack_maker import StackMaker
 from unseg.storage import image_headers, image_limits
-from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
+from unseg.storage.files import blocks_of, link_on_the_way, open_for_reading, sha256_of, temporary_in, write_blocks
 from unseg.storage.image_limits import ImageError
 from unseg.storage.locks import Held, writing_into
 
@@ -62,7 +63,7 @@ class Pipeline:
     ) -> None:
         self.settings, self.source, self.out, self.objects = settings, source, out, objects
         self.workers, self.held = workers, held
-        self.maker = ImageMaker(settings, source, objects)
+        self.maker, self.stacks = ImageMaker(settings, source, objects), StackMaker(settings, source, objects)
         self.generators = workers if source.side_by_side else 1
         self.torch_threads = 1 if source.side_by_side or source.device_type != "cpu" else workers
 
@@ -126,8 +127,10 @@ class Pipeline:
 
     def _pixels_of(self, job: Job) -> int:
         try:
+            if job.kind is not None:
+                return min(os.stat(job.sample.image).st_size, PIXELS_IN_FLIGHT)
             data = self.objects.image_bytes(job.sample)
-        except ImageError:
+        except (ImageError, OSError):
             return 0
         return image_headers.pixel_count(job.sample.image if data is None else io.BytesIO(data))
 
@@ -144,7 +147,7 @@ class Pipeline:
                 if self.settings.keep_times:
                     self._set_times(job, job.planned.output)
                 return Result(replace(job.earlier, claims=None), kept=True)
-            return self.maker.decode(job, self.may_be_whole(job))
+            return self._stacked(job) if job.kind is not None else self.maker.decode(job, self.may_be_whole(job))
         except Refused as refused:
             return self._unprotected(job, refused)
         except ImageError as error:
@@ -161,6 +164,21 @@ class Pipeline:
         if earlier is None or earlier.output is None or earlier.status == "copied":
             return True
         return earlier.object is not None or not os.path.lexists(self.out / earlier.output)
+
+    def _stacked(self, job: Job) -> Result:
+        """Protects a file of planes, which is read and written part by part, and returns what became of it."""
+        with temporary_in(self.out) as whole:
+            try:
+                facts = self.stacks.make(job, whole)
+            except OSError as error:
+                if error.errno in STOPS_THE_RUN:
+                    raise cannot_go_on(self.out, error) from error
+                raise Refused("failed", f"cannot be written: {error.strerror or error}") from error
+            with open_for_reading(whole) as file:
+                sha256 = self._write(job.planned.output, blocks_of(file), job)
+        entry = replace(facts, output_sha256=sha256)
+        self._remove_replaced(job, entry)
+        return Result(entry)
 
     def _is_done(self, job: Job, earlier: Entry) -> bool:
         """Returns whether an earlier run finished this very input, and its output is still what was written."""

@@ -19,6 +19,7 @@ from unseg.data.samples import OF_MASKS, SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.method.codes import class_codes
 from unseg.protecting.code_planning import RunKey, plan_codes
+from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.header import check_same_settings, header_of
 from unseg.protecting.inputs import Inputs
 from unseg.protecting.kept_masks import AutoMasks
@@ -40,6 +41,7 @@ from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
 from unseg.storage.locks import Held
+from unseg.storage.stacks.stack_kinds import StackKind, any_label, stack_kind_of
 
 if TYPE_CHECKING:
     from unseg.storage.weights import LoadedGenerator
@@ -128,8 +130,20 @@ def _jobs(
 ) -> tuple[Job, ...]:
     """Returns the chosen jobs; names are planned for all samples, so that they do not depend on the choice."""
     settings = pipeline.settings
-    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names)
-    return tuple(Job(samples[key], planned[key], key, before.get(key)) for key in chosen)
+    kinds = {key: kind.name for key, sample in samples.items() if (kind := _kind_of(sample, pipeline)) is not None}
+    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names, own_format=kinds)
+    return tuple(Job(samples[key], planned[key], key, before.get(key), kinds.get(key)) for key in chosen)
+
+
+def _kind_of(sample: SampleFile, pipeline: Pipeline) -> StackKind | None:
+    """Returns the format of planes that an image stays in; None where it becomes a picture.
+
+    A picture with a place on earth becomes one where its pixels are turned to be kept with others as they lie, and
+    where a network, which sees pictures alone, makes the noise.
+    """
+    kind = stack_kind_of(sample.image)
+    as_picture = pipeline.settings.keep_frame or not isinstance(pipeline.source, CodedSource)
+    return None if as_picture and kind is not None and kind.is_picture(sample.image) else kind
 
 
 # --- what the object is
@@ -183,7 +197,7 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
 
 def _detected(masks: Path, paths: list[Path], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
     """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
-    detected = detect_kind(paths, pool, progress)
+    detected = detect_kind(paths, pool, progress, any_label)
     if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
         progress.say("masks: class ids, as --objects says")
         return "index"

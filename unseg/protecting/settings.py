@@ -51,7 +51,8 @@ class ProtectSettings:
     turned upright. names: whether a file of another format gets that format's suffix ("suffix"), or every output
     exactly its input's name ("keep"): a.jpg then holds a PNG, which readers that go by content read. quality: measure
     colour differences and SSIM, see `unseg.method.visibility`. precision: of networks derived from SAM, see
-    `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
+    `unseg.protecting.network_protector`. max_megapixels: larger images are refused. bands: of GeoTIFF, those that get
+    noise, from 1; None: all but transparency.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -79,6 +80,7 @@ class ProtectSettings:
     batch_size: int | None = None
     workers: int | None = None
     max_megapixels: float = image_limits.MAX_PIXELS / 1e6
+    bands: tuple[int, ...] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -147,6 +149,8 @@ class ProtectSettings:
         for option, value in (("--batch-size", self.batch_size), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise UserError(f"{option} {value}: give 1 or more")
+        if self.bands is not None and (not self.bands or min(self.bands) < 1 or len(set(self.bands)) < len(self.bands)):
+            raise UserError(f"--bands {','.join(map(str, self.bands))}: give numbers of bands from 1, each once")
         if not 0 < self.max_megapixels < math.inf:
             raise UserError(f"--max-megapixels {self.max_megapixels}: give a number over 0")
 

@@ -19,6 +19,7 @@ from unseg.protecting.header import age_of_noise, recorded
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
+from unseg.protecting.stack_comparison import compare_stacks
 from unseg.storage import image_limits
 from unseg.storage.files import files_under
 from unseg.storage.image_headers import pixel_count
@@ -198,7 +199,7 @@ def _findings(entries: list[Entry], kept: Originals, pool: Executor, progress: P
         name = entry.output or entry.input
         try:
             with PIXELS.room_for(pixel_count(kept.folder / name)):
-                compared = compare(entry, opened)
+                compared = compare(entry, opened) if entry.kind is None else compare_stacks(entry, opened)
         except (Broken, ImageError) as error:
             return Finding(name, str(error))
         except MemoryError:

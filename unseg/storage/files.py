@@ -159,6 +159,17 @@ def _replace(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
+@contextmanager
+def temporary_in(folder: Path) -> Iterator[Path]:
+    """Yields the path of a file in `folder` that nobody has, for libraries that write files themselves; it is removed
+    at the end, and by `remove_temporaries` where a run is killed."""
+    temporary = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def make_folders(folder: Path, within: Path | None = None) -> list[Path]:
     """Makes a folder and those that lead to it; returns those that were made, the lowest first.
 

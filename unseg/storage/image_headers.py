@@ -18,6 +18,7 @@ from unseg.storage.bmp_structure import bmp_size
 from unseg.storage.gif_structure import gif_size
 from unseg.storage.image_limits import ImageError, check_size, open_regular
 from unseg.storage.jpeg_structure import jpeg_size
+from unseg.storage.jxl_structure import jxl_header
 from unseg.storage.picture_kinds import START, kind_of
 from unseg.storage.png_structure import png_size
 from unseg.storage.tiff_structure import tiff_size
@@ -104,6 +105,10 @@ def promised_size(file: BinaryIO) -> tuple[int, int]:
         if kind in ("AVIF", "HEIF"):
             file.seek(0)
             return _largest_extent(file.read(BOXES))
+        if kind == "JXL":
+            file.seek(0)
+            header = jxl_header(file.read(BOXES))
+            return (0, 0) if header is None else (header.width, header.height)
         of_start = {"PNG": png_size, "WEBP": webp_size, "BMP": bmp_size, "GIF": gif_size}.get(kind or "")
         return (0, 0) if of_start is None else of_start(start.ljust(START, b"\0"))
     except OSError:

@@ -22,12 +22,12 @@ from PIL import Image as Pillow
 from unseg.errors import UserError
 from unseg.storage.files import open_for_reading, open_within
 
-# Names of pictures that are read, and their formats in Pillow's words; `pillow-heif` reads HEIF where it is installed.
+# Names of pictures that are read, and their formats in Pillow's words; HEIF and JPEG XL need plugins of Pillow.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
-    *(".avif", ".heic", ".heif", ".hif"),
+    *(".avif", ".heic", ".heif", ".hif", ".jxl"),
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JXL")
 MAX_PIXELS = 200_000_000
 SEVERAL_FRAMES = "several frames or pages: only still images can be protected"
 # What Pillow and OpenCV raise on broken files of the formats above; anything else is a bug and must be seen.
@@ -48,6 +48,7 @@ DECODE_ERRORS = (
     cv2.error,
     Pillow.DecompressionBombError,
 )
+LOGGERS = ("PIL", "tifffile", "pydicom", "nibabel", "nibabel.global", "rasterio")
 LONGEST_REASON = 200  # characters that a decoder may say
 
 
@@ -107,14 +108,14 @@ def own_size_limit() -> Iterator[None]:
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
     """Keeps decoders from printing what they think of odd files: what matters is in the ledger, by the file's name."""
-    log, others = cv2.utils.logging, [logging.getLogger(name) for name in ("PIL", "tifffile")]
+    log, others = cv2.utils.logging, [logging.getLogger(name) for name in LOGGERS]
     levels = log.getLogLevel(), [other.level for other in others]
     log.setLogLevel(log.LOG_LEVEL_SILENT)
     for other in others:
         other.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.filterwarnings("ignore", module=r"(PIL|pydicom|nibabel|rasterio)\b")
             yield
     finally:
         log.setLogLevel(levels[0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
 from unseg.storage.image_limits import SEVERAL_FRAMES, ImageError
@@ -15,6 +15,7 @@ from unseg.storage.image_metadata import Georeference
 from unseg.storage.tiff_classic import HEADER, as_classic
 from unseg.storage.tiff_tags import SUB_DIRECTORIES, BadTiff, Directory, has_sound_exif, read_directory, without_exif
 
+SAMPLE_FORMAT = 339
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 254, 256, 257, 258, 262, 277, 338
 STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = 273, 322, 323, 324
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 50844)  # GeoTIFF, GDAL, coefficients (RPC)
@@ -32,6 +33,27 @@ def tiff_size(file: BinaryIO) -> tuple[int, int]:
         return directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
     except BadTiff:
         return 0, 0
+
+
+def raster_in(file: BinaryIO) -> Literal["picture", "raster"] | None:
+    """Returns what a file is that says its place on earth, or which value stands for none; None for all others.
+
+    "picture": its values are those of pictures; "raster": it has other bands, or values of other types.
+    """
+    try:
+        directory = read_directory(file)
+        bands, extra = directory.number(SAMPLES, 1), directory.numbers(EXTRA_SAMPLES)
+        photometric = directory.number(PHOTOMETRIC, 1)
+        bits, forms = set(directory.numbers(BITS, (1,))), set(directory.numbers(SAMPLE_FORMAT, (1,)))
+        has_place = any(tag in directory.fields for tag in GEOREFERENCE)
+    except BadTiff:
+        return None
+    colours = COLOURS.get(photometric, 1)
+    is_deep = not bits <= {1, 2, 4, 8, 16} or forms != {1}
+    has_more = bands > colours + 1 or (bands == colours + 1 and (not extra or UNSPECIFIED in extra))
+    if not has_place:
+        return None
+    return "raster" if (is_deep or has_more) and photometric in (0, 1, 2) else "picture"
 
 
 def check_tiff(path: Path, data: bytes) -> CleanedFile:
