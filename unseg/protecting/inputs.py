@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from unseg.compute.device import device_name
 from unseg.compute.progress import Progress
 from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.samples import OF_MASKS, SampleFile, SampleList, find_samples
 from unseg.errors import UserError
+from unseg.protecting.generators import fastest_generator
 from unseg.protecting.given_images import Boxes
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import check_folders
@@ -20,11 +21,7 @@ from unseg.protecting.points import Points
 from unseg.protecting.prompt_files import of_images, read_boxes, read_points
 from unseg.protecting.request import Request
 from unseg.storage.files import stays_inside
-
-if TYPE_CHECKING:  # noise of codes needs no network, and so no torch
-    import torch
-
-    from unseg.storage.weights import LoadedGenerator
+from unseg.storage.loaded_generator import LoadedGenerator
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Inputs:
     boxes: Mapping[str, Boxes] | None
     points: Mapping[str, Points] | None
     loaded: LoadedGenerator | None = None
-    device: torch.device | None = None
+    device: str | None = None
 
 
 def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
@@ -60,12 +57,9 @@ def read_inputs(request: Request, pool: Executor, progress: Progress) -> Inputs:
     return Inputs(found, opened, boxes, points, loaded, device)
 
 
-def _network(request: Request) -> tuple[LoadedGenerator, torch.device]:
-    from unseg.compute.device import choose_device
-    from unseg.protecting.generators import load_generator
-
-    device = choose_device(request.settings.device)
-    loaded = load_generator(request.settings.network if request.generator is None else request.generator, device)
+def _network(request: Request) -> tuple[LoadedGenerator, str]:
+    device = device_name(request.settings.device)
+    loaded = fastest_generator(request.network, device)
     if request.kind == "sam" and not _is_sam_derived(loaded):
         raise UserError(
             f"--noise sam: {loaded.source} is a {loaded.name} generator; name one that is derived from SAM (vit_b,"
@@ -75,7 +69,7 @@ def _network(request: Request) -> tuple[LoadedGenerator, torch.device]:
 
 
 def _is_sam_derived(loaded: LoadedGenerator) -> bool:
-    from segment_anything_training.build import is_sam_derived
+    from segment_anything_training.build import is_sam_derived  # of torch, as these networks are
 
     return is_sam_derived(loaded.network)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unseg.compute.progress import Progress
 from unseg.compute.threads import cores
@@ -23,6 +23,7 @@ from unseg.protecting.header import check_same_settings, header_of
 from unseg.protecting.inputs import Inputs
 from unseg.protecting.manifest import Entry, Key, read_manifest, relative
 from unseg.protecting.mask_placing import Placing
+from unseg.protecting.network_source import NetworkSource
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
     AnnotationObjects,
@@ -38,10 +39,8 @@ from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
+from unseg.storage.loaded_generator import LoadedGenerator
 from unseg.storage.locks import Held
-
-if TYPE_CHECKING:
-    from unseg.storage.weights import LoadedGenerator
 
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
@@ -87,8 +86,6 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         coded = plan_codes(request, inputs, objects, earlier, pool, progress)
         objects, source, key = coded.objects, coded.source, coded.key
     else:
-        from unseg.protecting.network_source import NetworkSource  # which needs torch
-
         tints = _tints(request, objects, inputs.loaded, pool, progress)
         source = NetworkSource(settings, inputs.loaded, inputs.device, tints, own=request.generator is not None)
     pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)

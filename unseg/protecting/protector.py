@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
@@ -15,14 +15,12 @@ from unseg.method.codes import code_map
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, BOOK
 from unseg.protecting.coding import OBJECT, coding_from, read_coding
+from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, read_given
 from unseg.protecting.given_objects import given_object
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.settings import Precision, Region
 from unseg.storage.key_file import KEY_BYTES, new_key, read_key
-
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
-    from unseg.protecting.generators import AnyGenerator
-    from unseg.protecting.network_protector import NetworkProtector
 
 Codes = Mapping[int, int]
 _BUDGET = Budget()  # the paper's: 8 grey levels on the object, 2 on the background
@@ -63,7 +61,7 @@ class Protector:
         if not isinstance(budget, Budget):
             raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
         self._options = {"survive_grey": survive_grey, "mask_by_contrast": mask_by_contrast}
-        self.budget, self._network = budget, cast("NetworkProtector | None", None)
+        self.budget, self._network = budget, cast(NetworkProtector | None, None)
         self.key: bytes | None = None
         self.codes: Codes | None = None
         if generator is None:
@@ -76,8 +74,6 @@ class Protector:
                 "key, codes, survive_grey and mask_by_contrast: are for noise of codes; leave them out, or leave the"
                 " generator out"
             )
-        from unseg.protecting.network_protector import NetworkProtector  # which needs torch
-
         self._network = NetworkProtector(
             generator, budget, region, device=device, batch_size=batch_size, precision=precision
         )

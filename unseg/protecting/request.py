@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
+from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
-
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
-    from unseg.protecting.generators import AnyGenerator
 
 CANNOT = "which cannot keep networks from learning the objects in it: noise that is alike everywhere marks none of them"
 
@@ -43,6 +40,11 @@ class Request:
     def kind(self) -> Kind:
         """Returns which noise is meant; a generator that was given as an object comes before the settings."""
         return self.settings.kind if self.generator is None else "own"
+
+    @property
+    def network(self) -> AnyGenerator:
+        """Returns the generator of a noise that needs one."""
+        return self.settings.network if self.generator is None else self.generator
 
     def check(self) -> None:
         """Raises UserError where options contradict each other or one is missing; reads nothing."""

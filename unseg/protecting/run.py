@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from unseg.compute.extras import naming_the_extra
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
+from unseg.protecting.generators import AnyGenerator, runs_on_onnx
 from unseg.protecting.inputs import read_inputs
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.planning import plan_run
@@ -19,9 +20,6 @@ from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock
-
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
-    from unseg.protecting.generators import AnyGenerator
 
 __all__ = ["ProtectSettings", "Summary", "protect"]
 
@@ -89,8 +87,9 @@ def protect(
 
 
 def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary:
-    if request.kind != "codes":
-        import_module("torch")  # before the threads that call it are made
+    if request.kind != "codes" and not runs_on_onnx(request.network, request.settings.device):
+        with naming_the_extra(f"--noise {request.kind}" if request.settings.noise else "--generator"):
+            import_module("torch")  # before the threads that call it are made
     workers = request.settings.workers or cores()
     with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
         found = read_inputs(request, pool, progress)

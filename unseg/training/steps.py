@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from segment_anything_training.prompt_batch import Prompts
 from unseg.data.views import ViewBatch
-from unseg.method import noise
 from unseg.method.config import TrainConfig
 from unseg.method.losses import loss_rule, mask_loss
+from unseg.method.noised_batches import add_noise
 from unseg.method.prompts import PromptRule, draw_prompts, draw_subset, prompt_rule, seeded
 from unseg.training.players import Player
 
@@ -105,7 +105,7 @@ def _draw_each(
 
 def noised(batch: StepBatch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
     """Returns what the surrogate sees, B×3×S×S. The region of the object is the small label, rounded."""
-    return noise.add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
+    return add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
 
 
 @contextlib.contextmanager

@@ -27,10 +27,10 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import single_threaded_pool
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_mask
-from unseg.method import noise
 from unseg.method.config import TrainConfig
 from unseg.method.losses import LossRule, mask_loss
 from unseg.method.metrics import boundary_iou, mask_iou
+from unseg.method.noised_batches import add_noise
 from unseg.method.prompts import draw_prompts, prompt_rule, seeded
 from unseg.training.players import ALONE, sides_of
 
@@ -294,7 +294,7 @@ def answer(
     prompts_V = draw_prompts(labels_V, _prompt_kind(config.generator_prompts), sides_of(generator)[1], draws, rule)
     prompts_S = draw_prompts(labels_S, _prompt_kind(config.surrogate_prompts), mask_side, draws, rule)
     noise_B3NN = generator(images_V, prompts_V)
-    noised_B3SS = noise.add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
+    noised_B3SS = add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
     # One after the other, since the compact surrogates take statistics of their batch.
     logits_noised, logits_clean = (surrogate(images, prompts_S) for images in (noised_B3SS, images_S))
     return Answers(
