@@ -34,7 +34,7 @@ def image_frame(image_HW3: np.ndarray, size: int, antialias: bool = False) -> np
 
     image: H×W×3 uint8. antialias: off as published; the compact generator, whose input is small, turns it on.
 
-    Equal, to 1e-6, to padding the image to a square and resizing that, without ever building the square: a 20,000×20
+    Equal, to 2e-6, to padding the image to a square and resizing that, without ever building the square: a 20,000×20
     image would need 4.8 GB.
     """
     frame_SS3 = shrunk(image_HW3, size, antialias)

@@ -81,8 +81,10 @@ def _add_to_part(part_HWC: np.ndarray, noise_HW3: np.ndarray, region_HW: np.ndar
     bound = _lookup(region, levels / np.float32(GREY_LEVELS) * np.float32(GREY_LEVELS * values), channels)
     most = _lookup(region, np.array([budget.background * values, budget.object * values]).astype(kind), channels)
     np.multiply(noise, bound, out=noise)
-    # cv2 adds in floats, rounds halves to even, and stops at the ends of the type, so that no limit wraps around.
-    result = cv2.add(noise, part, dtype=cv2.CV_8U if kind == np.uint8 else cv2.CV_16U).reshape(part.shape)
+    np.add(noise, part, out=noise)
+    np.rint(np.clip(noise, 0, GREY_LEVELS * values, out=noise), out=noise)  # halves to even
+    result = noise.astype(kind)
+    # cv2 stops at the ends of the type, so that neither limit wraps around.
     cv2.max(result, cv2.subtract(part, most).reshape(part.shape), dst=result)
     return cv2.min(result, cv2.add(part, most).reshape(part.shape), dst=result)
 
