@@ -23,7 +23,7 @@ EXTRA_OF = {
     "scipy": "evaluate",
     "skimage": "evaluate",
     "pillow_heif": "formats",
-    "pyarrow": "formats",
+    "pyarrow": "huggingface",
 }
 # Commands that need more than one package say so at once, not one package after another.
 EXTRA_OF_COMMAND = {"train": "train", "evaluate": "evaluate", "bench": "evaluate"}

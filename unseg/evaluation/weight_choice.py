@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unseg.compute.extras import command_for
 from unseg.errors import UserError
 from unseg.evaluation.practice import IMAGENET, NO_WEIGHTS
 from unseg.victims.imagenet import PACKAGES, encoder_name, imagenet_weights, packaged_weights
@@ -96,7 +97,7 @@ def _cached(path: Path) -> Path:
     except ImportError:
         raise UserError(
             f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
-            "installed; run: pip install 'unseg[evaluate]'"
+            f"installed; run: {command_for('evaluate')}"
         ) from None
     try:
         return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))

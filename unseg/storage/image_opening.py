@@ -12,6 +12,7 @@ from PIL import ExifTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
+from unseg.compute.extras import command_for
 from unseg.storage.bmp_structure import check_bmp
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
 from unseg.storage.gif_structure import clean_gif
@@ -90,7 +91,7 @@ def _known_kind(path: Path, data: bytes) -> str:
         try:
             from pillow_heif import register_heif_opener
         except ImportError as error:
-            raise ImageError(path, "HEIC needs another package: run pip install 'unseg[heic]'") from error
+            raise ImageError(path, f"HEIC needs another package: run {command_for('formats')}") from error
         register_heif_opener()
     return kind
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unseg.compute.extras import naming_the_extra
 from unseg.compute.plugins import is_spec
 from unseg.errors import UserError
 from unseg.evaluation.learner import MakeLearner
@@ -133,12 +134,8 @@ def find_maker(task: str, network: str) -> MakeLearner:
         if re.fullmatch(row.pattern, network, re.ASCII):
             if row.semantic:
                 check_network(network)
-            try:
+            with naming_the_extra(f"--networks {network}"):
                 return getattr(importlib.import_module(f"unseg.evaluation.tasks.{row.module}"), row.make)
-            except ImportError as error:
-                raise UserError(
-                    f"--networks {network}: package {error.name} is not installed; run: pip install 'unseg[evaluate]'"
-                ) from None
     own = "networks of your own are for the tasks semantic and medical; " if is_spec(network) else ""
     raise UserError(
         f"--networks: unknown network '{network}' of task {task}; {own}available: "
