@@ -70,9 +70,7 @@ def test_wheel_holds_every_module_and_nothing_but_the_two_packages(wheel: Path) 
 
 def test_wheel_holds_the_weights_the_photographs_and_the_masks(wheel: Path) -> None:
     for weights in WEIGHTS:
-        assert (ROOT / weights).is_file(), (
-            f"{weights} is not in the checkout"
-        )
+        assert (ROOT / weights).is_file(), f"{weights} is not in the checkout"
     shown = (path for path in (ROOT / "unseg/quickstart_data").rglob("*") if path.is_file())
     files = {path.relative_to(ROOT).as_posix() for path in shown}
     assert len(files) == 9  # four photographs, their masks, and what they are

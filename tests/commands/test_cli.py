@@ -172,7 +172,7 @@ def test_help_shows_what_is_written(
 ) -> None:
     """Every text of every option, brackets among them; spaces and line ends may lie elsewhere."""
     monkeypatch.setenv("COLUMNS", "200")
-    written = typer.main.get_command(application.app).commands[command]
+    written = typer.main.get_command(application.app_of(command)).commands[command]
     assert cli.main([command, "--help"]) == 0
     shown = "".join(capsys.readouterr().out.replace("│", "").split())
     for text in (written.help, *(parameter.help for parameter in written.params)):
