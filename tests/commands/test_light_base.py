@@ -104,24 +104,22 @@ def test_the_base_alone_protects_verifies_and_lists(photos: Path) -> None:
     ("line", "what", "package", "extra"),
     [
         ([*PROTECT, "out", "--noise", "compact"], "--noise compact", "onnxruntime", "compact"),
-        ([*PROTECT, "out", "--noise", "tint", "--mask-type", "index"], "--noise compact", "onnxruntime", "compact"),
+        ([*PROTECT, "out", "--noise", "tint", "--mask-type", "index"], "--noise tint", "onnxruntime", "compact"),
+        ([*PROTECT, "out", "--generator", "compact"], "--generator compact", "onnxruntime", "compact"),
         ([*PROTECT, "out", "--noise", "sam", "--generator", "w.pth"], "--noise sam", "torch", "sam"),
         ([*PROTECT, "out", "--generator", "w.safetensors"], "--generator w.safetensors", "torch", "sam"),
         ([*PROTECT, "out", "--device", "cuda", "--noise", "compact"], "--device cuda", "torch", "sam"),
-        (["train", "photos", "--masks", "masks", "--out", "run"], "unseg train", "torch", "train"),
-        (["evaluate", "--help"], None, None, None),
-        (["bench", "--out", "b", "--sets", "camvid=photos"], "unseg bench", "torch", "evaluate"),
+        (["train", "--data-root", ".", "--output", "run"], "unseg train", "torch", "train"),
+        (["evaluate", "--out", "run", "--clean", ".", "--test", "."], "unseg evaluate", "torch", "evaluate"),
+        (["bench", "--data-root", ".", "--out", "run", "--sets", "camvid-binary"], "unseg bench", "torch", "evaluate"),
         (["info", "--generator", "w.safetensors"], "--generator w.safetensors", "torch", "sam"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_missing_extra_is_one_line_with_its_command(
-    line: list[str], what: str | None, package: str | None, extra: str | None, photos: Path
+    line: list[str], what: str, package: str, extra: str, photos: Path
 ) -> None:
     told = python(photos, BLOCK.format(blocked=EXTRAS) + RUN + "sys.exit(code)", *line)
-    if what is None:
-        assert told.returncode == 0
-        return
     sentence = f"needs {package}, which is not installed; run: pip install 'unseg[{extra}]'"
     assert told.stderr.splitlines()[-1] == f"unseg: error: {what}: {sentence}", told.stderr
     assert told.returncode == 2 and not (photos / "out").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from unseg.compute.extras import is_there
+from unseg.compute.extras import is_there, naming_the_extra
 from unseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def choose_device(name: str) -> torch.device:
 
     A UserError says where the name is no device (auto, cpu, cuda, cuda:N), or torch sees no GPU.
     """
-    import torch
+    with naming_the_extra(f"--device {name}"):
+        import torch
 
     available = torch.cuda.is_available()
     if name == "auto":

@@ -6,6 +6,7 @@ Torch is loaded where a generator needs it; the shipped one does not where onnxr
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def load_generator(generator: AnyGenerator, device: str | torch.device = "cpu") 
     """
     if isinstance(generator, LoadedGenerator):
         return generator
-    with naming_the_extra(_option(generator)):
+    with naming_the_extra(option_of(generator)):
         import torch
 
         from unseg.protecting.own_generators import own_generator
@@ -41,14 +42,25 @@ def load_generator(generator: AnyGenerator, device: str | torch.device = "cpu") 
     return own_generator(generator, device)
 
 
-def _option(generator: AnyGenerator) -> str:
+def option_of(generator: AnyGenerator) -> str:
     """Returns what a user gave to ask for a generator."""
     return f"--generator {generator}" if isinstance(generator, (str, Path)) else "generator"
 
 
-def runs_on_onnx(generator: AnyGenerator, device: str) -> bool:
-    """Returns whether onnxruntime computes a generator's noise: the shipped one's on a processor, where it is there."""
-    return _is_shipped(generator) and device_name(device) == "cpu" and is_there("onnxruntime")
+def load_library(generator: AnyGenerator, device: str, what: str) -> None:
+    """Imports what computes a generator's noise; UserError, which begins with `what`, names the extra that is missing.
+
+    The shipped one asks for onnxruntime, which is small, where neither that nor torch is there.
+    """
+    with naming_the_extra(what):
+        import_module("onnxruntime" if _is_for_onnx(generator, device) else "torch")
+
+
+def _is_for_onnx(generator: AnyGenerator, device: str) -> bool:
+    """Returns whether onnxruntime computes a generator's noise: the shipped one's on a processor, unless torch must."""
+    if not _is_shipped(generator) or device_name(device) != "cpu":
+        return False
+    return is_there("onnxruntime") or not is_there("torch")
 
 
 def _is_shipped(generator: AnyGenerator) -> bool:
@@ -60,7 +72,7 @@ def fastest_generator(generator: AnyGenerator, device: str) -> LoadedGenerator:
 
     UserError names the extra to install where the shipped one finds neither onnxruntime nor torch.
     """
-    if runs_on_onnx(generator, device) or (_is_shipped(generator) and not is_there("torch")):
+    if _is_for_onnx(generator, device):
         from unseg.storage.onnx_generator import load_onnx
 
         return load_onnx()

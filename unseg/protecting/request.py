@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
-from unseg.protecting.generators import AnyGenerator
+from unseg.protecting.generators import AnyGenerator, option_of
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
 
@@ -45,6 +45,12 @@ class Request:
     def network(self) -> AnyGenerator:
         """Returns the generator of a noise that needs one."""
         return self.settings.network if self.generator is None else self.generator
+
+    @property
+    def option(self) -> str:
+        """Returns what a user gave to ask for a network."""
+        noise = self.settings.noise
+        return option_of(self.network) if noise is None or self.generator is not None else f"--noise {noise}"
 
     def check(self) -> None:
         """Raises UserError where options contradict each other or one is missing; reads nothing."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 
-from unseg.compute.extras import naming_the_extra
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
-from unseg.protecting.generators import AnyGenerator, runs_on_onnx
+from unseg.protecting.generators import AnyGenerator, load_library
 from unseg.protecting.inputs import read_inputs
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.planning import plan_run
@@ -87,9 +85,8 @@ def protect(
 
 
 def _carried_out(request: Request, dry_run: bool, progress: Progress) -> Summary:
-    if request.kind != "codes" and not runs_on_onnx(request.network, request.settings.device):
-        with naming_the_extra(f"--noise {request.kind}" if request.settings.noise else "--generator"):
-            import_module("torch")  # before the threads that call it are made
+    if request.kind != "codes":  # before the threads that call it are made
+        load_library(request.network, request.settings.device, request.option)
     workers = request.settings.workers or cores()
     with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
         found = read_inputs(request, pool, progress)
