@@ -13,7 +13,7 @@ import typer
 
 from tests.support.whole_app import app
 from unseg.commands.application import COMMANDS, command_of
-from unseg.compute.extras import EXTRA_OF, EXTRA_OF_COMMAND
+from unseg.errors import EXTRA_OF, EXTRA_OF_COMMAND
 from unseg.storage.image_encoding import write_png
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -158,7 +158,7 @@ def test_exporting_anew_gives_the_shipped_network(tmp_path: Path) -> None:
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
-    monkeypatch.setattr(onnx_generator.importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(onnx_generator.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match=r"compact\.onnx: is missing from this installation; install UnSeg again"):
         onnx_generator.load_onnx()
     (tmp_path / "weights" / ONNX.name).write_bytes(ONNX.read_bytes())

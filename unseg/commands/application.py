@@ -19,8 +19,7 @@ from unseg.commands.literal_help import LiteralHelp
 from unseg.commands.paths import checking_paths
 from unseg.commands.removed import removal
 from unseg.compute import interrupts
-from unseg.compute.extras import EXTRA_OF_COMMAND, naming_the_extra
-from unseg.errors import UserError
+from unseg.errors import EXTRA_OF_COMMAND, UserError, naming_the_extra
 
 # Seconds; the launcher ends the other processes as soon as the first has told a wrong option and left.
 FIRST_TELLS_WITHIN = 10.0

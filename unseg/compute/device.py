@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from unseg.compute.extras import is_there, naming_the_extra
-from unseg.errors import UserError
+from unseg.errors import UserError, is_there, naming_the_extra
 
 if TYPE_CHECKING:
     import torch
 
 # One of these is there wherever torch can see a GPU: drivers of NVIDIA (Linux, WSL, Windows) and AMD.
-DRIVERS = ("/dev/nvidiactl", "/dev/dxg", r"C:\Windows\System32\nvcuda.dll", "/dev/kfd")
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", f"{os.environ.get('SYSTEMROOT', '')}/System32/nvcuda.dll", "/dev/kfd")
 
 
 def device_name(name: str) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseg.compute.extras import command_for
-from unseg.errors import UserError
+from unseg.errors import UserError, command_for
 from unseg.evaluation.practice import IMAGENET, NO_WEIGHTS
 from unseg.victims.imagenet import PACKAGES, encoder_name, imagenet_weights, packaged_weights
 from unseg.victims.semantic_networks import build_network

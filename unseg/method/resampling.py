@@ -36,8 +36,9 @@ def taps(outputs: int, inputs: int, step: float) -> Taps:
 
 def resized_columns(image_HWC: np.ndarray, columns: Taps) -> np.ndarray:
     """Returns an image whose columns are resized: H×outputs×C float32."""
-    wide = image_HWC[:, columns.first].astype(np.float32)
-    change = image_HWC[:, columns.second].astype(np.float32)
+    wide, change = (
+        np.take(image_HWC, side, axis=1).astype(np.float32, copy=False) for side in (columns.first, columns.second)
+    )
     change -= wide
     change *= columns.share[:, None]
     wide += change

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unseg.compute.device import device_name
-from unseg.compute.extras import is_there, naming_the_extra
 from unseg.compute.plugins import is_spec
+from unseg.errors import is_there, naming_the_extra
 from unseg.protecting.settings import COMPACT
 from unseg.storage.loaded_generator import LoadedGenerator
 

@@ -10,8 +10,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from unseg.compute.device import device_name
-from unseg.compute.extras import naming_the_extra
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
 from unseg.method.letterbox import Framed

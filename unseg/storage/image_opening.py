@@ -12,7 +12,7 @@ from PIL import ExifTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
-from unseg.compute.extras import command_for
+from unseg.errors import command_for
 from unseg.storage.bmp_structure import check_bmp
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
 from unseg.storage.gif_structure import clean_gif

@@ -7,14 +7,13 @@ training, and the sha256 of the safetensors, so that manifests say the same what
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unseg.compute.extras import naming_the_extra
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.loaded_generator import LoadedGenerator
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def load_onnx() -> LoadedGenerator:
     with naming_the_extra("--noise compact"):
         import onnxruntime
 
-    folder = importlib.resources.files("unseg") / "weights"
+    folder = resources.files("unseg") / "weights"
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     # One thread an image: the noise then does not depend on the number of cores.

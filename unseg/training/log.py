@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unseg.compute.extras import command_for
 from unseg.compute.progress import SILENT, Progress
-from unseg.errors import UserError
+from unseg.errors import UserError, command_for
 from unseg.method.config import PLAYERS
 from unseg.storage.files import open_for_appending, open_for_reading, write_durably
 from unseg.storage.image_encoding import encode_png

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from segment_anything_training.build import SAM_CONFIGS
 from segment_anything_training.key_remaps import State, shapes_of
-from unseg.compute.extras import naming_the_extra
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.state_files import Misfit, compare
 from unseg.victims.pretrained import read_weights
 

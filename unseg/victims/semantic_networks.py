@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from segment_anything_training.key_remaps import shapes_of
-from unseg.compute.extras import naming_the_extra
 from unseg.compute.plugins import OwnCode, is_spec, load_object
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.state_files import compare
 from unseg.victims.pretrained import load_strictly, read_weights
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from unseg.compute.extras import naming_the_extra
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.files import open_for_reading
 
 MAX_ROW_GROUP = 1 << 29  # bytes, as they are stored

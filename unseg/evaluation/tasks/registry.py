@@ -11,9 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unseg.compute.extras import naming_the_extra
 from unseg.compute.plugins import is_spec
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.evaluation.learner import MakeLearner
 from unseg.evaluation.results import PRACTICE
 from unseg.victims.semantic_networks import check_network
