@@ -8,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import unseg
 
@@ -50,6 +54,36 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("installed")
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel)
     return target
+
+
+def base_of(wheel: Path) -> set[str]:
+    """The distributions that pip would bring with the wheel alone: its requirements, and theirs."""
+    with zipfile.ZipFile(wheel) as archive:
+        about = archive.read(f"unseg-{unseg.__version__}.dist-info/METADATA").decode()
+    asked = [line.partition(": ")[2] for line in about.splitlines() if line.startswith("Requires-Dist: ")]
+    found: set[str] = set()
+    while asked:
+        requirement = Requirement(asked.pop())
+        if requirement.name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            found.add(requirement.name)
+            asked += metadata.requires(requirement.name) or []
+    return found
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and its base, and nothing else; no program in it reaches another machine."""
+    folder = tmp_path_factory.mktemp("light")
+    venv.create(folder, symlinks=os.name != "nt", with_pip=False)
+    target = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel)
+    for name in base_of(wheel):
+        found = metadata.distribution(name)
+        for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            if not top.endswith(".pth") and not (target / top).exists():
+                (target / top).symlink_to(found.locate_file(top))
+    (target / "sitecustomize.py").write_text("import socket\nsocket.socket.connect = None\n")
+    return folder
 
 
 def names_in(wheel: Path) -> set[str]:
@@ -148,3 +182,55 @@ def test_installed_wheel_protects_with_its_own_weights(installed: Path, tmp_path
     )
     change = read_image(tmp_path / "protected" / "one.png").pixels.astype(int) - photograph
     assert 0 < np.abs(change).max() <= 8
+
+
+def test_the_base_is_small(wheel: Path) -> None:
+    """What a reader of the README waits for; each of them is named in pyproject.toml, or needed by one that is."""
+    assert base_of(wheel) <= {
+        "numpy",
+        "opencv-python-headless",
+        "pillow",
+        "Pillow",
+        "pycocotools",
+        "PyYAML",
+        "tifffile",
+        "isal",
+        "filelock",
+        "tqdm",
+        "rich",
+        "markdown-it-py",
+        "mdurl",
+        "pygments",
+        "typer",
+        "annotated-doc",
+        "shellingham",
+        "click",
+        "typing-extensions",
+        "typing-inspection",
+        "pydantic",
+        "pydantic-core",
+        "annotated-types",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_the_wheel_and_its_base_protect_and_verify_offline(light: Path, tmp_path: Path) -> None:
+    """The quick start with its own photographs; and what needs an extra says so."""
+    python = light / "bin" / "python"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    listed = run(python, "-c", "import sys, unseg; print(unseg.__file__, sys.prefix)", cwd=tmp_path, env=environment)
+    assert all(Path(path).is_relative_to(light) for path in listed.split())
+    told = run(python, "-m", "unseg.quickstart", "shown", cwd=tmp_path, env=environment)
+    assert "4 of 4 images hold the bound at every pixel; most change 8 on objects" in told
+    assert len(list((tmp_path / "shown" / "pictures").iterdir())) == 4
+    absent = (
+        "import importlib.util as util; print([util.find_spec(name) for name in ('torch', 'scipy', 'onnxruntime')])"
+    )
+    assert run(python, "-c", absent, cwd=tmp_path, env=environment) == "[None, None, None]\n"
+    line = [python, "-m", "unseg.cli", "protect", "shown/photographs", "--masks", "shown/masks", "--out", "out"]
+    refused = subprocess.run(
+        [*line, "--noise", "compact"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("which is not installed; run: pip install 'unseg[compact]'\n")
