@@ -1,15 +1,15 @@
-"""How the light base starts, and what images cost in it, beside the path of torch and the plain way: one table, one run.
+"""How the light base starts and what images cost in it, beside the path of torch and the plain way: one table, one run.
 
     python -m benchmarks.light_base [--rounds 3] [--quick] [--out FILE]
 
 A row each: noise of codes; the compact generator in onnxruntime; the same in torch; and the plain way of the published
-code, one image after another (`benchmarks.plain_generation`). A round measures every row in turn; figures are medians of
-the rounds. Every process is a real one, from start to end:
+code, one image after another (`benchmarks.plain_generation`). A round measures every row in turn; figures are medians
+of the rounds. Every process is a real one, from start to end:
 
 - help: seconds of `unseg --help`.
 - photograph: seconds and peak memory of `unseg protect` with one photograph of 12 megapixels and its mask.
-- images/s: 512×512 photographs with masks, the images that a longer run has beyond a shorter one ÷ its seconds beyond it.
-- on 2 cores: the same from processor time, as if two cores did nothing else; it moves little where others use the machine.
+- images/s: 512×512 photographs with masks, those that a longer run has beyond a shorter one ÷ its seconds beyond it.
+- on 2 cores: the same from processor time, as if two cores did nothing else: others on the machine move it little.
 - growth: peak memory of noise of codes with 100, 1,000 and 10,000 images of 96×96.
 """
 
@@ -50,8 +50,8 @@ import torch
 from benchmarks.plain_generation import protect_plainly
 from unseg.method.config import Budget
 from unseg.storage.weights import load_generator
-device = torch.device("cpu")
-protect_plainly(sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]), load_generator("compact").network, Budget(), device)
+paths, network = sorted(Path(sys.argv[1]).iterdir()), load_generator("compact").network
+protect_plainly(paths, Path(sys.argv[2]), network, Budget(), torch.device("cpu"))
 """
 
 
@@ -153,16 +153,12 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.light_base", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/benchmark-light.json"), help="where the figures go, as JSON"
-    )
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.light_base", description=about)
+    default = Path("runs/benchmark-light.json")
+    parser.add_argument("--out", type=Path, default=default, help="where the figures go, as JSON")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--quick", action="store_true", help="a few small images: tests the benchmark, measures nothing"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few small images: tests it, measures nothing")
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="unseg-benchmark-") as folder:

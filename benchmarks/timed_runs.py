@@ -54,7 +54,7 @@ def timed_process(arguments: list[str], good: Sequence[int] = (0,)) -> tuple[flo
 
 
 def usage_of(arguments: list[str], good: Sequence[int] = (0,)) -> Usage:
-    """Returns what a Python process takes; UserError tells its last words. good: its exit codes when it did its work."""
+    """Returns what a Python process takes; UserError tells its last words. good: exit codes where it did its work."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         launched = subprocess.run(
