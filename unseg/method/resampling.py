@@ -56,7 +56,8 @@ def resized_bands(square_NNC: np.ndarray, height: int, width: int) -> Iterator[t
     rows = taps(height, side, step)
     seen = square_NNC[: int(rows.second[-1]) + 1]
     wide = resized_columns(seen, taps(width, side, step)).reshape(len(seen), width * channels)
-    change = np.diff(wide, axis=0, append=wide[-1:])
+    change = np.zeros_like(wide)  # to the next row; there is none after the last
+    np.subtract(wide[1:], wide[:-1], out=change[:-1])
     room = np.empty((0, width * channels), np.float32)
     for part in bands(height, width):
         count = part.stop - part.start
