@@ -20,7 +20,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ protect_plainly(paths, Path(sys.argv[2]), network, Budget(), torch.device("cpu")
 class Size:
     """Says how much is measured. short, long: images of the two runs whose difference is taken. growth: images."""
 
-    short: int = 40
-    long: int = 240
+    short: int = 20
+    long: int = 100
     megapixels: float = 12
     growth: tuple[int, ...] = (100, 1_000, 10_000)
 
@@ -98,18 +98,27 @@ def protected(row: str, folder: Path) -> Usage:
         )
 
 
-def measured(size: Size, rounds: int, root: Path) -> dict[str, Any]:
-    """Returns the figures of all rows, medians of the rounds, and the peaks of growth."""
+def measured(size: Size, rounds: int, root: Path, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Returns the figures of all rows, medians of the rounds, and the peaks of growth.
+
+    keep: is called with what there is after each round and each run of growth.
+    """
     for name, count in (("short", size.short), ("long", size.long)):
         masked_photographs(root / name, count)
     masked_photographs(root / "one", 1, **shape_of(size.megapixels))
     found: dict[str, dict[str, list[float]]] = {}
+    figures: dict[str, Any] = {}
     for _ in range(rounds):
         for row in (*ROWS, PLAIN):
             for figure, value in _round(row, size, root).items():
                 found.setdefault(row, {}).setdefault(figure, []).append(value)
-    rows = {row: {name: statistics.median(values) for name, values in each.items()} for row, each in found.items()}
-    return {"rows": rows, "rounds": found, "growth": {str(count): _growth(count) for count in size.growth}}
+        rows = {row: {name: statistics.median(values) for name, values in each.items()} for row, each in found.items()}
+        figures = {"rows": rows, "rounds": found, "growth": {}}
+        keep(figures)
+    for count in size.growth:
+        figures["growth"][str(count)] = _growth(count)
+        keep(figures)
+    return figures
 
 
 def _round(row: str, size: Size, root: Path) -> dict[str, float]:
@@ -160,15 +169,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a few small images: tests it, measures nothing")
     options = parser.parse_args(arguments)
+    about_it = {"machine": machine(), "quick": options.quick}
+
+    def write(figures: dict[str, Any]) -> None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures | about_it, indent=1) + "\n", encoding="utf-8")
+
     try:
         with tempfile.TemporaryDirectory(prefix="unseg-benchmark-") as folder:
-            figures = measured(QUICK if options.quick else Size(), options.rounds, Path(folder))
+            figures = measured(QUICK if options.quick else Size(), options.rounds, Path(folder), write)
     except UserError as error:
         print(f"unseg: error: {error}", file=sys.stderr)
         return 2
-    figures |= {"machine": machine(), "quick": options.quick}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     console = Console()
     console.print(table(figures))
     for count, usage in figures["growth"].items():
