@@ -40,7 +40,7 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
         opened.append(str(generator))
         return FakeGenerator()
 
-    monkeypatch.setattr(network_protector, "network_of", open_fake)
+    monkeypatch.setattr(network_protector, "fastest_generator", open_fake)
     one_call._cached_protector.cache_clear()
     weights, image = tmp_path / "weights.safetensors", np.full((9, 14, 3), 100, np.uint8)
     weights.write_bytes(b"1")

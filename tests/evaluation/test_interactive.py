@@ -22,7 +22,7 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
 from typer.testing import CliRunner
 
-from unseg.commands.application import app
+from tests.support.whole_app import app
 from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule, Segment
 from unseg.data.annotations.core import Indexed
 from unseg.errors import UserError

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-import unseg.protecting.generators
+import unseg.protecting.inputs
 import unseg.protecting.network_source
 from tests.support.acting_progress import Acting
 from tests.support.fake_generator import FakeGenerator, loaded
@@ -143,7 +143,7 @@ def test_noise_does_not_depend_on_the_company_in_a_batch() -> None:
     framed = [protector.frame(photograph(40, 40, seed), np.ones((40, 40), bool)) for seed in range(4)]
     together = protector.noise(framed)
     for index, item in enumerate(framed):
-        assert torch.equal(protector.noise([item])[0], together[index])
+        assert np.array_equal(protector.noise([item])[0], together[index])
     assert {shape[0] for shape, _ in protector.network.seen} == {4}
     with pytest.raises(ValueError, match="5 images for a batch of 4"):
         protector.noise(framed + framed[:1])
@@ -508,7 +508,7 @@ def test_only_the_networks_thread_has_a_team_of_openmp(
     asked, ask, read = [], NetworkProtector.noise, []
     monkeypatch.setattr(NetworkProtector, "noise", lambda *given: asked.append(torch.get_num_threads()) or ask(*given))
     monkeypatch.setattr(
-        unseg.protecting.generators, "load_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
+        unseg.protecting.inputs, "fastest_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
     )
     monkeypatch.setattr(
         unseg.protecting.network_source, "SMALL_NETWORK_SIDE", 0

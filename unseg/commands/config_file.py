@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from typer.exceptions import TyperException
 
 from unseg.commands.removed import removal
@@ -95,6 +94,8 @@ ConfigFile = Annotated[
 
 
 def _mapping(path: Path) -> dict[str, Any]:
+    import yaml  # which most runs do not need
+
     try:
         content = yaml.load(read_text(path), yaml.BaseLoader)  # texts, lists and mappings alone
     except OSError as error:

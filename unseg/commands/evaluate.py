@@ -90,7 +90,7 @@ def load_noise(name: str, budget: Budget, device: str) -> OnTheWay:
 
     chosen = choose_device(device)
     loaded = load_generator(name, chosen)
-    protector = NetworkProtector(loaded.network, budget, device=chosen)
+    protector = NetworkProtector(loaded.network, budget, device=str(chosen))
     codes = getattr(loaded.network, "codes", 0)
     with_codes = protector.with_codes if takes_codes(loaded.network) else None
     return OnTheWay(name, protector, protector.by_class, codes, {"generator": loaded.sha256}, with_codes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from unseg.method.coded_noise import code_signs
 from unseg.method.codes import OBJECT, code_map
@@ -14,8 +13,8 @@ from unseg.storage.key_file import KEY_BYTES
 ON = 255  # of a label's pixels: above a half of it is the object
 
 
-def code_prompt(image_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook, key: bytes, side: int) -> torch.Tensor:
-    """Returns the codes of an image as a prompt: 1×3×side×side float32 in [−1, 1].
+def code_prompt(image_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook, key: bytes, side: int) -> np.ndarray:
+    """Returns the codes of an image as a prompt: 3×side×side float32 in [−1, 1].
 
     It holds the signs of the patterns that `apply_codes` adds for these codes and this key, averaged over each of the
     prompt's pixels, in the square that the image is padded to; 0 where there is no noise. image, codes: as for
@@ -30,8 +29,8 @@ def code_prompt(image_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook, key
 
 def object_code_prompt(
     view_4VV: np.ndarray, side: int, random: np.random.Generator, code: int | None = None
-) -> torch.Tensor:
-    """Returns the codes of a training view as a prompt, 1×3×side×side: one code on its object, none elsewhere.
+) -> np.ndarray:
+    """Returns the codes of a training view as a prompt, 3×side×side: one code on its object, none elsewhere.
 
     view: colours and label, uint8. The key is drawn from `random`, and so is the code, unless it is given.
     """

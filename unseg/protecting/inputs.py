@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unseg.compute.device import device_name
 from unseg.compute.progress import Progress
 from unseg.data.annotations.label_files import LabelFiles
 from unseg.data.samples import OF_MASKS, SampleFile, SampleList, find_samples
 from unseg.errors import UserError
+from unseg.protecting.generators import fastest_generator, load_library
 from unseg.protecting.given_images import Boxes
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.outputs import check_folders
@@ -22,12 +23,10 @@ from unseg.protecting.prompt_files import name_alone, of_images, read_boxes, rea
 from unseg.protecting.request import AUTO, Request
 from unseg.protecting.segment_pairing import paired_by_reference
 from unseg.storage.files import stays_inside
+from unseg.storage.loaded_generator import LoadedGenerator
 
-if TYPE_CHECKING:  # noise of codes needs no network, and so no torch
-    import torch
-
+if TYPE_CHECKING:  # masks that are found need another library
     from unseg.protecting.kept_masks import KeptMasks
-    from unseg.storage.weights import LoadedGenerator
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ class Inputs:
     boxes: Mapping[str, Boxes] | None
     points: Mapping[str, Points] | None
     loaded: LoadedGenerator | None = None
-    device: torch.device | None = None
+    device: str | None = None
     kept: KeptMasks | None = None
 
 
 def load_libraries(request: Request) -> None:
     """Loads what the noise of a request needs, before the threads are made that call it."""
     if request.kind != "codes":
-        import_module("torch")
+        load_library(request.network, request.settings.device, request.option)
 
 
 def read_inputs(request: Request, pool: Executor, progress: Progress, before: Inputs | None = None) -> Inputs:
@@ -81,12 +80,9 @@ def read_inputs(request: Request, pool: Executor, progress: Progress, before: In
     return Inputs(found, opened, boxes, points, loaded, device)
 
 
-def _network(request: Request) -> tuple[LoadedGenerator, torch.device]:
-    from unseg.compute.device import choose_device
-    from unseg.protecting.generators import load_generator
-
-    device = choose_device(request.settings.device)
-    loaded = load_generator(request.settings.network if request.generator is None else request.generator, device)
+def _network(request: Request) -> tuple[LoadedGenerator, str]:
+    device = device_name(request.settings.device)
+    loaded = fastest_generator(request.network, device)
     if request.kind == "sam" and not _is_sam_derived(loaded):
         raise UserError(
             f"--noise sam: {loaded.source} is a {loaded.name} generator; name one that is derived from SAM (vit_b,"
@@ -96,7 +92,7 @@ def _network(request: Request) -> tuple[LoadedGenerator, torch.device]:
 
 
 def _is_sam_derived(loaded: LoadedGenerator) -> bool:
-    from segment_anything_training.build import is_sam_derived
+    from segment_anything_training.build import is_sam_derived  # of torch, as these networks are
 
     return is_sam_derived(loaded.network)
 

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from unseg.compute.device import choose_device
+from unseg.compute.device import device_name, visible_gpus
 from unseg.errors import UserError
 from unseg.method import noise as noise_of
 from unseg.protecting.coded_source import CodedSource
-from unseg.protecting.generators import load_generator
+from unseg.protecting.generators import fastest_generator
 from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.noise_source import NoiseSource, Prepared, SourcePlan, codes_of
 from unseg.protecting.objects import FoundObject, Refused
 from unseg.protecting.settings import ProtectSettings
-from unseg.storage.weights import LoadedGenerator
+from unseg.storage.loaded_generator import LoadedGenerator
 
 SMALL_NETWORK_SIDE = 512  # up to here several images side by side, one thread each, beat one image on all threads
 CUDA_BATCH_SIZES = {"small": 32, "large": 8}  # images a batch: of networks up to that side, and of larger ones
@@ -36,7 +35,7 @@ class NetworkSource(NoiseSource):
         self,
         settings: ProtectSettings,
         loaded: LoadedGenerator,
-        device: torch.device,
+        device: str,
         codes: Mapping[int, int] | None = None,
         own: bool = False,
         coded: CodedSource | None = None,
@@ -52,8 +51,8 @@ class NetworkSource(NoiseSource):
             precision=settings.precision,
             key=None if coded is None else coded.key,
         )
-        self.device_type, self.batch_size = device.type, self.protector.batch_size
-        self.side_by_side = device.type == "cpu" and network.image_size <= SMALL_NETWORK_SIDE
+        self.device_type, self.batch_size = device.partition(":")[0], self.protector.batch_size
+        self.side_by_side = self.device_type == "cpu" and network.image_size <= SMALL_NETWORK_SIDE
         self.generator = loaded.sha256
         self.background_budget = float(settings.budget.background)
 
@@ -87,22 +86,14 @@ class NetworkSource(NoiseSource):
             return Prepared(region_HW, codes_HW=codes_of(found, self.codes))
         return Prepared(region_HW, framed=self.protector.frame(image_HWC, found.mask_HW, found.boxes))
 
-    def noises(self, prepared: Sequence[Prepared]) -> Sequence[torch.Tensor | None]:
+    def noises(self, prepared: Sequence[Prepared]) -> Sequence[np.ndarray | None]:
         framed = [item.framed for item in prepared if item.framed is not None]
-        if not framed:
-            return [None] * len(prepared)
-        try:
-            return list(self.protector.noise(framed))
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"--batch-size {self.batch_size}: the device has not enough memory for it; give a smaller one, or"
-                " --device cpu"
-            ) from error
+        return list(self.protector.noise(framed)) if framed else [None] * len(prepared)
 
     def apply(self, image_HWC: np.ndarray, prepared: Prepared, noise: Any) -> np.ndarray:
         if prepared.codes_HW is not None:
             return self.protector.by_class(image_HWC, prepared.codes_HW)
-        if not torch.isfinite(noise).all():
+        if not np.isfinite(noise).all():
             raise Refused("failed", "the generator's noise is not finite: its weights are damaged or not trained")
         return noise_of.apply(image_HWC, noise, prepared.region_HW, self._settings.budget)
 
@@ -126,11 +117,11 @@ class _NetworkPlan(SourcePlan):
     def build(self, rank: int) -> NoiseSource:
         """Returns the source; loads the generator where it is a file. Of several GPUs each process has its own."""
         settings = self.settings
-        device = choose_device(settings.device)
-        if device.type == "cuda":
-            settings = replace(settings, device=f"cuda:{rank % torch.cuda.device_count()}")
-            device = choose_device(settings.device)
-        loaded = self.generator or load_generator(settings.network, device)
+        device = device_name(settings.device)
+        if device != "cpu":
+            settings = replace(settings, device=f"cuda:{rank % visible_gpus()}")
+            device = settings.device
+        loaded = self.generator or fastest_generator(settings.network, device)
         if loaded.sha256 != self.sha256:
             raise UserError(
                 f"--generator {settings.network}: was changed since the run began; run the same command again"
@@ -138,8 +129,8 @@ class _NetworkPlan(SourcePlan):
         return NetworkSource(settings, loaded, device, self.codes, own=self.generator is not None, coded=self.coded)
 
 
-def default_batch_size(device: torch.device, side: int) -> int:
+def default_batch_size(device: str, side: int) -> int:
     """Returns the images a batch for a network whose frame has that side: 1 on a processor, 32 or 8 on a GPU."""
-    if device.type == "cpu":
+    if device == "cpu":
         return 1
     return CUDA_BATCH_SIZES["small" if side <= SMALL_NETWORK_SIDE else "large"]

@@ -19,6 +19,7 @@ from unseg.errors import UserError
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import Misfit, Placing
+from unseg.protecting.network_protector import image_region
 from unseg.protecting.objects import WHOLE_IMAGE, found_in
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.storage import image_decoding, label_decoding
@@ -117,8 +118,6 @@ class Originals:
         settings = self.settings
         if settings.region == "mask":
             return np.ascontiguousarray(mask, dtype=bool)
-        from unseg.protecting.network_protector import image_region  # which needs torch
-
         return image_region(mask, settings.region, settings.image_size, settings.mask_size)
 
     def classes(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unseg.compute.progress import Progress
 from unseg.compute.threads import cores
@@ -25,6 +25,8 @@ from unseg.protecting.inputs import Inputs
 from unseg.protecting.kept_masks import AutoMasks
 from unseg.protecting.manifest import Entry, Key, read_manifest, relative
 from unseg.protecting.mask_placing import Placing
+from unseg.protecting.network_protector import takes_codes
+from unseg.protecting.network_source import NetworkSource
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
     AnnotationObjects,
@@ -40,11 +42,9 @@ from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
+from unseg.storage.loaded_generator import LoadedGenerator
 from unseg.storage.locks import Held
 from unseg.storage.stacks.stack_kinds import StackKind, any_label, stack_kind_of
-
-if TYPE_CHECKING:
-    from unseg.storage.weights import LoadedGenerator
 
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
@@ -92,9 +92,6 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         coded = plan_codes(request, inputs, objects, earlier, pool, progress)
         objects, source, key = coded.objects, coded.source, coded.key
     else:
-        from unseg.protecting.network_protector import takes_codes  # which needs torch
-        from unseg.protecting.network_source import NetworkSource
-
         own, loaded = request.generator is not None, inputs.loaded
         if takes_codes(loaded.network):
             coded = plan_codes(request, inputs, objects, earlier, pool, progress)

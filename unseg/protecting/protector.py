@@ -25,19 +25,18 @@ from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
 from unseg.method.visibility import check_installed
 from unseg.protecting.coding import coding_from, read_coding
 from unseg.protecting.effect import Effect, effect_of
+from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.given_files import AnyGiven, GivenFile, is_file, mask_in_file, read_any
 from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, GivenImage
 from unseg.protecting.given_objects import given_object
 from unseg.protecting.named_settings import BUDGET, ImageOptions, named_settings
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.settings import COMPACT, ProtectSettings, Region
 from unseg.storage.image_decoding import decode_samples
 from unseg.storage.key_file import KEY_BYTES, new_key, read_key
 
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
+if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from unseg.protecting.generators import AnyGenerator
-    from unseg.protecting.network_protector import NetworkProtector
 
 Codes = Mapping[int, int]
 OF_FOLDERS = ("objects", "ignore_label", "background_label", "unmasked", "names", "keep_times", "workers")
@@ -98,7 +97,7 @@ class Protector:
     ) -> None:
         self.settings = _settings(generator, budget, options)
         self.budget, self.region = self.settings.budget, region
-        self._network = cast("NetworkProtector | None", None)
+        self._network = cast(NetworkProtector | None, None)
         self._key: bytes | None = None
         self.codes: Codes | None = None
         if generator is None and self.settings.kind == "codes":
@@ -130,8 +129,6 @@ class Protector:
             if not isinstance(codes, Mapping):
                 raise UserError("noise 'tint': needs codes={class: tint}, such as a manifest's first line has them")
             self.codes = codes
-        from unseg.protecting.network_protector import NetworkProtector  # which needs torch
-
         self._network = NetworkProtector(
             generator,
             settings.budget,

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.method.visibility import check_installed
+from unseg.protecting.generators import AnyGenerator, option_of
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
-
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
-    from unseg.protecting.generators import AnyGenerator
 
 AUTO = "auto"  # in place of a folder of masks
 CANNOT = "which cannot keep networks from learning the objects in it: noise that is alike everywhere marks none of them"
@@ -58,6 +55,17 @@ class Request:
     def kind(self) -> Kind:
         """Returns which noise is meant; a generator that was given as an object comes before the settings."""
         return self.settings.kind if self.generator is None else "own"
+
+    @property
+    def network(self) -> AnyGenerator:
+        """Returns the generator of a noise that needs one."""
+        return self.settings.network if self.generator is None else self.generator
+
+    @property
+    def option(self) -> str:
+        """Returns what a user gave to ask for a network."""
+        noise = self.settings.noise
+        return option_of(self.network) if noise is None or self.generator is not None else f"--noise {noise}"
 
     def check(self) -> None:
         """Raises UserError where options contradict each other or one is missing; reads nothing."""

@@ -12,6 +12,7 @@ from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute, foresee
+from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.inputs import load_libraries, read_inputs
 from unseg.protecting.mask_finding import with_masks
 from unseg.protecting.named_settings import RunOptions, named_settings
@@ -23,10 +24,8 @@ from unseg.protecting.watching import check_watched, watched
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock, told_of_stale
 
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
+if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from unseg.protecting.generators import AnyGenerator
 
 GIVEN_THEMSELVES: dict[str, type] = {"annotations": OpenAnnotations, "key": bytes, "codes": Mapping}
 __all__ = ["ProtectSettings", "Summary", "protect"]

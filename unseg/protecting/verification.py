@@ -6,7 +6,6 @@ import math
 import os
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +127,6 @@ def verify(
     )
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     written = [entry for entry in entries if entry.is_written]
-    if kept.settings.region == "published":
-        import_module("torch")  # before the threads that call it are made
     with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         compared = _findings(written, kept, pool, progress)
     findings = tuple(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -38,27 +38,13 @@ from segment_anything_training.key_remaps import (
 from segment_anything_training.sizes import SamConfig, is_noise_part
 from unseg.errors import UserError
 from unseg.storage.files import sha256_or_refuse, write_durably
+from unseg.storage.loaded_generator import LoadedGenerator
 from unseg.storage.state_files import Misfit, StateFile, compare, missing_file, open_state, sorted_header
 from unseg.storage.tensor_files import shown
 
 FORMAT_VERSION = 1
 SHIPPED_GENERATOR = ("weights", "compact.safetensors")
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class LoadedGenerator:
-    """A generator ready to use: evaluation mode, no gradients.
-
-    name: vit_b, vit_l, vit_h, compact, or "custom" for SAM's architecture in another size. source: the file's name.
-    sha256: of the file. metadata: what its safetensors say beside the tensors (empty for .pth).
-    """
-
-    network: nn.Module
-    name: str
-    source: str
-    sha256: str
-    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def expected_shapes(target: str | SamConfig) -> Shapes:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from segment_anything_training.prompt_batch import Prompts
 from unseg.data.views import ViewBatch
-from unseg.method import noise
 from unseg.method.code_prompts import object_code_prompt
 from unseg.method.config import TrainConfig
 from unseg.method.losses import loss_rule, mask_loss
+from unseg.method.noised_batches import add_noise
 from unseg.method.prompts import PromptRule, draw_prompts, draw_subset, prompt_rule, seeded
 from unseg.training.players import Player
 
@@ -87,7 +87,8 @@ def _codes(views: ViewBatch, config: TrainConfig, side: int, slots: Sequence[int
     """Returns the codes that the generator is given, B×3×side×side, a random code and key for each slot."""
     views_B4VV = views.pixels.cpu().numpy()
     draws = [seeded(config.seed, "codes", views.step, slot) for slot in slots]
-    return torch.cat([object_code_prompt(view, side, random) for view, random in zip(views_B4VV, draws, strict=True)])
+    prompts = [object_code_prompt(view, side, random) for view, random in zip(views_B4VV, draws, strict=True)]
+    return torch.from_numpy(np.stack(prompts))
 
 
 def _resized(views_BCVV: Tensor, size: int, config: TrainConfig) -> Tensor:
@@ -117,7 +118,7 @@ def _draw_each(
 
 def noised(batch: StepBatch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
     """Returns what the surrogate sees, B×3×S×S. The region of the object is the small label, rounded."""
-    return noise.add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
+    return add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
 
 
 @contextlib.contextmanager
