@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Makes the Python environment .venv in this folder and installs UnSeg in it, with the versions of constraints.txt.
 #
-#   bash install.sh
+#   bash install.sh                  everything: networks of torch, training, measuring, the tests
+#   PROFILE=light bash install.sh    what protects and verifies, without torch
 #
-# Needs: python3 >= 3.10 with venv, and the network the first time (about 3 GB, mostly PyTorch).
-# Takes: 2 to 5 minutes the first time, a second when everything is there already.
+# Needs: python3 >= 3.10 with venv, and the network the first time (about 3 GB, mostly PyTorch; light: 95 MB).
+# Takes: 2 to 5 minutes the first time (light: half a minute), a second when everything is there already.
 # Leaves: .venv/ (its log of the installation: .venv/install.log). Nothing outside this folder changes.
-# Settings: PYTHON=/path/to/python3  makes .venv; one made with another version is replaced.
+# Settings: PROFILE=full (or light)  a light .venv becomes full; a full one stays full, whatever is asked for.
+#           PYTHON=/path/to/python3  makes .venv; one made with another version is replaced.
+# On Linux without a GPU, torch is its CPU build where the package index that pip is configured with serves one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -57,24 +60,59 @@ version() {
     "$1" -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null
 }
 
-# pip with its output in the log; a failure becomes one line.
+# pip with its output in the log.
+pip_logged() {
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" >>.venv/install.log 2>&1
+}
+
+# The same; a failure becomes one line.
 pip_install() {
-    if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" \
-        >>.venv/install.log 2>&1; then
+    if ! pip_logged "$@"; then
         local reason
-        reason=$(grep -E '^ERROR' .venv/install.log | head -n 1 || true)
+        reason=$(grep -E '^ERROR' .venv/install.log | tail -n 1 || true)
         reason=${reason:-see the log}
         fail "pip failed (${reason#ERROR: }); check network and disk, run install.sh again (log: .venv/install.log)"
     fi
 }
 
-# Succeeds where .venv is what it should be; leaves its version, if it has one, in $installed_version.
-up_to_date() {
-    installed_version=$(version .venv/bin/python || true)
-    [[ -n $installed_version && ( -z ${PYTHON:-} || $(version "$PYTHON" || true) == "$installed_version" ) ]] &&
-        [[ -f .venv/installed && $(cat .venv/installed) == "$(fingerprint .venv/bin/python)" ]]
+# What an earlier installation was: light, full, or nothing. One that left no word of it was full.
+installed_profile() {
+    if [[ -f .venv/profile ]]; then
+        cat .venv/profile
+    elif [[ -f .venv/installed ]]; then
+        echo full
+    fi
 }
 
+# Succeeds where .venv is what it should be; leaves its version, if it has one, in $installed_version.
+up_to_date() {
+    if [[ $(installed_profile) == full ]]; then
+        profile=full
+    fi
+    installed_version=$(version .venv/bin/python || true)
+    [[ -n $installed_version && ( -z ${PYTHON:-} || $(version "$PYTHON" || true) == "$installed_version" ) ]] &&
+        [[ -f .venv/installed && $(cat .venv/installed) == "$(fingerprint .venv/bin/python)" ]] &&
+        [[ $(installed_profile) == "$profile" ]]
+}
+
+# The version of a package in constraints.txt.
+pinned() {
+    sed -n "s/^$1==\([^ ;]*\).*/\1/p" constraints.txt | head -n 1
+}
+
+# CPU builds of torch, a tenth of the download, for machines without a GPU; nothing happens where no index has them.
+install_cpu_torch() {
+    if [[ $(uname -s) != Linux || -e /dev/nvidiactl || -e /dev/dxg || -e /dev/kfd ]]; then
+        return
+    fi
+    pip_logged -c constraints.txt "torch==$(pinned torch)+cpu" "torchvision==$(pinned torchvision)+cpu" || true
+}
+
+profile=${PROFILE:-full}
+case $profile in
+    light | full) ;;
+    *) fail "PROFILE=$profile: give light or full" ;;
+esac
 up_to_date && exit 0
 # One at a time: jobs that start together after an update would tear .venv out of each other's hands. The lock is on the folder
 # itself and leaves nothing; without flock (macOS), or on a file system without locks, nobody waits.
@@ -91,9 +129,17 @@ if [[ $installed_version != "$(version "$python")" ]]; then
 fi
 rm -f .venv/installed
 : >.venv/install.log
-echo "install.sh: installing UnSeg into .venv; the first time this downloads about 3 GB (PyTorch) and takes minutes"
 # setuptools first, in its pinned version: the project is then built with it, not with whatever is newest that day.
-pip_install -c constraints.txt setuptools
-pip_install -c constraints.txt --no-build-isolation -e '.[evaluate,quickstart,train,test]'
+if [[ $profile == light ]]; then
+    echo "install.sh: installing UnSeg into .venv; the first time this downloads about 95 MB"
+    pip_install -c constraints.txt setuptools
+    pip_install -c constraints.txt --no-build-isolation -e .
+else
+    echo "install.sh: installing UnSeg into .venv; the first time this downloads about 3 GB (PyTorch) and takes minutes"
+    pip_install -c constraints.txt setuptools
+    install_cpu_torch
+    pip_install -c constraints.txt --no-build-isolation -e '.[compact,evaluate,formats,train,test]'
+fi
+echo "$profile" >.venv/profile
 fingerprint .venv/bin/python >.venv/installed
 echo "install.sh: done; 'source .venv/bin/activate' puts the command unseg on your path"

@@ -22,10 +22,12 @@ from segment_anything_training.build import is_sam_derived
 from segment_anything_training.sam import mixed_precision
 from unseg.errors import UserError
 from unseg.method.config import Budget
+from unseg.method.letterbox import Framed
 from unseg.method.noise import apply
-from unseg.protecting.network_protector import Framed, NetworkProtector, reproducible
+from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.network_source import default_batch_size
 from unseg.protecting.settings import Precision, ProtectSettings
+from unseg.protecting.torch_calls import reproducible
 from unseg.storage.image_decoding import read_image
 from unseg.storage.weights import load_generator
 
@@ -69,12 +71,12 @@ def _encoder_part(
     network: Any, paths: Sequence[Path], device: torch.device, noise: Path
 ) -> tuple[dict[str, Any], list[float]]:
     """Returns no figures but the seconds of the image encoder, one image after another."""
-    protector, encoder_seconds = NetworkProtector(network, Budget(), device=device), clock_encoder(network, device)
+    protector, encoder_seconds = NetworkProtector(network, Budget(), device=str(device)), clock_encoder(network, device)
     for path in paths:
         image = read_image(path).pixels
         noises = protector.noise([protector.frame(image, np.ones(image.shape[:2], bool))])
         if path == paths[0]:
-            torch.save(noises[0], noise)
+            torch.save(torch.from_numpy(noises[0]), noise)
     return {}, encoder_seconds[1:]
 
 
@@ -92,13 +94,13 @@ def ways(network: nn.Module, paths: Sequence[Path], device: torch.device) -> dic
     encoder_tflops: of the image encoder called by itself, where there is one. failed: in place of all these, why a
     precision could not be measured. The compact generator computes in float32 alone.
     """
-    size = default_batch_size(device, int(network.image_size))
+    size = default_batch_size(device.type, int(network.image_size))
     photos = [read_image(paths[index % len(paths)]).pixels for index in range(size)]
     masks = [np.ones(image.shape[:2], bool) for image in photos]
     found: dict[str, dict[str, Any]] = {}
     first: list[np.ndarray] = []
     for precision in WAYS if is_sam_derived(network) else WAYS[:1]:
-        protector = NetworkProtector(network, Budget(), device=device, batch_size=size, precision=precision)
+        protector = NetworkProtector(network, Budget(), device=str(device), batch_size=size, precision=precision)
         framed = [protector.frame(image, mask) for image, mask in zip(photos, masks, strict=True)]
         try:
             noises = protector.noise(framed)
@@ -125,8 +127,8 @@ def _difference(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> d
 
 def _encoder_seconds(protector: NetworkProtector, framed: Sequence[Framed]) -> float:
     """Returns the median call of a network's image encoder on the batch, in the precision that the network has."""
-    network, device = protector.network, protector.device
-    batch = torch.cat([item.image for item in framed]).to(device)
+    network, device = protector.network, torch.device(protector.device)
+    batch = torch.from_numpy(np.stack([item.image_3SS for item in framed])).to(device)
 
     def ask() -> None:
         with reproducible(), mixed_precision(device, network.bf16):

@@ -1,4 +1,4 @@
-"""Photographs to measure with: squares of scikit-image's own, so that nothing is fetched."""
+"""Photographs to measure with: squares of those of the quick start, so that nothing is fetched."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unseg.errors import UserError
+import unseg
 
 SIDE = 512
-PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+SHIPPED = Path(unseg.__file__).parent / "quickstart_data" / "photographs"
+PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
 
 
 def photographs(folder: Path, count: int, seed: int = 0, height: int = SIDE, width: int = SIDE) -> None:
-    """Writes `count` different JPEG photographs: random squares of scikit-image's, resized."""
-    try:
-        import skimage.data
-    except ImportError:
-        raise UserError("scikit-image is not installed; run: pip install 'unseg[quickstart]'") from None
+    """Writes `count` different JPEG photographs: random squares of the quick start's, resized."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
-    sources = [getattr(skimage.data, name)() for name in PHOTOGRAPHS]
+    sources = [cv2.imread(str(SHIPPED / name)) for name in PHOTOGRAPHS]
     for i in range(count):
         source = sources[i % len(sources)]
         side = int(draw.integers(min(source.shape[:2]) // 2, min(source.shape[:2]) + 1))
@@ -29,9 +26,7 @@ def photographs(folder: Path, count: int, seed: int = 0, height: int = SIDE, wid
         square = cv2.resize(
             source[top : top + side, left : left + side], (width, height), interpolation=cv2.INTER_CUBIC
         )
-        cv2.imwrite(
-            str(folder / f"{i:05d}.jpg"), cv2.cvtColor(square, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
-        )
+        cv2.imwrite(str(folder / f"{i:05d}.jpg"), square, [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
 def shape_of(megapixels: float) -> dict[str, int]:

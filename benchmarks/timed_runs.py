@@ -33,15 +33,28 @@ import json, os, subprocess, sys, time
 started = time.perf_counter()
 process = subprocess.Popen(sys.argv[2:], stdout=sys.stderr)
 _, status, usage = os.wait4(process.pid, 0)
-json.dump([time.perf_counter() - started, usage.ru_maxrss, os.waitstatus_to_exitcode(status)], open(sys.argv[1], "w"))
+figures = [time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]
+json.dump([*figures, os.waitstatus_to_exitcode(status)], open(sys.argv[1], "w"))
 """
 
 
-def timed_process(arguments: list[str], good: Sequence[int] = (0,)) -> tuple[float, float]:
-    """Returns wall seconds and peak resident set (MiB) of a Python process; UserError tells its last words.
+@dataclass(frozen=True)
+class Usage:
+    """Holds what a process took. processor: seconds of all cores together. peak_mib: largest resident set."""
 
-    good: its exit codes when it did its work.
-    """
+    seconds: float
+    processor: float
+    peak_mib: float
+
+
+def timed_process(arguments: list[str], good: Sequence[int] = (0,)) -> tuple[float, float]:
+    """Returns wall seconds and peak resident set (MiB) of a Python process, as `usage_of` has them."""
+    usage = usage_of(arguments, good)
+    return usage.seconds, usage.peak_mib
+
+
+def usage_of(arguments: list[str], good: Sequence[int] = (0,)) -> Usage:
+    """Returns what a Python process takes; UserError tells its last words. good: exit codes where it did its work."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         launched = subprocess.run(
@@ -51,11 +64,11 @@ def timed_process(arguments: list[str], good: Sequence[int] = (0,)) -> tuple[flo
             text=True,
             errors="replace",
         )
-        seconds, peak, code = json.loads(figures.read_text())
+        seconds, processor, peak, code = json.loads(figures.read_text())
     if code not in good:
         words = launched.stderr.strip().splitlines() or ["no output"]
         raise UserError(f"{' '.join(arguments)}: exit code {code}: {words[-1]}")
-    return seconds, peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return Usage(seconds, processor, peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def protect_run(

@@ -24,11 +24,16 @@ NAMES = (*SAM_CONFIGS, COMPACT)
 SURROGATE_NAMES = (*NAMES, COMPACT_FINE)
 
 
-def build_generator(name: str) -> nn.Module:
-    """Returns the generator `name` (one of NAMES) with random weights; raises ValueError, which lists the names."""
+def build_generator(name: str, code_prompt: bool = False) -> nn.Module:
+    """Returns the generator `name` (one of NAMES) with random weights; raises ValueError, which lists the names.
+
+    code_prompt: whether it takes the codes of pixels as a prompt, which only SAM's can.
+    """
     if name == COMPACT:
+        if code_prompt:
+            raise ValueError(f"takes no codes as a prompt; choose from {', '.join(SAM_CONFIGS)}")
         return CompactGenerator()
-    return build_noise_generator(_config(name))
+    return build_noise_generator(replace(_config(name), code_prompt=code_prompt))
 
 
 def build_noise_generator(config: SamConfig) -> nn.Module:

@@ -82,16 +82,47 @@ class _Residual(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
-class CompactGenerator(nn.Module):
+class CompactUNet(nn.Module):
+    """A U-Net that works at a quarter of its input's resolution and below: B×C×H×W → B×D×H×W.
+
+    Blocks of `BLOCK`×`BLOCK` pixels are unfolded into channels: wide layers at low resolution use a processor best.
+    H and W are multiples of `STRIDE`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...] = (48, 64, 96)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(inputs * BLOCK**2, widths[0], 3, padding=1)
+        self.encoders = nn.ModuleList(_Residual(width) for width in widths)
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.decoders = nn.ModuleList(_Residual(width) for width in widths[:-1])
+        self.head = nn.Conv2d(widths[0], outputs * BLOCK**2, 3, padding=1)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def unet(self, planes_BCHW: Tensor) -> Tensor:
+        """Returns what the layers make of the input's planes."""
+        x = self.stem(F.pixel_unshuffle(planes_BCHW, BLOCK))
+        skips = []
+        for level, encoder in enumerate(self.encoders):
+            x = encoder(x)
+            if level < len(self.downs):
+                skips.append(x)
+                x = self.downs[level](x)
+        for level in reversed(range(len(self.downs))):
+            # The 1×1 convolution goes first: a quarter of the pixels, the same sum as after nearest up-sampling.
+            x = skips[level] + F.interpolate(self.ups[level](x), scale_factor=2, mode="nearest")
+            x = self.decoders[level](x)
+        return F.pixel_shuffle(self.head(x), BLOCK)
+
+
+class CompactGenerator(CompactUNet):
     """Makes noise of an image and drawn prompts: a U-Net with two learned tints.
 
     One tint is for the object, one for the background; at every pixel the U-Net mixes them, where the prompts leave
     doubt, and adds to them. They start as green and magenta, the direction in which photographs vary least, so that
     little noise says much. (Training that started from stripes or from random waves instead left them for these tints
     within 500 steps, and segmentation networks relied on tints far sooner than on textures.)
-
-    The U-Net works at a quarter of the frame's resolution and below, on blocks of `BLOCK`×`BLOCK` pixels unfolded into
-    channels: wide layers at low resolution use a processor best.
 
     forward: images B×3×S×S float32 in [0, 1], padded with zeros right and below; prompts in pixels of the frame, masks
     of any square size. Returns noise B×3×S×S in [−1, 1].
@@ -105,22 +136,14 @@ class CompactGenerator(nn.Module):
     code_tints: Tensor
 
     def __init__(self, widths: tuple[int, ...] = (48, 64, 96)) -> None:
-        super().__init__()
+        super().__init__(3 + PROMPT_PLANES, 3 + 1, widths)
         self.image_size = self.mask_size = 256
-        self.stem = nn.Conv2d((3 + PROMPT_PLANES) * BLOCK**2, widths[0], 3, padding=1)
-        self.encoders = nn.ModuleList(_Residual(width) for width in widths)
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
-        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.decoders = nn.ModuleList(_Residual(width) for width in widths[:-1])
-        self.head = nn.Conv2d(widths[0], (3 + 1) * BLOCK**2, 3, padding=1)
         magenta = torch.tensor([1.0, -1.0, 1.0])[:, None, None]
         self.tints = nn.Parameter(torch.stack([-FIRST_TINT * magenta, FIRST_TINT * magenta]))
         # How far each prompt, as drawn, is believed before anything is learned: logits of "this pixel is the object".
         self.prompt_belief = nn.Parameter(torch.tensor([4.0, 2.0, 0.0]))
         # A buffer: chosen by measurement, not by descent.
         self.register_buffer("code_tints", torch.tensor(CODE_TINTS))
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
         self.head.weight.data.mul_(0.1)  # the start is the tints alone, nearly
 
     @property
@@ -136,18 +159,7 @@ class CompactGenerator(nn.Module):
         _check_frame(images)
         side = images.shape[-1]
         planes = prompt_planes(prompts, images.shape[0], side).to(images)
-        x = self.stem(F.pixel_unshuffle(torch.cat([images * 2 - 1, planes], 1), BLOCK))
-        skips = []
-        for level, encoder in enumerate(self.encoders):
-            x = encoder(x)
-            if level < len(self.downs):
-                skips.append(x)
-                x = self.downs[level](x)
-        for level in reversed(range(len(self.downs))):
-            # The 1×1 convolution goes first: a quarter of the pixels, the same sum as after nearest up-sampling.
-            x = skips[level] + F.interpolate(self.ups[level](x), scale_factor=2, mode="nearest")
-            x = self.decoders[level](x)
-        own, belief = F.pixel_shuffle(self.head(x), BLOCK).split((3, 1), 1)
+        own, belief = self.unet(torch.cat([images * 2 - 1, planes], 1)).split((3, 1), 1)
         on_object = torch.sigmoid(belief + (planes * self.prompt_belief[:, None, None]).sum(1, keepdim=True))
         return torch.tanh(own + self.tints[1] + on_object * (self.tints[0] - self.tints[1]))
 

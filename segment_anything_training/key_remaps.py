@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,8 @@ def join_sam(parts: Mapping[str, State]) -> State:
 
 def sam_name(config: SamConfig) -> str:
     """Returns vit_b, vit_l or vit_h for the sizes of a released SAM, "custom" for all others."""
-    return next((name for name, known in SAM_CONFIGS.items() if known == config), CUSTOM)
+    sizes = replace(config, code_prompt=False)
+    return next((name for name, known in SAM_CONFIGS.items() if known == sizes), CUSTOM)
 
 
 def sam_config_of(shapes: Shapes) -> SamConfig | None:
@@ -88,9 +90,15 @@ def sam_config_of(shapes: Shapes) -> SamConfig | None:
             num_heads=dim // rows[0][1],
             global_blocks=global_blocks,
             window=(windowed[0] + 1) // 2,
+            code_prompt=has_code_prompt(shapes),
         )
     except ValueError:
         return None
+
+
+def has_code_prompt(shapes: Shapes) -> bool:
+    """Returns whether a state is of a generator that takes the codes of pixels as a prompt."""
+    return any(name.startswith("noise_code_embedding.") for name in shapes)
 
 
 def _rows_of_positions(shapes: Shapes) -> dict[int, tuple[int, ...]]:

@@ -21,6 +21,8 @@ class Prompts:
         not SAM's logits).
     boxes: B×4 float32, XYXY, corners inclusive.
     points: B×N×2 float32 (x, y); every point lies on the object (label 1).
+    codes: B×3×M×M float32 in [−1, 1], for generators that take codes: how the code of each pixel changes R, G and B, as
+        shares of the budget; 0 where a pixel has no noise. All images of a batch have it, or none.
     given: B×3 bool, for batches whose images have different prompts: whether image i has its mask, its box, its points
         (columns MASK, BOX, POINTS). An entry that is not given can hold any finite numbers; networks do not see it.
         None: every image has every field that is not None.
@@ -30,6 +32,7 @@ class Prompts:
     boxes: torch.Tensor | None = None
     points: torch.Tensor | None = None
     given: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
 
     @classmethod
     def join(cls, each: Sequence[Prompts]) -> Prompts:
@@ -45,11 +48,15 @@ class Prompts:
                     f"prompts.{name}: expected entries of single images, alike in shape, got {sorted(shapes)}"
                 )
         masks, boxes, points = (_joined(column) for column in columns)
-        has = [tuple(field is not None for field in one._fields()[:-1]) for one in each]
+        planes = [one.codes for one in each if one.codes is not None]
+        if len(planes) not in (0, len(each)):
+            raise ValueError("prompts.codes: expected of all images of a batch, or of none")
+        codes = torch.cat(planes) if planes else None
+        has = [tuple(getattr(one, name) is not None for name in FIELDS) for one in each]
         first = next((field for field in (masks, boxes, points) if field is not None), None)
         if first is None or len(set(has)) == 1:
-            return cls(masks, boxes, points)
-        return cls(masks, boxes, points, torch.tensor(has, device=first.device))
+            return cls(masks, boxes, points, codes=codes)
+        return cls(masks, boxes, points, torch.tensor(has, device=first.device), codes)
 
     def to(self, device: torch.device | str) -> Prompts:
         """Returns the prompts on a device."""
@@ -65,16 +72,17 @@ class Prompts:
         if alone.given is None:
             return alone
         has = alone.given[0].tolist()
-        return Prompts(*(field if given else None for field, given in zip(alone._fields(), has, strict=False)))
+        shown = {name: getattr(alone, name) for name, given in zip(FIELDS, has, strict=True) if given}
+        return Prompts(**shown, codes=alone.codes)
 
     def check(self, batch: int) -> None:
         """Raises ValueError unless every field is of `batch` images."""
-        for name, field in zip((*FIELDS, "given"), self._fields(), strict=True):
+        for name, field in zip((*FIELDS, "given", "codes"), self._fields(), strict=True):
             if field is not None and field.shape[0] != batch:
                 raise ValueError(f"prompts.{name}: {field.shape[0]} entries for {batch} images")
 
     def _fields(self) -> tuple[torch.Tensor | None, ...]:
-        return self.masks, self.boxes, self.points, self.given
+        return self.masks, self.boxes, self.points, self.given, self.codes
 
 
 def _joined(column: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

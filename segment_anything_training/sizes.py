@@ -14,8 +14,9 @@ class SamConfig:
     """Holds the sizes in which SAM's networks differ; everything else is the same in all of them.
 
     image_size: side of the square input, a multiple of 16. window: side of the attention windows, in patches.
-    global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder. A
-    ValueError says which of them no network can have.
+    global_blocks: the blocks that attend over the whole grid; the first one's output feeds the noise decoder.
+    code_prompt: whether a generator takes the codes of pixels as a prompt, too. A ValueError says which of them no
+    network can have.
     """
 
     image_size: int
@@ -24,6 +25,7 @@ class SamConfig:
     num_heads: int
     global_blocks: tuple[int, ...]
     window: int = 14
+    code_prompt: bool = False
 
     def __post_init__(self) -> None:
         for name, most in (
@@ -36,6 +38,8 @@ class SamConfig:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
                 raise ValueError(f"{name} {value!r}: expected a whole number from 1 to {most}")
+        if type(self.code_prompt) is not bool:
+            raise ValueError(f"code_prompt {self.code_prompt!r}: expected true or false")
         if self.image_size % PATCH_SIZE:
             raise ValueError(f"image_size {self.image_size}: expected a positive multiple of {PATCH_SIZE}")
         if self.embed_dim % self.num_heads:

@@ -30,9 +30,10 @@ from tests.support.project_sources import (
 # up. The longest prefix of a module's name decides where it stands.
 FLOORS = (
     ("train", "generate", "eval", "scripts", "utils", "benchmarks", "tests"),
-    ("unseg.quickstart",),
+    ("unseg.quickstart", "unseg.transforms"),
     ("unseg.cli",),
-    ("unseg.commands", "unseg.web"),
+    ("unseg.commands",),
+    ("unseg.web",),
     ("unseg.editions", "unseg.report"),
     ("unseg.protecting", "unseg.training", "unseg.evaluation"),
     ("unseg.victims", "unseg.data"),

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from tests.support.project_sources import PACKAGES, Sources, called, modules, texts, top_of, tree_of
-from unseg.commands.application import app
+from tests.support.whole_app import app
 
 MODULE_LINES, FUNCTION_LINES = 400, 60
 MEASURED = (*PACKAGES, "benchmarks", "utils", "generate", "eval", "train")

@@ -12,7 +12,7 @@ import pytest
 import unseg
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.errors import UserError
-from unseg.protecting import network_protector, protector
+from unseg.protecting import network_protector, one_call
 
 
 def test_importing_the_package_loads_nothing() -> None:
@@ -25,6 +25,7 @@ def test_importing_the_package_loads_nothing() -> None:
 
 def test_every_public_name_is_there_and_another_is_refused() -> None:
     names = {"Budget", "Protector", "load_generator", "protect", "protect_folder", "verify", "__version__"}
+    names.add("WeakProtection")
     assert set(unseg.__all__) == names and all(getattr(unseg, name) is not None for name in names)
     with pytest.raises(AttributeError, match="module 'unseg' has no attribute 'protekt'"):
         unseg.protekt  # noqa: B018  # reading it is the test
@@ -39,8 +40,8 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
         opened.append(str(generator))
         return FakeGenerator()
 
-    monkeypatch.setattr(network_protector, "network_of", open_fake)
-    protector._cached_protector.cache_clear()
+    monkeypatch.setattr(network_protector, "fastest_generator", open_fake)
+    one_call._cached_protector.cache_clear()
     weights, image = tmp_path / "weights.safetensors", np.full((9, 14, 3), 100, np.uint8)
     weights.write_bytes(b"1")
     for generator in ("compact", "compact", weights, weights):
@@ -49,7 +50,7 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
     weights.touch()
     unseg.protect(image, generator=weights, budget=unseg.Budget(1, 1), whole_image=True)
     assert opened == ["compact", str(weights), str(weights)]
-    protector._cached_protector.cache_clear()
+    one_call._cached_protector.cache_clear()
 
 
 def test_one_off_calls_and_protectors_make_the_same_image() -> None:
@@ -79,3 +80,39 @@ def test_what_belongs_to_a_folder_is_given_by_its_path(tmp_path: Path, name: str
     with pytest.raises(UserError, match=f"^{name}: give the path of a file or folder, not a dict$"):
         unseg.protect_folder(tmp_path, tmp_path / "out", **{name: {"a.png": [[0, 0, 5, 3]]}})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_takes_every_option_of_the_command_by_its_name(tmp_path: Path) -> None:
+    import inspect
+
+    import typer
+
+    from unseg.commands.protect import protect
+    from unseg.protecting.named_settings import RunOptions
+    from unseg.protecting.run import protect as protect_folder
+
+    application = typer.Typer(add_completion=False)
+    application.command()(protect)
+    command = typer.main.get_command(application)
+    options = {
+        name.removeprefix("--").replace("-", "_")
+        for parameter in command.params
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+    of_the_command_alone = {"quiet", "json", "config", "help"}
+    known = {*inspect.signature(protect_folder).parameters, *RunOptions.__annotations__}
+    assert options - of_the_command_alone <= known
+
+
+def test_options_of_a_folder_stand_above_its_settings(tmp_path: Path) -> None:
+    from unseg.protecting.manifest import read_manifest
+    from unseg.protecting.settings import ProtectSettings
+    from unseg.storage.image_encoding import write_png
+
+    write_png(tmp_path / "in" / "a.png", np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8))
+    settings = ProtectSettings(budget=unseg.Budget(3, 1), format="webp", metadata="none")
+    given = {"whole_image": True, "epsilon": 5, "names": "keep", "ignore_label": -1}
+    unseg.protect_folder(tmp_path / "in", tmp_path / "out", settings, **given)
+    found = read_manifest(tmp_path / "out").header["settings"]
+    assert (found["object_budget"], found["format"], found["names"], found["metadata"]) == (5, "webp", "keep", "none")

@@ -26,7 +26,7 @@ OBJECT_SHARE = {"astronaut": (0.45, 0.6), "chelsea": (0.65, 0.8), "coffee": (0.4
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mask_fits_its_photograph(name: str) -> None:
-    mask = read_label(ROOT / "unseg" / "quickstart_data" / f"{name}.png")
+    mask = read_label(ROOT / "unseg" / "quickstart_data" / "masks" / f"{name}.png")
     assert mask.shape == getattr(data, name)().shape[:2]
     assert np.unique(mask).tolist() == [0, 1]
     assert mask[OBJECT[name]] == 1 and mask[BACKGROUND[name]] == 0
@@ -87,7 +87,7 @@ def test_quick_start_protects_verifies_and_draws(tmp_path: Path) -> None:
     for name in NAMES:
         original = getattr(data, name)()
         change = np.abs(read_image(tmp_path / "results" / "protected" / f"{name}.png").pixels.astype(int) - original)
-        mask = read_label(ROOT / "unseg" / "quickstart_data" / f"{name}.png") == 1
+        mask = read_label(ROOT / "unseg" / "quickstart_data" / "masks" / f"{name}.png") == 1
         assert 0 < change[mask].max() <= 8 and change[~mask].max() <= 2
         picture = read_image(tmp_path / "results" / "pictures" / f"{name}.png").pixels
         assert picture.size >= 4 * original.size, "original, unlearnable, noise and mask, each at full size"

@@ -2,7 +2,7 @@
 
     import unseg
 
-    protected = unseg.protect(image, mask=mask)      # one image in memory, numpy or PIL
+    protected = unseg.protect(image, mask=mask)      # one image: numpy, PIL, bytes of a file, or a path
     summary = unseg.protect_folder("images", "out", masks="masks")  # a folder, as `unseg protect` does it
     unseg.verify("out")                              # every file of it against its original
 
@@ -15,22 +15,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unseg.errors import WeakProtection as WeakProtection
     from unseg.method.config import Budget as Budget
     from unseg.protecting.generators import load_generator as load_generator
+    from unseg.protecting.one_call import protect_image as protect
     from unseg.protecting.protector import Protector as Protector
-    from unseg.protecting.protector import protect_image as protect
     from unseg.protecting.run import protect as protect_folder
     from unseg.protecting.verification import verify as verify
 
 __version__ = "0.2.0"
-__all__ = ["Budget", "Protector", "__version__", "load_generator", "protect", "protect_folder", "verify"]
+__all__ = [
+    "Budget",
+    "Protector",
+    "WeakProtection",
+    "__version__",
+    "load_generator",
+    "protect",
+    "protect_folder",
+    "verify",
+]
 
 # A name → the module that defines it, and its name there.
 _HOMES = {
     "Budget": ("unseg.method.config", "Budget"),
     "Protector": ("unseg.protecting.protector", "Protector"),
+    "WeakProtection": ("unseg.errors", "WeakProtection"),
     "load_generator": ("unseg.protecting.generators", "load_generator"),
-    "protect": ("unseg.protecting.protector", "protect_image"),
+    "protect": ("unseg.protecting.one_call", "protect_image"),
     "protect_folder": ("unseg.protecting.run", "protect"),
     "verify": ("unseg.protecting.verification", "verify"),
 }

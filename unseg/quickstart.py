@@ -1,4 +1,4 @@
-"""The quick start: protects photographs that scikit-image ships, and draws one picture a photograph.
+"""The quick start: protects photographs that ship with the package, and draws one picture a photograph.
 
 `python -m unseg.quickstart [FOLDER]` does with the `unseg` command what a user would do with a folder of their own.
 """
@@ -7,32 +7,25 @@ from __future__ import annotations
 
 import sys
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 
 from unseg import cli
 from unseg.compute import interrupts
 from unseg.errors import UserError
 
-# Files inside scikit-image's wheel: nothing is downloaded.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def copy_photographs(folder: Path) -> None:
     """Copies the photographs into FOLDER/photographs and their masks into FOLDER/masks, byte for byte."""
-    if find_spec("skimage") is None:
-        raise UserError("the quick start needs the photographs of scikit-image: pip install 'unseg[quickstart]'")
     for kind in ("photographs", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-    for name in PHOTOGRAPHS:
-        mask = Path(name).with_suffix(".png").name
-        for source, target in (
-            (resources.files("skimage.data") / name, folder / "photographs" / name),
-            (resources.files("unseg") / "quickstart_data" / mask, folder / "masks" / mask),
-        ):
+        for name in PHOTOGRAPHS:
+            file = name if kind == "photographs" else Path(name).with_suffix(".png").name
+            source = resources.files("unseg") / "quickstart_data" / kind / file
             if not source.is_file():
-                raise UserError(f"{source}: not installed; run `bash install.sh` again")
-            target.write_bytes(source.read_bytes())
+                raise UserError(f"{source}: is missing from this installation; install UnSeg again")
+            (folder / kind / file).write_bytes(source.read_bytes())
 
 
 def forget_earlier(folder: Path) -> None:

@@ -22,7 +22,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from unseg.commands.application import app
+from unseg.commands.application import COMMANDS, app_of
 from unseg.evaluation.results import Spread
 from unseg.report import text
 from unseg.report.markdown import escaped
@@ -30,7 +30,7 @@ from unseg.report.model import Condition, Network, Section
 from unseg.report.sections import read_sections
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = "<!-- commands -->"  # where docs/reference/commands.md gets them
+COMMANDS_HERE = "<!-- commands -->"  # where docs/reference/commands.md gets them
 # Texts of the repository → their pages. Links between them, and to and from docs/, are followed in both places.
 TEXTS = {
     "README.md": "index.md",
@@ -61,8 +61,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Returns the page with its links as the site needs them, and with the commands where they belong."""
-    if COMMANDS in markdown:
-        markdown = markdown.replace(COMMANDS, commands_reference(app))
+    if COMMANDS_HERE in markdown:
+        markdown = markdown.replace(COMMANDS_HERE, commands_reference(app_of(*COMMANDS)))
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation"]  # the front page has no other page beside it
     return site_links(markdown, page.file.src_uri)

@@ -61,6 +61,8 @@ def test_other_steps_are_refused_in_the_same_folder(tmp_path: Path, capsys: pyte
         (["--sets", "carparts,camvid-binary"], "Car Parts"),
         (["--sets", "voc"], "--sets: unknown set 'voc'"),
         (["--noises", "protected"], "--generator"),
+        (["--noises", "codes-learned"], "--learned"),
+        (["--noises", "codes-learned", "--learned", "no.safetensors"], "no.safetensors"),
         (["--defences", "jpeg75,rot13"], "--defences rot13: unknown defence 'rot13'"),
         (["--networks", "maskrcnn_resnet50_fpn"], "maskrcnn_resnet50_fpn"),
         (["--limit-hours", "0"], "--limit-hours 0.0: give a number above 0"),

@@ -19,8 +19,8 @@ import pytest
 import typer
 from PIL import Image as Pillow
 
+import unseg.protecting.generators
 import unseg.protecting.run
-import unseg.storage.weights
 from tests.support.fake_generator import loaded
 from unseg import __version__, cli
 from unseg.commands import application
@@ -33,7 +33,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(unseg.storage.weights, "load_generator", lambda which: loaded())
+    monkeypatch.setattr(unseg.protecting.generators, "fastest_generator", lambda which, device: loaded())
     monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.jpg"):
@@ -95,7 +95,7 @@ def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
             "input": "c.png",
             "input_root": "../photos",
             "status": "failed",
-            "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF)",
+            "reason": "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF, JXL)",
         }
     ]
     assert 30 < result["psnr"]["lowest"] <= result["psnr"]["mean"] < 50
@@ -172,7 +172,7 @@ def test_help_shows_what_is_written(
 ) -> None:
     """Every text of every option, brackets among them; spaces and line ends may lie elsewhere."""
     monkeypatch.setenv("COLUMNS", "200")
-    written = typer.main.get_command(application.app).commands[command]
+    written = typer.main.get_command(application.app_of(command)).commands[command]
     assert cli.main([command, "--help"]) == 0
     shown = "".join(capsys.readouterr().out.replace("│", "").split())
     for text in (written.help, *(parameter.help for parameter in written.params)):
@@ -217,7 +217,7 @@ def test_jpeg_says_what_it_costs(photos: Path, capsys: pytest.CaptureFixture) ->
         (["--whole-image", "--format", "gif"], "--format gif: choose from png, tiff, webp, jpeg"),
         (
             [],
-            "what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, which cannot keep",
+            "what is the object? Give --masks (a folder, or auto), --boxes, --points or --annotations",
         ),
         (["--whole-image", "--masks", "masks"], "--masks and --whole-image: give one of them"),
         (["--whole-image", "--fit-masks"], "--fit-masks: is for --masks"),
@@ -418,10 +418,10 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
     script = (
         "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "sys.path.insert(0, {!r});"
-        "import unseg.protecting.generators; from tests.support.fake_generator import loaded; from unseg import cli;"
+        "import unseg.protecting.inputs; from tests.support.fake_generator import loaded; from unseg import cli;"
         "slow = loaded(); fast = slow.network.forward;"
         "slow.network.forward = lambda *given: (time.sleep(0.2), fast(*given))[1];"
-        "unseg.protecting.generators.load_generator = lambda which, device: slow;"
+        "unseg.protecting.inputs.fastest_generator = lambda which, device: slow;"
         "sys.exit(cli.main(['protect', 'photos', '--whole-image', '--out', 'out', '--noise', 'compact',"
         " '--workers', '1']))"
     )

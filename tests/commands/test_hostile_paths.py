@@ -59,7 +59,7 @@ STAND_INS = {"--masks": ("--boxes", "--annotations")}  # of which a command take
 def path_options() -> Iterator[tuple[str, str]]:
     """Every command with each of its options that takes a path, as its signature has them."""
     for command in WORKING:
-        for name, parameter in inspect.signature(application.COMMANDS[command], eval_str=True).parameters.items():
+        for name, parameter in inspect.signature(application.command_of(command), eval_str=True).parameters.items():
             kind, *declared = get_args(parameter.annotation)
             if "Path" in str(kind) or name in TEXTS:
                 named = next((text for text in declared[0].param_decls or () if text.startswith("--")), None)

@@ -65,24 +65,30 @@ def test_a_process_alone_shares_with_nobody():
         world.barrier()
 
 
+@pytest.fixture(scope="module", params=["gradients", "coded"])
+def mode(request):
+    """Without codes, and with a generator that is given them."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(mode, tmp_path_factory):
     """One step of each player on two processes."""
     output = tmp_path_factory.mktemp("two")
     done = subprocess.run(
-        [*LAUNCH, str(PROGRAM), "gradients", str(output)], env=SINGLE_THREADED, capture_output=True, text=True
+        [*LAUNCH, str(PROGRAM), mode, str(output)], env=SINGLE_THREADED, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(output / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
-def one():
+def one(mode):
     """The same on one process with the doubled batch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "SURROGATE_IMAGE_SIZE", build.SURROGATE_IMAGE_SIZE)  # small_paper changes both
         patch.setitem(build.SAM_CONFIGS, "vit_b", build.SAM_CONFIGS["vit_b"])
-        return one_step_each(small_paper(batch_size=4), World())
+        return one_step_each(small_paper(batch_size=4, code_prompt=mode == "coded"), World())
 
 
 @pytest.mark.parametrize("player", ["surrogate", "generator"])
@@ -418,6 +424,56 @@ def test_the_launcher_tells_what_the_processes_could_not(capsys, codes, code, pa
     assert launch._tell([(rank, Failure(exitcode)) for rank, exitcode in enumerate(codes)]) == code
     told = capsys.readouterr().err
     assert part in told and told.count("\n") == bool(part)
+
+
+# Two processes that hear of their end at different moments. The first one asks the launcher to end.
+BEGINNING = """
+import os, signal, sys, time
+from contextlib import nullcontext
+from unseg.compute.interrupts import end_at_once, in_good_order, tell_the_launcher
+first, moment = os.environ["RANK"] == "0", sys.argv[1]
+if moment == "while it imports":
+    end_at_once()
+try:
+    with in_good_order() if moment == "at work" else nullcontext():
+        if first:
+            while not os.path.exists("ready"):  # Python itself, as it starts, answers Ctrl-C with a traceback
+                time.sleep(0.01)
+            os.kill(os.getppid(), int(sys.argv[2]))
+        open("ready", "w").close()
+        time.sleep(60)
+except KeyboardInterrupt:
+    if first:
+        print("stopped after step 4")
+        tell_the_launcher()
+"""
+UNTOLD = "unseg: interrupted; the same command goes on from the last checkpoint\n"
+
+
+@pytest.mark.parametrize(
+    "moment, number, said, told",
+    [
+        pytest.param("before anything", signal.SIGTERM, "", UNTOLD, marks=pytest.mark.slow),
+        ("while it imports", signal.SIGTERM, "", UNTOLD),
+        pytest.param("while it imports", signal.SIGINT, "", "unseg: interrupted\n", marks=pytest.mark.slow),
+        ("at work", signal.SIGTERM, "stopped after step 4\n", ""),
+    ],
+)
+def test_a_signal_to_the_launcher_is_one_line_at_any_moment(tmp_path, moment, number, said, told):
+    program = tmp_path / "program.py"
+    program.write_text(BEGINNING)
+    launched = [sys.executable, "-m", "unseg.compute.launch", "--nproc-per-node", "2", "--standalone"]
+    process = subprocess.run(
+        [*launched, "--local-addr", "127.0.0.1", str(program), moment, str(int(number))],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (128 + number, said, told)
+    assert not list(tmp_path.glob("unseg-*"))
 
 
 def test_more_processes_than_gpus_is_one_line(monkeypatch):

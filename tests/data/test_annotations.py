@@ -907,7 +907,7 @@ def test_tables_without_pyarrow_say_what_to_install(tmp_path: Path) -> None:
         "except UserError as error:\n    print(error)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "need pyarrow: pip install 'unseg[huggingface]'" in told
+    assert "needs pyarrow, which is not installed; run: pip install 'unseg[huggingface]'" in told
 
 
 @pytest.mark.parametrize(

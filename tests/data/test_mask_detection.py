@@ -38,6 +38,18 @@ def palette(indices: np.ndarray, *colours: tuple[int, int, int]) -> Pillow.Image
     return image
 
 
+def thin(ground: int, *ids: int) -> np.ndarray:
+    """Much 255, and lines of class ids on the rest, one or two pixels wide."""
+    mask = np.full((40, 70), 255, np.uint8)
+    mask[:22] = ground
+    for place, label in enumerate(ids):
+        mask[3 + 4 * place : 4 + 4 * place + place % 2, 5 : 50 + 3 * place] = label
+    return mask
+
+
+HAIRS = np.zeros((60, 88), np.uint8)
+HAIRS[11:52, 21:58] = HAIRS[5, 21:60] = HAIRS[11:40, 70] = 255
+HALVED_HAIRS = HAIRS.reshape(30, 2, 44, 2).mean((1, 3)).round().astype(np.uint8)
 BLACK, WHITE, GREY, RED = (0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 0, 0)
 
 
@@ -54,6 +66,12 @@ BLACK, WHITE, GREY, RED = (0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 0, 
         ([np.where(np.arange(44) % 20 == 3, HARD // 255 * 254, HARD)], "soft", "such as 254"),
         ([SOFT], "soft", "grey edges (values such as"),
         ([HARD, HARD, SOFT], "soft", "grey edges"),  # one among hard ones
+        ([thin(0, 33, 41, 152)], None, "in thin places"),
+        ([thin(255, 33, 41, 152)], None, "in thin places"),
+        ([thin(0, 33)], None, "in thin places"),
+        ([HALVED_HAIRS], "soft", "grey edges (values such as"),
+        ([thin(0, 33, 41, 220)], "soft", "grey edges"),  # no set has so high a class
+        ([np.where(np.indices((40, 70))[0] == 21, 33, thin(0))], None, "in thin places"),  # between black and white
         ([HARD.astype(np.uint16) * 257], "binary", "0 and 255"),
         ([SOFT.astype(np.uint16) * 257], "soft", "grey edges"),
         ([CLASSES], "index", "3 to 12"),
@@ -96,7 +114,8 @@ def test_grey_levels_of_a_palette_are_its_colours(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_do_not_vote(tmp_path: Path) -> None:
     paths = folder(tmp_path / "masks", HARD)
     (tmp_path / "masks" / "broken.png").write_bytes(b"broken")
-    assert detect_kind([tmp_path / "masks" / "broken.png", *paths]).kind == "binary"
+    assert detect_kind([tmp_path / "masks" / "broken.png", *paths]).statement == "binary (0 and 255)"
+    assert "none of the files could be read" in detect_kind([tmp_path / "masks" / "broken.png"]).statement
 
 
 def test_jpeg_masks_are_black_and_white_or_a_question(tmp_path: Path) -> None:
@@ -107,16 +126,18 @@ def test_jpeg_masks_are_black_and_white_or_a_question(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [1, 40, 100])
-def test_flat_pixels_are_the_same_however_many_rows_are_looked_at_together(
+def test_flat_pixels_and_steps_are_the_same_however_many_rows_are_looked_at_together(
     part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the definition, pixel by pixel; 13 columns, so that bands of 1, 3 and 7 rows end inside areas."""
     values = np.kron(np.array([[1, 2, 2], [1, 1, 3], [4, 1, 3]], np.uint8), np.ones((7, 5), np.uint8))[:19, :13]
     height, width = values.shape
-    expected: Counter[int] = Counter()
+    flat, steps = Counter[int](), Counter[int]()
     for row in range(1, height - 1):
         for column in range(1, width - 1):
             cross = values[[row - 1, row + 1, row, row], [column, column, column - 1, column + 1]]
-            expected[int(values[row, column])] += int((cross == values[row, column]).all())
+            flat[int(values[row, column])] += int((cross == values[row, column]).all())
+            around = values[row - 1 : row + 2, column - 1 : column + 2]
+            steps[int(values[row, column])] += int(around.min() < values[row, column] < around.max())
     monkeypatch.setattr(mask_detection, "PART", part)
-    assert mask_detection._flat(values) == expected
+    assert mask_detection._flat_and_steps(values) == (flat, steps)

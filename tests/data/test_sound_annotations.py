@@ -57,13 +57,21 @@ def test_coco_entries_without_area_are_left_out_with_a_note(tmp_path: Path) -> N
         {"segmentation": [SQUARE, [7, 5]]},
         {"segmentation": [[3, 3, 3, 3, 3, 3]]},
         {"bbox": [0, 0, 5, 5], "iscrowd": 1},
+        {"segmentation": {"size": [0, 0], "counts": []}},
+        {"segmentation": {"size": [6, 8], "counts": ""}, "bbox": [1, 1, 0, 0]},
     ]
     annotated = coco(tmp_path, {"segmentation": [SQUARE]}, *strays).read("x.png", 6, 8)
     assert annotated.object_mask(ALL).sum() == 6
     assert annotated.notes == (
         "1 outlines cover no pixel (annotations[5])",
-        "5 outlines without an area are left out (annotations[1], annotations[2], annotations[3], …)",
+        "7 outlines without an area are left out (annotations[1], annotations[2], annotations[3], …)",
     )
+
+
+@pytest.mark.parametrize("size", [[6.0, 8.0], ["6", "8"]])
+def test_sides_of_a_run_length_mask_may_be_floats_or_texts(size: list, tmp_path: Path) -> None:
+    annotations = coco(tmp_path, {"segmentation": {"size": size, "counts": [6, 2, 40]}})
+    assert np.argwhere(annotations.read("x.png", 6, 8).object_mask(ALL)).tolist() == [[0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("said", [{"bbox": [1, 1, 4, 4]}, {"area": 16.0}])
@@ -86,11 +94,14 @@ def test_yolo_and_labelme_entries_without_area_are_left_out_with_a_note(tmp_path
         {"shape_type": "rotation", "points": corners[1:] + corners[:1], "group_id": "left"},
         {"shape_type": "polygon", "points": corners[:2]},
         {"shape_type": "circle", "points": corners[:1]},
+        {"shape_type": "rectangle", "points": [*corners, corners[0]], "label": 7},
+        {"shape_type": "polygon", "points": corners, "label": None},
     ]
     content = {"imagePath": "x.png", "shapes": [{"label": "a", **shape} for shape in shapes]}
     write_json(tmp_path / "json" / "x.json", content)
     annotated = open_annotations(tmp_path / "json", tmp_path / "images").read("x.png", 6, 8)
-    assert [segment.mask.sum() for segment in annotated.segments] == [6, 6]
+    assert [segment.mask.sum() for segment in annotated.segments] == [6, 6, 6, 6]
+    assert [segment.class_id for segment in annotated.segments] == [3, 3, 2, 1]  # "", "7" and "a"
     assert annotated.notes == ("2 outlines without an area are left out (shapes[2], shapes[3])",)
 
 

@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 from unseg.data.annotations import open_annotations
 from unseg.data.annotations.table_files import Compact, arrow_errors, arrow_pieces, parquet_pieces
 from unseg.errors import UserError
+from unseg.protecting.run import ProtectSettings, protect
 
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,3 +151,10 @@ def test_headers_of_pages_made_to_break_parsers_are_one_line(tmp_path: Path) -> 
                     part.validate(full=True)
             except (UserError, *arrow_errors()):
                 pass
+
+
+def test_a_table_without_rows_is_an_error_and_not_a_success(tmp_path: Path) -> None:
+    pq.write_table(shared(1, 0).slice(0, 0), tmp_path / "none.parquet")
+    with pytest.raises(UserError, match="--annotations .*none.parquet: holds no image; name the images' folder"):
+        protect([], tmp_path / "out", ProtectSettings(device="cpu"), annotations=tmp_path / "none.parquet")
+    assert not (tmp_path / "out").exists()

@@ -54,6 +54,12 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert change[mask > 0].max() == 8 and change[mask == 0].max() == 0
     assert {path.name for path in (tmp_path / "checkerboard").glob("*.png")} == {"0.png", "1.png"}
     said = capsys.readouterr().out
-    assert said.startswith("2 protected, 0 failed\n") and said.endswith("got 90×140×3 float64\n")
+    assert (
+        said.startswith("protected 3")
+        and "\n2 protected, 0 failed\n" in said
+        and said.endswith("got 90×140×3 float64\n")
+    )
+    assert (tmp_path / "from-bytes.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "checked.png").exists()
+    assert names["flipped"]["image"].shape == (3, 90, 140) and (tmp_path / "row.png").exists()
     languages = [language for language, _ in blocks()]
-    assert languages.count("python") == 8 and languages.count("bash") == 1
+    assert languages.count("python") == 13 and languages.count("bash") == 1

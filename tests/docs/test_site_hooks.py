@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from tests.support.report_results import results, run, write
-from unseg.commands.application import app
+from tests.support.whole_app import app
 from utils import site_hooks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +84,7 @@ def test_every_command_of_unseg_is_told_with_options_that_everybody_uses() -> No
         "protect",
         "merge",
         "verify",
+        "web",
         "train",
         "evaluate",
         "bench",

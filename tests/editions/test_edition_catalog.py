@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from hypothesis import strategies as st
 from tests.support.edition_sets import BUILDERS, LEFT, RIGHT, class_map
 from unseg import cli
 from unseg.data.annotations import ObjectRule
+from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.names import ImagesFolder
 from unseg.data.edition_catalog import EDITIONS
 from unseg.data.edition_layout import candidates, locate
 from unseg.editions.data_set import open_data_set, place_sets
 from unseg.editions.options import settings_from
-from unseg.editions.renamed_json import Renaming, rewritten_blocks
+from unseg.editions.renamed_files import Renaming, rewritten_blocks
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.storage.image_decoding import read_image
@@ -335,6 +337,11 @@ contents = (
 )
 
 
+def rewritten(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as original, open_json(path) as stream:
+        yield from rewritten_blocks(stream, original, Upper())
+
+
 @given(contents, st.sampled_from([None, 0, 3]), st.booleans(), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_only_the_names_change(
@@ -344,7 +351,7 @@ def test_only_the_names_change(
     text = json.dumps(content, indent=indent, ensure_ascii=escaped)
     data = ("\ufeff" if marked else "").encode() + text.encode("utf-8", "surrogatepass" if escaped else "strict")
     path.write_bytes(data)
-    changed = b"".join(rewritten_blocks(path, Upper()))
+    changed = b"".join(rewritten(path))
     expected = json.loads(text)
     touched = False
     for item in expected["images"]:
@@ -364,7 +371,7 @@ def test_a_large_json_is_rewritten_in_little_memory(tmp_path: Path) -> None:
     size = path.stat().st_size
     assert size > 30e6
     tracemalloc.start()
-    written = sum(len(block) for block in rewritten_blocks(path, Upper()))
+    written = sum(len(block) for block in rewritten(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert written == size and peak < 16e6, peak

@@ -317,6 +317,28 @@ def coco(tmp_path: Path) -> Mini:
     return BUILDERS["coco"](tmp_path / "data")
 
 
+def test_new_names_reach_lists_that_name_files_with_their_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With columns, byte order marks, other line ends and a suffix in another case; names without suffix stay."""
+    mini, out = BUILDERS["pascal"](tmp_path / "data"), tmp_path / "out"
+    home = "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    lists = mini.root / home
+    before = (
+        "\ufeff/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png\r\n2007_000039.JPG \r\n2007_000063\r\n"
+        "2007_000068.jpg\r\n\r\nJPEGImages\\2007_000121.jpg"
+    )
+    after = before.replace("2007_000032.jpg", "2007_000032.png").replace("2007_000039.JPG", "2007_000039.png")
+    (lists / "train.txt").write_bytes(before.encode("utf-16-le"))
+    assert run(mini.root, out, "pascal", monkeypatch, NAMES="png") == 1
+    assert (out / home / "train.txt").read_bytes() == after.encode("utf-16-le")  # 2007_000068 has no object
+    assert (out / home / "val.txt").read_bytes() == (lists / "val.txt").read_bytes()
+    assert list(json.loads((out / EDITION).read_text())["rewritten"]) == [f"{home}/train.txt"]
+    assert verify_edition(out).failures == []
+    assert run(mini.root, tmp_path / "again", "pascal", monkeypatch, KEY=str(key_beside(out))) == 1
+    assert (tmp_path / "again" / home / "train.txt").read_bytes() == before.encode("utf-16-le")
+
+
 @pytest.mark.slow
 def test_new_names_reach_the_json_and_nothing_else_changes(
     coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

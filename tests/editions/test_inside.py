@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,41 @@ def test_a_linked_image_is_not_published(
     (voc.root / name).symlink_to(private)
     assert run(voc.root, tmp_path / "out", "pascal", monkeypatch) == 2
     assert f"{voc.root / name}: a link on the way leads out of DATA_ROOT" in error_of(capsys)
+
+
+@pytest.mark.parametrize("of", ["objects", "bare"])
+def test_an_image_that_becomes_a_link_meanwhile_is_not_published(voc: Mini, tmp_path: Path, of: str) -> None:
+    """Protected and copied images are looked at when they are read, too, not only before the run."""
+    name, out = min(getattr(voc, of)), tmp_path / "out"
+    private = secret(tmp_path) / "private.jpg"
+
+    def swap() -> None:
+        shutil.move(voc.root / name, private)
+        (voc.root / name).symlink_to(private)
+
+    settings = settings_from(EDITIONS["pascal"], {"DATA_ROOT": str(voc.root), "OUT": str(out), "NGPU": "0"})
+    summary = make_edition(settings, Acting(0, swap)).summary
+    reasons = {line.input: str(line.reason) for line in summary.of("failed")}
+    assert f"leads out of the data set, to {private}" in reasons[name]
+    assert not os.path.lexists(out / name)
+    linked = replace(settings, linked_roots=(private.parent,))
+    summary = make_edition(linked).summary
+    assert name not in {line.input for line in summary.of("failed")} and (out / name).is_file()
+
+
+@pytest.mark.parametrize("val", ["copy", "link"])
+def test_an_untouched_image_that_becomes_a_link_meanwhile_is_not_published(voc: Mini, tmp_path: Path, val: str) -> None:
+    name, out = min(voc.untouched), tmp_path / "out"
+    private = secret(tmp_path) / "private.jpg"
+
+    def swap() -> None:
+        shutil.move(voc.root / name, private)
+        (voc.root / name).symlink_to(private)
+
+    given = {"DATA_ROOT": str(voc.root), "OUT": str(out), "NGPU": "0", "VAL": val}
+    with pytest.raises(UserError, match=f"{name}: cannot be read: leads out of the data set, to {private}"):
+        make_edition(settings_from(EDITIONS["pascal"], given), Acting(0, swap, of="annotations and untouched images"))
+    assert not os.path.lexists(out / name)
 
 
 def test_a_set_that_is_linked_whole_needs_its_place_named(

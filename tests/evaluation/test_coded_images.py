@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from segment_anything_training.coded import CodedGenerator
 from tests.support.measuring_folders import mini_camvid, mini_carparts
 from unseg.compute.progress import SILENT
 from unseg.data.annotations import NO_CLASS, ObjectRule
@@ -20,6 +22,7 @@ from unseg.evaluation.sources import Sources
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
 from unseg.method.patterns import BOOK
+from unseg.storage.coded_weights import save_coded
 from unseg.storage.image_decoding import decode_samples
 from unseg.storage.image_encoding import encode_jpeg
 
@@ -128,6 +131,24 @@ def test_options_are_those_of_the_method_and_of_its_files(tmp_path: Path) -> Non
     assert np.array_equal(jpeg, decode_samples(encode_jpeg(plain)))
     identities = {name: str(sources_of(opened).coded(name).identity) for name in CODED}
     assert len(set(identities.values())) == len(CODED) and BOOK.version in identities["codes"]
+
+
+def test_a_network_changes_the_codes_within_the_bound(tmp_path: Path) -> None:
+    opened = opened_set(tmp_path, "carparts")
+    plain, clean, labels = noised(opened, "codes")
+    train, truth = opened.train, sources_of(opened).truth
+    changed, identities = [], []
+    for name, strength in (("new", 0.0), ("trained", 0.5)):
+        torch.manual_seed(3)
+        network = CodedGenerator()
+        torch.nn.init.normal_(network.head.weight, std=strength)
+        save_coded(network, tmp_path / name, {})
+        source = sources_of(opened).learned(tmp_path / name)
+        changed.append(source.change_of(0, SILENT)(train.stem(0), clean, *truth(train.annotated(0))))
+        identities.append(source.identity)
+    assert np.array_equal(changed[0], plain) and not np.array_equal(changed[1], plain)
+    assert np.abs(changed[1].astype(int) - clean).max() <= 8
+    assert (changed[1][labels == 0] == clean[labels == 0]).all() and identities[0] != identities[1]
 
 
 @pytest.mark.parametrize("name", sorted(CODED))

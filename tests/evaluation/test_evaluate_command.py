@@ -20,10 +20,10 @@ from tests.support.evaluate_runs import evaluate
 from tests.support.fake_generator import loaded
 from tests.support.scenes import HEIGHT, WIDTH, opened, split_options, tiny
 from tests.support.told_progress import Told
+from tests.support.whole_app import app
 from unseg.cli import main
 from unseg.commands import evaluate as command
 from unseg.commands import evaluate_parsing as parsing
-from unseg.commands.application import app
 from unseg.compute.progress import SILENT
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError

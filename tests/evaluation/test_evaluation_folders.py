@@ -35,9 +35,9 @@ from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
 from unseg.evaluation.tasks.semantic import SemanticLearner
 from unseg.evaluation.trainer import Checkpoint, train
-from unseg.evaluation.visibility import visibility
 from unseg.evaluation.weight_choice import local_weights
 from unseg.method import metrics
+from unseg.method.visibility import visibility
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
 from unseg.victims.semantic_networks import ARCHITECTURES, NETWORKS, build_network, find_network, load_pretrained

@@ -22,12 +22,12 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
 from typer.testing import CliRunner
 
-from unseg.commands.application import app
+from tests.support.whole_app import app
 from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule, Segment
 from unseg.data.annotations.core import Indexed
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.tasks.interactive import Interactive, objects_of, overlay
+from unseg.evaluation.tasks.interactive import Interactive, make_interactive, objects_of, overlay
 from unseg.victims import promptable
 
 SIDE = 64
@@ -556,8 +556,18 @@ def test_an_image_without_object_is_replaced() -> None:
     assert own.notes == []
     assert own.train.with_object(0) is own.train[1]
     assert len(own.notes) == 1 and own.notes[0].endswith("others were taken in their place: 1 (0.png)")
-    with pytest.raises(UserError, match="no training image has an object"):
-        learner(Pictures(train.images[:1], train.maps[:1])).train.with_object(0)
+
+
+def test_sets_without_an_object_are_told_before_anything_is_trained() -> None:
+    full, empty = scenes(2), Pictures(scenes(1).images, [np.zeros((64, 64), np.uint8)])
+    options = LearnerOptions((SIDE, SIDE))
+    for train, test, told in (
+        (empty, full, "--annotations: no training image has an object of"),
+        (full, empty, "--test-annotations: no test image has an object of"),
+    ):
+        with pytest.raises(UserError, match=told):
+            make_interactive("sam_mini", train, test, options)
+    assert make_interactive("sam_mini", full, full, options).notes == []
 
 
 @pytest.mark.slow

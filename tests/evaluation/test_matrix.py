@@ -15,6 +15,8 @@ from tests.support.told_progress import Told
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
 from unseg.evaluation import matrix as matrix_module
+from unseg.evaluation.baselines.baseline_names import BASELINES
+from unseg.evaluation.baselines.tap import TapOptions, tap
 from unseg.evaluation.bench_study import BenchSetup
 from unseg.evaluation.conditions import Change
 from unseg.evaluation.kept_images import kept
@@ -26,6 +28,7 @@ from unseg.evaluation.study import ConditionSource, RunName
 from unseg.method.config import Budget
 from unseg.report.heat_map import grid_of
 from unseg.report.sections import read_sections
+from unseg.victims.semantic_networks import build_network
 
 NETWORK = "unet_resnet18"
 
@@ -154,11 +157,11 @@ def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pyt
     mini_camvid(tmp_path)
     real, calls = matrix_module.carry_out, []
 
-    def stopped(study: object, **options: object) -> object:
+    def stopped(study: object, held: object, **options: object) -> object:
         calls.append(study)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(study, **options)
+        return real(study, held, **options)
 
     monkeypatch.setattr(matrix_module, "carry_out", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -173,7 +176,7 @@ def test_a_limit_ends_before_a_training_that_would_pass_it(tmp_path: Path, monke
     monkeypatch.setattr(matrix_module, "measured_pace", lambda study, network: None)
     clock = iter([0.0, 0.0, 100.0, 4000.0])
     monkeypatch.setattr(matrix_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(matrix_module, "carry_out", lambda study, progress: None)
+    monkeypatch.setattr(matrix_module, "carry_out", lambda study, held, progress: None)
     left = Bench(setup(tmp_path), matrix()).run(hours=1)
     assert [cell.condition for cell in left] == ["clean+grey", "tint+grey"]
 
@@ -265,3 +268,19 @@ def test_noise_is_made_once_a_seed_and_read_after_that(tmp_path: Path) -> None:
     source = kept(ConditionSource(counting(calls, 4), {"a": 1}), tmp_path / "kept", "em", {"train": "0"})
     assert np.array_equal(source.change_of(1, SILENT)("x/y", pixels, mask, classes), pixels // 2 + 4)
     assert calls == ["made 1", "x/y"]
+
+
+# --- noise that networks make ----------------------------------------------------------------------------------------
+
+
+def test_noise_that_a_network_makes_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The trained network is asked without gradients, the noise that it is asked about is made with them.
+    mini_camvid(tmp_path)
+    fast = Schedule(steps=2, batch=2, eval_every=2)
+    aimed = TapOptions(lambda classes: build_network(NETWORK, classes), None, fast, crop=32, steps=2)
+    monkeypatch.setitem(BASELINES, "tap", lambda material, seed: tap(material, seed, aimed))
+    bench = Bench(setup(tmp_path), matrix(noises=("clean", "tap"), defences=("none",)))
+    bench.open()
+    assert bench.run() == []
+    content = json.loads((tmp_path / "out" / "camvid-binary" / "results.json").read_text())
+    assert 0 <= content["runs"][-1]["result"]["metrics"]["follows_image"] <= 1

@@ -16,7 +16,7 @@ from skimage import data, transform
 from torch import nn
 from typer.testing import CliRunner
 
-from unseg.commands.application import app
+from tests.support.whole_app import app
 from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tests.support.going_away import GOING, GONE, a_link_elsewhere, made_anew, removed, renamed
 from tests.support.scenes import EVERY_CLASS, HEIGHT, WIDTH, opened, run, same, scene, study_of, tiny
 from tests.support.told_progress import Told
 from unseg.commands import evaluate_tables
@@ -23,6 +25,7 @@ from unseg.data.annotations import ClassMap, ClassTable, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.condition_names import BASES
 from unseg.evaluation.conditions import Change, unchanged
+from unseg.evaluation.kept_images import kept
 from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import check_apart
@@ -292,6 +295,30 @@ def test_another_process_is_refused_while_one_writes(data: Path, tmp_path: Path)
     assert [run["settings"]["seed"] for run in results["runs"]] == [0]
     assert told and told[0].startswith(f"--out {out}: process {os.getpid()} on ")
     run(data, out, seeds=(1,))  # it is free again
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("act", GOING)
+def test_an_output_that_goes_away_ends_the_study(
+    data: Path, tmp_path: Path, act: Callable[[Path], None], step: int
+) -> None:
+    """Between the first test and its checkpoint, and between the last one and the results."""
+    out = tmp_path / "out"
+    message = refused(run, data, out, progress=Acting(f"tiny_one on clean, seed 0, step {step}:", lambda: act(out)))
+    assert re.match(GONE, message)
+    if act in (removed, renamed):
+        assert not out.exists()
+    if act in (a_link_elsewhere, made_anew):
+        assert list(out.iterdir()) == []  # nothing is written where the study holds nothing
+
+
+def test_images_that_are_kept_do_not_make_a_folder_anew_that_went_away(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    noisy = ConditionSource(lambda seed, progress: lambda image, pixels, mask, classes: 255 - pixels, {"files": "x"})
+    change = kept(noisy, out / "images", "protected", {}).change_of(0, Runs())
+    with pytest.raises(UserError, match="cannot be written"):
+        change("a", np.zeros((3, 5, 3), np.uint8), np.ones((3, 5), bool), np.ones((3, 5), np.uint8))
+    assert not out.exists()
 
 
 def test_a_training_that_is_repeated_leaves_one_line_a_step(data: Path, tmp_path: Path) -> None:

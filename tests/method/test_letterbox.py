@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unseg.method.letterbox import box_prompts
+from unseg.method.letterbox import box_prompt
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,5 @@ from unseg.method.letterbox import box_prompts
 )
 def test_a_box_is_scaled_by_the_long_side(height: int, width: int, expected: list[float]) -> None:
     boxes = np.array([[5, 10, 15, 20], [8, 3, 30, 12]])  # XYXY; together from (5, 3) to (30, 20)
-    prompts = box_prompts(boxes, height, width, image_size=120)
-    assert prompts.boxes is not None and prompts.boxes.tolist() == [expected]
-    assert prompts.masks is None and prompts.points is None
+    prompt = box_prompt(boxes, height, width, image_size=120)
+    assert prompt.dtype == np.float32 and prompt.tolist() == expected

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from unseg.protecting import network_source, pipeline
 
 
 def test_a_batch_has_a_fixed_size_on_each_device() -> None:
     for device, expected in (("cpu", (1, 1, 1)), ("cuda", (32, 32, 8))):
-        sizes = [network_source.default_batch_size(torch.device(device), side) for side in (256, 512, 1024)]
+        sizes = [network_source.default_batch_size(device, side) for side in (256, 512, 1024)]
         assert tuple(sizes) == expected
 
 

@@ -20,7 +20,7 @@ from segment_anything_training.prompt_batch import Prompts
 from tests.support.fake_generator import FakeGenerator, loaded
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.protecting.generators import load_generator, network_of
+from unseg.protecting.generators import load_generator
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.run import protect
@@ -88,7 +88,7 @@ def test_a_function_is_a_generator_and_cannot_break_the_budget() -> None:
 def test_a_network_gets_what_its_author_left_out(folder: Path) -> None:
     from own_toy import Toy
 
-    network = network_of(Toy())
+    network = NetworkProtector(Toy()).network
     assert (network.image_size, network.mask_size, network.antialias) == (35, 35, True)
     change = NetworkProtector(Toy(), Budget(8, 2), device="cpu")(IMAGE, MASK).astype(int) - IMAGE
     inside, outside = change[8:17, 36:60, 0], change[24:, :, 0]
@@ -97,12 +97,12 @@ def test_a_network_gets_what_its_author_left_out(folder: Path) -> None:
 
 def test_generators_of_the_project_stay_what_they_are() -> None:
     network = FakeGenerator()
-    assert network_of(network) is network and network_of(loaded()) is not None
+    assert NetworkProtector(network).network is network
     given = loaded()
-    assert load_generator(given) is given and network_of(given) is given.network
+    assert load_generator(given) is given and NetworkProtector(given).network is given.network
     compact = load_generator("compact")
     assert (compact.name, compact.source) == ("compact", "compact.safetensors")
-    assert isinstance(network_of("compact"), CompactGenerator)
+    assert isinstance(compact.network, CompactGenerator)
 
 
 def test_the_constructor_reads_no_file() -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 from tests.support.fake_generator import FakeGenerator
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.protecting.given_images import read_mask
+from unseg.protecting.given_images import read_given, read_mask
 from unseg.protecting.network_protector import NetworkProtector
+from unseg.storage.image_decoding import NAME_OF_MODE
 
 HEIGHT, WIDTH = 40, 70
 MASK = np.zeros((HEIGHT, WIDTH), bool)
@@ -79,12 +80,9 @@ def test_a_pil_image_comes_back_in_its_mode_with_its_alpha(protector: NetworkPro
 @pytest.mark.parametrize(
     ("mode", "remedy"),
     [
-        ("1", 'image.convert("L")'),
-        ("P", 'image.convert("RGB")'),
-        ("CMYK", 'image.convert("RGB")'),
-        ("YCbCr", 'image.convert("RGB")'),
-        ("RGBa", 'image.convert("RGBA")'),
-        ("I;16", "a numpy array, H×W"),
+        ("HSV", 'image.convert("RGB")'),
+        ("LAB", 'image.convert("RGB")'),
+        ("I", "a numpy array, H×W"),
         ("F", "a numpy array, H×W"),
     ],
 )
@@ -92,6 +90,51 @@ def test_another_mode_is_refused_by_name_with_the_remedy(protector: NetworkProte
     with pytest.raises(UserError) as caught:
         protector(Image.new(mode, (WIDTH, HEIGHT)))
     assert f"PIL images of mode {mode} are not protected; give {remedy}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"),
+    [
+        ("1", "L"),
+        ("P", "RGB"),
+        ("PA", "RGBA"),
+        ("RGBa", "RGBA"),
+        ("La", "LA"),
+        ("CMYK", "RGB"),
+        ("YCbCr", "RGB"),
+        ("RGBX", "RGB"),
+    ],
+)
+def test_a_mode_that_cannot_hold_noise_becomes_one_that_can(protector: NetworkProtector, mode: str, kept: str) -> None:
+    image = Image.fromarray(colours(4), "RGBA").convert({"La": "LA", "PA": "P"}.get(mode, kept)).convert(mode)
+    image.info |= {"icc_profile": bytes(16) + b"CMYK"}
+    protected = protector(image, MASK)
+    assert protected.mode == kept and "icc_profile" not in protected.info
+    expected = protector(image.convert(kept), MASK)
+    assert protected.tobytes() == expected.tobytes() != image.convert(kept).tobytes()
+    assert read_given(image).note.endswith(f" to {NAME_OF_MODE.get(kept, kept)}")
+
+
+def test_a_transparent_index_of_a_palette_stays_transparent(protector: NetworkProtector) -> None:
+    image = Image.fromarray(colours()).quantize(5)
+    image.info["transparency"] = 2
+    protected = protector(image, MASK)
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    assert protected.mode == "RGBA" and np.array_equal(np.asarray(protected)[..., 3], alpha) and alpha.min() == 0
+
+
+def test_a_grey_pil_image_of_16_bits_stays_one(protector: NetworkProtector) -> None:
+    values = colours(1, np.uint16)[..., 0]
+    protected = protector(Image.fromarray(values), MASK)
+    assert protected.mode == "I;16" and np.array_equal(np.asarray(protected), protector(values, MASK))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_fourth_channel_of_an_array_stays_as_it_is(protector: NetworkProtector, dtype: type) -> None:
+    image = colours(4, dtype)
+    protected = protector(image, MASK)
+    assert np.array_equal(protected[..., 3], image[..., 3]) and protected.dtype == dtype
+    assert np.array_equal(protected[..., :3], protector(np.ascontiguousarray(image[..., :3]), MASK))
 
 
 def test_a_transparent_colour_is_refused(protector: NetworkProtector) -> None:
@@ -105,7 +148,7 @@ def test_a_transparent_colour_is_refused(protector: NetworkProtector) -> None:
     ("image", "message"),
     [
         (colours().astype(np.float32), "got 40×70×3 float32"),
-        (colours(4), "got 40×70×4 uint8"),
+        (colours(2), "got 40×70×2 uint8"),
         (colours()[None], "got 1×40×70×3 uint8"),
         (colours()[:0], "got 0×70×3 uint8"),
         (colours().tolist(), "image: list is neither a numpy array nor a PIL image"),
@@ -129,7 +172,8 @@ def test_what_is_no_image_is_refused(protector: NetworkProtector, image: object,
     ],
 )
 def test_every_kind_of_mask_says_the_same(mask: object) -> None:
-    assert np.array_equal(read_mask(mask, HEIGHT, WIDTH), MASK)
+    found = read_mask(mask, HEIGHT, WIDTH)
+    assert np.array_equal(found, MASK) and found.view(np.uint8).max() == 1
 
 
 def test_a_palette_mask_goes_by_its_colours() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +19,16 @@ from PIL import Image as Pillow
 import unseg.storage.locks
 from tests.support.acting_progress import Acting
 from tests.support.fake_generator import loaded
+from tests.support.going_away import (
+    GOING,
+    GONE,
+    a_file,
+    a_link_elsewhere,
+    made_anew,
+    removed,
+    renamed,
+    with_another_lock,
+)
 from unseg.errors import UserError
 from unseg.protecting.manifest import MANIFEST
 from unseg.protecting.run import ProtectSettings, Summary, protect
@@ -29,7 +38,6 @@ from unseg.storage.locks import LOCK_FILE, FolderLock, holder_of
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 12
-GONE = "--out .*out: was removed, renamed or replaced while this run was writing there, or the file .unseg-lock in it"
 
 
 @pytest.fixture
@@ -49,47 +57,6 @@ def run(photos: Path, act: Callable[[], object] | None = None, at: int = 3) -> S
     settings = ProtectSettings(device="cpu", workers=1)
     out, masks = photos.parent / "out", photos.parent / "masks"
     return protect([photos], out, settings, masks=masks, generator=loaded(), **progress)
-
-
-def removed(out: Path) -> None:
-    shutil.rmtree(out)
-
-
-def renamed(out: Path) -> None:
-    out.rename(out.with_name("moved"))
-
-
-def a_link_to_itself(out: Path) -> None:
-    renamed(out)
-    out.symlink_to("moved")
-
-
-def a_link_elsewhere(out: Path) -> None:
-    renamed(out)
-    out.with_name("elsewhere").mkdir()
-    out.symlink_to("elsewhere")
-
-
-def made_anew(out: Path) -> None:
-    renamed(out)
-    out.mkdir()
-
-
-def a_file(out: Path) -> None:
-    renamed(out)
-    out.write_text("mine")
-
-
-def without_its_lock(out: Path) -> None:
-    (out / LOCK_FILE).unlink()
-
-
-def with_another_lock(out: Path) -> None:
-    (out / LOCK_FILE).rename(out / "kept")  # so that the new file cannot get the old one's number on the disk
-    (out / LOCK_FILE).write_text("{}")
-
-
-GOING = [removed, renamed, a_link_to_itself, a_link_elsewhere, made_anew, a_file, without_its_lock, with_another_lock]
 
 
 @pytest.mark.parametrize("at", [0, 3, COUNT])

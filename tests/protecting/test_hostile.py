@@ -245,7 +245,7 @@ def test_names_that_leave_the_folder_on_windows(name: str) -> None:
 
 def test_names_that_stay() -> None:
     for name in ("a.png", "a/b.png", "...", "a..b/..c", "ä/€.png"):
-        assert stays_inside(name) and stays_inside(name, windows=True)
+        assert stays_inside(name) and stays_inside(name, windows=True) == (name != "...")  # a folder itself, there
 
 
 def manifest(folder: Path, **values: object) -> Path:

@@ -13,19 +13,20 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-import unseg.protecting.generators
+import unseg.protecting.inputs
 import unseg.protecting.network_source
 from tests.support.acting_progress import Acting
 from tests.support.fake_generator import FakeGenerator, loaded
+from tests.support.told_progress import Told
 from unseg.compute.threads import single_threaded_pool, worker_threads
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.method.config import Budget
 from unseg.method.metrics import psnr
+from unseg.protecting.effect import breach
 from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, read_manifest
 from unseg.protecting.network_protector import NetworkProtector, image_region
-from unseg.protecting.one_image import breach
 from unseg.protecting.prompt_files import of_images, read_boxes
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage import image_decoding
@@ -142,7 +143,7 @@ def test_noise_does_not_depend_on_the_company_in_a_batch() -> None:
     framed = [protector.frame(photograph(40, 40, seed), np.ones((40, 40), bool)) for seed in range(4)]
     together = protector.noise(framed)
     for index, item in enumerate(framed):
-        assert torch.equal(protector.noise([item])[0], together[index])
+        assert np.array_equal(protector.noise([item])[0], together[index])
     assert {shape[0] for shape, _ in protector.network.seen} == {4}
     with pytest.raises(ValueError, match="5 images for a batch of 4"):
         protector.noise(framed + framed[:1])
@@ -312,9 +313,10 @@ def test_boxes_belong_to_images_in_whatever_form_their_names_are_written(tmp_pat
 
 def test_class_ids_that_are_not_there_are_told_with_those_that_are(folder: Path, tmp_path: Path) -> None:
     masks, chosen = add_masks(folder), replace(SETTINGS, rule=ObjectRule((77,)))
-    by_mask = protect([folder], tmp_path / "a", chosen, masks=masks)
-    by_annotation = protect([folder], tmp_path / "b", chosen, annotations=masks)
-    for summary in (by_mask, by_annotation):
+    for number, given in enumerate(({"masks": masks}, {"annotations": masks})):
+        told = Told()
+        summary = protect([folder], tmp_path / str(number), chosen, **given, progress=told)
+        assert "note: --objects: no image shows class 77; all classes that they show: 0, 3" in told.sentences
         assert {entry.status for entry in summary.entries} == {"copied"}
         assert all((entry.reason or "").endswith(", which has the class ids 0, 3, 255") for entry in summary.entries)
 
@@ -506,7 +508,7 @@ def test_only_the_networks_thread_has_a_team_of_openmp(
     asked, ask, read = [], NetworkProtector.noise, []
     monkeypatch.setattr(NetworkProtector, "noise", lambda *given: asked.append(torch.get_num_threads()) or ask(*given))
     monkeypatch.setattr(
-        unseg.protecting.generators, "load_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
+        unseg.protecting.inputs, "fastest_generator", lambda *given: read.append(torch.get_num_threads()) or loaded()
     )
     monkeypatch.setattr(
         unseg.protecting.network_source, "SMALL_NETWORK_SIDE", 0

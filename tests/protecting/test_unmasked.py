@@ -96,29 +96,43 @@ def test_by_class_an_image_without_a_mask_has_no_class() -> None:
 
 def test_a_class_that_no_mask_shows_copies_nothing_and_says_what_they_show(place: Path) -> None:
     (place / "in" / "bare.png").unlink()
-    summary = run(place, settings={"rule": ObjectRule((77,)), "mask_type": "index"})
-    assert set(states(summary).values()) == {"skipped"} and outputs(place) == set()
-    assert "no object in its mask (masked.png), which has the class ids 0, 255" in [
-        entry.reason for entry in summary.entries
-    ]
+    settings = {"rule": ObjectRule((77, 78)), "mask_type": "index"}
+    mask = np.asarray(Pillow.open(place / "masks" / "masked.png"))
+    Pillow.fromarray(np.where(mask > 0, 6, 0).astype(np.uint8)).save(place / "masks" / "beside.png")
+    with pytest.raises(UserError, match="no image shows class 77, 78; all classes that they show: 0, 6$"):
+        run(place, settings=settings)
+    assert not (place / "out").exists()
+    settings["rule"] = ObjectRule((6, 77))  # of a mask without an image here, as when a part of a set is protected
+    assert set(states(run(place, settings=settings)).values()) == {"skipped"}
 
 
 @pytest.mark.parametrize("unmasked", ["skip", "copy", "whole"])
-def test_a_protected_file_is_never_replaced_by_its_original(place: Path, unmasked: str) -> None:
+def test_a_protected_file_is_never_replaced_by_less(place: Path, unmasked: str) -> None:
     run(place)
     before = (place / "out" / "masked.png").read_bytes()
     (place / "masks" / "masked.png").unlink()
     for _ in range(2):  # the second run finds the line of the first
         summary = run(place, unmasked)
-        if unmasked == "whole":  # asked for, and protected all the same
-            assert states(summary)["masked"] == "protected"
-            return
         entry = next(entry for entry in summary.entries if entry.input == "masked.png")
         assert entry.status == "failed" and "an earlier run protected it: put back" in (entry.reason or "")
         assert (place / "out" / "masked.png").read_bytes() == before
     Pillow.fromarray(MASK).save(place / "masks" / "masked.png")
     assert states(run(place, unmasked))["masked"] == "protected"
     assert (place / "out" / "masked.png").read_bytes() == before
+    (place / "masks" / "masked.png").unlink()
+    (place / "out" / "masked.png").unlink()
+    told = {"skip": "skipped", "copy": "copied", "whole": "protected"}
+    assert states(run(place, unmasked))["masked"] == told[unmasked]
+
+
+def test_what_was_protected_whole_may_be_so_again_after_a_failure(place: Path) -> None:
+    run(place, "whole")
+    before = (place / "out" / "bare.png").read_bytes()
+    Pillow.fromarray(MASK[:9]).save(place / "masks" / "bare.png")
+    assert states(run(place, "whole"))["bare"] == "failed"  # a mask of another size
+    (place / "masks" / "bare.png").unlink()
+    assert states(run(place, "whole"))["bare"] == "protected"
+    assert (place / "out" / "bare.png").read_bytes() == before
 
 
 def test_a_copy_of_an_earlier_run_goes_on_being_called_one(place: Path) -> None:

@@ -29,6 +29,7 @@ from segment_anything_training.surrogate import Surrogate
 from unseg.compute.device import in_bf16
 from unseg.method import letterbox, noise
 from unseg.method.config import Budget
+from unseg.method.noised_batches import add_noise
 
 VECTORS = Path(__file__).parents[1] / "conformance"
 SMALL_GENERATOR = SamConfig(256, embed_dim=96, depth=4, num_heads=4, global_blocks=(1, 3), window=7)
@@ -113,7 +114,8 @@ def test_padding_is_black_before_it_is_normalised(player):
     network, fed = player(), []
     network.image_encoder.register_forward_pre_hook(lambda module, given: fed.append(given[0]))
     side = network.image_size
-    frame = letterbox.image_frame(np.full((40, 100, 3), 255, np.uint8), side)  # two fifths of the frame are image
+    image = np.full((40, 100, 3), 255, np.uint8)  # two fifths of the frame are image
+    frame = torch.from_numpy(letterbox.image_frame(image, side))[None]
     with torch.no_grad():
         network(frame, Prompts())
     at_the_bottom, at_the_top = fed[0][0, :, -1, side // 3], fed[0][0, :, 0, side // 3]
@@ -208,7 +210,7 @@ def test_noise_states_start_one_token_early(generator, vectors, monkeypatch):
 def test_surrogate_equals_published(vectors, kind):
     surrogate = filled(Surrogate(SMALL_SURROGATE))
     label_B1SS = torch.nn.functional.interpolate(vectors["input.label"] / 255, (128, 128), mode="bilinear").round()
-    images = noise.add_noise(
+    images = add_noise(
         batch_of(vectors, "surrogate_image"), vectors["noise.mask"], label_B1SS, Budget(object=1, background=0.25)
     )
     torch.testing.assert_close(
@@ -243,13 +245,13 @@ def test_unlearnable_image_equals_published():
     """From image, label and noise to the finished image, to the last bit."""
     vectors = load_file(VECTORS / "apply_noise.safetensors")
     image, label = vectors["image"].permute(1, 2, 0).numpy(), vectors["label"].numpy()
-    fed = letterbox.image_frame(image, 1024)[:, :, ::16, ::16]
+    fed = torch.from_numpy(letterbox.image_frame(image, 1024))[None, :, ::16, ::16]
     torch.testing.assert_close(fed, vectors["generator_input"], rtol=0, atol=1e-6)
     for mode, mask in (("all", (label != 0) & (label != 255)), ("single_6", label == 6)):
-        prompt = letterbox.mask_prompts(mask, 1024, 256).masks
-        assert torch.equal(prompt, vectors[f"{mode}.mask_prompt"])
-        region = noise.published_region(prompt[0, 0], *label.shape).numpy()
-        unlearnable = noise.apply(image, vectors["noise"][0], region, Budget(object=8, background=2))
+        prompt = letterbox.mask_prompt(mask, 1024, 256)
+        assert np.array_equal(prompt[None], vectors[f"{mode}.mask_prompt"].numpy())
+        region = noise.published_region(prompt[0], *label.shape)
+        unlearnable = noise.apply(image, vectors["noise"][0].numpy(), region, Budget(object=8, background=2))
         assert np.array_equal(unlearnable.transpose(2, 0, 1), vectors[f"{mode}.unlearnable_image"].numpy())
 
 

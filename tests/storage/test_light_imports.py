@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "unseg.protecting.protector",
         "unseg.protecting.run",
         "unseg.protecting.verification",
+        "unseg.web.server",
     ],
 )
 def test_torch_is_not_loaded(module):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -135,6 +137,26 @@ def test_the_second_decoder_keeps_still_where_decoders_may_differ() -> None:
     assert disagreement(buffer.getvalue(), read, must_read=True) == "a second decoder cannot read it"
 
 
+def test_big_tiff_from_the_high_byte_is_read_or_refused_whatever_is_wrong_with_it() -> None:
+    """Its places take 8 bytes, and many strips have theirs in a list behind the directory."""
+    colours = BANDS[..., :3]
+    options = {"photometric": "rgb", "bigtiff": True, "byteorder": ">", "rowsperstrip": 2}
+    data = tiff_of(colours, **options, resolution=(72, 36), description="a text of more than eight letters")
+    read = decode_image(Path("x"), data)
+    assert np.array_equal(read.samples, colours) and disagreement(data, read, must_read=True) is None
+    marked = tiff_of(colours, **options, extratags=[(40960, "I", 1, 999, True)])  # tifffile writes no EXIF itself
+    assert marked.count(struct.pack(">HHQ", 40960, 4, 1)) == 1
+    with_exif = marked.replace(struct.pack(">HHQ", 40960, 4, 1), struct.pack(">HHQ", 34665, 4, 1))
+    assert "its EXIF was left out" in str(decode_image(Path("x"), with_exif).note)
+    draw = np.random.default_rng(4)
+    for _ in range(300):
+        hostile = bytearray(data)
+        for place in draw.integers(4, len(data), 1 + draw.integers(6)):
+            hostile[place] = draw.choice([0, 1, 127, 255])
+        with suppress(ImageError):
+            decode_image(Path("x"), bytes(hostile), max_pixels=10_000)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -155,9 +177,13 @@ def test_the_second_decoder_keeps_still_where_decoders_may_differ() -> None:
             tiff_of(BANDS[..., :2], photometric="minisblack", planarconfig="contig"),
             "2 bands, of which one is beside grey",
         ),
+        (
+            tiff_of(np.stack([BANDS[..., 0]] * 2), photometric="minisblack", bigtiff=True, byteorder=">"),
+            "several frames or pages",
+        ),
         (tiff_of(BANDS[..., :3], photometric="rgb", subfiletype=1), "its first picture is a preview of another"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "JPEG 2000 is not read: save it as PNG or TIFF first"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "JPEG XL is not read: save it as PNG or TIFF first"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "broken image: its header says no size"),
         (bytes(128) + b"DICM", "DICOM is not read"),
         (b"8BPS\0\1" + bytes(99), "Photoshop is not read"),
     ],
@@ -171,7 +197,7 @@ def test_what_cannot_be_kept_is_refused_by_name(tmp_path: Path, data: bytes, rea
 def test_heic_names_the_package_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400))
-    with pytest.raises(ImageError, match=r"IMG_1.HEIC: HEIC needs another package: run pip install 'unseg\[heic\]'"):
+    with pytest.raises(ImageError, match=r"IMG_1.HEIC: HEIC needs another package: run pip install 'unseg\[formats\]'"):
         read_image(tmp_path / "IMG_1.HEIC")
 
 

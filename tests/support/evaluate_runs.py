@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unseg.commands.application import app
+from tests.support.whole_app import app
 from unseg.evaluation.results import read_results
 
 

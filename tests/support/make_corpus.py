@@ -81,6 +81,7 @@ def seeds() -> dict[str, list[bytes]]:
             tiff(deep[..., 0], byteorder=">"),
             tiff(np.asarray(photo), photometric="rgb", tile=(32, 32)),
             tiff(np.asarray(photo), bigtiff=True),
+            tiff(np.asarray(cat), bigtiff=True, byteorder=">", rowsperstrip=7),
         ],
         "BMP": [
             saved(photo, "BMP"),

@@ -2,6 +2,7 @@
 
 python tests/support/training_runs.py run OUTPUT [--kill STEP RANK]   the smoke recipe; that rank's process kills itself
 python tests/support/training_runs.py gradients OUTPUT                one step of each player: gradients, states by rank
+python tests/support/training_runs.py coded OUTPUT                    the same, the generator being given codes
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def same(left: object, right: object) -> bool:
     return left == right
 
 
-def small_paper(batch_size: int) -> TrainConfig:
+def small_paper(batch_size: int, code_prompt: bool = False) -> TrainConfig:
     """The paper's recipe in small."""
     build.SAM_CONFIGS["vit_b"], build.SURROGATE_IMAGE_SIZE = SMALL_SAM, 128
     return dataclasses.replace(
@@ -82,6 +83,7 @@ def small_paper(batch_size: int) -> TrainConfig:
         generator_start="random",
         precision="float32",
         budget=Budget(32, 8),
+        code_prompt=code_prompt,
     )
 
 
@@ -111,8 +113,9 @@ def one_step_each(config: TrainConfig, world: World) -> dict:
 def main(mode: str, output: str, *more: str) -> None:
     torch.set_num_threads(1)
     with connect("cpu") as world:
-        if mode == "gradients":
-            torch.save(one_step_each(small_paper(batch_size=2), world), Path(output) / f"rank_{world.rank}.pt")
+        if mode in ("gradients", "coded"):
+            config = small_paper(batch_size=2, code_prompt=mode == "coded")
+            torch.save(one_step_each(config, world), Path(output) / f"rank_{world.rank}.pt")
             return
         kill_step, kill_rank = map(int, more[1:]) if more else (-1, 0)
         take_step = loop.take_step

@@ -62,7 +62,7 @@ def test_the_papers_numbers(field, published):
 
 def test_every_field_of_the_papers_recipe_is_checked_or_is_no_number_of_the_paper():
     checked = {field for field, _ in test_the_papers_numbers.pytestmark[0].args[1]} | {"phases"}
-    ours = {"log_every", "checkpoint_every", "precision"}
+    ours = {"log_every", "checkpoint_every", "precision", "code_prompt"}
     assert {field.name for field in dataclasses.fields(TrainConfig)} == checked | ours
 
 
@@ -112,6 +112,7 @@ def test_the_papers_networks_and_optimizers(monkeypatch):
         ("surrogate_sizes", "64, 96", (64, 96)),
         ("jitter", "0.5,1.5", (0.5, 1.5)),
         ("surrogate_prompts", "", ()),
+        ("code_prompt", "true", True),
     ],
 )
 def test_overrides(field, text, value):

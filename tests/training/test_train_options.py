@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
+from tests.support.whole_app import app
 from unseg.cli import main
-from unseg.commands.application import app
 
 GROUPS = {
     "Data": {"--data-root", "--splits", "--watch", "--allow-missing"},

@@ -35,7 +35,7 @@ class CrossedOptions:
         typer.Option(
             help="Clean images are always among them; codes (what ships; also codes-one, codes-by-class, "
             "codes-grey-safe, codes-by-contrast, codes-jpeg), tint (what shipped until 0.1), lsp, ar, em, tap, random, "
-            "pattern, and protected, which --generator makes."
+            "pattern; protected, which --generator makes; and codes-learned, which --learned makes."
         ),
     ] = "clean,codes,tint,lsp,tap"
     defences: Annotated[
@@ -68,6 +68,10 @@ class NoiseOptions:
     generator: Annotated[
         str | None,
         typer.Option(help="Makes the noise `protected`: compact, a weight file, or module:name of your own."),
+    ] = None
+    learned: Annotated[
+        Path | None,
+        typer.Option(help="Makes the noise `codes-learned`: weights that benchmarks.learn_codes wrote."),
     ] = None
     epsilon: Annotated[float, typer.Option(help="Budget on every class but the background, grey levels of 255.")] = 8.0
     background_epsilon: Annotated[float, typer.Option(help="Budget on the background, grey levels of 255.")] = 2.0
@@ -146,6 +150,7 @@ def bench_of(
         budget=budget,
         shipped=_loader(SHIPPED, budget, running.device),
         generator=None if noises.generator is None else _loader(noises.generator, budget, running.device),
+        learned=noises.learned,
         weights=named_weights(training.weights or []),
         device=running.device,
         checkpoint_every=running.checkpoint_every,

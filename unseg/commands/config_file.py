@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from typer.exceptions import TyperException
 
 from unseg.commands.removed import removal
@@ -38,6 +37,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     Raises UserError where the file cannot be read or names an option that the command does not have.
     """
     if path is None:
+        _read.set((None, None))  # of an earlier command of this process
         return None
     options = {
         name.removeprefix("--"): parameter
@@ -94,6 +94,8 @@ ConfigFile = Annotated[
 
 
 def _mapping(path: Path) -> dict[str, Any]:
+    import yaml  # which most runs do not need
+
     try:
         content = yaml.load(read_text(path), yaml.BaseLoader)  # texts, lists and mappings alone
     except OSError as error:

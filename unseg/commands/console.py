@@ -84,4 +84,4 @@ def to_go_on_later() -> Iterator[None]:
         with in_good_order():
             yield
     except KeyboardInterrupt as stop:
-        raise type(stop)(GOES_ON) from None
+        raise type(stop)(str(stop) or GOES_ON) from None

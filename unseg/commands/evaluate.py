@@ -86,10 +86,11 @@ def load_noise(name: str, budget: Budget, device: str) -> OnTheWay:
     from unseg.compute.device import choose_device
     from unseg.evaluation.on_the_way import OnTheWay
     from unseg.protecting.generators import load_generator
-    from unseg.protecting.network_protector import NetworkProtector
+    from unseg.protecting.network_protector import NetworkProtector, takes_codes
 
     chosen = choose_device(device)
     loaded = load_generator(name, chosen)
-    protector = NetworkProtector(loaded.network, budget, device=chosen)
+    protector = NetworkProtector(loaded.network, budget, device=str(chosen))
     codes = getattr(loaded.network, "codes", 0)
-    return OnTheWay(name, protector, protector.by_class, codes, {"generator": loaded.sha256})
+    with_codes = protector.with_codes if takes_codes(loaded.network) else None
+    return OnTheWay(name, protector, protector.by_class, codes, {"generator": loaded.sha256}, with_codes)

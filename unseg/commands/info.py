@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,21 +19,17 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Print the version, the device and the facts of a generator."""
-    import torch
+    from unseg.compute.device import device_name
+    from unseg.protecting.generators import fastest_generator
 
-    from unseg.storage.weights import load_generator
-
-    loaded = load_generator(generator)
-    count = sum(parameter.numel() for parameter in loaded.network.parameters())
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    device = device_name("auto")
+    loaded = fastest_generator(generator, device)
     facts = {
         "unseg": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": device,
+        **_computes(loaded.network, device),
         "generator": f"{loaded.name} ({loaded.source})",
         "sha256": loaded.sha256,
-        "parameters": f"{count:,}",
         "input side": str(loaded.network.image_size),
         "mask prompt side": str(loaded.network.mask_size),
         **loaded.metadata,
@@ -45,3 +41,19 @@ def info(
     for name, value in facts.items():
         table.add_row(Text(name), Text(str(value), overflow="fold"))
     Console(highlight=False).print(table)
+
+
+def _computes(network: Any, device: str) -> dict[str, str]:
+    """Returns what computes a generator's noise, on which device, and how many parameters it has."""
+    from unseg.storage.onnx_generator import OnnxGenerator
+
+    if isinstance(network, OnnxGenerator):
+        import onnxruntime
+
+        library = {"onnxruntime": onnxruntime.__version__, "device": "cpu, one thread an image"}
+        return {**library, "parameters": f"{network.parameters:,}"}
+    import torch
+
+    told = torch.cuda.get_device_name() if device != "cpu" else f"cpu, {torch.get_num_threads()} threads"
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return {"torch": torch.__version__, "device": told, "parameters": f"{count:,}"}

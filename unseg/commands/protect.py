@@ -3,241 +3,35 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, quiet_decoders, to_go_on_later
 from unseg.commands.option_groups import grouped
+from unseg.commands.protect_one import STREAM, OneImage, check_for_one, format_of, is_one
+from unseg.commands.protect_options import (
+    ChangeOptions,
+    FileOptions,
+    ImageOptions,
+    ImagePaths,
+    NoiseOptions,
+    ObjectOptions,
+    SpeedOptions,
+    TrialOptions,
+)
 from unseg.commands.protect_summary import as_dict, print_summary
-from unseg.method.config import Budget, strength
-from unseg.storage.image_limits import MAX_PIXELS
+from unseg.compute.interrupts import in_good_order
+from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from unseg.protecting.run import ProtectSettings, Summary
 
 
-@dataclass(frozen=True)
-class ImageOptions:
-    """The images and the place for their protected versions."""
-
-    PANEL: ClassVar[str] = "What is protected"
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the protected images and the manifest.")]
-    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6
-
-
-@dataclass(frozen=True)
-class NoiseOptions:
-    """The kind of noise, and what decides it."""
-
-    PANEL: ClassVar[str] = "The noise"
-    noise: Annotated[
-        str | None,
-        typer.Option(
-            help="codes (patterns by formula, the default), sam (the published method, with --generator), compact (a "
-            "small network), or tint (flat colours, one a class)."
-        ),
-    ] = None
-    generator: Annotated[
-        str | None,
-        typer.Option(help="A network in place of codes: compact (shipped), a weight file, or module:name (your own)."),
-    ] = None
-    key: Annotated[
-        Path | None,
-        typer.Option(help="File of the key of codes. Default: OUT.key, beside --out, made by the first run."),
-    ] = None
-    codes: Annotated[
-        Path | None,
-        typer.Option(help="Which class has which code: the manifest of an earlier run, or JSON as in its first line."),
-    ] = None
-    survive_grey: Annotated[
-        bool, typer.Option("--survive-grey", help="Codes that are left in copies turned grey; they are seen more.")
-    ] = False
-    mask_by_contrast: Annotated[
-        bool, typer.Option("--mask-by-contrast", help="Less noise on flat areas, where it is seen.")
-    ] = False
-
-
-@dataclass(frozen=True)
-class ObjectOptions:
-    """The part of an image that a network is to learn nothing of."""
-
-    PANEL: ClassVar[str] = "What the object is"
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of masks, paired by relative name without suffix. One of --masks, --annotations, --boxes, "
-            "--points and --whole-image says what the object is."
-        ),
-    ] = None
-    annotations: Annotated[
-        Path | None,
-        typer.Option(
-            help="Annotations in place of masks, a file or a folder: COCO, panoptic, VOC, Cityscapes, YOLO, LabelMe, "
-            "Hugging Face and more; see the manual on annotations."
-        ),
-    ] = None
-    annotations_format: Annotated[str, typer.Option(help="Their format, where it is not the detected one.")] = "auto"
-    boxes: Annotated[
-        Path | None,
-        typer.Option(help='JSON file of boxes, {"relative/name.jpg": [[x1, y1, x2, y2], ...]}, in place of masks.'),
-    ] = None
-    webdataset: Annotated[
-        str | None,
-        typer.Option(help="IMAGES are tar files (webdataset); masks are their members of this suffix: mask.png."),
-    ] = None
-    whole_image: Annotated[
-        bool,
-        typer.Option(
-            "--whole-image",
-            help="In place of masks: noise over the whole image, which cannot keep networks from learning the objects "
-            "in it.",
-        ),
-    ] = False
-    refine_boxes: Annotated[
-        bool, typer.Option("--refine-boxes", help="The object is what GrabCut finds in each box, not all of it.")
-    ] = False
-    points: Annotated[
-        Path | None,
-        typer.Option(
-            help='JSON file of points, {"relative/name.jpg": [[ x, y ], ...]}, in place of masks: the object is what '
-            'GrabCut finds around them. {"object": [...], "background": [...]} for an image says what is not, too.'
-        ),
-    ] = None
-    objects: Annotated[
-        str,
-        typer.Option(
-            help="What is the object: all; things (or multi), countable ones only; class ids such as 3,4 or 1-5; "
-            "by-class: every class has its own noise; auto: all, or by-class where classes cover the images."
-        ),
-    ] = "auto"
-    ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255
-    background_label: Annotated[int, typer.Option(help="Class id that `--objects all` leaves out; -1: none.")] = 0
-    mask_type: Annotated[
-        str,
-        typer.Option(
-            help="What masks hold: binary (the brighter of two levels is object), soft (above 127 is object), trimap "
-            "(all but black is object), index (class ids), or auto."
-        ),
-    ] = "auto"
-    mask_frame: Annotated[
-        str,
-        typer.Option(
-            help="How masks lie where EXIF turns an image: upright, stored (like the file's pixels), or auto: upright, "
-            "noted where both fit."
-        ),
-    ] = "auto"
-    fit_masks: Annotated[
-        bool,
-        typer.Option("--fit-masks", help="Scale masks of another size with the same proportions (nearest pixel)."),
-    ] = False
-    unmasked: Annotated[
-        str,
-        typer.Option(
-            help="Images without an object: skip (listed, not written), copy (with all metadata), fail, or "
-            "whole (protected as with --whole-image)."
-        ),
-    ] = "skip"
-
-
-@dataclass(frozen=True)
-class ChangeOptions:
-    """The bound, and where each part of it holds."""
-
-    PANEL: ClassVar[str] = "How much may change"
-    strength: Annotated[str, typer.Option(help="subtle, standard or strong: --epsilon 4, 8 or 12.")] = "standard"
-    epsilon: Annotated[
-        float | None, typer.Option(help="Most that values of the object may change, of 255, in place of --strength.")
-    ] = None
-    background_epsilon: Annotated[
-        float, typer.Option(help="The same for all other pixels, with a network's noise; codes leave them as they are.")
-    ] = 2.0
-    region: Annotated[
-        str,
-        typer.Option(
-            help="Where --epsilon holds: mask (exactly the object), or published (the 256-pixel mask prompt resized "
-            "back)."
-        ),
-    ] = "mask"
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """The files that are written."""
-
-    PANEL: ClassVar[str] = "Output"
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="png, tiff, webp (lossless, smaller, slower), or jpeg: changes values beyond the budget, and the run "
-            "says by how much.",
-        ),
-    ] = "png"
-    names: Annotated[
-        str,
-        typer.Option(
-            help="png: an output gets its format's suffix. keep: it has exactly its input's name, so that a.jpg holds "
-            "a PNG, which programs that go by content read."
-        ),
-    ] = "png"
-    png_level: Annotated[int, typer.Option(help="Compression of PNG and TIFF, 0 to 9.")] = 1
-    metadata: Annotated[
-        str,
-        typer.Option(
-            help="What a protected image keeps: icc (its colour profile alone), keep (EXIF and XMP too, with place and "
-            "camera), or none. Copies keep all."
-        ),
-    ] = "icc"
-    keep_times: Annotated[bool, typer.Option("--keep-times", help="Give outputs their inputs' time stamps.")] = False
-
-
-@dataclass(frozen=True)
-class SpeedOptions:
-    """Where the network runs, and how many threads and processes share the work."""
-
-    PANEL: ClassVar[str] = "Speed and device"
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
-    gpus: Annotated[int | None, typer.Option(help="Use so many GPUs, one process each; 0: the CPU.")] = None
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="Of generators derived from SAM: float32, or bfloat16, where about one value in a hundred "
-            "differs by a grey level or two."
-        ),
-    ] = "float32"
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Images a batch. Default: 1 on a CPU; on a GPU 32, or 8 with generators derived from SAM."),
-    ] = None
-    workers: Annotated[int | None, typer.Option(help="Threads. Default: the number of cores.")] = None
-    processes: Annotated[int, typer.Option(help="Processes that share the work; what is written is the same.")] = 1
-    shard: Annotated[
-        str | None,
-        typer.Option(help="One job of several into one --out: plan/8 once, then 1/8 to 8/8, then `unseg merge`."),
-    ] = None
-
-
-@dataclass(frozen=True)
-class TrialOptions:
-    """A look at what a run would do."""
-
-    PANEL: ClassVar[str] = "A try first"
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; count, forecast and list problems.")] = (
-        False
-    )
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images, by name: for a try.")] = None
-
-
-ImagePaths = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="IMAGES...", help="Folders (recursive) and image files. None where --annotations holds the images."
-    ),
-]
+NAMES = {"form": "format"}  # fields of the groups above → what settings call them
 
 
 @grouped
@@ -261,7 +55,21 @@ def protect(
     same command again to go on after an interruption. Exit codes: 0 every image was protected; 1 some were not, the
     table says which and why; 2 it could not start or go on, one line says why; 130 Ctrl-C; 143 terminated.
     """
+    one = is_one(inputs or [], images.out)
+    if one:
+        check_for_one(
+            inputs or [], images.out, _for_folders(inputs or [], images, what, files, speed=speed, trial=trial)
+        )
+        files = replace(files, form=format_of(files.form, images.out))
     settings = _settings(images, noise, what, change, files, speed=speed)
+    if one:
+        with in_good_order(), quiet_decoders():
+            image = OneImage(inputs or [], images.out, _hints(noise, what), settings)
+            raise typer.Exit(image.protect(Terminal(quiet, to_stderr=True), as_json))
+    if images.out is None:
+        raise UserError("missing option '--out': name a folder; `unseg protect --help` lists what there is")
+    if images.watch and as_json:
+        raise UserError("--json: tells what a run did at its end, and --watch has none; the manifest tells it")
     terminal = Terminal(quiet, to_stderr=as_json)
     with to_go_on_later(), quiet_decoders():
         summary = _run(inputs or [], images, noise, what, speed, trial=trial, settings=settings, terminal=terminal)
@@ -282,49 +90,26 @@ def _settings(
     speed: SpeedOptions,
 ) -> ProtectSettings:
     """Returns what the options ask for; UserError names the one that cannot be."""
-    from unseg.data.object_rule import ObjectRule
-    from unseg.protecting.run import ProtectSettings
+    from unseg.protecting.named_settings import NamedOptions, named_settings
 
-    device = speed.device
-    if speed.gpus is not None:
-        from unseg.compute.device import device_of_gpus
-
-        device = device_of_gpus(speed.gpus, speed.processes)
-    is_auto = what.objects.strip().lower() == "auto"
-    labels = (_label(what.ignore_label), _label(what.background_label))
-    words: dict[str, Any] = {  # each one of a few; ProtectSettings refuses others
-        "noise": noise.noise,
-        "region": change.region,
-        "mask_type": what.mask_type,
-        "mask_frame": what.mask_frame,
-        "unmasked": what.unmasked,
-        "format": files.form,
-        "names": "suffix" if files.names == "png" else files.names,
-        "metadata": files.metadata,
-        "precision": speed.precision,
+    options: dict[str, Any] = {  # each one is checked where settings are made
+        name: value
+        for group in (images, noise, what, change, files, speed)
+        for field in fields(group)
+        if (name := NAMES.get(field.name, field.name)) in NamedOptions.__annotations__
+        if (value := getattr(group, field.name)) is not None
     }
-    return ProtectSettings(
-        budget=Budget(
-            strength(change.strength) if change.epsilon is None else change.epsilon, change.background_epsilon
-        ),
-        generator=noise.generator,
-        rule=ObjectRule.parse("all" if is_auto else what.objects, *labels),
-        auto_objects=is_auto,
-        survive_grey=noise.survive_grey,
-        mask_by_contrast=noise.mask_by_contrast,
-        **words,
-        fit_masks=what.fit_masks,
-        png_level=files.png_level,
-        keep_times=files.keep_times,
-        device=device,
-        batch_size=speed.batch_size,
-        workers=speed.workers,
-        max_megapixels=images.max_megapixels,
-    )
+    if options.get("bands") is not None:
+        options["bands"] = _bands(options["bands"])
+    return named_settings(**options)
 
 
-def _label(value: int) -> int | None:
-    return None if value < 0 else value
+def _bands(text: str) -> tuple[int, ...]:
+    """Returns the numbers in --bands; UserError where it holds others."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 5 for part in parts):
+        raise UserError(f"--bands {text}: give numbers of bands from 1, such as 1,2,3")
+    return tuple(map(int, parts))
 
 
 def _run(
@@ -341,23 +126,60 @@ def _run(
     from unseg.protecting import run
     from unseg.protecting.shards import Shard
 
+    assert images.out is not None, "a run has a folder to write to"
     return run.protect(
         inputs,
         images.out,
         settings,
-        masks=what.masks,
-        boxes=what.boxes,
-        refine_boxes=what.refine_boxes,
-        points=what.points,
-        annotations=what.annotations,
-        annotations_format=what.annotations_format,
-        whole_image=what.whole_image,
+        **_hints(noise, what),
         webdataset=what.webdataset,
         limit=trial.limit,
         dry_run=trial.dry_run,
-        processes=speed.gpus or speed.processes,
-        key=noise.key,
-        codes=noise.codes,
+        watch=images.watch,
+        processes=speed.processes,
+        gpus=speed.gpus,
         shard=None if speed.shard is None else Shard.parse(speed.shard),
         progress=terminal,
     )
+
+
+def _hints(noise: NoiseOptions, what: ObjectOptions) -> dict[str, Any]:
+    """Returns what a run is told about objects and codes, by the names of its arguments."""
+    return {
+        "masks": what.masks,
+        "mask": what.mask,
+        "boxes": what.boxes,
+        "refine_boxes": what.refine_boxes,
+        "points": what.points,
+        "annotations": what.annotations,
+        "annotations_format": what.annotations_format,
+        "whole_image": what.whole_image,
+        "key": noise.key,
+        "codes": noise.codes,
+    }
+
+
+def _for_folders(
+    inputs: list[Path],
+    images: ImageOptions,
+    what: ObjectOptions,
+    files: FileOptions,
+    *,
+    speed: SpeedOptions,
+    trial: TrialOptions,
+) -> dict[str, bool]:
+    """Returns the options that are for folders of images alone, and whether each is given."""
+    nameless = STREAM in inputs
+    return {
+        "--masks": nameless and what.masks is not None,
+        "--annotations": nameless and what.annotations is not None,
+        "--names": files.names != "png",
+        "--keep-times": files.keep_times,
+        "--processes": speed.processes != 1,
+        "--gpus": speed.gpus is not None,
+        "--limit": trial.limit is not None,
+        "--dry-run": trial.dry_run,
+        "--watch": images.watch,
+        "--webdataset": what.webdataset is not None,
+        "--shard": speed.shard is not None,
+    }

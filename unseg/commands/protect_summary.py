@@ -31,6 +31,7 @@ EXPLAINED = {
     "skipped": "nothing written; see --unmasked",
     "failed": "nothing written",
 }
+MEASURES = {"delta_e": "ΔE2000 of objects", "s_cielab": "S-CIELAB of objects", "ssim": "SSIM"}
 
 
 def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
         "copied": len(summary.of("copied")),
         "skipped": len(summary.of("skipped")),
         "failed": len(summary.of("failed")),
-        "psnr": _quality(protected),
+        "psnr": _psnr(protected),
+        "quality": _quality(protected),
         "over_budget": _breach(protected),
         "not_protected": [
             {"input": entry.input, "input_root": entry.input_root, "status": entry.status, "reason": entry.reason}
@@ -64,10 +66,20 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
     }
 
 
-def _quality(protected: Sequence[Entry]) -> dict[str, float] | None:
+def _psnr(protected: Sequence[Entry]) -> dict[str, float] | None:
     """Returns mean and lowest PSNR in dB; None where no image changed."""
     ratios = [entry.psnr for entry in protected if entry.psnr is not None]
     return {"mean": sum(ratios) / len(ratios), "lowest": min(ratios)} if ratios else None
+
+
+def _quality(protected: Sequence[Entry]) -> dict[str, float] | None:
+    """Returns the means of what --quality measures over the images that have it; None where none has."""
+    found: dict[str, float] = {}
+    for name in MEASURES:
+        values = [value for entry in protected if (value := getattr(entry, name)) is not None]
+        if values:
+            found[name] = sum(values) / len(values)
+    return found or None
 
 
 def _breach(protected: Sequence[Entry]) -> dict[str, float] | None:
@@ -116,12 +128,18 @@ def _table(summary: Summary) -> Table:
     table.add_column("", justify="left")
     table.add_column("images", justify="right")
     table.add_column("", justify="left")
-    ratios = _quality(protected)
-    quality = f"PSNR {ratios['mean']:.1f} dB on average, {ratios['lowest']:.1f} at least" if ratios else ""
     kept = f"{summary.kept} of them by an earlier run" if summary.kept else ""
-    table.add_row("protected", str(len(protected)), "; ".join(filter(None, (quality, kept))))
+    table.add_row("protected", str(len(protected)), "; ".join(filter(None, (*_measured(protected), kept))))
     for status, title, _ in UNPROTECTED:
         count = len(summary.of(status))
         if count or status in ("copied", "failed"):
             table.add_row(title, str(count), EXPLAINED[status] if count else "")
     return table
+
+
+def _measured(protected: Sequence[Entry]) -> list[str]:
+    """Returns what the table says of how far the images are from their originals."""
+    ratios, quality = _psnr(protected), _quality(protected)
+    said = [f"PSNR {ratios['mean']:.1f} dB on average, {ratios['lowest']:.1f} at least"] if ratios else []
+    means = [f"{MEASURES[name]} {value:.2f}" for name, value in (quality or {}).items()]
+    return said + ([f"{', '.join(means)} on average"] if means else [])

@@ -23,16 +23,17 @@ class _Checked:
         try:
             return self._stream.write(text)
         except OSError as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     def flush(self) -> None:
         """Flushes the stream; UserError where it takes nothing more."""
         try:
             self._stream.flush()
         except OSError as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
-    def _failed(self, error: OSError) -> UserError:
+    def failed(self, error: OSError) -> UserError:
+        """Returns the error to raise where the stream takes nothing more, which is then said once."""
         # The interpreter flushes once more when it ends, which would be a second error.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
@@ -43,6 +44,17 @@ class _Checked:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def write_binary(data: bytes) -> None:
+    """Writes bytes to standard output, all of them; UserError where it takes nothing more."""
+    stream = sys.stdout
+    stream.flush()
+    try:
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    except OSError as error:
+        raise stream.failed(error) if isinstance(stream, _Checked) else error from error
 
 
 class _Lossy(_Checked):

@@ -1,10 +1,27 @@
-"""Where networks run, and in which precision."""
+"""Where networks run, and in which precision. Torch is loaded only where it is asked."""
 
 from __future__ import annotations
 
-import torch
+import os
+from typing import TYPE_CHECKING
 
-from unseg.errors import UserError
+from unseg.errors import UserError, is_there, naming_the_extra
+
+if TYPE_CHECKING:
+    import torch
+
+# One of these is there wherever torch can see a GPU: drivers of NVIDIA (Linux, WSL, Windows) and AMD.
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", f"{os.environ.get('SYSTEMROOT', '')}/System32/nvcuda.dll", "/dev/kfd")
+
+
+def device_name(name: str) -> str:
+    """Returns the name of the device that `name` means, as `choose_device` has it: cpu, cuda or cuda:N.
+
+    Torch, which takes seconds to load, is asked only where the system has a driver for GPUs.
+    """
+    if name == "cpu" or (name == "auto" and not (any(map(os.path.exists, DRIVERS)) and is_there("torch"))):
+        return "cpu"
+    return str(choose_device(name))
 
 
 def choose_device(name: str) -> torch.device:
@@ -12,6 +29,9 @@ def choose_device(name: str) -> torch.device:
 
     A UserError says where the name is no device (auto, cpu, cuda, cuda:N), or torch sees no GPU.
     """
+    with naming_the_extra(f"--device {name}"):
+        import torch
+
     available = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
@@ -31,12 +51,21 @@ def device_of_gpus(count: int, processes: int) -> str:
 
     processes: as the user asked for them beside the GPUs. A UserError says where the two do not go together.
     """
-    visible = torch.cuda.device_count()
+    visible = visible_gpus()
     if not 0 <= count <= visible:
         raise UserError(f"--gpus {count}: torch sees {visible} here; give 0 (the CPU) to {visible}")
     if count and processes != 1:
         raise UserError(f"--gpus {count} --processes {processes}: every GPU has one process; leave --processes out")
     return "cuda" if count else "cpu"
+
+
+def visible_gpus() -> int:
+    """Returns how many GPUs torch sees; none where it is not installed."""
+    if not is_there("torch"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
@@ -47,4 +76,6 @@ def in_bf16(precision: str, device: torch.device) -> bool:
     """
     if precision != "auto":
         return precision == "bf16"
+    import torch
+
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -26,6 +26,9 @@ EXIT_SIGNAL = 128
 INSISTED_AFTER = 1.0  # seconds: one Ctrl-C may arrive twice, from the terminal and through the launcher
 SENT_AGAIN_AFTER = 0.05  # seconds, for a signal whose exception was lost
 
+LAUNCHER = "UNSEG_TOLD"
+"""Environment variable of processes that `unseg.compute.launch` starts: the file that says that they told their end."""
+
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -50,6 +53,7 @@ def end_at_once(name: str = "unseg") -> None:
         if speaks() and not (number == signal.SIGTERM and was_launched()):
             with suppress(OSError):
                 os.write(2, f"{new_line}{name}: interrupted\n".encode())
+            tell_the_launcher()
         os._exit(EXIT_SIGNAL + number)
 
     for number in _heard():
@@ -62,8 +66,18 @@ def speaks() -> bool:
 
 
 def was_launched() -> bool:
-    """Returns whether `torchrun` started this process. Its SIGTERM is no news: the launcher tells why it was sent."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    """Returns whether `unseg.compute.launch` started this process.
+
+    Its SIGTERM is no news: the launcher sends it where another process failed, and tells why it was sent.
+    """
+    return LAUNCHER in os.environ
+
+
+def tell_the_launcher() -> None:
+    """Lets the launcher know, where there is one, that a person has read why this process ends."""
+    if was_launched() and speaks():
+        with suppress(OSError):
+            os.close(os.open(os.environ[LAUNCHER], os.O_WRONLY | os.O_CREAT, 0o600))
 
 
 def ignore_from_now_on() -> None:
@@ -111,7 +125,7 @@ class in_good_order:  # noqa: N801  # used as a function is
             self._hook(found)
             return
         self._since = -INSISTED_AFTER
-        again = threading.Timer(SENT_AGAIN_AFTER, os.kill, (os.getpid(), self._number))
+        again = threading.Timer(SENT_AGAIN_AFTER, _send_to_us, [self._number])
         again.daemon = True
         again.start()
 
@@ -133,6 +147,13 @@ def kept_from_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send_to_us(number: int) -> None:
+    if os.name == "nt":
+        signal.raise_signal(number)  # os.kill would end the process there
+    else:
+        os.kill(os.getpid(), number)
 
 
 def _interrupt(number: int) -> KeyboardInterrupt:

@@ -6,12 +6,16 @@ torchrun itself answers every failure with a traceback of its own, which buries 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unseg.compute.interrupts import EXIT_SIGNAL, end_at_once
+from unseg.compute.interrupts import EXIT_SIGNAL, LAUNCHER, end_at_once
 
 if TYPE_CHECKING:  # torch is imported once Ctrl-C is taken care of
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -28,11 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from torch.distributed.run import parse_args, run
 
     logging.disable(logging.CRITICAL)  # of this process, which does nothing else
+    told = Path(tempfile.gettempdir(), f"unseg-told-{secrets.token_hex(8)}")
+    os.environ[LAUNCHER] = str(told)
     try:
         run(parse_args(arguments))
     except ChildFailedError as error:
         return _tell(list(error.failures.items()))
-    except SignalException as error:  # the processes were sent it, too; they have told what they did
+    except SignalException as error:  # the processes were sent it, too, maybe before they could tell anything
+        if not told.exists():
+            print("unseg: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return EXIT_SIGNAL + error.sigval
     except (RendezvousError, ValueError, RuntimeError) as error:
         print(
@@ -41,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_ERROR
+    finally:
+        told.unlink(missing_ok=True)
     return 0
 
 

@@ -2,7 +2,8 @@
 
 Soft edges and class ids both lie between black and white. What tells them apart is their place: class ids fill areas,
 and a pixel inside one has four equal neighbours ("flat"); soft edges are a pixel or a few wide, and hardly any of
-theirs has.
+theirs has. Where ids are as thin as edges, it is what lies beside them: an edge leads from dark to bright, and its
+pixels have a darker and a brighter neighbour (a "step"), while a line of an id lies on something.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from unseg.compute.in_flight import PIXELS
@@ -28,10 +30,12 @@ BLACK, WHITE, DEEP_WHITE = 0, 255, 65535
 HIGHEST_CLASS_ID = 200  # no common segmentation set numbers its classes higher (COCO panoptic ends at 200)
 LOW_IDS = 30  # soft edges and trimaps also have levels over this; sets of a few classes have none
 MIDDLE = (90, 165)  # grey levels that stand for "unknown" in trimaps: 127 and 128, with room for other tools' choice
+STEPS = 0.5  # share of steps from which levels are soft edges: of halved masks' hairs 0.6 are, of thin ids hardly any
 AREAS = 0.25  # share of flat pixels from which values fill areas: edges a pixel wide have none, areas most
 PETS = {1, 2, 3}  # the trimaps of Oxford-IIIT Pet: animal, background, not classified
 STRAY = 0.1  # share of white below which scattered low values are no classes to rely on
 MARGIN = 16  # grey levels next to black or white that JPEG and resizing make of them
+AROUND = np.ones((3, 3), np.uint8)  # a pixel and its eight neighbours
 PART = 2**18  # pixels that are counted at a time: counting takes 8 bytes each
 
 
@@ -81,13 +85,15 @@ def detect_kind(
 class _Look:
     """What one mask file shows: the little that may be kept for each of a hundred thousand files.
 
-    pixels, flat: value → how many pixels have it, and how many of these have four equal neighbours; of 16-bit masks
-    with white in grey levels of 255. palette: index → colour, where a palette shows another colour than the index as
-    grey level. deep: white is 65535. lossy: the values are a JPEG's.
+    pixels, flat, steps: value → how many pixels have it, how many of these have four equal neighbours, and how many a
+    darker and a brighter one among eight; of 16-bit masks with white in grey levels of 255. palette: index → colour,
+    where a palette shows another colour than the index as grey level. deep: white is 65535. lossy: the values are a
+    JPEG's.
     """
 
     pixels: Counter[int]
     flat: Counter[int]
+    steps: Counter[int]
     palette: dict[int, tuple[int, ...]] | None
     deep: bool
     lossy: bool
@@ -112,7 +118,8 @@ def _looked_at(label: Label) -> _Look:
     deep = int(values.max(initial=0)) == DEEP_WHITE
     if deep:
         values = (values // (DEEP_WHITE // WHITE)).astype(np.uint8)
-    return _Look(_counted(values), _flat(values), palette, deep, label.lossy)
+    flat, steps = _flat_and_steps(values)
+    return _Look(_counted(values), flat, steps, palette, deep, label.lossy)
 
 
 def _is_grey(palette: Mapping[int, tuple[int, ...]]) -> bool:
@@ -136,19 +143,26 @@ def _counted(values: np.ndarray) -> Counter[int]:
     return counts
 
 
-def _flat(values_HW: np.ndarray) -> Counter[int]:
-    """Returns value → how many pixels with it have the same value on all four sides."""
+def _flat_and_steps(values_HW: np.ndarray) -> tuple[Counter[int], Counter[int]]:
+    """Returns value → how many pixels with it have the same value on all four sides, and how many are steps.
+
+    A step has a darker and a brighter pixel among its eight neighbours; they are counted in 8 bits alone. Pixels at the
+    border are neither.
+    """
     height, width = values_HW.shape
     rows = max(1, PART // max(1, width))
-    counts: Counter[int] = Counter()
+    flat, steps = Counter[int](), Counter[int]()
     for top in range(1, height - 1, rows):
         part = values_HW[top - 1 : min(top + rows, height - 1) + 1]  # with the rows above and below
         inner = part[1:-1, 1:-1]
         same = np.ones(inner.shape, bool)
         for neighbour in (part[:-2, 1:-1], part[2:, 1:-1], part[1:-1, :-2], part[1:-1, 2:]):
             same &= inner == neighbour
-        counts.update(_counted(inner[same]))
-    return counts
+        flat.update(_counted(inner[same]))
+        if part.dtype == np.uint8:
+            darkest, brightest = (change(part, AROUND)[1:-1, 1:-1] for change in (cv2.erode, cv2.dilate))
+            steps.update(_counted(inner[(darkest < inner) & (inner < brightest)]))
+    return flat, steps
 
 
 # --- all files -------------------------------------------------------------------------------------------------------
@@ -158,13 +172,14 @@ def _flat(values_HW: np.ndarray) -> Counter[int]:
 class _Seen:
     """What all files show together.
 
-    pixels, flat: of files whose values are grey levels or class ids, also of palettes of grey levels. two: the values
-    of each such file that has at most two; more: another has more. levels, colours: (index, colour) of palettes that
-    show grey levels, and of those that show colours. plain_white: white occurs without a palette.
+    pixels, flat, steps: of files whose values are grey levels or class ids, also of palettes of grey levels. two: the
+    values of each such file that has at most two; more: another has more. levels, colours: (index, colour) of palettes
+    that show grey levels, and of those that show colours. plain_white: white occurs without a palette.
     """
 
     pixels: Counter[int] = field(default_factory=Counter)
     flat: Counter[int] = field(default_factory=Counter)
+    steps: Counter[int] = field(default_factory=Counter)
     two: set[tuple[int, ...]] = field(default_factory=set)
     more: bool = False
     levels: set[tuple[int, tuple[int, ...]]] = field(default_factory=set)
@@ -186,6 +201,7 @@ class _Seen:
         self.deep |= look.deep
         self.pixels.update(look.pixels)
         self.flat.update(look.flat)
+        self.steps.update(look.steps)
         values = tuple(sorted(look.pixels))
         self.more |= len(values) > 2
         self.two.update({values} if len(values) <= 2 else ())
@@ -207,6 +223,8 @@ def _decide(seen: _Seen) -> Detected:
     if seen.colours:
         return _of_colours(seen)
     values = set(seen.pixels)
+    if not values and not seen.jpeg:
+        return Detected("binary", "binary, though none of the files could be read", fits=MASK_KINDS)
     if seen.jpeg and values <= {BLACK, WHITE}:
         return _of_jpegs(seen)
     if values <= {BLACK}:
@@ -285,6 +303,9 @@ def _of_levels(seen: _Seen, between: Sequence[int]) -> Detected:
     if highest > WHITE:
         return Detected("index", "class ids (values over 255)", fits=("index",))
     if thin or (highest > HIGHEST_CLASS_ID and _is_black_and_white(seen)):
+        if not _are_edges(seen, between):
+            told = f"class ids (index) in thin places, or grey edges (soft): they hold {_first(between)} beside 255"
+            return Detected(None, told)
         told = f"binary with grey edges (values such as {highest} beside 0 and 255): above 127 is object"
         return Detected("soft", told, INDEX, ("soft", "binary"))
     if len(between) == 1 and MIDDLE[0] <= highest <= MIDDLE[1]:
@@ -292,8 +313,22 @@ def _of_levels(seen: _Seen, between: Sequence[int]) -> Detected:
         return Detected(None, told)
     if areas >= AREAS and highest <= HIGHEST_CLASS_ID and (between[0] <= LOW_IDS or white_areas < AREAS):
         return _by_index(seen, between)
-    shown = ", ".join(map(str, between[:4])) + (", …" if len(between) > 4 else "")
-    return Detected(None, f"grey levels (soft or trimap) or class ids (index): they hold {shown} beside 255")
+    return Detected(None, f"grey levels (soft or trimap) or class ids (index): they hold {_first(between)} beside 255")
+
+
+def _are_edges(seen: _Seen, between: Sequence[int]) -> bool:
+    """Returns whether thin levels lead from black to white: some are above any class id, or most pixels are steps.
+
+    Some must be in the upper half, which is the object.
+    """
+    if between[-1] > HIGHEST_CLASS_ID:
+        return True
+    share = sum(seen.steps[value] for value in between) / sum(seen.pixels[value] for value in between)
+    return share >= STEPS and between[-1] > WHITE // 2
+
+
+def _first(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:4])) + (", …" if len(values) > 4 else "")
 
 
 def _without_white(seen: _Seen, ids: Sequence[int]) -> Detected:

@@ -6,13 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from unseg.data.name_matching import paired_names
 from unseg.errors import UserError
-from unseg.storage.files import walk_folders
+from unseg.storage.files import is_link, walk_folders
 from unseg.storage.image_limits import IMAGE_SUFFIXES
-from unseg.storage.picture_kinds import is_picture, is_picture_name
+from unseg.storage.picture_kinds import is_mask_name, is_picture, is_picture_name, without_suffix
 
 MOST_LINKS = 100  # times that one folder is read because links lead to it
 
@@ -23,6 +23,8 @@ class SampleFile:
 
     name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. image: the file.
     root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to its folder.
+    within: the folders that links on its way may not lead out of, where there are such.
+    data: the file's bytes, where there are these alone and no file.
     """
 
     name: str
@@ -30,6 +32,8 @@ class SampleFile:
     root: Path
     mask: Path | None = None
     mask_name: str | None = None
+    within: tuple[Path, ...] = ()
+    data: bytes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, order=True)
@@ -93,10 +97,10 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, 
 
 def stem_of(name: str) -> str:
     """Returns a relative name without its last suffix, by which images and masks are paired."""
-    return str(PurePosixPath(name).with_suffix(""))
+    return without_suffix(name)
 
 
-def _stem_of_image(name: str) -> str:
+def stem_of_image(name: str) -> str:
     """Returns the stem of an image, whose name may have no suffix of a picture: 2024.01.05 is whole."""
     return stem_of(name) if is_picture_name(name) else name
 
@@ -115,7 +119,7 @@ def _samples_of(
     skipped = [folder for folder in left_out if not _lies_in(os.path.realpath(given), folder)]
     for path in walk(given, problems, skipped):
         name = path.relative_to(given).as_posix()
-        leads_to = os.path.realpath(path) if skipped and path.is_symlink() else None
+        leads_to = os.path.realpath(path) if skipped and is_link(path) else None
         if leads_to is not None and out is not None and _lies_in(leads_to, os.path.realpath(out)):
             found.into_output.append(name)
         elif leads_to is not None and path.is_dir():
@@ -146,17 +150,17 @@ class _Ways:
     def enters(self, path: str) -> bool:
         """Returns whether to look into a folder that lies in one that was entered, or is the first."""
         before = self._above.get(os.path.dirname(path), ())
-        is_link = bool(before) and os.path.islink(path)
+        linked = bool(before) and is_link(path)
         # Step by step: to follow all parts of every path would take as many looks at the disk as folders are nested.
-        real = os.path.join(before[-1], os.path.basename(path)) if before and not is_link else os.path.realpath(path)
+        real = os.path.join(before[-1], os.path.basename(path)) if before and not linked else os.path.realpath(path)
         if any(_lies_in(real, other) for other in self._skipped):
-            self.into_skipped += [Path(path)] if is_link else []
+            self.into_skipped += [Path(path)] if linked else []
             return False
-        if is_link and real in before:
+        if linked and real in before:
             return False
         self._visits[real] += 1
         if self._visits[real] > MOST_LINKS:
-            name = os.path.relpath(path, self._folder)
+            name = Path(os.path.relpath(path, self._folder)).as_posix()
             self._problems.append(Problem(name, f"over {MOST_LINKS} links lead to this folder: name it as an input"))
             return False
         self._above[path] = (*before, real)
@@ -172,7 +176,7 @@ def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> 
     """
 
     def unreadable(error: OSError) -> None:
-        name = os.path.relpath(error.filename, folder)
+        name = Path(os.path.relpath(error.filename, folder)).as_posix()
         problems.append(Problem(name, f"{UNREADABLE}: {error.strerror}"))
 
     ways = _Ways(folder, problems, skipped)
@@ -204,17 +208,17 @@ def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tu
     mask_problems: list[Problem] = []
     images = {os.path.realpath(sample.image) for sample in samples}
     for path in walk(masks, mask_problems):
-        if path.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(path) not in images:
+        if is_mask_name(path) and os.path.realpath(path) not in images:
             by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
     closed = next((problem for problem in mask_problems if problem.name == "."), None)
     if closed is not None:
         raise UserError(f"--masks {masks}: {closed.reason}; allow reading it")
     problems += [Problem(f"{OF_MASKS}{problem.name}", problem.reason) for problem in mask_problems]
-    stems = paired_names((_stem_of_image(sample.name) for sample in samples), by_stem)
+    stems = paired_names((stem_of_image(sample.name) for sample in samples), by_stem)
     used = set(stems.values())
     paired = []
     for sample in samples:
-        candidates = by_stem.get(stems.get(_stem_of_image(sample.name), ""), [])
+        candidates = by_stem.get(stems.get(stem_of_image(sample.name), ""), [])
         if candidates:
             # PNG first: beside a.png, a.jpg is a picture of the mask rather than the mask.
             mask = min(candidates, key=lambda path: (path.suffix.lower() != ".png", path))

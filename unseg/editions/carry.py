@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from unseg.compute.progress import SILENT, Progress, track
-from unseg.data.annotations.json_stream import stamp
+from unseg.data.annotations.json_stream import JsonStream, stamp
 from unseg.data.edition_layout import EditionRow, Located, locate
 from unseg.data.samples import Problem, walk
 from unseg.editions.carried import Carried, How, line_of, read_carried, sha256_of_record, write_carried
 from unseg.editions.data_set import list_images, open_data_set
-from unseg.editions.renamed_json import Renaming, Renamings, rewritten_blocks
+from unseg.editions.renamed_files import JSON, Renaming, Renamings, rewritten_blocks
 from unseg.errors import UserError
 from unseg.protecting.manifest import CARRIED, cannot_go_on
 from unseg.storage.files import (
@@ -29,8 +29,10 @@ from unseg.storage.files import (
     open_for_appending,
     open_within,
     sha256_of,
+    sha256_of_blocks,
     sync_folder,
     write_blocks,
+    write_bytes,
 )
 from unseg.storage.locks import Held
 
@@ -39,7 +41,7 @@ from unseg.storage.locks import Held
 class Item:
     """A file to carry over: its name relative to the root, and how.
 
-    images: the folder, relative to the root, whose images a json names; the json is rewritten where these get new
+    images: the folder, relative to the root, whose images a json or a list names; it is rewritten where these get new
     names.
     """
 
@@ -118,7 +120,8 @@ def _annotation_items(place: Located, protected: frozenset[str]) -> Iterator[Ite
             name = file.relative_to(place.root).as_posix()
             if among_images and file.suffix.lower() != ".png" or name in protected:
                 continue
-            yield Item(name, "copied", images if file.suffix.lower() == ".json" else None)
+            names_images = file.suffix.lower() == JSON or pattern == source.listing
+            yield Item(name, "copied", images if names_images else None)
 
 
 def _files_at(path: Path) -> list[Path]:
@@ -190,29 +193,35 @@ def _carry(item: Item, roots: Sequence[Path], out: Path, earlier: Carried | None
     try:
         sha256 = _bring(source, target, roots, how=how, names=names, time_ns=time_ns)
     except OSError as error:
-        if error.filename is not None and Path(error.filename) == source:
+        if error.filename is not None and Path(error.filename) in (source, Path(os.path.realpath(source))):
             raise UserError(f"{source}: cannot be read: {error.strerror}; the edition needs it") from error
         raise
-    if sha256 is None:
-        raise UserError(f"{source}: cannot be read; the edition needs it")
     return Carried(item.name, how, sha256, size, time_ns, names.sha256)
 
 
-def _bring(source: Path, target: Path, roots: Sequence[Path], *, how: How, names: Renaming, time_ns: int) -> str | None:
-    """Links, rewrites or copies a file and returns the content's sha256; None where a linked source cannot be read.
+def _bring(source: Path, target: Path, roots: Sequence[Path], *, how: How, names: Renaming, time_ns: int) -> str:
+    """Links, rewrites or copies a file and returns the content's sha256.
 
     time_ns: the source's time of change, which copies get too.
     """
     if how == "linked":
-        sha256 = sha256_of(source)
+        real = Path(os.path.realpath(source))
+        with open_within(real, roots) as file:
+            sha256 = sha256_of_blocks(blocks_of(file))
         make_folders(target.parent)
         with suppress(FileNotFoundError):
             target.unlink()
-        target.symlink_to(os.path.realpath(source))
+        target.symlink_to(real)
         return sha256
     with open_within(source, roots) as file:
-        blocks = rewritten_blocks(source, names) if how == "rewritten" else blocks_of(file)
-        return write_blocks(target, blocks, durable=True, times=(time_ns, time_ns))
+        if how == "copied":
+            return write_blocks(target, blocks_of(file), durable=True, times=(time_ns, time_ns))
+        if source.suffix.lower() != JSON:
+            content = names.rewritten_list(file.read(), source)
+            return write_bytes(target, content, durable=True, times=(time_ns, time_ns))
+        with open_within(source, roots) as parts:
+            blocks = rewritten_blocks(JsonStream(source, parts), file, names)
+            return write_blocks(target, blocks, durable=True, times=(time_ns, time_ns))
 
 
 def _is_done(line: Carried, how: How, size: int, time_ns: int, names: Renaming) -> bool:

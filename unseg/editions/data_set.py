@@ -118,9 +118,10 @@ def _other_kind(row: EditionRow, root: Path, split: str, chosen: Sequence[Editio
     return None
 
 
-def open_data_set(places: Sequence[Located], cities: Sequence[str] = ()) -> DataSet:
+def open_data_set(places: Sequence[Located], cities: Sequence[str] = (), linked_roots: Sequence[Path] = ()) -> DataSet:
     """Opens and checks the annotations, and lists the images. cities: only these sub-folders of images; empty: all.
 
+    linked_roots: folders outside the data set that links on the way to images may lead to, at the moment of reading.
     UserError for whatever concerns a whole set, as `unseg.data.annotations.open_annotations` has it.
     """
     root, samples = places[0].root, list[SampleFile]()
@@ -138,7 +139,9 @@ def open_data_set(places: Sequence[Located], cities: Sequence[str] = ()) -> Data
                 f"{place.path(place.source.images)}: no image of {place.set.name} in it ({', '.join(IMAGE_SUFFIXES)})"
             )
         parts[folder] = reader
-        samples += [SampleFile(f"{folder}/{name}", root / folder / name, root) for name in names]
+        samples += [
+            SampleFile(f"{folder}/{name}", root / folder / name, root, within=(root, *linked_roots)) for name in names
+        ]
     return DataSet(tuple(places), SampleList(sorted(samples)), Placed(parts), tuple(root / folder for folder in parts))
 
 

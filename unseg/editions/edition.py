@@ -49,7 +49,7 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
         (*places, *evaluation_places(row, settings.root, places, [])),
         settings.roots,
     )
-    data = open_data_set(places, settings.sets if by_city(row) else ())
+    data = open_data_set(places, settings.sets if by_city(row) else (), settings.linked_roots)
     data.reader.check_rule(settings.rule, "OBJECTS")
     for place in places:
         progress.say(f"{place.set.title}: {place.path(place.source.images)}, {place.source.kind}")

@@ -14,7 +14,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.baselines.baseline_names import BASELINES, OPTIONS
-from unseg.evaluation.coded_images import CODED
+from unseg.evaluation.coded_images import CODED, LEARNED
 from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.kept_images import kept, made_once
 from unseg.evaluation.large_images import on_large
@@ -42,8 +42,8 @@ class BenchSetup:
     """How every cell is trained.
 
     out: holds a folder a set. shipped: loads this project's compact generator, for `tint`. generator: loads the one
-    that makes the noise `protected`; None: there is no such noise. weights: network → file, folder, `imagenet` or
-    `none`; "" stands for all networks.
+    that makes the noise `protected`; None: there is no such noise. learned: the file of weights that make the noise
+    `codes-learned`; None: likewise. weights: network → file, folder, `imagenet` or `none`; "" stands for all networks.
     """
 
     data_root: Path
@@ -54,6 +54,7 @@ class BenchSetup:
     budget: Budget
     shipped: Callable[[], OnTheWay]
     generator: Callable[[], OnTheWay] | None = None
+    learned: Path | None = None
     weights: Mapping[str, Path] | None = None
     device: str = "auto"
     checkpoint_every: float = 120.0
@@ -110,12 +111,16 @@ def _sources(opened: OpenedSet, setup: BenchSetup, conditions: Sequence[str]) ->
     makes = Sources(
         opened.train, truth_by(_rule(opened)), opened.rule, setup.budget, binary=opened.row.binary, by_class=True
     )
-    bases = {parse_condition(name, known_bases([MADE])).base for name in conditions}
+    bases = {parse_condition(name, known_bases([MADE, LEARNED])).base for name in conditions}
     sources = {name: source for name, source in makes.controls().items() if name in bases}
     if MADE in bases:
         if setup.generator is None:
             raise UserError(f"--noises {MADE}: name the generator that makes it with --generator")
         sources[MADE] = makes.generated(setup.generator())
+    if LEARNED in bases:
+        if setup.learned is None:
+            raise UserError(f"--noises {LEARNED}: name the weights that make it with --learned")
+        sources[LEARNED] = makes.learned(setup.learned)
     sources.update((name, makes.coded(name)) for name in CODED if name in bases)
     for name in BASELINES:
         if name in bases and name not in sources:

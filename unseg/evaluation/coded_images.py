@@ -4,7 +4,7 @@ protect` makes them by default, or under one option."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -37,6 +37,7 @@ class CodedOptions:
     jpeg: bool = False
 
 
+LEARNED = "codes-learned"  # as "codes", then changed image by image by a network of a file
 CODED: dict[str, CodedOptions] = {
     "codes": CodedOptions(),
     "codes-one": CodedOptions(told_apart="object"),
@@ -102,6 +103,19 @@ def _variances(images: Images, truth: Truth, labels: Labels) -> dict[int, float]
 def key_of(purpose: str, seed: int | str) -> bytes:
     """Returns a key that depends on what it is for and a seed alone."""
     return hashlib.sha256(f"unseg {purpose} {seed}".encode()).digest()
+
+
+# From an image, its codes and a key to the image with what a network makes of them.
+WithCodes = Callable[[np.ndarray, np.ndarray, bytes], np.ndarray]
+
+
+def coded_by_network(allocation: Allocation, labels: Labels, with_codes: WithCodes, key: bytes) -> Change:
+    """Returns the change that gives every pixel what a network makes of its label's code."""
+
+    def change(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        return with_codes(pixels, allocation.map_of(labels.of(mask, classes)), key)
+
+    return change
 
 
 def coded(allocation: Allocation, labels: Labels, budget: Budget, options: CodedOptions, key: bytes) -> Change:

@@ -24,6 +24,7 @@ BASES = {
     "codes-grey-safe": "codes, grey-safe",
     "codes-by-contrast": "codes, contrast",
     "codes-jpeg": "codes, as JPEG",
+    "codes-learned": "codes, learned",
     "random": "random noise",
     "pattern": "class pattern",
     "tint": "tint a class",

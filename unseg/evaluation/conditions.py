@@ -12,7 +12,6 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from PIL import Image as Pillow
 
 from unseg.method import noise
@@ -60,7 +59,7 @@ def class_pattern(budget: Budget, seed: int) -> Change:
         for label in np.unique(classes):
             y, x = np.nonzero(classes == label)
             pattern_SS3[y, x] = signs(int(label))[y % TILE, x % TILE]
-        return noise.apply(pixels, torch.from_numpy(pattern_SS3).permute(2, 0, 1), mask, budget)
+        return noise.apply(pixels, pattern_SS3.transpose(2, 0, 1), mask, budget)
 
     return change
 

@@ -51,7 +51,7 @@ def kept(source: ConditionSource, folder: Path, name: str, others: Json) -> Cond
             if not made:
                 made.append(source.change_of(seed, progress))
             changed = made[0](image, pixels, mask, classes)
-            write_png(path, changed)
+            write_png(path, changed, within=folder.parent)  # the folder of the results, which the run holds
             return changed
 
         return change

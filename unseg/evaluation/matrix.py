@@ -16,6 +16,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.data.measuring_sets import measuring_set
 from unseg.errors import UserError
 from unseg.evaluation.bench_study import BenchSetup, study_of_set
+from unseg.evaluation.coded_images import LEARNED
 from unseg.evaluation.condition_names import without_defence
 from unseg.evaluation.defences.defence_names import NO_DEFENCE, NO_PHOTOGRAPHS, parse_chain
 from unseg.evaluation.defences.early import EARLY
@@ -26,6 +27,7 @@ from unseg.evaluation.sources import MADE, known_bases
 from unseg.evaluation.study import RunName, RunOptions, Study
 from unseg.evaluation.study_runs import carry_out
 from unseg.evaluation.trainer import train
+from unseg.storage.locks import Held
 
 CLEAN = "clean"
 TRIAL_STEPS = (2, 8)  # of a short trial, and of a longer one
@@ -59,7 +61,7 @@ class Matrix:
         """Raises UserError for the first set, noise or defence that there is not."""
         for name in self.sets:
             measuring_set(name)
-        bases = known_bases([MADE])
+        bases = known_bases([MADE, LEARNED])
         for noise in self.noises:
             if noise not in bases:
                 raise UserError(f"--noises: unknown noise '{noise}'; available: {', '.join(bases)}")
@@ -139,11 +141,10 @@ class Bench:
         hours: no training begins that would not end within so many hours from now, by the pace of those before it.
         """
         with ExitStack() as stack:
-            for name in self.matrix.sets:
-                stack.enter_context(results_folder(self.study(name).out))
-            return self._train(self.left(), hours)
+            held = {name: stack.enter_context(results_folder(self.study(name).out)) for name in self.matrix.sets}
+            return self._train(self.left(), held, hours)
 
-    def _train(self, left: list[Cell], hours: float | None) -> list[Cell]:
+    def _train(self, left: list[Cell], held: dict[str, Held | None], hours: float | None) -> list[Cell]:
         began = time.monotonic()
         for place, cell in enumerate(left):
             if hours is not None and time.monotonic() - began + self._expected(cell) > hours * HOUR:
@@ -151,7 +152,7 @@ class Bench:
             self.progress.say(f"{place + 1} of {len(left)}: {cell.set}, {cell.run}")
             study = self.study(cell.set)
             one = replace(study, networks=(cell.network,), conditions=(cell.condition,), seeds=(cell.seed,))
-            carry_out(one, progress=self.progress)
+            carry_out(one, held[cell.set], progress=self.progress)
         return []
 
     def seconds(self, cells: Sequence[Cell]) -> list[float]:

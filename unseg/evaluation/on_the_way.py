@@ -25,7 +25,9 @@ class OnTheWay:
 
     name: what the user calls the generator. by_mask: from an image (H×W×3 uint8) and its object (H×W bool) to the
     protected image. by_codes: the same from a map of codes (H×W uint8, 255: none). codes: how many codes the generator
-    tells apart. identity: what the noise depends on besides the budget.
+    tells apart. identity: what the noise depends on besides the budget. with_codes: from an image, a map of codes as
+    `unseg.method.patterns` has them, and a key to the protected image, where the generator takes codes; it is then used
+    in place of the other two.
     """
 
     name: str
@@ -33,6 +35,7 @@ class OnTheWay:
     by_codes: Protect
     codes: int
     identity: Json
+    with_codes: Callable[[np.ndarray, np.ndarray, bytes], np.ndarray] | None = None
 
 
 def object_rule(rule: ObjectRule, *, binary: bool, by_class: bool) -> ObjectRule:

@@ -14,8 +14,8 @@ import torch
 
 from segment_anything_training.key_remaps import shapes_of
 from unseg.errors import UserError
-from unseg.evaluation.visibility import Visibility, visibility
 from unseg.method import metrics
+from unseg.method.visibility import Visibility, structural_similarity, visibility_of_change
 from unseg.storage.state_files import compare, open_state
 
 # SSIM, LPIPS and colour differences take a tenth of a second an image each: means over at most so many, evenly spread.
@@ -31,7 +31,7 @@ class Quality:
 
     psnr, ssim, lpips, delta_e, s_cielab: means over the images that differ (psnr in dB over all of those, the others
     over at most SLOW_IMAGES of them); None where no image differs, and lpips where no weights were given. delta_e and
-    s_cielab are of the object's pixels that changed: see `unseg.evaluation.visibility`. max_change_object,
+    s_cielab are of the object's pixels that changed: see `unseg.method.visibility`. max_change_object,
     max_change_background: the measured bound, grey levels over all images. images: how many were measured; differing:
     how many of them differ.
     """
@@ -87,8 +87,7 @@ class Meter:
             if index % self.step == 0:
                 ssim = structural_similarity(clean_HW3, changed_HW3)
                 lpips = self.perceptual(clean_HW3, changed_HW3) if self.perceptual else None
-                # What has no noise by design, such as a class that is absent, would only thin the figure out.
-                seen = visibility(clean_HW3, changed_HW3, mask_HW & (difference > 0))
+                seen = visibility_of_change(clean_HW3, changed_HW3, mask_HW)
         on_object, on_background = int(difference[mask_HW].max(initial=0)), int(difference[~mask_HW].max(initial=0))
         with self._lock:
             self.found[index] = _Measured(psnr, ssim, lpips, on_object, on_background, seen)
@@ -112,20 +111,6 @@ class Meter:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def structural_similarity(clean_HW3: np.ndarray, changed_HW3: np.ndarray) -> float | None:
-    """Returns the SSIM of two uint8 images, the mean over the channels; None for a side below 11.
-
-    It is that of Wang et al. 2004, with a Gaussian window of σ 1.5.
-    """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    if min(clean_HW3.shape[:2]) < 11:
-        return None
-    found = structural_similarity_index_measure(_batch(changed_HW3), _batch(clean_HW3), data_range=255.0)
-    assert isinstance(found, torch.Tensor)
-    return float(found)
 
 
 def _batch(pixels_HW3: np.ndarray) -> torch.Tensor:

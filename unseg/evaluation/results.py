@@ -14,7 +14,7 @@ from unseg.errors import UserError
 from unseg.evaluation.condition_names import TRIVIAL, clean_beside, clean_of, in_order
 from unseg.method import metrics
 from unseg.storage.files import open_for_reading, read_text, remove_temporaries, write_durably
-from unseg.storage.locks import FolderLock
+from unseg.storage.locks import FolderLock, Held, writing_into
 from unseg.storage.settings_diff import differences
 
 Json = dict[str, Any]
@@ -27,12 +27,14 @@ class Results:
     The process that writes holds the folder, see `results_folder`; others may read.
     """
 
-    def __init__(self, out: Path, common: Json, facts: Json, weights: Json | None = None) -> None:
+    def __init__(
+        self, out: Path, common: Json, facts: Json, weights: Json | None = None, held: Held | None = None
+    ) -> None:
         """common: the settings that every run of the task shares. facts: what every table of the task needs. weights:
-        for each network the pretrained weights that all its runs share. Raises UserError where the file holds runs of
-        other settings.
+        for each network the pretrained weights that all its runs share. held: the folder as this process holds it; None
+        where it only reads. Raises UserError where the file holds runs of other settings.
         """
-        self.path, self.curves = out / "results.json", out / "curves.jsonl"
+        self.path, self.curves, self.held = out / "results.json", out / "curves.jsonl", held
         self.common, self.facts, self.weights = common, facts, weights or {}
         self.content()
 
@@ -79,10 +81,11 @@ class Results:
 
     def add(self, settings: Json, result: Json) -> None:
         """Adds a run in place of one of the same task, network, condition and seed, and writes the file."""
-        content = self.content()
-        content["runs"] = [run for run in content["runs"] if _key(run["settings"]) != _key(settings)]
-        content["runs"].append({"settings": settings, "result": result})
-        write_durably(self.path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        with writing_into(self.held):
+            content = self.content()
+            content["runs"] = [run for run in content["runs"] if _key(run["settings"]) != _key(settings)]
+            content["runs"].append({"settings": settings, "result": result})
+            write_durably(self.path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def log(self, line: Json) -> None:
         """Adds an evaluation to curves.jsonl.
@@ -90,15 +93,18 @@ class Results:
         A training that was stopped after its last checkpoint comes to the same steps once more: the lines that it left
         there go, and so does a line that a killed process did not finish.
         """
+        with writing_into(self.held):
+            kept = [text for text in self._lines() if text.endswith(b"\n") and not _is_repeated(text, line)]
+            write_durably(self.curves, b"".join(kept) + json.dumps(line).encode() + b"\n")
+
+    def _lines(self) -> list[bytes]:
         try:
             with open_for_reading(self.curves) as file:
-                earlier = file.readlines()
+                return file.readlines()
         except FileNotFoundError:
-            earlier = []
+            return []
         except OSError as error:
             raise UserError(f"{self.curves}: cannot be read ({error.strerror or error}); move it away") from None
-        kept = [text for text in earlier if text.endswith(b"\n") and not _is_repeated(text, line)]
-        write_durably(self.curves, b"".join(kept) + json.dumps(line).encode() + b"\n")
 
 
 def _is_repeated(text: bytes, line: Json) -> bool:
@@ -111,21 +117,21 @@ def _is_repeated(text: bytes, line: Json) -> bool:
 
 
 @contextmanager
-def results_folder(out: Path, leads: bool = True) -> Iterator[None]:
+def results_folder(out: Path, leads: bool = True) -> Iterator[Held | None]:
     """Inside, this process alone writes into `out`, which is made, and what a killed one left half written is gone.
 
-    leads: whether it is the process that writes; the others of a `World` hold nothing. UserError where another holds
-    the folder, or where it cannot be written.
+    Yields the folder as it is held then. leads: whether this is the process that writes; the others of a `World` hold
+    nothing. UserError where another holds the folder, or where it cannot be written.
     """
     if not leads:
-        yield
+        yield None
         return
-    with FolderLock(out):
+    with FolderLock(out) as lock:
         try:
             remove_temporaries(out)
         except OSError as error:
             raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from None
-        yield
+        yield lock.held
 
 
 def _key(settings: Json) -> tuple[str, str, str, int]:

@@ -11,14 +11,28 @@ from unseg.compute.progress import Progress, track
 from unseg.data.annotations import ObjectRule
 from unseg.evaluation.baselines.baseline_names import BASELINES, baseline, baseline_identity
 from unseg.evaluation.baselines.material import Material, Photograph
-from unseg.evaluation.coded_images import CODED, Allocation, Labels, allocate, coded, coded_identity, key_of
+from unseg.evaluation.coded_images import (
+    CODED,
+    Allocation,
+    CodedOptions,
+    Labels,
+    WithCodes,
+    allocate,
+    coded,
+    coded_by_network,
+    coded_identity,
+    key_of,
+)
 from unseg.evaluation.conditions import Change, class_pattern, random_noise
 from unseg.evaluation.on_the_way import OnTheWay, source_on_the_way
 from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, Truth
 from unseg.evaluation.study import ConditionSource
 from unseg.method.config import Budget
+from unseg.method.learned_codes import apply_learned_codes
 from unseg.method.metrics import IGNORE_LABEL
+from unseg.method.patterns import BOOK
+from unseg.storage.coded_weights import load_coded
 
 MADE = "protected"  # the condition that a generator makes on the way
 TINT = "tint"
@@ -65,9 +79,33 @@ class Sources:
 
         return ConditionSource(change_of, {**self.identity, **coded_identity(options)})
 
+    def learned(self, path: Path) -> ConditionSource:
+        """Returns the source of codes that a network changes image by image. path: of its weights; UserError where they
+        are none."""
+        loaded, budget = load_coded(path), self.budget
+
+        def with_codes(pixels: np.ndarray, codes: np.ndarray, key: bytes) -> np.ndarray:
+            return apply_learned_codes(loaded.network, pixels, codes, BOOK, key, budget)
+
+        return self._by_network(with_codes, {"learned": loaded.sha256})
+
     def generated(self, noise: OnTheWay) -> ConditionSource:
         """Returns the source of images that `noise` protects on the way."""
+        if noise.with_codes is not None:
+            return self._by_network(noise.with_codes, noise.identity)
         return self._on_the_way(noise, by_class=self.by_class)
+
+    def _by_network(self, with_codes: WithCodes, identity: Json) -> ConditionSource:
+        """Returns the source of images with what a network makes of codes, those that `codes` would give them."""
+        options, labels = CodedOptions(), Labels(self.rule.ignore_label, self.binary)
+        allocated: list[Allocation] = []  # once for all seeds
+
+        def change_of(seed: int, progress: Progress) -> Change:
+            if not allocated:
+                allocated.append(allocate(self.train, self.truth, labels, options.told_apart, progress))
+            return coded_by_network(allocated[0], labels, with_codes, key_of("comparison", seed))
+
+        return ConditionSource(change_of, {**self.identity, **coded_identity(options), **identity})
 
     def baseline(self, name: str, shipped: Callable[[], OnTheWay] | None) -> ConditionSource:
         """Returns the source of a published noise. shipped: loads this project's compact generator, for `tint`."""

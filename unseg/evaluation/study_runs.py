@@ -24,6 +24,7 @@ from unseg.evaluation.learner import Learner, Metrics
 from unseg.evaluation.results import Json, Results, results_folder, shown_metric
 from unseg.evaluation.study import RunName, RunOptions, Study
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Trained, train
+from unseg.storage.locks import Held, writing_into
 
 
 def run_study(study: Study, world: World | None = None, progress: Progress = SILENT) -> Json:
@@ -32,15 +33,15 @@ def run_study(study: Study, world: World | None = None, progress: Progress = SIL
     The order is seed by seed, so that what is there after an interruption is as many whole comparisons as possible.
     progress: of the first process.
     """
-    with results_folder(study.out, world is None or world.leads):
-        return carry_out(study, world, progress)
+    with results_folder(study.out, world is None or world.leads) as held:
+        return carry_out(study, held, world, progress)
 
 
-def carry_out(study: Study, world: World | None = None, progress: Progress = SILENT) -> Json:
-    """Does what `run_study` does, for a caller that holds the folder."""
+def carry_out(study: Study, held: Held | None, world: World | None = None, progress: Progress = SILENT) -> Json:
+    """Does what `run_study` does, for a caller that holds the folder. held: as it does; None: another process does."""
     common = {"task": study.task, **asdict(study.schedule), **study.common}
     facts = {"task": study.task, "train_images": len(study.train), "test_images": len(study.test), **study.facts}
-    results = Results(study.out, common, facts, study.weights)
+    results = Results(study.out, common, facts, study.weights, held)
     going = _Going(study, common, results, world or World(device=choose_device(study.device)), progress)
     sets = ConditionSets(study, progress)
     for seed, condition in itertools.product(study.seeds, study.conditions):
@@ -64,7 +65,7 @@ class _Going:
         """Runs `run` unless results.json holds it."""
         settings = self._settings(run)
         path = self.study.out / "checkpoints" / f"{slug(run.file(self.study.task))}.pt"
-        checkpoint = Checkpoint(path, settings, self.study.checkpoint_every)
+        checkpoint = Checkpoint(path, settings, self.study.checkpoint_every, self.results.held)
         # All processes do as the first one reads the file, which another process may write meanwhile.
         if self.world.from_first("held" if self.world.leads and self.results.holds(settings) else ""):
             self.progress.say(f"{run}: done before, kept")
@@ -153,12 +154,12 @@ class _Going:
             "torch": torch.__version__,
         }
         if run.seed == self.study.seeds[0]:
-            result["examples"] = write_examples(self.study, run, learner, trained, device=device)
-            if made.changed is not None:
-                result["training_examples"] = write_changed(self.study, run, made.images)
+            with writing_into(self.results.held):
+                result["examples"] = write_examples(self.study, run, learner, trained, device=device)
+                if made.changed is not None:
+                    result["training_examples"] = write_changed(self.study, run, made.images)
         return result
 
-    @torch.no_grad()
     def _probed(self, run: RunName, trained: Trained) -> Json:
         """Returns what the trained network answers to the study's probe."""
         if self.study.probe is None:

@@ -28,6 +28,7 @@ from unseg.evaluation.learner import Learner, Metrics
 from unseg.evaluation.schedule import Schedule
 from unseg.storage.checkpoint_files import count, entry, load_optimizer, read_checkpoint, taken_over, write_checkpoint
 from unseg.storage.files import check_room
+from unseg.storage.locks import Held, writing_into
 
 ANEW = "remove it and the run starts anew"  # what to do with a checkpoint that is none
 LOOK_EVERY = 10  # steps between looks at the clock where several processes must agree on a checkpoint
@@ -75,17 +76,24 @@ class Checkpoint:
     """Where a run's state is kept until it is done.
 
     settings: what the run depends on; the state of a run with other settings is not gone on with. every: seconds
-    between two writes; there is one at every evaluation as well.
+    between two writes; there is one at every evaluation as well. held: the folder of results, as this process holds it.
     """
 
     path: Path
     settings: dict[str, Any]
     every: float = 120.0
+    held: Held | None = None
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Writes the state whole, in place of an earlier one."""
+        with writing_into(self.held):
+            write_checkpoint(self.path, state)
 
     def remove(self) -> None:
         """Removes the file, if there is one."""
         try:
-            self.path.unlink(missing_ok=True)
+            with writing_into(self.held):
+                self.path.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be removed ({error.strerror or error}); check permissions") from None
 
@@ -269,7 +277,7 @@ class _Training:
             "curve": [asdict(point) for point in self.curve],
             "metrics": json.dumps(self.metrics),
         }
-        write_checkpoint(checkpoint.path, state)
+        checkpoint.write(state)
 
     def check_room(self, checkpoint: Checkpoint) -> None:
         """Raises UserError where the disk has no room for a checkpoint, which an optimizer makes larger later."""
@@ -278,7 +286,8 @@ class _Training:
         kept = 1 if self.schedule.optimizer == "sgd" else 2  # numbers that are remembered of each weight
         learned = sum(tensor.numel() * tensor.itemsize for tensor in self.parameters if tensor.requires_grad)
         whole = sum(tensor.numel() * tensor.itemsize for tensor in self.model.state_dict().values())
-        check_room(checkpoint.path.parent, whole + kept * learned)
+        with writing_into(checkpoint.held):
+            check_room(checkpoint.path.parent, whole + kept * learned)
 
     def load(self, checkpoint: Checkpoint) -> bool:
         """Returns whether there is a checkpoint of this run; if so, the run goes on from there."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseg.errors import UserError
+from unseg.errors import UserError, command_for
 from unseg.evaluation.practice import IMAGENET, NO_WEIGHTS
 from unseg.victims.imagenet import PACKAGES, encoder_name, imagenet_weights, packaged_weights
 from unseg.victims.semantic_networks import build_network
@@ -96,7 +96,7 @@ def _cached(path: Path) -> Path:
     except ImportError:
         raise UserError(
             f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
-            "installed; run: pip install 'unseg[evaluate]'"
+            f"installed; run: {command_for('evaluate')}"
         ) from None
     try:
         return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))

@@ -42,17 +42,17 @@ def apply_codes(
     if codes_HW.shape != image_HWC.shape[:2] or codes_HW.dtype != np.uint8:
         raise ValueError(f"codes: expected uint8 of the image's size, got {codes_HW.shape} {codes_HW.dtype}")
     height, width = codes_HW.shape
-    present = _present(codes_HW, book)
+    present = present_codes(codes_HW, book)
     if not present:
         return image_HWC.copy()
     level, grey = int(budget.object * VALUES_A_GREY_LEVEL[image_HWC.dtype]), is_grey(image_HWC)
     patterns = ImagePatterns(book, height, width, key=key, digest=image_digest(image_HWC), grey=grey or survive_grey)
-    axes = {code: _axis(book, code, grey=grey, survive_grey=survive_grey) for code in present}
+    axes = {code: axis_of(book, code, grey=grey, survive_grey=survive_grey) for code in present}
     tables = _tables(axes, level, image_HWC.shape[2], image_HWC.dtype)
     limits = _contrast_limits(image_HWC, level, patterns.scale) if mask_by_contrast else None
     changed = np.empty_like(image_HWC)
     for rows in bands(height, width):
-        states = _states(codes_HW, rows, present, patterns)
+        states = states_of(codes_HW, rows, present, patterns)
         up, down = (_looked_up(states, table) for table in tables)
         if limits is not None:
             most = cv2.merge([limits[rows]] * image_HWC.shape[2])
@@ -62,7 +62,25 @@ def apply_codes(
     return changed
 
 
-def _present(codes_HW: np.ndarray, book: CodeBook) -> list[int]:
+def code_signs(image_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook, key: bytes) -> np.ndarray:
+    """Returns which way `apply_codes` would change each value with these codes and this key: H×W×3 int8 of −1, 0, 1.
+
+    An image without colour gets the signs of the codes' grey twins, the same in all channels.
+    """
+    height, width = codes_HW.shape
+    grey = is_grey(image_HWC)
+    patterns = ImagePatterns(book, height, width, key=key, digest=image_digest(image_HWC), grey=grey)
+    present = present_codes(codes_HW, book)
+    up, down = _tables({code: axis_of(book, code, grey=grey, survive_grey=False) for code in present}, 1, 3, np.uint8)
+    signs = np.empty((height, width, 3), np.int8)
+    for rows in bands(height, width):
+        states = states_of(codes_HW, rows, present, patterns)
+        part = _looked_up(states, up).astype(np.int8) - _looked_up(states, down).astype(np.int8)
+        signs[rows] = part.reshape(signs[rows].shape)
+    return signs
+
+
+def present_codes(codes_HW: np.ndarray, book: CodeBook) -> list[int]:
     """Returns the codes that a map holds and that have a pattern."""
     counts = cv2.calcHist([np.ascontiguousarray(codes_HW)], [0], None, [256], [0, 256]).ravel()
     present = [code for code in np.flatnonzero(counts).tolist() if code not in (ABSENCE, NO_CODE)]
@@ -71,13 +89,14 @@ def _present(codes_HW: np.ndarray, book: CodeBook) -> list[int]:
     return present
 
 
-def _axis(book: CodeBook, code: int, grey: bool, survive_grey: bool) -> Axis:
+def axis_of(book: CodeBook, code: int, grey: bool, survive_grey: bool) -> Axis:
+    """Returns the colours that a code alternates between, in an image with or without colour."""
     if grey:
         return GREY_AXIS
     return book.grey_safe_axis if survive_grey else book.patterns[code - 1].axis
 
 
-def _states(codes_HW: np.ndarray, rows: slice, present: list[int], patterns: ImagePatterns) -> np.ndarray:
+def states_of(codes_HW: np.ndarray, rows: slice, present: list[int], patterns: ImagePatterns) -> np.ndarray:
     """Returns, for rows of an image, H×W uint8: 2·code where its pattern is +, 2·code − 1 where it is −, else 0."""
     codes = np.ascontiguousarray(codes_HW[rows])
     table = np.zeros(256, np.uint8)
@@ -94,7 +113,9 @@ def _states(codes_HW: np.ndarray, rows: slice, present: list[int], patterns: Ima
     return states
 
 
-def _tables(axes: dict[int, Axis], level: int, channels: int, kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def _tables(
+    axes: dict[int, Axis], level: int, channels: int, kind: np.typing.DTypeLike
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns what each state adds and what it subtracts, 256×1×channels each."""
     change = np.zeros((256, 1, channels), np.int64)
     for code, axis in axes.items():
@@ -117,8 +138,16 @@ def _contrast_limits(image_HWC: np.ndarray, level: int, scale: float) -> np.ndar
     values = VALUES_A_GREY_LEVEL[image_HWC.dtype]
     shares = np.array([LUMINANCE if image_HWC.shape[2] == 3 else (1.0,)], np.float32) / values
     brightness = cv2.transform(image_HWC.astype(np.float32), shares)
-    side = 2 * round(CONTRAST_SIDE * scale / 2) + 1
-    mean, square = cv2.blur(brightness, (side, side)), cv2.blur(brightness * brightness, (side, side))
-    contrast = np.sqrt(np.maximum(square - mean * mean, 0))
-    share = FLAT_SHARE + (1 - FLAT_SHARE) * np.minimum(contrast / FULL_CONTRAST, 1)
+    share = contrast_shares(brightness, scale)
     return np.floor(share * level + 1e-3).astype(image_HWC.dtype)
+
+
+def contrast_shares(brightness_HW: np.ndarray, scale: float) -> np.ndarray:
+    """Returns the share of the budget that each pixel's surroundings allow, H×W float32: `FLAT_SHARE` to 1.
+
+    brightness: H×W float32 in grey levels of 255. scale: how many times larger the image is than training images.
+    """
+    side = 2 * round(CONTRAST_SIDE * scale / 2) + 1
+    mean, square = cv2.blur(brightness_HW, (side, side)), cv2.blur(brightness_HW * brightness_HW, (side, side))
+    contrast = np.sqrt(np.maximum(square - mean * mean, 0))
+    return FLAT_SHARE + (1 - FLAT_SHARE) * np.minimum(contrast / FULL_CONTRAST, 1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from unseg.method.patterns import ABSENCE, NO_CODE
 
+OBJECT = 1  # the code of an object that is told from nothing else but the rest
 ABSENT_SHARE = 0.08  # of the pixels of all classes, that a class needs at least to be the absent one
 LOOKS_IMAGES = 64  # whose pixels say how varied the classes look
 CLOSE, BAND = 2**16, 2**20  # a span of values that may be counted in a table; pixels that are looked at together

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from unseg.errors import UserError
 
@@ -41,6 +43,8 @@ BOOKKEEPING = ("log_every", "checkpoint_every")
 """Fields of TrainConfig that do not change what is computed, so that a run may go on with others."""
 RETIRED = {"compile": False}
 """Fields that TrainConfig had before version 0.2 → the only value that is left; runs made with that value go on."""
+ADDED = {"code_prompt": False}
+"""Fields that TrainConfig has since version 0.2 → what earlier runs did."""
 
 MOST = 2**31 - 1  # of what is counted
 MOST_SEED = 2**62  # random generators take 64 bits, of which a process adds its rank
@@ -103,6 +107,9 @@ class TrainConfig:
     surrogate_prompts: tuple[str, ...] = ("box", "points", "noisy_mask")
     """Exactly one of these goes to the surrogate; none if empty."""
 
+    code_prompt: bool = False
+    """Whether the generator is also given the codes of pixels: on the object the pattern of a random code and key."""
+
     prompt_points: int = 10
     """Points of the object in a prompt of points."""
     noisy_mask_coarsening: int = 8
@@ -140,6 +147,12 @@ class TrainConfig:
         _check_names(self)
         _check_numbers(self)
         _check_views(self)
+
+
+def facts_of(config: TrainConfig) -> dict[str, Any]:
+    """Returns the configuration's fields by name; those of `ADDED` only where they differ from what was before them."""
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in ADDED or value != ADDED[name]}
 
 
 _CHOICES = {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segment_anything_training.prompt_batch import Prompts
 from unseg.method.config import PROMPT_KINDS, TrainConfig
-from unseg.method.letterbox import MASK_ON, mask_prompt
+from unseg.method.letterbox import MASK_ON
 
 POINTS = TrainConfig.prompt_points
 OBJECT_THRESHOLD = 128 / 255  # a label above 128 of 255 counts as object
@@ -78,6 +78,12 @@ def points_of(label_SS: Tensor, random: np.random.Generator, count: int = POINTS
     return pixels[torch.from_numpy(chosen)].flip(-1).float()
 
 
+def mask_of(label_B1SS: Tensor, mask_size: int) -> Tensor:
+    """Returns the mask prompts of labels in the frame: B×1×M×M float32 of 0 or 255. label: 0 to 1; a half becomes 0."""
+    mask = F.interpolate(label_B1SS, (mask_size, mask_size), mode="bilinear", align_corners=False)
+    return mask.round() * MASK_ON
+
+
 def noisy_mask_of(
     label_B1SS: Tensor, mask_size: int, random: np.random.Generator, rule: PromptRule = PromptRule()
 ) -> Tensor:
@@ -118,7 +124,7 @@ def draw_prompts(
     if "noisy_mask" in kinds:
         masks = noisy_mask_of(labels_B1SS, mask_size, random, rule)
     elif "mask" in kinds:
-        masks = mask_prompt(labels_B1SS, mask_size)
+        masks = mask_of(labels_B1SS, mask_size)
     if "box" in kinds:
         boxes = torch.stack([box_of(label[0]) for label in labels_B1SS])
     if "points" in kinds:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unseg.compute.progress import Progress, track
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
@@ -22,9 +24,13 @@ from unseg.protecting.inputs import Inputs
 from unseg.protecting.manifest import MANIFEST, Manifest
 from unseg.protecting.objects import ClassedObjects, Objects, Refused
 from unseg.protecting.request import Request
+from unseg.protecting.settings import ProtectSettings
+from unseg.protecting.stack_looks import stack_look
 from unseg.storage import image_decoding
 from unseg.storage.image_limits import ImageError
 from unseg.storage.key_file import KEY_BYTES, key_beside, key_hash, new_key, read_key
+from unseg.storage.mounts import place_of, url_of_file
+from unseg.storage.stacks.stack_kinds import stack_kind_of
 
 LOOKS_PIXELS = 2**18  # of an image, about, that say how varied its classes look
 
@@ -76,7 +82,7 @@ def plan_codes(
 
 def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
     """Returns the key of a run. before: the settings of an earlier run into the folder."""
-    known, out = before.get("key"), request.out
+    known, out = before.get("key"), Path(place_of(os.path.abspath(request.out)))
     if isinstance(request.key, bytes):
         if len(request.key) != KEY_BYTES:
             raise UserError(f"key: has {len(request.key)} bytes; give {KEY_BYTES}")
@@ -85,6 +91,8 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
         if _is_inside(request.key, out):
             raise UserError(f"--key {request.key}: lies in --out {out}, with which it would be published; move it away")
         key = RunKey(read_key(request.key), request.key)
+    elif url_of_file(out) is not None:
+        raise UserError(f"--out {out}: a key does not lie in a store where others may read; name its file with --key")
     elif os.path.lexists(key_beside(out)):
         key = RunKey(read_key(key_beside(out)), key_beside(out))
     elif known is not None:
@@ -122,7 +130,7 @@ def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
         if not rule.by_class and coding.codes is not None and not _is_free(request):
             raise UserError("--codes: holds a code a class; give --objects by-class, or leave --objects out")
         return coding
-    if before.get("codes") is None or before.get("settings", {}).get("noise") != "codes":
+    if before.get("codes") is None or "book" not in before.get("settings", {}):  # else they are of tints
         return None
     coding = coding_from(before["codes"], str(request.out / MANIFEST))
     return coding if _is_free(request) or (coding.codes is not None) == rule.by_class else None
@@ -145,14 +153,14 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
         if not objects.tiles():
             return one_object("the masks show objects and leave the rest open")
     classed = _by_class(request, objects)
-    if _is_free(request) and background is not None and classed.shows(background, pool):
+    if _is_free(request) and background is not None and classed.shows([background], pool):
         return one_object(f"the masks have a background (class {background})")
     areas = classed.class_areas(pool, progress)
     if _is_free(request) and len(areas) < 2:
         return one_object("the masks hold one class")
     if background in areas:
         return coding_of(areas, background, f"class {background} is the background")
-    looks = _looks(classed, inputs.found.samples, pool, progress)
+    looks = _looks(classed, inputs.found.samples, request.settings, pool, progress=progress)
     absent = absent_class(areas, looks.variances())
     return coding_of(areas, absent, f"classes cover the images, and class {absent} is large and looks most varied")
 
@@ -165,13 +173,18 @@ def _by_class(request: Request, objects: Objects) -> ClassedObjects:
     return objects.ruled(rule)
 
 
-def _looks(objects: ClassedObjects, samples: list[SampleFile], pool: Executor, progress: Progress) -> Looks:
+def _looks(
+    objects: ClassedObjects, samples: list[SampleFile], settings: ProtectSettings, pool: Executor, *, progress: Progress
+) -> Looks:
     """Returns how varied the classes look, over a fixed choice of the images: those whose names hash lowest."""
     chosen = sorted(samples, key=lambda sample: (_hash_of(sample.name), sample))[:LOOKS_IMAGES]
     looks = Looks()
 
     def read(sample: SampleFile) -> tuple[Any, Any, int | None] | None:
         try:
+            kind = None if settings.keep_frame else stack_kind_of(sample.image)
+            if kind is not None:
+                return _sampled(*stack_look(kind, sample, objects, settings))
             data = objects.image_bytes(sample)
             if data is None:
                 image = image_decoding.read_image(sample.image, objects.max_pixels)
@@ -181,15 +194,22 @@ def _looks(objects: ClassedObjects, samples: list[SampleFile], pool: Executor, p
             found = objects.find(sample, image_decoding.Frame(height, width, image.orientation))
         except (ImageError, Refused):
             return None  # its own line tells
-        assert found.classes_HW is not None, "a rule by class finds classes"
-        step = math.isqrt(max(1, found.classes_HW.size // LOOKS_PIXELS))
-        sampled = (slice(None, None, step), slice(None, None, step))
-        return image_decoding.eight_bit_rgb(image.samples[sampled]), found.classes_HW[sampled], found.no_class
+        samples_HWC, classes_HW, no_class = _sampled(image.samples, found.classes_HW, found.no_class)
+        return image_decoding.eight_bit_rgb(samples_HWC), classes_HW, no_class
 
     for seen in track(progress, pool.map(read, chosen), len(chosen), "looks"):
         if seen is not None:
             looks.add(*seen)
     return looks
+
+
+def _sampled(
+    samples_HWC: np.ndarray, classes_HW: np.ndarray | None, no_class: int | None
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Returns a regular choice of an image's pixels, with their classes."""
+    assert classes_HW is not None, "a rule by class finds classes"
+    step = max(1, math.isqrt(max(1, classes_HW.size // LOOKS_PIXELS)))
+    return samples_HWC[::step, ::step], classes_HW[::step, ::step], no_class
 
 
 def _hash_of(name: str) -> str:

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from unseg.method.coded_noise import apply_codes
+from unseg.method.codes import OBJECT
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, NO_CODE
-from unseg.protecting.coding import OBJECT, Coding
+from unseg.method.ranged_noise import apply_codes_in_range
+from unseg.protecting.coding import Coding
 from unseg.protecting.noise_source import NoiseSource, Prepared, SourcePlan, codes_of
 from unseg.protecting.objects import FoundObject
 from unseg.storage.key_file import key_hash
+from unseg.storage.stacks.stack import Layout, Samples
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,28 @@ class CodedSource(NoiseSource, SourcePlan):
             mask_by_contrast=self.mask_by_contrast,
             survive_grey=self.survive_grey,
         )
+
+    def apply_in_range(self, samples: Samples, prepared: Prepared, layout: Layout) -> np.ndarray:
+        """Returns the values of a part of a plane with their noise; those that stand for no value stay as they are."""
+        if prepared.codes_HW is None:
+            raise ValueError("an image without codes is asked of a source of codes")
+        values_HWC, levels = samples.values_HWC, [found.grey_level for found in layout.ranges]
+        changed_HWC = apply_codes_in_range(
+            values_HWC,
+            np.where(samples.fixed_HW, np.uint8(ABSENCE), prepared.codes_HW),
+            self.coding.book,
+            self.key,
+            [level * self.budget.object for level in levels],
+            lowest=layout.lowest,
+            highest=layout.highest,
+            mask_by_contrast=self.mask_by_contrast,
+            survive_grey=self.survive_grey,
+            grey_levels_C=levels,
+        )
+        if samples.forbidden is None:
+            return changed_HWC
+        low, high = samples.forbidden
+        return np.where((changed_HWC >= low) & (changed_HWC <= high), values_HWC, changed_HWC)
 
     def for_worker(self) -> SourcePlan:
         return self

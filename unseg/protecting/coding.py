@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from unseg.errors import UserError
-from unseg.method.codes import codes_with_absence
+from unseg.method.codes import OBJECT, codes_with_absence
 from unseg.method.patterns import ABSENCE, BOOK, CodeBook
 from unseg.storage.files import read_text
 
-OBJECT = 1  # the code of an object that is told from nothing else but the rest
 ALL, BY_CLASS = "all", "by-class"
 BACKGROUND, OBJECT_NAME = "background", "object"  # what JSON calls them where there are no class ids
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -43,7 +44,15 @@ def compare(entry: Entry, originals: Originals) -> Comparison:
     height, width = original.samples.shape[:2]
     region_HW = originals.region(entry, image_decoding.Frame(height, width, original.orientation))
     on_object, elsewhere = _greatest_changes(original.samples, changed_HWC, region_HW)
-    beyond = [
+    beyond = breaches(entry, on_object, elsewhere)
+    others = _other_differences(entry, originals.settings.metadata, output, original)
+    ratio = psnr(original.samples, changed_HWC)
+    return Comparison((*beyond, *others), on_object, elsewhere, psnr=ratio if np.isfinite(ratio) else None)
+
+
+def breaches(entry: Entry, on_object: float | None, elsewhere: float | None) -> list[str]:
+    """Returns where the greatest changes, in grey levels, are beyond the budget of a line."""
+    return [
         f"changes {where} by {value:g}, budget {limit:g}"
         for where, value, limit in (
             ("the object", on_object, entry.object_budget),
@@ -51,13 +60,23 @@ def compare(entry: Entry, originals: Originals) -> Comparison:
         )
         if value is not None and limit is not None and value > limit
     ]
-    others = _other_differences(entry, originals.settings.metadata, output, original)
-    ratio = psnr(original.samples, changed_HWC)
-    return Comparison((*beyond, *others), on_object, elsewhere, psnr=ratio if np.isfinite(ratio) else None)
 
 
 def output_of(entry: Entry, originals: Originals) -> image_decoding.Image:
-    """Reads the protected file of a line; raises Broken where there is none."""
+    """Reads the protected picture of a line; raises Broken where there is none."""
+    if entry.kind is not None:
+        raise Broken(f"is {entry.kind}, and no picture")
+    path = path_of_output(entry, originals)
+    data = bytes_of_image(path, originals.max_pixels)
+    image = image_decoding.decode_image(path, data, originals.max_pixels, upright=entry.orientation is None)
+    different = disagreement(data, image, must_read=True)
+    if different is not None:
+        raise Broken(different)
+    return image
+
+
+def path_of_output(entry: Entry, originals: Originals) -> Path:
+    """Returns where the protected file of a line lies; raises Broken where there is none."""
     if entry.output is None or entry.object_budget is None or entry.background_budget is None:
         raise Broken("its line in the manifest has no output or no budget")
     link = link_on_the_way(originals.folder, entry.output)
@@ -66,12 +85,7 @@ def output_of(entry: Entry, originals: Originals) -> image_decoding.Image:
     path = originals.folder / entry.output
     if is_missing(path):
         raise Broken("missing")
-    data = bytes_of_image(path, originals.max_pixels)
-    image = image_decoding.decode_image(path, data, originals.max_pixels, upright=entry.orientation is None)
-    different = disagreement(data, image, must_read=True)
-    if different is not None:
-        raise Broken(different)
-    return image
+    return path
 
 
 def _greatest_changes(

@@ -123,6 +123,8 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
     if job.earlier is not None and not job.is_new:
         return job.earlier
     try:
+        if job.kind is not None:
+            return pipeline.stacks.foreseen(job)
         data = pipeline.objects.image_bytes(job.sample)
         upright = not pipeline.settings.keep_frame
         frame = image_decoding.frame_of(job.sample.image, pipeline.settings.max_pixels, data, upright=upright)
@@ -131,7 +133,7 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         if reason:
             raise Refused("failed", reason)
         with PIXELS.room_for(frame.height * frame.width):
-            found = pipeline.maker.find(job.sample, frame)
+            found = pipeline.maker.find(job.sample, frame, pipeline.may_be_whole(job))
     except Refused as refused:
         return pipeline.foreseen_line(job, refused)
     except ImageError as error:

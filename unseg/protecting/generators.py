@@ -1,153 +1,79 @@
-"""Generators of every kind: the shipped one, weight files, and a user's own, by `module:name` or as a Python object."""
+"""Generators of every kind: the shipped one, weight files, and a user's own, by `module:name` or as a Python object.
+
+Torch is loaded where a generator needs it; the shipped one does not where onnxruntime is installed.
+"""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import inspect
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from unseg.compute.device import device_name
+from unseg.compute.plugins import is_spec
+from unseg.errors import is_there, naming_the_extra
+from unseg.protecting.settings import COMPACT
+from unseg.storage.loaded_generator import LoadedGenerator
 
-from segment_anything_training.prompt_batch import Prompts
-from unseg.compute.plugins import OwnCode, is_spec, load_object
-from unseg.errors import UserError
-from unseg.storage import weights
-from unseg.storage.files import sha256_of
-from unseg.storage.weights import LoadedGenerator
+if TYPE_CHECKING:
+    import torch
 
-Network = Callable[[torch.Tensor, Prompts], torch.Tensor]
-AnyGenerator = str | Path | LoadedGenerator | nn.Module | Network
-
-OPTION = "--generator"
-INTERFACE = ("image_size", "mask_size", "antialias")
-
-
-class OwnGenerator(nn.Module):
-    """A generator that is not of this project, with what its author left out of the interface.
-
-    The function or network is called with images, B×3×S×S float32 in [0, 1], padded with zeros right and below, and
-    `Prompts` in pixels of that square; it returns noise, B×3×N×N in [−1, 1], for the whole square, with any N. S is its
-    attribute `image_size`, which it must have. Optional are `mask_size`, the side of mask prompts (default: S), and
-    `antialias`, whether images are averaged where they are shrunk to S (default: True). With `codes`, a number of
-    classes, and `code_noise()`, their colours K×3 in [−1, 1], it serves `by_class`, too.
-    """
-
-    def __init__(self, function: Network) -> None:
-        super().__init__()
-        self.function = function
-        self.image_size = _side(function, "image_size", None)
-        self.mask_size = _side(function, "mask_size", self.image_size)
-        self.antialias = bool(getattr(function, "antialias", True))
-        self.codes = int(getattr(function, "codes", 0))
-
-    def forward(self, images_B3SS: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        """Returns what the function returns."""
-        return self.function(images_B3SS, prompts)
-
-    def code_noise(self) -> torch.Tensor:
-        """Returns the noise of each code, K×3 in [−1, 1]."""
-        noise_K3: torch.Tensor = self.function.code_noise()  # type: ignore[attr-defined]  # functions of codes have it
-        return noise_K3
-
-
-def _side(function: Network, name: str, default: int | None) -> int:
-    side = getattr(function, name, default)
-    if isinstance(side, int) and side > 0:
-        return side
-    has = "has no image_size" if side is None else f"has {name} {side!r}"
-    raise UserError(
-        f"{OPTION}: {_name(function)} {has}; give it the attribute {name}, the side in pixels of the square it takes"
-    )
-
-
-def network_of(generator: AnyGenerator, device: str = "cpu") -> nn.Module:
-    """Returns the network of a generator of any kind, with the attributes `image_size`, `mask_size` and `antialias`.
-
-    generator: as for `load_generator`. An object needs no source file here.
-    """
-    if isinstance(generator, (str, Path, LoadedGenerator)):
-        return load_generator(generator, device).network
-    return _complete(generator)
+AnyGenerator = str | Path | LoadedGenerator | Callable[..., Any]
 
 
 def load_generator(generator: AnyGenerator, device: str | torch.device = "cpu") -> LoadedGenerator:
-    """Returns a generator of any kind, ready to use, with the facts that a manifest holds of it.
+    """Returns a generator of any kind as a module of torch, with the facts that a manifest holds of it.
 
     generator: "compact", the one that ships; a weight file; `module:name`, which is a generator, or a function or class
     that returns one when it is called without arguments; or a generator itself, loaded or any callable that
-    `OwnGenerator` describes. A user's own generator has the name "own", and the sha256 of the source file that it is
-    from: a change of weights that its code reads does not show in it.
+    `unseg.protecting.own_generators.OwnGenerator` describes. A user's own generator has the name "own", and the sha256
+    of the source file that it is from: a change of weights that its code reads does not show in it.
     """
     if isinstance(generator, LoadedGenerator):
         return generator
-    if isinstance(generator, str) and is_spec(generator):
-        network, file = _complete(_built(generator)), importlib.import_module(generator.partition(":")[0]).__file__
-        return LoadedGenerator(_ready(network, device), "own", generator, _sha256(file, generator))
-    if isinstance(generator, (str, Path)):
+    with naming_the_extra(option_of(generator)):
+        import torch
+
+        from unseg.protecting.own_generators import own_generator
+        from unseg.storage import weights
+    if isinstance(generator, Path) or (isinstance(generator, str) and not is_spec(generator)):
         return weights.load_generator(generator, torch.device(device))
-    network, name, file = _complete(generator), _name(generator), _source_file(generator)
-    source = f"{Path(file).stem}:{name}" if file else name
-    return LoadedGenerator(_ready(network, device), "own", source, _sha256(file, name))
+    return own_generator(generator, device)
 
 
-def _built(spec: str) -> Network:
-    """Returns the generator that `spec` names: what has an image size is one, all else makes one."""
-    found = load_object(spec, OPTION)
-    if isinstance(found, type) or not hasattr(found, "image_size"):
-        if not callable(found):
-            raise UserError(f"{OPTION} {spec}: is no generator and cannot be called to make one; name a function")
-        try:
-            inspect.signature(found).bind()
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{OPTION} {spec}: cannot be called without arguments ({error}); name a function that needs none, or a"
-                " generator with the attribute image_size"
-            ) from error
-        with OwnCode(f"{OPTION} {spec}: cannot be built"):
-            found = found()
-    if not callable(found):
-        raise UserError(f"{OPTION} {spec}: returns a {type(found).__name__}, which is no generator; return a callable")
-    network: Network = found
-    return network
+def option_of(generator: AnyGenerator) -> str:
+    """Returns what a user gave to ask for a generator."""
+    return f"--generator {generator}" if isinstance(generator, (str, Path)) else "generator"
 
 
-def _complete(generator: nn.Module | Network) -> nn.Module:
-    if isinstance(generator, type):
-        raise UserError(f"{OPTION}: {_name(generator)} is a class; give an object of it, {_name(generator)}()")
-    if not callable(generator):
-        raise UserError(
-            f"{OPTION}: a {type(generator).__name__} is no generator; give a name, a file, or a callable (see"
-            " unseg.protecting.generators.OwnGenerator)"
-        )
-    if isinstance(generator, nn.Module) and all(hasattr(generator, name) for name in INTERFACE):
-        return generator
-    return OwnGenerator(generator)
+def load_library(generator: AnyGenerator, device: str, what: str) -> None:
+    """Imports what computes a generator's noise; UserError, which begins with `what`, names the extra that is missing.
+
+    The shipped one asks for onnxruntime, which is small, where neither that nor torch is there.
+    """
+    with naming_the_extra(what):
+        import_module("onnxruntime" if _is_for_onnx(generator, device) else "torch")
 
 
-def _ready(network: nn.Module, device: str | torch.device) -> nn.Module:
-    return network.to(device).eval().requires_grad_(False)
+def _is_for_onnx(generator: AnyGenerator, device: str) -> bool:
+    """Returns whether onnxruntime computes a generator's noise: the shipped one's on a processor, unless torch must."""
+    if not _is_shipped(generator) or device_name(device) != "cpu":
+        return False
+    return is_there("onnxruntime") or not is_there("torch")
 
 
-def _name(generator: Any) -> str:
-    return getattr(generator, "__qualname__", type(generator).__qualname__)
+def _is_shipped(generator: AnyGenerator) -> bool:
+    return isinstance(generator, (str, Path)) and str(generator) == COMPACT
 
 
-def _source_file(generator: Any) -> str | None:
-    """Returns the file that holds a generator's code, or None where it is from no file."""
-    while isinstance(generator, functools.partial):
-        generator = generator.func
-    try:
-        return inspect.getsourcefile(generator if inspect.isroutine(generator) else type(generator))
-    except (TypeError, OSError):
-        return None
+def fastest_generator(generator: AnyGenerator, device: str) -> LoadedGenerator:
+    """Returns a generator for what computes it fastest on the device; its noise and its facts are the same.
 
+    UserError names the extra to install where the shipped one finds neither onnxruntime nor torch.
+    """
+    if _is_for_onnx(generator, device):
+        from unseg.storage.onnx_generator import load_onnx
 
-def _sha256(file: str | None, source: str) -> str:
-    digest = None if file is None else sha256_of(Path(file))
-    if digest is None:
-        raise UserError(f"{OPTION}: {source} is from no file, whose sha256 the manifest needs; define it in a module")
-    return digest
+        return load_onnx()
+    return load_generator(generator, device)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image as Pillow
 
 from unseg.errors import UserError
 from unseg.protecting.points import Points, points_of
+from unseg.storage.image_decoding import NAME_OF_MODE
 
-AnyImage = TypeVar("AnyImage", np.ndarray, Pillow.Image)
+AnyImage = TypeVar("AnyImage", np.ndarray, Pillow.Image)  # of what comes back as the kind that was given
 AnyMask = np.ndarray | Pillow.Image
 AnyPoints = Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float]]] | np.ndarray
 Boxes = Sequence[Sequence[float]]  # XYXY in pixels, corners inclusive
 
 # PIL's mode → the mode of its colours alone.
 _MODES = {"L": "L", "RGB": "RGB", "LA": "L", "RGBA": "RGB"}
-_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-_REMEDIES = {"1": "L", "PA": "RGBA", "RGBa": "RGBA", "La": "LA", "P": "RGB"}
-_ARRAYS = "H×W, H×W×1 (grey) or H×W×3 (RGB) of uint8 or uint16"
+_SHORT = ("I;16", "I;16L", "I;16B", "I;16N")  # grey, 16 bits
+_CONVERTED = {"1": "L", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "La": "LA", "RGBX": "RGB", "CMYK": "RGB"}
+_CONVERTED["YCbCr"] = "RGB"
+_ARRAYS = "H×W, H×W×1 (grey), H×W×3 (RGB) or H×W×4 (RGBA) of uint8 or uint16"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,15 @@ class GivenImage:
     """An image that a caller gave: its colours, and the way back to what it was.
 
     samples: H×W×3 RGB or H×W×1 grey, uint8 or uint16, contiguous; writing to it could change the caller's image.
-    back: makes of changed samples an image of the caller's kind.
+    back: makes of changed samples an image of the caller's kind. note: a conversion, in words. orientation: EXIF's, by
+    which the samples were turned. lossy: what `back` makes is a file that does not hold the samples exactly.
     """
 
     samples_HWC: np.ndarray
-    back: Callable[[np.ndarray], np.ndarray | Pillow.Image]
+    back: Callable[[np.ndarray], Any]
+    note: str | None = None
+    orientation: int = 1
+    lossy: bool = False
 
 
 def read_given(image: np.ndarray | Pillow.Image) -> GivenImage:
@@ -48,22 +54,29 @@ def read_given(image: np.ndarray | Pillow.Image) -> GivenImage:
 def _of_array(image: np.ndarray) -> GivenImage:
     plane = image.ndim == 2
     samples = image[..., None] if plane else image
-    good_shape = samples.ndim == 3 and samples.shape[2] in (1, 3) and samples.size > 0
+    good_shape = samples.ndim == 3 and samples.shape[2] in (1, 3, 4) and samples.size > 0
     if not good_shape or samples.dtype not in (np.uint8, np.uint16):
         raise UserError(f"image: expected {_ARRAYS}, got {'×'.join(map(str, image.shape))} {image.dtype}")
-    samples = np.ascontiguousarray(samples)
+    alpha = samples[..., 3:]  # nothing, where there are fewer channels
+    samples = np.ascontiguousarray(samples[..., :3])
     if not samples.flags.writeable:
         samples = samples.copy()  # torch takes only memory that may be written, although nobody writes here
-    return GivenImage(samples, lambda changed: changed[..., 0] if plane else changed)
+
+    def back(changed: np.ndarray) -> np.ndarray:
+        if alpha.shape[2]:
+            return np.concatenate([changed, alpha], axis=2)
+        return changed[..., 0] if plane else changed
+
+    return GivenImage(samples, back)
 
 
 def _of_pillow(image: Pillow.Image) -> GivenImage:
-    if image.mode not in _MODES:
-        remedy = f'image.convert("{_REMEDIES.get(image.mode, "RGB")}")'
-        if image.mode in _DEEP:
-            remedy = f"a numpy array, {_ARRAYS}"
+    if image.mode not in (*_MODES, *_SHORT, *_CONVERTED):
+        remedy = f"a numpy array, {_ARRAYS}" if image.mode in ("I", "F") else 'image.convert("RGB")'
         raise UserError(f"image: PIL images of mode {image.mode} are not protected; give {remedy}")
-    if "transparency" in image.info:  # one colour or grey level that is transparent, and would no longer be
+    if (
+        "transparency" in image.info and image.mode != "P"
+    ):  # one colour or grey level that is transparent, and would no longer be
         raise UserError(
             f'image: this {image.mode} image marks one colour as transparent; give image.convert("RGBA"),'
             " which has a channel for it"
@@ -74,20 +87,36 @@ def _of_pillow(image: Pillow.Image) -> GivenImage:
     if frames > 1:
         raise UserError(f"image: holds {frames} frames; give one of them, such as image.copy()")
     try:
-        colours = np.array(image.convert(_MODES[image.mode]))
+        kept, note = _in_a_kept_mode(image)
+        colours = np.array(kept.convert(_MODES[kept.mode])) if kept.mode in _MODES else np.array(kept, np.uint16)
     except (OSError, ValueError) as error:
         raise UserError(f"image: cannot be decoded ({str(error).splitlines()[0]})") from error
     samples = colours[..., None] if colours.ndim == 2 else colours
+    alpha = np.asarray(kept.getchannel("A")) if kept.mode in ("LA", "RGBA") else None
+    profile = image.info.get("icc_profile")
+    if profile is not None and note is not None and profile[16:20] != (b"RGB " if samples.shape[2] == 3 else b"GRAY"):
+        profile = None  # the conversion left its colours behind (ICC.1, 7.2)
+    return GivenImage(samples, lambda changed: pillow_of(changed, alpha, profile), note)
 
-    def back(changed: np.ndarray) -> Pillow.Image:
-        result = Pillow.fromarray(changed[..., 0] if changed.shape[2] == 1 else changed)
-        if image.mode != result.mode:
-            result.putalpha(image.getchannel("A"))
-        if "icc_profile" in image.info:  # and nothing else, as `unseg protect` does unless it is asked
-            result.info["icc_profile"] = image.info["icc_profile"]
-        return result
 
-    return GivenImage(samples, back)
+def _in_a_kept_mode(image: Pillow.Image) -> tuple[Pillow.Image, str | None]:
+    """Returns an image in a mode that stays, and the conversion that it took, if any: that of image files."""
+    wanted = _CONVERTED.get(image.mode)
+    if wanted is None:
+        return image, None
+    if image.mode == "P" and "transparency" in image.info:
+        wanted = "RGBA"
+    return image.convert(wanted), f"{NAME_OF_MODE.get(image.mode, image.mode)} to {NAME_OF_MODE.get(wanted, wanted)}"
+
+
+def pillow_of(samples_HWC: np.ndarray, alpha_HW: np.ndarray | None, profile: bytes | None) -> Pillow.Image:
+    """Returns a PIL image of samples, H×W×1 or H×W×3 uint8 or H×W×1 uint16, with its alpha and colour profile alone."""
+    result = Pillow.fromarray(samples_HWC[..., 0] if samples_HWC.shape[2] == 1 else samples_HWC)
+    if alpha_HW is not None:
+        result.putalpha(Pillow.fromarray(alpha_HW))
+    if profile is not None:
+        result.info["icc_profile"] = profile
+    return result
 
 
 def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
@@ -109,8 +138,8 @@ def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
         raise UserError(
             f"mask: expected {height}×{width} (height × width) as of the image, got {'×'.join(map(str, values.shape))}"
         )
-    if values.dtype == bool:
-        return np.ascontiguousarray(values)
+    if values.dtype == bool:  # whose bytes may be 255, as PIL's are; what counts with them needs 1
+        return np.ascontiguousarray(values).view(np.uint8) != 0
     highest = values.max(initial=0)
     if highest not in (0, 1, 255) or not np.isin(values, (0, highest)).all():
         raise UserError(

@@ -9,6 +9,7 @@ from unseg.errors import UserError
 from unseg.protecting.given_images import AnyMask, AnyPoints, Boxes, read_given_boxes, read_given_points, read_mask
 from unseg.protecting.grabcut import outline_around, outline_of_boxes
 from unseg.protecting.objects import FoundObject
+from unseg.protecting.request import CANNOT
 
 
 def given_object(
@@ -34,10 +35,7 @@ def given_object(
     if refine_boxes and boxes is None:
         raise UserError("refine_boxes: needs boxes to refine")
     if not given:
-        raise UserError(
-            "what is the object? Give mask, boxes or points; or whole_image=True, which cannot keep networks from"
-            " learning the objects in it"
-        )
+        raise UserError(f"what is the object? Give mask, boxes or points; or whole_image=True, {CANNOT}")
     if points is not None:
         return FoundObject(_pointed_at(samples_HWC, points))
     if boxes is None:

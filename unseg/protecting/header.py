@@ -31,8 +31,10 @@ WRITTEN_IF_OTHER = {
     "compile": False,
     "png_level": 1,
     "refined": False,
+    "bands": None,
 }
 CODES = "codes"  # what settings call noise of patterns
+LONGEST_LABEL = 11  # characters of a class id of 32 bits
 MASK_RULE = {"kind", "objects", "ignore_label", "background_label"}
 
 
@@ -70,6 +72,7 @@ def _of_later_versions(pipeline: Pipeline) -> dict[str, Any]:
     given = {
         "names": settings.names,
         "precision": settings.precision,
+        "bands": None if settings.bands is None else list(settings.bands),
         "png_level": settings.png_level if compresses else WRITTEN_IF_OTHER["png_level"],
     }
     return {name: value for name, value in given.items() if value != WRITTEN_IF_OTHER[name]}
@@ -80,7 +83,7 @@ def check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out
     if earlier is None:
         return
     before, now = ({**WRITTEN_IF_OTHER, **line.get("settings", {})} for line in (earlier.header, header))
-    if now.get("noise") == CODES and _adds_codes(before.get("codes"), now.get("codes")):
+    if "book" in now and _adds_codes(before.get("codes"), now.get("codes")):
         before["codes"] = now["codes"]
     changed = list(differences(before, now))
     if changed:
@@ -156,7 +159,7 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
 def age_of_noise(manifest: Manifest) -> str | None:
     """Returns what to say of noise that an older version made; None where it is of this version's kinds."""
     header, settings = manifest.header, manifest.header.get("settings", {})
-    if settings.get("noise") == CODES:
+    if settings.get("noise") == CODES or "book" in settings:  # of a network that takes codes, without the word
         book = settings.get("book")
         return None if book == BOOK.version else f"its codes are of the book {str(book)[:40]}, not {BOOK.version}"
     if _generator_name(header) != COMPACT:
@@ -174,8 +177,10 @@ def _generator_name(header: Mapping[str, Any]) -> Any:
 
 
 def _absent(settings: Mapping[str, Any]) -> Iterator[int]:
-    if settings.get("noise") == CODES:
-        yield from (int(label) for label, code in settings["codes"].items() if code == ABSENCE and label != BACKGROUND)
+    if "book" in settings:  # else they are the codes of tints, of which none means no noise
+        codes: Mapping[str, Any] = settings.get("codes") or {}
+        names = (BACKGROUND, OBJECT_NAME)
+        yield from (int(label) for label, code in codes.items() if code == ABSENCE and label not in names)
 
 
 def _is_size(value: Any) -> bool:
@@ -224,9 +229,13 @@ def _is_coded(value: Any) -> bool:
     if value is None:
         return True
     return isinstance(value, dict) and all(
-        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or label.removeprefix("-").isdecimal())
+        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or _is_number(label))
         for label, code in value.items()
     )
+
+
+def _is_number(label: str) -> bool:
+    return label.removeprefix("-").isdecimal() and len(label) <= LONGEST_LABEL
 
 
 EXPECTED: dict[str, Callable[[Any], bool]] = {

@@ -21,17 +21,9 @@ from typing import Any, BinaryIO, Literal, get_args
 
 from unseg.errors import UserError
 from unseg.protecting.points import Points, points_of
-from unseg.storage.files import (
-    TEMPORARY,
-    open_for_appending,
-    open_for_reading,
-    place_of,
-    stays_inside,
-    sync_folder,
-    url_of_file,
-    write_blocks,
-)
+from unseg.storage.files import TEMPORARY, open_for_appending, open_for_reading, stays_inside, sync_folder, write_blocks
 from unseg.storage.locks import LOCK_FILE, Held
+from unseg.storage.mounts import place_of, url_of_file
 
 MANIFEST = "unseg-manifest.jsonl"
 EDITION, CARRIED = "unseg-edition.json", "unseg-edition-files.jsonl"  # of editions, beside the manifest
@@ -59,7 +51,10 @@ class Entry:
     object: "whole image" where nothing said where it is. mask_placed: "stored", "scaled" or both, where the mask does
     not lie on the image as it is. boxes: XYXY. points: of the object and beside it. outline: the object that GrabCut
     found from boxes or points, as COCO's compressed run lengths. orientation: EXIF's, where pixels were kept as stored.
-    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. over_budget and max_over (lossy formats
+    kind: of a file of planes, its format; planes: how many; bands: which of its bands are meant; value_ranges: what is
+    shown from black to white, one for each, so that a grey level is a 255th of it; range_of: where they come from.
+    object_share: of the pixels, 0 to 1. psnr: dB, None where nothing changed. delta_e, s_cielab, ssim: with --quality,
+    see `unseg.method.visibility`. over_budget and max_over (lossy formats
     only): the share of values beyond the budget and the most grey levels beyond it. claims: names that a started input
     may have written.
     """
@@ -82,6 +77,11 @@ class Entry:
     mask_placed: str | None = None
     boxes: tuple[tuple[float, ...], ...] | None = None
     orientation: int | None = None
+    kind: str | None = None
+    planes: int | None = None
+    bands: tuple[int, ...] | None = None
+    range_of: str | None = None
+    value_ranges: tuple[tuple[float, ...], ...] | None = None
     points: Points | None = None
     outline: str | None = None
     object_budget: float | None = None
@@ -89,6 +89,9 @@ class Entry:
     generator: str | None = None
     object_share: float | None = None
     psnr: float | None = None
+    delta_e: float | None = None
+    s_cielab: float | None = None
+    ssim: float | None = None
     over_budget: float | None = None
     max_over: int | None = None
     claims: tuple[str, ...] | None = None
@@ -175,12 +178,18 @@ def _check_budgets(entry: Entry, settings: Mapping[str, Any]) -> None:
 
 
 def relative(path: Path, out: Path) -> str:
-    """Returns `path` as the manifest in the folder `out` names it; as an address where the two are in unlike stores."""
+    """Returns `path` as the manifest in the folder `out` names it.
+
+    It is an address where the two are in unlike stores, and whole where they are on unlike drives.
+    """
     path, out = Path(place_of(os.path.realpath(path))), Path(place_of(os.path.realpath(out)))
     here, there = url_of_file(path), url_of_file(out)
     if (here or "").partition(":")[0] != (there or "").partition(":")[0]:
         return here or path.as_uri()
-    return Path(os.path.relpath(path, out)).as_posix()
+    try:
+        return Path(os.path.relpath(path, out)).as_posix()
+    except ValueError:  # of Windows
+        return path.as_posix()
 
 
 class ManifestWriter:
@@ -283,12 +292,16 @@ _NAMES = ("input", "mask")
 _NUMBERS = {
     "width": int,
     "height": int,
+    "planes": int,
     "orientation": int,
     "max_over": int,
     "object_budget": float,
     "background_budget": float,
     "object_share": float,
     "psnr": float,
+    "delta_e": float,
+    "s_cielab": float,
+    "ssim": float,  # of images that are each other's negative, below 0
     "over_budget": float,
 }
 
@@ -309,6 +322,12 @@ def _checked(name: str, value: Any) -> Any:
     if name == "boxes":
         value = tuple(tuple(map(_number, box)) for box in value)
         good = all(len(box) == 4 for box in value)
+    elif name == "value_ranges":
+        value = tuple(tuple(map(_number, ends)) for ends in value)
+        good = bool(value) and all(len(ends) == 2 and ends[0] < ends[1] for ends in value)
+    elif name == "bands":
+        value = tuple(map(_number, value))
+        good = all(isinstance(band, int) and band > 0 for band in value)
     elif name == "points":
         value, good = points_of(value), True
     elif name == "claims":
@@ -318,7 +337,7 @@ def _checked(name: str, value: Any) -> Any:
         good = _is_output(value)
     elif name in _NUMBERS:
         value = _number(value)
-        good = value >= 0 and (_NUMBERS[name] is float or isinstance(value, int))
+        good = (value >= 0 or name == "ssim") and (_NUMBERS[name] is float or isinstance(value, int))
     else:
         good = isinstance(value, str) and (name not in _NAMES or stays_inside(value) or value == ".")
     if not good:

@@ -13,7 +13,7 @@ from unseg.method.codes import code_map
 from unseg.protecting.objects import FoundObject, Refused
 
 if TYPE_CHECKING:
-    from unseg.protecting.network_protector import Framed
+    from unseg.method.letterbox import Framed
 
 
 @dataclass(frozen=True)

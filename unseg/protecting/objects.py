@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -31,6 +31,7 @@ from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import Frame
 from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
+from unseg.storage.stacks.stack_kinds import any_label
 
 T = TypeVar("T")
 LOOKED_AT = 32  # masks that are looked at together
@@ -90,7 +91,7 @@ class Objects(ABC):
 
     def image_bytes(self, sample: SampleFile) -> bytes | None:
         """Returns the encoded image where it is no file of its own, else None."""
-        return None
+        return sample.data
 
     def outlined(self, found: FoundObject, samples_HWC: np.ndarray) -> FoundObject:
         """Returns a found object as the image's pixels show it; raises Refused where they show none.
@@ -121,8 +122,8 @@ class ClassedObjects(Objects):
         """Returns whether every pixel can have a class: regions do not overlap, and none is left open."""
 
     @abstractmethod
-    def shows(self, label: int, pool: Executor) -> bool:
-        """Returns whether any mask of the set shows a class; those that cannot be read do not count."""
+    def shows(self, labels: Collection[int], pool: Executor) -> bool:
+        """Returns whether any mask of the set shows one of these classes; those that cannot be read do not count."""
 
     @abstractmethod
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
@@ -226,8 +227,8 @@ class MaskFiles(ClassedObjects):
     def tiles(self) -> bool:
         return self.has_classes
 
-    def shows(self, label: int, pool: Executor) -> bool:
-        return _any_shows(label, self.folder.paths, self._areas_of, pool)
+    def shows(self, labels: Collection[int], pool: Executor) -> bool:
+        return _any_shows(labels, self.folder.paths, self._areas_of, pool)
 
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         paths = self.folder.paths
@@ -236,7 +237,7 @@ class MaskFiles(ClassedObjects):
     def _areas_of(self, path: Path) -> Mapping[int, int]:
         try:
             with PIXELS.room_for(pixel_count(path)):
-                label = label_decoding.open_label(path, self.max_pixels)
+                label = any_label(path, self.max_pixels)
                 return class_areas([values_of(label, self.folder.kind, path)], self.rule.ignore_label)
         except ImageError:
             return {}
@@ -315,8 +316,8 @@ class AnnotationObjects(ClassedObjects):
                 continue
         return False
 
-    def shows(self, label: int, pool: Executor) -> bool:
-        return _any_shows(label, self._readable_names(), self._areas_of, pool)
+    def shows(self, labels: Collection[int], pool: Executor) -> bool:
+        return _any_shows(labels, self._readable_names(), self._areas_of, pool)
 
     def _readable_names(self) -> list[str]:
         missing = {problem.name for problem in self.opened.reader.missing}
@@ -378,10 +379,13 @@ def _sha256_of(determining: np.ndarray) -> dict[str, str]:
     return {"mask_sha256": hashlib.sha256(determining.data).hexdigest()}
 
 
-def _any_shows(label: int, items: Sequence[T], areas_of: Callable[[T], Mapping[int, int]], pool: Executor) -> bool:
-    """Returns whether an item has pixels of a class; looks at no more of them than it must."""
+def _any_shows(
+    labels: Collection[int], items: Sequence[T], areas_of: Callable[[T], Mapping[int, int]], pool: Executor
+) -> bool:
+    """Returns whether an item has pixels of one of the classes; looks at no more of them than it must."""
+    wanted = frozenset(labels)
     for start in range(0, len(items), LOOKED_AT):
-        if any(label in areas for areas in pool.map(areas_of, items[start : start + LOOKED_AT])):
+        if any(not wanted.isdisjoint(areas) for areas in pool.map(areas_of, items[start : start + LOOKED_AT])):
             return True
     return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 
 from unseg.data.samples import SampleFile
 from unseg.method.config import Budget
-from unseg.method.metrics import mean_change, psnr
-from unseg.protecting.manifest import Entry, Key, Status
+from unseg.protecting.effect import effect_of
+from unseg.protecting.manifest import Entry, Key
 from unseg.protecting.noise_source import NoiseSource, Prepared
 from unseg.protecting.objects import FoundObject, Objects, Refused, whole_image
 from unseg.protecting.outputs import Planned
@@ -19,17 +18,20 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_decoding, image_encoding
 from unseg.storage.image_metadata import oriented
 
-WEAK_SHARE = 0.25  # of the object's budget: an object that changes by less, on average, is not called protected
-
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the names that are planned for it. earlier: its line of an earlier run."""
+    """One input and the names that are planned for it.
+
+    earlier: its line of an earlier run. kind: its format where it is a file of planes, which stays of that format, see
+    `unseg.storage.stacks`; None of pictures.
+    """
 
     sample: SampleFile
     planned: Planned
     key: Key
     earlier: Entry | None
+    kind: str | None = None
 
     @property
     def is_new(self) -> bool:
@@ -53,24 +55,30 @@ class ImageMaker:
     def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects) -> None:
         self.settings, self.source, self.objects = settings, source, objects
 
-    def decode(self, job: Job) -> Loaded:
-        """Returns an input with its object; raises Refused or ImageError where it cannot be protected."""
+    def decode(self, job: Job, may_be_whole: bool = True) -> Loaded:
+        """Returns an input with its object; raises Refused or ImageError where it cannot be protected.
+
+        may_be_whole: as for `find`.
+        """
         image = self._read(job)
         height, width, _ = image.samples.shape
         frame = image_decoding.Frame(height, width, image.orientation)
         reason = image_encoding.unsupported(self.settings.format, image.samples, image.alpha)
         if reason:
             raise Refused("failed", reason)
-        found = self.objects.outlined(self.find(job.sample, frame), image.samples)
+        found = self.objects.outlined(self.find(job.sample, frame, may_be_whole), image.samples)
         prepared = self.source.prepare(image.samples, found)
         return Loaded(job, image, prepared, self._facts(job, image, found))
 
-    def find(self, sample: SampleFile, frame: image_decoding.Frame) -> FoundObject:
-        """Returns the object of an image; raises Refused where it stays without protection."""
+    def find(self, sample: SampleFile, frame: image_decoding.Frame, may_be_whole: bool = True) -> FoundObject:
+        """Returns the object of an image; raises Refused where it stays without protection.
+
+        may_be_whole: whether `--unmasked whole` may make the whole image its object.
+        """
         try:
             return self.objects.find(sample, frame)
         except Refused as refused:
-            if refused.status == "failed" or self.settings.unmasked != "whole":
+            if refused.status == "failed" or self.settings.unmasked != "whole" or not may_be_whole:
                 raise
             return whole_image(frame, refused)
 
@@ -79,7 +87,8 @@ class ImageMaker:
         path, max_pixels = job.sample.image, self.settings.max_pixels
         describe, upright = self.settings.metadata == "keep", not self.settings.keep_frame
         if data is None:
-            return image_decoding.read_image(path, max_pixels, describe=describe, upright=upright)
+            within = job.sample.within
+            return image_decoding.read_image(path, max_pixels, describe=describe, upright=upright, within=within)
         return image_decoding.decode_image(path, data, max_pixels, describe=describe, upright=upright)
 
     def _facts(self, job: Job, image: image_decoding.Image, found: FoundObject) -> Entry:
@@ -115,39 +124,33 @@ class ImageMaker:
 
         noise: what the source gave for it. Raises Refused where that is none.
         """
-        image, settings, region_HW = loaded.image, self.settings, loaded.prepared.region_HW
-        protected = self.source.apply(image.samples, loaded.prepared, noise)
-        metadata, _ = image.metadata.select(settings.metadata).fitting(settings.format)
-        if settings.format == "webp" and protected.shape[2] == 1:
-            metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
-        metadata = oriented(metadata, loaded.facts.orientation or 1)
-        data = image_encoding.encode(settings.format, protected, image.alpha, metadata, settings.png_level)
-        facts = loaded.facts
-        if settings.format == "jpeg":
-            protected = image_decoding.decode_samples(data)
-            budget = Budget(settings.budget.object, self.source.background_budget)
-            over_budget, max_over = breach(image.samples, protected, region_HW, budget)
-            facts = replace(facts, over_budget=over_budget, max_over=max_over)
-        ratio = psnr(image.samples, protected)
-        status, reason = self._effect(image.samples, protected, region_HW)
-        return data, replace(facts, status=status, reason=reason, psnr=ratio if math.isfinite(ratio) else None)
+        protected = self.source.apply(loaded.image.samples, loaded.prepared, noise)
+        data = encoded(loaded.image, protected, self.settings, loaded.facts.orientation or 1)
+        effect = effect_of(
+            loaded.image.samples,
+            image_decoding.decode_samples(data) if self.settings.format == "jpeg" else protected,
+            loaded.prepared.region_HW,
+            Budget(self.settings.budget.object, self.source.background_budget),
+            lossy=self.settings.format == "jpeg",
+            quality=self.settings.quality,
+        )
+        return data, replace(loaded.facts, **effect.facts())
 
-    def _effect(
-        self, original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray
-    ) -> tuple[Status, str | None]:
-        """Returns whether the object changed by enough to be called protected, and if not, why."""
-        change, budget = mean_change(original_HWC, changed_HWC, region_HW), self.settings.budget.object
-        if change is None:
-            return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
-        if change >= WEAK_SHARE * budget and change > 0:
-            return "protected", None
-        return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
+    def made(self, job: Job) -> tuple[bytes, Entry]:
+        """Returns what `make` does for an input that is looked at by itself; raises Refused or ImageError."""
+        loaded = self.decode(job)
+        return self.make(loaded, self.source.noises([loaded.prepared])[0])
 
 
-def breach(
-    original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray, budget: Budget
-) -> tuple[float, int]:
-    """Returns how far an image (uint8) is outside its budget: share of its values, and whole grey levels at most."""
-    change = np.abs(changed_HWC.astype(np.int16) - original_HWC)
-    over = change - np.where(region_HW, int(budget.object), int(budget.background)).astype(np.int16)[..., None]
-    return float((over > 0).mean()), max(0, int(over.max()))
+def encoded(
+    image: image_decoding.Image, protected_HWC: np.ndarray, settings: ProtectSettings, orientation: int = 1
+) -> bytes:
+    """Returns the file of an image's protected samples, in the settings' format, with the metadata that they keep.
+
+    orientation: EXIF's, of pixels that lie as they were stored.
+    """
+    metadata, _ = image.metadata.select(settings.metadata).fitting(settings.format)
+    if settings.format == "webp" and protected_HWC.shape[2] == 1:
+        metadata = replace(metadata, icc_profile=None)  # it is for grey, and WebP has none
+    metadata = oriented(metadata, orientation)
+    return image_encoding.encode(settings.format, protected_HWC, image.alpha, metadata, settings.png_level)

@@ -19,6 +19,7 @@ from unseg.errors import UserError
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import Misfit, Placing
+from unseg.protecting.network_protector import image_region
 from unseg.protecting.objects import WHOLE_IMAGE, found_in
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.storage import image_decoding, label_decoding
@@ -90,9 +91,26 @@ class Originals:
             if data is None:
                 raise Broken(f"its original is not in {opened.path}")
             return data
+        return bytes_of_image(self.original_path(entry), self.max_pixels)
+
+    def original_path(self, entry: Entry) -> Path:
+        """Returns where the original of a line lies; raises Broken where it is not there."""
+        path = self._path_of(entry)
         if is_missing(path):
             raise Broken(f"its original {path} is not there: give --originals")
-        return bytes_of_image(path, self.max_pixels)
+        return path
+
+    def mask_path(self, entry: Entry) -> Path:
+        """Returns where the mask file of a line lies; raises Broken where it is not there."""
+        folder = self.masks
+        if folder is None and entry.mask_root is not None:
+            folder = self.folder / entry.mask_root
+        if entry.mask is None or folder is None:
+            raise Broken("its line in the manifest names no mask")
+        path = folder / entry.mask
+        if is_missing(path):
+            raise Broken(f"its mask {path} is not there: give --masks")
+        return path
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
@@ -100,8 +118,6 @@ class Originals:
         settings = self.settings
         if settings.region == "mask":
             return np.ascontiguousarray(mask, dtype=bool)
-        from unseg.protecting.network_protector import image_region  # which needs torch
-
         return image_region(mask, settings.region, settings.image_size, settings.mask_size)
 
     def classes(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
@@ -139,14 +155,7 @@ class Originals:
     def _masked(
         self, entry: Entry, rule: ObjectRule, frame: image_decoding.Frame
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        folder = self.masks
-        if folder is None and entry.mask_root is not None:
-            folder = self.folder / entry.mask_root
-        if entry.mask is None or folder is None:
-            raise Broken("its line in the manifest names no mask")
-        path = folder / entry.mask
-        if is_missing(path):
-            raise Broken(f"its mask {path} is not there: give --masks")
+        path = self.mask_path(entry)
         placing = Placing.recorded(entry.mask_placed)
         try:
             label = label_decoding.open_label(path, self.max_pixels, placing.expected(frame))

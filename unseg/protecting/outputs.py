@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
+from unseg.data.name_matching import unicode_form
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.protecting.manifest import OWN_NAMES, Entry, Key
-from unseg.storage.files import link_on_the_way, stays_inside
+from unseg.storage.files import WINDOWS, is_relative, link_on_the_way
+from unseg.storage.windows_names import for_windows
 
 SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
 
@@ -21,7 +23,7 @@ class Planned:
     """The names that are planned for one input, relative to the output folder.
 
     output: of the protected image. copy: of the input, should it be copied without protection; None where a file of the
-    user's lies there. note: says how a name was changed to keep two inputs apart.
+    user's lies there. note: says how a name was changed to keep two inputs apart, or for Windows.
     """
 
     output: str
@@ -58,31 +60,37 @@ def plan_outputs(
     form: str,
     earlier: Mapping[Key, Entry],
     names: str = "suffix",
+    own_format: Collection[Key] = (),
     own: Collection[Key] | None = None,
 ) -> dict[Key, Planned]:
-    """Returns names for every input, unique even where upper and lower case are the same.
+    """Returns names for every input, unique even where upper and lower case, or two forms of a letter, are the same.
 
     They do not depend on the order of the inputs. Names of earlier runs stay. Then inputs that need no new suffix are
     served, then the others in sorted order: of a.jpg and a.png, a.png keeps its name and a.jpg becomes a.jpg.png. Where
-    `names` is "keep", no input needs a new suffix. form: a key of `SUFFIXES`. own: the inputs that this run writes,
-    where others write the rest; only theirs is looked for in the folder. Raises UserError where a name leads out of the
-    output, and where a file that no manifest line owns or a linked folder is in the way.
+    `names` is "keep", no input needs a new suffix, nor does one of `own_format`, which stays what it is. form: a key of
+    `SUFFIXES`. own: the inputs that this run writes, where others write the rest; only theirs is looked for in the
+    folder. Raises UserError where a name leads out of the output, and where a file that no manifest line owns or a
+    linked folder is in the way.
     """
     _check_names(samples, out)
-    suffixes = SUFFIXES[form] if names == "suffix" else None
-    taken = {name.casefold(): key for key, entry in earlier.items() for name in entry.owned}
+
+    def suffixes_of(key: Key) -> Sequence[str] | None:
+        if key in own_format:
+            return (PurePosixPath(key[0]).suffix.lower(),)
+        return SUFFIXES[form] if names == "suffix" else None
+
+    taken = {_folded(name): key for key, entry in earlier.items() for name in entry.owned}
     taken.update(dict.fromkeys(OWN_NAMES, ("", "")))
     planned: dict[Key, Planned] = {}
     mine = samples.keys() if own is None else set(own)
-    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes), key)):
-        before = earlier.get(key)
+    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], suffixes_of(key)), key)):
+        before, suffixes = earlier.get(key), suffixes_of(key)
         kept = before.output if before and before.status != "copied" else None
         if kept and not _keeps_suffix(kept, suffixes):
             kept = None
         output = kept or _first_free(_output_names(key[0], suffixes), key, taken)
         copy = _first_free(_copy_names(key[0]), key, taken)
-        simple = next(iter(_output_names(key[0], suffixes)))
-        note = None if output == simple else f"named {output} because another input has the name {simple}"
+        note = _note(key[0], output, suffixes)
         owned = before.owned if before else ()
         free = key not in mine or copy in owned or not os.path.lexists(out / copy)
         planned[key] = Planned(output, copy if free else None, note)
@@ -90,11 +98,36 @@ def plan_outputs(
     return planned
 
 
+def plan_masks(samples: Mapping[Key, SampleFile], folder: Path, earlier: Mapping[Key, str]) -> dict[Key, str]:
+    """Returns the name of every input's mask in a folder of PNGs: that of its output, where that is a PNG.
+
+    earlier: names of before, which stay. Raises UserError where a name leads out of the folder.
+    """
+    _check_names(samples, folder)
+    taken = {_folded(name): key for key, name in earlier.items()}
+    planned: dict[Key, str] = {}
+    for key in sorted(samples, key=lambda key: (not _keeps_suffix(key[0], SUFFIXES["png"]), key)):
+        planned[key] = earlier.get(key) or _first_free(_output_names(key[0], SUFFIXES["png"]), key, taken)
+    return planned
+
+
+def _note(name: str, output: str, suffixes: Sequence[str] | None) -> str | None:
+    """Returns what to say of an output's name; None where it is the input's, but for its suffix."""
+    simple = next(iter(_output_names(name, suffixes)))
+    if output != simple:
+        return f"named {output} because another input has the name {simple}"
+    return None if _fitting(name) == name else f"named {output} because Windows takes no file of the name {name}"
+
+
+def _fitting(name: str) -> str:
+    return for_windows(name) if WINDOWS else name
+
+
 def _check_names(samples: Mapping[Key, SampleFile], out: Path) -> None:
-    outside = next((name for name, _ in samples if not stays_inside(name)), None)
+    outside = next((name for name, _ in samples if not is_relative(name, WINDOWS)), None)
     if outside is not None:
         raise UserError(f"--out {out}: the name {outside!r} leads out of it; nothing is written there")
-    for folder in sorted({str(PurePosixPath(name).parent) for name, _ in samples}):
+    for folder in sorted({str(PurePosixPath(_fitting(name)).parent) for name, _ in samples}):
         link = link_on_the_way(out, folder)
         if link is not None:
             raise UserError(
@@ -120,17 +153,24 @@ def _keeps_suffix(name: str, suffixes: Sequence[str] | None) -> bool:
 
 
 def _output_names(name: str, suffixes: Sequence[str] | None) -> chain[str]:
+    name = _fitting(name)
     suffix = PurePosixPath(name).suffix if suffixes is None else suffixes[0]
     simple = name if _keeps_suffix(name, suffixes) else str(PurePosixPath(name).with_suffix(suffix))
     return chain([simple, f"{name}{suffix}"], (f"{name}.{number}{suffix}" for number in count(2)))
 
 
 def _copy_names(name: str) -> chain[str]:
+    name = _fitting(name)
     path = PurePosixPath(name)
     return chain([name], (str(path.with_name(f"{path.stem}.{number}{path.suffix}")) for number in count(2)))
 
 
 def _first_free(names: chain[str], key: Key, taken: dict[str, Key]) -> str:
-    name = next(name for name in names if taken.get(name.casefold(), key) == key)
-    taken[name.casefold()] = key
+    name = next(name for name in names if taken.get(_folded(name), key) == key)
+    taken[_folded(name)] = key
     return name
+
+
+def _folded(name: str) -> str:
+    """Returns what names have in common that are one file on Windows or macOS."""
+    return unicode_form(name).casefold()

@@ -26,10 +26,11 @@ from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import Objects, Refused
 from unseg.protecting.one_image import ImageMaker, Job, Loaded
 from unseg.protecting.settings import ProtectSettings
+from unseg.protecting.stack_maker import StackMaker
 from unseg.storage import image_headers, image_limits
-from unseg.storage.files import blocks_of, link_on_the_way, sha256_of, write_blocks
+from unseg.storage.files import blocks_of, link_on_the_way, open_for_reading, sha256_of, temporary_in, write_blocks
 from unseg.storage.image_limits import ImageError
-from unseg.storage.locks import Held
+from unseg.storage.locks import Held, writing_into
 
 # --unmasked → what becomes of an image that nothing shows an object in; "whole" protects it before that is asked.
 UNMASKED: dict[str, Status] = {"skip": "skipped", "copy": "copied", "fail": "failed", "whole": "failed"}
@@ -62,7 +63,7 @@ class Pipeline:
     ) -> None:
         self.settings, self.source, self.out, self.objects = settings, source, out, objects
         self.workers, self.held = workers, held
-        self.maker = ImageMaker(settings, source, objects)
+        self.maker, self.stacks = ImageMaker(settings, source, objects), StackMaker(settings, source, objects)
         self.generators = workers if source.side_by_side else 1
         self.torch_threads = 1 if source.side_by_side or source.device_type != "cpu" else workers
 
@@ -126,8 +127,10 @@ class Pipeline:
 
     def _pixels_of(self, job: Job) -> int:
         try:
+            if job.kind is not None:
+                return min(os.stat(job.sample.image).st_size, PIXELS_IN_FLIGHT)
             data = self.objects.image_bytes(job.sample)
-        except ImageError:
+        except (ImageError, OSError):
             return 0
         return image_headers.pixel_count(job.sample.image if data is None else io.BytesIO(data))
 
@@ -144,13 +147,38 @@ class Pipeline:
                 if self.settings.keep_times:
                     self._set_times(job, job.planned.output)
                 return Result(replace(job.earlier, claims=None), kept=True)
-            return self.maker.decode(job)
+            return self._stacked(job) if job.kind is not None else self.maker.decode(job, self.may_be_whole(job))
         except Refused as refused:
             return self._unprotected(job, refused)
         except ImageError as error:
             return self._unprotected(job, Refused("failed", error.reason))
         except MemoryError:
             return self._unprotected(job, Refused("failed", "not enough memory to decode it"))
+
+    def may_be_whole(self, job: Job) -> bool:
+        """Returns whether an input without an object may be protected whole: no earlier run knew an object in it.
+
+        The noise on objects protects more, and what said where they are may be gone for once.
+        """
+        earlier = job.earlier
+        if earlier is None or earlier.output is None or earlier.status == "copied":
+            return True
+        return earlier.object is not None or not os.path.lexists(self.out / earlier.output)
+
+    def _stacked(self, job: Job) -> Result:
+        """Protects a file of planes, which is read and written part by part, and returns what became of it."""
+        with temporary_in(self.out) as whole:
+            try:
+                facts = self.stacks.make(job, whole)
+            except OSError as error:
+                if error.errno in STOPS_THE_RUN:
+                    raise cannot_go_on(self.out, error) from error
+                raise Refused("failed", f"cannot be written: {error.strerror or error}") from error
+            with open_for_reading(whole) as file:
+                sha256 = self._write(job.planned.output, blocks_of(file), job)
+        entry = replace(facts, output_sha256=sha256)
+        self._remove_replaced(job, entry)
+        return Result(entry)
 
     def _is_done(self, job: Job, earlier: Entry) -> bool:
         """Returns whether an earlier run finished this very input, and its output is still what was written."""
@@ -161,7 +189,12 @@ class Pipeline:
             and earlier.input_sha256 == self._sha256_of_input(job)
             and earlier.output_sha256 == sha256_of(self.out / job.planned.output)
             and self.objects.is_same(job.sample, earlier)
+            and not self._lacks_quality(earlier)
         )
+
+    def _lacks_quality(self, earlier: Entry) -> bool:
+        """Returns whether measures are asked for that an earlier run did not take; an image that stayed has none."""
+        return self.settings.quality and earlier.psnr is not None and earlier.delta_e is None
 
     def _set_times(self, job: Job, name: str) -> None:
         try:
@@ -181,7 +214,7 @@ class Pipeline:
         there = [name for name in (earlier.owned if earlier else ()) if os.path.lexists(self.out / name)]
         entry = line
         if earlier and earlier.output in there:
-            entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256)
+            entry = replace(entry, output=earlier.output, output_sha256=earlier.output_sha256, object=earlier.object)
             there.remove(earlier.output)
         return Result(replace(entry, claims=tuple(sorted(set(there))) or None))
 
@@ -228,7 +261,7 @@ class Pipeline:
         if data is not None:
             yield data
             return
-        with image_limits.open_regular(job.sample.image) as file:
+        with image_limits.open_regular(job.sample.image, job.sample.within) as file:
             yield from blocks_of(file)
 
     # --- in the generator's thread
@@ -267,19 +300,12 @@ class Pipeline:
             raise Refused("failed", f"{link} in the output is a link, which is not followed")
         try:
             times = _times(job.sample.image) if self.settings.keep_times else None
-            self._check_held()
-            sha256 = write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
-            self._check_held()
-            return sha256
+            with writing_into(self.held):
+                return write_blocks(self.out / name, blocks, durable=True, times=times, within=self.out)
         except OSError as error:
-            self._check_held()
             if error.errno in STOPS_THE_RUN:
                 raise cannot_go_on(self.out, error) from error
             raise Refused("failed", f"cannot be written: {error.strerror or error}") from error
-
-    def _check_held(self) -> None:
-        if self.held is not None:
-            self.held.check()
 
     def _remove_replaced(self, job: Job, entry: Entry) -> None:
         """Removes what an earlier run wrote for this input under another name, if it is still exactly that."""

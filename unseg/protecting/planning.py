@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unseg.compute.progress import Progress
 from unseg.compute.threads import cores
@@ -19,10 +19,14 @@ from unseg.data.samples import OF_MASKS, SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.method.codes import class_codes
 from unseg.protecting.code_planning import RunKey, plan_codes
+from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.header import check_same_settings, header_of, recorded
 from unseg.protecting.inputs import Inputs
+from unseg.protecting.kept_masks import AutoMasks
 from unseg.protecting.manifest import AGREED, Entry, Key, Manifest, relative
 from unseg.protecting.mask_placing import Placing
+from unseg.protecting.network_protector import takes_codes
+from unseg.protecting.network_source import NetworkSource
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
     AnnotationObjects,
@@ -39,10 +43,10 @@ from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
 from unseg.protecting.shards import SHARD, Shard, agreement, begun, check_agreed, earlier_manifest
+from unseg.storage.loaded_generator import LoadedGenerator
 from unseg.storage.locks import Held
-
-if TYPE_CHECKING:
-    from unseg.storage.weights import LoadedGenerator
+from unseg.storage.mounts import is_mounted
+from unseg.storage.stacks.stack_kinds import StackKind, any_label, stack_kind_of
 
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
@@ -85,7 +89,7 @@ def as_planned(request: Request) -> Request:
         return request
     earlier = earlier_manifest(request.out, request.shard)
     kind = None if earlier is None else recorded(earlier, request.out).kind
-    if kind is None or request.masks is None or request.settings.mask_type != "auto":
+    if kind is None or request.mask_folder is None or request.settings.mask_type != "auto":
         return request
     return replace(request, settings=replace(request.settings, mask_type=kind))
 
@@ -98,16 +102,23 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     """
     out, settings = request.out, request.settings
     objects, earlier = _objects(request, inputs, pool, progress), earlier_manifest(out, request.shard)
+    if isinstance(objects, ClassedObjects) and (request.shard is None or request.shard.is_plan):
+        _check_ids(objects, settings.unmasked == "skip", pool, progress)
     source: NoiseSource
     key = None
     if inputs.loaded is None or inputs.device is None:
         coded = plan_codes(request, inputs, objects, earlier, pool, progress)
         objects, source, key = coded.objects, coded.source, coded.key
     else:
-        from unseg.protecting.network_source import NetworkSource  # which needs torch
-
-        tints = _tints(request, objects, inputs.loaded, pool, progress)
-        source = NetworkSource(settings, inputs.loaded, inputs.device, tints, own=request.generator is not None)
+        own, loaded = request.generator is not None, inputs.loaded
+        if takes_codes(loaded.network):
+            coded = plan_codes(request, inputs, objects, earlier, pool, progress)
+            objects, key = coded.objects, coded.key
+            source = NetworkSource(settings, loaded, inputs.device, own=own, coded=coded.source)
+        else:
+            _check_no_codes(request, loaded)
+            tints = _tints(request, objects, loaded, pool, progress)
+            source = NetworkSource(settings, loaded, inputs.device, tints, own=own)
     pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)
@@ -143,8 +154,24 @@ def _jobs(
     own = None if shard is None else shard.of(chosen)
     if shard is not None and shard.is_plan and begun(pipeline.out):
         own = ()  # shards look to their own
-    planned = plan_outputs(samples, pipeline.out, settings.format, before, names=settings.names, own=own)
-    return tuple(Job(samples[key], planned[key], key, before.get(key)) for key in chosen)
+    here = {key for key, sample in samples.items() if not is_mounted(sample.image)}
+    looked_at = here.union(chosen if own is None else own)  # contents of stores are brought for this run's alone
+    kinds = {key: kind.name for key in sorted(looked_at) if (kind := _kind_of(samples[key], pipeline)) is not None}
+    planned = plan_outputs(
+        samples, pipeline.out, settings.format, before, names=settings.names, own_format=here & kinds.keys(), own=own
+    )
+    return tuple(Job(samples[key], planned[key], key, before.get(key), kinds.get(key)) for key in chosen)
+
+
+def _kind_of(sample: SampleFile, pipeline: Pipeline) -> StackKind | None:
+    """Returns the format of planes that an image stays in; None where it becomes a picture.
+
+    A picture with a place on earth becomes one where its pixels are turned to be kept with others as they lie, and
+    where a network, which sees pictures alone, makes the noise.
+    """
+    kind = stack_kind_of(sample.image)
+    as_picture = pipeline.settings.keep_frame or not isinstance(pipeline.source, CodedSource)
+    return None if as_picture and kind is not None and kind.is_picture(sample.image) else kind
 
 
 def _part_of(plan: RunPlan, shard: Shard, earlier: Manifest | None) -> RunPlan:
@@ -177,9 +204,13 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         return BoxFile(inputs.boxes, request.refine_boxes)
     if inputs.points is not None:
         return PointFile(inputs.points)
-    if request.masks is None:
+    if inputs.kept is not None:
+        paths = [sample.mask for sample in inputs.found.samples if sample.mask is not None]
+        return AutoMasks(inputs.kept, request.out, paths, settings.max_pixels)
+    masks = request.mask_folder
+    if masks is None:
         return WholeImage()
-    folder = _mask_folder(request, request.masks, inputs.found, pool, progress)
+    folder = _mask_folder(request, masks, inputs.found, pool, progress)
     return MaskFiles(folder, rule, settings.max_pixels)
 
 
@@ -211,13 +242,32 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
 
 def _detected(masks: Path, paths: list[Path], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
     """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
-    detected = detect_kind(paths, pool, progress)
+    detected = detect_kind(paths, pool, progress, any_label)
     if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
         progress.say("masks: class ids, as --objects says")
         return "index"
     kind = detected.settled(f"--masks {masks}", f"--mask-type {' or '.join(MASK_KINDS)}")
     progress.say(f"masks: {detected.statement}{detected.otherwise}")
     return kind
+
+
+def _check_ids(objects: ClassedObjects, nothing_else: bool, pool: Executor, progress: Progress) -> None:
+    """Tells which class ids there are where no mask of the set shows any that the rule names.
+
+    nothing_else: then nothing would be protected, which is a UserError.
+    """
+    which = objects.rule.which
+    if not isinstance(which, tuple) or not objects.has_classes or objects.shows(which, pool):
+        return
+    everything = objects.ruled(replace(objects.rule, which="all", background_label=None))
+    there = sorted(everything.class_areas(pool, progress))
+    if not there:  # nothing that can be read: the line of each image tells
+        return
+    sentence = f"--objects: no image shows class {first_few(map(str, which))}; all classes that they show: "
+    sentence += first_few(map(str, there), 100)
+    if nothing_else:
+        raise UserError(sentence)
+    progress.say(f"note: {sentence}")
 
 
 def _check_none_lacks(objects: Objects, samples: list[SampleFile]) -> None:
@@ -228,6 +278,13 @@ def _check_none_lacks(objects: Objects, samples: list[SampleFile]) -> None:
             f"--unmasked fail: {len(lacking)} images have no mask, box or annotation ({first_few(lacking)}); add it, or"
             " leave these images out with --unmasked skip"
         )
+
+
+def _check_no_codes(request: Request, loaded: LoadedGenerator) -> None:
+    """Raises UserError where a key or codes are given to a generator that takes none."""
+    for option, given in (("--key", request.key), ("--codes", request.codes)):
+        if given is not None:
+            raise UserError(f"{option}: is for noise of codes, and generator {loaded.source} takes none; leave it out")
 
 
 def _tints(

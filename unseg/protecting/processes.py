@@ -27,8 +27,9 @@ from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage import image_limits
-from unseg.storage.files import Mount, mounted, mounts, remove_temporaries
+from unseg.storage.files import remove_temporaries
 from unseg.storage.locks import Held
+from unseg.storage.mounts import Mount, mounted, mounts
 
 MORE, REFUSED, DONE = "more", "refused", "done"  # what a worker says, beside results
 PART = 64  # jobs at most that a worker is given at a time

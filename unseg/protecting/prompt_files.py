@@ -30,9 +30,17 @@ def of_images(hints: Mapping[str, Hint], samples: Sequence[SampleFile]) -> dict[
     return {own_names.get(name, name): found for name, found in hints.items()}
 
 
-def read_boxes(path: Path) -> BoxesOf:
-    """Returns image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive; UserError for anything else."""
-    content = _read(path, "--boxes", '{"name.jpg": [[x1, y1, x2, y2], …]}')
+def name_alone(samples: Sequence[SampleFile]) -> str | None:
+    """Returns the name of an image that is the only one; None where there are more."""
+    return samples[0].name if len(samples) == 1 else None
+
+
+def read_boxes(path: Path, alone: str | None = None) -> BoxesOf:
+    """Returns image name → boxes (x1, y1, x2, y2) in pixels, corners inclusive; UserError for anything else.
+
+    alone: the name of the only image, whose boxes the file may hold by themselves.
+    """
+    content = _read(path, "--boxes", '{"name.jpg": [[x1, y1, x2, y2], …]}', alone)
     for name, boxes in content.items():
         for box in boxes if isinstance(boxes, list) else [None]:
             if not _is_box(box):
@@ -43,9 +51,12 @@ def read_boxes(path: Path) -> BoxesOf:
     return {name: tuple(tuple(box) for box in boxes) for name, boxes in content.items()}
 
 
-def read_points(path: Path) -> PointsOf:
-    """Returns image name → its points; UserError for anything else. An image may have none: an empty list."""
-    content = _read(path, "--points", '{"name.jpg": [[x, y], …]}')
+def read_points(path: Path, alone: str | None = None) -> PointsOf:
+    """Returns image name → its points; UserError for anything else. An image may have none: an empty list.
+
+    alone: the name of the only image, whose points the file may hold by themselves.
+    """
+    content = _read(path, "--points", '{"name.jpg": [[x, y], …]}', alone)
     found: PointsOf = {}
     for name, points in content.items():
         try:
@@ -55,16 +66,25 @@ def read_points(path: Path) -> PointsOf:
     return found
 
 
-def _read(path: Path, option: str, form: str) -> dict[str, Any]:
+def _read(path: Path, option: str, form: str, alone: str | None) -> dict[str, Any]:
     try:
         content = json.loads(image_limits.read_bytes(path))
     except ImageError as error:
         raise UserError(f"{option} {path}: {error.reason}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{option} {path}: cannot be read as JSON: {error}") from error
+    if alone is not None and _has_no_name(content, option, alone):
+        return {alone: content}
     if not isinstance(content, dict):
         raise UserError(f"{option} {path}: give an object {form}")
     return content
+
+
+def _has_no_name(content: Any, option: str, alone: str) -> bool:
+    """Returns whether a file holds what belongs to the only image by itself."""
+    if isinstance(content, dict):
+        return option == "--points" and "object" in content and alone not in content
+    return isinstance(content, list)
 
 
 def _is_box(box: Any) -> bool:

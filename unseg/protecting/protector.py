@@ -2,144 +2,344 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
+from PIL import Image as Pillow
 
-from unseg.errors import UserError
+from unseg.compute.threads import alone, cores, worker_threads
+from unseg.errors import UserError, WeakProtection
 from unseg.method.coded_noise import apply_codes
-from unseg.method.codes import code_map
+from unseg.method.codes import OBJECT, code_map
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK
-from unseg.protecting.coding import OBJECT, coding_from, read_coding
-from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, read_given
+from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
+from unseg.method.visibility import check_installed
+from unseg.protecting.coding import coding_from, read_coding
+from unseg.protecting.effect import Effect, effect_of
+from unseg.protecting.generators import AnyGenerator
+from unseg.protecting.given_files import AnyGiven, GivenFile, is_file, mask_in_file, read_any
+from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, GivenImage
 from unseg.protecting.given_objects import given_object
-from unseg.protecting.settings import Precision, Region
+from unseg.protecting.named_settings import BUDGET, ImageOptions, named_settings
+from unseg.protecting.network_protector import NetworkProtector
+from unseg.protecting.settings import COMPACT, ProtectSettings, Region
+from unseg.storage.image_decoding import decode_samples
 from unseg.storage.key_file import KEY_BYTES, new_key, read_key
 
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
-    from unseg.protecting.generators import AnyGenerator
-    from unseg.protecting.network_protector import NetworkProtector
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Codes = Mapping[int, int]
-_BUDGET = Budget()  # the paper's: 8 grey levels on the object, 2 on the background
+OF_FOLDERS = ("objects", "ignore_label", "background_label", "unmasked", "names", "keep_times", "workers")
+SMALL_NETWORK_SIDE = 512  # up to here a run has one thread an image, which decides the last bits of its noise
+
+
+@dataclass(frozen=True)
+class ProtectedImage:
+    """An image and what became of it.
+
+    image: of the kind that was given. effect: its status, "protected", "weak" (its object changed too little) or
+    "uncoded" (no pixel has a code), the reason where it is not "protected", and how far it is from the original. note:
+    the conversion that the image took, in words, if any.
+    """
+
+    image: Any
+    effect: Effect
+    note: str | None = None
+
+    @property
+    def is_protected(self) -> bool:
+        """Returns whether the image is to be called protected."""
+        return self.effect.status == "protected"
 
 
 class Protector:
-    """Makes images unlearnable, as `unseg protect` does it.
+    """Makes images unlearnable, as `unseg protect` does it, and keeps what that takes between calls.
 
     generator: None for noise of codes, patterns by formula that need no network and leave the background as it is; else
     "compact", which ships with the package, a weight file, `module:name`, or a generator itself (see
-    `unseg.protecting.generators.load_generator`). budget: the largest change of a value, in grey levels of 255.
+    `unseg.protecting.generators.load_generator`). budget: the largest change of a value, in grey levels of 255; in its
+    place epsilon and background_epsilon, or strength.
 
-    Of codes only: key, 32 bytes or the file that holds them; without it one is drawn, which the attribute `key` holds:
-    keep it where an image is to get the same noise again. codes: class → code, or a file that says so (a manifest, or
-    JSON as `--codes` takes it), for calls with `classes`. survive_grey, mask_by_contrast: see
-    `unseg.method.coded_noise.apply_codes`.
+    Of codes, and of networks that take codes: key, 32 bytes or the file that holds them; without it one is drawn, which
+    the attribute `key` holds: keep it where an image is to get the same noise again.
 
-    Of networks only: region, device, batch_size and precision, as for
+    Of codes only: codes, class → code, or a file that says so (a manifest, or JSON as `--codes` takes it), for calls
+    with `classes`. Of networks only: region, see
     `unseg.protecting.network_protector.NetworkProtector`.
 
-    One protector may serve several threads.
+    options: the command's, by their names: noise, strength, epsilon, background_epsilon, survive_grey,
+    mask_by_contrast, device, batch_size, precision, quality; for images and masks in files also format, png_level,
+    metadata, max_megapixels, mask_type, mask_frame and fit_masks.
+
+    One protector may serve several threads, which get what one thread gets. It holds neither threads nor files between
+    calls, so nothing is to be closed. Another process gets an equal one by pickle.
     """
 
     def __init__(
         self,
         generator: AnyGenerator | None = None,
-        budget: Budget = _BUDGET,
+        budget: Budget | None = None,
         region: Region = "mask",
         *,
         key: bytes | str | Path | None = None,
         codes: Codes | str | Path | None = None,
-        survive_grey: bool = False,
-        mask_by_contrast: bool = False,
-        device: str = "auto",
-        batch_size: int = 1,
-        precision: Precision = "float32",
+        **options: Unpack[ImageOptions],
     ) -> None:
-        if not isinstance(budget, Budget):
-            raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
-        self._options = {"survive_grey": survive_grey, "mask_by_contrast": mask_by_contrast}
-        self.budget, self._network = budget, cast("NetworkProtector | None", None)
-        self.key: bytes | None = None
+        self.settings = _settings(generator, budget, options)
+        self.budget, self.region = self.settings.budget, region
+        self._network = cast(NetworkProtector | None, None)
+        self._key: bytes | None = None
         self.codes: Codes | None = None
-        if generator is None:
+        if generator is None and self.settings.kind == "codes":
             if region != "mask":
                 raise UserError(f"region: {region!r} follows a network's prompt; leave it out, or give a generator")
-            self.key, self.codes = _key_of(key), _codes_of(codes)
-            return
-        if key is not None or codes is not None or survive_grey or mask_by_contrast:
+            self._key, self.codes = _key_of(key), _codes_of(codes)
+        else:
+            self._take_network(self.settings.network if generator is None else generator, key, codes)
+        self._made_of = partial(Protector, generator, self.budget, region, codes=self.codes)
+        self._options = {name: value for name, value in options.items() if name not in BUDGET}
+
+    @property
+    def key(self) -> bytes | None:
+        """Returns the key of the codes; None where there are none, or before a network that takes codes is loaded."""
+        return self._key if self._network is None else self._network.key
+
+    def _take_network(
+        self, generator: AnyGenerator, key: bytes | str | Path | None, codes: Codes | str | Path | None
+    ) -> None:
+        settings = self.settings
+        tinted = settings.noise == "tint"
+        shipped = tinted or (isinstance(generator, str) and generator == COMPACT)
+        if (shipped and key is not None) or (codes is not None and not tinted):
             raise UserError(
                 "key, codes, survive_grey and mask_by_contrast: are for noise of codes; leave them out, or leave the"
                 " generator out"
             )
-        from unseg.protecting.network_protector import NetworkProtector  # which needs torch
-
+        if tinted:
+            if not isinstance(codes, Mapping):
+                raise UserError("noise 'tint': needs codes={class: tint}, such as a manifest's first line has them")
+            self.codes = codes
         self._network = NetworkProtector(
-            generator, budget, region, device=device, batch_size=batch_size, precision=precision
+            generator,
+            settings.budget,
+            self.region,
+            device=settings.device,
+            batch_size=settings.batch_size or 1,
+            precision=settings.precision,
+            key=None if key is None else _key_of(key),
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_anew, (partial(self._made_of, key=self.key), self._options)
+
+    @overload
+    def __call__(self, image: AnyImage, mask: AnyMask | GivenFile | None = None, *more: Any, **named: Any) -> AnyImage:
+        """Of an array or a PIL image."""
+
+    @overload
+    def __call__(self, image: bytes, mask: AnyMask | GivenFile | None = None, *more: Any, **named: Any) -> bytes:
+        """Of the bytes of a file."""
+
+    @overload
     def __call__(
+        self, image: str | Path, mask: AnyMask | GivenFile | None = None, *more: Any, **named: Any
+    ) -> Pillow.Image:
+        """Of a path."""
+
+    def __call__(self, image: Any, mask: Any = None, *more: Any, **named: Any) -> Any:
+        """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
+
+        The arguments are those of `result`. Warns with WeakProtection where the image is not to be called protected.
+        """
+        made = self.result(image, mask, *more, **named)
+        warn_if_weak(made, stacklevel=3)
+        return made.image
+
+    def result(
         self,
-        image: AnyImage,
-        mask: AnyMask | None = None,
+        image: AnyGiven,
+        mask: AnyMask | GivenFile | None = None,
         boxes: Boxes | None = None,
         *,
         refine_boxes: bool = False,
         points: AnyPoints | None = None,
         classes: np.ndarray | None = None,
         whole_image: bool = False,
-    ) -> AnyImage:
-        """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
+    ) -> ProtectedImage:
+        """Returns the unlearnable image with what became of it; the given one stays as it is.
 
-        image: a numpy array, H×W, H×W×1 or H×W×3 RGB of uint8 or uint16, or a PIL image of mode L, LA, RGB or RGBA,
-        whose alpha is kept. Exactly one of these says what the object is. mask: H×W bool, or 0 and 255, as array or PIL
-        image. boxes: N×4 XYXY in pixels, corners inclusive; refine_boxes: the object is what GrabCut finds in each box
-        instead. points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …} of such: the object is
-        what GrabCut finds around them. classes: H×W class ids, of which each gets the noise of its code, and 255 (no
-        class) none. whole_image: all of it, which cannot keep networks from learning the objects in it. Raises
-        UserError for anything else, and where no object is found.
+        image: a numpy array, H×W, H×W×1, H×W×3 RGB or H×W×4 RGBA of uint8 or uint16; a PIL image, which keeps its mode
+        if that is L, LA, RGB, RGBA or I;16, and becomes one of these else; the bytes of an image file, for which bytes
+        of one come back, those that the command writes; or a path, for which a PIL image comes back. Alpha stays.
+
+        Exactly one of these says what the object is. mask: H×W bool, or 0 and 255, as array or PIL image, or a mask's
+        file, as path or bytes. boxes: N×4 XYXY in pixels, corners inclusive; refine_boxes: the object is what GrabCut
+        finds in each box instead. points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …} of
+        such: the object is what GrabCut finds around them. classes: H×W class ids, of which each gets the noise of its
+        code, and 255 (no class) none. whole_image: all of it, which cannot keep networks from learning the objects in
+        it. Raises UserError for anything else, and where no object is found.
         """
-        given = read_given(image)
+        given = read_any(image, self.settings)
         if classes is not None:
             others = (mask is not None, boxes is not None, points is not None, refine_boxes, whole_image)
             if any(others):
                 raise UserError(
                     "classes: tell by themselves what the object is; leave out mask, boxes, points and whole_image"
                 )
-            changed = self._coded(given.samples_HWC, self._codes_of_classes(classes))
-        else:
-            found = given_object(
-                given.samples_HWC, mask, boxes, refine_boxes=refine_boxes, points=points, whole_image=whole_image
-            )
-            if self._network is not None:
-                changed = self._network.changed(given.samples_HWC, found)
-            else:
-                codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
-                changed = self._coded(given.samples_HWC, codes_HW)
-        return cast(AnyImage, given.back(changed))
+            return self._finished(given, *self._with_classes(given.samples_HWC, classes))
+        if is_file(mask):
+            mask = mask_in_file(cast(GivenFile, mask), given, self.settings)
+        found = given_object(
+            given.samples_HWC,
+            cast("AnyMask | None", mask),
+            boxes,
+            refine_boxes=refine_boxes,
+            points=points,
+            whole_image=whole_image,
+        )
+        if not found.mask_HW.any():
+            raise UserError("mask: no object in it; give one that shows the object")
+        if self._network is None:
+            codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
+            return self._finished(given, self._coded(given.samples_HWC, codes_HW), found.mask_HW)
+        if self.settings.noise == "tint":
+            raise UserError("noise 'tint': tells classes apart; give classes")
+        with _as_in_a_run(self._network):
+            changed = self._network.changed(given.samples_HWC, found)
+            return self._finished(given, changed, self._network.region(found.mask_HW))
+
+    def many(
+        self,
+        images: Iterable[AnyGiven],
+        masks: Iterable[AnyMask | GivenFile] | None = None,
+        *,
+        boxes: Iterable[Boxes] | None = None,
+        points: Iterable[AnyPoints] | None = None,
+        classes: Iterable[np.ndarray] | None = None,
+        refine_boxes: bool = False,
+        whole_image: bool = False,
+        workers: int | None = None,
+    ) -> Iterator[ProtectedImage]:
+        """Yields what `result` returns for each image, in their order, while later ones are worked on.
+
+        masks, boxes, points, classes: one for each image; UserError where they are fewer or more. workers: threads;
+        None: one a core. A few images are ahead at a time, so that any number of them flows through.
+        """
+        by_image = {"mask": masks, "boxes": boxes, "points": points, "classes": classes}
+        columns = {name: values for name, values in by_image.items() if values is not None}
+        of_all: dict[str, Any] = {"refine_boxes": refine_boxes, "whole_image": whole_image}
+        ahead: deque[Future[ProtectedImage]] = deque()
+        count = workers or cores()
+        with worker_threads(count) as pool:
+            try:
+                for image, hints in _together(images, columns):
+                    if len(ahead) > 2 * count:
+                        yield ahead.popleft().result()
+                    ahead.append(pool.submit(self.result, image, **of_all, **hints))
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _finished(self, given: GivenImage, changed_HWC: np.ndarray, region_HW: np.ndarray) -> ProtectedImage:
+        image = given.back(changed_HWC)
+        effect = effect_of(
+            given.samples_HWC,
+            decode_samples(image) if given.lossy else changed_HWC,
+            region_HW,
+            self.budget if self._network is not None else Budget(self.budget.object, 0),
+            lossy=given.lossy,
+            quality=self.settings.quality,
+        )
+        return ProtectedImage(image, effect, given.note)
 
     def _coded(self, samples_HWC: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
-        if codes_HW.shape != samples_HWC.shape[:2]:
-            height, width = samples_HWC.shape[:2]
-            raise UserError(f"classes: expected {height}×{width} as of the image, got {codes_HW.shape}")
-        assert self.key is not None, "noise of codes has a key"
-        return apply_codes(samples_HWC, codes_HW, BOOK, self.key, self.budget, **self._options)
+        assert self._key is not None, "noise of codes has a key"
+        options = {"survive_grey": self.settings.survive_grey, "mask_by_contrast": self.settings.mask_by_contrast}
+        return apply_codes(samples_HWC, codes_HW, BOOK, self._key, self.budget, **options)
 
-    def _codes_of_classes(self, classes_HW: np.ndarray) -> np.ndarray:
-        if self._network is not None:
+    def _with_classes(self, samples_HWC: np.ndarray, classes_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the changed samples, and where there is noise, H×W bool."""
+        codes_HW = self._codes_of_classes(classes_HW, samples_HWC.shape[:2])
+        if self._network is None:
+            return self._coded(samples_HWC, codes_HW), (codes_HW != ABSENCE) & (codes_HW != NO_CODE)
+        return self._network.by_class(samples_HWC, codes_HW), codes_HW != NO_CODE
+
+    def _codes_of_classes(self, classes_HW: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        if self._network is not None and self.settings.noise != "tint":
             raise UserError("classes: are for noise of codes; leave out the generator")
         if self.codes is None:
             raise UserError("classes: need codes; make the protector with codes={class: code}, 0 for no noise")
         if not isinstance(classes_HW, np.ndarray) or classes_HW.ndim != 2 or classes_HW.dtype.kind not in "iu":
             raise UserError("classes: give a numpy array H×W of whole numbers, the class of every pixel")
+        if classes_HW.shape != size:
+            raise UserError(f"classes: expected {size[0]}×{size[1]} as of the image, got {classes_HW.shape}")
         try:
             return code_map(classes_HW, self.codes)
         except ValueError as error:
             raise UserError(f"classes: {error}; give codes for all classes") from error
+
+
+def warn_if_weak(made: ProtectedImage, stacklevel: int) -> None:
+    """Warns with WeakProtection, in the name of the caller that many levels up, unless an image is protected."""
+    if not made.is_protected:
+        told = f"image: {made.effect.status}, not protected: {made.effect.reason}"
+        warnings.warn(told, WeakProtection, stacklevel=stacklevel)
+
+
+def _made_anew(made_of: partial[Protector], options: dict[str, Any]) -> Protector:
+    return made_of(**options)
+
+
+def _settings(generator: AnyGenerator | None, budget: Budget | None, options: Mapping[str, Any]) -> ProtectSettings:
+    """Returns the settings of a protector; UserError where an option is for folders, or something is said twice."""
+    if budget is not None and not isinstance(budget, Budget):
+        raise UserError(f"budget: give Budget(object, background), not a {type(budget).__name__}")
+    of_folders = [name for name in OF_FOLDERS if name in options]
+    if of_folders:
+        raise UserError(f"{of_folders[0]}: is for folders; give it to unseg.protect_folder")
+    twice = [name for name in BUDGET if name in options]
+    if budget is not None and twice:
+        raise UserError(f"budget and {twice[0]}: give one of them, each says how much may change")
+    name = generator if isinstance(generator, (str, Path)) else None
+    named, noise = {**options, "generator": name}, options.get("noise")
+    if generator is not None and name is None:
+        if noise not in (None, "sam"):
+            raise UserError(f"noise {noise!r}: has a generator of its own, or none; leave out generator")
+        named.pop("noise", None)
+    settings = named_settings(ProtectSettings(budget=budget or Budget()), **named)
+    if settings.quality:
+        check_installed("quality")
+    return settings
+
+
+def _as_in_a_run(network: NetworkProtector) -> AbstractContextManager[None]:
+    """Returns a context in which a network computes as in a run, to the last bit."""
+    return alone() if network.network.image_size <= SMALL_NETWORK_SIDE else nullcontext()
+
+
+def _together(images: Iterable[Any], columns: Mapping[str, Iterable[Any]]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yields each image with what is said of it; UserError where one of the columns ends before the others."""
+    rows = [iter(images), *map(iter, columns.values())]
+    end = object()
+    for _ in repeat(None):
+        row = [next(one, end) for one in rows]
+        if all(value is end for value in row):
+            return
+        if any(value is end for value in row):
+            raise UserError(f"images and {' and '.join(columns)}: are not equally many; give one for each image")
+        yield row[0], dict(zip(columns, row[1:], strict=True))
 
 
 def _key_of(given: bytes | str | Path | None) -> bytes:
@@ -161,48 +361,3 @@ def _codes_of(given: Codes | str | Path | None) -> Codes | None:
     if coding.codes is None:
         raise UserError(f"codes: {given} holds one code for the object, none for classes; leave it out")
     return coding.codes
-
-
-def protect_image(
-    image: AnyImage,
-    mask: AnyMask | None = None,
-    *,
-    boxes: Boxes | None = None,
-    refine_boxes: bool = False,
-    points: AnyPoints | None = None,
-    classes: np.ndarray | None = None,
-    whole_image: bool = False,
-    key: bytes | str | Path | None = None,
-    codes: Codes | str | Path | None = None,
-    generator: AnyGenerator | None = None,
-    budget: Budget = _BUDGET,
-    region: Region = "mask",
-    device: str = "auto",
-) -> AnyImage:
-    """Returns the unlearnable version of one image, as `Protector(generator, budget, …)(image, mask)` makes it.
-
-    One of mask, boxes, classes and whole_image=True says what the object is. Without a key, one is drawn for all calls
-    of this process. A generator that is given by its name is loaded once for all calls. A weight file is loaded anew
-    once it has changed.
-    """
-    if generator is None:
-        protector = Protector(None, budget, region, key=_own_key() if key is None else key, codes=codes)
-    elif key is not None or codes is not None or not isinstance(generator, (str, Path)):
-        protector = Protector(generator, budget, region, key=key, codes=codes, device=device)
-    else:
-        path = Path(generator)
-        changed = path.stat().st_mtime_ns if path.is_file() else 0
-        protector = _cached_protector(str(generator), budget, region, device, changed)
-    return protector(
-        image, mask, boxes, refine_boxes=refine_boxes, points=points, classes=classes, whole_image=whole_image
-    )
-
-
-@lru_cache(maxsize=1)
-def _own_key() -> bytes:
-    return new_key()
-
-
-@lru_cache(maxsize=4)
-def _cached_protector(generator: str, budget: Budget, region: Region, device: str, changed: int) -> Protector:
-    return Protector(generator, budget, region, device=device)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
+from unseg.method.visibility import check_installed
+from unseg.protecting.generators import AnyGenerator, option_of
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
 from unseg.protecting.shards import Shard
+from unseg.storage.mirror import is_url
 
-if TYPE_CHECKING:  # a network's noise needs torch, noise of codes does not
-    from unseg.protecting.generators import AnyGenerator
-
+AUTO = "auto"  # in place of a folder of masks
 CANNOT = "which cannot keep networks from learning the objects in it: noise that is alike everywhere marks none of them"
 
 
@@ -27,6 +27,7 @@ class Request:
     out: Path
     settings: ProtectSettings
     masks: Path | None = None
+    mask: Path | None = None
     boxes: Path | None = None
     points: Path | None = None
     refine_boxes: bool = False
@@ -48,15 +49,52 @@ class Request:
         return self.out if self.shard is None else self.shard.folder(self.out)
 
     @property
+    def places(self) -> dict[str, object]:
+        """Returns what says where the objects are, and what codes they have, by name."""
+        names = ("masks", "mask", "annotations", "boxes", "points", "codes")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def is_in_stores(self) -> bool:
+        """Returns whether the run reads from a store, or writes to one."""
+        return any(map(is_url, (*self.inputs, *self.places.values(), self.out)))
+
+    @property
+    def finds_masks(self) -> bool:
+        """Returns whether the run finds masks itself: their folder is the word auto."""
+        return self.masks is not None and str(self.masks) == AUTO
+
+    @property
+    def mask_folder(self) -> Path | None:
+        """Returns the folder in which the user's masks lie, be it for all images or for one."""
+        if self.mask is not None:
+            return self.mask.parent
+        return None if self.finds_masks else self.masks
+
+    @property
     def kind(self) -> Kind:
         """Returns which noise is meant; a generator that was given as an object comes before the settings."""
         return self.settings.kind if self.generator is None else "own"
+
+    @property
+    def network(self) -> AnyGenerator:
+        """Returns the generator of a noise that needs one."""
+        return self.settings.network if self.generator is None else self.generator
+
+    @property
+    def option(self) -> str:
+        """Returns what a user gave to ask for a network."""
+        noise = self.settings.noise
+        return option_of(self.network) if noise is None or self.generator is not None else f"--noise {noise}"
 
     def check(self) -> None:
         """Raises UserError where options contradict each other or one is missing; reads nothing."""
         self._check_sources()
         self._check_rule()
         self._check_codes()
+        self._check_parts()
+        if self.settings.quality:
+            check_installed("--quality")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: give 1 or more")
         if self.processes < 1:
@@ -65,6 +103,7 @@ class Request:
     def _check_sources(self) -> None:
         sources = {
             "--masks": self.masks,
+            "--mask": self.mask,
             "--boxes": self.boxes,
             "--points": self.points,
             "--annotations": self.annotations,
@@ -78,14 +117,28 @@ class Request:
             raise UserError("--refine-boxes: needs the boxes that it refines; give --boxes")
         if not given:
             raise UserError(
-                f"what is the object? Give --masks, --boxes, --points or --annotations; or --whole-image, {CANNOT}"
+                "what is the object? Give --masks (a folder, or auto), --boxes, --points or --annotations; or"
+                f" --whole-image, {CANNOT}"
             )
+        if self.settings.auto_model is not None and not self.finds_masks:
+            raise UserError(f"--auto-model {self.settings.auto_model}: is for --masks auto; leave it out")
         if not self.inputs and self.samples is None and self.annotations is None:
             raise UserError("no images: name folders or files")
 
+    def _check_parts(self) -> None:
+        for what, given in (
+            ("--shard", self.shard is not None),
+            ("--webdataset", self.webdataset is not None),
+            ("places in a store", self.is_in_stores),
+        ):
+            if given and self.finds_masks:
+                raise UserError(
+                    f"--masks auto: is for folders of this machine, in one run; leave out {what}, or name masks"
+                )
+
     def _check_codes(self) -> None:
         for option, given in (("--key", self.key), ("--codes", self.codes)):
-            if given is not None and self.kind != "codes":
+            if given is not None and self.kind in ("compact", "tint"):
                 raise UserError(f"{option}: is for noise of codes; leave it out, or leave out --noise and --generator")
         if self.kind == "codes" and self.settings.region != "mask":
             raise UserError(
@@ -95,7 +148,8 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        labelled = self.masks is not None or self.webdataset is not None or self.annotations is not None
+        masked = self.mask_folder is not None or self.webdataset is not None
+        labelled = masked or self.annotations is not None
         if rule.by_class and not labelled:
             raise UserError(
                 "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
@@ -106,7 +160,8 @@ class Request:
             raise UserError("--objects with class ids: needs --masks or --annotations, which say where each class is")
         if mask_type != "auto" and self.annotations is not None:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
-        masked = self.masks is not None or self.webdataset is not None
+        if mask_type != "auto" and self.finds_masks:
+            raise UserError(f"--mask-type {mask_type}: is for masks of your own, not for --masks auto; leave it out")
         if not masked and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
             option = "--fit-masks" if self.settings.fit_masks else f"--mask-frame {self.settings.mask_frame}"
             raise UserError(f"{option}: is for --masks; leave it out")

@@ -43,13 +43,16 @@ class ProtectSettings:
     a code a class; only where `rule` takes all objects together. rule: which part of masks or annotations is the
     object; by class no class but the ignored one is left out, and the background has no noise with codes, its own with
     tints. mask_by_contrast, survive_grey: of codes, see `unseg.method.coded_noise`. mask_type: what the values of masks
-    mean; "auto" finds out. mask_frame, fit_masks: how masks lie, see `unseg.protecting.mask_placing.Placing`. unmasked:
-    what becomes of images that nothing shows an object in: they are left out ("skip"), copied with all their metadata
-    ("copy"), or protected as a whole ("whole"); "fail" ends a run before it writes where it can be known then.
-    keep_frame: pixels stay as they are stored, with EXIF's orientation beside them; else they are turned upright.
-    names: whether a file of another format gets that format's suffix ("suffix"), or every output exactly its input's
-    name ("keep"): a.jpg then holds a PNG, which readers that go by content read. precision: of networks derived from
-    SAM, see `unseg.protecting.network_protector`. max_megapixels: larger images are refused.
+    mean; "auto" finds out. mask_frame, fit_masks: how masks lie, see `unseg.protecting.mask_placing.Placing`.
+    auto_model: the network that finds masks, one of `unseg.protecting.foreground_models.MODELS`; None: the one that
+    found those there are. unmasked: what becomes of images that nothing shows an object in: they are left out ("skip"),
+    copied with all their metadata ("copy"), or protected as a whole ("whole"); "fail" ends a run before it writes where
+    it can be known then. keep_frame: pixels stay as they are stored, with EXIF's orientation beside them; else they are
+    turned upright. names: whether a file of another format gets that format's suffix ("suffix"), or every output
+    exactly its input's name ("keep"): a.jpg then holds a PNG, which readers that go by content read. quality: measure
+    colour differences and SSIM, see `unseg.method.visibility`. precision: of networks derived from SAM, see
+    `unseg.protecting.network_protector`. max_megapixels: larger images are refused. bands: of GeoTIFF, those that get
+    noise, from 1; None: all but transparency.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -63,6 +66,7 @@ class ProtectSettings:
     mask_type: MaskKind | Literal["auto"] = "auto"
     mask_frame: MaskFrame = "auto"
     fit_masks: bool = False
+    auto_model: str | None = None
     unmasked: Unmasked = "skip"
     keep_frame: bool = False
     format: Literal["png", "tiff", "webp", "jpeg"] = "png"
@@ -70,11 +74,13 @@ class ProtectSettings:
     png_level: int = 1
     metadata: Literal["keep", "icc", "none"] = "icc"
     keep_times: bool = False
+    quality: bool = False
     device: str = "auto"
     precision: Precision = "float32"
     batch_size: int | None = None
     workers: int | None = None
     max_megapixels: float = image_limits.MAX_PIXELS / 1e6
+    bands: tuple[int, ...] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -143,6 +149,8 @@ class ProtectSettings:
         for option, value in (("--batch-size", self.batch_size), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise UserError(f"{option} {value}: give 1 or more")
+        if self.bands is not None and (not self.bands or min(self.bands) < 1 or len(set(self.bands)) < len(self.bands)):
+            raise UserError(f"--bands {','.join(map(str, self.bands))}: give numbers of bands from 1, each once")
         if not 0 < self.max_megapixels < math.inf:
             raise UserError(f"--max-megapixels {self.max_megapixels}: give a number over 0")
 

@@ -26,9 +26,10 @@ from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard
 from unseg.protecting.tar_runs import holds_tars, verify_tars
 from unseg.protecting.verification import Finding, Verification, verify
-from unseg.storage.files import files_under, mounted, sha256_of
+from unseg.storage.files import files_under, sha256_of
 from unseg.storage.key_file import new_key, write_key
 from unseg.storage.mirror import Mirror, is_url, url_of
+from unseg.storage.mounts import mounted
 
 IMAGES_A_SHARD = 1000
 SENDERS = 8  # files that are sent at a time
@@ -64,16 +65,6 @@ class _Told:
 # --- protect
 
 
-def is_in_stores(request: Request) -> bool:
-    """Returns whether a run reads from a store, or writes to one."""
-    return any(map(is_url, (*request.inputs, *_places(request).values(), request.out)))
-
-
-def _places(request: Request) -> dict[str, object]:
-    """Returns what the run reads besides its images, by name."""
-    return {name: getattr(request, name) for name in ("masks", "annotations", "boxes", "points", "codes")}
-
-
 def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: Run) -> Summary:
     """Carries out a run that reads from stores or writes to one. run: does so on folders."""
     if request.processes > 1 and is_url(request.annotations):
@@ -81,7 +72,7 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
     with mirrored() as mirror:
         told = _Told(progress, mirror)
         places: dict[str, Any] = {
-            name: mirror.listed(str(place)) for name, place in _places(request).items() if is_url(place)
+            name: mirror.listed(str(place)) for name, place in request.places.items() if is_url(place)
         }
         inputs = tuple(mirror.listed(place) if is_url(place) else place for place in request.inputs)
         request = replace(request, inputs=inputs, **places)

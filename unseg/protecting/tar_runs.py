@@ -24,8 +24,9 @@ from unseg.protecting.execution import Summary
 from unseg.protecting.manifest import MANIFEST, Manifest, cannot_go_on, read_manifest, write_manifest
 from unseg.protecting.request import Request
 from unseg.protecting.verification import Finding, Verification
-from unseg.storage.files import files_under, link_on_the_way, mounted, open_for_reading, stays_inside
+from unseg.storage.files import files_under, link_on_the_way, open_for_reading, stays_inside
 from unseg.storage.mirror import is_url
+from unseg.storage.mounts import mounted
 from unseg.storage.tar_files import Member, TarFolder, content, members, rewrite, tars_at
 
 LOOSE = ".unseg-members"
@@ -57,22 +58,12 @@ def protect_tars(request: Request, dry_run: bool, progress: Progress, run: Run) 
             settings=replace(request.settings, names="keep"),
             masks=tars.folder,
             samples=SampleList(sorted(samples)),
-            key=request.key if request.key is not None or request.kind != "codes" else _key_beside(out),
             webdataset=None,
         )
         summary = run(inner, dry_run, progress)
         if not dry_run and request.limit is None:
             _pack(out, source, listed, progress)
     return summary
-
-
-def _key_beside(out: Path) -> Path:
-    from unseg.storage.key_file import key_beside, new_key, write_key
-
-    path = key_beside(out)
-    if not os.path.lexists(path):
-        write_key(path, new_key())
-    return path
 
 
 def _check(request: Request) -> None:

@@ -38,7 +38,8 @@ def _forecast(plan: RunPlan, tried_from: int, pool: Executor) -> Forecast:
     sizes = {job.key: _size_of(job, pipeline) for job in to_do}
     trials: list[Trial] = []
     if len(to_do) >= tried_from:
-        by_size = sorted(to_do, key=lambda job: (sizes[job.key], job.key))
+        pictures = [job for job in to_do if job.kind is None]
+        by_size = sorted(pictures, key=lambda job: (sizes[job.key], job.key))
         chosen = spread(by_size, TRIALS if pipeline.generators > 1 or on_gpu else 1)
         with pipeline.generator_threads() as generator:
             for job in chosen:

@@ -6,7 +6,6 @@ import math
 import os
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, rea
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
 from unseg.protecting.shards import refuse_unmerged
+from unseg.protecting.stack_comparison import compare_stacks
 from unseg.storage import image_limits
 from unseg.storage.files import files_under
 from unseg.storage.image_headers import pixel_count
@@ -128,8 +128,6 @@ def verify(
     )
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     written = [entry for entry in entries if entry.is_written]
-    if kept.settings.region == "published":
-        import_module("torch")  # before the threads that call it are made
     with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         compared = _findings(written, kept, pool, progress)
     findings = tuple(
@@ -200,7 +198,7 @@ def _findings(entries: list[Entry], kept: Originals, pool: Executor, progress: P
         name = entry.output or entry.input
         try:
             with PIXELS.room_for(pixel_count(kept.folder / name)):
-                compared = compare(entry, opened)
+                compared = compare(entry, opened) if entry.kind is None else compare_stacks(entry, opened)
         except (Broken, ImageError) as error:
             return Finding(name, str(error))
         except MemoryError:

@@ -13,31 +13,24 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from unseg.errors import UserError
+from unseg.storage.mounts import bring
+from unseg.storage.windows_names import leads_to_a_device
 
+WINDOWS = os.name == "nt"
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unseg-", ".tmp"
 TEMPORARY = re.compile(r"\.unseg-(?:[0-9a-f]{16}|probe)\.tmp")
 HALF_A_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those between stand for bytes that are not UTF-8
 BLOCK = 2**20
+JUNCTION = 0xA0000003  # how Windows marks a folder that leads to another one
+HELD_TRIES, HELD_WAIT = 20, 0.05  # on Windows: tries, and seconds between them, while another program has a file open
 Times = tuple[int, int]
-
-
-class Mount(Protocol):
-    """A folder whose files have their contents elsewhere until they are read."""
-
-    def bring(self, path: str | Path) -> None:
-        """Brings the content of a file of the folder that is about to be opened; OSError where there is none."""
-
-    def url(self, path: str | Path) -> str | None:
-        """Returns where a file of the folder has its content; None for any other path."""
-
-
-_mounts: list[Mount] = []
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -47,8 +40,7 @@ def open_for_reading(path: str | Path) -> BinaryIO:
 
     It does not wait for the content of a pipe, which may never come, and reads no device, which may have no end.
     """
-    for mount in _mounts:
-        mount.bring(path)
+    bring(path)
     return _regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), "rb")
 
 
@@ -64,31 +56,6 @@ def _regular(path: str | Path, flags: int, mode: str) -> BinaryIO:
     if stat.S_ISDIR(kind):
         raise OSError(errno.EISDIR, "is a folder", os.fspath(path))
     raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
-
-
-@contextmanager
-def mounted(mount: Mount) -> Iterator[None]:
-    """Inside, a mount is asked for the content of every file before it is opened for reading."""
-    _mounts.append(mount)
-    try:
-        yield
-    finally:
-        _mounts.remove(mount)
-
-
-def mounts() -> tuple[Mount, ...]:
-    """Returns what is mounted now, for other processes to mount it too."""
-    return tuple(_mounts)
-
-
-def url_of_file(path: str | Path) -> str | None:
-    """Returns the address of a file that is a store's; None for a file on the disk."""
-    return next((url for url in (mount.url(path) for mount in _mounts) if url and "://" in url), None)
-
-
-def place_of(path: str) -> str:
-    """Returns the path that one in a mounted folder stands for; any other as it is."""
-    return next((place for place in (mount.url(path) for mount in _mounts) if place and "://" not in place), path)
 
 
 def is_missing(path: str | Path) -> bool:
@@ -179,7 +146,28 @@ def writing(
                 os.fsync(file.fileno())
         if times is not None:
             os.utime(temporary, ns=times)
-        os.replace(temporary, path)
+        _replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Gives a file its name, in the place of another; waits on Windows where a virus scanner, say, has one open."""
+    for _ in range(HELD_TRIES - 1 if WINDOWS else 0):
+        with suppress(PermissionError):
+            os.replace(temporary, path)
+            return
+        time.sleep(HELD_WAIT)
+    os.replace(temporary, path)
+
+
+@contextmanager
+def temporary_in(folder: Path) -> Iterator[Path]:
+    """Yields the path of a file in `folder` that nobody has, for libraries that write files themselves; it is removed
+    at the end, and by `remove_temporaries` where a run is killed."""
+    temporary = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -205,13 +193,13 @@ def make_folders(folder: Path, within: Path | None = None) -> list[Path]:
     return missing
 
 
-def write_durably(path: str | Path, data: bytes) -> str:
+def write_durably(path: str | Path, data: bytes, within: Path | None = None) -> str:
     """Writes so that `path` holds either its old content or all of `data`, whatever happens; returns the sha256.
 
-    A UserError says where the disk does not take it.
+    A UserError says where the disk does not take it. within: as for `writing`.
     """
     try:
-        return write_bytes(path, data, durable=True)
+        return write_blocks(path, [data], durable=True, within=within)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); check space and permissions") from None
 
@@ -251,7 +239,7 @@ def refuse_existing(paths: Iterable[Path]) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Waits until the disk has the folder's names; does nothing where folders cannot be opened (Windows)."""
-    if os.name == "nt":
+    if WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -271,13 +259,18 @@ def blocks_of(file: BinaryIO) -> Iterator[bytes]:
 
 def sha256_of(path: Path) -> str | None:
     """Returns the sha256 of a regular file, or None where there is none, or it is unreadable."""
-    digest = hashlib.sha256()
     try:
         with open_for_reading(path) as file:
-            for block in blocks_of(file):
-                digest.update(block)
+            return sha256_of_blocks(blocks_of(file))
     except OSError:
         return None
+
+
+def sha256_of_blocks(blocks: Iterable[bytes]) -> str:
+    """Returns the sha256 of blocks one after the other."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -290,17 +283,21 @@ def sha256_or_refuse(path: Path) -> str:
 
 
 def remove_temporaries(folder: Path, below: bool = True) -> None:
-    """Removes the temporary files that killed runs left in `folder`, and in the folders below it."""
+    """Removes the temporary files that killed runs left in `folder`, and in the folders below it.
+
+    Windows removes no file that is open still: the next run does.
+    """
     for path in files_under(folder) if below else folder.iterdir():
         if TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            with suppress(*((PermissionError,) if WINDOWS else ())):
+                path.unlink(missing_ok=True)
 
 
 def files_under(folder: Path) -> Iterator[Path]:
     """Yields everything under `folder` that is no folder; links are listed, not followed."""
     for parent, folders, names in walk_folders(folder, _raise):
         yield from (Path(parent) / name for name in names)
-        yield from (Path(parent) / name for name in folders if os.path.islink(os.path.join(parent, name)))
+        yield from (Path(parent) / name for name in folders if is_link(os.path.join(parent, name)))
 
 
 def walk_folders(
@@ -321,7 +318,7 @@ def walk_folders(
     def is_new(path: str) -> bool:
         found = os.stat(path)
         place = found.st_dev, found.st_ino
-        known = place in visited
+        known = place in visited and found.st_ino != 0  # 0: a network disk of Windows that numbers no files
         visited.add(place)
         return not known
 
@@ -341,7 +338,7 @@ def walk_folders(
             continue
         yield parent, folders, names
         below = [os.path.join(parent, name) for name in reversed(folders)]
-        left += [path for path in below if follow_links or not os.path.islink(path)]
+        left += [path for path in below if follow_links or not is_link(path)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -360,8 +357,22 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def stays_inside(name: str, windows: bool = os.name == "nt") -> bool:
-    """Returns whether a name relative to a folder stays in it: no way up, no root, no drive.
+def is_link(path: str | Path) -> bool:
+    """Returns whether something leads elsewhere: a link, or a junction, as Windows has them for folders."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", 0) == JUNCTION
+
+
+def stays_inside(name: str, windows: bool = WINDOWS) -> bool:
+    """Returns whether a name relative to a folder is that of something in it; on Windows, of no device either."""
+    return is_relative(name, windows) and not (windows and leads_to_a_device(name))
+
+
+def is_relative(name: str, windows: bool = WINDOWS) -> bool:
+    """Returns whether a name leads to no place outside the folder that it is relative to: no way up, no root, no drive.
 
     No file has a zero byte in its name, nor half of a character (a lone surrogate that stands for no byte).
     """
@@ -378,6 +389,6 @@ def link_on_the_way(folder: Path, name: str) -> str | None:
     """
     path = PurePosixPath(name)
     for part in (*reversed(path.parents), path):
-        if part.parts and os.path.islink(folder / part):
+        if part.parts and is_link(folder / part):
             return str(part)
     return None

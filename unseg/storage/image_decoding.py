@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,16 +88,23 @@ def eight_bit_rgb(samples_HWC: np.ndarray) -> np.ndarray:
 
 
 def read_image(
-    path: str | Path, max_pixels: int = MAX_PIXELS, *, describe: bool = False, upright: bool = True
+    path: str | Path,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    describe: bool = False,
+    upright: bool = True,
+    within: Sequence[Path] = (),
 ) -> Image:
     """Returns the image in `path` (JPEG, PNG, WebP, BMP, TIFF), decoded completely, or raises ImageError.
 
     8 bits a channel; 16 in PNG and TIFF. Palette, CMYK and YCbCr become RGB, black-and-white becomes grey, and the note
     says so. describe: also read EXIF and XMP into the metadata. upright: turn the pixels as EXIF's orientation says;
-    else they lie as they are stored.
+    else they lie as they are stored. within: the folders that links on the way may not lead out of, where there are
+    such.
     """
     path = Path(path)
-    return decode_image(path, bytes_of_image(path, max_pixels), max_pixels, describe=describe, upright=upright)
+    data = bytes_of_image(path, max_pixels, within)
+    return decode_image(path, data, max_pixels, describe=describe, upright=upright)
 
 
 def decode_image(

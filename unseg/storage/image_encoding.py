@@ -78,12 +78,19 @@ def encode(
 # --- PNG -------------------------------------------------------------------------------------------------------------
 
 
-def write_png(path: str | Path, pixels: np.ndarray, level: int = 1, *, alpha: np.ndarray | None = None) -> str:
+def write_png(
+    path: str | Path,
+    pixels: np.ndarray,
+    level: int = 1,
+    *,
+    alpha: np.ndarray | None = None,
+    within: Path | None = None,
+) -> str:
     """Writes a PNG durably and returns its sha256. pixels: H×W×3 or H×W, uint8 or uint16; alpha: H×W alike.
 
-    A UserError says where the disk does not take it.
+    A UserError says where the disk does not take it. within: a folder that must be there.
     """
-    return write_durably(path, encode_png(pixels, level, alpha=alpha))
+    return write_durably(path, encode_png(pixels, level, alpha=alpha), within)
 
 
 def encode_png(

@@ -6,9 +6,11 @@ would depend on what a stranger wrote between the header and the pixels.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,7 @@ from unseg.storage.bmp_structure import bmp_size
 from unseg.storage.gif_structure import gif_size
 from unseg.storage.image_limits import ImageError, check_size, open_regular
 from unseg.storage.jpeg_structure import jpeg_size
+from unseg.storage.jxl_structure import jxl_header
 from unseg.storage.picture_kinds import START, kind_of
 from unseg.storage.png_structure import png_size
 from unseg.storage.tiff_structure import tiff_size
@@ -26,9 +29,12 @@ EXTENT = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)  # an image's size in HEIF a
 BOXES = 2**20  # bytes at a file's start in which such sizes are looked for
 
 
-def bytes_of_image(path: Path, max_pixels: int) -> bytes:
-    """Returns the bytes of a file whose header was looked at first, so that no file makes us read more than need be."""
-    with open_regular(path) as file:
+def bytes_of_image(path: Path, max_pixels: int, within: Sequence[Path] = ()) -> bytes:
+    """Returns the bytes of a file whose header was looked at first, so that no file makes us read more than need be.
+
+    within: as for `open_regular`.
+    """
+    with open_regular(path, within) as file:
         size = os.fstat(file.fileno()).st_size
         limit = max_pixels * BYTES_A_PIXEL + METADATA_BYTES
         if size > limit:
@@ -47,6 +53,28 @@ def bytes_of_image(path: Path, max_pixels: int) -> bytes:
             raise ImageError(path, "not an image of a known format, or its header is damaged")
         file.seek(0)
         return file.read(limit)
+
+
+def bytes_of_stream(stream: BinaryIO, path: Path, max_pixels: int) -> bytes:
+    """Returns all bytes of a stream that cannot be looked at first, such as a pipe; ImageError, which names `path`.
+
+    No more is read than an image of the size can need that the first bytes promise.
+    """
+    try:
+        start = stream.read(METADATA_BYTES)
+        if not start:
+            raise ImageError(path, "is empty (0 bytes)")
+        width, height = promised_size(io.BytesIO(start))
+        check_size(path, width, height, max_pixels)
+        room = width * height * BYTES_A_PIXEL + METADATA_BYTES - len(start)
+        rest = stream.read(room + 1) if width * height else stream.read(1)
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+    if rest and not width * height:
+        raise ImageError(path, "not an image of a known format, or its header is damaged")
+    if len(rest) > room:
+        raise ImageError(path, f"holds more bytes than an image of {width}×{height} needs")
+    return start + rest
 
 
 def pixel_count(file: Path | BinaryIO) -> int:
@@ -77,6 +105,10 @@ def promised_size(file: BinaryIO) -> tuple[int, int]:
         if kind in ("AVIF", "HEIF"):
             file.seek(0)
             return _largest_extent(file.read(BOXES))
+        if kind == "JXL":
+            file.seek(0)
+            header = jxl_header(file.read(BOXES))
+            return (0, 0) if header is None else (header.width, header.height)
         of_start = {"PNG": png_size, "WEBP": webp_size, "BMP": bmp_size, "GIF": gif_size}.get(kind or "")
         return (0, 0) if of_start is None else of_start(start.ljust(START, b"\0"))
     except OSError:

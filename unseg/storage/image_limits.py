@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -19,14 +20,14 @@ import cv2
 from PIL import Image as Pillow
 
 from unseg.errors import UserError
-from unseg.storage.files import open_for_reading
+from unseg.storage.files import open_for_reading, open_within
 
-# Names of pictures that are read, and their formats in Pillow's words; `pillow-heif` reads HEIF where it is installed.
+# Names of pictures that are read, and their formats in Pillow's words; HEIF and JPEG XL need plugins of Pillow.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
-    *(".avif", ".heic", ".heif", ".hif"),
+    *(".avif", ".heic", ".heif", ".hif", ".jxl"),
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JXL")
 MAX_PIXELS = 200_000_000
 SEVERAL_FRAMES = "several frames or pages: only still images can be protected"
 # What Pillow and OpenCV raise on broken files of the formats above; anything else is a bug and must be seen.
@@ -47,6 +48,7 @@ DECODE_ERRORS = (
     cv2.error,
     Pillow.DecompressionBombError,
 )
+LOGGERS = ("PIL", "tifffile", "pydicom", "nibabel", "nibabel.global", "rasterio")
 LONGEST_REASON = 200  # characters that a decoder may say
 
 
@@ -72,27 +74,48 @@ def image_errors(path: Path) -> Iterator[None]:
         raise ImageError(path, f"broken image: {said}") from error
 
 
+class _PillowsLimit:
+    """Pillow's own pixel limit, which is one for all threads. before: what it was when the first of them lifted it."""
+
+    def __init__(self) -> None:
+        self.before: int | None = None
+        self.lifted = 0
+        self.lock = threading.Lock()
+
+
+_LIMIT = _PillowsLimit()
+
+
 @contextmanager
 def own_size_limit() -> Iterator[None]:
-    """Lets Pillow's own pixel limit (about 178 million, with a warning from 89) yield to this module's."""
-    before, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+    """Lets Pillow's own pixel limit (about 178 million, with a warning from 89) yield to this module's.
+
+    Several threads may be inside: the limit is back once the last of them has left.
+    """
+    with _LIMIT.lock:
+        if not _LIMIT.lifted:
+            _LIMIT.before, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+        _LIMIT.lifted += 1
     try:
         yield
     finally:
-        Pillow.MAX_IMAGE_PIXELS = before
+        with _LIMIT.lock:
+            _LIMIT.lifted -= 1
+            if not _LIMIT.lifted:
+                Pillow.MAX_IMAGE_PIXELS = _LIMIT.before
 
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
     """Keeps decoders from printing what they think of odd files: what matters is in the ledger, by the file's name."""
-    log, others = cv2.utils.logging, [logging.getLogger(name) for name in ("PIL", "tifffile")]
+    log, others = cv2.utils.logging, [logging.getLogger(name) for name in LOGGERS]
     levels = log.getLogLevel(), [other.level for other in others]
     log.setLogLevel(log.LOG_LEVEL_SILENT)
     for other in others:
         other.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.filterwarnings("ignore", module=r"(PIL|pydicom|nibabel|rasterio)\b")
             yield
     finally:
         log.setLogLevel(levels[0])
@@ -103,10 +126,13 @@ def quiet_decoders() -> Iterator[None]:
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Opens the file for reading; raises ImageError where it is missing, unreadable or empty, or no regular file."""
+def open_regular(path: Path, within: Sequence[Path] = ()) -> BinaryIO:
+    """Opens the file for reading; raises ImageError where it is missing, unreadable or empty, or no regular file.
+
+    within: the folders that links on the way may not lead out of, where there are such.
+    """
     try:
-        file = open_for_reading(path)
+        file = open_within(path, within) if within else open_for_reading(path)
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
     if os.fstat(file.fileno()).st_size == 0:

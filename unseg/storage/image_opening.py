@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import ExifTags
@@ -16,13 +18,15 @@ from unseg.storage.bmp_structure import check_bmp
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
 from unseg.storage.gif_structure import clean_gif
 from unseg.storage.image_headers import promised_size
-from unseg.storage.image_limits import FORMATS, ImageError, check_header, check_size, image_errors
+from unseg.storage.image_limits import FORMATS, SEVERAL_FRAMES, ImageError, check_header, check_size, image_errors
 from unseg.storage.jpeg_structure import clean_jpeg
+from unseg.storage.jxl_structure import jxl_header
 from unseg.storage.picture_kinds import START, kind_of
 from unseg.storage.png_structure import clean_png
 from unseg.storage.tiff_structure import check_tiff
 from unseg.storage.tiff_tags import has_sound_exif, unfolds
 
+PLUGINS = {"HEIF": ("HEIC", "pillow_heif"), "JXL": ("JPEG XL", "pillow_jxl")}
 CLEANERS = {"BMP": check_bmp, "PNG": clean_png, "JPEG": clean_jpeg, "GIF": clean_gif, "TIFF": check_tiff}
 ORIENTATION = ExifTags.Base.Orientation
 EXIF_MARK = b"Exif\0\0"
@@ -52,6 +56,9 @@ class Opened:
         """Returns the bits a channel of formats whose decoder gives 8 whatever they have; 8 for the others."""
         if self.image.format == "HEIF":
             return int(self.image.info.get("bit_depth", 8))
+        if self.image.format == "JXL" and self.image.mode in ("RGB", "RGBA", "L", "LA"):
+            header = jxl_header(self.cleaned.data)
+            return 8 if header is None else header.depth
         place = self.cleaned.data.find(AV1_CONFIGURATION) if self.image.format == "AVIF" else -1
         flags = self.cleaned.data[place + 6] if 0 <= place < len(self.cleaned.data) - 6 else 0
         return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
@@ -75,6 +82,7 @@ def opened(path: Path, data: bytes, max_pixels: int) -> Iterator[Opened]:
             cleaned = CleanedFile(data)
         with Pillow.open(io.BytesIO(cleaned.data), formats=[kind]) as image:
             check_header(path, image, max_pixels)
+            _upright(image)
             turned_by = image.tag_v2.get(ORIENTATION, 1) if isinstance(image, TiffImageFile) else 1
             yield Opened(image, cleaned, _has_sound_exif(image), turned_by)
 
@@ -86,13 +94,39 @@ def _known_kind(path: Path, data: bytes) -> str:
         raise ImageError(path, f"not an image of a known format ({', '.join(FORMATS)})")
     if kind not in FORMATS:
         raise ImageError(path, f"{kind} is not read: save it as PNG or TIFF first")
-    if kind == "HEIF":
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError as error:
-            raise ImageError(path, "HEIC needs another package: run pip install 'unseg[heic]'") from error
-        register_heif_opener()
+    if kind in PLUGINS:
+        name, module = PLUGINS[kind]
+        if find_spec(module) is None:
+            raise ImageError(path, f"{name} needs another package: run pip install 'unseg[formats]'")
+        plugin = import_module(module)
+        if kind == "HEIF":
+            plugin.register_heif_opener()
+    if kind == "JXL":
+        _check_jxl(path, data)
     return kind
+
+
+def _check_jxl(path: Path, data: bytes) -> None:
+    """Raises ImageError where a JPEG XL file's header does not say its size, since its decoder decodes as it opens."""
+    header = jxl_header(data)
+    if header is None:
+        raise ImageError(path, "broken image: its header says no size")
+    if header.animated:
+        raise ImageError(path, SEVERAL_FRAMES)
+
+
+def _upright(image: Pillow.Image) -> None:
+    """Takes the orientation out of the EXIF of a JPEG XL image, whose decoder applies its own, which is the same."""
+    block = image.info.get("exif")
+    if image.format != "JXL" or not block or getattr(image, "jpeg", False):  # a JPEG inside is decoded as it is stored
+        return
+    if not has_sound_exif(io.BytesIO(bytes(block).removeprefix(EXIF_MARK))):
+        return
+    found = Pillow.Exif()
+    found.load(bytes(block))
+    if ORIENTATION in found:
+        del found[ORIENTATION]
+        image.info["exif"] = found.tobytes()
 
 
 def _has_sound_exif(image: Pillow.Image) -> bool:

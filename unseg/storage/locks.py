@@ -19,7 +19,8 @@ import socket
 import stat
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,7 @@ LOCK_FILE = ".unseg-lock"
 BEAT, SILENCE = 15.0, 120.0  # seconds
 LOOKS, LOOK_AGAIN = 3, 0.02  # tries, and seconds between them: whoever only looks at a lock has it for a moment
 # O_NOFOLLOW: a link in the output is not followed. O_NONBLOCK: nor is a pipe waited for.
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # EBADF: NFS gives no exclusive lock on a file that is open for reading only.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
@@ -88,6 +89,21 @@ def _marks(folder: Path, lock: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return tuple(number for status in found for number in (status.st_dev, status.st_ino))
+
+
+@contextmanager
+def writing_into(held: Held | None) -> Iterator[None]:
+    """Inside, something is written: checks before and after, whether that went well or not. None: nothing is held."""
+    if held is None:
+        yield
+        return
+    held.check()
+    try:
+        yield
+    except (OSError, UserError):
+        held.check()
+        raise
+    held.check()
 
 
 class FolderLock:
@@ -156,7 +172,8 @@ class FolderLock:
                         return descriptor
                     successor = self._succeed(descriptor)
                     if successor is not None:
-                        os.close(descriptor)
+                        if successor != descriptor:
+                            os.close(descriptor)
                         return successor
             except (OSError, UserError):
                 os.close(descriptor)
@@ -165,7 +182,7 @@ class FolderLock:
 
     def _refusal(self, holder: Holder | None) -> UserError:
         elsewhere = ""
-        if holder and holder.host != socket.gethostname():
+        if holder and not (has_fcntl and holder.host == socket.gethostname()):
             elsewhere = f" (after {SILENCE:g} s without a sign of life it is taken for dead)"
         return UserError(
             f"--out {self.folder}: {holder or 'another process'} is writing there{elsewhere}; wait until it ends, or"
@@ -201,6 +218,9 @@ class FolderLock:
                     raise self._refusal(None) from None
                 claim.unlink()  # of a run that was killed at this point
             return None
+        if not has_fcntl:
+            os.close(descriptor)
+            return self._sign_for_the_dead(dead, before, claim)
         try:
             self._sign(descriptor, claim)
             _take(descriptor)
@@ -217,10 +237,31 @@ class FolderLock:
         os.close(descriptor)
         return None
 
+    def _sign_for_the_dead(self, dead: int, before: os.stat_result, claim: Path) -> int | None:
+        """Signs a dead run's lock, where no open file can be replaced (Windows); returns its descriptor, or None.
+
+        before: the lock as it was when `claim` was made for it, which one run alone can do. What others see of the lock
+        from the signature on is a sign of life, for which they make no claim.
+        """
+        try:
+            if not _is_still(dead, self.path) or os.fstat(dead).st_mtime_ns != before.st_mtime_ns:
+                return None
+            self._sign(dead, self.path)
+            _touch(dead, self.path)
+            return dead
+        finally:
+            with suppress(OSError):
+                claim.unlink()
+
     def _beat(self) -> None:
         while not self._done.wait(BEAT):
             if _is_still(self._descriptor, self.path):
                 _touch(self._descriptor, self.path)
+
+
+def told_of_stale(holder: Holder) -> str:
+    """Returns what a run tells that takes the place of one that was killed."""
+    return f"note: an earlier run ({holder}) was cut off; this one goes on from there"
 
 
 def holder_of(folder: Path) -> Holder | None:

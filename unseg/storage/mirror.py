@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders, open_for_reading, stays_inside
 
 # Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
 ABSENT, BROUGHT = 0o200, 0o400
 ROOM = 2**31  # bytes of contents that a mirror keeps
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
-INSTALL = "pip install 'unseg[scale]'"
 
 
 def is_url(place: object) -> bool:
@@ -208,9 +208,10 @@ def _temporary(path: Path) -> Path:
 
 def _filesystem(url: str) -> Any:
     try:
-        return _driver(url.partition("://")[0])
+        with naming_the_extra(url):
+            return _driver(url.partition("://")[0])
     except ImportError as error:
-        raise UserError(f"{url}: needs a driver of its store ({str(error)[:80]}); {INSTALL}") from error
+        raise UserError(f"{url}: needs a driver of its store ({str(error)[:80]})") from error
     except ValueError as error:
         raise UserError(f"{url}: {str(error)[:80]}; give a folder or s3://bucket/folder") from error
 
@@ -219,6 +220,8 @@ def _filesystem(url: str) -> Any:
 def _driver(protocol: str) -> Any:
     import fsspec
 
+    if protocol == "s3":
+        import_module("s3fs")  # whose absence fsspec tells in words of its own
     return fsspec.filesystem(protocol, use_listings_cache=False)  # other machines write there, too
 
 

@@ -5,34 +5,44 @@ from __future__ import annotations
 import os
 import re
 import stat
-from pathlib import Path, PurePath
+import zlib
+from pathlib import Path, PurePath, PurePosixPath
 
 from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 # Names of pictures that are not read: such a file is listed, so that nobody believes it protected.
 UNREAD_SUFFIXES = (
-    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".pcx", ".ico", ".psd", ".psb", ".exr"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".dcm", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxr", ".tga", ".pcx", ".ico", ".psd", ".psb", ".exr"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
     *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits"),
 )
-START = 160  # bytes that tell a kind
+STACK_SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # of files of planes, see `unseg.storage.stacks`
+VECTOR_SUFFIXES = (".geojson", ".shp", ".gpkg")  # of outlines in the coordinates of a map
+PACKED_SUFFIX = ".nii.gz"
+START = 352  # bytes that tell a kind: as many as NIfTI needs
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
+# NIfTI-1 and 2, in either byte order: the header's size, and a mark (nifti1.h, nifti2.h).
+NIFTI = re.compile(
+    rb"(\x5c\x01\0\0|\0\0\x01\x5c).{340}n[+i]1\0|(\x1c\x02\0\0|\0\0\x02\x1c)n[+i]2\0\r\n\x1a\n", re.DOTALL
+)
+NIFTI_SIZES = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 # The first bytes of each kind, in the words of Pillow for those that are read.
 SIGNATURES = (
     ("JPEG", re.compile(rb"\xff\xd8\xff")),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
     ("WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
     ("BMP", re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL)),  # the sizes of its headers
+    ("DICOM", re.compile(rb".{128}DICM", re.DOTALL)),  # whose first bytes may be those of a TIFF (PS3.10, 7.1)
     ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
     ("GIF", re.compile(rb"GIF8[79]a")),
     ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51")),
-    ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n")),
+    ("JXL", re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a")),
     ("Photoshop", re.compile(rb"8BPS\0[\1\2]")),
     ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
+    ("NIfTI", NIFTI),
     ("Netpbm", re.compile(rb"P[1-6]\s[\s\d]|P7\nWIDTH")),
-    ("DICOM", re.compile(rb".{128}DICM", re.DOTALL)),
 )
 
 
@@ -44,12 +54,36 @@ def kind_of(start: bytes) -> str | None:
         if any(brand in AVIF_BRANDS for brand in brands):
             return "AVIF"
         return "HEIF" if any(brand in HEIF_BRANDS for brand in brands) else None
+    if start[:3] == b"\x1f\x8b\x08":  # packed: the first bytes that unpack from so few may be fewer than a header
+        return "NIfTI" if _unpacked(start)[:4] in NIFTI_SIZES else None
     return next((kind for kind, signature in SIGNATURES if signature.match(start)), None)
+
+
+def _unpacked(start: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(start, START)
+    except zlib.error:
+        return b""
 
 
 def is_picture_name(name: str | PurePath) -> bool:
     """Returns whether a file is called as pictures are, whether or not they are read."""
-    return os.path.splitext(str(name).lower())[1] in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)
+    lower = str(name).lower()
+    return os.path.splitext(lower)[1] in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES) or lower.endswith(STACK_SUFFIXES)
+
+
+def is_mask_name(name: str | PurePath) -> bool:
+    """Returns whether a file is called as masks are."""
+    lower = str(name).lower()
+    return os.path.splitext(lower)[1] in IMAGE_SUFFIXES or lower.endswith((*STACK_SUFFIXES, *VECTOR_SUFFIXES))
+
+
+def without_suffix(name: str) -> str:
+    """Returns a name without its last suffix, of which .nii.gz is one; with forward slashes."""
+    path = PurePosixPath(name)
+    if name.lower().endswith(PACKED_SUFFIX) and len(path.name) > len(PACKED_SUFFIX):
+        return name[: -len(PACKED_SUFFIX)]
+    return str(path.with_suffix(""))
 
 
 def is_picture(path: str | Path) -> bool:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
-from unseg.storage.image_limits import ImageError
+from unseg.storage.image_limits import SEVERAL_FRAMES, ImageError
 from unseg.storage.image_metadata import Georeference
-from unseg.storage.tiff_tags import BadTiff, Directory, has_sound_exif, read_directory, without_exif
+from unseg.storage.tiff_classic import HEADER, as_classic
+from unseg.storage.tiff_tags import SUB_DIRECTORIES, BadTiff, Directory, has_sound_exif, read_directory, without_exif
 
+SAMPLE_FORMAT = 339
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 254, 256, 257, 258, 262, 277, 338
 STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = 273, 322, 323, 324
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 50844)  # GeoTIFF, GDAL, coefficients (RPC)
@@ -33,6 +35,27 @@ def tiff_size(file: BinaryIO) -> tuple[int, int]:
         return 0, 0
 
 
+def raster_in(file: BinaryIO) -> Literal["picture", "raster"] | None:
+    """Returns what a file is that says its place on earth, or which value stands for none; None for all others.
+
+    "picture": its values are those of pictures; "raster": it has other bands, or values of other types.
+    """
+    try:
+        directory = read_directory(file)
+        bands, extra = directory.number(SAMPLES, 1), directory.numbers(EXTRA_SAMPLES)
+        photometric = directory.number(PHOTOMETRIC, 1)
+        bits, forms = set(directory.numbers(BITS, (1,))), set(directory.numbers(SAMPLE_FORMAT, (1,)))
+        has_place = any(tag in directory.fields for tag in GEOREFERENCE)
+    except BadTiff:
+        return None
+    colours = COLOURS.get(photometric, 1)
+    is_deep = not bits <= {1, 2, 4, 8, 16} or forms != {1}
+    has_more = bands > colours + 1 or (bands == colours + 1 and (not extra or UNSPECIFIED in extra))
+    if not has_place:
+        return None
+    return "raster" if (is_deep or has_more) and photometric in (0, 1, 2) else "picture"
+
+
 def check_tiff(path: Path, data: bytes) -> CleanedFile:
     """Returns the file, without EXIF that cannot be read, and a sentence for what the output lacks.
 
@@ -44,9 +67,15 @@ def check_tiff(path: Path, data: bytes) -> CleanedFile:
         _check_bands(path, directory)
         _check_parts(path, directory)
         premultiplied = PREMULTIPLIED in directory.numbers(EXTRA_SAMPLES)
+        left_out = []
+        if data.startswith(HEADER):
+            if directory.following:
+                raise ImageError(path, SEVERAL_FRAMES)
+            data = as_classic(data, directory)
+            if any(tag in directory.fields for tag in SUB_DIRECTORIES):
+                left_out.append("its EXIF was left out: it is a BigTIFF from the high byte")
     except BadTiff as error:
         raise ImageError(path, f"broken image: {error}") from error
-    left_out = []
     if not has_sound_exif(io.BytesIO(data)):  # Pillow reads it with the pixels, whether or not it is asked for
         data = without_exif(data, directory)
         left_out.append(damaged("EXIF"))

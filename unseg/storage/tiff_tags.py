@@ -19,6 +19,7 @@ Order = Literal["<", ">"]  # of bytes: the least significant first, or last
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
 PLAIN = (1, 2, 3, 4, 6, 7, 8, 9, 11, 12)  # types of one number or letter a value, which any TIFF file may have
 NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types of whole numbers → struct's letter
+LONG_TYPES = {16: 4, 17: 9, 18: 4}  # types of BigTIFF alone → those of half as many bytes
 EXIF_DIRECTORY, GPS_DIRECTORY, INTEROP_DIRECTORY = 34665, 34853, 40965
 SUB_DIRECTORIES = (EXIF_DIRECTORY, GPS_DIRECTORY, INTEROP_DIRECTORY)
 MEANINGLESS = 65_000  # a private tag
@@ -49,12 +50,16 @@ class Field:
 
 @dataclass(frozen=True)
 class Directory:
-    """One directory of a TIFF structure. fields: by tag. length: of the whole structure in bytes."""
+    """One directory of a TIFF structure.
+
+    fields: by tag. length: of the whole structure in bytes. following: the place of the next directory, 0 for none.
+    """
 
     file: BinaryIO
     order: Order
     fields: dict[int, Field]
     length: int
+    following: int = 0
 
     def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Returns an entry's whole numbers, `MOST_NUMBERS` at most; the default where it has none."""
@@ -117,7 +122,9 @@ def read_directory(file: BinaryIO, place: int | None = None) -> Directory:
                 f"{order}{'Q' if big else 'I'}", block[(number + 1) * entry_size - inline : (number + 1) * entry_size]
             )[0]
         fields[tag] = Field(kind, values, own, entry=place + count_size + number * entry_size)
-    return Directory(file, order, fields, length)
+    end = file.read(inline)
+    following = int.from_bytes(end, "big" if order == ">" else "little")
+    return Directory(file, order, fields, length, following)
 
 
 def has_sound_exif(file: BinaryIO) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -27,6 +27,7 @@ from segment_anything_training.key_remaps import (
     SAM_PARTS,
     Shapes,
     State,
+    has_code_prompt,
     join_sam,
     mae_to_sam,
     names_absent_from_mae,
@@ -37,27 +38,13 @@ from segment_anything_training.key_remaps import (
 from segment_anything_training.sizes import SamConfig, is_noise_part
 from unseg.errors import UserError
 from unseg.storage.files import sha256_or_refuse, write_durably
+from unseg.storage.loaded_generator import LoadedGenerator
 from unseg.storage.state_files import Misfit, StateFile, compare, missing_file, open_state, sorted_header
 from unseg.storage.tensor_files import shown
 
 FORMAT_VERSION = 1
 SHIPPED_GENERATOR = ("weights", "compact.safetensors")
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class LoadedGenerator:
-    """A generator ready to use: evaluation mode, no gradients.
-
-    name: vit_b, vit_l, vit_h, compact, or "custom" for SAM's architecture in another size. source: the file's name.
-    sha256: of the file. metadata: what its safetensors say beside the tensors (empty for .pth).
-    """
-
-    network: nn.Module
-    name: str
-    source: str
-    sha256: str
-    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def expected_shapes(target: str | SamConfig) -> Shapes:
@@ -187,6 +174,7 @@ def generator_of(file: StateFile) -> tuple[nn.Module, str]:
     """
     shapes, source = file.shapes, file.path
     target = _described(file.metadata, source) or sam_config_of(shapes) or _nearest(shapes)
+    target = _with_code_prompt(target, shapes)
     misfit = compare(shapes, expected_shapes(target))
     if _is_sam_itself(misfit):
         raise UserError(f"{source}: is SAM itself, no generator: {misfit}; train a generator from it (unseg train)")
@@ -208,6 +196,13 @@ def _is_sam_itself(misfit: Misfit) -> bool:
 
 def _name(target: str | SamConfig) -> str:
     return target if isinstance(target, str) else sam_name(target)
+
+
+def _with_code_prompt(target: str | SamConfig, shapes: Shapes) -> str | SamConfig:
+    """Returns the network as one that takes codes, where the state has that part; its name does not tell."""
+    if target == COMPACT or not has_code_prompt(shapes):
+        return target
+    return replace(SAM_CONFIGS[target] if isinstance(target, str) else target, code_prompt=True)
 
 
 def _described(metadata: dict[str, str], source: str | Path) -> str | SamConfig | None:
@@ -248,10 +243,13 @@ def save_generator(network: nn.Module, name: str, path: str | Path, metadata: di
     config = getattr(network, "config", None)
     if name == CUSTOM and isinstance(config, SamConfig):
         target = config
-        own["sam_config"] = json.dumps(asdict(config))
+        sizes = asdict(config)
+        if not config.code_prompt:
+            del sizes["code_prompt"]  # files without codes stay what they were, to the byte
+        own["sam_config"] = json.dumps(sizes)
     elif name not in NAMES:
         raise ValueError(f"unknown network {name!r}; available: {', '.join(NAMES)}")
-    if misfit := compare(shapes_of(state), expected_shapes(target)):
+    if misfit := compare(shapes_of(state), expected_shapes(_with_code_prompt(target, shapes_of(state)))):
         raise ValueError(f"the network is not a {name} generator: {misfit}")
     if taken := own.keys() & (metadata or {}).keys():
         raise ValueError(f"metadata: {', '.join(sorted(taken))} is written by save_generator itself")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress
-from unseg.errors import UserError
+from unseg.errors import UserError, command_for
 from unseg.method.config import PLAYERS
 from unseg.storage.files import open_for_appending, open_for_reading, write_durably
 from unseg.storage.image_encoding import encode_png
@@ -287,7 +287,7 @@ def _open_events(folder: Path, step: int, wanted: bool | None, progress: Progres
     if wanted is False:
         return None
     if find_spec("tensorboard") is None:
-        missing = "TensorBoard is not installed (pip install 'unseg[train]')"
+        missing = f"TensorBoard is not installed ({command_for('train')})"
         if wanted:
             raise UserError(f"--tensorboard: {missing}")
         progress.say(f"{missing}: the log and the pictures are written all the same")

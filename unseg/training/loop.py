@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from unseg.compute.distributed import PeerFailure, World
+from unseg.compute.interrupts import tell_the_launcher
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.stopping import StopRequest
 from unseg.data.loader import BatchLoader
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import ViewBatch
 from unseg.errors import UserError
-from unseg.method.config import BOOKKEEPING, TrainConfig
+from unseg.method.config import BOOKKEEPING, TrainConfig, facts_of
 from unseg.storage.checkpoint_files import taken_over
 from unseg.storage.weights import save_generator
 from unseg.training.checkpoints import GENERATOR_FILE, REMEDY, RunFolder, Settings, read_state
@@ -125,6 +126,7 @@ def train(
                     f"stopped by {stopped_by.name} after step {training.step} of {phases.total_steps}; "
                     f"{saved} is saved, and the same command goes on from there"
                 )
+                tell_the_launcher()
                 return Outcome(output / GENERATOR_FILE, training.step, stopped_by)
     return Outcome(output / GENERATOR_FILE, training.step)
 
@@ -170,7 +172,7 @@ def enough_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 def run_settings(config: TrainConfig, same: Mapping[str, Any]) -> Settings:
     """Returns what must be the same when a run goes on."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in BOOKKEEPING} | dict(same)
+    return {name: value for name, value in facts_of(config).items() if name not in BOOKKEEPING} | dict(same)
 
 
 def _start_or_resume(
@@ -289,7 +291,7 @@ def _save(training: Training, folder: RunFolder, settings: Settings, facts: Mapp
         metadata = dict(facts) | {
             "step": str(training.step),
             "hours": f"{training.seconds / 3600:.3f}",
-            "config": json.dumps(dataclasses.asdict(training.config)),
+            "config": json.dumps(facts_of(training.config)),
         }
         # It builds a network to compare with; how often a run saves must not show in its random numbers.
         with torch.random.fork_rng(devices=[]):

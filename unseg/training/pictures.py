@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from unseg.method import noise
 from unseg.method.config import Budget, TrainConfig
 from unseg.method.metrics import mask_iou
+from unseg.method.noised_batches import add_noise
 from unseg.storage.panels import INK, MISSED, NOISE_GAIN, WRONG, answer_panel, captioned_grid, mask_panel, noise_panel
 from unseg.training.validation import (
     GROUP,
@@ -79,7 +79,7 @@ def _shown(example: ValidationImage, answers: Answers, place: int, config: Train
         _to_panel(mask.astype(np.uint8) * 255) >= LABEL_THRESHOLD for mask in (example.label, *masks)
     )
     clean_13hw = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-    noised_13hw = noise.add_noise(
+    noised_13hw = add_noise(
         clean_13hw,
         answers.noise[place : place + 1],
         torch.from_numpy(label)[None, None],

@@ -126,9 +126,9 @@ def sides_of(network: nn.Module) -> tuple[int, int]:
     return sized.image_size, sized.mask_size
 
 
-def _build(build: Callable[[str], nn.Module], name: str, option: str) -> nn.Module:
+def _build(build: Callable[..., nn.Module], name: str, option: str, **options: bool) -> nn.Module:
     try:
-        return build(name)
+        return build(name, **options)
     except ValueError as error:
         raise UserError(f"--set {option}={name}: {error}") from None
 
@@ -167,7 +167,7 @@ class Training:
     def start(cls, config: TrainConfig, world: World = ALONE, starts: Starts = FROM_RANDOM) -> Training:
         """Returns a new run, the same on every process. starts: fill networks whose start is not random."""
         torch.manual_seed(config.seed)
-        network = _build(build_generator, config.generator, option="generator")
+        network = _build(build_generator, config.generator, option="generator", code_prompt=config.code_prompt)
         _check_size(network, config.view_size, option="view_size")
         if starts.generator is not None:
             starts.generator(network)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from segment_anything_training.prompt_batch import Prompts
 from unseg.data.views import ViewBatch
-from unseg.method import noise
+from unseg.method.code_prompts import object_code_prompt
 from unseg.method.config import TrainConfig
 from unseg.method.losses import loss_rule, mask_loss
+from unseg.method.noised_batches import add_noise
 from unseg.method.prompts import PromptRule, draw_prompts, draw_subset, prompt_rule, seeded
 from unseg.training.players import Player
 
@@ -63,19 +64,31 @@ def prepare(views: ViewBatch, config: TrainConfig, mask_sides: tuple[float, floa
     generator_kinds = [draw_subset(config.generator_prompts, random) for random in draws]
     surrogate_kinds = [_one_of(config.surrogate_prompts, random) for random in draws]
     rule = prompt_rule(config)
+    generator_prompts = _draw_each(
+        labels, generator_kinds, mask_size=round(config.view_size * mask_sides[0]), draws=draws, rule=rule
+    )
+    if config.code_prompt:
+        codes = _codes(views, config, side=round(config.view_size * mask_sides[0]), slots=slots)
+        generator_prompts = replace(generator_prompts, codes=codes.to(images.device))
     return StepBatch(
         images=images,
         labels=labels,
         small_images=small_images,
         small_labels=small_labels,
-        generator_prompts=_draw_each(
-            labels, generator_kinds, mask_size=round(config.view_size * mask_sides[0]), draws=draws, rule=rule
-        ),
+        generator_prompts=generator_prompts,
         surrogate_prompts=_draw_each(
             findable, surrogate_kinds, mask_size=round(size * mask_sides[1]), draws=draws, rule=rule
         ),
         points=tuple(_point_source(config, step, slot) for slot in slots),
     )
+
+
+def _codes(views: ViewBatch, config: TrainConfig, side: int, slots: Sequence[int]) -> Tensor:
+    """Returns the codes that the generator is given, B×3×side×side, a random code and key for each slot."""
+    views_B4VV = views.pixels.cpu().numpy()
+    draws = [seeded(config.seed, "codes", views.step, slot) for slot in slots]
+    prompts = [object_code_prompt(view, side, random) for view, random in zip(views_B4VV, draws, strict=True)]
+    return torch.from_numpy(np.stack(prompts))
 
 
 def _resized(views_BCVV: Tensor, size: int, config: TrainConfig) -> Tensor:
@@ -105,7 +118,7 @@ def _draw_each(
 
 def noised(batch: StepBatch, noise_B3NN: Tensor, config: TrainConfig) -> Tensor:
     """Returns what the surrogate sees, B×3×S×S. The region of the object is the small label, rounded."""
-    return noise.add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
+    return add_noise(batch.small_images, noise_B3NN, batch.small_labels.round(), config.budget, config.antialias)
 
 
 @contextlib.contextmanager

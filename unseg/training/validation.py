@@ -14,7 +14,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,10 +27,12 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import single_threaded_pool
 from unseg.data.training_data import TrainingImage
 from unseg.data.views import draw_mask
-from unseg.method import noise
+from unseg.method.code_prompts import object_code_prompt
+from unseg.method.codes import OBJECT
 from unseg.method.config import TrainConfig
 from unseg.method.losses import LossRule, mask_loss
 from unseg.method.metrics import boundary_iou, mask_iou
+from unseg.method.noised_batches import add_noise
 from unseg.method.prompts import draw_prompts, prompt_rule, seeded
 from unseg.training.players import ALONE, sides_of
 
@@ -293,8 +295,11 @@ def answer(
     rule = prompt_rule(config)
     prompts_V = draw_prompts(labels_V, _prompt_kind(config.generator_prompts), sides_of(generator)[1], draws, rule)
     prompts_S = draw_prompts(labels_S, _prompt_kind(config.surrogate_prompts), mask_side, draws, rule)
+    if config.code_prompt:
+        codes = [_codes(example, sides_of(generator)[1], config.seed) for example in examples]
+        prompts_V = replace(prompts_V, codes=torch.cat(codes).to(device))
     noise_B3NN = generator(images_V, prompts_V)
-    noised_B3SS = noise.add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
+    noised_B3SS = add_noise(images_S, noise_B3NN, labels_S.round(), config.budget, config.antialias)
     # One after the other, since the compact surrogates take statistics of their batch.
     logits_noised, logits_clean = (surrogate(images, prompts_S) for images in (noised_B3SS, images_S))
     return Answers(
@@ -304,6 +309,13 @@ def answer(
         loss_noised=_loss_of_each(logits_noised, labels_S).cpu(),
         loss_clean=_loss_of_each(logits_clean, labels_S).cpu(),
     )
+
+
+def _codes(example: ValidationImage, side: int, seed: int) -> Tensor:
+    """Returns the codes that the generator is given for an image: those of the first code, always with the same key."""
+    planes = torch.cat([example.image_V, example.label_V]).mul(255).round().to(torch.uint8).numpy()
+    draws = seeded(seed, "validation codes", example.name)
+    return torch.from_numpy(object_code_prompt(planes, side, draws, code=OBJECT))[None]
 
 
 def _loss_of_each(logits_B1MM: Tensor, labels_B1SS: Tensor) -> Tensor:

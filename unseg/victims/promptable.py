@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segment_anything_training.build import SAM_CONFIGS
 from segment_anything_training.key_remaps import State, shapes_of
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.state_files import Misfit, compare
 from unseg.victims.pretrained import read_weights
 
@@ -249,10 +249,8 @@ def build_promptable(name: str, side: int, weights: Path | None = None) -> Promp
 
 
 def _build(family: str, size: SamSize, side: int) -> Any:
-    try:
+    with naming_the_extra(f"--networks {family}"):
         import transformers  # takes seconds, and only measuring needs it
-    except ImportError:
-        raise UserError("transformers is not installed; run: pip install 'unseg[evaluate]'") from None
     prefix = {"sam": "Sam", "samhq": "SamHQ"}[family]
     hq = {"vit_dim": size.width} if family == "samhq" else {}
     vision = {

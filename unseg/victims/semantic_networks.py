@@ -18,7 +18,7 @@ from torch import nn
 
 from segment_anything_training.key_remaps import shapes_of
 from unseg.compute.plugins import OwnCode, is_spec, load_object
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.state_files import compare
 from unseg.victims.pretrained import load_strictly, read_weights
 
@@ -47,10 +47,8 @@ HEADS = r"segmentation_head|classifier\.4|aux_classifier"  # entries of networks
 
 
 def _packages() -> ModuleType:
-    try:
+    with naming_the_extra("--networks"):
         import segmentation_models_pytorch  # an optional dependency: only measuring needs it
-    except ImportError:
-        raise UserError("segmentation-models-pytorch is not installed; run: pip install 'unseg[evaluate]'") from None
     return segmentation_models_pytorch
 
 

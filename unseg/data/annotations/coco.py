@@ -38,6 +38,8 @@ from unseg.storage.image_limits import ImageError
 
 CITYSCAPES_IMAGE, CITYSCAPES_PANOPTIC = "_leftImg8bit.png", "_gtFine_panoptic.png"
 
+NO_RUNS: tuple[object, ...] = ([], "", [0])  # run lengths of a mask without a pixel
+
 
 @dataclass(frozen=True)
 class _Matched:
@@ -144,7 +146,7 @@ class CocoInstances(_CocoFile):
     def _add(self, outlines: OutlineCollector, what: str, entry: dict[str, Any]) -> None:
         shape, own_id = entry.get("segmentation"), number_in(entry.get("id"))
         facts = int(entry["category_id"]), own_id if isinstance(own_id, int) else None, self._is_crowd(entry, what)
-        if not shape:
+        if not shape or (isinstance(shape, dict) and shape.get("counts") in NO_RUNS):
             self._leave_out(outlines, what, entry)
             return
         if isinstance(shape, list):
@@ -154,6 +156,7 @@ class CocoInstances(_CocoFile):
             return
         counts = shape.get("counts") if isinstance(shape, dict) else None
         size = shape.get("size") if isinstance(shape, dict) else None
+        size = [number_in(side) for side in size[:3]] if isinstance(size, list) else None
         if not isinstance(counts, (str, list)) or not isinstance(size, list):
             raise ImageError(self.path, f"{what}.segmentation: expected polygons or {{size, counts}}")
         if size != [outlines.height, outlines.width]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
@@ -11,9 +12,18 @@ from unseg.data.annotations.coco import CITYSCAPES_PANOPTIC, CityscapesPanoptic,
 from unseg.data.annotations.core import Annotations, first_few
 from unseg.data.annotations.huggingface import TABLES, HuggingFaceTables, table_files
 from unseg.data.annotations.image_folder import METADATA, metadata_files, open_image_folder
+from unseg.data.annotations.json_shapes import (
+    open_label_studio,
+    open_supervisely,
+    open_via,
+    read_json,
+    shape_format,
+)
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.label_files import Cityscapes, is_cityscapes_label, open_label_files
 from unseg.data.annotations.labelme import LabelMe
+from unseg.data.annotations.shapes import Export, ShapeAnnotations
+from unseg.data.annotations.xml_shapes import open_cvat, open_voc_xml, xml_format
 from unseg.data.annotations.yolo import Yolo, is_empty, label_texts, looks_like_yolo
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
@@ -33,12 +43,25 @@ FORMATS = (
     "yolo",
     "labelme",
     "huggingface",
+    "voc-xml",
+    "cvat",
+    "label-studio",
+    "supervisely",
+    "via",
 )
 JSON_FORMATS: dict[str, type[CocoInstances] | type[CocoPanoptic]] = {
     "coco": CocoInstances,
     "coco-panoptic": CocoPanoptic,
     "cityscapes-panoptic": CityscapesPanoptic,
 }
+SHAPE_FORMATS: dict[str, Callable[[Path], Export]] = {
+    "voc-xml": open_voc_xml,
+    "cvat": open_cvat,
+    "label-studio": open_label_studio,
+    "supervisely": open_supervisely,
+    "via": open_via,
+}
+ONE_FILE = ("cvat", "label-studio", "via")  # formats of shapes with one file for all images
 MASK_FILES = "masks"  # which of voc, index, binary and so on they are shows only when they are read
 FILES_LOOKED_AT = 20  # json or text files of a folder; formats with one file an image have thousands of one kind
 VOC_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "SegmentationObject")  # of a VOC data set
@@ -86,16 +109,18 @@ def _open(
 ) -> Annotations:
     if found in JSON_FORMATS:
         if place.is_dir():
-            place = _only_json(place, found)
+            place = _only_file(place, found)
         return JSON_FORMATS[found].open(place, images_root)
+    if found in SHAPE_FORMATS:
+        one = place.is_dir() and found in ONE_FILE
+        return ShapeAnnotations.of(SHAPE_FORMATS[found](_only_file(place, found) if one else place), images_root)
     if found == "labelme":
         return LabelMe.open(place, images_root, progress)
     if found == "yolo":
         return Yolo.open(place, images_root)
     if found == "huggingface":
-        if _has_tables(place):
-            return HuggingFaceTables.open(place, images_root, column, pool, progress)
-        return open_image_folder(place, images_root, column, pool, progress)
+        reads = HuggingFaceTables.open if _has_tables(place) else open_image_folder
+        return reads(place, images_root, column, pool, progress)
     if not place.is_dir():
         raise UserError(f"--annotations {place}: {found} annotations are a folder, this is a file")
     if found == "cityscapes":
@@ -108,14 +133,14 @@ def _has_tables(place: Path) -> bool:
     return bool(table_files(place, problems)) and not metadata_files(place, problems)
 
 
-def _only_json(folder: Path, wanted: str) -> Path:
-    """Returns the one json of a format in a folder that the user named without the file."""
+def _only_file(folder: Path, wanted: str) -> Path:
+    """Returns the one json or xml of a format in a folder that the user named without the file."""
     problems: list[Problem] = []
-    files = [file for file in walk(folder, problems) if file.suffix.lower() == ".json"]
-    fitting = [file for file in files if json_format(file) == wanted]
+    files = [file for file in walk(folder, problems) if file.suffix.lower() in (".json", ".xml")]
+    fitting = [file for file in files if _format_of(file) == wanted]
     if len(fitting) != 1:
         raise UserError(
-            f"--annotations {folder}: {len(fitting) or 'no'} {wanted} files there; name one json"
+            f"--annotations {folder}: {len(fitting) or 'no'} {wanted} files there; name one"
             + (f" ({first_few(file.name for file in fitting)})" if fitting else "")
         )
     return fitting[0]
@@ -147,7 +172,7 @@ def detect(path: Path, images_root: Path | None) -> tuple[str, Path]:
         if len(within) > 1:
             raise UserError(f"--annotations {path}: holds {_relative(path, within)}; give one of these folders")
         return format, within[0] if within else path
-    if format in JSON_FORMATS:
+    if format in JSON_FORMATS or format in ONE_FILE:
         if len(places) > 1:
             raise UserError(
                 f"--annotations {path}: holds {len(places)} {format} files ({_relative(path, places)});"
@@ -163,12 +188,12 @@ def _relative(folder: Path, places: list[Path]) -> str:
 
 def _detect_file(path: Path) -> str:
     suffix = path.suffix.lower()
-    if suffix == ".json":
-        found = json_format(path)
+    if suffix in (".json", ".xml"):
+        found = _format_of(path)
         if found is None:
             raise UserError(
-                f"--annotations {path}: this json has neither COCO's lists (images, annotations,"
-                " categories) nor LabelMe's (shapes)"
+                f"--annotations {path}: neither COCO's lists (images, annotations, categories), nor shapes of LabelMe,"
+                " CVAT, Label Studio, Supervisely, VIA or VOC"
             )
         return found
     if suffix in TABLES or path.name in METADATA:
@@ -176,7 +201,7 @@ def _detect_file(path: Path) -> str:
     if suffix in (".yaml", ".yml"):
         return "yolo"
     raise UserError(
-        f"--annotations {path}: give a folder, a .json, a data.yaml, a metadata.jsonl or .csv, or a"
+        f"--annotations {path}: give a folder, a .json, an .xml, a data.yaml, a metadata.jsonl or .csv, or a"
         " .parquet or .arrow file"
     )
 
@@ -194,11 +219,8 @@ def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> di
     cityscapes = [file for file in by_suffix.get(".png", ()) if is_cityscapes_label(file)]
     if cityscapes:
         found["cityscapes"] = cityscapes
-    for file in by_suffix.get(".json", ())[:FILES_LOOKED_AT]:
-        if not (cityscapes and file.name.endswith("_polygons.json")):  # Cityscapes' own, beside its label files
-            format = json_format(file, quiet=True)
-            if format is not None:
-                found.setdefault(format, []).append(file)
+    for format, file in _documents_in(folder, by_suffix, bool(cityscapes)):
+        found.setdefault(format, []).append(file)
     labels = (file for file in label_texts(folder, problems) if not is_empty(file))  # empty: an image without objects
     texts = [file for file in islice(labels, FILES_LOOKED_AT) if looks_like_yolo(file)]
     if texts:
@@ -208,6 +230,21 @@ def _formats_in(folder: Path, images_root: Path | None, files: list[Path]) -> di
         if masks:
             found[MASK_FILES] = masks
     return found
+
+
+def _documents_in(folder: Path, by_suffix: Mapping[str, list[Path]], cityscapes: bool) -> Iterator[tuple[str, Path]]:
+    """Yields the formats of a folder's json and xml files. Boxes do not count where VOC's masks lie beside them."""
+    for file in by_suffix.get(".json", ())[:FILES_LOOKED_AT]:
+        if not (cityscapes and file.name.endswith("_polygons.json")):  # Cityscapes' own, beside its label files
+            format = json_format(file, quiet=True) or _shapes_in(file)
+            if format is not None:
+                yield format, file
+    if any((folder / name).is_dir() for name in VOC_FOLDERS):
+        return
+    for file in by_suffix.get(".xml", ())[:FILES_LOOKED_AT]:
+        format = xml_format(file)
+        if format is not None:
+            yield format, file
 
 
 def _mask_files(folder: Path, images_root: Path | None, files: list[Path]) -> list[Path]:
@@ -221,6 +258,21 @@ def _mask_files(folder: Path, images_root: Path | None, files: list[Path]) -> li
         for file in pictures
         if file.suffix.lower() == ".png" and stem_of(file.relative_to(folder).as_posix()) in photographs
     ]
+
+
+def _format_of(path: Path) -> str | None:
+    """Returns the format of a json or an xml by its content; None where that is nothing known."""
+    if path.suffix.lower() == ".xml":
+        return xml_format(path)
+    return json_format(path, quiet=True) or _shapes_in(path) or json_format(path)
+
+
+def _shapes_in(path: Path) -> str | None:
+    """Returns the format of shapes in a json among many; None where that is none, or cannot be read."""
+    try:
+        return shape_format(read_json(path))
+    except UserError:
+        return None
 
 
 def json_format(path: Path, quiet: bool = False) -> str | None:

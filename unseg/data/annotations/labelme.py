@@ -143,12 +143,13 @@ class LabelMe(Annotations):
         check_size(path, "the image there", (declared_height, declared_width), height, width)
 
     def _add(self, outlines: OutlineCollector, what: str, kind: object, shape: dict[str, Any]) -> None:
-        path, label = outlines.path, shape["label"]
+        path, label = outlines.path, _label(shape)
         if label not in self._ids:
             raise ImageError(path, f"{what}: the label {shown(label)} is not in {LABELS_FILE}")
         facts = self._ids[label], _group(shape.get("group_id"), f"{path}: {what}.group_id")
         points = _points(path, what, shape.get("points"))
-        if kind in OUTLINES or (kind == "rectangle" and len(points) == 4):
+        closed = len(points) == 5 and np.array_equal(points[0], points[-1])
+        if kind in OUTLINES or (kind == "rectangle" and (len(points) == 4 or closed)):
             outlines.add_polygons(what, [points], *facts)
             return
         if kind not in ("rectangle", "circle", "mask"):
@@ -271,8 +272,8 @@ def _contents(path: Path, gather: bool, whole: bool = False) -> Iterator[tuple[s
             if key == "shapes" and gather:
                 seen = True
                 for number, (shape, _, _) in enumerate(stream.elements()):
-                    label = shape.get("label") if isinstance(shape, dict) else None
-                    if not isinstance(label, str) or len(label) > MAX_LABEL_LENGTH or number >= MAX_SHAPES:
+                    label = _label(shape)
+                    if label is None or len(label) > MAX_LABEL_LENGTH or number >= MAX_SHAPES:
                         raise UserError(f"{path}: shapes[{number}]: expected an object with a label")
                     yield ("shape", (number, shape)) if whole else ("label", label)
             elif key in ("imagePath", "imageHeight", "imageWidth"):
@@ -282,6 +283,16 @@ def _contents(path: Path, gather: bool, whole: bool = False) -> Iterator[tuple[s
                 stream.skip()
     if not seen:
         raise UserError(f'{path}: has no list "shapes"; is it a LabelMe file?')
+
+
+def _label(shape: object) -> str | None:
+    """Returns a shape's label: a number as it is written, an empty one where it has null; None where it has none."""
+    if not isinstance(shape, dict) or "label" not in shape:
+        return None
+    label = shape["label"]
+    if label is None:
+        return ""
+    return str(label) if isinstance(label, (str, int, float)) and not isinstance(label, bool) else None
 
 
 def _ids_of(labels: set[str]) -> dict[str, int]:

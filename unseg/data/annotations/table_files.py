@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.storage.files import open_for_reading
 
 MAX_ROW_GROUP = 1 << 29  # bytes, as they are stored
@@ -48,13 +48,8 @@ def arrow_errors() -> tuple[type[Exception], ...]:
 
 def import_arrow(name: str) -> ModuleType:
     """Returns pyarrow or one of its modules; UserError where it is not installed."""
-    try:
+    with naming_the_extra("Hugging Face tables (.parquet, .arrow)"):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            "Hugging Face tables (.parquet, .arrow) need pyarrow: pip install 'unseg[huggingface]', or"
-            " pip install pyarrow"
-        ) from error
 
 
 # --- parquet ---------------------------------------------------------------------------------------------------------

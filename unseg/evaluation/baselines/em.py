@@ -22,7 +22,7 @@ from unseg.evaluation.baselines.material import Material, Numbering, Photograph,
 from unseg.evaluation.conditions import Change
 from unseg.method.config import Budget
 from unseg.method.metrics import IGNORE_LABEL
-from unseg.method.noise import epsilon_map
+from unseg.method.noised_batches import epsilon_map
 from unseg.victims.semantic_networks import build_network
 
 SURROGATE = "fpn_mobilenet_v2"

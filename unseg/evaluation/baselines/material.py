@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
@@ -60,7 +59,7 @@ def noised(
     side = max(height, width)
     square = np.zeros((side, side, 3), np.float32)
     square[:height, :width] = np.where((classes_HW != IGNORE_LABEL)[..., None], noise_HW3, 0)
-    return noise.apply(pixels_HW3, torch.from_numpy(square).permute(2, 0, 1), mask_HW, budget)
+    return noise.apply(pixels_HW3, square.transpose(2, 0, 1), mask_HW, budget)
 
 
 def by_class(budget: Budget, pattern: Callable[[str, int, int, int], np.ndarray]) -> Change:

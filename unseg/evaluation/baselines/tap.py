@@ -25,7 +25,7 @@ from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.tasks.practice_semantic import NativeSet, PracticeSemanticLearner
 from unseg.evaluation.trainer import train
 from unseg.method.metrics import IGNORE_LABEL
-from unseg.method.noise import epsilon_map
+from unseg.method.noised_batches import epsilon_map
 from unseg.victims.semantic_networks import STRIDE, build_network
 
 CLEAN_TRAINED = "deeplabv3plus_timm-tf_efficientnet_lite0"

@@ -38,6 +38,7 @@ TARGETS = ("segments", "merged")
 Colours = tuple[float, float, float, float]
 TEST_SEED = 0  # of the test images' prompts, whatever a run's own seed is
 KEPT_BYTES = 1 << 30  # of images held in memory, for training and for testing each
+NO_OBJECT = f"has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size"
 THREADS = 4  # that read images and make views
 COLOURS = np.array(
     [
@@ -56,8 +57,14 @@ COLOURS = np.array(
 
 
 def make_interactive(network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> Learner:
-    """Makes the learner of SAM or SAM-HQ. Options of `extra`: see `Interactive`."""
-    return Interactive(network, train, test, options)
+    """Makes the learner of SAM or SAM-HQ. Options of `extra`: see `Interactive`.
+
+    UserError where the training or the test images have no object, before anything is trained.
+    """
+    learner = Interactive(network, train, test, options)
+    learner.train.check_objects(f"--annotations: no training image {NO_OBJECT}")
+    learner.test.check_objects(f"--test-annotations: no test image {NO_OBJECT}")
+    return learner
 
 
 @dataclass(frozen=True)
@@ -119,15 +126,18 @@ class Scenes:
         return scene
 
     def with_object(self, index: int) -> Scene:
-        """Returns scene `index`, or the next one that has an object; raises UserError where there is none."""
+        """Returns scene `index`, or the next one that has an object. There is one, see `check_objects`."""
         for place in range(len(self)):
             scene = self[(index + place) % len(self)]
             if scene.masks:
                 return scene
             self.without.add((index + place) % len(self))
-        raise UserError(
-            f"--annotations: no training image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size"
-        )
+        raise AssertionError("no scene has an object")
+
+    def check_objects(self, reason: str) -> None:
+        """Raises UserError for that reason where no scene has an object; reads no more of them than it must."""
+        if not any(self[index].masks for index in range(len(self))):
+            raise UserError(reason)
 
 
 def objects_of(annotated: Annotated, rule: ObjectRule, merged: bool = False) -> list[np.ndarray]:
@@ -286,10 +296,6 @@ class Interactive(PartedLearner):
             too_small, without = too_small + scene.too_small, without + (not scene.masks)
             if objects:
                 scores += map(_scores, objects, answers(index, scene, objects))
-        if not scores:
-            raise UserError(
-                f"--test-annotations: no test image has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size"
-            )
         means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
         both = {measure: sum(means[f"{measure}_{kind}"] for kind in PROMPTS) / len(PROMPTS) for measure in MEASURES}
         return {

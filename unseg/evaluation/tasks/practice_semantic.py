@@ -173,6 +173,7 @@ class PracticeSemanticLearner(PartedLearner):
         return [{"params": parameters}]
 
 
+@torch.no_grad()
 def answer_of(model: nn.Module, pixels_HW3: np.ndarray, device: torch.device) -> np.ndarray:
     """Returns the class of every pixel of one image, H×W int64. The image is padded with ImageNet's mean colour."""
     height, width = pixels_HW3.shape[:2]

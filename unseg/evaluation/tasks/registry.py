@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unseg.compute.plugins import is_spec
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.evaluation.learner import MakeLearner
 from unseg.evaluation.results import PRACTICE
 from unseg.victims.semantic_networks import check_network
@@ -133,12 +133,8 @@ def find_maker(task: str, network: str) -> MakeLearner:
         if re.fullmatch(row.pattern, network, re.ASCII):
             if row.semantic:
                 check_network(network)
-            try:
+            with naming_the_extra(f"--networks {network}"):
                 return getattr(importlib.import_module(f"unseg.evaluation.tasks.{row.module}"), row.make)
-            except ImportError as error:
-                raise UserError(
-                    f"--networks {network}: package {error.name} is not installed; run: pip install 'unseg[evaluate]'"
-                ) from None
     own = "networks of your own are for the tasks semantic and medical; " if is_spec(network) else ""
     raise UserError(
         f"--networks: unknown network '{network}' of task {task}; {own}available: "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unseg.evaluation import visibility as module
-from unseg.evaluation.visibility import LARGEST, MARGIN, visibility
+from unseg.method import visibility as module
+from unseg.method.visibility import LARGEST, MARGIN, visibility
 
 GREY = np.full((60, 90, 3), 119, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Writes new names of images into a COCO json, where an edition's images cannot keep theirs."""
+"""Writes new names of images into a COCO json or a list, where an edition's images cannot keep theirs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import BinaryIO
 
-from unseg.data.annotations.json_stream import open_json
+from unseg.data.annotations.json_stream import JsonStream, open_json
 from unseg.data.annotations.names import ImagesFolder, safe_name
+from unseg.data.name_list import ListedFolder, has_suffix
 from unseg.errors import UserError
-from unseg.storage.files import BLOCK, open_for_reading
+from unseg.storage.files import BLOCK
+from unseg.storage.image_limits import read_bytes
+from unseg.storage.text_encoding import encoding_of
 
 LARGEST_NAME = 4096  # characters
+JSON = ".json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,26 @@ class Renaming:
         last = max(file_name.rfind("/"), file_name.rfind("\\"))  # the folder stays as it is written
         return file_name[: last + 1] + PurePosixPath(output).name
 
+    def is_in_list(self, path: Path) -> bool:
+        """Returns whether a list of names changes."""
+        data = read_bytes(path)
+        return self.rewritten_list(data, path) != data
+
+    def rewritten_list(self, data: bytes, path: Path) -> bytes:
+        """Returns a list of images with the new names of those that it names with their suffix. path: for errors."""
+        if self.folder is None:
+            return data
+        folder = ListedFolder([name for name in self.folder.names if "/" not in name])
+        encoding, start = encoding_of(data)
+        lines = []
+        for number, line in enumerate(data[start:].decode(encoding).splitlines(keepends=True), 1):
+            named = folder.named_in(line, f"{path}: line {number}")
+            output = None if named is None else self.names.get(named.image or "")
+            if named is not None and output is not None and has_suffix(line[named.start : named.end]):
+                line = line[: named.start] + PurePosixPath(output).name + line[named.end :]
+            lines.append(line)
+        return data[:start] + "".join(lines).encode(encoding)
+
 
 class Renamings:
     """Makes a `Renaming` for each folder of images when it is first asked for.
@@ -63,13 +87,15 @@ class Renamings:
         self._known: dict[str, Renaming] = {}
 
     def of(self, name: str, images: str | None) -> Renaming:
-        """Returns what changes in the json `name`, whose images lie in the folder `images`, both under the root."""
+        """Returns what changes in the json or list `name`, whose images lie in `images`, both relative to the root."""
         if images is None or not self.outputs:
             return self.NONE
         if images not in self._known:
             self._known[images] = self._renaming(images)
         renaming = self._known[images]
-        return renaming if renaming.changes and _has_images(self.root / name) else self.NONE
+        path = self.root / name
+        is_named = _has_images if path.suffix.lower() == JSON else renaming.is_in_list
+        return renaming if renaming.changes and is_named(path) else self.NONE
 
     def _renaming(self, images: str) -> Renaming:
         prefix = f"{images}/"
@@ -91,30 +117,29 @@ def _has_images(path: Path) -> bool:
     return False
 
 
-def rewritten_blocks(path: Path, renaming: Renaming) -> Iterator[bytes]:
+def rewritten_blocks(stream: JsonStream, original: BinaryIO, renaming: Renaming) -> Iterator[bytes]:
     """Yields a COCO json with new file_names: changed entries of `images` are written anew, other bytes as they are.
 
-    The file is read as a stream, so that memory does not grow with it.
+    stream, original: the same file, opened twice. It is read as a stream, so that memory does not grow with it.
     """
-    with open_for_reading(path) as original, open_json(path) as stream:
-        done = 0
-        for key in stream.members():
-            if key != "images":
-                stream.skip()
+    done = 0
+    for key in stream.members():
+        if key != "images":
+            stream.skip()
+            continue
+        for place, (image, begin, end) in enumerate(stream.elements()):
+            if not isinstance(image, dict):
                 continue
-            for place, (image, begin, end) in enumerate(stream.elements()):
-                if not isinstance(image, dict):
-                    continue
-                name = renaming.of(image.get("file_name"), f"{path}: images[{place}]")
-                if name is not None:
-                    yield from _part(original, done, begin)
-                    yield json.dumps({**image, "file_name": name}).encode(stream.encoding)
-                    done = end
-            break  # what follows is not looked at: nothing of it changes
-        yield from _part(original, done, None)
+            name = renaming.of(image.get("file_name"), f"{stream.path}: images[{place}]")
+            if name is not None:
+                yield from _part(original, done, begin)
+                yield json.dumps({**image, "file_name": name}).encode(stream.encoding)
+                done = end
+        break  # what follows is not looked at: nothing of it changes
+    yield from _part(original, done, None)
 
 
-def _part(file: Any, begin: int, end: int | None) -> Iterator[bytes]:
+def _part(file: BinaryIO, begin: int, end: int | None) -> Iterator[bytes]:
     file.seek(begin)
     while end is None or begin < end:
         block = file.read(BLOCK if end is None else min(BLOCK, end - begin))

@@ -1,0 +1,100 @@
+"""What noise did to one image: whether it is called protected, and how far the image is from its original."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from unseg.method.config import Budget
+from unseg.method.metrics import mean_change, psnr
+from unseg.method.visibility import structural_similarity, visibility_of_change
+from unseg.protecting.manifest import Status
+from unseg.storage.image_decoding import eight_bit_rgb
+
+WEAK_SHARE = 0.25  # of the object's budget: an object that changes by less, on average, is not called protected
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What became of one image; the fields are those of a manifest's line, `unseg.protecting.manifest.Entry`."""
+
+    status: Status
+    reason: str | None = None
+    psnr: float | None = None
+    over_budget: float | None = None
+    max_over: int | None = None
+    delta_e: float | None = None
+    s_cielab: float | None = None
+    ssim: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the fields by name."""
+        return asdict(self)
+
+
+def effect_of(
+    original_HWC: np.ndarray,
+    stored_HWC: np.ndarray,
+    region_HW: np.ndarray,
+    budget: Budget,
+    *,
+    lossy: bool = False,
+    quality: bool = False,
+) -> Effect:
+    """Returns what became of an image, from it and from what is read back of its protected version.
+
+    original, stored: H×W×C alike, uint8 or uint16. region: where the object's budget holds, H×W bool. lossy: the file's
+    format breaks the bound, and by how much is measured. quality: colour differences on the region and SSIM, too.
+    """
+    over_budget, max_over = breach(original_HWC, stored_HWC, region_HW, budget) if lossy else (None, None)
+    ratio = psnr(original_HWC, stored_HWC)
+    changed = math.isfinite(ratio)
+    seen = similarity = None
+    if quality and changed:
+        clean, noised = eight_bit_rgb(original_HWC), eight_bit_rgb(stored_HWC)
+        seen, similarity = visibility_of_change(clean, noised, region_HW), structural_similarity(clean, noised)
+    status, reason = effect(original_HWC, stored_HWC, region_HW, budget.object)
+    return Effect(
+        status,
+        reason,
+        psnr=ratio if changed else None,
+        over_budget=over_budget,
+        max_over=max_over,
+        delta_e=None if seen is None else seen.delta_e,
+        s_cielab=None if seen is None else seen.s_cielab,
+        ssim=similarity,
+    )
+
+
+def effect(
+    original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray, budget: float
+) -> tuple[Status, str | None]:
+    """Returns whether the object changed by enough to be called protected, and if not, why.
+
+    budget: of the object, grey levels.
+    """
+    return status_of(mean_change(original_HWC, changed_HWC, region_HW), budget)
+
+
+def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
+    """Returns what an object is called whose values changed by so much on average, and why if not "protected".
+
+    change, budget: in grey levels. change: None where the object has no pixel.
+    """
+    if change is None:
+        return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
+    if change >= WEAK_SHARE * budget and change > 0:
+        return "protected", None
+    return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
+
+
+def breach(
+    original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray, budget: Budget
+) -> tuple[float, int]:
+    """Returns how far an image (uint8) is outside its budget: share of its values, and whole grey levels at most."""
+    change = np.abs(changed_HWC.astype(np.int16) - original_HWC)
+    over = change - np.where(region_HW, int(budget.object), int(budget.background)).astype(np.int16)[..., None]
+    return float((over > 0).mean()), max(0, int(over.max()))

@@ -1,0 +1,72 @@
+"""`unseg.protect`: one call for one image; what it takes to make a protector is kept for the next call."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+from PIL import Image as Pillow
+
+from unseg.protecting.given_files import GivenFile
+from unseg.protecting.given_images import AnyImage, AnyMask
+from unseg.protecting.protector import Protector, warn_if_weak
+from unseg.storage.key_file import new_key
+
+OF_OBJECT = ("boxes", "refine_boxes", "points", "classes", "whole_image")
+
+
+@overload
+def protect_image(image: AnyImage, mask: AnyMask | GivenFile | None = None, **options: Any) -> AnyImage:
+    """Of an array or a PIL image."""
+
+
+@overload
+def protect_image(image: bytes, mask: AnyMask | GivenFile | None = None, **options: Any) -> bytes:
+    """Of the bytes of a file."""
+
+
+@overload
+def protect_image(image: str | Path, mask: AnyMask | GivenFile | None = None, **options: Any) -> Pillow.Image:
+    """Of a path."""
+
+
+def protect_image(image: Any, mask: Any = None, **options: Any) -> Any:
+    """Returns the unlearnable version of one image, as `Protector(generator, budget, …)(image, mask)` makes it.
+
+    image: a numpy array, a PIL image, or the bytes of an image file, and the same comes back; or a path, for which a
+    PIL image comes back. One of mask, boxes, points, classes and whole_image=True says what the object is: see
+    `Protector.result`. All other options are those of `Protector`: epsilon, strength, key, codes, noise, generator and
+    more. Warns with WeakProtection where the image is not to be called protected.
+
+    Without a key, one is drawn for all calls of this process. A generator that is given by its name is loaded once for
+    all calls. A weight file is loaded anew once it has changed.
+    """
+    of_object = {name: options.pop(name) for name in OF_OBJECT if name in options}
+    made = _protector_of(options).result(image, mask, **of_object)
+    warn_if_weak(made, stacklevel=3)
+    return made.image
+
+
+def _protector_of(options: dict[str, Any]) -> Protector:
+    """Returns the protector of a call; one with a network that has a name is kept for later calls."""
+    generator, noise = options.get("generator"), options.get("noise")
+    is_named = isinstance(generator, (str, Path)) or (generator is None and noise in ("compact", "tint"))
+    if not is_named or options.get("key") is not None or options.get("codes") is not None:
+        if generator is None and noise in (None, "codes") and options.get("key") is None:
+            options = {**options, "key": _own_key()}
+        return Protector(**options)
+    path = Path(generator or "")
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _cached_protector(changed, **{**options, "generator": generator and str(generator)})
+
+
+@lru_cache(maxsize=1)
+def _own_key() -> bytes:
+    return new_key()
+
+
+@lru_cache(maxsize=4)
+def _cached_protector(changed: int, **options: Any) -> Protector:
+    """Returns a protector with these options. changed: when the weight file of its generator was."""
+    return Protector(**options)

@@ -1,0 +1,134 @@
+"""Files of planes on their way: from their values and their object to protected files of the same format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from unseg.method.pixels import GREY_LEVELS
+from unseg.protecting.coded_source import CodedSource
+from unseg.protecting.effect import status_of
+from unseg.protecting.manifest import Entry
+from unseg.protecting.noise_source import NoiseSource
+from unseg.protecting.objects import Objects, Refused
+from unseg.protecting.one_image import Job
+from unseg.protecting.plane_objects import PlaneObjects, plane_objects
+from unseg.protecting.settings import ProtectSettings
+from unseg.storage.files import sha256_of
+from unseg.storage.stacks.stack import Part, Samples, Stack, ValueRange
+from unseg.storage.stacks.stack_kinds import KINDS
+
+
+class StackMaker:
+    """Makes protected versions of files of planes."""
+
+    def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects) -> None:
+        self.settings, self.source, self.objects = settings, source, objects
+
+    def foreseen(self, job: Job) -> Entry:
+        """Returns the line of a file, as far as its header and what says its object tell; raises Refused or ImageError
+        where it cannot be protected."""
+        stack = self._open(job)
+        try:
+            objects = self._objects(job, stack)
+        finally:
+            stack.close()
+        note = "; ".join(filter(None, (*stack.layout.notes, job.planned.note, *objects.notes))) or None
+        return Entry(*job.key, "protected", output=job.planned.output, note=note, kind=job.kind)
+
+    def make(self, job: Job, target: Path) -> Entry:
+        """Writes the protected version of a file to `target`, and returns what its manifest line says of it.
+
+        Raises Refused or ImageError where it cannot be protected; what is written by then is of no use.
+        """
+        stack = self._open(job)
+        try:
+            source, objects = self._source(stack), self._objects(job, stack)
+            sha256, tally = sha256_of(job.sample.image), _Tally(stack.layout.ranges)
+            stack.write(target, _changed(stack, objects, source, tally), source.key)
+        finally:
+            stack.close()
+        if not tally.pixels:
+            raise objects.refusal()
+        return self._entry(job, stack, objects, tally, sha256=sha256)
+
+    def _open(self, job: Job) -> Stack:
+        assert job.kind is not None, "a picture is made elsewhere"
+        return KINDS[job.kind].open(job.sample.image, self.settings.max_pixels, self.settings.bands)
+
+    def _source(self, stack: Stack) -> CodedSource:
+        if not isinstance(self.source, CodedSource):
+            raise Refused("failed", f"{stack.kind} gets noise of codes alone: leave out --noise and --generator")
+        return self.source
+
+    def _objects(self, job: Job, stack: Stack) -> PlaneObjects:
+        self._source(stack)
+        return plane_objects(self.objects, job.sample, stack, self.settings)
+
+    def _entry(self, job: Job, stack: Stack, objects: PlaneObjects, tally: _Tally, sha256: str | None) -> Entry:
+        layout = stack.layout
+        status, reason = status_of(tally.mean_change, self.settings.budget.object)
+        return Entry(
+            *job.key,
+            status,
+            output=job.planned.output,
+            reason=reason,
+            note="; ".join(filter(None, (*layout.notes, job.planned.note, *objects.notes))) or None,
+            width=layout.width,
+            height=layout.height,
+            input_sha256=sha256,
+            prompt=self.objects.prompt,
+            kind=stack.kind,
+            planes=layout.planes,
+            bands=layout.bands,
+            range_of=layout.range_of,
+            value_ranges=tuple((found.low, found.high) for found in layout.ranges),
+            object_budget=float(self.settings.budget.object),
+            background_budget=self.source.background_budget,
+            object_share=tally.pixels / layout.pixels,
+            psnr=tally.psnr,
+            **objects.facts,
+        )
+
+
+def _changed(
+    stack: Stack, objects: PlaneObjects, source: CodedSource, tally: _Tally
+) -> Iterator[tuple[Part, np.ndarray]]:
+    """Yields the parts of a file with their noise."""
+    for part in stack.parts():
+        samples = stack.read(part)
+        prepared = source.prepare(samples.values_HWC, objects.found(part))
+        changed_HWC = source.apply_in_range(samples, prepared, stack.layout)
+        tally.add(samples, changed_HWC, prepared.region_HW)
+        yield part, changed_HWC
+
+
+class _Tally:
+    """Adds up how a file changes, part by part. pixels: of the object so far."""
+
+    def __init__(self, ranges: tuple[ValueRange, ...]) -> None:
+        self._levels = np.array([found.grey_level for found in ranges])
+        self.pixels, self._sum, self._squares, self._values = 0, 0.0, 0.0, 0
+
+    def add(self, samples: Samples, changed_HWC: np.ndarray, region_HW: np.ndarray) -> None:
+        change = np.abs(changed_HWC.astype(np.float64) - samples.values_HWC) / self._levels
+        change = np.nan_to_num(change, nan=0.0, posinf=0.0)
+        self.pixels += int(np.count_nonzero(region_HW & ~samples.fixed_HW))
+        self._sum += float(change[region_HW].sum())
+        self._squares += float((change * change).sum())
+        self._values += change.size
+
+    @property
+    def mean_change(self) -> float | None:
+        """Returns the mean change on the object, in grey levels; None where there is no pixel of it."""
+        return self._sum / self.pixels / len(self._levels) if self.pixels else None
+
+    @property
+    def psnr(self) -> float | None:
+        """Returns the peak signal-to-noise ratio in dB, of which the peak is the range; None where nothing changed."""
+        if self._squares == 0:
+            return None
+        return 10 * math.log10(GREY_LEVELS**2 / (self._squares / self._values))

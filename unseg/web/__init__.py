@@ -1,0 +1,1 @@
+"""The local page and the HTTP interface of `unseg web`: photographs in, protected photographs out, nothing kept."""
