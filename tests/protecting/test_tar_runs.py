@@ -256,3 +256,21 @@ def test_the_command(tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     shutil.rmtree(out)
     assert cli.main(["protect", str(tars / "a-0.tar"), "--webdataset", "mask.png", "--out", out]) == 0
     assert cli.main(["verify", out]) == 0
+
+
+@pytest.mark.parametrize("name", ["00007.tif", "00007.dcm", "00007.nii.gz", "00007.HEIC"])
+def test_a_picture_that_would_stay_as_it_is_is_refused(tars: Path, name: str) -> None:
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), (name, b"?")])
+    with pytest.raises(UserError, match=f"c-2.tar: {name} is a picture"):
+        run(tars)
+
+
+def test_a_key_lies_beside_the_output_and_a_dry_run_makes_none(tars: Path) -> None:
+    run(tars, key=None, dry_run=True)
+    assert [path.name for path in tars.parent.iterdir()] == ["tars"]
+    run(tars, key=None)
+    assert sorted(path.name for path in tars.parent.iterdir()) == ["out", "out.key", "tars"]
+    (tars.parent / "more").mkdir()
+    (tars.parent / "out.key").rename(tars.parent / "more" / "my.key")
+    with pytest.raises(UserError, match=r"my\.key: lies in --out .*more, with which"):
+        run(tars, "more", key=tars.parent / "more" / "my.key")

@@ -95,6 +95,10 @@ def protect(
         shard=shard,
     )
     request.check()
+    return _carried_out(request, dry_run, watch, progress)
+
+
+def _carried_out(request: Request, dry_run: bool, watch: bool, progress: Progress) -> Summary:
     if watch:
         check_watched(request, dry_run)
     if request.is_in_stores:

@@ -23,10 +23,10 @@ from unseg.storage.stacks.stack_kinds import KINDS
 
 
 class StackMaker:
-    """Makes protected versions of files of planes."""
+    """Makes protected versions of files of planes. out: the output folder, which is no store's."""
 
-    def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects) -> None:
-        self.settings, self.source, self.objects = settings, source, objects
+    def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects, out: Path) -> None:
+        self.settings, self.source, self.objects, self.out = settings, source, objects, out
 
     def foreseen(self, job: Job) -> Entry:
         """Returns the line of a file, as far as its header and what says its object tell; raises Refused or ImageError
@@ -57,6 +57,7 @@ class StackMaker:
 
     def _open(self, job: Job) -> Stack:
         assert job.kind is not None, "a picture is made elsewhere"
+        KINDS[job.kind].check_here(self.out / job.planned.output)
         return KINDS[job.kind].open(job.sample.image, self.settings.max_pixels, self.settings.bands)
 
     def _source(self, stack: Stack) -> CodedSource:

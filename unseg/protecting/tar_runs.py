@@ -27,6 +27,7 @@ from unseg.protecting.verification import Finding, Verification
 from unseg.storage.files import files_under, link_on_the_way, open_for_reading, stays_inside
 from unseg.storage.mirror import is_url
 from unseg.storage.mounts import mounted
+from unseg.storage.picture_kinds import STACK_SUFFIXES, is_picture_name
 from unseg.storage.tar_files import Member, TarFolder, content, members, rewrite, tars_at
 
 LOOSE = ".unseg-members"
@@ -81,6 +82,12 @@ def _samples(tar: Path, found: list[Member], tars: TarFolder, suffix: str) -> It
     """Yields the images of a tar with their masks, after both have a name in the folder of scratch files."""
     masks = {member.sample: member for member in found if member.suffix == suffix}
     images = [member for member in found if member.suffix in IMAGES and member.suffix != suffix]
+    for member in found:
+        if _is_unlike(member, suffix):
+            raise UserError(
+                f"{tar}: {member.name} is a picture, and in tar files only {', '.join(IMAGES)} are protected; convert"
+                " it, or protect it outside of a tar"
+            )
     several = {member.sample for member in images}
     if len(several) < len(images):
         raise UserError(f"{tar}: a sample holds two images ({', '.join(IMAGES)}); which one is meant is not known")
@@ -93,6 +100,12 @@ def _samples(tar: Path, found: list[Member], tars: TarFolder, suffix: str) -> It
             yield SampleFile(name, root / name, root)
         else:
             yield SampleFile(name, root / name, root, root / place / mask.name, f"{place}/{mask.name}")
+
+
+def _is_unlike(member: Member, suffix: str) -> bool:
+    """Returns whether a member is a sample's image in a format that stays as it is, which would pass for protected."""
+    whole = "." not in member.suffix or f".{member.suffix}" in STACK_SUFFIXES
+    return whole and member.suffix not in (*IMAGES, suffix) and is_picture_name(f"name.{member.suffix}")
 
 
 def _pack(out: Path, source: Path, listed: dict[Path, list[Member]], progress: Progress) -> None:

@@ -58,11 +58,15 @@ class StackKind:
         except OSError:
             return False
 
+    def check_here(self, path: Path) -> None:
+        """Raises ImageError where a path is a store's: the libraries open files by name, and others beside them."""
+        if is_mounted(path):
+            raise ImageError(path, f"{self.name} is read and written in folders of this machine alone: copy it there")
+
     def _module(self, path: Path) -> Any:
         if not self.is_there:
             raise ImageError(path, f"{self.name} needs another package: run {EXTRA}")
-        if is_mounted(path):  # libraries of these formats open files by name, and files beside them
-            raise ImageError(path, f"{self.name} is read and written in folders of this machine alone: copy it there")
+        self.check_here(path)
         return import_module(self.module)
 
 
