@@ -66,15 +66,14 @@ def protect(
     What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
-    Places may be a store's (s3://…). All else is as the command's option of that name, which `unseg protect --help`
-    explains; `options` come on top of `settings`. One of masks ("auto": they are found), mask, boxes, points,
-    annotations, whole_image and webdataset says what the object is.
+    Places may be a store's. All else is as the command's option of that name, which `unseg protect --help` explains;
+    `options` come on top of `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations,
+    whole_image and webdataset says what the object is.
 
     annotations may be open already. generator may be one of any kind (see `unseg.protecting.generators`), key 32 bytes,
     and codes a mapping from class to code. samples: the images, in place of those under `inputs`; each is the file of
-    its name under its root, and its output has that name under `out`. watch: goes on with what comes until it is
-    interrupted, see `unseg.protecting.watching`. shard: see `unseg.protecting.shards`. progress: is told sentences and
-    bars.
+    its name under its root, and its output has that name under `out`. watch, shard: see `unseg.protecting.watching` and
+    `unseg.protecting.shards`. progress: is told sentences and bars.
     """
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
@@ -94,11 +93,11 @@ def protect(
         webdataset=webdataset,
         shard=shard,
     )
-    request.check()
     return _carried_out(request, dry_run, watch, progress)
 
 
 def _carried_out(request: Request, dry_run: bool, watch: bool, progress: Progress) -> Summary:
+    request.check()
     if watch:
         check_watched(request, dry_run)
     if request.is_in_stores:
