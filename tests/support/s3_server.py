@@ -39,6 +39,7 @@ def served() -> Iterator[Any]:
         try:
             yield files
         finally:
+            files.rm(f"s3://{BUCKET}", recursive=True)  # what it holds outlives the server, in this process
             mirror._driver.cache_clear()
             fsspec.get_filesystem_class("s3").clear_instance_cache()
             server.stop()
