@@ -27,7 +27,7 @@ PLAN = "plan"
 SHARD = "shard"  # in the first line of a shard's manifest: its number
 MOST = 100_000  # shards
 # Settings that change what is written and that a manifest's first line does not hold: shards must share them, too.
-SHARED = ("unmasked", "keep_frame", "mask_frame", "fit_masks", "keep_times", "max_megapixels")
+SHARED = ("unmasked", "keep_frame", "mask_frame", "fit_masks", "keep_times", "max_megapixels", "quality")
 _TEXT = re.compile(r"(plan|\d{1,6})/(\d{1,6})")
 
 
