@@ -46,10 +46,13 @@ class Request:
 
     @property
     def mask_folder(self) -> Path | None:
-        """Returns the folder in which the user's masks lie, be it for all images or for one."""
-        if self.mask is not None:
-            return self.mask.parent
+        """Returns the user's folder of masks; None where there is one mask by itself, or the run finds masks."""
         return None if self.finds_masks else self.masks
+
+    @property
+    def mask_root(self) -> Path | None:
+        """Returns what the names of the user's masks are relative to, be there a folder of them or one by itself."""
+        return self.mask_folder if self.mask is None else self.mask.parent
 
     @property
     def kind(self) -> Kind:
@@ -115,7 +118,7 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        labelled = self.mask_folder is not None or self.annotations is not None
+        labelled = self.mask_root is not None or self.annotations is not None
         if rule.by_class and not labelled:
             raise UserError(
                 "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
@@ -128,6 +131,6 @@ class Request:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
         if mask_type != "auto" and self.finds_masks:
             raise UserError(f"--mask-type {mask_type}: is for masks of your own, not for --masks auto; leave it out")
-        if self.mask_folder is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
+        if self.mask_root is None and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
             option = "--fit-masks" if self.settings.fit_masks else f"--mask-frame {self.settings.mask_frame}"
             raise UserError(f"{option}: is for --masks; leave it out")
