@@ -51,6 +51,7 @@ WORKING: dict[str, dict[str, str]] = {
     "datasets": {"--root": "set"},
     "report": {"": "results"},
     "info": {},
+    "web": {"--port": "0"},
 }
 TEXTS = ("generator", "protected", "weights")  # options that are no paths to typer, and may name a file
 STAND_INS = {"--masks": ("--boxes", "--annotations")}  # of which a command takes one

@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.dicom_files import made
+from tests.support.geotiff_files import raster
 from unseg import cli
 from unseg.errors import UserError
 from unseg.storage import key_file
@@ -188,6 +191,8 @@ def test_json_goes_where_no_image_goes(feed: Feed, capsysbinary: pytest.CaptureF
         (["-"], "what is the object? Give --masks"),
         (["-", "--mask", "no.png"], "--mask no.png: no such file; give the mask of the image"),
         (["-", "--masks", "."], "--masks: is for folders of images; leave it out"),
+        (["photo.jpg", "--masks", "auto", "--out", "b.png"], "--masks auto: keeps the masks that it finds beside an"),
+        (["-", "--masks", "auto"], "--masks: is for folders of images; leave it out, or give --out a folder"),
         (["-", "--annotations", "."], "--annotations: is for folders of images"),
         (["-", "--whole-image", "--limit", "3"], "--limit: is for folders of images"),
         (["-", "--whole-image", "--dry-run"], "--dry-run: is for folders of images"),
@@ -233,6 +238,34 @@ def test_what_is_no_picture_is_one_line(
     assert cli.main(["protect", "-", "--whole-image", "--key", "my.key"]) == 2
     told = capsysbinary.readouterr()
     assert told.out == b"" and told.err.decode().splitlines()[-1].startswith(f"unseg: error: {message}")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("DICOM", "a.dcm"), ("NIfTI", "a.nii.gz"), ("GeoTIFF", "a.tif")])
+def test_files_of_planes_are_for_folders(
+    feed: Feed, capsysbinary: pytest.CaptureFixture[bytes], kind: str, name: str
+) -> None:
+    planes = np.arange(3 * 9 * 14, dtype=np.uint8).reshape(3, 9, 14)
+    if kind == "DICOM":
+        made(Path(name), planes)
+    elif kind == "NIfTI":
+        nibabel.save(nibabel.Nifti1Image(planes, np.eye(4)), name)
+    else:
+        raster(Path(name), planes)
+    before = sorted(Path().iterdir())
+    assert cli.main(["protect", name, "--whole-image", "--key", "my.key", "--out", "b.png"]) == 2
+    assert cli.main(["protect", name, "--whole-image", "--key", "my.key", "--out", "-"]) == 2
+    told = capsysbinary.readouterr()
+    refusal = f"unseg: error: {name}: {kind} is written part by part; name a folder with --out"
+    assert told.out == b"" and told.err.decode().splitlines().count(refusal) == 2
+    assert sorted(Path().iterdir()) == before
+    feed(Path(name).read_bytes())
+    code = cli.main(["protect", "-", "--whole-image", "--key", "my.key"])
+    told = capsysbinary.readouterr()
+    if kind == "GeoTIFF":  # whose values are those of a picture
+        assert code == 0 and b"note: its georeference (GeoTIFF) was left out" in told.err
+    else:
+        refusal = f"{kind} is not read here: save it as PNG, or give its file to unseg protect --out FOLDER"
+        assert code == 2 and told.out == b"" and told.err.decode().endswith(f"standard input: {refusal}\n")
 
 
 def test_more_than_an_image_can_need_is_not_read(feed: Feed, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,34 @@ def test_padding_bits_above_and_odd_lengths_stay(tmp_path: Path) -> None:
     changed[place + 1] ^= 0x40  # a bit above the values
     (tmp_path / "out" / "a.dcm").write_bytes(changed)
     assert "bits above its values" in str(verify(tmp_path / "out").findings[0].problem)
+
+
+def test_a_file_protected_on_its_object_is_never_protected_whole_in_its_place(tmp_path: Path) -> None:
+    shipped("MR_small.dcm", tmp_path / "in" / "a.dcm")
+    shipped("MR_small_implicit.dcm", tmp_path / "in" / "b.dcm")
+    _mask(tmp_path / "masks" / "a.png", 64, 64)
+    _mask(tmp_path / "masks" / "other.png", 64, 64)
+    _protect(tmp_path)
+    before = (tmp_path / "out" / "a.dcm").read_bytes()
+    (tmp_path / "masks" / "a.png").unlink()
+    whole = replace(SETTINGS, unmasked="whole")
+    foreseen = protect(tmp_path / "in", tmp_path / "new", whole, masks=tmp_path / "masks", key=KEY, dry_run=True)
+    assert [entry.status for entry in foreseen.entries] == ["protected", "protected"]
+    first, second = _protect(tmp_path, whole).entries
+    assert (first.status, second.status, second.object) == ("failed", "protected", "whole image")
+    assert first.reason == (
+        "no mask for it, but an earlier run protected it: put back what said where its object is, or remove a.dcm from"
+        " the output"
+    )
+    assert (tmp_path / "out" / "a.dcm").read_bytes() == before
+
+
+def test_measures_of_pictures_are_not_waited_for(tmp_path: Path) -> None:
+    shipped("MR_small.dcm", tmp_path / "in" / "a.dcm")
+    _mask(tmp_path / "masks" / "a.png", 64, 64)
+    measured = replace(SETTINGS, quality=True)
+    assert _protect(tmp_path, measured).kept == 0
+    assert _protect(tmp_path, measured).kept == 1
 
 
 def test_a_changed_element_and_a_broken_bound_are_found(tmp_path: Path) -> None:

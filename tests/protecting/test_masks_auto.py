@@ -18,7 +18,9 @@ import unseg
 from tests.support.acting_progress import Acting
 from tests.support.foreground_network import write_red_network
 from tests.support.told_progress import Told
+from tests.support.watched_folders import watched
 from unseg.errors import UserError
+from unseg.protecting import watching
 from unseg.protecting.kept_masks import RECORD, masks_beside
 from unseg.protecting.manifest import read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect
@@ -273,6 +275,38 @@ def test_options_that_do_not_go_together_are_told(photos: Path, tmp_path: Path, 
     (tmp_path / "auto").mkdir()
     with pytest.raises(UserError, match="a folder of that name lies here"):
         run(photos, tmp_path / "out")
+
+
+def test_watched_folders_get_masks_as_images_come_and_masks_a_person_changes_count(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "PAUSE", 0.02)
+    monkeypatch.setattr(watching, "SETTLED", 0.15)
+    (photos / "two.png").rename(tmp_path / "two.png")
+    out = tmp_path / "out"
+    masks = masks_beside(out)
+    with watched(photos, out, monkeypatch, masks="auto", auto_model="u2netp", workers=2) as told:
+        told.wait_for("1 protected, 1 not: ")
+        (photos / "half.png").write_bytes((tmp_path / "two.png").read_bytes()[:999])
+        told.wait_for("half.png: failed: ")
+        (photos / "half.png").unlink()
+        (tmp_path / "two.png").rename(photos / "two.png")
+        told.wait_for("two.png: protected")
+        assert sorted(tree(masks)) == ["one.png", "sub/wall.png", "two.png", RECORD]
+        before = {name: data for name, data in tree(out).items() if name.endswith(".png")}
+        Pillow.fromarray(np.pad(np.full((30, 50), 255, np.uint8), ((20, 160), (40, 210)))).save(masks / "sub/wall.png")
+        told.wait_for("sub/wall.png: protected")
+        Pillow.fromarray(picture(SMALL, seed=3)).save(photos / "one.jpg", quality=97)
+        told.wait_for("one.jpg: protected")
+    assert told.sentences.count("two.png: protected") == told.sentences.count("one.jpg: protected") == 1
+    after = tree(out)
+    assert after["two.png"] == before["two.png"] and after["one.png"] != before["one.png"]
+    changed = read_image(out / "one.png").samples.astype(int) - read_image(photos / "one.jpg").samples
+    assert not changed[:, :170].any() and changed[40:110, 190:230].any()
+    monkeypatch.undo()  # of what ends whatever sleeps; no network is asked from here on
+    own = tree(masks)
+    summary = run(photos, out, None)  # an ordinary run finds nothing left to do
+    assert summary.kept == 3 and tree(masks) == own
 
 
 def test_record_that_is_none_is_told(photos: Path, tmp_path: Path) -> None:

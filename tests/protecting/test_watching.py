@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 import unseg
-from tests.support.told_progress import Told
+from tests.support import watched_folders
+from tests.support.watched_folders import PATIENCE
 from unseg import cli
 from unseg.errors import UserError
 from unseg.protecting import watching
@@ -32,7 +34,6 @@ from unseg.cli import main
 sys.exit(main())
 """
 COMMAND = [sys.executable, "-c", PROGRAM, "protect"]
-PATIENCE = 60.0  # seconds, of which an idle machine takes one
 
 
 @pytest.fixture(autouse=True)
@@ -61,56 +62,11 @@ def add(folders: Path, name: str, seed: int = 0, mask: bool = True, classes: tup
     Image.fromarray(values).save(path)
 
 
-class Stop(Told):
-    """A progress that interrupts a watch once it is asked to: sentences come between two looks, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard = threading.Condition()
-        self.end: BaseException | None = None
-
-    def say(self, text: str) -> None:
-        with self.heard:
-            super().say(text)
-            self.heard.notify_all()
-
-    def wait_for(self, text: str, times: int = 1) -> None:
-        def told() -> bool:
-            return sum(text in sentence for sentence in self.sentences) >= times or self.end is not None
-
-        with self.heard:
-            assert self.heard.wait_for(told, PATIENCE), self.sentences
-        assert sum(text in sentence for sentence in self.sentences) >= times, (self.sentences, self.end)
-
-
-@contextmanager
-def watch(folders: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> Iterator[Stop]:
-    """Watches in a thread; on leaving, interrupts it between two looks and waits for its end."""
-    progress, stop = Stop(), threading.Event()
-
-    def pause(seconds: float) -> None:
-        if stop.wait(min(seconds, 0.02)):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(watching.time, "sleep", pause)
+def watch(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, **options: object
+) -> AbstractContextManager[watched_folders.Stop]:
     given = {"masks": folders / "masks", **options}
-
-    def run() -> None:
-        try:
-            unseg.protect_folder(folders / "photos", folders / "out", watch=True, progress=progress, **given)
-        except (KeyboardInterrupt, UserError) as end:
-            with progress.heard:
-                progress.end = end
-                progress.heard.notify_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield progress
-    finally:
-        stop.set()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
+    return watched_folders.watched(folders / "photos", folders / "out", monkeypatch, **given)
 
 
 def statuses(folders: Path) -> dict[str, str]:
@@ -269,6 +225,17 @@ def test_a_network_is_loaded_once(folders: Path, monkeypatch: pytest.MonkeyPatch
         add(folders, "b.png", 2)
         told.wait_for("b.png: protected")
     assert len(loads) == 1
+
+
+def test_planes_with_masks_of_planes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(1).integers(0, 900, (9, 14, 3), np.int16)
+    labels = np.zeros((9, 14, 3), np.uint8)
+    labels[2:5, 3:12, 1] = 1
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folders / "masks" / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folders / "photos" / "a.nii.gz")
+    with watch(folders, monkeypatch) as told:
+        told.wait_for("1 protected; what comes")
+    assert statuses(folders) == {"a.nii.gz": "protected"} and verify(folders / "out").exit_code == 0
 
 
 def test_a_folder_that_is_gone_ends_it(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

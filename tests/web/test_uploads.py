@@ -155,7 +155,7 @@ def test_a_zip_gives_its_pictures_and_says_what_it_left_out(client):
     assert "error" not in answer, answer
     assert [found["name"] for found in answer["pictures"]] == ["trip/a.jpg", "unnamed"]
     assert [(found["name"], found["reason"].split(":")[0]) for found in answer["left_out"]] == [
-        ("trip/b.png", "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF)"),
+        ("trip/b.png", "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF, JXL)"),
         ("trip/notes.txt", "is no picture"),
     ]
     assert kept(client) == [f"tabs/{client.tab}/originals/trip/a.jpg", f"tabs/{client.tab}/originals/unnamed"]

@@ -124,7 +124,7 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         return job.earlier
     try:
         if job.kind is not None:
-            return pipeline.stacks.foreseen(job)
+            return pipeline.stacks.foreseen(job, pipeline.may_be_whole(job))
         data = pipeline.objects.image_bytes(job.sample)
         upright = not pipeline.settings.keep_frame
         frame = image_decoding.frame_of(job.sample.image, pipeline.settings.max_pixels, data, upright=upright)

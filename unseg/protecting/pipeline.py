@@ -147,7 +147,9 @@ class Pipeline:
                 if self.settings.keep_times:
                     self._set_times(job, job.planned.output)
                 return Result(replace(job.earlier, claims=None), kept=True)
-            return self._stacked(job) if job.kind is not None else self.maker.decode(job, self.may_be_whole(job))
+            if job.kind is not None:
+                return self._stacked(job)
+            return self.maker.decode(job, self.may_be_whole(job))
         except Refused as refused:
             return self._unprotected(job, refused)
         except ImageError as error:
@@ -169,7 +171,7 @@ class Pipeline:
         """Protects a file of planes, which is read and written part by part, and returns what became of it."""
         with temporary_in(self.out) as whole:
             try:
-                facts = self.stacks.make(job, whole)
+                facts = self.stacks.make(job, whole, self.may_be_whole(job))
             except OSError as error:
                 if error.errno in STOPS_THE_RUN:
                     raise cannot_go_on(self.out, error) from error
@@ -193,8 +195,11 @@ class Pipeline:
         )
 
     def _lacks_quality(self, earlier: Entry) -> bool:
-        """Returns whether measures are asked for that an earlier run did not take; an image that stayed has none."""
-        return self.settings.quality and earlier.psnr is not None and earlier.delta_e is None
+        """Returns whether measures are asked for that an earlier run did not take.
+
+        An image that stayed as it was has none, nor has a file of planes.
+        """
+        return self.settings.quality and earlier.kind is None and earlier.psnr is not None and earlier.delta_e is None
 
     def _set_times(self, job: Job, name: str) -> None:
         try:

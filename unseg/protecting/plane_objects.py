@@ -92,8 +92,13 @@ class LabelledPlanes(PlaneObjects):
         return Refused("unmasked", f"no object in its mask ({self.facts.get('mask')})", self.facts)
 
 
-def plane_objects(objects: Objects, sample: SampleFile, stack: Stack, settings: ProtectSettings) -> PlaneObjects:
-    """Returns where the object of a file is; raises Refused where nothing says it."""
+def plane_objects(
+    objects: Objects, sample: SampleFile, stack: Stack, settings: ProtectSettings, *, may_be_whole: bool = True
+) -> PlaneObjects:
+    """Returns where the object of a file is; raises Refused where nothing says it.
+
+    may_be_whole: whether `--unmasked whole` may make the whole file its object.
+    """
     if isinstance(objects, WholeImage):
         return WholePlanes()
     if objects.settings().get("refined"):
@@ -105,7 +110,7 @@ def plane_objects(objects: Objects, sample: SampleFile, stack: Stack, settings: 
         frame = Frame(stack.layout.height, stack.layout.width)
         return FlatObjects(objects.find(sample, frame), stack.layout.planes)
     except Refused as refused:
-        if refused.status == "failed" or settings.unmasked != "whole":
+        if refused.status == "failed" or settings.unmasked != "whole" or not may_be_whole:
             raise
         return WholePlanes((f"{refused.reason}: the whole image is its object",), refused.facts)
 

@@ -207,7 +207,7 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     if inputs.kept is not None:
         paths = [sample.mask for sample in inputs.found.samples if sample.mask is not None]
         return AutoMasks(inputs.kept, request.out, paths, settings.max_pixels)
-    masks = request.mask_folder
+    masks = request.mask_root
     if masks is None:
         return WholeImage()
     folder = _mask_folder(request, masks, inputs.found, pool, progress)

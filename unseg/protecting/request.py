@@ -66,10 +66,13 @@ class Request:
 
     @property
     def mask_folder(self) -> Path | None:
-        """Returns the folder in which the user's masks lie, be it for all images or for one."""
-        if self.mask is not None:
-            return self.mask.parent
+        """Returns the user's folder of masks; None where there is one mask by itself, or the run finds masks."""
         return None if self.finds_masks else self.masks
+
+    @property
+    def mask_root(self) -> Path | None:
+        """Returns what the names of the user's masks are relative to, be there a folder of them or one by itself."""
+        return self.mask_folder if self.mask is None else self.mask.parent
 
     @property
     def kind(self) -> Kind:
@@ -148,7 +151,7 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        masked = self.mask_folder is not None or self.webdataset is not None
+        masked = self.mask_root is not None or self.webdataset is not None
         labelled = masked or self.annotations is not None
         if rule.by_class and not labelled:
             raise UserError(

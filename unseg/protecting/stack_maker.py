@@ -28,25 +28,28 @@ class StackMaker:
     def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects, out: Path) -> None:
         self.settings, self.source, self.objects, self.out = settings, source, objects, out
 
-    def foreseen(self, job: Job) -> Entry:
-        """Returns the line of a file, as far as its header and what says its object tell; raises Refused or ImageError
-        where it cannot be protected."""
+    def foreseen(self, job: Job, may_be_whole: bool = True) -> Entry:
+        """Returns the line of a file, as far as its header and what says its object tell.
+
+        Raises Refused or ImageError where it cannot be protected. may_be_whole: as for `plane_objects`.
+        """
         stack = self._open(job)
         try:
-            objects = self._objects(job, stack)
+            objects = self._objects(job, stack, may_be_whole)
         finally:
             stack.close()
         note = "; ".join(filter(None, (*stack.layout.notes, job.planned.note, *objects.notes))) or None
         return Entry(*job.key, "protected", output=job.planned.output, note=note, kind=job.kind)
 
-    def make(self, job: Job, target: Path) -> Entry:
+    def make(self, job: Job, target: Path, may_be_whole: bool = True) -> Entry:
         """Writes the protected version of a file to `target`, and returns what its manifest line says of it.
 
-        Raises Refused or ImageError where it cannot be protected; what is written by then is of no use.
+        Raises Refused or ImageError where it cannot be protected; what is written by then is of no use. may_be_whole:
+        as for `plane_objects`.
         """
         stack = self._open(job)
         try:
-            source, objects = self._source(stack), self._objects(job, stack)
+            source, objects = self._source(stack), self._objects(job, stack, may_be_whole)
             sha256, tally = sha256_of(job.sample.image), _Tally(stack.layout.ranges)
             stack.write(target, _changed(stack, objects, source, tally), source.key)
         finally:
@@ -65,9 +68,9 @@ class StackMaker:
             raise Refused("failed", f"{stack.kind} gets noise of codes alone: leave out --noise and --generator")
         return self.source
 
-    def _objects(self, job: Job, stack: Stack) -> PlaneObjects:
+    def _objects(self, job: Job, stack: Stack, may_be_whole: bool) -> PlaneObjects:
         self._source(stack)
-        return plane_objects(self.objects, job.sample, stack, self.settings)
+        return plane_objects(self.objects, job.sample, stack, self.settings, may_be_whole=may_be_whole)
 
     def _entry(self, job: Job, stack: Stack, objects: PlaneObjects, tally: _Tally, sha256: str | None) -> Entry:
         layout = stack.layout

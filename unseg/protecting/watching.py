@@ -3,7 +3,8 @@
 Folders are looked at every second (`PAUSE`), rather than by asking the system to tell of changes: the system is silent
 about folders of other machines, and whether a file is still being written shows in its size and time alone. A file
 counts once both have stayed for two seconds (`SETTLED`), and so does a mask, or a file of boxes, before its images are
-protected by it. A look asks for names, sizes and times, and reads no content.
+protected by it. A mask that the run found itself counts anew once a person has changed it. A look asks for names, sizes
+and times, and reads no content.
 
 What an ordinary run does with an image happens to each of them, in rounds: the lock is held throughout, and the
 manifest is whole after each round. What the first line of the manifest says stays: what masks hold, and which class
@@ -29,14 +30,14 @@ from unseg.errors import UserError
 from unseg.protecting.execution import Summary, execute
 from unseg.protecting.header import recorded
 from unseg.protecting.inputs import Inputs, read_inputs
+from unseg.protecting.kept_masks import masks_beside
 from unseg.protecting.manifest import MANIFEST, Entry, read_manifest
 from unseg.protecting.mask_finding import with_masks
 from unseg.protecting.outputs import check_folders
 from unseg.protecting.planning import plan_run
 from unseg.protecting.request import Request
-from unseg.storage.image_limits import IMAGE_SUFFIXES
 from unseg.storage.locks import FolderLock, Held, told_of_stale
-from unseg.storage.picture_kinds import is_picture
+from unseg.storage.picture_kinds import is_mask_name, is_picture
 
 PAUSE, SETTLED = 1.0, 2.0  # seconds: between two looks; for which a file must have stayed as it is
 LOOKING_SHARE = 0.1  # of the time, at most, that is spent on looking at large folders
@@ -101,6 +102,14 @@ def _ending(out: Path) -> str:
     return f"no longer watching; {out} holds {told}; run the same command again to go on"
 
 
+def _mark_of(path: Path) -> Mark | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 class _Look:
     """Files as they were when last looked at, and since when each has been so."""
 
@@ -112,9 +121,9 @@ class _Look:
         """Looks at these files; those that are not among them are gone."""
         now, found = time.monotonic(), dict[str, Mark]()
         for path in paths:
-            with suppress(OSError):  # it has just gone
-                status = os.stat(path)
-                found[os.fspath(path)] = status.st_size, status.st_mtime_ns, status.st_ino
+            mark = _mark_of(path)
+            if mark is not None:  # else it has just gone
+                found[os.fspath(path)] = mark
         self._since = {name: self._since[name] if self.marks.get(name) == mark else now for name, mark in found.items()}
         self.marks = found
 
@@ -132,6 +141,7 @@ class _Watch:
         self._look = _Look()
         self._considered: dict[str, Mark] | None = None
         self._done: dict[str, tuple[Mark | None, ...]] = {}
+        self._found_masks: dict[str, Path] = {}
         self._inputs: Inputs | None = None
         self._began = False
 
@@ -157,8 +167,9 @@ class _Watch:
             if not folder.is_dir():
                 raise UserError(f"{folder}: is gone; put it back and run the same command again")
             yield from walk(folder, [], [out])
-        if request.mask_folder is not None:
-            yield from walk(request.mask_folder, [], [out])
+        masks = masks_beside(request.out) if request.finds_masks else request.mask_folder
+        if masks is not None:
+            yield from walk(masks, [], [out])
         yield from self._hints()
 
     def _hints(self) -> Iterator[Path]:
@@ -180,9 +191,7 @@ class _Watch:
         inputs = tuple(os.path.join(folder, "") for folder in self.request.inputs)
         if not any(name.startswith(inputs) and is_picture(Path(name)) for name in files):
             return "image"
-        if masks is None or any(
-            name.startswith(os.path.join(masks, "")) and name.lower().endswith(IMAGE_SUFFIXES) for name in files
-        ):
+        if masks is None or any(name.startswith(os.path.join(masks, "")) and is_mask_name(name) for name in files):
             return None
         return f"mask in {masks}"
 
@@ -203,6 +212,8 @@ class _Watch:
                 request = _as_recorded(self.request)
                 inputs = read_inputs(request, pool, progress, self._inputs)
                 due = self._due(inputs.found.samples, settled)
+                if not due:
+                    return
                 plan = plan_run(request, self._masked(request, inputs, due, pool), pool, progress, self.held)
             except UserError as error:
                 if not self._began:
@@ -210,8 +221,8 @@ class _Watch:
                 self.progress.say(f"error: {error}; waiting until that changes")
                 return
             jobs = tuple(job for job in plan.jobs if os.fspath(job.sample.image) in due)
-            if not jobs:
-                return
+            for name in due.keys() & self._found_masks.keys():  # not read yet: a change from here on counts
+                due[name] = (due[name][0], _mark_of(self._found_masks[name]))
             plan = replace(plan, jobs=jobs, processes=max(1, min(self.request.processes, len(jobs))))
             summary = execute(plan, pool, progress)
         self._done |= due
@@ -219,12 +230,15 @@ class _Watch:
         self._inputs, self._began = inputs, True
 
     def _masked(self, request: Request, inputs: Inputs, due: Collection[str], pool: Executor) -> Inputs:
-        """Returns the inputs with the masks that are found for them; images that are still being written wait."""
+        """Returns the inputs with the masks that are found for those that are due, which then are all there are."""
         if not request.finds_masks:
             return inputs
-        whole = [one for one in inputs.found.samples if (name := os.fspath(one.image)) in due or name in self._done]
-        settled = replace(inputs, found=replace(inputs.found, samples=whole))
-        return with_masks(request, settled, pool, self.progress, writes=True)
+        samples = [sample for sample in inputs.found.samples if os.fspath(sample.image) in due]
+        chosen = replace(inputs, found=replace(inputs.found, samples=samples))
+        masked = with_masks(request, chosen, pool, self.progress, writes=True)
+        found = {os.fspath(sample.image): sample.mask for sample in masked.found.samples}
+        self._found_masks |= {name: mask for name, mask in found.items() if mask is not None}
+        return masked
 
     def _due(self, samples: list[SampleFile], settled: dict[str, Mark]) -> dict[str, tuple[Mark | None, ...]]:
         """Returns the images to protect now, each with the marks of all files that decide on it."""
@@ -233,10 +247,11 @@ class _Watch:
             return {}
         due: dict[str, tuple[Mark | None, ...]] = {}
         for sample in samples:
-            files = [os.fspath(path) for path in (sample.image, sample.mask) if path is not None]
-            marks = (*(settled.get(name) for name in files), *hints)
-            if None not in marks and self._done.get(files[0]) != marks:
-                due[files[0]] = marks
+            image = os.fspath(sample.image)
+            masks = [os.fspath(path) for path in (sample.mask, self._found_masks.get(image)) if path is not None]
+            marks = (settled.get(image), *hints, *(settled.get(name) for name in masks))
+            if None not in marks and self._done.get(image) != marks:
+                due[image] = marks
         return due
 
     def _tell(self, summary: Summary) -> None:

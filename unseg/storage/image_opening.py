@@ -21,7 +21,7 @@ from unseg.storage.image_headers import promised_size
 from unseg.storage.image_limits import FORMATS, SEVERAL_FRAMES, ImageError, check_header, check_size, image_errors
 from unseg.storage.jpeg_structure import clean_jpeg
 from unseg.storage.jxl_structure import jxl_header
-from unseg.storage.picture_kinds import START, kind_of
+from unseg.storage.picture_kinds import PLANES, START, kind_of
 from unseg.storage.png_structure import clean_png
 from unseg.storage.tiff_structure import check_tiff
 from unseg.storage.tiff_tags import has_sound_exif, unfolds
@@ -92,6 +92,9 @@ def _known_kind(path: Path, data: bytes) -> str:
     kind = kind_of(data[:START])
     if kind is None:
         raise ImageError(path, f"not an image of a known format ({', '.join(FORMATS)})")
+    if kind in PLANES:
+        remedy = "save it as PNG, or give its file to unseg protect --out FOLDER"
+        raise ImageError(path, f"{kind} is not read here: {remedy}")
     if kind not in FORMATS:
         raise ImageError(path, f"{kind} is not read: save it as PNG or TIFF first")
     if kind in PLUGINS:

@@ -18,6 +18,7 @@ UNREAD_SUFFIXES = (
     *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits"),
 )
 STACK_SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # of files of planes, see `unseg.storage.stacks`
+PLANES = ("DICOM", "NIfTI")  # the kinds of such files that are no pictures
 VECTOR_SUFFIXES = (".geojson", ".shp", ".gpkg")  # of outlines in the coordinates of a map
 PACKED_SUFFIX = ".nii.gz"
 START = 352  # bytes that tell a kind: as many as NIfTI needs
