@@ -50,6 +50,7 @@ from benchmarks.bilevel_codes import (
 )
 from segment_anything_training.coded import CodedGenerator
 from unseg.commands.console import Terminal
+from unseg.compute.device import denormals_flushed
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.stopping import StopRequest
 from unseg.data.annotations import ClassMap
@@ -344,7 +345,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(True)
     terminal = Terminal()
     try:
         photographs = read_photographs(given.data_root, terminal)
@@ -355,7 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=given.seed,
         )
         until = Until(given.hours, given.steps, given.log_every, given.save_every)
-        learn(config, photographs, given.out, until, terminal)
+        with denormals_flushed():
+            learn(config, photographs, given.out, until, terminal)
     except UserError as error:
         print(f"learn_codes: error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""How visible noise is, with gradients: what `unseg.evaluation.visibility` measures, with Euclidean distances in CIELAB
+"""How visible noise is, with gradients: what `unseg.method.visibility` measures, with Euclidean distances in CIELAB
 in place of ΔE2000."""
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from unseg.evaluation.visibility import BLUR, PIXELS_A_DEGREE
+
+from unseg.method.visibility import BLUR, PIXELS_A_DEGREE
 
 REACH = 3.0  # standard deviations after which a Gaussian ends
 # Linear sRGB → XYZ over the white point D65, so that white is (1, 1, 1).

@@ -16,6 +16,7 @@
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/carparts
 #           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
+#               codes need no network: install.sh then takes its light profile (95 MB), unless PROFILE=full
 #           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (test)
 #           OBJECTS=auto: all, or by-class where classes cover the images; all (every part), category ids such as 19
@@ -32,5 +33,8 @@
 #           SHARD=plan/8 once, then 1/8 to 8/8 in any order and on any machines, then SHARD=merge: one job of several
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ ${NOISE:-codes} == codes && -z ${GENERATOR:-} ]]; then
+    export PROFILE=${PROFILE:-light}
+fi
 bash "$root/install.sh"
 exec "$root/.venv/bin/python" "$root/generate/generate_carparts.py" "$@"

@@ -17,6 +17,7 @@
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/remote
 #           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
+#               codes need no network: install.sh then takes its light profile (95 MB), unless PROFILE=full
 #           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (val, test)
 #           SET=NWPU, WHU, SSDD; several with commas (all)
@@ -35,5 +36,8 @@
 #           SHARD=plan/8 once, then 1/8 to 8/8 in any order and on any machines, then SHARD=merge: one job of several
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ ${NOISE:-codes} == codes && -z ${GENERATOR:-} ]]; then
+    export PROFILE=${PROFILE:-light}
+fi
 bash "$root/install.sh"
 exec "$root/.venv/bin/python" "$root/generate/generate_remote.py" "$@"

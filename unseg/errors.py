@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -31,7 +31,7 @@ EXTRA_OF = {
     "transformers": "evaluate",
     "torchmetrics": "evaluate",
     "scipy": "evaluate",
-    "skimage": "evaluate",
+    "skimage": "quality",
     "pillow_heif": "formats",
     "pillow_jxl": "formats",
     "pydicom": "formats",
@@ -42,6 +42,7 @@ EXTRA_OF = {
     "rembg": "auto",
     "starlette": "web",
     "uvicorn": "web",
+    "python_multipart": "web",
     "pyarrow": "huggingface",
     "fsspec": "scale",
     "s3fs": "scale",
@@ -60,6 +61,21 @@ def command_for(extra: str) -> str:
     return f"pip install 'unseg[{extra}]'"
 
 
+def needs(package: str, extra: str | None = None) -> str:
+    """Returns how a sentence about what a missing package would do goes on: `needs`, the package, the command.
+
+    extra: the one to install, in place of the one that brings the package.
+    """
+    return f"needs {package}, which is not installed; run: {command_for(extra or EXTRA_OF[package])}"
+
+
+def check_installed(what: str, packages: Sequence[str], extra: str) -> None:
+    """Raises UserError, which begins with `what`, an option or a command, where a package of an extra is missing."""
+    missing = next((package for package in packages if not is_there(package)), None)
+    if missing is not None:
+        raise UserError(f"{what}: {needs(missing, extra)}")
+
+
 @contextmanager
 def naming_the_extra(what: str, extra: str | None = None) -> Iterator[None]:
     """Turns a missing package of an extra into a UserError that begins with `what`, an option or a command.
@@ -72,6 +88,4 @@ def naming_the_extra(what: str, extra: str | None = None) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:
             raise
-        raise UserError(
-            f"{what}: needs {package}, which is not installed; run: {command_for(extra or EXTRA_OF[package])}"
-        ) from error
+        raise UserError(f"{what}: {needs(package, extra)}") from error

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image as Pillow
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torchvision import tv_tensors
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
-from unseg.errors import UserError
+from unseg.errors import UserError, naming_the_extra
 from unseg.protecting.protector import Protector, warn_if_weak
+
+with naming_the_extra("unseg.transforms"):
+    import torch
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+    from torchvision.transforms.v2 import functional
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

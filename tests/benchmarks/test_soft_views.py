@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.fft import dctn
 from skimage.color import rgb2lab
-from unseg.evaluation.visibility import visibility
 
 from benchmarks.soft_views import (
     Sight,
@@ -26,6 +25,7 @@ from benchmarks.soft_views import (
 from benchmarks.soft_visibility import lab, seen_change
 from unseg.evaluation.conditions import reencoded
 from unseg.evaluation.practice_views import Distortion, View, distorted, take_view
+from unseg.method.visibility import visibility
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:

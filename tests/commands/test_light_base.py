@@ -11,28 +11,13 @@ import numpy as np
 import pytest
 import typer
 
+from tests.support.light_base import BLOCK
 from tests.support.whole_app import app
 from unseg.commands.application import COMMANDS, command_of
 from unseg.errors import EXTRA_OF, EXTRA_OF_COMMAND
 from unseg.storage.image_encoding import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
-# Everything that the base does not bring, and what the base does not need of what tests bring.
-EXTRAS = (*EXTRA_OF, "onnx", "huggingface_hub", "fsspec", "networkx", "sympy", "imageio")
-# Makes packages as good as not installed: they are neither found nor imported.
-BLOCK = """
-import importlib.abc, importlib.machinery, sys
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
-import importlib.util
-found = importlib.util.find_spec
-def find_spec(name, package=None):
-    return None if name.partition(".")[0] in {blocked!r} else found(name, package)
-importlib.util.find_spec = find_spec
-"""
 RUN = "import sys; from unseg import cli; code = cli.main(sys.argv[1:])\n"
 # Of what takes seconds to load, or hundreds of megabytes of memory.
 HEAVY = {"torch", "torchvision", "timm", "safetensors", "segment_anything", "scipy", "skimage", "transformers"}
@@ -94,9 +79,8 @@ def test_the_python_face_loads_nothing_heavy(photos: Path) -> None:
 
 def test_the_base_alone_protects_verifies_and_lists(photos: Path) -> None:
     """As in an environment without any extra: the packages of all of them cannot be imported."""
-    block = BLOCK.format(blocked=EXTRAS)
     for line in ([*PROTECT, "out"], ["verify", "out"], ["datasets"], ["--help"], ["protect", "--help"]):
-        told = python(photos, block + RUN + "sys.exit(code)", *line)
+        told = python(photos, BLOCK + RUN + "sys.exit(code)", *line)
         assert told.returncode == 0, told.stdout + told.stderr
 
 
@@ -119,7 +103,7 @@ def test_the_base_alone_protects_verifies_and_lists(photos: Path) -> None:
 def test_a_missing_extra_is_one_line_with_its_command(
     line: list[str], what: str, package: str, extra: str, photos: Path
 ) -> None:
-    told = python(photos, BLOCK.format(blocked=EXTRAS) + RUN + "sys.exit(code)", *line)
+    told = python(photos, BLOCK + RUN + "sys.exit(code)", *line)
     sentence = f"needs {package}, which is not installed; run: pip install 'unseg[{extra}]'"
     assert told.stderr.splitlines()[-1] == f"unseg: error: {what}: {sentence}", told.stderr
     assert told.returncode == 2 and not (photos / "out").exists()

@@ -59,8 +59,9 @@ def test_a_command_that_is_being_imported_ends_in_one_line(module: str, number: 
 @pytest.mark.parametrize(
     ("module", "command"),
     [
-        ("torch", ["info"]),
+        ("torch", ["info", "--generator", "none.safetensors"]),
         ("unseg.protecting.run", ["protect", "nowhere", "--out", "none"]),
+        ("unseg.protecting.lone_image", ["protect", "-", "--out", "-"]),
         ("unseg.evaluation.study_runs", ["evaluate", "--out", "none", "--test", "none", "--clean", "none"]),
         ("unseg.report.writing", ["report", "nowhere"]),
         ("unseg.editions.survey", ["datasets"]),

@@ -51,6 +51,18 @@ def test_links_lead_somewhere(source: str) -> None:
     assert broken_links((ROOT / source).read_text(encoding="utf-8"), source) == []
 
 
+def test_every_extra_has_its_row() -> None:
+    """But those of people who work on this project."""
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]\n")[1]
+    extras = set(re.findall(r"^([a-z]+) = \[", declared.split("\n[")[0], re.MULTILINE)) - {"docs", "test"}
+    guide = (ROOT / "docs" / "guide" / "protect.md").read_text(encoding="utf-8")
+    table = guide.split("| extra | brings |")[1].split("\n\n")[0]
+    rows = {
+        name for cell in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall("`(.*?)`", cell)
+    }
+    assert rows == extras and {"sam", "auto", "web"} < extras
+
+
 def test_the_texts_are_seen() -> None:
     assert {"README.md", "docs/guide/protect.md", "data/README.md", "unseg/weights/LICENSE.md"} <= set(TEXTS)
 

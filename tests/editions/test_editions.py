@@ -20,6 +20,7 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.support.edition_sets import BUILDERS, HEIGHT, LEFT, RIGHT, RING, WIDTH, Mini, class_map
+from tests.support.light_base import BLOCK
 from unseg import cli
 from unseg.editions.audit import verify_edition
 from unseg.editions.carried import CARRIED
@@ -610,3 +611,34 @@ def test_a_record_that_leads_out_is_refused(
     assert run(coco.root, out, "coco", monkeypatch) == 2
     assert "not a record of unseg (line 1" in error_of(capsys)
     assert cli.main(["verify", str(out)]) == 2
+
+
+# --- what is installed for it
+
+
+@pytest.mark.parametrize("name", list(BUILDERS))
+def test_a_script_installs_what_its_noise_needs(name: str, tmp_path: Path) -> None:
+    script = tree_of(name, tmp_path, "true")
+    (tmp_path / "tree" / "install.sh").write_text('echo "${PROFILE:-full}"\n')
+    path = {"PATH": os.environ["PATH"]}
+    light: list[dict[str, str]] = [{}, {"NOISE": ""}, {"NOISE": "codes"}]
+    full = [{"NOISE": "compact"}, {"NOISE": "tint"}, {"GENERATOR": "w.pth"}, {"PROFILE": "full"}]
+    for profile, settings in [*(("light", one) for one in light), *(("full", one) for one in full)]:
+        asked = subprocess.run(["bash", script], env=path | settings, capture_output=True, text=True, timeout=60)
+        assert asked.stdout == f"{profile}\n", (settings, asked.stderr)
+
+
+@pytest.mark.parametrize("name", list(BUILDERS))
+def test_noise_of_codes_needs_the_light_base_alone(name: str, tmp_path: Path) -> None:
+    mini = BUILDERS[name](tmp_path / "data")
+    code = f"{BLOCK}\nfrom unseg import cli\nsys.exit(cli.main(['edition', {name!r}]))"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(mini.root, tmp_path / "out", PYTHONPATH=str(ROOT)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.returncode in (0, 1), told.stderr  # some of the miniatures have images without an object
+    assert any(entry.status == "protected" for entry in entries_of(tmp_path / "out").values())

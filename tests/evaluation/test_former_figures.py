@@ -21,6 +21,7 @@ from unseg.storage.image_encoding import write_png
 from unseg.victims.semantic_networks import NETWORKS
 
 AS_PROCESSORS_AGREE = 0.03  # of scores and losses
+AS_WINDOWS_DIFFER = 0.005  # of SSIM: version 0.1 took windows at the border, too, and in such small images many are
 FIGURES = json.loads((Path(__file__).parents[1] / "support" / "figures_of_splits.json").read_text())
 BINARY = {"binary": True, "objects": "1"}
 EVERY_CLASS = {"objects": "all", "background_label": -1}
@@ -98,7 +99,9 @@ def test_figures_are_those_of_version_0_1(
             assert (result[kind] is None) == (figures[kind] is None)
             if figures[kind] is not None:
                 former = {key: result[kind][key] for key in figures[kind]}  # colour differences came later
-                assert former == pytest.approx(figures[kind], abs=1e-6)
+                before = dict(figures[kind])
+                assert former.pop("ssim") == pytest.approx(before.pop("ssim"), abs=AS_WINDOWS_DIFFER)
+                assert former == pytest.approx(before, abs=1e-6)
 
 
 def hash_of(*folders: Path) -> str:

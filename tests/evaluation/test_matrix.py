@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.measuring_folders import mini_camvid, mini_carparts, write_image
+from tests.support.scenes import tiny
 from tests.support.told_progress import Told
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
@@ -28,7 +29,7 @@ from unseg.evaluation.study import ConditionSource, RunName
 from unseg.method.config import Budget
 from unseg.report.heat_map import grid_of
 from unseg.report.sections import read_sections
-from unseg.victims.semantic_networks import build_network
+from unseg.victims.semantic_networks import NETWORKS
 
 NETWORK = "unet_resnet18"
 
@@ -276,10 +277,12 @@ def test_noise_is_made_once_a_seed_and_read_after_that(tmp_path: Path) -> None:
 def test_noise_that_a_network_makes_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The trained network is asked without gradients, the noise that it is asked about is made with them.
     mini_camvid(tmp_path)
-    fast = Schedule(steps=2, batch=2, eval_every=2)
-    aimed = TapOptions(lambda classes: build_network(NETWORK, classes), None, fast, crop=32, steps=2)
+    fast = Schedule(steps=1, batch=2, eval_every=1)
+    aimed = TapOptions(tiny, None, fast, crop=32, steps=1)
     monkeypatch.setitem(BASELINES, "tap", lambda material, seed: tap(material, seed, aimed))
-    bench = Bench(setup(tmp_path), matrix(noises=("clean", "tap"), defences=("none",)))
+    monkeypatch.setitem(NETWORKS, "tiny_one", tiny)
+    small = setup(tmp_path, networks=("tiny_one",), schedule=fast)
+    bench = Bench(small, matrix(noises=("clean", "tap"), defences=("none",), networks=("tiny_one",)))
     bench.open()
     assert bench.run() == []
     content = json.loads((tmp_path / "out" / "camvid-binary" / "results.json").read_text())

@@ -306,7 +306,7 @@ def test_without_the_extra_one_line_names_the_command(tmp_path: Path, monkeypatc
     shipped("MR_small.dcm", tmp_path / "in" / "a.dcm")
     monkeypatch.setattr(type(KINDS["DICOM"]), "is_there", False)
     (entry,) = protect(tmp_path / "in", tmp_path / "out", SETTINGS, whole_image=True, key=KEY).entries
-    assert entry.reason == "DICOM needs another package: run pip install 'unseg[formats]'"
+    assert entry.reason == "DICOM needs pydicom, which is not installed; run: pip install 'unseg[formats]'"
 
 
 def test_a_networks_noise_and_outlines_are_refused(tmp_path: Path) -> None:

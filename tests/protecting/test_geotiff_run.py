@@ -195,7 +195,7 @@ def test_without_the_extra_rasters_name_the_command_and_pictures_stay_pictures(
     raster(tmp_path / "in" / "rgb.tif", scene(HEIGHT, WIDTH, 3, "uint8"), photometric="rgb")
     monkeypatch.setattr(type(KINDS["GeoTIFF"]), "is_there", False)
     entries = protect(tmp_path / "in", tmp_path / "out", SETTINGS, whole_image=True, key=KEY).entries
-    assert entries[0].reason == "GeoTIFF needs another package: run pip install 'unseg[formats]'"
+    assert entries[0].reason == "GeoTIFF needs rasterio, which is not installed; run: pip install 'unseg[formats]'"
     assert entries[1].output == "rgb.png" and "its georeference (GeoTIFF) was left out" in (entries[1].note or "")
 
 

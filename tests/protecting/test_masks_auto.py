@@ -405,5 +405,6 @@ def test_rembg_is_imported_when_it_is_used_and_without_its_matting(photos: Path,
 
 def test_missing_extra_is_one_line(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(UserError, match=r"--masks auto: needs rembg.*pip install 'unseg\[auto\]'"):
+    needs = r"needs rembg, which is not installed; run: pip install 'unseg\[auto\]'; or name a folder of masks"
+    with pytest.raises(UserError, match=f"^--masks auto: {needs}$"):
         run(photos, tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,11 +118,12 @@ def test_pixels_without_noise_do_not_thin_the_figures_out(tmp_path: Path) -> Non
 
 
 def test_a_missing_package_is_one_line(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visibility, "find_spec", lambda name: None if name == "skimage" else object())
-    with pytest.raises(UserError, match=r"^--quality: needs scikit-image: run pip install 'unseg\[quality\]'$"):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    needs = r"needs skimage, which is not installed; run: pip install 'unseg\[quality\]'"
+    with pytest.raises(UserError, match=f"^--quality: {needs}$"):
         unseg.protect_folder(photos, tmp_path / "out", whole_image=True, quality=True)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match=r"^quality: needs scikit-image: run pip install 'unseg\[quality\]'$"):
+    with pytest.raises(UserError, match=f"^quality: {needs}$"):
         unseg.Protector(quality=True)
 
 

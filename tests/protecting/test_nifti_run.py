@@ -145,4 +145,4 @@ def test_without_the_extra_one_line_names_the_command(tmp_path: Path, monkeypatc
     copyfile(SHIPPED / "example4d.nii.gz", tmp_path / "in" / "a.nii.gz")
     monkeypatch.setattr(type(KINDS["NIfTI"]), "is_there", False)
     (entry,) = protect(tmp_path / "in", tmp_path / "out", SETTINGS, whole_image=True, key=KEY).entries
-    assert entry.reason == "NIfTI needs another package: run pip install 'unseg[formats]'"
+    assert entry.reason == "NIfTI needs nibabel, which is not installed; run: pip install 'unseg[formats]'"

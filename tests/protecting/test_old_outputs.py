@@ -85,7 +85,17 @@ def test_an_old_output_is_verified(place: Path, name: str, capsys: pytest.Captur
     assert (result["failures"], result["missing"], result["extra"], result["other_files"]) == ([], [], [], [])
     assert (result["verified"], len(result["unprotected"])) == (3 - NOT_PROTECTED[name], NOT_PROTECTED[name])
     assert (result["max_object"], result["max_background"]) == LARGEST_CHANGES[name]
-    assert f"noise of version {'0.2-tint' if 'by_class' in name else '0.1'}," in result["note"]
+    assert f"noise of version 0.1, today's --noise {'tint' if 'by_class' in name else 'compact'};" in result["note"]
+
+
+def test_noise_of_today_is_not_called_old(place: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("whole", "by_class"):
+        protect("new", name, capsys)
+        cli.main(["verify", "new", "--json"])
+        kind = "tint" if name == "by_class" else "compact"
+        note = json.loads(capsys.readouterr().out)["note"]
+        assert note.startswith(f"this is noise of a small network (--noise {kind}); noise of codes, the default")
+        shutil.rmtree("new")
 
 
 def test_of_an_old_output_the_rule_says_what_is_background(place: Path, capsys: pytest.CaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 import zipfile
 from types import SimpleNamespace
@@ -18,7 +19,6 @@ from unseg.errors import UserError
 from unseg.protecting.effect import effect
 from unseg.storage import image_decoding
 from unseg.web import tabs
-from unseg.web import verdict as verdict_module
 from unseg.web.darkroom import Changed
 from unseg.web.uploaded_picture import bits_of
 from unseg.web.verdict import SEEN, looks, verdict
@@ -227,7 +227,7 @@ def test_without_scikit_image_less_is_said(monkeypatch):
     assert looks(faint)["delta_e"] < 1 and looks(faint)["sentence"] == SEEN[2][1]
     same = Changed((), image_decoding.Image(pixels), pixels, object_of(), "weak", "")
     assert looks(same) == {}
-    monkeypatch.setattr(verdict_module, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "skimage", None)
     assert looks(changed) == {} and verdict(changed, whole=False)["largest"] == 8
 
 

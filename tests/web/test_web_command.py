@@ -95,12 +95,10 @@ def test_the_browser_is_started_without_the_token(monkeypatch, capsys):
 
 
 def test_a_missing_extra_is_one_line(monkeypatch, capsys):
-    from unseg.commands import web as command
-
-    monkeypatch.setattr(command, "NEEDED", ("starlette", "no_such_package"))
+    monkeypatch.setitem(sys.modules, "python_multipart", None)
     assert cli.main(["web", "--no-browser"]) == 2
     assert capsys.readouterr().err == (
-        "unseg: error: unseg web needs other packages (no_such_package): run pip install 'unseg[web]'\n"
+        "unseg: error: unseg web: needs python_multipart, which is not installed; run: pip install 'unseg[web]'\n"
     )
 
 

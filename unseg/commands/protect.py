@@ -24,7 +24,6 @@ from unseg.commands.protect_options import (
     TrialOptions,
 )
 from unseg.commands.protect_summary import as_dict, print_summary
-from unseg.compute.interrupts import in_good_order
 from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -63,16 +62,14 @@ def protect(
         files = replace(files, form=format_of(files.form, images.out))
     settings = _settings(images, noise, what, change, files, speed=speed)
     if one:
-        with in_good_order(), quiet_decoders():
-            image = OneImage(inputs or [], images.out, _hints(noise, what), settings)
-            raise typer.Exit(image.protect(Terminal(quiet, to_stderr=True), as_json))
+        image = OneImage(inputs or [], images.out, _hints(noise, what), settings)
+        raise typer.Exit(image.protect(Terminal(quiet, to_stderr=True), as_json))
     if images.out is None:
         raise UserError("missing option '--out': name a folder; `unseg protect --help` lists what there is")
     if images.watch and as_json:
         raise UserError("--json: tells what a run did at its end, and --watch has none; the manifest tells it")
     terminal = Terminal(quiet, to_stderr=as_json)
-    with to_go_on_later(), quiet_decoders():
-        summary = _run(inputs or [], images, noise, what, speed, trial=trial, settings=settings, terminal=terminal)
+    summary = _run(inputs or [], images, noise, what, speed, trial=trial, settings=settings, terminal=terminal)
     if as_json:
         print(json.dumps(as_dict(summary, images.out), indent=1))
     elif not summary.planned:
@@ -127,20 +124,21 @@ def _run(
     from unseg.protecting.shards import Shard
 
     assert images.out is not None, "a run has a folder to write to"
-    return run.protect(
-        inputs,
-        images.out,
-        settings,
-        **_hints(noise, what),
-        webdataset=what.webdataset,
-        limit=trial.limit,
-        dry_run=trial.dry_run,
-        watch=images.watch,
-        processes=speed.processes,
-        gpus=speed.gpus,
-        shard=None if speed.shard is None else Shard.parse(speed.shard),
-        progress=terminal,
-    )
+    with to_go_on_later(), quiet_decoders():
+        return run.protect(
+            inputs,
+            images.out,
+            settings,
+            **_hints(noise, what),
+            webdataset=what.webdataset,
+            limit=trial.limit,
+            dry_run=trial.dry_run,
+            watch=images.watch,
+            processes=speed.processes,
+            gpus=speed.gpus,
+            shard=None if speed.shard is None else Shard.parse(speed.shard),
+            progress=terminal,
+        )
 
 
 def _hints(noise: NoiseOptions, what: ObjectOptions) -> dict[str, Any]:

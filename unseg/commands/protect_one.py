@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unseg.commands.console import Terminal
+from unseg.commands.console import Terminal, quiet_decoders
 from unseg.commands.streams import write_binary
+from unseg.compute.interrupts import in_good_order
 from unseg.errors import UserError
 from unseg.storage.files import refuse_existing, write_durably
 from unseg.storage.image_limits import IMAGE_SUFFIXES
@@ -97,20 +98,23 @@ class OneImage:
         from unseg.protecting.lone_image import protect_alone
         from unseg.protecting.request import Request
 
-        request = Request(tuple(self.inputs), Path(os.devnull), self.settings, **self.hints)
-        if request.is_in_stores:
-            raise UserError("one image by itself is protected on this machine; copy its mask or its annotations there")
-        data = None
-        if STREAM in self.inputs:
-            data = _standard_input(self.settings.max_pixels)
-            request = replace(request, inputs=())
-        if request.kind == "codes":
-            request = replace(request, key=self._key(terminal))
-        made = protect_alone(request, _WithoutBars(terminal), data, STANDARD_INPUT)
-        if made.data is not None:
-            self._write(made.data)
-        self._tell(made, terminal, as_json)
-        return int(made.entry.status != "protected")
+        with in_good_order(), quiet_decoders():
+            request = Request(tuple(self.inputs), Path(os.devnull), self.settings, **self.hints)
+            if request.is_in_stores:
+                raise UserError(
+                    "one image by itself is protected on this machine; copy its mask or its annotations there"
+                )
+            data = None
+            if STREAM in self.inputs:
+                data = _standard_input(self.settings.max_pixels)
+                request = replace(request, inputs=())
+            if request.kind == "codes":
+                request = replace(request, key=self._key(terminal))
+            made = protect_alone(request, _WithoutBars(terminal), data, STANDARD_INPUT)
+            if made.data is not None:
+                self._write(made.data)
+            self._tell(made, terminal, as_json)
+            return int(made.entry.status != "protected")
 
     def _key(self, terminal: Terminal) -> bytes:
         """Returns the key of this image: from its file, which is made where there is none; tells if it is not kept."""

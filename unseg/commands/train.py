@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -186,6 +185,7 @@ def train_command(
     The same command goes on after an interruption, to the same weights as if there had been none. Exit code 0:
     trained; 2: it could not start or go on; 130 and 143: stopped by Ctrl-C or SIGTERM, with a checkpoint.
     """
+    from unseg.compute.device import denormals_flushed
     from unseg.compute.distributed import EXIT_PEER_FAILED, PeerFailure, connect
     from unseg.compute.interrupts import EXIT_SIGNAL
     from unseg.data.loader import default_workers
@@ -194,7 +194,7 @@ def train_command(
     data = _DataOptions(data_root, splits, watch, allow_missing)
     facts = {"recipe": recipe, "overrides": " ".join(settings or []), "revision": _revision()}
     try:
-        with to_go_on_later(), _denormals_flushed(), connect(device) as world:
+        with to_go_on_later(), denormals_flushed(), connect(device) as world:
             config = _configuration(recipe, settings or [], sam, mae)
             _use_threads(threads)
             options = RunOptions(
@@ -297,22 +297,6 @@ def _progress(world: World, quiet: bool) -> Progress:
     if not world.leads:
         return SILENT
     return _SentencesOnly(Terminal()) if quiet else Terminal()
-
-
-@contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """Counts numbers below the normal ones as zero within.
-
-    They slow a processor down many times over and change no result that matters. The setting holds for the whole
-    process.
-    """
-    import torch
-
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def _use_threads(count: int) -> None:

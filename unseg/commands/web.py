@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unseg.compute.interrupts import in_good_order
-from unseg.errors import UserError
+from unseg.errors import check_installed
 from unseg.storage.image_limits import MAX_PIXELS
 
 NEEDED = ("starlette", "uvicorn", "python_multipart")
@@ -32,9 +31,7 @@ def web(
     from programs: POST /protect, described at its page api. Ctrl-C ends it (exit code 130); 2 it could not start, one
     line says why.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise UserError(f"unseg web needs other packages ({', '.join(missing)}): run pip install 'unseg[web]'")
+    check_installed("unseg web", NEEDED, "web")
     from unseg.storage.key_file import read_key
     from unseg.web.server import ServerOptions, serve
 

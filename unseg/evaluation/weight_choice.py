@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseg.errors import UserError, command_for
+from unseg.errors import UserError, needs
 from unseg.evaluation.practice import IMAGENET, NO_WEIGHTS
 from unseg.victims.imagenet import PACKAGES, encoder_name, imagenet_weights, packaged_weights
 from unseg.victims.semantic_networks import build_network
@@ -95,8 +95,7 @@ def _cached(path: Path) -> Path:
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise UserError(
-            f"--weights {path}: no such file or folder, and transformers, whose cache could hold it, is not "
-            f"installed; run: {command_for('evaluate')}"
+            f"--weights {path}: no such file or folder; a name in Hugging Face's cache {needs('transformers')}"
         ) from None
     try:
         return Path(huggingface_hub.snapshot_download(path.as_posix(), local_files_only=True))

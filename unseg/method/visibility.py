@@ -8,12 +8,11 @@ distance from which PIXELS_A_DEGREE pixels are one degree wide. One unit is abou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import cv2
 import numpy as np
 
-from unseg.errors import UserError
+from unseg.errors import check_installed, is_there
 
 PIXELS_A_DEGREE = 40
 BLUR = (0.03, 0.13, 0.18)  # standard deviations for L, a and b, degrees
@@ -34,10 +33,14 @@ class Visibility:
     s_cielab: float
 
 
-def check_installed(option: str) -> None:
+def check_can_measure(option: str) -> None:
     """Raises UserError, which names `option` and the remedy, where a package that measures is not installed."""
-    if not all(find_spec(package) for package in PACKAGES):
-        raise UserError(f"{option}: needs scikit-image: run pip install 'unseg[quality]'")
+    check_installed(option, PACKAGES, "quality")
+
+
+def can_measure() -> bool:
+    """Returns whether the packages that measure are installed."""
+    return all(map(is_there, PACKAGES))
 
 
 def visibility_of_change(clean_HW3: np.ndarray, changed_HW3: np.ndarray, mask_HW: np.ndarray) -> Visibility | None:

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from unseg.compute.plugins import OwnCode
 from unseg.compute.progress import Progress
-from unseg.errors import UserError
+from unseg.errors import UserError, command_for, needs
 
 OPTION = "--masks auto"
 MODELS: Mapping[str, int] = {  # name of rembg → MB to download
@@ -113,10 +113,13 @@ def _session_kind(name: str) -> tuple[Any, ModuleType]:
     try:
         kinds = import_module("rembg.sessions").sessions_class
         onnxruntime = import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        package = (error.name or "rembg").partition(".")[0]
+        raise UserError(f"{OPTION}: {needs(package, 'auto')}; or name a folder of masks") from error
     except ImportError as error:
         raise UserError(
-            f"{OPTION}: needs rembg, which finds the foreground ({error}): pip install 'unseg[auto]'; or name a folder"
-            " of masks"
+            f"{OPTION}: rembg, which finds the foreground, cannot be loaded ({error}); run: {command_for('auto')}; or"
+            " name a folder of masks"
         ) from error
     finally:
         for module in [module for module in sys.modules if _is_of_rembg(module)] if is_ours else []:

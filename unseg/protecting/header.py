@@ -156,19 +156,19 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
     )
 
 
-def age_of_noise(manifest: Manifest) -> str | None:
-    """Returns what to say of noise that an older version made; None where it is of this version's kinds."""
+def note_on_noise(manifest: Manifest) -> str | None:
+    """Returns what to say of noise that an older version made, or that holds less than the default; else None."""
     header, settings = manifest.header, manifest.header.get("settings", {})
     if settings.get("noise") == CODES or "book" in settings:  # of a network that takes codes, without the word
         book = settings.get("book")
         return None if book == BOOK.version else f"its codes are of the book {str(book)[:40]}, not {BOOK.version}"
     if _generator_name(header) != COMPACT:
         return None
-    version = "0.2-tint" if "codes" in settings else "0.1"
-    return (
-        f"this is noise of version {version}, a small network's; noise of codes, today's default, holds better where"
-        " people train: protect the originals anew to have it"
-    )
+    kind = "--noise tint" if "codes" in settings else "--noise compact"
+    note = "noise of codes, the default, holds better where people train"
+    if str(header.get("unseg")).startswith("0.1."):
+        return f"this is noise of version 0.1, today's {kind}; {note}: protect the originals anew to have it"
+    return f"this is noise of a small network ({kind}); {note}"
 
 
 def _generator_name(header: Mapping[str, Any]) -> Any:

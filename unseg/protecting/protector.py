@@ -22,7 +22,7 @@ from unseg.method.coded_noise import apply_codes
 from unseg.method.codes import OBJECT, code_map
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
-from unseg.method.visibility import check_installed
+from unseg.method.visibility import check_can_measure
 from unseg.protecting.coding import coding_from, read_coding
 from unseg.protecting.effect import Effect, effect_of
 from unseg.protecting.generators import AnyGenerator
@@ -320,7 +320,7 @@ def _settings(generator: AnyGenerator | None, budget: Budget | None, options: Ma
         named.pop("noise", None)
     settings = named_settings(ProtectSettings(budget=budget or Budget()), **named)
     if settings.quality:
-        check_installed("quality")
+        check_can_measure("quality")
     return settings
 
 

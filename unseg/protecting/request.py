@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
-from unseg.method.visibility import check_installed
+from unseg.method.visibility import check_can_measure
 from unseg.protecting.generators import AnyGenerator, option_of
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.settings import Kind, ProtectSettings
@@ -97,7 +97,7 @@ class Request:
         self._check_codes()
         self._check_parts()
         if self.settings.quality:
-            check_installed("--quality")
+            check_can_measure("--quality")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: give 1 or more")
         if self.processes < 1:

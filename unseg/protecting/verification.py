@@ -14,7 +14,7 @@ from unseg.compute.progress import SILENT, Progress, track
 from unseg.compute.threads import cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.protecting.comparison import Comparison, compare
-from unseg.protecting.header import age_of_noise, recorded
+from unseg.protecting.header import note_on_noise, recorded
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
@@ -50,7 +50,8 @@ class Verification:
 
     findings: one for each line of a protected image. unprotected: one for each other line. missing: outputs that are
     gone. extra: files that no manifest line owns. other_files: what is wrong with files that lie beside the images, as
-    those of an edition; and a manifest whose run was cut off. note: says where the noise is an older version's.
+    those of an edition; and a manifest whose run was cut off. note: says where
+    an older version made the noise, or the default would hold better.
     """
 
     findings: tuple[Finding, ...]
@@ -144,7 +145,7 @@ def verify(
     gone = [entry.output for entry in entries if entry.output and _is_gone(entry, folder / entry.output)]
     cut_off = (Finding(MANIFEST, CUT_OFF),) if manifest.header.get(UNFINISHED) else ()
     return Verification(
-        findings, unprotected, tuple(sorted(gone)), _extra(folder, entries), cut_off, age_of_noise(manifest)
+        findings, unprotected, tuple(sorted(gone)), _extra(folder, entries), cut_off, note_on_noise(manifest)
     )
 
 

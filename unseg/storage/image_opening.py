@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import ExifTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
+from unseg.errors import is_there, needs
 from unseg.storage.bmp_structure import check_bmp
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
 from unseg.storage.gif_structure import clean_gif
@@ -99,8 +99,8 @@ def _known_kind(path: Path, data: bytes) -> str:
         raise ImageError(path, f"{kind} is not read: save it as PNG or TIFF first")
     if kind in PLUGINS:
         name, module = PLUGINS[kind]
-        if find_spec(module) is None:
-            raise ImageError(path, f"{name} needs another package: run pip install 'unseg[formats]'")
+        if not is_there(module):
+            raise ImageError(path, f"{name} {needs(module)}")
         plugin = import_module(module)
         if kind == "HEIF":
             plugin.register_heif_opener()

@@ -13,7 +13,6 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress
-from unseg.errors import UserError, command_for
+from unseg.errors import UserError, is_there, needs
 from unseg.method.config import PLAYERS
 from unseg.storage.files import open_for_appending, open_for_reading, write_durably
 from unseg.storage.image_encoding import encode_png
@@ -286,11 +285,10 @@ def _open_events(folder: Path, step: int, wanted: bool | None, progress: Progres
     """Returns TensorBoard's writer, which forgets events past `step`; None where there are to be no events."""
     if wanted is False:
         return None
-    if find_spec("tensorboard") is None:
-        missing = f"TensorBoard is not installed ({command_for('train')})"
+    if not is_there("tensorboard"):
         if wanted:
-            raise UserError(f"--tensorboard: {missing}")
-        progress.say(f"{missing}: the log and the pictures are written all the same")
+            raise UserError(f"--tensorboard: {needs('tensorboard')}")
+        progress.say(f"TensorBoard {needs('tensorboard')}; the log and the pictures are written all the same")
         return None
     from torch.utils.tensorboard import SummaryWriter
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from importlib.util import find_spec
 from typing import Any
 
+from unseg.method.visibility import can_measure, visibility
 from unseg.protecting.request import CANNOT
 from unseg.storage.image_decoding import eight_bit_rgb
 from unseg.web.darkroom import Changed
@@ -49,10 +49,8 @@ def looks(changed: Changed) -> dict[str, Any]:
     """Returns the means of ΔE2000 and S-CIELAB on the object, and a sentence; empty for want of scikit-image, or where
     nothing changed. It takes a second or more.
     """
-    if find_spec("skimage") is None or find_spec("scipy") is None:
+    if not can_measure():
         return {}
-    from unseg.method.visibility import visibility
-
     before, after = (eight_bit_rgb(samples) for samples in (changed.original.samples, changed.samples_HWC))
     with _one_at_a_time:
         found = visibility(before, after, changed.mask_HW & (before != after).any(axis=2))

@@ -6,7 +6,6 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rasterio.transform import array_bounds
 from rasterio.warp import transform_geom
 from rasterio.windows import transform as window_transform
 
+from unseg.errors import is_there, needs
 from unseg.storage.image_limits import ImageError
 from unseg.storage.stacks.geotiff_reading import open_raster, raster_errors, sampled, window_of
 from unseg.storage.stacks.stack import Labels, Part
@@ -164,8 +164,8 @@ def _areas(path: Path, shapes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _of_vectors(path: Path) -> _Outlines:
-    if find_spec("pyogrio") is None:
-        raise ImageError(path, "outlines in this format need another package: run pip install 'unseg[formats]'")
+    if not is_there("pyogrio"):
+        raise ImageError(path, f"a file of outlines {needs('pyogrio')}")
     from pyogrio.errors import DataLayerError, DataSourceError
     from pyogrio.raw import read
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from unseg.errors import is_there, needs
 from unseg.storage.files import open_for_reading, sha256_of
 from unseg.storage.image_limits import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
 from unseg.storage.label_decoding import Label, open_label
@@ -16,7 +16,6 @@ from unseg.storage.picture_kinds import START, VECTOR_SUFFIXES, kind_of
 from unseg.storage.stacks.stack import Labels, Proof, Stack
 from unseg.storage.tiff_structure import raster_in
 
-EXTRA = "pip install 'unseg[formats]'"
 PICTURES = frozenset(IMAGE_SUFFIXES) - {".tif", ".tiff"}
 
 
@@ -48,7 +47,7 @@ class StackKind:
     @property
     def is_there(self) -> bool:
         """Returns whether the library is installed."""
-        return find_spec(self.package) is not None
+        return is_there(self.package)
 
     def is_picture(self, path: Path) -> bool:
         """Returns whether a file of the format can be read as a picture, too, if without its place on earth."""
@@ -65,7 +64,7 @@ class StackKind:
 
     def _module(self, path: Path) -> Any:
         if not self.is_there:
-            raise ImageError(path, f"{self.name} needs another package: run {EXTRA}")
+            raise ImageError(path, f"{self.name} {needs(self.package)}")
         self.check_here(path)
         return import_module(self.module)
 
