@@ -129,14 +129,15 @@ if [[ $installed_version != "$(version "$python")" ]]; then
 fi
 rm -f .venv/installed
 : >.venv/install.log
-# setuptools first, in its pinned version: the project is then built with it, not with whatever is newest that day.
+# pip and setuptools first, in their pinned versions: the project is then built with these, not with what is newest that day,
+# and pips from before 2024 take very long to see that so many packages fit each other.
 if [[ $profile == light ]]; then
     echo "install.sh: installing UnSeg into .venv; the first time this downloads about 95 MB"
-    pip_install -c constraints.txt setuptools
+    pip_install -c constraints.txt pip setuptools
     pip_install -c constraints.txt --no-build-isolation -e .
 else
     echo "install.sh: installing UnSeg into .venv; the first time this downloads about 3 GB (PyTorch) and takes minutes"
-    pip_install -c constraints.txt setuptools
+    pip_install -c constraints.txt pip setuptools
     install_cpu_torch
     pip_install -c constraints.txt --no-build-isolation -e '.[compact,evaluate,formats,train,test]'
 fi
