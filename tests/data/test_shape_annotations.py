@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,21 @@ def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(UserError, match="leads out"):
         open_annotations(tmp_path / "a.xml", _image(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "format"),
+    [("a.json", b'[{"data": ', "label-studio"), ("a.xml", b"<annotations>", "cvat")],
+)
+def test_nothing_is_read_of_a_document_that_is_too_large(tmp_path: Path, name: str, start: bytes, format: str) -> None:
+    with open(tmp_path / name, "wb") as file:  # sparse: the disk holds a few bytes of it
+        file.write(start)
+        file.truncate(300 << 20)
+    images = _image(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=rf"{name}: over 256 MB: export it in parts"):
+            open_annotations(tmp_path / name, images, format)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()

@@ -26,6 +26,7 @@ from unseg.data.annotations.shapes import (
     Shape,
     corners_in,
     decimal_in,
+    document_bytes,
     ellipse,
     label_in,
     rectangle,
@@ -33,12 +34,10 @@ from unseg.data.annotations.shapes import (
 )
 from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
-from unseg.storage.files import open_for_reading
 from unseg.storage.image_decoding import decode_image
 from unseg.storage.image_limits import ImageError
 from unseg.storage.text_encoding import decode_text
 
-MAX_BYTES = 256 << 20  # of a file
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 META = "meta.json"
 LABEL_KEYS = ("label", "class", "type", "name", "category", "object")  # of VIA, whose users name them
@@ -48,14 +47,8 @@ Item = tuple[Callable[[], Described], Described]
 
 
 def read_json(path: Path) -> Any:
-    """Returns a whole JSON file; UserError where it is broken or over `MAX_BYTES`."""
-    try:
-        with open_for_reading(path) as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{path}: over {MAX_BYTES >> 20} MB: export it in parts")
+    """Returns a whole JSON file; UserError where it is broken or too large."""
+    data = document_bytes(path)
     try:
         return json.loads(decode_text(data))
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ polygons are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,26 @@ from unseg.data.annotations.outlines import FEWEST_CORNERS, OutlineCollector
 from unseg.data.annotations.runs import OutlineError, runs_of_polygons
 from unseg.data.samples import Problem
 from unseg.errors import UserError
+from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import ImageError
 
 MAX_LABELS, MAX_LABEL_LENGTH = 100_000, 1000
 MAX_SHAPES = 1_000_000  # of all images of one document
 ELLIPSE_CORNERS = 720
+MAX_BYTES = 256 << 20  # of a document, which is read whole
+
+
+def document_bytes(path: Path) -> bytes:
+    """Returns a whole document; UserError where it cannot be read or is over `MAX_BYTES`, of which nothing is read."""
+    try:
+        with open_for_reading(path) as file:
+            is_too_large = os.fstat(file.fileno()).st_size > MAX_BYTES
+            data = b"" if is_too_large else file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if is_too_large or len(data) > MAX_BYTES:
+        raise UserError(f"{path}: over {MAX_BYTES >> 20} MB: export it in parts")
+    return data
 
 
 @dataclass(frozen=True)

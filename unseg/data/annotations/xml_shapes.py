@@ -21,6 +21,7 @@ from unseg.data.annotations.shapes import (
     Shape,
     corners_in,
     decimal_in,
+    document_bytes,
     ellipse,
     label_in,
     rectangle,
@@ -30,7 +31,6 @@ from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.files import open_for_reading
 
-MAX_BYTES = 256 << 20  # of a file
 DEEPEST = 50
 START = 1 << 16
 VOC_ROOT, CVAT_ROOT = "annotation", "annotations"
@@ -72,15 +72,10 @@ def read_xml(path: Path) -> Element:
 
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
+    data = document_bytes(path)
     try:
-        with open_for_reading(path) as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise UserError(f"{path}: over {MAX_BYTES >> 20} MB")
         parser.Parse(data, True)
         return builder.close()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (expat.ExpatError, ValueError) as error:
         raise UserError(f"{path}: broken XML ({error})") from error
 
