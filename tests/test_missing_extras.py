@@ -13,6 +13,7 @@ import pytest
 import unseg
 from unseg import cli
 from unseg.errors import UserError
+from unseg.storage import mirror
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
 from unseg.storage.image_limits import ImageError
@@ -34,6 +35,11 @@ def read(data: bytes) -> Callable[[Path], object]:
 def outlines(folder: Path) -> object:
     (folder / "a.gpkg").write_bytes(b"SQLite format 3\0" + bytes(84))
     return open_labels(folder / "a.gpkg", 10**6)
+
+
+def bucket(folder: Path) -> object:
+    mirror._driver.cache_clear()
+    return mirror._filesystem("s3://bucket/photos")
 
 
 def transforms(folder: Path) -> object:
@@ -63,6 +69,8 @@ def protect(**options: object) -> Callable[[Path], object]:
         (lambda path: KINDS["NIfTI"].open(path / "a.nii", 1), "a.nii: NIfTI", "nibabel", "formats"),
         (lambda path: KINDS["GeoTIFF"].open(path / "a.tif", 1), "a.tif: GeoTIFF", "rasterio", "formats"),
         (outlines, "a.gpkg: a file of outlines", "pyogrio", "formats"),
+        (bucket, "s3://bucket/photos:", "fsspec", "scale"),
+        (bucket, "s3://bucket/photos:", "s3fs", "scale"),
         (transforms, "unseg.transforms:", "torch", "sam"),
         (transforms, "unseg.transforms:", "torchvision", "sam"),
     ],

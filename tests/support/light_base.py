@@ -5,7 +5,7 @@ from __future__ import annotations
 from unseg.errors import EXTRA_OF
 
 # Everything that the base does not bring, and what the base does not need of what tests bring.
-EXTRAS = (*EXTRA_OF, "onnx", "huggingface_hub", "fsspec", "networkx", "sympy", "imageio")
+EXTRAS = (*EXTRA_OF, "onnx", "huggingface_hub", "networkx", "sympy", "imageio")
 # Code that a process runs first.
 BLOCK = f"""
 import importlib.abc, importlib.machinery, sys
