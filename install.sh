@@ -131,7 +131,7 @@ fi
 rm -f .venv/installed
 : >.venv/install.log
 # pip and setuptools first, in their pinned versions: the project is then built with these, not with what is newest that day,
-# and pips from before 2024 take very long to see that so many packages fit each other.
+# and pips from before 2024 take minutes to tell that a package does not fit.
 if [[ $profile == light ]]; then
     echo "install.sh: installing UnSeg into .venv; the first time this downloads about 95 MB"
     pip_install -c constraints.txt pip setuptools
