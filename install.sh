@@ -123,8 +123,7 @@ if command -v flock >/dev/null 2>&1 && exec 9<. && ! flock -n 9; then
 fi
 
 find_python
-# An environment that is light becomes full by being made anew: pip takes minutes to fit the rest to what is there already.
-if [[ $installed_version != "$(version "$python")" || ($profile == full && $(installed_profile) == light) ]]; then
+if [[ $installed_version != "$(version "$python")" ]]; then
     echo "install.sh: making .venv with $(command -v "$python") ($(version "$python"))"
     "$python" -m venv --clear .venv || fail "$python could not make .venv; remove that folder and run install.sh again"
 fi
