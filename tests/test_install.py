@@ -64,7 +64,8 @@ def test_installations_at_the_same_time_are_one(tree):
     assert [process.returncode for process in started] == [0, 0, 0], said
     assert sorted("waiting for another installation" in out for out, _ in said) == [False, True, True]
     assert installed(tree) == ["setuptools", FULL]
-    assert (tree / "installs").read_text().splitlines()[0].endswith("pip setuptools")  # old pips take minutes to resolve
+    first = (tree / "installs").read_text().splitlines()[0]
+    assert first.endswith("pip setuptools"), "old pips take minutes to resolve"
     left = {path.name for path in tree.iterdir()}
     assert left == {"install.sh", "constraints.txt", "pyproject.toml", "python", ".venv", "installs"}
 
