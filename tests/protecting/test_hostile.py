@@ -102,11 +102,10 @@ def test_what_stands_beside_a_picture_costs_little_time(tmp_path: Path) -> None:
 HUGE_MASKS = """
 import sys
 from pathlib import Path
-from tests.support.fake_generator import loaded
 from tests.support.own_memory import peak_memory_mib
 from unseg.protecting.run import ProtectSettings, protect
 folder, settings = Path(sys.argv[1]), ProtectSettings(device="cpu", workers=4)
-summary = protect([folder / "in"], folder / "out", settings, masks=folder / "masks", generator=loaded())
+summary = protect([folder / "in"], folder / "out", settings, masks=folder / "masks")
 print(sorted({entry.reason.partition(" is ")[2] for entry in summary.of("failed")}), peak_memory_mib())
 """
 
@@ -168,7 +167,8 @@ def test_the_whole_corpus_harms_nothing(tmp_path: Path) -> None:
     exempt = ("points-to-itself.tif", *(name for name in cut if name.endswith((".jpg", ".webp", ".bmp"))))
     assert [name for name in cut if name not in exempt and not has_its_whole_picture(name)] == []
     assert figures["slowest_decoding"]["seconds"] < 5
-    assert figures["memory_mib_peak"] < 1024
+    # Torch's import alone takes 450 to 620 MiB, by its build; noise of codes, the default, does without.
+    assert figures["memory_mib_peak"] - figures["memory_mib_before"] < 1024 - 512
 
 
 def test_pipes_devices_and_folders_are_no_images(photos: Path) -> None:
