@@ -100,6 +100,8 @@ def serve(port: int, options: ServerOptions, opened: Callable[[str, str], None])
             server.run(sockets=[listener])
         finally:
             log.removeFilter(quiet)
+        if server.started:
+            raise KeyboardInterrupt  # only a signal ends it, which uvicorn has kept to itself once in a while
 
 
 class _QuietAtTheEnd(logging.Filter):
