@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage.files import sha256_of
 from unseg.storage.stacks.stack import Part, Samples, Stack, ValueRange
 from unseg.storage.stacks.stack_kinds import KINDS
+
+LOST_TOLD = 3  # of what was not kept, in the reason of a file that is refused
 
 
 class StackMaker:
@@ -56,7 +59,19 @@ class StackMaker:
             stack.close()
         if not tally.pixels:
             raise objects.refusal()
+        self._prove(job, target)
         return self._entry(job, stack, objects, tally, sha256=sha256)
+
+    def _prove(self, job: Job, target: Path) -> None:
+        """Raises Refused where an independent reader finds something beside the values that was not kept."""
+        assert job.kind is not None, "a picture is made elsewhere"
+        proof = KINDS[job.kind].proof(job.sample.image, target, self.settings.max_pixels, self.settings.bands)
+        try:
+            lost = list(islice(proof.differences(), LOST_TOLD))
+        finally:
+            proof.close()
+        if lost:
+            raise Refused("failed", f"cannot be written back as it was: {'; '.join(lost)}")
 
     def _open(self, job: Job) -> Stack:
         assert job.kind is not None, "a picture is made elsewhere"
