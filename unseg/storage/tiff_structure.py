@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
+from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import SEVERAL_FRAMES, ImageError
 from unseg.storage.image_metadata import Georeference
 from unseg.storage.tiff_classic import HEADER, as_classic
@@ -24,6 +25,8 @@ NAMES = {1: "grey", 3: "red, green and blue", 4: "cyan, magenta, yellow and blac
 UNSPECIFIED, PREMULTIPLIED = 0, 1  # of ExtraSamples
 LARGE_TILE = 2**22  # pixels of a tile that any image may have; others have tiles of so many times the image
 TILE_SHARE = 4
+MOST_PAGES = 64  # of a GeoTIFF: its image, its mask, and the overviews of both
+CLAIMS = "broken image: its entries claim more bytes than the file has"
 
 
 def tiff_size(file: BinaryIO) -> tuple[int, int]:
@@ -54,6 +57,23 @@ def raster_in(file: BinaryIO) -> Literal["picture", "raster"] | None:
     if not has_place:
         return None
     return "raster" if (is_deep or has_more) and photometric in (0, 1, 2) else "picture"
+
+
+def check_entries(path: Path) -> None:
+    """Raises ImageError where a file has entries that share bytes: readers that take all of them unfold them."""
+    places: set[int] = set()
+    with open_for_reading(path) as file:
+        try:
+            directory = read_directory(file)
+            while not directory.claims_too_much and directory.following not in (0, *places):
+                if len(places) == MOST_PAGES:
+                    raise ImageError(path, f"more than {MOST_PAGES} pages: save each as a file of its own first")
+                places.add(directory.following)
+                directory = read_directory(file, directory.following)
+        except BadTiff as error:
+            raise ImageError(path, f"broken image: {error}") from error
+    if directory.claims_too_much:
+        raise ImageError(path, CLAIMS)
 
 
 def check_tiff(path: Path, data: bytes) -> CleanedFile:
@@ -115,7 +135,7 @@ def _check_bands(path: Path, directory: Directory) -> None:
 def _check_parts(path: Path, directory: Directory) -> None:
     """Raises ImageError where a decoder would reserve or walk through far more than the picture has."""
     if directory.claims_too_much:
-        raise ImageError(path, "broken image: its entries claim more bytes than the file has")
+        raise ImageError(path, CLAIMS)
     width, height = directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
     tile_width, tile_height = directory.number(TILE_WIDTH, 0), directory.number(TILE_HEIGHT, 0)
     if tile_width * tile_height > max(LARGE_TILE, TILE_SHARE * width * height):

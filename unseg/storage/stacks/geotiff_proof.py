@@ -13,6 +13,7 @@ import tifffile
 
 from unseg.storage.image_limits import ImageError, image_errors
 from unseg.storage.stacks.stack import Part, Proof
+from unseg.storage.tiff_structure import check_entries
 
 # Tags that say how values are stored: SubfileType, Compression, the places and sizes of strips and tiles, planes,
 # predictor, SubIFDs, JPEG's tables and GDAL's metadata, which are looked at by themselves.
@@ -105,6 +106,7 @@ class Pages:
     @classmethod
     def open(cls, path: Path) -> Pages:
         """Opens a file; ImageError where tifffile cannot read it."""
+        check_entries(path)
         with image_errors(path):
             file = tifffile.TiffFile(path)
             found = [page for page in file.pages if isinstance(page, (tifffile.TiffPage, tifffile.TiffFrame))]

@@ -17,6 +17,7 @@ from rasterio.windows import Window
 
 from unseg.storage.image_limits import ImageError, image_errors
 from unseg.storage.stacks.stack import Part
+from unseg.storage.tiff_structure import check_entries
 
 STORED_BLOCK_BYTES = 2**29  # of a tile or strip of the file, that has to be unpacked at once
 MOST_PIXELS, MOST_BANDS = 2**34, 2**12
@@ -44,6 +45,7 @@ def raster_errors(path: Path) -> Iterator[None]:
 
 def open_raster(path: Path, max_pixels: int) -> Any:
     """Opens a file as a raster; ImageError where its header promises what would take too much."""
+    check_entries(path)
     with raster_errors(path):
         data_set = rasterio.open(os.fspath(path), driver="GTiff")
     try:
