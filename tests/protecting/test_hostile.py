@@ -167,8 +167,7 @@ def test_the_whole_corpus_harms_nothing(tmp_path: Path) -> None:
     exempt = ("points-to-itself.tif", *(name for name in cut if name.endswith((".jpg", ".webp", ".bmp"))))
     assert [name for name in cut if name not in exempt and not has_its_whole_picture(name)] == []
     assert figures["slowest_decoding"]["seconds"] < 5
-    # Torch's import alone takes 450 to 620 MiB, by its build; noise of codes, the default, does without.
-    assert figures["memory_mib_peak"] - figures["memory_mib_before"] < 1024 - 512
+    assert figures["memory_mib_peak"] < 1024
 
 
 def test_pipes_devices_and_folders_are_no_images(photos: Path) -> None:

@@ -369,7 +369,6 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
     """
     import resource
 
-    from tests.support.fake_generator import loaded
     from unseg.commands.console import quiet_decoders
     from unseg.protecting.run import ProtectSettings, protect
     from unseg.protecting.verification import verify
@@ -382,7 +381,6 @@ def run_corpus(folder: Path, names: list[str], processes: int = 1) -> dict[str, 
             [folder],
             out,
             ProtectSettings(device="cpu", workers=2),
-            generator=loaded(),
             processes=processes,
             whole_image=True,
         )
