@@ -21,7 +21,8 @@ WORK_SIDE = 320  # pixels: the long side of a box, or of the image around points
 MARGIN = 0.5  # of a box's sides: how far around it the background is looked at
 LEAST_MARGIN = 8  # pixels
 CORE = 0.15  # of a box's half sides: the ellipse in its middle that is object for sure
-BOX_ROUNDS, POINT_ROUNDS = 3, 2
+BOX_ROUNDS, POINT_ROUNDS = 3, 2  # at most
+SETTLED = 0.005  # of the pixels: after a round that moves fewer, another one moves hardly any, and takes as long
 LEAST_SHARE = 0.1  # of a box's area that an outline fills
 LEAST_SPAN = 0.5  # of a box's height and of its width that an outline reaches over
 SEED_RADIUS = 0.015  # of the long side: the disc around a point that is as the point says
@@ -233,7 +234,7 @@ def _segmented(pixels_hw3: np.ndarray, marks_hw: np.ndarray, rounds: int) -> np.
         on = marks & 1 == 1  # GC_FGD is 1, GC_PR_FGD 3
         background, thing = _colour_model(pixels_hw3[~on]), _colour_model(pixels_hw3[on])
         cv2.grabCut(pixels_hw3, marks, (0, 0, 1, 1), background, thing, 1, cv2.GC_EVAL_FREEZE_MODEL)  # no rectangle
-        if np.array_equal(marks, before):
+        if (marks & 1 != before & 1).mean() < SETTLED:
             break
     return marks & 1 == 1
 
