@@ -92,7 +92,9 @@ def test_nothing_is_looked_for_where_more_is_said(monkeypatch: pytest.MonkeyPatc
 def test_a_missing_extra_is_one_line_and_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "rembg", None)
-        needs = r"needs rembg, which is not installed; run: pip install 'unseg\[auto\]'; or give a mask, boxes or points"
+        needs = (
+            r"needs rembg, which is not installed; run: pip install 'unseg\[auto\]'; or give a mask, boxes or points"
+        )
         with pytest.raises(UserError, match=f"^mask='auto': {needs}$"):
             unseg.protect(picture(TALL), **AUTO)
     assert (unseg.protect(picture(TALL), **AUTO) != picture(TALL)).any()

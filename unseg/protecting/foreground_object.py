@@ -45,4 +45,4 @@ def foreground_object(samples_HWC: np.ndarray, model: str | None = None) -> np.n
     found = propose(eight_bit_rgb(samples_HWC), _models[name])
     if found.unclear is not None:
         raise UserError(f"{BY_CALL.option}: no clear foreground ({found.unclear}); {BY_CALL.otherwise}")
-    return found.levels(*samples_HWC.shape[:2]) > 0
+    return found.numbers(*samples_HWC.shape[:2]) > 0
