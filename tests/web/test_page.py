@@ -178,7 +178,7 @@ def test_a_folder_is_dropped_marked_compared_and_downloaded(open_page, tmp_path)
 
     choose(page, "trip/coffee.png")
     assert page.locator("#work-name").inner_text() == "trip/coffee.png"
-    draw_box(page, 0.24, 0.02, 0.9, 0.93)
+    draw_box(page, 0.126, 0.036, 0.804, 0.979)
     assert verdict_of(page) == "Protected: the object carries the noise."
     assert "Largest change\n8 of 255" in page.locator("#figures").inner_text()
     page.locator("#live").get_by_text("Object found. 1 object,").wait_for(state="attached")
@@ -190,7 +190,7 @@ def test_a_folder_is_dropped_marked_compared_and_downloaded(open_page, tmp_path)
     (tmp_path / "masks/trip/coffee.png").write_bytes(download(page, "#get-mask"))
     mask = np.asarray(Image.open(tmp_path / "masks/trip/coffee.png")) > 0
     columns = np.flatnonzero(mask.any(axis=0))
-    assert columns[0] >= 0.24 * 600 - 2 and columns[-1] <= 0.9 * 600 + 2
+    assert columns[0] >= 0.126 * 600 - 2 and columns[-1] <= 0.804 * 600 + 2
     assert f"Object 1, {100 * mask.mean():.1f} %" in page.locator("#objects li").inner_text()
     shown = download(page, "#get-png")
     assert shown == (command_of(tmp_path, originals) / "trip/coffee.png").read_bytes()
