@@ -78,6 +78,9 @@ def test_two_objects_stay_two_and_end_in_the_commands_bytes(client: Any, tmp_pat
     while (making := client.get(f"tabs/{client.tab}/files").json())["state"] == "running":
         pass
     assert "--mask-type index --objects all" in making["command"]
+    client.put(f"{two}/object", content=runs_of(np.where(found == 2, found, np.uint8(0))))
+    one = np.asarray(Image.open(io.BytesIO(client.get(f"{two}/protected.png").content)))
+    assert np.array_equal(one[:, :150], pixels[:, :150]) and (one[:, 170:] != pixels[:, 170:]).any()
     for name in ("protected", "private"):
         with zipfile.ZipFile(io.BytesIO(client.get(f"tabs/{client.tab}/{name}.zip").content)) as archive:
             archive.extractall(tmp_path)
