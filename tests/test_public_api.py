@@ -53,6 +53,50 @@ def test_a_named_generator_is_loaded_once_for_all_one_off_calls(
     one_call._cached_protector.cache_clear()
 
 
+def test_a_generator_that_takes_codes_is_loaded_once_for_all_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[str] = []
+
+    def open_fake(generator: object, device: str) -> FakeGenerator:
+        opened.append(str(generator))
+        fake = FakeGenerator()
+        fake.takes_codes = True
+        return fake
+
+    for module in (one_call, network_protector):
+        monkeypatch.setattr(module, "fastest_generator", open_fake)
+    weights, image = tmp_path / "coded.safetensors", np.full((9, 14, 3), 100, np.uint8)
+    weights.write_bytes(b"1")
+    key_file = tmp_path / "k.key"
+    key_file.write_text("ab" * 32)
+    for key in (b"1" * 32, b"1" * 32, b"2" * 32, key_file, str(key_file)):
+        assert (unseg.protect(image, generator=weights, key=key, whole_image=True) != image).any()
+    assert opened == [str(weights)]
+    weights.touch()
+    unseg.protect(image, generator=weights, key=b"1" * 32, noise="sam", whole_image=True)
+    assert opened == [str(weights)] * 2
+    one_call._kept_generator.cache_clear()
+
+
+def test_tints_are_loaded_once_for_all_one_off_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    real = network_protector.fastest_generator
+
+    def counted(generator: object, device: str) -> object:
+        opened.append(generator)
+        return real(generator, device)
+
+    monkeypatch.setattr(network_protector, "fastest_generator", counted)
+    one_call._cached_protector.cache_clear()
+    image, classes = np.full((9, 14, 3), 100, np.uint8), np.full((9, 14), 4)
+    made = [unseg.protect(image, noise="tint", codes={4: 2, 0: 1}, classes=classes) for _ in range(2)]
+    assert len(opened) == 1 and np.array_equal(*made) and (made[0] != image).any()
+    with pytest.raises(UserError, match="key, codes, survive_grey and mask_by_contrast: are for noise of codes"):
+        unseg.protect(image, generator="compact", key=b"1" * 32, whole_image=True)
+    one_call._cached_protector.cache_clear()
+
+
 def test_one_off_calls_and_protectors_make_the_same_image() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
     mask = np.zeros((40, 70), bool)

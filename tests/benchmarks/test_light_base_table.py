@@ -14,11 +14,30 @@ from benchmarks import light_base
 def test_a_quick_run_fills_every_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert light_base.main(["--quick", "--rounds", "1", "--out", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert list(figures["rows"]) == [*light_base.ROWS, light_base.PLAIN] and list(figures["growth"]) == ["3", "6"]
+    assert list(figures["rows"]) == [*light_base.ROWS, light_base.PLAIN]
+    assert {row: list(usages) for row, usages in figures["growth"].items()} == {
+        row: ["3", "6"] for row in light_base.GROWING
+    }
     assert all(value > 0 for row in figures["rows"].values() for value in row.values())
     without = figures["rows"]["compact, onnxruntime"]["photograph_mib"]
     assert without < figures["rows"]["compact, torch"]["photograph_mib"] - 100  # so that torch was not there
-    assert "codes, 6 images of 96×96" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "codes, 6 images of 96×96" in printed and printed.count("(goal ") == 10
+    assert "| compact, the plain way " in printed
+
+
+def test_goals_are_told_apart() -> None:
+    row = {"help_seconds": 0.31, "photograph_seconds": 1.5, "photograph_mib": 351, "images_per_second": 119.0}
+    growth = {"100": {"peak_mib": 100.0}, "10000": {"peak_mib": 110.0}}
+    better = {"help_seconds": 0.2, "photograph_seconds": 1.6, "photograph_mib": 300, "images_per_second": 60.0}
+    grown = {"100": {"peak_mib": 100.0}, "10000": {"peak_mib": 111.0}}
+    small = "compact, onnxruntime"
+    told = light_base.goals({"rows": {"codes": row, small: better}, "growth": {"codes": growth, small: grown}})
+    assert [line.partition(":")[0] for line in told] == [
+        *("MISSED", "met", "MISSED", "MISSED", "met"),
+        *("met", "MISSED", "met", "met", "MISSED"),
+    ]
+    assert told[0] == "MISSED: codes: help_seconds 0.31 (goal ≤ 0.3)"
 
 
 def test_rates_are_of_what_the_longer_run_has_beyond_the_shorter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,9 @@ def test_protect_go_on_and_verify_without_posix(folder: Path) -> None:
 
 
 @on_linux
-@pytest.mark.parametrize("arguments", [("--help",), ("datasets",), ("protect", "nowhere", "--out", "o")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("datasets",), ("protect", "nowhere", "--out", "o"), ("web", "--key", "no")]
+)
 def test_other_commands_without_posix(folder: Path, arguments: tuple[str, ...]) -> None:
     done = unseg(folder, *arguments)
     assert "Traceback" not in done.stderr and done.returncode in (0, 2), done.stderr

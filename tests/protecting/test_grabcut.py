@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,10 @@ from unseg.data.masks import box_mask
 from unseg.protecting import grabcut
 from unseg.protecting.grabcut import outline_around, outline_of_boxes
 from unseg.protecting.points import Points
+from unseg.storage.image_decoding import read_image
+from unseg.storage.label_decoding import read_label
 
+SHOWN = Path(grabcut.__file__).parents[1] / "quickstart_data"
 HEIGHT, WIDTH = 150, 230
 DEEP = 257  # 16-bit values of a grey level
 
@@ -164,6 +168,47 @@ def test_large_pictures_are_segmented_small(monkeypatch: pytest.MonkeyPatch) -> 
     assert max(seen) <= (2 * grabcut.WORK_SIDE) ** 2
     expected = cv2.resize(mask.astype(np.uint8), (WIDTH * 9, HEIGHT * 9), interpolation=cv2.INTER_NEAREST) > 0
     assert overlap(found, expected) > 0.95 and outline is not None and overlap(outline, expected) > 0.9
+
+
+@pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"])
+def test_a_box_in_a_photograph_of_12_megapixels_is_outlined(name: str) -> None:
+    """As well as in the photograph's own size: intersection over union with the mask that ships."""
+    pixels = read_image(SHOWN / "photographs" / name).pixels
+    mask = read_label((SHOWN / "masks" / name).with_suffix(".png")) == 1
+    scale = (12e6 / mask.size) ** 0.5
+    large, expected = (
+        cv2.resize(part, None, fx=scale, fy=scale, interpolation=how)
+        for part, how in ((pixels, cv2.INTER_CUBIC), (mask.astype(np.uint8), cv2.INTER_NEAREST))
+    )
+    left, top, width, height = cv2.boundingRect(expected)
+    wider, taller = 0.03 * width, 0.03 * height
+    box = [left - wider, top - taller, left + width - 1 + wider, top + height - 1 + taller]
+    found, filled = outline_of_boxes(large, [box])
+    assert filled == 0 and overlap(found, expected > 0) >= 0.82
+
+
+def test_a_round_that_moves_hardly_anything_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first round finds the shape, the second one moves a pixel here and there."""
+    rounds: list[float] = []
+    cut = cv2.grabCut
+
+    def counted(image: np.ndarray, marks: np.ndarray, *rest: object) -> None:
+        before = marks.copy()
+        cut(image, marks, *rest)
+        rounds.append(float((marks & 1 != before & 1).mean()))
+
+    monkeypatch.setattr(grabcut.cv2, "grabCut", counted)
+    outline_of_boxes(scene()[0], [BOX])
+    assert len(rounds) == 2 < grabcut.BOX_ROUNDS and rounds[0] > 0.05 and rounds[1] < grabcut.SETTLED
+
+
+@pytest.mark.parametrize("box", [[30, 0, 31, 59_999], [10, 5, 50, 59_990]])
+def test_slender_boxes_are_segmented_small_too(box: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    cut = cv2.grabCut
+    monkeypatch.setattr(grabcut.cv2, "grabCut", lambda image, *rest: (seen.append(image.size // 3), cut(image, *rest)))
+    outline_of_boxes(np.random.default_rng(0).integers(0, 256, (60_000, 60, 3)).astype(np.uint8), [box])
+    assert max(seen, default=0) <= (2 * grabcut.WORK_SIDE) ** 2
 
 
 def test_no_colour_is_impossible() -> None:

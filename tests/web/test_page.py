@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.chromium import FLAGS, PROGRAM
+from tests.support.foreground_network import write_red_network
 from tests.support.web_process import web
 from tests.support.web_server import file_of, photograph
 from unseg import cli
@@ -31,8 +32,13 @@ KEY = "5a" * 32
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("web")
     (folder / "k.key").write_text(KEY)
-    with web(folder, "--key", str(folder / "k.key")) as (_, address):
-        yield address
+    models = tmp_path_factory.mktemp("models")
+    write_red_network(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("U2NET_HOME", str(models))
+        patch.setenv("MODEL_CHECKSUM_DISABLED", "1")
+        with web(folder, "--key", str(folder / "k.key"), "--auto-model", "u2netp") as (_, address):
+            yield address
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +139,8 @@ def command_of(tmp_path: Path, originals: Path, *options: str) -> Path:
     """Runs `unseg protect` with masks/ and the key; returns its folder."""
     (tmp_path / "k.key").write_text(KEY)
     out = tmp_path / "command"
-    words = ["protect", str(originals), "--masks", str(tmp_path / "masks"), "--mask-type", "binary"]
+    words = ["protect", str(originals), "--masks", str(tmp_path / "masks"), "--mask-type", "index"]
+    words += ["--objects", "all"]
     assert cli.main([*words, "--key", str(tmp_path / "k.key"), "--out", str(out), "--quiet", *options]) in (0, 1)
     return out
 
@@ -171,7 +178,7 @@ def test_a_folder_is_dropped_marked_compared_and_downloaded(open_page, tmp_path)
 
     choose(page, "trip/coffee.png")
     assert page.locator("#work-name").inner_text() == "trip/coffee.png"
-    draw_box(page, 0.24, 0.02, 0.9, 0.93)
+    draw_box(page, 0.126, 0.036, 0.804, 0.979)
     assert verdict_of(page) == "Protected: the object carries the noise."
     assert "Largest change\n8 of 255" in page.locator("#figures").inner_text()
     page.locator("#live").get_by_text("Object found. 1 object,").wait_for(state="attached")
@@ -183,7 +190,7 @@ def test_a_folder_is_dropped_marked_compared_and_downloaded(open_page, tmp_path)
     (tmp_path / "masks/trip/coffee.png").write_bytes(download(page, "#get-mask"))
     mask = np.asarray(Image.open(tmp_path / "masks/trip/coffee.png")) > 0
     columns = np.flatnonzero(mask.any(axis=0))
-    assert columns[0] >= 0.24 * 600 - 2 and columns[-1] <= 0.9 * 600 + 2
+    assert columns[0] >= 0.126 * 600 - 2 and columns[-1] <= 0.804 * 600 + 2
     assert f"Object 1, {100 * mask.mean():.1f} %" in page.locator("#objects li").inner_text()
     shown = download(page, "#get-png")
     assert shown == (command_of(tmp_path, originals) / "trip/coffee.png").read_bytes()
@@ -256,6 +263,37 @@ def test_brush_undo_and_several_objects_end_in_the_zip(open_page, tmp_path):
         assert (again / name).read_bytes() == (tmp_path / "protected" / name).read_bytes()
 
 
+def test_objects_are_found_and_stay_apart(open_page, tmp_path):
+    """Both objects of a picture, by keyboard; one of them goes and comes back."""
+    pixels = photograph(1, 120, 170)
+    pixels[15:80, 20:60] = pixels[60:110, 100:140] = (225, 30, 20)
+    pixels[0, 0] = 255
+    (tmp_path / "two.png").write_bytes(file_of(pixels))
+    page = open_page()
+    page.locator("#files-input").set_input_files(tmp_path / "two.png")
+    page.locator("#bench").wait_for()
+    page.locator("#propose").press("Enter")
+    page.locator("#live").get_by_text(re.compile("^Objects found.* 2 objects, ")).wait_for(state="attached")
+    assert page.locator("#propose").evaluate("button => button === document.activeElement")
+    rows = page.locator("#objects li")
+    assert [words.split(",")[0] for words in rows.all_inner_texts()] == ["Object 1", "Object 2"]
+    page.get_by_role("button", name="Remove object 1").click()
+    page.locator("#live").get_by_text("Object 1 is removed.").wait_for(state="attached")
+    assert rows.count() == 1 and "Object 2" in rows.inner_text()
+    one = np.asarray(Image.open(io.BytesIO(download(page, "#get-mask"))))
+    assert not one[:50].any() and (one[65:105, 105:135] == 2).all()
+    page.get_by_role("button", name="Undo").click()
+    page.locator("#live").get_by_text("Undone.").wait_for(state="attached")
+    assert rows.count() == 2
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/two.png").write_bytes(download(page, "#get-mask"))
+    shown = download(page, "#get-png")
+    originals = tmp_path / "originals"
+    originals.mkdir()
+    (tmp_path / "two.png").rename(originals / "two.png")
+    assert shown == (command_of(tmp_path, originals) / "two.png").read_bytes()
+
+
 def press_to(page, selector: str, most: int = 60) -> None:
     """Presses Tab until an element has the focus."""
     for _ in range(most):
@@ -269,6 +307,7 @@ def brush_by_keyboard(page) -> None:
     """Goes from the picture back to the tools, and adds a part that lies outside the object."""
     keys, live = page.keyboard, page.locator("#live")
     keys.press("Shift+Tab")  # Undo
+    keys.press("Shift+Tab")  # Find objects
     keys.press("Shift+Tab")  # the tools
     keys.press("ArrowRight")
     assert page.get_by_label("Brush: add").is_checked()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.support.web_server import client_of, file_of, photograph
-from unseg.web import archives, routes, uploads
+from unseg.web import archives, routes, uploaded_picture, uploads
+from unseg.web.uploaded_picture import ids_of, runs_of
 from unseg.web.uploads import free_name, relative_name
 
 
@@ -33,6 +34,10 @@ def zipped(members, **options):
         for name, content in members:
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+def words(*values):
+    return b"".join(struct.pack("<I", value) for value in values)
 
 
 def kept(client):
@@ -244,11 +249,25 @@ def test_a_broken_zip_is_one_line(client, content):
 # --- objects
 
 
-@pytest.mark.parametrize("size", [0, 637, 639, 5000])
-def test_an_object_of_another_size_is_refused(client, size):
+COUNT = 60 * 85  # pixels of the photograph
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "have 0 pixels, the picture has 5100"),
+        (b"\1" * 9, "end within a word"),
+        (words(COUNT - 1 << 8), "have 5099 pixels"),
+        (words(COUNT << 8, 1 << 8), "have 5101 pixels"),
+        (words(*[2**32 - 1] * 300), "have 5033164500 pixels"),
+        (words(COUNT << 8 | 251), "have a number over 250"),
+        (b"\0" * (4 * COUNT + 4), "most that this server takes"),
+    ],
+)
+def test_objects_that_are_none_are_refused(client, content, told):
     assert send(client, file_of(photograph())).status_code == 201
-    answer = client.put(f"tabs/{client.tab}/pictures/1/object", content=b"\0" * size)
-    assert answer.status_code in (413, 422) and list(answer.json()) == ["error"]
+    answer = client.put(f"tabs/{client.tab}/pictures/1/object", content=content)
+    assert answer.status_code in (413, 422) and told in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -264,9 +283,16 @@ def test_limits_are_numbers_that_people_read():
     assert uploads._size(512_000_000) == "512 MB" and uploads._size(638) == "638 bytes"
 
 
-def test_bits_are_numpys(client):
-    from unseg.web.uploaded_picture import bits_of, mask_of
+def test_runs_are_what_they_are_said_to_be():
+    ids = np.array([[0, 0, 3], [3, 3, 250]], np.uint8)
+    assert runs_of(ids) == words(2 << 8, 3 << 8 | 3, 1 << 8 | 250)
+    assert np.array_equal(ids_of(runs_of(ids), 2, 3), ids)
+    noise = np.random.default_rng(3).integers(0, 251, (17, 23)).astype(np.uint8)
+    assert np.array_equal(ids_of(runs_of(noise), 17, 23), noise)
 
-    mask = np.random.default_rng(3).random((5, 7)) < 0.4
-    assert bits_of(mask) == np.packbits(mask.reshape(-1)).tobytes() and len(bits_of(mask)) == 5
-    assert np.array_equal(mask_of(bits_of(mask), 5, 7), mask)
+
+def test_a_run_that_is_too_long_for_a_word_is_several(monkeypatch):
+    monkeypatch.setattr(uploaded_picture, "LONGEST", 5)
+    ids = np.repeat(np.array([7, 0, 9], np.uint8), [12, 5, 1]).reshape(3, 6)
+    assert runs_of(ids) == words(5 << 8 | 7, 5 << 8 | 7, 2 << 8 | 7, 5 << 8, 1 << 8 | 9)
+    assert np.array_equal(ids_of(runs_of(ids), 3, 6), ids)

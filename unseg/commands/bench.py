@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from unseg.commands.bench_detect import DetectOptions, detect
-from unseg.commands.bench_options import CrossedOptions, NoiseOptions, RunningOptions, TrainingOptions, bench_of
+from unseg.commands.bench_options import (
+    CrossedOptions,
+    NoiseOptions,
+    RunningOptions,
+    TrainingOptions,
+    bench_of,
+    check_options,
+)
 from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, printable, to_go_on_later
 from unseg.commands.option_groups import first_given, grouped
@@ -51,18 +59,22 @@ def bench(
     folder.
     """
     terminal = Terminal(to_stderr=detecting.as_json)
-    with to_go_on_later():
-        if detecting.detect is not None:
-            _check_alone(data_root, crossed, noises, training, running)
+    if detecting.detect is not None:
+        _check_alone(data_root, crossed, noises, training, running)
+        _load("time_to_detect")
+        with to_go_on_later():
             found = detect(detecting, detecting.detect, out, running, crossed.first_seed(), terminal)
-            if detecting.as_json:
-                print(json.dumps(found, indent=1, ensure_ascii=False))
-            return
-        unused = first_given(detecting)
-        if unused is not None:
-            raise UserError(f"{unused}: is for --detect DIR; leave it out")
-        if data_root is None or out is None:
-            raise UserError(f"--{'out' if data_root else 'data-root'}: is needed, unless you give --detect DIR")
+        if detecting.as_json:
+            print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    unused = first_given(detecting)
+    if unused is not None:
+        raise UserError(f"{unused}: is for --detect DIR; leave it out")
+    if data_root is None or out is None:
+        raise UserError(f"--{'out' if data_root else 'data-root'}: is needed, unless you give --detect DIR")
+    check_options(training, running)
+    _load("bench_study", "matrix")
+    with to_go_on_later():
         matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)
         matrix.open()
         if running.dry_run:
@@ -72,6 +84,12 @@ def bench(
     show_tables(terminal.console, out, crossed.set_names())
     if left:
         terminal.say(f"The limit is reached; {len(left)} trainings are left. Run the same command again to go on.")
+
+
+def _load(*modules: str) -> None:
+    """Imports modules of the evaluation, which takes seconds, before anything is begun that an interrupt could stop."""
+    for name in ("torch", *(f"unseg.evaluation.{module}" for module in modules)):
+        import_module(name)
 
 
 def _check_alone(data_root: Path | None, *groups: object) -> None:

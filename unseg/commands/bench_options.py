@@ -121,7 +121,7 @@ def bench_of(
     running: RunningOptions,
     progress: Progress,
 ) -> Bench:
-    """Returns the matrix that the options describe. Raises UserError for the first option that is wrong."""
+    """Returns the matrix of options that `check_options` has passed. Raises UserError for the first that is wrong."""
     import torch
 
     from unseg.evaluation.bench_study import BenchSetup
@@ -130,7 +130,6 @@ def bench_of(
     from unseg.evaluation.schedule import Schedule
     from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS
 
-    _check(training, running)
     if running.threads is not None:
         torch.set_num_threads(running.threads)
     budget = Budget(noises.epsilon, noises.background_epsilon)
@@ -165,7 +164,8 @@ def bench_of(
     return Bench(setup, matrix, progress)
 
 
-def _check(training: TrainingOptions, running: RunningOptions) -> None:
+def check_options(training: TrainingOptions, running: RunningOptions) -> None:
+    """Raises UserError for an option that is wrong whatever is measured; it needs no torch."""
     if training.freeze not in (None, ENCODER):
         raise UserError(f"--freeze {training.freeze}: give {ENCODER}, or leave it out")
     if running.threads is not None and running.threads < 1:

@@ -23,6 +23,9 @@ def web(
     ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger pictures.")] = MAX_PIXELS / 1e6,
+    auto_model: Annotated[
+        str | None, typer.Option(help="Network of rembg behind Find objects; as for unseg protect --masks auto.")
+    ] = None,
 ) -> None:
     """Open a page on this machine that protects photographs: drop them, mark the objects, compare, download.
 
@@ -35,7 +38,7 @@ def web(
     from unseg.storage.key_file import read_key
     from unseg.web.server import ServerOptions, serve
 
-    options = ServerOptions(None if key is None else read_key(key), int(max_megapixels * 1e6))
+    options = ServerOptions(None if key is None else read_key(key), int(max_megapixels * 1e6), auto_model)
     try:
         with in_good_order():
             serve(port, options, lambda address, invitation: _tell(address, invitation, no_browser))

@@ -106,14 +106,28 @@ def scaled(values_HW: np.ndarray, height: int, width: int) -> np.ndarray:
     return values_HW[rows[:, None], columns]
 
 
-def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    """Returns the pixels inside any of the boxes (XYXY, corners inclusive), H×W bool."""
+def box_spans(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> list[tuple[slice, slice]]:
+    """Returns the rows and columns inside each of the boxes (XYXY, corners inclusive) that touches the image."""
+    low, high = _corners(boxes_N4, height, width)
+    return [
+        (slice(top, bottom), slice(left, right))
+        for (left, top), (right, bottom) in zip(low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def _corners(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first (x, y) and the one after the last, N×2 each, of the boxes that touch the image."""
     boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 4)
     size = (width, height)
     low = np.ceil(boxes[:, :2]).clip(0, size).astype(np.intp)
     high = (np.floor(boxes[:, 2:]) + 1).clip(0, size).astype(np.intp)
     inside = (low < high).all(axis=1)
-    (left, top), (right, bottom) = low[inside].T, high[inside].T
+    return low[inside], high[inside]
+
+
+def box_mask(boxes_N4: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """Returns the pixels inside any of the boxes (XYXY, corners inclusive), H×W bool."""
+    (left, top), (right, bottom) = (corners.T for corners in _corners(boxes_N4, height, width))
     # How many boxes begin at each corner, less those that end there: summed over both axes, how many cover each pixel.
     # So 50,000 boxes take no longer than one.
     covering = np.zeros((height + 1, width + 1), np.int32)

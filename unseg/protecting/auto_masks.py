@@ -44,14 +44,20 @@ class Foreground:
     proposals: tuple[Proposal, ...]
     unclear: str | None = None
 
+    def numbers(self, height: int, width: int) -> np.ndarray:
+        """Returns the number of the object that each pixel belongs to, H×W uint8 from 1 on; 0: to none."""
+        numbers_HW = np.zeros((height, width), np.uint8)
+        for number, proposal in enumerate(self.proposals, 1):
+            numbers_HW[proposal.mask_HW] = number
+        return numbers_HW
+
     def levels(self, height: int, width: int) -> np.ndarray:
         """Returns the mask that people look at and change, H×W uint8: 0 where no object is, 255 on the first one, and
         20 less on each further one, so that any of them can be filled with black at a click. Above 127 is object.
         """
-        levels_HW = np.zeros((height, width), np.uint8)
-        for number, proposal in enumerate(self.proposals):
-            levels_HW[proposal.mask_HW] = 255 - LEVEL_STEP * number
-        return levels_HW
+        levels = np.arange(256) * -LEVEL_STEP + (255 + LEVEL_STEP)
+        levels[0] = 0
+        return levels.clip(0, 255).astype(np.uint8)[self.numbers(height, width)]
 
 
 def propose(image_HW3: np.ndarray, network: Network) -> Foreground:

@@ -7,21 +7,24 @@ same pixels give the same outline in any thread and after any other image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from unseg.data.masks import box_mask
+from unseg.data.masks import box_spans
 from unseg.protecting.points import Points
 from unseg.storage.image_decoding import eight_bit_rgb
 
-WORK_SIDE = 320  # pixels: the long side of a box, or of the image around points, while it is segmented
+WORK_SIDE = 320  # pixels: while it is segmented, the side of a square as large as a box, the long side of an image
+MOST_SLENDER = 4  # times WORK_SIDE: the long side of a box
 MARGIN = 0.5  # of a box's sides: how far around it the background is looked at
 LEAST_MARGIN = 8  # pixels
 CORE = 0.15  # of a box's half sides: the ellipse in its middle that is object for sure
-BOX_ROUNDS, POINT_ROUNDS = 3, 2
+BOX_ROUNDS, POINT_ROUNDS = 3, 2  # at most
+SETTLED = 0.005  # of the pixels: after a round that moves fewer, another one moves hardly any, and takes as long
 LEAST_SHARE = 0.1  # of a box's area that an outline fills
 LEAST_SPAN = 0.5  # of a box's height and of its width that an outline reaches over
 SEED_RADIUS = 0.015  # of the long side: the disc around a point that is as the point says
@@ -46,13 +49,10 @@ def outline_of_boxes(samples_HWC: np.ndarray, boxes_N4: Sequence[Sequence[float]
     """
     height, width = samples_HWC.shape[:2]
     union_HW, filled = np.zeros((height, width), bool), 0
-    for box in boxes_N4:
-        inside_HW = box_mask([box], height, width)
-        if not inside_HW.any():
-            continue
-        found = _outline_in(samples_HWC, inside_HW)
+    for rows, columns in box_spans(boxes_N4, height, width):
+        found = _outline_in(samples_HWC, rows, columns)
         filled += found is None
-        union_HW |= inside_HW if found is None else found
+        union_HW[rows, columns] |= True if found is None else found
     return union_HW, filled
 
 
@@ -80,35 +80,37 @@ def outline_around(samples_HWC: np.ndarray, points: Points) -> np.ndarray | None
 
 @dataclass(frozen=True)
 class _View:
-    """A small copy of a part of an image. rows, columns: the part. pixels: h×w×3 uint8."""
+    """A small copy of a part of an image. rows, columns: the part, H×W. pixels: h×w×3 uint8."""
 
     pixels: np.ndarray
     rows: slice
     columns: slice
-    shape: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Returns the height and width of the part."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
     @staticmethod
-    def of(samples_HWC: np.ndarray, rows: slice, columns: slice, side: int) -> _View:
+    def of(samples_HWC: np.ndarray, rows: slice, columns: slice, side: float) -> _View:
         """Returns a part so small that `side` of its pixels become at most WORK_SIDE."""
         part = samples_HWC[rows, columns]
         scale = min(1.0, WORK_SIDE / side)
         height, width = (max(1, round(length * scale)) for length in part.shape[:2])
         small = cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=cv2.INTER_AREA)
-        return _View(eight_bit_rgb(small.reshape(height, width, -1)), rows, columns, samples_HWC.shape[:2])
+        return _View(eight_bit_rgb(small.reshape(height, width, -1)), rows, columns)
 
-    def reduced(self, mask_HW: np.ndarray) -> np.ndarray:
-        """Returns a mask of the image as the view shows it, h×w bool: a pixel is on where half of it is."""
-        part = mask_HW[self.rows, self.columns].astype(np.uint8) * 255
+    def reduced(self, box: tuple[slice, slice]) -> np.ndarray:
+        """Returns rows and columns of the part as the view shows them, h×w bool: a pixel is on where half of it is."""
+        inside = np.zeros(self.size, np.uint8)
+        inside[box] = 255
         height, width = self.pixels.shape[:2]
-        return cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) > 127
+        return cv2.resize(inside, (width, height), interpolation=cv2.INTER_AREA) > 127
 
     def enlarged(self, mask_hw: np.ndarray) -> np.ndarray:
-        """Returns a mask of the view as one of the whole image, H×W bool, with smooth edges."""
-        whole = np.zeros(self.shape, bool)
-        height, width = whole[self.rows, self.columns].shape
-        values = mask_hw.astype(np.uint8) * 255
-        whole[self.rows, self.columns] = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR) > 127
-        return whole
+        """Returns a mask of the view as one of the part, H×W bool, with smooth edges."""
+        height, width = self.size
+        return cv2.resize(mask_hw.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_LINEAR) > 127
 
     def discs(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
         """Returns the pixels of the view around points of the image, h×w bool."""
@@ -126,17 +128,17 @@ class _View:
 # --- boxes
 
 
-def _outline_in(samples_HWC: np.ndarray, inside_HW: np.ndarray) -> np.ndarray | None:
-    """Returns the object in a box that the image's pixels `inside` make up; None where none is found."""
-    rows, columns = _extents(inside_HW)
+def _outline_in(samples_HWC: np.ndarray, rows: slice, columns: slice) -> np.ndarray | None:
+    """Returns the object in a box of these rows and columns, as a mask of the box, H×W bool; None if none is found."""
     height, width = rows.stop - rows.start, columns.stop - columns.start
     around = (_widened(rows, samples_HWC.shape[0]), _widened(columns, samples_HWC.shape[1]))
-    view = _View.of(samples_HWC, *around, max(height, width))
-    box = view.reduced(inside_HW)
+    view = _View.of(samples_HWC, *around, max(math.sqrt(height * width), max(height, width) / MOST_SLENDER))
+    inside = (_from(rows, around[0].start), _from(columns, around[1].start))
+    box = view.reduced(inside)
     if not box.any():
         return None
     found = _touching(_segmented(view.pixels, _marks_of(box), BOX_ROUNDS), box)
-    mask_HW = view.enlarged(_without_holes(found)) & inside_HW
+    mask_HW = view.enlarged(_without_holes(found))[inside]
     if mask_HW.sum() < LEAST_SHARE * height * width:
         return None
     spans = _extents(mask_HW)
@@ -149,6 +151,11 @@ def _extents(mask: np.ndarray) -> tuple[slice, slice]:
     """Returns from the first to the last row, and from the first to the last column, that a mask reaches over."""
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _from(part: slice, start: int) -> slice:
+    """Returns a part as counted from `start`."""
+    return slice(part.start - start, part.stop - start)
 
 
 def _widened(part: slice, length: int) -> slice:
@@ -233,7 +240,7 @@ def _segmented(pixels_hw3: np.ndarray, marks_hw: np.ndarray, rounds: int) -> np.
         on = marks & 1 == 1  # GC_FGD is 1, GC_PR_FGD 3
         background, thing = _colour_model(pixels_hw3[~on]), _colour_model(pixels_hw3[on])
         cv2.grabCut(pixels_hw3, marks, (0, 0, 1, 1), background, thing, 1, cv2.GC_EVAL_FREEZE_MODEL)  # no rectangle
-        if np.array_equal(marks, before):
+        if (marks & 1 != before & 1).mean() < SETTLED:
             break
     return marks & 1 == 1
 

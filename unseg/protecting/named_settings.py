@@ -32,6 +32,7 @@ class ImageOptions(TypedDict, total=False):
     mask_type: str
     mask_frame: str
     fit_masks: bool
+    auto_model: str | None
     unmasked: str
     max_megapixels: float
     format: str
@@ -51,7 +52,6 @@ class RunOptions(ImageOptions, total=False):
 
     region: str
     bands: tuple[int, ...] | None
-    auto_model: str | None
 
 
 class NamedOptions(RunOptions, total=False):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, overload
 
 from PIL import Image as Pillow
 
+from unseg.compute.device import device_name
+from unseg.protecting.generators import fastest_generator
 from unseg.protecting.given_files import GivenFile
 from unseg.protecting.given_images import AnyImage, AnyMask
 from unseg.protecting.protector import Protector, warn_if_weak
+from unseg.protecting.settings import COMPACT
 from unseg.storage.key_file import new_key
+from unseg.storage.loaded_generator import LoadedGenerator
 
 OF_OBJECT = ("boxes", "refine_boxes", "points", "classes", "whole_image")
 
@@ -40,7 +46,8 @@ def protect_image(image: Any, mask: Any = None, **options: Any) -> Any:
     more. Warns with WeakProtection where the image is not to be called protected.
 
     Without a key, one is drawn for all calls of this process. A generator that is given by its name is loaded once for
-    all calls. A weight file is loaded anew once it has changed.
+    all calls, whatever their keys, and so is the network of mask="auto". A weight file is loaded anew once it has
+    changed.
     """
     of_object = {name: options.pop(name) for name in OF_OBJECT if name in options}
     made = _protector_of(options).result(image, mask, **of_object)
@@ -50,15 +57,20 @@ def protect_image(image: Any, mask: Any = None, **options: Any) -> Any:
 
 def _protector_of(options: dict[str, Any]) -> Protector:
     """Returns the protector of a call; one with a network that has a name is kept for later calls."""
-    generator, noise = options.get("generator"), options.get("noise")
-    is_named = isinstance(generator, (str, Path)) or (generator is None and noise in ("compact", "tint"))
-    if not is_named or options.get("key") is not None or options.get("codes") is not None:
-        if generator is None and noise in (None, "codes") and options.get("key") is None:
-            options = {**options, "key": _own_key()}
+    generator, noise, codes = (options.get(name) for name in ("generator", "noise", "codes"))
+    if generator is None and noise in (None, "codes"):
+        return Protector(**{"key": _own_key(), **options} if options.get("key") is None else options)
+    if not isinstance(generator, (str, Path, NoneType)):
         return Protector(**options)
     path = Path(generator or "")
     changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _cached_protector(changed, **{**options, "generator": generator and str(generator)})
+    name = None if generator is None else str(generator)
+    if options.get("key") is not None and name not in (None, COMPACT) and noise in (None, "sam"):
+        device, precision = device_name(options.get("device", "auto")), options.get("precision", "float32")
+        return Protector(**{**options, "generator": _kept_generator(changed, name, device, precision)})
+    if isinstance(codes, Mapping):
+        options = {**options, "codes": tuple(sorted(codes.items()))}
+    return _cached_protector(changed, **{**options, "generator": name})
 
 
 @lru_cache(maxsize=1)
@@ -67,6 +79,17 @@ def _own_key() -> bytes:
 
 
 @lru_cache(maxsize=4)
+def _kept_generator(changed: int, name: str, device: str, precision: str) -> LoadedGenerator:
+    """Returns a generator, whatever the keys of its calls. changed: when its weight file was.
+
+    precision: of the calls; networks remember it, so each has its own.
+    """
+    return fastest_generator(name, device)
+
+
+@lru_cache(maxsize=4)
 def _cached_protector(changed: int, **options: Any) -> Protector:
-    """Returns a protector with these options. changed: when the weight file of its generator was."""
+    """Returns a protector with these options; codes are pairs. changed: when the weight file of its generator was."""
+    if isinstance(options.get("codes"), tuple):
+        options["codes"] = dict(options["codes"])
     return Protector(**options)

@@ -25,6 +25,7 @@ from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
 from unseg.method.visibility import check_can_measure
 from unseg.protecting.coding import coding_from, read_coding
 from unseg.protecting.effect import Effect, effect_of
+from unseg.protecting.foreground_object import is_auto
 from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.given_files import AnyGiven, GivenFile, is_file, mask_in_file, read_any
 from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, GivenImage
@@ -78,8 +79,8 @@ class Protector:
     `unseg.protecting.network_protector.NetworkProtector`.
 
     options: the command's, by their names: noise, strength, epsilon, background_epsilon, survive_grey,
-    mask_by_contrast, device, batch_size, precision, quality; for images and masks in files also format, png_level,
-    metadata, max_megapixels, mask_type, mask_frame and fit_masks.
+    mask_by_contrast, device, batch_size, precision, quality, auto_model; for images and masks in files also format,
+    png_level, metadata, max_megapixels, mask_type, mask_frame and fit_masks.
 
     One protector may serve several threads, which get what one thread gets. It holds neither threads nor files between
     calls, so nothing is to be closed. Another process gets an equal one by pickle.
@@ -183,11 +184,12 @@ class Protector:
         of one come back, those that the command writes; or a path, for which a PIL image comes back. Alpha stays.
 
         Exactly one of these says what the object is. mask: H×W bool, or 0 and 255, as array or PIL image, or a mask's
-        file, as path or bytes. boxes: N×4 XYXY in pixels, corners inclusive; refine_boxes: the object is what GrabCut
-        finds in each box instead. points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …} of
-        such: the object is what GrabCut finds around them. classes: H×W class ids, of which each gets the noise of its
-        code, and 255 (no class) none. whole_image: all of it, which cannot keep networks from learning the objects in
-        it. Raises UserError for anything else, and where no object is found.
+        file, as path or bytes; or "auto", the foreground that a network of rembg finds (`auto_model` names one). boxes:
+        N×4 XYXY in pixels, corners inclusive; refine_boxes: the object is what GrabCut finds in each box instead.
+        points: N×2 (x, y) in pixels on the object, or {"object": …, "background": …} of such: the object is what
+        GrabCut finds around them. classes: H×W class ids, of which each gets the noise of its code, and 255 (no class)
+        none. whole_image: all of it, which cannot keep networks from learning the objects in it. Raises
+        UserError for anything else, and where no object is found.
         """
         given = read_any(image, self.settings)
         if classes is not None:
@@ -197,7 +199,7 @@ class Protector:
                     "classes: tell by themselves what the object is; leave out mask, boxes, points and whole_image"
                 )
             return self._finished(given, *self._with_classes(given.samples_HWC, classes))
-        if is_file(mask):
+        if is_file(mask) and not is_auto(mask):
             mask = mask_in_file(cast(GivenFile, mask), given, self.settings)
         found = given_object(
             given.samples_HWC,
@@ -206,6 +208,7 @@ class Protector:
             refine_boxes=refine_boxes,
             points=points,
             whole_image=whole_image,
+            auto_model=self.settings.auto_model,
         )
         if not found.mask_HW.any():
             raise UserError("mask: no object in it; give one that shows the object")
@@ -232,12 +235,14 @@ class Protector:
     ) -> Iterator[ProtectedImage]:
         """Yields what `result` returns for each image, in their order, while later ones are worked on.
 
-        masks, boxes, points, classes: one for each image; UserError where they are fewer or more. workers: threads;
-        None: one a core. A few images are ahead at a time, so that any number of them flows through.
+        masks, boxes, points, classes: one for each image, or masks="auto"; UserError where they are fewer or more.
+        workers: threads; None: one a core. A few images are ahead at a time, so that any number of them flows through.
         """
+        of_all: dict[str, Any] = {"refine_boxes": refine_boxes, "whole_image": whole_image}
+        if is_auto(masks):
+            masks, of_all["mask"] = None, masks
         by_image = {"mask": masks, "boxes": boxes, "points": points, "classes": classes}
         columns = {name: values for name, values in by_image.items() if values is not None}
-        of_all: dict[str, Any] = {"refine_boxes": refine_boxes, "whole_image": whole_image}
         ahead: deque[Future[ProtectedImage]] = deque()
         count = workers or cores()
         with worker_threads(count) as pool:

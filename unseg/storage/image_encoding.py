@@ -121,6 +121,18 @@ def encode_png(
     return data[:PNG_HEADER_END] + extra + data[PNG_HEADER_END:] if extra else data
 
 
+def encode_ids(ids_HW: np.ndarray, colours_K3: np.ndarray) -> bytes:
+    """Returns a PNG whose values are numbers, of objects or classes. ids: H×W uint8. colours: of each number, RGB.
+
+    Readers of masks get the numbers, people see the colours.
+    """
+    image = Pillow.fromarray(ids_HW)
+    image.putpalette(np.ascontiguousarray(colours_K3, np.uint8).tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def _png_of_row_differences(samples_HWC: np.ndarray, level: int) -> bytes:
     """Returns a PNG of 8 or 16 bits a channel, C = 1 to 4; every row is the difference to the one above (filter Up)."""
     height, width, channels = samples_HWC.shape

@@ -117,7 +117,7 @@ class Darkroom:
         """Returns a picture with its noise. word: of its strength."""
         with picture.lock:
             kept = self._entry(picture)
-            of = (word, picture.whole or picture.bits, key)
+            of = (word, picture.whole or picture.runs, key)
             if kept.changed is None or kept.changed.of != of:
                 kept.changed = None  # so that there are never three
                 kept.changed = _made(kept.image, picture.mask_HW, Budget(strength(word)), key, of)

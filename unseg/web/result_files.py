@@ -20,8 +20,7 @@ from unseg.protecting.manifest import MANIFEST, Entry
 from unseg.protecting.objects import WHOLE_IMAGE
 from unseg.protecting.run import protect
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
-from unseg.storage.files import blocks_of, files_under, open_for_reading
-from unseg.storage.image_encoding import write_png
+from unseg.storage.files import blocks_of, files_under, open_for_reading, write_durably
 from unseg.storage.image_limits import MAX_PIXELS
 from unseg.storage.key_file import write_key
 from unseg.web.darkroom import Form
@@ -32,7 +31,7 @@ PUBLIC, PRIVATE = "protected.zip", "private.zip"
 KEY, MASKS, PROTECTED = "protected.key", "masks", "protected"
 READ_ME = """Keep these files to yourself: whoever has the key can take the noise off.
 
-masks/         what the object of each picture is
+masks/         the objects of each picture, a number each
 protected.key  the key of the noise
 
 This command makes the same files again, byte for byte, from the folder or the files that you dropped:
@@ -76,7 +75,8 @@ class Order:
             DEFAULTS,
             budget=Budget(strength(self.word)),
             format=self.form,
-            mask_type="binary" if self.has_masks else "auto",
+            mask_type="index" if self.has_masks else "auto",
+            auto_objects=not self.has_masks,
             unmasked="whole" if self.has_masks and self.has_whole else "skip",
             max_megapixels=max_pixels / 1e6,
         )
@@ -84,7 +84,7 @@ class Order:
     def command(self) -> str:
         """Returns the command that makes the same files."""
         words = ["unseg protect ORIGINALS"]
-        words += [f"--masks {MASKS} --mask-type binary"] if self.has_masks else ["--whole-image"]
+        words += [f"--masks {MASKS} --mask-type index --objects all"] if self.has_masks else ["--whole-image"]
         words += ["--unmasked whole"] if self.has_masks and self.has_whole else []
         words += [] if self.word == "standard" else [f"--strength {self.word}"]
         words += [] if self.form == "png" else [f"--format {self.form}"]
@@ -214,7 +214,7 @@ def _sample(picture: Picture, originals: Path, masks: Path) -> SampleFile:
     if picture.whole:
         return SampleFile(picture.name, picture.path, originals)
     name = f"{picture.stem}.png"
-    write_png(masks / name, picture.mask_HW.view("uint8") * 255)
+    write_durably(masks / name, picture.mask_file())
     return SampleFile(picture.name, picture.path, originals, masks / name, name)
 
 

@@ -18,6 +18,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from unseg.method.config import STRENGTHS
+from unseg.protecting.auto_masks import propose
+from unseg.protecting.foreground_models import BY_PAGE, ForegroundModel
 from unseg.protecting.given_images import read_given_boxes
 from unseg.protecting.grabcut import outline_of_boxes
 from unseg.protecting.request import CANNOT
@@ -30,23 +32,24 @@ from unseg.web.darkroom import Changed, Darkroom, file_of, original_file
 from unseg.web.refusals import Refusal
 from unseg.web.result_files import KEY, PRIVATE, PUBLIC, Order
 from unseg.web.tabs import Tab, Tabs
-from unseg.web.uploaded_picture import Picture, bits_of
+from unseg.web.uploaded_picture import MOST_OBJECTS, Picture, runs_of
 from unseg.web.uploads import ARCHIVE_BYTES, FORM_BYTES, IMAGE_BYTES, body_to_file, read_body, relative_name
 from unseg.web.verdict import looks, verdict
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MEDIA = {"png": "image/png", "webp": "image/webp"}
 THUMBNAIL = 96  # pixels of the long side
-BITS = "application/octet-stream"
+RUNS = "application/octet-stream"
 
 
 @dataclass(frozen=True)
 class State:
-    """What all requests share. max_pixels: larger pictures are refused."""
+    """What all requests share. max_pixels: larger pictures are refused. foreground: the network that finds objects."""
 
     tabs: Tabs
     darkroom: Darkroom
     max_pixels: int
+    foreground: ForegroundModel
 
 
 def page_files() -> dict[str, tuple[bytes, str]]:
@@ -98,6 +101,7 @@ async def open_tab(request: Request) -> Response:
         "suffixes": IMAGE_SUFFIXES,
         "most_bytes": {"image": IMAGE_BYTES, "archive": ARCHIVE_BYTES},
         "most_pixels": _state(request).max_pixels,
+        "most_objects": MOST_OBJECTS,
     }
     return JSONResponse({**tab.as_json(), **facts}, 201)
 
@@ -197,36 +201,50 @@ async def show_thumbnail(request: Request) -> Response:
 
 
 async def find_outline(request: Request) -> Response:
-    """Answers with what GrabCut finds in a box, a bit a pixel; `found` in the header Unseg-Outline, or `filled`."""
+    """Answers with what GrabCut finds in a box, as runs; `found` in the header Unseg-Outline, or `filled`."""
     _, picture = _picture(request)
     box = _json(await read_body(request, FORM_BYTES, "the box")).get("box")
     boxes = read_given_boxes([box] if box is not None else [])
     image = await run_in_threadpool(_state(request).darkroom.image, picture)
-    bits, filled = await run_in_threadpool(_outline, image, boxes)
-    return Response(bits, media_type=BITS, headers={"unseg-outline": "filled" if filled else "found"})
+    runs, filled = await run_in_threadpool(_outline, image, boxes)
+    return Response(runs, media_type=RUNS, headers={"unseg-outline": "filled" if filled else "found"})
 
 
 def _outline(image: Image, boxes: list[list[float]]) -> tuple[bytes, int]:
     mask_HW, filled = outline_of_boxes(image.samples, boxes)
-    return bits_of(mask_HW), filled
+    return runs_of(mask_HW.view(np.uint8)), filled
+
+
+async def find_objects(request: Request) -> Response:
+    """Answers with the objects that `--masks auto` finds, as runs, numbered from 1, the largest first."""
+    _, picture = _picture(request)
+    image = await run_in_threadpool(_state(request).darkroom.image, picture)
+    runs = await run_in_threadpool(_proposals, image, picture.name, _state(request).foreground)
+    return Response(runs, media_type=RUNS)
+
+
+def _proposals(image: Image, name: str, network: ForegroundModel) -> bytes:
+    found = propose(image.pixels, network)
+    if found.unclear is not None:
+        raise Refusal(422, f"{name}: no clear foreground ({found.unclear}); {BY_PAGE.otherwise}")
+    return runs_of(found.numbers(*image.samples.shape[:2]))
 
 
 async def put_object(request: Request) -> Response:
-    """Takes the object of a picture: a bit a pixel, or all of it (`?whole=1`)."""
+    """Takes the objects of a picture, as runs, or all of it (`?whole=1`)."""
     _, picture = _picture(request)
     if request.query_params.get("whole") == "1":
-        picture.whole, picture.bits = True, None
+        picture.whole, picture.runs = True, None
     else:
-        bits = await read_body(request, -(-picture.height * picture.width // 8), "the object")
-        await run_in_threadpool(picture.mark, bits)
+        runs = await read_body(request, picture.most_bytes, "the object")
+        await run_in_threadpool(picture.mark, runs)
     return JSONResponse(picture.as_json())
 
 
 async def show_mask(request: Request) -> Response:
-    """Answers with the object as a mask that `unseg protect --masks` takes."""
+    """Answers with the objects as a mask that `unseg protect --masks --mask-type index` takes."""
     _, picture = _picture(request)
-    mask_HW = await run_in_threadpool(lambda: picture.mask_HW)
-    data = await run_in_threadpool(encode_png, mask_HW.view("uint8") * 255)
+    data = await run_in_threadpool(picture.mask_file)
     return _download(data, "image/png", f"{PurePosixPath(picture.stem).name}.png")
 
 
@@ -287,7 +305,7 @@ async def show_looks(request: Request) -> Response:
 async def make_files(request: Request) -> Response:
     """Begins to make the files of all pictures that have an object."""
     tab, wanted = _tab(request), _json(await read_body(request, FORM_BYTES, "the request"))
-    pictures = [picture for picture in list(tab.pictures.values()) if picture.whole or picture.bits is not None]
+    pictures = [picture for picture in list(tab.pictures.values()) if picture.is_marked]
     form: Any = wanted.get("format", "png")  # of a few; Order refuses others
     order = Order(pictures, str(wanted.get("strength", "standard")), form)
     return JSONResponse(tab.results.make(order, _state(request).max_pixels).as_json(), 202)
@@ -327,6 +345,7 @@ ROUTES = [
     Route(f"{PICTURE}/original.png", show_original, methods=["GET"]),
     Route(f"{PICTURE}/thumbnail.png", show_thumbnail, methods=["GET"]),
     Route(f"{PICTURE}/outline", find_outline, methods=["POST"]),
+    Route(f"{PICTURE}/objects", find_objects, methods=["POST"]),
     Route(f"{PICTURE}/object", put_object, methods=["PUT"]),
     Route(f"{PICTURE}/mask.png", show_mask, methods=["GET"]),
     Route(PICTURE + "/protected.{form:str}", show_protected, methods=["GET"]),

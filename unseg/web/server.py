@@ -15,7 +15,10 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 
+from unseg.compute.progress import SILENT
+from unseg.compute.threads import cores
 from unseg.errors import UserError
+from unseg.protecting.foreground_models import BY_PAGE, DEFAULT_MODEL, ForegroundModel
 from unseg.storage.image_limits import MAX_PIXELS, own_size_limit, quiet_decoders
 from unseg.storage.key_file import new_key
 from unseg.web import http_api, routes
@@ -33,15 +36,19 @@ GOODBYE = 2  # seconds that answers have which are on their way when the server 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What a server may vary. key: of all noise; None: each tab draws one, and calls share another."""
+    """What a server may vary. key: of all noise; None: each tab draws one, and calls share another. auto_model: the
+    network that proposes objects, one of `unseg.protecting.foreground_models.MODELS`; None: the default one.
+    """
 
     key: bytes | None = None
     max_pixels: int = MAX_PIXELS
+    auto_model: str | None = None
 
 
 def application(folder: Path, options: ServerOptions) -> Starlette:
     """Returns the application without its guard. folder: an empty one for everything that is uploaded."""
     darkroom = Darkroom(options.max_pixels)
+    foreground = ForegroundModel(options.auto_model or DEFAULT_MODEL, cores(), SILENT, BY_PAGE)
     for name in ("tabs", "calls"):
         (folder / name).mkdir()
     tabs = Tabs(folder / "tabs", darkroom, options.key)
@@ -57,7 +64,7 @@ def application(folder: Path, options: ServerOptions) -> Starlette:
 
     all_routes = [*routes.page_routes(), *routes.ROUTES, *http_api.ROUTES]
     app = Starlette(routes=all_routes, exception_handlers=dict(HANDLERS), lifespan=lifespan)
-    app.state.shared = routes.State(tabs, darkroom, options.max_pixels)
+    app.state.shared = routes.State(tabs, darkroom, options.max_pixels, foreground)
     app.state.calls = http_api.CallOptions(
         folder / "calls", options.key or new_key(), options.max_pixels, Semaphore(CALLS)
     )

@@ -68,6 +68,7 @@ class Page {
     each("format", () => this.updateReady());
     byId("slider").addEventListener("input", (event) => this.divide(Number(event.target.value)));
     byId("undo").addEventListener("click", () => this.undo());
+    byId("propose").addEventListener("click", () => this.propose());
     byId("whole").addEventListener("change", (event) => this.setWhole(event.target.checked));
     byId("whole-all").addEventListener("click", () => this.wholeForAll());
     addEventListener("beforeunload", (event) => this.pictures.size && event.preventDefault());
@@ -83,7 +84,7 @@ class Page {
   }
 
   maskOf(picture) {
-    if (!this.masks.has(picture.id)) this.masks.set(picture.id, new ObjectMask(picture.width, picture.height));
+    if (!this.masks.has(picture.id)) this.masks.set(picture.id, new ObjectMask(picture.width, picture.height, this.tab.facts.most_objects));
     return this.masks.get(picture.id);
   }
 
@@ -136,27 +137,44 @@ class Page {
   // --- objects
 
   async find(box) {
+    const word = (found) => (found.filled ? "No outline was found, so the box itself was taken. Remove what is too much with the brush." : "Object found.");
+    await this.takeObjects("Finding the object…", (picture) => this.tab.outline(picture, box), word);
+  }
+
+  /** Takes the objects that `--masks auto` finds; they come on top of those that there are. */
+  async propose() {
+    if (this.isProposing) return;
+    this.isProposing = true; // the button stays enabled: it would lose the focus
+    await this.takeObjects("Looking for objects…", async (picture) => ({ runs: await this.tab.proposals(picture) }), () => "Objects found. Look whether they hold all that networks are not to learn.");
+    this.isProposing = false;
+  }
+
+  /** Asks the server for objects of the picture on the bench, and takes them. word: says what was found. */
+  async takeObjects(busy, asked, word) {
     const { current, mask } = this;
-    const number = mask.freeNumber();
-    this.busy("Finding the object…");
-    const found = await this.attempt(() => this.tab.outline(current, box));
+    this.busy(busy);
+    const taken = await this.attempt(async () => {
+      const found = await asked(current);
+      const count = found.runs.reduce((most, run) => Math.max(most, run & 255), 0);
+      return { ...found, numbers: mask.freeNumbers(count) };
+    });
     this.busy(null);
-    if (!found) return;
+    if (!taken) return;
     mask.begin();
-    mask.fill(found.bits, number);
-    mask.end();
+    mask.fill(taken.runs, taken.numbers);
+    const area = mask.end();
     if (current !== this.current) {
       this.send(current);
       return;
     }
-    this.number = number;
-    this.stage.redraw();
-    this.objectsChanged(found.filled ? "No outline was found, so the box itself was taken. Remove what is too much with the brush." : "Object found.");
+    [this.number] = taken.numbers;
+    if (area) this.stage.redraw(area);
+    this.objectsChanged(word(taken));
   }
 
   /** Returns the number of the object that a stroke adds to; a new one where there is none. */
   objectToPaint() {
-    this.number ??= this.mask.objects.at(-1)?.number ?? this.mask.freeNumber();
+    this.number ??= this.mask.objects.at(-1)?.number ?? this.mask.freeNumbers()[0];
     return this.number;
   }
 
@@ -176,7 +194,7 @@ class Page {
     byId("objects").hidden = isWhole;
     byId("whole").checked = isWhole;
     byId("undo").disabled = !mask.undos.length;
-    for (const input of document.querySelectorAll("#tools input")) input.disabled = isWhole;
+    for (const input of document.querySelectorAll("#tools input, #propose")) input.disabled = isWhole;
     this.stage.overlay.classList.toggle("unseen", isWhole);
   }
 
@@ -226,9 +244,9 @@ class Page {
 
   /** Sends a picture's object to the server, after what is on its way, and shows what comes of it. */
   send(picture) {
-    const bits = picture.object === "whole" ? undefined : this.maskOf(picture).bits();
+    const runs = picture.object === "whole" ? undefined : this.maskOf(picture).runs();
     picture.object = picture.object === "whole" ? "whole" : this.maskOf(picture).isEmpty ? null : "marked";
-    this.sending = this.sending.then(() => this.attempt(() => this.tab.sendObject(picture, bits)));
+    this.sending = this.sending.then(() => this.attempt(() => this.tab.sendObject(picture, runs)));
     this.gallery.update(picture);
     this.updateReady();
     if (picture === this.current) this.resultChanged();

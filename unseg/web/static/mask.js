@@ -1,7 +1,8 @@
-// The objects of one picture: which pixel belongs to which. The page keeps them and sends the server a bit a pixel.
+// The objects of one picture: which pixel belongs to which. The page keeps them and sends them as runs of pixels, row by
+// row: a word a run, with the object's number in its lowest byte and the count of pixels above it.
 
-export const MOST_OBJECTS = 250;
 const UNDOS = 30;
+const LONGEST = 2 ** 24 - 1; // pixels of a run
 
 /** A rectangle of pixels: from (left, top) to just before (right, bottom). */
 function union(first, second) {
@@ -15,9 +16,11 @@ function union(first, second) {
 }
 
 export class ObjectMask {
-  constructor(width, height) {
+  /** most: objects that a picture may have. */
+  constructor(width, height, most) {
     this.width = width;
     this.height = height;
+    this.most = most;
     this.labels = new Uint8Array(width * height); // 0: no object; else its number
     this.objects = []; // {number, pixels}
     this.undos = [];
@@ -31,12 +34,15 @@ export class ObjectMask {
     return { left: 0, top: 0, right: this.width, bottom: this.height };
   }
 
-  /** Returns the lowest number that no object has; null where there are too many. */
-  freeNumber() {
-    for (let number = 1; number <= MOST_OBJECTS; number++) {
-      if (!this.objects.some((object) => object.number === number)) return number;
+  /** Returns the lowest numbers that no object has; an Error, in words for people, where there are too many. */
+  freeNumbers(count = 1) {
+    const taken = new Set(this.objects.map((object) => object.number));
+    const free = [];
+    for (let number = 1; number <= this.most && free.length < count; number++) {
+      if (!taken.has(number)) free.push(number);
     }
-    return null;
+    if (free.length < count) throw new Error(`A picture has at most ${this.most} objects; remove some.`);
+    return free;
   }
 
   // --- changes, each between begin() and end()
@@ -71,16 +77,19 @@ export class ObjectMask {
     return area;
   }
 
-  /** Gives an object the pixels of a bit a pixel, row by row, the highest bit first. */
-  fill(bits, number) {
-    const { labels } = this;
-    for (let byte = 0; byte < bits.length; byte++) {
-      if (!bits[byte]) continue;
-      for (let bit = 0; bit < 8; bit++) {
-        if (bits[byte] & (128 >> bit)) labels[8 * byte + bit] = number;
+  /** Gives objects their pixels. runs: as they are sent; numbers: of the objects that are 1, 2, … in them. */
+  fill(runs, numbers) {
+    const { labels, width } = this;
+    let place = 0;
+    for (const word of runs) {
+      const end = place + (word >>> 8);
+      const number = word & 255;
+      if (number) {
+        labels.fill(numbers[number - 1], place, end);
+        this.changed = union(this.changed, { left: 0, top: Math.floor(place / width), right: width, bottom: Math.ceil(end / width) });
       }
+      place = end;
     }
-    this.changed = this.whole;
   }
 
   remove(number) {
@@ -133,13 +142,18 @@ export class ObjectMask {
     }
   }
 
-  /** Returns all objects together, a bit a pixel, as the server takes them. */
-  bits() {
+  /** Returns the runs of all objects, as the server takes them. */
+  runs() {
     const { labels } = this;
-    const bits = new Uint8Array(Math.ceil(labels.length / 8));
-    for (let place = 0; place < labels.length; place++) {
-      if (labels[place]) bits[place >> 3] |= 128 >> (place & 7);
+    const words = [];
+    for (let place = 0; place < labels.length; ) {
+      const number = labels[place];
+      const most = Math.min(labels.length, place + LONGEST);
+      let end = place + 1;
+      while (end < most && labels[end] === number) end++;
+      words.push((end - place) * 256 + number);
+      place = end;
     }
-    return bits;
+    return new Uint32Array(words);
   }
 }

@@ -49,15 +49,20 @@ export class Tab {
     return `${this.path}/pictures/${picture.id}${rest}`;
   }
 
-  /** Returns what GrabCut finds in a box, [x1, y1, x2, y2]: a bit a pixel, and whether the box was filled instead. */
+  /** Returns what GrabCut finds in a box, [x1, y1, x2, y2]: runs of pixels, and whether the box was filled instead. */
   async outline(picture, box) {
     const answer = await ask(this.of(picture, "/outline"), "POST", JSON.stringify({ box }));
-    const bits = new Uint8Array(await answer.arrayBuffer());
-    return { bits, filled: answer.headers.get("unseg-outline") === "filled" };
+    return { runs: new Uint32Array(await answer.arrayBuffer()), filled: answer.headers.get("unseg-outline") === "filled" };
   }
 
-  async sendObject(picture, bits) {
-    return (await ask(this.of(picture, bits ? "/object" : "/object?whole=1"), "PUT", bits)).json();
+  /** Returns the objects that `--masks auto` finds: runs of pixels, numbered from 1. */
+  async proposals(picture) {
+    return new Uint32Array(await (await ask(this.of(picture, "/objects"), "POST")).arrayBuffer());
+  }
+
+  /** Sends the objects of a picture; without runs, all of it is the object. */
+  async sendObject(picture, runs) {
+    return (await ask(this.of(picture, runs ? "/object" : "/object?whole=1"), "PUT", runs)).json();
   }
 
   async verdict(picture, strength) {

@@ -116,19 +116,16 @@ export class Tools {
 
   beginStroke() {
     this.number = this.tool === "remove" ? 0 : this.stroke();
-    if (this.number === null) return;
     this.stage.mask.begin();
     this.paint(this.last);
   }
 
   paint(point) {
-    if (this.number === null) return;
     this.stage.redraw(this.stage.mask.stroke(this.last, point, this.radius, this.number));
     this.last = point;
   }
 
   endStroke() {
-    if (this.number === null) return;
     this.stage.mask.end();
     this.changed(this.tool === "remove" ? "Removed." : "Added.");
   }
