@@ -120,6 +120,7 @@ def _run(
     settings: ProtectSettings,
     terminal: Terminal,
 ) -> Summary:
+    from unseg.compute.engine import Engine
     from unseg.protecting import run
     from unseg.protecting.shards import Shard
 
@@ -137,6 +138,7 @@ def _run(
             processes=speed.processes,
             gpus=speed.gpus,
             shard=None if speed.shard is None else Shard.parse(speed.shard),
+            engine=Engine.named(speed.engine, speed.ray_address),
             progress=terminal,
         )
 
@@ -173,11 +175,13 @@ def _for_folders(
         "--annotations": nameless and what.annotations is not None,
         "--names": files.names != "png",
         "--keep-times": files.keep_times,
-        "--processes": speed.processes != 1,
+        "--processes": speed.processes not in (None, 1),
         "--gpus": speed.gpus is not None,
         "--limit": trial.limit is not None,
         "--dry-run": trial.dry_run,
         "--watch": images.watch,
         "--webdataset": what.webdataset is not None,
         "--shard": speed.shard is not None,
+        "--engine": speed.engine is not None,
+        "--ray-address": speed.ray_address is not None,
     }

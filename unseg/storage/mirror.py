@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unseg.errors import UserError, naming_the_extra
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders, open_for_reading, stays_inside
@@ -43,6 +44,14 @@ def url_of(place: str | Path) -> str:
     if "@" in found[2].partition("/")[0]:
         raise UserError(f"{found[1]}://…: name no password in an address; set it as the library of the store reads it")
     return f"{found[1]}://{found[2].rstrip('/')}"
+
+
+class Name(NamedTuple):
+    """A file of a store. size: in bytes. time_ns: when it was changed."""
+
+    url: str
+    size: int
+    time_ns: int
 
 
 @dataclass(frozen=True)
@@ -90,17 +99,38 @@ class Mirror:
             self._name(file)
         return place
 
-    def _name(self, file: dict[str, Any]) -> None:
-        path = self.local(file["url"])
+    def _name(self, file: Name) -> None:
+        path = self.local(file.url)
         try:
             make_folders(path.parent)
             if os.path.isdir(path):
                 raise IsADirectoryError
-            leave_absent(path, int(file["size"]), file["time_ns"])
+            leave_absent(path, file.size, file.time_ns)
         except (NotADirectoryError, IsADirectoryError, FileExistsError):
             raise UserError(
-                f"{file['url']}: is a file and a folder at once, as only stores allow; rename one of them"
+                f"{file.url}: is a file and a folder at once, as only stores allow; rename one of them"
             ) from None
+
+    def names(self, paths: Iterable[Path]) -> list[Name]:
+        """Returns what another mirror needs to `take` those of the files that this one has."""
+        found = []
+        for path in sorted({os.path.normpath(path) for path in paths}):
+            url = self.url(path)
+            if url is not None and os.path.isfile(path):
+                status = os.stat(path)
+                found.append(Name(url, status.st_size, status.st_mtime_ns))
+        return found
+
+    def take(self, names: Iterable[Name]) -> None:
+        """Gives files their names that another mirror has listed."""
+        for name in names:
+            self._name(name)
+
+    def forget(self) -> None:
+        """Removes all names, and the contents that are here; the stores keep theirs."""
+        self.kept.clear()
+        for folder in self.folder.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
 
     # --- contents
 
@@ -188,6 +218,11 @@ class Kept:
                 total -= size
                 give_up(oldest)
 
+    def clear(self) -> None:
+        """Counts none any more."""
+        with self._lock:
+            self._sizes.clear()
+
 
 def leave_absent(path: Path, size: int, time_ns: int) -> None:
     """Puts an absent file of a size in the place of a path; whoever reads it now goes on with what it had."""
@@ -225,8 +260,8 @@ def _driver(protocol: str) -> Any:
     return fsspec.filesystem(protocol, use_listings_cache=False)  # other machines write there, too
 
 
-def _listed(url: str) -> Iterator[dict[str, Any]]:
-    """Yields url, size and time_ns of every file at or below a place."""
+def _listed(url: str) -> Iterator[Name]:
+    """Yields every file at or below a place."""
     filesystem = _filesystem(url)
     try:
         with _store_errors(url):
@@ -244,10 +279,10 @@ def _listed(url: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"{url}: cannot be listed: {error.strerror}") from error
 
 
-def _facts(url: str, found: dict[str, Any]) -> dict[str, Any]:
+def _facts(url: str, found: dict[str, Any]) -> Name:
     changed = found.get("LastModified") or found.get("created") or found.get("mtime") or 0
     seconds = changed if isinstance(changed, (int, float)) else changed.timestamp()
-    return {"url": url, "size": found.get("size") or 0, "time_ns": int(seconds * 1e9)}
+    return Name(url, int(found.get("size") or 0), int(seconds * 1e9))
 
 
 @contextmanager
