@@ -18,7 +18,6 @@ from typing import Any
 from unseg.compute.engine import Crew, Engine, Part, Work, connected
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, single_threaded_pool
-from unseg.errors import UserError
 from unseg.protecting.execution import NEVER, Summary, execute
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Entry, Key
 from unseg.protecting.merging import merge
@@ -32,7 +31,6 @@ from unseg.protecting.shards import SHARD, Shard, begun, is_done, own_lines
 from unseg.protecting.stores import (
     IMAGES_A_SHARD,
     merged_in_store,
-    mirrored,
     send_plan,
     shard_in_store,
     shards_for,
@@ -40,8 +38,7 @@ from unseg.protecting.stores import (
 from unseg.storage import image_limits
 from unseg.storage.files import sha256_of
 from unseg.storage.locks import SILENCE, FolderLock, holder_of
-from unseg.storage.mirror import Mirror, Name
-from unseg.storage.mounts import mounts
+from unseg.storage.mirror import Mirror, Name, mirror_here, mirrored
 from unseg.storage.packing import packed, unpacked
 
 SHARDS_AN_ACTOR = 8  # so that all end at about the same time
@@ -157,11 +154,6 @@ def _files_of(jobs: tuple[Job, ...], out: Path) -> Iterator[Path]:
         yield from (out / name for name in outputs if name is not None)
 
 
-def mirror_here() -> Mirror | None:
-    """Returns the folder that stands for stores in this run; None where it is on disks alone."""
-    return next((mount for mount in mounts() if isinstance(mount, Mirror)), None)
-
-
 # --- an actor
 
 
@@ -173,12 +165,9 @@ def work_on_shards(common: bytes) -> Iterator[Work]:
         source = whole.source.build(0)
 
         def work(part: bytes) -> _Made:
-            try:
-                return _made(whole, source, unpacked(part, mirror), mirror)
-            except UserError as error:
-                raise UserError(mirror.told(str(error))) from error
-            finally:
-                mirror.forget()
+            piece: _Piece = unpacked(part, mirror)
+            with mirror.lent(piece.names):
+                return _made(whole, source, piece, mirror)
 
         yield work
 
@@ -187,7 +176,6 @@ def _made(whole: Blueprint, source: NoiseSource, piece: _Piece, mirror: Mirror) 
     shard, out = piece.shard, whole.out
     url = mirror.url(out)
     if url is not None:
-        mirror.take(piece.names)
         mirror.listed(mirror.url(shard.folder(out)) or "")
     if is_done(shard, out, piece.header):
         return _Made(len(piece.jobs), len(piece.jobs))

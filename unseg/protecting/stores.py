@@ -8,45 +8,34 @@ killed loses one shard at most, and shards that are repeated, also by several ma
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unseg.compute.engine import Engine
 from unseg.compute.progress import Progress, Tick
+from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
+from unseg.protecting.findings import Finding
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
 from unseg.protecting.merging import merge
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard, is_done
 from unseg.protecting.tar_runs import holds_tars, verify_tars
-from unseg.protecting.verification import Finding, Verification, verify
+from unseg.protecting.verification import Verification, verify
 from unseg.storage.files import files_under, sha256_of
 from unseg.storage.key_file import new_key, write_key
-from unseg.storage.mirror import Mirror, is_url, url_of
-from unseg.storage.mounts import mounted
+from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
 
 IMAGES_A_SHARD = 1000
 SENDERS = 8  # files that are sent at a time
 Run = Callable[[Request, bool, Progress], Summary]
 Made = TypeVar("Made")
-
-
-@contextmanager
-def mirrored() -> Iterator[Mirror]:
-    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores."""
-    with tempfile.TemporaryDirectory(prefix="unseg-") as folder:
-        mirror = Mirror(Path(os.path.realpath(folder)))
-        with mounted(mirror):
-            try:
-                yield mirror
-            except UserError as error:
-                raise UserError(mirror.told(str(error))) from error
 
 
 @dataclass(frozen=True)
@@ -238,6 +227,7 @@ def verify_anywhere(
     workers: int | None,
     max_megapixels: float,
     progress: Progress,
+    engine: Engine | None = None,
     on_disk: Callable[..., Verification] = verify,
 ) -> Verification:
     """Verifies a folder as `unseg.protecting.verification.verify` does, also one in a store. on_disk: does so on disks.
@@ -245,7 +235,9 @@ def verify_anywhere(
     What a manifest in a store names is looked for in the same bucket only; originals elsewhere are to be named.
     """
     given = {"originals": originals, "masks": masks, "annotations": annotations}
-    options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels}
+    options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels, "engine": engine}
+    if engine is not None and is_url(annotations):
+        raise UserError(f"{OPTION}: does not go with --annotations in a store; leave it out, or copy them to a disk")
     if not any(map(is_url, (folder, *given.values()))):
         return _verified(folder, on_disk, **given, **options, progress=progress)
     with mirrored() as mirror:

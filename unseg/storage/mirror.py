@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 from unseg.errors import UserError, naming_the_extra
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders, open_for_reading, stays_inside
+from unseg.storage.mounts import mounted, mounts
 
 # Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
 ABSENT, BROUGHT = 0o200, 0o400
@@ -112,7 +114,7 @@ class Mirror:
             ) from None
 
     def names(self, paths: Iterable[Path]) -> list[Name]:
-        """Returns what another mirror needs to `take` those of the files that this one has."""
+        """Returns what another mirror needs to know those of the files that this one has."""
         found = []
         for path in sorted({os.path.normpath(path) for path in paths}):
             url = self.url(path)
@@ -121,16 +123,19 @@ class Mirror:
                 found.append(Name(url, status.st_size, status.st_mtime_ns))
         return found
 
-    def take(self, names: Iterable[Name]) -> None:
-        """Gives files their names that another mirror has listed."""
-        for name in names:
-            self._name(name)
-
-    def forget(self) -> None:
-        """Removes all names, and the contents that are here; the stores keep theirs."""
-        self.kept.clear()
-        for folder in self.folder.iterdir():
-            shutil.rmtree(folder, ignore_errors=True)
+    @contextmanager
+    def lent(self, names: Iterable[Name]) -> Iterator[None]:
+        """Inside, files have the names that another mirror gave; afterwards nothing is here. Errors name the stores."""
+        try:
+            for name in names:
+                self._name(name)
+            yield
+        except UserError as error:
+            raise UserError(self.told(str(error))) from error
+        finally:
+            self.kept.clear()
+            for folder in self.folder.iterdir():
+                shutil.rmtree(folder, ignore_errors=True)
 
     # --- contents
 
@@ -195,6 +200,23 @@ class Mirror:
             return
         except OSError as error:
             raise UserError(f"{url}: cannot be removed: {error.strerror}") from error
+
+
+@contextmanager
+def mirrored() -> Iterator[Mirror]:
+    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores."""
+    with tempfile.TemporaryDirectory(prefix="unseg-") as folder:
+        mirror = Mirror(Path(os.path.realpath(folder)))
+        with mounted(mirror):
+            try:
+                yield mirror
+            except UserError as error:
+                raise UserError(mirror.told(str(error))) from error
+
+
+def mirror_here() -> Mirror | None:
+    """Returns the mirror that is mounted in this process; None where there is none."""
+    return next((mount for mount in mounts() if isinstance(mount, Mirror)), None)
 
 
 class Kept:
