@@ -125,6 +125,7 @@ def _run(
     from unseg.protecting.shards import Shard
 
     assert images.out is not None, "a run has a folder to write to"
+    engine = Engine.named(speed.engine, speed.ray_address, speed.processes)
     with to_go_on_later(), quiet_decoders():
         return run.protect(
             inputs,
@@ -135,10 +136,10 @@ def _run(
             limit=trial.limit,
             dry_run=trial.dry_run,
             watch=images.watch,
-            processes=speed.processes,
+            processes=1 if speed.processes is None or engine is not None else speed.processes,
             gpus=speed.gpus,
             shard=None if speed.shard is None else Shard.parse(speed.shard),
-            engine=Engine.named(speed.engine, speed.ray_address),
+            engine=engine,
             progress=terminal,
         )
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from unseg.compute.engine import Crew, Engine, Part, Work, connected
 from unseg.compute.progress import SILENT, Progress
+from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import alone, single_threaded_pool
+from unseg.errors import UserError
 from unseg.protecting.execution import NEVER, Summary, execute
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Entry, Key
 from unseg.protecting.merging import merge
@@ -90,7 +92,11 @@ def protect_on_engine(request: Request, engine: Engine, progress: Progress, run:
             kept = _made_by_actors(plan, count, crew, cores, mirror, progress)
             seconds = time.perf_counter() - started
 
-        run(replace(request, shard=Shard(0, count), engine=None), False, progress, hand_out)
+        plan = Shard(0, count)
+        try:
+            run(replace(request, shard=plan, engine=None), False, progress, hand_out)
+        except UserError as error:  # the user gave no shard
+            raise UserError(str(error).replace(f"--shard {plan}: ", f"{OPTION}: ")) from error
     if mirror is None:
         merged = merge(out, of_edition=True)
     else:

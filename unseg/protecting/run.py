@@ -55,7 +55,7 @@ def protect(
     limit: int | None = None,
     dry_run: bool = False,
     watch: bool = False,
-    processes: int | None = None,
+    processes: int = 1,
     gpus: int | None = None,
     generator: AnyGenerator | None = None,
     key: str | Path | bytes | None = None,
@@ -81,11 +81,7 @@ def protect(
     """
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
-    if engine is not None:
-        engine, processes = replace(engine, most=processes), None
-        if gpus is not None:
-            raise UserError(f"--gpus {gpus}: is for one machine; with --engine ray give --device cuda and --processes")
-    settings, processes = _on_gpus(named_settings(settings, **options), processes or 1, gpus)
+    settings, processes = _on_gpus(named_settings(settings, **options), processes, gpus, engine)
     request = Request(
         tuple(map(Path, [inputs] if isinstance(inputs, (str, Path)) else inputs)),
         Path(out),
@@ -159,10 +155,14 @@ def _settled(
     return summary
 
 
-def _on_gpus(settings: ProtectSettings, processes: int, gpus: int | None) -> tuple[ProtectSettings, int]:
+def _on_gpus(
+    settings: ProtectSettings, processes: int, gpus: int | None, engine: Engine | None
+) -> tuple[ProtectSettings, int]:
     """Returns the settings with the device of so many GPUs, and how many processes there are then."""
     if gpus is None:
         return settings, processes
+    if engine is not None:
+        raise UserError(f"--gpus {gpus}: is for one machine; with --engine ray give --device cuda and --processes")
     from unseg.compute.device import device_of_gpus
 
     return replace(settings, device=device_of_gpus(gpus, processes)), gpus or processes
