@@ -152,25 +152,27 @@ class _Shift:
         return self.again.popleft() if self.again else next(self.parts, None)
 
     def _begun(self, reference: Any) -> None:
-        actor = self.starting.pop(reference)
         try:
             version = self._got(reference)
         except self.ray.exceptions.RayActorError as error:
+            self.ray.kill(self.starting.pop(reference))
             self._count_lost("an actor is lost before it begins", error)
             return
         if version != __version__:
             raise UserError(f"{OPTION}: a machine of the cluster has unseg {version}, this one {__version__}")
-        self.idle.append(actor)
+        self.idle.append(self.starting.pop(reference))
 
     def _answer(self, reference: Any) -> Iterator[Any]:
-        actor, part = self.busy.pop(reference)
+        actor, part = self.busy[reference]
         try:
             result = self._got(reference)
         except self.ray.exceptions.RayActorError as error:
+            del self.busy[reference]
             self.ray.kill(actor)  # it may be there still, and only out of reach
             self.again.append(part)
             self._count_lost(f"actors are lost with {part.name}", error)
             return
+        del self.busy[reference]
         self.left -= 1
         self.idle.append(actor)
         yield result

@@ -65,19 +65,17 @@ def protect(
     progress: Progress = SILENT,
     **options: Unpack[RunOptions],
 ) -> Summary:
-    """Protects images on disk and returns what was done.
+    """Protects images on disk, or in a store, and returns what was done.
 
     What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
-    Places may be a store's. All else is as the command's option of that name, which `unseg protect --help` explains;
-    `options` come on top of `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations,
-    whole_image and webdataset says what the object is.
-
-    annotations may be open already. generator may be one of any kind (see `unseg.protecting.generators`), key 32 bytes,
-    and codes a mapping from class to code. samples: the images, in place of those under `inputs`; each is the file of
-    its name under its root, and its output has that name under `out`. watch, shard, engine: see
-    `unseg.protecting.watching`, `shards` and `engine_runs`. progress: is told sentences and bars.
+    All else is as the command's option of that name, which `unseg protect --help` explains; `options` come on top of
+    `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations, whole_image and webdataset says
+    what the object is. annotations may be open already. generator may be one of any kind (see
+    `unseg.protecting.generators`), key 32 bytes, and codes a mapping from class to code. samples: the images, in place
+    of those under `inputs`; each is the file of its name under its root, and its output has that name under `out`.
+    watch, shard, engine: see `watching`, `shards` and `engine_runs`. progress: is told sentences and bars.
     """
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
