@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -38,8 +39,8 @@ class SmallCluster:
 
 
 @contextmanager
-def cluster_of(nodes: int) -> Iterator[SmallCluster]:
-    """Runs a cluster of so many nodes. What is in the environment now, its processes inherit."""
+def cluster_of(nodes: int, cores: int = 1) -> Iterator[SmallCluster]:
+    """Runs a cluster of so many nodes. What is in the environment now, its processes inherit. cores: of the first."""
     with (
         pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
@@ -51,7 +52,8 @@ def cluster_of(nodes: int) -> Iterator[SmallCluster]:
         patch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]))
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False, "_system_config": _SOON}
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what it writes into its own settings
+        head = {"num_cpus": cores, "object_store_memory": STORE, "include_dashboard": False, "_system_config": _SOON}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             small = SmallCluster(cluster)
