@@ -220,6 +220,7 @@ def test_whoever_has_a_shard_still_is_waited_for(
         (["--engine", "ray", "--gpus", "1"], "--gpus 1: is for one machine"),
         (["--engine", "ray", "--processes", "0"], "--processes 0: give 1 or more"),
         (["--engine", "ray", "--ray-address", "head"], "--ray-address head: give HOST:PORT"),
+        (["--engine", "ray", "--ray-address", "127.0.0.1:9"], "--ray-address 127.0.0.1:9: no cluster of Ray could be"),
         (["--engine", "ray", "--ray-address", "ray://head:10001"], "--ray-address ray://head:10001: give HOST:PORT"),
     ],
 )

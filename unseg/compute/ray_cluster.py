@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -20,6 +21,7 @@ from unseg.errors import UserError, naming_the_extra
 OPTION = "--engine ray"
 # Ray's processes inherit these. The last lets an actor without a GPU see none, as a driver without one does.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+ANSWERS_WITHIN = 10.0  # seconds
 STORE = 80 << 20  # bytes of Ray's object store on this machine, near its least: only names lie in it
 SHORT = 24  # characters of a folder for Ray's sockets: they lie deep below it, and their names may have 107
 
@@ -70,8 +72,10 @@ def _joined(ray: Any, address: str) -> Iterator[None]:
     if address != "auto" and not (host and "/" not in host and port.isdigit()):
         raise UserError(f"{option}: give HOST:PORT of the cluster's head, such as 10.0.0.5:6379, or auto")
     try:
+        if address != "auto":
+            socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()  # Ray tries for minutes
         _init(ray, address=address)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OverflowError, OSError) as error:
         said = " ".join(str(error).split())[:160]
         raise UserError(f"{option}: no cluster of Ray could be joined there from this machine ({said})") from error
     try:
@@ -83,7 +87,7 @@ def _joined(ray: Any, address: str) -> Iterator[None]:
 @contextmanager
 def _started(ray: Any) -> Iterator[None]:
     usual = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="unseg-", dir=usual if len(usual) <= SHORT else "/tmp")
+    folder = tempfile.mkdtemp(prefix="unseg-ray-", dir=usual if len(usual) <= SHORT else "/tmp")
     try:
         try:
             _init(ray, num_cpus=cores(), object_store_memory=STORE, include_dashboard=False, _temp_dir=folder)

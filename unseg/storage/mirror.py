@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 from collections import OrderedDict
@@ -23,12 +24,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
+
 from unseg.errors import UserError, naming_the_extra
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders, open_for_reading, stays_inside
 from unseg.storage.mounts import mounted, mounts
 
 # Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
 ABSENT, BROUGHT = 0o200, 0o400
+PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
 ROOM = 2**31  # bytes of contents that a mirror keeps
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
 
@@ -204,14 +208,29 @@ class Mirror:
 
 @contextmanager
 def mirrored() -> Iterator[Mirror]:
-    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores."""
-    with tempfile.TemporaryDirectory(prefix="unseg-") as folder:
-        mirror = Mirror(Path(os.path.realpath(folder)))
+    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores.
+
+    Folders of processes that were killed are removed first: theirs are locked as long as they live.
+    """
+    _remove_left_over(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / LOCK):
+        mirror = Mirror(Path(os.path.realpath(folder)) / "stores")
+        mirror.folder.mkdir()
         with mounted(mirror):
             try:
                 yield mirror
             except UserError as error:
                 raise UserError(mirror.told(str(error))) from error
+
+
+def _remove_left_over(place: Path) -> None:
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError, Timeout):
+            status = os.lstat(folder)
+            ours = stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+            if ours and os.path.lexists(folder / LOCK):  # else it has just been made
+                with FileLock(folder / LOCK, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def mirror_here() -> Mirror | None:
