@@ -34,6 +34,7 @@
 #           LIMIT=N processes only the first N images, without annotations  DRY_RUN=1 writes nothing
 #           NGPU (with a network's noise: every visible GPU; NGPU=0: processors, with NPROC=1 processes)
 #           SHARD=plan/8 once, then 1/8 to 8/8 in any order and on any machines, then SHARD=merge: one job of several
+#           ENGINE=ray: a cluster of Ray shares the work, RAY_ADDRESS=HOST:PORT; without that, this machine's cores
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [[ ${NOISE:-codes} == codes && -z ${GENERATOR:-} ]]; then

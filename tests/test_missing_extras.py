@@ -12,6 +12,7 @@ import pytest
 
 import unseg
 from unseg import cli
+from unseg.compute.engine import Engine
 from unseg.errors import UserError
 from unseg.storage import mirror
 from unseg.storage.image_decoding import read_image
@@ -71,6 +72,7 @@ def protect(**options: object) -> Callable[[Path], object]:
         (outlines, "a.gpkg: a file of outlines", "pyogrio", "formats"),
         (bucket, "s3://bucket/photos:", "fsspec", "scale"),
         (bucket, "s3://bucket/photos:", "s3fs", "scale"),
+        (protect(whole_image=True, engine=Engine()), "--engine ray:", "ray", "scale"),
         (transforms, "unseg.transforms:", "torch", "sam"),
         (transforms, "unseg.transforms:", "torchvision", "sam"),
     ],

@@ -46,6 +46,7 @@ EXTRA_OF = {
     "pyarrow": "huggingface",
     "fsspec": "scale",
     "s3fs": "scale",
+    "ray": "scale",
 }
 # Commands that need more than one package say so at once, not one package after another.
 EXTRA_OF_COMMAND = {"train": "train", "evaluate": "evaluate", "bench": "evaluate"}

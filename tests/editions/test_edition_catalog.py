@@ -148,6 +148,7 @@ def test_by_class_the_background_is_still_known() -> None:
         ("coco", {"REGION": "all"}, "REGION=all: choose from mask, published"),
         ("coco", {"LIMIT": "0"}, "LIMIT=0: give a whole number from 1"),
         ("coco", {"NPROC": "two"}, "NPROC=two"),
+        ("coco", {"ENGINE": "spark"}, "ENGINE=spark: choose from ray"),
         ("coco", {"DRY_RUN": "yes"}, "DRY_RUN=yes: choose from 0, 1"),
         ("coco", {"VAL": "move"}, "VAL=move: choose from"),
         ("coco", {"ANNOTATIONS": "boxes"}, "ANNOTATIONS=boxes: choose from panoptic, instances"),
@@ -284,6 +285,8 @@ def test_a_script_documents_its_settings(name: str) -> None:
         "DRY_RUN",
         "NGPU",
         "NPROC",
+        "SHARD",
+        "ENGINE",
         *(["SPLIT"] if row.splits else []),
         *(["SET"] if len(row.trained_on) > 1 else []),
     }

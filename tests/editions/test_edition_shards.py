@@ -1,4 +1,4 @@
-"""SHARD=plan/2, 1/2, 2/2 and merge write the edition that one run writes, to the byte."""
+"""SHARD=plan/2, 1/2, 2/2 and merge write the edition that one run writes, to the byte, as ENGINE=ray does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.editions.test_editions import run
+from tests.support.actors_here import ActorsHere, use
 from tests.support.edition_sets import BUILDERS
+from unseg.compute.engine import Engine
 from unseg.editions.audit import verify_edition
 from unseg.errors import UserError
 from unseg.protecting.merging import merge
@@ -44,8 +46,27 @@ def test_an_edition_in_shards_is_the_edition(
     assert (found.failures, found.extra, found.other_files) == ([], (), ())
 
 
+def test_an_edition_by_actors_is_the_edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mini, actors = BUILDERS["coco"](tmp_path / "data"), ActorsHere()
+    (tmp_path / "key").write_text("5a" * 32)
+    key = str(tmp_path / "key")
+    assert run(mini.root, tmp_path / "alone", "coco", monkeypatch, KEY=key) == 1
+    use(actors, monkeypatch)
+    for _ in range(2):
+        assert run(mini.root, tmp_path / "out", "coco", monkeypatch, KEY=key, ENGINE="ray") == 1
+        assert tree(tmp_path / "out") == tree(tmp_path / "alone")
+    assert actors.started == 2
+    assert verify_edition(tmp_path / "out", engine=Engine()) == verify_edition(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
-    "settings", [{"SHARD": "3/2"}, {"SHARD": "merge", "LIMIT": "3"}, {"SHARD": "merge", "DRY_RUN": "1"}]
+    "settings",
+    [
+        {"SHARD": "1/2", "ENGINE": "ray"},
+        {"SHARD": "3/2"},
+        {"SHARD": "merge", "LIMIT": "3"},
+        {"SHARD": "merge", "DRY_RUN": "1"},
+    ],
 )
 def test_odd_shards_are_refused(
     settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -50,6 +50,7 @@ SETTINGS = (
     "NGPU",
     "NPROC",
     "SHARD",
+    "ENGINE",
 )
 BUDGETS = {name: (4, 0) if name == "medical" else (8, 0) for name in BUILDERS}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.shards import Shard
 from unseg.protecting.stores import merge_anywhere, verify_anywhere
 from unseg.storage.files import files_under
-from unseg.storage.mirror import Mirror, url_of
+from unseg.storage.mirror import LOCK, PREFIX, Mirror, mirrored, url_of
 
 SETTINGS = ProtectSettings(workers=2)
 NAMES = ("a.jpg", "a.png", "b/c.png", "b/d.png", "e.png", "g.png")
@@ -321,3 +322,17 @@ def test_files_of_planes_stay_on_the_disk(there: Any, local: Path, tmp_path: Pat
     assert [name.rpartition("/")[2] for name in objects(there, f"{ROOT}/away")] == [MANIFEST]
     (entry,) = protect(tmp_path / "in", tmp_path / "out", SETTINGS, **given).entries
     assert entry.status == "protected"
+
+
+def test_what_killed_processes_left_of_mirrors_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, new = tmp_path / f"{PREFIX}left", tmp_path / f"{PREFIX}new"
+    for folder in (left, new):
+        (folder / "stores" / "s3").mkdir(parents=True)
+    (left / LOCK).touch()
+    (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / "elsewhere")
+    with mirrored() as one:
+        assert not left.exists() and new.exists()
+        with mirrored() as other:
+            assert one.folder.is_dir() and other.folder.is_dir() and one.folder != other.folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{PREFIX}link", f"{PREFIX}new"]

@@ -17,7 +17,7 @@ from tests.support.fake_generator import loaded
 from unseg.compute.in_flight import InFlight
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.protecting import verification
+from unseg.protecting import findings
 from unseg.protecting.comparison import Comparison, compare
 from unseg.protecting.manifest import MANIFEST, Entry
 from unseg.protecting.originals import Originals
@@ -79,8 +79,8 @@ def test_all_threads_share_one_budget_of_pixels(
             now -= 1
         return compare(entry, originals)
 
-    monkeypatch.setattr(verification, "PIXELS", InFlight(pixels))
-    monkeypatch.setattr(verification, "compare", compare_slowly)
+    monkeypatch.setattr(findings, "PIXELS", InFlight(pixels))
+    monkeypatch.setattr(findings, "compare", compare_slowly)
     assert verify(protected, workers=4).exit_code == 0 and most == at_a_time
 
 

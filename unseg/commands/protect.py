@@ -120,10 +120,12 @@ def _run(
     settings: ProtectSettings,
     terminal: Terminal,
 ) -> Summary:
+    from unseg.compute.engine import Engine
     from unseg.protecting import run
     from unseg.protecting.shards import Shard
 
     assert images.out is not None, "a run has a folder to write to"
+    engine = Engine.named(speed.engine, speed.ray_address, speed.processes)
     with to_go_on_later(), quiet_decoders():
         return run.protect(
             inputs,
@@ -134,9 +136,10 @@ def _run(
             limit=trial.limit,
             dry_run=trial.dry_run,
             watch=images.watch,
-            processes=speed.processes,
+            processes=1 if speed.processes is None or engine is not None else speed.processes,
             gpus=speed.gpus,
             shard=None if speed.shard is None else Shard.parse(speed.shard),
+            engine=engine,
             progress=terminal,
         )
 
@@ -173,11 +176,13 @@ def _for_folders(
         "--annotations": nameless and what.annotations is not None,
         "--names": files.names != "png",
         "--keep-times": files.keep_times,
-        "--processes": speed.processes != 1,
+        "--processes": speed.processes not in (None, 1),
         "--gpus": speed.gpus is not None,
         "--limit": trial.limit is not None,
         "--dry-run": trial.dry_run,
         "--watch": images.watch,
         "--webdataset": what.webdataset is not None,
         "--shard": speed.shard is not None,
+        "--engine": speed.engine is not None,
+        "--ray-address": speed.ray_address is not None,
     }

@@ -242,10 +242,23 @@ class SpeedOptions:
         typer.Option(help="Images a batch. Default: 1 on a CPU; on a GPU 32, or 8 with generators derived from SAM."),
     ] = None
     workers: Annotated[int | None, typer.Option(help="Threads. Default: the number of cores.")] = None
-    processes: Annotated[int, typer.Option(help="Processes that share the work; what is written is the same.")] = 1
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that share the work; what is written is the same. Default: 1; with --engine ray, as many as"
+            " its machines have cores for."
+        ),
+    ] = None
     shard: Annotated[
         str | None,
         typer.Option(help="One job of several into one --out: plan/8 once, then 1/8 to 8/8, then `unseg merge`."),
+    ] = None
+    engine: Annotated[
+        str | None, typer.Option(help="ray: the machines of a cluster share the work; what is written is the same.")
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the cluster's head. Default: RAY_ADDRESS, else this machine alone."),
     ] = None
 
 

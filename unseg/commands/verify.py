@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 from rich.console import Console
 
 from unseg.commands.console import Terminal, print_list, quiet_decoders
+from unseg.compute.interrupts import in_good_order
+from unseg.errors import UserError
 from unseg.storage.files import printable
 from unseg.storage.image_limits import MAX_PIXELS
 
@@ -24,6 +27,14 @@ def verify(
     annotations: Annotated[Path | None, typer.Option(help="The annotations, if not where the manifest says.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = MAX_PIXELS / 1e6,
+    engine: Annotated[str | None, typer.Option(help="ray: the machines of a cluster share the work.")] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the cluster's head. Default: RAY_ADDRESS, else this machine alone."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="With --engine: its processes. Default: as many as there are cores for.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
@@ -32,11 +43,14 @@ def verify(
     Exit codes: 0 every image is protected and within its budget, and nothing is missing, changed or extra; 1 something
     is not, the lists say what; 2 it could not start, one line says why; 130 Ctrl-C.
     """
+    from unseg.compute.engine import Engine
     from unseg.editions.audit import verify_edition
     from unseg.protecting.stores import verify_anywhere
 
-    terminal = Terminal(quiet=quiet or as_json)
-    with quiet_decoders():
+    terminal, named = Terminal(quiet=quiet or as_json), Engine.named(engine, ray_address, processes)
+    if processes is not None and named is None:
+        raise UserError(f"--processes {processes}: is for --engine ray; give more --workers")
+    with quiet_decoders(), nullcontext() if named is None else in_good_order():
         result = verify_anywhere(
             folder,
             originals=originals,
@@ -44,6 +58,7 @@ def verify(
             annotations=annotations,
             workers=workers,
             max_megapixels=max_megapixels,
+            engine=named,
             progress=terminal,
             on_disk=verify_edition,
         )

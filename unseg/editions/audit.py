@@ -14,10 +14,11 @@ from unseg.editions.carried import Carried, read_carried
 from unseg.editions.data_set import open_data_set
 from unseg.editions.description import is_described, read_edition
 from unseg.errors import UserError
+from unseg.protecting.findings import Finding
 from unseg.protecting.manifest import CARRIED, EDITION, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import LOOKED_AT, LOOKED_AT_A_LINE, looked_at
-from unseg.protecting.verification import CUT_OFF, Finding, Verification, verify
+from unseg.protecting.verification import CUT_OFF, Verification, verify
 from unseg.storage.files import link_on_the_way, sha256_of
 
 

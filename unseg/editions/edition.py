@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from rich.filesize import decimal
 
+from unseg.compute.engine import Engine
 from unseg.compute.progress import SILENT, Progress
 from unseg.editions.carried import Carried
 from unseg.editions.carry import Item, carry, evaluation_places, list_items
 from unseg.editions.data_set import DataSet, by_city, open_data_set, place_sets
 from unseg.editions.description import check_same, describe, read_edition, write_edition
 from unseg.editions.inside import check_files, check_links
-from unseg.editions.options import EditionSettings
+from unseg.editions.options import MERGE, EditionSettings
 from unseg.errors import UserError
 from unseg.protecting.manifest import Manifest, read_manifest
 from unseg.protecting.merging import merge
@@ -85,12 +86,19 @@ def _protect(settings: EditionSettings, data: DataSet, progress: Progress) -> Su
         annotations=OpenAnnotations(data.reader, place.path(place.source.annotations), settings.root),
         limit=settings.limit,
         dry_run=settings.dry_run,
-        processes=gpus or settings.processes,
+        processes=1 if settings.engine is not None else gpus or settings.processes,
         key=settings.key,
         codes=settings.codes,
         shard=settings.shard,
+        engine=_engine(settings, gpus),
         progress=progress,
     )
+
+
+def _engine(settings: EditionSettings, gpus: int) -> Engine | None:
+    """Returns the engine with as many actors as the settings name processes for; where they name none, with all."""
+    named = gpus or (settings.processes if settings.processes > 1 else None)
+    return None if settings.engine is None else replace(settings.engine, most=named)
 
 
 def _renamed(manifest: Manifest) -> dict[str, str]:
@@ -137,6 +145,9 @@ def _check(settings: EditionSettings) -> None:
         raise UserError(f"OBJECTS=by-class REGION={settings.region}: by class there is no prompt; leave REGION out")
     if settings.merge and (settings.dry_run or settings.limit is not None):
         raise UserError("SHARD=merge: makes whole what the shards wrote; leave out DRY_RUN and LIMIT")
+    if settings.engine is not None and (settings.merge or settings.shard is not None):
+        word = MERGE if settings.merge else settings.shard
+        raise UserError(f"SHARD={word}: ENGINE=ray makes all shards and merges them; leave out one of the two")
     if settings.format == "jpeg" and settings.names == "png":
         raise UserError("FORMAT=jpeg NAMES=png: the files are JPEG then; use NAMES=keep")
     if settings.gpus:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
+from unseg.compute.engine import Engine
 from unseg.data.annotations import ObjectRule
 from unseg.data.edition_layout import EditionRow
 from unseg.errors import UserError
@@ -25,6 +26,7 @@ NAMES: tuple[Names, ...] = ("keep", "png")  # the first of each is the default
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg")
 UNTOUCHED: tuple[Untouched, ...] = ("copy", "link", "none")
 REGIONS: tuple[Region, ...] = ("mask", "published")
+ENGINES = ("ray",)
 MERGE = "merge"  # SHARD=merge: the last step of an edition in shards
 Choice = TypeVar("Choice", bound=str)
 
@@ -38,7 +40,7 @@ class EditionSettings:
     usual ones. noise, generator, key, codes: as for `unseg protect`. region: where the object's budget holds.
     untouched: what becomes of evaluation images. limit: only the first so many images, and no annotations. gpus:
     0 for the CPU, None for all. processes: on the CPU. shard: only that part of the images, and no annotations. merge:
-    the images are there, in shards, and become whole.
+    the images are there, in shards, and become whole. engine: whose actors share the work.
     """
 
     row: EditionRow
@@ -65,6 +67,7 @@ class EditionSettings:
     processes: int = 1
     shard: Shard | None = None
     merge: bool = False
+    engine: Engine | None = None
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -117,6 +120,7 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
         processes=_count("NPROC", given("NPROC"), 1) or 1,
         shard=Shard.parse(shard, "SHARD=") if shard not in ("", MERGE) else None,
         merge=shard == MERGE,
+        engine=Engine() if given("ENGINE") and choice("ENGINE", ENGINES) else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor
@@ -29,6 +30,7 @@ from unseg.storage.key_file import write_key
 
 ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
 TRIED_FROM = 100  # images: the length from which a run is tried first
+NEVER = sys.maxsize  # of runs whose length a trial here would not tell
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,13 @@ class Summary:
         return int(any(entry.status != "protected" for entry in self.entries))
 
 
-def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
-    """Carries a plan out and returns what was done. The caller holds the lock of the output folder."""
+def execute(plan: RunPlan, pool: Executor, progress: Progress, tried_from: int = TRIED_FROM) -> Summary:
+    """Carries a plan out and returns what was done. The caller holds the lock of the output folder.
+
+    tried_from: the number of images from which some are tried first.
+    """
     _remove_temporaries(plan)
-    foreseen = foretell(plan, TRIED_FROM, pool, progress)
+    foreseen = foretell(plan, tried_from, pool, progress)
     started = time.perf_counter()
     kept, entries = 0, list(plan.problems)
     _keep_key(plan, progress)
@@ -79,12 +84,13 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     return Summary(_sorted(entries), kept, time.perf_counter() - started, foreseen)
 
 
-def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress) -> Summary:
+def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress, tried_from: int = TRIED_FROM) -> Summary:
     """Writes what all shards of a run go by: its key and an unfinished manifest. No image is protected.
 
     A plan that shards have begun to carry out stays as it is. The caller holds the lock of the output folder.
+    tried_from: as for `execute`.
     """
-    foreseen = foretell(plan, TRIED_FROM, pool, progress)
+    foreseen = foretell(plan, tried_from, pool, progress)
     started = time.perf_counter()
     if not begun(plan.out):
         _keep_key(plan, progress)
@@ -92,10 +98,6 @@ def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress) -> Su
             write_manifest(plan.out, Manifest(plan.header, dict(plan.before)), finished=False)
         except OSError as error:
             raise cannot_go_on(plan.out, error) from error
-    progress.say(
-        f"planned: {len(plan.jobs):,} images in {shards:,} shards; run the same command with --shard 1/{shards} to"
-        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {plan.out}`"
-    )
     return Summary((), 0, time.perf_counter() - started, foreseen, planned=True)
 
 

@@ -160,6 +160,9 @@ class MaskFolder:
     placing: Placing = Placing()
     unreadable: str | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:  # without `paths`: another process is told the mask of each of its images
+        return MaskFolder, (self.root, self.kind, (), self.placing, self.unreadable)
+
 
 class MaskFiles(ClassedObjects):
     """The object is what a rule takes of an image's mask file."""

@@ -112,6 +112,12 @@ class Originals:
             raise Broken(f"its mask {path} is not there: give --masks")
         return path
 
+    def files_of(self, entry: Entry) -> list[Path]:
+        """Returns where what a line speaks of may lie: its protected file, its original, its mask."""
+        root = self.masks or (None if entry.mask_root is None else self.folder / entry.mask_root)
+        mask = [] if root is None or entry.mask is None else [root / entry.mask]
+        return [self.folder / (entry.output or entry.input), self._path_of(entry), *mask]
+
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
         mask, _ = self._object(entry, frame)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
@@ -90,12 +90,23 @@ def plan_outputs(
             kept = None
         output = kept or _first_free(_output_names(key[0], suffixes), key, taken)
         copy = _first_free(_copy_names(key[0]), key, taken)
-        note = _note(key[0], output, suffixes)
-        owned = before.owned if before else ()
-        free = key not in mine or copy in owned or not os.path.lexists(out / copy)
-        planned[key] = Planned(output, copy if free else None, note)
-    _check_nothing_in_the_way({key: planned[key] for key in planned if key in mine}, out, earlier)
+        planned[key] = Planned(output, copy, _note(key[0], output, suffixes))
+    planned.update(looked_for({key: planned[key] for key in planned if key in mine}, out, earlier))
     return planned
+
+
+def looked_for(planned: Mapping[Key, Planned], out: Path, earlier: Mapping[Key, Entry]) -> dict[Key, Planned]:
+    """Returns planned names without those of copies that a file of the user's has.
+
+    earlier: lines of earlier runs, whose files are no strangers. UserError where another file has an output's name.
+    """
+    _check_nothing_in_the_way(planned, out, earlier)
+    found = {}
+    for key, plan in planned.items():
+        owned = earlier[key].owned if key in earlier else ()
+        free = plan.copy is None or plan.copy in owned or not os.path.lexists(out / plan.copy)
+        found[key] = plan if free else replace(plan, copy=None)
+    return found
 
 
 def plan_masks(samples: Mapping[Key, SampleFile], folder: Path, earlier: Mapping[Key, str]) -> dict[Key, str]:

@@ -182,13 +182,15 @@ def _part_of(plan: RunPlan, shard: Shard, earlier: Manifest | None) -> RunPlan:
     agreed = agreement(shard, plan.jobs, plan.pipeline.settings)
     header = {**plan.header, AGREED: agreed, **({} if shard.is_plan else {SHARD: shard.number})}
     check_agreed(shard, header, earlier, plan.out)
-    if shard.is_plan:
-        return replace(plan, header=header)
+    plan = replace(plan, header=header)
+    return plan if shard.is_plan else replace(plan, **part_of(plan, shard))
+
+
+def part_of(plan: RunPlan, shard: Shard) -> dict[str, Any]:
+    """Returns what a shard's plan has of its own, by name: jobs, their lines of before, and problems that it tells."""
     jobs = tuple(shard.of(plan.jobs))
-    own = {job.key for job in jobs}
-    before = {key: entry for key, entry in plan.before.items() if key in own}
-    problems = plan.problems if shard.number == 1 else ()
-    return replace(plan, header=header, jobs=jobs, before=before, problems=problems)
+    before = {job.key: plan.before[job.key] for job in jobs if job.key in plan.before}
+    return {"jobs": jobs, "before": before, "problems": plan.problems if shard.number == 1 else ()}
 
 
 # --- what the object is

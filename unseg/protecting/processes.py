@@ -22,7 +22,7 @@ from unseg.compute.interrupts import kept_from_children
 from unseg.compute.stopping import end_with_the_parent
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.errors import UserError
-from unseg.protecting.noise_source import SourcePlan
+from unseg.protecting.noise_source import NoiseSource, SourcePlan
 from unseg.protecting.objects import Objects
 from unseg.protecting.pipeline import Job, Pipeline, Result
 from unseg.protecting.settings import ProtectSettings
@@ -55,7 +55,10 @@ class Blueprint:
 
     def build(self) -> Pipeline:
         """Returns the pipeline; loads the generator where there is one."""
-        source = self.source.build(self.rank)
+        return self.around(self.source.build(self.rank))
+
+    def around(self, source: NoiseSource) -> Pipeline:
+        """Returns the pipeline with a source that is built already."""
         return Pipeline(self.settings, source, self.out, self.objects, self.workers, self.held)
 
 

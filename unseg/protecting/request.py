@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from unseg.compute.engine import Engine
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.method.visibility import check_can_measure
@@ -42,6 +43,7 @@ class Request:
     whole_image: bool = False
     webdataset: str | None = None
     shard: Shard | None = None
+    engine: Engine | None = None
 
     @property
     def records(self) -> Path:
@@ -100,6 +102,7 @@ class Request:
             check_can_measure("--quality")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: give 1 or more")
+        self._check_engine()
         if self.processes < 1:
             raise UserError(f"--processes {self.processes}: give 1 or more")
 
@@ -138,6 +141,21 @@ class Request:
                 raise UserError(
                     f"--masks auto: is for folders of this machine, in one run; leave out {what}, or name masks"
                 )
+
+    def _check_engine(self) -> None:
+        for option, given in (
+            ("--shard", self.shard is not None),
+            ("--webdataset", self.webdataset is not None),
+            ("--masks auto", self.finds_masks),
+            ("--annotations in a store", is_url(self.annotations)),
+            ("a generator that is no file", self.generator is not None),
+        ):
+            if given and self.engine is not None:
+                raise UserError(f"--engine ray: does not go with {option}; leave one of them out")
+        if not isinstance(self.engine, Engine | None):
+            raise UserError(f"engine: give unseg.compute.engine.Engine(), not a {type(self.engine).__name__}")
+        if self.engine is not None and self.engine.most is not None and self.engine.most < 1:
+            raise UserError(f"--processes {self.engine.most}: give 1 or more")
 
     def _check_codes(self) -> None:
         for option, given in (("--key", self.key), ("--codes", self.codes)):

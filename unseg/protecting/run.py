@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unseg.compute.engine import Engine
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
-from unseg.protecting.execution import Summary, execute, foresee, settle
+from unseg.protecting.engine_runs import protect_on_engine
+from unseg.protecting.execution import NEVER, TRIED_FROM, Summary, execute, foresee, settle
 from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.inputs import load_libraries, read_inputs
 from unseg.protecting.mask_finding import with_masks
 from unseg.protecting.named_settings import RunOptions, named_settings
 from unseg.protecting.open_annotations import OpenAnnotations
-from unseg.protecting.planning import as_planned, plan_run
+from unseg.protecting.planning import RunPlan, as_planned, plan_run
 from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.protecting.shards import Shard, check_alone
@@ -58,26 +61,25 @@ def protect(
     key: str | Path | bytes | None = None,
     codes: str | Path | Mapping[int, int] | None = None,
     shard: Shard | None = None,
+    engine: Engine | None = None,
     progress: Progress = SILENT,
     **options: Unpack[RunOptions],
 ) -> Summary:
-    """Protects images on disk and returns what was done.
+    """Protects images on disk, or in a store, and returns what was done.
 
     What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
-    Places may be a store's. All else is as the command's option of that name, which `unseg protect --help` explains;
-    `options` come on top of `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations,
-    whole_image and webdataset says what the object is.
-
-    annotations may be open already. generator may be one of any kind (see `unseg.protecting.generators`), key 32 bytes,
-    and codes a mapping from class to code. samples: the images, in place of those under `inputs`; each is the file of
-    its name under its root, and its output has that name under `out`. watch, shard: see `unseg.protecting.watching` and
-    `unseg.protecting.shards`. progress: is told sentences and bars.
+    All else is as the command's option of that name, which `unseg protect --help` explains; `options` come on top of
+    `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations, whole_image and webdataset says
+    what the object is. annotations may be open already. generator may be one of any kind (see
+    `unseg.protecting.generators`), key 32 bytes, and codes a mapping from class to code. samples: the images, in place
+    of those under `inputs`; each is the file of its name under its root, and its output has that name under `out`.
+    watch, shard, engine: see `watching`, `shards` and `engine_runs`. progress: is told sentences and bars.
     """
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
-    settings, processes = _on_gpus(named_settings(settings, **options), processes, gpus)
+    settings, processes = _on_gpus(named_settings(settings, **options), processes, gpus, engine)
     request = Request(
         tuple(map(Path, [inputs] if isinstance(inputs, (str, Path)) else inputs)),
         Path(out),
@@ -92,6 +94,7 @@ def protect(
         whole_image=whole_image,
         webdataset=webdataset,
         shard=shard,
+        engine=engine,
     )
     return _carried_out(request, dry_run, watch, progress)
 
@@ -109,9 +112,14 @@ def _carried_out(request: Request, dry_run: bool, watch: bool, progress: Progres
         return watched(request, progress)
 
 
-def _on_disk(request: Request, dry_run: bool, progress: Progress) -> Summary:
+def _on_disk(
+    request: Request, dry_run: bool, progress: Progress, hand_out: Callable[[RunPlan], None] | None = None
+) -> Summary:
+    """Carries out a run on folders. hand_out: has others do what a plan for shards settles."""
     if request.webdataset is not None:
         return protect_tars(request, dry_run, progress, _on_disk)
+    if request.engine is not None and not dry_run:
+        return protect_on_engine(request, request.engine, progress, _on_disk)
     load_libraries(request)
     workers = request.settings.workers or cores()
     with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:
@@ -127,14 +135,32 @@ def _on_disk(request: Request, dry_run: bool, progress: Progress) -> Summary:
             found = with_masks(request, found, pool, progress, writes=True)
             plan = plan_run(request, found, pool, progress, lock.held)
             if request.shard is not None and request.shard.is_plan:
-                return settle(plan, request.shard.count, pool, progress)
+                return _settled(plan, request.shard.count, pool, progress, hand_out)
             return execute(plan, pool, progress)
 
 
-def _on_gpus(settings: ProtectSettings, processes: int, gpus: int | None) -> tuple[ProtectSettings, int]:
+def _settled(
+    plan: RunPlan, shards: int, pool: Executor, progress: Progress, hand_out: Callable[[RunPlan], None] | None
+) -> Summary:
+    summary = settle(plan, shards, pool, progress, TRIED_FROM if hand_out is None else NEVER)
+    if hand_out is not None:
+        hand_out(plan)
+        return summary
+    progress.say(
+        f"planned: {len(plan.jobs):,} images in {shards:,} shards; run the same command with --shard 1/{shards} to"
+        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {plan.out}`"
+    )
+    return summary
+
+
+def _on_gpus(
+    settings: ProtectSettings, processes: int, gpus: int | None, engine: Engine | None
+) -> tuple[ProtectSettings, int]:
     """Returns the settings with the device of so many GPUs, and how many processes there are then."""
     if gpus is None:
         return settings, processes
+    if engine is not None:
+        raise UserError(f"--gpus {gpus}: is for one machine; with --engine ray give --device cuda and --processes")
     from unseg.compute.device import device_of_gpus
 
     return replace(settings, device=device_of_gpus(gpus, processes)), gpus or processes

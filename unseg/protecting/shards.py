@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unseg.errors import UserError
-from unseg.protecting.manifest import AGREED, SHARDS, UNFINISHED, Manifest, read_manifest
+from unseg.protecting.manifest import AGREED, SHARDS, UNFINISHED, Entry, Key, Manifest, read_manifest
 from unseg.protecting.one_image import Job
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.locks import holder_of
@@ -102,10 +102,15 @@ def earlier_manifest(out: Path, shard: Shard | None) -> Manifest | None:
         )
     if _count(agreed) != shard.count:
         raise UserError(f"--shard {shard}: --out {out} is planned for {_count(agreed)} shards; give that number")
+    return Manifest(there.header, {**there.entries, **own_lines(shard, out, agreed)})
+
+
+def own_lines(shard: Shard, out: Path, agreed: Any) -> dict[Key, Entry]:
+    """Returns the lines that a shard wrote itself; UserError where it did so by another plan. agreed: by this one."""
     own = read_manifest(shard.folder(out))
     if own is not None and (own.header.get(AGREED), own.header.get(SHARD)) != (agreed, shard.number):
         raise UserError(f"{shard.folder(out)}: is of another plan than that of --out {out}; remove it")
-    return Manifest(there.header, {**there.entries, **({} if own is None else own.entries)})
+    return {} if own is None else own.entries
 
 
 def check_agreed(shard: Shard, header: Mapping[str, Any], earlier: Manifest | None, out: Path) -> None:
@@ -142,6 +147,12 @@ def begun(out: Path) -> list[Path]:
     if os.path.islink(folder) or not os.path.isdir(folder):
         return []
     return sorted(folder / name for name in os.listdir(folder) if os.path.isdir(folder / name))
+
+
+def is_done(shard: Shard, out: Path, plan: Mapping[str, Any]) -> bool:
+    """Returns whether a shard came to its end, as its mark tells: its manifest. plan: the first line of its plan."""
+    own = read_manifest(shard.folder(out))
+    return own is not None and not own.header.get(UNFINISHED) and own.header.get(AGREED) == plan.get(AGREED)
 
 
 def refuse_unmerged(manifest: Manifest, folder: Path) -> None:

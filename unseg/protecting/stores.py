@@ -8,44 +8,34 @@ killed loses one shard at most, and shards that are repeated, also by several ma
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from unseg.compute.engine import Engine
 from unseg.compute.progress import Progress, Tick
+from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
-from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, UNFINISHED, Manifest, read_manifest, write_manifest
+from unseg.protecting.findings import Finding
+from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
 from unseg.protecting.merging import merge
 from unseg.protecting.request import Request
-from unseg.protecting.shards import MOST, Shard
+from unseg.protecting.shards import MOST, Shard, is_done
 from unseg.protecting.tar_runs import holds_tars, verify_tars
-from unseg.protecting.verification import Finding, Verification, verify
+from unseg.protecting.verification import Verification, verify
 from unseg.storage.files import files_under, sha256_of
 from unseg.storage.key_file import new_key, write_key
-from unseg.storage.mirror import Mirror, is_url, url_of
-from unseg.storage.mounts import mounted
+from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
 
 IMAGES_A_SHARD = 1000
 SENDERS = 8  # files that are sent at a time
 Run = Callable[[Request, bool, Progress], Summary]
-
-
-@contextmanager
-def mirrored() -> Iterator[Mirror]:
-    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores."""
-    with tempfile.TemporaryDirectory(prefix="unseg-") as folder:
-        mirror = Mirror(Path(os.path.realpath(folder)))
-        with mounted(mirror):
-            try:
-                yield mirror
-            except UserError as error:
-                raise UserError(mirror.told(str(error))) from error
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -79,8 +69,8 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         if not is_url(request.out):
             return run(request, dry_run, told)
         request = replace(_with_key(request, dry_run, progress), out=mirror.listed(request.out))
-        if dry_run:
-            return run(request, True, told)
+        if dry_run or request.engine is not None:
+            return run(request, dry_run, told)
         target = _Target(mirror, request, told, run)
         if request.shard is None:
             return target.all_shards()
@@ -121,69 +111,84 @@ class _Target:
 
     def all_shards(self) -> Summary:
         """Plans, protects all shards that are not in the store yet, one after the other, and merges them."""
-        count = self._count()
+        count = shards_for(self.request)
         self.plan(Shard(0, count))
+        plan = read_manifest(self.out)
+        assert plan is not None, "a plan was just written"
         for number in range(1, count + 1):
             shard = Shard(number, count)
-            if not self._is_there(shard):
+            if not is_done(shard, self.out, plan.header):
                 self.shard(shard)
         return merged_in_store(self.mirror, self.out)
 
-    def _count(self) -> int:
-        """Returns the number of shards: that of a plan which is there, else as many as there are images for."""
-        there = read_manifest(self.out)
-        agreed = None if there is None else there.header.get(AGREED)
-        if isinstance(agreed, dict) and isinstance(agreed.get("count"), int):
-            return agreed["count"]
-        images = sum(count_files(place, MOST * IMAGES_A_SHARD) for place in self.request.inputs)
-        return max(1, min(MOST, -(-images // IMAGES_A_SHARD)))
-
-    def _is_there(self, shard: Shard) -> bool:
-        plan, part = read_manifest(self.out), read_manifest(shard.folder(self.out))
-        if plan is None or part is None or part.header.get(UNFINISHED):
-            return False
-        return part.header.get(AGREED) == plan.header.get(AGREED)
-
     def plan(self, shard: Shard) -> Summary:
         """Settles what the shards go by, and puts it into the store."""
-        manifest = self.out / MANIFEST
-        before = sha256_of(manifest)
+        before = sha256_of(self.out / MANIFEST)
         summary = self.run(replace(self.request, shard=shard), False, self.progress)
-        try:
-            if before != sha256_of(manifest):
-                self.mirror.send(manifest, is_new=before is None)
-        except FileExistsError:
-            raise UserError(
-                f"--out {self.out}: another run planned there at the same time; run the same command again"
-            ) from None
+        send_plan(self.mirror, self.out, before)
         return summary
 
     def shard(self, shard: Shard) -> Summary:
-        """Protects the images of a shard, then puts them into the store: first what comes, its mark last."""
-        folder, out = shard.folder(self.out), self.out
-        earlier = read_manifest(folder)
-        summary = self.run(replace(self.request, shard=shard), False, self.progress)
-        part = read_manifest(folder)
-        assert part is not None, "a shard that came to its end has a manifest"
-        outputs = _owned(part)
-        self._mark(folder, part, finished=False)
-        with worker_threads(SENDERS) as senders:
-            list(senders.map(self._send, outputs))
-        for name in sorted(set(() if earlier is None else _owned(earlier)) - set(outputs)):
-            if not os.path.lexists(out / name):
-                self.mirror.remove(out / name)
-        self._mark(folder, part, finished=True)
-        for name in outputs:
-            self.mirror.give_up(out / name)
-        return summary
+        """Protects the images of a shard, and puts them into the store."""
+        request = replace(self.request, shard=shard)
+        return shard_in_store(self.mirror, self.out, shard, lambda: self.run(request, False, self.progress))
 
-    def _mark(self, folder: Path, part: Manifest, finished: bool) -> None:
-        write_manifest(folder, part, finished=finished)
-        self.mirror.send(folder / MANIFEST)
 
-    def _send(self, name: str) -> None:
-        if self.mirror.is_written(self.out / name):
-            self.mirror.send(self.out / name)
+def shards_for(request: Request, images_a_shard: Callable[[int], int] = lambda images: IMAGES_A_SHARD) -> int:
+    """Returns the number of shards: that of a plan which is there, else as many as there are images for.
+
+    images_a_shard: of so many images in all.
+    """
+    there = read_manifest(request.out)
+    agreed = None if there is None else there.header.get(AGREED)
+    if isinstance(agreed, dict) and isinstance(agreed.get("count"), int):
+        return agreed["count"]
+    if request.samples is not None:
+        images = len(request.samples.samples)
+    else:
+        images = sum(count_files(place, MOST * IMAGES_A_SHARD) for place in request.inputs)
+    return max(1, min(MOST, -(-images // images_a_shard(images))))
+
+
+def send_plan(mirror: Mirror, out: Path, before: str | None) -> None:
+    """Puts what shards go by into the store. before: sha256 of what was there; None where there was nothing."""
+    try:
+        if before != sha256_of(out / MANIFEST):
+            mirror.send(out / MANIFEST, is_new=before is None)
+    except FileExistsError:
+        raise UserError(
+            f"--out {out}: another run planned there at the same time; run the same command again"
+        ) from None
+
+
+def shard_in_store(mirror: Mirror, out: Path, shard: Shard, run: Callable[[], Made]) -> Made:
+    """Carries out a shard, then puts what it wrote into the store: first what comes, its mark last."""
+    folder = shard.folder(out)
+    earlier = read_manifest(folder)
+    made = run()
+    part = read_manifest(folder)
+    assert part is not None, "a shard that came to its end has a manifest"
+    outputs = _owned(part)
+    _mark(mirror, folder, part, finished=False)
+    with worker_threads(SENDERS) as senders:
+        list(senders.map(lambda name: _send(mirror, out / name), outputs))
+    for name in sorted(set(() if earlier is None else _owned(earlier)) - set(outputs)):
+        if not os.path.lexists(out / name):
+            mirror.remove(out / name)
+    _mark(mirror, folder, part, finished=True)
+    for name in outputs:
+        mirror.give_up(out / name)
+    return made
+
+
+def _mark(mirror: Mirror, folder: Path, part: Manifest, finished: bool) -> None:
+    write_manifest(folder, part, finished=finished)
+    mirror.send(folder / MANIFEST)
+
+
+def _send(mirror: Mirror, path: Path) -> None:
+    if mirror.is_written(path):
+        mirror.send(path)
 
 
 def _owned(part: Manifest) -> list[str]:
@@ -222,6 +227,7 @@ def verify_anywhere(
     workers: int | None,
     max_megapixels: float,
     progress: Progress,
+    engine: Engine | None = None,
     on_disk: Callable[..., Verification] = verify,
 ) -> Verification:
     """Verifies a folder as `unseg.protecting.verification.verify` does, also one in a store. on_disk: does so on disks.
@@ -229,7 +235,9 @@ def verify_anywhere(
     What a manifest in a store names is looked for in the same bucket only; originals elsewhere are to be named.
     """
     given = {"originals": originals, "masks": masks, "annotations": annotations}
-    options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels}
+    options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels, "engine": engine}
+    if engine is not None and is_url(annotations):
+        raise UserError(f"{OPTION}: does not go with --annotations in a store; leave it out, or copy them to a disk")
     if not any(map(is_url, (folder, *given.values()))):
         return _verified(folder, on_disk, **given, **options, progress=progress)
     with mirrored() as mirror:

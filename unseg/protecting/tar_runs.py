@@ -21,9 +21,10 @@ from unseg.compute.progress import Progress, track
 from unseg.data.samples import SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
+from unseg.protecting.findings import Finding
 from unseg.protecting.manifest import MANIFEST, Manifest, cannot_go_on, read_manifest, write_manifest
 from unseg.protecting.request import Request
-from unseg.protecting.verification import Finding, Verification
+from unseg.protecting.verification import Verification
 from unseg.storage.files import files_under, link_on_the_way, open_for_reading, stays_inside
 from unseg.storage.mirror import is_url
 from unseg.storage.mounts import mounted
@@ -158,6 +159,8 @@ def verify_tars(
 
     originals: the folder of the source's tars, if not where the manifest says.
     """
+    if options.get("engine") is not None:
+        raise UserError(f"--engine ray: {folder} holds tar files, which processes of this machine verify; leave it out")
     manifest = read_manifest(folder)
     assert manifest is not None, "only folders with a manifest hold protected tars"
     folder = Path(os.path.realpath(folder))

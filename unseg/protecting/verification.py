@@ -4,44 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unseg.compute.in_flight import PIXELS
+from unseg.compute.engine import Engine
 from unseg.compute.progress import SILENT, Progress, track
 from unseg.compute.threads import cores, single_threaded_pool
 from unseg.errors import UserError
-from unseg.protecting.comparison import Comparison, compare
+from unseg.protecting.engine_findings import findings_of_actors
+from unseg.protecting.findings import Finding, findings_of
 from unseg.protecting.header import note_on_noise, recorded
 from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
-from unseg.protecting.originals import Broken, Originals
+from unseg.protecting.originals import Originals
 from unseg.protecting.shards import refuse_unmerged
-from unseg.protecting.stack_comparison import compare_stacks
 from unseg.storage import image_limits
 from unseg.storage.files import files_under
-from unseg.storage.image_headers import pixel_count
-from unseg.storage.image_limits import ImageError
 from unseg.storage.locks import LOCK_FILE, holder_of
 
 CUT_OFF = "the run was cut off before its end, and may have left images out: run the same command again"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found about one input or file. problem: None where all is well.
-
-    max_object, max_background: the greatest change on the object's region and elsewhere, in grey levels of 255, a
-    fraction where a channel has 16 bits (None where there is no such pixel or nothing could be compared). psnr: dB.
-    """
-
-    name: str
-    problem: str | None
-    max_object: float | None = None
-    max_background: float | None = None
-    psnr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,13 +94,14 @@ def verify(
     annotations: str | Path | OpenAnnotations | None = None,
     workers: int | None = None,
     max_megapixels: float = image_limits.MAX_PIXELS / 1e6,
+    engine: Engine | None = None,
     progress: Progress = SILENT,
 ) -> Verification:
     """Checks every file of an output folder against the manifest and the originals. Nothing is written.
 
     originals, masks, annotations: where these lie now, if not where the manifest says; annotations may be open already.
-    max_megapixels: larger images are not decoded. progress: is told the bar "verify". Raises UserError where the folder
-    cannot be verified at all.
+    workers: threads; with an engine, of each actor. max_megapixels: larger images are not decoded. engine: whose actors
+    share the work. progress: is told the bar "verify". Raises UserError where the folder cannot be verified at all.
     """
     folder = Path(folder)
     if not 0 < max_megapixels < math.inf:
@@ -130,7 +113,11 @@ def verify(
     entries = [manifest.entries[key] for key in sorted(manifest.entries)]
     written = [entry for entry in entries if entry.is_written]
     with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
-        compared = _findings(written, kept, pool, progress)
+        kept = kept.opened(written, pool)
+        if engine is None:
+            compared = list(track(progress, findings_of(written, kept, pool), len(written), "verify"))
+    if engine is not None:
+        compared = findings_of_actors(written, kept, engine, workers or 1, progress)
     findings = tuple(
         finding
         for entry, finding in zip(written, compared, strict=True)
@@ -190,28 +177,6 @@ def _check_places(
             raise UserError(f"{option} {given}: no such folder")
     if isinstance(annotations, (str, Path)) and not Path(annotations).exists():
         raise UserError(f"--annotations {annotations}: no such file or folder")
-
-
-def _findings(entries: list[Entry], kept: Originals, pool: Executor, progress: Progress) -> tuple[Finding, ...]:
-    opened = kept.opened(entries, pool)
-
-    def finding(entry: Entry) -> Finding:
-        name = entry.output or entry.input
-        try:
-            with PIXELS.room_for(pixel_count(kept.folder / name)):
-                compared = compare(entry, opened) if entry.kind is None else compare_stacks(entry, opened)
-        except (Broken, ImageError) as error:
-            return Finding(name, str(error))
-        except MemoryError:
-            return Finding(name, "not enough memory to decode it")
-        return _finding_of(name, compared)
-
-    return tuple(track(progress, pool.map(finding, entries), len(entries), "verify"))
-
-
-def _finding_of(name: str, compared: Comparison) -> Finding:
-    problem = "; ".join(compared.problems) or None
-    return Finding(name, problem, compared.on_object, compared.elsewhere, psnr=compared.psnr)
 
 
 def _is_gone(entry: Entry, output: Path) -> bool:

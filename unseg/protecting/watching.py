@@ -61,6 +61,7 @@ def check_watched(request: Request, dry_run: bool) -> None:
         ("--limit", request.limit is not None, "ends after so many images"),
         ("--mask", request.mask is not None, "is of one image"),
         ("--shard", request.shard is not None, "is a part of a run that ends"),
+        ("--engine ray", request.engine is not None, "shares out a run that ends"),
         ("--webdataset", request.webdataset is not None, "takes tar files that are complete"),
         ("s3://", request.is_in_stores, "is looked at once, and its contents are fetched then"),
         ("--unmasked fail", request.settings.unmasked == "fail", "ends a run before its first image"),

@@ -11,21 +11,28 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
+import stat
+import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from unseg.errors import UserError, naming_the_extra
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders, open_for_reading, stays_inside
+from unseg.storage.mounts import mounted, mounts
 
 # Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
 ABSENT, BROUGHT = 0o200, 0o400
+PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
 ROOM = 2**31  # bytes of contents that a mirror keeps
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
 
@@ -43,6 +50,14 @@ def url_of(place: str | Path) -> str:
     if "@" in found[2].partition("/")[0]:
         raise UserError(f"{found[1]}://…: name no password in an address; set it as the library of the store reads it")
     return f"{found[1]}://{found[2].rstrip('/')}"
+
+
+class Name(NamedTuple):
+    """A file of a store. size: in bytes. time_ns: when it was changed."""
+
+    url: str
+    size: int
+    time_ns: int
 
 
 @dataclass(frozen=True)
@@ -90,17 +105,41 @@ class Mirror:
             self._name(file)
         return place
 
-    def _name(self, file: dict[str, Any]) -> None:
-        path = self.local(file["url"])
+    def _name(self, file: Name) -> None:
+        path = self.local(file.url)
         try:
             make_folders(path.parent)
             if os.path.isdir(path):
                 raise IsADirectoryError
-            leave_absent(path, int(file["size"]), file["time_ns"])
+            leave_absent(path, file.size, file.time_ns)
         except (NotADirectoryError, IsADirectoryError, FileExistsError):
             raise UserError(
-                f"{file['url']}: is a file and a folder at once, as only stores allow; rename one of them"
+                f"{file.url}: is a file and a folder at once, as only stores allow; rename one of them"
             ) from None
+
+    def names(self, paths: Iterable[Path]) -> list[Name]:
+        """Returns what another mirror needs to know those of the files that this one has."""
+        found = []
+        for path in sorted({os.path.normpath(path) for path in paths}):
+            url = self.url(path)
+            if url is not None and os.path.isfile(path):
+                status = os.stat(path)
+                found.append(Name(url, status.st_size, status.st_mtime_ns))
+        return found
+
+    @contextmanager
+    def lent(self, names: Iterable[Name]) -> Iterator[None]:
+        """Inside, files have the names that another mirror gave; afterwards nothing is here. Errors name the stores."""
+        try:
+            for name in names:
+                self._name(name)
+            yield
+        except UserError as error:
+            raise UserError(self.told(str(error))) from error
+        finally:
+            self.kept.clear()
+            for folder in self.folder.iterdir():
+                shutil.rmtree(folder, ignore_errors=True)
 
     # --- contents
 
@@ -167,6 +206,38 @@ class Mirror:
             raise UserError(f"{url}: cannot be removed: {error.strerror}") from error
 
 
+@contextmanager
+def mirrored() -> Iterator[Mirror]:
+    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores.
+
+    Folders of processes that were killed are removed first: theirs are locked as long as they live.
+    """
+    _remove_left_over(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / LOCK):
+        mirror = Mirror(Path(os.path.realpath(folder)) / "stores")
+        mirror.folder.mkdir()
+        with mounted(mirror):
+            try:
+                yield mirror
+            except UserError as error:
+                raise UserError(mirror.told(str(error))) from error
+
+
+def _remove_left_over(place: Path) -> None:
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError, Timeout):
+            status = os.lstat(folder)
+            ours = stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+            if ours and os.path.lexists(folder / LOCK):  # else it has just been made
+                with FileLock(folder / LOCK, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def mirror_here() -> Mirror | None:
+    """Returns the mirror that is mounted in this process; None where there is none."""
+    return next((mount for mount in mounts() if isinstance(mount, Mirror)), None)
+
+
 class Kept:
     """Contents that a process brought, the oldest first: once they are too many, the oldest are given up."""
 
@@ -187,6 +258,11 @@ class Kept:
                 oldest, size = self._sizes.popitem(last=False)
                 total -= size
                 give_up(oldest)
+
+    def clear(self) -> None:
+        """Counts none any more."""
+        with self._lock:
+            self._sizes.clear()
 
 
 def leave_absent(path: Path, size: int, time_ns: int) -> None:
@@ -225,8 +301,8 @@ def _driver(protocol: str) -> Any:
     return fsspec.filesystem(protocol, use_listings_cache=False)  # other machines write there, too
 
 
-def _listed(url: str) -> Iterator[dict[str, Any]]:
-    """Yields url, size and time_ns of every file at or below a place."""
+def _listed(url: str) -> Iterator[Name]:
+    """Yields every file at or below a place."""
     filesystem = _filesystem(url)
     try:
         with _store_errors(url):
@@ -244,10 +320,10 @@ def _listed(url: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"{url}: cannot be listed: {error.strerror}") from error
 
 
-def _facts(url: str, found: dict[str, Any]) -> dict[str, Any]:
+def _facts(url: str, found: dict[str, Any]) -> Name:
     changed = found.get("LastModified") or found.get("created") or found.get("mtime") or 0
     seconds = changed if isinstance(changed, (int, float)) else changed.timestamp()
-    return {"url": url, "size": found.get("size") or 0, "time_ns": int(seconds * 1e9)}
+    return Name(url, int(found.get("size") or 0), int(seconds * 1e9))
 
 
 @contextmanager

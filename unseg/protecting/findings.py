@@ -1,0 +1,48 @@
+"""What is found about protected files: each one compared with its original, by threads of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from unseg.compute.in_flight import PIXELS
+from unseg.protecting.comparison import compare
+from unseg.protecting.manifest import Entry
+from unseg.protecting.originals import Broken, Originals
+from unseg.protecting.stack_comparison import compare_stacks
+from unseg.storage.image_headers import pixel_count
+from unseg.storage.image_limits import ImageError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found about one input or file. problem: None where all is well.
+
+    max_object, max_background: the greatest change on the object's region and elsewhere, in grey levels of 255, a
+    fraction where a channel has 16 bits (None where there is no such pixel or nothing could be compared). psnr: dB.
+    """
+
+    name: str
+    problem: str | None
+    max_object: float | None = None
+    max_background: float | None = None
+    psnr: float | None = None
+
+
+def findings_of(entries: Iterable[Entry], kept: Originals, pool: Executor) -> Iterator[Finding]:
+    """Yields what is found about the files of lines, in their order. kept: with all annotations open."""
+    return pool.map(lambda entry: _finding(entry, kept), entries)
+
+
+def _finding(entry: Entry, kept: Originals) -> Finding:
+    name = entry.output or entry.input
+    try:
+        with PIXELS.room_for(pixel_count(kept.folder / name)):
+            compared = compare(entry, kept) if entry.kind is None else compare_stacks(entry, kept)
+    except (Broken, ImageError) as error:
+        return Finding(name, str(error))
+    except MemoryError:
+        return Finding(name, "not enough memory to decode it")
+    problem = "; ".join(compared.problems) or None
+    return Finding(name, problem, compared.on_object, compared.elsewhere, psnr=compared.psnr)
