@@ -21,7 +21,7 @@ from unseg.errors import UserError
 from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.stores import verify_anywhere
-from unseg.protecting.tar_runs import LOOSE
+from unseg.protecting.container_runs import LOOSE
 from unseg.storage.files import files_under
 
 SETTINGS = ProtectSettings(workers=2)

@@ -131,6 +131,7 @@ def _run(
             settings,
             **_hints(noise, what),
             webdataset=what.webdataset,
+            huggingface=what.huggingface,
             limit=trial.limit,
             dry_run=trial.dry_run,
             watch=images.watch,
@@ -179,5 +180,6 @@ def _for_folders(
         "--dry-run": trial.dry_run,
         "--watch": images.watch,
         "--webdataset": what.webdataset is not None,
+        "--huggingface": what.huggingface is not None,
         "--shard": speed.shard is not None,
     }

@@ -90,7 +90,7 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, 
         raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
     samples, unused = sorted(found), list[str]()
     if masks is not None:
-        samples, unused = _pair(samples, masks, problems)
+        samples, unused = pair_with_masks(samples, masks, problems)
     others, into_output = sorted(beside.other_files), sorted(beside.into_output)
     return SampleList(samples, sorted(set(problems)), unused, others, into_output)
 
@@ -203,7 +203,11 @@ def _visible(
         yield parent, folders, [name for name in names if not name.startswith(".")]
 
 
-def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tuple[list[SampleFile], list[str]]:
+def pair_with_masks(
+    samples: list[SampleFile], masks: Path, problems: list[Problem]
+) -> tuple[list[SampleFile], list[str]]:
+    """Returns images with their masks of a folder, paired by relative stem, in the order given, and the names of masks
+    that are left. problems: gets folders that cannot be read."""
     by_stem: dict[str, list[Path]] = {}
     mask_problems: list[Problem] = []
     images = {os.path.realpath(sample.image) for sample in samples}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor
@@ -26,6 +27,7 @@ from unseg.storage import image_decoding, image_encoding
 from unseg.storage.files import remove_temporaries, sync_folder
 from unseg.storage.image_limits import ImageError
 from unseg.storage.key_file import write_key
+from unseg.storage.mounts import place_of
 
 ANNOUNCED = 64  # images whose names are put on record at a time, before any of them is written
 TRIED_FROM = 100  # images: the length from which a run is tried first
@@ -92,9 +94,10 @@ def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress) -> Su
             write_manifest(plan.out, Manifest(plan.header, dict(plan.before)), finished=False)
         except OSError as error:
             raise cannot_go_on(plan.out, error) from error
+    out = place_of(os.path.abspath(plan.out))
     progress.say(
         f"planned: {len(plan.jobs):,} images in {shards:,} shards; run the same command with --shard 1/{shards} to"
-        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {plan.out}`"
+        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {out}`"
     )
     return Summary((), 0, time.perf_counter() - started, foreseen, planned=True)
 

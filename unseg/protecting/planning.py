@@ -133,12 +133,12 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         header,
         problems=_problems(inputs, out, last),
         before=before,
-        jobs=_jobs(samples, chosen, pipeline, before, request.shard),
+        jobs=_jobs(samples, chosen, pipeline, before, request),
         processes=request.processes,
         records=request.records,
         key=key,
     )
-    plan = plan if request.shard is None else _part_of(plan, request.shard, earlier)
+    plan = plan if request.shard is None else _part_of(plan, request.shard, request.parts, earlier)
     return replace(plan, processes=max(1, min(plan.processes, len(plan.jobs))))
 
 
@@ -147,11 +147,11 @@ def _jobs(
     chosen: list[Key],
     pipeline: Pipeline,
     before: Mapping[Key, Entry],
-    shard: Shard | None,
+    request: Request,
 ) -> tuple[Job, ...]:
     """Returns the chosen jobs; names are planned for all samples, so that they do not depend on the choice."""
-    settings = pipeline.settings
-    own = None if shard is None else shard.of(chosen)
+    settings, shard = pipeline.settings, request.shard
+    own = None if shard is None else shard.of(chosen, request.parts)
     if shard is not None and shard.is_plan and begun(pipeline.out):
         own = ()  # shards look to their own
     here = {key for key, sample in samples.items() if not is_mounted(sample.image)}
@@ -174,17 +174,17 @@ def _kind_of(sample: SampleFile, pipeline: Pipeline) -> StackKind | None:
     return None if as_picture and kind is not None and kind.is_picture(sample.image) else kind
 
 
-def _part_of(plan: RunPlan, shard: Shard, earlier: Manifest | None) -> RunPlan:
+def _part_of(plan: RunPlan, shard: Shard, parts: tuple[int, ...] | None, earlier: Manifest | None) -> RunPlan:
     """Returns a shard's part of a plan; UserError where it is not the plan that was made for all shards.
 
     What is no job is told by the first shard.
     """
-    agreed = agreement(shard, plan.jobs, plan.pipeline.settings)
+    agreed = agreement(shard, plan.jobs, plan.pipeline.settings, parts)
     header = {**plan.header, AGREED: agreed, **({} if shard.is_plan else {SHARD: shard.number})}
     check_agreed(shard, header, earlier, plan.out)
     if shard.is_plan:
         return replace(plan, header=header)
-    jobs = tuple(shard.of(plan.jobs))
+    jobs = tuple(shard.of(plan.jobs, parts))
     own = {job.key for job in jobs}
     before = {key: entry for key, entry in plan.before.items() if key in own}
     problems = plan.problems if shard.number == 1 else ()

@@ -11,6 +11,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
+from unseg.protecting.container_runs import protect_containers
 from unseg.protecting.execution import Summary, execute, foresee, settle
 from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.inputs import load_libraries, read_inputs
@@ -22,7 +23,6 @@ from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.protecting.shards import Shard, check_alone
 from unseg.protecting.stores import protect_in_stores
-from unseg.protecting.tar_runs import protect_tars
 from unseg.protecting.watching import check_watched, watched
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock, told_of_stale
@@ -48,6 +48,7 @@ def protect(
     annotations_format: str = "auto",
     whole_image: bool = False,
     webdataset: str | None = None,
+    huggingface: str | None = None,
     samples: SampleList | None = None,
     limit: int | None = None,
     dry_run: bool = False,
@@ -68,7 +69,7 @@ def protect(
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
     Places may be a store's. All else is as the command's option of that name, which `unseg protect --help` explains;
     `options` come on top of `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations,
-    whole_image and webdataset says what the object is.
+    whole_image, webdataset and huggingface says what the object is; masks may go with the last.
 
     annotations may be open already. generator may be one of any kind (see `unseg.protecting.generators`), key 32 bytes,
     and codes a mapping from class to code. samples: the images, in place of those under `inputs`; each is the file of
@@ -91,6 +92,7 @@ def protect(
         generator=generator,
         whole_image=whole_image,
         webdataset=webdataset,
+        huggingface=huggingface,
         shard=shard,
     )
     return _carried_out(request, dry_run, watch, progress)
@@ -110,8 +112,8 @@ def _carried_out(request: Request, dry_run: bool, watch: bool, progress: Progres
 
 
 def _on_disk(request: Request, dry_run: bool, progress: Progress) -> Summary:
-    if request.webdataset is not None:
-        return protect_tars(request, dry_run, progress, _on_disk)
+    if request.holds_containers:
+        return protect_containers(request, dry_run, progress, _on_disk)
     load_libraries(request)
     workers = request.settings.workers or cores()
     with image_limits.own_size_limit(), alone(), single_threaded_pool(workers) as pool:

@@ -19,12 +19,12 @@ from unseg.compute.progress import Progress, Tick
 from unseg.compute.threads import worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
+from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
+from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, UNFINISHED, Manifest, read_manifest, write_manifest
-from unseg.protecting.merging import merge
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard
-from unseg.protecting.tar_runs import holds_tars, verify_tars
 from unseg.protecting.verification import Finding, Verification, verify
 from unseg.storage.files import files_under, sha256_of
 from unseg.storage.key_file import new_key, write_key
@@ -79,6 +79,8 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         if not is_url(request.out):
             return run(request, dry_run, told)
         request = replace(_with_key(request, dry_run, progress), out=mirror.listed(request.out))
+        if request.holds_containers and len(request.inputs) == 1 and request.inputs[0].exists():
+            request = replace(request, containers=opened_for(request))  # once for all shards
         if dry_run:
             return run(request, True, told)
         target = _Target(mirror, request, told, run)
@@ -119,6 +121,11 @@ class _Target:
     def out(self) -> Path:
         return self.request.out
 
+    @property
+    def records(self) -> Path:
+        """Returns the folder of the plan, in which those of shards lie."""
+        return _records(self.out, self.request.holds_containers)
+
     def all_shards(self) -> Summary:
         """Plans, protects all shards that are not in the store yet, one after the other, and merges them."""
         count = self._count()
@@ -131,24 +138,28 @@ class _Target:
 
     def _count(self) -> int:
         """Returns the number of shards: that of a plan which is there, else as many as there are images for."""
-        there = read_manifest(self.out)
+        there = read_manifest(self.records)
         agreed = None if there is None else there.header.get(AGREED)
         if isinstance(agreed, dict) and isinstance(agreed.get("count"), int):
             return agreed["count"]
+        if self.request.containers is not None:
+            return min(MOST, len(self.request.containers.found))
         images = sum(count_files(place, MOST * IMAGES_A_SHARD) for place in self.request.inputs)
         return max(1, min(MOST, -(-images // IMAGES_A_SHARD)))
 
     def _is_there(self, shard: Shard) -> bool:
-        plan, part = read_manifest(self.out), read_manifest(shard.folder(self.out))
+        plan, part = read_manifest(self.records), read_manifest(shard.folder(self.records))
         if plan is None or part is None or part.header.get(UNFINISHED):
             return False
         return part.header.get(AGREED) == plan.header.get(AGREED)
 
     def plan(self, shard: Shard) -> Summary:
         """Settles what the shards go by, and puts it into the store."""
-        manifest = self.out / MANIFEST
+        manifest = self.records / MANIFEST
         before = sha256_of(manifest)
         summary = self.run(replace(self.request, shard=shard), False, self.progress)
+        if self.request.containers is not None:
+            self.mirror.send(self.records / FACTS)
         try:
             if before != sha256_of(manifest):
                 self.mirror.send(manifest, is_new=before is None)
@@ -160,16 +171,18 @@ class _Target:
 
     def shard(self, shard: Shard) -> Summary:
         """Protects the images of a shard, then puts them into the store: first what comes, its mark last."""
-        folder, out = shard.folder(self.out), self.out
+        folder, out = shard.folder(self.records), self.out
         earlier = read_manifest(folder)
         summary = self.run(replace(self.request, shard=shard), False, self.progress)
         part = read_manifest(folder)
         assert part is not None, "a shard that came to its end has a manifest"
-        outputs = _owned(part)
+        containers = self.request.containers
+        outputs = _owned(part) if containers is None else sorted(files_of(containers, shard))
         self._mark(folder, part, finished=False)
         with worker_threads(SENDERS) as senders:
             list(senders.map(self._send, outputs))
-        for name in sorted(set(() if earlier is None else _owned(earlier)) - set(outputs)):
+        gone = set() if earlier is None or containers is not None else set(_owned(earlier)) - set(outputs)
+        for name in sorted(gone):
             if not os.path.lexists(out / name):
                 self.mirror.remove(out / name)
         self._mark(folder, part, finished=True)
@@ -186,6 +199,10 @@ class _Target:
             self.mirror.send(self.out / name)
 
 
+def _records(out: Path, holds_containers: bool) -> Path:
+    return out / LOOSE if holds_containers else out
+
+
 def _owned(part: Manifest) -> list[str]:
     return sorted({name for entry in part.entries.values() for name in entry.owned})
 
@@ -196,15 +213,17 @@ def _owned(part: Manifest) -> list[str]:
 def merge_anywhere(out: Path) -> Summary:
     """Merges shards as `unseg.protecting.merging.merge` does, also in a store."""
     if not is_url(out):
-        return merge(out)
+        return merge_any(out)
     with mirrored() as mirror:
         return merged_in_store(mirror, mirror.listed(out))
 
 
 def merged_in_store(mirror: Mirror, out: Path) -> Summary:
     """Merges shards that are in the mirror, and then in the store: first the whole, then away with the parts."""
-    parts = list(files_under(out / SHARDS)) if os.path.isdir(out / SHARDS) else []
-    summary = merge(out)
+    records = _records(out, os.path.isdir(out / LOOSE))
+    parts = list(files_under(records / SHARDS)) if os.path.isdir(records / SHARDS) else []
+    parts += [] if records == out else [records / MANIFEST, records / FACTS]
+    summary = merge_any(out)
     if mirror.is_written(out / MANIFEST):
         mirror.send(out / MANIFEST)
     for part in parts:
@@ -251,8 +270,8 @@ def _verified(
     annotations: Path | None,
     **options: Any,
 ) -> Verification:
-    if holds_tars(folder):
-        return verify_tars(folder, on_disk, originals, **options)
+    if holds_containers(folder):
+        return verify_containers(folder, on_disk, originals, masks, **options)
     return on_disk(folder, originals=originals, masks=masks, annotations=annotations, **options)
 
 
