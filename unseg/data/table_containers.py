@@ -72,20 +72,24 @@ class TableContainer(Container):
         return cls(path, place, table, columns, masks, range(table.row_count))
 
     def images(self) -> Iterator[tuple[str, str | None]]:
-        for column, name in self.columns.items():
-            mark = f".{column}" if len(self.columns) > 1 else ""
-            for row, (there, path) in enumerate(self.table.image_paths(name)):
-                if there:
-                    mask = None if self.mask_column is None else f"{row:06d}{MASK}"
-                    yield row_name(row, path, mark), mask
+        masked = np.zeros(self.table.row_count, bool)
+        if self.mask_column is not None:
+            masked[[row for row, (there, _) in enumerate(self.table.image_paths(self.mask_column)) if there]] = True
+        for row, name, _ in self._cells():
+            yield name, f"{row:06d}{MASK}" if masked[row] else None
 
     def named(self) -> Iterator[tuple[str, str | None]]:
         """Yields the name of every image and what its cell calls it, None where it does not."""
+        for _, name, path in self._cells():
+            yield name, (path or "").replace("\\", "/").rpartition("/")[2] or None
+
+    def _cells(self) -> Iterator[tuple[int, str, str | None]]:
+        """Yields row, name and path of every image."""
         for column, name in self.columns.items():
             mark = f".{column}" if len(self.columns) > 1 else ""
             for row, (there, path) in enumerate(self.table.image_paths(name)):
                 if there:
-                    yield row_name(row, path, mark), (path or "").replace("\\", "/").rpartition("/")[2] or None
+                    yield row, row_name(row, path, mark), path
 
     def holds(self, name: str) -> bool:
         place, row = self._place(name)
@@ -95,6 +99,9 @@ class TableContainer(Container):
         """Returns which of the table's rows an image or mask lies in, if it is there, and which of the original's."""
         row = int(name[: name.index(".")])
         return bisect_left(self.rows, row), row
+
+    def size(self, name: str) -> int:
+        return self.path.stat().st_size // max(1, len(self.rows)) + 1
 
     def blocks(self, name: str) -> Iterator[bytes]:
         column = self.mask_column if name.endswith(MASK) else self.columns[self._cell(name)[1]]

@@ -36,6 +36,10 @@ class Container(ABC):
         """Returns whether there is an image or mask of the name."""
 
     @abstractmethod
+    def size(self, name: str) -> int:
+        """Returns the bytes of an image or mask, at least about, and never 0."""
+
+    @abstractmethod
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yields the content of an image or mask; OSError where there is none."""
 
@@ -83,7 +87,7 @@ class ContainerFolder:
             if path.parent not in made:
                 make_folders(path.parent)
                 made.add(path.parent)
-            leave_absent(path, 0, 0)
+            leave_absent(path, container.size(name), 0)
         self.containers[container.place] = container
 
     def url(self, path: str | Path) -> str | None:
@@ -108,10 +112,11 @@ class ContainerFolder:
                 for block in self.containers[place].blocks(str(name.relative_to(place))):
                     copy.write(block)
             os.replace(temporary, whole)
-        finally:
+        except OSError:
             temporary.unlink(missing_ok=True)
+            raise
         self.kept.add(Path(whole), ROOM, _give_up)
 
 
 def _give_up(path: Path) -> None:
-    leave_absent(path, 0, 0)
+    leave_absent(path, os.stat(path).st_size, 0)

@@ -115,6 +115,9 @@ class TarContainer(Container):
     def holds(self, name: str) -> bool:
         return name in self.members
 
+    def size(self, name: str) -> int:
+        return max(1, self.members[name].size)
+
     def blocks(self, name: str) -> Iterator[bytes]:
         member = self.members[name]
         with open_for_reading(self.path) as file:
