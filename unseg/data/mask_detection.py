@@ -20,6 +20,7 @@ import numpy as np
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
+from unseg.compute.threads import in_order
 from unseg.data.masks import MASK_KINDS, MaskKind, brightness, grey_levels
 from unseg.errors import UserError
 from unseg.storage.image_headers import pixel_count
@@ -71,7 +72,11 @@ def detect_kind(
     of their own.
     """
     seen = _Seen()
-    looks = (executor.map if executor else map)(lambda item: _look(item, opener), paths)
+
+    def look_at(item: Any) -> _Look | None:
+        return _look(item, opener)
+
+    looks = in_order(executor, look_at, paths) if executor else map(look_at, paths)
     for look in track(progress, looks, len(paths), "masks"):
         if look is not None:
             seen.add(look)

@@ -151,9 +151,9 @@ def _with_masks(samples: list[SampleFile], opened: Containers, masks: Path) -> S
         called.get(sample.name, sample.name): sample for sample in samples
     }  # with the place, no name is one of another table
     problems: list[Problem] = []
-    asked = [SampleFile(name, sample.image, sample.root) for name, sample in wanted.items()]
+    asked = [SampleFile(name, sample.file, sample.root) for name, sample in wanted.items()]
     paired, unused = pair_with_masks(asked, masks, problems)
-    found = [replace(wanted[one.name], mask=one.mask, mask_name=one.mask_name) for one in paired]
+    found = [replace(wanted[one.name], mask_file=one.mask_file, mask_name=one.mask_name) for one in paired]
     return SampleList(sorted(found), problems, unused)
 
 

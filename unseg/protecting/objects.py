@@ -16,6 +16,7 @@ import numpy as np
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
+from unseg.compute.threads import in_order
 from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
 from unseg.data.annotations.core import Indexed, first_few
 from unseg.data.masks import MaskKind, object_mask, values_of
@@ -232,7 +233,7 @@ class MaskFiles(ClassedObjects):
 
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         paths = self.folder.paths
-        return _sum_of(track(progress, pool.map(self._areas_of, paths), len(paths), "classes"))
+        return _sum_of(track(progress, in_order(pool, self._areas_of, paths), len(paths), "classes"))
 
     def _areas_of(self, path: Path) -> Mapping[int, int]:
         try:
@@ -325,7 +326,7 @@ class AnnotationObjects(ClassedObjects):
 
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         names = self._readable_names()
-        return _sum_of(track(progress, pool.map(self._areas_of, names), len(names), "classes"))
+        return _sum_of(track(progress, in_order(pool, self._areas_of, names), len(names), "classes"))
 
     def _areas_of(self, name: str) -> Mapping[int, int]:
         try:

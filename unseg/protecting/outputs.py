@@ -18,7 +18,7 @@ from unseg.storage.windows_names import for_windows
 SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """The names that are planned for one input, relative to the output folder.
 
@@ -93,6 +93,7 @@ def plan_outputs(
         note = _note(key[0], output, suffixes)
         owned = before.owned if before else ()
         free = key not in mine or copy in owned or not os.path.lexists(out / copy)
+        copy = output if copy == output else copy  # one text for both
         planned[key] = Planned(output, copy if free else None, note)
     _check_nothing_in_the_way({key: planned[key] for key in planned if key in mine}, out, earlier)
     return planned

@@ -122,7 +122,8 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)
-    samples = {(sample.name, relative(sample.root, out)): sample for sample in inputs.found.samples}
+    roots = {root: relative(root, out) for root in {sample.root for sample in inputs.found.samples}}
+    samples = {(sample.name, roots[sample.root]): sample for sample in inputs.found.samples}
     chosen = sorted(samples)[: request.limit]
     last = chosen[-1][0] if request.limit is not None and chosen else None
     if settings.unmasked == "fail":

@@ -11,7 +11,7 @@ from typing import Any
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
-from unseg.compute.threads import cores, single_threaded_pool
+from unseg.compute.threads import cores, in_order, single_threaded_pool
 from unseg.errors import UserError
 from unseg.protecting.comparison import Comparison, compare
 from unseg.protecting.header import note_on_noise, recorded
@@ -206,7 +206,7 @@ def _findings(entries: list[Entry], kept: Originals, pool: Executor, progress: P
             return Finding(name, "not enough memory to decode it")
         return _finding_of(name, compared)
 
-    return tuple(track(progress, pool.map(finding, entries), len(entries), "verify"))
+    return tuple(track(progress, in_order(pool, finding, entries), len(entries), "verify"))
 
 
 def _finding_of(name: str, compared: Comparison) -> Finding:
