@@ -14,6 +14,7 @@ from unseg.errors import UserError
 from unseg.protecting.container_runs import protect_containers
 from unseg.protecting.execution import Summary, execute, foresee, settle
 from unseg.protecting.generators import AnyGenerator
+from unseg.protecting.image_folder_runs import is_image_folder, protect_image_folder
 from unseg.protecting.inputs import load_libraries, read_inputs
 from unseg.protecting.mask_finding import with_masks
 from unseg.protecting.named_settings import RunOptions, named_settings
@@ -69,12 +70,10 @@ def protect(
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
     Places may be a store's. All else is as the command's option of that name, which `unseg protect --help` explains;
     `options` come on top of `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations,
-    whole_image, webdataset and huggingface says what the object is; masks may go with the last.
-
-    annotations may be open already. generator may be one of any kind (see `unseg.protecting.generators`), key 32 bytes,
-    and codes a mapping from class to code. samples: the images, in place of those under `inputs`; each is the file of
-    its name under its root, and its output has that name under `out`. watch, shard: see `unseg.protecting.watching` and
-    `unseg.protecting.shards`. progress: is told sentences and bars.
+    whole_image, webdataset and huggingface says what the object is; masks may go with the last. annotations may be open
+    already, generator of any kind (see `unseg.protecting.generators`), key 32 bytes, codes a mapping of classes.
+    samples: the images, in place of those under `inputs`; each is the file of its name under its root, and its output
+    has that name under `out`. watch, shard: see `unseg.protecting.watching` and `.shards`. progress: is told all.
     """
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
@@ -112,6 +111,8 @@ def _carried_out(request: Request, dry_run: bool, watch: bool, progress: Progres
 
 
 def _on_disk(request: Request, dry_run: bool, progress: Progress) -> Summary:
+    if is_image_folder(request):
+        return protect_image_folder(request, dry_run, progress, _on_disk)
     if request.holds_containers:
         return protect_containers(request, dry_run, progress, _on_disk)
     load_libraries(request)

@@ -22,6 +22,7 @@ from unseg.errors import UserError
 from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
 from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
+from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, UNFINISHED, Manifest, read_manifest, write_manifest
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard
@@ -78,7 +79,12 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         request = replace(request, inputs=inputs, **places)
         if not is_url(request.out):
             return run(request, dry_run, told)
-        request = replace(_with_key(request, dry_run, progress), out=mirror.listed(request.out))
+        given = request.out
+        request = replace(_with_key(request, dry_run, progress), out=mirror.listed(given))
+        if is_image_folder(request):
+            raise UserError(
+                f"--out {url_of(given)}: a folder of images with metadata comes out on this machine; name a folder"
+            )
         if request.holds_containers and len(request.inputs) == 1 and request.inputs[0].exists():
             request = replace(request, containers=opened_for(request))  # once for all shards
         if dry_run:
@@ -272,7 +278,10 @@ def _verified(
 ) -> Verification:
     if holds_containers(folder):
         return verify_containers(folder, on_disk, originals, masks, **options)
-    return on_disk(folder, originals=originals, masks=masks, annotations=annotations, **options)
+    given = {"masks": masks, "annotations": annotations}
+    if holds_image_folder(folder):
+        return verify_image_folder(folder, on_disk, originals, **given, **options)
+    return on_disk(folder, originals=originals, **given, **options)
 
 
 def _named_places(mirror: Mirror, folder: Path) -> list[str]:
