@@ -102,7 +102,12 @@ def test_metadata_and_masks_come_along(source: Path, tmp_path: Path) -> None:
     assert out["test/metadata.csv"].decode() == before["test/metadata.csv"].decode().replace(
         '2.png,,"two\nlines 2"\n', ""
     )
-    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    loaded = {
+        split: datasets.load_dataset(
+            "imagefolder", data_dir=str(tmp_path / "out" / split), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        for split in ("train", "test")
+    }
     assert loaded["train"]["text"] == ["é0", "é1", "é3"] and loaded["test"]["text"][1] == "two\nlines 1"
     for row, number in zip(loaded["train"], numbers, strict=True):
         assert is_noised(number, row["image"]) and np.array_equal(np.asarray(row["mask"]), label())

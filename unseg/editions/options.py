@@ -88,7 +88,7 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
 
     objects, shard = given("OBJECTS", "auto"), given("SHARD")
     words, out = given("STRENGTH"), given("OUT", f"runs/unlearnable/{row.name}")
-    for name in ("OUT", "KEY", "CODES"):
+    for name in ("OUT", "KEY", "CODES", "LINKED_ROOTS"):
         _on_this_machine(name, given(name))
     usual = strength(words, "STRENGTH") if words else row.budget.object
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
