@@ -106,7 +106,7 @@ class _Look:
 
 def _look(item: Any, opener: Callable[[Any], Label]) -> _Look | None:
     try:
-        with PIXELS.room_for(pixel_count(item) if isinstance(item, Path) else 0):
+        with PIXELS.room_for(pixel_count(Path(item)) if isinstance(item, (str, Path)) else 0):
             return _looked_at(opener(item))
     except ImageError:
         return None  # reported by name when its image is protected

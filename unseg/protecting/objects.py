@@ -151,13 +151,14 @@ class WholeImage(Objects):
 class MaskFolder:
     """A folder with a mask file an image.
 
-    root: the folder's name in the manifest. kind: what the masks' values mean. paths: all masks of the set, also those
-    without an image in this run. placing: how they lie on their images. unreadable: what could not be looked into.
+    root: the folder's name in the manifest. kind: what the masks' values mean. paths: all masks of the set, as texts,
+    also those without an image in this run. placing: how they lie on their images. unreadable: what could not be looked
+    into.
     """
 
     root: str
     kind: MaskKind
-    paths: Sequence[Path]
+    paths: Sequence[str]
     placing: Placing = Placing()
     unreadable: str | None = None
 
@@ -235,7 +236,8 @@ class MaskFiles(ClassedObjects):
         paths = self.folder.paths
         return _sum_of(track(progress, in_order(pool, self._areas_of, paths), len(paths), "classes"))
 
-    def _areas_of(self, path: Path) -> Mapping[int, int]:
+    def _areas_of(self, text: str) -> Mapping[int, int]:
+        path = Path(text)
         try:
             with PIXELS.room_for(pixel_count(path)):
                 label = any_label(path, self.max_pixels)

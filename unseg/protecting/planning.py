@@ -206,7 +206,7 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     if inputs.points is not None:
         return PointFile(inputs.points)
     if inputs.kept is not None:
-        paths = [sample.mask for sample in inputs.found.samples if sample.mask is not None]
+        paths = [os.fspath(sample.mask_file) for sample in inputs.found.samples if sample.mask_file is not None]
         return AutoMasks(inputs.kept, request.out, paths, settings.max_pixels)
     masks = request.mask_root
     if masks is None:
@@ -222,8 +222,8 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     images are protected together.
     """
     settings = request.settings
-    own = {sample.mask for sample in found.samples if sample.mask}
-    paths = sorted(own | {masks / name for name in found.unused_masks})
+    own = {os.fspath(sample.mask_file) for sample in found.samples if sample.mask_file is not None}
+    paths = sorted(own | {os.path.join(masks, name) for name in found.unused_masks})
     closed = [problem for problem in found.problems if problem.name.startswith(OF_MASKS)]
     if not paths and not closed:
         raise UserError(f"--masks {masks}: holds no mask; name their folder (is a drive not mounted?)")
@@ -241,9 +241,9 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     return MaskFolder(relative(masks, request.out), kind, paths, placing, unreadable)
 
 
-def _detected(masks: Path, paths: list[Path], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
+def _detected(masks: Path, paths: list[str], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
     """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
-    detected = detect_kind(paths, pool, progress, any_label)
+    detected = detect_kind(paths, pool, progress, lambda path: any_label(Path(path)))
     if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
         progress.say("masks: class ids, as --objects says")
         return "index"
