@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from unseg.storage.files import files_under
 
 SETTINGS = ProtectSettings(workers=2)
 KEY = bytes(range(32))
+ROOT = Path(__file__).resolve().parents[2]
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -315,3 +318,39 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     shutil.rmtree(out)
     assert cli.main(["protect", str(source / "data" / "train-1.parquet"), "--huggingface", "mask", "--out", out]) == 0
     assert cli.main(["verify", out]) == 0
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import pyarrow
+from unseg.data import table_containers
+from unseg.data.annotations import table_files
+table_containers.PART = table_files.BATCH = 1 << 20
+here = Path(sys.argv[1])
+for name in sys.argv[2:]:
+    table = table_containers.TableContainer.open(here / name, name, "mask", True)
+    table.rewrite(here / "out", {image: here / "new.png" for image, _ in table.images()}, here)
+    print(pyarrow.default_memory_pool().max_memory())
+"""
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_memory_does_not_grow_with_the_table(tmp_path: Path, suffix: str) -> None:
+    """All memory of arrow while tables of 8 and 24 MB are written anew: row groups of 2 MB, or one record batch."""
+    (tmp_path / "new.png").write_bytes(bytes(60_000))
+    names = [f"{rows}{suffix}" for rows in (200, 600)]
+    for name, rows in zip(names, (200, 600), strict=True):
+        data = np.random.default_rng(rows).bytes(40_000)
+        cells = [cell(data[number:] + data[:number], "a.png") for number in range(rows)]
+        made = pa.table({"n": list(range(rows)), "image": pa.array(cells, CELL), "mask": pa.array([None] * rows, CELL)})
+        if suffix == ".parquet":
+            pq.write_table(made, tmp_path / name, use_dictionary=["n"], row_group_size=50)
+        else:
+            with pa.ipc.new_stream(tmp_path / name, made.schema) as file:
+                file.write_table(made)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path, *names], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    small, large = map(int, done.stdout.split())
+    assert large < small + 2_000_000 and large < 12_000_000, (small, large)
