@@ -6,6 +6,7 @@ import io
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,20 @@ def test_images_that_would_stay_are_refused(source: Path, columns: dict[str, Any
     assert not (source.parent / "out").exists()
 
 
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_broken_table_is_one_line(source: Path, place: float) -> None:
+    path = source / "data" / "train-0.parquet"
+    data = bytearray(path.read_bytes())
+    at = int(len(data) * place)
+    path.write_bytes(data[:at])
+    with pytest.raises(UserError, match=r"train-0\.parquet: is broken"):
+        run(source)
+    data[at : at + 2000] = bytes(2000)
+    path.write_bytes(data)
+    with suppress(UserError):  # what lies there may be an image alone, whose row goes
+        assert run(source).exit_code == 1
+
+
 def test_what_does_not_go_together(source: Path) -> None:
     for given, told in (
         ({"huggingface": "label"}, r"--huggingface label: .*train-0.parquet has no such column of images"),
@@ -322,6 +337,7 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 PEAK = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 import pyarrow
 from unseg.data import table_containers

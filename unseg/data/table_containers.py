@@ -161,7 +161,7 @@ class TableContainer(Container):
         arrow = import_arrow("pyarrow")
         waiting: list[Any] = []
         size = count = 0
-        for start, part, is_last in _whole_rows(self.table.pieces):
+        for start, part, is_last in _whole_rows(self.table.pieces, self.path):
             width = part.nbytes // max(part.num_rows, 1)
             first, end = bisect_left(rows, start), bisect_left(rows, start + part.num_rows)
             taken: list[int] = []
@@ -212,15 +212,13 @@ class TableContainer(Container):
             elif sum(there.lengths) != len(rows):
                 yield "", f"has {sum(there.lengths):,} rows, not the {len(rows):,} of its original that stay"
             else:
-                yield from self._differences(there, rows)
+                yield from self._differences(there, path, rows)
         except UserError as error:
             yield "", str(error)
-        except arrow_errors() as error:
-            yield "", f"is broken: {' '.join(str(error).split())[:200]}"
 
-    def _differences(self, there: Pieces, rows: Sequence[int]) -> Iterator[tuple[str, str]]:
+    def _differences(self, there: Pieces, path: Path, rows: Sequence[int]) -> Iterator[tuple[str, str]]:
         found: dict[str, int] = {}
-        for first, before, after in _side_by_side(self._kept(rows), (part for _, part, _ in _whole_rows(there))):
+        for first, before, after in _side_by_side(self._kept(rows), (part for _, part, _ in _whole_rows(there, path))):
             for name in before.column_names:
                 if name not in found and not _are_same(self._but_images(before, name), self._but_images(after, name)):
                     found[name] = first
@@ -228,7 +226,7 @@ class TableContainer(Container):
             yield f"column {name}", f"differs from its original, from the row {first} on or a little later"
 
     def _kept(self, rows: Sequence[int]) -> Iterator[Any]:
-        for start, part, _ in _whole_rows(self.table.pieces):
+        for start, part, _ in _whole_rows(self.table.pieces, self.path):
             first, end = bisect_left(rows, start), bisect_left(rows, start + part.num_rows)
             if first < end:
                 yield part.take([row - start for row in rows[first:end]])
@@ -252,7 +250,7 @@ def _refuse_others(table: ImageTable, path: Path) -> None:
                 " remove it, or make columns of images of it"
             )
         is_data = types.is_binary(field.type) or types.is_large_binary(field.type)
-        if is_data and _starts_like_a_picture(table.pieces, field.name):
+        if is_data and _starts_like_a_picture(table, field.name):
             raise UserError(
                 f"{path}: the column {field.name} holds pictures as plain bytes, which would stay as they are; make it"
                 " a column of images (cast_column), or remove it"
@@ -263,22 +261,35 @@ def _has_images_within(kind: Any) -> bool:
     return holds_images(kind) or any(_has_images_within(kind.field(number).type) for number in range(kind.num_fields))
 
 
-def _starts_like_a_picture(pieces: Pieces, name: str) -> bool:
-    for piece in range(len(pieces.lengths)):
-        for part in pieces.read(piece, name):
+def _starts_like_a_picture(table: ImageTable, name: str) -> bool:
+    for piece in range(len(table.pieces.lengths)):
+        for part in _sound(table.pieces.read(piece, name), table.path):
             for cell in part.column(name):
                 if cell.is_valid:
                     return kind_of(cell.as_py()[:START]) is not None
     return False
 
 
-def _whole_rows(pieces: Pieces) -> Iterator[tuple[int, Any, bool]]:
+def _sound(parts: Iterator[Any], path: Path) -> Iterator[Any]:
+    """Yields parts of a table; UserError where one is broken."""
+    while True:
+        try:
+            part = next(parts, None)
+            if part is not None:
+                part.validate(full=True)  # arrow itself trusts the offsets in a file
+        except arrow_errors() as error:
+            raise UserError(f"{path}: is broken: {' '.join(str(error).split())[:200]}") from error
+        if part is None:
+            return
+        yield part
+
+
+def _whole_rows(pieces: Pieces, path: Path) -> Iterator[tuple[int, Any, bool]]:
     """Yields the number of its first row, a part of a table, and whether it is the last of its piece."""
     start = 0
     for piece in range(len(pieces.lengths)):
         end = start + pieces.lengths[piece]
-        for part in pieces.read(piece, None):
-            part.validate(full=True)  # arrow itself trusts the offsets in a file
+        for part in _sound(pieces.read(piece, None), path):
             yield start, part, start + part.num_rows >= end
             start += part.num_rows
 

@@ -33,7 +33,7 @@ from unseg.protecting.manifest import (
     write_manifest,
 )
 from unseg.protecting.merging import merge
-from unseg.protecting.opened_containers import Containers, open_containers
+from unseg.protecting.opened_containers import Containers, facts_of, open_containers
 from unseg.protecting.request import Request
 from unseg.protecting.shards import Shard, earlier_manifest
 from unseg.storage.containers import Container, ContainerFolder
@@ -239,10 +239,12 @@ def merge_any(out: Path) -> Summary:
         return merge(out)
     try:
         facts = json.loads(read_text(loose / FACTS))
-        places = facts["places"]
-        lacking = next((place for place in places if not os.path.isfile(out / place)), None)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{loose / FACTS}: cannot be read; run --shard plan/N again") from error
+    known = facts_of(facts)
+    if known is None:
+        raise UserError(f"{loose / FACTS}: says nothing of files; run --shard plan/N again")
+    lacking = next((place for place in known[2] if not os.path.isfile(out / place)), None)
     if lacking is not None:
         raise UserError(f"{out}: {lacking} is not there; the shard that writes it has not run; run it, then merge")
     try:
