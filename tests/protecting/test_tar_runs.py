@@ -18,11 +18,13 @@ from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
 from unseg import cli
 from unseg.errors import UserError
+from unseg.protecting.container_runs import LOOSE
 from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.run import ProtectSettings, protect
-from unseg.protecting.stores import verify_anywhere
-from unseg.protecting.tar_runs import LOOSE
+from unseg.protecting.shards import Shard
+from unseg.protecting.stores import merge_anywhere, verify_anywhere
 from unseg.storage.files import files_under
+from unseg.storage.mirror import Mirror
 
 SETTINGS = ProtectSettings(workers=2)
 KEY = bytes(range(32))
@@ -231,9 +233,81 @@ def test_tars_in_a_bucket_are_protected_onto_the_disk(tars: Path) -> None:
         }
         assert {root for _, root in read_manifest(tars.parent / "out").entries} == {place}
         assert found(tars.parent / "out", originals=Path(place)).failures == []
-        with pytest.raises(UserError, match="--webdataset: writes into a folder of this machine"):
-            protect(tars, f"{place}-out", SETTINGS, webdataset="mask.png", key=KEY)
-        assert not server.exists(f"{place}-out")
+
+
+def objects(server: Any, place: str) -> dict[str, bytes]:
+    start = len(place.partition("://")[2]) + 1
+    return {name[start:]: server.cat_file(name) for name in server.find(place)}
+
+
+def test_tars_in_a_bucket_become_tars_in_a_bucket(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed when its second tar is sent goes on; its first tar is not made again."""
+    run(tars, "alone")
+    (tmp_path / "key").write_text(KEY.hex())
+    place = f"s3://{BUCKET}/tars"
+    options = {"webdataset": "mask.png", "key": tmp_path / "key"}
+    with served() as server:
+        for path in files_under(tars):
+            server.put_file(str(path), f"{place}/{path.relative_to(tars).as_posix()}")
+        send = Mirror.send
+
+        def dying(self: Mirror, path: Path, is_new: bool = False) -> None:
+            if path.name == "b-1.tar":
+                raise Stopped
+            send(self, path, is_new)
+
+        monkeypatch.setattr(Mirror, "send", dying)
+        with pytest.raises(Stopped):
+            protect(place, f"{place}-out", SETTINGS, **options)
+        monkeypatch.setattr(Mirror, "send", send)
+        assert {"a-0.tar"} < set(objects(server, f"{place}-out")) and MANIFEST not in objects(server, f"{place}-out")
+        told = Told()
+        protect(place, f"{place}-out", SETTINGS, **options, progress=told)
+        assert [total for what, total, _ in told.bars if what == "tars"] == [1]
+        there, wanted = objects(server, f"{place}-out"), tree(tars.parent / "alone")
+        assert there.keys() == wanted.keys()
+        assert {name: there[name] for name in there if name != MANIFEST} == {
+            name: wanted[name] for name in wanted if name != MANIFEST
+        }
+        assert found(Path(f"{place}-out")).failures == []
+
+
+def test_shards_take_whole_tars(tars: Path) -> None:
+    """Three shards of two tars: one of them has nothing to do."""
+    run(tars, "alone")
+    out = tars.parent / "out"
+    for number in (0, 3, 1):
+        run(tars, shard=Shard(number, 3))
+    with pytest.raises(UserError, match=r"a-0\.tar is not there; the shard that writes it has not run"):
+        merge_anywhere(out)
+    with pytest.raises(Stopped):
+        run(tars, shard=Shard(2, 3), progress=Acting(1, stop, of="tars"))
+    run(tars, shard=Shard(2, 3))
+    assert merge_anywhere(out).exit_code == 1
+    assert tree(out) == tree(tars.parent / "alone")
+
+
+@pytest.mark.slow
+def test_five_thousand_images(tmp_path: Path) -> None:
+    """Five tars of a thousand samples in; as many, in their order, are read by webdataset itself."""
+    label = np.zeros((12, 14), np.uint8)
+    label[3:9, 4:11] = 255
+    mask = encoded(label, "PNG")
+    for tar in range(5):
+        members = []
+        for number in range(1000):
+            pixels = np.full((12, 14, 3), 40 + number % 160, np.uint8)
+            members += [(f"{number:04d}.png", encoded(pixels, "PNG")), (f"{number:04d}.mask.png", mask)]
+            members += [(f"{number:04d}.cls", str(number % 7).encode())]
+        write_tar(tmp_path / "tars" / f"{tar}.tar", members)
+    assert run(tmp_path / "tars").exit_code == 0
+    urls = [str(tmp_path / "out" / f"{tar}.tar") for tar in range(5)]
+    keys, changed = [], 0
+    for one in webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"):
+        keys.append((one["__key__"], one["cls"]))
+        change = np.abs(one["png"].astype(int) - (40 + int(one["__key__"]) % 160))
+        changed += change[3:9, 4:11].max() == 8 and change[:3].max() == 0
+    assert keys == [(f"{number:04d}", number % 7) for _ in range(5) for number in range(1000)] and changed == 5000
 
 
 def test_what_does_not_go_together(tars: Path) -> None:

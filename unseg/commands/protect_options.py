@@ -111,6 +111,13 @@ class ObjectOptions:
         str | None,
         typer.Option(help="IMAGES are tar files (webdataset); masks are their members of this suffix: mask.png."),
     ] = None
+    huggingface: Annotated[
+        str | None,
+        typer.Option(
+            help="IMAGES are tables of Hugging Face's datasets (parquet, or a folder of save_to_disk), and tables come "
+            "out; masks are in this column (auto: found by its name), or in --masks."
+        ),
+    ] = None
     whole_image: Annotated[
         bool,
         typer.Option(

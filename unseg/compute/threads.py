@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+AHEAD = 256  # items that a pool is given before the first result is asked for
 
 
 def cores() -> int:
@@ -36,6 +43,25 @@ def worker_threads(workers: int, each: int = 1) -> ThreadPoolExecutor:
     """
     _own_number()  # so that the caller has a number of its own before a worker changes the global one
     return ThreadPoolExecutor(workers, initializer=use_threads, initargs=(each,))
+
+
+def in_order(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields what a function makes of each item, in their order, as `pool.map` does.
+
+    But the pool is given only so many at a time: what it keeps of an item takes more memory than most items do. What
+    has not begun is called off, should this end early.
+    """
+    waiting: deque[Future[Result]] = deque()
+    left = iter(items)
+    try:
+        waiting.extend(pool.submit(function, item) for item in islice(left, AHEAD))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @contextmanager

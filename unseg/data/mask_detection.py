@@ -20,6 +20,7 @@ import numpy as np
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import SILENT, Progress, track
+from unseg.compute.threads import in_order
 from unseg.data.masks import MASK_KINDS, MaskKind, brightness, grey_levels
 from unseg.errors import UserError
 from unseg.storage.image_headers import pixel_count
@@ -71,7 +72,11 @@ def detect_kind(
     of their own.
     """
     seen = _Seen()
-    looks = (executor.map if executor else map)(lambda item: _look(item, opener), paths)
+
+    def look_at(item: Any) -> _Look | None:
+        return _look(item, opener)
+
+    looks = in_order(executor, look_at, paths) if executor else map(look_at, paths)
     for look in track(progress, looks, len(paths), "masks"):
         if look is not None:
             seen.add(look)
@@ -101,7 +106,7 @@ class _Look:
 
 def _look(item: Any, opener: Callable[[Any], Label]) -> _Look | None:
     try:
-        with PIXELS.room_for(pixel_count(item) if isinstance(item, Path) else 0):
+        with PIXELS.room_for(pixel_count(Path(item)) if isinstance(item, (str, Path)) else 0):
             return _looked_at(opener(item))
     except ImageError:
         return None  # reported by name when its image is protected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,23 +17,41 @@ from unseg.storage.picture_kinds import is_mask_name, is_picture, is_picture_nam
 MOST_LINKS = 100  # times that one folder is read because links lead to it
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class SampleFile:
     """Names one image on disk.
 
-    name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. image: the file.
-    root: the folder that it was found under. mask: the paired mask's file or None. mask_name: relative to its folder.
-    within: the folders that links on its way may not lead out of, where there are such.
-    data: the file's bytes, where there are these alone and no file.
+    name: path relative to `root`, with forward slashes: the image's identity in manifests and seeds. file: its path;
+    empty where that is the name under the root. root: the folder that it was found under. mask_file: the paired mask's
+    path or None. mask_name: relative to its folder. within: the folders that links on its way may not lead out of,
+    where there are such. data: the file's bytes, where there are these alone and no file.
+
+    A run holds one for each of its images, so paths are kept as texts, which take a quarter of the memory.
     """
 
     name: str
-    image: Path
+    file: str | Path
     root: Path
-    mask: Path | None = None
+    mask_file: str | Path | None = None
     mask_name: str | None = None
     within: tuple[Path, ...] = ()
     data: bytes | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        path = os.fspath(self.file)
+        object.__setattr__(self, "file", "" if path == os.path.join(self.root, self.name) else path)
+        if self.mask_file is not None:
+            object.__setattr__(self, "mask_file", os.fspath(self.mask_file))
+
+    @property
+    def image(self) -> Path:
+        """Returns the file."""
+        return Path(self.file) if self.file else self.root / self.name
+
+    @property
+    def mask(self) -> Path | None:
+        """Returns the paired mask's file or None."""
+        return None if self.mask_file is None else Path(self.mask_file)
 
 
 @dataclass(frozen=True, order=True)
@@ -75,24 +93,32 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, 
     masks = None if masks is None else Path(masks)
     if masks is not None and not masks.is_dir():
         raise UserError(f"--masks {masks}: no such folder")
-    found: list[SampleFile] = []
-    seen: set[str] = set()
     problems: list[Problem] = []
     beside = SampleList([])
-    for given in sorted({Path(path) for path in inputs}):
-        for sample in _samples_of(given, masks, out, problems, beside):
-            # One input may lie in another, and be a link to it: each file counts once under either of its paths.
-            paths = {os.path.join(where(sample.root), sample.name) for where in (os.path.abspath, os.path.realpath)}
-            if not paths & seen:
-                found.append(sample)
-            seen |= paths
+    several = sorted({Path(path) for path in inputs})
+    found = [sample for given in several for sample in _samples_of(given, masks, out, problems, beside)]
+    if len(several) > 1:
+        found = _each_once(found)
     if not found and not problems:
         raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
     samples, unused = sorted(found), list[str]()
     if masks is not None:
-        samples, unused = _pair(samples, masks, problems)
+        samples, unused = pair_with_masks(samples, masks, problems)
     others, into_output = sorted(beside.other_files), sorted(beside.into_output)
     return SampleList(samples, sorted(set(problems)), unused, others, into_output)
+
+
+def _each_once(samples: Iterable[SampleFile]) -> list[SampleFile]:
+    """Returns samples without those that were there before, under either of their paths: one input may lie in another,
+    and be a link to it."""
+    found: list[SampleFile] = []
+    seen: set[str] = set()
+    for sample in samples:
+        paths = {os.path.join(where(sample.root), sample.name) for where in (os.path.abspath, os.path.realpath)}
+        if not paths & seen:
+            found.append(sample)
+        seen |= paths
+    return found
 
 
 def stem_of(name: str) -> str:
@@ -117,17 +143,24 @@ def _samples_of(
     masks_here = masks is not None and os.path.realpath(masks) == os.path.realpath(given)
     left_out = [os.path.realpath(folder) for folder in (None if masks_here else masks, out) if folder is not None]
     skipped = [folder for folder in left_out if not _lies_in(os.path.realpath(given), folder)]
-    for path in walk(given, problems, skipped):
-        name = path.relative_to(given).as_posix()
+    for path in walk_texts(given, problems, skipped):
+        name = _name_in(given, path)
         leads_to = os.path.realpath(path) if skipped and is_link(path) else None
         if leads_to is not None and out is not None and _lies_in(leads_to, os.path.realpath(out)):
             found.into_output.append(name)
-        elif leads_to is not None and path.is_dir():
+        elif leads_to is not None and os.path.isdir(path):
             continue  # to the masks
         elif not is_picture(path):
             found.other_files.append(name)
-        elif not (masks_here and path.suffix.lower() == ".png"):
+        elif not (masks_here and path.lower().endswith(".png")):
             yield SampleFile(name, path, given)
+
+
+def _name_in(folder: Path, path: str) -> str:
+    """Returns a path that `walk_texts` found, relative to its folder and with forward slashes."""
+    text = os.fspath(folder)
+    name = path if text == os.curdir else path[len(text) :].lstrip(os.sep)
+    return name if os.sep == "/" else name.replace(os.sep, "/")
 
 
 def _lies_in(real: str, folder: str) -> bool:
@@ -168,6 +201,11 @@ class _Ways:
 
 
 def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> list[Path]:
+    """Returns what `walk_texts` does, as paths."""
+    return [Path(path) for path in walk_texts(folder, problems, skipped)]
+
+
+def walk_texts(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> list[str]:
     """Returns the files under `folder`, sorted and without hidden ones.
 
     Linked folders are followed, each as often as links lead to it, but not in circles, and not into those of `skipped`
@@ -180,8 +218,17 @@ def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> 
         problems.append(Problem(name, f"{UNREADABLE}: {error.strerror}"))
 
     ways = _Ways(folder, problems, skipped)
-    files = [Path(parent) / name for parent, _, names in _visible(folder, unreadable, ways) for name in names]
-    return sorted([*files, *ways.into_skipped])
+    files = [os.path.join(parent, name) for parent, _, names in _visible(folder, unreadable, ways) for name in names]
+    files += map(str, ways.into_skipped)
+    if folder == Path():
+        files = [path.removeprefix(f"{os.curdir}{os.sep}") for path in files]
+    files.sort(key=_by_parts)
+    return files
+
+
+def _by_parts(path: str) -> str:
+    """Returns what sorts paths as `Path` does: by their parts, one after the other."""
+    return (path.lower() if os.name == "nt" else path).replace(os.sep, "\0")
 
 
 def count_files(folder: Path, at_most: int) -> int:
@@ -203,26 +250,50 @@ def _visible(
         yield parent, folders, [name for name in names if not name.startswith(".")]
 
 
-def _pair(samples: list[SampleFile], masks: Path, problems: list[Problem]) -> tuple[list[SampleFile], list[str]]:
-    by_stem: dict[str, list[Path]] = {}
+def pair_with_masks(
+    samples: list[SampleFile], masks: Path, problems: list[Problem]
+) -> tuple[list[SampleFile], list[str]]:
+    """Returns images with their masks of a folder, paired by relative stem, in the order given, and the names of masks
+    that are left. problems: gets folders that cannot be read."""
+    by_stem: dict[str, str | list[str]] = {}  # most have one mask
     mask_problems: list[Problem] = []
     images = {os.path.realpath(sample.image) for sample in samples}
-    for path in walk(masks, mask_problems):
+    for path in walk_texts(masks, mask_problems):
         if is_mask_name(path) and os.path.realpath(path) not in images:
-            by_stem.setdefault(stem_of(path.relative_to(masks).as_posix()), []).append(path)
+            stem = stem_of(_name_in(masks, path))
+            before = by_stem.setdefault(stem, path)
+            if before is not path:
+                by_stem[stem] = [*_listed(before), path]
+    del images  # as large as all samples
     closed = next((problem for problem in mask_problems if problem.name == "."), None)
     if closed is not None:
         raise UserError(f"--masks {masks}: {closed.reason}; allow reading it")
     problems += [Problem(f"{OF_MASKS}{problem.name}", problem.reason) for problem in mask_problems]
-    stems = paired_names((stem_of_image(sample.name) for sample in samples), by_stem)
-    used = set(stems.values())
+    other_forms = _of_other_forms(samples, by_stem)
+    used: set[str] = set()
     paired = []
     for sample in samples:
-        candidates = by_stem.get(stems.get(stem_of_image(sample.name), ""), [])
+        stem = stem_of_image(sample.name)
+        stem = other_forms.get(stem, stem)
+        candidates = _listed(by_stem.get(stem, []))
         if candidates:
+            used.add(stem)
             # PNG first: beside a.png, a.jpg is a picture of the mask rather than the mask.
-            mask = min(candidates, key=lambda path: (path.suffix.lower() != ".png", path))
-            sample = SampleFile(sample.name, sample.image, sample.root, mask, mask.relative_to(masks).as_posix())
+            mask = min(candidates, key=lambda path: (not path.lower().endswith(".png"), _by_parts(path)))
+            sample = SampleFile(sample.name, sample.file, sample.root, mask, _name_in(masks, mask))
         paired.append(sample)
-    unused = [path for stem, paths in by_stem.items() if stem not in used for path in paths]
-    return paired, sorted(path.relative_to(masks).as_posix() for path in unused)
+    unused = [path for stem, paths in by_stem.items() if stem not in used for path in _listed(paths)]
+    return paired, sorted(_name_in(masks, path) for path in unused)
+
+
+def _of_other_forms(samples: list[SampleFile], there: Mapping[str, object]) -> dict[str, str]:
+    """Returns stem of an image → that of its mask, where the two are written in unlike forms."""
+    lacking = [stem for sample in samples if (stem := stem_of_image(sample.name)) not in there]
+    if not lacking:
+        return {}
+    taken = {stem for sample in samples if (stem := stem_of_image(sample.name)) in there}
+    return paired_names(lacking, there.keys() - taken)
+
+
+def _listed(found: str | list[str]) -> list[str]:
+    return [found] if isinstance(found, str) else found

@@ -15,6 +15,7 @@ from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.protecting.settings import Noise
 from unseg.protecting.shards import Shard
+from unseg.storage.mirror import is_url
 
 if TYPE_CHECKING:  # torch is imported only when an edition is made
     from unseg.protecting.protector import Region
@@ -89,13 +90,15 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
         raise UserError(f"{name}={value}: choose from {', '.join(choices)}")
 
     objects, shard = given("OBJECTS", "auto"), given("SHARD")
-    words = given("STRENGTH")
+    words, out = given("STRENGTH"), given("OUT", f"runs/unlearnable/{row.name}")
+    for name in ("OUT", "KEY", "CODES", "LINKED_ROOTS"):
+        _on_this_machine(name, given(name))
     usual = strength(words, "STRENGTH") if words else row.budget.object
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
     return EditionSettings(
         row=row,
         root=root_from(environment),
-        out=Path(given("OUT", f"runs/unlearnable/{row.name}")).expanduser(),
+        out=Path(out).expanduser(),
         split=choice("SPLIT", tuple(row.splits) or ("train",)),
         rule=object_rule(row, objects),
         objects=objects,
@@ -136,7 +139,17 @@ def root_from(environment: Mapping[str, str]) -> Path:
     )
 
 
+def _on_this_machine(name: str, value: str) -> None:
+    """Raises UserError for a place in a store: an edition's links, lists and labels are those of folders."""
+    if is_url(value):
+        raise UserError(
+            f"{name}={value}: editions read and write folders of this machine; fetch the data set first, or protect it"
+            " where it lies with `unseg protect`"
+        )
+
+
 def _folder(name: str, value: str) -> Path:
+    _on_this_machine(name, value)
     folder = Path(value).expanduser()
     if not os.path.isdir(folder):
         raise UserError(f"{name}={value}: no such folder, or it cannot be read; name the one that holds the data set")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from unseg.compute.progress import Progress, track
+from unseg.compute.threads import in_order
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
@@ -197,7 +198,7 @@ def _looks(
         samples_HWC, classes_HW, no_class = _sampled(image.samples, found.classes_HW, found.no_class)
         return image_decoding.eight_bit_rgb(samples_HWC), classes_HW, no_class
 
-    for seen in track(progress, pool.map(read, chosen), len(chosen), "looks"):
+    for seen in track(progress, in_order(pool, read, chosen), len(chosen), "looks"):
         if seen is not None:
             looks.add(*seen)
     return looks

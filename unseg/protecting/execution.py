@@ -13,6 +13,7 @@ import numpy as np
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
+from unseg.compute.threads import in_order
 from unseg.errors import UserError
 from unseg.protecting import processes
 from unseg.protecting.forecast import Forecast
@@ -110,7 +111,7 @@ def _keep_key(plan: RunPlan, progress: Progress) -> None:
 def foresee(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     """Returns what `execute` would do, as far as headers, masks and annotations tell. Nothing is written."""
     started = time.perf_counter()
-    checked = pool.map(lambda job: _foreseen(job, plan.pipeline), plan.jobs)
+    checked = in_order(pool, lambda job: _foreseen(job, plan.pipeline), plan.jobs)
     entries = [*plan.problems, *track(progress, checked, len(plan.jobs), "check")]
     foreseen = foretell(plan, 1, pool, progress)
     kept = len(plan.jobs) - len(plan.to_do)

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from unseg.compute.in_flight import PIXELS
+from unseg.compute.threads import in_order
 from unseg.protecting.comparison import compare
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Broken, Originals
@@ -32,7 +33,7 @@ class Finding:
 
 def findings_of(entries: Iterable[Entry], kept: Originals, pool: Executor) -> Iterator[Finding]:
     """Yields what is found about the files of lines, in their order. kept: with all annotations open."""
-    return pool.map(lambda entry: _finding(entry, kept), entries)
+    return in_order(pool, lambda entry: _finding(entry, kept), entries)
 
 
 def _finding(entry: Entry, kept: Originals) -> Finding:

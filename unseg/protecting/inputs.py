@@ -148,7 +148,7 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
     found = find_samples(request.inputs, opened.path if of_labels else None, request.out)
     own = {os.path.realpath(path) for path in opened.reader.own_images()}
     kept = [
-        SampleFile(sample.name, sample.image, sample.root)
+        SampleFile(sample.name, sample.file, sample.root)
         for sample in found.samples
         if not own or not _is_among(sample.image, own)
     ]
@@ -165,7 +165,7 @@ def _with_mask(found: SampleList, mask: Path) -> SampleList:
         )
     if not mask.is_file():
         raise UserError(f"--mask {mask}: no such file; give the mask of the image")
-    return replace(found, samples=[replace(found.samples[0], mask=mask, mask_name=mask.name)])
+    return replace(found, samples=[replace(found.samples[0], mask_file=mask, mask_name=mask.name)])
 
 
 def _check_places(samples: SampleList, opened: OpenAnnotations | None) -> None:

@@ -72,7 +72,7 @@ class KeptMasks:
 class AutoMasks(MaskFiles):
     """The object is what a mask shows that was found by a network and is kept beside the output."""
 
-    def __init__(self, kept: KeptMasks, out: Path, paths: list[Path], max_pixels: int) -> None:
+    def __init__(self, kept: KeptMasks, out: Path, paths: list[str], max_pixels: int) -> None:
         folder = MaskFolder(relative(kept.folder, out), "soft", paths, Placing("upright"))
         super().__init__(folder, ObjectRule(), max_pixels)
         self.kept = kept

@@ -40,7 +40,7 @@ WRITTEN: tuple[Status, ...] = ("protected", "weak", "uncoded")  # with noise, as
 Key = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """The line of one input: what became of it.
 
@@ -285,7 +285,13 @@ def cannot_go_on(out: Path, error: OSError) -> UserError:
 
 def _line(entry: Entry) -> str:
     """Returns a line of the manifest; fields without a value are left out."""
-    return json.dumps({name: value for name, value in asdict(entry).items() if value is not None}) + "\n"
+    values = {name: value for name in _FIELDS if (value := getattr(entry, name)) is not None}
+    if entry.points is not None:
+        values["points"] = asdict(entry.points)
+    return json.dumps(values) + "\n"
+
+
+_FIELDS = tuple(field.name for field in fields(Entry))
 
 
 _NAMES = ("input", "mask")

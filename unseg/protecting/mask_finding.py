@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
-from unseg.compute.threads import cores
+from unseg.compute.threads import cores, in_order
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.protecting.auto_masks import propose
@@ -55,7 +55,7 @@ def with_masks(request: Request, inputs: Inputs, pool: Executor, progress: Progr
     names = plan_masks(samples, folder, {key: mask.mask for key, mask in known.items()})
     by_name = sorted(samples, key=lambda key: (key[0], relative(samples[key].root, request.out)))
     wanted = [_Wanted(samples[key], key, folder, names[key], known.get(key)) for key in by_name[: request.limit]]
-    good = pool.map(lambda one: one.is_there(request.settings.auto_model), wanted)
+    good = in_order(pool, lambda one: one.is_there(request.settings.auto_model), wanted)
     missing = [one for one, is_there in zip(wanted, good, strict=True) if not is_there]
     before = next((mask.model for mask in reversed(known.values())), DEFAULT_MODEL)
     model = ForegroundModel(request.settings.auto_model or before, request.settings.workers or cores(), progress)
@@ -118,7 +118,7 @@ class _Wanted:
     def with_mask(self) -> SampleFile:
         if not os.path.lexists(self.path):
             return self.sample
-        return replace(self.sample, mask=self.path, mask_name=self.name)
+        return replace(self.sample, mask_file=self.path, mask_name=self.name)
 
 
 def _found(
@@ -147,7 +147,7 @@ def _found(
         )
         return mask, data
 
-    results = pool.map(find, wanted)  # which calls off what has not begun, should this end early
+    results = in_order(pool, find, wanted)  # which calls off what has not begun, should this end early
     yield from zip(wanted, track(progress, results, len(wanted), "masks"), strict=True)
 
 

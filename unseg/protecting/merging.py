@@ -25,7 +25,7 @@ from unseg.protecting.manifest import (
     read_manifest,
     write_manifest,
 )
-from unseg.protecting.shards import MOST, SHARD, Shard, begun, check_alone
+from unseg.protecting.shards import MOST, PARTS, SHARD, Shard, begun, check_alone
 from unseg.storage.files import remove_temporaries
 from unseg.storage.locks import LOCK_FILE, FolderLock, Held
 from unseg.storage.settings_diff import differences
@@ -86,7 +86,13 @@ def _parts(plan: Manifest, out: Path) -> list[_Part]:
     """Returns what every shard wrote; UserError names those that are missing, unfinished, or of another plan."""
     agreed = plan.header[AGREED]
     count = agreed.get("count") if isinstance(agreed, dict) else None
-    if not isinstance(count, int) or not 1 <= count <= MOST or not isinstance(agreed.get("images"), int):
+    sizes = agreed.get(PARTS) if isinstance(agreed, dict) else None
+    if (
+        not isinstance(count, int)
+        or not 1 <= count <= MOST
+        or not isinstance(agreed.get("images"), int)
+        or not (sizes is None or _are_sizes(sizes, count))
+    ):
         raise UserError(f"{out / MANIFEST}: not a manifest of unseg ({AGREED})")
     shards = [Shard(number, count) for number in range(1, count + 1)]
     strange = sorted({folder.name for folder in begun(out)} - {shard.folder(out).name for shard in shards})
@@ -111,12 +117,16 @@ def _parts(plan: Manifest, out: Path) -> list[_Part]:
     return parts
 
 
+def _are_sizes(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(size, int) for size in value)
+
+
 def _merged(plan: Manifest, parts: list[_Part]) -> Manifest:
     """Returns the manifest of all; UserError where shards overlap, leave images out, or were made unlike each other."""
     first, entries, of = parts[0], dict(plan.entries), dict[Key, Shard]()
-    images = range(plan.header[AGREED]["images"])
+    images, sizes = range(plan.header[AGREED]["images"]), plan.header[AGREED].get(PARTS)
     for part in parts:
-        own = len(part.shard.of(images))
+        own = len(part.shard.of(images, sizes))
         if len(part.entries) != own and (part.shard.number != 1 or len(part.entries) < own):  # 1 also tells problems
             raise UserError(f"shard {part.shard} speaks of {len(part.entries)} of its {own} images; run it again")
         told = "; ".join(differences(first.header, part.header))

@@ -16,6 +16,7 @@ import numpy as np
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
+from unseg.compute.threads import in_order
 from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
 from unseg.data.annotations.core import Indexed, first_few
 from unseg.data.masks import MaskKind, object_mask, values_of
@@ -150,13 +151,13 @@ class WholeImage(Objects):
 class MaskFolder:
     """A folder with a mask file an image.
 
-    root: the folder's name in the manifest. kind: what the masks' values mean. paths: all masks of the set, also those
-    without an image in this run. placing: how they lie on their images. unreadable: what could not be looked into.
+    root: the folder's name in the manifest. kind: what the masks' values mean. paths: texts, of all masks of the set.
+    placing: how they lie on their images. unreadable: what could not be looked into.
     """
 
     root: str
     kind: MaskKind
-    paths: Sequence[Path]
+    paths: Sequence[str]
     placing: Placing = Placing()
     unreadable: str | None = None
 
@@ -210,11 +211,10 @@ class MaskFiles(ClassedObjects):
         return sample.mask is None and self.folder.unreadable is None
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
-        if (None if sample.mask is None else sha256_of(sample.mask)) != entry.mask_sha256:
-            return False
+        same = (None if sample.mask is None else sha256_of(sample.mask)) == entry.mask_sha256
         placing, was_turned = self.folder.placing, Placing.recorded(entry.mask_placed).frame == STORED
-        if placing.frame != STORED and not was_turned:
-            return True
+        if not same or (placing.frame != STORED and not was_turned):
+            return same
         try:
             return placing.turns(image_decoding.frame_of(sample.image, self.max_pixels).orientation) == was_turned
         except ImageError:
@@ -235,9 +235,10 @@ class MaskFiles(ClassedObjects):
 
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         paths = self.folder.paths
-        return _sum_of(track(progress, pool.map(self._areas_of, paths), len(paths), "classes"))
+        return _sum_of(track(progress, in_order(pool, self._areas_of, paths), len(paths), "classes"))
 
-    def _areas_of(self, path: Path) -> Mapping[int, int]:
+    def _areas_of(self, text: str) -> Mapping[int, int]:
+        path = Path(text)
         try:
             with PIXELS.room_for(pixel_count(path)):
                 label = any_label(path, self.max_pixels)
@@ -328,7 +329,7 @@ class AnnotationObjects(ClassedObjects):
 
     def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
         names = self._readable_names()
-        return _sum_of(track(progress, pool.map(self._areas_of, names), len(names), "classes"))
+        return _sum_of(track(progress, in_order(pool, self._areas_of, names), len(names), "classes"))
 
     def _areas_of(self, name: str) -> Mapping[int, int]:
         try:
@@ -352,8 +353,7 @@ def whole_image(frame: Frame, refused: Refused | None = None) -> FoundObject:
     """Returns an object that is the whole image. refused: why there is no other."""
     known = {} if refused is None else refused.facts
     notes = () if refused is None else (f"{refused.reason}: the whole image is its object",)
-    mask = np.ones((frame.height, frame.width), bool)
-    return FoundObject(mask, {**known, "object": WHOLE_IMAGE}, notes=notes)
+    return FoundObject(np.ones((frame.height, frame.width), bool), {**known, "object": WHOLE_IMAGE}, notes=notes)
 
 
 def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:

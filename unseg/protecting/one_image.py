@@ -19,7 +19,7 @@ from unseg.storage import image_decoding, image_encoding
 from unseg.storage.image_metadata import oriented
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One input and the names that are planned for it.
 

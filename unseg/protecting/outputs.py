@@ -18,7 +18,7 @@ from unseg.storage.windows_names import for_windows
 SUFFIXES = {"png": (".png",), "tiff": (".tif", ".tiff"), "webp": (".webp",), "jpeg": (".jpg", ".jpeg")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """The names that are planned for one input, relative to the output folder.
 
@@ -90,6 +90,7 @@ def plan_outputs(
             kept = None
         output = kept or _first_free(_output_names(key[0], suffixes), key, taken)
         copy = _first_free(_copy_names(key[0]), key, taken)
+        copy = output if copy == output else copy  # one text for both
         planned[key] = Planned(output, copy, _note(key[0], output, suffixes))
     planned.update(looked_for({key: planned[key] for key in planned if key in mine}, out, earlier))
     return planned

@@ -122,7 +122,8 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)
-    samples = {(sample.name, relative(sample.root, out)): sample for sample in inputs.found.samples}
+    roots = {root: relative(root, out) for root in {sample.root for sample in inputs.found.samples}}
+    samples = {(sample.name, roots[sample.root]): sample for sample in inputs.found.samples}
     chosen = sorted(samples)[: request.limit]
     last = chosen[-1][0] if request.limit is not None and chosen else None
     if settings.unmasked == "fail":
@@ -133,12 +134,12 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
         header,
         problems=_problems(inputs, out, last),
         before=before,
-        jobs=_jobs(samples, chosen, pipeline, before, request.shard),
+        jobs=_jobs(samples, chosen, pipeline, before, request),
         processes=request.processes,
         records=request.records,
         key=key,
     )
-    plan = plan if request.shard is None else _part_of(plan, request.shard, earlier)
+    plan = plan if request.shard is None else _part_of(plan, request.shard, request.parts, earlier)
     return replace(plan, processes=max(1, min(plan.processes, len(plan.jobs))))
 
 
@@ -147,11 +148,11 @@ def _jobs(
     chosen: list[Key],
     pipeline: Pipeline,
     before: Mapping[Key, Entry],
-    shard: Shard | None,
+    request: Request,
 ) -> tuple[Job, ...]:
     """Returns the chosen jobs; names are planned for all samples, so that they do not depend on the choice."""
-    settings = pipeline.settings
-    own = None if shard is None else shard.of(chosen)
+    settings, shard = pipeline.settings, request.shard
+    own = None if shard is None else shard.of(chosen, request.parts)
     if shard is not None and shard.is_plan and begun(pipeline.out):
         own = ()  # shards look to their own
     here = {key for key, sample in samples.items() if not is_mounted(sample.image)}
@@ -174,21 +175,24 @@ def _kind_of(sample: SampleFile, pipeline: Pipeline) -> StackKind | None:
     return None if as_picture and kind is not None and kind.is_picture(sample.image) else kind
 
 
-def _part_of(plan: RunPlan, shard: Shard, earlier: Manifest | None) -> RunPlan:
+def _part_of(plan: RunPlan, shard: Shard, parts: tuple[int, ...] | None, earlier: Manifest | None) -> RunPlan:
     """Returns a shard's part of a plan; UserError where it is not the plan that was made for all shards.
 
     What is no job is told by the first shard.
     """
-    agreed = agreement(shard, plan.jobs, plan.pipeline.settings)
+    agreed = agreement(shard, plan.jobs, plan.pipeline.settings, parts)
     header = {**plan.header, AGREED: agreed, **({} if shard.is_plan else {SHARD: shard.number})}
     check_agreed(shard, header, earlier, plan.out)
     plan = replace(plan, header=header)
-    return plan if shard.is_plan else replace(plan, **part_of(plan, shard))
+    return plan if shard.is_plan else replace(plan, **part_of(plan, shard, parts))
 
 
-def part_of(plan: RunPlan, shard: Shard) -> dict[str, Any]:
-    """Returns what a shard's plan has of its own, by name: jobs, their lines of before, and problems that it tells."""
-    jobs = tuple(shard.of(plan.jobs))
+def part_of(plan: RunPlan, shard: Shard, parts: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Returns what a shard's plan has of its own, by name: jobs, their lines of before, and problems that it tells.
+
+    parts: as for `Shard.of`.
+    """
+    jobs = tuple(shard.of(plan.jobs, parts))
     before = {job.key: plan.before[job.key] for job in jobs if job.key in plan.before}
     return {"jobs": jobs, "before": before, "problems": plan.problems if shard.number == 1 else ()}
 
@@ -207,7 +211,7 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     if inputs.points is not None:
         return PointFile(inputs.points)
     if inputs.kept is not None:
-        paths = [sample.mask for sample in inputs.found.samples if sample.mask is not None]
+        paths = [os.fspath(sample.mask_file) for sample in inputs.found.samples if sample.mask_file is not None]
         return AutoMasks(inputs.kept, request.out, paths, settings.max_pixels)
     masks = request.mask_root
     if masks is None:
@@ -223,8 +227,8 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     images are protected together.
     """
     settings = request.settings
-    own = {sample.mask for sample in found.samples if sample.mask}
-    paths = sorted(own | {masks / name for name in found.unused_masks})
+    own = {os.fspath(sample.mask_file) for sample in found.samples if sample.mask_file is not None}
+    paths = sorted(own | {os.path.join(masks, name) for name in found.unused_masks})
     closed = [problem for problem in found.problems if problem.name.startswith(OF_MASKS)]
     if not paths and not closed:
         raise UserError(f"--masks {masks}: holds no mask; name their folder (is a drive not mounted?)")
@@ -242,9 +246,9 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     return MaskFolder(relative(masks, request.out), kind, paths, placing, unreadable)
 
 
-def _detected(masks: Path, paths: list[Path], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
+def _detected(masks: Path, paths: list[str], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
     """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
-    detected = detect_kind(paths, pool, progress, any_label)
+    detected = detect_kind(paths, pool, progress, lambda path: any_label(Path(path)))
     if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
         progress.say("masks: class ids, as --objects says")
         return "index"

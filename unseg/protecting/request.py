@@ -12,6 +12,7 @@ from unseg.errors import UserError
 from unseg.method.visibility import check_can_measure
 from unseg.protecting.generators import AnyGenerator, option_of
 from unseg.protecting.open_annotations import OpenAnnotations
+from unseg.protecting.opened_containers import Containers
 from unseg.protecting.settings import Kind, ProtectSettings
 from unseg.protecting.shards import Shard
 from unseg.storage.mirror import is_url
@@ -22,7 +23,10 @@ CANNOT = "which cannot keep networks from learning the objects in it: noise that
 
 @dataclass(frozen=True)
 class Request:
-    """One run as it was asked for; the arguments of `unseg.protecting.run.protect`."""
+    """One run as it was asked for; the arguments of `unseg.protecting.run.protect`.
+
+    containers: tars or tables that are open already. parts: how many images each shard has; None: equally many.
+    """
 
     inputs: tuple[Path, ...]
     out: Path
@@ -42,8 +46,11 @@ class Request:
     codes: Path | Mapping[int, int] | None = None
     whole_image: bool = False
     webdataset: str | None = None
+    huggingface: str | None = None
     shard: Shard | None = None
     engine: Engine | None = None
+    containers: Containers | None = None
+    parts: tuple[int, ...] | None = None
 
     @property
     def records(self) -> Path:
@@ -60,6 +67,11 @@ class Request:
     def is_in_stores(self) -> bool:
         """Returns whether the run reads from a store, or writes to one."""
         return any(map(is_url, (*self.inputs, *self.places.values(), self.out)))
+
+    @property
+    def holds_containers(self) -> bool:
+        """Returns whether the inputs are files of many samples: tars or tables."""
+        return self.webdataset is not None or self.huggingface is not None
 
     @property
     def finds_masks(self) -> bool:
@@ -115,8 +127,11 @@ class Request:
             "--annotations": self.annotations,
             "--whole-image": self.whole_image or None,
             "--webdataset": self.webdataset,
+            "--huggingface": None if self.masks is not None else self.huggingface,
         }
         given = [option for option, value in sources.items() if value is not None]
+        if self.huggingface is not None and self.webdataset is not None:
+            raise UserError("--webdataset and --huggingface: give one of them, IMAGES are tars or tables")
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)}: give one of them, each says what the object is")
         if self.refine_boxes and self.boxes is None:
@@ -135,6 +150,7 @@ class Request:
         for what, given in (
             ("--shard", self.shard is not None),
             ("--webdataset", self.webdataset is not None),
+            ("--huggingface", self.huggingface is not None),
             ("places in a store", self.is_in_stores),
         ):
             if given and self.finds_masks:
@@ -146,6 +162,7 @@ class Request:
         for option, given in (
             ("--shard", self.shard is not None),
             ("--webdataset", self.webdataset is not None),
+            ("--huggingface", self.huggingface is not None),
             ("--masks auto", self.finds_masks),
             ("--annotations in a store", is_url(self.annotations)),
             ("a generator that is no file", self.generator is not None),
@@ -169,7 +186,7 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        masked = self.mask_root is not None or self.webdataset is not None
+        masked = self.mask_root is not None or self.holds_containers
         labelled = masked or self.annotations is not None
         if rule.by_class and not labelled:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -13,9 +14,11 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.compute.threads import alone, cores, single_threaded_pool
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
+from unseg.protecting.container_runs import protect_containers
 from unseg.protecting.engine_runs import protect_on_engine
 from unseg.protecting.execution import NEVER, TRIED_FROM, Summary, execute, foresee, settle
 from unseg.protecting.generators import AnyGenerator
+from unseg.protecting.image_folder_runs import is_image_folder, protect_image_folder
 from unseg.protecting.inputs import load_libraries, read_inputs
 from unseg.protecting.mask_finding import with_masks
 from unseg.protecting.named_settings import RunOptions, named_settings
@@ -25,10 +28,10 @@ from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.protecting.shards import Shard, check_alone
 from unseg.protecting.stores import protect_in_stores
-from unseg.protecting.tar_runs import protect_tars
 from unseg.protecting.watching import check_watched, watched
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock, told_of_stale
+from unseg.storage.mounts import place_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,6 +54,7 @@ def protect(
     annotations_format: str = "auto",
     whole_image: bool = False,
     webdataset: str | None = None,
+    huggingface: str | None = None,
     samples: SampleList | None = None,
     limit: int | None = None,
     dry_run: bool = False,
@@ -71,10 +75,10 @@ def protect(
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
     All else is as the command's option of that name, which `unseg protect --help` explains; `options` come on top of
-    `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations, whole_image and webdataset says
-    what the object is. annotations may be open already. generator may be one of any kind (see
-    `unseg.protecting.generators`), key 32 bytes, and codes a mapping from class to code. samples: the images, in place
-    of those under `inputs`; each is the file of its name under its root, and its output has that name under `out`.
+    `settings`. One of masks ("auto": they are found), mask, boxes, points, annotations, whole_image, webdataset and
+    huggingface says what the object is; masks may go with the last. annotations may be open already, generator of any
+    kind (see `unseg.protecting.generators`), key 32 bytes, codes a mapping of classes. samples: the images, in place of
+    those under `inputs`; each is the file of its name under its root, and its output has that name under `out`.
     watch, shard, engine: see `watching`, `shards` and `engine_runs`. progress: is told sentences and bars.
     """
     if isinstance(generator, (str, Path)):
@@ -93,6 +97,7 @@ def protect(
         generator=generator,
         whole_image=whole_image,
         webdataset=webdataset,
+        huggingface=huggingface,
         shard=shard,
         engine=engine,
     )
@@ -116,8 +121,10 @@ def _on_disk(
     request: Request, dry_run: bool, progress: Progress, hand_out: Callable[[RunPlan], None] | None = None
 ) -> Summary:
     """Carries out a run on folders. hand_out: has others do what a plan for shards settles."""
-    if request.webdataset is not None:
-        return protect_tars(request, dry_run, progress, _on_disk)
+    if is_image_folder(request):
+        return protect_image_folder(request, dry_run, progress, _on_disk)
+    if request.holds_containers:
+        return protect_containers(request, dry_run, progress, _on_disk)
     if request.engine is not None and not dry_run:
         return protect_on_engine(request, request.engine, progress, _on_disk)
     load_libraries(request)
@@ -146,9 +153,10 @@ def _settled(
     if hand_out is not None:
         hand_out(plan)
         return summary
+    out = place_of(os.path.abspath(plan.out))
     progress.say(
         f"planned: {len(plan.jobs):,} images in {shards:,} shards; run the same command with --shard 1/{shards} to"
-        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {plan.out}`"
+        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {out}`"
     )
     return summary
 

@@ -40,4 +40,4 @@ def _with_mask(sample: SampleFile, masks: Path, named: dict[str, str], max_pixel
         name = named.get(instance_of(sample.image, max_pixels))
     except ImageError:
         return sample  # as its own line will tell
-    return sample if name is None else replace(sample, mask=masks / name, mask_name=name)
+    return sample if name is None else replace(sample, mask_file=masks / name, mask_name=name)

@@ -24,6 +24,7 @@ from unseg.storage.settings_diff import differences
 
 T = TypeVar("T")
 PLAN = "plan"
+PARTS = "parts"  # in what shards agree on: how many images each has, where they are not equally many
 SHARD = "shard"  # in the first line of a shard's manifest: its number
 MOST = 100_000  # shards
 # Settings that change what is written and that a manifest's first line does not hold: shards must share them, too.
@@ -61,10 +62,14 @@ class Shard:
         """Returns where lock and manifest of the shard lie; the plan's are those of the output folder."""
         return out if self.is_plan else out / SHARDS / f"{self.number}-of-{self.count}"
 
-    def of(self, items: Sequence[T]) -> Sequence[T]:
-        """Returns the shard's part of all items; all of them for the plan."""
+    def of(self, items: Sequence[T], parts: Sequence[int] | None = None) -> Sequence[T]:
+        """Returns the shard's part of all items; all of them for the plan. parts: how many each has; None: equally
+        many."""
         if self.is_plan:
             return items
+        if parts is not None:
+            start = sum(parts[: self.number - 1])
+            return items[start : start + parts[self.number - 1]]
         first, end = ((self.number - 1) * len(items) // self.count, self.number * len(items) // self.count)
         return items[first:end]
 
@@ -72,13 +77,19 @@ class Shard:
 # --- what shards agree on
 
 
-def agreement(shard: Shard, jobs: Sequence[Job], settings: ProtectSettings) -> dict[str, Any]:
-    """Returns what all shards of a run must share besides its first line, as JSON holds it. jobs: of the whole run."""
+def agreement(
+    shard: Shard, jobs: Sequence[Job], settings: ProtectSettings, parts: Sequence[int] | None
+) -> dict[str, Any]:
+    """Returns what all shards of a run must share besides its first line, as JSON holds it. jobs: of the whole run.
+
+    parts: as for `Shard.of`.
+    """
     digest = hashlib.sha256()
     for job in jobs:
         digest.update("\0".join((*job.key, job.planned.output, "")).encode(errors="surrogatepass"))
     options = {name: getattr(settings, name) for name in SHARED}
-    return {"count": shard.count, "images": len(jobs), "names": digest.hexdigest(), "options": options}
+    agreed = {"count": shard.count, "images": len(jobs), "names": digest.hexdigest(), "options": options}
+    return agreed if parts is None else {**agreed, PARTS: list(parts)}
 
 
 def earlier_manifest(out: Path, shard: Shard | None) -> Manifest | None:

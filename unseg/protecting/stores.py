@@ -20,13 +20,14 @@ from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
+from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
+from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
 from unseg.protecting.findings import Finding
+from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
-from unseg.protecting.merging import merge
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard, is_done
-from unseg.protecting.tar_runs import holds_tars, verify_tars
 from unseg.protecting.verification import Verification, verify
 from unseg.storage.files import files_under, sha256_of
 from unseg.storage.key_file import new_key, write_key
@@ -68,7 +69,14 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         request = replace(request, inputs=inputs, **places)
         if not is_url(request.out):
             return run(request, dry_run, told)
-        request = replace(_with_key(request, dry_run, progress), out=mirror.listed(request.out))
+        given = request.out
+        request = replace(_with_key(request, dry_run, progress), out=mirror.listed(given))
+        if is_image_folder(request):
+            raise UserError(
+                f"--out {url_of(given)}: a folder of images with metadata comes out on this machine; name a folder"
+            )
+        if request.holds_containers and len(request.inputs) == 1 and request.inputs[0].exists():
+            request = replace(request, containers=opened_for(request))  # once for all shards
         if dry_run or request.engine is not None:
             return run(request, dry_run, told)
         target = _Target(mirror, request, told, run)
@@ -109,29 +117,39 @@ class _Target:
     def out(self) -> Path:
         return self.request.out
 
+    @property
+    def records(self) -> Path:
+        """Returns the folder of the plan, in which those of shards lie."""
+        return _records(self.out, self.request.holds_containers)
+
     def all_shards(self) -> Summary:
         """Plans, protects all shards that are not in the store yet, one after the other, and merges them."""
         count = shards_for(self.request)
         self.plan(Shard(0, count))
-        plan = read_manifest(self.out)
+        plan = read_manifest(self.records)
         assert plan is not None, "a plan was just written"
         for number in range(1, count + 1):
             shard = Shard(number, count)
-            if not is_done(shard, self.out, plan.header):
+            if not is_done(shard, self.records, plan.header):
                 self.shard(shard)
         return merged_in_store(self.mirror, self.out)
 
     def plan(self, shard: Shard) -> Summary:
         """Settles what the shards go by, and puts it into the store."""
-        before = sha256_of(self.out / MANIFEST)
+        before = sha256_of(self.records / MANIFEST)
         summary = self.run(replace(self.request, shard=shard), False, self.progress)
-        send_plan(self.mirror, self.out, before)
+        if self.request.containers is not None:
+            self.mirror.send(self.records / FACTS)
+        send_plan(self.mirror, self.out, before, self.records)
         return summary
 
     def shard(self, shard: Shard) -> Summary:
         """Protects the images of a shard, and puts them into the store."""
         request = replace(self.request, shard=shard)
-        return shard_in_store(self.mirror, self.out, shard, lambda: self.run(request, False, self.progress))
+        files = None if request.containers is None else sorted(files_of(request.containers, shard))
+        return shard_in_store(
+            self.mirror, self.out, shard, lambda: self.run(request, False, self.progress), self.records, files
+        )
 
 
 def shards_for(request: Request, images_a_shard: Callable[[int], int] = lambda images: IMAGES_A_SHARD) -> int:
@@ -139,10 +157,12 @@ def shards_for(request: Request, images_a_shard: Callable[[int], int] = lambda i
 
     images_a_shard: of so many images in all.
     """
-    there = read_manifest(request.out)
+    there = read_manifest(_records(request.out, request.holds_containers))
     agreed = None if there is None else there.header.get(AGREED)
     if isinstance(agreed, dict) and isinstance(agreed.get("count"), int):
         return agreed["count"]
+    if request.containers is not None:
+        return min(MOST, len(request.containers.found))
     if request.samples is not None:
         images = len(request.samples.samples)
     else:
@@ -150,29 +170,45 @@ def shards_for(request: Request, images_a_shard: Callable[[int], int] = lambda i
     return max(1, min(MOST, -(-images // images_a_shard(images))))
 
 
-def send_plan(mirror: Mirror, out: Path, before: str | None) -> None:
-    """Puts what shards go by into the store. before: sha256 of what was there; None where there was nothing."""
+def send_plan(mirror: Mirror, out: Path, before: str | None, records: Path | None = None) -> None:
+    """Puts what shards go by into the store. before: sha256 of what was there; None where there was nothing.
+
+    records: the folder of the plan, where that is not the output folder.
+    """
+    manifest = (records or out) / MANIFEST
     try:
-        if before != sha256_of(out / MANIFEST):
-            mirror.send(out / MANIFEST, is_new=before is None)
+        if before != sha256_of(manifest):
+            mirror.send(manifest, is_new=before is None)
     except FileExistsError:
         raise UserError(
             f"--out {out}: another run planned there at the same time; run the same command again"
         ) from None
 
 
-def shard_in_store(mirror: Mirror, out: Path, shard: Shard, run: Callable[[], Made]) -> Made:
-    """Carries out a shard, then puts what it wrote into the store: first what comes, its mark last."""
-    folder = shard.folder(out)
+def shard_in_store(
+    mirror: Mirror,
+    out: Path,
+    shard: Shard,
+    run: Callable[[], Made],
+    records: Path | None = None,
+    files: list[str] | None = None,
+) -> Made:
+    """Carries out a shard, then puts what it wrote into the store: first what comes, its mark last.
+
+    records: the folder of the plan, where that is not the output folder. files: what the shard writes, where that is
+    not what its manifest names.
+    """
+    folder = shard.folder(records or out)
     earlier = read_manifest(folder)
     made = run()
     part = read_manifest(folder)
     assert part is not None, "a shard that came to its end has a manifest"
-    outputs = _owned(part)
+    outputs = _owned(part) if files is None else files
     _mark(mirror, folder, part, finished=False)
     with worker_threads(SENDERS) as senders:
         list(senders.map(lambda name: _send(mirror, out / name), outputs))
-    for name in sorted(set(() if earlier is None else _owned(earlier)) - set(outputs)):
+    gone = set() if earlier is None or files is not None else set(_owned(earlier)) - set(outputs)
+    for name in sorted(gone):
         if not os.path.lexists(out / name):
             mirror.remove(out / name)
     _mark(mirror, folder, part, finished=True)
@@ -191,6 +227,10 @@ def _send(mirror: Mirror, path: Path) -> None:
         mirror.send(path)
 
 
+def _records(out: Path, holds_containers: bool) -> Path:
+    return out / LOOSE if holds_containers else out
+
+
 def _owned(part: Manifest) -> list[str]:
     return sorted({name for entry in part.entries.values() for name in entry.owned})
 
@@ -201,15 +241,17 @@ def _owned(part: Manifest) -> list[str]:
 def merge_anywhere(out: Path) -> Summary:
     """Merges shards as `unseg.protecting.merging.merge` does, also in a store."""
     if not is_url(out):
-        return merge(out)
+        return merge_any(out)
     with mirrored() as mirror:
         return merged_in_store(mirror, mirror.listed(out))
 
 
 def merged_in_store(mirror: Mirror, out: Path) -> Summary:
     """Merges shards that are in the mirror, and then in the store: first the whole, then away with the parts."""
-    parts = list(files_under(out / SHARDS)) if os.path.isdir(out / SHARDS) else []
-    summary = merge(out)
+    records = _records(out, os.path.isdir(out / LOOSE))
+    parts = list(files_under(records / SHARDS)) if os.path.isdir(records / SHARDS) else []
+    parts += [] if records == out else [records / MANIFEST, records / FACTS]
+    summary = merge_any(out)
     if mirror.is_written(out / MANIFEST):
         mirror.send(out / MANIFEST)
     for part in parts:
@@ -259,9 +301,14 @@ def _verified(
     annotations: Path | None,
     **options: Any,
 ) -> Verification:
-    if holds_tars(folder):
-        return verify_tars(folder, on_disk, originals, **options)
-    return on_disk(folder, originals=originals, masks=masks, annotations=annotations, **options)
+    if options.get("engine") is not None and (holds_containers(folder) or holds_image_folder(folder)):
+        raise UserError(f"{OPTION}: {folder} holds files that processes of this machine verify; leave it out")
+    if holds_containers(folder):
+        return verify_containers(folder, on_disk, originals, masks, **options)
+    given = {"masks": masks, "annotations": annotations}
+    if holds_image_folder(folder):
+        return verify_image_folder(folder, on_disk, originals, **given, **options)
+    return on_disk(folder, originals=originals, **given, **options)
 
 
 def _named_places(mirror: Mirror, folder: Path) -> list[str]:

@@ -63,6 +63,7 @@ def check_watched(request: Request, dry_run: bool) -> None:
         ("--shard", request.shard is not None, "is a part of a run that ends"),
         ("--engine ray", request.engine is not None, "shares out a run that ends"),
         ("--webdataset", request.webdataset is not None, "takes tar files that are complete"),
+        ("--huggingface", request.huggingface is not None, "takes tables that are complete"),
         ("s3://", request.is_in_stores, "is looked at once, and its contents are fetched then"),
         ("--unmasked fail", request.settings.unmasked == "fail", "ends a run before its first image"),
         ("--noise tint", tint, "counts the classes of all images first"),

@@ -243,6 +243,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._total = 0
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -252,11 +253,12 @@ class Kept:
     def add(self, path: Path, room: int, give_up: Callable[[Path], None]) -> None:
         """Adds a file that was brought. room: bytes that may stay. give_up: leaves a content where it is from."""
         with self._lock:
-            self._sizes[path] = os.stat(path).st_size
-            total = sum(self._sizes.values())
-            while total > room and len(self._sizes) > 1:
+            size = os.stat(path).st_size
+            self._total += size - self._sizes.get(path, 0)
+            self._sizes[path] = size
+            while self._total > room and len(self._sizes) > 1:
                 oldest, size = self._sizes.popitem(last=False)
-                total -= size
+                self._total -= size
                 give_up(oldest)
 
     def clear(self) -> None:

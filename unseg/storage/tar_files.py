@@ -1,4 +1,4 @@
-"""Tar files of samples, as `webdataset` reads them, seen as folders: `x.tar/000.jpg` is the member 000.jpg of x.tar.
+"""Tar files of samples, as `webdataset` reads them.
 
 Source: the page "WebDataset Format" of the webdataset library. Members whose names differ only behind the first dot of
 their last part are one sample. Only plain tar files are read, and of these only members that a folder can hold.
@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from unseg.errors import UserError
-from unseg.storage.files import (
-    BLOCK,
-    TEMPORARY_PREFIX,
-    TEMPORARY_SUFFIX,
-    make_folders,
-    open_for_reading,
-    stays_inside,
-    writing,
-)
-from unseg.storage.mirror import ABSENT, ROOM, Kept, leave_absent
+from unseg.storage.containers import Container
+from unseg.storage.files import BLOCK, open_for_reading, sha256_of_blocks, stays_inside, writing
+from unseg.storage.picture_kinds import STACK_SUFFIXES, is_picture_name
 
 TAR = ".tar"
+IMAGES = ("jpg", "jpeg", "png", "webp")
 MEMBERS = 1_000_000  # of a tar file, at most
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
@@ -84,90 +77,111 @@ def tars_at(place: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class TarFolder:
-    """A mount: a folder of scratch files that stands for another one, in which tar files are folders.
+class TarContainer(Container):
+    """A tar of samples. suffix: of the members that hold masks. members: name → member, in their order."""
 
-    members: path in `folder` → the tar that holds its content, and where.
-    """
+    path: Path
+    place: str
+    suffix: str
+    members: dict[str, Member]
 
-    folder: Path
-    stands_for: Path
-    members: dict[str, tuple[Path, Member]] = field(default_factory=dict)
-    kept: Kept = field(default_factory=Kept)
+    @classmethod
+    def open(cls, path: Path, place: str, suffix: str) -> TarContainer:
+        """Reads the names in a tar; UserError where it is none, or holds a picture that would stay as it is."""
+        found = members(path)
+        for member in found:
+            if _is_unlike(member, suffix):
+                raise UserError(
+                    f"{path}: {member.name} is a picture, and in tar files only {', '.join(IMAGES)} are protected;"
+                    " convert it, or protect it outside of a tar"
+                )
+        return cls(path, place, suffix, {member.name: member for member in found})
 
-    def add(self, tar: Path, chosen: Iterable[Member]) -> None:
-        """Gives members of a tar their names in the folder; contents come when they are read."""
-        made: set[Path] = set()
-        for member in chosen:
-            path = self.folder / tar.relative_to(self.stands_for) / member.name
-            if path.parent not in made:
-                make_folders(path.parent)
-                made.add(path.parent)
-            leave_absent(path, member.size, 0)
-            self.members[os.fspath(path)] = tar, member
+    def images(self) -> Iterator[tuple[str, str | None]]:
+        masks = {member.sample: member.name for member in self.members.values() if member.suffix == self.suffix}
+        several: set[str] = set()
+        for member in self.members.values():
+            if self._is_image(member):
+                if member.sample in several:
+                    raise UserError(
+                        f"{self.path}: a sample holds two images ({', '.join(IMAGES)}); which one is meant is not known"
+                    )
+                several.add(member.sample)
+                yield member.name, masks.get(member.sample)
 
-    def url(self, path: str | Path) -> str | None:
-        """Returns the place that a path of the folder stands for."""
-        whole = Path(os.path.normpath(os.path.abspath(path)))
-        return (
-            os.fspath(self.stands_for / whole.relative_to(self.folder)) if whole.is_relative_to(self.folder) else None
-        )
+    def _is_image(self, member: Member) -> bool:
+        return member.suffix in IMAGES and member.suffix != self.suffix
 
-    def bring(self, path: str | Path) -> None:
-        """Brings the content of a member that is about to be read."""
-        whole = os.path.normpath(os.fspath(path))
-        if whole not in self.members or os.stat(whole).st_mode & 0o777 != ABSENT:
+    def holds(self, name: str) -> bool:
+        return name in self.members
+
+    def size(self, name: str) -> int:
+        return max(1, self.members[name].size)
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        member = self.members[name]
+        with open_for_reading(self.path) as file:
+            yield from content(file, member)
+
+    def staying(self, written: Collection[str]) -> set[str]:
+        return set(written)
+
+    def _stay(self, written: Collection[str]) -> list[Member]:
+        """Returns the members of samples whose image has its noise, or that have no image."""
+        gone = {one.sample for one in self.members.values() if one.suffix in IMAGES and one.name not in written}
+        kept = {self.members[name].sample for name in written}
+        return [one for one in self.members.values() if one.sample in kept or one.sample not in gone]
+
+    def rewrite(self, target: Path, replaced: Mapping[str, Path], within: Path) -> None:
+        kept = {member.name for member in self._stay(replaced.keys())}
+        with (
+            open_for_reading(self.path) as file,
+            tarfile.open(fileobj=file, mode="r:") as old,
+            writing(target, durable=True, within=within) as out,
+            tarfile.open(fileobj=out, mode="w") as new,
+        ):
+            for info in old:
+                old.members = []  # type: ignore[attr-defined] # else it keeps all of them
+                if info.isdir():
+                    new.addfile(info)
+                elif info.name in replaced:
+                    with open_for_reading(replaced[info.name]) as changed:
+                        info.size = os.fstat(changed.fileno()).st_size
+                        new.addfile(info, changed)
+                elif info.name in kept:
+                    new.addfile(info, old.extractfile(info))
+                new.members = []  # type: ignore[attr-defined] # as above
+
+    def rewritten(self, path: Path, written: Collection[str]) -> TarContainer:
+        return TarContainer(path, self.place, self.suffix, {member.name: member for member in members(path)})
+
+    def faults(self, path: Path, written: Collection[str]) -> Iterator[tuple[str, str]]:
+        new, expected = members(path), self._stay(written)
+        if [member.name for member in new] != [member.name for member in expected]:
+            yield "", "its members are not those of its original, in their order"
             return
-        tar, member = self.members[whole]
-        temporary = Path(whole).parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-        with open_for_reading(tar) as file, open(temporary, "xb") as copy:
-            _copy(file, member, copy.write)
-        os.replace(temporary, whole)
-        self.kept.add(Path(whole), ROOM, _give_up)
+        with open_for_reading(self.path) as before, open_for_reading(path) as after:
+            for one, other in zip(expected, new, strict=True):
+                same = one.name in written or sha256_of_blocks(content(before, one)) == sha256_of_blocks(
+                    content(after, other)
+                )
+                if not same:
+                    yield one.name, "differs from its original"
 
 
-def _give_up(path: Path) -> None:
-    leave_absent(path, os.stat(path).st_size, 0)
+def _is_unlike(member: Member, suffix: str) -> bool:
+    """Returns whether a member is a sample's image in a format that stays as it is, which would pass for protected."""
+    whole = "." not in member.suffix or f".{member.suffix}" in STACK_SUFFIXES
+    return whole and member.suffix not in (*IMAGES, suffix) and is_picture_name(f"name.{member.suffix}")
 
 
-def _copy(file: BinaryIO, member: Member, write: Callable[[bytes], object]) -> None:
+def content(file: BinaryIO, member: Member) -> Iterator[bytes]:
+    """Yields the content of a member of an open tar; OSError where the tar ends before."""
     file.seek(member.start)
     left = member.size
     while left:
         block = file.read(min(BLOCK, left))
         if not block:
             raise OSError(None, "the tar file ends before its member does", member.name)
-        write(block)
+        yield block
         left -= len(block)
-
-
-def content(file: BinaryIO, member: Member) -> Iterator[bytes]:
-    """Yields the content of a member of an open tar."""
-    blocks: list[bytes] = []
-    _copy(file, member, blocks.append)
-    yield from blocks
-
-
-def rewrite(source: Path, target: Path, kept: set[str], replaced: dict[str, Path], within: Path) -> None:
-    """Writes a tar with the chosen members of another one, in their order, under their names and dates.
-
-    kept: names of members. replaced: name → the file whose content takes the place of the member's. within: the folder
-    that must be there. The target appears whole or not at all.
-    """
-    with (
-        open_for_reading(source) as file,
-        tarfile.open(fileobj=file, mode="r:") as old,
-        writing(target, durable=True, within=within) as out,
-        tarfile.open(fileobj=out, mode="w") as new,
-    ):
-        for info in old:
-            old.members = []  # type: ignore[attr-defined] # else it keeps all of them
-            if info.isdir():
-                new.addfile(info)
-            elif info.name in replaced:
-                with open_for_reading(replaced[info.name]) as changed:
-                    info.size = os.fstat(changed.fileno()).st_size
-                    new.addfile(info, changed)
-            elif info.name in kept:
-                new.addfile(info, old.extractfile(info))
-            new.members = []  # type: ignore[attr-defined] # as above

@@ -10,8 +10,9 @@ from pathlib import Path
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations.coco import CITYSCAPES_PANOPTIC, CityscapesPanoptic, CocoInstances, CocoPanoptic
 from unseg.data.annotations.core import Annotations, first_few
-from unseg.data.annotations.huggingface import TABLES, HuggingFaceTables, table_files
+from unseg.data.annotations.huggingface import HuggingFaceTables
 from unseg.data.annotations.image_folder import METADATA, metadata_files, open_image_folder
+from unseg.data.annotations.image_tables import TABLES, table_files
 from unseg.data.annotations.json_shapes import (
     open_label_studio,
     open_supervisely,

@@ -9,6 +9,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from unseg.storage.text_encoding import open_text
 METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_LINE = 1 << 20  # characters of metadata a row
 MAX_COLUMNS = 1000
+FILE = "file_name"  # how the columns are called that `datasets` reads images by
 
 
 def open_image_folder(
@@ -121,21 +123,44 @@ def metadata_files(path: Path, problems: list[Problem]) -> list[Path]:
 
 
 def _rows(metadata: Path) -> Iterator[Mapping[str, Any]]:
+    yield from (row for row, _ in _rows_and_texts(metadata) if row is not None)
+
+
+def _rows_and_texts(metadata: Path) -> Iterator[tuple[Mapping[str, Any] | None, str]]:
+    """Yields every row with its text in the file; None with what is no row, such as the line of the columns' names."""
     try:
         with open_text(metadata, newline="") as file:
+            taken: list[str] = []
+            lines = _noted(_bounded(metadata, file), taken)
             if metadata.suffix == ".csv":
-                yield from csv.DictReader(_bounded(metadata, file), restkey="", strict=True)
+                rows = csv.DictReader(lines, restkey="", strict=True)
+                yield (None, _text_of(taken)) if rows.fieldnames else (None, "")
+                for row in rows:
+                    yield row, _text_of(taken)
                 return
-            for number, line in enumerate(_bounded(metadata, file), 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise UserError(f"{metadata}: line {number}: expected an object, found {shown(row)}")
-                    yield row
+            for number, line in enumerate(lines, 1):
+                value = json.loads(line) if line.strip() else None
+                if value is not None and not isinstance(value, dict) or line.strip() == "null":
+                    raise UserError(f"{metadata}: line {number}: expected an object, found {shown(value)}")
+                yield value, _text_of(taken)
     except OSError as error:
         raise UserError(f"{metadata}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{metadata}: is broken: {str(error)[:200]}") from error
+
+
+def _noted(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
+    """Yields lines, and adds each to `taken` before."""
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _text_of(taken: list[str]) -> str:
+    """Returns the lines that were taken, and forgets them."""
+    text = "".join(taken)
+    taken.clear()
+    return text
 
 
 def _bounded(metadata: Path, file: Any) -> Iterator[str]:
@@ -143,3 +168,38 @@ def _bounded(metadata: Path, file: Any) -> Iterator[str]:
         if len(line) == MAX_LINE:
             raise UserError(f"{metadata}: a line of over {MAX_LINE >> 20} million characters")
         yield line
+
+
+@dataclass(frozen=True)
+class MetadataRow:
+    """A row of metadata as it is written. image, mask: the files that it names, relative to the folder of the images;
+    None where it names none, and both where the text is no row."""
+
+    text: str
+    image: str | None
+    mask: str | None
+
+
+def metadata_rows(metadata: Path, folder: Path, column: str | None, has_masks: bool) -> Iterator[MetadataRow]:
+    """Yields the rows of a metadata file. column: the masks', None: found by its name; has_masks: whether there is one.
+
+    UserError where a column names images that nobody would look at.
+    """
+    names: dict[str, None] = {}
+    for row in _rows(metadata):
+        names |= dict.fromkeys(key for key, value in row.items() if _is_image_name(value))
+    columns = choose_columns(list(names), column, str(metadata), "--huggingface COLUMN") if has_masks else None
+    image = columns[0] if columns else FILE
+    others = [name for name in names if name.endswith(FILE) and name not in (image, *(columns or ()))]
+    if others:
+        raise UserError(
+            f"{metadata}: the column {others[0]} names images, too, which would stay as they are; remove it"
+        )
+    where = metadata.parent.relative_to(folder)
+    for number, (values, text) in enumerate(_rows_and_texts(metadata), 1):
+        if values is None:
+            yield MetadataRow(text, None, None)
+            continue
+        found = [_name_in(values, name, f"{metadata}: row {number}") for name in (image, columns[1] if columns else "")]
+        placed = [None if name is None else (where / name).as_posix() for name in found]
+        yield MetadataRow(text, placed[0] or "", placed[1])

@@ -23,6 +23,8 @@ from unseg.storage.files import open_for_reading
 
 MAX_ROW_GROUP = 1 << 29  # bytes, as they are stored
 MAX_PAGE = 1 << 27  # bytes that one page of a parquet file may become: the largest single cell
+MAX_VALUES = 1 << 26  # of a column in a row group
+FIXED_WIDTH = 16  # bytes of a number, at most
 BATCH = 1 << 25  # bytes that are decoded at a time, as far as one row allows it
 READ_AT_A_TIME = 1 << 20  # bytes of a file
 LONGEST_HEADER = 1 << 24  # bytes of a page's header, which may hold its smallest and largest value
@@ -33,12 +35,13 @@ ARROW_FILE = b"ARROW1\0\0"  # how arrow's file form begins; behind it the same f
 class Pieces:
     """A table's row groups or record batches.
 
-    lengths: rows of each. read: yields one piece of one column part by part, in order, each a table of its own.
+    lengths: rows of each. read: yields one piece of one column, or of all for None, part by part, in order, each a
+    table of its own.
     """
 
     schema: Any
     lengths: Sequence[int]
-    read: Callable[[int, str], Iterator[Any]]
+    read: Callable[[int, str | None], Iterator[Any]]
 
 
 def arrow_errors() -> tuple[type[Exception], ...]:
@@ -67,17 +70,28 @@ def parquet_pieces(path: Path) -> Pieces:
             f" {MAX_ROW_GROUP >> 20} MB"
         )
 
-    def read(piece: int, column: str) -> Iterator[Any]:
+    def read(piece: int, column: str | None) -> Iterator[Any]:
         chunks = [groups[piece].column(number) for number in range(groups[piece].num_columns)]
-        wanted = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}.")]
-        with open_for_reading(path) as pages:  # a file of its own: the other one is at another place
-            row = max((_largest_page(pages, chunk, path) for chunk in wanted), default=0)
-        rows = max(1, BATCH // max(row, 1))
-        arrow = import_arrow("pyarrow")
-        for batch in file.iter_batches(batch_size=rows, row_groups=[piece], columns=[column], use_threads=False):
+        if column is not None:
+            chunks = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}.")]
+        rows = max(1, BATCH // max(_largest_row(chunks, path), 1))
+        arrow, columns = import_arrow("pyarrow"), None if column is None else [column]
+        for batch in file.iter_batches(batch_size=rows, row_groups=[piece], columns=columns, use_threads=False):
             yield arrow.Table.from_batches([batch])
 
     return Pieces(file.schema_arrow, [group.num_rows for group in groups], read)
+
+
+def _largest_row(chunks: Sequence[Any], path: Path) -> int:
+    """Returns the bytes that a row of some column chunks takes at most, as far as its values have no fixed width."""
+    largest = 0
+    with open_for_reading(path) as pages:  # a file of its own: the other one is at another place
+        for chunk in chunks:
+            if chunk.num_values > MAX_VALUES:
+                raise UserError(f"{path}: a row group of {chunk.num_values:,} values; at most {MAX_VALUES:,} are read")
+            page = _largest_page(pages, chunk, path)
+            largest += page if chunk.physical_type.endswith("BYTE_ARRAY") else FIXED_WIDTH
+    return largest
 
 
 def _largest_page(file: BinaryIO, chunk: Any, path: Path) -> int:
@@ -206,8 +220,11 @@ def arrow_pieces(path: Path) -> Pieces:
     reader = ipc.open_stream(arrow.BufferReader(mapped))
     tables = [arrow.Table.from_batches([batch]) for batch in reader]
 
-    def read(piece: int, column: str) -> Iterator[Any]:
-        yield tables[piece].select([column.partition(".")[0]])
+    def read(piece: int, column: str | None) -> Iterator[Any]:
+        table = tables[piece]
+        if column is not None:  # image, or image.path: a name may hold a dot, too
+            table = table.select([column if column in table.column_names else column.rpartition(".")[0]])
+        yield table
 
     return Pieces(reader.schema, [table.num_rows for table in tables], read)
 

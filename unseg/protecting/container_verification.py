@@ -1,0 +1,107 @@
+"""`unseg verify` for tars and tables: every image against its original, and all else in them against its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unseg.errors import UserError
+from unseg.protecting.container_runs import CONTAINERS, written_images
+from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
+from unseg.protecting.opened_containers import Containers, facts_of, opened_at
+from unseg.protecting.verification import Finding, Verification
+from unseg.storage.containers import Container, ContainerFolder
+from unseg.storage.files import files_under, link_on_the_way, sha256_of
+from unseg.storage.mounts import mounted
+
+
+def holds_containers(folder: Path) -> bool:
+    """Returns whether a folder was written by a run on tars or tables."""
+    manifest = read_manifest(folder) if os.path.isdir(folder) else None
+    return manifest is not None and CONTAINERS in manifest.header
+
+
+def verify_containers(
+    folder: Path, on_disk: Callable[..., Verification], originals: Path | None, masks: Path | None, **options: Any
+) -> Verification:
+    """Verifies a folder of tars or tables.
+
+    originals: the folder of the source's files, if not where the manifest says. masks: of tables, the same of a folder
+    of masks.
+    """
+    manifest = read_manifest(folder)
+    assert manifest is not None, "only folders with a manifest hold protected files"
+    folder = Path(os.path.realpath(folder))
+    opened = _originals(manifest, folder, originals)
+    faults: list[Finding] = []
+    with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
+        here = ContainerFolder(Path(os.path.realpath(scratch)) / "protected", folder)
+        there = ContainerFolder(here.folder.with_name("originals"), opened.source)
+        for container in opened.found:
+            there.add(container, _names(container))
+            faults += _compared(container, written_images(manifest, container.place), folder, here)
+        mounts.enter_context(mounted(here))
+        mounts.enter_context(mounted(there))
+        here.folder.mkdir(exist_ok=True)
+        shutil.copy(folder / MANIFEST, here.folder)
+        masks = masks or _mask_folder(manifest, folder) or there.folder
+        result = on_disk(here.folder, originals=there.folder, masks=masks, **{**options, "annotations": None})
+    faults += _compared_beside(opened, folder)
+    ours = {MANIFEST, *opened.facts["places"], *opened.beside}
+    extra = sorted({path.relative_to(folder).as_posix() for path in files_under(folder)} - ours)
+    return replace(result, extra=tuple(extra), other_files=(*result.other_files, *faults))
+
+
+def _originals(manifest: Manifest, folder: Path, given: Path | None) -> Containers:
+    """Returns the source's files, open; UserError where they are not there, or the manifest does not name them."""
+    facts = facts_of(manifest.header[CONTAINERS])
+    if facts is None or any(link_on_the_way(folder, place) is not None for place in (*facts[2], *facts[3])):
+        raise UserError(f"{folder / MANIFEST}: not a manifest of unseg ({CONTAINERS})")
+    kind, masks, places, beside = facts
+    root = next((entry.input_root for entry in manifest.entries.values()), ".")
+    source = Path(os.path.realpath(folder / root if given is None else given))
+    if not all((source / place).is_file() for place in places):
+        what = "tar files" if kind == "tars" else kind
+        raise UserError(f"{source}: the {what} are not there; name their folder with --originals")
+    return replace(opened_at(source, kind, masks, places), beside=tuple(beside))
+
+
+def _names(container: Container) -> Iterator[str]:
+    return iter({name: None for pair in container.images() for name in pair if name is not None})
+
+
+def _mask_folder(manifest: Manifest, folder: Path) -> Path | None:
+    """Returns the folder of masks of its own that a manifest names; None where the files hold the masks."""
+    roots = {(entry.input_root, entry.mask_root) for entry in manifest.entries.values() if entry.mask_root}
+    return next((folder / masks for source, masks in roots if masks is not None and masks != source), None)
+
+
+def _compared(container: Container, written: set[str], folder: Path, here: ContainerFolder) -> Iterator[Finding]:
+    """Yields what is wrong with a protected file but for its images, which get their names in `here`."""
+    place = container.place
+    if not (folder / place).is_file():
+        yield Finding(place, "missing")
+        return
+    faults = [
+        Finding(f"{place}/{name}".rstrip("/"), problem) for name, problem in container.faults(folder / place, written)
+    ]
+    yield from faults
+    try:
+        there = container.rewritten(folder / place, written)
+        here.add(there, (name for name in sorted(written) if there.holds(name)))
+    except UserError as error:
+        if not faults:
+            yield Finding(place, str(error))
+
+
+def _compared_beside(opened: Containers, folder: Path) -> Iterator[Finding]:
+    for name in opened.beside:
+        there = sha256_of(folder / name)
+        if there is None or there != sha256_of(opened.source / name):
+            yield Finding(name, "missing" if there is None else "differs from its original")
