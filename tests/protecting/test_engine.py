@@ -30,7 +30,7 @@ from unseg.protecting.verification import verify
 from unseg.storage.files import files_under
 
 pytestmark = pytest.mark.slow
-IMAGES = 48
+IMAGES = 36
 SETTINGS = ProtectSettings(workers=1, unmasked="copy")
 ROOT = f"s3://{BUCKET}/set"
 
@@ -120,7 +120,7 @@ def test_two_nodes_are_killed_and_the_store_holds_what_one_machine_writes(
 ) -> None:
     for part in ("photos", "masks"):
         server.put(f"{local / part}/", f"{ROOT}/{part}", recursive=True)
-    told, engine = Killing(cluster, 4, 20), Engine(cluster.address)
+    told, engine = Killing(cluster, 4, 16), Engine(cluster.address)
     given = {"masks": f"{ROOT}/masks", "key": local / "key"}
     made = protect(f"{ROOT}/photos", f"{ROOT}/out", SETTINGS, **given, engine=engine, progress=told)
     assert len(lost) >= 2 and ("images", IMAGES, IMAGES) in told.bars
@@ -128,27 +128,34 @@ def test_two_nodes_are_killed_and_the_store_holds_what_one_machine_writes(
     assert (made.exit_code, len(made.entries), made.kept) == (1, IMAGES, 0)
     options = {"masks": None, "annotations": None, "workers": 1, "max_megapixels": 200.0, "progress": Told()}
     server.cp_file(f"{ROOT}/out/b/000.png", f"{ROOT}/out/b/003.png")
-    found = verify_anywhere(Path(f"{ROOT}/out"), originals=None, **options, engine=engine)
+    found = verify_anywhere(Path(f"{ROOT}/out"), originals=None, **options, engine=Engine(cluster.address, most=1))
     alone = verify_anywhere(Path(f"{ROOT}/out"), originals=None, **options)
     assert len(found.failures) == 1 and found == alone
-    again = protect(f"{ROOT}/photos", f"{ROOT}/out", SETTINGS, **given, engine=engine)
-    assert again.kept == IMAGES - 3  # without a mask, broken, changed
-    assert objects(server, f"{ROOT}/out") == tree(local / "out")
 
 
 def test_the_driver_is_killed_and_the_same_command_goes_on(cluster: SmallCluster, local: Path, tmp_path: Path) -> None:
     out = local / "by-actors"
     command = [sys.executable, "-c", "import sys; from unseg.cli import main; sys.exit(main())", "protect"]
     command += [str(local / "photos"), "--masks", str(local / "masks"), "--out", str(out), "--key", str(local / "key")]
-    command += ["--unmasked", "copy", "--engine", "ray", "--ray-address", cluster.address, "--quiet"]
+    command += [
+        "--unmasked",
+        "copy",
+        "--engine",
+        "ray",
+        "--ray-address",
+        cluster.address,
+        "--processes",
+        "2",
+        "--quiet",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as driver:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while not list(out.glob(f"{SHARDS}/*/{MANIFEST}")):
             assert driver.poll() is None and time.monotonic() < until
             time.sleep(0.01)
         os.kill(driver.pid, signal.SIGKILL)
     assert (out / SHARDS).is_dir()
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 1 and "protected" in ended.stdout and ended.stderr == ""
     assert tree(out) == tree(local / "out")
     assert verify(out).as_dict() == verify(local / "out").as_dict()
