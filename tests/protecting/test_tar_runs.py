@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -288,8 +289,11 @@ def test_shards_take_whole_tars(tars: Path) -> None:
 
 
 @pytest.mark.slow
-def test_five_thousand_images(tmp_path: Path) -> None:
+def test_five_thousand_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five tars of a thousand samples in; as many, in their order, are read by webdataset itself."""
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: None
+    )  # of 5,000 loose images, which a slow disk takes minutes for
     label = np.zeros((12, 14), np.uint8)
     label[3:9, 4:11] = 255
     mask = encoded(label, "PNG")
