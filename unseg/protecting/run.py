@@ -76,9 +76,8 @@ def protect(
     output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
     All else is as the command's option of that name (`unseg protect --help`); `options` come on top of `settings`. One
     of masks ("auto": they are found), mask, boxes, points, annotations, whole_image, webdataset and huggingface, which
-    masks may go with, says what the object is. annotations may be open already, generator of any kind, key 32 bytes,
-    codes a mapping of classes. samples: the images, in place of those under `inputs`; each is the file of its name
-    under its root, with that name under `out`. watch, shard, engine: see `watching`, `shards` and `engine_runs`.
+    masks may go with, says what the object is. samples: the images, in place of those under `inputs`; each is the file
+    of its name under its root. watch, shard, engine: see `watching`, `shards` and `engine_runs`.
     """
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
