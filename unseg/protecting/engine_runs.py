@@ -20,7 +20,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import alone, single_threaded_pool
 from unseg.errors import UserError
-from unseg.protecting.execution import NEVER, Summary, execute
+from unseg.protecting.execution import Summary, execute
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Entry, Key
 from unseg.protecting.merging import merge
 from unseg.protecting.noise_source import NoiseSource
@@ -207,7 +207,7 @@ def _protected(whole: Blueprint, source: NoiseSource, piece: _Piece) -> Summary:
         jobs = tuple(replace(job, planned=names[job.key], earlier=before.get(job.key)) for job in piece.jobs)
         pipeline = replace(whole, held=lock.held).around(source)
         plan = RunPlan(pipeline, piece.header, piece.problems, before, jobs, processes=1, records=folder)
-        return execute(plan, pool, SILENT, tried_from=NEVER)
+        return execute(plan, pool, SILENT, tried=False)
 
 
 @contextmanager

@@ -60,13 +60,13 @@ class Summary:
         return int(any(entry.status != "protected" for entry in self.entries))
 
 
-def execute(plan: RunPlan, pool: Executor, progress: Progress, tried_from: int = TRIED_FROM) -> Summary:
+def execute(plan: RunPlan, pool: Executor, progress: Progress, *, tried: bool = True) -> Summary:
     """Carries a plan out and returns what was done. The caller holds the lock of the output folder.
 
-    tried_from: the number of images from which some are tried first.
+    tried: whether some images of a long run are tried first, which tells its length.
     """
     _remove_temporaries(plan)
-    foreseen = foretell(plan, tried_from, pool, progress)
+    foreseen = foretell(plan, TRIED_FROM if tried else NEVER, pool, progress)
     started = time.perf_counter()
     kept, entries = 0, list(plan.problems)
     _keep_key(plan, progress)
@@ -85,13 +85,13 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress, tried_from: int =
     return Summary(_sorted(entries), kept, time.perf_counter() - started, foreseen)
 
 
-def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress, tried_from: int = TRIED_FROM) -> Summary:
+def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress, *, tried: bool = True) -> Summary:
     """Writes what all shards of a run go by: its key and an unfinished manifest. No image is protected.
 
     A plan that shards have begun to carry out stays as it is. The caller holds the lock of the output folder.
-    tried_from: as for `execute`.
+    tried: as for `execute`.
     """
-    foreseen = foretell(plan, tried_from, pool, progress)
+    foreseen = foretell(plan, TRIED_FROM if tried else NEVER, pool, progress)
     started = time.perf_counter()
     if not begun(plan.out):
         _keep_key(plan, progress)

@@ -16,7 +16,7 @@ from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.protecting.container_runs import protect_containers
 from unseg.protecting.engine_runs import protect_on_engine
-from unseg.protecting.execution import NEVER, TRIED_FROM, Summary, execute, foresee, settle
+from unseg.protecting.execution import Summary, execute, foresee, settle
 from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.image_folder_runs import is_image_folder, protect_image_folder
 from unseg.protecting.inputs import load_libraries, read_inputs
@@ -147,7 +147,7 @@ def _on_disk(
 def _settled(
     plan: RunPlan, shards: int, pool: Executor, progress: Progress, hand_out: Callable[[RunPlan], None] | None
 ) -> Summary:
-    summary = settle(plan, shards, pool, progress, TRIED_FROM if hand_out is None else NEVER)
+    summary = settle(plan, shards, pool, progress, tried=hand_out is None)
     if hand_out is not None:
         hand_out(plan)
         return summary
