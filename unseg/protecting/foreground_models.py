@@ -49,6 +49,12 @@ BY_CALL = Asking("mask='auto'", "give a mask, boxes or points")
 BY_PAGE = Asking("Find objects", "draw a box around the object", fetches=False)
 
 
+def check_model(name: str) -> None:
+    """Raises UserError where no network of `MODELS` has that name; reads nothing."""
+    if name not in MODELS:
+        raise UserError(f"--auto-model {name}: choose from {', '.join(MODELS)}")
+
+
 class ForegroundModel:
     """A network of rembg, by its name in `MODELS`. It answers one image at a time, with all the threads it was given.
 
@@ -57,8 +63,7 @@ class ForegroundModel:
     """
 
     def __init__(self, name: str, threads: int, progress: Progress, asking: Asking = BY_COMMAND) -> None:
-        if name not in MODELS:
-            raise UserError(f"--auto-model {name}: choose from {', '.join(MODELS)}")
+        check_model(name)
         self.name, self._threads, self._progress, self._asking = name, threads, progress, asking
         self._session: Any = None
         self._failed: UserError | None = None  # whoever asks next is not to wait for the network again
