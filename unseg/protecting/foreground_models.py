@@ -95,8 +95,8 @@ class ForegroundModel:
         if not place.exists():
             if not self._asking.fetches:
                 raise UserError(
-                    f"{option}: rembg's model {self.name} is not on this machine, and nothing is downloaded for this"
-                    f" page; {_by_hand(place)}; or {self._asking.otherwise}"
+                    f"{option}: rembg's model {self.name} is not on this machine, and nothing is downloaded from"
+                    f" here; {_by_hand(place)}; or {self._asking.otherwise}"
                 )
             self._progress.say(
                 f"{option}: rembg's model {self.name} is not on this machine; rembg downloads it now, once"
