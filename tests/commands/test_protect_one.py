@@ -190,11 +190,11 @@ def test_json_goes_where_no_image_goes(feed: Feed, capsysbinary: pytest.CaptureF
         (["nowhere.jpg", "--whole-image", "--out", "-"], "nowhere.jpg: no such file; give one image"),
         (["-"], "what is the object? Give --masks"),
         (["-", "--mask", "no.png"], "--mask no.png: no such file; give the mask of the image"),
-        (["-", "--masks", "."], "--masks: is for folders of images; leave it out"),
+        (["-", "--masks", "."], "--masks: is for folders of images; standard input has no name that could be"),
         (["photo.jpg", "--masks", "auto", "--out", "b.png"], "--masks auto: keeps the masks that it finds beside an"),
-        (["-", "--masks", "auto"], "--masks: is for folders of images; leave it out, or give --out a folder"),
+        (["-", "--masks", "auto"], "--masks: is for folders of images; standard input has no name that could be"),
         (["-", "--annotations", "."], "--annotations: is for folders of images"),
-        (["-", "--whole-image", "--limit", "3"], "--limit: is for folders of images"),
+        (["-", "--whole-image", "--limit", "3"], "--limit: is for folders of images; leave it out, or name a file in"),
         (["-", "--whole-image", "--dry-run"], "--dry-run: is for folders of images"),
         (["-", "--whole-image", "--watch"], "--watch: is for folders of images"),
         (["-", "--whole-image", "--processes", "2"], "--processes: is for folders of images"),
@@ -220,6 +220,7 @@ def test_what_cannot_be_is_one_line(
     told = capsysbinary.readouterr()
     assert told.out == b"" and sorted(Path().iterdir()) == before
     assert told.err.decode().splitlines()[-1].startswith(f"unseg: error: {message}"), told.err.decode()
+    assert b"key: drawn" not in told.err  # of an image that was not made
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,19 @@ def test_nothing_is_looked_for_where_more_is_said(monkeypatch: pytest.MonkeyPatc
         unseg.protect(picture(TALL), mask="auto", auto_model="nothing")
 
 
+def test_a_network_that_would_not_be_asked_is_told() -> None:
+    """In one call, as the command does; a protector's network waits for calls that name no mask."""
+    pixels, mask = picture(TALL), np.zeros((HEIGHT, WIDTH), bool)
+    mask[50:150, 40:110] = True
+    for object_of in ({"mask": mask}, {"boxes": [[1, 1, 9, 9]]}, {"whole_image": True}, {}):
+        with pytest.raises(UserError, match=r"^auto_model 'u2netp': is for mask='auto'; give that, or leave it out$"):
+            unseg.protect(pixels, auto_model="u2netp", **object_of)
+    protector = unseg.Protector(key=KEY, auto_model="u2netp")
+    assert np.array_equal(protector(pixels, mask), unseg.protect(pixels, mask, key=KEY))
+    with pytest.raises(UserError, match="--auto-model nothing: choose from isnet-general-use"):
+        unseg.Protector(auto_model="nothing")
+
+
 def test_a_missing_extra_is_one_line_and_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "rembg", None)

@@ -408,3 +408,8 @@ def test_missing_extra_is_one_line(photos: Path, tmp_path: Path, monkeypatch: An
     needs = r"needs rembg, which is not installed; run: pip install 'unseg\[auto\]'; or name a folder of masks"
     with pytest.raises(UserError, match=f"^--masks auto: {needs}$"):
         run(photos, tmp_path / "out")
+    assert not (tmp_path / "out.masks").exists()
+    (tmp_path / "out.masks").mkdir()
+    with pytest.raises(UserError, match="needs rembg"):
+        run(photos, tmp_path / "out")
+    assert list((tmp_path / "out.masks").iterdir()) == []  # a folder of the user's, who may fill it

@@ -143,6 +143,46 @@ def test_a_missing_extra_is_one_line(client: Any, monkeypatch: pytest.MonkeyPatc
     }
 
 
+def test_a_call_gets_the_commands_bytes(client: Any, tmp_path: Path) -> None:
+    """Of a JPEG that EXIF turns: the found mask is upright, and two grey levels in it are one object."""
+    exif = Image.Exif()
+    exif[274] = 6
+    data = file_of(picture(TALL, SMALL), "JPEG", quality=97, exif=exif)
+    answer = client.post("protect", files={"image": ("a", data)}, data={"find_objects": "true"})
+    assert answer.status_code == 200, answer.text
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").write_bytes(data)
+    unseg.protect_folder(tmp_path / "in", tmp_path / "out", masks="auto", auto_model="u2netp", key=KEY)
+    assert (tmp_path / "out/a.png").read_bytes() == answer.content
+    assert [path for path in (tmp_path / "files/calls").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "image", "told"),
+    [
+        ({}, file_of(picture()), "the picture is not protected: no clear foreground ("),
+        ({}, b"broken", "the picture is not protected: not an image of a known format"),
+        ({"mask_type": "soft"}, file_of(picture(TALL)), "mask_type: is for a mask of your own, not for find_objects"),
+        ({"boxes": "[[1, 2, 9, 9]]"}, file_of(picture(TALL)), "boxes and find_objects: send one of them"),
+    ],
+)
+def test_a_call_that_finds_nothing_is_one_line(client: Any, words: dict[str, str], image: bytes, told: str) -> None:
+    answer = client.post("protect", files={"image": ("a", image)}, data={"find_objects": "true", **words})
+    line = answer.json()["error"]
+    assert answer.status_code == 422 and line.startswith(told) and "\n" not in line and "/calls/" not in line
+
+
+def test_a_call_without_a_network_is_one_line_in_the_words_of_the_form(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    answer = client.post("protect", files={"image": ("a", file_of(picture(TALL)))}, data={"find_objects": "true"})
+    assert answer.status_code == 422 and answer.json() == {
+        "error": "find_objects: needs rembg, which is not installed; run: pip install 'unseg[auto]'; or send a mask,"
+        " boxes or points"
+    }
+
+
 def test_a_network_that_there_is_not_is_told_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--auto-model nothing: choose from isnet-general-use, u2net"):
         application(tmp_path, ServerOptions(auto_model="nothing"))

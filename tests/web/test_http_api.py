@@ -93,7 +93,7 @@ def test_a_key_of_the_call_is_used(client):
     ("words", "told"),
     [
         ({"image": None, "mask": MASK}, "image: send the picture as a file"),
-        ({}, "what is the object? Send mask, boxes or points; or whole_image=true, which cannot keep"),
+        ({}, "what is the object? Send mask, boxes, points or find_objects=true; or whole_image=true, which"),
         ({"mask": MASK, "whole_image": "true"}, "mask and whole_image: send one of them"),
         ({"whole_image": "yes"}, "whole_image: 'yes': give true or false"),
         ({"mask": b"broken"}, "the picture is not protected: mask"),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STREAM = Path("-")
 STANDARD_INPUT = "standard input"
+NOT_KEPT = "key: drawn for this image alone, and not kept: with --key FILE it is, for the same noise on later images"
+OF_NAMES = ("--masks", "--annotations")  # which find what belongs to an image by its name
 OF_A_MANIFEST = ("input_root", "mask_root")  # which its place makes sense of
 
 
@@ -50,7 +52,7 @@ def check_for_one(inputs: list[Path], out: Path | None, for_folders: Mapping[str
             raise UserError(f"{place}: one image by itself is on this machine; give --out a folder, or copy the image")
     for option, given in for_folders.items():
         if given:
-            raise UserError(f"{option}: is for folders of images; leave it out, or give --out a folder")
+            raise UserError(f"{option}: is for folders of images; {_in_place_of(option, STREAM in inputs)}")
     if inputs[0] != STREAM and not inputs[0].is_file():
         raise UserError(f"{inputs[0]}: no such file; give one image")
     if out is None or out == STREAM:
@@ -60,6 +62,15 @@ def check_for_one(inputs: list[Path], out: Path | None, for_folders: Mapping[str
         raise UserError(f"--out {out}: {STANDARD_INPUT} has no name; give a file, such as protected.png")
     else:
         refuse_existing([out])
+
+
+def _in_place_of(option: str, nameless: bool) -> str:
+    """Returns the remedy for an option that is for folders. nameless: the image comes from standard input."""
+    if not nameless:
+        return "leave it out, or give --out a folder"
+    if option in OF_NAMES:
+        return f"{STANDARD_INPUT} has no name that could be looked up in it; give --mask, --boxes or --points"
+    return f"leave it out, or name a file in place of {STANDARD_INPUT} and a folder with --out"
 
 
 def format_of(asked: str | None, out: Path | None) -> str:
@@ -113,19 +124,17 @@ class OneImage:
             made = protect_alone(request, _WithoutBars(terminal), data, STANDARD_INPUT)
             if made.data is not None:
                 self._write(made.data)
+                if request.kind == "codes" and self.hints["key"] is None:
+                    terminal.say(NOT_KEPT)
             self._tell(made, terminal, as_json)
             return int(made.entry.status != "protected")
 
     def _key(self, terminal: Terminal) -> bytes:
-        """Returns the key of this image: from its file, which is made where there is none; tells if it is not kept."""
+        """Returns the key of this image: from its file, which is made where there is none; or one that is not kept."""
         from unseg.storage.key_file import new_key, read_key, write_key
 
         path: Path | None = self.hints["key"]
         if path is None:  # beside the image it might be published with it
-            terminal.say(
-                "key: drawn for this image alone, and not kept: with --key FILE it is, for the same noise on later"
-                " images"
-            )
             return new_key()
         if not os.path.lexists(path):
             try:

@@ -104,7 +104,8 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
     made = len(summary.entries) - summary.kept
     if summary.seconds > 0 and not summary.dry:
         console.print(
-            f"{made} images in {summary.seconds:.1f} s ({made / summary.seconds:.1f} images/s). "
+            f"{made} image{'' if made == 1 else 's'} in {summary.seconds:.1f} s"
+            f" ({made / summary.seconds:.1f} images/s). "
             f"Manifest: {printable(str(out / MANIFEST))}",
             markup=False,
             soft_wrap=True,

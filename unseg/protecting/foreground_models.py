@@ -49,6 +49,12 @@ BY_CALL = Asking("mask='auto'", "give a mask, boxes or points")
 BY_PAGE = Asking("Find objects", "draw a box around the object", fetches=False)
 
 
+def check_model(name: str) -> None:
+    """Raises UserError where no network of `MODELS` has that name; reads nothing."""
+    if name not in MODELS:
+        raise UserError(f"--auto-model {name}: choose from {', '.join(MODELS)}")
+
+
 class ForegroundModel:
     """A network of rembg, by its name in `MODELS`. It answers one image at a time, with all the threads it was given.
 
@@ -57,8 +63,7 @@ class ForegroundModel:
     """
 
     def __init__(self, name: str, threads: int, progress: Progress, asking: Asking = BY_COMMAND) -> None:
-        if name not in MODELS:
-            raise UserError(f"--auto-model {name}: choose from {', '.join(MODELS)}")
+        check_model(name)
         self.name, self._threads, self._progress, self._asking = name, threads, progress, asking
         self._session: Any = None
         self._failed: UserError | None = None  # whoever asks next is not to wait for the network again
@@ -90,8 +95,8 @@ class ForegroundModel:
         if not place.exists():
             if not self._asking.fetches:
                 raise UserError(
-                    f"{option}: rembg's model {self.name} is not on this machine, and nothing is downloaded for this"
-                    f" page; {_by_hand(place)}; or {self._asking.otherwise}"
+                    f"{option}: rembg's model {self.name} is not on this machine, and nothing is downloaded from"
+                    f" here; {_by_hand(place)}; or {self._asking.otherwise}"
                 )
             self._progress.say(
                 f"{option}: rembg's model {self.name} is not on this machine; rembg downloads it now, once"

@@ -146,14 +146,17 @@ def _found_mask(values: Any) -> FoundMask:
 class RecordWriter:
     """A context that keeps the record: what was known at first, and each mask that is found as soon as it is there.
 
-    Errors are a UserError; what was written before one stays readable.
+    Errors are a UserError; what was written before one stays readable. Where an error comes before the first mask, such
+    as that there is no network, nothing is left behind.
     """
 
     def __init__(self, folder: Path, known: Iterable[FoundMask]) -> None:
         self._path, self._known = folder / RECORD, list(known)
+        self._is_empty = not self._known
 
     def add(self, mask: FoundMask) -> None:
         """Appends a line."""
+        self._is_empty = False
         try:
             self._file.write(_line(mask))
             self._file.flush()
@@ -161,6 +164,7 @@ class RecordWriter:
             raise cannot_be_written(self._path, error) from error
 
     def __enter__(self) -> RecordWriter:
+        self._made_folder = not os.path.lexists(self._path.parent)
         try:
             write_blocks(self._path, map(_line, self._known))
             self._file: BinaryIO = open_for_appending(self._path)
@@ -173,6 +177,11 @@ class RecordWriter:
     ) -> None:
         with suppress(OSError):  # what is left in its buffer after a full disk
             self._file.close()
+        if kind is not None and self._is_empty:
+            with suppress(OSError):
+                self._path.unlink()
+                if self._made_folder:  # another one is the user's
+                    self._path.parent.rmdir()
 
 
 def cannot_be_written(path: Path, error: OSError) -> UserError:

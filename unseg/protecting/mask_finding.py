@@ -15,7 +15,7 @@ from unseg.compute.progress import Progress, track
 from unseg.compute.threads import cores, in_order
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
-from unseg.protecting.auto_masks import propose
+from unseg.protecting.auto_masks import Foreground, propose
 from unseg.protecting.foreground_models import DEFAULT_MODEL, ForegroundModel
 from unseg.protecting.inputs import Inputs
 from unseg.protecting.kept_masks import (
@@ -31,7 +31,7 @@ from unseg.protecting.outputs import plan_masks
 from unseg.protecting.request import Request
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.files import link_on_the_way, printable, remove_temporaries, sha256_of, write_bytes
-from unseg.storage.image_decoding import read_image
+from unseg.storage.image_decoding import Image, read_image
 from unseg.storage.image_encoding import encode_png
 from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
@@ -121,6 +121,14 @@ class _Wanted:
         return replace(self.sample, mask_file=self.path, mask_name=self.name)
 
 
+def proposed_mask(path: Path, model: ForegroundModel, settings: ProtectSettings) -> tuple[Image, Foreground, bytes]:
+    """Returns an image with its foreground, and that as a PNG whose values are a soft mask; ImageError, MemoryError."""
+    with PIXELS.room_for(pixel_count(path)):
+        image = read_image(path, settings.max_pixels, upright=not settings.keep_frame)
+        foreground = propose(image.pixels, model)
+        return image, foreground, encode_png(foreground.levels(*image.samples.shape[:2]), PNG_LEVEL)
+
+
 def _found(
     wanted: list[_Wanted], model: ForegroundModel, settings: ProtectSettings, *, pool: Executor, progress: Progress
 ) -> Generator[tuple[_Wanted, tuple[FoundMask, bytes] | str], None, None]:
@@ -128,10 +136,7 @@ def _found(
 
     def find(one: _Wanted) -> tuple[FoundMask, bytes] | str:
         try:
-            with PIXELS.room_for(pixel_count(one.sample.image)):
-                image = read_image(one.sample.image, settings.max_pixels, upright=not settings.keep_frame)
-                foreground = propose(image.pixels, model)
-                data = encode_png(foreground.levels(*image.samples.shape[:2]), PNG_LEVEL)
+            image, foreground, data = proposed_mask(one.sample.image, model, settings)
         except ImageError as error:
             return error.reason
         except MemoryError:

@@ -11,6 +11,8 @@ from typing import Any, overload
 from PIL import Image as Pillow
 
 from unseg.compute.device import device_name
+from unseg.errors import UserError
+from unseg.protecting.foreground_object import is_auto
 from unseg.protecting.generators import fastest_generator
 from unseg.protecting.given_files import GivenFile
 from unseg.protecting.given_images import AnyImage, AnyMask
@@ -49,6 +51,9 @@ def protect_image(image: Any, mask: Any = None, **options: Any) -> Any:
     all calls, whatever their keys, and so is the network of mask="auto". A weight file is loaded anew once it has
     changed.
     """
+    model = options.get("auto_model")
+    if model is not None and not is_auto(mask):
+        raise UserError(f"auto_model {model!r}: is for mask='auto'; give that, or leave it out")
     of_object = {name: options.pop(name) for name in OF_OBJECT if name in options}
     made = _protector_of(options).result(image, mask, **of_object)
     warn_if_weak(made, stacklevel=3)

@@ -13,6 +13,7 @@ from unseg.data.masks import MASK_KINDS, MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
+from unseg.protecting.foreground_models import check_model
 from unseg.protecting.mask_placing import MaskFrame
 from unseg.protecting.outputs import SUFFIXES
 from unseg.storage import image_limits
@@ -109,6 +110,8 @@ class ProtectSettings:
         self._check_by_class()
         _check_choice("--mask-type", self.mask_type, ("auto", *MASK_KINDS))
         _check_choice("--mask-frame", self.mask_frame, get_args(MaskFrame))
+        if self.auto_model is not None:
+            check_model(self.auto_model)
         _check_choice("--unmasked", self.unmasked, get_args(Unmasked))
         _check_choice("--format", self.format, tuple(SUFFIXES))
         _check_choice("--names", self.names, ("suffix", "keep"))

@@ -42,11 +42,14 @@ class Field:
 
 FIELDS = {
     "image": Field("file", "The picture: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, or HEIC where its reader is there."),
-    "mask": Field("file", "What the object is: a picture of the same size. One of mask, boxes, points, whole_image."),
+    "mask": Field("file", "What the object is: a picture of its size. Or boxes, points, find_objects, whole_image."),
     "mask_type": Field("text", "What the mask holds.", ("auto", "binary", "soft", "trimap", "index")),
     "boxes": Field("text", "In place of a mask: JSON, [[x1, y1, x2, y2], …] in pixels, corners inclusive."),
     "refine_boxes": Field("flag", "The object is what GrabCut finds in each box."),
     "points": Field("text", "In place of a mask: JSON, [[x, y], …] on the object, whose outline GrabCut finds."),
+    "find_objects": Field(
+        "flag", "In place of a mask: what `unseg protect --masks auto` finds. Its network must be on this machine."
+    ),
     "whole_image": Field("flag", f"In place of a mask: noise over the whole image, {CANNOT}."),
     "strength": Field("text", "How much values of the object may change.", tuple(STRENGTHS)),
     "epsilon": Field("number", "The same as a number of grey levels of 255, in place of strength."),

@@ -20,19 +20,24 @@ from starlette.routing import Route
 
 from unseg.errors import UserError
 from unseg.method.config import Budget, strength
+from unseg.protecting.foreground_models import BY_PAGE, ForegroundModel
 from unseg.protecting.manifest import Entry
+from unseg.protecting.mask_finding import proposed_mask
 from unseg.protecting.objects import WHOLE_IMAGE
 from unseg.protecting.request import CANNOT
 from unseg.protecting.run import protect
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.image_limits import ImageError
 from unseg.storage.key_file import KEY_BYTES, key_hash
 from unseg.web.api_description import FIELDS, FORMATS, as_json, page
 from unseg.web.refusals import Refusal
 from unseg.web.uploads import FORM_BYTES, IMAGE_BYTES, counted
 
 NAME = "picture"  # of the one picture of a call; its noise does not depend on it
-SOURCES = ("mask", "boxes", "points", "whole_image")
+FLAGS = ("find_objects", "whole_image")
+SOURCES = ("mask", "boxes", "points", *FLAGS)
+IN_PLACE = "send a mask, boxes or points"
 OPTIONS = {f"--{name.replace('_', '-')}": name for name in FIELDS} | {"--masks": "mask", "--out": "the answer"}
 FORM_LIMIT = 2 * IMAGE_BYTES + FORM_BYTES  # of a picture, its mask and a few words
 
@@ -42,12 +47,14 @@ class CallOptions:
     """What all calls share.
 
     folder: for their files. key: of calls that name none. max_pixels: of a picture. turns: of those that are worked on.
+    foreground: the network that finds objects.
     """
 
     folder: Path
     key: bytes
     max_pixels: int
     turns: Semaphore
+    foreground: ForegroundModel
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ async def protect_one(request: Request) -> Response:
 
 def _in_words_of_the_form(line: str, folder: Path) -> str:
     """Returns a line of the command's with the form's fields for options, and without the files of the call."""
-    line = line.replace(f"{folder}/", "")
+    line = line.replace(f"{folder}/", "").replace(BY_PAGE.option, "find_objects").replace(BY_PAGE.otherwise, IN_PLACE)
     line = re.sub(r"--(masks|[a-z]+(?:-[a-z]+)*)", lambda found: OPTIONS.get(found[0], found[0]), line)
     return re.sub(rf"^(\w+) \1\.json(?:: {NAME}\.png)?: ", r"\1: ", line)
 
@@ -172,24 +179,44 @@ def _kept(form: FormData, folder: Path) -> Call:
 
 def _in_turn(options: CallOptions, call: Call, key: bytes) -> tuple[Entry, bytes]:
     with options.turns:
-        return _protected(call, options.max_pixels, key)
+        return _protected(call, options, key)
 
 
 def _sources(call: Call) -> list[str]:
     """Returns which field says what the object is; UserError unless it is exactly one."""
-    given = [source for source in SOURCES if source in call.files or (source != "whole_image" and source in call.words)]
-    given += ["whole_image"] if call.flag("whole_image") else []
+    given = [source for source in SOURCES if source in call.files or (source not in FLAGS and source in call.words)]
+    given += [flag for flag in FLAGS if call.flag(flag)]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)}: send one of them, each says what the object is")
     if not given:
-        raise UserError(f"what is the object? Send mask, boxes or points; or whole_image=true, {CANNOT}")
+        raise UserError(
+            f"what is the object? Send mask, boxes, points or find_objects=true; or whole_image=true, {CANNOT}"
+        )
     return given
 
 
-def _protected(call: Call, max_pixels: int, key: bytes) -> tuple[Entry, bytes]:
+def _with_found(call: Call, foreground: ForegroundModel, settings: ProtectSettings) -> ProtectSettings:
+    """Writes the mask that a network finds in the place of one that is sent, and returns settings that take it so."""
+    if "mask_type" in call.words:
+        raise UserError("mask_type: is for a mask of your own, not for find_objects; leave it out")
+    try:
+        _, found, data = proposed_mask(call.folder / "image" / f"{NAME}.png", foreground, settings)
+    except ImageError as error:
+        raise UserError(f"the picture is not protected: {error.reason}") from error
+    if found.unclear is not None:
+        raise UserError(f"the picture is not protected: no clear foreground ({found.unclear}); {IN_PLACE}")
+    (call.folder / "mask").mkdir()
+    (call.folder / "mask" / f"{NAME}.png").write_bytes(data)
+    return replace(settings, mask_type="soft", mask_frame="upright")
+
+
+def _protected(call: Call, options: CallOptions, key: bytes) -> tuple[Entry, bytes]:
     """Returns the line that a run's manifest has of the picture, and its protected file."""
     name = f"{NAME}.png"  # whatever kind it is of: files are told by their content
     given = _sources(call)
+    settings = call.settings(options.max_pixels)
+    if "find_objects" in given:
+        settings = _with_found(call, options.foreground, settings)
     for source in ("boxes", "points"):
         values = call.values(source)
         if values is not None:
@@ -199,8 +226,8 @@ def _protected(call: Call, max_pixels: int, key: bytes) -> tuple[Entry, bytes]:
     summary = protect(
         [call.folder / "image" / name],
         call.folder / "out",
-        call.settings(max_pixels),
-        masks=call.folder / "mask" if "mask" in given else None,
+        settings,
+        masks=call.folder / "mask" if given[0] in ("mask", "find_objects") else None,
         boxes=paths.get("boxes.json"),
         refine_boxes=call.flag("refine_boxes"),
         points=paths.get("points.json"),
@@ -210,7 +237,7 @@ def _protected(call: Call, max_pixels: int, key: bytes) -> tuple[Entry, bytes]:
     (entry,) = summary.entries
     if entry.output is None or not entry.is_written:
         raise UserError(f"the picture is not protected: {entry.reason}")
-    return entry, bytes_of_image(call.folder / "out" / entry.output, max_pixels)
+    return entry, bytes_of_image(call.folder / "out" / entry.output, options.max_pixels)
 
 
 async def show_openapi(request: Request) -> Response:

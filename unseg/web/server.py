@@ -66,7 +66,7 @@ def application(folder: Path, options: ServerOptions) -> Starlette:
     app = Starlette(routes=all_routes, exception_handlers=dict(HANDLERS), lifespan=lifespan)
     app.state.shared = routes.State(tabs, darkroom, options.max_pixels, foreground)
     app.state.calls = http_api.CallOptions(
-        folder / "calls", options.key or new_key(), options.max_pixels, Semaphore(CALLS)
+        folder / "calls", options.key or new_key(), options.max_pixels, Semaphore(CALLS), foreground
     )
     return app
 
