@@ -248,6 +248,17 @@ def test_every_column_of_images_is_protected_and_a_row_goes_as_a_whole(tmp_path:
     [
         ({"frames": pa.array([[cell(b"x")]] * 6, pa.list_(CELL))}, "the column frames holds images in lists"),
         ({"jpg": pa.array([None, *[picture(1)] * 5], pa.binary())}, "the column jpg holds pictures as plain bytes"),
+        ({"jpg": pa.array([b"", b"no", *[picture(1)] * 4])}, "the column jpg holds pictures as plain bytes"),
+        ({"jpg": pa.array([picture(1)] * 6).dictionary_encode()}, "the column jpg holds pictures as plain bytes"),
+        ({"jpgs": pa.array([[], *[[picture(1)]] * 5])}, "the column jpgs holds pictures as plain bytes"),
+        (
+            {"of": pa.array([{"a": [b"no"] * 9, "z": [{"k": picture(1)}]}] * 6)},
+            "the column of holds pictures as plain bytes",
+        ),
+        (
+            {"of": pa.array([[("a", picture(1))]] * 6, pa.map_(pa.string(), pa.binary()))},
+            "the column of holds pictures as plain bytes",
+        ),
     ],
 )
 def test_images_that_would_stay_are_refused(source: Path, columns: dict[str, Any], told: str) -> None:
