@@ -300,6 +300,18 @@ def test_what_does_not_go_together(source: Path) -> None:
     assert tree(source.parent / "out") == {"README.md": b"mine"}
 
 
+def test_tables_without_images_or_masks_are_one_line(source: Path) -> None:
+    shutil.rmtree(source)
+    source.mkdir()
+    path = source / "t.parquet"
+    pq.write_table(table().slice(3, 1), path)
+    with pytest.raises(UserError, match=rf"^--huggingface mask: no image in {source} has a mask in this column; name"):
+        run(source)
+    pq.write_table(table().slice(0, 0), path)
+    with pytest.raises(UserError, match=rf"^{source}: no image in its tables$"):
+        run(source)
+
+
 def test_shards_take_whole_tables(source: Path) -> None:
     run(source, "alone")
     with pytest.raises(UserError, match="--shard 1/2: nothing in --out .* says which key"):

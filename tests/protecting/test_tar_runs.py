@@ -172,6 +172,8 @@ def test_a_run_that_is_cut_off_goes_on(tars: Path, bar: str) -> None:
     with pytest.raises(Stopped):
         run(tars, progress=Acting(1, stop, of=bar))
     assert (tars.parent / "out" / LOOSE).is_dir() and not (tars.parent / "out" / MANIFEST).exists()
+    with pytest.raises(UserError, match="out: its run was cut off, or had --limit; run the same command"):
+        found(tars.parent / "out")
     run(tars)
     assert tree(tars.parent / "out") == tree(tars.parent / "alone")
     with pytest.raises(UserError, match="is finished, `unseg verify` proves it; give another folder"):
@@ -277,15 +279,42 @@ def test_shards_take_whole_tars(tars: Path) -> None:
     """Three shards of two tars: one of them has nothing to do."""
     run(tars, "alone")
     out = tars.parent / "out"
+    with pytest.raises(UserError, match=rf"^--shard 1/3: nothing in --out {out} says which key"):
+        run(tars, shard=Shard(1, 3))
     for number in (0, 3, 1):
         run(tars, shard=Shard(number, 3))
     with pytest.raises(UserError, match=r"a-0\.tar is not there; the shard that writes it has not run"):
         merge_anywhere(out)
+    with pytest.raises(UserError, match="out: its 3 shards are not merged; run `unseg merge"):
+        found(out)
     with pytest.raises(Stopped):
         run(tars, shard=Shard(2, 3), progress=Acting(1, stop, of="tars"))
     run(tars, shard=Shard(2, 3))
     assert merge_anywhere(out).exit_code == 1
     assert tree(out) == tree(tars.parent / "alone")
+
+
+@pytest.mark.parametrize("shards", [(None,), (Shard(0, 2),), (Shard(0, 2), Shard(2, 2))])
+def test_a_file_of_the_user_stays(tars: Path, shards: tuple[Shard | None, ...]) -> None:
+    """Also where the folder of loose images is there, and where the plan is."""
+    mine = tars.parent / "out" / "more" / "b-1.tar"
+    for shard in shards[:-1]:
+        run(tars, shard=shard)
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (tars.parent / "out" / LOOSE).mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=r"more/b-1\.tar exists and was not written by unseg; give another folder"):
+        run(tars, shard=shards[-1])
+    assert mine.read_text() == "mine"
+
+
+def test_tars_without_images_or_masks_are_one_line(tars: Path) -> None:
+    with pytest.raises(UserError, match=rf"^--webdataset seg\.png: no image in {tars} has a member seg\.png; name"):
+        run(tars, webdataset="seg.png")
+    shutil.rmtree(tars)
+    write_tar(tars / "a.tar", [("1.txt", b"words")])
+    with pytest.raises(UserError, match=rf"^{tars}: no image in its tar files$"):
+        run(tars)
 
 
 @pytest.mark.slow
