@@ -171,6 +171,16 @@ def test_annotations_in_a_store(there: Any, local: Path, tmp_path: Path) -> None
 # --- shards, killed and repeated
 
 
+def test_who_planned_is_told_the_next_step_and_a_run_that_goes_on_is_not(there: Any, local: Path) -> None:
+    told = Told()
+    given = {"masks": local / "masks", "key": local / "key", "progress": told}
+    protect(local / "photos", f"{ROOT}/out", SETTINGS, **given)
+    assert not any(line.startswith("planned: ") for line in told.sentences)
+    protect(local / "photos", f"{ROOT}/other", SETTINGS, **given, shard=Shard(0, 2))
+    (line,) = [line for line in told.sentences if line.startswith("planned: ")]
+    assert line.endswith(f"--shard 1/2 to 2/2, in any order and on any machines, then `unseg merge {ROOT}/other`")
+
+
 def test_shards_in_a_store_need_no_common_disk(there: Any, local: Path) -> None:
     with pytest.raises(UserError, match=f"--shard 1/2: nothing in --out {ROOT}/out says"):
         run(local, shard="1/2")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import unseg
 from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
 from unseg import cli
@@ -310,6 +311,22 @@ def test_tables_without_images_or_masks_are_one_line(source: Path) -> None:
     pq.write_table(table().slice(0, 0), path)
     with pytest.raises(UserError, match=rf"^{source}: no image in its tables$"):
         run(source)
+
+
+def test_auto_finds_the_masks_whatever_the_images_are_called(tmp_path: Path) -> None:
+    """From one table into a folder beside it."""
+    columns = {"left": pa.array([cell(picture(1))], CELL), "right": pa.array([cell(picture(2))], CELL)}
+    pq.write_table(pa.table({**columns, "mask": pa.array([cell(mask())], CELL)}), tmp_path / "x.parquet")
+    assert protect(tmp_path / "x.parquet", tmp_path / "out", SETTINGS, huggingface="auto", key=KEY).exit_code == 0
+    assert unseg.verify(str(tmp_path / "out")).failures == []
+    out = pq.read_table(tmp_path / "out" / "x.parquet").to_pylist()[0]
+    assert is_noised(picture(1), out["left"]["bytes"]) and is_noised(picture(2), out["right"]["bytes"])
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="the masks may be left or right; name their column: --huggingface COLUMN"):
+        protect(tmp_path / "x.parquet", tmp_path / "other", SETTINGS, huggingface="auto", key=KEY)
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x\.parquet: no column holds images to protect \(n\)"):
+        protect(tmp_path / "x.parquet", tmp_path / "other", SETTINGS, huggingface="auto", key=KEY)
 
 
 def test_shards_take_whole_tables(source: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.core import first_few
-from unseg.data.annotations.huggingface import choose_columns
+from unseg.data.annotations.huggingface import choose_mask_column
 from unseg.data.annotations.image_tables import PARQUET, ImageTable, open_pieces, row_name
 from unseg.data.annotations.table_files import ARROW_FILE, Pieces, import_arrow, sound_parts
 from unseg.data.stray_pictures import refuse_stray_pictures
@@ -55,14 +55,15 @@ class TableContainer(Container):
         UserError where no column holds images, or one would stay as it is.
         """
         table = ImageTable.open(path)
-        images = table.image_columns
+        images, names = table.image_columns, table.pieces.schema.names
+        if not images:
+            raise UserError(f"{path}: no column holds images to protect ({first_few(names, 30)})")
         if masks is None and needs_masks:
-            masks = choose_columns(images, None, str(path), "--huggingface COLUMN")[1]
+            masks = choose_mask_column(images, None, str(path), "--huggingface COLUMN")
         if masks is not None and masks not in images:
             raise UserError(
                 f"--huggingface {masks}: {path} has no such column of images ({', '.join(images[:30]) or 'none'})"
             )
-        names = table.pieces.schema.names
         columns = {number: name for number, name in enumerate(names) if name in images and name != masks}
         if not columns:
             raise UserError(f"{path}: no column holds images to protect ({first_few(names, 30)})")

@@ -116,7 +116,8 @@ def _check(request: Request) -> None:
 
 def _check_out(request: Request, out: Path, opened: Containers, own: tuple[Container, ...]) -> None:
     """Raises UserError where the output folder is no place for the files. own: those that this run writes."""
-    if Path(os.path.realpath(out)).is_relative_to(opened.source):
+    place = Path(os.path.realpath(out))  # below the folder of one file that was named, nothing is looked for
+    if place == opened.source or (place.is_relative_to(opened.source) and request.inputs[0].is_dir()):
         raise UserError(f"--out {request.out}: lies in the folder of the {opened.what}; give a folder beside it")
     if os.path.lexists(out / MANIFEST):
         raise UserError(f"--out {request.out}: is finished, `unseg verify` proves it; give another folder")

@@ -28,7 +28,9 @@ def holds_containers(folder: Path) -> bool:
     loose = read_manifest(folder / LOOSE) if manifest is None and os.path.isdir(folder / LOOSE) else None
     if loose is not None:
         refuse_unmerged(loose, folder)
-        raise UserError(f"{folder}: its run was cut off, or had --limit; run the same command again without it, then verify")
+        raise UserError(
+            f"{folder}: its run was cut off, or had --limit; run the same command again without it, then verify"
+        )
     return manifest is not None and CONTAINERS in manifest.header
 
 
