@@ -80,7 +80,6 @@ def protect(
     """
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
-    engine = Engine.named(engine)
     settings, processes = _on_gpus(named_settings(settings, **options), processes, gpus, engine)
     request = Request(
         tuple(map(Path, [inputs] if isinstance(inputs, (str, Path)) else inputs)),
@@ -97,7 +96,7 @@ def protect(
         webdataset=webdataset,
         huggingface=huggingface,
         shard=shard,
-        engine=engine,
+        engine=Engine.named(engine),
     )
     return _carried_out(request, dry_run, watch, progress)
 
@@ -166,7 +165,7 @@ def _next_step(request: Request, shard: Shard, images: int) -> str:
 
 
 def _on_gpus(
-    settings: ProtectSettings, processes: int, gpus: int | None, engine: Engine | None
+    settings: ProtectSettings, processes: int, gpus: int | None, engine: Engine | str | None
 ) -> tuple[ProtectSettings, int]:
     """Returns the settings with the device of so many GPUs, and how many processes there are then."""
     if gpus is None:
