@@ -372,6 +372,18 @@ def test_a_picture_that_would_stay_as_it_is_is_refused(tars: Path, name: str) ->
         run(tars)
 
 
+@pytest.mark.parametrize("name", ["00007.left.jpg", "00007.view.webp", "00008.img.png", "00007.bin", "00007"])
+def test_a_picture_under_a_name_of_another_kind_is_refused(tars: Path, name: str) -> None:
+    """00008 is a sample without an image; 00007.depth.png lies beside one, and is a label map."""
+    beside = ("00007.depth.png", sample(7, (33, 47))[1][1])
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside, (name, beside[1])])
+    with pytest.raises(UserError, match=f"c-2.tar: {name} is a picture that would stay as it is"):
+        run(tars)
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside])
+    run(tars)
+    assert dict(content(tars.parent / "out" / "c-2.tar"))["00007.depth.png"] == beside[1]
+
+
 def test_a_key_lies_beside_the_output_and_a_dry_run_makes_none(tars: Path) -> None:
     run(tars, key=None, dry_run=True)
     assert [path.name for path in tars.parent.iterdir()] == ["tars"]
