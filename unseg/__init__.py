@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unseg.protecting.one_call import protect_image as protect
     from unseg.protecting.protector import Protector as Protector
     from unseg.protecting.run import protect as protect_folder
-    from unseg.protecting.verification import verify as verify
+    from unseg.protecting.stores import verify_anywhere as verify
 
 __version__ = "0.2.0"
 __all__ = [
@@ -43,7 +43,7 @@ _HOMES = {
     "load_generator": ("unseg.protecting.generators", "load_generator"),
     "protect": ("unseg.protecting.one_call", "protect_image"),
     "protect_folder": ("unseg.protecting.run", "protect"),
-    "verify": ("unseg.protecting.verification", "verify"),
+    "verify": ("unseg.protecting.stores", "verify_anywhere"),
 }
 
 if not TYPE_CHECKING:  # a type checker that saw it would take any name for one that is there

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from tests.support.told_progress import Told
 from unseg.compute import engine as engines
 from unseg.compute.engine import ATTEMPTS, Crew, Engine, Part, Work
-from unseg.compute.ray_cluster import _WithoutRay
+from unseg.compute.ray_cluster import _WithoutRay, cluster_at
 from unseg.errors import UserError
 
 
@@ -156,6 +157,25 @@ def test_no_room_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     crew = Crew(ray, Engine(), told)
     assert list(crew.results(doubled, b"", iter([Part("a", b"4")]), 1)) == [8]
     assert told.sentences == ["--engine ray: the cluster has no room for an actor now; this waits until it has"]
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n", b"-ERR", None])
+def test_another_server_is_no_cluster(answer: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dashboard's port, for one. None: who never says a word."""
+    monkeypatch.setattr("unseg.compute.ray_cluster.ANSWERS_WITHIN", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as stack:
+
+        def serve() -> None:
+            connection = stack.enter_context(server.accept()[0])
+            if answer is not None:
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        told = f"--ray-address {address}: no cluster of Ray could be joined there"
+        with pytest.raises(UserError, match=told), cluster_at(address):
+            pass
 
 
 def test_threads_of_ray_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:

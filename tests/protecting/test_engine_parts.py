@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import unseg
 from tests.support.actors_here import ActorsHere, Lost, use
 from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
@@ -231,6 +232,16 @@ def test_what_does_not_go_together_is_one_line(
     assert cli.main([*command, *options]) == 2
     assert capsys.readouterr().err.startswith(f"unseg: error: {told}")
     assert not (local / "out").exists()
+
+
+def test_python_takes_the_engine_by_its_name(local: Path, actors: ActorsHere) -> None:
+    run(local, engine="ray")
+    assert actors.started and tree(local / "out") == tree(local / "one")
+    started = actors.started
+    assert unseg.verify(local / "out", engine="ray").failures == [] and actors.started > started
+    for wrong in ("spark", 4):
+        with pytest.raises(UserError, match=f"--engine {wrong}: give ray"):
+            run(local, "other", engine=wrong)
 
 
 def test_processes_of_verify_are_those_of_an_engine(local: Path, capsys: pytest.CaptureFixture[str]) -> None:

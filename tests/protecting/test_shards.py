@@ -224,7 +224,7 @@ def test_a_shard_that_sees_other_images_is_refused(photos: Path) -> None:
 def test_shards_of_two_plans_and_plain_runs_are_kept_apart(photos: Path) -> None:
     run(photos, "out", "plan/2")
     assert "is planned for 2 shards; give that number" in refusal(photos, "out", "1/3")
-    assert "is planned for 2 shards; give --shard, or another --out" in refusal(photos, "out")
+    assert "is planned for 2 shards; give --shard, --engine ray if that planned them, or" in refusal(photos, "out")
     with pytest.raises(UserError, match=r"--key .*|is not the key"):
         protect(
             photos, photos.parent / "out", SETTINGS, masks=photos.parent / "masks", key=bytes(32), shard=Shard(1, 2)

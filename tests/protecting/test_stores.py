@@ -6,11 +6,13 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from PIL import Image
 
 from tests.support.s3_server import BUCKET, SECRET, served
@@ -171,6 +173,16 @@ def test_annotations_in_a_store(there: Any, local: Path, tmp_path: Path) -> None
 # --- shards, killed and repeated
 
 
+def test_who_planned_is_told_the_next_step_and_a_run_that_goes_on_is_not(there: Any, local: Path) -> None:
+    told = Told()
+    given = {"masks": local / "masks", "key": local / "key", "progress": told}
+    protect(local / "photos", f"{ROOT}/out", SETTINGS, **given)
+    assert not any(line.startswith("planned: ") for line in told.sentences)
+    protect(local / "photos", f"{ROOT}/other", SETTINGS, **given, shard=Shard(0, 2))
+    (line,) = [line for line in told.sentences if line.startswith("planned: ")]
+    assert line.endswith(f"--shard 1/2 to 2/2, in any order and on any machines, then `unseg merge {ROOT}/other`")
+
+
 def test_shards_in_a_store_need_no_common_disk(there: Any, local: Path) -> None:
     with pytest.raises(UserError, match=f"--shard 1/2: nothing in --out {ROOT}/out says"):
         run(local, shard="1/2")
@@ -283,6 +295,30 @@ def test_what_is_not_there_is_told_by_its_address(there: Any, local: Path, capsy
     assert cli.main(["protect", f"{ROOT}/photos", *key, "--out", f"s3://me:{SECRET}@bucket/out"]) == 2
     told = capsys.readouterr().err
     assert "s3://…: name no password in an address" in told and SECRET not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(f"Key {SECRET} does not exist"), "the store refuses access; look at the credentials in use"),
+        (NoCredentialsError(), "no credentials are found, neither in AWS_ACCESS_KEY_ID nor"),
+        (EndpointConnectionError(endpoint_url=f"http://{SECRET}"), "nobody answers at the server; is AWS_ENDPOINT_URL"),
+    ],
+)
+def test_what_lacks_to_reach_a_store_is_told_without_secrets(
+    error: Exception, told: str, local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As s3fs and botocore raise it where a server says 403, where there is nobody to sign as, and where none is."""
+
+    def isfile(url: str) -> bool:
+        raise error
+
+    monkeypatch.setattr("unseg.storage.mirror._filesystem", lambda url: SimpleNamespace(isfile=isfile))
+    command = ["protect", str(local / "photos"), "--masks", "s3://bucket/masks", "--out", str(local / "new")]
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert said.replace("\n", " ").startswith(f"unseg: error: s3://bucket/masks: cannot be listed: {told}")
+    assert SECRET not in said and not (local / "new").exists()
 
 
 def test_the_commands(there: Any, local: Path, capsys: pytest.CaptureFixture[str]) -> None:

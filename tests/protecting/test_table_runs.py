@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import unseg
 from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
 from unseg import cli
@@ -248,6 +249,17 @@ def test_every_column_of_images_is_protected_and_a_row_goes_as_a_whole(tmp_path:
     [
         ({"frames": pa.array([[cell(b"x")]] * 6, pa.list_(CELL))}, "the column frames holds images in lists"),
         ({"jpg": pa.array([None, *[picture(1)] * 5], pa.binary())}, "the column jpg holds pictures as plain bytes"),
+        ({"jpg": pa.array([b"", b"no", *[picture(1)] * 4])}, "the column jpg holds pictures as plain bytes"),
+        ({"jpg": pa.array([picture(1)] * 6).dictionary_encode()}, "the column jpg holds pictures as plain bytes"),
+        ({"jpgs": pa.array([[], *[[picture(1)]] * 5])}, "the column jpgs holds pictures as plain bytes"),
+        (
+            {"of": pa.array([{"a": [b"no"] * 9, "z": [{"k": picture(1)}]}] * 6)},
+            "the column of holds pictures as plain bytes",
+        ),
+        (
+            {"of": pa.array([[("a", picture(1))]] * 6, pa.map_(pa.string(), pa.binary()))},
+            "the column of holds pictures as plain bytes",
+        ),
     ],
 )
 def test_images_that_would_stay_are_refused(source: Path, columns: dict[str, Any], told: str) -> None:
@@ -287,6 +299,34 @@ def test_what_does_not_go_together(source: Path) -> None:
     with pytest.raises(UserError, match=r"README\.md exists and was not written by unseg"):
         run(source)
     assert tree(source.parent / "out") == {"README.md": b"mine"}
+
+
+def test_tables_without_images_or_masks_are_one_line(source: Path) -> None:
+    shutil.rmtree(source)
+    source.mkdir()
+    path = source / "t.parquet"
+    pq.write_table(table().slice(3, 1), path)
+    with pytest.raises(UserError, match=rf"^--huggingface mask: no image in {source} has a mask in this column; name"):
+        run(source)
+    pq.write_table(table().slice(0, 0), path)
+    with pytest.raises(UserError, match=rf"^{source}: no image in its tables$"):
+        run(source)
+
+
+def test_auto_finds_the_masks_whatever_the_images_are_called(tmp_path: Path) -> None:
+    """From one table into a folder beside it."""
+    columns = {"left": pa.array([cell(picture(1))], CELL), "right": pa.array([cell(picture(2))], CELL)}
+    pq.write_table(pa.table({**columns, "mask": pa.array([cell(mask())], CELL)}), tmp_path / "x.parquet")
+    assert protect(tmp_path / "x.parquet", tmp_path / "out", SETTINGS, huggingface="auto", key=KEY).exit_code == 0
+    assert unseg.verify(str(tmp_path / "out")).failures == []
+    out = pq.read_table(tmp_path / "out" / "x.parquet").to_pylist()[0]
+    assert is_noised(picture(1), out["left"]["bytes"]) and is_noised(picture(2), out["right"]["bytes"])
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="the masks may be left or right; name their column: --huggingface COLUMN"):
+        protect(tmp_path / "x.parquet", tmp_path / "other", SETTINGS, huggingface="auto", key=KEY)
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x\.parquet: no column holds images to protect \(n\)"):
+        protect(tmp_path / "x.parquet", tmp_path / "other", SETTINGS, huggingface="auto", key=KEY)
 
 
 def test_shards_take_whole_tables(source: Path) -> None:

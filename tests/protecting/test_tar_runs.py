@@ -172,6 +172,8 @@ def test_a_run_that_is_cut_off_goes_on(tars: Path, bar: str) -> None:
     with pytest.raises(Stopped):
         run(tars, progress=Acting(1, stop, of=bar))
     assert (tars.parent / "out" / LOOSE).is_dir() and not (tars.parent / "out" / MANIFEST).exists()
+    with pytest.raises(UserError, match="out: its run was cut off, or had --limit; run the same command"):
+        found(tars.parent / "out")
     run(tars)
     assert tree(tars.parent / "out") == tree(tars.parent / "alone")
     with pytest.raises(UserError, match="is finished, `unseg verify` proves it; give another folder"):
@@ -277,15 +279,42 @@ def test_shards_take_whole_tars(tars: Path) -> None:
     """Three shards of two tars: one of them has nothing to do."""
     run(tars, "alone")
     out = tars.parent / "out"
+    with pytest.raises(UserError, match=rf"^--shard 1/3: nothing in --out {out} says which key"):
+        run(tars, shard=Shard(1, 3))
     for number in (0, 3, 1):
         run(tars, shard=Shard(number, 3))
     with pytest.raises(UserError, match=r"a-0\.tar is not there; the shard that writes it has not run"):
         merge_anywhere(out)
+    with pytest.raises(UserError, match="out: its 3 shards are not merged; run `unseg merge"):
+        found(out)
     with pytest.raises(Stopped):
         run(tars, shard=Shard(2, 3), progress=Acting(1, stop, of="tars"))
     run(tars, shard=Shard(2, 3))
     assert merge_anywhere(out).exit_code == 1
     assert tree(out) == tree(tars.parent / "alone")
+
+
+@pytest.mark.parametrize("shards", [(None,), (Shard(0, 2),), (Shard(0, 2), Shard(2, 2))])
+def test_a_file_of_the_user_stays(tars: Path, shards: tuple[Shard | None, ...]) -> None:
+    """Also where the folder of loose images is there, and where the plan is."""
+    mine = tars.parent / "out" / "more" / "b-1.tar"
+    for shard in shards[:-1]:
+        run(tars, shard=shard)
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (tars.parent / "out" / LOOSE).mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=r"more/b-1\.tar exists and was not written by unseg; give another folder"):
+        run(tars, shard=shards[-1])
+    assert mine.read_text() == "mine"
+
+
+def test_tars_without_images_or_masks_are_one_line(tars: Path) -> None:
+    with pytest.raises(UserError, match=rf"^--webdataset seg\.png: no image in {tars} has a member seg\.png; name"):
+        run(tars, webdataset="seg.png")
+    shutil.rmtree(tars)
+    write_tar(tars / "a.tar", [("1.txt", b"words")])
+    with pytest.raises(UserError, match=rf"^{tars}: no image in its tar files$"):
+        run(tars)
 
 
 @pytest.mark.slow
@@ -341,6 +370,18 @@ def test_a_picture_that_would_stay_as_it_is_is_refused(tars: Path, name: str) ->
     write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), (name, b"?")])
     with pytest.raises(UserError, match=f"c-2.tar: {name} is a picture"):
         run(tars)
+
+
+@pytest.mark.parametrize("name", ["00007.left.jpg", "00007.view.webp", "00008.img.png", "00007.bin", "00007"])
+def test_a_picture_under_a_name_of_another_kind_is_refused(tars: Path, name: str) -> None:
+    """00008 is a sample without an image; 00007.depth.png lies beside one, and is a label map."""
+    beside = ("00007.depth.png", sample(7, (33, 47))[1][1])
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside, (name, beside[1])])
+    with pytest.raises(UserError, match=f"c-2.tar: {name} is a picture that would stay as it is"):
+        run(tars)
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside])
+    run(tars)
+    assert dict(content(tars.parent / "out" / "c-2.tar"))["00007.depth.png"] == beside[1]
 
 
 def test_a_key_lies_beside_the_output_and_a_dry_run_makes_none(tars: Path) -> None:

@@ -44,8 +44,13 @@ class Engine:
     most: int | None = None
 
     @staticmethod
-    def named(name: str | None, address: str | None = None, most: int | None = None) -> Engine | None:
-        """Returns the engine that options name, None where they name none; UserError where they contradict."""
+    def named(name: Engine | str | None, address: str | None = None, most: int | None = None) -> Engine | None:
+        """Returns the engine that options name, None where they name none; UserError where they contradict.
+
+        An engine itself is returned as it is.
+        """
+        if isinstance(name, Engine):
+            return name
         if name not in (None, "ray"):
             raise UserError(f"--engine {name}: give ray, or leave it out for processes of this machine")
         if name is None and address is not None:

@@ -22,6 +22,9 @@ OPTION = "--engine ray"
 # Ray's processes inherit these. The last lets an actor without a GPU see none, as a driver without one does.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 ANSWERS_WITHIN = 10.0  # seconds
+# How HTTP/2, over which Ray speaks, begins on either side: RFC 9113, 3.4, 4.1 and 6.5.
+FRAME, SETTINGS_FRAME = 9, 4  # bytes of a frame's head; the type in it
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS_FRAME, 0, 0, 0, 0, 0])
 STORE = 80 << 20  # bytes of Ray's object store on this machine, near its least: only names lie in it
 SHORT = 24  # characters of a folder for Ray's sockets: they lie deep below it, and their names may have 107
 
@@ -73,7 +76,7 @@ def _joined(ray: Any, address: str) -> Iterator[None]:
         raise UserError(f"{option}: give HOST:PORT of the cluster's head, such as 10.0.0.5:6379, or auto")
     try:
         if address != "auto":
-            socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()  # Ray tries for minutes
+            _greet(host.strip("[]"), int(port))
         _init(ray, address=address)
     except (RuntimeError, ValueError, OverflowError, OSError) as error:
         said = " ".join(str(error).split())[:160]
@@ -82,6 +85,17 @@ def _joined(ray: Any, address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _greet(host: str, port: int) -> None:
+    """Raises OSError where nobody answers, or somebody who does not as the head of a cluster: Ray asks without end."""
+    with socket.create_connection((host, port), ANSWERS_WITHIN) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return  # it speaks to those alone who have its certificate
+        connection.sendall(GREETING)
+        answer = connection.recv(FRAME, socket.MSG_WAITALL)
+    if len(answer) < FRAME or answer[3] != SETTINGS_FRAME:
+        raise OSError("who answers there is no head of a cluster; is the port that of another service?")
 
 
 @contextmanager

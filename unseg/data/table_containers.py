@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.core import first_few
-from unseg.data.annotations.huggingface import choose_columns
-from unseg.data.annotations.image_tables import PARQUET, ImageTable, holds_images, open_pieces, row_name
-from unseg.data.annotations.table_files import ARROW_FILE, Pieces, arrow_errors, import_arrow
+from unseg.data.annotations.huggingface import choose_mask_column
+from unseg.data.annotations.image_tables import PARQUET, ImageTable, open_pieces, row_name
+from unseg.data.annotations.table_files import ARROW_FILE, Pieces, import_arrow, sound_parts
+from unseg.data.stray_pictures import refuse_stray_pictures
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import open_for_reading, writing
 from unseg.storage.image_limits import ImageError
-from unseg.storage.picture_kinds import START, kind_of
 
 MASK = ".mask.png"
 PART = 1 << 26  # bytes that are written at a time: a row group, or a record batch
@@ -55,20 +55,21 @@ class TableContainer(Container):
         UserError where no column holds images, or one would stay as it is.
         """
         table = ImageTable.open(path)
-        images = table.image_columns
+        images, names = table.image_columns, table.pieces.schema.names
+        if not images:
+            raise UserError(f"{path}: no column holds images to protect ({first_few(names, 30)})")
         if masks is None and needs_masks:
-            masks = choose_columns(images, None, str(path), "--huggingface COLUMN")[1]
+            masks = choose_mask_column(images, None, str(path), "--huggingface COLUMN")
         if masks is not None and masks not in images:
             raise UserError(
                 f"--huggingface {masks}: {path} has no such column of images ({', '.join(images[:30]) or 'none'})"
             )
-        names = table.pieces.schema.names
         columns = {number: name for number, name in enumerate(names) if name in images and name != masks}
         if not columns:
             raise UserError(f"{path}: no column holds images to protect ({first_few(names, 30)})")
         if len(set(names)) < len(names):
             raise UserError(f"{path}: has two columns of one name; rename one of them")
-        _refuse_others(table, path)
+        refuse_stray_pictures(table)
         return cls(path, place, table, columns, masks, range(table.row_count))
 
     def images(self) -> Iterator[tuple[str, str | None]]:
@@ -239,57 +240,12 @@ class TableContainer(Container):
         return [cell["path"].as_py() if cell.is_valid else False for cell in column]
 
 
-def _refuse_others(table: ImageTable, path: Path) -> None:
-    """Raises UserError where images lie elsewhere in the table than in columns of their own, and would stay as they
-    are."""
-    types = import_arrow("pyarrow").types
-    for field in table.pieces.schema:
-        if not holds_images(field.type) and _has_images_within(field.type):
-            raise UserError(
-                f"{path}: the column {field.name} holds images in lists or structs, which would stay as they are;"
-                " remove it, or make columns of images of it"
-            )
-        is_data = types.is_binary(field.type) or types.is_large_binary(field.type)
-        if is_data and _starts_like_a_picture(table, field.name):
-            raise UserError(
-                f"{path}: the column {field.name} holds pictures as plain bytes, which would stay as they are; make it"
-                " a column of images (cast_column), or remove it"
-            )
-
-
-def _has_images_within(kind: Any) -> bool:
-    return holds_images(kind) or any(_has_images_within(kind.field(number).type) for number in range(kind.num_fields))
-
-
-def _starts_like_a_picture(table: ImageTable, name: str) -> bool:
-    for piece in range(len(table.pieces.lengths)):
-        for part in _sound(table.pieces.read(piece, name), table.path):
-            for cell in part.column(name):
-                if cell.is_valid:
-                    return kind_of(cell.as_py()[:START]) is not None
-    return False
-
-
-def _sound(parts: Iterator[Any], path: Path) -> Iterator[Any]:
-    """Yields parts of a table; UserError where one is broken."""
-    while True:
-        try:
-            part = next(parts, None)
-            if part is not None:
-                part.validate(full=True)  # arrow itself trusts the offsets in a file
-        except arrow_errors() as error:
-            raise UserError(f"{path}: is broken: {' '.join(str(error).split())[:200]}") from error
-        if part is None:
-            return
-        yield part
-
-
 def _whole_rows(pieces: Pieces, path: Path) -> Iterator[tuple[int, Any, bool]]:
     """Yields the number of its first row, a part of a table, and whether it is the last of its piece."""
     start = 0
     for piece in range(len(pieces.lengths)):
         end = start + pieces.lengths[piece]
-        for part in _sound(pieces.read(piece, None), path):
+        for part in sound_parts(pieces.read(piece, None), path):
             yield start, part, start + part.num_rows >= end
             start += part.num_rows
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,17 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
     _check(request)
     opened = request.containers or opened_for(request)
     out, shard = Path(os.path.abspath(request.out)), request.shard
-    _check_out(request, out, opened)
     own = opened.found if shard is None else tuple(shard.of(opened.found))
-    done = None if shard is None or shard.is_plan else _done_already(out, shard, own)
-    if done is not None:
-        return done
+    _check_out(request, out, opened, own)
     with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
         here = ContainerFolder(Path(os.path.realpath(scratch)), opened.source)
+        told = {f"--out {out / LOOSE}": f"--out {request.out}", os.fspath(here.folder): os.fspath(opened.source)}
+        mounts.enter_context(_telling(told))
+        done = None if shard is None or shard.is_plan else _done_already(out, shard, own)
+        if done is not None:
+            return done
         samples, parts = _samples(opened, own, here, request.masks, shard)
+        _check_samples(request, opened, samples)
         mounts.enter_context(mounted(here))
         mounts.enter_context(mounted(ContainerFolder(out / LOOSE, out)))
         inner = replace(
@@ -82,6 +85,18 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
         return _packed(inner, own, opened, progress, summary)
 
 
+@contextmanager
+def _telling(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, errors name what the user gave. names: what they say → what they are to say."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for here, given in names.items():
+            text = text.replace(here, given)
+        raise UserError(text) from error
+
+
 def opened_for(request: Request) -> Containers:
     """Opens the files of a request; UserError where they cannot be protected."""
     return open_containers(request.inputs[0], request.webdataset, request.huggingface, request.masks is not None)
@@ -99,17 +114,22 @@ def _check(request: Request) -> None:
         raise UserError(f"--unmasked {request.settings.unmasked}: leave it out; samples without an object are left out")
 
 
-def _check_out(request: Request, out: Path, opened: Containers) -> None:
-    """Raises UserError where the output folder is no place for the files."""
-    if Path(os.path.realpath(out)).is_relative_to(opened.source):
+def _check_out(request: Request, out: Path, opened: Containers, own: tuple[Container, ...]) -> None:
+    """Raises UserError where the output folder is no place for the files. own: those that this run writes."""
+    place = Path(os.path.realpath(out))  # below the folder of one file that was named, nothing is looked for
+    if place == opened.source or (place.is_relative_to(opened.source) and request.inputs[0].is_dir()):
         raise UserError(f"--out {request.out}: lies in the folder of the {opened.what}; give a folder beside it")
     if os.path.lexists(out / MANIFEST):
         raise UserError(f"--out {request.out}: is finished, `unseg verify` proves it; give another folder")
-    if not os.path.isdir(out / LOOSE):  # else an earlier run of ours was cut off
-        names = (*(container.place for container in opened.found), *opened.beside)
-        there = next((name for name in names if os.path.lexists(out / name)), None)
-        if there is not None:
-            raise UserError(f"--out {request.out}: {there} exists and was not written by unseg; give another folder")
+    shard = request.shard
+    records = out / LOOSE if shard is None else shard.folder(out / LOOSE)
+    if read_manifest(records) is not None:
+        return  # an earlier run of ours was cut off: its manifest was there before any file of its
+    beside = opened.beside if shard is None or shard.number <= 1 else ()
+    names = (*(container.place for container in own), *beside)
+    there = next((name for name in names if os.path.lexists(out / name)), None)
+    if there is not None:
+        raise UserError(f"--out {request.out}: {there} exists and was not written by unseg; give another folder")
 
 
 def _samples(
@@ -138,6 +158,19 @@ def _samples(
     if masks is None:
         return SampleList(sorted(samples)), parts
     return _with_masks(samples, opened, masks), parts
+
+
+def _check_samples(request: Request, opened: Containers, samples: SampleList) -> None:
+    """Raises UserError where the files hold no image, or are to hold the masks and hold none."""
+    if not samples.samples:
+        raise UserError(f"{request.inputs[0]}: no image in its {opened.what}")
+    if request.masks is not None or any(sample.mask_file is not None for sample in samples.samples):
+        return
+    if request.webdataset is not None:
+        said = f"--webdataset {request.webdataset}: no image in {request.inputs[0]} has a member {opened.masks}"
+    else:
+        said = f"--huggingface {opened.masks}: no image in {request.inputs[0]} has a mask in this column"
+    raise UserError(f"{said}; name what holds the masks")
 
 
 def _with_masks(samples: list[SampleFile], opened: Containers, masks: Path) -> SampleList:

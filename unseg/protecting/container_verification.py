@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unseg.errors import UserError
-from unseg.protecting.container_runs import CONTAINERS, written_images
+from unseg.protecting.container_runs import CONTAINERS, LOOSE, written_images
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.opened_containers import Containers, facts_of, opened_at
+from unseg.protecting.shards import refuse_unmerged
 from unseg.protecting.verification import Finding, Verification
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import files_under, link_on_the_way, sha256_of
@@ -22,8 +23,14 @@ from unseg.storage.mounts import mounted
 
 
 def holds_containers(folder: Path) -> bool:
-    """Returns whether a folder was written by a run on tars or tables."""
+    """Returns whether a folder was written by a run on tars or tables; UserError where that is not at its end."""
     manifest = read_manifest(folder) if os.path.isdir(folder) else None
+    loose = read_manifest(folder / LOOSE) if manifest is None and os.path.isdir(folder / LOOSE) else None
+    if loose is not None:
+        refuse_unmerged(loose, folder)
+        raise UserError(
+            f"{folder}: its run was cut off, or had --limit; run the same command again without it, then verify"
+        )
     return manifest is not None and CONTAINERS in manifest.header
 
 

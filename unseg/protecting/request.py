@@ -169,8 +169,6 @@ class Request:
         ):
             if given and self.engine is not None:
                 raise UserError(f"--engine ray: does not go with {option}; leave one of them out")
-        if not isinstance(self.engine, Engine | None):
-            raise UserError(f"engine: give unseg.compute.engine.Engine(), not a {type(self.engine).__name__}")
         if self.engine is not None and self.engine.most is not None and self.engine.most < 1:
             raise UserError(f"--processes {self.engine.most}: give 1 or more")
 

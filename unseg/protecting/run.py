@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -31,7 +30,7 @@ from unseg.protecting.stores import protect_in_stores
 from unseg.protecting.watching import check_watched, watched
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock, told_of_stale
-from unseg.storage.mounts import place_of
+from unseg.storage.mirror import is_url, url_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,7 +64,7 @@ def protect(
     key: str | Path | bytes | None = None,
     codes: str | Path | Mapping[int, int] | None = None,
     shard: Shard | None = None,
-    engine: Engine | None = None,
+    engine: Engine | str | None = None,
     progress: Progress = SILENT,
     **options: Unpack[RunOptions],
 ) -> Summary:
@@ -97,7 +96,7 @@ def protect(
         webdataset=webdataset,
         huggingface=huggingface,
         shard=shard,
-        engine=engine,
+        engine=Engine.named(engine),
     )
     return _carried_out(request, dry_run, watch, progress)
 
@@ -106,13 +105,16 @@ def _carried_out(request: Request, dry_run: bool, watch: bool, progress: Progres
     request.check()
     if watch:
         check_watched(request, dry_run)
+        load_libraries(request)
+        with image_limits.own_size_limit(), alone():
+            return watched(request, progress)
     if request.is_in_stores:
-        return protect_in_stores(request, dry_run, progress, _on_disk)
-    if not watch:
-        return _on_disk(request, dry_run, progress)
-    load_libraries(request)
-    with image_limits.own_size_limit(), alone():
-        return watched(request, progress)
+        summary = protect_in_stores(request, dry_run, progress, _on_disk)
+    else:
+        summary = _on_disk(request, dry_run, progress)
+    if summary.planned and request.shard is not None:  # as the user gave it: other plans are carried out at once
+        progress.say(_next_step(request, request.shard, summary.forecast.images))
+    return summary
 
 
 def _on_disk(
@@ -150,17 +152,20 @@ def _settled(
     summary = settle(plan, shards, pool, progress, tried=hand_out is None)
     if hand_out is not None:
         hand_out(plan)
-        return summary
-    out = place_of(os.path.abspath(plan.out))
-    progress.say(
-        f"planned: {len(plan.jobs):,} images in {shards:,} shards; run the same command with --shard 1/{shards} to"
-        f" {shards}/{shards}, in any order and on any machines, then `unseg merge {out}`"
-    )
     return summary
 
 
+def _next_step(request: Request, shard: Shard, images: int) -> str:
+    """Returns what whoever planned shards is to do now."""
+    out = url_of(request.out) if is_url(request.out) else request.out
+    return (
+        f"planned: {images:,} images in {shard.count:,} shards; run the same command with --shard 1/{shard.count} to"
+        f" {shard.count}/{shard.count}, in any order and on any machines, then `unseg merge {out}`"
+    )
+
+
 def _on_gpus(
-    settings: ProtectSettings, processes: int, gpus: int | None, engine: Engine | None
+    settings: ProtectSettings, processes: int, gpus: int | None, engine: Engine | str | None
 ) -> tuple[ProtectSettings, int]:
     """Returns the settings with the device of so many GPUs, and how many processes there are then."""
     if gpus is None:

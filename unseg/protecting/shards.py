@@ -101,8 +101,8 @@ def earlier_manifest(out: Path, shard: Shard | None) -> Manifest | None:
     agreed = None if there is None else there.header.get(AGREED)
     if shard is None and agreed is not None:
         raise UserError(
-            f"--out {out}: is planned for {_count(agreed)} shards; give --shard, or another --out; once all shards are"
-            f" done, `unseg merge {out}` makes a plain folder of it"
+            f"--out {out}: is planned for {_count(agreed)} shards; give --shard, --engine ray if that planned them, or"
+            f" another --out; once all shards are done, `unseg merge {out}` makes a plain folder of it"
         )
     if shard is None or shard.is_plan:
         return there

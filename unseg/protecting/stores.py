@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unseg.compute.engine import Engine
-from unseg.compute.progress import Progress, Tick
+from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import worker_threads
 from unseg.data.samples import count_files
@@ -26,10 +26,12 @@ from unseg.protecting.execution import Summary
 from unseg.protecting.findings import Finding
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard, is_done
 from unseg.protecting.verification import Verification, verify
 from unseg.storage.files import files_under, sha256_of
+from unseg.storage.image_limits import MAX_PIXELS
 from unseg.storage.key_file import new_key, write_key
 from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
 
@@ -261,22 +263,27 @@ def merged_in_store(mirror: Mirror, out: Path) -> Summary:
 
 
 def verify_anywhere(
-    folder: Path,
+    folder: str | Path,
     *,
-    originals: Path | None,
-    masks: Path | None,
-    annotations: Path | None,
-    workers: int | None,
-    max_megapixels: float,
-    progress: Progress,
-    engine: Engine | None = None,
+    originals: str | Path | None = None,
+    masks: str | Path | None = None,
+    annotations: str | Path | OpenAnnotations | None = None,
+    workers: int | None = None,
+    max_megapixels: float = MAX_PIXELS / 1e6,
+    progress: Progress = SILENT,
+    engine: Engine | str | None = None,
     on_disk: Callable[..., Verification] = verify,
 ) -> Verification:
-    """Verifies a folder as `unseg.protecting.verification.verify` does, also one in a store. on_disk: does so on disks.
+    """Checks every file of an output folder, of tars, tables or images, on a disk or in a store; nothing is written.
 
-    What a manifest in a store names is looked for in the same bucket only; originals elsewhere are to be named.
+    originals, masks, annotations: where these lie now, if not where the manifest says; annotations may be open already.
+    What a manifest in a store names is looked for in the same bucket only. workers: threads; with an engine, of each
+    actor. max_megapixels: larger images are not decoded. engine: whose actors share the work. progress: is told the bar
+    "verify". on_disk: verifies folders of images on a disk. UserError where the folder cannot be verified at all.
     """
-    given = {"originals": originals, "masks": masks, "annotations": annotations}
+    folder, engine = Path(folder), Engine.named(engine)
+    given: dict[str, Any] = {"originals": originals, "masks": masks, "annotations": annotations}
+    given = {name: Path(place) if isinstance(place, str) else place for name, place in given.items()}
     options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels, "engine": engine}
     if engine is not None and is_url(annotations):
         raise UserError(f"{OPTION}: does not go with --annotations in a store; leave it out, or copy them to a disk")

@@ -94,7 +94,7 @@ def verify(
     annotations: str | Path | OpenAnnotations | None = None,
     workers: int | None = None,
     max_megapixels: float = image_limits.MAX_PIXELS / 1e6,
-    engine: Engine | None = None,
+    engine: Engine | str | None = None,
     progress: Progress = SILENT,
 ) -> Verification:
     """Checks every file of an output folder against the manifest and the originals. Nothing is written.
@@ -103,7 +103,7 @@ def verify(
     workers: threads; with an engine, of each actor. max_megapixels: larger images are not decoded. engine: whose actors
     share the work. progress: is told the bar "verify". Raises UserError where the folder cannot be verified at all.
     """
-    folder = Path(folder)
+    folder, engine = Path(folder), Engine.named(engine)
     if not 0 < max_megapixels < math.inf:
         raise UserError(f"--max-megapixels {max_megapixels}: give a number over 0")
     manifest = finished_manifest(folder)

@@ -36,6 +36,13 @@ PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in
 ROOM = 2**31  # bytes of contents that a mirror keeps
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
 
+# What the names of faults mean that users can mend.
+IN_WORDS = {
+    "PermissionError": "the store refuses access; look at the credentials in use, and at what they allow",
+    "NoCredentialsError": "no credentials are found, neither in AWS_ACCESS_KEY_ID nor in ~/.aws nor of this machine",
+    "EndpointConnectionError": "nobody answers at the server; is AWS_ENDPOINT_URL right, and is there a network?",
+}
+
 
 def is_url(place: object) -> bool:
     """Returns whether a place is in a store, as `s3://bucket/folder` is, and not on the disk."""
@@ -341,9 +348,14 @@ def _store_errors(url: str) -> Iterator[None]:
             error.errno, "is not there" if isinstance(error, FileNotFoundError) else "is there", url
         ) from None
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or type(error).__name__}"[:120], url) from None
+        raise OSError(error.errno, f"{error.strerror or _in_words(error)}"[:120], url) from None
     except _library_errors() as error:
-        raise OSError(None, type(error).__name__, url) from None
+        raise OSError(None, _in_words(error), url) from None
+
+
+def _in_words(error: Exception) -> str:
+    name = type(error).__name__
+    return IN_WORDS.get(name, name)
 
 
 def _library_errors() -> tuple[type[Exception], ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,10 +18,12 @@ from typing import BinaryIO
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import BLOCK, open_for_reading, sha256_of_blocks, stays_inside, writing
-from unseg.storage.picture_kinds import STACK_SUFFIXES, is_picture_name
+from unseg.storage.picture_kinds import START, is_picture_name, kind_of
 
 TAR = ".tar"
 IMAGES = ("jpg", "jpeg", "png", "webp")
+LABELS = ("png", "tif", "tiff")  # behind a further dot, beside an image: not pictures
+LOOKED = 20  # members of a suffix whose first bytes are looked at
 MEMBERS = 1_000_000  # of a tar file, at most
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
@@ -89,12 +92,7 @@ class TarContainer(Container):
     def open(cls, path: Path, place: str, suffix: str) -> TarContainer:
         """Reads the names in a tar; UserError where it is none, or holds a picture that would stay as it is."""
         found = members(path)
-        for member in found:
-            if _is_unlike(member, suffix):
-                raise UserError(
-                    f"{path}: {member.name} is a picture, and in tar files only {', '.join(IMAGES)} are protected;"
-                    " convert it, or protect it outside of a tar"
-                )
+        _refuse_strays(path, found, suffix)
         return cls(path, place, suffix, {member.name: member for member in found})
 
     def images(self) -> Iterator[tuple[str, str | None]]:
@@ -169,10 +167,32 @@ class TarContainer(Container):
                     yield one.name, "differs from its original"
 
 
-def _is_unlike(member: Member, suffix: str) -> bool:
-    """Returns whether a member is a sample's image in a format that stays as it is, which would pass for protected."""
-    whole = "." not in member.suffix or f".{member.suffix}" in STACK_SUFFIXES
-    return whole and member.suffix not in (*IMAGES, suffix) and is_picture_name(f"name.{member.suffix}")
+def _refuse_strays(tar: Path, found: Sequence[Member], masks: str) -> None:
+    """Raises UserError where a picture would stay as it is, and pass for protected: by its name, or its first bytes.
+
+    A label map beside a sample's image, such as 000012.depth.png, is none. masks: the suffix of members with masks.
+    """
+    pictured = {member.sample for member in found if member.suffix in IMAGES and member.suffix != masks}
+    looked = Counter[str]()
+    with open_for_reading(tar) as file:
+        for member in found:
+            if member.suffix in (*IMAGES, masks) or _is_label_map(member, pictured):
+                continue
+            is_picture = is_picture_name(f"name.{member.suffix}")
+            if not is_picture and member.size and looked[member.suffix] < LOOKED:
+                looked[member.suffix] += 1
+                file.seek(member.start)
+                is_picture = kind_of(file.read(min(START, member.size))) is not None
+            if is_picture:
+                raise UserError(
+                    f"{tar}: {member.name} is a picture that would stay as it is; in tar files only members called"
+                    f" NAME.{', NAME.'.join(IMAGES)} are protected: rename it, convert it, or keep it out of tars"
+                )
+
+
+def _is_label_map(member: Member, pictured: Collection[str]) -> bool:
+    name, _, last = member.suffix.rpartition(".")
+    return bool(name) and last in LABELS and member.sample in pictured
 
 
 def content(file: BinaryIO, member: Member) -> Iterator[bytes]:

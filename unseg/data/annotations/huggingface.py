@@ -58,22 +58,33 @@ def choose_columns(
 
     given: the mask's column, as the user named it. option: by which it is named. UserError where none or several fit.
     """
-    columns = f"columns of images: {', '.join(names[:30]) or 'none'}"
     images = [name for name in names if name.lower() in IMAGE_COLUMNS]
     if not images:
-        raise UserError(f"{where}: none of {', '.join(IMAGE_COLUMNS)} is there ({columns})")
-    others = [name for name in names if name not in images]
+        raise UserError(f"{where}: none of {', '.join(IMAGE_COLUMNS)} is there ({_told(names)})")
+    return images[0], choose_mask_column(names, given, where, option)
+
+
+def choose_mask_column(names: Sequence[str], given: str | None, where: str, option: str) -> str:
+    """Returns the masks' column, among those that hold images; UserError where none or several fit.
+
+    given, option: as for `choose_columns`.
+    """
+    others = [name for name in names if name.lower() not in IMAGE_COLUMNS]
     if given is not None:
         masks = [name for name in others if name in (given, f"{given}{FILE_NAME}")]
     else:
         masks = [name for name in others if name.lower().removesuffix(FILE_NAME) in MASK_COLUMNS] or others
     if len(masks) == 1:
-        return images[0], masks[0]
+        return masks[0]
     if masks:
         problem = f"the masks may be {' or '.join(masks[:3])}"
     else:
         problem = f"has no mask column{'' if given is None else f' {given}'}"
-    raise UserError(f"{where}: {problem}; name their column: {option} ({columns})")
+    raise UserError(f"{where}: {problem}; name their column: {option} ({_told(names)})")
+
+
+def _told(names: Sequence[str]) -> str:
+    return f"columns of images: {', '.join(names[:30]) or 'none'}"
 
 
 class HuggingFaceTables(Annotations):

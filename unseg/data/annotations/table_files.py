@@ -229,6 +229,20 @@ def arrow_pieces(path: Path) -> Pieces:
     return Pieces(reader.schema, [table.num_rows for table in tables], read)
 
 
+def sound_parts(parts: Iterator[Any], path: Path) -> Iterator[Any]:
+    """Yields parts of a table; UserError where one is broken."""
+    while True:
+        try:
+            part = next(parts, None)
+            if part is not None:
+                part.validate(full=True)  # arrow itself trusts the offsets in a file
+        except arrow_errors() as error:
+            raise UserError(f"{path}: is broken: {' '.join(str(error).split())[:200]}") from error
+        if part is None:
+            return
+        yield part
+
+
 DICTIONARY_BATCH, RECORD_BATCH = 2, 3  # values of Message.header_type
 
 
