@@ -5,7 +5,7 @@
 #
 # Needs: what install.sh needs.
 # Takes: seconds.
-# Leaves: docs/results/NAME.json and NAME-curves.svg; in RUN report.html, its tables and its charts. Name the page in mkdocs.yml
+# Leaves: docs/results/NAME.json, NAME-curves.svg and, of runs with defences, NAME-defences.svg; in RUN report.html, its tables and its charts. Name the page in mkdocs.yml
 #         (results/NAME.md) and in docs/results/README.md.
 # Settings: RESULTS=docs/results  TITLE="CamVid, road and pavement" (the heading of RUN/report.html)
 set -euo pipefail
@@ -24,3 +24,6 @@ if [[ ! -f $figure ]]; then
 fi
 cp "$1/results.json" "$results/$2.json"
 cp "$figure" "$results/$2-curves.svg"
+if [[ -f $1/report-defences.svg ]]; then # of a run that has defences
+    cp "$1/report-defences.svg" "$results/$2-defences.svg"
+fi

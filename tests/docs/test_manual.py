@@ -81,13 +81,16 @@ RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
 
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda path: path.stem)
-def test_the_one_figure_is_that_of_its_json(results: Path, tmp_path: Path) -> None:
+def test_figures_are_those_of_their_json(results: Path, tmp_path: Path) -> None:
     write_report([results], tmp_path / f"{results.stem}.html", charts=True)
-    drawn = (tmp_path / f"{results.stem}-curves.svg").read_text(encoding="utf-8")
-    assert results.with_name(f"{results.stem}-curves.svg").read_text(encoding="utf-8") == drawn
+    curves, heat_map = (results.with_name(f"{results.stem}-{kind}.svg") for kind in ("curves", "defences"))
+    for figure in [curves, heat_map] if heat_map.exists() else [curves]:
+        assert figure.read_text(encoding="utf-8") == (tmp_path / figure.name).read_text(encoding="utf-8"), figure.name
 
 
 def test_nothing_else_is_kept_of_results() -> None:
     names = {path.name for path in (ROOT / "docs" / "results").iterdir()}
     kept = {f"{results.stem}{end}" for results in RESULTS for end in (".json", "-curves.svg")}
-    assert len(RESULTS) > 6 and names == {"README.md", *kept}
+    heat_maps = {name for name in names if name.startswith("as-people-train-") and name.endswith("-defences.svg")}
+    assert len(heat_maps) == sum(results.stem.startswith("as-people-train-") for results in RESULTS)
+    assert len(RESULTS) > 6 and names == {"README.md", *kept, *heat_maps}
