@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import zipfile
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,6 +65,7 @@ def unzip(client, name, folder):
         return archive.namelist()
 
 
+@cache  # the profile holds the second in which it was made
 def turned_jpeg(seed=5):
     """A photograph that EXIF turns, with a colour profile."""
     from PIL import ImageCms
