@@ -57,7 +57,7 @@ def test_wrong_use_is_told(arguments: list[str], capsys: pytest.CaptureFixture[s
 
 
 def test_other_protected_images_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_png(tmp_path / "mine" / "holiday.png", np.zeros((8, 8, 3), np.uint8))
+    write_png(tmp_path / "mine" / "holiday.png", np.full((8, 8, 3), 128, np.uint8))
     assert (
         cli.main(["protect", "--whole-image", str(tmp_path / "mine"), "--out", str(tmp_path / "protected"), "--quiet"])
         == 0
