@@ -205,6 +205,15 @@ def test_links_into_the_output_are_no_images(tmp_path: Path) -> None:
         ("a.bin", b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", True),
         ("a.tmp", b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", True),
         ("b", bytes(128) + b"DICM", True),
+        ("a.sgi", b"?", True),
+        ("a.im", b"?", True),
+        ("c", b"\x01\xda\0\1\0\3\0\x28\0\x1e\0\3", True),  # SGI
+        ("d", b"#define im_width 40\n#define im_height 30\n", True),  # X bitmap
+        ("e", b"\x0a\5\1\x08" + bytes(4), True),  # PCX
+        ("f", b"qoif\0\0\0\x28\0\0\0\x1e\3\1", True),
+        ("g", b"DDS \x7c\0\0\0", True),
+        ("h", b"SIMPLE  =                    T", True),  # FITS
+        ("a.h", b"#define SCREEN_WIDTH 640\n", False),
         ("film.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", False),
         ("notes.txt", b"BM is not a picture here, nor is P6", False),
         ("list.txt", b"P64 and P65\n", False),

@@ -15,7 +15,9 @@ from unseg.storage.image_limits import IMAGE_SUFFIXES
 UNREAD_SUFFIXES = (
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxr", ".tga", ".pcx", ".ico", ".psd", ".psb", ".exr"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
-    *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits"),
+    *(".pef", ".srw", ".sr2", ".nrw", ".rwl", ".3fr", ".iiq", ".x3f", ".dds", ".fits", ".fit", ".qoi", ".hdr"),
+    *(".sgi", ".rgb", ".rgba", ".bw", ".im", ".ras", ".xbm", ".xpm", ".cur", ".icns", ".dcx", ".pcd", ".pfm"),
+    *(".mpo", ".avifs", ".wdp", ".hdp", ".pict", ".pct", ".fli", ".flc"),
 )
 STACK_SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # of files of planes, see `unseg.storage.stacks`
 PLANES = ("DICOM", "NIfTI")  # the kinds of such files that are no pictures
@@ -44,6 +46,14 @@ SIGNATURES = (
     ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
     ("NIfTI", NIFTI),
     ("Netpbm", re.compile(rb"P[1-6]\s[\s\d]|P7\nWIDTH")),
+    ("SGI", re.compile(rb"\x01\xda[\0\x01][\x01\x02]\0[\x01-\x03]")),
+    ("X bitmap", re.compile(rb"#define [^\s]{1,200}_width \d")),
+    ("X pixmap", re.compile(rb"/\* XPM \*/")),
+    ("Sun raster", re.compile(rb"\x59\xa6\x6a\x95")),
+    ("PCX", re.compile(rb"\x0a[\0-\x05]\x01[\x01\x02\x04\x08]")),
+    ("DDS", re.compile(rb"DDS \x7c\0\0\0")),
+    ("FITS", re.compile(rb"SIMPLE  = {2,30}T")),
+    ("QOI", re.compile(rb"qoif.{8}[\x03\x04][\0\x01]", re.DOTALL)),
 )
 
 
