@@ -26,7 +26,7 @@ from unseg.protecting.settings import ProtectSettings
 from unseg.storage.label_decoding import Label
 
 SMALL, LARGE = 400, 1400
-LISTED, RECORDED, LOOKED = 1300, 1400, 150  # bytes an image, at most
+LISTED, RECORDED, LOOKED = 1300, 1400, 600  # bytes an image, at most; the last hangs on how threads take turns
 
 
 def growth(measured: Callable[[int], object]) -> float:
