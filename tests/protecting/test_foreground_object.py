@@ -13,24 +13,13 @@ from PIL import Image as Pillow
 
 import unseg
 from tests.support.foreground_network import write_red_network
+from tests.support.red_pictures import HEIGHT, SMALL, TALL, WIDTH, picture
 from unseg.errors import UserError
 from unseg.protecting import foreground_models, foreground_object
 from unseg.protecting.foreground_models import ForegroundModel
 
-HEIGHT, WIDTH = 210, 300
-TALL, SMALL = (30, 40, 120, 160), (180, 30, 240, 120)  # XYXY, the ends exclusive
 KEY = bytes(range(50, 82))
 AUTO: dict[str, Any] = {"mask": "auto", "auto_model": "u2netp"}
-
-
-def picture(*red: tuple[int, int, int, int], seed: int = 0) -> np.ndarray:
-    """Returns grey noise with red rectangles and one white pixel; the network is sure of red."""
-    grey = np.random.default_rng(seed).integers(60, 110, (HEIGHT, WIDTH, 1), dtype=np.uint8)
-    pixels = np.repeat(grey, 3, axis=2)
-    pixels[0, 0] = 255
-    for left, top, right, bottom in red:
-        pixels[top:bottom, left:right] = (225, 30, 20)
-    return pixels
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 import unseg
 from tests.support.acting_progress import Acting
 from tests.support.foreground_network import write_red_network
+from tests.support.red_pictures import HEIGHT, SMALL, TALL, WIDTH, picture
 from tests.support.told_progress import Told
 from tests.support.watched_folders import watched
 from unseg.errors import UserError
@@ -27,19 +28,7 @@ from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.storage.files import files_under
 from unseg.storage.image_decoding import read_image
 
-HEIGHT, WIDTH = 210, 300
 SETTINGS = ProtectSettings(workers=2)
-TALL, SMALL = (30, 40, 120, 160), (180, 30, 240, 120)  # XYXY, the ends exclusive
-
-
-def picture(*red: tuple[int, int, int, int], seed: int = 0) -> np.ndarray:
-    """Returns grey noise with red rectangles and one white pixel; the network is sure of red."""
-    grey = np.random.default_rng(seed).integers(60, 110, (HEIGHT, WIDTH, 1), dtype=np.uint8)
-    pixels = np.repeat(grey, 3, axis=2)
-    pixels[0, 0] = 255
-    for left, top, right, bottom in red:
-        pixels[top:bottom, left:right] = (225, 30, 20)
-    return pixels
 
 
 @pytest.fixture
