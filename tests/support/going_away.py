@@ -11,7 +11,8 @@ GONE = "--out .*out: was removed, renamed or replaced while this run was writing
 
 
 def removed(out: Path) -> None:
-    shutil.rmtree(out)
+    while out.exists():  # a run that writes a file there at this moment makes one attempt fail
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def renamed(out: Path) -> None:
