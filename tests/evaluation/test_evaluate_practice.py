@@ -145,12 +145,13 @@ def test_semantic_networks_see_views_as_in_practice_by_default() -> None:
     assert as_in_practice(None, None, "semantic", [network, "own_networks:build"])
     assert not as_in_practice(None, "tiny", "semantic", [network]) and not as_in_practice("whole", None, "semantic", [])
     assert as_in_practice("practice", "tiny", "semantic", [network])
-    assert not as_in_practice(None, None, "semantic", ["mask2former_tiny", "deeplabv1_resnet38"])
+    assert as_in_practice(None, None, "semantic", ["mask2former_tiny"])
+    assert not as_in_practice(None, None, "semantic", ["deeplabv1_resnet38"])
     for task in set(DEFAULT_NETWORKS) - {"semantic"}:
         assert not as_in_practice(None, None, task, [DEFAULT_NETWORKS[task]])
-        assert f"in task {task}" in refused(as_in_practice, "practice", None, task, [DEFAULT_NETWORKS[task]])
-    assert "mask2former_tiny: sees whole images only" in refused(
-        as_in_practice, None, None, "semantic", [network, "mask2former_tiny"]
+        assert as_in_practice("practice", None, task, [DEFAULT_NETWORKS[task]])
+    assert "deeplabv1_resnet38: sees whole images only" in refused(
+        as_in_practice, None, None, "semantic", [network, "deeplabv1_resnet38"]
     )
     assert "--views x: give practice or whole" in refused(as_in_practice, "x", None, "semantic", [network])
 
@@ -160,15 +161,16 @@ def test_semantic_networks_see_views_as_in_practice_by_default() -> None:
     [
         ({"size": "64x48"}, "--size: is for whole images"),
         ({"no_colour_jitter": True}, "--colour-jitter: is for whole images"),
-        ({"views": "whole", "crop": 64}, "--crop: is for semantic networks with --views practice"),
-        ({"preset": "tiny", "crop": None, "no_distort": True}, "--distort: is for semantic networks"),
+        ({"views": "whole", "crop": 64}, "--crop: is for --views practice"),
+        ({"preset": "tiny", "crop": None, "no_distort": True}, "--distort: is for --views practice"),
         ({"freeze": "decoder"}, "--freeze decoder: give encoder"),
         (
             {"views": "whole", "crop": None, "freeze": "encoder"},
             "give encoder, with --views practice",
         ),
         ({"crop": 16}, "--crop 16: give at least 32"),
-        ({"conditions": "clean+cutmix", "views": "whole", "crop": None}, "cutmix is for --task semantic with --views"),
+        ({"conditions": "clean+cutmix", "views": "whole", "crop": None}, "cutmix needs --views practice"),
+        ({"task": "instance", "conditions": "clean+cutmix", "views": "practice"}, "cutmix is for --task semantic and"),
         ({"conditions": "clean+denoise"}, "clean+denoise: denoise learns from other photographs with masks"),
         ({"weights": ["imagenet"], "views": "whole", "crop": None}, "--weights imagenet: needs --views practice"),
         ({"weights": ["imagenet"]}, "--weights imagenet: works for networks of segmentation_models_pytorch"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -27,7 +28,9 @@ from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule, 
 from unseg.data.annotations.core import Indexed
 from unseg.errors import UserError
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.tasks.interactive import Interactive, make_interactive, objects_of, overlay
+from unseg.evaluation.region_views import ViewOf, draw_view
+from unseg.evaluation.tasks.interactive import Interactive, make_interactive, overlay
+from unseg.evaluation.tasks.scenes import objects_of
 from unseg.victims import promptable
 
 SIDE = 64
@@ -388,13 +391,17 @@ def test_crowds_and_void_are_never_asked_for() -> None:
     assert [mask.tolist() for mask in objects_of(Indexed(index, segments), ObjectRule())] == [(index == 0).tolist()]
 
 
+def viewed(draws: list[float]) -> ViewOf:
+    return partial(draw_view, draws, size=(SIDE, SIDE), colour=None)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20, 90), st.integers(20, 90), st.integers(0, 2**31), st.integers(0, 10**6))
 def test_prompts_of_training_views_lie_on_the_object(height: int, width: int, seed: int, drawn: int) -> None:
     mask = disc(height, width, height / 2, width / 2, 9)
     own = learner(Pictures([np.zeros((height, width, 3), np.uint8)], [mask.astype(np.uint8)]))
     random = np.random.default_rng(drawn)
-    view = own._training_view((0, random.random(4).tolist(), None, (seed, 0)))
+    view = own._training_view((0, viewed(random.random(4).tolist()), (seed, 0)))
     assert view.labels.shape == (4, SIDE, SIDE)
     for label, box, points in zip(view.labels, view.boxes, view.points, strict=True):
         on = label > 128 / 255
@@ -406,11 +413,11 @@ def test_prompts_of_training_views_lie_on_the_object(height: int, width: int, se
 
 def test_a_training_view_asks_for_different_objects() -> None:
     own = learner(scenes(1))
-    view = own._training_view((0, [0.9, 0.43, 0, 0], None, (3, 0)))  # the whole image, as it is
+    view = own._training_view((0, viewed([0.9, 0.43, 0, 0]), (3, 0)))  # the whole image, as it is
     assert len(own.train[0].masks) == 2
     assert torch.equal(view.labels[0], view.labels[2]) and not torch.equal(view.labels[0], view.labels[1])
     assert not torch.equal(view.points[0], view.points[2])
-    merged = learner(scenes(1), extra={"target": "merged"})._training_view((0, [0.9, 0.43, 0, 0], None, (3, 0)))
+    merged = learner(scenes(1), extra={"target": "merged"})._training_view((0, viewed([0.9, 0.43, 0, 0]), (3, 0)))
     assert torch.equal(merged.labels[0], view.labels[0].maximum(view.labels[1])) and len(merged.labels) == 1
 
 

@@ -35,26 +35,28 @@ from unseg.evaluation.coco_metrics import (
     encode,
 )
 from unseg.evaluation.learner import LearnerOptions
-from unseg.evaluation.regions import (
+from unseg.evaluation.region_views import (
     GEOMETRY_DRAWS,
-    ClassList,
     View,
+    draw_view,
+    reduced,
+    restore,
+    tight_boxes,
+    view_pixels,
+    view_targets,
+    whole,
+)
+from unseg.evaluation.regions import (
+    ClassList,
     all_regions,
     check_same_numbering,
     class_ids,
     class_list,
     components,
-    draw_view,
     painted,
     pieces,
     read_regions,
-    reduced,
-    restore,
-    tight_boxes,
     told_apart,
-    view_pixels,
-    view_targets,
-    whole,
 )
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import CleanImages, Images, PartOfImages
@@ -228,7 +230,7 @@ draws = st.lists(st.floats(0, 1, exclude_max=True), min_size=GEOMETRY_DRAWS, max
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rectangles, max_size=4), draws)
 def test_boxes_are_the_tight_boxes_of_what_is_left_of_masks(masks: list[np.ndarray], drawn: list[float]) -> None:
-    view = draw_view(drawn, (120, 100), SIZE, None)
+    view = draw_view(drawn, (120, 100), size=SIZE, colour=None)
     targets = view_targets([region(place, mask) for place, mask in enumerate(masks)], view)
     assert targets.masks.shape[1:] == SIZE[::-1]
     for mask, box in zip(targets.masks.numpy(), targets.boxes.numpy(), strict=True):
@@ -246,7 +248,7 @@ def test_boxes_are_the_tight_boxes_of_what_is_left_of_masks(masks: list[np.ndarr
 @given(rectangles.filter(lambda mask: min(mask.any(0).sum(), mask.any(1).sum()) > 8), draws)
 def test_masks_lie_where_the_image_shows_the_object(mask: np.ndarray, drawn: list[float]) -> None:
     image = np.where(mask[..., None], np.uint8(255), np.uint8(0)).repeat(3, 2)
-    view = draw_view(drawn, (120, 100), SIZE, None)
+    view = draw_view(drawn, (120, 100), size=SIZE, colour=None)
     shown = view_pixels(image, view)[0].numpy() > (0.5 - 0.485) / 0.229
     target = view_targets([region(0, mask)], view).masks.any(0).numpy()
     outline = cv2.dilate(target.astype(np.uint8), np.ones((3, 3))) - cv2.erode(target.astype(np.uint8), np.ones((3, 3)))

@@ -212,8 +212,8 @@ class ViewOptions:
     views: Annotated[
         str | None,
         typer.Option(
-            help="practice: random scales and crops of images at their own size, tests at that size (semantic "
-            "networks); whole: whole images, resized. Default: practice where the networks can and no preset is named."
+            help="practice: random scales and crops of images at their own size, tests at that size; whole: whole "
+            "images, resized. Default: practice for semantic networks where no preset is named, else whole."
         ),
     ] = None
     crop: Annotated[int | None, typer.Option(help="Side of a view in pixels (practice). Default: 512.")] = None
@@ -232,7 +232,7 @@ class ViewOptions:
 
     def check(self, practice: bool) -> None:
         """Raises UserError for the first option that the other kind of views has."""
-        remedy = "is for semantic networks with --views practice; these views have --size"
+        remedy = "is for --views practice; these views have --size"
         others: dict[str, object] = {"crop": self.crop, "distort": self.distort}
         if practice:
             remedy = "is for whole images; give --views whole or a --preset as well, or --crop in its place"

@@ -110,3 +110,14 @@ def standardised(images_BHW3: torch.Tensor) -> torch.Tensor:
     """Returns the same as `normalise` of float images in [0, 1]."""
     mean, std = (torch.tensor(value, device=images_BHW3.device) for value in (MEAN, STD))
     return ((images_BHW3 - mean) / std).permute(0, 3, 1, 2)
+
+
+def standardised_planes(images_B3HW: torch.Tensor) -> torch.Tensor:
+    """Returns the same as `standardised` of images whose channels come first."""
+    return standardised(images_B3HW.permute(0, 2, 3, 1))
+
+
+def plain_values(images_B3HW: torch.Tensor) -> torch.Tensor:
+    """Returns standardised images as values in [0, 1] again, channels first."""
+    mean, std = (torch.tensor(value, device=images_B3HW.device)[:, None, None] for value in (MEAN, STD))
+    return images_B3HW * std + mean

@@ -69,7 +69,7 @@ def study_of_set(
     noise whose generator is not named.
     """
     row = opened.row
-    makers = {network: find_maker(TASK, network) for network in setup.networks}
+    makers = {network: find_maker(TASK, network, practice=True) for network in setup.networks}
     for network in setup.networks:
         if not takes_practice(TASK, network):
             raise UserError(f"--networks {network}: cannot be trained on crops; give a semantic network")

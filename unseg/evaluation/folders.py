@@ -45,6 +45,7 @@ from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
 
 SMALLEST_SIDE = 32
+CUTMIX, PIXEL_TASKS = "cutmix", ("semantic", "medical")  # it pastes the classes of pixels
 BY_CLASS = "By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel."
 
 
@@ -82,7 +83,7 @@ class Setup:
 
     binary: learn the object against the rest (the semantic task). by_class: tell the generator every pixel's class, so
     that the object's budget holds on all of them. conditions: None: clean, everything protected, random. shares:
-    percent, for a sweep, or none. practice: how semantic networks are trained with views as in practice, besides their
+    percent, for a sweep, or none. practice: how networks are trained with views as in practice, besides their
     weights; None: views of whole images, resized to `size`. weights: network → file, folder, `imagenet` or `none`; ""
     stands for all networks.
     """
@@ -110,7 +111,9 @@ class Setup:
 def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT) -> Study:
     """Returns the study with everything opened and checked; raises UserError for the first thing that is wrong."""
     _check_setup(folders, setup)
-    makers = {network: find_maker(setup.task, network) for network in setup.networks}
+    makers = {
+        network: find_maker(setup.task, network, practice=setup.practice is not None) for network in setup.networks
+    }
     starts = choose_starts(setup.networks, setup.weights, practice=setup.practice is not None)
     conditions = _conditions(folders, setup)
     opened = _open(folders, progress)
@@ -268,7 +271,9 @@ def _conditions(folders: Folders, setup: Setup) -> tuple[str, ...]:
         condition = parse_condition(name, known_bases(protected))
         left = left_to_learners(name)
         if left and setup.practice is None:
-            raise UserError(f"--conditions {name}: {left[0]} is for --task semantic with --views practice")
+            raise UserError(f"--conditions {name}: {left[0]} needs --views practice")
+        if CUTMIX in condition.defences and setup.task not in PIXEL_TASKS:
+            raise UserError(f"--conditions {name}: {CUTMIX} is for --task {' and '.join(PIXEL_TASKS)}")
         if "denoise" in condition.defences and folders.denoise_photographs is None:
             raise UserError(
                 f"--conditions {name}: denoise learns from other photographs with masks; name their folder with "

@@ -55,8 +55,8 @@ class LearnerOptions:
     gives them. colour_jitter: whether views change in brightness, contrast, saturation and hue. rule: which segments
     are the object, where a task has one; its ignore_label is never learnt. binary: whether semantic networks tell the
     object from the rest in place of class from class. practice: how the network is trained where views are those of
-    practice; size, colour_jitter and weights mean nothing then. defences: what the learner carries out itself. notes:
-    sentences that it passes on. progress: who hears of the reading of images.
+    practice; colour_jitter and weights mean nothing then, and size is the crop's. defences: what the learner carries
+    out itself. notes: sentences that it passes on. progress: who hears of the reading of images.
     """
 
     size: tuple[int, int]

@@ -1,4 +1,4 @@
-"""What people choose who train a semantic network: the scale of views, the network's first weights, what learns."""
+"""What people choose who train a network: the scale of views, the network's first weights, what learns."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ class Practice:
 
     def __post_init__(self) -> None:
         check_crop(self.crop)
+
+    @property
+    def file(self) -> Path | None:
+        """Returns the file or folder of weights that was named; None where there is none."""
+        return None if self.weights is None or self.weights == IMAGENET else Path(self.weights)

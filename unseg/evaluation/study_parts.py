@@ -17,7 +17,6 @@ from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, truth_by
 from unseg.evaluation.sources import TINT
 from unseg.evaluation.study import Make, RunOptions
-from unseg.evaluation.tasks.practice_semantic import make_practice_semantic
 from unseg.evaluation.weight_choice import Start
 from unseg.method.config import Budget
 from unseg.method.patterns import BOOK
@@ -78,7 +77,7 @@ def asks_for(defence: str, conditions: Sequence[str]) -> bool:
 
 
 def maker_of(makers: Mapping[str, MakeLearner], starts: Mapping[str, Start], options: LearnerOptions) -> Make:
-    """Returns what makes the learner of a run: a task's own, or the one that trains as people do."""
+    """Returns what makes the learner of a run. makers: network → what `find_maker` finds for its kind of views."""
 
     def make(network: str, train: AnnotatedImages, test: AnnotatedImages, run: RunOptions) -> Learner:
         start = starts[network]
@@ -87,7 +86,7 @@ def maker_of(makers: Mapping[str, MakeLearner], starts: Mapping[str, Start], opt
             return makers[network](network, train, test, replace(told, weights=start.file))
         practice = replace(told.practice, weights=start.weights, seed=run.seed)
         notes = () if start.note is None else (start.note,)
-        return make_practice_semantic(
+        return makers[network](
             network, train, test, replace(told, practice=practice, defences=run.defences, notes=notes)
         )
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from unseg.errors import UserError, needs
 from unseg.evaluation.practice import IMAGENET, NO_WEIGHTS
+from unseg.victims.detectors import FAMILIES, has_encoder
 from unseg.victims.imagenet import PACKAGES, encoder_name, imagenet_weights, packaged_weights
-from unseg.victims.semantic_networks import build_network
+from unseg.victims.semantic_networks import build_network, check_network
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".params")
 
@@ -60,8 +61,23 @@ def _in_practice(network: str, said: Path | None) -> Start:
     if str(said) == NO_WEIGHTS:
         return Start(note="starts from random weights")
     if str(said) == IMAGENET:
-        return Start(imagenet_weights(encoder_name(build_network(network, 2))), imagenet=True)
+        return Start(imagenet_weights(_encoder_in(network)), imagenet=True)
     return Start(local_weights(said))
+
+
+def _encoder_in(network: str) -> str:
+    """Returns what segmentation_models_pytorch calls the network's encoder. UserError for networks of other
+    libraries."""
+    if any(has_encoder(network, family) for family in FAMILIES):
+        return network.partition("_")[2]
+    try:
+        check_network(network)
+    except UserError:
+        raise UserError(
+            f"--weights {IMAGENET}: works for encoders of segmentation_models_pytorch, which {network} does not have; "
+            "give it a file with --weights FILE"
+        ) from None
+    return encoder_name(build_network(network, 2))
 
 
 def _by_default(network: str) -> Start:

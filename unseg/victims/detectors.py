@@ -22,9 +22,14 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from segment_anything_training.key_remaps import State
 from unseg.errors import UserError
+from unseg.victims.encoder_pyramid import EncoderPyramid, is_encoder
+from unseg.victims.imagenet import load_imagenet
 from unseg.victims.pretrained import build_transformers, load_strictly, read_weights
 from unseg.victims.targets import MAX_DETECTIONS, FoundObjects, Targets
 
+FAMILIES = {"maskrcnn": MaskRCNN, "fasterrcnn": FasterRCNN}
+# Anchors of a pyramid over an encoder, a side a level: half of those for images of 800 pixels, since crops are smaller.
+SIDES, RATIOS = (16, 32, 64, 128, 256), (0.5, 1.0, 2.0)
 RCNN_HEADS = r"^roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\."
 STRIDE = 32  # RT-DETR wants sides that can be halved five times
 DETR_HEADS = r"class_embed|enc_score_head|class_labels_classifier"
@@ -52,7 +57,12 @@ class RCNN(nn.Module):
         super().__init__()
         # Published weights were trained with fixed statistics of their batch norms; from scratch those must be learnt.
         norm = nn.BatchNorm2d if not pretrained else FrozenBatchNorm2d
-        if backbone.startswith("mobilenet"):
+        stem: nn.Module
+        options: dict[str, Any] = {}
+        if is_encoder(backbone):
+            stem = EncoderPyramid(backbone)
+            options["rpn_anchor_generator"] = AnchorGenerator(tuple((side,) for side in SIDES), (RATIOS,) * len(SIDES))
+        elif backbone.startswith("mobilenet"):
             stem = mobilenet_backbone(
                 backbone_name=backbone,
                 weights=None,
@@ -61,12 +71,11 @@ class RCNN(nn.Module):
                 trainable_layers=6 if not pretrained else 3,
             )
             sides = (8, 16, 32, 64, 128) if small else (32, 64, 128, 256, 512)
-            options: dict[str, Any] = {"rpn_anchor_generator": AnchorGenerator((sides,) * 3, ((0.5, 1.0, 2.0),) * 3)}
+            options["rpn_anchor_generator"] = AnchorGenerator((sides,) * 3, (RATIOS,) * 3)
         else:
             stem = resnet_fpn_backbone(
                 backbone_name=backbone, weights=None, norm_layer=norm, trainable_layers=5 if not pretrained else 3
             )
-            options = {}
         options |= _small_heads(family, class_count + 1) if small else {"num_classes": class_count + 1}
         # Images come normalised and of one size: the transform of its own must leave them as they are.
         self.network = family(
@@ -80,7 +89,13 @@ class RCNN(nn.Module):
             **options,
         )
         self.backbone = backbone
+        self.name = f"rcnn-{backbone}" if is_encoder(backbone) else backbone  # as segmentation_models_pytorch has names
         self.notes: list[str] = []
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Returns the backbone without its pyramid: what a classifier can start."""
+        return self.network.get_submodule("backbone.body")
 
     def load(self, weights: Path) -> RCNN:
         """Loads a whole network's weights, or its backbone's alone, strictly; returns the network.
@@ -90,6 +105,9 @@ class RCNN(nn.Module):
         state = read_weights(weights)
         if any(name.startswith("backbone.") for name in state):
             self.notes = load_strictly(self.network, uncounted(renamed_rcnn(state)), RCNN_HEADS, weights)
+            return self
+        if is_encoder(self.backbone):
+            self.notes = [load_imagenet(self, weights)]
             return self
         load_strictly(self.network.backbone.body, uncounted(classifier_body(state, self.backbone)), r"^$", weights)
         self.notes = [f"--weights {weights.name}: of the backbone alone; all else starts from random weights"]
@@ -171,8 +189,8 @@ def uncounted(state: State) -> State:
 class Detr(nn.Module):
     """A member of the DETR family: Deformable DETR (Zhu et al., ICLR 2021), RT-DETR (Zhao et al., CVPR 2024).
 
-    It computes in float32 on every device: its boxes are small differences. notes: sentences on what weights of a file
-    left random.
+    It computes in float32 on every device: its boxes are small differences. least: side that smaller images are padded
+    to, pixels. notes: sentences on what weights of a file left random.
     """
 
     def __init__(self, family: str, class_count: int, weights: Path | None, sizes: dict[str, Any]) -> None:
@@ -187,12 +205,19 @@ class Detr(nn.Module):
         )
         if weights is None:
             thaw(self.network)
+        settings: Any = self.network.config  # transformers' own, of which types do not tell
+        self.least = _least_side(settings.num_queries) if family == "RTDetr" else STRIDE
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Returns the convolutional network that the transformer reads."""
+        return self.network.get_submodule("model.backbone")
 
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
     ) -> torch.Tensor | list[FoundObjects]:
         """Returns its loss where there are targets, a scalar; else what it finds in each image."""
-        right, below = (-side % STRIDE for side in images_B3HW.shape[:1:-1])
+        right, below = (max(side + -side % STRIDE, self.least) - side for side in images_B3HW.shape[:1:-1])
         images_B3HW, valid_BHW = F.pad(images_B3HW, (0, right, 0, below)), F.pad(valid_BHW, (0, right, 0, below))
         height, width = images_B3HW.shape[-2:]
         scale = images_B3HW.new_tensor([width, height, width, height])
@@ -222,6 +247,13 @@ class Detr(nn.Module):
         return FoundObjects(
             scores, pairs % logits_QC.shape[1], torch.cat([centre - side / 2, centre + side / 2], -1) * scale, None
         )
+
+
+def _least_side(queries: int) -> int:
+    """Returns the least side of images, a multiple of STRIDE, in which RT-DETR can choose its queries: it takes them
+    from the positions at 1/8, 1/16 and 1/32 of the image's size."""
+    sides = range(STRIDE, STRIDE * (queries + 1), STRIDE)
+    return next(side for side in sides if sum((side // stride) ** 2 for stride in (8, 16, 32)) >= queries)
 
 
 def centred(boxes_N4: torch.Tensor) -> torch.Tensor:
@@ -312,6 +344,14 @@ def build_detector(name: str, class_count: int, *, size: tuple[int, int], weight
     Raises UserError where there is none so named.
     """
     builders = {**INSTANCE, **DETECTION}
+    family, _, encoder = name.partition("_")
+    if name not in builders and family in FAMILIES and is_encoder(encoder):
+        return _rcnn(FAMILIES[family], encoder, small=True)(class_count, size, weights)
     if name not in builders:
         raise UserError(f"--networks: unknown network '{name}'; available: {', '.join(builders)}")
     return builders[name](class_count, size, weights)
+
+
+def has_encoder(name: str, family: str) -> bool:
+    """Returns whether a name is FAMILY_ENCODER with an encoder of segmentation_models_pytorch."""
+    return name.startswith(f"{family}_") and is_encoder(name.partition("_")[2])

@@ -14,6 +14,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,9 +54,9 @@ class FrozenEncoder(nn.Module):
         encoder_of(self.network).eval()
         return self
 
-    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """Returns the network's answer."""
-        return self.network(images_B3HW)
+    def forward(self, *inputs: Any) -> Any:
+        """Returns the network's answer, or its loss where it takes targets, too."""
+        return self.network(*inputs)
 
 
 def freeze_encoder(network: nn.Module) -> FrozenEncoder:

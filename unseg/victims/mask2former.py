@@ -89,6 +89,11 @@ class Mask2Former(nn.Module):
         network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
         self.network = network
 
+    @property
+    def encoder(self) -> nn.Module:
+        """Returns the Swin transformer that the decoders read."""
+        return self.network.model.pixel_level_module.encoder
+
     def forward(
         self, images_B3HW: torch.Tensor, valid_BHW: torch.Tensor, targets: Sequence[Targets] | None = None
     ) -> torch.Tensor | QueryAnswers:
@@ -125,6 +130,11 @@ class SemanticMask2Former(nn.Module):
         super().__init__()
         self.queries = build_mask2former(name, class_count, weights)
         self.notes = self.queries.notes
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Returns the Swin transformer that the decoders read."""
+        return self.queries.encoder
 
     def forward(self, images_B3HW: torch.Tensor, targets: Sequence[Targets] | None = None) -> torch.Tensor:
         """Returns the loss where there are targets, a scalar; else scores B×C×H×W."""

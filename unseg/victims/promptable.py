@@ -147,6 +147,11 @@ class Promptable(nn.Module):
             wanted = trained is None or trained.match(name) is not None
             parameter.requires_grad_(wanted and not (unused.match(name) or _FIXED.match(name)))
 
+    @property
+    def encoder(self) -> nn.Module:
+        """Returns the image encoder."""
+        return self.network.vision_encoder
+
     def forward(self, images_B3SS: Tensor, boxes_BK4: Tensor, points_BKN2: Tensor) -> Tensor:
         """Returns logits B×K×2×M×M float32, those for the box first, then those for the points.
 

@@ -31,9 +31,14 @@ class FittedChain:
 
     def change_test(self, name: str, pixels_HW3: np.ndarray, labels_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns a test image and its labels as the network is tested on them."""
+        changed = self.change_pixels(name, pixels_HW3)
+        return changed, sized_like(labels_HW, changed)
+
+    def change_pixels(self, name: str, pixels_HW3: np.ndarray) -> np.ndarray:
+        """Returns a test image as the network is tested on it."""
         for change in self.test_changes:
             pixels_HW3 = change(name, pixels_HW3)
-        return pixels_HW3, sized_like(labels_HW, pixels_HW3)
+        return pixels_HW3
 
     def change_batch(self, batch: Batch, draw: torch.Generator) -> Batch:
         """Returns the batch as the network is trained on it."""

@@ -13,9 +13,9 @@ from torch import nn
 from unseg.evaluation.coco_metrics import Detections, RunLengths, TrueRegion, average_precision, decode, encode
 from unseg.evaluation.learner import AnnotatedImages, LearnerOptions, Metrics
 from unseg.evaluation.region_pictures import drawn_boxes, drawn_regions
-from unseg.evaluation.regions import View, restore, tight_boxes
+from unseg.evaluation.region_views import View, restore, tight_boxes
 from unseg.evaluation.tasks.region_learner import RegionLearner, check_name
-from unseg.victims.detectors import DETECTION, INSTANCE
+from unseg.victims.detectors import DETECTION, INSTANCE, has_encoder
 from unseg.victims.mask2former import SIZES, QueryAnswers, instances
 from unseg.victims.targets import FoundObjects
 
@@ -104,7 +104,7 @@ def make_instance(
     network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
 ) -> InstanceLearner:
     """Makes the learner of an instance network; it learns countable things."""
-    check_name(network, INSTANCE_NETWORKS, "instance")
+    _check_instance(network, "instance")
     return InstanceLearner(network, train, test, options)
 
 
@@ -115,7 +115,7 @@ def make_remote(
 
     Merged mask files hold no instances; there, every connected component of a class is one.
     """
-    check_name(network, INSTANCE_NETWORKS, "remote")
+    _check_instance(network, "remote")
     return InstanceLearner(network, train, test, options)
 
 
@@ -123,5 +123,11 @@ def make_detection(
     network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
 ) -> DetectionLearner:
     """Makes the learner of a detector; it learns countable things."""
-    check_name(network, DETECTION_NETWORKS, "detection")
+    if not has_encoder(network, "fasterrcnn"):
+        check_name(network, DETECTION_NETWORKS, "detection", "fasterrcnn_ENCODER")
     return DetectionLearner(network, train, test, options)
+
+
+def _check_instance(network: str, task: str) -> None:
+    if not has_encoder(network, "maskrcnn"):
+        check_name(network, INSTANCE_NETWORKS, task, "maskrcnn_ENCODER")

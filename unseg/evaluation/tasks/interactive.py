@@ -8,25 +8,27 @@ is empty), K objects of an image, N points of an object, M side of the logits, H
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unseg.compute.threads import worker_threads
-from unseg.data.annotations import Annotated, ClassMap, ObjectRule
 from unseg.data.annotations.core import first_few
 from unseg.data.views import MIN_OBJECT_PIXELS
 from unseg.errors import UserError
-from unseg.evaluation.augmentation import draw_colours
-from unseg.evaluation.coco_metrics import RunLengths, decode, encode
+from unseg.evaluation.augmentation import plain_values, standardised_planes
+from unseg.evaluation.coco_metrics import RunLengths, decode
+from unseg.evaluation.defences.early import NOTE
+from unseg.evaluation.defences.kinds import Batch
+from unseg.evaluation.defended_images import defend
 from unseg.evaluation.learner import AnnotatedImages, Example, Learner, LearnerOptions, Metrics, PartedLearner
-from unseg.evaluation.regions import GEOMETRY_DRAWS, View, draw_view, restore, size_of, view_pixels, whole
+from unseg.evaluation.practice_start import start_network
+from unseg.evaluation.region_views import View, ViewOf, drawn_views, restore, view_pixels, whole
+from unseg.evaluation.tasks.scenes import Scene, Scenes, object_places
 from unseg.method import losses
 from unseg.method.metrics import boundary_iou, mask_iou
 from unseg.method.prompts import OBJECT_THRESHOLD, POINTS, box_of, points_of, seeded
@@ -35,9 +37,7 @@ from unseg.victims.promptable import build_promptable, frame_side
 PROMPTS = ("box", "points")
 MEASURES = {"iou": mask_iou, "boundary_iou": boundary_iou}
 TARGETS = ("segments", "merged")
-Colours = tuple[float, float, float, float]
 TEST_SEED = 0  # of the test images' prompts, whatever a run's own seed is
-KEPT_BYTES = 1 << 30  # of images held in memory, for training and for testing each
 NO_OBJECT = f"has an object of {MIN_OBJECT_PIXELS} pixels or more at this --size"
 THREADS = 4  # that read images and make views
 COLOURS = np.array(
@@ -67,23 +67,6 @@ def make_interactive(network: str, train: AnnotatedImages, test: AnnotatedImages
     return learner
 
 
-@dataclass(frozen=True)
-class Scene:
-    """An image and the objects that can be asked for.
-
-    pixels: H×W×3 uint8. masks: K. too_small: how many objects were left out.
-    """
-
-    pixels: np.ndarray
-    masks: tuple[RunLengths, ...]
-    too_small: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Returns width and height."""
-        return size_of(self.pixels)
-
-
 class Asked(NamedTuple):
     """A view of an image and what is asked of it.
 
@@ -95,63 +78,6 @@ class Asked(NamedTuple):
     labels: Tensor
     boxes: Tensor
     points: Tensor
-
-
-class Scenes:
-    """The scenes of a set, read when they are asked for, from any thread.
-
-    The first KEPT_BYTES of them stay in memory.
-    """
-
-    def __init__(self, images: AnnotatedImages, side: int, rule: ObjectRule, merged: bool) -> None:
-        self.images, self.side, self.rule, self.merged = images, side, rule, merged
-        self.without: set[int] = set()  # scenes in whose place another one was shown
-        self._kept: dict[int, Scene] = {}
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self.images.names)
-
-    def __getitem__(self, index: int) -> Scene:
-        if index in self._kept:
-            return self._kept[index]
-        pixels = self.images.pixels(index)
-        masks = objects_of(self.images.annotated(index), self.rule, self.merged)
-        scale = (self.side / max(pixels.shape[:2])) ** 2  # pixels of the frame for one of the image
-        large = [encode(mask) for mask in masks if np.count_nonzero(mask) * scale >= MIN_OBJECT_PIXELS]
-        scene = Scene(pixels, tuple(large), len(masks) - len(large))
-        if self._bytes + scene.pixels.nbytes <= KEPT_BYTES:
-            self._kept[index] = scene
-            self._bytes += scene.pixels.nbytes
-        return scene
-
-    def with_object(self, index: int) -> Scene:
-        """Returns scene `index`, or the next one that has an object. There is one, see `check_objects`."""
-        for place in range(len(self)):
-            scene = self[(index + place) % len(self)]
-            if scene.masks:
-                return scene
-            self.without.add((index + place) % len(self))
-        raise AssertionError("no scene has an object")
-
-    def check_objects(self, reason: str) -> None:
-        """Raises UserError for that reason where no scene has an object; reads no more of them than it must."""
-        if not any(self[index].masks for index in range(len(self))):
-            raise UserError(reason)
-
-
-def objects_of(annotated: Annotated, rule: ObjectRule, merged: bool = False) -> list[np.ndarray]:
-    """Returns the masks that can be asked for one at a time, each H×W bool.
-
-    These are the segments that the rule takes (no crowd, no void); of class-id masks every class but the rule's ignored
-    and background label. merged: their union alone.
-    """
-    left_out: set[int | None] = set()
-    if isinstance(annotated, ClassMap) and annotated.kind == "index":
-        left_out = {rule.ignore_label} if isinstance(rule.which, tuple) else {rule.ignore_label, rule.background_label}
-    taken = (segment.mask for segment in annotated.segments if segment.taken(rule) and segment.class_id not in left_out)
-    masks = [mask for mask in taken if mask.any()]
-    return [np.logical_or.reduce(masks)] if merged and masks else masks
 
 
 class Interactive(PartedLearner):
@@ -175,30 +101,47 @@ class Interactive(PartedLearner):
         for name in ("per_view", "max_objects"):
             if extra[name] < 1:
                 raise UserError(f"--set {name}={extra[name]}: give at least 1")
-        self.max_objects, self.per_view = extra["max_objects"], 1 if extra["target"] == "merged" else extra["per_view"]
         merged = extra["target"] == "merged"
+        self.max_objects, self.per_view = extra["max_objects"], 1 if merged else extra["per_view"]
+        train, test, self.chain = defend(
+            train,
+            test,
+            options.defences,
+            partial(object_places, train, rule=options.rule),
+            class_count=2,
+            seed=0 if options.practice is None else options.practice.seed,
+            progress=options.progress,
+        )
         self.train = Scenes(train, self.side, options.rule, merged)
         self.test = Scenes(test, self.side, options.rule, merged)
         self.train_count = len(self.train)
-        self._pool, self._note = worker_threads(THREADS), ""
+        self._pool, self._told = worker_threads(THREADS), list(options.notes)
 
     def build(self) -> nn.Module:
         """Returns the network; a note tells which of its parts are trained."""
-        network = build_promptable(self.network, self.side, self.options.weights)
-        self._note = network.note
-        return network
+        practice = self.options.practice
+        network = build_promptable(self.network, self.side, self.options.weights if practice is None else practice.file)
+        started, said = start_network(network, practice)
+        early = [NOTE] if self.chain.score_defence is not None else []
+        told = [*self.options.notes, *([network.note] if network.note else []), *said, *early]
+        self._told = list(dict.fromkeys(told))
+        return started
 
     @property
     def notes(self) -> list[str]:  # type: ignore[override]  # it grows while the network is trained
         """Returns what is trained, and how many training images another one stood in for so far."""
-        notes = [self._note] if self._note else []
         missed = sorted(self.train.images.names[index] for index in self.train.without)
-        if missed:
-            notes.append(
-                f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were "
-                f"taken in their place: {len(missed)} ({first_few(missed)})"
-            )
-        return notes
+        if not missed:
+            return self._told
+        return [
+            *self._told,
+            f"training images without an object of {MIN_OBJECT_PIXELS} pixels or more at this --size, others were "
+            f"taken in their place: {len(missed)} ({first_few(missed)})",
+        ]
+
+    def counted(self, scores: Sequence[float]) -> float:
+        """Returns the score that counts; see `FittedChain.score`."""
+        return self.chain.score(scores)
 
     # --- training
 
@@ -216,37 +159,43 @@ class Interactive(PartedLearner):
         It is over all pixels or, of large masks, at sampled points, as HQ-SAM is trained. The views are those of the
         whole batch.
         """
-        draws = torch.rand(len(indices), GEOMETRY_DRAWS, generator=draw).tolist()
-        colours = draw_colours(len(indices), draw).tolist() if self.options.colour_jitter else [None] * len(indices)
+        drawn = drawn_views(len(indices), draw, self.options, (self.side, self.side))
         seeds = torch.randint(2**31, (len(indices), 2), generator=draw).tolist()
-        own = list(zip(indices, draws, colours, seeds, strict=True))[rank::size]
+        own = list(zip(indices, drawn, seeds, strict=True))[rank::size]
         views = list(self._pool.map(self._training_view, own))
         images, labels, boxes, points = (torch.stack(field).to(device) for field in zip(*views, strict=True))
-        logits_BK2MM = model(images, boxes, points)
+        own_seeds = [seed for _, _, (_, seed) in own]
+
+        def loss(images_B3SS: Tensor) -> Tensor:
+            return self._mask_loss(model(images_B3SS, boxes, points), labels, own_seeds)
+
+        if not self.chain.batch_defences:
+            return loss(images)
+        # What lies beyond an image is grey as ImageNet's mean, before a defence changes a batch and after it.
+        batch = Batch(plain_values(images), torch.empty(0), lambda plain, _: loss(standardised_planes(plain)))
+        changed = self.chain.change_batch(batch, torch.Generator().manual_seed(sum(own_seeds)))
+        return changed.loss(changed.images, changed.targets)
+
+    def _mask_loss(self, logits_BK2MM: Tensor, labels_BKSS: Tensor, seeds: Sequence[int]) -> Tensor:
         sampled = logits_BK2MM[0, 0, 0].numel() > losses.POINTS
-        random = [
-            torch.Generator().manual_seed(seed + place)
-            for _, seed in seeds[rank::size]
-            for place in range(self.per_view * len(PROMPTS))
-        ]
-        targets = labels.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0)
+        places = self.per_view * len(PROMPTS)
+        random = [torch.Generator().manual_seed(seed + place) for seed in seeds for place in range(places)]
         return losses.mask_loss(
             logits_BK2MM.flatten(0, 2)[:, None],
-            targets,
+            labels_BKSS.flatten(0, 1)[:, None].repeat_interleave(len(PROMPTS), 0),
             losses.LossRule(losses.POINTS if sampled else 0),
             random if sampled else None,
         )
 
-    def _training_view(self, drawn: tuple[int, Sequence[float], Colours | None, Sequence[int]]) -> Asked:
-        """Returns a random view. drawn: an image's index, what draws its view, its colours, the seed of its objects and
-        points.
+    def _training_view(self, drawn: tuple[int, ViewOf, Sequence[int]]) -> Asked:
+        """Returns a random view. drawn: an image's index, what draws its view, the seed of its objects and points.
 
         Objects that the view hardly shows are not asked for; where it shows none, the whole image is the view.
         """
-        index, draws, colours, (seed, _) = drawn
+        index, view_of, (seed, _) = drawn
         scene, random = self.train.with_object(index), np.random.default_rng(seed)
         masks = [scene.masks[place] for place in random.permutation(len(scene.masks))]
-        view = draw_view(draws, scene.size, (self.side, self.side), colours)
+        view = view_of(scene.size)
         labels = self._shown(masks, view)
         if not labels:
             view = self._whole(scene)
@@ -277,7 +226,7 @@ class Interactive(PartedLearner):
         model.eval()
         return self._scored(lambda *asked: self._answers(model, device, *asked))
 
-    @functools.cached_property
+    @cached_property
     def trivial(self) -> Metrics:  # type: ignore[override]  # measured when asked for; a cached property may be set, too
         """Returns the metrics of what the prompts say by themselves.
 
@@ -342,8 +291,7 @@ class Interactive(PartedLearner):
 
 def _label(mask_HW: np.ndarray, view: View) -> np.ndarray:
     """Returns the object in a view, S×S float32 in [0, 1], by pixel area where the view shrinks the image."""
-    shrinks = view.content[0] < mask_HW.shape[1]
-    shown = view.place(mask_HW.astype(np.uint8) * np.uint8(255), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    shown = view.shown(mask_HW.astype(np.uint8) * np.uint8(255))
     label = np.zeros(view.size[::-1], np.float32)
     label[: shown.shape[0], : shown.shape[1]] = shown
     return label / 255

@@ -10,6 +10,7 @@ from torch import nn
 from unseg.evaluation.augmentation import augment, draw_views
 from unseg.evaluation.learner import AnnotatedImages, LearnerOptions
 from unseg.evaluation.tasks.labelling import labelling_of
+from unseg.evaluation.tasks.practice_semantic import PracticeSemanticLearner, learn_native, network_input
 from unseg.evaluation.tasks.region_learner import check_name
 from unseg.evaluation.tasks.semantic import SemanticLearner, learn_labels
 from unseg.method import metrics
@@ -45,6 +46,18 @@ class Mask2FormerSemantic(SemanticLearner):
         return model(view.contiguous(), [class_targets(one) for one in target])
 
 
+class PracticeMask2Former(PracticeSemanticLearner):
+    """The same, trained as people train: see `PracticeSemanticLearner`."""
+
+    def _load_file(self, network: nn.Module) -> list[str]:
+        assert isinstance(network, SemanticMask2Former)
+        return list(network.notes)  # it has loaded its file itself
+
+    def criterion(self, model: nn.Module, images_B3HW: torch.Tensor, targets_BHW: torch.Tensor) -> torch.Tensor:
+        """Returns the network's own loss of images in [0, 1]."""
+        return model(network_input(images_B3HW).contiguous(), [class_targets(one) for one in targets_BHW])
+
+
 def class_targets(labels_HW: torch.Tensor) -> Targets:
     """Returns the classes of a label map (255: none) as masks. Their boxes are not needed, and are zero."""
     present = labels_HW.unique()
@@ -56,16 +69,27 @@ def class_targets(labels_HW: torch.Tensor) -> Targets:
 
 def make_mask2former_semantic(
     network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
-) -> SemanticLearner:
+) -> SemanticLearner | PracticeMask2Former:
     """Makes the learner of Mask2Former on the classes of the training annotations, or on the object."""
     check_name(network, SEMANTIC_NETWORKS, "semantic")
     options.extras()
-    return learn_labels(
+    labelling, practice = labelling_of(train, options), options.practice
+    if practice is None:
+        return learn_labels(
+            network,
+            train,
+            test,
+            options,
+            labelling=labelling,
+            kind=Mask2FormerSemantic,
+            build=lambda classes: SemanticMask2Former(network, classes, options.weights),
+        )
+    return learn_native(
         network,
         train,
         test,
         options,
-        labelling=labelling_of(train, options),
-        kind=Mask2FormerSemantic,
-        build=lambda classes: SemanticMask2Former(network, classes, options.weights),
+        labelling=labelling,
+        kind=PracticeMask2Former,
+        build=lambda classes: SemanticMask2Former(network, classes, practice.file),
     )

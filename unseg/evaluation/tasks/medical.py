@@ -1,14 +1,15 @@
-"""Medical segmentation: one object against the rest (a polyp, the lungs), cross entropy + dice, Dice and IoU.
+"""Medical segmentation: one object against the rest (a polyp, the lungs), cross-entropy + dice, Dice and IoU.
 
-The networks are those of semantic segmentation, so are images, views and labels at the training size. Medical sets are
+The networks are those of semantic segmentation, so are images, views and labels. Medical sets are
 scored image by image: `dice`, the mean over the test images of 2 · TP / (2 · TP + FP + FN), is the number that curves
 and tables are about, and `iou` is the same mean of TP / (TP + FP + FN). `dice_set` and `iou_set` count the pixels of
 all images together, so that large objects weigh more. An image without object counts 1 where none is found and 0
-otherwise. Shapes: N images, B batch, H×W the training size.
+otherwise. Shapes: N images, B batch, H×W the training size or an image's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ from unseg.data.annotations import Annotated, ObjectRule
 from unseg.errors import UserError
 from unseg.evaluation.learner import AnnotatedImages, LearnerOptions, Metrics
 from unseg.evaluation.tasks.labelling import BACKGROUND, OBJECT
+from unseg.evaluation.tasks.practice_semantic import (
+    PracticeSemanticLearner,
+    answer_of,
+    learn_native,
+    network_input,
+)
 from unseg.evaluation.tasks.semantic import EVAL_BATCH, SemanticLearner, learn_labels, predict
 from unseg.method import metrics
 from unseg.method.losses import dice_loss
@@ -57,18 +64,13 @@ class MedicalLearner(SemanticLearner):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        everywhere = [np.broadcast_to(np.uint8(answer), self._train.maps.shape) for answer in (0, 1)]
-        answer = int(np.argmax([summary(pixel_counts(self._train.maps, guess))["dice"] for guess in everywhere]))
-        self.majority = CLASSES[answer]
-        self.trivial = summary(pixel_counts(self._test.maps, np.broadcast_to(np.uint8(answer), self._test.maps.shape)))
+        self.majority, self.trivial = constant_answer(list(self._train.maps), list(self._test.maps))
 
     def criterion(self, logits_BCHW: torch.Tensor, target_BHW: torch.Tensor) -> torch.Tensor:
         """Returns cross entropy + dice of the object; 255, which lies outside a view's image, is not counted."""
-        labelled = target_BHW != metrics.IGNORE_LABEL
-        margin = logits_BCHW[:, 1] - logits_BCHW[:, 0]
-        margin = torch.where(labelled, margin, -CERTAIN)
-        dice = dice_loss(margin.flatten(1), (target_BHW == 1).flatten(1).float())
-        return F.cross_entropy(logits_BCHW, target_BHW, ignore_index=metrics.IGNORE_LABEL) + dice
+        return F.cross_entropy(logits_BCHW, target_BHW, ignore_index=metrics.IGNORE_LABEL) + object_dice(
+            logits_BCHW, target_BHW
+        )
 
     def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
         """Returns the `summary` over all test images."""
@@ -78,6 +80,50 @@ class MedicalLearner(SemanticLearner):
             answers = predict(model, torch.from_numpy(self._test.images[part]).to(device))
             counts.append(pixel_counts(self._test.maps[part], answers.to(torch.uint8).cpu().numpy()))
         return summary(np.concatenate(counts))
+
+
+class PracticeMedicalLearner(PracticeSemanticLearner):
+    """The same, trained as people train: see `PracticeSemanticLearner`."""
+
+    metric = "dice"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.majority, self.trivial = constant_answer(self._labels, self._test.labels)
+
+    def criterion(self, model: nn.Module, images_B3HW: torch.Tensor, targets_BHW: torch.Tensor) -> torch.Tensor:
+        """Returns cross-entropy + dice of the object; 255, which lies outside a view's image, is not counted."""
+        logits = model(network_input(images_B3HW)).float()
+        total = F.cross_entropy(logits, targets_BHW, ignore_index=metrics.IGNORE_LABEL, reduction="sum")
+        counted = (targets_BHW != metrics.IGNORE_LABEL).sum().clamp(min=1)
+        return total / counted + object_dice(logits, targets_BHW)
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
+        """Returns the `summary` over all test images, each at its own size."""
+        shown = zip(self._test.images, self._test.labels, strict=True)
+        counts = [pixel_counts(label[None], answer_of(model, pixels, device)[None]) for pixels, label in shown]
+        return summary(np.concatenate(counts))
+
+
+def object_dice(logits_BCHW: torch.Tensor, targets_BHW: torch.Tensor) -> torch.Tensor:
+    """Returns the dice loss of class 1 against class 0, the mean over the views; 255 counts as sure background."""
+    margin = logits_BCHW[:, 1] - logits_BCHW[:, 0]
+    margin = torch.where(targets_BHW != metrics.IGNORE_LABEL, margin, -CERTAIN)
+    return dice_loss(margin.flatten(1), (targets_BHW == 1).flatten(1).float())
+
+
+def constant_answer(train_maps: Sequence[np.ndarray], test_maps: Sequence[np.ndarray]) -> tuple[str, Metrics]:
+    """Returns "object" everywhere or nowhere, whichever has the better Dice on the training maps, and its metrics on
+    the test maps. Maps are H×W uint8, perhaps of several sizes."""
+    answer = int(np.argmax([_always(train_maps, guess)["dice"] for guess in (0, 1)]))
+    return CLASSES[answer], _always(test_maps, answer)
+
+
+def _always(maps: Sequence[np.ndarray], answer: int) -> Metrics:
+    guesses = (np.broadcast_to(np.uint8(answer), label.shape) for label in maps)
+    return summary(
+        np.concatenate([pixel_counts(label[None], guess[None]) for label, guess in zip(maps, guesses, strict=True)])
+    )
 
 
 def pixel_counts(labels_NHW: np.ndarray, answers_NHW: np.ndarray) -> np.ndarray:
@@ -122,7 +168,9 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def make_medical(
     network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions
-) -> MedicalLearner:
+) -> MedicalLearner | PracticeMedicalLearner:
     """Makes the learner of a network that tells what `options.rule` takes from the rest."""
     labelling = ObjectLabelling(options.rule)
+    if options.practice is not None:
+        return learn_native(network, train, test, options, labelling=labelling, kind=PracticeMedicalLearner)
     return learn_labels(network, train, test, options, labelling=labelling, kind=MedicalLearner)

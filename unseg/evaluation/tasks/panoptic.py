@@ -12,7 +12,8 @@ from torch import nn
 from unseg.evaluation.coco_metrics import NOTHING, PanopticQuality, decode
 from unseg.evaluation.learner import AnnotatedImages, LearnerOptions, Metrics
 from unseg.evaluation.region_pictures import drawn_regions
-from unseg.evaluation.regions import View, What, painted, read_regions, restore
+from unseg.evaluation.region_views import View, restore
+from unseg.evaluation.regions import What, painted, read_regions
 from unseg.evaluation.tasks.region_learner import RegionLearner, check_name
 from unseg.victims.mask2former import SIZES, QueryAnswers, panoptic
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,17 +24,17 @@ from unseg.evaluation.defences.chain import FittedChain, fit_chain
 from unseg.evaluation.defences.early import NOTE
 from unseg.evaluation.defences.kinds import Batch, Defence, TrainingSet
 from unseg.evaluation.learner import AnnotatedImages, Example, LearnerOptions, Metrics, PartedLearner
-from unseg.evaluation.practice import IMAGENET, Practice
+from unseg.evaluation.practice import Practice
+from unseg.evaluation.practice_start import load_file, start_network
 from unseg.evaluation.practice_views import draw_practice_views, take_view
 from unseg.evaluation.tasks.label_arrays import check_labels, kept_with
 from unseg.evaluation.tasks.labelling import Labelling, labelling_of
 from unseg.evaluation.tasks.semantic import coloured, confusion_metrics, constant_confusion
 from unseg.method import metrics
-from unseg.victims.imagenet import freeze_encoder, load_imagenet, named_by_tensorflow
-from unseg.victims.pretrained import read_weights
-from unseg.victims.semantic_networks import build_network, load_pretrained
+from unseg.victims.semantic_networks import build_network
 
 STRIDE = 32  # pixels: tests are padded to a multiple of it
+P = TypeVar("P", bound="PracticeSemanticLearner")
 
 
 @dataclass(frozen=True)
@@ -116,10 +115,15 @@ class PracticeSemanticLearner(PartedLearner):
 
     def build(self) -> nn.Module:
         """Returns the network with the weights that `practice` names; its encoder is frozen where that is asked for."""
-        network, weights = self._build(len(self.class_names)), self.practice.weights
-        if weights is not None:
-            self.notes = list(dict.fromkeys([*self.notes, *_load(network, weights)]))
-        return freeze_encoder(network) if self.practice.frozen_encoder else network
+        network = self._build(len(self.class_names))
+        said = self._load_file(network)
+        started, found = start_network(network, self.practice)
+        self.notes = list(dict.fromkeys([*self.notes, *said, *found]))
+        return started
+
+    def _load_file(self, network: nn.Module) -> list[str]:
+        """Loads the file of weights that is named, if one is, and returns sentences for the person."""
+        return load_file(network, self.practice)
 
     def part_loss(
         self,
@@ -140,9 +144,18 @@ class PracticeSemanticLearner(PartedLearner):
         images_BHW3 = torch.from_numpy(np.stack([image for image, _ in taken])).to(device)
         targets = torch.from_numpy(np.stack([label for _, label in taken])).to(device, torch.int64)
         images = images_BHW3.permute(0, 3, 1, 2).to(torch.float32) / 255
-        batch = Batch(images, targets, lambda images, targets: _cross_entropy(model, images, targets))
+        batch = Batch(images, targets, lambda images, targets: self.criterion(model, images, targets))
         batch = self.chain.change_batch(batch, torch.Generator().manual_seed(seed + rank))
         return batch.loss(batch.images, batch.targets)
+
+    def criterion(self, model: nn.Module, images_B3HW: torch.Tensor, targets_BHW: torch.Tensor) -> torch.Tensor:
+        """Returns the loss of images in [0, 1]: cross-entropy, the mean over the labelled pixels.
+
+        It is 0, with a graph, where a batch has none.
+        """
+        logits = model(network_input(images_B3HW)).float()
+        total = F.cross_entropy(logits, targets_BHW, ignore_index=metrics.IGNORE_LABEL, reduction="sum")
+        return total / (targets_BHW != metrics.IGNORE_LABEL).sum().clamp(min=1)
 
     def counted(self, scores: Sequence[float]) -> float:
         """Returns the score that counts; see `FittedChain.score`."""
@@ -182,20 +195,27 @@ def answer_of(model: nn.Module, pixels_HW3: np.ndarray, device: torch.device) ->
     return model(padded)[0, :, :height, :width].argmax(0).cpu().numpy()
 
 
-def make_practice_semantic(
-    network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions
-) -> PracticeSemanticLearner:
-    """Makes the learner of a network that tells the classes of the training annotations, or the object, apart.
+def learn_native(
+    network: str,
+    train_set: AnnotatedImages,
+    test_set: AnnotatedImages,
+    options: LearnerOptions,
+    *,
+    labelling: Labelling,
+    kind: type[P],
+    build: Callable[[int], nn.Module] | None = None,
+) -> P:
+    """Returns the learner of a semantic network on the labels that `labelling` makes; `options.practice` says how it is
+    trained.
 
-    `options.practice` says how it is trained.
+    build: in place of `network`, from the number of classes to a network.
     """
     assert options.practice is not None
     options.extras()
-    labelling = labelling_of(train_set, options)
     train = read_native(train_set, labelling, options.progress, "reading training images")
     test = read_native(test_set, labelling, options.progress, "reading test images")
-    return PracticeSemanticLearner(
-        lambda classes: build_network(network, classes),
+    return kind(
+        build or (lambda classes: build_network(network, classes)),
         train,
         test,
         labelling.names(np.concatenate([label.ravel() for label in train.labels])),
@@ -205,14 +225,12 @@ def make_practice_semantic(
     )
 
 
-def _load(network: nn.Module, weights: str | Path) -> list[str]:
-    """Loads what `Practice.weights` names and returns sentences for the person."""
-    if weights == IMAGENET:
-        return [load_imagenet(network)]
-    path = Path(weights)
-    if named_by_tensorflow(read_weights(path)):
-        return [load_imagenet(network, path)]
-    return load_pretrained(network, path)
+def make_practice_semantic(
+    network: str, train_set: AnnotatedImages, test_set: AnnotatedImages, options: LearnerOptions
+) -> PracticeSemanticLearner:
+    """Makes the learner of a network that tells the classes of the training annotations, or the object, apart."""
+    labelling = labelling_of(train_set, options)
+    return learn_native(network, train_set, test_set, options, labelling=labelling, kind=PracticeSemanticLearner)
 
 
 def _changed_test(test: NativeSet, chain: FittedChain) -> NativeSet:
@@ -228,8 +246,7 @@ def _class_counts(labels: Sequence[np.ndarray], class_count: int) -> np.ndarray:
     return total
 
 
-def _cross_entropy(model: nn.Module, images_B3HW: torch.Tensor, targets_BHW: torch.Tensor) -> torch.Tensor:
-    """Returns the mean over the labelled pixels; 0, with a graph, where a batch has none."""
-    view = standardised(images_B3HW.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
-    total = F.cross_entropy(model(view).float(), targets_BHW, ignore_index=metrics.IGNORE_LABEL, reduction="sum")
-    return total / (targets_BHW != metrics.IGNORE_LABEL).sum().clamp(min=1)
+def network_input(images_B3HW: torch.Tensor) -> torch.Tensor:
+    """Returns images in [0, 1] as networks take them: less ImageNet's mean, by its deviation, channels last in
+    memory."""
+    return standardised(images_B3HW.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)

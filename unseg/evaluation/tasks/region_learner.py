@@ -1,7 +1,8 @@
 """What networks of regions share: instance and panoptic segmentation, detection.
 
-Training sees random views (flip, zoom, shift, colours); tests see the whole image, scaled to fit into the training
-size, and answers are measured at the image's own size.
+Training sees random views; tests see the whole image, and answers are measured at the image's own size. Views are those
+of people who train (`unseg.evaluation.practice_views`), tests then at the image's own size, too; or they are of whole
+images, scaled to fit into the training size.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,28 +21,28 @@ from torch import nn
 from unseg.compute.threads import cores, worker_threads
 from unseg.data.annotations import ClassMap
 from unseg.errors import UserError
-from unseg.evaluation.augmentation import draw_colours
+from unseg.evaluation.augmentation import plain_values, standardised_planes
 from unseg.evaluation.coco_metrics import TrueRegion, decode
+from unseg.evaluation.defences.early import NOTE
+from unseg.evaluation.defences.kinds import Batch
+from unseg.evaluation.defended_images import defend
 from unseg.evaluation.learner import AnnotatedImages, Example, LearnerOptions, PartedLearner
+from unseg.evaluation.practice_start import start_network
 from unseg.evaluation.region_pictures import drawn_regions
-from unseg.evaluation.regions import (
-    GEOMETRY_DRAWS,
-    ClassList,
+from unseg.evaluation.region_views import (
     View,
-    What,
-    all_regions,
-    class_list,
-    draw_view,
-    read_regions,
+    ViewOf,
+    drawn_views,
     reduced,
     size_of,
+    test_view,
     view_pixels,
     view_targets,
-    whole,
 )
+from unseg.evaluation.regions import LAST_PLACE, ClassList, What, all_regions, class_list, class_places, read_regions
 from unseg.victims.detectors import RCNN, Detr, build_detector
 from unseg.victims.mask2former import SIZES, Mask2Former, QueryAnswers, build_mask2former
-from unseg.victims.targets import FoundObjects
+from unseg.victims.targets import FoundObjects, Targets
 
 EVAL_BATCH = 4
 KEPT_BYTES = 2**30  # of training pixels in memory; what is beyond is read anew
@@ -54,8 +57,19 @@ class RegionLearner(PartedLearner):
 
     def __init__(self, network: str, train: AnnotatedImages, test: AnnotatedImages, options: LearnerOptions) -> None:
         options.extras()  # these networks have none
-        self.network_name, self.train, self.test, self.options = network, train, test, options
-        self.classes: ClassList = class_list(train, test, self.what, options.rule)
+        self.network_name, self.options = network, options
+        classes = self.classes = class_list(train, test, self.what, options.rule)
+        self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
+        train, test, self.chain = defend(
+            train,
+            test,
+            options.defences,
+            partial(class_places, train, classes=classes, what=self.what),
+            class_count=min(len(classes.ids), LAST_PLACE) + 1,
+            seed=0 if options.practice is None else options.practice.seed,
+            progress=options.progress,
+        )
+        self.train, self.test = train, test
         self.truths = all_regions(test, self.classes, self.what, options.progress)
         if all(region.crowd for regions in self.truths for region in regions):
             raise UserError(
@@ -64,28 +78,38 @@ class RegionLearner(PartedLearner):
         if not any(_shows_object(train, place, self.classes, self.what) for place in range(len(train.names))):
             raise UserError("--annotations: no training image has an object of the classes; there is nothing to learn")
         self.train_count = len(train.names)
-        self._from_maps = self.what == "instances" and isinstance(train.annotated(0), ClassMap)
         self._kept: dict[int, tuple[np.ndarray, list[TrueRegion], tuple[int, int]]] = {}
         self._kept_bytes = 0
         self._pool = worker_threads(min(8, cores())) if cores() > 1 else None
 
     def build(self) -> nn.Module:
-        """Returns the network with its own loss."""
-        name, classes, weights = self.network_name, len(self.classes.ids), self.options.weights
+        """Returns the network with its own loss, with the weights that the options name."""
+        name, classes, weights = self.network_name, len(self.classes.ids), self._own_weights()
         model: Mask2Former | RCNN | Detr
         if name in SIZES:
             model = build_mask2former(name, classes, weights)
         else:
             model = build_detector(name, classes, size=self.options.size, weights=weights)
-        self.notes = [COMPONENTS_NOTE, *model.notes] if self._from_maps else list(model.notes)
-        return model
+        started, said = start_network(model, self.options.practice)
+        early = [NOTE] if self.chain.score_defence is not None else []
+        own = [COMPONENTS_NOTE] if self._from_maps else []
+        self.notes = [*own, *self.options.notes, *model.notes, *said, *early]
+        return started
+
+    def _own_weights(self) -> Path | None:
+        """Returns the file that the network itself loads."""
+        return self.options.weights if self.options.practice is None else self.options.practice.file
+
+    def counted(self, scores: Sequence[float]) -> float:
+        """Returns the score that counts; see `FittedChain.score`."""
+        return self.chain.score(scores)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns groups in which a pretrained backbone learns at a tenth of the rate.
 
         This is as published for Mask2Former and for the DETR family.
         """
-        if self.options.weights is None:
+        if self._own_weights() is None:
             return super().parameter_groups(model)
         slow: list[nn.Parameter] = []
         fast: list[nn.Parameter] = []
@@ -106,18 +130,28 @@ class RegionLearner(PartedLearner):
         size: int,
     ) -> torch.Tensor:
         """Returns the loss of every `size`-th image from `rank` on; the views are those of the whole batch."""
-        draws = torch.rand(len(indices), GEOMETRY_DRAWS, generator=draw).tolist()
-        colours = draw_colours(len(indices), draw).tolist() if self.options.colour_jitter else [None] * len(draws)
-        mine = list(zip(indices, draws, colours, strict=True))[rank::size]
+        mine = list(zip(indices, drawn_views(len(indices), draw, self.options, self.options.size), strict=True))
+        seed = int(torch.randint(2**62, (1,), generator=draw)) + rank if self.chain.batch_defences else 0
+        mine = mine[rank::size]
         views = list(self._pool.map(self._training_view, mine) if self._pool else map(self._training_view, mine))
-        images, valid = (torch.stack([view[part] for view in views]).to(device) for part in (0, 1))
-        return model(images, valid, [view[2].to(device) for view in views])
+        images = torch.stack([image for image, _, _ in views]).to(device)
+        valid = torch.stack([shown for _, shown, _ in views]).to(device)
+        targets = [target.to(device) for _, _, target in views]
+        if not self.chain.batch_defences:
+            return model(images, valid, targets)
+        changed = Batch(
+            plain_values(images),
+            torch.empty(0),
+            lambda plain, _: model(standardised_planes(plain) * valid[:, None], valid, targets),
+        )
+        changed = self.chain.change_batch(changed, torch.Generator().manual_seed(seed))
+        return changed.loss(changed.images, changed.targets)
 
-    def _training_view(self, drawn: tuple[int, Sequence[float], tuple[float, float, float, float] | None]) -> tuple:
+    def _training_view(self, drawn: tuple[int, ViewOf]) -> tuple[torch.Tensor, torch.Tensor, Targets]:
         """Returns an image 3×H×W, where it is filled H×W, and its regions."""
-        index, draws, colour = drawn
+        index, view_of = drawn
         pixels, regions, image_size = self._training_image(index)
-        view = draw_view(draws, image_size, self.options.size, colour)
+        view = view_of(image_size)
         return view_pixels(pixels, view), filled(view), view_targets(regions, view)
 
     def _training_image(self, index: int) -> tuple[np.ndarray, list[TrueRegion], tuple[int, int]]:
@@ -127,7 +161,9 @@ class RegionLearner(PartedLearner):
         pixels = self.train.pixels(index)
         regions = read_regions(self.train, index, self.classes, self.what)
         height, width = pixels.shape[:2]
-        image = (*reduced(pixels, regions, self.options.size), (width, height))
+        if self.options.practice is None:
+            pixels, regions = reduced(pixels, regions, self.options.size)
+        image = (pixels, regions, (width, height))
         # Two threads may read the same image; it is counted twice then.
         if self._kept_bytes + image[0].nbytes <= KEPT_BYTES:
             self._kept[index], self._kept_bytes = image, self._kept_bytes + image[0].nbytes
@@ -141,14 +177,15 @@ class RegionLearner(PartedLearner):
         """Yields place, pixels and answer (see `_answer`) of each of the first `count` test images, in order."""
         model.eval()
         places = range(len(self.test.names) if count is None else min(count, len(self.test.names)))
-        for first in range(0, len(places), EVAL_BATCH):
-            batch = places[first : first + EVAL_BATCH]
+        step = EVAL_BATCH if self.options.practice is None else 1  # images of their own sizes go one at a time
+        for first in range(0, len(places), step):
+            batch = places[first : first + step]
             pixels = [self.test.pixels(place) for place in batch]
             # Yielded outside of `_answers_of`, since what is entered there would hold for the receiver, too.
             yield from zip(batch, pixels, self._answers_of(model, device, pixels), strict=True)
 
     def _answers_of(self, model: nn.Module, device: torch.device, pixels: Sequence[np.ndarray]) -> list[Any]:
-        views = [View(self.options.size, whole(self.options.size, size_of(image))) for image in pixels]
+        views = [test_view(size_of(image), self.options) for image in pixels]
         images = torch.stack([view_pixels(image, view) for image, view in zip(pixels, views, strict=True)])
         valid = torch.stack([filled(view) for view in views])
         with torch.inference_mode():
@@ -202,7 +239,8 @@ def separate(said: QueryAnswers | list[FoundObjects]) -> list[Any]:
     return said
 
 
-def check_name(network: str, available: Sequence[str], task: str) -> None:
-    """Raises UserError where the task has no such network."""
+def check_name(network: str, available: Sequence[str], task: str, *more: str) -> None:
+    """Raises UserError where the task has no such network. more: what other names look like."""
     if network not in available:
-        raise UserError(f"--networks: unknown network '{network}' for --task {task}; available: {', '.join(available)}")
+        known = ", ".join([*available, *more])
+        raise UserError(f"--networks: unknown network '{network}' for --task {task}; available: {known}")
