@@ -32,7 +32,7 @@ from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import truth_by
 from unseg.evaluation.tasks.instance import DETECTION_NETWORKS, INSTANCE_NETWORKS
 from unseg.evaluation.tasks.panoptic import PANOPTIC_NETWORKS
-from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, TASKS, find_maker
+from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, TASKS, WHOLE_DEFAULTS, find_maker, takes_practice
 from unseg.method.codes import code_map
 from unseg.method.config import Budget
 from unseg.protecting.network_protector import NetworkProtector
@@ -42,6 +42,7 @@ from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
 from unseg.storage.weights import load_generator, save_generator
 from unseg.victims import promptable
+from unseg.victims.detectors import has_encoder
 from unseg.victims.semantic_networks import NETWORKS
 
 EVERY_CLASS = truth_by(ObjectRule("all", background_label=None))
@@ -135,11 +136,15 @@ def test_options_may_come_from_a_file(data: Path, tmp_path: Path) -> None:
 
 
 def test_every_task_has_a_default_network() -> None:
-    assert DEFAULT_NETWORKS.keys() == TASKS.keys()
-    for task, network in DEFAULT_NETWORKS.items():
-        assert callable(find_maker(task, network))
-    assert {DEFAULT_NETWORKS["instance"], DEFAULT_NETWORKS["remote"]} <= set(INSTANCE_NETWORKS)
-    assert DEFAULT_NETWORKS["detection"] in DETECTION_NETWORKS and DEFAULT_NETWORKS["panoptic"] in PANOPTIC_NETWORKS
+    assert DEFAULT_NETWORKS.keys() == WHOLE_DEFAULTS.keys() == TASKS.keys()
+    for networks, practice in ((DEFAULT_NETWORKS, True), (WHOLE_DEFAULTS, False)):
+        for task, network in networks.items():
+            assert callable(find_maker(task, network, practice=practice))
+            assert takes_practice(task, network)
+    assert {WHOLE_DEFAULTS["instance"], WHOLE_DEFAULTS["remote"]} <= set(INSTANCE_NETWORKS)
+    assert has_encoder(DEFAULT_NETWORKS["instance"], "maskrcnn") and has_encoder(DEFAULT_NETWORKS["remote"], "maskrcnn")
+    assert has_encoder(DEFAULT_NETWORKS["detection"], "fasterrcnn")
+    assert WHOLE_DEFAULTS["detection"] in DETECTION_NETWORKS and DEFAULT_NETWORKS["panoptic"] in PANOPTIC_NETWORKS
     assert DEFAULT_NETWORKS["interactive"] in promptable.NETWORKS
 
 
@@ -147,7 +152,7 @@ def test_a_task_starts_without_naming_a_network(data: Path, tmp_path: Path) -> N
     """An instance network on the connected components of class maps, in one step."""
     options = {name: value for name, value in OPTIONS.items() if name != "networks"}
     results = evaluate(tmp_path / "out", task="instance", conditions="clean", **split_options(data), **options)
-    assert [run["settings"]["network"] for run in results["runs"]] == [DEFAULT_NETWORKS["instance"]]
+    assert [run["settings"]["network"] for run in results["runs"]] == [WHOLE_DEFAULTS["instance"]]
 
 
 # --- networks of one's own -------------------------------------------------------------------------------------------
