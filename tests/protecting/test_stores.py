@@ -260,8 +260,8 @@ def test_contents_stay_within_their_room(there: Any, tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "mirror", room=2500)
     place = mirror.listed(f"{ROOT}/bits")
     for number in (0, 1, 2, 3, 4, 0):
-        mirror.bring(place / str(number))
-        assert (place / str(number)).read_bytes() == bytes([number]) * 1000
+        with mirror.held(place / str(number)):
+            assert (place / str(number)).read_bytes() == bytes([number]) * 1000
         kept = [path for path in place.iterdir() if path.stat().st_mode & 0o777 == 0o400]
         assert len(kept) <= 2
     assert {path.stat().st_size for path in place.iterdir()} == {1000}

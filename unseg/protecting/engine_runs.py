@@ -42,6 +42,7 @@ from unseg.storage.files import sha256_of
 from unseg.storage.locks import SILENCE, FolderLock, holder_of
 from unseg.storage.mirror import Mirror, Name, mirror_here, mirrored
 from unseg.storage.packing import packed, unpacked
+from unseg.storage.picture_kinds import side_files
 
 SHARDS_AN_ACTOR = 8  # so that all end at about the same time
 LEAST = 8  # images of a shard: below that, its manifest is most of the work
@@ -155,7 +156,7 @@ def _files_of(jobs: tuple[Job, ...], out: Path) -> Iterator[Path]:
     for job in jobs:
         yield job.sample.image
         if job.sample.mask is not None:
-            yield job.sample.mask
+            yield from (job.sample.mask, *side_files(job.sample.mask))
         outputs = {job.planned.output, job.planned.copy, *(job.earlier.owned if job.earlier else ())}
         yield from (out / name for name in outputs if name is not None)
 

@@ -25,6 +25,7 @@ from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.storage import image_decoding, label_decoding
 from unseg.storage.files import is_missing
 from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.picture_kinds import side_files
 from unseg.storage.second_decoder import disagreement
 
 LOOKED_AT, LOOKED_AT_A_LINE = 100_000, 10  # files in folders that a manifest names, in all and for each line
@@ -113,9 +114,10 @@ class Originals:
         return path
 
     def files_of(self, entry: Entry) -> list[Path]:
-        """Returns where what a line speaks of may lie: its protected file, its original, its mask."""
+        """Returns where what a line speaks of may lie: its protected file, its original, its mask with what belongs to
+        it."""
         root = self.masks or (None if entry.mask_root is None else self.folder / entry.mask_root)
-        mask = [] if root is None or entry.mask is None else [root / entry.mask]
+        mask = [] if root is None or entry.mask is None else [root / entry.mask, *side_files(root / entry.mask)]
         return [self.folder / (entry.output or entry.input), self._path_of(entry), *mask]
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:

@@ -8,8 +8,8 @@ killed loses one shard at most, and shards that are repeated, also by several ma
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from unseg.compute.engine import Engine
 from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.compute.ray_cluster import OPTION
-from unseg.compute.threads import worker_threads
+from unseg.compute.threads import in_order, worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
 from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
@@ -30,12 +30,14 @@ from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard, is_done
 from unseg.protecting.verification import Verification, verify
-from unseg.storage.files import files_under, sha256_of
+from unseg.storage.files import files_under, sha256_of, walk_folders
 from unseg.storage.image_limits import MAX_PIXELS
 from unseg.storage.key_file import new_key, write_key
 from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
+from unseg.storage.picture_kinds import look_at, tells_by_name
 
 IMAGES_A_SHARD = 1000
+BYTES_A_SHARD = 2**32  # of the images: what they become lies on this disk until the shard is done
 SENDERS = 8  # files that are sent at a time
 Run = Callable[[Request, bool, Progress], Summary]
 Made = TypeVar("Made")
@@ -69,6 +71,8 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         }
         inputs = tuple(mirror.listed(place) if is_url(place) else place for place in request.inputs)
         request = replace(request, inputs=inputs, **places)
+        if not request.holds_containers:
+            _look_ahead([place for place in inputs if mirror.url(place) is not None], told)
         if not is_url(request.out):
             return run(request, dry_run, told)
         given = request.out
@@ -85,6 +89,35 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         if request.shard is None:
             return target.all_shards()
         return target.plan(request.shard) if request.shard.is_plan else target.shard(request.shard)
+
+
+def _look_ahead(places: list[Path], progress: Progress) -> None:
+    """Looks at all files whose names do not tell what they are, several at a time; what was seen is remembered.
+
+    UserError where one cannot be looked at, so that nobody takes it for no image.
+    """
+
+    def look(path: Path) -> None:
+        try:
+            look_at(path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be looked at: {error.strerror or error}; run the same command again"
+            ) from error
+
+    unclear = [path for place in places for path in _files_at(place) if not tells_by_name(path)]
+    if unclear:
+        with worker_threads(SENDERS) as threads, progress.bar("look", len(unclear)) as tick:
+            for _ in in_order(threads, look, unclear):
+                tick()
+
+
+def _files_at(place: Path) -> Iterator[Path]:
+    """Yields a file, or those in a folder, as far as it can be looked into."""
+    if place.is_file():
+        yield place
+    for parent, _, names in walk_folders(place, lambda error: None) if place.is_dir() else ():
+        yield from (Path(parent) / name for name in names)
 
 
 def _with_key(request: Request, dry_run: bool, progress: Progress) -> Request:
@@ -167,9 +200,20 @@ def shards_for(request: Request, images_a_shard: Callable[[int], int] = lambda i
         return min(MOST, len(request.containers.found))
     if request.samples is not None:
         images = len(request.samples.samples)
+        size = _size_of(sample.image for sample in request.samples.samples)
     else:
         images = sum(count_files(place, MOST * IMAGES_A_SHARD) for place in request.inputs)
-    return max(1, min(MOST, -(-images // images_a_shard(images))))
+        size = sum(_size_of(_files_at(place)) for place in request.inputs)
+    return max(1, min(MOST, max(-(-images // images_a_shard(images)), -(-size // BYTES_A_SHARD))))
+
+
+def _size_of(paths: Iterable[Path]) -> int:
+    """Returns the bytes of files, of those that can be looked at: what cannot is told later."""
+    size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += os.path.getsize(path)
+    return size
 
 
 def send_plan(mirror: Mirror, out: Path, before: str | None, records: Path | None = None) -> None:

@@ -7,14 +7,15 @@ in their place. All else in it stays, in its order.
 from __future__ import annotations
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders
-from unseg.storage.mirror import ABSENT, ROOM, Kept, leave_absent
+from unseg.storage.files import make_folders
+from unseg.storage.kept_contents import ABSENT, ROOM, Kept, leave_absent, temporary_beside
 
 
 class Container(ABC):
@@ -97,8 +98,17 @@ class ContainerFolder:
             os.fspath(self.stands_for / whole.relative_to(self.folder)) if whole.is_relative_to(self.folder) else None
         )
 
-    def bring(self, path: str | Path) -> None:
-        """Brings the content of an image or mask that is about to be read."""
+    @contextmanager
+    def held(self, path: str | Path) -> Iterator[None]:
+        """Inside, the content of an image or mask is there."""
+        self._bring(path)
+        yield
+
+    def in_ranges(self, path: str | Path) -> BinaryIO | None:
+        """Returns None: images and masks come whole."""
+        return None
+
+    def _bring(self, path: str | Path) -> None:
         whole, root = os.path.normpath(os.fspath(path)), os.fspath(self.folder) + os.sep
         if not whole.startswith(root) or not os.path.isfile(whole) or os.stat(whole).st_mode & 0o777 != ABSENT:
             return
@@ -106,7 +116,7 @@ class ContainerFolder:
         place = next((parent for parent in map(str, name.parents) if parent in self.containers), None)
         if place is None:
             return
-        temporary = Path(whole).parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+        temporary = temporary_beside(Path(whole))
         try:
             with open(temporary, "xb") as copy:
                 for block in self.containers[place].blocks(str(name.relative_to(place))):
@@ -118,5 +128,6 @@ class ContainerFolder:
         self.kept.add(Path(whole), ROOM, _give_up)
 
 
-def _give_up(path: Path) -> None:
+def _give_up(path: Path) -> bool:
     leave_absent(path, os.stat(path).st_size, 0)
+    return True

@@ -14,26 +14,25 @@ import secrets
 import shutil
 import stat
 import tempfile
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from unseg.errors import UserError, naming_the_extra
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders, open_for_reading, stays_inside
+from unseg.storage.files import WINDOWS, make_folders, open_for_reading, stays_inside
+from unseg.storage.kept_contents import ABSENT, BROUGHT, ROOM, Kept, leave_absent, mode_of, temporary_beside
 from unseg.storage.mounts import mounted, mounts
+from unseg.storage.ranges import open_ranges
 
-# Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
-ABSENT, BROUGHT = 0o200, 0o400
 PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
-ROOM = 2**31  # bytes of contents that a mirror keeps
+HOLD, HOLDS = "held-", ".holds"  # in it, too: second names of contents that are in use, and the lock of who counts them
+COUNTED = 0.001  # seconds between looks whether another process has counted
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
 
 # What the names of faults mean that users can mend.
@@ -76,7 +75,7 @@ class Mirror:
 
     folder: Path
     room: int = ROOM
-    kept: Kept = field(default_factory=lambda: Kept())
+    kept: Kept = field(default_factory=Kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Lets another process use the same mirror; it keeps count of its own contents."""
@@ -152,34 +151,81 @@ class Mirror:
 
     def is_written(self, path: Path) -> bool:
         """Returns whether a file of the mirror has a content that its store has not."""
-        return os.path.isfile(path) and os.stat(path).st_mode & 0o777 not in (ABSENT, BROUGHT)
+        return mode_of(path) not in (None, ABSENT, BROUGHT)
 
-    def bring(self, given: str | Path) -> None:
-        """Brings the content of a file that is about to be read; OSError where the store does not give it."""
-        if not os.fspath(given).startswith(os.fspath(self.folder) + os.sep):
-            return
-        path = Path(os.path.realpath(given))
-        if not os.path.isfile(path) or os.stat(path).st_mode & 0o777 != ABSENT:
+    @contextmanager
+    def held(self, path: str | Path) -> Iterator[None]:
+        """Inside, the content of a file of the mirror is here, and stays; OSError where the store does not give it.
+
+        What holds it is a second name, which all processes of the mirror see.
+        """
+        second = self._second_name(path) if os.fspath(path).startswith(os.fspath(self.folder) + os.sep) else None
+        try:
+            yield
+        finally:
+            if second is not None:
+                second.unlink(missing_ok=True)
+
+    def _second_name(self, given: str | Path) -> Path | None:
+        path, second = Path(os.path.realpath(given)), self.folder.parent / f"{HOLD}{secrets.token_hex(8)}"
+        while mode_of(path) in (ABSENT, BROUGHT):
+            self._bring(path)
+            with self.kept.lock, self._counting():
+                if mode_of(path) == BROUGHT:  # else it was given up again in between
+                    os.link(path, second)
+                    return second
+        return None
+
+    def _counting(self) -> AbstractContextManager[Any]:
+        """Returns a lock of whoever holds a content or gives one up, in any process, taken."""
+        return FileLock(self.folder.parent / HOLDS).acquire(poll_interval=COUNTED)
+
+    def in_ranges(self, path: str | Path) -> BinaryIO | None:
+        """Opens a file whose content is in its store, and of which only what is read is brought; None for any other.
+
+        What is read may raise OSError, as `held` does.
+        """
+        url = self.url(path)
+        if url is None or mode_of(Path(path)) != ABSENT:
+            return None
+
+        def read(start: int, end: int) -> bytes:
+            with _store_errors(url):
+                return bytes(_filesystem(url).cat_file(url, start=start, end=end))
+
+        return open_ranges(read, os.stat(path).st_size)
+
+    def _bring(self, path: Path) -> None:
+        if mode_of(path) != ABSENT:
             return
         url, before = self.url(path), os.stat(path)
         assert url is not None, "only files below the mirror's folder are brought"
-        temporary = _temporary(path)
+        temporary = temporary_beside(path)
         try:
             with _store_errors(url):
                 _filesystem(url).get_file(url, os.fspath(temporary))
             os.utime(temporary, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.chmod(temporary, BROUGHT)
-            os.replace(temporary, path)
+            with self._counting():
+                if mode_of(path) == ABSENT:  # else another thread or process was faster, and somebody may hold its own
+                    os.replace(temporary, path)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         self.kept.add(path, self.room, self.give_up)
 
-    def give_up(self, path: Path) -> None:
-        """Leaves the content of a file to the store, which has it."""
-        if os.path.isfile(path):
+    def give_up(self, path: Path) -> bool:
+        """Leaves the content of a file to the store, which has it; returns whether it did: not what somebody holds."""
+        if not os.path.isfile(path):
+            return True
+        with self._counting():
             found = os.stat(path)
-            leave_absent(path, found.st_size, found.st_mtime_ns)
+            if found.st_nlink > 1:
+                return False
+            with suppress(*((PermissionError,) if WINDOWS else ())):  # of a file that is open still
+                leave_absent(path, found.st_size, found.st_mtime_ns)
+                return True
+        return False
 
     def send(self, path: Path, is_new: bool = False) -> None:
         """Puts a file of the mirror into its store, whole or not at all.
@@ -243,49 +289,6 @@ def _remove_left_over(place: Path) -> None:
 def mirror_here() -> Mirror | None:
     """Returns the mirror that is mounted in this process; None where there is none."""
     return next((mount for mount in mounts() if isinstance(mount, Mirror)), None)
-
-
-class Kept:
-    """Contents that a process brought, the oldest first: once they are too many, the oldest are given up."""
-
-    def __init__(self) -> None:
-        self._sizes: OrderedDict[Path, int] = OrderedDict()
-        self._total = 0
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Lets another process keep count of its own."""
-        return Kept, ()
-
-    def add(self, path: Path, room: int, give_up: Callable[[Path], None]) -> None:
-        """Adds a file that was brought. room: bytes that may stay. give_up: leaves a content where it is from."""
-        with self._lock:
-            size = os.stat(path).st_size
-            self._total += size - self._sizes.get(path, 0)
-            self._sizes[path] = size
-            while self._total > room and len(self._sizes) > 1:
-                oldest, size = self._sizes.popitem(last=False)
-                self._total -= size
-                give_up(oldest)
-
-    def clear(self) -> None:
-        """Counts none any more."""
-        with self._lock:
-            self._sizes.clear()
-
-
-def leave_absent(path: Path, size: int, time_ns: int) -> None:
-    """Puts an absent file of a size in the place of a path; whoever reads it now goes on with what it had."""
-    temporary = _temporary(path)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    os.truncate(temporary, size)
-    os.utime(temporary, ns=(time_ns, time_ns))
-    os.chmod(temporary, ABSENT)
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
 # --- the library
