@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
@@ -341,23 +340,6 @@ def test_addresses() -> None:
     assert url_of(Path("s3://bucket/a/b/")) == "s3://bucket/a/b"
     with pytest.raises(ValueError, match="is no place in a store"):
         url_of("photos/a")
-
-
-def test_files_of_planes_stay_on_the_disk(there: Any, local: Path, tmp_path: Path) -> None:
-    for name, values in (("in", 700), ("masks", 1)):
-        (tmp_path / name).mkdir()
-        volume = np.zeros((14, 18, 5), np.int16)
-        volume[3:9, 4:15] = values
-        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / name / "v.nii")
-    given = {"masks": tmp_path / "masks", "key": local / "key"}
-    there.put_file(str(tmp_path / "in" / "v.nii"), f"{ROOT}/planes/v.nii")
-    for inputs, out in ((f"{ROOT}/planes", tmp_path / "here"), (tmp_path / "in", f"{ROOT}/away")):
-        for dry_run in (True, False):
-            (entry,) = protect(inputs, out, SETTINGS, dry_run=dry_run, **given).entries
-            assert entry.status == "failed" and "NIfTI is read and written in folders of this machine" in entry.reason
-    assert [name.rpartition("/")[2] for name in objects(there, f"{ROOT}/away")] == [MANIFEST]
-    (entry,) = protect(tmp_path / "in", tmp_path / "out", SETTINGS, **given).entries
-    assert entry.status == "protected"
 
 
 def test_what_killed_processes_left_of_mirrors_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
