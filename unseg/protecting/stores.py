@@ -62,8 +62,6 @@ class _Told:
 
 def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: Run) -> Summary:
     """Carries out a run that reads from stores or writes to one. run: does so on folders."""
-    if request.processes > 1 and is_url(request.annotations):
-        raise UserError(f"--processes {request.processes}: with --annotations in a store, only 1; give more --workers")
     with mirrored() as mirror:
         told = _Told(progress, mirror)
         places: dict[str, Any] = {
@@ -329,8 +327,6 @@ def verify_anywhere(
     given: dict[str, Any] = {"originals": originals, "masks": masks, "annotations": annotations}
     given = {name: Path(place) if isinstance(place, str) else place for name, place in given.items()}
     options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels, "engine": engine}
-    if engine is not None and is_url(annotations):
-        raise UserError(f"{OPTION}: does not go with --annotations in a store; leave it out, or copy them to a disk")
     if not any(map(is_url, (folder, *given.values()))):
         return _verified(folder, on_disk, **given, **options, progress=progress)
     with mirrored() as mirror:

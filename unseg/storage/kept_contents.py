@@ -47,11 +47,10 @@ class Kept:
                 self._sizes[oldest] = size
                 self._sizes.move_to_end(oldest, last=False)
 
-    def clear(self) -> None:
-        """Counts none any more."""
+    def forget(self, path: Path) -> None:
+        """Does not count a file any more, which goes."""
         with self.lock:
-            self._sizes.clear()
-            self._total = 0
+            self._total -= self._sizes.pop(path, 0)
 
 
 def leave_absent(path: Path, size: int, time_ns: int) -> None:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 REMEMBERED = 2**20  # looks at files in stores, some 400 bytes each
 
 
-def looked_at(path: str | Path, look: Callable[[BinaryIO], T]) -> T:
+def seen_in(path: str | Path, look: Callable[[BinaryIO], T]) -> T:
     """Returns what `look` finds in a regular file; OSError where it cannot be read.
 
     look: a function of a module, which reads little of the file. What it found in a file of a store is remembered.

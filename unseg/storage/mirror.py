@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 from filelock import FileLock, Timeout
 
 from unseg.errors import UserError, naming_the_extra
-from unseg.storage.files import WINDOWS, make_folders, open_for_reading, stays_inside
+from unseg.storage.files import WINDOWS, files_under, make_folders, open_for_reading, stays_inside
 from unseg.storage.kept_contents import ABSENT, BROUGHT, ROOM, Kept, leave_absent, mode_of, temporary_beside
 from unseg.storage.mounts import mounted, mounts
 from unseg.storage.ranges import open_ranges
@@ -135,7 +135,11 @@ class Mirror:
 
     @contextmanager
     def lent(self, names: Iterable[Name]) -> Iterator[None]:
-        """Inside, files have the names that another mirror gave; afterwards nothing is here. Errors name the stores."""
+        """Inside, files have the names that another mirror gave; afterwards here is what was before.
+
+        Errors name the stores.
+        """
+        before = set(files_under(self.folder))
         try:
             for name in names:
                 self._name(name)
@@ -143,9 +147,17 @@ class Mirror:
         except UserError as error:
             raise UserError(self.told(str(error))) from error
         finally:
-            self.kept.clear()
-            for folder in self.folder.iterdir():
-                shutil.rmtree(folder, ignore_errors=True)
+            self._leave_only(before)
+
+    def _leave_only(self, files: set[Path]) -> None:
+        for parent, folders, names in os.walk(self.folder, topdown=False):
+            for path in (Path(parent) / name for name in names):
+                if path not in files:
+                    self.kept.forget(path)
+                    path.unlink(missing_ok=True)
+            for folder in folders:
+                with suppress(OSError):  # it holds something still
+                    os.rmdir(os.path.join(parent, folder))
 
     # --- contents
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
 from unseg.storage.image_limits import IMAGE_SUFFIXES
-from unseg.storage.looking import looked_at
+from unseg.storage.looking import seen_in
 from unseg.storage.tiff_structure import raster_in
 
 # Names of pictures that are not read: such a file is listed, so that nobody believes it protected.
@@ -111,7 +111,7 @@ class Look(NamedTuple):
 
 def look_at(path: str | Path) -> Look:
     """Returns what a regular file is by its content; OSError where it cannot be read. Little of it is read."""
-    return looked_at(path, _look)
+    return seen_in(path, _look)
 
 
 def _look(file: BinaryIO) -> Look:

@@ -13,7 +13,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from unseg.storage.image_limits import ImageError, image_errors, said_of
-from unseg.storage.looking import looked_at
+from unseg.storage.looking import seen_in
 from unseg.storage.stacks.dicom_elements import instance_in, read_elements, transfer_syntax
 from unseg.storage.stacks.stack import bounded_bytes
 
@@ -46,7 +46,7 @@ def instance_of(path: Path, max_pixels: int) -> str:
     """Returns the identity of the instance in a file; empty where it has none. Most files tell it in their first bytes,
     and no more of them is read."""
     try:
-        found = looked_at(path, _first_instance)
+        found = seen_in(path, _first_instance)
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
     return str(read_data_set(path, max_pixels).get("SOPInstanceUID", "")) if found is None else found
