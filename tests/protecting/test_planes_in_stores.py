@@ -109,6 +109,14 @@ def test_between_a_store_and_the_disk(there: Any, local: Path, tmp_path: Path) -
     assert (result.failures, len(result.findings)) == ([], len(PROTECTED))
 
 
+def test_one_raster_with_outlines_and_what_lies_beside_them(there: Any, local: Path) -> None:
+    one, mask = "in/maps/roads.tif", "masks/maps/roads.shp"
+    protect(f"{ROOT}/{one}", f"{ROOT}/out", SETTINGS, mask=f"{ROOT}/{mask}", key=local / "key")
+    assert objects(there)["roads.tif"] == (local / "out" / "maps" / "roads.tif").read_bytes()
+    result = verify_anywhere(f"{ROOT}/out")
+    assert (result.failures, len(result.findings)) == ([], 1)
+
+
 def test_a_dry_run_foresees_it_and_sends_nothing(there: Any, local: Path) -> None:
     made = run(local, dry_run=True)
     assert {entry.input for entry in made.of("protected")} == set(PROTECTED)

@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from PIL import Image
 
+from tests.support.annotation_sets import build
 from tests.support.s3_server import BUCKET, SECRET, served
 from tests.support.told_progress import Told
 from unseg import cli
@@ -168,6 +169,22 @@ def test_annotations_in_a_store(there: Any, local: Path, tmp_path: Path) -> None
     there.rm(f"{ROOT}/out", recursive=True)
     run(local, masks=None, annotations=f"{ROOT}/coco.json", processes=2)
     assert objects(there) == tree(local / "coco-out")
+
+
+@pytest.mark.parametrize(("name", "place"), [("coco-panoptic", "panoptic.json"), ("yolo", "data.yaml")])
+def test_annotations_with_what_lies_beside_them(server: Any, tmp_path: Path, name: str, place: str) -> None:
+    """A folder of PNG files beside COCO's panoptic json, and YOLO's labels beside data.yaml."""
+    built = build(name, tmp_path / "set")
+    root = f"s3://{BUCKET}/{name}"
+    server.put(f"{tmp_path / 'set'}/", f"{root}/set", recursive=True)
+    images = built.images.relative_to(tmp_path).as_posix()
+    (tmp_path / "key").write_text("3c" * 32 + "\n")
+    given = {"key": tmp_path / "key"}
+    protect(built.images, tmp_path / "out", SETTINGS, annotations=tmp_path / "set" / place, **given)
+    protect(f"{root}/{images}", f"{root}/out", SETTINGS, annotations=f"{root}/set/{place}", **given)
+    assert objects(server, f"{root}/out") == tree(tmp_path / "out")
+    result = verify_anywhere(f"{root}/out")
+    assert result.findings and not result.failures
 
 
 # --- shards, killed and repeated

@@ -42,8 +42,8 @@ class OpenAnnotations:
     @property
     def files(self) -> Iterator[Path]:
         """Yields the files that reading may open, and others that lie among them."""
-        folder = looked_through(self.path)
-        yield from [self.path] if folder is None else files_under(folder)
+        for place in (looked_through(self.path) or self.path, *self.reader.own_images()):
+            yield from files_under(place) if os.path.isdir(place) else [place]
 
     def name_of(self, sample: SampleFile) -> str:
         """Returns the annotations' name of an image: relative to their images' folder."""

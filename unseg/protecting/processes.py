@@ -84,7 +84,8 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
                 workers[ours].start()
                 theirs.close()
         for rank, connection in enumerate(workers):
-            for message in (*mounts(), replace(plan, rank=rank)):  # tables of the plan are opened as it is received
+            messages: list[Mount | Blueprint] = [*mounts(), replace(plan, rank=rank)]  # its tables are opened on arrival
+            for message in messages:
                 _send(connection, message)
         yield from _collect(dict(workers), _Parts(jobs, count, processes))
         finished = True

@@ -26,7 +26,7 @@ from unseg.protecting.execution import Summary
 from unseg.protecting.findings import Finding
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
-from unseg.protecting.open_annotations import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations, looked_through
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard, is_done
 from unseg.protecting.verification import Verification, verify
@@ -34,7 +34,7 @@ from unseg.storage.files import files_under, sha256_of, walk_folders
 from unseg.storage.image_limits import MAX_PIXELS
 from unseg.storage.key_file import new_key, write_key
 from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
-from unseg.storage.picture_kinds import look_at, tells_by_name
+from unseg.storage.picture_kinds import look_at, side_names, tells_by_name
 
 IMAGES_A_SHARD = 1000
 BYTES_A_SHARD = 2**32  # of the images: what they become lies on this disk until the shard is done
@@ -65,7 +65,7 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
     with mirrored() as mirror:
         told = _Told(progress, mirror)
         places: dict[str, Any] = {
-            name: mirror.listed(str(place)) for name, place in request.places.items() if is_url(place)
+            name: _listed(mirror, str(place)) for name, place in request.places.items() if is_url(place)
         }
         inputs = tuple(mirror.listed(place) if is_url(place) else place for place in request.inputs)
         request = replace(request, inputs=inputs, **places)
@@ -87,6 +87,18 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         if request.shard is None:
             return target.all_shards()
         return target.plan(request.shard) if request.shard.is_plan else target.shard(request.shard)
+
+
+def _listed(mirror: Mirror, url: str) -> Path:
+    """Gives what says where objects are its names in the mirror, with what lies beside it and belongs to it."""
+    place = Path(url_of(url))
+    beside = side_names(place)
+    if place.suffix.lower() == ".json":
+        beside = [place.with_suffix("")]  # where COCO's panoptic PNG files lie
+    for other in (*beside, looked_through(place)):
+        if other is not None:
+            mirror.listed(other)
+    return mirror.listed(url)
 
 
 def _look_ahead(places: list[Path], progress: Progress) -> None:
@@ -330,11 +342,11 @@ def verify_anywhere(
     if not any(map(is_url, (folder, *given.values()))):
         return _verified(folder, on_disk, **given, **options, progress=progress)
     with mirrored() as mirror:
-        there = {name: mirror.listed(str(place)) if is_url(place) else place for name, place in given.items()}
+        there = {name: _listed(mirror, str(place)) if is_url(place) else place for name, place in given.items()}
         place = mirror.listed(folder) if is_url(folder) else folder
         if is_url(folder):
             for url in _named_places(mirror, place):
-                mirror.listed(url)
+                _listed(mirror, url)
         result = _verified(place, on_disk, **there, **options, progress=_Told(progress, mirror))
         return _told_of_stores(result, mirror)
 

@@ -136,6 +136,10 @@ def tells_by_name(name: str | PurePath) -> bool:
 
 def side_files(path: Path) -> list[Path]:
     """Returns the files beside one of outlines that belong to it."""
+    return [name for name in side_names(path) if os.path.isfile(name)]
+
+
+def side_names(path: Path) -> list[Path]:
+    """Returns what the files beside one of outlines may be called that belong to it; none for any other file."""
     endings = SIDE_SUFFIXES.get(path.suffix.lower(), ())
-    names = (path.with_suffix(form) for ending in endings for form in (ending, ending.upper()))
-    return [name for name in names if os.path.isfile(name)]
+    return [path.with_suffix(form) for ending in endings for form in (ending, ending.upper())]
