@@ -84,7 +84,7 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
                 workers[ours].start()
                 theirs.close()
         for rank, connection in enumerate(workers):
-            messages: list[Mount | Blueprint] = [*mounts(), replace(plan, rank=rank)]  # its tables are opened on arrival
+            messages: list[Mount | Blueprint] = [*mounts(), replace(plan, rank=rank)]  # tables are opened as it arrives
             for message in messages:
                 _send(connection, message)
         yield from _collect(dict(workers), _Parts(jobs, count, processes))

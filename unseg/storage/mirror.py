@@ -32,6 +32,7 @@ from unseg.storage.ranges import open_ranges
 
 PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
 HOLD, HOLDS = "held-", ".holds"  # in it, too: second names of contents that are in use, and the lock of who counts them
+PIECE, PIECES = 2**24, 2  # bytes of a large file that are in memory at a time, and how many times for each file
 COUNTED = 0.001  # seconds between looks whether another process has counted
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
 
@@ -252,7 +253,9 @@ class Mirror:
                     content = file.read()
                     _filesystem(url).pipe_file(url, content, mode="create")
                 else:
-                    _filesystem(url).put_file(os.fspath(path), url)
+                    # At least: of so many parts S3 makes one object.
+                    pieces = {"chunksize": max(PIECE, -(-os.stat(path).st_size // 10_000))} if _is_s3(url) else {}
+                    _filesystem(url).put_file(os.fspath(path), url, **pieces)
         except FileExistsError:
             raise
         except OSError as error:
@@ -320,9 +323,15 @@ def _filesystem(url: str) -> Any:
 def _driver(protocol: str) -> Any:
     import fsspec
 
+    options: dict[str, Any] = {"use_listings_cache": False}  # other machines write there, too
     if protocol == "s3":
         import_module("s3fs")  # whose absence fsspec tells in words of its own
-    return fsspec.filesystem(protocol, use_listings_cache=False)  # other machines write there, too
+        options |= {"default_block_size": PIECE, "max_concurrency": PIECES}
+    return fsspec.filesystem(protocol, **options)
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith("s3://")
 
 
 def _listed(url: str) -> Iterator[Name]:
