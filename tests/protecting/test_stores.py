@@ -330,7 +330,7 @@ def test_what_lacks_to_reach_a_store_is_told_without_secrets(
     def isfile(url: str) -> bool:
         raise error
 
-    monkeypatch.setattr("unseg.storage.mirror._filesystem", lambda url: SimpleNamespace(isfile=isfile))
+    monkeypatch.setattr("unseg.storage.store_library.filesystem", lambda url: SimpleNamespace(isfile=isfile))
     command = ["protect", str(local / "photos"), "--masks", "s3://bucket/masks", "--out", str(local / "new")]
     assert cli.main(command) == 2
     said = capsys.readouterr().err
@@ -341,8 +341,9 @@ def test_what_lacks_to_reach_a_store_is_told_without_secrets(
 def test_the_commands(there: Any, local: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--key", str(local / "key"), "--masks", f"{ROOT}/masks", "--out", f"{ROOT}/out"]
     assert cli.main(["protect", f"{ROOT}/photos", *options]) == 1
+    assert f"Manifest: {ROOT}/out/{MANIFEST}" in capsys.readouterr().out.replace("\n", "")
     assert cli.main(["verify", f"{ROOT}/out"]) == 1
-    assert "5 of 6 images hold the bound at every pixel" in capsys.readouterr().out
+    assert f"{ROOT}/out: 5 of 6 images hold the bound at every pixel" in capsys.readouterr().out
     assert cli.main(["merge", f"{ROOT}/out"]) == 1
     assert SECRET not in "".join(capsys.readouterr())
 

@@ -15,7 +15,7 @@ from unseg.compute.interrupts import in_good_order
 from unseg.errors import UserError
 from unseg.storage.files import printable
 from unseg.storage.image_limits import MAX_PIXELS
-from unseg.storage.mirror import is_url, url_of
+from unseg.storage.mirror import as_written
 
 if TYPE_CHECKING:  # torch is imported only when the command runs
     from unseg.protecting.verification import Verification
@@ -85,7 +85,7 @@ def _print_findings(console: Console, folder: Path, result: Verification) -> Non
     if result.note:
         console.print(f"note: {printable(result.note)}", markup=False, soft_wrap=True)
     good = len(result.findings) - len(result.failures)
-    place = printable(url_of(folder) if is_url(folder) else str(folder))
+    place = printable(as_written(folder))
     on_object, elsewhere = (value or 0 for value in result.largest_changes())
     told = f"{good} of {result.images} images hold the bound at every pixel; most change {on_object:g} on objects,"
     console.print(

@@ -41,9 +41,10 @@ from unseg.protecting.stores import (
 from unseg.storage import image_limits
 from unseg.storage.files import sha256_of
 from unseg.storage.locks import SILENCE, FolderLock, holder_of
-from unseg.storage.mirror import Mirror, Name, mirror_here, mirrored
+from unseg.storage.mirror import Mirror, mirror_here, mirrored
 from unseg.storage.packing import packed, packed_with_files, unpacked, unpacked_with_files
 from unseg.storage.picture_kinds import side_files
+from unseg.storage.store_library import Name
 
 SHARDS_AN_ACTOR = 8  # so that all end at about the same time
 LEAST = 8  # images of a shard: below that, its manifest is most of the work

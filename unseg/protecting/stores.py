@@ -34,7 +34,7 @@ from unseg.storage.files import files_under, sha256_of, walk_folders
 from unseg.storage.image_limits import MAX_PIXELS
 from unseg.storage.key_file import new_key, write_key
 from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
-from unseg.storage.picture_kinds import look_at, side_names, tells_by_name
+from unseg.storage.picture_kinds import is_picture_name, look_at, side_names, tells_by_name
 
 IMAGES_A_SHARD = 1000
 BYTES_A_SHARD = 2**32  # of the images: what they become lies on this disk until the shard is done
@@ -104,16 +104,16 @@ def _listed(mirror: Mirror, url: str) -> Path:
 def _look_ahead(places: list[Path], progress: Progress) -> None:
     """Looks at all files whose names do not tell what they are, several at a time; what was seen is remembered.
 
-    UserError where one cannot be looked at, so that nobody takes it for no image.
+    UserError where one cannot be looked at that may be no image, or one that would be left out.
     """
 
     def look(path: Path) -> None:
         try:
             look_at(path)
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot be looked at: {error.strerror or error}; run the same command again"
-            ) from error
+            if not is_picture_name(path):  # else its own line tells
+                said = f"cannot be looked at: {error.strerror or error}"
+                raise UserError(f"{path}: {said}; allow reading it, or move it away") from error
 
     unclear = [path for place in places for path in _files_at(place) if not tells_by_name(path)]
     if unclear:

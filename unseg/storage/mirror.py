@@ -17,31 +17,22 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from unseg.errors import UserError, naming_the_extra
+from unseg.errors import UserError
 from unseg.storage.files import WINDOWS, files_under, make_folders, open_for_reading, stays_inside
 from unseg.storage.kept_contents import ABSENT, BROUGHT, ROOM, Kept, leave_absent, mode_of, temporary_beside
 from unseg.storage.mounts import mounted, mounts
 from unseg.storage.ranges import open_ranges
+from unseg.storage.store_library import Name, files_at, filesystem, put_file, store_errors
 
 PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
 HOLD, HOLDS = "held-", ".holds"  # in it, too: second names of contents that are in use, and the lock of who counts them
-PIECE, PIECES = 2**24, 2  # bytes of a large file that are in memory at a time, and how many times for each file
 COUNTED = 0.001  # seconds between looks whether another process has counted
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
-
-# What the names of faults mean that users can mend.
-IN_WORDS = {
-    "PermissionError": "the store refuses access; look at the credentials in use, and at what they allow",
-    "NoCredentialsError": "no credentials are found, neither in AWS_ACCESS_KEY_ID nor in ~/.aws nor of this machine",
-    "EndpointConnectionError": "nobody answers at the server; is AWS_ENDPOINT_URL right, and is there a network?",
-}
 
 
 def is_url(place: object) -> bool:
@@ -59,12 +50,9 @@ def url_of(place: str | Path) -> str:
     return f"{found[1]}://{found[2].rstrip('/')}"
 
 
-class Name(NamedTuple):
-    """A file of a store. size: in bytes. time_ns: when it was changed."""
-
-    url: str
-    size: int
-    time_ns: int
+def as_written(place: Path) -> str:
+    """Returns a place as people write it: with both slashes of an address, of which a Path keeps one."""
+    return url_of(place) if is_url(place) else str(place)
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,7 @@ class Mirror:
         can have.
         """
         place = self.local(url)
-        for file in _listed(url_of(url)):
+        for file in files_at(url_of(url)):
             self._name(file)
         return place
 
@@ -185,8 +173,7 @@ class Mirror:
             self._bring(path)
             with self.kept.lock, self._counting():
                 if mode_of(path) == BROUGHT:  # else it was given up again in between
-                    os.link(path, second)
-                    return second
+                    return _linked(path, second)
         return None
 
     def _counting(self) -> AbstractContextManager[Any]:
@@ -203,8 +190,8 @@ class Mirror:
             return None
 
         def read(start: int, end: int) -> bytes:
-            with _store_errors(url):
-                return bytes(_filesystem(url).cat_file(url, start=start, end=end))
+            with store_errors(url):
+                return bytes(filesystem(url).cat_file(url, start=start, end=end))
 
         return open_ranges(read, os.stat(path).st_size)
 
@@ -215,8 +202,8 @@ class Mirror:
         assert url is not None, "only files below the mirror's folder are brought"
         temporary = temporary_beside(path)
         try:
-            with _store_errors(url):
-                _filesystem(url).get_file(url, os.fspath(temporary))
+            with store_errors(url):
+                filesystem(url).get_file(url, os.fspath(temporary))
             os.utime(temporary, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.chmod(temporary, BROUGHT)
             with self._counting():
@@ -248,14 +235,12 @@ class Mirror:
         url = self.url(path)
         assert url is not None, "only files below the mirror's folder are sent"
         try:
-            with open_for_reading(path) as file, _store_errors(url):
+            with open_for_reading(path) as file, store_errors(url):
                 if is_new:
                     content = file.read()
-                    _filesystem(url).pipe_file(url, content, mode="create")
+                    filesystem(url).pipe_file(url, content, mode="create")
                 else:
-                    # At least: of so many parts S3 makes one object.
-                    pieces = {"chunksize": max(PIECE, -(-os.stat(path).st_size // 10_000))} if _is_s3(url) else {}
-                    _filesystem(url).put_file(os.fspath(path), url, **pieces)
+                    put_file(path, url)
         except FileExistsError:
             raise
         except OSError as error:
@@ -266,12 +251,20 @@ class Mirror:
         url = self.url(path)
         assert url is not None, "only files below the mirror's folder are removed"
         try:
-            with _store_errors(url):
-                _filesystem(url).rm_file(url)
+            with store_errors(url):
+                filesystem(url).rm_file(url)
         except FileNotFoundError:
             return
         except OSError as error:
             raise UserError(f"{url}: cannot be removed: {error.strerror}") from error
+
+
+def _linked(path: Path, second: Path) -> Path | None:
+    """Gives a file a second name; None on a disk that has none, where a content stays until it is among the oldest."""
+    with suppress(OSError):
+        os.link(path, second)
+        return second
+    return None
 
 
 @contextmanager
@@ -304,88 +297,3 @@ def _remove_left_over(place: Path) -> None:
 def mirror_here() -> Mirror | None:
     """Returns the mirror that is mounted in this process; None where there is none."""
     return next((mount for mount in mounts() if isinstance(mount, Mirror)), None)
-
-
-# --- the library
-
-
-def _filesystem(url: str) -> Any:
-    try:
-        with naming_the_extra(url):
-            return _driver(url.partition("://")[0])
-    except ImportError as error:
-        raise UserError(f"{url}: needs a driver of its store ({str(error)[:80]})") from error
-    except ValueError as error:
-        raise UserError(f"{url}: {str(error)[:80]}; give a folder or s3://bucket/folder") from error
-
-
-@cache  # which every thread may use
-def _driver(protocol: str) -> Any:
-    import fsspec
-
-    options: dict[str, Any] = {"use_listings_cache": False}  # other machines write there, too
-    if protocol == "s3":
-        import_module("s3fs")  # whose absence fsspec tells in words of its own
-        options |= {"default_block_size": PIECE, "max_concurrency": PIECES}
-    return fsspec.filesystem(protocol, **options)
-
-
-def _is_s3(url: str) -> bool:
-    return url.startswith("s3://")
-
-
-def _listed(url: str) -> Iterator[Name]:
-    """Yields every file at or below a place."""
-    filesystem = _filesystem(url)
-    try:
-        with _store_errors(url):
-            if filesystem.isfile(url):
-                yield _facts(url, filesystem.info(url))
-                return
-            start = len(filesystem._strip_protocol(url))
-            # Not folder by folder: a walk leaves out keys with two slashes in a row without a word.
-            for name, facts in filesystem.find(url, detail=True).items():
-                if not name.endswith("/"):  # how some tools write an empty folder
-                    yield _facts(f"{url}{name[start:]}", facts)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{url}: cannot be listed: {error.strerror}") from error
-
-
-def _facts(url: str, found: dict[str, Any]) -> Name:
-    changed = found.get("LastModified") or found.get("created") or found.get("mtime") or 0
-    seconds = changed if isinstance(changed, (int, float)) else changed.timestamp()
-    return Name(url, int(found.get("size") or 0), int(seconds * 1e9))
-
-
-@contextmanager
-def _store_errors(url: str) -> Iterator[None]:
-    """Makes one kind of error, OSError with a short `strerror`, of all that a store's library raises.
-
-    Its own texts are left out where they may hold more than the name of the fault.
-    """
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError) as error:
-        raise type(error)(
-            error.errno, "is not there" if isinstance(error, FileNotFoundError) else "is there", url
-        ) from None
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or _in_words(error)}"[:120], url) from None
-    except _library_errors() as error:
-        raise OSError(None, _in_words(error), url) from None
-
-
-def _in_words(error: Exception) -> str:
-    name = type(error).__name__
-    return IN_WORDS.get(name, name)
-
-
-def _library_errors() -> tuple[type[Exception], ...]:
-    """Returns what drivers raise besides OSError: a missing password, a network that is not there."""
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        return ()
-    return BotoCoreError, ClientError
