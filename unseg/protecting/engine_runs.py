@@ -104,7 +104,7 @@ def protect_on_engine(request: Request, engine: Engine, progress: Progress, run:
         merged = merge(out, of_edition=True)
     else:
         mirror.listed(mirror.url(out / SHARDS) or "")  # what actors put there
-        merged = merged_in_store(mirror, out)
+        merged = merged_in_store(mirror, out, of_edition=True)
     return replace(merged, kept=kept, seconds=seconds)
 
 

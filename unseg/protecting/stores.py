@@ -177,7 +177,7 @@ class _Target:
             shard = Shard(number, count)
             if not is_done(shard, self.records, plan.header):
                 self.shard(shard)
-        return merged_in_store(self.mirror, self.out)
+        return merged_in_store(self.mirror, self.out, of_edition=True)
 
     def plan(self, shard: Shard) -> Summary:
         """Settles what the shards go by, and puts it into the store."""
@@ -294,20 +294,20 @@ def _owned(part: Manifest) -> list[str]:
 # --- merge and verify
 
 
-def merge_anywhere(out: Path) -> Summary:
+def merge_anywhere(out: Path, of_edition: bool = False) -> Summary:
     """Merges shards as `unseg.protecting.merging.merge` does, also in a store."""
     if not is_url(out):
-        return merge_any(out)
+        return merge_any(out, of_edition)
     with mirrored() as mirror:
-        return merged_in_store(mirror, mirror.listed(out))
+        return merged_in_store(mirror, mirror.listed(out), of_edition)
 
 
-def merged_in_store(mirror: Mirror, out: Path) -> Summary:
+def merged_in_store(mirror: Mirror, out: Path, of_edition: bool = False) -> Summary:
     """Merges shards that are in the mirror, and then in the store: first the whole, then away with the parts."""
     records = _records(out, os.path.isdir(out / LOOSE))
     parts = list(files_under(records / SHARDS)) if os.path.isdir(records / SHARDS) else []
     parts += [] if records == out else [records / MANIFEST, records / FACTS]
-    summary = merge_any(out)
+    summary = merge_any(out, of_edition)
     if mirror.is_written(out / MANIFEST):
         mirror.send(out / MANIFEST)
     for part in parts:
