@@ -71,10 +71,10 @@ def _made(settings: EditionSettings, mirror: Mirror | None, progress: Progress) 
     _check_names(settings, data, items)
     description, earlier = describe(settings, places), read_edition(settings.out)
     check_same(description, earlier, settings.out)
-    place = Path((mirror and mirror.url(settings.out)) or settings.out)
-    summary = merge_anywhere(place, of_edition=True) if settings.merge else _protect(settings, place, data, progress)
+    target = Path((mirror and mirror.url(settings.out)) or settings.out)
+    summary = merge_anywhere(target, of_edition=True) if settings.merge else _protect(settings, target, data, progress)
     if mirror is not None:
-        mirror.listed(place)
+        mirror.listed(target)
     notes = tuple(f"note: {note}" for note in lacking)
     for note in (*notes, *_left_out(settings, items)):
         progress.say(note)

@@ -295,5 +295,5 @@ def _remove_left_over(place: Path) -> None:
 
 
 def mirror_here() -> Mirror | None:
-    """Returns the mirror that is mounted in this process; None where there is none."""
-    return next((mount for mount in mounts() if isinstance(mount, Mirror)), None)
+    """Returns the mirror that was mounted last in this process; None where there is none."""
+    return next((mount for mount in reversed(mounts()) if isinstance(mount, Mirror)), None)
