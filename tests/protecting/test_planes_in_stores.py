@@ -22,9 +22,10 @@ from unseg.protecting.manifest import MANIFEST
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.shards import Shard
 from unseg.protecting.stores import merge_anywhere, verify_anywhere
-from unseg.storage.files import files_under
-from unseg.storage.kept_contents import ABSENT, BROUGHT, mode_of
+from unseg.storage.files import files_under, open_for_reading
+from unseg.storage.kept_contents import mode_of
 from unseg.storage.mirror import Mirror
+from unseg.storage.mounts import ABSENT, BROUGHT, mounted
 
 SETTINGS = ProtectSettings(workers=2, mask_type="binary")
 ROOT = f"s3://{BUCKET}/planes"
@@ -299,3 +300,21 @@ def test_what_is_held_stays_and_what_is_released_goes(there: Any, tmp_path: Path
     with mirror.held(place / "roads.dbf"):
         assert {mode_of(one), mode_of(other)} == {ABSENT}
     assert sum(content) > 0
+
+
+def test_what_is_given_up_before_it_is_opened_is_brought_again(
+    there: Any, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror(tmp_path / "mirror")
+    path, tries = mirror.listed(f"{ROOT}/masks/maps") / "grid.tif", []
+    bring = Mirror.bring
+
+    def then_given_up(self: Mirror, given: str | Path) -> bool:
+        found = bring(self, given)
+        tries.append(found)
+        return self.give_up(Path(given)) if len(tries) == 1 else found
+
+    monkeypatch.setattr(Mirror, "bring", then_given_up)
+    with mounted(mirror), open_for_reading(path) as file:
+        assert file.read() == (local / "masks" / "maps" / "grid.tif").read_bytes()
+    assert tries == [True, True]

@@ -1,8 +1,9 @@
 """Runs on stores such as S3, through a mirror: the same planning, the same images, the same manifest as on a disk.
 
-Where the output is in a store, a run is one in shards (`unseg.protecting.shards`), of a thousand images or about 4 GiB each: what a shard
-wrote goes into the store once the shard is done, and its manifest last, which is its mark that it is. So a run that is
-killed loses one shard at most, and shards that are repeated, also by several machines at once, write the same bytes.
+Where the output is in a store, a run is one in shards (`unseg.protecting.shards`), of a thousand images or about 4 GiB
+each: what a shard wrote goes into the store once the shard is done, and its manifest last, which is its mark that it
+is. So a run that is killed loses one shard at most, and shards that are repeated, also by several machines at once,
+write the same bytes.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from unseg.storage.mounts import ABSENT
 
-# Permissions of such a file: nobody may read it here, its content is elsewhere; its content was brought from there.
-ABSENT, BROUGHT = 0o200, 0o400
 ROOM = 2**31  # bytes of contents that stay
 
 

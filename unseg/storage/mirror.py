@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 
 from unseg.errors import UserError
 from unseg.storage.files import WINDOWS, files_under, make_folders, open_for_reading, stays_inside
-from unseg.storage.kept_contents import ABSENT, BROUGHT, ROOM, Kept, leave_absent, mode_of, temporary_beside
-from unseg.storage.mounts import mounted, mounts
+from unseg.storage.kept_contents import ROOM, Kept, leave_absent, mode_of, temporary_beside
+from unseg.storage.mounts import ABSENT, BROUGHT, mounted, mounts
 from unseg.storage.ranges import open_ranges
 from unseg.storage.store_library import Name, files_at, filesystem, put_file, store_errors
 
@@ -153,6 +153,17 @@ class Mirror:
     def is_written(self, path: Path) -> bool:
         """Returns whether a file of the mirror has a content that its store has not."""
         return mode_of(path) not in (None, ABSENT, BROUGHT)
+
+    def bring(self, path: str | Path) -> bool:
+        """Brings the content of a file that is about to be opened; OSError where the store does not give it.
+
+        Returns whether the content is the store's.
+        """
+        if not os.fspath(path).startswith(os.fspath(self.folder) + os.sep):
+            return False
+        real = Path(os.path.realpath(path))
+        self._bring(real)
+        return mode_of(real) in (ABSENT, BROUGHT)
 
     @contextmanager
     def held(self, path: str | Path) -> Iterator[None]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+# Permissions of a file of such a folder: nobody may read it here, its content is elsewhere; its content was brought.
+ABSENT, BROUGHT = 0o200, 0o400
+
 
 class Mount(Protocol):
     """A folder whose files have their contents elsewhere until they are read."""
+
+    def bring(self, path: str | Path) -> bool:
+        """Brings the content of a file of the folder; OSError where there is none. Returns whether it brings such."""
 
     def held(self, path: str | Path) -> AbstractContextManager[None]:
         """Inside, the content of a file of the folder is there, and stays; OSError where there is none."""
@@ -53,6 +59,21 @@ def place_of(path: str) -> str:
 def is_in_a_file(path: str | Path) -> bool:
     """Returns whether a path is that of a sample in a tar or table."""
     return place_of(os.fspath(path)) != os.fspath(path)
+
+
+def opened(path: str | Path, open_file: Callable[[], BinaryIO]) -> BinaryIO:
+    """Returns what `open_file` opens, a file at `path`, once its content is here; OSError where there is none."""
+    while any(mount.bring(path) for mount in _mounts):
+        try:
+            file = open_file()
+        except PermissionError:
+            if os.stat(path).st_mode & 0o777 != ABSENT:  # else it was given up again in between
+                raise
+            continue
+        if os.fstat(file.fileno()).st_mode & 0o777 != ABSENT:
+            return file
+        file.close()
+    return open_file()
 
 
 @contextmanager
