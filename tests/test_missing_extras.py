@@ -14,7 +14,7 @@ import unseg
 from unseg import cli
 from unseg.compute.engine import Engine
 from unseg.errors import UserError
-from unseg.storage import mirror
+from unseg.storage import store_library
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
 from unseg.storage.image_limits import ImageError
@@ -39,8 +39,8 @@ def outlines(folder: Path) -> object:
 
 
 def bucket(folder: Path) -> object:
-    mirror._driver.cache_clear()
-    return mirror._filesystem("s3://bucket/photos")
+    store_library._driver.cache_clear()
+    return store_library.filesystem("s3://bucket/photos")
 
 
 def transforms(folder: Path) -> object:

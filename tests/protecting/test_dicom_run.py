@@ -18,6 +18,9 @@ from tests.support.dicom_files import SHIPPED, made, segmentation, shipped
 from unseg.protecting.manifest import Entry, read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
+from unseg.storage.picture_kinds import START, kind_of
+from unseg.storage.stacks.dicom_elements import instance_in
+from unseg.storage.stacks.dicom_reading import FIRST
 from unseg.storage.stacks.stack_kinds import KINDS
 
 KEY = bytes(range(32))
@@ -219,6 +222,20 @@ def test_frames_follow_a_segmentation_of_a_whole_series(tmp_path: Path) -> None:
     assert not change[0].any() and ((change[1] != 0) == masks[0]).all() and ((change[2] != 0) == masks[1]).all()
     assert ((pydicom.dcmread(tmp_path / "out" / "IM2").pixel_array != words[0]) == masks[2]).all()
     assert not [finding for finding in verify(tmp_path / "out").findings if finding.problem]
+
+
+def test_the_first_bytes_tell_which_instance_a_file_is() -> None:
+    """As pydicom reads the whole of each file that it ships; one is packed as a whole, one broken, others have none."""
+    untold = []
+    for path in sorted(SHIPPED.glob("*.dcm")):
+        start = path.read_bytes()[:FIRST]
+        if kind_of(start[:START]) == "DICOM":
+            whole = str(pydicom.dcmread(path, stop_before_pixels=True).get("SOPInstanceUID", ""))
+            if instance_in(start) is None and whole:
+                untold.append(path.name)
+            else:
+                assert (instance_in(start) or "") == whole, path
+    assert untold == ["SC_rgb_jpeg.dcm", "image_dfl.dcm"]
 
 
 def _group(**sequences: Dataset) -> Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -135,6 +139,57 @@ def test_stores_hold_what_one_run_writes(
     found = verify_anywhere(Path(f"{ROOT}/out"), originals=None, **options, engine=Engine())
     assert found == verify_anywhere(Path(f"{ROOT}/out"), originals=None, **options)
     assert found.missing == ("b/d.png",) and len(found.failures) == 2
+
+
+def annotations(local: Path, name: str) -> None:
+    """Writes annotations of some of the images to `set`: a file of all, a folder with a file for each, or a table."""
+    (local / "set").mkdir()
+    if name == "labels":
+        shutil.copytree(local / "masks", local / "set" / name)
+    elif name == "coco.json":
+        sizes = [44 + max(place, 1) for place in range(len(NAMES))]
+        images = [
+            {"id": number, "file_name": NAMES[number], "width": sizes[number], "height": 31} for number in (1, 2, 4)
+        ]
+        shape = {"category_id": 3, "iscrowd": 0, "area": 567, "bbox": [3, 4, 27, 21]}
+        shape["segmentation"] = [[3, 4, 30, 4, 30, 25, 3, 25]]
+        entries = [{**shape, "id": number, "image_id": number} for number in (1, 2, 4)]
+        thing = {"id": 3, "name": "thing"}
+        (local / "set" / name).write_text(json.dumps({"images": images, "categories": [thing], "annotations": entries}))
+    else:
+        rows = {
+            column: [{"bytes": (local / folder / image).read_bytes(), "path": image} for image in ("a.png", "e.png")]
+            for column, folder in (("image", "photos"), ("mask", "masks"))
+        }
+        cell = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        pq.write_table(pa.table({name: pa.array(cells, cell) for name, cells in rows.items()}), local / "set" / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "count"), [("coco.json", "coco", 3), ("labels", "index", 5), ("masks.parquet", "huggingface", 2)]
+)
+def test_annotations_in_a_store(
+    local: Path,
+    server: Any,
+    actors: ActorsHere,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    form: str,
+    count: int,
+) -> None:
+    annotations(local, name)
+    for part in ("photos", "set"):
+        server.put(f"{local / part}/", f"{ROOT}/{part}", recursive=True)
+    given = {"annotations_format": form, "key": local / "key"}
+    made = protect(local / "photos", local / "alone", SETTINGS, annotations=local / "set" / name, **given)
+    assert len(made.of("protected")) == count
+    lose_at(monkeypatch, 1, 4)
+    protect(f"{ROOT}/photos", f"{ROOT}/out", SETTINGS, annotations=f"{ROOT}/set/{name}", **given, engine=Engine())
+    assert actors.lost == 2 and objects(server) == tree(local / "alone")
+    found = verify_anywhere(f"{ROOT}/out")
+    assert len(found.findings) == count and not found.failures
+    assert verify_anywhere(f"{ROOT}/out", engine=Engine()) == found
+    assert verify_anywhere(f"{ROOT}/out", annotations=f"{ROOT}/set/{name}", engine=Engine()) == found
 
 
 def test_what_is_sent_of_a_part_does_not_grow_with_the_set(local: Path, actors: ActorsHere) -> None:

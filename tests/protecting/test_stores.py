@@ -9,12 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from PIL import Image
 
+from tests.support.annotation_sets import build
 from tests.support.s3_server import BUCKET, SECRET, served
 from tests.support.told_progress import Told
 from unseg import cli
@@ -25,7 +25,7 @@ from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.shards import Shard
 from unseg.protecting.stores import merge_anywhere, verify_anywhere
 from unseg.storage.files import files_under
-from unseg.storage.mirror import LOCK, PREFIX, Mirror, mirrored, url_of
+from unseg.storage.mirror import LOCK, PREFIX, Mirror, as_written, mirrored, url_of
 
 SETTINGS = ProtectSettings(workers=2)
 NAMES = ("a.jpg", "a.png", "b/c.png", "b/d.png", "e.png", "g.png")
@@ -166,8 +166,25 @@ def test_annotations_in_a_store(there: Any, local: Path, tmp_path: Path) -> None
     alone = local.parent / "coco-out"
     protect(local / "photos", local / "coco-out", SETTINGS, annotations=local / "coco.json", key=local / "key")
     assert objects(there) == tree(local / "coco-out") and not alone.exists()
-    with pytest.raises(UserError, match="--processes 2: with --annotations in a store, only 1"):
-        run(local, masks=None, annotations=f"{ROOT}/coco.json", processes=2)
+    there.rm(f"{ROOT}/out", recursive=True)
+    run(local, masks=None, annotations=f"{ROOT}/coco.json", processes=2)
+    assert objects(there) == tree(local / "coco-out")
+
+
+@pytest.mark.parametrize(("name", "place"), [("coco-panoptic", "panoptic.json"), ("yolo", "data.yaml")])
+def test_annotations_with_what_lies_beside_them(server: Any, tmp_path: Path, name: str, place: str) -> None:
+    """A folder of PNG files beside COCO's panoptic json, and YOLO's labels beside data.yaml."""
+    built = build(name, tmp_path / "set")
+    root = f"s3://{BUCKET}/{name}"
+    server.put(f"{tmp_path / 'set'}/", f"{root}/set", recursive=True)
+    images = built.images.relative_to(tmp_path).as_posix()
+    (tmp_path / "key").write_text("3c" * 32 + "\n")
+    given = {"key": tmp_path / "key"}
+    protect(built.images, tmp_path / "out", SETTINGS, annotations=tmp_path / "set" / place, **given)
+    protect(f"{root}/{images}", f"{root}/out", SETTINGS, annotations=f"{root}/set/{place}", **given)
+    assert objects(server, f"{root}/out") == tree(tmp_path / "out")
+    result = verify_anywhere(f"{root}/out")
+    assert result.findings and not result.failures
 
 
 # --- shards, killed and repeated
@@ -260,8 +277,8 @@ def test_contents_stay_within_their_room(there: Any, tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "mirror", room=2500)
     place = mirror.listed(f"{ROOT}/bits")
     for number in (0, 1, 2, 3, 4, 0):
-        mirror.bring(place / str(number))
-        assert (place / str(number)).read_bytes() == bytes([number]) * 1000
+        with mirror.held(place / str(number)):
+            assert (place / str(number)).read_bytes() == bytes([number]) * 1000
         kept = [path for path in place.iterdir() if path.stat().st_mode & 0o777 == 0o400]
         assert len(kept) <= 2
     assert {path.stat().st_size for path in place.iterdir()} == {1000}
@@ -313,7 +330,7 @@ def test_what_lacks_to_reach_a_store_is_told_without_secrets(
     def isfile(url: str) -> bool:
         raise error
 
-    monkeypatch.setattr("unseg.storage.mirror._filesystem", lambda url: SimpleNamespace(isfile=isfile))
+    monkeypatch.setattr("unseg.storage.store_library.filesystem", lambda url: SimpleNamespace(isfile=isfile))
     command = ["protect", str(local / "photos"), "--masks", "s3://bucket/masks", "--out", str(local / "new")]
     assert cli.main(command) == 2
     said = capsys.readouterr().err
@@ -325,7 +342,7 @@ def test_the_commands(there: Any, local: Path, capsys: pytest.CaptureFixture[str
     options = ["--key", str(local / "key"), "--masks", f"{ROOT}/masks", "--out", f"{ROOT}/out"]
     assert cli.main(["protect", f"{ROOT}/photos", *options]) == 1
     assert cli.main(["verify", f"{ROOT}/out"]) == 1
-    assert "5 of 6 images hold the bound at every pixel" in capsys.readouterr().out
+    assert f"{ROOT}/out: 5 of 6 images hold the bound at every pixel" in capsys.readouterr().out
     assert cli.main(["merge", f"{ROOT}/out"]) == 1
     assert SECRET not in "".join(capsys.readouterr())
 
@@ -338,26 +355,10 @@ def test_names_that_no_folder_has_are_refused(there: Any, local: Path, key: str)
 
 
 def test_addresses() -> None:
-    assert url_of(Path("s3://bucket/a/b/")) == "s3://bucket/a/b"
+    assert url_of(Path("s3://bucket/a/b/")) == as_written(Path("s3://bucket/a/b/")) == "s3://bucket/a/b"
+    assert as_written(Path("photos/a")) == str(Path("photos/a"))
     with pytest.raises(ValueError, match="is no place in a store"):
         url_of("photos/a")
-
-
-def test_files_of_planes_stay_on_the_disk(there: Any, local: Path, tmp_path: Path) -> None:
-    for name, values in (("in", 700), ("masks", 1)):
-        (tmp_path / name).mkdir()
-        volume = np.zeros((14, 18, 5), np.int16)
-        volume[3:9, 4:15] = values
-        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / name / "v.nii")
-    given = {"masks": tmp_path / "masks", "key": local / "key"}
-    there.put_file(str(tmp_path / "in" / "v.nii"), f"{ROOT}/planes/v.nii")
-    for inputs, out in ((f"{ROOT}/planes", tmp_path / "here"), (tmp_path / "in", f"{ROOT}/away")):
-        for dry_run in (True, False):
-            (entry,) = protect(inputs, out, SETTINGS, dry_run=dry_run, **given).entries
-            assert entry.status == "failed" and "NIfTI is read and written in folders of this machine" in entry.reason
-    assert [name.rpartition("/")[2] for name in objects(there, f"{ROOT}/away")] == [MANIFEST]
-    (entry,) = protect(tmp_path / "in", tmp_path / "out", SETTINGS, **given).entries
-    assert entry.status == "protected"
 
 
 def test_what_killed_processes_left_of_mirrors_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import unseg
+from tests.support.geotiff_files import raster, scene
 from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
 from unseg import cli
@@ -410,3 +411,17 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, suffix: str) -> Non
     )
     small, large = map(int, done.stdout.split())
     assert large < small + 2_000_000 and large < 12_000_000, (small, large)
+
+
+def test_a_raster_in_a_table_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    planes = raster(tmp_path / "a.tif", scene(33, 47, 5, "uint16")).read_bytes()
+    cells = {"image": [cell(planes, "a.tif"), cell(picture(1), "b.png")], "mask": [cell(mask()), cell(mask())]}
+    pq.write_table(
+        pa.table({name: pa.array(values, CELL) for name, values in cells.items()}), tmp_path / "in" / "t.parquet"
+    )
+    made = protect(tmp_path / "in", tmp_path / "out", SETTINGS, huggingface="mask", key=KEY)
+    assert [entry.reason for entry in made.of("failed")] == [
+        "GeoTIFF in tars and tables is not protected: give it as a file of its own"
+    ]
+    assert pq.read_table(tmp_path / "out" / "t.parquet").num_rows == 1

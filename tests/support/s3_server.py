@@ -11,7 +11,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from unseg.storage import mirror
+from unseg.storage import store_library
 
 BUCKET = "unseg-test"
 SECRET = "a-secret-that-nobody-may-print"
@@ -32,7 +32,7 @@ def served() -> Iterator[Any]:
             ("AWS_DEFAULT_REGION", "us-east-1"),
         ):
             patch.setenv(name, value)
-        mirror._driver.cache_clear()
+        store_library._driver.cache_clear()
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         files = fsspec.filesystem("s3", use_listings_cache=False)
         files.mkdir(f"s3://{BUCKET}")
@@ -40,6 +40,6 @@ def served() -> Iterator[Any]:
             yield files
         finally:
             files.rm(f"s3://{BUCKET}", recursive=True)  # what it holds outlives the server, in this process
-            mirror._driver.cache_clear()
+            store_library._driver.cache_clear()
             fsspec.get_filesystem_class("s3").clear_instance_cache()
             server.stop()

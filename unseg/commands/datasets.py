@@ -16,6 +16,7 @@ from unseg.commands.console import Terminal, quiet_decoders, to_go_on_later
 from unseg.commands.protect_summary import print_summary
 from unseg.errors import UserError
 from unseg.storage.files import printable
+from unseg.storage.mirror import as_written
 
 if TYPE_CHECKING:  # torch is imported only when an edition is made, so that --help is fast
     from unseg.editions.options import EditionSettings
@@ -88,15 +89,13 @@ def _run(settings: EditionSettings) -> int:
         with to_go_on_later(), quiet_decoders():
             made = make_edition(settings, terminal)
     except UserError as error:  # options of `unseg protect` are variables here
-        raise UserError(
-            re.sub(r"(?:^|(?<=with ))--(out|generator|shard) ", lambda option: f"{option[1].upper()}=", str(error))
-        ) from error
+        said = re.sub(r"(?:^|(?<=with ))--(out|generator|shard) ", lambda option: f"{option[1].upper()}=", str(error))
+        raise UserError(said.replace("with --key", "with KEY")) from error
     if not made.summary.planned:
         print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0))
     if made.carried is not None:
         done = Counter(line.how for line in made.carried)
         told = ", ".join(f"{count:,} {how}" for how, count in sorted(done.items())) or "nothing else"
-        terminal.console.print(
-            f"Beside the images: {told}. The edition: {printable(str(settings.out))}", markup=False, soft_wrap=True
-        )
+        place = printable(as_written(settings.out))
+        terminal.console.print(f"Beside the images: {told}. The edition: {place}", markup=False, soft_wrap=True)
     return made.summary.exit_code

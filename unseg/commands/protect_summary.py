@@ -12,6 +12,7 @@ from rich.table import Table
 
 from unseg.commands.console import print_list, printable
 from unseg.protecting.manifest import MANIFEST, Entry
+from unseg.storage.mirror import as_written
 
 if TYPE_CHECKING:  # torch is imported only when a run begins
     from unseg.protecting.run import ProtectSettings, Summary
@@ -44,7 +45,7 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
     return {
         "ok": summary.exit_code == 0,
         "dry_run": summary.dry,
-        "manifest": str(out / MANIFEST),
+        "manifest": as_written(out / MANIFEST),
         "seconds": round(summary.seconds, 3),
         "forecast": asdict(summary.forecast),
         "protected": len(protected),
@@ -106,7 +107,7 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
         console.print(
             f"{made} image{'' if made == 1 else 's'} in {summary.seconds:.1f} s"
             f" ({made / summary.seconds:.1f} images/s). "
-            f"Manifest: {printable(str(out / MANIFEST))}",
+            f"Manifest: {printable(as_written(out / MANIFEST))}",
             markup=False,
             soft_wrap=True,
         )
@@ -115,7 +116,7 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
 def print_counts(console: Console, summary: Summary, out: Path) -> None:
     """Prints how many images have which status, every one that is not protected and why, and the notes."""
     console.print(_table(summary))
-    manifest = str(out / MANIFEST)
+    manifest = as_written(out / MANIFEST)
     for status, title, style in UNPROTECTED:
         lines = [f"{entry.input}: {entry.reason}" for entry in summary.of(status)]
         print_list(console, title, lines, style, manifest)

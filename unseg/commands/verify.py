@@ -15,6 +15,7 @@ from unseg.compute.interrupts import in_good_order
 from unseg.errors import UserError
 from unseg.storage.files import printable
 from unseg.storage.image_limits import MAX_PIXELS
+from unseg.storage.mirror import as_written
 
 if TYPE_CHECKING:  # torch is imported only when the command runs
     from unseg.protecting.verification import Verification
@@ -84,12 +85,13 @@ def _print_findings(console: Console, folder: Path, result: Verification) -> Non
     if result.note:
         console.print(f"note: {printable(result.note)}", markup=False, soft_wrap=True)
     good = len(result.findings) - len(result.failures)
+    place = printable(as_written(folder))
     on_object, elsewhere = (value or 0 for value in result.largest_changes())
     told = f"{good} of {result.images} images hold the bound at every pixel; most change {on_object:g} on objects,"
     console.print(
-        f"{printable(str(folder))}: {told} {elsewhere:g} elsewhere"
+        f"{place}: {told} {elsewhere:g} elsewhere"
         if good
-        else f"{printable(str(folder))}: none of {result.images} images is shown to be protected",
+        else f"{place}: none of {result.images} images is shown to be protected",
         markup=False,
         soft_wrap=True,
     )

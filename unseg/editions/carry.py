@@ -35,6 +35,7 @@ from unseg.storage.files import (
     write_bytes,
 )
 from unseg.storage.locks import Held
+from unseg.storage.mounts import url_of_file
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,12 @@ def _is_done(line: Carried, how: How, size: int, time_ns: int, names: Renaming) 
 
 
 def _is_there(target: Path, line: Carried, source: Path) -> bool:
-    """Returns whether what a line tells of is there still, by size and time, which copies have from their source."""
+    """Returns whether what a line tells of is there still, by size and time, which copies have from their source.
+
+    Stores keep times of their own: there it is the content.
+    """
+    if url_of_file(target) is not None:
+        return sha256_of(target) == line.sha256
     if line.how == "linked":
         return target.is_symlink() and os.readlink(target) == os.path.realpath(source)
     if target.is_symlink() or not target.is_file():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from rich.filesize import decimal
 
@@ -12,16 +13,18 @@ from unseg.compute.engine import Engine
 from unseg.compute.progress import SILENT, Progress
 from unseg.editions.carried import Carried
 from unseg.editions.carry import Item, carry, evaluation_places, list_items
+from unseg.editions.carry_to_store import carry_to_store
 from unseg.editions.data_set import DataSet, by_city, open_data_set, place_sets
 from unseg.editions.description import check_same, describe, read_edition, write_edition
 from unseg.editions.inside import check_files, check_links
 from unseg.editions.options import MERGE, EditionSettings
 from unseg.errors import UserError
-from unseg.protecting.manifest import Manifest, read_manifest
-from unseg.protecting.merging import merge
+from unseg.protecting.manifest import EDITION, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
+from unseg.protecting.stores import merge_anywhere
 from unseg.storage.locks import FolderLock
+from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     anything is written where it can be known then.
     """
     _check(settings)
+    if not is_url(settings.out):
+        return _made(settings, None, progress)
+    with mirrored() as mirror:
+        return _made(replace(settings, out=mirror.listed(settings.out)), mirror, progress)
+
+
+def _made(settings: EditionSettings, mirror: Mirror | None, progress: Progress) -> Edition:
+    """Makes an edition. mirror: in which `settings.out` stands for a place in a store; None for a folder."""
     row = settings.row
     places = place_sets(row, settings.root, settings.split, settings.sets, settings.kind)
     check_links(
@@ -60,7 +71,10 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     _check_names(settings, data, items)
     description, earlier = describe(settings, places), read_edition(settings.out)
     check_same(description, earlier, settings.out)
-    summary = merge(settings.out, of_edition=True) if settings.merge else _protect(settings, data, progress)
+    target = Path((mirror and mirror.url(settings.out)) or settings.out)
+    summary = merge_anywhere(target, of_edition=True) if settings.merge else _protect(settings, target, data, progress)
+    if mirror is not None:
+        mirror.listed(target)
     notes = tuple(f"note: {note}" for note in lacking)
     for note in (*notes, *_left_out(settings, items)):
         progress.say(note)
@@ -70,17 +84,20 @@ def make_edition(settings: EditionSettings, progress: Progress = SILENT) -> Edit
     assert manifest is not None, "a run that writes leaves a manifest"
     complete = settings.limit is None
     with FolderLock(settings.out) as lock:
-        carried = carry(items if complete else (), settings.roots, lock.held, _renamed(manifest), progress)
+        bring = carry if mirror is None else partial(carry_to_store, mirror)
+        carried = bring(items if complete else (), settings.roots, lock.held, _renamed(manifest), progress)
         write_edition(settings.out, description, earlier, manifest, carried, complete, lock.held)
+    if mirror is not None and mirror.is_written(settings.out / EDITION):
+        mirror.send(settings.out / EDITION)
     return Edition(summary, carried if complete else None, notes)
 
 
-def _protect(settings: EditionSettings, data: DataSet, progress: Progress) -> Summary:
+def _protect(settings: EditionSettings, out: Path, data: DataSet, progress: Progress) -> Summary:
     gpus = _gpus(settings)
     place = data.places[0]
     return protect(
         data.folders,
-        settings.out,
+        out,
         protect_settings(settings, gpus),
         samples=data.samples,
         annotations=OpenAnnotations(data.reader, place.path(place.source.annotations), settings.root),
@@ -148,6 +165,8 @@ def _check(settings: EditionSettings) -> None:
     if settings.engine is not None and (settings.merge or settings.shard is not None):
         word = MERGE if settings.merge else settings.shard
         raise UserError(f"SHARD={word}: ENGINE=ray makes all shards and merges them; leave out one of the two")
+    if settings.untouched == "link" and is_url(settings.out):
+        raise UserError(f"VAL=link: OUT={url_of(settings.out)} is in a store, which has no links; use VAL=copy")
     if settings.format == "jpeg" and settings.names == "png":
         raise UserError("FORMAT=jpeg NAMES=png: the files are JPEG then; use NAMES=keep")
     if settings.gpus:

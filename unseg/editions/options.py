@@ -36,12 +36,12 @@ Choice = TypeVar("Choice", bound=str)
 class EditionSettings:
     """The settings of one edition.
 
-    root: the folder whose layout is copied; out: where to. sets: names of sets (of cities for Cityscapes), empty for
-    all. linked_roots: folders outside the root that links in it may lead to. kind: which annotations, None for the
-    usual ones. noise, generator, key, codes: as for `unseg protect`. region: where the object's budget holds.
-    untouched: what becomes of evaluation images. limit: only the first so many images, and no annotations. gpus:
-    0 for the CPU, None for all. processes: on the CPU. shard: only that part of the images, and no annotations. merge:
-    the images are there, in shards, and become whole. engine: whose actors share the work.
+    root: the folder whose layout is copied; out: where to, a folder or a place in a store. sets: names of sets (of
+    cities for Cityscapes), empty for all. linked_roots: folders outside the root that links in it may lead to. kind:
+    which annotations, None for the usual ones. noise, generator, key, codes: as for `unseg protect`. region: where the
+    object's budget holds. untouched: what becomes of evaluation images. limit: only the first so many images, and no
+    annotations. gpus: 0 for the CPU, None for all. processes: on the CPU. shard: only that part of the images, and no
+    annotations. merge: the images are there, in shards, and become whole. engine: whose actors share the work.
     """
 
     row: EditionRow
@@ -91,7 +91,7 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
 
     objects, shard = given("OBJECTS", "auto"), given("SHARD")
     words, out = given("STRENGTH"), given("OUT", f"runs/unlearnable/{row.name}")
-    for name in ("OUT", "KEY", "CODES", "LINKED_ROOTS"):
+    for name in ("KEY", "CODES", "LINKED_ROOTS"):
         _on_this_machine(name, given(name))
     usual = strength(words, "STRENGTH") if words else row.budget.object
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
@@ -140,11 +140,11 @@ def root_from(environment: Mapping[str, str]) -> Path:
 
 
 def _on_this_machine(name: str, value: str) -> None:
-    """Raises UserError for a place in a store: an edition's links, lists and labels are those of folders."""
+    """Raises UserError for a place in a store: only OUT may lie in one."""
     if is_url(value):
         raise UserError(
-            f"{name}={value}: editions read and write folders of this machine; fetch the data set first, or protect it"
-            " where it lies with `unseg protect`"
+            f"{name}={value}: editions read folders of this machine, and only OUT may be in a store; fetch the data set"
+            " first, or protect it where it lies with `unseg protect`"
         )
 
 

@@ -265,11 +265,11 @@ def _done_already(out: Path, shard: Shard, own: tuple[Container, ...]) -> Summar
     return Summary(entries, len(entries), 0.0, Forecast(len(entries), len(entries), 0))
 
 
-def merge_any(out: Path) -> Summary:
+def merge_any(out: Path, of_edition: bool = False) -> Summary:
     """Merges shards as `unseg.protecting.merging.merge` does, also those that wrote tars or tables."""
     loose = out / LOOSE
     if os.path.lexists(out / MANIFEST) or read_manifest(loose) is None:
-        return merge(out)
+        return merge(out, of_edition)
     try:
         facts = json.loads(read_text(loose / FACTS))
     except (OSError, ValueError, RecursionError) as error:

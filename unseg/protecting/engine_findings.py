@@ -10,11 +10,11 @@ from unseg.compute.engine import Engine, Part, Work, connected
 from unseg.compute.progress import Progress
 from unseg.compute.threads import single_threaded_pool
 from unseg.protecting.findings import Finding, findings_of
-from unseg.protecting.manifest import Entry
+from unseg.protecting.manifest import MANIFEST, Entry
 from unseg.protecting.originals import Originals
 from unseg.storage import image_limits
 from unseg.storage.mirror import Mirror, mirror_here, mirrored
-from unseg.storage.packing import packed, unpacked
+from unseg.storage.packing import packed, packed_with_files, unpacked, unpacked_with_files
 
 PARTS_AN_ACTOR = 8  # so that all end at about the same time
 MOST = 256  # files of a part
@@ -32,7 +32,8 @@ def findings_of_actors(
         length = min(MOST, -(-len(entries) // (PARTS_AN_ACTOR * crew.size(cores))))
         starts = range(0, len(entries), length)
         parts = (_part(start, entries[start : start + length], kept, mirror) for start in starts)
-        common = packed((kept, cores), mirror)
+        files = [kept.folder / MANIFEST, *kept.files_of_all]  # its folder is there then, from which others are named
+        common = packed_with_files((kept, cores), files, mirror)
         with closing(crew.results(work_on_findings, common, parts, len(starts), cores)) as results:
             for start, findings in results:
                 found[start : start + len(findings)] = findings
@@ -49,8 +50,7 @@ def _part(start: int, entries: list[Entry], kept: Originals, mirror: Mirror | No
 @contextmanager
 def work_on_findings(common: bytes) -> Iterator[Work]:
     """Begins an actor's work: gets the originals once, and compares parts of a folder with them."""
-    with mirrored() as mirror:
-        kept, cores = unpacked(common, mirror)
+    with mirrored() as mirror, unpacked_with_files(common, mirror) as (kept, cores):
 
         def work(part: bytes) -> tuple[int, list[Finding]]:
             start, entries, names = unpacked(part, mirror)

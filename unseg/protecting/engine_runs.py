@@ -24,6 +24,7 @@ from unseg.protecting.execution import Summary, execute
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Entry, Key
 from unseg.protecting.merging import merge
 from unseg.protecting.noise_source import NoiseSource
+from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.one_image import Job
 from unseg.protecting.outputs import looked_for
 from unseg.protecting.planning import RunPlan, part_of
@@ -40,8 +41,10 @@ from unseg.protecting.stores import (
 from unseg.storage import image_limits
 from unseg.storage.files import sha256_of
 from unseg.storage.locks import SILENCE, FolderLock, holder_of
-from unseg.storage.mirror import Mirror, Name, mirror_here, mirrored
-from unseg.storage.packing import packed, unpacked
+from unseg.storage.mirror import Mirror, mirror_here, mirrored
+from unseg.storage.packing import packed, packed_with_files, unpacked, unpacked_with_files
+from unseg.storage.picture_kinds import side_files
+from unseg.storage.store_library import Name
 
 SHARDS_AN_ACTOR = 8  # so that all end at about the same time
 LEAST = 8  # images of a shard: below that, its manifest is most of the work
@@ -101,7 +104,7 @@ def protect_on_engine(request: Request, engine: Engine, progress: Progress, run:
         merged = merge(out, of_edition=True)
     else:
         mirror.listed(mirror.url(out / SHARDS) or "")  # what actors put there
-        merged = merged_in_store(mirror, out)
+        merged = merged_in_store(mirror, out, of_edition=True)
     return replace(merged, kept=kept, seconds=seconds)
 
 
@@ -123,7 +126,10 @@ def _made_by_actors(
     shards = [Shard(number, count) for number in range(1, count + 1)]
     to_do = [shard for shard in shards if not is_done(shard, plan.out, plan.header)]
     done = sum(len(shard.of(plan.jobs)) for shard in set(shards) - set(to_do))
-    common = packed(replace(blueprint(plan.pipeline, 1), workers=cores, held=None, mounts=()), mirror)
+    shared = replace(blueprint(plan.pipeline, 1), workers=cores, held=None)
+    objects = plan.pipeline.objects
+    files = objects.opened.files if isinstance(objects, AnnotationObjects) else ()
+    common = packed_with_files(shared, files, mirror)
     parts = (Part(f"shard {shard}", packed(_piece(plan, shard, mirror), mirror)) for shard in to_do)
     gpus = int(plan.pipeline.source.device_type != "cpu")
     kept = done
@@ -155,7 +161,7 @@ def _files_of(jobs: tuple[Job, ...], out: Path) -> Iterator[Path]:
     for job in jobs:
         yield job.sample.image
         if job.sample.mask is not None:
-            yield job.sample.mask
+            yield from (job.sample.mask, *side_files(job.sample.mask))
         outputs = {job.planned.output, job.planned.copy, *(job.earlier.owned if job.earlier else ())}
         yield from (out / name for name in outputs if name is not None)
 
@@ -166,8 +172,7 @@ def _files_of(jobs: tuple[Job, ...], out: Path) -> Iterator[Path]:
 @contextmanager
 def work_on_shards(common: bytes) -> Iterator[Work]:
     """Begins an actor's work: builds the source of noise once, and makes shards with it."""
-    with mirrored() as mirror:
-        whole: Blueprint = unpacked(common, mirror)
+    with mirrored() as mirror, unpacked_with_files(common, mirror) as whole:
         source = whole.source.build(0)
 
         def work(part: bytes) -> _Made:

@@ -65,7 +65,7 @@ def read_inputs(request: Request, pool: Executor, progress: Progress, before: In
             f" {os.path.abspath(AUTO)}, else rename it"
         )
     opened = _opened(request, pool, progress)
-    found = _find(request, opened)
+    found = _find(request, opened, pool)
     roots = request.inputs or sorted({sample.root for sample in found.samples})
     check_folders(roots, request.out, request.mask_folder or (opened.path if opened else None))
     alone = None if any(path.is_dir() for path in request.inputs) else name_alone(found.samples)
@@ -128,7 +128,7 @@ def _images_root(request: Request, annotations: Path) -> Path | None:
     return roots[0] if roots else None
 
 
-def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
+def _find(request: Request, opened: OpenAnnotations | None, pool: Executor) -> SampleList:
     """Returns the images of the run, with what is left of the folders."""
     if request.samples is not None:
         _check_places(request.samples, opened)
@@ -138,7 +138,7 @@ def _find(request: Request, opened: OpenAnnotations | None) -> SampleList:
     if opened is None:
         masks = request.mask_folder
         found = find_samples(request.inputs, masks, request.out)
-        return found if masks is None else paired_by_reference(found, masks, request.settings.max_pixels)
+        return found if masks is None else paired_by_reference(found, masks, request.settings.max_pixels, pool)
     if opened.images_root is None:
         held = opened.samples()
         if not held.samples and not opened.reader.missing:

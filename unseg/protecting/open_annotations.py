@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.annotations import Annotations, open_annotations
 from unseg.data.samples import SampleFile, SampleList
+from unseg.storage.files import files_under
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class OpenAnnotations:
         root = None if images_root is None else Path(images_root)
         return OpenAnnotations(open_annotations(path, root, format, pool, progress), Path(path), root, format)
 
+    @property
+    def files(self) -> Iterator[Path]:
+        """Yields the files that reading may open, and others that lie among them."""
+        for place in (looked_through(self.path) or self.path, *self.reader.own_images()):
+            yield from files_under(place) if os.path.isdir(place) else [place]
+
     def name_of(self, sample: SampleFile) -> str:
         """Returns the annotations' name of an image: relative to their images' folder."""
         if self.images_root is None:
@@ -48,3 +57,10 @@ class OpenAnnotations:
         return SampleList(
             [SampleFile(name, self.path, self.path) for name in self.reader.names() if name not in missing]
         )
+
+
+def looked_through(place: Path) -> Path | None:
+    """Returns the folder that opening annotations looks through: they are one, or YOLO's file lies beside its own."""
+    if os.path.isdir(place):
+        return place
+    return place.parent if place.suffix.lower() in (".yaml", ".yml") else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -21,10 +20,11 @@ from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import Misfit, Placing
 from unseg.protecting.network_protector import image_region
 from unseg.protecting.objects import WHOLE_IMAGE, found_in
-from unseg.protecting.open_annotations import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations, looked_through
 from unseg.storage import image_decoding, label_decoding
 from unseg.storage.files import is_missing
 from unseg.storage.image_headers import bytes_of_image
+from unseg.storage.picture_kinds import side_files
 from unseg.storage.second_decoder import disagreement
 
 LOOKED_AT, LOOKED_AT_A_LINE = 100_000, 10  # files in folders that a manifest names, in all and for each line
@@ -65,7 +65,7 @@ class Originals:
         for place, root in dict.fromkeys(self._place_of(entry) for entry in entries):
             try:
                 if self.annotations is None:
-                    left = looked_at(_looked_through(place), left, "--annotations")
+                    left = looked_at(looked_through(place), left, "--annotations")
                 if self.originals is None:
                     left = looked_at(root, left, "--originals")
                 found[place, root] = OpenAnnotations.open(place, root, self.settings.format, pool=pool)
@@ -113,10 +113,18 @@ class Originals:
         return path
 
     def files_of(self, entry: Entry) -> list[Path]:
-        """Returns where what a line speaks of may lie: its protected file, its original, its mask."""
+        """Returns where what a line speaks of may lie: its protected file, its original, its mask with what belongs to
+        it."""
         root = self.masks or (None if entry.mask_root is None else self.folder / entry.mask_root)
-        mask = [] if root is None or entry.mask is None else [root / entry.mask]
+        mask = [] if root is None or entry.mask is None else [root / entry.mask, *side_files(root / entry.mask)]
         return [self.folder / (entry.output or entry.input), self._path_of(entry), *mask]
+
+    @property
+    def files_of_all(self) -> Iterator[Path]:
+        """Yields the files that reading what the annotations say of any line may open, and others among them."""
+        for opened in (self.annotations, *self.read_annotations.values()):
+            if isinstance(opened, OpenAnnotations):
+                yield from opened.files
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""
@@ -214,13 +222,6 @@ def _without(mask_HW: np.ndarray, classes_HW: np.ndarray | None, absent: frozens
     if classes_HW is None or not absent:
         return mask_HW
     return mask_HW & ~np.isin(classes_HW, sorted(absent))
-
-
-def _looked_through(place: Path) -> Path | None:
-    """Returns the folder that opening annotations looks through: they are one, or YOLO's file lies beside its own."""
-    if os.path.isdir(place):
-        return place
-    return place.parent if place.suffix.lower() in (".yaml", ".yml") else None
 
 
 def looked_at(folder: Path | None, left: int, option: str) -> int:

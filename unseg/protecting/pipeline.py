@@ -63,7 +63,7 @@ class Pipeline:
     ) -> None:
         self.settings, self.source, self.out, self.objects = settings, source, out, objects
         self.workers, self.held = workers, held
-        self.maker, self.stacks = ImageMaker(settings, source, objects), StackMaker(settings, source, objects, out)
+        self.maker, self.stacks = ImageMaker(settings, source, objects), StackMaker(settings, source, objects)
         self.generators = workers if source.side_by_side else 1
         self.torch_threads = 1 if source.side_by_side or source.device_type != "cpu" else workers
 

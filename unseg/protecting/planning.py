@@ -45,7 +45,7 @@ from unseg.protecting.request import Request
 from unseg.protecting.shards import SHARD, Shard, agreement, begun, check_agreed, earlier_manifest
 from unseg.storage.loaded_generator import LoadedGenerator
 from unseg.storage.locks import Held
-from unseg.storage.mounts import is_mounted
+from unseg.storage.mounts import is_in_a_file
 from unseg.storage.stacks.stack_kinds import StackKind, any_label, stack_kind_of
 
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
@@ -155,11 +155,13 @@ def _jobs(
     own = None if shard is None else shard.of(chosen, request.parts)
     if shard is not None and shard.is_plan and begun(pipeline.out):
         own = ()  # shards look to their own
-    here = {key for key, sample in samples.items() if not is_mounted(sample.image)}
-    looked_at = here.union(chosen if own is None else own)  # contents of stores are brought for this run's alone
+    files = {key for key, sample in samples.items() if not is_in_a_file(sample.image)}
+    looked_at = files.union(
+        chosen if own is None else own
+    )  # contents of tars and tables are brought for this run's alone
     kinds = {key: kind.name for key in sorted(looked_at) if (kind := _kind_of(samples[key], pipeline)) is not None}
     planned = plan_outputs(
-        samples, pipeline.out, settings.format, before, names=settings.names, own_format=here & kinds.keys(), own=own
+        samples, pipeline.out, settings.format, before, names=settings.names, own_format=files & kinds.keys(), own=own
     )
     return tuple(Job(samples[key], planned[key], key, before.get(key), kinds.get(key)) for key in chosen)
 

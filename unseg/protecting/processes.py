@@ -40,8 +40,7 @@ ENDS_WITHIN = 5.0  # seconds for a worker that was told to end, before it is kil
 class Blueprint:
     """Everything that a worker needs to build its pipeline.
 
-    held: the output folder, which the parent has locked. mounts: folders that stand for stores. rank: the worker's
-    number.
+    held: the output folder, which the parent has locked. rank: the worker's number.
     """
 
     settings: ProtectSettings
@@ -50,7 +49,6 @@ class Blueprint:
     objects: Objects
     workers: int
     held: Held | None
-    mounts: tuple[Mount, ...] = ()
     rank: int = 0
 
     def build(self) -> Pipeline:
@@ -66,7 +64,7 @@ def blueprint(pipeline: Pipeline, processes: int) -> Blueprint:
     """Returns the blueprint of a pipeline's copies in `processes` processes, which share the cores."""
     workers = pipeline.settings.workers or max(1, cores() // processes)
     source = pipeline.source.for_worker()
-    return Blueprint(pipeline.settings, source, pipeline.out, pipeline.objects, workers, pipeline.held, mounts())
+    return Blueprint(pipeline.settings, source, pipeline.out, pipeline.objects, workers, pipeline.held)
 
 
 def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) -> Generator[Result, None, None]:
@@ -86,7 +84,9 @@ def results(plan: Blueprint, processes: int, jobs: Iterator[Job], count: int) ->
                 workers[ours].start()
                 theirs.close()
         for rank, connection in enumerate(workers):
-            _send(connection, replace(plan, rank=rank))
+            messages: list[Mount | Blueprint] = [*mounts(), replace(plan, rank=rank)]  # tables are opened as it arrives
+            for message in messages:
+                _send(connection, message)
         yield from _collect(dict(workers), _Parts(jobs, count, processes))
         finished = True
     finally:
@@ -142,7 +142,7 @@ def _receive(connection: Connection) -> Result | str | tuple[str, str] | None:
         return None
 
 
-def _send(connection: Connection, message: Blueprint | list[Job]) -> None:
+def _send(connection: Connection, message: Mount | Blueprint | list[Job]) -> None:
     try:
         connection.send(message)
     except OSError:
@@ -184,24 +184,29 @@ def _work(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all, and the parent answers
     end_with_the_parent()  # the folder is no longer locked for a worker whose parent was killed
     try:
-        plan: Blueprint = connection.recv()
-        with (
-            ExitStack() as stores,
-            image_limits.own_size_limit(),
-            image_limits.quiet_decoders(),
-            alone(),
-            single_threaded_pool(plan.workers) as pool,
-            closing(plan.build().results(_asked_for(connection), pool)) as made,
-        ):
-            for mount in plan.mounts:
-                stores.enter_context(mounted(mount))
-            for result in made:
-                connection.send(result)
+        with ExitStack() as stores:
+            message = connection.recv()
+            while not isinstance(message, Blueprint):
+                stores.enter_context(mounted(message))
+                message = connection.recv()
+            _work_on(connection, message)
         connection.send(DONE)
     except UserError as error:
         connection.send((REFUSED, str(error)))
     except (EOFError, ConnectionError):
         pass  # the parent was killed before this process was to end with it: there is nobody to tell
+
+
+def _work_on(connection: Connection, plan: Blueprint) -> None:
+    with (
+        image_limits.own_size_limit(),
+        image_limits.quiet_decoders(),
+        alone(),
+        single_threaded_pool(plan.workers) as pool,
+        closing(plan.build().results(_asked_for(connection), pool)) as made,
+    ):
+        for result in made:
+            connection.send(result)
 
 
 def _asked_for(connection: Connection) -> Iterator[Job]:

@@ -164,7 +164,6 @@ class Request:
             ("--webdataset", self.webdataset is not None),
             ("--huggingface", self.huggingface is not None),
             ("--masks auto", self.finds_masks),
-            ("--annotations in a store", is_url(self.annotations)),
             ("a generator that is no file", self.generator is not None),
         ):
             if given and self.engine is not None:

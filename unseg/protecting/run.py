@@ -30,7 +30,7 @@ from unseg.protecting.stores import protect_in_stores
 from unseg.protecting.watching import check_watched, watched
 from unseg.storage import image_limits
 from unseg.storage.locks import FolderLock, told_of_stale
-from unseg.storage.mirror import is_url, url_of
+from unseg.storage.mirror import as_written
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -157,10 +157,9 @@ def _settled(
 
 def _next_step(request: Request, shard: Shard, images: int) -> str:
     """Returns what whoever planned shards is to do now."""
-    out = url_of(request.out) if is_url(request.out) else request.out
     return (
         f"planned: {images:,} images in {shard.count:,} shards; run the same command with --shard 1/{shard.count} to"
-        f" {shard.count}/{shard.count}, in any order and on any machines, then `unseg merge {out}`"
+        f" {shard.count}/{shard.count}, in any order and on any machines, then `unseg merge {as_written(request.out)}`"
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+from unseg.compute.threads import in_order
 from unseg.data.samples import SampleFile, SampleList
 from unseg.storage.image_limits import ImageError
 from unseg.storage.stacks.stack_kinds import KINDS, stack_kind_of
@@ -12,7 +14,7 @@ from unseg.storage.stacks.stack_kinds import KINDS, stack_kind_of
 DICOM = KINDS["DICOM"]
 
 
-def paired_by_reference(found: SampleList, masks: Path, max_pixels: int) -> SampleList:
+def paired_by_reference(found: SampleList, masks: Path, max_pixels: int, pool: Executor) -> SampleList:
     """Returns the samples with the segmentations that speak of them, where no mask has their name."""
     candidates = [name for name in found.unused_masks if stack_kind_of(masks / name) is DICOM]
     if not candidates or not DICOM.is_there:
@@ -26,7 +28,7 @@ def paired_by_reference(found: SampleList, masks: Path, max_pixels: int) -> Samp
                 named.setdefault(instance, name)
         except ImageError:
             continue  # it stays among the masks without an image
-    samples = [_with_mask(sample, masks, named, max_pixels) for sample in found.samples]
+    samples = list(in_order(pool, lambda sample: _with_mask(sample, masks, named, max_pixels), found.samples))
     used = {sample.mask_name for sample in samples}
     return replace(found, samples=samples, unused_masks=[name for name in found.unused_masks if name not in used])
 

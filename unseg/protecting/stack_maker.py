@@ -26,10 +26,10 @@ LOST_TOLD = 3  # of what was not kept, in the reason of a file that is refused
 
 
 class StackMaker:
-    """Makes protected versions of files of planes. out: the output folder, which is no store's."""
+    """Makes protected versions of files of planes."""
 
-    def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects, out: Path) -> None:
-        self.settings, self.source, self.objects, self.out = settings, source, objects, out
+    def __init__(self, settings: ProtectSettings, source: NoiseSource, objects: Objects) -> None:
+        self.settings, self.source, self.objects = settings, source, objects
 
     def foreseen(self, job: Job, may_be_whole: bool = True) -> Entry:
         """Returns the line of a file, as far as its header and what says its object tell.
@@ -75,7 +75,6 @@ class StackMaker:
 
     def _open(self, job: Job) -> Stack:
         assert job.kind is not None, "a picture is made elsewhere"
-        KINDS[job.kind].check_here(self.out / job.planned.output)
         return KINDS[job.kind].open(job.sample.image, self.settings.max_pixels, self.settings.bands)
 
     def _source(self, stack: Stack) -> CodedSource:

@@ -1,15 +1,16 @@
 """Runs on stores such as S3, through a mirror: the same planning, the same images, the same manifest as on a disk.
 
-Where the output is in a store, a run is one in shards (`unseg.protecting.shards`), a thousand images each: what a shard
-wrote goes into the store once the shard is done, and its manifest last, which is its mark that it is. So a run that is
-killed loses one shard at most, and shards that are repeated, also by several machines at once, write the same bytes.
+Where the output is in a store, a run is one in shards (`unseg.protecting.shards`), of a thousand images or about 4 GiB
+each: what a shard wrote goes into the store once the shard is done, and its manifest last, which is its mark that it
+is. So a run that is killed loses one shard at most, and shards that are repeated, also by several machines at once,
+write the same bytes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 from unseg.compute.engine import Engine
 from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.compute.ray_cluster import OPTION
-from unseg.compute.threads import worker_threads
+from unseg.compute.threads import in_order, worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
 from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
@@ -26,16 +27,18 @@ from unseg.protecting.execution import Summary
 from unseg.protecting.findings import Finding
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
-from unseg.protecting.open_annotations import OpenAnnotations
+from unseg.protecting.open_annotations import OpenAnnotations, looked_through
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard, is_done
 from unseg.protecting.verification import Verification, verify
-from unseg.storage.files import files_under, sha256_of
+from unseg.storage.files import files_under, sha256_of, walk_folders
 from unseg.storage.image_limits import MAX_PIXELS
 from unseg.storage.key_file import new_key, write_key
 from unseg.storage.mirror import Mirror, is_url, mirrored, url_of
+from unseg.storage.picture_kinds import is_picture_name, look_at, side_names, tells_by_name
 
 IMAGES_A_SHARD = 1000
+BYTES_A_SHARD = 2**32  # of the images: what they become lies on this disk until the shard is done
 SENDERS = 8  # files that are sent at a time
 Run = Callable[[Request, bool, Progress], Summary]
 Made = TypeVar("Made")
@@ -60,15 +63,15 @@ class _Told:
 
 def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: Run) -> Summary:
     """Carries out a run that reads from stores or writes to one. run: does so on folders."""
-    if request.processes > 1 and is_url(request.annotations):
-        raise UserError(f"--processes {request.processes}: with --annotations in a store, only 1; give more --workers")
     with mirrored() as mirror:
         told = _Told(progress, mirror)
         places: dict[str, Any] = {
-            name: mirror.listed(str(place)) for name, place in request.places.items() if is_url(place)
+            name: _listed(mirror, str(place)) for name, place in request.places.items() if is_url(place)
         }
         inputs = tuple(mirror.listed(place) if is_url(place) else place for place in request.inputs)
         request = replace(request, inputs=inputs, **places)
+        if not request.holds_containers:
+            _look_ahead([place for place in inputs if mirror.url(place) is not None], told)
         if not is_url(request.out):
             return run(request, dry_run, told)
         given = request.out
@@ -85,6 +88,47 @@ def protect_in_stores(request: Request, dry_run: bool, progress: Progress, run: 
         if request.shard is None:
             return target.all_shards()
         return target.plan(request.shard) if request.shard.is_plan else target.shard(request.shard)
+
+
+def _listed(mirror: Mirror, url: str) -> Path:
+    """Gives what says where objects are its names in the mirror, with what lies beside it and belongs to it."""
+    place = Path(url_of(url))
+    beside = side_names(place)
+    if place.suffix.lower() == ".json":
+        beside = [place.with_suffix("")]  # where COCO's panoptic PNG files lie
+    for other in (*beside, looked_through(place)):
+        if other is not None:
+            mirror.listed(other)
+    return mirror.listed(url)
+
+
+def _look_ahead(places: list[Path], progress: Progress) -> None:
+    """Looks at all files whose names do not tell what they are, several at a time; what was seen is remembered.
+
+    UserError where one cannot be looked at that may be no image, or one that would be left out.
+    """
+
+    def look(path: Path) -> None:
+        try:
+            look_at(path)
+        except OSError as error:
+            if not is_picture_name(path):  # else its own line tells
+                said = f"cannot be looked at: {error.strerror or error}"
+                raise UserError(f"{path}: {said}; allow reading it, or move it away") from error
+
+    unclear = [path for place in places for path in _files_at(place) if not tells_by_name(path)]
+    if unclear:
+        with worker_threads(SENDERS) as threads, progress.bar("look", len(unclear)) as tick:
+            for _ in in_order(threads, look, unclear):
+                tick()
+
+
+def _files_at(place: Path) -> Iterator[Path]:
+    """Yields a file, or those in a folder, as far as it can be looked into."""
+    if place.is_file():
+        yield place
+    for parent, _, names in walk_folders(place, lambda error: None) if place.is_dir() else ():
+        yield from (Path(parent) / name for name in names)
 
 
 def _with_key(request: Request, dry_run: bool, progress: Progress) -> Request:
@@ -134,7 +178,7 @@ class _Target:
             shard = Shard(number, count)
             if not is_done(shard, self.records, plan.header):
                 self.shard(shard)
-        return merged_in_store(self.mirror, self.out)
+        return merged_in_store(self.mirror, self.out, of_edition=True)
 
     def plan(self, shard: Shard) -> Summary:
         """Settles what the shards go by, and puts it into the store."""
@@ -167,9 +211,20 @@ def shards_for(request: Request, images_a_shard: Callable[[int], int] = lambda i
         return min(MOST, len(request.containers.found))
     if request.samples is not None:
         images = len(request.samples.samples)
+        size = _size_of(sample.image for sample in request.samples.samples)
     else:
         images = sum(count_files(place, MOST * IMAGES_A_SHARD) for place in request.inputs)
-    return max(1, min(MOST, -(-images // images_a_shard(images))))
+        size = sum(_size_of(_files_at(place)) for place in request.inputs)
+    return max(1, min(MOST, max(-(-images // images_a_shard(images)), -(-size // BYTES_A_SHARD))))
+
+
+def _size_of(paths: Iterable[Path]) -> int:
+    """Returns the bytes of files, of those that can be looked at: what cannot is told later."""
+    size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += os.path.getsize(path)
+    return size
 
 
 def send_plan(mirror: Mirror, out: Path, before: str | None, records: Path | None = None) -> None:
@@ -240,20 +295,20 @@ def _owned(part: Manifest) -> list[str]:
 # --- merge and verify
 
 
-def merge_anywhere(out: Path) -> Summary:
+def merge_anywhere(out: Path, of_edition: bool = False) -> Summary:
     """Merges shards as `unseg.protecting.merging.merge` does, also in a store."""
     if not is_url(out):
-        return merge_any(out)
+        return merge_any(out, of_edition)
     with mirrored() as mirror:
-        return merged_in_store(mirror, mirror.listed(out))
+        return merged_in_store(mirror, mirror.listed(out), of_edition)
 
 
-def merged_in_store(mirror: Mirror, out: Path) -> Summary:
+def merged_in_store(mirror: Mirror, out: Path, of_edition: bool = False) -> Summary:
     """Merges shards that are in the mirror, and then in the store: first the whole, then away with the parts."""
     records = _records(out, os.path.isdir(out / LOOSE))
     parts = list(files_under(records / SHARDS)) if os.path.isdir(records / SHARDS) else []
     parts += [] if records == out else [records / MANIFEST, records / FACTS]
-    summary = merge_any(out)
+    summary = merge_any(out, of_edition)
     if mirror.is_written(out / MANIFEST):
         mirror.send(out / MANIFEST)
     for part in parts:
@@ -285,16 +340,14 @@ def verify_anywhere(
     given: dict[str, Any] = {"originals": originals, "masks": masks, "annotations": annotations}
     given = {name: Path(place) if isinstance(place, str) else place for name, place in given.items()}
     options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels, "engine": engine}
-    if engine is not None and is_url(annotations):
-        raise UserError(f"{OPTION}: does not go with --annotations in a store; leave it out, or copy them to a disk")
     if not any(map(is_url, (folder, *given.values()))):
         return _verified(folder, on_disk, **given, **options, progress=progress)
     with mirrored() as mirror:
-        there = {name: mirror.listed(str(place)) if is_url(place) else place for name, place in given.items()}
+        there = {name: _listed(mirror, str(place)) if is_url(place) else place for name, place in given.items()}
         place = mirror.listed(folder) if is_url(folder) else folder
         if is_url(folder):
             for url in _named_places(mirror, place):
-                mirror.listed(url)
+                _listed(mirror, url)
         result = _verified(place, on_disk, **there, **options, progress=_Told(progress, mirror))
         return _told_of_stores(result, mirror)
 

@@ -7,14 +7,16 @@ in their place. All else in it stays, in its order.
 from __future__ import annotations
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders
-from unseg.storage.mirror import ABSENT, ROOM, Kept, leave_absent
+from unseg.storage.files import make_folders
+from unseg.storage.kept_contents import ROOM, Kept, leave_absent, mode_of, temporary_beside
+from unseg.storage.mounts import ABSENT
 
 
 class Container(ABC):
@@ -97,26 +99,42 @@ class ContainerFolder:
             os.fspath(self.stands_for / whole.relative_to(self.folder)) if whole.is_relative_to(self.folder) else None
         )
 
-    def bring(self, path: str | Path) -> None:
-        """Brings the content of an image or mask that is about to be read."""
+    def bring(self, path: str | Path) -> bool:
+        """Brings the content of an image or mask that is about to be read; returns whether it is one of this folder."""
         whole, root = os.path.normpath(os.fspath(path)), os.fspath(self.folder) + os.sep
-        if not whole.startswith(root) or not os.path.isfile(whole) or os.stat(whole).st_mode & 0o777 != ABSENT:
-            return
+        if not whole.startswith(root) or not os.path.isfile(whole):
+            return False
         name = PurePosixPath(Path(whole[len(root) :]).as_posix())
         place = next((parent for parent in map(str, name.parents) if parent in self.containers), None)
         if place is None:
-            return
-        temporary = Path(whole).parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+            return False
+        if mode_of(Path(whole)) == ABSENT:
+            self._bring(Path(whole), place, str(name.relative_to(place)))
+        return True
+
+    @contextmanager
+    def held(self, path: str | Path) -> Iterator[None]:
+        """Inside, the content of an image or mask is there."""
+        self.bring(path)
+        yield
+
+    def in_ranges(self, path: str | Path) -> BinaryIO | None:
+        """Returns None: images and masks come whole."""
+        return None
+
+    def _bring(self, path: Path, place: str, name: str) -> None:
+        temporary = temporary_beside(path)
         try:
             with open(temporary, "xb") as copy:
-                for block in self.containers[place].blocks(str(name.relative_to(place))):
+                for block in self.containers[place].blocks(name):
                     copy.write(block)
-            os.replace(temporary, whole)
+            os.replace(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        self.kept.add(Path(whole), ROOM, _give_up)
+        self.kept.add(path, ROOM, _give_up)
 
 
-def _give_up(path: Path) -> None:
+def _give_up(path: Path) -> bool:
     leave_absent(path, os.stat(path).st_size, 0)
+    return True

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, cast
 
 from unseg.errors import UserError
-from unseg.storage.mounts import bring
+from unseg.storage.mounts import opened
 from unseg.storage.windows_names import leads_to_a_device
 
 WINDOWS = os.name == "nt"
@@ -40,8 +40,8 @@ def open_for_reading(path: str | Path) -> BinaryIO:
 
     It does not wait for the content of a pipe, which may never come, and reads no device, which may have no end.
     """
-    bring(path)
-    return _regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), "rb")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return opened(path, lambda: _regular(path, flags, "rb"))
 
 
 def _regular(path: str | Path, flags: int, mode: str) -> BinaryIO:

@@ -70,8 +70,14 @@ def image_errors(path: Path) -> Iterator[None]:
     except ImageError:
         raise
     except DECODE_ERRORS as error:
-        said = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
-        raise ImageError(path, f"broken image: {said}") from error
+        raise ImageError(path, f"broken image: {said_of(error, path)}") from error
+
+
+def said_of(error: Exception, path: Path) -> str:
+    """Returns what a library says of a file, in one line, without the folder: a manifest does not depend on it."""
+    folder = os.fspath(path.parent)
+    said = str(error) if folder == os.curdir else str(error).replace(folder + os.sep, "")
+    return " ".join(said.split())[:LONGEST_REASON] or type(error).__name__
 
 
 class _PillowsLimit:

@@ -14,34 +14,25 @@ import secrets
 import shutil
 import stat
 import tempfile
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from unseg.errors import UserError, naming_the_extra
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, make_folders, open_for_reading, stays_inside
-from unseg.storage.mounts import mounted, mounts
+from unseg.errors import UserError
+from unseg.storage.files import WINDOWS, files_under, make_folders, open_for_reading, stays_inside
+from unseg.storage.kept_contents import ROOM, Kept, leave_absent, mode_of, temporary_beside
+from unseg.storage.mounts import ABSENT, BROUGHT, mounted, mounts
+from unseg.storage.ranges import open_ranges
+from unseg.storage.store_library import Name, files_at, filesystem, put_file, store_errors
 
-# Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
-ABSENT, BROUGHT = 0o200, 0o400
 PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
-ROOM = 2**31  # bytes of contents that a mirror keeps
+HOLD, HOLDS = "held-", ".holds"  # in it, too: second names of contents that are in use, and the lock of who counts them
+COUNTED = 0.001  # seconds between looks whether another process has counted
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
-
-# What the names of faults mean that users can mend.
-IN_WORDS = {
-    "PermissionError": "the store refuses access; look at the credentials in use, and at what they allow",
-    "NoCredentialsError": "no credentials are found, neither in AWS_ACCESS_KEY_ID nor in ~/.aws nor of this machine",
-    "EndpointConnectionError": "nobody answers at the server; is AWS_ENDPOINT_URL right, and is there a network?",
-}
 
 
 def is_url(place: object) -> bool:
@@ -59,12 +50,9 @@ def url_of(place: str | Path) -> str:
     return f"{found[1]}://{found[2].rstrip('/')}"
 
 
-class Name(NamedTuple):
-    """A file of a store. size: in bytes. time_ns: when it was changed."""
-
-    url: str
-    size: int
-    time_ns: int
+def as_written(place: Path) -> str:
+    """Returns a place as people write it: with both slashes of an address, of which a Path keeps one."""
+    return url_of(place) if is_url(place) else str(place)
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class Mirror:
 
     folder: Path
     room: int = ROOM
-    kept: Kept = field(default_factory=lambda: Kept())
+    kept: Kept = field(default_factory=Kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Lets another process use the same mirror; it keeps count of its own contents."""
@@ -108,7 +96,7 @@ class Mirror:
         can have.
         """
         place = self.local(url)
-        for file in _listed(url_of(url)):
+        for file in files_at(url_of(url)):
             self._name(file)
         return place
 
@@ -136,7 +124,11 @@ class Mirror:
 
     @contextmanager
     def lent(self, names: Iterable[Name]) -> Iterator[None]:
-        """Inside, files have the names that another mirror gave; afterwards nothing is here. Errors name the stores."""
+        """Inside, files have the names that another mirror gave; afterwards here is what was before.
+
+        Errors name the stores.
+        """
+        before = set(files_under(self.folder))
         try:
             for name in names:
                 self._name(name)
@@ -144,42 +136,107 @@ class Mirror:
         except UserError as error:
             raise UserError(self.told(str(error))) from error
         finally:
-            self.kept.clear()
-            for folder in self.folder.iterdir():
-                shutil.rmtree(folder, ignore_errors=True)
+            self._leave_only(before)
+
+    def _leave_only(self, files: set[Path]) -> None:
+        for parent, folders, names in os.walk(self.folder, topdown=False):
+            for path in (Path(parent) / name for name in names):
+                if path not in files:
+                    self.kept.forget(path)
+                    path.unlink(missing_ok=True)
+            for folder in folders:
+                with suppress(OSError):  # it holds something still
+                    os.rmdir(os.path.join(parent, folder))
 
     # --- contents
 
     def is_written(self, path: Path) -> bool:
         """Returns whether a file of the mirror has a content that its store has not."""
-        return os.path.isfile(path) and os.stat(path).st_mode & 0o777 not in (ABSENT, BROUGHT)
+        return mode_of(path) not in (None, ABSENT, BROUGHT)
 
-    def bring(self, given: str | Path) -> None:
-        """Brings the content of a file that is about to be read; OSError where the store does not give it."""
-        if not os.fspath(given).startswith(os.fspath(self.folder) + os.sep):
-            return
-        path = Path(os.path.realpath(given))
-        if not os.path.isfile(path) or os.stat(path).st_mode & 0o777 != ABSENT:
+    def bring(self, path: str | Path) -> bool:
+        """Brings the content of a file that is about to be opened; OSError where the store does not give it.
+
+        Returns whether the content is the store's.
+        """
+        if not os.fspath(path).startswith(os.fspath(self.folder) + os.sep):
+            return False
+        real = Path(os.path.realpath(path))
+        self._bring(real)
+        return mode_of(real) in (ABSENT, BROUGHT)
+
+    @contextmanager
+    def held(self, path: str | Path) -> Iterator[None]:
+        """Inside, the content of a file of the mirror is here, and stays; OSError where the store does not give it.
+
+        What holds it is a second name, which all processes of the mirror see.
+        """
+        second = self._second_name(path) if os.fspath(path).startswith(os.fspath(self.folder) + os.sep) else None
+        try:
+            yield
+        finally:
+            if second is not None:
+                second.unlink(missing_ok=True)
+
+    def _second_name(self, given: str | Path) -> Path | None:
+        path, second = Path(os.path.realpath(given)), self.folder.parent / f"{HOLD}{secrets.token_hex(8)}"
+        while mode_of(path) in (ABSENT, BROUGHT):
+            self._bring(path)
+            with self.kept.lock, self._counting():
+                if mode_of(path) == BROUGHT:  # else it was given up again in between
+                    return _linked(path, second)
+        return None
+
+    def _counting(self) -> AbstractContextManager[Any]:
+        """Returns a lock of whoever holds a content or gives one up, in any process, taken."""
+        return FileLock(self.folder.parent / HOLDS).acquire(poll_interval=COUNTED)
+
+    def in_ranges(self, path: str | Path) -> BinaryIO | None:
+        """Opens a file whose content is in its store, and of which only what is read is brought; None for any other.
+
+        What is read may raise OSError, as `held` does.
+        """
+        url = self.url(path)
+        if url is None or mode_of(Path(path)) != ABSENT:
+            return None
+
+        def read(start: int, end: int) -> bytes:
+            with store_errors(url):
+                return bytes(filesystem(url).cat_file(url, start=start, end=end))
+
+        return open_ranges(read, os.stat(path).st_size)
+
+    def _bring(self, path: Path) -> None:
+        if mode_of(path) != ABSENT:
             return
         url, before = self.url(path), os.stat(path)
         assert url is not None, "only files below the mirror's folder are brought"
-        temporary = _temporary(path)
+        temporary = temporary_beside(path)
         try:
-            with _store_errors(url):
-                _filesystem(url).get_file(url, os.fspath(temporary))
+            with store_errors(url):
+                filesystem(url).get_file(url, os.fspath(temporary))
             os.utime(temporary, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.chmod(temporary, BROUGHT)
-            os.replace(temporary, path)
+            with self._counting():
+                if mode_of(path) == ABSENT:  # else another thread or process was faster, and somebody may hold its own
+                    os.replace(temporary, path)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         self.kept.add(path, self.room, self.give_up)
 
-    def give_up(self, path: Path) -> None:
-        """Leaves the content of a file to the store, which has it."""
-        if os.path.isfile(path):
+    def give_up(self, path: Path) -> bool:
+        """Leaves the content of a file to the store, which has it; returns whether it did: not what somebody holds."""
+        if not os.path.isfile(path):
+            return True
+        with self._counting():
             found = os.stat(path)
-            leave_absent(path, found.st_size, found.st_mtime_ns)
+            if found.st_nlink > 1:
+                return False
+            with suppress(*((PermissionError,) if WINDOWS else ())):  # of a file that is open still
+                leave_absent(path, found.st_size, found.st_mtime_ns)
+                return True
+        return False
 
     def send(self, path: Path, is_new: bool = False) -> None:
         """Puts a file of the mirror into its store, whole or not at all.
@@ -189,12 +246,12 @@ class Mirror:
         url = self.url(path)
         assert url is not None, "only files below the mirror's folder are sent"
         try:
-            with open_for_reading(path) as file, _store_errors(url):
+            with open_for_reading(path) as file, store_errors(url):
                 if is_new:
                     content = file.read()
-                    _filesystem(url).pipe_file(url, content, mode="create")
+                    filesystem(url).pipe_file(url, content, mode="create")
                 else:
-                    _filesystem(url).put_file(os.fspath(path), url)
+                    put_file(path, url)
         except FileExistsError:
             raise
         except OSError as error:
@@ -205,12 +262,20 @@ class Mirror:
         url = self.url(path)
         assert url is not None, "only files below the mirror's folder are removed"
         try:
-            with _store_errors(url):
-                _filesystem(url).rm_file(url)
+            with store_errors(url):
+                filesystem(url).rm_file(url)
         except FileNotFoundError:
             return
         except OSError as error:
             raise UserError(f"{url}: cannot be removed: {error.strerror}") from error
+
+
+def _linked(path: Path, second: Path) -> Path | None:
+    """Gives a file a second name; None on a disk that has none, where a content stays until it is among the oldest."""
+    with suppress(OSError):
+        os.link(path, second)
+        return second
+    return None
 
 
 @contextmanager
@@ -241,127 +306,5 @@ def _remove_left_over(place: Path) -> None:
 
 
 def mirror_here() -> Mirror | None:
-    """Returns the mirror that is mounted in this process; None where there is none."""
-    return next((mount for mount in mounts() if isinstance(mount, Mirror)), None)
-
-
-class Kept:
-    """Contents that a process brought, the oldest first: once they are too many, the oldest are given up."""
-
-    def __init__(self) -> None:
-        self._sizes: OrderedDict[Path, int] = OrderedDict()
-        self._total = 0
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Lets another process keep count of its own."""
-        return Kept, ()
-
-    def add(self, path: Path, room: int, give_up: Callable[[Path], None]) -> None:
-        """Adds a file that was brought. room: bytes that may stay. give_up: leaves a content where it is from."""
-        with self._lock:
-            size = os.stat(path).st_size
-            self._total += size - self._sizes.get(path, 0)
-            self._sizes[path] = size
-            while self._total > room and len(self._sizes) > 1:
-                oldest, size = self._sizes.popitem(last=False)
-                self._total -= size
-                give_up(oldest)
-
-    def clear(self) -> None:
-        """Counts none any more."""
-        with self._lock:
-            self._sizes.clear()
-
-
-def leave_absent(path: Path, size: int, time_ns: int) -> None:
-    """Puts an absent file of a size in the place of a path; whoever reads it now goes on with what it had."""
-    temporary = _temporary(path)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    os.truncate(temporary, size)
-    os.utime(temporary, ns=(time_ns, time_ns))
-    os.chmod(temporary, ABSENT)
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-
-
-# --- the library
-
-
-def _filesystem(url: str) -> Any:
-    try:
-        with naming_the_extra(url):
-            return _driver(url.partition("://")[0])
-    except ImportError as error:
-        raise UserError(f"{url}: needs a driver of its store ({str(error)[:80]})") from error
-    except ValueError as error:
-        raise UserError(f"{url}: {str(error)[:80]}; give a folder or s3://bucket/folder") from error
-
-
-@cache  # which every thread may use
-def _driver(protocol: str) -> Any:
-    import fsspec
-
-    if protocol == "s3":
-        import_module("s3fs")  # whose absence fsspec tells in words of its own
-    return fsspec.filesystem(protocol, use_listings_cache=False)  # other machines write there, too
-
-
-def _listed(url: str) -> Iterator[Name]:
-    """Yields every file at or below a place."""
-    filesystem = _filesystem(url)
-    try:
-        with _store_errors(url):
-            if filesystem.isfile(url):
-                yield _facts(url, filesystem.info(url))
-                return
-            start = len(filesystem._strip_protocol(url))
-            # Not folder by folder: a walk leaves out keys with two slashes in a row without a word.
-            for name, facts in filesystem.find(url, detail=True).items():
-                if not name.endswith("/"):  # how some tools write an empty folder
-                    yield _facts(f"{url}{name[start:]}", facts)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{url}: cannot be listed: {error.strerror}") from error
-
-
-def _facts(url: str, found: dict[str, Any]) -> Name:
-    changed = found.get("LastModified") or found.get("created") or found.get("mtime") or 0
-    seconds = changed if isinstance(changed, (int, float)) else changed.timestamp()
-    return Name(url, int(found.get("size") or 0), int(seconds * 1e9))
-
-
-@contextmanager
-def _store_errors(url: str) -> Iterator[None]:
-    """Makes one kind of error, OSError with a short `strerror`, of all that a store's library raises.
-
-    Its own texts are left out where they may hold more than the name of the fault.
-    """
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError) as error:
-        raise type(error)(
-            error.errno, "is not there" if isinstance(error, FileNotFoundError) else "is there", url
-        ) from None
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or _in_words(error)}"[:120], url) from None
-    except _library_errors() as error:
-        raise OSError(None, _in_words(error), url) from None
-
-
-def _in_words(error: Exception) -> str:
-    name = type(error).__name__
-    return IN_WORDS.get(name, name)
-
-
-def _library_errors() -> tuple[type[Exception], ...]:
-    """Returns what drivers raise besides OSError: a missing password, a network that is not there."""
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        return ()
-    return BotoCoreError, ClientError
+    """Returns the mirror that was mounted last in this process; None where there is none."""
+    return next((mount for mount in reversed(mounts()) if isinstance(mount, Mirror)), None)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,20 @@ def packed(value: Any, mirror: Mirror | None) -> bytes:
 def unpacked(content: bytes, mirror: Mirror) -> Any:
     """Returns the value of bytes that `packed` made. mirror: of this machine."""
     return _Unpickler(io.BytesIO(content), mirror).load()
+
+
+def packed_with_files(value: Any, files: Iterable[Path], mirror: Mirror | None) -> bytes:
+    """Returns a value as bytes, with the names of those files of the mirror that it needs to be of use."""
+    names = [] if mirror is None else mirror.names(files)
+    return packed((names, packed(value, mirror)), mirror)
+
+
+@contextmanager
+def unpacked_with_files(content: bytes, mirror: Mirror) -> Iterator[Any]:
+    """Returns the value of bytes that `packed_with_files` made; inside, its files have their names in the mirror."""
+    names, value = unpacked(content, mirror)
+    with mirror.lent(names):
+        yield unpacked(value, mirror)
 
 
 class _Pickler(pickle.Pickler):

@@ -7,9 +7,11 @@ import re
 import stat
 import zlib
 from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO, Literal, NamedTuple
 
-from unseg.storage.files import open_for_reading
 from unseg.storage.image_limits import IMAGE_SUFFIXES
+from unseg.storage.looking import seen_in
+from unseg.storage.tiff_structure import raster_in
 
 # Names of pictures that are not read: such a file is listed, so that nobody believes it protected.
 UNREAD_SUFFIXES = (
@@ -23,6 +25,9 @@ STACK_SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # of files of planes, se
 PLANES = ("DICOM", "NIfTI")  # the kinds of such files that are no pictures
 VECTOR_SUFFIXES = (".geojson", ".shp", ".gpkg")  # of outlines in the coordinates of a map
 PACKED_SUFFIX = ".nii.gz"
+# Endings of the files beside one of outlines, without which it cannot be read, or not as it is.
+SIDE_SUFFIXES = {".shp": (".dbf", ".shx", ".prj", ".cpg"), ".gpkg": (".gpkg-wal", ".gpkg-shm", ".gpkg-journal")}
+PICTURES = frozenset(IMAGE_SUFFIXES) - {".tif", ".tiff"}
 START = 352  # bytes that tell a kind: as many as NIfTI needs
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
@@ -97,14 +102,44 @@ def without_suffix(name: str) -> str:
     return str(path.with_suffix(""))
 
 
+class Look(NamedTuple):
+    """What a file is by its content. kind: as `kind_of` has it. raster: as `raster_in` has it, where that is "TIFF"."""
+
+    kind: str | None
+    raster: Literal["picture", "raster"] | None
+
+
+def look_at(path: str | Path) -> Look:
+    """Returns what a regular file is by its content; OSError where it cannot be read. Little of it is read."""
+    return seen_in(path, _look)
+
+
+def _look(file: BinaryIO) -> Look:
+    kind = kind_of(file.read(START))
+    return Look(kind, raster_in(file) if kind == "TIFF" else None)
+
+
 def is_picture(path: str | Path) -> bool:
     """Returns whether a file looks like a picture, by its name or by its first bytes; only regular files are opened."""
     if is_picture_name(path):
         return True
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open_for_reading(path) as file:
-            return kind_of(file.read(START)) is not None
+        return stat.S_ISREG(os.stat(path).st_mode) and look_at(path).kind is not None
     except (OSError, ValueError):
         return False
+
+
+def tells_by_name(name: str | PurePath) -> bool:
+    """Returns whether a file's name says of which kind it is, so that nobody opens it for that."""
+    return os.path.splitext(str(name).lower())[1] in PICTURES
+
+
+def side_files(path: Path) -> list[Path]:
+    """Returns the files beside one of outlines that belong to it."""
+    return [name for name in side_names(path) if os.path.isfile(name)]
+
+
+def side_names(path: Path) -> list[Path]:
+    """Returns what the files beside one of outlines may be called that belong to it; none for any other file."""
+    endings = SIDE_SUFFIXES.get(path.suffix.lower(), ())
+    return [path.with_suffix(form) for ending in endings for form in (ending, ending.upper())]

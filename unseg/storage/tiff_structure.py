@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile, damaged
-from unseg.storage.files import open_for_reading
-from unseg.storage.image_limits import SEVERAL_FRAMES, ImageError
+from unseg.storage.image_limits import SEVERAL_FRAMES, ImageError, open_regular
 from unseg.storage.image_metadata import Georeference
 from unseg.storage.tiff_classic import HEADER, as_classic
 from unseg.storage.tiff_tags import SUB_DIRECTORIES, BadTiff, Directory, has_sound_exif, read_directory, without_exif
@@ -62,7 +61,7 @@ def raster_in(file: BinaryIO) -> Literal["picture", "raster"] | None:
 def check_entries(path: Path) -> None:
     """Raises ImageError where a file has entries that share bytes: readers that take all of them unfold them."""
     places: set[int] = set()
-    with open_for_reading(path) as file:
+    with open_regular(path) as file:
         try:
             directory = read_directory(file)
             while not directory.claims_too_much and directory.following not in (0, *places):

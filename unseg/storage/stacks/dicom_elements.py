@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 PREAMBLE = 128
 MARK = b"DICM"
-IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
-TRANSFER_SYNTAX = 0x00020010
+IMPLICIT, DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+TRANSFER_SYNTAX, SOP_INSTANCE = 0x00020010, 0x00080018
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
 LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -72,6 +72,23 @@ def transfer_syntax(data: bytes) -> str:
     if not syntax:
         raise ElementsError("its head names no transfer syntax")
     return syntax
+
+
+def instance_in(start: bytes) -> str | None:
+    """Returns the identity of the instance that a file's first bytes tell; None where they do not come so far, or the
+    file is packed as a whole."""
+    try:
+        elements, place = _head(start)
+        syntax = _syntax(elements)
+        if syntax in ("", DEFLATED):
+            return None
+        body = _Reader(start, ">" if syntax == BIG_ENDIAN else "<", explicit=syntax != IMPLICIT)
+        for element in body.elements(place, len(start), 0):
+            if element.tag >= SOP_INSTANCE:
+                return DicomElements({element.tag: element}, "<", packed=False).text(SOP_INSTANCE)
+    except ElementsError:
+        return None
+    return None
 
 
 def _head(data: bytes) -> tuple[dict[int, Element], int]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from unseg.storage.image_limits import ImageError
-from unseg.storage.stacks.dicom_elements import DicomElements, Element, ElementsError, read_elements
+from unseg.storage.stacks.dicom_elements import SOP_INSTANCE, DicomElements, Element, ElementsError, read_elements
 from unseg.storage.stacks.dicom_words import Words
 from unseg.storage.stacks.stack import Part, Proof
 
 IMAGE_TYPE, FRAME_TYPE, DESCRIPTION = 0x00080008, 0x00089007, 0x00082111
-SOP_INSTANCE, MEDIA_INSTANCE = 0x00080018, 0x00020003
+MEDIA_INSTANCE = 0x00020003
 SOURCES, SOURCE_INSTANCE = 0x00082112, 0x00081155
 HEAD_LENGTH, SYNTAX = 0x00020000, 0x00020010
 CHANNELS, COLOURS, PLANAR, FRAMES, ROWS, COLUMNS = (
@@ -71,7 +71,7 @@ class DicomProof(Proof):
             yield "the bits above its values are not the original's"
         yield from self._marks()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass  # all of it was read
 
     def _marks(self) -> Iterator[str]:

@@ -6,17 +6,19 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from unseg.storage.image_limits import ImageError, image_errors
-from unseg.storage.stacks.dicom_elements import read_elements, transfer_syntax
+from unseg.storage.image_limits import ImageError, image_errors, said_of
+from unseg.storage.looking import seen_in
+from unseg.storage.stacks.dicom_elements import instance_in, read_elements, transfer_syntax
 from unseg.storage.stacks.stack import bounded_bytes
 
 MOST_FRAMES = 2**16
+FIRST = 2**14  # bytes that tell most instances
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
@@ -37,13 +39,21 @@ def dicom_errors(path: Path) -> Iterator[None]:
         try:
             yield
         except (BytesLengthException, InvalidDicomError, NotImplementedError, RecursionError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise ImageError(path, f"broken DICOM file: {said}") from error
+            raise ImageError(path, f"broken DICOM file: {said_of(error, path)}") from error
 
 
 def instance_of(path: Path, max_pixels: int) -> str:
-    """Returns the identity of the instance in a file; empty where it has none."""
-    return str(read_data_set(path, max_pixels).get("SOPInstanceUID", ""))
+    """Returns the identity of the instance in a file; empty where it has none. Most files tell it in their first bytes,
+    and no more of them is read."""
+    try:
+        found = seen_in(path, _first_instance)
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+    return str(read_data_set(path, max_pixels).get("SOPInstanceUID", "")) if found is None else found
+
+
+def _first_instance(file: BinaryIO) -> str | None:
+    return instance_in(file.read(FIRST))
 
 
 def frames_of(path: Path, data_set: Dataset) -> int:

@@ -98,7 +98,7 @@ class DicomStack(Stack):
             data_set.save_as(buffer, enforce_file_format=False)
         path.write_bytes(buffer.getbuffer())  # here, an error is the disk's and not the file's
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass  # all of it was read
 
 

@@ -17,7 +17,7 @@ from rasterio.warp import transform_geom
 from rasterio.windows import transform as window_transform
 
 from unseg.errors import is_there, needs
-from unseg.storage.image_limits import ImageError
+from unseg.storage.image_limits import ImageError, open_regular, said_of
 from unseg.storage.stacks.geotiff_reading import open_raster, raster_errors, sampled, window_of
 from unseg.storage.stacks.stack import Labels, Part
 
@@ -132,7 +132,8 @@ def _of_geojson(path: Path) -> _Outlines:
 
 
 def _bytes(path: Path) -> bytes:
-    data = path.open("rb").read(MOST_BYTES + 1)
+    with open_regular(path) as file:
+        data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ImageError(path, f"over {MOST_BYTES >> 20} MB of outlines: give a raster")
     return data
@@ -175,7 +176,7 @@ def _of_vectors(path: Path) -> _Outlines:
         meta, _, geometries, _ = read(path, columns=[], force_2d=True)
         shapes = [_of_wkb(bytes(geometry)) for geometry in geometries if geometry is not None]
     except (DataSourceError, DataLayerError, struct.error) as error:
-        raise ImageError(path, f"outlines that cannot be read ({' '.join(str(error).split())[:100]})") from error
+        raise ImageError(path, f"outlines that cannot be read ({said_of(error, path)})") from error
     crs = meta.get("crs")
     return _Outlines(_areas(path, shapes), CRS.from_user_input(crs) if crs else None)
 

@@ -68,7 +68,7 @@ class GeoTiffProof(Proof):
         if before.previews != after.previews:
             yield f"it has overviews of {after.previews}, its original of {before.previews}"
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._before.close()
         self._after.close()
 

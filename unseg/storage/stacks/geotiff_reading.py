@@ -15,7 +15,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from unseg.storage.image_limits import ImageError, image_errors
+from unseg.storage.image_limits import ImageError, image_errors, said_of
 from unseg.storage.stacks.stack import Part
 from unseg.storage.tiff_structure import check_entries
 
@@ -40,7 +40,7 @@ def raster_errors(path: Path) -> Iterator[None]:
         try:
             yield
         except (RasterioError, CPLE_BaseError) as error:
-            raise ImageError(path, f"broken image: {' '.join(str(error).split())[:200]}") from error
+            raise ImageError(path, f"broken image: {said_of(error, path)}") from error
 
 
 def open_raster(path: Path, max_pixels: int) -> Any:

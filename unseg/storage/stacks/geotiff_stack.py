@@ -120,7 +120,7 @@ class GeoTiffStack(Stack):
                     open_work.write(np.moveaxis(values, -1, 0), indexes=self._bands, window=window_of(part))
             _finish(source, work, path)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.data_set.close()
 
 

@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from unseg.storage.image_headers import METADATA_BYTES
-from unseg.storage.image_limits import ImageError, image_errors, open_regular
+from unseg.storage.image_limits import ImageError, image_errors, open_regular, said_of
 from unseg.storage.stacks.stack import (
     PERCENTILES,
     Labels,
@@ -127,7 +127,7 @@ def _errors(path: Path) -> Iterator[None]:
         try:
             yield
         except (HeaderDataError, ImageFileError, WrapStructError) as error:
-            raise ImageError(path, f"broken image: {' '.join(str(error).split())[:200]}") from error
+            raise ImageError(path, f"broken image: {said_of(error, path)}") from error
 
 
 def read_volume(path: Path, max_pixels: int) -> Volume:
@@ -233,7 +233,7 @@ class NiftiStack(Stack):
             with gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as stream:
                 stream.write(data)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass  # all of it was read
 
 
@@ -284,7 +284,7 @@ class NiftiProof(Proof):
         if before.packed != after.packed:
             yield "it is packed, and its original is not, or the other way round"
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass  # all of it was read
 
 

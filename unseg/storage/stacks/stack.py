@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +68,12 @@ class Layout:
 
 
 class Stack(ABC):
-    """An open file of planes. kind: the format's name. path: of the file."""
+    """An open file of planes. kind: the format's name. path: of the file. contents: what holds it and its mask here."""
 
     kind: str
     path: Path
     layout: Layout
+    contents: ExitStack
     block: int | None = None
     """Side of the parts that planes are worked on in; None: whole planes."""
 
@@ -95,9 +97,16 @@ class Stack(ABC):
         changed: every part, in the order of `parts`, H×W×C each. key: makes new identities, where the format has them.
         """
 
-    @abstractmethod
     def close(self) -> None:
-        """Lets go of the file."""
+        """Lets go of the file and of its mask."""
+        try:
+            self._close()
+        finally:
+            self.contents.close()
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Closes what is open of the file."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +139,10 @@ class Labels(ABC):
 class Proof(ABC):
     """A protected file beside its original, read by other means than it was written with.
 
-    layout: the original's, as those means see it; its ranges are not looked at.
+    contents: what holds both here.
     """
+
+    contents: ExitStack
 
     @abstractmethod
     def pair(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
@@ -141,9 +152,16 @@ class Proof(ABC):
     def differences(self) -> Iterator[str]:
         """Yields what is not as it should be beside the values that may change, in words."""
 
-    @abstractmethod
     def close(self) -> None:
         """Lets go of the files."""
+        try:
+            self._close()
+        finally:
+            self.contents.close()
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Closes what is open of the files."""
 
 
 def check_pixels(path: Path, planes: int, height: int, width: int, max_pixels: int) -> None:

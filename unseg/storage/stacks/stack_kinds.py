@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from unseg.errors import is_there, needs
-from unseg.storage.files import open_for_reading, sha256_of
-from unseg.storage.image_limits import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
+from unseg.storage.files import sha256_of
+from unseg.storage.image_limits import MAX_PIXELS, ImageError
 from unseg.storage.label_decoding import Label, open_label
-from unseg.storage.mounts import is_mounted
-from unseg.storage.picture_kinds import START, VECTOR_SUFFIXES, kind_of
+from unseg.storage.mounts import held, is_in_a_file
+from unseg.storage.picture_kinds import VECTOR_SUFFIXES, look_at, side_files, tells_by_name
 from unseg.storage.stacks.stack import Labels, Proof, Stack
-from unseg.storage.tiff_structure import raster_in
-
-PICTURES = frozenset(IMAGE_SUFFIXES) - {".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,35 @@ class StackKind:
 
     def open(self, path: Path, max_pixels: int, bands: tuple[int, ...] | None = None) -> Stack:
         """Opens a file; ImageError says where that cannot be."""
-        return self._module(path).open_stack(path, max_pixels, bands)
+        module = self._module(path)
+        with ExitStack() as contents:
+            contents.enter_context(_at_hand(path))
+            stack: Stack = module.open_stack(path, max_pixels, bands)
+            stack.contents = contents.pop_all()
+            return stack
 
-    def proof(self, original: Path, output: Path, max_pixels: int, bands: tuple[int, ...] | None = None) -> Proof:
+    def proof(self, original: Path, output: Path, max_pixels: int, bands: tuple[int, ...] | None) -> Proof:
         """Opens a protected file beside its original, by other means than `open` and `Stack.write`."""
-        return self._module(output).open_proof(original, output, max_pixels, bands)
+        module = self._module(output)
+        with ExitStack() as contents:
+            for path in (original, output):
+                contents.enter_context(_at_hand(path))
+            proof: Proof = module.open_proof(original, output, max_pixels, bands)
+            proof.contents = contents.pop_all()
+            return proof
 
     def labels(self, path: Path, max_pixels: int, stack: Stack | None) -> Labels:
-        """Opens a mask for a file of planes, or for itself; ImageError says where it is none, or does not fit."""
-        return self._module(path).open_labels(path, max_pixels, stack)
+        """Opens a mask for a file of planes, or for itself; ImageError says where it is none, or does not fit.
+
+        It stays open as long as the file that it is for.
+        """
+        module = self._module(path)
+        with ExitStack() as contents:
+            contents.enter_context(_at_hand(path))
+            labels: Labels = module.open_labels(path, max_pixels, stack)
+            if stack is not None:
+                stack.contents.push(contents.pop_all())
+            return labels
 
     @property
     def is_there(self) -> bool:
@@ -52,21 +71,27 @@ class StackKind:
     def is_picture(self, path: Path) -> bool:
         """Returns whether a file of the format can be read as a picture, too, if without its place on earth."""
         try:
-            with open_for_reading(path) as file:
-                return kind_of(file.read(START)) == "TIFF" and raster_in(file) == "picture"
+            return look_at(path).raster == "picture"
         except OSError:
             return False
-
-    def check_here(self, path: Path) -> None:
-        """Raises ImageError where a path is a store's: the libraries open files by name, and others beside them."""
-        if is_mounted(path):
-            raise ImageError(path, f"{self.name} is read and written in folders of this machine alone: copy it there")
 
     def _module(self, path: Path) -> Any:
         if not self.is_there:
             raise ImageError(path, f"{self.name} {needs(self.package)}")
-        self.check_here(path)
+        if is_in_a_file(path):
+            raise ImageError(path, f"{self.name} in tars and tables is not protected: give it as a file of its own")
         return import_module(self.module)
+
+
+@contextmanager
+def _at_hand(path: Path) -> Iterator[None]:
+    """Inside, the content of a file is here, and of those beside it that belong to it: libraries open them by name."""
+    with ExitStack() as contents:
+        try:
+            contents.enter_context(held(path, *side_files(path)))
+        except OSError as error:
+            raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+        yield
 
 
 _ALL = (
@@ -82,18 +107,16 @@ def stack_kind_of(path: Path) -> StackKind | None:
 
     Files that are called as pictures are not opened.
     """
-    if path.suffix.lower() in PICTURES:
+    if tells_by_name(path):
         return None
     try:
-        with open_for_reading(path) as file:
-            kind = kind_of(file.read(START))
-            if kind == "TIFF":
-                raster = raster_in(file)
-                is_one = raster is not None and (KINDS["GeoTIFF"].is_there or raster == "raster")
-                return KINDS["GeoTIFF"] if is_one else None
-            return KINDS.get(kind or "")
+        kind, raster = look_at(path)
     except OSError:
         return None
+    if kind == "TIFF":
+        is_one = raster is not None and (KINDS["GeoTIFF"].is_there or raster == "raster")
+        return KINDS["GeoTIFF"] if is_one else None
+    return KINDS.get(kind or "")
 
 
 def is_vector_name(path: Path) -> bool:
