@@ -269,6 +269,32 @@ def test_images_that_would_stay_are_refused(source: Path, columns: dict[str, Any
     assert not (source.parent / "out").exists()
 
 
+def test_a_picture_behind_the_first_values_takes_its_row_along(tmp_path: Path) -> None:
+    """Rows 22 and 23 hold one each, the second without an image; the values before are none, at any depth."""
+    (tmp_path / "in").mkdir()
+    images = [cell(picture(number, (12, 17)), "x.png") for number in range(23)] + [None]
+    labels = [cell(mask((12, 17)))] * 24
+    plain = [*[b"numbers"] * 22, picture(1, (5, 6)), b"numbers"]
+    nested = [*[{"a": [b"no", b"no"]}] * 23, {"a": [b"no", picture(2, (5, 6))]}]
+    made = pa.table({"image": pa.array(images, CELL), "mask": pa.array(labels, CELL), "plain": plain, "nested": nested})
+    pq.write_table(made, tmp_path / "in" / "x.parquet", row_group_size=5)
+    lines = {entry.input: entry for entry in run(tmp_path / "in").entries}
+    assert lines["x.parquet/000022.png"].reason == (
+        "its row is left out, since its column plain holds a picture that would stay as it is"
+    )
+    assert lines["x.parquet/000023"].reason == (
+        "the column nested of this row holds a picture that would stay as it is; the row is left out"
+    )
+    assert [entry.status for entry in lines.values()].count("failed") == 2 and len(lines) == 24
+    assert pq.read_table(tmp_path / "out" / "x.parquet").column("plain").to_pylist() == [b"numbers"] * 22
+    result = found(tmp_path / "out")
+    assert (result.failures, result.other_files, len(result.findings)) == ([], (), 22)
+    words = made.drop_columns(["nested"]).set_column(2, "plain", made.column("plain").dictionary_encode())
+    pq.write_table(words, tmp_path / "in" / "x.parquet")
+    with pytest.raises(UserError, match="the column plain holds pictures as plain bytes"):
+        run(tmp_path / "in", "other")
+
+
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
 def test_a_broken_table_is_one_line(source: Path, place: float) -> None:
     path = source / "data" / "train-0.parquet"

@@ -34,6 +34,7 @@ from unseg.protecting.manifest import (
 )
 from unseg.protecting.merging import merge
 from unseg.protecting.opened_containers import Containers, facts_of, open_containers
+from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.request import Request
 from unseg.protecting.shards import Shard, earlier_manifest
 from unseg.storage.containers import Container, ContainerFolder
@@ -202,7 +203,7 @@ def _packed(
     manifest = read_manifest(records)
     assert manifest is not None, "a run that came to its end has a manifest"
     try:
-        left = _without_lost(manifest, own)
+        left = _without_left_out(manifest, own)
         if left.entries != manifest.entries:
             write_manifest(records, left, finished=True)
         for container in track(progress, own, len(own), opened.kind):
@@ -220,7 +221,9 @@ def _packed(
                 shutil.rmtree(loose / container.place, ignore_errors=True)
     except OSError as error:
         raise cannot_go_on(out, error) from error
-    return replace(summary, entries=tuple(left.entries.get(entry.key, entry) for entry in summary.entries))
+    entries = {entry.key: left.entries.get(entry.key, entry) for entry in summary.entries}
+    entries |= {key: entry for key, entry in left.entries.items() if key not in manifest.entries}
+    return replace(summary, entries=tuple(entries[key] for key in sorted(entries)))
 
 
 def _finish(out: Path, manifest: Manifest, facts: Mapping[str, Any]) -> None:
@@ -237,16 +240,17 @@ def written_images(manifest: Manifest, place: str) -> set[str]:
     }
 
 
-def _without_lost(manifest: Manifest, own: tuple[Container, ...]) -> Manifest:
-    """Returns a manifest in which images are not protected whose sample goes, since others in it are not."""
+def _without_left_out(manifest: Manifest, own: tuple[Container, ...]) -> Manifest:
+    """Returns a manifest in which images are not protected whose sample goes, and samples without an image that go have
+    a line."""
     entries = dict(manifest.entries)
     for container in own:
-        written = written_images(manifest, container.place)
-        lost = {f"{container.place}/{name}" for name in written - container.staying(written)}
-        for key, entry in manifest.entries.items() if lost else ():
-            if entry.input in lost:
-                reason = "its row is left out, since another image in it could not be protected"
-                entries[key] = Entry(*key, "failed", reason=reason)
+        left_out = container.left_out(written_images(manifest, container.place))
+        reasons = {f"{container.place}/{name}": reason for name, reason in left_out.items()}
+        for key, entry in manifest.entries.items() if reasons else ():
+            if entry.is_written and entry.input in reasons:
+                entries[key] = Entry(*key, "failed", reason=reasons.pop(entry.input))
+        entries |= {(name, NO_ROOT): Entry(name, NO_ROOT, "failed", reason=why) for name, why in reasons.items()}
     return replace(manifest, entries=entries)
 
 

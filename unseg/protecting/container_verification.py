@@ -15,6 +15,7 @@ from unseg.errors import UserError
 from unseg.protecting.container_runs import CONTAINERS, LOOSE, written_images
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.opened_containers import Containers, facts_of, opened_at
+from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.shards import refuse_unmerged
 from unseg.protecting.verification import Finding, Verification
 from unseg.storage.containers import Container, ContainerFolder
@@ -71,7 +72,7 @@ def _originals(manifest: Manifest, folder: Path, given: Path | None) -> Containe
     if facts is None or any(link_on_the_way(folder, place) is not None for place in (*facts[2], *facts[3])):
         raise UserError(f"{folder / MANIFEST}: not a manifest of unseg ({CONTAINERS})")
     kind, masks, places, beside = facts
-    root = next((entry.input_root for entry in manifest.entries.values()), ".")
+    root = next((entry.input_root for entry in manifest.entries.values() if entry.input_root != NO_ROOT), ".")
     source = Path(os.path.realpath(folder / root if given is None else given))
     if not all((source / place).is_file() for place in places):
         what = "tar files" if kind == "tars" else kind

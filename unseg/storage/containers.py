@@ -44,8 +44,12 @@ class Container(ABC):
         """Yields the content of an image or mask; OSError where there is none."""
 
     @abstractmethod
-    def staying(self, written: Collection[str]) -> set[str]:
-        """Returns the images that stay, where only the written ones have their noise: a sample stays whole or goes."""
+    def left_out(self, written: Collection[str]) -> dict[str, str]:
+        """Returns what goes although nothing else says so, and why: a sample stays whole or goes.
+
+        written: the images that have their noise. The names are those of images among them, and, of samples without an
+        image, of what stands for them: a member, or a row.
+        """
 
     @abstractmethod
     def rewrite(self, target: Path, replaced: Mapping[str, Path], within: Path) -> None:
