@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from unseg.compute.progress import Progress, track
+from unseg.data.annotations.json_members import JsonMembers
 from unseg.data.samples import Problem, SampleFile, SampleList, pair_with_masks
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
@@ -33,6 +34,7 @@ from unseg.protecting.manifest import (
     write_manifest,
 )
 from unseg.protecting.merging import merge
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.opened_containers import Containers, facts_of, open_containers
 from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.request import Request
@@ -57,7 +59,7 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
     with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
         here = ContainerFolder(Path(os.path.realpath(scratch)), opened.source)
         told = {f"--out {out / LOOSE}": f"--out {request.out}", os.fspath(here.folder): os.fspath(opened.source)}
-        mounts.enter_context(_telling(told))
+        mounts.enter_context(telling(told))
         done = None if shard is None or shard.is_plan else _done_already(out, shard, own)
         if done is not None:
             return done
@@ -70,8 +72,9 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
             inputs=(here.folder,),
             out=out / LOOSE,
             settings=replace(request.settings, names="keep"),
-            masks=request.masks or here.folder,
-            samples=samples,
+            masks=None if opened.has_outlines else request.masks or here.folder,
+            annotations=outlines_in(opened, here, progress),
+            samples=_without_masks(samples) if opened.has_outlines else samples,
             webdataset=None,
             huggingface=None,
             containers=None,
@@ -87,15 +90,19 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
 
 
 @contextmanager
-def _telling(names: Mapping[str, str]) -> Iterator[None]:
+def telling(names: Mapping[str, str]) -> Iterator[None]:
     """Inside, errors name what the user gave. names: what they say → what they are to say."""
     try:
         yield
     except UserError as error:
-        text = str(error)
-        for here, given in names.items():
-            text = text.replace(here, given)
-        raise UserError(text) from error
+        raise UserError(in_words_of(names, str(error))) from error
+
+
+def in_words_of(names: Mapping[str, str], text: str) -> str:
+    """Returns a text that names what the user gave. names: as for `telling`."""
+    for here, given in names.items():
+        text = text.replace(here, given)
+    return text
 
 
 def opened_for(request: Request) -> Containers:
@@ -148,7 +155,8 @@ def _samples(
         found = list(container.images())
         counts[place] = len(found)
         names = {name: None for image, mask in found for name in (image, mask) if name is not None}
-        here.add(container, iter(names if place in chosen else ()))
+        outlines = (mask for _, mask in found if mask is not None) if opened.has_outlines else ()
+        here.add(container, iter(names if place in chosen else outlines))
         for image, mask in found:
             name = f"{place}/{image}"
             if mask is None:
@@ -159,6 +167,18 @@ def _samples(
     if masks is None:
         return SampleList(sorted(samples)), parts
     return _with_masks(samples, opened, masks), parts
+
+
+def _without_masks(samples: SampleList) -> SampleList:
+    return SampleList([SampleFile(sample.name, sample.image, sample.root) for sample in samples.samples])
+
+
+def outlines_in(opened: Containers, here: ContainerFolder, progress: Progress) -> OpenAnnotations | None:
+    """Returns the annotations that members of tars are; None where masks are pictures. here: has all their names."""
+    if not opened.has_outlines:
+        return None
+    reader = JsonMembers.open(opened.outlines(here.folder), progress)
+    return OpenAnnotations(reader, here.folder, here.folder)
 
 
 def _check_samples(request: Request, opened: Containers, samples: SampleList) -> None:

@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unseg.compute.progress import SILENT
 from unseg.errors import UserError
-from unseg.protecting.container_runs import CONTAINERS, LOOSE, written_images
+from unseg.protecting.container_runs import CONTAINERS, LOOSE, in_words_of, outlines_in, telling, written_images
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.opened_containers import Containers, facts_of, opened_at
 from unseg.protecting.planning import NO_ROOT
@@ -51,6 +53,8 @@ def verify_containers(
     with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
         here = ContainerFolder(Path(os.path.realpath(scratch)) / "protected", folder)
         there = ContainerFolder(here.folder.with_name("originals"), opened.source)
+        told = {os.fspath(mount.folder): os.fspath(mount.stands_for) for mount in (here, there)}
+        mounts.enter_context(telling(told))
         for container in opened.found:
             there.add(container, _names(container))
             faults += _compared(container, written_images(manifest, container.place), folder, here)
@@ -59,7 +63,9 @@ def verify_containers(
         here.folder.mkdir(exist_ok=True)
         shutil.copy(folder / MANIFEST, here.folder)
         masks = masks or _mask_folder(manifest, folder) or there.folder
-        result = on_disk(here.folder, originals=there.folder, masks=masks, **{**options, "annotations": None})
+        annotations = outlines_in(opened, there, SILENT)
+        result = on_disk(here.folder, originals=there.folder, masks=masks, **{**options, "annotations": annotations})
+        result = result.retold(partial(in_words_of, told))
     faults += _compared_beside(opened, folder)
     ours = {MANIFEST, *opened.facts["places"], *opened.beside}
     extra = sorted({path.relative_to(folder).as_posix() for path in files_under(folder)} - ours)

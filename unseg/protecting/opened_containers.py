@@ -14,7 +14,7 @@ from unseg.data.table_containers import TableContainer
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import stays_inside
-from unseg.storage.tar_files import TarContainer, tars_at
+from unseg.storage.tar_files import TarContainer, holds_outlines, tars_at
 
 AUTO = "auto"  # in place of a column of masks
 TARS, TABLES = "tars", "tables"
@@ -43,6 +43,11 @@ class Containers:
         return "tar files" if self.kind == TARS else "tables"
 
     @property
+    def has_outlines(self) -> bool:
+        """Returns whether their masks are outlines, as annotations have them."""
+        return self.kind == TARS and holds_outlines(self.masks or "")
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Returns what a manifest says of the files, as JSON holds it."""
         places = [container.place for container in self.found]
@@ -56,6 +61,15 @@ class Containers:
             sum(images[container.place] for container in self.found[start:end])
             for start, end in zip(ends, ends[1:], strict=False)
         )
+
+    def outlines(self, folder: Path) -> dict[str, Path]:
+        """Returns image → the member with its outlines, as a folder has their names. Those without one are left out."""
+        return {
+            f"{container.place}/{image}": folder / container.place / mask
+            for container in self.found
+            for image, mask in container.images()
+            if mask is not None
+        }
 
     def named(self) -> Iterator[tuple[str, str | None]]:
         """Yields the name of every image in a table and what its cell calls it."""

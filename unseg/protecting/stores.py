@@ -23,7 +23,6 @@ from unseg.errors import UserError
 from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
 from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
-from unseg.protecting.findings import Finding
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
@@ -296,7 +295,7 @@ def verify_anywhere(
             for url in _named_places(mirror, place):
                 mirror.listed(url)
         result = _verified(place, on_disk, **there, **options, progress=_Told(progress, mirror))
-        return _told_of_stores(result, mirror)
+        return result.retold(mirror.told)
 
 
 def _verified(
@@ -327,18 +326,3 @@ def _named_places(mirror: Mirror, folder: Path) -> list[str]:
     roots = {root for entry in manifest.entries.values() for root in (entry.input_root, entry.mask_root) if root}
     urls = filter(None, (mirror.url(folder / root) for root in sorted(roots)))
     return [url for url in urls if url.startswith(bucket + "/")]
-
-
-def _told_of_stores(result: Verification, mirror: Mirror) -> Verification:
-    def told(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-        return tuple(
-            finding if finding.problem is None else replace(finding, problem=mirror.told(finding.problem))
-            for finding in findings
-        )
-
-    return replace(
-        result,
-        findings=told(result.findings),
-        unprotected=told(result.unprotected),
-        other_files=told(result.other_files),
-    )

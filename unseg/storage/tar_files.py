@@ -184,7 +184,7 @@ class TarContainer(Container):
 
 def holds_outlines(suffix: str) -> bool:
     """Returns whether members of a suffix hold masks as outlines, and not as pictures."""
-    return suffix.rpartition(".")[2] == "json"
+    return suffix.lower().rpartition(".")[2] == "json"
 
 
 def _refuse_strays(tar: Path, found: Sequence[Member], masks: str) -> None:
