@@ -256,8 +256,10 @@ def test_places_in_a_mirror_are_places_in_the_other(tmp_path: Path) -> None:
     here, there = Mirror(tmp_path / "a" / "here"), Mirror(tmp_path / "b")
     value = {"path": here.folder / "s3" / "x.png", "text": str(here.folder / "s3"), "root": [here.folder]}
     others = {"beside": Path(f"{here.folder}2/x"), "text": "here", "none": None}
-    assert unpacked(packed((value, others), here), there) == (
+    assert unpacked(packed((value, others), [here.folder]), [there.folder]) == (
         {"path": there.folder / "s3" / "x.png", "text": str(there.folder / "s3"), "root": [there.folder]},
         others,
     )
-    assert unpacked(packed(value, None), there) == value
+    assert unpacked(packed(value, [None]), [there.folder]) == value
+    both = unpacked(packed(value, [None, here.folder / "s3"]), [Path("/no"), there.folder])
+    assert both == {"path": there.folder / "x.png", "text": str(there.folder), "root": [here.folder]}

@@ -14,7 +14,7 @@ from typing import Any
 
 from unseg.compute.progress import SILENT
 from unseg.errors import UserError
-from unseg.protecting.container_runs import CONTAINERS, LOOSE, in_words_of, outlines_in, telling, written_images
+from unseg.protecting.container_runs import CONTAINERS, LOOSE, outlines_in, written_images
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.opened_containers import Containers, facts_of, opened_at
 from unseg.protecting.planning import NO_ROOT
@@ -22,7 +22,7 @@ from unseg.protecting.shards import refuse_unmerged
 from unseg.protecting.verification import Finding, Verification
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import files_under, link_on_the_way, sha256_of
-from unseg.storage.mounts import mounted
+from unseg.storage.mounts import in_words_of, mounted, telling
 
 
 def holds_containers(folder: Path) -> bool:

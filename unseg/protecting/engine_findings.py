@@ -13,8 +13,7 @@ from unseg.protecting.findings import Finding, findings_of
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Originals
 from unseg.storage import image_limits
-from unseg.storage.mirror import Mirror, mirror_here, mirrored
-from unseg.storage.packing import packed, unpacked
+from unseg.storage.lending import Sender, receiving
 
 PARTS_AN_ACTOR = 8  # so that all end at about the same time
 MOST = 256  # files of a part
@@ -26,13 +25,13 @@ def findings_of_actors(
     """Returns what actors find about the files of lines, in their order. cores: of each actor, and its threads."""
     if not entries:
         return []
-    mirror = mirror_here()
+    sender = Sender.here()
     found: list[Finding | None] = [None] * len(entries)
     with connected(engine, progress) as crew, progress.bar("verify", len(entries)) as tick:
         length = min(MOST, -(-len(entries) // (PARTS_AN_ACTOR * crew.size(cores))))
         starts = range(0, len(entries), length)
-        parts = (_part(start, entries[start : start + length], kept, mirror) for start in starts)
-        common = packed((kept, cores), mirror)
+        parts = (_part(start, entries[start : start + length], kept, sender) for start in starts)
+        common = sender.packed((kept.of(()), cores))
         with closing(crew.results(work_on_findings, common, parts, len(starts), cores)) as results:
             for start, findings in results:
                 found[start : start + len(findings)] = findings
@@ -41,26 +40,26 @@ def findings_of_actors(
     return [finding for finding in found if finding is not None]
 
 
-def _part(start: int, entries: list[Entry], kept: Originals, mirror: Mirror | None) -> Part:
-    names = [] if mirror is None else mirror.names(path for entry in entries for path in kept.files_of(entry))
-    return Part(f"files {start + 1} to {start + len(entries)}", packed((start, entries, names), mirror))
+def _part(start: int, entries: list[Entry], kept: Originals, sender: Sender) -> Part:
+    annotations = kept.of(entries).annotations
+    content = sender.part((start, entries, annotations), (path for entry in entries for path in kept.files_of(entry)))
+    return Part(f"files {start + 1} to {start + len(entries)}", content)
 
 
 @contextmanager
 def work_on_findings(common: bytes) -> Iterator[Work]:
     """Begins an actor's work: gets the originals once, and compares parts of a folder with them."""
-    with mirrored() as mirror:
-        kept, cores = unpacked(common, mirror)
+    with receiving() as receiver:
+        whole, cores = receiver.unpacked(common)
 
         def work(part: bytes) -> tuple[int, list[Finding]]:
-            start, entries, names = unpacked(part, mirror)
             with (
-                mirror.lent(names),
+                receiver.part(part) as (start, entries, annotations),
                 image_limits.own_size_limit(),
                 image_limits.quiet_decoders(),
                 single_threaded_pool(cores) as pool,
             ):
-                found = findings_of(entries, kept, pool)
-                return start, [replace(one, problem=one.problem and mirror.told(one.problem)) for one in found]
+                found = findings_of(entries, replace(whole, annotations=annotations), pool)
+                return start, [replace(one, problem=one.problem and receiver.told(one.problem)) for one in found]
 
         yield work

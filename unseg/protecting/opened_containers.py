@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,11 @@ class Containers:
         places = [container.place for container in self.found]
         return {"kind": self.kind, "masks": self.masks, "places": places, "beside": list(self.beside)}
 
-    def parts(self, count: int, images: Mapping[str, int]) -> tuple[int, ...]:
-        """Returns how many images each of `count` shards has, which take whole files. images: place → how many."""
+    def parts(self, count: int, images: Sequence[int]) -> tuple[int, ...]:
+        """Returns how many images each of `count` shards has, which take whole files. images: in each file."""
         files = len(self.found)
         ends = [number * files // count for number in range(count + 1)]
-        return tuple(
-            sum(images[container.place] for container in self.found[start:end])
-            for start, end in zip(ends, ends[1:], strict=False)
-        )
+        return tuple(sum(images[start:end]) for start, end in zip(ends, ends[1:], strict=False))
 
     def outlines(self, folder: Path) -> dict[str, Path]:
         """Returns image → the member with its outlines, as a folder has their names. Those without one are left out."""

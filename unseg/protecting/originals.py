@@ -116,7 +116,16 @@ class Originals:
         """Returns where what a line speaks of may lie: its protected file, its original, its mask."""
         root = self.masks or (None if entry.mask_root is None else self.folder / entry.mask_root)
         mask = [] if root is None or entry.mask is None else [root / entry.mask]
+        if isinstance(self.annotations, OpenAnnotations) and entry.mask is not None:
+            mask = self.annotations.reader.files_of(entry.mask)
         return [self.folder / (entry.output or entry.input), self._path_of(entry), *mask]
+
+    def of(self, entries: Iterable[Entry]) -> Originals:
+        """Returns the originals of these lines, which take no more to be sent than these need."""
+        if not isinstance(self.annotations, OpenAnnotations):
+            return self
+        masks = (entry.mask for entry in entries if entry.mask is not None)
+        return replace(self, annotations=self.annotations.of_images(masks))
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""

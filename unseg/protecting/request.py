@@ -26,7 +26,8 @@ CANNOT = "which cannot keep networks from learning the objects in it: noise that
 class Request:
     """One run as it was asked for; the arguments of `unseg.protecting.run.protect`.
 
-    containers: tars or tables that are open already. parts: how many images each shard has; None: equally many.
+    containers: tars or tables that are open already, or whose images the samples are. parts: how many images each shard
+    has, or, where there is none, each of the containers; None: equally many.
     """
 
     inputs: tuple[Path, ...]
@@ -167,8 +168,6 @@ class Request:
     def _check_engine(self) -> None:
         for option, given in (
             ("--shard", self.shard is not None),
-            ("--webdataset", self.webdataset is not None),
-            ("--huggingface", self.huggingface is not None),
             ("--masks auto", self.finds_masks),
             ("--annotations in a store", is_url(self.annotations)),
             ("a generator that is no file", self.generator is not None),

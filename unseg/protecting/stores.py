@@ -20,7 +20,7 @@ from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
-from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
+from unseg.protecting.container_runs import FACTS, LOOSE, merge_any, opened_for, rewriting_of
 from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
@@ -147,7 +147,8 @@ class _Target:
     def shard(self, shard: Shard) -> Summary:
         """Protects the images of a shard, and puts them into the store."""
         request = replace(self.request, shard=shard)
-        files = None if request.containers is None else sorted(files_of(request.containers, shard))
+        opened = request.containers
+        files = None if opened is None else rewriting_of(opened, self.records, shard).files
         return shard_in_store(
             self.mirror, self.out, shard, lambda: self.run(request, False, self.progress), self.records, files
         )
@@ -307,7 +308,7 @@ def _verified(
     annotations: Path | None,
     **options: Any,
 ) -> Verification:
-    if options.get("engine") is not None and (holds_containers(folder) or holds_image_folder(folder)):
+    if options.get("engine") is not None and holds_image_folder(folder):
         raise UserError(f"{OPTION}: {folder} holds files that processes of this machine verify; leave it out")
     if holds_containers(folder):
         return verify_containers(folder, on_disk, originals, masks, **options)

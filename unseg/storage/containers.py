@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -63,6 +63,10 @@ class Container(ABC):
     def rewritten(self, path: Path, written: Collection[str]) -> Container:
         """Returns what `rewrite` wrote, under the same names. written: the images that have their noise."""
 
+    def of(self, names: Collection[str]) -> Container:
+        """Returns a container of which these images and masks can be read, and that takes little more to be sent."""
+        return self
+
     @abstractmethod
     def faults(self, path: Path, written: Collection[str]) -> Iterator[tuple[str, str]]:
         """Yields what is wrong with a file that `rewrite` is said to have written, but for its images: name, problem.
@@ -103,23 +107,39 @@ class ContainerFolder:
 
     def bring(self, path: str | Path) -> None:
         """Brings the content of an image or mask that is about to be read."""
-        whole, root = os.path.normpath(os.fspath(path)), os.fspath(self.folder) + os.sep
-        if not whole.startswith(root) or not os.path.isfile(whole) or os.stat(whole).st_mode & 0o777 != ABSENT:
+        whole = os.path.normpath(os.fspath(path))
+        found = self._found(whole)
+        if found is None or not os.path.isfile(whole) or os.stat(whole).st_mode & 0o777 != ABSENT:
             return
-        name = PurePosixPath(Path(whole[len(root) :]).as_posix())
-        place = next((parent for parent in map(str, name.parents) if parent in self.containers), None)
-        if place is None:
-            return
+        place, name = found
         temporary = Path(whole).parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
         try:
             with open(temporary, "xb") as copy:
-                for block in self.containers[place].blocks(str(name.relative_to(place))):
+                for block in self.containers[place].blocks(name):
                     copy.write(block)
             os.replace(temporary, whole)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
         self.kept.add(Path(whole), ROOM, _give_up)
+
+    def _found(self, whole: str) -> tuple[str, str] | None:
+        """Returns the container of a path, and the name in it; None for any other path."""
+        root = os.fspath(self.folder) + os.sep
+        if not whole.startswith(root):
+            return None
+        name = PurePosixPath(Path(whole[len(root) :]).as_posix())
+        place = next((parent for parent in map(str, name.parents) if parent in self.containers), None)
+        return None if place is None else (place, str(name.relative_to(place)))
+
+    def lent(self, paths: Iterable[Path]) -> list[tuple[Container, list[str]]]:
+        """Returns what another folder needs to read files of this one: containers, and the files' names in them."""
+        found: dict[str, set[str]] = {}
+        for path in paths:
+            place, name = self._found(os.path.normpath(os.fspath(path))) or ("", "")
+            if place and self.containers[place].holds(name):
+                found.setdefault(place, set()).add(name)
+        return [(self.containers[place].of(found[place]), sorted(found[place])) for place in sorted(found)]
 
 
 def _give_up(path: Path) -> None:

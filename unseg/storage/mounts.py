@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+
+from unseg.errors import UserError
 
 
 class Mount(Protocol):
@@ -55,3 +57,19 @@ def bring(path: str | Path) -> None:
 def is_mounted(path: str | Path) -> bool:
     """Returns whether a path is in a folder that stands for something else."""
     return any(mount.url(path) is not None for mount in _mounts)
+
+
+@contextmanager
+def telling(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, errors name what the user gave. names: what they say → what they are to say."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(in_words_of(names, str(error))) from error
+
+
+def in_words_of(names: Mapping[str, str], text: str) -> str:
+    """Returns a text that names what the user gave. names: as for `telling`."""
+    for here, given in names.items():
+        text = text.replace(here, given)
+    return text

@@ -11,7 +11,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -167,6 +167,9 @@ class TarContainer(Container):
 
     def rewritten(self, path: Path, written: Collection[str]) -> TarContainer:
         return TarContainer(path, self.place, self.suffix, {member.name: member for member in members(path)})
+
+    def of(self, names: Collection[str]) -> TarContainer:
+        return replace(self, members={name: self.members[name] for name in names})
 
     def faults(self, path: Path, written: Collection[str]) -> Iterator[tuple[str, str]]:
         new, expected = members(path), self._stay(written)

@@ -66,6 +66,13 @@ class JsonMembers(Annotations):
     def names(self) -> Sequence[str]:
         return sorted(self._files)
 
+    def files_of(self, image_name: str) -> list[Path]:
+        return [self._files[image_name]] if image_name in self._files else []
+
+    def of_images(self, names: Iterable[str]) -> JsonMembers:
+        files = {name: self._files[name] for name in names if name in self._files}
+        return JsonMembers(files, self.format, self.classes, self._unlike)
+
     def check_rule(self, rule: ObjectRule, option: str = "--objects") -> None:
         super().check_rule(rule, option)
         if self._unlike is not None and (rule.by_class or isinstance(rule.which, tuple)):
