@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from unseg.compute.engine import Engine, Part, Work, connected
 from unseg.compute.progress import Progress
 from unseg.compute.threads import single_threaded_pool
-from unseg.protecting.findings import Finding, findings_of
+from unseg.protecting.findings import Finding, faults_in, findings_of
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Originals
 from unseg.storage import image_limits
+from unseg.storage.containers import Container
 from unseg.storage.lending import Sender, receiving
 
 PARTS_AN_ACTOR = 8  # so that all end at about the same time
@@ -38,6 +40,39 @@ def findings_of_actors(
                 for _ in findings:
                     tick()
     return [finding for finding in found if finding is not None]
+
+
+def faults_of_actors(
+    written: Sequence[tuple[Container, set[str]]], folder: Path, engine: Engine, cores: int, progress: Progress
+) -> list[Finding]:
+    """Returns what actors find about tars or tables but for their images, as `faults_in` does, in their order.
+
+    written: the originals, and which of their images have their noise. folder: of the protected ones.
+    """
+    sender, found = Sender.here(), dict[int, list[Finding]]()
+    with connected(engine, progress) as crew:
+        parts = (
+            Part(container.place, sender.part((number, container, names), (container.path, folder / container.place)))
+            for number, (container, names) in enumerate(written)
+        )
+        common = sender.packed(folder)
+        with closing(crew.results(work_on_containers, common, parts, len(written), cores)) as results:
+            found.update(results)
+    return [finding for number in sorted(found) for finding in found[number]]
+
+
+@contextmanager
+def work_on_containers(common: bytes) -> Iterator[Work]:
+    """Begins an actor's work: compares tars or tables of a folder with their originals, one after the other."""
+    with receiving() as receiver:
+        folder: Path = receiver.unpacked(common)
+
+        def work(part: bytes) -> tuple[int, list[Finding]]:
+            with receiver.part(part) as (number, container, names):
+                found = faults_in(container, folder, names)
+                return number, [replace(one, problem=one.problem and receiver.told(one.problem)) for one in found]
+
+        yield work
 
 
 def _part(start: int, entries: list[Entry], kept: Originals, sender: Sender) -> Part:
