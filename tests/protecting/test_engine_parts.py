@@ -129,6 +129,8 @@ def test_stores_hold_what_one_run_writes(
     assert (actors.lost, made.kept) == (2, 0) and objects(server) == tree(local / "one")
     assert protect(f"{ROOT}/photos", f"{ROOT}/out", SETTINGS, **given).kept == 5  # the copy is made again
     assert objects(server) == tree(local / "one")
+    protect(f"{ROOT}/photos", local / "disk", SETTINGS, **given)
+    assert {**tree(local / "disk"), MANIFEST: b""} == {**tree(local / "one"), MANIFEST: b""}
     server.cp_file(f"{ROOT}/out/e.png", f"{ROOT}/out/b/c.png")
     server.rm_file(f"{ROOT}/out/b/d.png")
     options = {"masks": None, "annotations": None, "workers": 1, "max_megapixels": 200.0, "progress": Told()}

@@ -144,6 +144,9 @@ def test_verify_proves_tars_and_finds_what_changed(tars: Path) -> None:
         ("more/b-1.tar", "its members are not those of its original, in their order"),
     ]
     assert result.extra == ("notes.txt",)
+    (out / "more" / "b-1.tar").write_bytes(b"no tar" * 300)
+    told = [fault.problem for fault in found(out).other_files if fault.name == "more/b-1.tar"]
+    assert len(told) == 1 and told[0].startswith("is no plain tar file, or it is damaged")
     (out / "a-0.tar").unlink()
     result = found(out)
     assert ("a-0.tar", "missing") in [(fault.name, fault.problem) for fault in result.other_files]
