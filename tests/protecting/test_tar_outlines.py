@@ -23,6 +23,7 @@ from unseg.protecting.manifest import read_manifest
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.shards import Shard
 from unseg.protecting.stores import merge_anywhere, verify_anywhere
+from unseg.storage import tar_files
 from unseg.storage.files import files_under
 
 SETTINGS = ProtectSettings(workers=1)
@@ -269,3 +270,40 @@ def test_two_formats_and_several_images_are_told(tmp_path: Path) -> None:
     tar_of(tmp_path / "tars" / "b.tar", ("2.png", photo(1)), ("2.json", text(via())))
     with pytest.raises(UserError, match=r"of two formats: .*a.tar/1.json \(coco\), .*b.tar/2.json \(via\); keep one"):
         run(tars, "other")
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("suffix", ["json", "mask.png"])
+def test_the_picture_itself_does_not_come_along_in_a_json(
+    tmp_path: Path, coding: str, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LabelMe writes it there as base64: behind all else, at the seam of two blocks."""
+    monkeypatch.setattr(tar_files, "BLOCK", 301)
+    label = png(np.pad(np.full((16, 23), 255, np.uint8), ((TOP, 13), (LEFT, 17))))
+    held = {**labelme(), "imageData": base64.b64encode(photo(1)).decode()}
+
+    def sample(number: int, values: Any) -> list[tuple[str, bytes]]:
+        data = json.dumps(values).encode(coding)
+        return [(f"{number:02}.png", photo(1)), (f"{number:02}.mask.png", label), (f"{number:02}.json", data)]
+
+    without = {**labelme(), "imageData": None}
+    first = [member for number in range(21) for member in sample(number, without)]
+    tars = tar_of(tmp_path / "tars" / "a.tar", *first, *sample(21, held))
+    lines = run(tars, webdataset=suffix).entries
+    assert [entry.status for entry in lines] == ["protected"] * 21 + ["failed"]
+    assert lines[21].reason == (
+        "its sample is left out, since 21.json in it holds a picture as text that would stay as it is"
+    )
+    assert list(content(tmp_path / "out" / "a.tar")) == [name for name, _ in first]
+    assert found(tmp_path / "out").other_files == ()
+    tar_of(tmp_path / "tars" / "a.tar", *sample(0, held))
+    with pytest.raises(UserError, match=r"a.tar: 00.json holds a picture as text that would stay as it is; write it"):
+        run(tars, "other", webdataset=suffix)
+
+
+def test_addresses_that_are_the_picture_are_told(tmp_path: Path) -> None:
+    (task,) = label_studio()
+    task["data"]["image"] = "data:image/png;base64," + base64.b64encode(photo(1)).decode()
+    tars = tar_of(tmp_path / "tars" / "a.tar", ("1.png", photo(1)), ("1.json", text([task])))
+    with pytest.raises(UserError, match="1.json holds a picture as text"):
+        run(tars)

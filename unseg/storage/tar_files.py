@@ -25,7 +25,11 @@ TAR = ".tar"
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LABELS = ("png", "tif", "tiff")  # behind a further dot, beside an image: not pictures
 LOOKED = 20  # members of a suffix whose first bytes are looked at before a run begins
-STRAY = "a picture that would stay as it is"
+STAYS = "that would stay as it is"
+IS_PICTURE, HOLDS_PICTURE = "is a picture", "holds a picture as text"
+# In JSON: what LabelMe writes unless it is told not to, and addresses that are the picture itself (RFC 2397).
+LONGEST = 256  # bytes that the beginning of one takes, spaces included
+PICTURE_TEXT = re.compile(rb'"imageData"\s*:\s*"[^"]|"data:image/[^",]{1,60};base64,')
 MEMBERS = 1_000_000  # of a tar file, at most
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
@@ -124,19 +128,19 @@ class TarContainer(Container):
             yield from content(file, member)
 
     @cached_property
-    def _strays(self) -> dict[str, str]:
-        """Returns sample → a member of it that is a picture and would stay as it is."""
-        return {one.sample: one.name for one in _strays(self.path, self.members.values(), self.suffix)}
+    def _strays(self) -> dict[str, tuple[str, str]]:
+        """Returns sample → a member of it that would stay as it is, and what it is: a picture, or what holds one."""
+        return {one.sample: (one.name, what) for one, what in _strays(self.path, self.members.values(), self.suffix)}
 
     def left_out(self, written: Collection[str]) -> dict[str, str]:
         images = {one.sample: one.name for one in self.members.values() if self._is_image(one)}
         found: dict[str, str] = {}
-        for sample, stray in self._strays.items():
+        for sample, (stray, what) in self._strays.items():
             image = images.get(sample)
             if image is None:
-                found[stray] = f"is {STRAY}; its sample is left out"
+                found[stray] = f"{what} {STAYS}; its sample is left out"
             elif image in written:
-                found[image] = f"its sample is left out, since {stray} in it is {STRAY}"
+                found[image] = f"its sample is left out, since {stray} in it {what} {STAYS}"
         return found
 
     def _stay(self, written: Collection[str]) -> list[Member]:
@@ -192,19 +196,21 @@ def holds_outlines(suffix: str) -> bool:
 
 def _refuse_strays(tar: Path, found: Sequence[Member], masks: str) -> None:
     """Raises UserError where pictures would stay as they are: by a name, or by the first members of a suffix."""
-    stray = next(_strays(tar, found, masks, LOOKED), None)
-    if stray is not None:
+    for stray, what in _strays(tar, found, masks, LOOKED):
+        if what == HOLDS_PICTURE:
+            raise UserError(f"{tar}: {stray.name} {what} {STAYS}; write it without (LabelMe: imageData, --nodata)")
         raise UserError(
-            f"{tar}: {stray.name} is {STRAY}; in tar files only members called NAME.{', NAME.'.join(IMAGES)} are"
+            f"{tar}: {stray.name} {what} {STAYS}; in tar files only members called NAME.{', NAME.'.join(IMAGES)} are"
             " protected: rename it, convert it, or keep it out of tars"
         )
 
 
-def _strays(tar: Path, found: Iterable[Member], masks: str, most: int = MEMBERS) -> Iterator[Member]:
-    """Yields pictures that would stay as they are, and pass for protected: by their names, or their first bytes.
+def _strays(tar: Path, found: Iterable[Member], masks: str, most: int = MEMBERS) -> Iterator[tuple[Member, str]]:
+    """Yields what would stay as it is, and pass for protected: pictures, by their names or first bytes, and JSON that
+    holds one.
 
     A label map beside a sample's image, such as 000012.depth.png, is none. masks: the suffix of members with masks.
-    most: members of a suffix whose first bytes are looked at.
+    most: members of a suffix whose contents are looked at.
     """
     found = list(found)
     pictured = {member.sample for member in found if member.suffix in IMAGES and member.suffix != masks}
@@ -215,12 +221,25 @@ def _strays(tar: Path, found: Iterable[Member], masks: str, most: int = MEMBERS)
             if member.suffix in labels or member.suffix in IMAGES or _is_label_map(member, pictured):
                 continue
             if is_picture_name(f"name.{member.suffix}"):
-                yield member
+                yield member, IS_PICTURE
             elif member.size and looked[member.suffix] < most:
                 looked[member.suffix] += 1
                 file.seek(member.start)
                 if kind_of(file.read(min(START, member.size))) is not None:
-                    yield member
+                    yield member, IS_PICTURE
+                elif holds_outlines(member.suffix) and _holds_picture_text(file, member):
+                    yield member, HOLDS_PICTURE
+
+
+def _holds_picture_text(file: BinaryIO, member: Member) -> bool:
+    """Returns whether a JSON member holds a picture in base64; also in UTF-16, which has a zero in each character."""
+    before = b""
+    for block in content(file, member):
+        text = before + block.replace(b"\0", b"")
+        if PICTURE_TEXT.search(text):
+            return True
+        before = text[-LONGEST:]
+    return False
 
 
 def _is_label_map(member: Member, pictured: Collection[str]) -> bool:
