@@ -191,8 +191,10 @@ def test_classes_have_one_number_in_all_tars_and_shards(tmp_path: Path) -> None:
     for number in range(3):
         run(tars, "shards", settings, shard=Shard(number, 2))
     merge_anywhere(tmp_path / "shards")
+    run(tars, "processes", settings, processes=2)
     for path in files_under(tmp_path / "out"):
-        assert path.read_bytes() == (tmp_path / "shards" / path.relative_to(tmp_path / "out")).read_bytes(), path
+        for other in ("shards", "processes"):
+            assert path.read_bytes() == (tmp_path / other / path.relative_to(tmp_path / "out")).read_bytes(), path
     with pytest.raises(UserError, match="--objects: class 7 is not among the annotations' classes: 1 ant, 2 cat"):
         run(tars, "other", ProtectSettings(rule=ObjectRule((7,))))
     chosen = ProtectSettings(workers=1, rule=ObjectRule((4,)))
