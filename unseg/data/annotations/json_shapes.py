@@ -43,6 +43,7 @@ META = "meta.json"
 LABEL_KEYS = ("label", "class", "type", "name", "category", "object")  # of VIA, whose users name them
 PERCENT = 100.0
 MOST_PACKED = 1 << 26  # bytes of a bitmap
+FARTHEST = 2**31  # pixels
 Item = tuple[Callable[[], Described], Described]
 
 
@@ -233,7 +234,10 @@ def _supervised_shape(item: Any, kind: str, what: str) -> Shape:
     label = label_in(item.get("classTitle") if isinstance(item, dict) else None, what)
     if kind == "bitmap":
         bitmap = _member(item, "bitmap", dict, what)
-        (x, y), *_ = corners_in([bitmap.get("origin")], what).astype(int).tolist()
+        origin = corners_in([bitmap.get("origin")], what)[0]
+        if np.abs(origin).max() > FARTHEST:
+            raise UserError(f"{what}: its bitmap lies far outside the image")
+        x, y = origin.astype(int).tolist()
         return Shape(what, label, mask=partial(_bitmap, bitmap.get("data"), (x, y), what))
     points = _member(item, "points", dict, what)
     outer = corners_in(points.get("exterior"), what)
