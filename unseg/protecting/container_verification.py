@@ -16,7 +16,7 @@ from unseg.compute.engine import Engine
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
 from unseg.protecting.container_runs import CONTAINERS, LOOSE, outlines_in, written_images
-from unseg.protecting.engine_findings import faults_of_actors
+from unseg.protecting.engine_findings import cluster_for, faults_of_actors
 from unseg.protecting.findings import Finding, faults_in
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.opened_containers import Containers, facts_of, opened_at
@@ -53,8 +53,9 @@ def verify_containers(
     folder = Path(os.path.realpath(folder))
     opened = _originals(manifest, folder, originals)
     written = [(container, written_images(manifest, container.place)) for container in opened.found]
-    faults = _faults(written, folder, **options)
-    with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
+    cluster = cluster_for(options.get("engine"), options.get("progress", SILENT))
+    with cluster, tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
+        faults = _faults(written, folder, **options)
         here = ContainerFolder(Path(os.path.realpath(scratch)) / "protected", folder)
         there = ContainerFolder(here.folder.with_name("originals"), opened.source)
         told = {os.fspath(mount.folder): os.fspath(mount.stands_for) for mount in (here, there)}

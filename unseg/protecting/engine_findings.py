@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,11 @@ from unseg.storage.lending import Sender, receiving
 
 PARTS_AN_ACTOR = 8  # so that all end at about the same time
 MOST = 256  # files of a part
+
+
+def cluster_for(engine: Engine | None, progress: Progress) -> AbstractContextManager[object]:
+    """Joins or starts the cluster of an engine once, for several proofs inside; does nothing where there is none."""
+    return nullcontext() if engine is None else connected(engine, progress)
 
 
 def findings_of_actors(

@@ -40,7 +40,7 @@ class JsonMembers(Annotations):
     def __init__(self, files: Mapping[str, Path], format: str, classes: ClassTable, unlike: str | None = None) -> None:
         self._files, self.format, self.classes, self._unlike = dict(files), format, classes, unlike
         self.missing = ()
-        self.statement = f"{format}: {len(files)} JSON members, {len(classes.names)} classes"
+        self.statement = f"{format}: {len(files)} JSON members, classes: {len(classes.names)}"
 
     @classmethod
     def open(cls, files: Mapping[str, Path], progress: Progress = SILENT) -> JsonMembers:
