@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,25 @@ def test_several_processes_write_the_same(tars: Path) -> None:
     run(tars, "alone")
     run(tars, processes=2)
     assert tree(tars.parent / "out") == tree(tars.parent / "alone")
+
+
+def test_scratch_files_of_a_killed_run_go_with_the_next(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed is as good as: its folder is there, and nobody holds its lock."""
+    (tars.parent / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tars.parent / "tmp"))
+    kept: list[str] = []
+
+    def keep() -> None:
+        (scratch,) = (tars.parent / "tmp").iterdir()
+        shutil.copytree(scratch, scratch.with_name(f"{scratch.name}x"), copy_function=shutil.copyfile)
+        kept.append(scratch.name)
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        run(tars, progress=Acting(1, keep, of="tars"))
+    assert [path.name for path in (tars.parent / "tmp").iterdir()] == [f"{kept[0]}x"]
+    run(tars)
+    assert list((tars.parent / "tmp").iterdir()) == []
 
 
 def test_one_tar_and_a_key_beside_the_output(tars: Path) -> None:

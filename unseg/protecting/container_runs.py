@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -41,6 +40,7 @@ from unseg.protecting.request import Request
 from unseg.protecting.shards import Shard, earlier_manifest
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import blocks_of, open_for_reading, read_text, write_blocks, write_bytes
+from unseg.storage.mirror import scratch_folder
 from unseg.storage.mounts import mounted, telling
 
 LOOSE = ".unseg-members"
@@ -56,8 +56,9 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
     out, shard = Path(os.path.abspath(request.out)), request.shard
     anew = rewriting_of(opened, out / LOOSE, shard)
     _check_out(request, out, opened, anew)
-    with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
-        here = ContainerFolder(Path(os.path.realpath(scratch)), opened.source)
+    with scratch_folder() as scratch, ExitStack() as mounts:
+        here = ContainerFolder(scratch / "samples", opened.source)
+        here.folder.mkdir()
         told = {f"--out {out / LOOSE}": f"--out {request.out}", os.fspath(here.folder): os.fspath(opened.source)}
         mounts.enter_context(telling(told))
         done = None if shard is None or shard.is_plan else _done_already(shard, anew)

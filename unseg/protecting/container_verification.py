@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,6 +24,7 @@ from unseg.protecting.shards import refuse_unmerged
 from unseg.protecting.verification import Verification
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import files_under, link_on_the_way, sha256_of
+from unseg.storage.mirror import scratch_folder
 from unseg.storage.mounts import in_words_of, mounted, telling
 
 
@@ -54,9 +54,9 @@ def verify_containers(
     opened = _originals(manifest, folder, originals)
     written = [(container, written_images(manifest, container.place)) for container in opened.found]
     cluster = cluster_for(options.get("engine"), options.get("progress", SILENT))
-    with cluster, tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
+    with cluster, scratch_folder() as scratch, ExitStack() as mounts:
         faults = _faults(written, folder, **options)
-        here = ContainerFolder(Path(os.path.realpath(scratch)) / "protected", folder)
+        here = ContainerFolder(scratch / "protected", folder)
         there = ContainerFolder(here.folder.with_name("originals"), opened.source)
         told = {os.fspath(mount.folder): os.fspath(mount.stands_for) for mount in (here, there)}
         mounts.enter_context(telling(told))

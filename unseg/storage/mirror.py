@@ -32,7 +32,7 @@ from unseg.storage.mounts import mounted, mounts
 
 # Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
 ABSENT, BROUGHT = 0o200, 0o400
-PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
+PREFIX, LOCK = "unseg-scratch-", ".lock"  # of a folder of scratch files, and in it
 ROOM = 2**31  # bytes of contents that a mirror keeps
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
 
@@ -214,14 +214,21 @@ class Mirror:
 
 
 @contextmanager
-def mirrored() -> Iterator[Mirror]:
-    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores.
+def scratch_folder() -> Iterator[Path]:
+    """Returns a folder for scratch files, in that of temporary ones, which goes at the end.
 
-    Folders of processes that were killed are removed first: theirs are locked as long as they live.
+    Those of processes that were killed are removed first: they are locked as long as these live.
     """
     _remove_left_over(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / LOCK):
-        mirror = Mirror(Path(os.path.realpath(folder)) / "stores")
+        yield Path(os.path.realpath(folder))
+
+
+@contextmanager
+def mirrored() -> Iterator[Mirror]:
+    """Returns a mirror in a folder for scratch files, mounted; what is told of its files names the stores."""
+    with scratch_folder() as folder:
+        mirror = Mirror(folder / "stores")
         mirror.folder.mkdir()
         with mounted(mirror):
             try:
