@@ -209,6 +209,17 @@ def test_run_lengths_that_do_not_fill_their_box_concern_one_image(tmp_path: Path
         annotations.read("a.jpg", HEIGHT, WIDTH)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_bitmap_far_outside_is_told(tmp_path: Path) -> None:
+    path, _ = _supervisely(tmp_path)
+    file = path / "ann" / "a.jpg.json"
+    values = json.loads(file.read_text())
+    values["objects"][2]["bitmap"]["origin"] = [1e300, 4]
+    file.write_text(json.dumps(values))
+    told = [problem.reason for problem in open_annotations(path, _image(tmp_path)).missing]
+    assert len(told) == 1 and told[0].endswith("object 2: its bitmap lies far outside the image")
+
+
 def test_a_bitmap_that_unfolds_is_refused(tmp_path: Path) -> None:
     path, _ = _supervisely(tmp_path)
     file = path / "ann" / "a.jpg.json"

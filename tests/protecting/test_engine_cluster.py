@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from unseg.compute import engine as engines
 from unseg.compute.engine import Engine
 from unseg.compute.progress import Tick
 from unseg.protecting import engine_runs
+from unseg.protecting.container_runs import LOOSE
 from unseg.protecting.manifest import MANIFEST, SHARDS
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.stores import verify_anywhere
@@ -31,7 +33,7 @@ from unseg.storage.files import files_under
 
 pytestmark = pytest.mark.slow
 IMAGES = 36
-SETTINGS = ProtectSettings(workers=1, unmasked="copy")
+SETTINGS, TARS = ProtectSettings(workers=1, unmasked="copy"), ProtectSettings(workers=1)
 ROOT = f"s3://{BUCKET}/set"
 
 
@@ -133,29 +135,67 @@ def test_two_nodes_are_killed_and_the_store_holds_what_one_machine_writes(
     assert len(found.failures) == 1 and found == alone
 
 
-def test_the_driver_is_killed_and_the_same_command_goes_on(cluster: SmallCluster, local: Path, tmp_path: Path) -> None:
-    out = local / "by-actors"
+@pytest.fixture
+def tars(local: Path) -> Path:
+    """Six tars of the photographs and their masks; what one machine makes of them is in `tars-out`."""
+    if (local / "tars").is_dir():
+        return local / "tars"
+    (local / "tars").mkdir()
+    photos = sorted(path for path in (local / "photos").rglob("*") if path.is_file())
+    for number in range(6):
+        with tarfile.open(local / "tars" / f"{number}.tar", "w") as archive:
+            for path in photos[number::6]:
+                archive.add(path, f"{path.stem}{path.suffix}")
+                mask = (local / "masks" / path.relative_to(local / "photos")).with_suffix(".png")
+                if mask.is_file():
+                    archive.add(mask, f"{path.stem}.mask.png")
+    made = protect(local / "tars", local / "tars-out", TARS, webdataset="mask.png", key=local / "key")
+    assert [len(made.of(status)) for status in ("protected", "skipped", "failed")] == [IMAGES - 2, 1, 1]
+    return local / "tars"
+
+
+def test_a_node_is_killed_and_tars_are_those_of_one_machine(
+    cluster: SmallCluster, local: Path, tars: Path, lost: list[str]
+) -> None:
+    told = Killing(cluster, 2)
+    protect(
+        tars,
+        local / "tars-by-actors",
+        TARS,
+        webdataset="mask.png",
+        key=local / "key",
+        engine=Engine(cluster.address),
+        progress=told,
+    )
+    assert lost and ("images", IMAGES, IMAGES) in told.bars
+    assert tree(local / "tars-by-actors") == tree(local / "tars-out")
+    options = {"masks": None, "annotations": None, "workers": 1, "max_megapixels": 200.0, "progress": Told()}
+    found = verify_anywhere(local / "tars-out", originals=None, **options, engine=Engine(cluster.address))
+    assert found == verify_anywhere(local / "tars-out", originals=None, **options)
+    assert (found.failures, found.other_files) == ([], ())
+
+
+@pytest.mark.parametrize("what", ["photos", "tars"])
+def test_the_driver_is_killed_and_the_same_command_goes_on(
+    cluster: SmallCluster, local: Path, tars: Path, what: str
+) -> None:
+    out = local / f"{what}-of-a-killed-driver"  # manifests name the originals as seen from there
+    records, alone = out, local / "out"
+    objects = ["--masks", str(local / "masks"), "--unmasked", "copy"]
+    if what == "tars":
+        records, alone, objects = out / LOOSE, local / "tars-out", ["--webdataset", "mask.png"]
     command = [sys.executable, "-c", "import sys; from unseg.cli import main; sys.exit(main())", "protect"]
-    command += [str(local / "photos"), "--masks", str(local / "masks"), "--out", str(out), "--key", str(local / "key")]
-    command += [
-        "--unmasked",
-        "copy",
-        "--engine",
-        "ray",
-        "--ray-address",
-        cluster.address,
-        "--processes",
-        "2",
-        "--quiet",
-    ]
+    command += [str(local / what), *objects, "--out", str(out), "--key", str(local / "key"), "--quiet"]
+    command += ["--engine", "ray", "--ray-address", cluster.address, "--processes", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as driver:
         until = time.monotonic() + 120
-        while not list(out.glob(f"{SHARDS}/*/{MANIFEST}")):
+        while not list(records.glob(f"{SHARDS}/*/{MANIFEST}")):
             assert driver.poll() is None and time.monotonic() < until
             time.sleep(0.01)
         os.kill(driver.pid, signal.SIGKILL)
-    assert (out / SHARDS).is_dir()
+    assert (records / SHARDS).is_dir()
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 1 and "protected" in ended.stdout and ended.stderr == ""
-    assert tree(out) == tree(local / "out")
-    assert verify(out).as_dict() == verify(local / "out").as_dict()
+    assert tree(out) == tree(alone)
+    if what == "photos":
+        assert verify(out).as_dict() == verify(alone).as_dict()

@@ -133,6 +133,8 @@ def test_stores_hold_what_one_run_writes(
     assert (actors.lost, made.kept) == (2, 0) and objects(server) == tree(local / "one")
     assert protect(f"{ROOT}/photos", f"{ROOT}/out", SETTINGS, **given).kept == 5  # the copy is made again
     assert objects(server) == tree(local / "one")
+    protect(f"{ROOT}/photos", local / "disk", SETTINGS, **given)
+    assert {**tree(local / "disk"), MANIFEST: b""} == {**tree(local / "one"), MANIFEST: b""}
     server.cp_file(f"{ROOT}/out/e.png", f"{ROOT}/out/b/c.png")
     server.rm_file(f"{ROOT}/out/b/d.png")
     options = {"masks": None, "annotations": None, "workers": 1, "max_megapixels": 200.0, "progress": Told()}
@@ -311,8 +313,10 @@ def test_places_in_a_mirror_are_places_in_the_other(tmp_path: Path) -> None:
     here, there = Mirror(tmp_path / "a" / "here"), Mirror(tmp_path / "b")
     value = {"path": here.folder / "s3" / "x.png", "text": str(here.folder / "s3"), "root": [here.folder]}
     others = {"beside": Path(f"{here.folder}2/x"), "text": "here", "none": None}
-    assert unpacked(packed((value, others), here), there) == (
+    assert unpacked(packed((value, others), [here.folder]), [there.folder]) == (
         {"path": there.folder / "s3" / "x.png", "text": str(there.folder / "s3"), "root": [there.folder]},
         others,
     )
-    assert unpacked(packed(value, None), there) == value
+    assert unpacked(packed(value, [None]), [there.folder]) == value
+    both = unpacked(packed(value, [None, here.folder / "s3"]), [Path("/no"), there.folder])
+    assert both == {"path": there.folder / "x.png", "text": str(there.folder), "root": [here.folder]}

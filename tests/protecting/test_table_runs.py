@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import subprocess
@@ -51,6 +52,10 @@ def mask(size: tuple[int, int] = (33, 47)) -> bytes:
     label = np.zeros(size, np.uint8)
     label[4:20, 7:30] = 255
     return encoded(label)
+
+
+def packed(number: int) -> str:
+    return base64.b64encode(picture(number)).decode()
 
 
 def cell(data: bytes | None, path: str | None = None) -> dict[str, Any]:
@@ -249,17 +254,28 @@ def test_every_column_of_images_is_protected_and_a_row_goes_as_a_whole(tmp_path:
     ("columns", "told"),
     [
         ({"frames": pa.array([[cell(b"x")]] * 6, pa.list_(CELL))}, "the column frames holds images in lists"),
-        ({"jpg": pa.array([None, *[picture(1)] * 5], pa.binary())}, "the column jpg holds pictures as plain bytes"),
-        ({"jpg": pa.array([b"", b"no", *[picture(1)] * 4])}, "the column jpg holds pictures as plain bytes"),
-        ({"jpg": pa.array([picture(1)] * 6).dictionary_encode()}, "the column jpg holds pictures as plain bytes"),
-        ({"jpgs": pa.array([[], *[[picture(1)]] * 5])}, "the column jpgs holds pictures as plain bytes"),
+        (
+            {"jpg": pa.array([None, *[picture(1)] * 5], pa.binary())},
+            "the column jpg holds pictures as plain bytes or texts",
+        ),
+        ({"jpg": pa.array([b"", b"no", *[picture(1)] * 4])}, "the column jpg holds pictures as plain bytes or texts"),
+        (
+            {"jpg": pa.array([picture(1)] * 6).dictionary_encode()},
+            "the column jpg holds pictures as plain bytes or texts",
+        ),
+        ({"jpgs": pa.array([[], *[[picture(1)]] * 5])}, "the column jpgs holds pictures as plain bytes or texts"),
+        ({"said": pa.array([None, "no", packed(1), *["no"] * 3])}, "the column said holds pictures as plain bytes or"),
+        (
+            {"of": pa.array([{"json": ["no", '{"n": 1, "imageData" : "x"}']}] * 6)},
+            "the column of holds pictures as plain bytes or texts",
+        ),
         (
             {"of": pa.array([{"a": [b"no"] * 9, "z": [{"k": picture(1)}]}] * 6)},
-            "the column of holds pictures as plain bytes",
+            "the column of holds pictures as plain bytes or texts",
         ),
         (
             {"of": pa.array([[("a", picture(1))]] * 6, pa.map_(pa.string(), pa.binary()))},
-            "the column of holds pictures as plain bytes",
+            "the column of holds pictures as plain bytes or texts",
         ),
     ],
 )
@@ -268,6 +284,39 @@ def test_images_that_would_stay_are_refused(source: Path, columns: dict[str, Any
     with pytest.raises(UserError, match=f"train-0.parquet: {told}.*would stay as they are"):
         run(source)
     assert not (source.parent / "out").exists()
+
+
+def test_a_picture_behind_the_first_values_takes_its_row_along(tmp_path: Path) -> None:
+    """Rows 21 to 23 hold one each, the last without an image; the values before are none, at any depth."""
+    (tmp_path / "in").mkdir()
+    images = [cell(picture(number, (12, 17)), "x.png") for number in range(23)] + [None]
+    labels = [cell(mask((12, 17)))] * 24
+    plain = [*[b"numbers"] * 22, picture(1, (5, 6)), b"numbers"]
+    texts = [
+        *["A" * 200, "data:text/plain;base64,AA", "words, and data:image/png;base64,AAAA"] * 7,
+        packed(2),
+        "x",
+        "y",
+    ]
+    nested = [*[{"a": [b"no", b"no"]}] * 23, {"a": [b"no", picture(2, (5, 6))]}]
+    made = pa.table({"image": pa.array(images, CELL), "mask": pa.array(labels, CELL), "plain": plain, "nested": nested})
+    made = made.append_column("texts", pa.array(texts, pa.large_string()))
+    pq.write_table(made, tmp_path / "in" / "x.parquet", row_group_size=5)
+    lines = {entry.input: entry for entry in run(tmp_path / "in").entries}
+    for row, column in ((21, "texts"), (22, "plain")):
+        told = f"its row is left out, since its column {column} holds a picture that would stay as it is"
+        assert lines[f"x.parquet/{row:06d}.png"].reason == told
+    assert lines["x.parquet/000023"].reason == (
+        "the column nested of this row holds a picture that would stay as it is; the row is left out"
+    )
+    assert [entry.status for entry in lines.values()].count("failed") == 3 and len(lines) == 24
+    assert pq.read_table(tmp_path / "out" / "x.parquet").column("plain").to_pylist() == [b"numbers"] * 21
+    result = found(tmp_path / "out")
+    assert (result.failures, result.other_files, len(result.findings)) == ([], (), 21)
+    words = made.drop_columns(["nested", "texts"]).set_column(2, "plain", made.column("plain").dictionary_encode())
+    pq.write_table(words, tmp_path / "in" / "x.parquet")
+    with pytest.raises(UserError, match="the column plain holds pictures as plain bytes or texts"):
+        run(tmp_path / "in", "other")
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
@@ -312,6 +361,14 @@ def test_tables_without_images_or_masks_are_one_line(source: Path) -> None:
     pq.write_table(table().slice(0, 0), path)
     with pytest.raises(UserError, match=rf"^{source}: no image in its tables$"):
         run(source)
+
+
+def test_a_table_without_rows_comes_along(source: Path) -> None:
+    pq.write_table(table().slice(0, 0), source / "data" / "train-2.parquet")
+    run(source)
+    old, new = (pq.read_table(folder / "data" / "train-2.parquet") for folder in (source, source.parent / "out"))
+    assert new.num_rows == 0 and new.schema.equals(old.schema, check_metadata=True)
+    assert found(source.parent / "out").other_files == ()
 
 
 def test_auto_finds_the_masks_whatever_the_images_are_called(tmp_path: Path) -> None:

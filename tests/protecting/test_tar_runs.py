@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,9 @@ def test_verify_proves_tars_and_finds_what_changed(tars: Path) -> None:
         ("more/b-1.tar", "its members are not those of its original, in their order"),
     ]
     assert result.extra == ("notes.txt",)
+    (out / "more" / "b-1.tar").write_bytes(b"no tar" * 300)
+    told = [fault.problem for fault in found(out).other_files if fault.name == "more/b-1.tar"]
+    assert len(told) == 1 and told[0].startswith("is no plain tar file, or it is damaged")
     (out / "a-0.tar").unlink()
     result = found(out)
     assert ("a-0.tar", "missing") in [(fault.name, fault.problem) for fault in result.other_files]
@@ -184,6 +188,25 @@ def test_several_processes_write_the_same(tars: Path) -> None:
     run(tars, "alone")
     run(tars, processes=2)
     assert tree(tars.parent / "out") == tree(tars.parent / "alone")
+
+
+def test_scratch_files_of_a_killed_run_go_with_the_next(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed is as good as: its folder is there, and nobody holds its lock."""
+    (tars.parent / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tars.parent / "tmp"))
+    kept: list[str] = []
+
+    def keep() -> None:
+        (scratch,) = (tars.parent / "tmp").iterdir()
+        shutil.copytree(scratch, scratch.with_name(f"{scratch.name}x"), copy_function=shutil.copyfile)
+        kept.append(scratch.name)
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        run(tars, progress=Acting(1, keep, of="tars"))
+    assert [path.name for path in (tars.parent / "tmp").iterdir()] == [f"{kept[0]}x"]
+    run(tars)
+    assert list((tars.parent / "tmp").iterdir()) == []
 
 
 def test_one_tar_and_a_key_beside_the_output(tars: Path) -> None:
@@ -382,6 +405,43 @@ def test_a_picture_under_a_name_of_another_kind_is_refused(tars: Path, name: str
     write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside])
     run(tars)
     assert dict(content(tars.parent / "out" / "c-2.tar"))["00007.depth.png"] == beside[1]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_picture_behind_the_first_of_its_suffix_takes_its_sample_along(tars: Path, beside: bool) -> None:
+    """25 members come first; the picture is a member of sample 26, or stands alone. Shards tell the same."""
+    members = [*sample(7, (33, 47)), *((f"{number:05d}.feature", b"numbers") for number in range(100, 125))]
+    members += [*(sample(26, (30, 41)) if beside else ()), ("00026.feature", sample(1, (5, 6))[1][1])]
+    write_tar(tars / "c-2.tar", [*members, ("00026.txt", b"words")])
+    made, out = run(tars), tars.parent / "out"
+    (line,) = [entry for entry in made.entries if "00026" in entry.input]
+    told = {
+        True: (
+            "c-2.tar/00026.png",
+            "its sample is left out, since 00026.feature in it is a picture that would stay as",
+        ),
+        False: ("c-2.tar/00026.feature", "is a picture that would stay as it is; its sample is left out"),
+    }[beside]
+    assert (line.input, line.status) == (told[0], "failed") and line.reason.startswith(told[1])
+    assert read_manifest(out).entries[line.key] == line
+    assert [name for name, _ in content(out / "c-2.tar")] == [name for name, _ in members if "00026" not in name]
+    result = found(out)
+    assert result.failures == [] and result.other_files == () and line.input in [one.name for one in result.unprotected]
+    for number in range(4):
+        run(tars, "shards", shard=Shard(number, 3))
+    merge_anywhere(tars.parent / "shards")
+    assert tree(tars.parent / "shards") == tree(out)
+
+
+def test_verify_finds_a_picture_that_an_older_run_let_through(tars: Path) -> None:
+    members = [*sample(7, (33, 47)), *((f"{number:05d}.feature", b"numbers") for number in range(100, 125))]
+    write_tar(tars / "c-2.tar", [*members, ("00126.feature", b"numbers")])
+    run(tars)
+    picture = ("00126.feature", sample(1, (5, 6))[1][1])
+    write_tar(tars / "c-2.tar", [*members, picture])
+    kept = content(tars.parent / "out" / "c-2.tar")
+    write_tar(tars.parent / "out" / "c-2.tar", [*kept[:-1], picture])
+    assert "c-2.tar" in [fault.name for fault in found(tars.parent / "out").other_files]
 
 
 def test_a_key_lies_beside_the_output_and_a_dry_run_makes_none(tars: Path) -> None:

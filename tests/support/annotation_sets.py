@@ -274,6 +274,14 @@ def build_labelme(root: Path, shape: Callable[[np.ndarray], dict], exact: bool) 
     return Built(root / "labels", write_images(root / "images"), exact)
 
 
+def build_sa_1b(root: Path) -> Built:
+    for name, (pixels, regions) in photographs().items():
+        entries = [{"id": place, "segmentation": compressed_of(mask)} for place, (_, mask) in enumerate(regions)]
+        image = {"image_id": 1, "height": pixels.shape[0], "width": pixels.shape[1], "file_name": name}
+        write_json(root / "jsons" / f"{Path(name).stem}.json", {"image": image, "annotations": entries})
+    return Built(root / "jsons", write_images(root / "images"))
+
+
 def build_image_folder(root: Path, suffix: str) -> Built:
     built = build_maps(root, "index")
     built.path.rename(root / "images" / "masks")
@@ -335,6 +343,7 @@ BUILDERS: dict[str, Callable[[Path], Built]] = {
         root, lambda mask: {"shape_type": "polygon", "points": outline(mask).tolist()}, False
     ),
     "labelme masks": lambda root: build_labelme(root, labelme_mask, True),
+    "sa-1b": build_sa_1b,
     "huggingface jsonl": lambda root: build_image_folder(root, ".jsonl"),
     "huggingface csv": lambda root: build_image_folder(root, ".csv"),
     "huggingface parquet": lambda root: build_tables(root, ".parquet"),

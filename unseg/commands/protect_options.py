@@ -109,7 +109,9 @@ class ObjectOptions:
     ] = None
     webdataset: Annotated[
         str | None,
-        typer.Option(help="IMAGES are tar files (webdataset); masks are their members of this suffix: mask.png."),
+        typer.Option(
+            help="IMAGES are tar files (webdataset); masks are their members of this suffix: mask.png, or json."
+        ),
     ] = None
     huggingface: Annotated[
         str | None,

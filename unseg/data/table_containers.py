@@ -20,13 +20,14 @@ from unseg.data.annotations.core import first_few
 from unseg.data.annotations.huggingface import choose_mask_column
 from unseg.data.annotations.image_tables import PARQUET, ImageTable, open_pieces, row_name
 from unseg.data.annotations.table_files import ARROW_FILE, Pieces, import_arrow, sound_parts
-from unseg.data.stray_pictures import refuse_stray_pictures
+from unseg.data.stray_pictures import refuse_stray_pictures, rows_with_pictures
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import open_for_reading, writing
 from unseg.storage.image_limits import ImageError
 
 MASK = ".mask.png"
+STRAY = "holds a picture that would stay as it is"
 PART = 1 << 26  # bytes that are written at a time: a row group, or a record batch
 ROWS = 1000  # of them, as `datasets` has it
 _NAME = re.compile(r"(\d{6,9})(?:\.(\d{1,5}))?(?:\.[a-z0-9]+|\.nii\.gz)")
@@ -130,16 +131,33 @@ class TableContainer(Container):
             for column, name in self.columns.items()
         }
 
+    @cached_property
+    def _strays(self) -> dict[int, str]:
+        """Returns row → a column that holds a picture in it which would stay as it is."""
+        return rows_with_pictures(self.table)
+
     def _rows_that_stay(self, written: Collection[str]) -> list[int]:
-        """Returns the rows all of whose images have their noise; a row without an image is one of them."""
+        """Returns the rows all of whose images have their noise, without stray pictures; a row without an image is one
+        of them."""
         lacking = {column: there.copy() for column, there in self._there.items()}
         for row, column in map(self._cell, written):
             lacking[column][row] = False
-        return np.flatnonzero(~np.any(list(lacking.values()), axis=0)).tolist()
+        goes = np.any(list(lacking.values()), axis=0)
+        goes[list(self._strays)] = True
+        return np.flatnonzero(~goes).tolist()
 
-    def staying(self, written: Collection[str]) -> set[str]:
-        rows = set(self._rows_that_stay(written))
-        return {name for name in written if self._cell(name)[0] in rows}
+    def left_out(self, written: Collection[str]) -> dict[str, str]:
+        rows, found = set(self._rows_that_stay(written)), dict[str, str]()
+        for name in written:
+            row = self._cell(name)[0]
+            if row in self._strays:
+                found[name] = f"its row is left out, since its column {self._strays[row]} {STRAY}"
+            elif row not in rows:
+                found[name] = "its row is left out, since another image in it could not be protected"
+        for row, column in self._strays.items():
+            if not any(there[row] for there in self._there.values()):
+                found[f"{row:06d}"] = f"the column {column} of this row {STRAY}; the row is left out"
+        return found
 
     # --- written anew
 

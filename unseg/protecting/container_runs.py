@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unseg.compute.progress import Progress, track
+from unseg.data.annotations.json_members import JsonMembers
 from unseg.data.samples import Problem, SampleFile, SampleList, pair_with_masks
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
@@ -33,12 +33,15 @@ from unseg.protecting.manifest import (
     write_manifest,
 )
 from unseg.protecting.merging import merge
+from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.opened_containers import Containers, facts_of, open_containers
+from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.request import Request
 from unseg.protecting.shards import Shard, earlier_manifest
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import blocks_of, open_for_reading, read_text, write_blocks, write_bytes
-from unseg.storage.mounts import mounted
+from unseg.storage.mirror import scratch_folder
+from unseg.storage.mounts import mounted, telling
 
 LOOSE = ".unseg-members"
 CONTAINERS = "containers"  # in the first line of a manifest: what files there are, see `Containers.facts`
@@ -51,16 +54,17 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
     _check(request)
     opened = request.containers or opened_for(request)
     out, shard = Path(os.path.abspath(request.out)), request.shard
-    own = opened.found if shard is None else tuple(shard.of(opened.found))
-    _check_out(request, out, opened, own)
-    with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
-        here = ContainerFolder(Path(os.path.realpath(scratch)), opened.source)
+    anew = rewriting_of(opened, out / LOOSE, shard)
+    _check_out(request, out, opened, anew)
+    with scratch_folder() as scratch, ExitStack() as mounts:
+        here = ContainerFolder(scratch / "samples", opened.source)
+        here.folder.mkdir()
         told = {f"--out {out / LOOSE}": f"--out {request.out}", os.fspath(here.folder): os.fspath(opened.source)}
-        mounts.enter_context(_telling(told))
-        done = None if shard is None or shard.is_plan else _done_already(out, shard, own)
+        mounts.enter_context(telling(told))
+        done = None if shard is None or shard.is_plan else _done_already(shard, anew)
         if done is not None:
             return done
-        samples, parts = _samples(opened, own, here, request.masks, shard)
+        samples, counts = _samples(opened, anew.own, here, request.masks)
         _check_samples(request, opened, samples)
         mounts.enter_context(mounted(here))
         mounts.enter_context(mounted(ContainerFolder(out / LOOSE, out)))
@@ -69,32 +73,33 @@ def protect_containers(request: Request, dry_run: bool, progress: Progress, run:
             inputs=(here.folder,),
             out=out / LOOSE,
             settings=replace(request.settings, names="keep"),
-            masks=request.masks or here.folder,
-            samples=samples,
+            masks=None if opened.has_outlines else request.masks or here.folder,
+            annotations=outlines_in(opened, here, progress),
+            samples=_without_masks(samples) if opened.has_outlines else samples,
             webdataset=None,
             huggingface=None,
-            containers=None,
-            parts=parts,
+            containers=None if request.engine is None else opened,
+            parts=counts if shard is None else opened.parts(shard.count, counts),
         )
         summary = run(inner, dry_run, progress)
-        if dry_run or request.limit is not None:
+        if dry_run or request.limit is not None or request.engine is not None:  # whose actors write all anew
             return summary
         if shard is not None and shard.is_plan:
-            write_bytes(out / LOOSE / FACTS, json.dumps(opened.facts).encode(), durable=True)
+            write_facts(opened, out / LOOSE)
             return summary
-        return _packed(inner, own, opened, progress, summary)
+        summary = anew.carry_out(inner.records, summary, progress)
+        if shard is not None:
+            anew.remove_loose()
+            return summary
+        manifest = read_manifest(inner.records)
+        assert manifest is not None, "a run that came to its end has a manifest"
+        _finish(out, manifest, opened.facts)
+        return summary
 
 
-@contextmanager
-def _telling(names: Mapping[str, str]) -> Iterator[None]:
-    """Inside, errors name what the user gave. names: what they say → what they are to say."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error)
-        for here, given in names.items():
-            text = text.replace(here, given)
-        raise UserError(text) from error
+def write_facts(opened: Containers, loose: Path) -> None:
+    """Writes what containers there are beside a plan, for whoever merges its shards. loose: the folder of images."""
+    write_bytes(loose / FACTS, json.dumps(opened.facts).encode(), durable=True)
 
 
 def opened_for(request: Request) -> Containers:
@@ -108,14 +113,15 @@ def _check(request: Request) -> None:
         raise UserError(f"{option}: give one file, or one folder of them")
     if not request.inputs[0].exists():
         raise UserError(f"{request.inputs[0]}: no such file or folder")
-    if request.shard is not None and request.limit is not None:
-        raise UserError(f"{option}: --shard takes whole files; leave out --limit")
+    for parts, given in (("--shard", request.shard is not None), ("--engine ray", request.engine is not None)):
+        if given and request.limit is not None:
+            raise UserError(f"{option}: {parts} takes whole files; leave out --limit")
     if request.settings.unmasked != "skip":
         raise UserError(f"--unmasked {request.settings.unmasked}: leave it out; samples without an object are left out")
 
 
-def _check_out(request: Request, out: Path, opened: Containers, own: tuple[Container, ...]) -> None:
-    """Raises UserError where the output folder is no place for the files. own: those that this run writes."""
+def _check_out(request: Request, out: Path, opened: Containers, anew: Rewriting) -> None:
+    """Raises UserError where the output folder is no place for the files. anew: those that this run writes."""
     place = Path(os.path.realpath(out))  # below the folder of one file that was named, nothing is looked for
     if place == opened.source or (place.is_relative_to(opened.source) and request.inputs[0].is_dir()):
         raise UserError(f"--out {request.out}: lies in the folder of the {opened.what}; give a folder beside it")
@@ -125,39 +131,50 @@ def _check_out(request: Request, out: Path, opened: Containers, own: tuple[Conta
     records = out / LOOSE if shard is None else shard.folder(out / LOOSE)
     if read_manifest(records) is not None:
         return  # an earlier run of ours was cut off: its manifest was there before any file of its
-    beside = opened.beside if shard is None or shard.number <= 1 else ()
-    names = (*(container.place for container in own), *beside)
+    names = [*anew.files, *(opened.beside if shard is not None and shard.is_plan else ())]
     there = next((name for name in names if os.path.lexists(out / name)), None)
     if there is not None:
         raise UserError(f"--out {request.out}: {there} exists and was not written by unseg; give another folder")
 
 
 def _samples(
-    opened: Containers, own: tuple[Container, ...], here: ContainerFolder, masks: Path | None, shard: Shard | None
-) -> tuple[SampleList, tuple[int, ...] | None]:
-    """Returns all images with their masks, and how many there are in each shard, where there are shards.
+    opened: Containers, own: tuple[Container, ...], here: ContainerFolder, masks: Path | None
+) -> tuple[SampleList, tuple[int, ...]]:
+    """Returns all images with their masks, and how many there are in each container.
 
     Those of the own containers, and their masks, have a name in the folder of scratch files then.
     """
     samples: list[SampleFile] = []
-    counts: dict[str, int] = {}
+    counts: list[int] = []
     chosen = {container.place for container in own}
     for container in opened.found:
         root, place = here.folder, container.place
         found = list(container.images())
-        counts[place] = len(found)
+        counts.append(len(found))
         names = {name: None for image, mask in found for name in (image, mask) if name is not None}
-        here.add(container, iter(names if place in chosen else ()))
+        outlines = (mask for _, mask in found if mask is not None) if opened.has_outlines else ()
+        here.add(container, iter(names if place in chosen else outlines))
         for image, mask in found:
             name = f"{place}/{image}"
             if mask is None:
                 samples.append(SampleFile(name, root / name, root))
             else:
                 samples.append(SampleFile(name, root / name, root, root / place / mask, f"{place}/{mask}"))
-    parts = None if shard is None else opened.parts(shard.count, counts)
     if masks is None:
-        return SampleList(sorted(samples)), parts
-    return _with_masks(samples, opened, masks), parts
+        return SampleList(sorted(samples)), tuple(counts)
+    return _with_masks(samples, opened, masks), tuple(counts)
+
+
+def _without_masks(samples: SampleList) -> SampleList:
+    return SampleList([SampleFile(sample.name, sample.image, sample.root) for sample in samples.samples])
+
+
+def outlines_in(opened: Containers, here: ContainerFolder, progress: Progress) -> OpenAnnotations | None:
+    """Returns the annotations that members of tars are; None where masks are pictures. here: has all their names."""
+    if not opened.has_outlines:
+        return None
+    reader = JsonMembers.open(opened.outlines(here.folder), progress)
+    return OpenAnnotations(reader, here.folder, here.folder)
 
 
 def _check_samples(request: Request, opened: Containers, samples: SampleList) -> None:
@@ -193,34 +210,68 @@ def _with_masks(samples: list[SampleFile], opened: Containers, masks: Path) -> S
 # --- written anew
 
 
-def _packed(
-    inner: Request, own: tuple[Container, ...], opened: Containers, progress: Progress, summary: Summary
-) -> Summary:
-    """Writes every container anew, then the manifest, unless shards are to be merged; removes the loose images."""
-    loose, records = inner.out, inner.records
-    out = loose.parent
-    manifest = read_manifest(records)
-    assert manifest is not None, "a run that came to its end has a manifest"
-    try:
-        left = _without_lost(manifest, own)
-        if left.entries != manifest.entries:
-            write_manifest(records, left, finished=True)
-        for container in track(progress, own, len(own), opened.kind):
-            written = written_images(left, container.place)
-            files = {name: loose / container.place / name for name in written}
-            container.rewrite(out / container.place, files, out)
-        if inner.shard is None or inner.shard.number == 1:
-            for name in opened.beside:
-                with open_for_reading(opened.source / name) as file:
+@dataclass(frozen=True)
+class Rewriting:
+    """Containers that are written anew once their images are made.
+
+    loose: the folder of these images, in that of the output. source: of the originals. own: the containers. beside:
+    other files that come along, by their names. kind: what the containers are called.
+    """
+
+    loose: Path
+    source: Path
+    own: tuple[Container, ...]
+    beside: tuple[str, ...]
+    kind: str
+
+    @property
+    def files(self) -> list[str]:
+        """Returns the names of what is written, in the output folder."""
+        return sorted([*(container.place for container in self.own), *self.beside])
+
+    @property
+    def is_done(self) -> bool:
+        """Returns whether all files are there."""
+        return all(os.path.isfile(self.loose.parent / name) for name in self.files)
+
+    @property
+    def originals(self) -> list[Path]:
+        """Returns the files that are read."""
+        return [*(container.path for container in self.own), *(self.source / name for name in self.beside)]
+
+    def carry_out(self, records: Path, summary: Summary, progress: Progress) -> Summary:
+        """Writes every container anew. records: of the manifest, whose images are then done or left out for good."""
+        out = self.loose.parent
+        manifest = read_manifest(records)
+        assert manifest is not None, "a run that came to its end has a manifest"
+        try:
+            left = _without_left_out(manifest, self.own)
+            if left.entries != manifest.entries:
+                write_manifest(records, left, finished=True)
+            for container in track(progress, self.own, len(self.own), self.kind):
+                written = written_images(left, container.place)
+                files = {name: self.loose / container.place / name for name in written}
+                container.rewrite(out / container.place, files, out)
+            for name in self.beside:
+                with open_for_reading(self.source / name) as file:
                     write_blocks(out / name, blocks_of(file), durable=True, within=out)
-        if inner.shard is None:
-            _finish(out, left, opened.facts)
-        else:
-            for container in own:
-                shutil.rmtree(loose / container.place, ignore_errors=True)
-    except OSError as error:
-        raise cannot_go_on(out, error) from error
-    return replace(summary, entries=tuple(left.entries.get(entry.key, entry) for entry in summary.entries))
+        except OSError as error:
+            raise cannot_go_on(out, error) from error
+        entries = {entry.key: left.entries.get(entry.key, entry) for entry in summary.entries}
+        entries |= {key: entry for key, entry in left.entries.items() if key not in manifest.entries}
+        return replace(summary, entries=tuple(entries[key] for key in sorted(entries)))
+
+    def remove_loose(self) -> None:
+        """Removes the images, which lie in their containers now."""
+        for container in self.own:
+            shutil.rmtree(self.loose / container.place, ignore_errors=True)
+
+
+def rewriting_of(opened: Containers, loose: Path, shard: Shard | None) -> Rewriting:
+    """Returns what a run, or a shard of it, writes anew."""
+    own = opened.found if shard is None else tuple(shard.of(opened.found))
+    beside = opened.beside if shard is None or shard.number == 1 else ()
+    return Rewriting(loose, opened.source, own, beside, opened.kind)
 
 
 def _finish(out: Path, manifest: Manifest, facts: Mapping[str, Any]) -> None:
@@ -237,29 +288,28 @@ def written_images(manifest: Manifest, place: str) -> set[str]:
     }
 
 
-def _without_lost(manifest: Manifest, own: tuple[Container, ...]) -> Manifest:
-    """Returns a manifest in which images are not protected whose sample goes, since others in it are not."""
+def _without_left_out(manifest: Manifest, own: tuple[Container, ...]) -> Manifest:
+    """Returns a manifest in which images are not protected whose sample goes, and samples without an image that go have
+    a line."""
     entries = dict(manifest.entries)
     for container in own:
-        written = written_images(manifest, container.place)
-        lost = {f"{container.place}/{name}" for name in written - container.staying(written)}
-        for key, entry in manifest.entries.items() if lost else ():
-            if entry.input in lost:
-                reason = "its row is left out, since another image in it could not be protected"
-                entries[key] = Entry(*key, "failed", reason=reason)
+        left_out = container.left_out(written_images(manifest, container.place))
+        reasons = {f"{container.place}/{name}": reason for name, reason in left_out.items()}
+        for key, entry in manifest.entries.items() if reasons else ():
+            if entry.is_written and entry.input in reasons:
+                entries[key] = Entry(*key, "failed", reason=reasons.pop(entry.input))
+        entries |= {(name, NO_ROOT): Entry(name, NO_ROOT, "failed", reason=why) for name, why in reasons.items()}
     return replace(manifest, entries=entries)
 
 
 # --- shards
 
 
-def _done_already(out: Path, shard: Shard, own: tuple[Container, ...]) -> Summary | None:
+def _done_already(shard: Shard, anew: Rewriting) -> Summary | None:
     """Returns what a shard did, where it is finished and all its files are there; UserError where it has no plan."""
-    earlier_manifest(out / LOOSE, shard)
-    part = read_manifest(shard.folder(out / LOOSE))
-    if part is None or part.header.get(UNFINISHED) or AGREED not in part.header:
-        return None
-    if not all(os.path.isfile(out / container.place) for container in own):
+    earlier_manifest(anew.loose, shard)
+    part = read_manifest(shard.folder(anew.loose))
+    if part is None or part.header.get(UNFINISHED) or AGREED not in part.header or not anew.is_done:
         return None
     entries = tuple(part.entries[key] for key in sorted(part.entries))
     return Summary(entries, len(entries), 0.0, Forecast(len(entries), len(entries), 0))
@@ -288,9 +338,3 @@ def merge_any(out: Path, of_edition: bool = False) -> Summary:
     assert manifest is not None, "merging leaves a manifest"
     _finish(out, manifest, facts)
     return summary
-
-
-def files_of(opened: Containers, shard: Shard) -> Iterator[str]:
-    """Yields the names of the files that a shard writes."""
-    yield from (container.place for container in shard.of(opened.found))
-    yield from opened.beside if shard.number == 1 else ()

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unseg.compute.engine import Engine
+from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
-from unseg.protecting.container_runs import CONTAINERS, LOOSE, written_images
+from unseg.protecting.container_runs import CONTAINERS, LOOSE, outlines_in, written_images
+from unseg.protecting.engine_findings import cluster_for, faults_of_actors
+from unseg.protecting.findings import Finding, faults_in
 from unseg.protecting.manifest import MANIFEST, Manifest, read_manifest
 from unseg.protecting.opened_containers import Containers, facts_of, opened_at
+from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.shards import refuse_unmerged
-from unseg.protecting.verification import Finding, Verification
+from unseg.protecting.verification import Verification
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import files_under, link_on_the_way, sha256_of
-from unseg.storage.mounts import mounted
+from unseg.storage.mirror import scratch_folder
+from unseg.storage.mounts import in_words_of, mounted, telling
 
 
 def holds_containers(folder: Path) -> bool:
@@ -46,19 +52,25 @@ def verify_containers(
     assert manifest is not None, "only folders with a manifest hold protected files"
     folder = Path(os.path.realpath(folder))
     opened = _originals(manifest, folder, originals)
-    faults: list[Finding] = []
-    with tempfile.TemporaryDirectory(prefix="unseg-") as scratch, ExitStack() as mounts:
-        here = ContainerFolder(Path(os.path.realpath(scratch)) / "protected", folder)
+    written = [(container, written_images(manifest, container.place)) for container in opened.found]
+    cluster = cluster_for(options.get("engine"), options.get("progress", SILENT))
+    with cluster, scratch_folder() as scratch, ExitStack() as mounts:
+        faults = _faults(written, folder, **options)
+        here = ContainerFolder(scratch / "protected", folder)
         there = ContainerFolder(here.folder.with_name("originals"), opened.source)
-        for container in opened.found:
+        told = {os.fspath(mount.folder): os.fspath(mount.stands_for) for mount in (here, there)}
+        mounts.enter_context(telling(told))
+        for container, names in written:
             there.add(container, _names(container))
-            faults += _compared(container, written_images(manifest, container.place), folder, here)
+            faults += _named_in(here, container, names, {fault.name for fault in faults})
         mounts.enter_context(mounted(here))
         mounts.enter_context(mounted(there))
         here.folder.mkdir(exist_ok=True)
         shutil.copy(folder / MANIFEST, here.folder)
         masks = masks or _mask_folder(manifest, folder) or there.folder
-        result = on_disk(here.folder, originals=there.folder, masks=masks, **{**options, "annotations": None})
+        annotations = outlines_in(opened, there, SILENT)
+        result = on_disk(here.folder, originals=there.folder, masks=masks, **{**options, "annotations": annotations})
+        result = result.retold(partial(in_words_of, told))
     faults += _compared_beside(opened, folder)
     ours = {MANIFEST, *opened.facts["places"], *opened.beside}
     extra = sorted({path.relative_to(folder).as_posix() for path in files_under(folder)} - ours)
@@ -71,7 +83,7 @@ def _originals(manifest: Manifest, folder: Path, given: Path | None) -> Containe
     if facts is None or any(link_on_the_way(folder, place) is not None for place in (*facts[2], *facts[3])):
         raise UserError(f"{folder / MANIFEST}: not a manifest of unseg ({CONTAINERS})")
     kind, masks, places, beside = facts
-    root = next((entry.input_root for entry in manifest.entries.values()), ".")
+    root = next((entry.input_root for entry in manifest.entries.values() if entry.input_root != NO_ROOT), ".")
     source = Path(os.path.realpath(folder / root if given is None else given))
     if not all((source / place).is_file() for place in places):
         what = "tar files" if kind == "tars" else kind
@@ -89,21 +101,31 @@ def _mask_folder(manifest: Manifest, folder: Path) -> Path | None:
     return next((folder / masks for source, masks in roots if masks is not None and masks != source), None)
 
 
-def _compared(container: Container, written: set[str], folder: Path, here: ContainerFolder) -> Iterator[Finding]:
-    """Yields what is wrong with a protected file but for its images, which get their names in `here`."""
-    place = container.place
-    if not (folder / place).is_file():
-        yield Finding(place, "missing")
+def _faults(
+    written: list[tuple[Container, set[str]]],
+    folder: Path,
+    *,
+    engine: Engine | None = None,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> list[Finding]:
+    """Returns what is wrong with protected files but for their images. written: originals, and images with noise."""
+    if engine is not None:
+        return faults_of_actors(written, folder, engine, workers or 1, progress)
+    return [fault for container, names in written for fault in faults_in(container, folder, names)]
+
+
+def _named_in(here: ContainerFolder, container: Container, written: set[str], known: set[str]) -> Iterator[Finding]:
+    """Gives the images of a protected file their names in a folder; yields why it cannot be read, if nobody knows."""
+    place, path = container.place, here.stands_for / container.place
+    if not path.is_file():
         return
-    faults = [
-        Finding(f"{place}/{name}".rstrip("/"), problem) for name, problem in container.faults(folder / place, written)
-    ]
-    yield from faults
     try:
-        there = container.rewritten(folder / place, written)
+        there = container.rewritten(path, written)
         here.add(there, (name for name in sorted(written) if there.holds(name)))
     except UserError as error:
-        if not faults:
+        if not any(name == place or name.startswith(f"{place}/") for name in known):
             yield Finding(place, str(error))
 
 

@@ -9,7 +9,7 @@ before it is handed out, and again before it is made. So nothing is lost with an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,16 @@ from unseg.compute.engine import Crew, Engine, Part, Work, connected
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import alone, single_threaded_pool
+from unseg.data.samples import SampleFile
 from unseg.errors import UserError
+from unseg.protecting.container_runs import FACTS, Rewriting, merge_any, rewriting_of, write_facts
 from unseg.protecting.execution import Summary, execute
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Entry, Key
 from unseg.protecting.merging import merge
 from unseg.protecting.noise_source import NoiseSource
-from unseg.protecting.objects import AnnotationObjects
+from unseg.protecting.objects import AnnotationObjects, Objects
 from unseg.protecting.one_image import Job
+from unseg.protecting.opened_containers import Containers
 from unseg.protecting.outputs import looked_for
 from unseg.protecting.planning import RunPlan, part_of
 from unseg.protecting.processes import Blueprint, blueprint
@@ -40,11 +43,10 @@ from unseg.protecting.stores import (
 )
 from unseg.storage import image_limits
 from unseg.storage.files import sha256_of
+from unseg.storage.lending import Sender, receiving
 from unseg.storage.locks import SILENCE, FolderLock, holder_of
-from unseg.storage.mirror import Mirror, mirror_here, mirrored
-from unseg.storage.packing import packed, packed_with_files, unpacked, unpacked_with_files
+from unseg.storage.mirror import Mirror, mirror_here
 from unseg.storage.picture_kinds import side_files
-from unseg.storage.store_library import Name
 
 SHARDS_AN_ACTOR = 8  # so that all end at about the same time
 LEAST = 8  # images of a shard: below that, its manifest is most of the work
@@ -55,14 +57,16 @@ RunAndHandOut = Callable[[Request, bool, Progress, Callable[[RunPlan], None]], S
 
 @dataclass(frozen=True)
 class _Piece:
-    """A shard as an actor is told it: with what a plan has of its own for it. names: of the files that it may read."""
+    """A shard as an actor is told it: with what a plan has of its own for it. objects: those of its images, where each
+    shard has its own. anew: tars or tables that are written once these are made."""
 
     shard: Shard
     header: dict[str, Any]
     problems: tuple[Entry, ...]
     before: dict[Key, Entry]
     jobs: tuple[Job, ...]
-    names: list[Name]
+    objects: Objects | None
+    anew: Rewriting | None
 
 
 @dataclass(frozen=True)
@@ -78,33 +82,41 @@ class _Made:
 
 def protect_on_engine(request: Request, engine: Engine, progress: Progress, run: RunAndHandOut) -> Summary:
     """Carries out a run on an engine. run: plans it on this machine, and hands out what it planned."""
-    out, mirror = request.out, mirror_here()
+    out, containers = request.out, request.containers
+    there = mirror_here()
+    mirror = None if there is None or there.url(out) is None else there  # of the output, not of images alone
+    whole = out if containers is None else out.parent
     kept, seconds = 0, 0.0
     cores = request.settings.workers or 1
     with connected(engine, progress) as crew:
         size = crew.size(cores)
         count = shards_for(request, lambda images: _images_a_shard(images, size))
+        parts = containers.parts(count, request.parts) if containers and request.parts else None
         _wait_for_the_last(out)
         before = None if mirror is None else sha256_of(out / MANIFEST)
 
         def hand_out(plan: RunPlan) -> None:
             nonlocal kept, seconds
+            if containers is not None:
+                write_facts(containers, out)
             if mirror is not None:
+                if containers is not None:
+                    mirror.send(out / FACTS)
                 send_plan(mirror, out, before)
             started = time.perf_counter()
-            kept = _made_by_actors(plan, count, crew, cores, mirror, progress)
+            kept = _Driver(plan, count, parts, containers).has_made(crew, cores, progress)
             seconds = time.perf_counter() - started
 
         plan = Shard(0, count)
         try:
-            run(replace(request, shard=plan, engine=None), False, progress, hand_out)
+            run(replace(request, shard=plan, engine=None, parts=parts), False, progress, hand_out)
         except UserError as error:  # the user gave no shard
             raise UserError(str(error).replace(f"--shard {plan}: ", f"{OPTION}: ")) from error
-    if mirror is None:
-        merged = merge(out, of_edition=True)
+    if mirror is not None:
+        mirror.listed(mirror.url(whole if containers else out / SHARDS) or "")  # what actors put there
+        merged = merged_in_store(mirror, whole, of_edition=True)
     else:
-        mirror.listed(mirror.url(out / SHARDS) or "")  # what actors put there
-        merged = merged_in_store(mirror, out, of_edition=True)
+        merged = merge(out, of_edition=True) if containers is None else merge_any(whole)
     return replace(merged, kept=kept, seconds=seconds)
 
 
@@ -119,51 +131,78 @@ def _wait_for_the_last(out: Path) -> None:
         time.sleep(LOOK_AGAIN)
 
 
-def _made_by_actors(
-    plan: RunPlan, count: int, crew: Crew, cores: int, mirror: Mirror | None, progress: Progress
-) -> int:
-    """Has every shard made that is not there yet; returns how many images earlier runs had finished."""
-    shards = [Shard(number, count) for number in range(1, count + 1)]
-    to_do = [shard for shard in shards if not is_done(shard, plan.out, plan.header)]
-    done = sum(len(shard.of(plan.jobs)) for shard in set(shards) - set(to_do))
-    shared = replace(blueprint(plan.pipeline, 1), workers=cores, held=None)
-    objects = plan.pipeline.objects
-    files = objects.opened.files if isinstance(objects, AnnotationObjects) else ()
-    common = packed_with_files(shared, files, mirror)
-    parts = (Part(f"shard {shard}", packed(_piece(plan, shard, mirror), mirror)) for shard in to_do)
-    gpus = int(plan.pipeline.source.device_type != "cpu")
-    kept = done
-    with (
-        progress.bar("images", len(plan.jobs)) as tick,
-        closing(crew.results(work_on_shards, common, parts, len(to_do), cores, gpus)) as results,
-    ):
-        for _ in range(done):
-            tick()
-        for made in results:
-            kept += made.kept
-            for _ in range(made.images):
+@dataclass(frozen=True)
+class _Driver:
+    """What is handed out. parts: as for `Shard.of`. containers: tars or tables whose images the plan speaks of."""
+
+    plan: RunPlan
+    count: int
+    parts: tuple[int, ...] | None
+    containers: Containers | None
+
+    def has_made(self, crew: Crew, cores: int, progress: Progress) -> int:
+        """Has every shard made that is not there yet; returns how many images earlier runs had finished."""
+        plan, sender = self.plan, Sender.here()
+        shards = [Shard(number, self.count) for number in range(1, self.count + 1)]
+        to_do = [shard for shard in shards if not _is_made(shard, plan.out, plan.header, self._anew(shard))]
+        done = sum(len(shard.of(plan.jobs, self.parts)) for shard in set(shards) - set(to_do))
+        whole = replace(blueprint(plan.pipeline, 1), workers=cores, held=None)
+        files = whole.objects.opened.files if isinstance(whole.objects, AnnotationObjects) else ()
+        common = sender.common(replace(whole, objects=_objects_of(whole.objects, ()) or whole.objects), files)
+        parts = (Part(f"shard {shard}", self._part(shard, sender)) for shard in to_do)
+        gpus = int(plan.pipeline.source.device_type != "cpu")
+        kept = done
+        with (
+            progress.bar("images", len(plan.jobs)) as tick,
+            closing(crew.results(work_on_shards, common, parts, len(to_do), cores, gpus)) as results,
+        ):
+            for _ in range(done):
                 tick()
-    return kept
+            for made in results:
+                kept += made.kept
+                for _ in range(made.images):
+                    tick()
+        return kept
+
+    def _anew(self, shard: Shard) -> Rewriting | None:
+        return None if self.containers is None else rewriting_of(self.containers, self.plan.out, shard)
+
+    def _part(self, shard: Shard, sender: Sender) -> bytes:
+        plan, own, anew = self.plan, part_of(self.plan, shard, self.parts), self._anew(shard)
+        objects = _objects_of(plan.pipeline.objects, (job.sample for job in own["jobs"]))
+        piece = _Piece(shard, {**plan.header, SHARD: shard.number}, objects=objects, anew=anew, **own)
+        return sender.part(piece, _files_of(piece, plan.out))
 
 
-def _piece(plan: RunPlan, shard: Shard, mirror: Mirror | None) -> _Piece:
-    own = part_of(plan, shard)
-    return _Piece(
-        shard,
-        {**plan.header, SHARD: shard.number},
-        names=[] if mirror is None else mirror.names(_files_of(own["jobs"], plan.out)),
-        **own,
-    )
+def _objects_of(objects: Objects, samples: Iterable[SampleFile]) -> Objects | None:
+    """Returns what says where the objects of these images are, without what it knows of others; None where it knows no
+    more of one image than of all."""
+    if not isinstance(objects, AnnotationObjects):
+        return None
+    opened = objects.opened.of_images(map(objects.opened.name_of, samples))
+    if opened is objects.opened:
+        return None
+    return AnnotationObjects(opened, objects.rule, objects.place, objects.max_pixels, objects.upright)
 
 
-def _files_of(jobs: tuple[Job, ...], out: Path) -> Iterator[Path]:
-    """Yields the files that jobs read, and those that may be in the way of what they write."""
-    for job in jobs:
+def _is_made(shard: Shard, out: Path, plan: Mapping[str, Any], anew: Rewriting | None) -> bool:
+    """Returns whether a shard came to its end; of tars and tables, whose images are done before, all must be there."""
+    return is_done(shard, out, plan) and (anew is None or anew.is_done)
+
+
+def _files_of(piece: _Piece, out: Path) -> Iterator[Path]:
+    """Yields the files that a shard reads, and those that may be in the way of what it writes."""
+    for job in piece.jobs:
         yield job.sample.image
         if job.sample.mask is not None:
             yield from (job.sample.mask, *side_files(job.sample.mask))
+        if isinstance(piece.objects, AnnotationObjects):
+            yield from piece.objects.opened.reader.files_of(piece.objects.opened.name_of(job.sample))
         outputs = {job.planned.output, job.planned.copy, *(job.earlier.owned if job.earlier else ())}
         yield from (out / name for name in outputs if name is not None)
+    if piece.anew is not None:
+        yield from piece.anew.originals
+        yield from (out.parent / name for name in piece.anew.files)
 
 
 # --- an actor
@@ -172,33 +211,34 @@ def _files_of(jobs: tuple[Job, ...], out: Path) -> Iterator[Path]:
 @contextmanager
 def work_on_shards(common: bytes) -> Iterator[Work]:
     """Begins an actor's work: builds the source of noise once, and makes shards with it."""
-    with mirrored() as mirror, unpacked_with_files(common, mirror) as whole:
+    with receiving() as receiver, receiver.common(common) as whole:
         source = whole.source.build(0)
 
         def work(part: bytes) -> _Made:
-            piece: _Piece = unpacked(part, mirror)
-            with mirror.lent(piece.names):
-                return _made(whole, source, piece, mirror)
+            with receiver.part(part) as piece:
+                return _made(replace(whole, objects=piece.objects or whole.objects), source, piece, receiver.mirror)
 
         yield work
 
 
 def _made(whole: Blueprint, source: NoiseSource, piece: _Piece, mirror: Mirror) -> _Made:
-    shard, out = piece.shard, whole.out
+    shard, out, anew = piece.shard, whole.out, piece.anew
     url = mirror.url(out)
     if url is not None:
         mirror.listed(mirror.url(shard.folder(out)) or "")
-    if is_done(shard, out, piece.header):
+    if _is_made(shard, out, piece.header, anew):
         return _Made(len(piece.jobs), len(piece.jobs))
     if url is None:
-        summary = _protected(whole, source, piece)
+        summary = _written(whole, source, piece)
+    elif anew is None:
+        summary = shard_in_store(mirror, out, shard, lambda: _written(whole, source, piece))
     else:
-        summary = shard_in_store(mirror, out, shard, lambda: _protected(whole, source, piece))
+        summary = shard_in_store(mirror, out.parent, shard, lambda: _written(whole, source, piece), out, anew.files)
     return _Made(len(piece.jobs), summary.kept)
 
 
-def _protected(whole: Blueprint, source: NoiseSource, piece: _Piece) -> Summary:
-    """Protects the images of a shard that an actor before this one did not finish, and writes its manifest."""
+def _written(whole: Blueprint, source: NoiseSource, piece: _Piece) -> Summary:
+    """Writes the images of a shard that an actor before this one did not finish, or the files that hold them."""
     folder = piece.shard.folder(whole.out)
     with (
         image_limits.own_size_limit(),
@@ -212,7 +252,12 @@ def _protected(whole: Blueprint, source: NoiseSource, piece: _Piece) -> Summary:
         jobs = tuple(replace(job, planned=names[job.key], earlier=before.get(job.key)) for job in piece.jobs)
         pipeline = replace(whole, held=lock.held).around(source)
         plan = RunPlan(pipeline, piece.header, piece.problems, before, jobs, processes=1, records=folder)
-        return execute(plan, pool, SILENT, tried=False)
+        summary = execute(plan, pool, SILENT, tried=False)
+        if piece.anew is None:
+            return summary
+        summary = piece.anew.carry_out(folder, summary, SILENT)
+        piece.anew.remove_loose()
+        return summary
 
 
 @contextmanager

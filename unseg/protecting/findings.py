@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.threads import in_order
+from unseg.errors import UserError
 from unseg.protecting.comparison import compare
 from unseg.protecting.manifest import Entry
 from unseg.protecting.originals import Broken, Originals
 from unseg.protecting.stack_comparison import compare_stacks
+from unseg.storage.containers import Container
 from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
 
@@ -29,6 +32,21 @@ class Finding:
     max_object: float | None = None
     max_background: float | None = None
     psnr: float | None = None
+
+
+def faults_in(container: Container, folder: Path, written: Collection[str]) -> list[Finding]:
+    """Returns what is wrong with a protected tar or table but for its images. written: those that have their noise.
+
+    container: the original. folder: of the protected ones.
+    """
+    place = container.place
+    if not (folder / place).is_file():
+        return [Finding(place, "missing")]
+    try:
+        faults = list(container.faults(folder / place, written))
+    except UserError as error:
+        return [Finding(place, str(error).removeprefix(f"{folder / place}: "))]
+    return [Finding(f"{place}/{name}".rstrip("/"), problem) for name, problem in faults]
 
 
 def findings_of(entries: Iterable[Entry], kept: Originals, pool: Executor) -> Iterator[Finding]:

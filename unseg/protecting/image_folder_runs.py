@@ -44,8 +44,11 @@ def is_image_folder(request: Request) -> bool:
 
 def protect_image_folder(request: Request, dry_run: bool, progress: Progress, run: Run) -> Summary:
     """Protects the images of a folder, and brings its metadata along."""
-    if request.shard is not None:
-        raise UserError("--shard: a folder of images with metadata is written in one run; leave out --huggingface")
+    for option, given in (("--shard", request.shard), ("--engine ray", request.engine)):
+        if given is not None:
+            raise UserError(
+                f"{option}: a folder of images with metadata is written in one run; leave out --huggingface"
+            )
     folder, has_masks = request.inputs[0], request.masks is None
     column = None if request.huggingface == AUTO else request.huggingface
     found = [path.relative_to(folder).as_posix() for path in metadata_files(folder, [])]

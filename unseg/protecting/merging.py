@@ -25,6 +25,7 @@ from unseg.protecting.manifest import (
     read_manifest,
     write_manifest,
 )
+from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.shards import MOST, PARTS, SHARD, Shard, begun, check_alone
 from unseg.storage.files import remove_temporaries
 from unseg.storage.locks import LOCK_FILE, FolderLock, Held
@@ -127,8 +128,9 @@ def _merged(plan: Manifest, parts: list[_Part]) -> Manifest:
     images, sizes = range(plan.header[AGREED]["images"]), plan.header[AGREED].get(PARTS)
     for part in parts:
         own = len(part.shard.of(images, sizes))
-        if len(part.entries) != own and (part.shard.number != 1 or len(part.entries) < own):  # 1 also tells problems
-            raise UserError(f"shard {part.shard} speaks of {len(part.entries)} of its {own} images; run it again")
+        told_of = sum(root != NO_ROOT for _, root in part.entries)
+        if told_of != own and (part.shard.number != 1 or told_of < own):  # 1 also tells what is annotated and not there
+            raise UserError(f"shard {part.shard} speaks of {told_of} of its {own} images; run it again")
         told = "; ".join(differences(first.header, part.header))
         if told:
             raise UserError(f"shards {first.shard} and {part.shard} were made with other settings ({told})")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from unseg.compute.progress import SILENT, Progress
@@ -50,6 +50,11 @@ class OpenAnnotations:
         if self.images_root is None:
             return sample.name
         return PurePosixPath(sample.image.relative_to(self.images_root)).as_posix()
+
+    def of_images(self, names: Iterable[str]) -> OpenAnnotations:
+        """Returns the annotations of these images, or all, where those do not grow with a set."""
+        reader = self.reader.of_images(names)
+        return self if reader is self.reader else replace(self, reader=reader)
 
     def samples(self) -> SampleList:
         """Returns the images that the annotations hold themselves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from unseg.data.table_containers import TableContainer
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import stays_inside
-from unseg.storage.tar_files import TarContainer, tars_at
+from unseg.storage.tar_files import TarContainer, holds_outlines, tars_at
 
 AUTO = "auto"  # in place of a column of masks
 TARS, TABLES = "tars", "tables"
@@ -43,19 +43,30 @@ class Containers:
         return "tar files" if self.kind == TARS else "tables"
 
     @property
+    def has_outlines(self) -> bool:
+        """Returns whether their masks are outlines, as annotations have them."""
+        return self.kind == TARS and holds_outlines(self.masks or "")
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Returns what a manifest says of the files, as JSON holds it."""
         places = [container.place for container in self.found]
         return {"kind": self.kind, "masks": self.masks, "places": places, "beside": list(self.beside)}
 
-    def parts(self, count: int, images: Mapping[str, int]) -> tuple[int, ...]:
-        """Returns how many images each of `count` shards has, which take whole files. images: place → how many."""
+    def parts(self, count: int, images: Sequence[int]) -> tuple[int, ...]:
+        """Returns how many images each of `count` shards has, which take whole files. images: in each file."""
         files = len(self.found)
         ends = [number * files // count for number in range(count + 1)]
-        return tuple(
-            sum(images[container.place] for container in self.found[start:end])
-            for start, end in zip(ends, ends[1:], strict=False)
-        )
+        return tuple(sum(images[start:end]) for start, end in zip(ends, ends[1:], strict=False))
+
+    def outlines(self, folder: Path) -> dict[str, Path]:
+        """Returns image → the member with its outlines, as a folder has their names. Those without one are left out."""
+        return {
+            f"{container.place}/{image}": folder / container.place / mask
+            for container in self.found
+            for image, mask in container.images()
+            if mask is not None
+        }
 
     def named(self) -> Iterator[tuple[str, str | None]]:
         """Yields the name of every image in a table and what its cell calls it."""

@@ -117,6 +117,8 @@ class Originals:
         it."""
         root = self.masks or (None if entry.mask_root is None else self.folder / entry.mask_root)
         mask = [] if root is None or entry.mask is None else [root / entry.mask, *side_files(root / entry.mask)]
+        if isinstance(self.annotations, OpenAnnotations) and entry.mask is not None:
+            mask = self.annotations.reader.files_of(entry.mask)
         return [self.folder / (entry.output or entry.input), self._path_of(entry), *mask]
 
     @property
@@ -125,6 +127,13 @@ class Originals:
         for opened in (self.annotations, *self.read_annotations.values()):
             if isinstance(opened, OpenAnnotations):
                 yield from opened.files
+
+    def of(self, entries: Iterable[Entry]) -> Originals:
+        """Returns the originals of these lines, which take no more to be sent than these need."""
+        if not isinstance(self.annotations, OpenAnnotations):
+            return self
+        masks = (entry.mask for entry in entries if entry.mask is not None)
+        return replace(self, annotations=self.annotations.of_images(masks))
 
     def region(self, entry: Entry, frame: image_decoding.Frame) -> np.ndarray:
         """Returns where the object's budget holds, H×W bool; raises Broken where nothing says it any more."""

@@ -16,6 +16,7 @@ from unseg.protecting.opened_containers import Containers
 from unseg.protecting.settings import Kind, ProtectSettings
 from unseg.protecting.shards import Shard
 from unseg.storage.mirror import is_url
+from unseg.storage.tar_files import holds_outlines
 
 AUTO = "auto"  # in place of a folder of masks
 CANNOT = "which cannot keep networks from learning the objects in it: noise that is alike everywhere marks none of them"
@@ -25,7 +26,8 @@ CANNOT = "which cannot keep networks from learning the objects in it: noise that
 class Request:
     """One run as it was asked for; the arguments of `unseg.protecting.run.protect`.
 
-    containers: tars or tables that are open already. parts: how many images each shard has; None: equally many.
+    containers: tars or tables that are open already, or whose images the samples are. parts: how many images each shard
+    has, or, where there is none, each of the containers; None: equally many.
     """
 
     inputs: tuple[Path, ...]
@@ -72,6 +74,11 @@ class Request:
     def holds_containers(self) -> bool:
         """Returns whether the inputs are files of many samples: tars or tables."""
         return self.webdataset is not None or self.huggingface is not None
+
+    @property
+    def is_annotated(self) -> bool:
+        """Returns whether annotations say what the object is; members of tars with outlines are some, too."""
+        return self.annotations is not None or (self.webdataset is not None and holds_outlines(self.webdataset))
 
     @property
     def finds_masks(self) -> bool:
@@ -161,8 +168,6 @@ class Request:
     def _check_engine(self) -> None:
         for option, given in (
             ("--shard", self.shard is not None),
-            ("--webdataset", self.webdataset is not None),
-            ("--huggingface", self.huggingface is not None),
             ("--masks auto", self.finds_masks),
             ("a generator that is no file", self.generator is not None),
         ):
@@ -183,17 +188,17 @@ class Request:
 
     def _check_rule(self) -> None:
         rule, mask_type = self.settings.rule, self.settings.mask_type
-        masked = self.mask_root is not None or self.holds_containers
-        labelled = masked or self.annotations is not None
+        masked = self.mask_root is not None or (self.holds_containers and not self.is_annotated)
+        labelled = masked or self.is_annotated
         if rule.by_class and not labelled:
             raise UserError(
                 "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
             )
-        if rule.which == "things" and self.annotations is None:
+        if rule.which == "things" and not self.is_annotated:
             raise UserError("--objects things: needs --annotations, of a format that tells things from stuff")
         if rule.which != "all" and not labelled:
             raise UserError("--objects with class ids: needs --masks or --annotations, which say where each class is")
-        if mask_type != "auto" and self.annotations is not None:
+        if mask_type != "auto" and self.is_annotated:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
         if mask_type != "auto" and self.finds_masks:
             raise UserError(f"--mask-type {mask_type}: is for masks of your own, not for --masks auto; leave it out")

@@ -21,10 +21,9 @@ from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import in_order, worker_threads
 from unseg.data.samples import count_files
 from unseg.errors import UserError
-from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
+from unseg.protecting.container_runs import FACTS, LOOSE, merge_any, opened_for, rewriting_of
 from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
-from unseg.protecting.findings import Finding
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
 from unseg.protecting.open_annotations import OpenAnnotations, looked_through
@@ -192,7 +191,8 @@ class _Target:
     def shard(self, shard: Shard) -> Summary:
         """Protects the images of a shard, and puts them into the store."""
         request = replace(self.request, shard=shard)
-        files = None if request.containers is None else sorted(files_of(request.containers, shard))
+        opened = request.containers
+        files = None if opened is None else rewriting_of(opened, self.records, shard).files
         return shard_in_store(
             self.mirror, self.out, shard, lambda: self.run(request, False, self.progress), self.records, files
         )
@@ -349,7 +349,7 @@ def verify_anywhere(
             for url in _named_places(mirror, place):
                 _listed(mirror, url)
         result = _verified(place, on_disk, **there, **options, progress=_Told(progress, mirror))
-        return _told_of_stores(result, mirror)
+        return result.retold(mirror.told)
 
 
 def _verified(
@@ -361,7 +361,7 @@ def _verified(
     annotations: Path | None,
     **options: Any,
 ) -> Verification:
-    if options.get("engine") is not None and (holds_containers(folder) or holds_image_folder(folder)):
+    if options.get("engine") is not None and holds_image_folder(folder):
         raise UserError(f"{OPTION}: {folder} holds files that processes of this machine verify; leave it out")
     if holds_containers(folder):
         return verify_containers(folder, on_disk, originals, masks, **options)
@@ -380,18 +380,3 @@ def _named_places(mirror: Mirror, folder: Path) -> list[str]:
     roots = {root for entry in manifest.entries.values() for root in (entry.input_root, entry.mask_root) if root}
     urls = filter(None, (mirror.url(folder / root) for root in sorted(roots)))
     return [url for url in urls if url.startswith(bucket + "/")]
-
-
-def _told_of_stores(result: Verification, mirror: Mirror) -> Verification:
-    def told(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-        return tuple(
-            finding if finding.problem is None else replace(finding, problem=mirror.told(finding.problem))
-            for finding in findings
-        )
-
-    return replace(
-        result,
-        findings=told(result.findings),
-        unprotected=told(result.unprotected),
-        other_files=told(result.other_files),
-    )

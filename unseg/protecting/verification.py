@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ class Verification:
         on_object = [finding.max_object for finding in good if finding.max_object is not None]
         elsewhere = [finding.max_background for finding in good if finding.max_background is not None]
         return max(on_object, default=None), max(elsewhere, default=None)
+
+    def retold(self, told: Callable[[str], str]) -> Verification:
+        """Returns the same findings in other words. told: what a problem's text becomes."""
+
+        def each(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+            return tuple(
+                finding if finding.problem is None else replace(finding, problem=told(finding.problem))
+                for finding in findings
+            )
+
+        return replace(
+            self,
+            findings=each(self.findings),
+            unprotected=each(self.unprotected),
+            other_files=each(self.other_files),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the findings as `unseg verify --json` prints them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -46,8 +46,12 @@ class Container(ABC):
         """Yields the content of an image or mask; OSError where there is none."""
 
     @abstractmethod
-    def staying(self, written: Collection[str]) -> set[str]:
-        """Returns the images that stay, where only the written ones have their noise: a sample stays whole or goes."""
+    def left_out(self, written: Collection[str]) -> dict[str, str]:
+        """Returns what goes although nothing else says so, and why: a sample stays whole or goes.
+
+        written: the images that have their noise. The names are those of images among them, and, of samples without an
+        image, of what stands for them: a member, or a row.
+        """
 
     @abstractmethod
     def rewrite(self, target: Path, replaced: Mapping[str, Path], within: Path) -> None:
@@ -60,6 +64,10 @@ class Container(ABC):
     @abstractmethod
     def rewritten(self, path: Path, written: Collection[str]) -> Container:
         """Returns what `rewrite` wrote, under the same names. written: the images that have their noise."""
+
+    def of(self, names: Collection[str]) -> Container:
+        """Returns a container of which these images and masks can be read, and that takes little more to be sent."""
+        return self
 
     @abstractmethod
     def faults(self, path: Path, written: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -101,15 +109,12 @@ class ContainerFolder:
 
     def bring(self, path: str | Path) -> bool:
         """Brings the content of an image or mask that is about to be read; returns whether it is one of this folder."""
-        whole, root = os.path.normpath(os.fspath(path)), os.fspath(self.folder) + os.sep
-        if not whole.startswith(root) or not os.path.isfile(whole):
-            return False
-        name = PurePosixPath(Path(whole[len(root) :]).as_posix())
-        place = next((parent for parent in map(str, name.parents) if parent in self.containers), None)
-        if place is None:
+        whole = os.path.normpath(os.fspath(path))
+        found = self._found(whole)
+        if found is None or not os.path.isfile(whole):
             return False
         if mode_of(Path(whole)) == ABSENT:
-            self._bring(Path(whole), place, str(name.relative_to(place)))
+            self._bring(Path(whole), *found)
         return True
 
     @contextmanager
@@ -133,6 +138,24 @@ class ContainerFolder:
             temporary.unlink(missing_ok=True)
             raise
         self.kept.add(path, ROOM, _give_up)
+
+    def _found(self, whole: str) -> tuple[str, str] | None:
+        """Returns the container of a path, and the name in it; None for any other path."""
+        root = os.fspath(self.folder) + os.sep
+        if not whole.startswith(root):
+            return None
+        name = PurePosixPath(Path(whole[len(root) :]).as_posix())
+        place = next((parent for parent in map(str, name.parents) if parent in self.containers), None)
+        return None if place is None else (place, str(name.relative_to(place)))
+
+    def lent(self, paths: Iterable[Path]) -> list[tuple[Container, list[str]]]:
+        """Returns what another folder needs to read files of this one: containers, and the files' names in them."""
+        found: dict[str, set[str]] = {}
+        for path in paths:
+            place, name = self._found(os.path.normpath(os.fspath(path))) or ("", "")
+            if place and self.containers[place].holds(name):
+                found.setdefault(place, set()).add(name)
+        return [(self.containers[place].of(found[place]), sorted(found[place])) for place in sorted(found)]
 
 
 def _give_up(path: Path) -> bool:

@@ -29,7 +29,7 @@ from unseg.storage.mounts import ABSENT, BROUGHT, mounted, mounts
 from unseg.storage.ranges import open_ranges
 from unseg.storage.store_library import Name, files_at, filesystem, put_file, store_errors
 
-PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
+PREFIX, LOCK = "unseg-scratch-", ".lock"  # of a folder of scratch files, and in it
 HOLD, HOLDS = "held-", ".holds"  # in it, too: second names of contents that are in use, and the lock of who counts them
 COUNTED = 0.001  # seconds between looks whether another process has counted
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
@@ -279,14 +279,21 @@ def _linked(path: Path, second: Path) -> Path | None:
 
 
 @contextmanager
-def mirrored() -> Iterator[Mirror]:
-    """Returns a mirror in a folder for temporary files, mounted; what is told of its files names the stores.
+def scratch_folder() -> Iterator[Path]:
+    """Returns a folder for scratch files, in that of temporary ones, which goes at the end.
 
-    Folders of processes that were killed are removed first: theirs are locked as long as they live.
+    Those of processes that were killed are removed first: they are locked as long as these live.
     """
     _remove_left_over(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / LOCK):
-        mirror = Mirror(Path(os.path.realpath(folder)) / "stores")
+        yield Path(os.path.realpath(folder))
+
+
+@contextmanager
+def mirrored() -> Iterator[Mirror]:
+    """Returns a mirror in a folder for scratch files, mounted; what is told of its files names the stores."""
+    with scratch_folder() as folder:
+        mirror = Mirror(folder / "stores")
         mirror.folder.mkdir()
         with mounted(mirror):
             try:

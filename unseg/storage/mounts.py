@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from unseg.errors import UserError
 
 # Permissions of a file of such a folder: nobody may read it here, its content is elsewhere; its content was brought.
 ABSENT, BROUGHT = 0o200, 0o400
@@ -92,3 +94,19 @@ def held(*paths: str | Path) -> Iterator[None]:
 def in_ranges(path: str | Path) -> BinaryIO | None:
     """Opens a file of which a mount brings only what is read; None where none does."""
     return next((file for file in (mount.in_ranges(path) for mount in _mounts) if file is not None), None)
+
+
+@contextmanager
+def telling(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, errors name what the user gave. names: what they say → what they are to say."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(in_words_of(names, str(error))) from error
+
+
+def in_words_of(names: Mapping[str, str], text: str) -> str:
+    """Returns a text that names what the user gave. names: as for `telling`."""
+    for here, given in names.items():
+        text = text.replace(here, given)
+    return text

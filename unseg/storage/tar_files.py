@@ -10,8 +10,9 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,12 @@ from unseg.storage.picture_kinds import START, is_picture_name, kind_of
 TAR = ".tar"
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LABELS = ("png", "tif", "tiff")  # behind a further dot, beside an image: not pictures
-LOOKED = 20  # members of a suffix whose first bytes are looked at
+LOOKED = 20  # members of a suffix whose first bytes are looked at before a run begins
+STAYS = "that would stay as it is"
+IS_PICTURE, HOLDS_PICTURE = "is a picture", "holds a picture as text"
+# In JSON: what LabelMe writes unless it is told not to, and addresses that are the picture itself (RFC 2397).
+LONGEST = 256  # bytes that the beginning of one takes, spaces included
+PICTURE_TEXT = re.compile(rb'"imageData"\s*:\s*"[^"]|"data:image/[^",]{1,60};base64,')
 MEMBERS = 1_000_000  # of a tar file, at most
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
@@ -121,14 +127,27 @@ class TarContainer(Container):
         with open_for_reading(self.path) as file:
             yield from content(file, member)
 
-    def staying(self, written: Collection[str]) -> set[str]:
-        return set(written)
+    @cached_property
+    def _strays(self) -> dict[str, tuple[str, str]]:
+        """Returns sample → a member of it that would stay as it is, and what it is: a picture, or what holds one."""
+        return {one.sample: (one.name, what) for one, what in _strays(self.path, self.members.values(), self.suffix)}
+
+    def left_out(self, written: Collection[str]) -> dict[str, str]:
+        images = {one.sample: one.name for one in self.members.values() if self._is_image(one)}
+        found: dict[str, str] = {}
+        for sample, (stray, what) in self._strays.items():
+            image = images.get(sample)
+            if image is None:
+                found[stray] = f"{what} {STAYS}; its sample is left out"
+            elif image in written:
+                found[image] = f"its sample is left out, since {stray} in it {what} {STAYS}"
+        return found
 
     def _stay(self, written: Collection[str]) -> list[Member]:
-        """Returns the members of samples whose image has its noise, or that have no image."""
+        """Returns the members of samples whose image has its noise, or that have no image, without stray pictures."""
         gone = {one.sample for one in self.members.values() if one.suffix in IMAGES and one.name not in written}
-        kept = {self.members[name].sample for name in written}
-        return [one for one in self.members.values() if one.sample in kept or one.sample not in gone]
+        gone = (gone - {self.members[name].sample for name in written}) | self._strays.keys()
+        return [one for one in self.members.values() if one.sample not in gone]
 
     def rewrite(self, target: Path, replaced: Mapping[str, Path], within: Path) -> None:
         kept = {member.name for member in self._stay(replaced.keys())}
@@ -153,6 +172,9 @@ class TarContainer(Container):
     def rewritten(self, path: Path, written: Collection[str]) -> TarContainer:
         return TarContainer(path, self.place, self.suffix, {member.name: member for member in members(path)})
 
+    def of(self, names: Collection[str]) -> TarContainer:
+        return replace(self, members={name: self.members[name] for name in names})
+
     def faults(self, path: Path, written: Collection[str]) -> Iterator[tuple[str, str]]:
         new, expected = members(path), self._stay(written)
         if [member.name for member in new] != [member.name for member in expected]:
@@ -167,27 +189,57 @@ class TarContainer(Container):
                     yield one.name, "differs from its original"
 
 
+def holds_outlines(suffix: str) -> bool:
+    """Returns whether members of a suffix hold masks as outlines, and not as pictures."""
+    return suffix.lower().rpartition(".")[2] == "json"
+
+
 def _refuse_strays(tar: Path, found: Sequence[Member], masks: str) -> None:
-    """Raises UserError where a picture would stay as it is, and pass for protected: by its name, or its first bytes.
+    """Raises UserError where pictures would stay as they are: by a name, or by the first members of a suffix."""
+    for stray, what in _strays(tar, found, masks, LOOKED):
+        if what == HOLDS_PICTURE:
+            raise UserError(f"{tar}: {stray.name} {what} {STAYS}; write it without (LabelMe: imageData, --nodata)")
+        raise UserError(
+            f"{tar}: {stray.name} {what} {STAYS}; in tar files only members called NAME.{', NAME.'.join(IMAGES)} are"
+            " protected: rename it, convert it, or keep it out of tars"
+        )
+
+
+def _strays(tar: Path, found: Iterable[Member], masks: str, most: int = MEMBERS) -> Iterator[tuple[Member, str]]:
+    """Yields what would stay as it is, and pass for protected: pictures, by their names or first bytes, and JSON that
+    holds one.
 
     A label map beside a sample's image, such as 000012.depth.png, is none. masks: the suffix of members with masks.
+    most: members of a suffix whose contents are looked at.
     """
+    found = list(found)
     pictured = {member.sample for member in found if member.suffix in IMAGES and member.suffix != masks}
+    labels = set() if holds_outlines(masks) else {masks}
     looked = Counter[str]()
     with open_for_reading(tar) as file:
         for member in found:
-            if member.suffix in (*IMAGES, masks) or _is_label_map(member, pictured):
+            if member.suffix in labels or member.suffix in IMAGES or _is_label_map(member, pictured):
                 continue
-            is_picture = is_picture_name(f"name.{member.suffix}")
-            if not is_picture and member.size and looked[member.suffix] < LOOKED:
+            if is_picture_name(f"name.{member.suffix}"):
+                yield member, IS_PICTURE
+            elif member.size and looked[member.suffix] < most:
                 looked[member.suffix] += 1
                 file.seek(member.start)
-                is_picture = kind_of(file.read(min(START, member.size))) is not None
-            if is_picture:
-                raise UserError(
-                    f"{tar}: {member.name} is a picture that would stay as it is; in tar files only members called"
-                    f" NAME.{', NAME.'.join(IMAGES)} are protected: rename it, convert it, or keep it out of tars"
-                )
+                if kind_of(file.read(min(START, member.size))) is not None:
+                    yield member, IS_PICTURE
+                elif holds_outlines(member.suffix) and _holds_picture_text(file, member):
+                    yield member, HOLDS_PICTURE
+
+
+def _holds_picture_text(file: BinaryIO, member: Member) -> bool:
+    """Returns whether a JSON member holds a picture in base64; also in UTF-16, which has a zero in each character."""
+    before = b""
+    for block in content(file, member):
+        text = before + block.replace(b"\0", b"")
+        if PICTURE_TEXT.search(text):
+            return True
+        before = text[-LONGEST:]
+    return False
 
 
 def _is_label_map(member: Member, pictured: Collection[str]) -> bool:

@@ -122,6 +122,16 @@ class CocoInstances(_CocoFile):
         classes = ClassTable(names, "all", frozenset(), frozenset(names))
         return cls(index, _match(index, ImagesFolder.open(images_root)), classes)
 
+    @classmethod
+    def of_one(cls, path: Path, image_name: str) -> CocoInstances:
+        """Opens a json of one image, whatever it calls it; UserError where it speaks of another number of images."""
+        index = read_index(path, cls.form)
+        if len(index.images) != 1:
+            raise UserError(f"{path}: speaks of {len(index.images)} images, not of one")
+        names = index.categories
+        matched = _Matched({image_name: next(iter(index.images))}, [image_name], ())
+        return cls(index, matched, ClassTable(names, "all", frozenset(), frozenset(names)))
+
     def __init__(self, index: CocoIndex, matched: _Matched, classes: ClassTable) -> None:
         super().__init__(index, matched, classes)
         self.statement = (
@@ -136,37 +146,41 @@ class CocoInstances(_CocoFile):
             self._add(outlines, f"annotations[{place}]", entry)
         return outlines.finish()
 
-    def _leave_out(self, outlines: OutlineCollector, what: str, entry: dict[str, Any]) -> None:
-        """Passes over an entry without a segmentation; ImageError where it says of an object that it has an area."""
-        reason = "has no segmentation (a box alone says nothing of pixels)"
-        if not self._is_crowd(entry, what) and _has_area(entry):
-            raise ImageError(self.path, f"{what}: {reason}")
-        outlines.leave_out(what, reason)
-
     def _add(self, outlines: OutlineCollector, what: str, entry: dict[str, Any]) -> None:
-        shape, own_id = entry.get("segmentation"), number_in(entry.get("id"))
-        facts = int(entry["category_id"]), own_id if isinstance(own_id, int) else None, self._is_crowd(entry, what)
-        if not shape or (isinstance(shape, dict) and shape.get("counts") in NO_RUNS):
-            self._leave_out(outlines, what, entry)
-            return
-        if isinstance(shape, list):
-            shape = shape if isinstance(shape[0], list) else [shape]  # one polygon without the list around it
-            polygons = [_corners(self.path, f"{what}.segmentation[{part}]", flat) for part, flat in enumerate(shape)]
-            outlines.add_polygons(what, polygons, *facts)
-            return
-        counts = shape.get("counts") if isinstance(shape, dict) else None
-        size = shape.get("size") if isinstance(shape, dict) else None
-        size = [number_in(side) for side in size[:3]] if isinstance(size, list) else None
-        if not isinstance(counts, (str, list)) or not isinstance(size, list):
-            raise ImageError(self.path, f"{what}.segmentation: expected polygons or {{size, counts}}")
-        if size != [outlines.height, outlines.width]:
-            declared = "×".join(shown(side) for side in reversed(size[:2]))
-            raise ImageError(
-                self.path,
-                f"{what}: its run-length mask is of {declared} pixels, the image (upright) is"
-                f" {outlines.width}×{outlines.height}",
-            )
-        outlines.add_counts(what, counts, *facts)
+        add_entry(outlines, what, entry, int(entry["category_id"]), self._is_crowd(entry, what))
+
+
+def add_entry(outlines: OutlineCollector, what: str, entry: dict[str, Any], class_id: int, crowd: bool) -> None:
+    """Adds an entry's segmentation, polygons or run lengths; one without is passed over.
+
+    ImageError where it cannot be used, and where an entry without one says of an object that it has an area.
+    """
+    path, shape, own_id = outlines.path, entry.get("segmentation"), number_in(entry.get("id"))
+    facts = class_id, own_id if isinstance(own_id, int) else None, crowd
+    if not shape or (isinstance(shape, dict) and shape.get("counts") in NO_RUNS):
+        reason = "has no segmentation (a box alone says nothing of pixels)"
+        if not crowd and _has_area(entry):
+            raise ImageError(path, f"{what}: {reason}")
+        outlines.leave_out(what, reason)
+        return
+    if isinstance(shape, list):
+        shape = shape if isinstance(shape[0], list) else [shape]  # one polygon without the list around it
+        polygons = [_corners(path, f"{what}.segmentation[{part}]", flat) for part, flat in enumerate(shape)]
+        outlines.add_polygons(what, polygons, *facts)
+        return
+    counts = shape.get("counts") if isinstance(shape, dict) else None
+    size = shape.get("size") if isinstance(shape, dict) else None
+    size = [number_in(side) for side in size[:3]] if isinstance(size, list) else None
+    if not isinstance(counts, (str, list)) or not isinstance(size, list):
+        raise ImageError(path, f"{what}.segmentation: expected polygons or {{size, counts}}")
+    if size != [outlines.height, outlines.width]:
+        declared = "×".join(shown(side) for side in reversed(size[:2]))
+        raise ImageError(
+            path,
+            f"{what}: its run-length mask is of {declared} pixels, the image (upright) is"
+            f" {outlines.width}×{outlines.height}",
+        )
+    outlines.add_counts(what, counts, *facts)
 
 
 def _has_area(entry: dict[str, Any]) -> bool:

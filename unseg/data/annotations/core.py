@@ -256,6 +256,14 @@ class Annotations(ABC):
         """Returns the encoded image where the annotations hold it themselves, as Hugging Face tables do; else None."""
         return None
 
+    def files_of(self, image_name: str) -> list[Path]:
+        """Returns the files of its own that the annotations of one image are read from, where these are lent."""
+        return []
+
+    def of_images(self, names: Iterable[str]) -> Annotations:
+        """Returns annotations that can be read of these images, and take no more to be sent than these need."""
+        return self
+
     def own_images(self) -> Iterable[Path]:
         """Returns files and folders that look like images and are annotations, such as masks: no images to protect."""
         return ()

@@ -23,6 +23,7 @@ from unseg.data.annotations.json_shapes import (
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.label_files import Cityscapes, is_cityscapes_label, open_label_files
 from unseg.data.annotations.labelme import LabelMe
+from unseg.data.annotations.segment_anything import SegmentAnything
 from unseg.data.annotations.shapes import Export, ShapeAnnotations
 from unseg.data.annotations.xml_shapes import open_cvat, open_voc_xml, xml_format
 from unseg.data.annotations.yolo import Yolo, is_empty, label_texts, looks_like_yolo
@@ -49,6 +50,7 @@ FORMATS = (
     "label-studio",
     "supervisely",
     "via",
+    "sa-1b",
 )
 JSON_FORMATS: dict[str, type[CocoInstances] | type[CocoPanoptic]] = {
     "coco": CocoInstances,
@@ -117,6 +119,8 @@ def _open(
         return ShapeAnnotations.of(SHAPE_FORMATS[found](_only_file(place, found) if one else place), images_root)
     if found == "labelme":
         return LabelMe.open(place, images_root, progress)
+    if found == "sa-1b":
+        return SegmentAnything.open(place, images_root, progress)
     if found == "yolo":
         return Yolo.open(place, images_root)
     if found == "huggingface":
@@ -138,7 +142,7 @@ def _only_file(folder: Path, wanted: str) -> Path:
     """Returns the one json or xml of a format in a folder that the user named without the file."""
     problems: list[Problem] = []
     files = [file for file in walk(folder, problems) if file.suffix.lower() in (".json", ".xml")]
-    fitting = [file for file in files if _format_of(file) == wanted]
+    fitting = [file for file in files if format_in(file) == wanted]
     if len(fitting) != 1:
         raise UserError(
             f"--annotations {folder}: {len(fitting) or 'no'} {wanted} files there; name one"
@@ -190,11 +194,11 @@ def _relative(folder: Path, places: list[Path]) -> str:
 def _detect_file(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in (".json", ".xml"):
-        found = _format_of(path)
+        found = format_in(path)
         if found is None:
             raise UserError(
                 f"--annotations {path}: neither COCO's lists (images, annotations, categories), nor shapes of LabelMe,"
-                " CVAT, Label Studio, Supervisely, VIA or VOC"
+                " SA-1B, CVAT, Label Studio, Supervisely, VIA or VOC"
             )
         return found
     if suffix in TABLES or path.name in METADATA:
@@ -261,7 +265,7 @@ def _mask_files(folder: Path, images_root: Path | None, files: list[Path]) -> li
     ]
 
 
-def _format_of(path: Path) -> str | None:
+def format_in(path: Path) -> str | None:
     """Returns the format of a json or an xml by its content; None where that is nothing known."""
     if path.suffix.lower() == ".xml":
         return xml_format(path)
@@ -289,7 +293,7 @@ def json_format(path: Path, quiet: bool = False) -> str | None:
                 if key == "annotations":
                     for entry, _, _ in stream.elements():
                         return _entry_format(entry)
-                    return "coco"  # a list without entries
+                    return "sa-1b" if "image" in keys else "coco"  # a list without entries
                 if key == "shapes":
                     return "labelme"
                 stream.skip()
@@ -306,4 +310,6 @@ def _entry_format(entry: object) -> str | None:
     if "segments_info" in entry:
         cityscapes = str(entry.get("file_name")).endswith(CITYSCAPES_PANOPTIC)
         return "cityscapes-panoptic" if cityscapes else "coco-panoptic"
-    return "coco" if "image_id" in entry else None
+    if "image_id" in entry:
+        return "coco"
+    return "sa-1b" if "segmentation" in entry else None

@@ -43,6 +43,7 @@ META = "meta.json"
 LABEL_KEYS = ("label", "class", "type", "name", "category", "object")  # of VIA, whose users name them
 PERCENT = 100.0
 MOST_PACKED = 1 << 26  # bytes of a bitmap
+FARTHEST = 2**31  # pixels
 Item = tuple[Callable[[], Described], Described]
 
 
@@ -66,9 +67,31 @@ def shape_format(values: Any) -> str | None:
         return None
     if isinstance(values.get("objects"), list) and isinstance(values.get("size"), dict):
         return "supervisely"
-    images = values.get("_via_img_metadata", values)
+    images = _via_images(values)
     first = next(iter(images.values()), None) if isinstance(images, dict) else None
     return "via" if isinstance(first, dict) and {"filename", "regions"} <= first.keys() else None
+
+
+def described_alone(path: Path) -> Described:
+    """Returns what a JSON file says of its one image, in words that name the file without its folder.
+
+    UserError where it is of no format of shapes, or speaks of another number of images.
+    """
+    values, name = read_json(path), Path(path.name)
+    format = shape_format(values)
+    if format == "supervisely":
+        return _supervised_in(values, str(name), [])
+    if format is None:
+        raise UserError(f"{path}: holds no shapes of Label Studio, Supervisely or VIA")
+    items = _tasks(values, name) if format == "label-studio" else _annotated(_via_images(values), name)
+    found = [described for _, described in items]
+    if len(found) != 1:
+        raise UserError(f"{path}: speaks of {len(found)} images, not of one")
+    return found[0]
+
+
+def _via_images(values: dict[str, Any]) -> dict[str, Any]:
+    return values.get("_via_img_metadata", values)
 
 
 def _member(values: Any, name: str, kind: type, where: str) -> Any:
@@ -186,29 +209,35 @@ def open_supervisely(path: Path) -> Export:
 
 
 def _supervised(file: Path, root: Path) -> Described:
-    values = read_json(file)
-    size = _member(values, "size", dict, str(file))
-    height, width = (whole_number(size.get(side), f"{file}: size") for side in ("height", "width"))
+    relative = file.relative_to(root)
+    image = relative.name.removesuffix(".json")
+    beside = PurePosixPath(*("img" if part == "ann" else part for part in relative.parent.parts), image)
+    return _supervised_in(read_json(file), str(file), [beside.as_posix(), image])
+
+
+def _supervised_in(values: Any, where: str, names: list[str]) -> Described:
+    size = _member(values, "size", dict, where)
+    height, width = (whole_number(size.get(side), f"{where}: size") for side in ("height", "width"))
     shapes: list[Shape] = []
     left_out: list[str] = []
-    for number, item in enumerate(_member(values, "objects", list, str(file))):
-        what = f"{file}: object {number}"
+    for number, item in enumerate(_member(values, "objects", list, where)):
+        what = f"{where}: object {number}"
         kind = item.get("geometryType") if isinstance(item, dict) else None
         if kind in ("line", "point", "graph", "cuboid"):
             left_out.append(what)
         else:
             shapes.append(_supervised_shape(item, str(kind), what))
-    relative = file.relative_to(root)
-    image = relative.name.removesuffix(".json")
-    beside = PurePosixPath(*("img" if part == "ann" else part for part in relative.parent.parts), image)
-    return Described(str(file), [beside.as_posix(), image], (height, width), shapes, left_out)
+    return Described(where, names, (height, width), shapes, left_out)
 
 
 def _supervised_shape(item: Any, kind: str, what: str) -> Shape:
     label = label_in(item.get("classTitle") if isinstance(item, dict) else None, what)
     if kind == "bitmap":
         bitmap = _member(item, "bitmap", dict, what)
-        (x, y), *_ = corners_in([bitmap.get("origin")], what).astype(int).tolist()
+        origin = corners_in([bitmap.get("origin")], what)[0]
+        if np.abs(origin).max() > FARTHEST:
+            raise UserError(f"{what}: its bitmap lies far outside the image")
+        x, y = origin.astype(int).tolist()
         return Shape(what, label, mask=partial(_bitmap, bitmap.get("data"), (x, y), what))
     points = _member(item, "points", dict, what)
     outer = corners_in(points.get("exterior"), what)
@@ -253,7 +282,7 @@ def open_via(path: Path) -> Export:
     values = read_json(path)
     if shape_format(values) != "via":
         raise UserError(f"{path}: no annotations of VIA: export them as JSON")
-    return Export(path, "via", "VIA", (), _annotated(values.get("_via_img_metadata", values), path))
+    return Export(path, "via", "VIA", (), _annotated(_via_images(values), path))
 
 
 def _annotated(images: dict[str, Any], path: Path) -> Iterator[Item]:

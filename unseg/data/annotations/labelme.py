@@ -27,10 +27,9 @@ from unseg.data.annotations.core import (
     first_few,
 )
 from unseg.data.annotations.json_stream import open_json
-from unseg.data.annotations.names import ImagesFolder, number_in, safe_name, shown, whole_number
+from unseg.data.annotations.names import ImagesFolder, ImageStems, number_in, shown, whole_number
 from unseg.data.annotations.outlines import OutlineCollector
 from unseg.data.annotations.yolo import read_names
-from unseg.data.name_matching import paired_names
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.image_limits import ImageError
@@ -85,8 +84,7 @@ class LabelMe(Annotations):
     ) -> None:
         self._files, self._declared, self._ids = dict(files), dict(declared), dict(ids)
         self.missing, self.statement = tuple(missing), statement
-        void = frozenset({ids[name] for name in (IGNORED, BACKGROUND) if name in ids})
-        self.classes = ClassTable({number: name for name, number in ids.items()}, None, void, frozenset(ids.values()))
+        self.classes = class_table(ids)
 
     @classmethod
     def open(cls, path: Path, images_root: Path, progress: Progress = SILENT) -> LabelMe:
@@ -99,15 +97,21 @@ class LabelMe(Annotations):
             raise UserError(f"{path}: no LabelMe file (.json) there")
         folder = ImagesFolder.open(images_root)
         listed = next((place / LABELS_FILE for place in (root, root.parent) if (place / LABELS_FILE).is_file()), None)
-        images = _Stems(folder, [_stem_in(root, file) for file in files])
+        images = ImageStems(folder, [_stem_in(root, file) for file in files])
         found = _gather(track(progress, files, len(files), "annotations"), root, images, listed is None)
         if len(found.broken) == len(files):
             raise found.broken[0]
-        ids = _ids_of(found.labels) if listed is None else _ids_in(listed)
+        ids = numbered(found.labels) if listed is None else _ids_in(listed)
         order = f"numbered by {LABELS_FILE}" if listed else "numbered from 1 in the order of their names"
         statement = f"LabelMe: {len(files)} files in {root}, {len(ids)} labels {order}"
         missing = [*folder.problems, *problems, *found.problems]
         return cls(found.files, found.declared, ids, missing, statement)
+
+    @classmethod
+    def of_one(cls, path: Path, image_name: str, ids: Mapping[str, int]) -> LabelMe:
+        """Opens the one file of one image. ids: label → class id."""
+        said = _said(path, gather_labels=False)
+        return cls({image_name: path}, {image_name: (said.height, said.width)}, ids, (), "")
 
     def names(self) -> Sequence[str]:
         return sorted([*self._files, *(problem.name for problem in self.missing)])
@@ -174,26 +178,11 @@ class LabelMe(Annotations):
 # --- looking at all the files ----------------------------------------------------------------------------------------
 
 
-class _Stems:
-    """Finds a folder's images by a file's name without suffix. stems: of all the files."""
-
-    def __init__(self, folder: ImagesFolder, stems: Iterable[str]) -> None:
-        self.folder = folder
-        self._images: dict[str, list[str]] = {}
-        for name in folder.names:
-            self._images.setdefault(stem_of(name), []).append(name)
-        self._pairs = paired_names(stems, self._images)
-
-    def of(self, stem: str) -> list[str]:
-        """Returns the images of that name, or of another form of it."""
-        return self._images[self._pairs[stem]] if stem in self._pairs else []
-
-
 def _stem_in(root: Path, file: Path) -> str:
     return stem_of(file.relative_to(root).as_posix())
 
 
-def _gather(files: Iterable[Path], root: Path, images: _Stems, gather_labels: bool) -> _Gathered:
+def _gather(files: Iterable[Path], root: Path, images: ImageStems, gather_labels: bool) -> _Gathered:
     """Looks at every file; UserError where two are for one image.
 
     A file that cannot be read concerns its image alone.
@@ -210,7 +199,7 @@ def _gather(files: Iterable[Path], root: Path, images: _Stems, gather_labels: bo
         found.labels |= said.labels
         if len(found.labels) > MAX_LABELS:
             raise UserError(f"{file}: over {MAX_LABELS} different labels")
-        image = _image_of(relative, said.image_path, file, images)
+        image = images.image_of(relative, file, said.image_path, "imagePath")
         if image is None:
             found.problems.append(Problem(relative, reason))
         elif image in found.files:
@@ -218,6 +207,11 @@ def _gather(files: Iterable[Path], root: Path, images: _Stems, gather_labels: bo
         else:
             found.files[image], found.declared[image] = file, (said.height, said.width)
     return found
+
+
+def labels_of(file: Path) -> frozenset[str]:
+    """Returns the labels of a file's shapes; UserError where it is none of LabelMe's."""
+    return _said(file, gather_labels=True).labels
 
 
 def _said(file: Path, gather_labels: bool) -> _Said:
@@ -231,30 +225,6 @@ def _said(file: Path, gather_labels: bool) -> _Said:
         if len(labels) > MAX_LABELS:
             break
     return _Said(said.get("imagePath"), said.get("imageHeight"), said.get("imageWidth"), frozenset(labels))
-
-
-def _image_of(relative: str, image_path: object, file: Path, images: _Stems) -> str | None:
-    """Returns a file's image: by its own name without suffix, else by the last part of imagePath, beside the file."""
-    last = _last_part(image_path, file)
-    candidates = images.of(stem_of(relative))
-    if len(candidates) > 1:
-        candidates = [name for name in candidates if name.rpartition("/")[2] == last] or candidates
-    if len(candidates) > 1:
-        raise UserError(f"{file}: may be for {candidates[0]} or {candidates[1]}; rename one of the images")
-    if candidates:
-        return candidates[0]
-    if last is None:
-        return None
-    parent = relative.rpartition("/")[0]
-    return images.folder.find(f"{parent}/{last}" if parent else last, str(file))
-
-
-def _last_part(image_path: object, file: Path) -> str | None:
-    """Returns the last part of imagePath, which may lead anywhere; UserError where it is no file name."""
-    if image_path is None:
-        return None
-    last = image_path.replace("\\", "/").rpartition("/")[2] if isinstance(image_path, str) else image_path
-    return safe_name(last, f"{file}: imagePath")
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -295,7 +265,13 @@ def _label(shape: object) -> str | None:
     return str(label) if isinstance(label, (str, int, float)) and not isinstance(label, bool) else None
 
 
-def _ids_of(labels: set[str]) -> dict[str, int]:
+def class_table(ids: Mapping[str, int]) -> ClassTable:
+    """Returns the classes of labels. ids: label → class id."""
+    void = frozenset({ids[name] for name in (IGNORED, BACKGROUND) if name in ids})
+    return ClassTable({number: name for name, number in ids.items()}, None, void, frozenset(ids.values()))
+
+
+def numbered(labels: set[str]) -> dict[str, int]:
     """Numbers the labels: the background 0, the rest from 1, what is to be ignored last."""
     named = sorted(labels - {IGNORED, BACKGROUND})
     ids = {name: number for number, name in enumerate(named, 1)}

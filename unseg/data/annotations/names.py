@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from unseg.data.name_matching import file_form, unicode_form
-from unseg.data.samples import Problem, walk
+from unseg.data.name_matching import file_form, paired_names, unicode_form
+from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.picture_kinds import is_picture
 
@@ -166,6 +166,43 @@ class _Endings:
                     found.setdefault(self._form("/".join(parts[-count:])), []).append(there)
             self._by_count[count] = found
         return self._by_count[count].get(self._form(name), ())
+
+
+class ImageStems:
+    """Finds a folder's images for files of annotations of which each has its own. stems: of all these files' names."""
+
+    def __init__(self, folder: ImagesFolder, stems: Iterable[str]) -> None:
+        self.folder = folder
+        self._images: dict[str, list[str]] = {}
+        for name in folder.names:
+            self._images.setdefault(stem_of(name), []).append(name)
+        self._pairs = paired_names(stems, self._images)
+
+    def image_of(self, relative: str, file: Path, said: object, field: str) -> str | None:
+        """Returns a file's image: by its own name without suffix, else by the last part of what it says, beside it.
+
+        relative: the file's name in the folder of all of them. said: what it calls its image in `field`; None: nothing.
+        """
+        last = _last_part(said, f"{file}: {field}")
+        candidates = self._images[self._pairs[stem_of(relative)]] if stem_of(relative) in self._pairs else []
+        if len(candidates) > 1:
+            candidates = [name for name in candidates if name.rpartition("/")[2] == last] or candidates
+        if len(candidates) > 1:
+            raise UserError(f"{file}: may be for {candidates[0]} or {candidates[1]}; rename one of the images")
+        if candidates:
+            return candidates[0]
+        if last is None:
+            return None
+        parent = relative.rpartition("/")[0]
+        return self.folder.find(f"{parent}/{last}" if parent else last, str(file))
+
+
+def _last_part(said: object, where: str) -> str | None:
+    """Returns the last part of an image's name, which may lead anywhere; UserError where it is no file name."""
+    if said is None:
+        return None
+    last = said.replace("\\", "/").rpartition("/")[2] if isinstance(said, str) else said
+    return safe_name(last, where)
 
 
 def absent(names: Mapping[str, str]) -> list[Problem]:

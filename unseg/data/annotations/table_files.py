@@ -71,6 +71,8 @@ def parquet_pieces(path: Path) -> Pieces:
         )
 
     def read(piece: int, column: str | None) -> Iterator[Any]:
+        if groups[piece].num_rows == 0:
+            return  # its chunks need not have pages
         chunks = [groups[piece].column(number) for number in range(groups[piece].num_columns)]
         if column is not None:
             chunks = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}.")]
