@@ -10,7 +10,8 @@ import pytest
 
 from unseg.data.masks import MaskKind, box_mask, fits, object_mask, scaled
 from unseg.data.object_rule import ObjectRule, parse_objects
-from unseg.data.samples import SampleList, find_samples
+from unseg.data.finding import find_samples
+from unseg.data.samples import SampleList
 from unseg.errors import UserError
 
 VALUES = np.array([[0, 1, 2, 15, 255]])

@@ -14,11 +14,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from unseg.compute.progress import Progress, track
-from unseg.data.samples import Problem, SampleFile, SampleList, pair_with_masks
+from unseg.data.finding import pair_with_masks
+from unseg.data.samples import Problem, SampleFile, SampleList
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
 from unseg.protecting.forecast import Forecast
@@ -27,9 +29,12 @@ from unseg.protecting.manifest import (
     MANIFEST,
     UNFINISHED,
     Entry,
+    Key,
     Manifest,
     cannot_go_on,
+    lines_of,
     read_manifest,
+    spooled_lines,
     write_manifest,
 )
 from unseg.protecting.merging import merge
@@ -39,6 +44,7 @@ from unseg.protecting.shards import Shard, earlier_manifest
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import blocks_of, open_for_reading, read_text, write_blocks, write_bytes
 from unseg.storage.mounts import mounted
+from unseg.storage.sequences import in_order
 
 LOOSE = ".unseg-members"
 CONTAINERS = "containers"  # in the first line of a manifest: what files there are, see `Containers.facts`
@@ -203,7 +209,7 @@ def _packed(
     assert manifest is not None, "a run that came to its end has a manifest"
     try:
         left = _without_lost(manifest, own)
-        if left.entries != manifest.entries:
+        if left is not manifest:
             write_manifest(records, left, finished=True)
         for container in track(progress, own, len(own), opened.kind):
             written = written_images(left, container.place)
@@ -220,7 +226,7 @@ def _packed(
                 shutil.rmtree(loose / container.place, ignore_errors=True)
     except OSError as error:
         raise cannot_go_on(out, error) from error
-    return replace(summary, entries=tuple(left.entries.get(entry.key, entry) for entry in summary.entries))
+    return replace(summary, entries=spooled_lines(left.entries.get(entry.key, entry) for entry in summary.entries))
 
 
 def _finish(out: Path, manifest: Manifest, facts: Mapping[str, Any]) -> None:
@@ -239,15 +245,17 @@ def written_images(manifest: Manifest, place: str) -> set[str]:
 
 def _without_lost(manifest: Manifest, own: tuple[Container, ...]) -> Manifest:
     """Returns a manifest in which images are not protected whose sample goes, since others in it are not."""
-    entries = dict(manifest.entries)
+    changed: dict[Key, Entry] = {}
     for container in own:
         written = written_images(manifest, container.place)
         lost = {f"{container.place}/{name}" for name in written - container.staying(written)}
         for key, entry in manifest.entries.items() if lost else ():
             if entry.input in lost:
                 reason = "its row is left out, since another image in it could not be protected"
-                entries[key] = Entry(*key, "failed", reason=reason)
-    return replace(manifest, entries=entries)
+                changed[key] = Entry(*key, "failed", reason=reason)
+    if not changed:
+        return manifest
+    return replace(manifest, entries=lines_of(chain(manifest.entries.values(), changed.values())))
 
 
 # --- shards
@@ -261,7 +269,7 @@ def _done_already(out: Path, shard: Shard, own: tuple[Container, ...]) -> Summar
         return None
     if not all(os.path.isfile(out / container.place) for container in own):
         return None
-    entries = tuple(part.entries[key] for key in sorted(part.entries))
+    entries = in_order(part.entries)
     return Summary(entries, len(entries), 0.0, Forecast(len(entries), len(entries), 0))
 
 

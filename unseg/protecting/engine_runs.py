@@ -142,11 +142,14 @@ def _made_by_actors(
 
 def _piece(plan: RunPlan, shard: Shard, mirror: Mirror | None) -> _Piece:
     own = part_of(plan, shard)
+    jobs = tuple(own["jobs"])
     return _Piece(
         shard,
         {**plan.header, SHARD: shard.number},
-        names=[] if mirror is None else mirror.names(_files_of(own["jobs"], plan.out)),
-        **own,
+        problems=own["problems"],
+        before=dict(own["before"]),
+        jobs=jobs,
+        names=[] if mirror is None else mirror.names(_files_of(jobs, plan.out)),
     )
 
 
@@ -203,8 +206,10 @@ def _protected(whole: Blueprint, source: NoiseSource, piece: _Piece) -> Summary:
         _locked(folder) as lock,
     ):
         before = {**piece.before, **own_lines(piece.shard, whole.out, piece.header[AGREED])}
-        names = looked_for({job.key: job.planned for job in piece.jobs}, whole.out, before)
-        jobs = tuple(replace(job, planned=names[job.key], earlier=before.get(job.key)) for job in piece.jobs)
+        names = list(looked_for(((job.key, job.planned) for job in piece.jobs), whole.out, before))
+        jobs = tuple(
+            replace(job, planned=name, earlier=before.get(job.key)) for job, name in zip(piece.jobs, names, strict=True)
+        )
         pipeline = replace(whole, held=lock.held).around(source)
         plan = RunPlan(pipeline, piece.header, piece.problems, before, jobs, processes=1, records=folder)
         return execute(plan, pool, SILENT, tried=False)

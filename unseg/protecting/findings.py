@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.threads import in_order
@@ -14,6 +14,7 @@ from unseg.protecting.originals import Broken, Originals
 from unseg.protecting.stack_comparison import compare_stacks
 from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
+from unseg.storage.sequences import Spooled
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Finding:
     max_object: float | None = None
     max_background: float | None = None
     psnr: float | None = None
+
+
+def spooled_findings(findings: Iterable[Finding] = ()) -> Spooled[Finding]:
+    """Returns findings in the order given; memory holds some bytes of each."""
+    return Spooled(findings, astuple, lambda values: Finding(*values))
 
 
 def findings_of(entries: Iterable[Entry], kept: Originals, pool: Executor) -> Iterator[Finding]:

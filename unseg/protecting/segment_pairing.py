@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from unseg.data.samples import SampleFile, SampleList
+from unseg.data.samples import SampleFile, SampleList, spooled_samples
 from unseg.storage.image_limits import ImageError
 from unseg.storage.stacks.stack_kinds import KINDS, stack_kind_of
 
@@ -26,8 +26,8 @@ def paired_by_reference(found: SampleList, masks: Path, max_pixels: int) -> Samp
                 named.setdefault(instance, name)
         except ImageError:
             continue  # it stays among the masks without an image
-    samples = [_with_mask(sample, masks, named, max_pixels) for sample in found.samples]
-    used = {sample.mask_name for sample in samples}
+    samples = spooled_samples(_with_mask(sample, masks, named, max_pixels) for sample in found.samples)
+    used = {sample.mask_name for sample in samples} & set(candidates)
     return replace(found, samples=samples, unused_masks=[name for name in found.unused_masks if name not in used])
 
 

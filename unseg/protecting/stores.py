@@ -8,7 +8,7 @@ killed loses one shard at most, and shards that are repeated, also by several ma
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from unseg.errors import UserError
 from unseg.protecting.container_runs import FACTS, LOOSE, files_of, merge_any, opened_for
 from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
-from unseg.protecting.findings import Finding
+from unseg.protecting.findings import Finding, spooled_findings
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
@@ -330,8 +330,8 @@ def _named_places(mirror: Mirror, folder: Path) -> list[str]:
 
 
 def _told_of_stores(result: Verification, mirror: Mirror) -> Verification:
-    def told(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-        return tuple(
+    def told(findings: Sequence[Finding]) -> Sequence[Finding]:
+        return spooled_findings(
             finding if finding.problem is None else replace(finding, problem=mirror.told(finding.problem))
             for finding in findings
         )
@@ -340,5 +340,5 @@ def _told_of_stores(result: Verification, mirror: Mirror) -> Verification:
         result,
         findings=told(result.findings),
         unprotected=told(result.unprotected),
-        other_files=told(result.other_files),
+        other_files=tuple(told(result.other_files)),
     )
