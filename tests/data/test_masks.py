@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unseg.data.finding import find_samples
 from unseg.data.masks import MaskKind, box_mask, fits, object_mask, scaled
 from unseg.data.object_rule import ObjectRule, parse_objects
-from unseg.data.finding import find_samples
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 
