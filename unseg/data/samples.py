@@ -40,8 +40,9 @@ class SampleFile:
 
     def __post_init__(self) -> None:
         path = os.fspath(self.file)
-        object.__setattr__(self, "file", "" if path == os.path.join(self.root, self.name) else path)
-        if self.mask_file is not None:
+        if path:
+            object.__setattr__(self, "file", "" if path == os.path.join(self.root, self.name) else path)
+        if isinstance(self.mask_file, Path):
             object.__setattr__(self, "mask_file", os.fspath(self.mask_file))
 
     @property
@@ -85,34 +86,39 @@ class SampleList:
 def kept_samples(samples: Iterable[SampleFile]) -> Sequence[SampleFile]:
     """Returns samples, sorted, as a sequence that takes little memory however long it is."""
     kept = spooled_samples(samples)
-    return Made(order_of(kept, key=lambda sample: sample), kept.at)
+    return Made(order_of(kept, _place), kept.at)
 
 
 def kept_texts(texts: Iterable[str], once: bool = False) -> Sequence[str]:
     """Returns texts, sorted, as a sequence that takes little memory however long it is. once: none of them twice."""
     kept = spooled_texts(texts)
-    return Made(order_of(kept, key=str, last_only=once), kept.at)
+    return Made(order_of(kept, str, last_only=once), kept.at)
 
 
 def spooled_texts(texts: Iterable[str] = ()) -> Spooled[str]:
     """Returns texts, in the order given, as a sequence that takes little memory."""
-    return Spooled(texts, str, str)
+    return Spooled(texts, str, str, str)
 
 
 def spooled_samples(samples: Iterable[SampleFile]) -> Spooled[SampleFile]:
     """Returns samples, in the order given, as a sequence that takes little memory."""
-    return Spooled(samples, _taken_apart, _put_together)
+    return Spooled(samples, _taken_apart, _put_together, _place)
+
+
+def _place(sample: SampleFile) -> tuple[Any, ...]:
+    return sample.name, sample.file, sample.root
 
 
 def _taken_apart(sample: SampleFile) -> tuple[Any, ...]:
+    assert sample.data is None, "an image without a file is the only one of its list"
     mask = None if sample.mask_file is None else os.fspath(sample.mask_file)
     within = tuple(map(os.fspath, sample.within))
-    return sample.name, os.fspath(sample.file), os.fspath(sample.root), mask, sample.mask_name, within, sample.data
+    return sample.name, os.fspath(sample.file), os.fspath(sample.root), mask, sample.mask_name, within
 
 
-def _put_together(values: tuple[Any, ...]) -> SampleFile:
-    name, file, root, mask_file, mask_name, within, data = values
-    return SampleFile(name, file, _folder(root), mask_file, mask_name, tuple(map(_folder, within)), data)
+def _put_together(values: Sequence[Any]) -> SampleFile:
+    name, file, root, mask_file, mask_name, within = values
+    return SampleFile(name, file, _folder(root), mask_file, mask_name, tuple(map(_folder, within)))
 
 
 _folder = lru_cache(Path)  # one object for all samples of a root

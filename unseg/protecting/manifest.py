@@ -134,7 +134,7 @@ def by_key(lines: Lazy[Entry]) -> Keyed[Key, Entry]:
 
 def spooled_lines(entries: Iterable[Entry] = ()) -> Spooled[Entry]:
     """Returns lines in the order given; memory holds some bytes of each."""
-    return Spooled(entries, _values, lambda values: Entry(*values))
+    return Spooled(entries, _values, _put_together, _key)
 
 
 def in_key_order(lines: Lazy[Entry]) -> Sequence[Entry]:
@@ -146,8 +146,17 @@ def _key(entry: Entry) -> Key:
     return entry.key
 
 
-def _values(entry: Entry) -> tuple[Any, ...]:
-    return tuple(getattr(entry, name) for name in _FIELDS)
+def _put_together(values: dict[str, Any]) -> Entry:
+    for name in LISTS & values.keys():
+        values[name] = _unchanging(values[name])
+    if "points" in values:
+        values["points"] = Points(**{part: _unchanging(points) for part, points in values["points"].items()})
+    return Entry(**values)
+
+
+def _unchanging(value: Any) -> Any:
+    """Returns lists, at any depth, as tuples."""
+    return tuple(map(_unchanging, value)) if isinstance(value, list) else value
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -237,9 +246,11 @@ class ManifestWriter:
     ) -> None:
         self.path, self.header, self._held, self._earlier = folder / MANIFEST, header, held, earlier
         self._lines, self._added = spooled_lines(), array("Q")
+        self._announced: dict[Key, Entry] = {}  # those that no line was added for since
 
     def add(self, entry: Entry) -> None:
         """Appends the line of one input."""
+        self._announced.pop(entry.key, None)
         self._added.append(len(self._lines))
         self._lines.add(entry)
         self._append(_line(entry))
@@ -247,13 +258,13 @@ class ManifestWriter:
     @property
     def added(self) -> Sequence[Entry]:
         """Returns the lines that were added one by one, in the order of their keys."""
-        return in_key_order(Made(self._added, self._lines.at))
+        is_all = len(self._added) == len(self._lines)
+        return in_key_order(self._lines if is_all else Made(self._added, self._lines.at))
 
     def announce(self, entries: Iterable[Entry]) -> None:
         """Writes several lines and waits until the disk has them: before files are written that they speak of."""
         entries = list(entries)
-        for entry in entries:
-            self._lines.add(entry)
+        self._announced.update((entry.key, entry) for entry in entries)
         if entries:
             self._append("".join(map(_line, entries)), durable=True)
 
@@ -291,6 +302,8 @@ class ManifestWriter:
     ) -> None:
         with suppress(OSError):  # what is left in its buffer after a full disk
             self._file.close()
+        for line in self._announced.values():
+            self._lines.add(line)
         try:
             self._rewrite(finished=error is None)
         except (OSError, UserError) as failure:  # the manifest stays as the lines appended to it: readable, not sorted
@@ -324,14 +337,19 @@ def cannot_go_on(out: Path, error: OSError) -> UserError:
 
 
 def _line(entry: Entry) -> str:
-    """Returns a line of the manifest; fields without a value are left out."""
+    return json.dumps(_values(entry)) + "\n"
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    """Returns what a line of the manifest holds; fields without a value are left out."""
     values = {name: value for name in _FIELDS if (value := getattr(entry, name)) is not None}
     if entry.points is not None:
         values["points"] = asdict(entry.points)
-    return json.dumps(values) + "\n"
+    return values
 
 
 _FIELDS = tuple(field.name for field in fields(Entry))
+LISTS = frozenset(("boxes", "bands", "value_ranges", "claims"))
 
 
 def _entry(values: Any) -> Entry:

@@ -7,7 +7,7 @@ temporary files meanwhile, and memory holds where.
 from __future__ import annotations
 
 import heapq
-import pickle
+import json
 import tempfile
 import threading
 import weakref
@@ -25,8 +25,8 @@ from unseg.errors import UserError
 K = TypeVar("K")
 T = TypeVar("T")
 NONE = -1
-IN_MEMORY = 1 << 20  # bytes of items that are not worth a file
-SORTED_AT_A_TIME = 8192  # items whose keys are in memory together
+IN_MEMORY = 1 << 16  # bytes of items that are not worth a file
+SORTED_AT_A_TIME = 2048  # items whose keys are in memory together
 
 
 class Lazy(Sequence[T]):
@@ -79,21 +79,30 @@ class Made(Lazy[T]):
 class Spooled(Lazy[T]):
     """Items in a temporary file without a name; a few stay in memory. Threads may share it.
 
-    taken_apart, put_together: an item as a value of Python's own types, which takes less, and back. Memory holds
-    8 bytes an item.
+    taken_apart, put_together: an item as a value that JSON can hold, and back. key: what items are sorted by later on.
+    Memory holds 8 bytes an item. rises: whether the key of each item is greater than that of the one before.
     """
 
-    def __init__(self, items: Iterable[T], taken_apart: Callable[[T], Any], put_together: Callable[[Any], T]) -> None:
-        self._taken_apart, self._put_together = taken_apart, put_together
+    def __init__(
+        self,
+        items: Iterable[T],
+        taken_apart: Callable[[T], Any],
+        put_together: Callable[[Any], T],
+        key: Callable[[T], Any] | None = None,
+    ) -> None:
+        self._taken_apart, self._put_together, self.key = taken_apart, put_together, key
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 # open as long as the items are needed
         self._ends, self._lock, self._is_at_end = array("Q"), threading.Lock(), True
         self._close = weakref.finalize(self, self._file.close)
+        self._last: tuple[int, T] | None = None  # the place and the item that were asked for last
+        self._last_key: Any = None
+        self.rises = key is not None
         for item in items:
             self.add(item)
 
     def add(self, item: T) -> None:
         """Adds an item at the end; UserError where the disk of temporary files takes it not."""
-        data = pickle.dumps(self._taken_apart(item), pickle.HIGHEST_PROTOCOL)
+        data = json.dumps(self._taken_apart(item)).encode()
         with self._lock:
             end = self._ends[-1] if self._ends else 0
             try:
@@ -107,17 +116,25 @@ class Spooled(Lazy[T]):
                 ) from error
             self._is_at_end = True
             self._ends.append(end + len(data))
+        if self.rises and self.key is not None:
+            before, self._last_key = self._last_key, self.key(item)
+            self.rises = len(self._ends) == 1 or before < self._last_key
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def at(self, index: int) -> T:
+        last = self._last
+        if last is not None and last[0] == index:
+            return last[1]
         start, end = self._ends[index - 1] if index else 0, self._ends[index]
         with self._lock:
             self._is_at_end = False
             self._file.seek(start)
             data = self._file.read(end - start)
-        return self._put_together(pickle.loads(data))
+        item = self._put_together(json.loads(data))
+        self._last = index, item
+        return item
 
 
 class Places:
@@ -225,17 +242,28 @@ def order_of(items: Sequence[T], key: Callable[[T], Any], last_only: bool = Fals
 
     last_only: of items with equal keys, only the last.
     """
+    if isinstance(items, Spooled) and items.rises and items.key is key:
+        return range(len(items))
     parts: list[Sequence[int]] = []
     rises, before, left = True, list[Any](), iter(items)
     for start in range(0, len(items), SORTED_AT_A_TIME):
         keys = [key(item) for item in islice(left, SORTED_AT_A_TIME)]
-        for one, other in pairwise((*before, *keys)):
-            rises = rises and (one < other or (one == other and not last_only))
+        if _rises(keys, strictly=last_only):
+            parts.append(range(start, start + len(keys)))
+        else:
+            rises = False
+            parts.append(array("Q", (start + place for place in sorted(range(len(keys)), key=keys.__getitem__))))
+        rises = rises and _rises([*before, keys[0]], strictly=last_only)
         before = keys[-1:]
-        parts.append(array("Q", (start + place for place in sorted(range(len(keys)), key=keys.__getitem__))))
     if rises:
         return range(len(items))
     merged: Iterable[int] = heapq.merge(*parts, key=lambda place: key(items[place]))
     if last_only:
         merged = (deque(same, 1)[0] for _, same in groupby(merged, key=lambda place: key(items[place])))
     return array("Q", merged)
+
+
+def _rises(keys: Sequence[Any], strictly: bool) -> bool:
+    if strictly:
+        return all(one < other for one, other in pairwise(keys))
+    return not any(other < one for one, other in pairwise(keys))
