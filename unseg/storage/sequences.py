@@ -25,6 +25,7 @@ from unseg.errors import UserError
 K = TypeVar("K")
 T = TypeVar("T")
 NONE = -1
+_DECODER = json.JSONDecoder()
 IN_MEMORY = 1 << 16  # bytes of items that are not worth a file
 SORTED_AT_A_TIME = 2048  # items whose keys are in memory together
 
@@ -132,7 +133,7 @@ class Spooled(Lazy[T]):
             self._is_at_end = False
             self._file.seek(start)
             data = self._file.read(end - start)
-        item = self._put_together(json.loads(data))
+        item = self._put_together(_DECODER.raw_decode(data.decode())[0])
         self._last = index, item
         return item
 
