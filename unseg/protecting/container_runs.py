@@ -11,16 +11,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
 from unseg.compute.progress import Progress, track
 from unseg.data.finding import pair_with_masks
-from unseg.data.samples import Problem, SampleFile, SampleList
+from unseg.data.samples import Problem, SampleFile, SampleList, kept_samples
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
 from unseg.protecting.forecast import Forecast
@@ -145,25 +146,26 @@ def _samples(
 
     Those of the own containers, and their masks, have a name in the folder of scratch files then.
     """
-    samples: list[SampleFile] = []
     counts: dict[str, int] = {}
     chosen = {container.place for container in own}
-    for container in opened.found:
-        root, place = here.folder, container.place
-        found = list(container.images())
-        counts[place] = len(found)
-        names = {name: None for image, mask in found for name in (image, mask) if name is not None}
-        here.add(container, iter(names if place in chosen else ()))
-        for image, mask in found:
-            name = f"{place}/{image}"
-            if mask is None:
-                samples.append(SampleFile(name, root / name, root))
-            else:
-                samples.append(SampleFile(name, root / name, root, root / place / mask, f"{place}/{mask}"))
+
+    def listed() -> Iterator[SampleFile]:
+        for container in opened.found:
+            root, place = here.folder, container.place
+            found = list(container.images())
+            counts[place] = len(found)
+            names = {name: None for image, mask in found for name in (image, mask) if name is not None}
+            here.add(container, iter(names if place in chosen else ()))
+            for image, mask in found:
+                name = f"{place}/{image}"
+                if mask is None:
+                    yield SampleFile(name, root / name, root)
+                else:
+                    yield SampleFile(name, root / name, root, root / place / mask, f"{place}/{mask}")
+
+    samples = kept_samples(listed())
     parts = None if shard is None else opened.parts(shard.count, counts)
-    if masks is None:
-        return SampleList(sorted(samples)), parts
-    return _with_masks(samples, opened, masks), parts
+    return (SampleList(samples) if masks is None else _with_masks(samples, opened, masks)), parts
 
 
 def _check_samples(request: Request, opened: Containers, samples: SampleList) -> None:
@@ -179,7 +181,7 @@ def _check_samples(request: Request, opened: Containers, samples: SampleList) ->
     raise UserError(f"{said}; name what holds the masks")
 
 
-def _with_masks(samples: list[SampleFile], opened: Containers, masks: Path) -> SampleList:
+def _with_masks(samples: Sequence[SampleFile], opened: Containers, masks: Path) -> SampleList:
     """Returns images with masks of a folder: those called as an image's cell calls it, or as the image is called."""
     if not masks.is_dir():
         raise UserError(f"--masks {masks}: no such folder")
@@ -192,8 +194,8 @@ def _with_masks(samples: list[SampleFile], opened: Containers, masks: Path) -> S
     problems: list[Problem] = []
     asked = [SampleFile(name, sample.file, sample.root) for name, sample in wanted.items()]
     paired, unused = pair_with_masks(asked, masks, problems)
-    found = [replace(wanted[one.name], mask_file=one.mask_file, mask_name=one.mask_name) for one in paired]
-    return SampleList(sorted(found), problems, unused)
+    found = (replace(wanted[one.name], mask_file=one.mask_file, mask_name=one.mask_name) for one in paired)
+    return SampleList(kept_samples(found), problems, unused)
 
 
 # --- written anew
@@ -236,11 +238,10 @@ def _finish(out: Path, manifest: Manifest, facts: Mapping[str, Any]) -> None:
 
 def written_images(manifest: Manifest, place: str) -> set[str]:
     """Returns the names of the images of a container that have their noise."""
-    return {
-        entry.input.removeprefix(f"{place}/")
-        for entry in manifest.entries.values()
-        if entry.is_written and entry.input.startswith(f"{place}/")
-    }
+    lines = in_order(manifest.entries)
+    first = bisect_left(lines, f"{place}/", key=lambda entry: entry.input)
+    own = takewhile(lambda entry: entry.input.startswith(f"{place}/"), lines[first:])
+    return {entry.input.removeprefix(f"{place}/") for entry in own if entry.is_written}
 
 
 def _without_lost(manifest: Manifest, own: tuple[Container, ...]) -> Manifest:

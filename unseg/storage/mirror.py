@@ -33,7 +33,7 @@ from unseg.storage.mounts import mounted, mounts
 # Permissions of a file of a mirror: nobody may read it here, its content is in its store; its content is the store's.
 ABSENT, BROUGHT = 0o200, 0o400
 PREFIX, LOCK = "unseg-mirror-", ".lock"  # of the folder around a mirror, and in it
-ROOM = 2**31  # bytes of contents that a mirror keeps
+ROOM, MOST = 2**31, 4096  # bytes of contents that a mirror keeps, and files
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)  # as a Path writes it, too, which has one slash only
 
 # What the names of faults mean that users can mend.
@@ -246,10 +246,10 @@ def mirror_here() -> Mirror | None:
 
 
 class Kept:
-    """Contents that a process brought, the oldest first: once they are too many, the oldest are given up."""
+    """Contents that a process brought, the oldest first, which are given up once there are too many, or too much."""
 
     def __init__(self) -> None:
-        self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._sizes: OrderedDict[str, int] = OrderedDict()
         self._total = 0
         self._lock = threading.Lock()
 
@@ -260,13 +260,13 @@ class Kept:
     def add(self, path: Path, room: int, give_up: Callable[[Path], None]) -> None:
         """Adds a file that was brought. room: bytes that may stay. give_up: leaves a content where it is from."""
         with self._lock:
-            size = os.stat(path).st_size
-            self._total += size - self._sizes.get(path, 0)
-            self._sizes[path] = size
-            while self._total > room and len(self._sizes) > 1:
+            size, name = os.stat(path).st_size, os.fspath(path)
+            self._total += size - self._sizes.get(name, 0)
+            self._sizes[name] = size
+            while (self._total > room or len(self._sizes) > MOST) and len(self._sizes) > 1:
                 oldest, size = self._sizes.popitem(last=False)
                 self._total -= size
-                give_up(oldest)
+                give_up(Path(oldest))
 
     def clear(self) -> None:
         """Counts none any more."""
@@ -319,14 +319,32 @@ def _listed(url: str) -> Iterator[Name]:
                 yield _facts(url, filesystem.info(url))
                 return
             start = len(filesystem._strip_protocol(url))
-            # Not folder by folder: a walk leaves out keys with two slashes in a row without a word.
-            for name, facts in filesystem.find(url, detail=True).items():
+            for name, facts in _found(filesystem, url):
                 if not name.endswith("/"):  # how some tools write an empty folder
                     yield _facts(f"{url}{name[start:]}", facts)
     except FileNotFoundError:
         return
     except OSError as error:
         raise UserError(f"{url}: cannot be listed: {error.strerror}") from error
+
+
+def _found(filesystem: Any, url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields name and facts of everything below a place; of S3, memory holds a page of them, a thousand at most.
+
+    Not folder by folder: a walk leaves out keys with two slashes in a row without a word.
+    """
+    if not url.startswith("s3://"):
+        yield from filesystem.find(url, detail=True).items()
+        return
+    bucket, key, _ = filesystem.split_path(url)
+    asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **filesystem.req_kw}
+    while True:
+        page = filesystem.call_s3("list_objects_v2", **asked)
+        for facts in page.get("Contents", ()):
+            yield f"{bucket}/{facts['Key']}", {**facts, "size": facts["Size"]}
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _facts(url: str, found: dict[str, Any]) -> Name:

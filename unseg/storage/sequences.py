@@ -146,7 +146,7 @@ class Places:
 
     def __init__(self, items: Iterable[Hashable] = ()) -> None:
         self._count = 0
-        self._empty(1024)
+        self._empty(16)
         for place, item in enumerate(items):
             self.add(item, place)
 

@@ -19,6 +19,7 @@ from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import BLOCK, open_for_reading, sha256_of_blocks, stays_inside, writing
 from unseg.storage.picture_kinds import START, is_picture_name, kind_of
+from unseg.storage.sequences import Lazy, Places, Spooled
 
 TAR = ".tar"
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -30,40 +31,71 @@ _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar. sample, suffix: its name before and behind the first dot. start: its first byte in the tar."""
+    """A file in a tar. start: its first byte in the tar."""
 
     name: str
-    sample: str
-    suffix: str
     start: int
     size: int
 
+    @property
+    def sample(self) -> str:
+        """Returns the name before the first dot; the whole name where there is none."""
+        match = _NAME.fullmatch(self.name)
+        return self.name if match is None else match[1]
 
-def members(tar: Path) -> list[Member]:
+    @property
+    def suffix(self) -> str:
+        """Returns what stands behind the first dot, in lower case."""
+        match = _NAME.fullmatch(self.name)
+        return "" if match is None else match[2].lower()
+
+
+class Members(Lazy[Member]):
+    """The files in a tar, in their order. kept: where they lie, from `first` on, with those of other tars."""
+
+    def __init__(self, kept: Spooled[Member], first: int) -> None:
+        self.kept, self._first, self._end = kept, first, len(kept)
+        self._places = Places(member.name for member in self)
+
+    def __len__(self) -> int:
+        return self._end - self._first
+
+    def at(self, index: int) -> Member:
+        return self.kept.at(self._first + index)
+
+    def called(self, name: str) -> Member | None:
+        """Returns the file of a name; None where there is none."""
+        return next((member for member in map(self.at, self._places.of(name)) if member.name == name), None)
+
+
+def spooled_members() -> Spooled[Member]:
+    """Returns a place for the members of any number of tars, of which memory holds some bytes each."""
+    return Spooled((), lambda member: (member.name, member.start, member.size), lambda values: Member(*values))
+
+
+def members(tar: Path, kept: Spooled[Member]) -> Members:
     """Returns the files in a tar, in their order; UserError where it is none, or holds what no folder can.
 
-    Folders among the members are left out: they hold nothing.
+    Folders among the members are left out: they hold nothing. kept: where they are put.
     """
-    found: list[Member] = []
+    first = len(kept)
     try:
         with open_for_reading(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 if info.isdir():
                     continue
-                match = _NAME.fullmatch(info.name)
                 if not info.isreg() or info.issparse() or not stays_inside(info.name):
                     raise UserError(f"{tar}: the member {info.name[:80]!r} is no plain file in a folder")
-                sample, suffix = (info.name, "") if match is None else (match[1], match[2])
-                found.append(Member(info.name, sample, suffix.lower(), info.offset_data, info.size))
+                kept.add(Member(info.name, info.offset_data, info.size))
                 archive.members = []  # type: ignore[attr-defined] # else it keeps all of them
-                if len(found) > MEMBERS:
+                if len(kept) - first > MEMBERS:
                     raise UserError(f"{tar}: over {MEMBERS:,} members; split it")
     except tarfile.TarError as error:
         raise UserError(f"{tar}: is no plain tar file, or it is damaged ({str(error)[:80]})") from error
     except OSError as error:
         raise UserError(f"{tar}: cannot be read: {error.strerror or error}") from error
-    names = {member.name for member in found}
-    if len(names) < len(found):
+    found = Members(kept, first)
+    if any(found.called(member.name) != member for member in found):
         raise UserError(f"{tar}: holds two members of one name; webdataset reads no such file")
     return found
 
@@ -81,43 +113,54 @@ def tars_at(place: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class TarContainer(Container):
-    """A tar of samples. suffix: of the members that hold masks. members: name → member, in their order."""
+    """A tar of samples. suffix: of the members that hold masks."""
 
     path: Path
     place: str
     suffix: str
-    members: dict[str, Member]
+    members: Members
 
     @classmethod
-    def open(cls, path: Path, place: str, suffix: str) -> TarContainer:
-        """Reads the names in a tar; UserError where it is none, or holds a picture that would stay as it is."""
-        found = members(path)
+    def open(cls, path: Path, place: str, suffix: str, kept: Spooled[Member]) -> TarContainer:
+        """Reads the names in a tar; UserError where it is none, or holds a picture that would stay as it is.
+
+        kept: where the members are put.
+        """
+        found = members(path, kept)
         _refuse_strays(path, found, suffix)
-        return cls(path, place, suffix, {member.name: member for member in found})
+        return cls(path, place, suffix, found)
 
     def images(self) -> Iterator[tuple[str, str | None]]:
-        masks = {member.sample: member.name for member in self.members.values() if member.suffix == self.suffix}
-        several: set[str] = set()
-        for member in self.members.values():
+        masks, several = Places(), Places()
+        for place, member in enumerate(self.members):
+            if member.suffix == self.suffix:
+                masks.add(member.sample, place)
+        for place, member in enumerate(self.members):
             if self._is_image(member):
-                if member.sample in several:
+                if any(self.members[other].sample == member.sample for other in several.of(member.sample)):
                     raise UserError(
                         f"{self.path}: a sample holds two images ({', '.join(IMAGES)}); which one is meant is not known"
                     )
-                several.add(member.sample)
-                yield member.name, masks.get(member.sample)
+                several.add(member.sample, place)
+                found = [self.members[other] for other in masks.of(member.sample)]
+                yield member.name, next((mask.name for mask in found if mask.sample == member.sample), None)
 
     def _is_image(self, member: Member) -> bool:
         return member.suffix in IMAGES and member.suffix != self.suffix
 
     def holds(self, name: str) -> bool:
-        return name in self.members
+        return self.members.called(name) is not None
 
     def size(self, name: str) -> int:
-        return max(1, self.members[name].size)
+        return max(1, self._called(name).size)
+
+    def _called(self, name: str) -> Member:
+        member = self.members.called(name)
+        assert member is not None, "whoever asks has the name from here"
+        return member
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        member = self.members[name]
+        member = self._called(name)
         with open_for_reading(self.path) as file:
             yield from content(file, member)
 
@@ -126,9 +169,9 @@ class TarContainer(Container):
 
     def _stay(self, written: Collection[str]) -> list[Member]:
         """Returns the members of samples whose image has its noise, or that have no image."""
-        gone = {one.sample for one in self.members.values() if one.suffix in IMAGES and one.name not in written}
-        kept = {self.members[name].sample for name in written}
-        return [one for one in self.members.values() if one.sample in kept or one.sample not in gone]
+        gone = {one.sample for one in self.members if one.suffix in IMAGES and one.name not in written}
+        kept = {self._called(name).sample for name in written}
+        return [one for one in self.members if one.sample in kept or one.sample not in gone]
 
     def rewrite(self, target: Path, replaced: Mapping[str, Path], within: Path) -> None:
         kept = {member.name for member in self._stay(replaced.keys())}
@@ -151,10 +194,10 @@ class TarContainer(Container):
                 new.members = []  # type: ignore[attr-defined] # as above
 
     def rewritten(self, path: Path, written: Collection[str]) -> TarContainer:
-        return TarContainer(path, self.place, self.suffix, {member.name: member for member in members(path)})
+        return TarContainer(path, self.place, self.suffix, members(path, self.members.kept))
 
     def faults(self, path: Path, written: Collection[str]) -> Iterator[tuple[str, str]]:
-        new, expected = members(path), self._stay(written)
+        new, expected = members(path, spooled_members()), self._stay(written)
         if [member.name for member in new] != [member.name for member in expected]:
             yield "", "its members are not those of its original, in their order"
             return
