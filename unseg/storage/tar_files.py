@@ -12,8 +12,9 @@ import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from unseg.errors import UserError
 from unseg.storage.containers import Container
@@ -130,6 +131,9 @@ class TarContainer(Container):
         _refuse_strays(path, found, suffix)
         return cls(path, place, suffix, found)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # another process reads the names itself
+        return _here, (self.path, self.place, self.suffix)
+
     def images(self) -> Iterator[tuple[str, str | None]]:
         masks, several = Places(), Places()
         for place, member in enumerate(self.members):
@@ -208,6 +212,16 @@ class TarContainer(Container):
                 )
                 if not same:
                     yield one.name, "differs from its original"
+
+
+def _here(path: Path, place: str, suffix: str) -> TarContainer:
+    return TarContainer(path, place, suffix, members(path, _members_here()))
+
+
+@cache
+def _members_here() -> Spooled[Member]:
+    """Returns the place for members of tars that another process opened."""
+    return spooled_members()
 
 
 def _refuse_strays(tar: Path, found: Sequence[Member], masks: str) -> None:
