@@ -57,7 +57,7 @@ class Lazy(Sequence[T]):
             return False
         return all(one == same for one, same in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment] # what equals a list is not hashed, as a list is not
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
