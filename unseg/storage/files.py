@@ -287,10 +287,13 @@ def remove_temporaries(folder: Path, below: bool = True) -> None:
 
     Windows removes no file that is open still: the next run does.
     """
-    for path in files_under(folder) if below else folder.iterdir():
-        if TEMPORARY.fullmatch(path.name):
+    for parent, folders, names in walk_folders(folder, _raise, wanted=TEMPORARY.fullmatch):
+        for path in (Path(parent) / name for name in (*names, *filter(TEMPORARY.fullmatch, folders))):
             with suppress(*((PermissionError,) if WINDOWS else ())):
-                path.unlink(missing_ok=True)
+                if is_link(path) or not path.is_dir():
+                    path.unlink(missing_ok=True)
+        if not below:
+            return
 
 
 def files_under(folder: Path) -> Iterator[Path]:
@@ -305,13 +308,14 @@ def walk_folders(
     unreadable: Callable[[OSError], None],
     follow_links: bool = False,
     enters: Callable[[str], bool] | None = None,
+    wanted: Callable[[str], object] = lambda name: True,
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields each folder with the names of the folders and other files in it, as `os.walk` does from the top down.
 
     The names of folders may be changed before the next step. unreadable: is told of a folder that cannot be looked
     into. follow_links: links to folders are followed. enters: says of each folder whether it is looked into; None: once
-    each, however it is reached. Before Python 3.12 `os.walk` calls itself, which a thousand nested folders bring to an
-    end.
+    each, however it is reached. wanted: says of names of files which are held. Before Python 3.12 `os.walk` calls
+    itself, which a thousand nested folders bring to an end.
     """
     visited: set[tuple[int, int]] = set()
 
@@ -332,7 +336,10 @@ def walk_folders(
                 continue
             with os.scandir(parent) as entries:
                 for entry in entries:
-                    (folders if _is_folder(entry) else names).append(entry.name)
+                    if _is_folder(entry):
+                        folders.append(entry.name)
+                    elif wanted(entry.name):
+                        names.append(entry.name)
         except OSError as error:
             unreadable(error)
             continue
