@@ -23,7 +23,7 @@ from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Originals
 from unseg.protecting.shards import refuse_unmerged
 from unseg.storage import image_limits
-from unseg.storage.files import files_under
+from unseg.storage.files import is_link, raised, walk_folders
 from unseg.storage.locks import LOCK_FILE, holder_of
 from unseg.storage.sequences import Made, Places, in_order
 
@@ -200,12 +200,21 @@ def _extra(folder: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
     for place, entry in enumerate(entries):
         for name in entry.owned:
             owners.add(name, place)
+
+    start = len(os.path.join(folder, ""))
+
+    def whole(parent: str, name: str) -> str:
+        return os.path.join(parent, name)[start:].replace(os.sep, "/")
+
+    def is_strange(parent: str, name: str) -> bool:
+        name = whole(parent, name)
+        return name not in (MANIFEST, LOCK_FILE) and not any(name in entries[place].owned for place in owners.of(name))
+
     extra = []
     try:
-        for path in files_under(folder):
-            name = path.relative_to(folder).as_posix()
-            if not any(name in entries[place].owned for place in owners.of(name)) and name not in (MANIFEST, LOCK_FILE):
-                extra.append(name)
+        for parent, folders, names in walk_folders(folder, raised, wanted=is_strange):
+            linked = [name for name in folders if is_link(os.path.join(parent, name)) and is_strange(parent, name)]
+            extra += [whole(parent, name) for name in (*names, *linked)]
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}; verify needs the whole folder") from error
     return tuple(sorted(extra))
