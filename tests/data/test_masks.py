@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from unseg.data.finding import find_samples
 from unseg.data.masks import MaskKind, box_mask, fits, object_mask, scaled
 from unseg.data.object_rule import ObjectRule, parse_objects
-from unseg.data.samples import SampleList, find_samples
+from unseg.data.samples import SampleList, walk, walk_texts
 from unseg.errors import UserError
 
 VALUES = np.array([[0, 1, 2, 15, 255]])
@@ -234,3 +236,37 @@ def test_a_name_without_suffix_is_paired_whole(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "2024.01.05").write_bytes(b"\xff\xd8\xff")
     assert find_samples([tmp_path / "images"], tmp_path / "masks").samples[0].mask_name == "2024.01.05.png"
+
+
+def test_a_walk_is_in_the_order_of_names(tmp_path: Path) -> None:
+    """As sorted texts are: a folder's files come between its folders, and "a-b" before what lies in "a"."""
+    names = [
+        "a-b.png",
+        "a-b/x.png",
+        "a/b/z.png",
+        "a/b.png",
+        "a/b/c/a.png",
+        "a.png",
+        "b.png",
+        "A.png",
+        "a0/q.png",
+        "é/a.png",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/b.png.d").mkdir()
+    found = [Path(path).relative_to(tmp_path).as_posix() for path in walk_texts(tmp_path, [])]
+    assert found == sorted(names) and found[1:4] == ["a-b.png", "a-b/x.png", "a.png"]
+    assert [sample.name for sample in find_samples([tmp_path]).samples] == sorted(names)
+    assert walk(tmp_path, []) == sorted(tmp_path / name for name in names)
+
+
+def test_a_walk_holds_one_folder_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").touch()
+    looked: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (looked.append(Path(path).name), scandir(path))[1])
+    assert Path(next(walk_texts(tmp_path, []))).parent.name == "a" and looked == [tmp_path.name, "a", "b"]

@@ -17,9 +17,9 @@ from PIL import Image as Pillow
 from tests.support.annotation_sets import image_table, labelme_mask, write_json
 from unseg.data.annotations import Annotations, ObjectRule, Unannotated, open_annotations, outlines
 from unseg.data.annotations.names import ImagesFolder
+from unseg.data.finding import find_samples
 from unseg.data.name_list import listed_images
 from unseg.data.name_matching import file_form, paired_names
-from unseg.data.samples import find_samples
 from unseg.errors import UserError
 from unseg.storage.image_limits import ImageError
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.protecting import outputs
 from unseg.protecting.manifest import MANIFEST, Entry, relative
@@ -204,16 +203,16 @@ def test_folder_on_another_drive_is_named_whole(tmp_path: Path, monkeypatch: pyt
 
 
 def test_copies_have_names_that_windows_takes(tmp_path: Path, windows: None) -> None:
-    sample = SampleFile("con.png", tmp_path / "con.png", tmp_path)
-    assert plan_outputs({("con.png", "."): sample}, tmp_path / "out", "png", {})["con.png", "."].copy == "con_.png"
+    assert plan_outputs([("con.png", ".")], tmp_path / "out", "png", {})[0].copy == "con_.png"
 
 
 def planned(tmp_path: Path, *names: str, earlier: dict[str, str] | None = None) -> dict[str, str]:
-    samples = {(name, "../in"): SampleFile(name, tmp_path / "in" / name, tmp_path / "in") for name in names}
+    keys = sorted((name, "../in") for name in names)
     before = {
         (name, "../in"): Entry(name, "../in", "protected", output=output) for name, output in (earlier or {}).items()
     }
-    return {key[0]: plan.output for key, plan in plan_outputs(samples, tmp_path / "out", "png", before).items()}
+    plans = plan_outputs(keys, tmp_path / "out", "png", before)
+    return {name: plan.output for (name, _), plan in zip(keys, plans, strict=True)}
 
 
 def test_names_stay_apart_after_they_were_changed_for_windows(tmp_path: Path, windows: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +25,11 @@ from unseg.protecting.manifest import MANIFEST, SHARDS
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.shards import Shard
 from unseg.protecting.stores import merge_anywhere, verify_anywhere
-from unseg.storage.files import files_under
+from unseg.storage import kept_contents
+from unseg.storage.files import files_under, sha256_of
 from unseg.storage.mirror import LOCK, PREFIX, Mirror, as_written, mirrored, url_of
+from unseg.storage.mounts import BROUGHT
+from unseg.storage.store_library import files_at
 
 SETTINGS = ProtectSettings(workers=2)
 NAMES = ("a.jpg", "a.png", "b/c.png", "b/d.png", "e.png", "g.png")
@@ -282,6 +286,38 @@ def test_contents_stay_within_their_room(there: Any, tmp_path: Path) -> None:
         kept = [path for path in place.iterdir() if path.stat().st_mode & 0o777 == 0o400]
         assert len(kept) <= 2
     assert {path.stat().st_size for path in place.iterdir()} == {1000}
+
+
+def test_only_so_many_contents_stay(there: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_contents, "MOST", 2)
+    for name in "abcd":
+        there.pipe(f"{ROOT}/few/{name}", name.encode())
+    with mirrored() as mirror:
+        folder = mirror.listed(f"{ROOT}/few")
+        for name in "abcab":
+            assert sha256_of(folder / name) == hashlib.sha256(name.encode()).hexdigest()
+        brought = [name for name in "abcd" if (folder / name).stat().st_mode & 0o777 == BROUGHT]
+    assert brought == ["a", "b"]
+
+
+def test_a_listing_holds_a_page_at_a_time(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number:02d}/x" for number in range(7)]
+    for name in names:
+        there.pipe(f"{ROOT}/pages/{name}", name.encode() * 3)
+    there.pipe(f"{ROOT}/pages-beside/x", b"another folder")
+    asked = []
+    whole = type(there).call_s3
+
+    def paged(self: Any, method: str, **options: Any) -> Any:
+        asked.append(method)
+        return whole(self, method, **options, MaxKeys=3)
+
+    monkeypatch.setattr(type(there), "call_s3", paged)
+    listed = files_at(f"{ROOT}/pages")
+    first = next(listed)
+    assert (first.url, first.size) == (f"{ROOT}/pages/00/x", 12) and first.time_ns > 0 and len(asked) == 1
+    assert [first.url, *(file.url for file in listed)] == [f"{ROOT}/pages/{name}" for name in names]
+    assert asked == 3 * ["list_objects_v2"]
 
 
 def test_a_key_is_drawn_on_this_machine_and_never_sent(there: Any, local: Path, tmp_path: Path) -> None:

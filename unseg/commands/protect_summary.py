@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -41,59 +42,79 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
     not_protected: every input that is not, with its status and why. forecast: what was foreseen before the run, seconds
     and bytes_out null where no image was tried.
     """
-    protected = summary.of("protected")
+    protected = Protected(summary.entries)
     return {
         "ok": summary.exit_code == 0,
         "dry_run": summary.dry,
         "manifest": as_written(out / MANIFEST),
         "seconds": round(summary.seconds, 3),
         "forecast": asdict(summary.forecast),
-        "protected": len(protected),
+        "protected": summary.counts["protected"],
         "kept_from_earlier_runs": summary.kept,
-        "weak": len(summary.of("weak")),
-        "uncoded": len(summary.of("uncoded")),
-        "copied": len(summary.of("copied")),
-        "skipped": len(summary.of("skipped")),
-        "failed": len(summary.of("failed")),
-        "psnr": _psnr(protected),
-        "quality": _quality(protected),
-        "over_budget": _breach(protected),
+        "weak": summary.counts["weak"],
+        "uncoded": summary.counts["uncoded"],
+        "copied": summary.counts["copied"],
+        "skipped": summary.counts["skipped"],
+        "failed": summary.counts["failed"],
+        "psnr": protected.psnr(),
+        "quality": protected.quality(),
+        "over_budget": protected.breach(),
         "not_protected": [
             {"input": entry.input, "input_root": entry.input_root, "status": entry.status, "reason": entry.reason}
             for entry in summary.entries
             if entry.status != "protected"
         ],
-        "notes": [{"input": entry.input, "note": entry.note} for entry in protected if entry.note],
+        "notes": [{"input": name, "note": note} for name, note in protected.notes],
     }
 
 
-def _psnr(protected: Sequence[Entry]) -> dict[str, float] | None:
-    """Returns mean and lowest PSNR in dB; None where no image changed."""
-    ratios = [entry.psnr for entry in protected if entry.psnr is not None]
-    return {"mean": sum(ratios) / len(ratios), "lowest": min(ratios)} if ratios else None
+class Protected:
+    """What is told of all protected images of a run together: eight bytes a value of each, and notes."""
 
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._values = {name: array("d") for name in ("psnr", *MEASURES, "over_budget", "max_over")}
+        self.notes: list[tuple[str, str]] = []
+        for entry in entries:
+            if entry.status == "protected":
+                self._add(entry)
 
-def _quality(protected: Sequence[Entry]) -> dict[str, float] | None:
-    """Returns the means of what --quality measures over the images that have it; None where none has."""
-    found: dict[str, float] = {}
-    for name in MEASURES:
-        values = [value for entry in protected if (value := getattr(entry, name)) is not None]
-        if values:
-            found[name] = sum(values) / len(values)
-    return found or None
+    def _add(self, entry: Entry) -> None:
+        for name, values in self._values.items():
+            value = getattr(entry, name)
+            if value is not None:
+                values.append(value)
+        if entry.note:
+            self.notes.append((entry.input, entry.note))
 
+    def _mean(self, name: str) -> float | None:
+        values = self._values[name]
+        return sum(values) / len(values) if values else None
 
-def _breach(protected: Sequence[Entry]) -> dict[str, float] | None:
-    """Returns how far a lossy format broke the bound: share of values on average, most grey levels; else None."""
-    shares = [entry.over_budget for entry in protected if entry.over_budget is not None]
-    levels = [entry.max_over for entry in protected if entry.max_over is not None]
-    return {"share": sum(shares) / len(shares), "grey_levels": max(levels)} if shares else None
+    def psnr(self) -> dict[str, float] | None:
+        """Returns mean and lowest PSNR in dB; None where no image changed."""
+        mean = self._mean("psnr")
+        return None if mean is None else {"mean": mean, "lowest": min(self._values["psnr"])}
+
+    def quality(self) -> dict[str, float] | None:
+        """Returns the means of what --quality measures over the images that have it; None where none has."""
+        return {name: mean for name in MEASURES if (mean := self._mean(name)) is not None} or None
+
+    def breach(self) -> dict[str, float] | None:
+        """Returns how far a lossy format broke the bound: share of values on average, most grey levels; else None."""
+        share = self._mean("over_budget")
+        return None if share is None else {"share": share, "grey_levels": int(max(self._values["max_over"]))}
+
+    def said(self) -> list[str]:
+        """Returns what the table says of how far the images are from their originals."""
+        ratios, quality = self.psnr(), self.quality()
+        said = [f"PSNR {ratios['mean']:.1f} dB on average, {ratios['lowest']:.1f} at least"] if ratios else []
+        means = [f"{MEASURES[name]} {value:.2f}" for name, value in (quality or {}).items()]
+        return said + ([f"{', '.join(means)} on average"] if means else [])
 
 
 def print_summary(console: Console, summary: Summary, out: Path, settings: ProtectSettings) -> None:
     """Prints the closing table, and below it what is not protected and why."""
-    print_counts(console, summary, out)
-    breach = _breach(summary.of("protected"))
+    breach = print_counts(console, summary, out).breach()
     if breach is not None:
         console.print(
             f"JPEG breaks the bound: {breach['share']:.2%} of the values are beyond the budget (--epsilon "
@@ -113,35 +134,31 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
         )
 
 
-def print_counts(console: Console, summary: Summary, out: Path) -> None:
-    """Prints how many images have which status, every one that is not protected and why, and the notes."""
-    console.print(_table(summary))
+def print_counts(console: Console, summary: Summary, out: Path) -> Protected:
+    """Prints how many images have which status, every one that is not protected and why, and the notes.
+
+    Returns what is told of those that are protected.
+    """
+    protected = Protected(summary.entries)
+    console.print(_table(summary, protected))
     manifest = as_written(out / MANIFEST)
     for status, title, style in UNPROTECTED:
-        lines = [f"{entry.input}: {entry.reason}" for entry in summary.of(status)]
+        lines = [f"{entry.input}: {entry.reason}" for entry in (summary.of(status) if summary.counts[status] else ())]
         print_list(console, title, lines, style, manifest)
-    notes = [f"{entry.input}: {entry.note}" for entry in summary.of("protected") if entry.note]
+    notes = [f"{name}: {note}" for name, note in protected.notes]
     print_list(console, "notes", notes, "default", manifest)
+    return protected
 
 
-def _table(summary: Summary) -> Table:
-    protected = summary.of("protected")
+def _table(summary: Summary, protected: Protected) -> Table:
     table = Table(title="dry run: nothing was written" if summary.dry else "unseg protect", title_justify="left")
     table.add_column("", justify="left")
     table.add_column("images", justify="right")
     table.add_column("", justify="left")
     kept = f"{summary.kept} of them by an earlier run" if summary.kept else ""
-    table.add_row("protected", str(len(protected)), "; ".join(filter(None, (*_measured(protected), kept))))
+    table.add_row("protected", str(summary.counts["protected"]), "; ".join(filter(None, (*protected.said(), kept))))
     for status, title, _ in UNPROTECTED:
-        count = len(summary.of(status))
+        count = summary.counts[status]
         if count or status in ("copied", "failed"):
             table.add_row(title, str(count), EXPLAINED[status] if count else "")
     return table
-
-
-def _measured(protected: Sequence[Entry]) -> list[str]:
-    """Returns what the table says of how far the images are from their originals."""
-    ratios, quality = _psnr(protected), _quality(protected)
-    said = [f"PSNR {ratios['mean']:.1f} dB on average, {ratios['lowest']:.1f} at least"] if ratios else []
-    means = [f"{MEASURES[name]} {value:.2f}" for name, value in (quality or {}).items()]
-    return said + ([f"{', '.join(means)} on average"] if means else [])

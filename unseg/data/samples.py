@@ -1,18 +1,19 @@
-"""From folders and files to samples: each image with its mask, and everything that did not fit, by name."""
+"""What a sample is, lists of them, and how folders are walked for their files."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from unseg.data.name_matching import paired_names
-from unseg.errors import UserError
 from unseg.storage.files import is_link, walk_folders
-from unseg.storage.image_limits import IMAGE_SUFFIXES
-from unseg.storage.picture_kinds import is_mask_name, is_picture, is_picture_name, without_suffix
+from unseg.storage.picture_kinds import is_picture_name, without_suffix
+from unseg.storage.sequences import Made, Spooled, order_of
 
 MOST_LINKS = 100  # times that one folder is read because links lead to it
 
@@ -26,7 +27,7 @@ class SampleFile:
     path or None. mask_name: relative to its folder. within: the folders that links on its way may not lead out of,
     where there are such. data: the file's bytes, where there are these alone and no file.
 
-    A run holds one for each of its images, so paths are kept as texts, which take a quarter of the memory.
+    Paths are kept as texts, which take a quarter of the memory. Of long lists, see `kept_samples`.
     """
 
     name: str
@@ -39,8 +40,9 @@ class SampleFile:
 
     def __post_init__(self) -> None:
         path = os.fspath(self.file)
-        object.__setattr__(self, "file", "" if path == os.path.join(self.root, self.name) else path)
-        if self.mask_file is not None:
+        if path:
+            object.__setattr__(self, "file", "" if path == os.path.join(self.root, self.name) else path)
+        if isinstance(self.mask_file, Path):
             object.__setattr__(self, "mask_file", os.fspath(self.mask_file))
 
     @property
@@ -68,57 +70,58 @@ OF_MASKS = "masks: "  # how the name of a problem begins that lies in the folder
 
 @dataclass(frozen=True)
 class SampleList:
-    """Holds what `find_samples` found.
+    """Holds what `unseg.data.finding.find_samples` found.
 
     samples: sorted by name. problems: unreadable folders. unused_masks: masks without an image. other_files: no images.
     into_output: links that lead into the folder where protected images are written.
     """
 
-    samples: list[SampleFile]
+    samples: Sequence[SampleFile]
     problems: list[Problem] = field(default_factory=list)
-    unused_masks: list[str] = field(default_factory=list)
-    other_files: list[str] = field(default_factory=list)
-    into_output: list[str] = field(default_factory=list)
+    unused_masks: Sequence[str] = ()
+    other_files: Sequence[str] = ()
+    into_output: Sequence[str] = ()
 
 
-def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, out: Path | None = None) -> SampleList:
-    """Returns every image under `inputs` (folders, recursive, or single files), paired with its mask by relative stem.
-
-    An image is every file that looks like a picture by its name or by its content. Each of several links to one file
-    counts; a file that two inputs name counts once, and the result does not depend on their order. A masks folder
-    inside an input folder is not taken for images, nor is what links lead to in `out`, the folder of the outputs. Where
-    masks lie beside the images (the same folder), .png files are the masks. Raises UserError where an input or the
-    masks' folder is missing, or where there is no image at all.
-    """
-    masks = None if masks is None else Path(masks)
-    if masks is not None and not masks.is_dir():
-        raise UserError(f"--masks {masks}: no such folder")
-    problems: list[Problem] = []
-    beside = SampleList([])
-    several = sorted({Path(path) for path in inputs})
-    found = [sample for given in several for sample in _samples_of(given, masks, out, problems, beside)]
-    if len(several) > 1:
-        found = _each_once(found)
-    if not found and not problems:
-        raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
-    samples, unused = sorted(found), list[str]()
-    if masks is not None:
-        samples, unused = pair_with_masks(samples, masks, problems)
-    others, into_output = sorted(beside.other_files), sorted(beside.into_output)
-    return SampleList(samples, sorted(set(problems)), unused, others, into_output)
+def kept_samples(samples: Iterable[SampleFile]) -> Sequence[SampleFile]:
+    """Returns samples, sorted, as a sequence that takes little memory however long it is."""
+    kept = spooled_samples(samples)
+    return Made(order_of(kept, _place), kept.at)
 
 
-def _each_once(samples: Iterable[SampleFile]) -> list[SampleFile]:
-    """Returns samples without those that were there before, under either of their paths: one input may lie in another,
-    and be a link to it."""
-    found: list[SampleFile] = []
-    seen: set[str] = set()
-    for sample in samples:
-        paths = {os.path.join(where(sample.root), sample.name) for where in (os.path.abspath, os.path.realpath)}
-        if not paths & seen:
-            found.append(sample)
-        seen |= paths
-    return found
+def kept_texts(texts: Iterable[str], once: bool = False) -> Sequence[str]:
+    """Returns texts, sorted, as a sequence that takes little memory however long it is. once: none of them twice."""
+    kept = spooled_texts(texts)
+    return Made(order_of(kept, str, last_only=once), kept.at)
+
+
+def spooled_texts(texts: Iterable[str] = ()) -> Spooled[str]:
+    """Returns texts, in the order given, as a sequence that takes little memory."""
+    return Spooled(texts, str, str, str)
+
+
+def spooled_samples(samples: Iterable[SampleFile]) -> Spooled[SampleFile]:
+    """Returns samples, in the order given, as a sequence that takes little memory."""
+    return Spooled(samples, _taken_apart, _put_together, _place)
+
+
+def _place(sample: SampleFile) -> tuple[Any, ...]:
+    return sample.name, sample.file, sample.root
+
+
+def _taken_apart(sample: SampleFile) -> tuple[Any, ...]:
+    assert sample.data is None, "an image without a file is the only one of its list"
+    mask = None if sample.mask_file is None else os.fspath(sample.mask_file)
+    within = tuple(map(os.fspath, sample.within))
+    return sample.name, os.fspath(sample.file), os.fspath(sample.root), mask, sample.mask_name, within
+
+
+def _put_together(values: Sequence[Any]) -> SampleFile:
+    name, file, root, mask_file, mask_name, within = values
+    return SampleFile(name, file, _folder(root), mask_file, mask_name, tuple(map(_folder, within)))
+
+
+_folder = lru_cache(Path)  # one object for all samples of a root
 
 
 def stem_of(name: str) -> str:
@@ -131,39 +134,15 @@ def stem_of_image(name: str) -> str:
     return stem_of(name) if is_picture_name(name) else name
 
 
-def _samples_of(
-    given: Path, masks: Path | None, out: Path | None, problems: list[Problem], found: SampleList
-) -> Iterable[SampleFile]:
-    """Yields the images of one input; what is none is added to `found`."""
-    if given.is_file():
-        yield SampleFile(given.name, given, given.parent)
-        return
-    if not given.is_dir():
-        raise UserError(f"{given}: no such file or folder")
-    masks_here = masks is not None and os.path.realpath(masks) == os.path.realpath(given)
-    left_out = [os.path.realpath(folder) for folder in (None if masks_here else masks, out) if folder is not None]
-    skipped = [folder for folder in left_out if not _lies_in(os.path.realpath(given), folder)]
-    for path in walk_texts(given, problems, skipped):
-        name = _name_in(given, path)
-        leads_to = os.path.realpath(path) if skipped and is_link(path) else None
-        if leads_to is not None and out is not None and _lies_in(leads_to, os.path.realpath(out)):
-            found.into_output.append(name)
-        elif leads_to is not None and os.path.isdir(path):
-            continue  # to the masks
-        elif not is_picture(path):
-            found.other_files.append(name)
-        elif not (masks_here and path.lower().endswith(".png")):
-            yield SampleFile(name, path, given)
-
-
-def _name_in(folder: Path, path: str) -> str:
+def name_in(folder: Path, path: str) -> str:
     """Returns a path that `walk_texts` found, relative to its folder and with forward slashes."""
     text = os.fspath(folder)
     name = path if text == os.curdir else path[len(text) :].lstrip(os.sep)
     return name if os.sep == "/" else name.replace(os.sep, "/")
 
 
-def _lies_in(real: str, folder: str) -> bool:
+def lies_in(real: str, folder: str) -> bool:
+    """Returns whether a path is a folder or lies in it; both are real paths."""
     return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
 
 
@@ -186,7 +165,7 @@ class _Ways:
         linked = bool(before) and is_link(path)
         # Step by step: to follow all parts of every path would take as many looks at the disk as folders are nested.
         real = os.path.join(before[-1], os.path.basename(path)) if before and not linked else os.path.realpath(path)
-        if any(_lies_in(real, other) for other in self._skipped):
+        if any(lies_in(real, other) for other in self._skipped):
             self.into_skipped += [Path(path)] if linked else []
             return False
         if linked and real in before:
@@ -201,16 +180,16 @@ class _Ways:
 
 
 def walk(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> list[Path]:
-    """Returns what `walk_texts` does, as paths."""
-    return [Path(path) for path in walk_texts(folder, problems, skipped)]
+    """Returns what `walk_texts` yields, as paths, sorted as these are."""
+    return [Path(path) for path in sorted(walk_texts(folder, problems, skipped), key=by_parts)]
 
 
-def walk_texts(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> list[str]:
-    """Returns the files under `folder`, sorted and without hidden ones.
+def walk_texts(folder: Path, problems: list[Problem], skipped: Sequence[str] = ()) -> Iterator[str]:
+    """Yields the files under `folder` in the order of their names, without hidden ones. It holds a folder at a time.
 
     Linked folders are followed, each as often as links lead to it, but not in circles, and not into those of `skipped`
-    (real paths): such a link is among the files. problems: gets folders that cannot be read, or that over `MOST_LINKS`
-    links lead to.
+    (real paths): such links are among the files, the last ones. problems: gets folders that cannot be read, or that
+    over `MOST_LINKS` links lead to.
     """
 
     def unreadable(error: OSError) -> None:
@@ -218,15 +197,33 @@ def walk_texts(folder: Path, problems: list[Problem], skipped: Sequence[str] = (
         problems.append(Problem(name, f"{UNREADABLE}: {error.strerror}"))
 
     ways = _Ways(folder, problems, skipped)
-    files = [os.path.join(parent, name) for parent, _, names in _visible(folder, unreadable, ways) for name in names]
-    files += map(str, ways.into_skipped)
-    if folder == Path():
-        files = [path.removeprefix(f"{os.curdir}{os.sep}") for path in files]
-    files.sort(key=_by_parts)
-    return files
+    for path in chain(_in_order(_visible(folder, unreadable, ways)), map(str, ways.into_skipped)):
+        yield path.removeprefix(f"{os.curdir}{os.sep}") if folder == Path() else path
 
 
-def _by_parts(path: str) -> str:
+def _in_order(visible: Iterator[tuple[str, list[str], list[str]]]) -> Iterator[str]:
+    """Yields the paths of files in the order of their names: those of a folder come between the folders in it."""
+    left: list[
+        tuple[str, list[str]]
+    ] = []  # folders that lead to where we are, with their files to come, the first last
+    for parent, _, names in visible:
+        here = os.path.join(parent, "")
+        while left and not here.startswith(left[-1][0]):
+            yield from _rest_of(*left.pop())
+        if left:
+            above, files = left[-1]
+            yield from _rest_of(above, files, before=here[len(above) :].partition(os.sep)[0] + "/")
+        left.append((here, sorted(names, reverse=True)))
+    while left:
+        yield from _rest_of(*left.pop())
+
+
+def _rest_of(folder: str, files: list[str], before: str | None = None) -> Iterator[str]:
+    while files and (before is None or files[-1] < before):
+        yield folder + files.pop()
+
+
+def by_parts(path: str) -> str:
     """Returns what sorts paths as `Path` does: by their parts, one after the other."""
     return (path.lower() if os.name == "nt" else path).replace(os.sep, "\0")
 
@@ -246,54 +243,5 @@ def _visible(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields each folder that is entered, with the names of the folders and files in it; nothing that is hidden."""
     for parent, folders, names in walk_folders(folder, unreadable, follow_links=True, enters=ways.enters):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=lambda name: f"{name}/")
         yield parent, folders, [name for name in names if not name.startswith(".")]
-
-
-def pair_with_masks(
-    samples: list[SampleFile], masks: Path, problems: list[Problem]
-) -> tuple[list[SampleFile], list[str]]:
-    """Returns images with their masks of a folder, paired by relative stem, in the order given, and the names of masks
-    that are left. problems: gets folders that cannot be read."""
-    by_stem: dict[str, str | list[str]] = {}  # most have one mask
-    mask_problems: list[Problem] = []
-    images = {os.path.realpath(sample.image) for sample in samples}
-    for path in walk_texts(masks, mask_problems):
-        if is_mask_name(path) and os.path.realpath(path) not in images:
-            stem = stem_of(_name_in(masks, path))
-            before = by_stem.setdefault(stem, path)
-            if before is not path:
-                by_stem[stem] = [*_listed(before), path]
-    del images  # as large as all samples
-    closed = next((problem for problem in mask_problems if problem.name == "."), None)
-    if closed is not None:
-        raise UserError(f"--masks {masks}: {closed.reason}; allow reading it")
-    problems += [Problem(f"{OF_MASKS}{problem.name}", problem.reason) for problem in mask_problems]
-    other_forms = _of_other_forms(samples, by_stem)
-    used: set[str] = set()
-    paired = []
-    for sample in samples:
-        stem = stem_of_image(sample.name)
-        stem = other_forms.get(stem, stem)
-        candidates = _listed(by_stem.get(stem, []))
-        if candidates:
-            used.add(stem)
-            # PNG first: beside a.png, a.jpg is a picture of the mask rather than the mask.
-            mask = min(candidates, key=lambda path: (not path.lower().endswith(".png"), _by_parts(path)))
-            sample = SampleFile(sample.name, sample.file, sample.root, mask, _name_in(masks, mask))
-        paired.append(sample)
-    unused = [path for stem, paths in by_stem.items() if stem not in used for path in _listed(paths)]
-    return paired, sorted(_name_in(masks, path) for path in unused)
-
-
-def _of_other_forms(samples: list[SampleFile], there: Mapping[str, object]) -> dict[str, str]:
-    """Returns stem of an image → that of its mask, where the two are written in unlike forms."""
-    lacking = [stem for sample in samples if (stem := stem_of_image(sample.name)) not in there]
-    if not lacking:
-        return {}
-    taken = {stem for sample in samples if (stem := stem_of_image(sample.name)) in there}
-    return paired_names(lacking, there.keys() - taken)
-
-
-def _listed(found: str | list[str]) -> list[str]:
-    return [found] if isinstance(found, str) else found

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,15 @@ def _by_class(request: Request, objects: Objects) -> ClassedObjects:
 
 
 def _looks(
-    objects: ClassedObjects, samples: list[SampleFile], settings: ProtectSettings, pool: Executor, *, progress: Progress
+    objects: ClassedObjects,
+    samples: Sequence[SampleFile],
+    settings: ProtectSettings,
+    pool: Executor,
+    *,
+    progress: Progress,
 ) -> Looks:
     """Returns how varied the classes look, over a fixed choice of the images: those whose names hash lowest."""
-    chosen = sorted(samples, key=lambda sample: (_hash_of(sample.name), sample))[:LOOKS_IMAGES]
+    chosen = nsmallest(LOOKS_IMAGES, samples, key=lambda sample: (_hash_of(sample.name), sample))
     looks = Looks()
 
     def read(sample: SampleFile) -> tuple[Any, Any, int | None] | None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
 from unseg.compute.progress import Progress, track
 from unseg.data.annotations.json_members import JsonMembers
-from unseg.data.samples import Problem, SampleFile, SampleList, pair_with_masks
+from unseg.data.finding import pair_with_masks
+from unseg.data.samples import Problem, SampleFile, SampleList, kept_samples, spooled_samples
 from unseg.errors import UserError
 from unseg.protecting.execution import Summary
 from unseg.protecting.forecast import Forecast
@@ -29,6 +32,7 @@ from unseg.protecting.manifest import (
     Entry,
     Manifest,
     cannot_go_on,
+    lines_of,
     read_manifest,
     write_manifest,
 )
@@ -42,6 +46,7 @@ from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import blocks_of, open_for_reading, read_text, write_blocks, write_bytes
 from unseg.storage.mirror import scratch_folder
 from unseg.storage.mounts import mounted, telling
+from unseg.storage.sequences import in_order
 
 LOOSE = ".unseg-members"
 CONTAINERS = "containers"  # in the first line of a manifest: what files there are, see `Containers.facts`
@@ -144,29 +149,32 @@ def _samples(
 
     Those of the own containers, and their masks, have a name in the folder of scratch files then.
     """
-    samples: list[SampleFile] = []
     counts: list[int] = []
     chosen = {container.place for container in own}
-    for container in opened.found:
-        root, place = here.folder, container.place
-        found = list(container.images())
-        counts.append(len(found))
-        names = {name: None for image, mask in found for name in (image, mask) if name is not None}
-        outlines = (mask for _, mask in found if mask is not None) if opened.has_outlines else ()
-        here.add(container, iter(names if place in chosen else outlines))
-        for image, mask in found:
-            name = f"{place}/{image}"
-            if mask is None:
-                samples.append(SampleFile(name, root / name, root))
-            else:
-                samples.append(SampleFile(name, root / name, root, root / place / mask, f"{place}/{mask}"))
+
+    def listed() -> Iterator[SampleFile]:
+        for container in opened.found:
+            root, place = here.folder, container.place
+            found = list(container.images())
+            counts.append(len(found))
+            names = {name: None for image, mask in found for name in (image, mask) if name is not None}
+            outlines = (mask for _, mask in found if mask is not None) if opened.has_outlines else ()
+            here.add(container, iter(names if place in chosen else outlines))
+            for image, mask in found:
+                name = f"{place}/{image}"
+                if mask is None:
+                    yield SampleFile(name, root / name, root)
+                else:
+                    yield SampleFile(name, root / name, root, root / place / mask, f"{place}/{mask}")
+
+    samples = kept_samples(listed())
     if masks is None:
-        return SampleList(sorted(samples)), tuple(counts)
+        return SampleList(samples), tuple(counts)
     return _with_masks(samples, opened, masks), tuple(counts)
 
 
 def _without_masks(samples: SampleList) -> SampleList:
-    return SampleList([SampleFile(sample.name, sample.image, sample.root) for sample in samples.samples])
+    return SampleList(spooled_samples(SampleFile(one.name, one.image, one.root) for one in samples.samples))
 
 
 def outlines_in(opened: Containers, here: ContainerFolder, progress: Progress) -> OpenAnnotations | None:
@@ -190,7 +198,7 @@ def _check_samples(request: Request, opened: Containers, samples: SampleList) ->
     raise UserError(f"{said}; name what holds the masks")
 
 
-def _with_masks(samples: list[SampleFile], opened: Containers, masks: Path) -> SampleList:
+def _with_masks(samples: Sequence[SampleFile], opened: Containers, masks: Path) -> SampleList:
     """Returns images with masks of a folder: those called as an image's cell calls it, or as the image is called."""
     if not masks.is_dir():
         raise UserError(f"--masks {masks}: no such folder")
@@ -203,8 +211,8 @@ def _with_masks(samples: list[SampleFile], opened: Containers, masks: Path) -> S
     problems: list[Problem] = []
     asked = [SampleFile(name, sample.file, sample.root) for name, sample in wanted.items()]
     paired, unused = pair_with_masks(asked, masks, problems)
-    found = [replace(wanted[one.name], mask_file=one.mask_file, mask_name=one.mask_name) for one in paired]
-    return SampleList(sorted(found), problems, unused)
+    found = (replace(wanted[one.name], mask_file=one.mask_file, mask_name=one.mask_name) for one in paired)
+    return SampleList(kept_samples(found), problems, unused)
 
 
 # --- written anew
@@ -246,7 +254,7 @@ class Rewriting:
         assert manifest is not None, "a run that came to its end has a manifest"
         try:
             left = _without_left_out(manifest, self.own)
-            if left.entries != manifest.entries:
+            if left is not manifest:
                 write_manifest(records, left, finished=True)
             for container in track(progress, self.own, len(self.own), self.kind):
                 written = written_images(left, container.place)
@@ -257,9 +265,9 @@ class Rewriting:
                     write_blocks(out / name, blocks_of(file), durable=True, within=out)
         except OSError as error:
             raise cannot_go_on(out, error) from error
-        entries = {entry.key: left.entries.get(entry.key, entry) for entry in summary.entries}
-        entries |= {key: entry for key, entry in left.entries.items() if key not in manifest.entries}
-        return replace(summary, entries=tuple(entries[key] for key in sorted(entries)))
+        new = (entry for key, entry in left.entries.items() if key not in manifest.entries)
+        told = (left.entries.get(entry.key, entry) for entry in summary.entries)
+        return replace(summary, entries=in_order(lines_of(chain(told, new))))
 
     def remove_loose(self) -> None:
         """Removes the images, which lie in their containers now."""
@@ -281,25 +289,26 @@ def _finish(out: Path, manifest: Manifest, facts: Mapping[str, Any]) -> None:
 
 def written_images(manifest: Manifest, place: str) -> set[str]:
     """Returns the names of the images of a container that have their noise."""
-    return {
-        entry.input.removeprefix(f"{place}/")
-        for entry in manifest.entries.values()
-        if entry.is_written and entry.input.startswith(f"{place}/")
-    }
+    lines = in_order(manifest.entries)
+    first = bisect_left(lines, f"{place}/", key=lambda entry: entry.input)
+    own = takewhile(lambda entry: entry.input.startswith(f"{place}/"), lines[first:])
+    return {entry.input.removeprefix(f"{place}/") for entry in own if entry.is_written}
 
 
 def _without_left_out(manifest: Manifest, own: tuple[Container, ...]) -> Manifest:
     """Returns a manifest in which images are not protected whose sample goes, and samples without an image that go have
-    a line."""
-    entries = dict(manifest.entries)
+    a line; the same manifest where there are none."""
+    changed: list[Entry] = []
     for container in own:
         left_out = container.left_out(written_images(manifest, container.place))
         reasons = {f"{container.place}/{name}": reason for name, reason in left_out.items()}
         for key, entry in manifest.entries.items() if reasons else ():
             if entry.is_written and entry.input in reasons:
-                entries[key] = Entry(*key, "failed", reason=reasons.pop(entry.input))
-        entries |= {(name, NO_ROOT): Entry(name, NO_ROOT, "failed", reason=why) for name, why in reasons.items()}
-    return replace(manifest, entries=entries)
+                changed.append(Entry(*key, "failed", reason=reasons.pop(entry.input)))
+        changed += (Entry(name, NO_ROOT, "failed", reason=why) for name, why in reasons.items())
+    if not changed:
+        return manifest
+    return replace(manifest, entries=lines_of(chain(manifest.entries.values(), changed)))
 
 
 # --- shards
@@ -311,7 +320,7 @@ def _done_already(shard: Shard, anew: Rewriting) -> Summary | None:
     part = read_manifest(shard.folder(anew.loose))
     if part is None or part.header.get(UNFINISHED) or AGREED not in part.header or not anew.is_done:
         return None
-    entries = tuple(part.entries[key] for key in sorted(part.entries))
+    entries = in_order(part.entries)
     return Summary(entries, len(entries), 0.0, Forecast(len(entries), len(entries), 0))
 
 

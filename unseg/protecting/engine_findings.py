@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -10,12 +11,13 @@ from pathlib import Path
 from unseg.compute.engine import Engine, Part, Work, connected
 from unseg.compute.progress import Progress
 from unseg.compute.threads import single_threaded_pool
-from unseg.protecting.findings import Finding, faults_in, findings_of
+from unseg.protecting.findings import Finding, faults_in, findings_of, spooled_findings
 from unseg.protecting.manifest import MANIFEST, Entry
 from unseg.protecting.originals import Originals
 from unseg.storage import image_limits
 from unseg.storage.containers import Container
 from unseg.storage.lending import Sender, receiving
+from unseg.storage.sequences import Made
 
 PARTS_AN_ACTOR = 8  # so that all end at about the same time
 MOST = 256  # files of a part
@@ -27,25 +29,26 @@ def cluster_for(engine: Engine | None, progress: Progress) -> AbstractContextMan
 
 
 def findings_of_actors(
-    entries: list[Entry], kept: Originals, engine: Engine, cores: int, progress: Progress
-) -> list[Finding]:
+    entries: Sequence[Entry], kept: Originals, engine: Engine, cores: int, progress: Progress
+) -> Sequence[Finding]:
     """Returns what actors find about the files of lines, in their order. cores: of each actor, and its threads."""
     if not entries:
         return []
     sender = Sender.here()
-    found: list[Finding | None] = [None] * len(entries)
+    found, places = spooled_findings(), array("q", bytes(8 * len(entries)))
     with connected(engine, progress) as crew, progress.bar("verify", len(entries)) as tick:
         length = min(MOST, -(-len(entries) // (PARTS_AN_ACTOR * crew.size(cores))))
         starts = range(0, len(entries), length)
-        parts = (_part(start, entries[start : start + length], kept, sender) for start in starts)
+        parts = (_part(start, list(entries[start : start + length]), kept, sender) for start in starts)
         files = [kept.folder / MANIFEST, *kept.files_of_all]  # its folder is there then, from which others are named
         common = sender.common((kept.of(()), cores), files)
         with closing(crew.results(work_on_findings, common, parts, len(starts), cores)) as results:
             for start, findings in results:
-                found[start : start + len(findings)] = findings
-                for _ in findings:
+                for place, finding in enumerate(findings, start):
+                    places[place] = len(found)
+                    found.add(finding)
                     tick()
-    return [finding for finding in found if finding is not None]
+    return Made(places, found.at)
 
 
 def faults_of_actors(

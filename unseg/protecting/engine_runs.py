@@ -169,6 +169,7 @@ class _Driver:
 
     def _part(self, shard: Shard, sender: Sender) -> bytes:
         plan, own, anew = self.plan, part_of(self.plan, shard, self.parts), self._anew(shard)
+        own |= {"jobs": tuple(own["jobs"]), "before": dict(own["before"])}  # which are read from this machine's disk
         objects = _objects_of(plan.pipeline.objects, (job.sample for job in own["jobs"]))
         piece = _Piece(shard, {**plan.header, SHARD: shard.number}, objects=objects, anew=anew, **own)
         return sender.part(piece, _files_of(piece, plan.out))
@@ -248,8 +249,10 @@ def _written(whole: Blueprint, source: NoiseSource, piece: _Piece) -> Summary:
         _locked(folder) as lock,
     ):
         before = {**piece.before, **own_lines(piece.shard, whole.out, piece.header[AGREED])}
-        names = looked_for({job.key: job.planned for job in piece.jobs}, whole.out, before)
-        jobs = tuple(replace(job, planned=names[job.key], earlier=before.get(job.key)) for job in piece.jobs)
+        names = list(looked_for(((job.key, job.planned) for job in piece.jobs), whole.out, before))
+        jobs = tuple(
+            replace(job, planned=name, earlier=before.get(job.key)) for job, name in zip(piece.jobs, names, strict=True)
+        )
         pipeline = replace(whole, held=lock.held).around(source)
         plan = RunPlan(pipeline, piece.header, piece.problems, before, jobs, processes=1, records=folder)
         summary = execute(plan, pool, SILENT, tried=False)

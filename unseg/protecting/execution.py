@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, islice
 
 import numpy as np
 
@@ -17,7 +20,15 @@ from unseg.compute.threads import in_order
 from unseg.errors import UserError
 from unseg.protecting import processes
 from unseg.protecting.forecast import Forecast
-from unseg.protecting.manifest import Entry, Manifest, ManifestWriter, cannot_go_on, write_manifest
+from unseg.protecting.manifest import (
+    Entry,
+    Manifest,
+    ManifestWriter,
+    cannot_go_on,
+    in_key_order,
+    spooled_lines,
+    write_manifest,
+)
 from unseg.protecting.objects import Refused
 from unseg.protecting.one_image import Job
 from unseg.protecting.pipeline import Pipeline, Result
@@ -43,7 +54,7 @@ class Summary:
     only what shards go by was settled.
     """
 
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     kept: int
     seconds: float
     forecast: Forecast
@@ -51,13 +62,21 @@ class Summary:
     planned: bool = False
 
     def of(self, status: str) -> list[Entry]:
-        """Returns the lines of one status: "protected", "weak", "uncoded", "copied", "skipped" or "failed"."""
+        """Returns the lines of one status: "protected", "weak", "uncoded", "copied", "skipped" or "failed".
+
+        Those of "protected" may be many: `counts` and `entries` take less memory.
+        """
         return [entry for entry in self.entries if entry.status == status]
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """Returns how many lines have which status."""
+        return Counter(entry.status for entry in self.entries)
 
     @property
     def exit_code(self) -> int:
         """Returns 0 where every image is protected, else 1."""
-        return int(any(entry.status != "protected" for entry in self.entries))
+        return int(self.counts.total() > self.counts["protected"])
 
 
 def execute(plan: RunPlan, pool: Executor, progress: Progress, *, tried: bool = True) -> Summary:
@@ -68,7 +87,7 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress, *, tried: bool = 
     _remove_temporaries(plan)
     foreseen = foretell(plan, TRIED_FROM if tried else NEVER, pool, progress)
     started = time.perf_counter()
-    kept, entries = 0, list(plan.problems)
+    kept, unsynced = 0, list[Entry]()
     _keep_key(plan, progress)
     with ManifestWriter(plan.records, plan.header, plan.before.values(), plan.pipeline.held) as manifest:
         for problem in plan.problems:
@@ -76,13 +95,14 @@ def execute(plan: RunPlan, pool: Executor, progress: Progress, *, tried: bool = 
         with closing(_results(plan, manifest, pool)) as results:
             for result in track(progress, results, len(plan.jobs), "images"):
                 manifest.add(result.entry)
-                entries.append(result.entry)
+                unsynced.append(result.entry)
                 kept += result.kept
-                if len(entries) % ANNOUNCED == 0:
-                    _sync(plan, entries[-ANNOUNCED:])
-        _sync(plan, entries)
+                if len(unsynced) == ANNOUNCED:
+                    _sync(plan, unsynced)
+                    unsynced.clear()
+        _sync(plan, unsynced)
     _remove_temporaries(plan)  # of a killed run's workers, which end a moment after it
-    return Summary(_sorted(entries), kept, time.perf_counter() - started, foreseen)
+    return Summary(manifest.added, kept, time.perf_counter() - started, foreseen)
 
 
 def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress, *, tried: bool = True) -> Summary:
@@ -96,7 +116,7 @@ def settle(plan: RunPlan, shards: int, pool: Executor, progress: Progress, *, tr
     if not begun(plan.out):
         _keep_key(plan, progress)
         try:
-            write_manifest(plan.out, Manifest(plan.header, dict(plan.before)), finished=False)
+            write_manifest(plan.out, Manifest(plan.header, plan.before), finished=False)
         except OSError as error:
             raise cannot_go_on(plan.out, error) from error
     return Summary((), 0, time.perf_counter() - started, foreseen, planned=True)
@@ -112,14 +132,10 @@ def foresee(plan: RunPlan, pool: Executor, progress: Progress) -> Summary:
     """Returns what `execute` would do, as far as headers, masks and annotations tell. Nothing is written."""
     started = time.perf_counter()
     checked = in_order(pool, lambda job: _foreseen(job, plan.pipeline), plan.jobs)
-    entries = [*plan.problems, *track(progress, checked, len(plan.jobs), "check")]
+    entries = spooled_lines(chain(plan.problems, track(progress, checked, len(plan.jobs), "check")))
     foreseen = foretell(plan, 1, pool, progress)
     kept = len(plan.jobs) - len(plan.to_do)
-    return Summary(_sorted(entries), kept, time.perf_counter() - started, foreseen, dry=True)
-
-
-def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    return tuple(sorted(entries, key=lambda entry: entry.key))
+    return Summary(in_key_order(entries), kept, time.perf_counter() - started, foreseen, dry=True)
 
 
 def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
@@ -153,10 +169,10 @@ def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Generat
     return processes.results(blueprint, plan.processes, jobs, count=len(plan.jobs))
 
 
-def _announced(jobs: tuple[Job, ...], manifest: ManifestWriter) -> Iterator[Job]:
+def _announced(jobs: Sequence[Job], manifest: ManifestWriter) -> Iterator[Job]:
     """Yields the jobs, each one put on record before it is handed out."""
-    for start in range(0, len(jobs), ANNOUNCED):
-        part = jobs[start : start + ANNOUNCED]
+    left = iter(jobs)
+    while part := list(islice(left, ANNOUNCED)):
         manifest.announce(entry for entry in map(_claims, part) if entry is not None)
         yield from part
 

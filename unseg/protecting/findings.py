@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from unseg.compute.in_flight import PIXELS
@@ -17,6 +17,7 @@ from unseg.protecting.stack_comparison import compare_stacks
 from unseg.storage.containers import Container
 from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
+from unseg.storage.sequences import Spooled
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ def faults_in(container: Container, folder: Path, written: Collection[str]) -> l
     except UserError as error:
         return [Finding(place, str(error).removeprefix(f"{folder / place}: "))]
     return [Finding(f"{place}/{name}".rstrip("/"), problem) for name, problem in faults]
+
+
+def spooled_findings(findings: Iterable[Finding] = ()) -> Spooled[Finding]:
+    """Returns findings in the order given; memory holds some bytes of each."""
+    return Spooled(findings, astuple, lambda values: Finding(*values))
 
 
 def findings_of(entries: Iterable[Entry], kept: Originals, pool: Executor) -> Iterator[Finding]:

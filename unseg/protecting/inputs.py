@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from unseg.compute.device import device_name
 from unseg.compute.progress import Progress
 from unseg.data.annotations.label_files import LabelFiles
-from unseg.data.samples import OF_MASKS, SampleFile, SampleList, find_samples
+from unseg.data.finding import find_samples
+from unseg.data.samples import OF_MASKS, SampleFile, SampleList, kept_samples
 from unseg.errors import UserError
 from unseg.protecting.generators import fastest_generator, load_library
 from unseg.protecting.given_images import Boxes
@@ -147,13 +148,13 @@ def _find(request: Request, opened: OpenAnnotations | None, pool: Executor) -> S
     of_labels = isinstance(opened.reader, LabelFiles) and opened.reader.format != "huggingface"
     found = find_samples(request.inputs, opened.path if of_labels else None, request.out)
     own = {os.path.realpath(path) for path in opened.reader.own_images()}
-    kept = [
+    kept = kept_samples(
         SampleFile(sample.name, sample.file, sample.root)
         for sample in found.samples
         if not own or not _is_among(sample.image, own)
-    ]
+    )
     problems = [problem for problem in found.problems if not problem.name.startswith(OF_MASKS)]
-    return SampleList(kept, problems, [], found.other_files, found.into_output)
+    return SampleList(kept, problems, (), found.other_files, found.into_output)
 
 
 def _with_mask(found: SampleList, mask: Path) -> SampleList:
@@ -192,7 +193,8 @@ def _tell_leftovers(
     found: SampleList, boxes: Mapping[str, Boxes], points: Mapping[str, Points], progress: Progress
 ) -> None:
     """Tells what was given and is not used, since it may be a mistake."""
-    names = {sample.name for sample in found.samples}
+    hints = {**boxes, **points}
+    names = {sample.name for sample in found.samples if sample.name in hints}
     for what, left in (
         ("files are no images and are left out", found.other_files),
         ("links lead into the output folder and are left out", found.into_output),

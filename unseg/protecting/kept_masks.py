@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -72,7 +72,7 @@ class KeptMasks:
 class AutoMasks(MaskFiles):
     """The object is what a mask shows that was found by a network and is kept beside the output."""
 
-    def __init__(self, kept: KeptMasks, out: Path, paths: list[str], max_pixels: int) -> None:
+    def __init__(self, kept: KeptMasks, out: Path, paths: Sequence[str], max_pixels: int) -> None:
         folder = MaskFolder(relative(kept.folder, out), "soft", paths, Placing("upright"))
         super().__init__(folder, ObjectRule(), max_pixels)
         self.kept = kept

@@ -10,20 +10,22 @@ A manifest may come from anyone, and names in it decide what is read, written an
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, get_args
 
 from unseg.errors import UserError
-from unseg.protecting.points import Points, points_of
-from unseg.storage.files import TEMPORARY, open_for_appending, open_for_reading, stays_inside, sync_folder, write_blocks
+from unseg.protecting.manifest_checks import checked_values, number
+from unseg.protecting.points import Points
+from unseg.storage.files import open_for_appending, open_for_reading, sync_folder, write_blocks
 from unseg.storage.locks import LOCK_FILE, Held
 from unseg.storage.mounts import place_of, url_of_file
+from unseg.storage.sequences import Keyed, Lazy, Made, Spooled, in_order, order_of
 
 MANIFEST = "unseg-manifest.jsonl"
 EDITION, CARRIED = "unseg-edition.json", "unseg-edition-files.jsonl"  # of editions, beside the manifest
@@ -114,10 +116,47 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """header: the run's settings. entries: the last line of each input, by key."""
+    """header: the run's settings. entries: the last line of each input, by key; see `lines_of`."""
 
     header: dict[str, Any]
-    entries: dict[Key, Entry]
+    entries: Mapping[Key, Entry]
+
+
+def lines_of(entries: Iterable[Entry]) -> Mapping[Key, Entry]:
+    """Returns the last line of each input, by key, in the order of keys; memory holds some bytes of each."""
+    return by_key(spooled_lines(entries))
+
+
+def by_key(lines: Lazy[Entry]) -> Keyed[Key, Entry]:
+    """Returns the last of the lines of each input, as `lines_of` does."""
+    return Keyed(lines, _key)
+
+
+def spooled_lines(entries: Iterable[Entry] = ()) -> Spooled[Entry]:
+    """Returns lines in the order given; memory holds some bytes of each."""
+    return Spooled(entries, _values, _put_together, _key)
+
+
+def in_key_order(lines: Lazy[Entry]) -> Sequence[Entry]:
+    """Returns lines in the order of their keys."""
+    return Made(order_of(lines, _key), lines.at)
+
+
+def _key(entry: Entry) -> Key:
+    return entry.key
+
+
+def _put_together(values: dict[str, Any]) -> Entry:
+    for name in LISTS & values.keys():
+        values[name] = _unchanging(values[name])
+    if "points" in values:
+        values["points"] = Points(**{part: _unchanging(points) for part, points in values["points"].items()})
+    return Entry(**values)
+
+
+def _unchanging(value: Any) -> Any:
+    """Returns lists, at any depth, as tuples."""
+    return tuple(map(_unchanging, value)) if isinstance(value, list) else value
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -139,11 +178,12 @@ def read_manifest(folder: Path) -> Manifest | None:
                 raise UserError(
                     f"{path}: format {header.get('format')}, this version reads {FORMAT}; choose another --out"
                 )
-            entries: list[Entry] = []
+            entries = spooled_lines()
             for line in lines:
                 number = len(entries) + 2
-                entries.append(_entry(json.loads(line)))
-                _check_budgets(entries[-1], header.get("settings", {}))
+                entry = _entry(json.loads(line))
+                _check_budgets(entry, header.get("settings", {}))
+                entries.add(entry)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -152,7 +192,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise UserError(
             f"{path}: not a manifest of unseg (line {number}: {str(error)[:100]}); choose another --out or remove it"
         ) from error
-    return Manifest(header, {entry.key: entry for entry in entries})
+    return Manifest(header, by_key(entries))
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
@@ -173,7 +213,7 @@ def _check_budgets(entry: Entry, settings: Mapping[str, Any]) -> None:
     """Raises ValueError where a line allows its image more than the first line allows all of them."""
     for name in ("object_budget", "background_budget"):
         value, limit = getattr(entry, name), settings.get(name)
-        if value is not None and not value <= _number(limit):
+        if value is not None and not value <= number(limit):
             raise ValueError(f"{name}: {value:g}, the first line says {limit:g}")
 
 
@@ -204,18 +244,27 @@ class ManifestWriter:
     def __init__(
         self, folder: Path, header: dict[str, Any], earlier: Iterable[Entry], held: Held | None = None
     ) -> None:
-        self.path, self.header, self._held = folder / MANIFEST, header, held
-        self.entries = {entry.key: entry for entry in earlier}
+        self.path, self.header, self._held, self._earlier = folder / MANIFEST, header, held, earlier
+        self._lines, self._added = spooled_lines(), array("Q")
+        self._announced: dict[Key, Entry] = {}  # those that no line was added for since
 
     def add(self, entry: Entry) -> None:
         """Appends the line of one input."""
-        self.entries[entry.key] = entry
+        self._announced.pop(entry.key, None)
+        self._added.append(len(self._lines))
+        self._lines.add(entry)
         self._append(_line(entry))
+
+    @property
+    def added(self) -> Sequence[Entry]:
+        """Returns the lines that were added one by one, in the order of their keys."""
+        is_all = len(self._added) == len(self._lines)
+        return in_key_order(self._lines if is_all else Made(self._added, self._lines.at))
 
     def announce(self, entries: Iterable[Entry]) -> None:
         """Writes several lines and waits until the disk has them: before files are written that they speak of."""
         entries = list(entries)
-        self.entries.update((entry.key, entry) for entry in entries)
+        self._announced.update((entry.key, entry) for entry in entries)
         if entries:
             self._append("".join(map(_line, entries)), durable=True)
 
@@ -235,10 +284,12 @@ class ManifestWriter:
 
     def _rewrite(self, finished: bool) -> None:
         self._check_held()
-        write_manifest(self.path.parent, Manifest(self.header, self.entries), finished)
+        write_manifest(self.path.parent, Manifest(self.header, by_key(self._lines)), finished)
         self._check_held()
 
     def __enter__(self) -> ManifestWriter:
+        for entry in self._earlier:
+            self._lines.add(entry)
         try:
             self._rewrite(finished=False)
             self._file = open_for_appending(self.path)
@@ -251,6 +302,8 @@ class ManifestWriter:
     ) -> None:
         with suppress(OSError):  # what is left in its buffer after a full disk
             self._file.close()
+        for line in self._announced.values():
+            self._lines.add(line)
         try:
             self._rewrite(finished=error is None)
         except (OSError, UserError) as failure:  # the manifest stays as the lines appended to it: readable, not sorted
@@ -268,8 +321,8 @@ def write_manifest(folder: Path, manifest: Manifest, finished: bool) -> None:
     def blocks() -> Iterable[bytes]:
         header = manifest.header if finished else {**manifest.header, UNFINISHED: True}
         yield (json.dumps(header) + "\n").encode()
-        for key in sorted(manifest.entries):
-            yield _line(manifest.entries[key]).encode()
+        for entry in in_order(manifest.entries):
+            yield _line(entry).encode()
 
     write_blocks(folder / MANIFEST, blocks(), durable=True, within=folder)
     sync_folder(folder)
@@ -284,83 +337,24 @@ def cannot_go_on(out: Path, error: OSError) -> UserError:
 
 
 def _line(entry: Entry) -> str:
-    """Returns a line of the manifest; fields without a value are left out."""
+    return json.dumps(_values(entry)) + "\n"
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    """Returns what a line of the manifest holds; fields without a value are left out."""
     values = {name: value for name in _FIELDS if (value := getattr(entry, name)) is not None}
     if entry.points is not None:
         values["points"] = asdict(entry.points)
-    return json.dumps(values) + "\n"
+    return values
 
 
 _FIELDS = tuple(field.name for field in fields(Entry))
-
-
-_NAMES = ("input", "mask")
-_NUMBERS = {
-    "width": int,
-    "height": int,
-    "planes": int,
-    "orientation": int,
-    "max_over": int,
-    "object_budget": float,
-    "background_budget": float,
-    "object_share": float,
-    "psnr": float,
-    "delta_e": float,
-    "s_cielab": float,
-    "ssim": float,  # of images that are each other's negative, below 0
-    "over_budget": float,
-}
+LISTS = frozenset(("boxes", "bands", "value_ranges", "claims"))
 
 
 def _entry(values: Any) -> Entry:
-    """Returns a line's values, each of the type that it should have; ValueError names the one that has not."""
-    if not isinstance(values, dict):
-        raise ValueError("no object")
-    given = {field.name: values[field.name] for field in fields(Entry) if values.get(field.name) is not None}
-    entry = {name: _checked(name, value) for name, value in given.items()}
+    """Returns the line of checked values; ValueError names the one that is not as it should be."""
+    entry = checked_values(values, _FIELDS, OWN_NAMES)
     if entry.get("status") not in get_args(Status):
         raise ValueError(f"status: {str(entry.get('status'))[:60]!r}")
     return Entry(**entry)
-
-
-def _checked(name: str, value: Any) -> Any:
-    """Returns the value of one field as an `Entry` holds it; ValueError where it is none."""
-    if name == "boxes":
-        value = tuple(tuple(map(_number, box)) for box in value)
-        good = all(len(box) == 4 for box in value)
-    elif name == "value_ranges":
-        value = tuple(tuple(map(_number, ends)) for ends in value)
-        good = bool(value) and all(len(ends) == 2 and ends[0] < ends[1] for ends in value)
-    elif name == "bands":
-        value = tuple(map(_number, value))
-        good = all(isinstance(band, int) and band > 0 for band in value)
-    elif name == "points":
-        value, good = points_of(value), True
-    elif name == "claims":
-        value = tuple(value)
-        good = all(map(_is_output, value))
-    elif name == "output":
-        good = _is_output(value)
-    elif name in _NUMBERS:
-        value = _number(value)
-        good = (value >= 0 or name == "ssim") and (_NUMBERS[name] is float or isinstance(value, int))
-    else:
-        good = isinstance(value, str) and (name not in _NAMES or stays_inside(value) or value == ".")
-    if not good:
-        raise ValueError(f"{name}: {str(value)[:60]!r}")
-    return value
-
-
-def _is_output(name: Any) -> bool:
-    """Returns whether an output may have the name: below the folder, and not that of what lies there besides images."""
-    if not isinstance(name, str) or not stays_inside(name):
-        return False
-    path = PurePosixPath(name)
-    own = {path.as_posix().casefold(), path.parts[0].casefold()} & OWN_NAMES
-    return not own and not TEMPORARY.fullmatch(path.name)
-
-
-def _number(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"no number: {str(value)[:60]!r}")
-    return value

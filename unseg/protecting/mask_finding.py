@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
 from unseg.compute.threads import cores, in_order
-from unseg.data.samples import SampleFile
+from unseg.data.samples import SampleFile, kept_samples
 from unseg.errors import UserError
 from unseg.protecting.auto_masks import Foreground, propose
 from unseg.protecting.foreground_models import DEFAULT_MODEL, ForegroundModel
@@ -75,7 +75,7 @@ def with_masks(request: Request, inputs: Inputs, pool: Executor, progress: Progr
     unclear = {one.name: why for one in wanted if (why := one.unclear(known.get(one.key))) is not None}
     kept = KeptMasks(folder, unclear, unmade, is_foreseen=not writes)
     masked = {one.key: one.with_mask() for one in wanted}
-    found_samples = sorted(masked.get(key, sample) for key, sample in samples.items())
+    found_samples = kept_samples(masked.get(key, sample) for key, sample in samples.items())
     return replace(inputs, found=replace(inputs.found, samples=found_samples), kept=kept)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +21,19 @@ from unseg.protecting.manifest import (
     SHARDS,
     UNFINISHED,
     Entry,
-    Key,
     Manifest,
+    by_key,
     cannot_go_on,
     read_manifest,
+    spooled_lines,
     write_manifest,
 )
 from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.shards import MOST, PARTS, SHARD, Shard, begun, check_alone
 from unseg.storage.files import remove_temporaries
 from unseg.storage.locks import LOCK_FILE, FolderLock, Held
+from unseg.storage.sequences import Made, in_order, order_of
 from unseg.storage.settings_diff import differences
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one shard wrote. header: without what tells shards from a plain run."""
-
-    shard: Shard
-    header: dict[str, Any]
-    entries: Mapping[Key, Entry]
 
 
 def merge(out: str | Path, of_edition: bool = False) -> Summary:
@@ -56,7 +51,7 @@ def merge(out: str | Path, of_edition: bool = False) -> Summary:
         if not of_edition and _is_edition(plan):
             raise UserError(f"{out}: is an edition; make it whole with its script and SHARD=merge")
         if AGREED in plan.header:
-            plan = _merged(plan, _parts(plan, out))
+            plan = _merged(plan, out)
             try:
                 lock.held.check()
                 write_manifest(out, plan, finished=True)
@@ -64,7 +59,7 @@ def merge(out: str | Path, of_edition: bool = False) -> Summary:
             except OSError as error:
                 raise cannot_go_on(out, error) from error
         _remove_shards(out, lock.held)
-    entries = tuple(plan.entries[key] for key in sorted(plan.entries))
+    entries = in_order(plan.entries)
     return Summary(entries, 0, 0.0, Forecast(len(entries), len(entries), 0))
 
 
@@ -83,8 +78,8 @@ def _is_edition(plan: Manifest) -> bool:
     return AGREED in plan.header and isinstance(annotated, dict) and annotated.get("format") == READER
 
 
-def _parts(plan: Manifest, out: Path) -> list[_Part]:
-    """Returns what every shard wrote; UserError names those that are missing, unfinished, or of another plan."""
+def _shards_of(plan: Manifest, out: Path) -> list[Shard]:
+    """Returns the shards of a plan; UserError where it is none, or where there are others."""
     agreed = plan.header[AGREED]
     count = agreed.get("count") if isinstance(agreed, dict) else None
     sizes = agreed.get(PARTS) if isinstance(agreed, dict) else None
@@ -99,47 +94,72 @@ def _parts(plan: Manifest, out: Path) -> list[_Part]:
     strange = sorted({folder.name for folder in begun(out)} - {shard.folder(out).name for shard in shards})
     if strange:
         raise UserError(f"{out / SHARDS}: {first_few(strange)} is no shard of {count}; move it away")
-    parts, missing, unfinished = list[_Part](), list[str](), list[str]()
-    for shard in shards:
-        part = read_manifest(shard.folder(out))
-        if part is None:
-            missing.append(str(shard))
-            continue
-        if (part.header.get(AGREED), part.header.get(SHARD)) != (agreed, shard.number):
-            raise UserError(f"{shard.folder(out)}: is not the shard {shard} of this plan; run --shard {shard} again")
-        if part.header.get(UNFINISHED):
-            unfinished.append(str(shard))
-        header = {name: value for name, value in part.header.items() if name not in (AGREED, SHARD)}
-        parts.append(_Part(shard, header, part.entries))
-    for what, named in (("has not run", missing), ("was cut off", unfinished)):
-        if named:
-            more = f" ({len(named)} of {count}: {first_few(named, 10)})" if len(named) > 1 else ""
-            raise UserError(f"{out}: shard {named[0]} {what}{more}; run it, then merge")
-    return parts
+    return shards
 
 
 def _are_sizes(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(isinstance(size, int) for size in value)
 
 
-def _merged(plan: Manifest, parts: list[_Part]) -> Manifest:
-    """Returns the manifest of all; UserError where shards overlap, leave images out, or were made unlike each other."""
-    first, entries, of = parts[0], dict(plan.entries), dict[Key, Shard]()
-    images, sizes = range(plan.header[AGREED]["images"]), plan.header[AGREED].get(PARTS)
-    for part in parts:
-        own = len(part.shard.of(images, sizes))
-        told_of = sum(root != NO_ROOT for _, root in part.entries)
-        if told_of != own and (part.shard.number != 1 or told_of < own):  # 1 also tells what is annotated and not there
-            raise UserError(f"shard {part.shard} speaks of {told_of} of its {own} images; run it again")
-        told = "; ".join(differences(first.header, part.header))
-        if told:
-            raise UserError(f"shards {first.shard} and {part.shard} were made with other settings ({told})")
-        twice = sorted(part.entries.keys() & of.keys())
-        if twice:
-            raise UserError(f"shards {of[twice[0]]} and {part.shard} overlap: both speak of {twice[0][0]}")
-        of.update(dict.fromkeys(part.entries, part.shard))
-        entries.update(part.entries)
-    return Manifest(first.header, entries)
+def _merged(plan: Manifest, out: Path) -> Manifest:
+    """Returns the manifest of all shards, of which memory holds one at a time.
+
+    UserError names shards that are missing, unfinished or of another plan, that overlap, leave images out, or were made
+    unlike each other.
+    """
+    shards = _shards_of(plan, out)
+    lines, ends = spooled_lines(in_order(plan.entries)), array("Q")  # ends: where in the lines each shard's end
+    earlier, missing, unfinished, faults = len(lines), list[str](), list[str](), list[str]()
+    header: dict[str, Any] = {}
+    for shard in shards:
+        part = read_manifest(shard.folder(out))
+        if part is None:
+            missing.append(str(shard))
+            continue
+        if (part.header.get(AGREED), part.header.get(SHARD)) != (plan.header[AGREED], shard.number):
+            raise UserError(f"{shard.folder(out)}: is not the shard {shard} of this plan; run --shard {shard} again")
+        if part.header.get(UNFINISHED):
+            unfinished.append(str(shard))
+        own = {name: value for name, value in part.header.items() if name not in (AGREED, SHARD)}
+        header = header or own
+        faults += _faults(shard, part, own, plan.header[AGREED], header)
+        for entry in in_order(part.entries):
+            lines.add(entry)
+        ends.append(len(lines))
+    for what, named in (("has not run", missing), ("was cut off", unfinished)):
+        if named:
+            more = f" ({len(named)} of {len(shards)}: {first_few(named, 10)})" if len(named) > 1 else ""
+            raise UserError(f"{out}: shard {named[0]} {what}{more}; run it, then merge")
+    if faults:
+        raise UserError(faults[0])
+    _check_disjoint(lines[earlier:], [end - earlier for end in ends], shards)
+    return Manifest(header, by_key(lines))
+
+
+def _check_disjoint(lines: Made[Entry], ends: Sequence[int], shards: Sequence[Shard]) -> None:
+    """Raises UserError where two shards speak of one image. ends: where in the lines those of each shard end."""
+    if len(by_key(lines)) == len(lines):
+        return
+    order = order_of(lines, lambda entry: entry.key)
+    later, name, earlier = min(
+        (bisect_right(ends, max(same)), lines[same[0]].input, bisect_right(ends, min(same)))
+        for same in pairwise(order)
+        if lines[same[0]].key == lines[same[1]].key
+    )
+    raise UserError(f"shards {shards[earlier]} and {shards[later]} overlap: both speak of {name}")
+
+
+def _faults(
+    shard: Shard, part: Manifest, header: dict[str, Any], agreed: Mapping[str, Any], first: dict[str, Any]
+) -> Iterator[str]:
+    """Yields what is wrong with a shard by itself. header: its first line as that of a plain run. first: shard 1's."""
+    own = len(shard.of(range(agreed["images"]), agreed.get(PARTS)))
+    told_of = sum(entry.key[1] != NO_ROOT for entry in part.entries.values())
+    if told_of != own and (shard.number != 1 or told_of < own):  # 1 also tells what is annotated and not there
+        yield f"shard {shard} speaks of {told_of} of its {own} images; run it again"
+    told = "; ".join(differences(first, header))
+    if told:
+        yield f"shards {Shard(1, shard.count)} and {shard} were made with other settings ({told})"
 
 
 def _remove_shards(out: Path, held: Held) -> None:

@@ -14,7 +14,7 @@ from unseg.data.table_containers import TableContainer
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import stays_inside
-from unseg.storage.tar_files import TarContainer, holds_outlines, tars_at
+from unseg.storage.tar_files import TarContainer, holds_outlines, spooled_members, tars_at
 
 AUTO = "auto"  # in place of a column of masks
 TARS, TABLES = "tars", "tables"
@@ -102,9 +102,10 @@ def open_containers(
 def opened_at(source: Path, kind: str, masks: str | None, places: list[str], needs_masks: bool = False) -> Containers:
     """Opens files in a folder by their names. masks: as for `Containers`; needs_masks: a column is looked for."""
     found: list[Container] = []
+    kept = spooled_members()  # one for all tars: each could have a file of its own, and tars may be many
     for place in sorted(places, key=lambda place: f"{place}/"):
         if kind == TARS:
-            found.append(TarContainer.open(source / place, place, masks or ""))
+            found.append(TarContainer.open(source / place, place, masks or "", kept))
         else:
             table = TableContainer.open(source / place, place, masks, needs_masks)
             masks = table.mask_column  # one for all

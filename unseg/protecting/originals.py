@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -52,14 +52,13 @@ class Originals:
     max_pixels: int
     read_annotations: Mapping[Place, OpenAnnotations | UserError] = field(default_factory=dict)
 
-    def opened(self, entries: Iterable[Entry], pool: Executor) -> Originals:
+    def opened(self, entries: Sequence[Entry], pool: Executor) -> Originals:
         """Returns these originals with all annotations open that the lines speak of, once each.
 
         What cannot be opened is told with every image that needs it.
         """
         if not self.settings.is_annotated or isinstance(self.annotations, OpenAnnotations):
             return self
-        entries = list(entries)
         found: dict[Place, OpenAnnotations | UserError] = {}
         left = LOOKED_AT + LOOKED_AT_A_LINE * len(entries)
         for place, root in dict.fromkeys(self._place_of(entry) for entry in entries):

@@ -15,6 +15,7 @@ from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Broken, Originals
 from unseg.protecting.verification import finished_manifest, originals_of
 from unseg.storage.image_decoding import Frame
+from unseg.storage.sequences import in_order
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class ProtectedFolder:
         Raises UserError where it is none, or where nothing in it is protected.
         """
         manifest = finished_manifest(folder)
-        entries = tuple(manifest.entries[key] for key in sorted(manifest.entries) if manifest.entries[key].is_written)
-        entries = tuple(entry for entry in entries if entry.status != "uncoded")
+        lines = in_order(manifest.entries)
+        entries = tuple(entry for entry in lines if entry.is_written and entry.status != "uncoded")
         if not entries:
             raise UserError(f"{folder}: no image in it is protected, as its manifest says; protect it first")
         kept = originals_of(manifest, folder, originals=originals, masks=masks, annotations=annotations)

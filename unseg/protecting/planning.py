@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,15 @@ from unseg.data.annotations.core import first_few
 from unseg.data.mask_detection import detect_kind
 from unseg.data.masks import MASK_KINDS, MaskKind, check_kind
 from unseg.data.object_rule import ObjectRule
-from unseg.data.samples import OF_MASKS, SampleFile, SampleList
+from unseg.data.samples import OF_MASKS, SampleFile, SampleList, kept_texts
 from unseg.errors import UserError
 from unseg.method.codes import class_codes
 from unseg.protecting.code_planning import RunKey, plan_codes
-from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.header import check_same_settings, header_of, recorded
 from unseg.protecting.inputs import Inputs
+from unseg.protecting.jobs import KeyedSamples, planned_jobs
 from unseg.protecting.kept_masks import AutoMasks
-from unseg.protecting.manifest import AGREED, Entry, Key, Manifest, relative
+from unseg.protecting.manifest import AGREED, Entry, Key, Manifest, lines_of, relative
 from unseg.protecting.mask_placing import Placing
 from unseg.protecting.network_protector import takes_codes
 from unseg.protecting.network_source import NetworkSource
@@ -38,15 +40,14 @@ from unseg.protecting.objects import (
 )
 from unseg.protecting.one_image import Job
 from unseg.protecting.open_annotations import OpenAnnotations
-from unseg.protecting.outputs import plan_outputs
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.prompted_objects import BoxFile, PointFile
 from unseg.protecting.request import Request
-from unseg.protecting.shards import SHARD, Shard, agreement, begun, check_agreed, earlier_manifest
+from unseg.protecting.shards import SHARD, Shard, agreement, check_agreed, earlier_manifest
 from unseg.storage.loaded_generator import LoadedGenerator
 from unseg.storage.locks import Held
-from unseg.storage.mounts import is_in_a_file
-from unseg.storage.stacks.stack_kinds import StackKind, any_label, stack_kind_of
+from unseg.storage.sequences import Made
+from unseg.storage.stacks.stack_kinds import any_label
 
 NO_ROOT = ""  # the root of what is no image, such as a folder that could not be read: looked at anew by every run
 
@@ -64,7 +65,7 @@ class RunPlan:
     header: dict[str, Any]
     problems: tuple[Entry, ...]
     before: Mapping[Key, Entry]
-    jobs: tuple[Job, ...]
+    jobs: Sequence[Job]
     processes: int
     records: Path
     key: RunKey | None = None
@@ -75,9 +76,11 @@ class RunPlan:
         return self.pipeline.out
 
     @property
-    def to_do(self) -> list[Job]:
+    def to_do(self) -> Sequence[Job]:
         """Returns the jobs that no earlier run finished, as far as its manifest says."""
-        return [job for job in self.jobs if job.is_new]
+        if not self.before:
+            return self.jobs
+        return Made(array("q", (place for place, job in enumerate(self.jobs) if job.is_new)), self.jobs.__getitem__)
 
 
 def as_planned(request: Request) -> Request:
@@ -122,59 +125,24 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)
     header = header_of(pipeline)
     check_same_settings(header, earlier, out)
-    roots = {root: relative(root, out) for root in {sample.root for sample in inputs.found.samples}}
-    samples = {(sample.name, roots[sample.root]): sample for sample in inputs.found.samples}
-    chosen = sorted(samples)[: request.limit]
+    keyed = KeyedSamples(inputs.found.samples, out)
+    chosen = keyed.keys[: request.limit]
     last = chosen[-1][0] if request.limit is not None and chosen else None
     if settings.unmasked == "fail":
-        _check_none_lacks(objects, [samples[key] for key in chosen])
+        _check_none_lacks(objects, keyed.samples[: request.limit])
     before = _lines_that_stay(earlier.entries if earlier else {}, inputs.opened, out)
     plan = RunPlan(
         pipeline,
         header,
         problems=_problems(inputs, out, last),
         before=before,
-        jobs=_jobs(samples, chosen, pipeline, before, request),
+        jobs=planned_jobs(keyed, len(chosen), pipeline, before, request),
         processes=request.processes,
         records=request.records,
         key=key,
     )
     plan = plan if request.shard is None else _part_of(plan, request.shard, request.parts, earlier)
     return replace(plan, processes=max(1, min(plan.processes, len(plan.jobs))))
-
-
-def _jobs(
-    samples: Mapping[Key, SampleFile],
-    chosen: list[Key],
-    pipeline: Pipeline,
-    before: Mapping[Key, Entry],
-    request: Request,
-) -> tuple[Job, ...]:
-    """Returns the chosen jobs; names are planned for all samples, so that they do not depend on the choice."""
-    settings, shard = pipeline.settings, request.shard
-    own = None if shard is None else shard.of(chosen, request.parts)
-    if shard is not None and shard.is_plan and begun(pipeline.out):
-        own = ()  # shards look to their own
-    files = {key for key, sample in samples.items() if not is_in_a_file(sample.image)}
-    looked_at = files.union(
-        chosen if own is None else own
-    )  # contents of tars and tables are brought for this run's alone
-    kinds = {key: kind.name for key in sorted(looked_at) if (kind := _kind_of(samples[key], pipeline)) is not None}
-    planned = plan_outputs(
-        samples, pipeline.out, settings.format, before, names=settings.names, own_format=files & kinds.keys(), own=own
-    )
-    return tuple(Job(samples[key], planned[key], key, before.get(key), kinds.get(key)) for key in chosen)
-
-
-def _kind_of(sample: SampleFile, pipeline: Pipeline) -> StackKind | None:
-    """Returns the format of planes that an image stays in; None where it becomes a picture.
-
-    A picture with a place on earth becomes one where its pixels are turned to be kept with others as they lie, and
-    where a network, which sees pictures alone, makes the noise.
-    """
-    kind = stack_kind_of(sample.image)
-    as_picture = pipeline.settings.keep_frame or not isinstance(pipeline.source, CodedSource)
-    return None if as_picture and kind is not None and kind.is_picture(sample.image) else kind
 
 
 def _part_of(plan: RunPlan, shard: Shard, parts: tuple[int, ...] | None, earlier: Manifest | None) -> RunPlan:
@@ -194,8 +162,8 @@ def part_of(plan: RunPlan, shard: Shard, parts: tuple[int, ...] | None = None) -
 
     parts: as for `Shard.of`.
     """
-    jobs = tuple(shard.of(plan.jobs, parts))
-    before = {job.key: plan.before[job.key] for job in jobs if job.key in plan.before}
+    jobs = shard.of(plan.jobs, parts)
+    before = lines_of(job.earlier for job in jobs if job.earlier is not None)
     return {"jobs": jobs, "before": before, "problems": plan.problems if shard.number == 1 else ()}
 
 
@@ -213,7 +181,9 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     if inputs.points is not None:
         return PointFile(inputs.points)
     if inputs.kept is not None:
-        paths = [os.fspath(sample.mask_file) for sample in inputs.found.samples if sample.mask_file is not None]
+        paths = kept_texts(
+            os.fspath(sample.mask_file) for sample in inputs.found.samples if sample.mask_file is not None
+        )
         return AutoMasks(inputs.kept, request.out, paths, settings.max_pixels)
     masks = request.mask_root
     if masks is None:
@@ -229,8 +199,8 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     images are protected together.
     """
     settings = request.settings
-    own = {os.fspath(sample.mask_file) for sample in found.samples if sample.mask_file is not None}
-    paths = sorted(own | {os.path.join(masks, name) for name in found.unused_masks})
+    own = (os.fspath(sample.mask_file) for sample in found.samples if sample.mask_file is not None)
+    paths = kept_texts(chain(own, (os.path.join(masks, name) for name in found.unused_masks)), once=True)
     closed = [problem for problem in found.problems if problem.name.startswith(OF_MASKS)]
     if not paths and not closed:
         raise UserError(f"--masks {masks}: holds no mask; name their folder (is a drive not mounted?)")
@@ -248,7 +218,7 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     return MaskFolder(relative(masks, request.out), kind, paths, placing, unreadable)
 
 
-def _detected(masks: Path, paths: list[str], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
+def _detected(masks: Path, paths: Sequence[str], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
     """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
     detected = detect_kind(paths, pool, progress, lambda path: any_label(Path(path)))
     if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
@@ -278,7 +248,7 @@ def _check_ids(objects: ClassedObjects, nothing_else: bool, pool: Executor, prog
     progress.say(f"note: {sentence}")
 
 
-def _check_none_lacks(objects: Objects, samples: list[SampleFile]) -> None:
+def _check_none_lacks(objects: Objects, samples: Sequence[SampleFile]) -> None:
     """Raises UserError where nothing is said of an image's object, as far as names tell, and that is to be an error."""
     lacking = [sample.name for sample in samples if objects.lacks(sample)]
     if lacking:
@@ -335,14 +305,14 @@ def _absent(inputs: Inputs, out: Path) -> list[Entry]:
     ]
 
 
-def _lines_that_stay(known: Mapping[Key, Entry], opened: OpenAnnotations | None, out: Path) -> dict[Key, Entry]:
+def _lines_that_stay(known: Mapping[Key, Entry], opened: OpenAnnotations | None, out: Path) -> Mapping[Key, Entry]:
     """Returns the lines of earlier runs without those of no image; what is absent is told anew by every run."""
     annotated = NO_ROOT if opened is None else relative(_root_of(opened), out)
-    return {
-        key: entry
-        for key, entry in known.items()
+    return lines_of(
+        entry
+        for entry in known.values()
         if entry.input_root != NO_ROOT and not (entry.input_root == annotated and _is_absent(entry, out))
-    }
+    )
 
 
 def _root_of(opened: OpenAnnotations) -> Path:

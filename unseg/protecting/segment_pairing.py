@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unseg.compute.threads import in_order
-from unseg.data.samples import SampleFile, SampleList
+from unseg.data.samples import SampleFile, SampleList, spooled_samples
 from unseg.storage.image_limits import ImageError
 from unseg.storage.stacks.stack_kinds import KINDS, stack_kind_of
 
@@ -28,8 +28,10 @@ def paired_by_reference(found: SampleList, masks: Path, max_pixels: int, pool: E
                 named.setdefault(instance, name)
         except ImageError:
             continue  # it stays among the masks without an image
-    samples = list(in_order(pool, lambda sample: _with_mask(sample, masks, named, max_pixels), found.samples))
-    used = {sample.mask_name for sample in samples}
+    samples = spooled_samples(
+        in_order(pool, lambda sample: _with_mask(sample, masks, named, max_pixels), found.samples)
+    )
+    used = {sample.mask_name for sample in samples} & set(candidates)
     return replace(found, samples=samples, unused_masks=[name for name in found.unused_masks if name not in used])
 
 

@@ -12,14 +12,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from unseg.errors import UserError
-from unseg.protecting.manifest import AGREED, SHARDS, UNFINISHED, Entry, Key, Manifest, read_manifest
+from unseg.protecting.manifest import AGREED, SHARDS, UNFINISHED, Entry, Key, Manifest, lines_of, read_manifest
 from unseg.protecting.one_image import Job
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.locks import holder_of
+from unseg.storage.sequences import in_order
 from unseg.storage.settings_diff import differences
 
 T = TypeVar("T")
@@ -65,13 +67,16 @@ class Shard:
     def of(self, items: Sequence[T], parts: Sequence[int] | None = None) -> Sequence[T]:
         """Returns the shard's part of all items; all of them for the plan. parts: how many each has; None: equally
         many."""
+        return items[self.part(len(items), parts)]
+
+    def part(self, count: int, parts: Sequence[int] | None = None) -> slice:
+        """Returns which of so many items are the shard's. parts: as for `of`."""
         if self.is_plan:
-            return items
+            return slice(count)
         if parts is not None:
             start = sum(parts[: self.number - 1])
-            return items[start : start + parts[self.number - 1]]
-        first, end = ((self.number - 1) * len(items) // self.count, self.number * len(items) // self.count)
-        return items[first:end]
+            return slice(start, start + parts[self.number - 1])
+        return slice((self.number - 1) * count // self.count, self.number * count // self.count)
 
 
 # --- what shards agree on
@@ -113,10 +118,10 @@ def earlier_manifest(out: Path, shard: Shard | None) -> Manifest | None:
         )
     if _count(agreed) != shard.count:
         raise UserError(f"--shard {shard}: --out {out} is planned for {_count(agreed)} shards; give that number")
-    return Manifest(there.header, {**there.entries, **own_lines(shard, out, agreed)})
+    return Manifest(there.header, lines_of(chain(in_order(there.entries), in_order(own_lines(shard, out, agreed)))))
 
 
-def own_lines(shard: Shard, out: Path, agreed: Any) -> dict[Key, Entry]:
+def own_lines(shard: Shard, out: Path, agreed: Any) -> Mapping[Key, Entry]:
     """Returns the lines that a shard wrote itself; UserError where it did so by another plan. agreed: by this one."""
     own = read_manifest(shard.folder(out))
     if own is not None and (own.header.get(AGREED), own.header.get(SHARD)) != (agreed, shard.number):

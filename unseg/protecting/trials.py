@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from array import array
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
+
+import numpy as np
 
 from unseg.compute.progress import Progress
 from unseg.protecting.forecast import Forecast, Trial, forecast, spread
@@ -35,15 +38,18 @@ def foretell(plan: RunPlan, tried_from: int, pool: Executor, progress: Progress)
 def _forecast(plan: RunPlan, tried_from: int, pool: Executor) -> Forecast:
     pipeline, to_do = plan.pipeline, plan.to_do
     on_gpu = pipeline.source.device_type != "cpu"
-    sizes = {job.key: _size_of(job, pipeline) for job in to_do}
+    sizes, pictures = array("Q"), array("Q")  # pictures: their places among the jobs to do
+    for place, job in enumerate(to_do):
+        sizes.append(_size_of(job, pipeline))
+        if job.kind is None:
+            pictures.append(place)
     trials: list[Trial] = []
     if len(to_do) >= tried_from:
-        pictures = [job for job in to_do if job.kind is None]
-        by_size = sorted(pictures, key=lambda job: (sizes[job.key], job.key))
-        chosen = spread(by_size, TRIALS if pipeline.generators > 1 or on_gpu else 1)
+        by_size = np.argsort(np.asarray(sizes)[np.asarray(pictures, np.intp)], kind="stable")
+        chosen = spread(range(len(by_size)), TRIALS if pipeline.generators > 1 or on_gpu else 1)
         with pipeline.generator_threads() as generator:
-            for job in chosen:
-                trial = _try(job, sizes[job.key], pipeline, pool=pool, generator=generator)
+            for place in (pictures[by_size[number]] for number in chosen):
+                trial = _try(to_do[place], sizes[place], pipeline, pool=pool, generator=generator)
                 trials += [] if trial is None else [trial]
     out = plan.out.resolve()
     free = shutil.disk_usage(next(folder for folder in (out, *out.parents) if folder.exists())).free
@@ -51,7 +57,7 @@ def _forecast(plan: RunPlan, tried_from: int, pool: Executor) -> Forecast:
     return forecast(
         len(plan.jobs),
         len(plan.jobs) - len(to_do),
-        sizes=list(sizes.values()),
+        sizes=sizes,
         trials=trials,
         generators=pipeline.generators * share,
         workers=pipeline.workers,

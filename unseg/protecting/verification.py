@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,16 @@ from unseg.compute.progress import SILENT, Progress, track
 from unseg.compute.threads import cores, single_threaded_pool
 from unseg.errors import UserError
 from unseg.protecting.engine_findings import findings_of_actors
-from unseg.protecting.findings import Finding, findings_of
+from unseg.protecting.findings import Finding, findings_of, spooled_findings
 from unseg.protecting.header import note_on_noise, recorded
-from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Manifest, read_manifest
+from unseg.protecting.manifest import MANIFEST, UNFINISHED, Entry, Key, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import Originals
 from unseg.protecting.shards import refuse_unmerged
 from unseg.storage import image_limits
-from unseg.storage.files import files_under
+from unseg.storage.files import is_link, raised, walk_folders
 from unseg.storage.locks import LOCK_FILE, holder_of
+from unseg.storage.sequences import Made, Places, in_order
 
 CUT_OFF = "the run was cut off before its end, and may have left images out: run the same command again"
 
@@ -37,14 +40,14 @@ class Verification:
     an older version made the noise, or the default would hold better.
     """
 
-    findings: tuple[Finding, ...]
-    unprotected: tuple[Finding, ...]
+    findings: Sequence[Finding]
+    unprotected: Sequence[Finding]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     other_files: tuple[Finding, ...] = ()
     note: str | None = None
 
-    @property
+    @cached_property
     def failures(self) -> list[Finding]:
         """Returns the findings of images that do not keep their promise."""
         return [finding for finding in self.findings if finding.problem]
@@ -64,16 +67,18 @@ class Verification:
 
         None stands for no image that was compared.
         """
-        good = [finding for finding in self.findings if not finding.problem]
-        on_object = [finding.max_object for finding in good if finding.max_object is not None]
-        elsewhere = [finding.max_background for finding in good if finding.max_background is not None]
-        return max(on_object, default=None), max(elsewhere, default=None)
+        on_object = elsewhere = None
+        for finding in self.findings:
+            if not finding.problem:
+                on_object = _larger(on_object, finding.max_object)
+                elsewhere = _larger(elsewhere, finding.max_background)
+        return on_object, elsewhere
 
     def retold(self, told: Callable[[str], str]) -> Verification:
         """Returns the same findings in other words. told: what a problem's text becomes."""
 
-        def each(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-            return tuple(
+        def each(findings: Sequence[Finding]) -> Sequence[Finding]:
+            return spooled_findings(
                 finding if finding.problem is None else replace(finding, problem=told(finding.problem))
                 for finding in findings
             )
@@ -82,7 +87,7 @@ class Verification:
             self,
             findings=each(self.findings),
             unprotected=each(self.unprotected),
-            other_files=each(self.other_files),
+            other_files=tuple(each(self.other_files)),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,21 +132,21 @@ def verify(
     kept = originals_of(
         manifest, folder, originals=originals, masks=masks, annotations=annotations, max_megapixels=max_megapixels
     )
-    entries = [manifest.entries[key] for key in sorted(manifest.entries)]
-    written = [entry for entry in entries if entry.is_written]
+    entries = in_order(manifest.entries)
+    written = Made(array("q", (place for place, one in enumerate(entries) if one.is_written)), entries.__getitem__)
+    compared: Sequence[Finding]
     with image_limits.own_size_limit(), single_threaded_pool(workers or cores()) as pool:
         kept = kept.opened(written, pool)
         if engine is None:
-            compared = list(track(progress, findings_of(written, kept, pool), len(written), "verify"))
+            compared = spooled_findings(track(progress, findings_of(written, kept, pool), len(written), "verify"))
     if engine is not None:
         compared = findings_of_actors(written, kept, engine, workers or 1, progress)
-    findings = tuple(
-        finding
-        for entry, finding in zip(written, compared, strict=True)
-        if entry.status == "protected" or finding.problem  # what is weak can be damaged, too
-    )
-    damaged = {entry.key for entry, finding in zip(written, compared, strict=True) if finding.problem}
-    unprotected = tuple(
+    told, damaged = array("q"), set[Key]()
+    for place, (entry, finding) in enumerate(zip(written, compared, strict=True)):
+        if entry.status == "protected" or finding.problem:  # what is weak can be damaged, too
+            told.append(place)
+        damaged |= {entry.key} if finding.problem else set()
+    unprotected = spooled_findings(
         Finding(entry.input, _not_protected(entry))
         for entry in entries
         if entry.status != "protected" and entry.key not in damaged
@@ -149,7 +154,12 @@ def verify(
     gone = [entry.output for entry in entries if entry.output and _is_gone(entry, folder / entry.output)]
     cut_off = (Finding(MANIFEST, CUT_OFF),) if manifest.header.get(UNFINISHED) else ()
     return Verification(
-        findings, unprotected, tuple(sorted(gone)), _extra(folder, entries), cut_off, note_on_noise(manifest)
+        Made(told, compared.__getitem__),
+        unprotected,
+        tuple(sorted(gone)),
+        _extra(folder, entries),
+        cut_off,
+        note_on_noise(manifest),
     )
 
 
@@ -200,14 +210,34 @@ def _is_gone(entry: Entry, output: Path) -> bool:
     return entry.status not in ("failed", "skipped") and not os.path.isfile(output)
 
 
-def _extra(folder: Path, entries: list[Entry]) -> tuple[str, ...]:
+def _extra(folder: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
     """Returns the files that no line of the manifest owns, sorted."""
-    owned = {name for entry in entries for name in entry.owned} | {MANIFEST, LOCK_FILE}
+    owners = Places()
+    for place, entry in enumerate(entries):
+        for name in entry.owned:
+            owners.add(name, place)
+
+    start = len(os.path.join(folder, ""))
+
+    def whole(parent: str, name: str) -> str:
+        return os.path.join(parent, name)[start:].replace(os.sep, "/")
+
+    def is_strange(parent: str, name: str) -> bool:
+        name = whole(parent, name)
+        return name not in (MANIFEST, LOCK_FILE) and not any(name in entries[place].owned for place in owners.of(name))
+
+    extra = []
     try:
-        found = {path.relative_to(folder).as_posix() for path in files_under(folder)}
+        for parent, folders, names in walk_folders(folder, raised, wanted=is_strange):
+            linked = [name for name in folders if is_link(os.path.join(parent, name)) and is_strange(parent, name)]
+            extra += [whole(parent, name) for name in (*names, *linked)]
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}; verify needs the whole folder") from error
-    return tuple(sorted(found - owned))
+    return tuple(sorted(extra))
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
 
 
 def _not_protected(entry: Entry) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
@@ -242,7 +242,7 @@ class _Watch:
         self._found_masks |= {name: mask for name, mask in found.items() if mask is not None}
         return masked
 
-    def _due(self, samples: list[SampleFile], settled: dict[str, Mark]) -> dict[str, tuple[Mark | None, ...]]:
+    def _due(self, samples: Sequence[SampleFile], settled: dict[str, Mark]) -> dict[str, tuple[Mark | None, ...]]:
         """Returns the images to protect now, each with the marks of all files that decide on it."""
         hints = [settled.get(os.fspath(path)) for path in self._hints()]
         if None in hints:
@@ -258,10 +258,10 @@ class _Watch:
 
     def _tell(self, summary: Summary) -> None:
         if not self._began:
-            left = len(summary.entries) - len(summary.of("protected"))
+            left = len(summary.entries) - summary.counts["protected"]
             others = f", {left} not: {self.request.out / MANIFEST} says why" if left else ""
             self.progress.say(
-                f"watching {_listed(self.request.inputs)}: {len(summary.of('protected'))} protected{others}; what comes"
+                f"watching {_listed(self.request.inputs)}: {summary.counts['protected']} protected{others}; what comes"
                 " is protected, too, until Ctrl-C"
             )
             return

@@ -285,17 +285,19 @@ def sha256_or_refuse(path: Path) -> str:
 def remove_temporaries(folder: Path, below: bool = True) -> None:
     """Removes the temporary files that killed runs left in `folder`, and in the folders below it.
 
-    Windows removes no file that is open still: the next run does.
-    """
-    for path in files_under(folder) if below else folder.iterdir():
-        if TEMPORARY.fullmatch(path.name):
-            with suppress(*((PermissionError,) if WINDOWS else ())):
-                path.unlink(missing_ok=True)
+    Windows removes no file that is open still: the next run does."""
+    for parent, folders, names in walk_folders(folder, raised, wanted=lambda _, name: TEMPORARY.fullmatch(name)):
+        for path in (Path(parent) / name for name in (*names, *filter(TEMPORARY.fullmatch, folders))):
+            if is_link(path) or not path.is_dir():
+                with suppress(*((PermissionError,) if WINDOWS else ())):
+                    path.unlink(missing_ok=True)
+        if not below:
+            return
 
 
 def files_under(folder: Path) -> Iterator[Path]:
     """Yields everything under `folder` that is no folder; links are listed, not followed."""
-    for parent, folders, names in walk_folders(folder, _raise):
+    for parent, folders, names in walk_folders(folder, raised):
         yield from (Path(parent) / name for name in names)
         yield from (Path(parent) / name for name in folders if is_link(os.path.join(parent, name)))
 
@@ -305,14 +307,14 @@ def walk_folders(
     unreadable: Callable[[OSError], None],
     follow_links: bool = False,
     enters: Callable[[str], bool] | None = None,
+    wanted: Callable[[str, str], object] = lambda parent, name: True,
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields each folder with the names of the folders and other files in it, as `os.walk` does from the top down.
 
     The names of folders may be changed before the next step. unreadable: is told of a folder that cannot be looked
     into. follow_links: links to folders are followed. enters: says of each folder whether it is looked into; None: once
-    each, however it is reached. Before Python 3.12 `os.walk` calls itself, which a thousand nested folders bring to an
-    end.
-    """
+    each, however it is reached. wanted: says which files are held. Before Python 3.12 `os.walk` calls itself, which a
+    thousand nested folders bring to an end."""
     visited: set[tuple[int, int]] = set()
 
     def is_new(path: str) -> bool:
@@ -332,7 +334,10 @@ def walk_folders(
                 continue
             with os.scandir(parent) as entries:
                 for entry in entries:
-                    (folders if _is_folder(entry) else names).append(entry.name)
+                    if _is_folder(entry):
+                        folders.append(entry.name)
+                    elif wanted(parent, entry.name):
+                        names.append(entry.name)
         except OSError as error:
             unreadable(error)
             continue
@@ -347,7 +352,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _raise(error: OSError) -> None:
+def raised(error: OSError) -> None:
+    """Raises an error: what `walk_folders` is given where no folder may be unreadable."""
     raise error
 
 

@@ -13,14 +13,14 @@ from typing import Any
 from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from unseg.storage.mounts import ABSENT
 
-ROOM = 2**31  # bytes of contents that stay
+ROOM, MOST = 2**31, 4096  # bytes of contents that stay, and files
 
 
 class Kept:
-    """Contents that a process brought, the oldest first: once they are too many, the oldest are given up."""
+    """Contents that a process brought, the oldest first, which are given up once there are too many, or too much."""
 
     def __init__(self) -> None:
-        self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._sizes: OrderedDict[str, int] = OrderedDict()
         self._total = 0
         self.lock = threading.Lock()
 
@@ -32,13 +32,13 @@ class Kept:
         """Adds a file that was brought. room: bytes that may stay. give_up: leaves a content where it is from, and
         returns whether it did."""
         with self.lock:
-            size = os.stat(path).st_size
-            self._total += size - self._sizes.get(path, 0)
-            self._sizes[path] = size
-            in_use = []
-            while self._total > room and len(self._sizes) > 1:
+            size, name = os.stat(path).st_size, os.fspath(path)
+            self._total += size - self._sizes.get(name, 0)
+            self._sizes[name] = size
+            in_use = list[tuple[str, int]]()
+            while (self._total > room or len(self._sizes) + len(in_use) > MOST) and len(self._sizes) > 1:
                 oldest, size = self._sizes.popitem(last=False)
-                if give_up(oldest):
+                if give_up(Path(oldest)):
                     self._total -= size
                 else:
                     in_use.append((oldest, size))
@@ -49,7 +49,7 @@ class Kept:
     def forget(self, path: Path) -> None:
         """Does not count a file any more, which goes."""
         with self.lock:
-            self._total -= self._sizes.pop(path, 0)
+            self._total -= self._sizes.pop(os.fspath(path), 0)
 
 
 def leave_absent(path: Path, size: int, time_ns: int) -> None:

@@ -68,14 +68,32 @@ def files_at(url: str) -> Iterator[Name]:
                 yield _facts(url, store.info(url))
                 return
             start = len(store._strip_protocol(url))
-            # Not folder by folder: a walk leaves out keys with two slashes in a row without a word.
-            for name, facts in store.find(url, detail=True).items():
+            for name, facts in _found(store, url):
                 if not name.endswith("/"):  # how some tools write an empty folder
                     yield _facts(f"{url}{name[start:]}", facts)
     except FileNotFoundError:
         return
     except OSError as error:
         raise UserError(f"{url}: cannot be listed: {error.strerror}") from error
+
+
+def _found(store: Any, url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields name and facts of everything below a place; of S3, memory holds a page of them, a thousand at most.
+
+    Not folder by folder: a walk leaves out keys with two slashes in a row without a word.
+    """
+    if not url.startswith("s3://"):
+        yield from store.find(url, detail=True).items()
+        return
+    bucket, key, _ = store.split_path(url)
+    asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **store.req_kw}
+    while True:
+        page = store.call_s3("list_objects_v2", **asked)
+        for facts in page.get("Contents", ()):
+            yield f"{bucket}/{facts['Key']}", {**facts, "size": facts["Size"]}
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _facts(url: str, found: dict[str, Any]) -> Name:

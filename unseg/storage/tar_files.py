@@ -11,15 +11,16 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import BLOCK, open_for_reading, sha256_of_blocks, stays_inside, writing
 from unseg.storage.picture_kinds import START, is_picture_name, kind_of
+from unseg.storage.sequences import Lazy, Places, Spooled
 
 TAR = ".tar"
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -36,40 +37,71 @@ _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar. sample, suffix: its name before and behind the first dot. start: its first byte in the tar."""
+    """A file in a tar. start: its first byte in the tar."""
 
     name: str
-    sample: str
-    suffix: str
     start: int
     size: int
 
+    @property
+    def sample(self) -> str:
+        """Returns the name before the first dot; the whole name where there is none."""
+        match = _NAME.fullmatch(self.name)
+        return self.name if match is None else match[1]
 
-def members(tar: Path) -> list[Member]:
+    @property
+    def suffix(self) -> str:
+        """Returns what stands behind the first dot, in lower case."""
+        match = _NAME.fullmatch(self.name)
+        return "" if match is None else match[2].lower()
+
+
+class Members(Lazy[Member]):
+    """The files in a tar, in their order. kept: where they lie, from `first` on, with those of other tars."""
+
+    def __init__(self, kept: Spooled[Member], first: int) -> None:
+        self.kept, self._first, self._end = kept, first, len(kept)
+        self._places = Places(member.name for member in self)
+
+    def __len__(self) -> int:
+        return self._end - self._first
+
+    def at(self, index: int) -> Member:
+        return self.kept.at(self._first + index)
+
+    def called(self, name: str) -> Member | None:
+        """Returns the file of a name; None where there is none."""
+        return next((member for member in map(self.at, self._places.of(name)) if member.name == name), None)
+
+
+def spooled_members() -> Spooled[Member]:
+    """Returns a place for the members of any number of tars, of which memory holds some bytes each."""
+    return Spooled((), lambda member: (member.name, member.start, member.size), lambda values: Member(*values))
+
+
+def members(tar: Path, kept: Spooled[Member]) -> Members:
     """Returns the files in a tar, in their order; UserError where it is none, or holds what no folder can.
 
-    Folders among the members are left out: they hold nothing.
+    Folders among the members are left out: they hold nothing. kept: where they are put.
     """
-    found: list[Member] = []
+    first = len(kept)
     try:
         with open_for_reading(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 if info.isdir():
                     continue
-                match = _NAME.fullmatch(info.name)
                 if not info.isreg() or info.issparse() or not stays_inside(info.name):
                     raise UserError(f"{tar}: the member {info.name[:80]!r} is no plain file in a folder")
-                sample, suffix = (info.name, "") if match is None else (match[1], match[2])
-                found.append(Member(info.name, sample, suffix.lower(), info.offset_data, info.size))
+                kept.add(Member(info.name, info.offset_data, info.size))
                 archive.members = []  # type: ignore[attr-defined] # else it keeps all of them
-                if len(found) > MEMBERS:
+                if len(kept) - first > MEMBERS:
                     raise UserError(f"{tar}: over {MEMBERS:,} members; split it")
     except tarfile.TarError as error:
         raise UserError(f"{tar}: is no plain tar file, or it is damaged ({str(error)[:80]})") from error
     except OSError as error:
         raise UserError(f"{tar}: cannot be read: {error.strerror or error}") from error
-    names = {member.name for member in found}
-    if len(names) < len(found):
+    found = Members(kept, first)
+    if any(found.called(member.name) != member for member in found):
         raise UserError(f"{tar}: holds two members of one name; webdataset reads no such file")
     return found
 
@@ -87,54 +119,74 @@ def tars_at(place: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class TarContainer(Container):
-    """A tar of samples. suffix: of the members that hold masks. members: name → member, in their order."""
+    """A tar of samples. suffix: of the members that hold masks. is_part: whether only some of its members are known."""
 
     path: Path
     place: str
     suffix: str
-    members: dict[str, Member]
+    members: Members
+    is_part: bool = False
 
     @classmethod
-    def open(cls, path: Path, place: str, suffix: str) -> TarContainer:
-        """Reads the names in a tar; UserError where it is none, or holds a picture that would stay as it is."""
-        found = members(path)
+    def open(cls, path: Path, place: str, suffix: str, kept: Spooled[Member]) -> TarContainer:
+        """Reads the names in a tar; UserError where it is none, or holds a picture that would stay as it is.
+
+        kept: where the members are put.
+        """
+        found = members(path, kept)
         _refuse_strays(path, found, suffix)
-        return cls(path, place, suffix, {member.name: member for member in found})
+        return cls(path, place, suffix, found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets another process read the names itself, unless it needs some of them only."""
+        if self.is_part:
+            return _part_here, (self.path, self.place, self.suffix, list(self.members))
+        return _here, (self.path, self.place, self.suffix)
 
     def images(self) -> Iterator[tuple[str, str | None]]:
-        masks = {member.sample: member.name for member in self.members.values() if member.suffix == self.suffix}
-        several: set[str] = set()
-        for member in self.members.values():
+        masks, several = Places(), Places()
+        for place, member in enumerate(self.members):
+            if member.suffix == self.suffix:
+                masks.add(member.sample, place)
+        for place, member in enumerate(self.members):
             if self._is_image(member):
-                if member.sample in several:
+                if any(self.members[other].sample == member.sample for other in several.of(member.sample)):
                     raise UserError(
                         f"{self.path}: a sample holds two images ({', '.join(IMAGES)}); which one is meant is not known"
                     )
-                several.add(member.sample)
-                yield member.name, masks.get(member.sample)
+                several.add(member.sample, place)
+                found = [self.members[other] for other in masks.of(member.sample)]
+                yield member.name, next((mask.name for mask in found if mask.sample == member.sample), None)
 
     def _is_image(self, member: Member) -> bool:
         return member.suffix in IMAGES and member.suffix != self.suffix
 
     def holds(self, name: str) -> bool:
-        return name in self.members
+        return self.members.called(name) is not None
 
     def size(self, name: str) -> int:
-        return max(1, self.members[name].size)
+        return max(1, self._called(name).size)
+
+    def _called(self, name: str) -> Member:
+        member = self.members.called(name)
+        assert member is not None, "whoever asks has the name from here"
+        return member
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        member = self.members[name]
+        member = self._called(name)
         with open_for_reading(self.path) as file:
             yield from content(file, member)
 
     @cached_property
     def _strays(self) -> dict[str, tuple[str, str]]:
         """Returns sample → a member of it that would stay as it is, and what it is: a picture, or what holds one."""
-        return {one.sample: (one.name, what) for one, what in _strays(self.path, self.members.values(), self.suffix)}
+        return {one.sample: (one.name, what) for one, what in _strays(self.path, self.members, self.suffix)}
 
     def left_out(self, written: Collection[str]) -> dict[str, str]:
-        images = {one.sample: one.name for one in self.members.values() if self._is_image(one)}
         found: dict[str, str] = {}
+        if not self._strays:
+            return found
+        images = {one.sample: one.name for one in self.members if self._is_image(one) and one.sample in self._strays}
         for sample, (stray, what) in self._strays.items():
             image = images.get(sample)
             if image is None:
@@ -145,9 +197,13 @@ class TarContainer(Container):
 
     def _stay(self, written: Collection[str]) -> list[Member]:
         """Returns the members of samples whose image has its noise, or that have no image, without stray pictures."""
-        gone = {one.sample for one in self.members.values() if one.suffix in IMAGES and one.name not in written}
-        gone = (gone - {self.members[name].sample for name in written}) | self._strays.keys()
-        return [one for one in self.members.values() if one.sample not in gone]
+        gone = {one.sample for one in self.members if one.suffix in IMAGES and one.name not in written}
+        kept = {self._called(name).sample for name in written} if gone else set[str]()
+        return [
+            one
+            for one in self.members
+            if one.sample not in self._strays and (one.sample in kept or one.sample not in gone)
+        ]
 
     def rewrite(self, target: Path, replaced: Mapping[str, Path], within: Path) -> None:
         kept = {member.name for member in self._stay(replaced.keys())}
@@ -170,13 +226,13 @@ class TarContainer(Container):
                 new.members = []  # type: ignore[attr-defined] # as above
 
     def rewritten(self, path: Path, written: Collection[str]) -> TarContainer:
-        return TarContainer(path, self.place, self.suffix, {member.name: member for member in members(path)})
+        return TarContainer(path, self.place, self.suffix, members(path, self.members.kept))
 
     def of(self, names: Collection[str]) -> TarContainer:
-        return replace(self, members={name: self.members[name] for name in names})
+        return _part_here(self.path, self.place, self.suffix, [self._called(name) for name in names])
 
     def faults(self, path: Path, written: Collection[str]) -> Iterator[tuple[str, str]]:
-        new, expected = members(path), self._stay(written)
+        new, expected = members(path, spooled_members()), self._stay(written)
         if [member.name for member in new] != [member.name for member in expected]:
             yield "", "its members are not those of its original, in their order"
             return
@@ -187,6 +243,23 @@ class TarContainer(Container):
                 )
                 if not same:
                     yield one.name, "differs from its original"
+
+
+def _here(path: Path, place: str, suffix: str) -> TarContainer:
+    return TarContainer(path, place, suffix, members(path, _members_here()))
+
+
+@cache
+def _members_here() -> Spooled[Member]:
+    """Returns the place for members of tars that another process opened."""
+    return spooled_members()
+
+
+def _part_here(path: Path, place: str, suffix: str, some: Iterable[Member]) -> TarContainer:
+    kept = spooled_members()
+    for member in some:
+        kept.add(member)
+    return TarContainer(path, place, suffix, Members(kept, 0), is_part=True)
 
 
 def holds_outlines(suffix: str) -> bool:
@@ -205,14 +278,13 @@ def _refuse_strays(tar: Path, found: Sequence[Member], masks: str) -> None:
         )
 
 
-def _strays(tar: Path, found: Iterable[Member], masks: str, most: int = MEMBERS) -> Iterator[tuple[Member, str]]:
+def _strays(tar: Path, found: Sequence[Member], masks: str, most: int = MEMBERS) -> Iterator[tuple[Member, str]]:
     """Yields what would stay as it is, and pass for protected: pictures, by their names or first bytes, and JSON that
     holds one.
 
     A label map beside a sample's image, such as 000012.depth.png, is none. masks: the suffix of members with masks.
     most: members of a suffix whose contents are looked at.
     """
-    found = list(found)
     pictured = {member.sample for member in found if member.suffix in IMAGES and member.suffix != masks}
     labels = set() if holds_outlines(masks) else {masks}
     looked = Counter[str]()

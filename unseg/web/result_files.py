@@ -206,7 +206,7 @@ class Results:
         private = [(f"{MASKS}/{name}", path) for name, path in _below(masks)]
         pack(self.folder / PRIVATE, [(KEY, key), (read_me.name, read_me), *private])
         shutil.rmtree(out, ignore_errors=True)
-        return summary.entries
+        return tuple(summary.entries)
 
 
 def _sample(picture: Picture, originals: Path, masks: Path) -> SampleFile:

@@ -25,11 +25,12 @@ from unseg.data.annotations.core import (
     index_values,
 )
 from unseg.data.annotations.names import ImagesFolder
+from unseg.data.finding import find_samples
 from unseg.data.mask_detection import detect_kind
 from unseg.data.masks import MASK_KINDS, MaskKind, check_kind, object_mask, values_of
 from unseg.data.name_matching import file_form, paired_names
 from unseg.data.object_rule import ObjectRule
-from unseg.data.samples import Problem, find_samples, walk
+from unseg.data.samples import Problem, walk
 from unseg.errors import UserError
 from unseg.storage.image_headers import bytes_of_image
 from unseg.storage.image_limits import IMAGE_SUFFIXES, MAX_PIXELS, ImageError
