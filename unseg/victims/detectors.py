@@ -76,7 +76,9 @@ class RCNN(nn.Module):
             stem = resnet_fpn_backbone(
                 backbone_name=backbone, weights=None, norm_layer=norm, trainable_layers=5 if not pretrained else 3
             )
-        options |= _small_heads(family, class_count + 1) if small else {"num_classes": class_count + 1}
+        # Over an encoder, pyramid and heads start from random weights: they learn much sooner with norms.
+        norms = nn.BatchNorm2d if is_encoder(backbone) else None
+        options |= _small_heads(family, class_count + 1, norms) if small else {"num_classes": class_count + 1}
         # Images come normalised and of one size: the transform of its own must leave them as they are.
         self.network = family(
             stem,
@@ -135,7 +137,7 @@ class RCNN(nn.Module):
         ]
 
 
-def _small_heads(family: type[FasterRCNN], outputs: int) -> dict[str, Any]:
+def _small_heads(family: type[FasterRCNN], outputs: int, norms: type[nn.Module] | None) -> dict[str, Any]:
     """Returns heads and numbers of proposals for images of some hundred pixels on two cores."""
     options: dict[str, Any] = {
         "box_head": TwoMLPHead(256 * 7 * 7, 256),
@@ -148,7 +150,10 @@ def _small_heads(family: type[FasterRCNN], outputs: int) -> dict[str, Any]:
         "box_batch_size_per_image": 64,
     }
     if family is MaskRCNN:
-        options |= {"mask_head": MaskRCNNHeads(256, (64, 64), 1), "mask_predictor": MaskRCNNPredictor(64, 64, outputs)}
+        options |= {
+            "mask_head": MaskRCNNHeads(256, (64, 64), 1, norms),
+            "mask_predictor": MaskRCNNPredictor(64, 64, outputs),
+        }
     return options
 
 

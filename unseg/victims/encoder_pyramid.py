@@ -28,7 +28,7 @@ class EncoderPyramid(nn.Module):
             from segmentation_models_pytorch.encoders import get_encoder
         self.body = get_encoder(encoder, in_channels=3, depth=5, weights=None)
         channels = list(self.body.out_channels)[FIRST_LEVEL:]
-        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, extra_blocks=LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
         self.out_channels = CHANNELS
 
     def forward(self, images_B3HW: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
