@@ -778,6 +778,8 @@ def test_the_command_runs_each_task_on_a_small_set_in_its_layout(
                 network,
                 "--out",
                 str(out),
+                "--views",
+                "whole",
                 "--steps",
                 "3",
                 "--batch",
