@@ -176,6 +176,9 @@ def test_a_run_that_is_cut_off_goes_on(tars: Path, bar: str) -> None:
     with pytest.raises(Stopped):
         run(tars, progress=Acting(1, stop, of=bar))
     assert (tars.parent / "out" / LOOSE).is_dir() and not (tars.parent / "out" / MANIFEST).exists()
+    for folder in ("", "more"):  # as a killed run leaves the file that it was writing anew
+        (tars.parent / "out" / folder).mkdir(exist_ok=True)
+        (tars.parent / "out" / folder / ".unseg-0123456789abcdef.tmp").write_bytes(b"half")
     with pytest.raises(UserError, match="out: its run was cut off, or had --limit; run the same command"):
         found(tars.parent / "out")
     run(tars)

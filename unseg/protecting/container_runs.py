@@ -43,7 +43,14 @@ from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.request import Request
 from unseg.protecting.shards import Shard, earlier_manifest
 from unseg.storage.containers import Container, ContainerFolder
-from unseg.storage.files import blocks_of, open_for_reading, read_text, write_blocks, write_bytes
+from unseg.storage.files import (
+    blocks_of,
+    open_for_reading,
+    read_text,
+    remove_temporaries,
+    write_blocks,
+    write_bytes,
+)
 from unseg.storage.mirror import scratch_folder
 from unseg.storage.mounts import mounted, telling
 from unseg.storage.sequences import in_order
@@ -283,8 +290,12 @@ def rewriting_of(opened: Containers, loose: Path, shard: Shard | None) -> Rewrit
 
 
 def _finish(out: Path, manifest: Manifest, facts: Mapping[str, Any]) -> None:
-    write_manifest(out, replace(manifest, header={**manifest.header, CONTAINERS: facts}), finished=True)
-    shutil.rmtree(out / LOOSE)
+    try:
+        remove_temporaries(out)  # of files that a killed run was writing anew
+        write_manifest(out, replace(manifest, header={**manifest.header, CONTAINERS: facts}), finished=True)
+        shutil.rmtree(out / LOOSE)
+    except OSError as error:
+        raise cannot_go_on(out, error) from error
 
 
 def written_images(manifest: Manifest, place: str) -> set[str]:
