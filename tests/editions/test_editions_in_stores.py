@@ -11,9 +11,9 @@ import pytest
 
 from tests.support import edition_sets
 from tests.support.actors_here import ActorsHere, use
+from tests.support.killed_sends import killed_after
 from tests.support.s3_server import BUCKET, served
 from unseg import cli
-from unseg.protecting import stores
 from unseg.protecting.manifest import CARRIED, EDITION, MANIFEST
 from unseg.storage.files import files_under
 from unseg.storage.mirror import Mirror
@@ -99,28 +99,11 @@ def test_a_second_run_sends_nothing(there: Any, local: Path, monkeypatch: pytest
     assert set(sent) <= {MANIFEST, CARRIED} and objects(there, local) == wanted(local)
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("left_to_send", [pytest.param(3, marks=pytest.mark.slow), 13])
 def test_a_run_that_is_killed_goes_on(
     there: Any, local: Path, monkeypatch: pytest.MonkeyPatch, left_to_send: int
 ) -> None:
-    monkeypatch.setattr(stores, "SENDERS", 1)
-    send, left = Mirror.send, left_to_send
-
-    def dying(self: Mirror, path: Path, is_new: bool = False) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        send(self, path, is_new)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Mirror, "send", dying)
-        with pytest.raises(Killed):
-            run(local, patch)
+    killed_after(left_to_send, lambda: run(local, monkeypatch), monkeypatch)
     run(local, monkeypatch)
     assert objects(there, local) == wanted(local)
 

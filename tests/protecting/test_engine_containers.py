@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.support.actors_here import ActorsHere, Lost, use
+from tests.support.actors_here import ActorsHere, Lost
 from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
 from unseg.compute.engine import Engine
@@ -88,13 +88,6 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "tables" / "README.md").write_text("what it is")
     (tmp_path / "key").write_text(KEY.hex())
     return tmp_path
-
-
-@pytest.fixture
-def actors(monkeypatch: pytest.MonkeyPatch) -> ActorsHere:
-    here = ActorsHere()
-    use(here, monkeypatch)
-    return here
 
 
 def run(place: Path, what: dict[str, str], out: str = "out", **given: Any) -> Summary:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import unseg
-from tests.support.actors_here import ActorsHere, Lost, use
+from tests.support.actors_here import ActorsHere, Lost
 from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
 from unseg import cli
@@ -58,13 +58,6 @@ def local(tmp_path: Path) -> Path:
     (tmp_path / "key").write_text(KEY.hex() + "\n")
     run(tmp_path, "one", engine=None)
     return tmp_path
-
-
-@pytest.fixture
-def actors(monkeypatch: pytest.MonkeyPatch) -> ActorsHere:
-    here = ActorsHere()
-    use(here, monkeypatch)
-    return here
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.actors_here import ActorsHere, use
+from tests.support.killed_sends import killed_after
 from tests.support.plane_sets import FAILED, PROTECTED, SKIPPED, make_planes
 from tests.support.s3_server import BUCKET, served
 from tests.support.told_progress import Told
@@ -181,27 +182,10 @@ def test_large_files_make_more_shards(there: Any, local: Path, monkeypatch: pyte
     assert objects(there) == tree(local / "out")
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("sends", [pytest.param(2, marks=pytest.mark.slow), 5, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_goes_on(there: Any, local: Path, sends: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "IMAGES_A_SHARD", 6)
-    monkeypatch.setattr(stores, "SENDERS", 1)
-    send, left = Mirror.send, sends
-
-    def dying(self: Mirror, path: Path, is_new: bool = False) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        send(self, path, is_new)
-
-    monkeypatch.setattr(Mirror, "send", dying)
-    with pytest.raises(Killed):
-        run(local)
-    monkeypatch.setattr(Mirror, "send", send)
+    killed_after(sends, lambda: run(local), monkeypatch)
     run(local)
     assert objects(there) == tree(local / "out")
 

@@ -16,6 +16,7 @@ from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from PIL import Image
 
 from tests.support.annotation_sets import build
+from tests.support.killed_sends import killed_after
 from tests.support.s3_server import BUCKET, SECRET, served
 from tests.support.told_progress import Told
 from unseg import cli
@@ -219,30 +220,13 @@ def test_shards_in_a_store_need_no_common_disk(there: Any, local: Path) -> None:
     assert objects(there) == tree(local / "out")
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("sends", (1, 2, 3, 4, 5, 6, 9, 11))
 def test_a_run_that_is_killed_at_any_file_goes_on(
     there: Any, local: Path, sends: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three shards of two images: plan, then for each the word on what comes, its outputs, its mark; then the whole."""
     monkeypatch.setattr(stores, "IMAGES_A_SHARD", 3)
-    monkeypatch.setattr(stores, "SENDERS", 1)
-    send, left = Mirror.send, sends
-
-    def dying(self: Mirror, path: Path, is_new: bool = False) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        send(self, path, is_new)
-
-    monkeypatch.setattr(Mirror, "send", dying)
-    with pytest.raises(Killed):
-        run(local)
-    monkeypatch.setattr(Mirror, "send", send)
+    killed_after(sends, lambda: run(local), monkeypatch)
     run(local)
     assert objects(there) == tree(local / "out")
 

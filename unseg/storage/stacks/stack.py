@@ -67,13 +67,29 @@ class Layout:
         return self.planes * self.height * self.width
 
 
-class Stack(ABC):
-    """An open file of planes. kind: the format's name. path: of the file. contents: what holds it and its mask here."""
+class Opened(ABC):
+    """Files that are open. contents: what holds them here."""
+
+    contents: ExitStack
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        try:
+            self._close()
+        finally:
+            self.contents.close()
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Closes what is open of the files."""
+
+
+class Stack(Opened):
+    """An open file of planes, and its mask. kind: the format's name. path: of the file."""
 
     kind: str
     path: Path
     layout: Layout
-    contents: ExitStack
     block: int | None = None
     """Side of the parts that planes are worked on in; None: whole planes."""
 
@@ -96,17 +112,6 @@ class Stack(ABC):
 
         changed: every part, in the order of `parts`, H×W×C each. key: makes new identities, where the format has them.
         """
-
-    def close(self) -> None:
-        """Lets go of the file and of its mask."""
-        try:
-            self._close()
-        finally:
-            self.contents.close()
-
-    @abstractmethod
-    def _close(self) -> None:
-        """Closes what is open of the file."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +141,8 @@ class Labels(ABC):
         """Returns the planes one below the other, or a regular choice of their pixels: what tells their kind."""
 
 
-class Proof(ABC):
-    """A protected file beside its original, read by other means than it was written with.
-
-    contents: what holds both here.
-    """
-
-    contents: ExitStack
+class Proof(Opened):
+    """A protected file beside its original, read by other means than it was written with."""
 
     @abstractmethod
     def pair(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
@@ -151,17 +151,6 @@ class Proof(ABC):
     @abstractmethod
     def differences(self) -> Iterator[str]:
         """Yields what is not as it should be beside the values that may change, in words."""
-
-    def close(self) -> None:
-        """Lets go of the files."""
-        try:
-            self._close()
-        finally:
-            self.contents.close()
-
-    @abstractmethod
-    def _close(self) -> None:
-        """Closes what is open of the files."""
 
 
 def check_pixels(path: Path, planes: int, height: int, width: int, max_pixels: int) -> None:
