@@ -127,7 +127,8 @@ def test_two_nodes_are_killed_and_the_store_holds_what_one_machine_writes(
     made = protect(f"{ROOT}/photos", f"{ROOT}/out", SETTINGS, **given, engine=engine, progress=told)
     assert len(lost) >= 2 and ("images", IMAGES, IMAGES) in told.bars
     assert objects(server, f"{ROOT}/out") == tree(local / "out")
-    assert (made.exit_code, len(made.entries), made.kept) == (1, IMAGES, 0)
+    assert (made.exit_code, len(made.entries)) == (1, IMAGES)
+    assert made.kept <= 2 * engine_runs.LEAST  # what the actors of the lost shards had finished counts as kept
     options = {"masks": None, "annotations": None, "workers": 1, "max_megapixels": 200.0, "progress": Told()}
     server.cp_file(f"{ROOT}/out/b/000.png", f"{ROOT}/out/b/003.png")
     found = verify_anywhere(Path(f"{ROOT}/out"), originals=None, **options, engine=Engine(cluster.address, most=1))
