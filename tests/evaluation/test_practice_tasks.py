@@ -28,6 +28,7 @@ from unseg.evaluation.practice_views import Distortion, take_view
 from unseg.evaluation.practice_views import View as PracticeView
 from unseg.evaluation.region_views import practice_view, view_pixels, view_targets
 from unseg.evaluation.region_views import test_view as native_view
+from unseg.evaluation.regions import class_places
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import CleanImages, Images
 from unseg.evaluation.tasks.instance import make_detection, make_instance
@@ -251,12 +252,12 @@ def test_defended_images_have_annotations_of_their_size(tmp_path: Path) -> None:
 
     train_set, test_set, _ = defend(images, images, chain, labels, class_count=2, seed=0)
     assert asked == list(range(len(images.names)))
-    for shown, resized in ((train_set, True), (test_set, True)):
+    for shown in (train_set, test_set):
         for place in range(len(images.names)):
             annotated, pixels = shown.annotated(place), shown.pixels(place)
             assert (annotated.height, annotated.width) == pixels.shape[:2] and max(pixels.shape) <= 64
             assert all(segment.mask.shape == pixels.shape[:2] for segment in annotated.segments)
-            assert annotated.object_mask(ObjectRule()).shape == pixels.shape[:2] and resized
+            assert annotated.object_mask(ObjectRule()).shape == pixels.shape[:2]
     kept = defend(images, images, options("at4", "early").defences, labels, class_count=2, seed=0)
     assert kept[0] is images and kept[1] is images and len(asked) == len(images.names)
     jpeg = defend(images, images, options("jpeg50").defences, labels, class_count=2, seed=0)
@@ -275,12 +276,14 @@ def test_annotations_at_another_size_by_hand() -> None:
 
 
 def test_projection_reads_the_classes_of_regions(tmp_path: Path) -> None:
-    """The places of classes that it is given are those of the true regions, background 0."""
+    """It changes training images alone; the places of classes that it is given are those of the true regions."""
     images = opened("coco compressed", tmp_path)
     learner = make_instance("mask2former_tiny", images, images, options("project"))
-    changed = [learner.train.pixels(place) for place in range(len(images.names))]
-    assert any(not np.array_equal(pixels, images.pixels(place)) for place, pixels in enumerate(changed))
-    assert learner.test is images
+    count = len(images.names)
+    assert any(not np.array_equal(learner.train.pixels(place), images.pixels(place)) for place in range(count))
+    assert learner.test is images and any(learner.truths)
     for place, regions in enumerate(learner.truths):
-        own = [decode(region.mask) for region in regions]
-        assert all(mask.shape == changed[place].shape[:2] for mask in own)
+        expected = np.zeros(images.pixels(place).shape[:2], np.uint8)
+        for region in sorted(regions, key=lambda one: -decode(one.mask).sum()):  # the smaller one on top
+            expected[decode(region.mask)] = region.label + 1
+        assert np.array_equal(class_places(images, place, learner.classes, "instances"), expected)
