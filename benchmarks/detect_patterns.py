@@ -10,6 +10,7 @@ shares of pixels named rightly, by 50 steps: `accuracy` with the code, `told` as
 - code1 to code12: a code of the book in use; grey1 … its form that survives grey copies
 - book: all codes of the book and absence, each segment one of them
 - tint: one flat colour, green or magenta, on everything
+- learned, learned-book: code1 and book as the network of --learned changes them
 - SHAPE:DEGREES:PERIODS:AXIS: a pattern of your own, such as checkers:0:16:++- or stripes:45:11.3+45:+-+ (two waves)
 
 Needs BSDS500 and the package of EfficientNet-lite0's weights. A pattern takes two minutes of one core, the book three.
@@ -34,13 +35,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from segment_anything_training.coded import CodedGenerator
 from unseg.commands.console import Terminal
 from unseg.compute.progress import Progress
 from unseg.errors import UserError
 from unseg.evaluation.time_to_detect import Detecting, Question, time_to_detect
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
+from unseg.method.learned_codes import apply_learned_codes
 from unseg.method.patterns import BOOK, Axis, CodeBook, Grating, Pattern
+from unseg.storage.coded_weights import LoadedCoded, load_coded
 from unseg.storage.files import write_bytes
 from unseg.storage.image_decoding import read_image
 from unseg.storage.label_decoding import open_label
@@ -49,6 +53,7 @@ SPLITS = ("train", "test")
 KEY = b"benchmarks.detect_patterns"
 BOOK_STEPS = 200  # of many codes, which take longer
 TINT = (1, -1, 1)
+LEARNED = {"learned": 1, "learned-book": BOOK.codes}  # how many codes
 SIGNS = {"+": 1, "-": -1, "0": 0}
 # From an image, H×W×3 uint8, and its map of codes, H×W uint8, to the noised image.
 Noise = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -63,8 +68,8 @@ class Candidate:
     codes: int = 1
 
 
-def candidate(name: str, budget: Budget) -> Candidate:
-    """Returns what a name stands for; UserError where it stands for nothing."""
+def candidate(name: str, budget: Budget, learned: CodedGenerator | None = None) -> Candidate:
+    """Returns what a name stands for; UserError where it stands for nothing. learned: the network of learned codes."""
     numbered = re.fullmatch(r"(code|grey)([1-9]\d?)", name, re.ASCII)
     if numbered and int(numbered[2]) <= BOOK.codes:
         one = replace(BOOK, patterns=(BOOK.patterns[int(numbered[2]) - 1],))
@@ -73,13 +78,21 @@ def candidate(name: str, budget: Budget) -> Candidate:
         return Candidate(name, _of_book(BOOK, budget), BOOK.codes)
     if name == "tint":
         return Candidate(name, _flat(budget))
+    if name in LEARNED:
+        if learned is None:
+            raise UserError(f"{name}: needs --learned FILE, the weights of the network")
+        return Candidate(name, _learned(learned, budget), LEARNED[name])
     if name.count(":") == 3:
         return Candidate(name, _of_book(replace(BOOK, patterns=(_own(name),)), budget))
-    raise UserError(f"{name}: give code1 to code{BOOK.codes}, grey1 …, book, tint or SHAPE:DEGREES:PERIODS:AXIS")
+    raise UserError(f"{name}: give code1 to code{BOOK.codes}, grey1, book, tint, learned or SHAPE:DEGREES:PERIODS:AXIS")
 
 
 def _of_book(book: CodeBook, budget: Budget, survive_grey: bool = False) -> Noise:
     return lambda pixels, codes: apply_codes(pixels, codes, book, KEY, budget, survive_grey=survive_grey)
+
+
+def _learned(network: CodedGenerator, budget: Budget) -> Noise:
+    return lambda pixels, codes: apply_learned_codes(network, pixels, codes, BOOK, KEY, budget)
 
 
 def _flat(budget: Budget) -> Noise:
@@ -151,9 +164,10 @@ def measured(asked: Candidate, photographs: Segmented, options: Detecting, progr
     }
 
 
-def settings_of(options: Detecting, budget: Budget) -> dict[str, Any]:
+def settings_of(options: Detecting, budget: Budget, learned: LoadedCoded | None) -> dict[str, Any]:
     """Returns what all figures of a file share."""
-    return {"book": BOOK.version, "budget": budget.object, **asdict(options)}
+    weights = {"learned": learned.sha256} if learned else {}
+    return {"book": BOOK.version, "budget": budget.object, **asdict(options), **weights}
 
 
 def earlier(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -172,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("patterns", nargs="*", default=["code1", "book", "tint"], help="default: code1 book tint")
     parser.add_argument("--data", type=Path, default=Path("data/bsds500"), help="BSDS500: images/ and segments/")
     parser.add_argument("--out", type=Path, default=Path("runs/detect.json"), help="where the figures go, as JSON")
+    parser.add_argument("--learned", type=Path, help="weights of a network that changes codes")
     parser.add_argument("--epsilon", type=float, default=8.0, help="budget, grey levels of 255")
     parser.add_argument("--steps", type=int, default=150, help="of one pattern; a book is given 200 or more")
     parser.add_argument("--seed", type=int, default=0, help="of the network's weights, views and noised segments")
@@ -181,8 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
     training = Detecting(steps=options.steps, seed=options.seed)
     torch.set_num_threads(options.threads)
     try:
-        asked = [candidate(name, budget) for name in options.patterns]
-        figures = earlier(options.out, settings_of(training, budget))
+        learned = load_coded(options.learned) if options.learned else None
+        asked = [candidate(name, budget, learned.network if learned else None) for name in options.patterns]
+        figures = earlier(options.out, settings_of(training, budget, learned))
         left = [one for one in asked if one.name not in figures["patterns"]]
         photographs = Segmented.read(options.data, terminal) if left else None
         for one in left:

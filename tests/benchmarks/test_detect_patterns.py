@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import detect_patterns
 from benchmarks.detect_patterns import KEY, Segmented, candidate, main
+from segment_anything_training.coded import CodedGenerator
 from tests.support.measuring_folders import write_labels
 from unseg.compute.progress import SILENT
 from unseg.errors import UserError
 from unseg.evaluation.time_to_detect import Detecting, Question, Window
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
+from unseg.method.learned_codes import apply_learned_codes
 from unseg.method.patterns import BOOK
 from unseg.storage.image_encoding import encode_jpeg
 
@@ -52,6 +55,20 @@ def test_names_stand_for_patterns() -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"^{name.replace('+', '.')}: give"):
         candidate(name, BUDGET)
+
+
+def test_a_network_of_learned_codes_makes_the_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(3)
+    network = CodedGenerator().eval()
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    codes = np.where(SEGMENTS == 9, 2, 0).astype(np.uint8)
+    made = candidate("learned-book", BUDGET, network)
+    assert made.codes == BOOK.codes
+    expected = apply_learned_codes(network, PHOTO, codes, BOOK, KEY, BUDGET)
+    assert np.array_equal(made.noise(PHOTO, codes), expected)
+    assert not np.array_equal(expected, apply_codes(PHOTO, codes, BOOK, KEY, BUDGET))
+    assert main(["learned", "--data", str(mini_bsds(tmp_path)), "--out", str(tmp_path / "found.json")]) == 2
+    assert "learned: needs --learned FILE" in capsys.readouterr().err
 
 
 def test_segments_are_coded_at_random(tmp_path: Path) -> None:

@@ -27,5 +27,5 @@ def test_the_picture_keeps_every_pixel(tmp_path: Path) -> None:
     assert noise_pictures.main([str(tmp_path / "picture.webp")]) == 0
     picture = cv2.imread(str(tmp_path / "picture.webp"))[..., ::-1]
     part = noise_pictures.photograph_rows("astronaut.png", 40, 150)[0][2][1]
-    spots = [picture[top : top + 164, 340:504] for top in range(0, 30)]
+    spots = [picture[top : top + 164, 340:504] for top in range(30)]
     assert any((spot == part).all() for spot in spots)
