@@ -68,6 +68,7 @@ def test_what_is_not_protected_is_listed_and_the_exit_code_is_1(photos: Path, ca
     out = capsys.readouterr().out
     assert "masks: binary (0 and 255)" in out
     assert "empty [red].png: the file is empty (0 bytes)" in out and "b.jpg: no mask for it" in out
+    assert "1 image written in" in out  # neither the one that failed nor the one without a mask
     assert cli.main(["verify", str(photos.parent / "out")]) == 1
     assert "b.jpg: left out: no mask for it" in capsys.readouterr().out
 

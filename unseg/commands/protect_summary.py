@@ -123,10 +123,10 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
             style="yellow",
             soft_wrap=True,
         )
-    made = len(summary.entries) - summary.kept
+    made = len(summary.entries) - summary.kept - summary.counts["failed"] - summary.counts["skipped"]
     if summary.seconds > 0 and not summary.dry:
         console.print(
-            f"{made} image{'' if made == 1 else 's'} in {summary.seconds:.1f} s"
+            f"{made} image{'' if made == 1 else 's'} written in {summary.seconds:.1f} s"
             f" ({made / summary.seconds:.1f} images/s). "
             f"Manifest: {printable(as_written(out / MANIFEST))}",
             markup=False,
