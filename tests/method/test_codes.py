@@ -85,20 +85,14 @@ def test_the_absent_class_has_code_0_and_the_others_rank_by_area() -> None:
     assert codes_with_absence({3: 10}, 0, 12) == {0: 0, 3: 1}  # a background that no image shows
 
 
-def test_classes_beyond_the_codes_share_with_the_fewest_pixels() -> None:
-    areas = {
-        1: 100,
-        2: 50,
-        3: 30,
-        4: 15,
-        5: 14,
-        6: 10,
-    }  # 3 has 30; 4 joins it (45); 5 joins 3, too (59); 6 joins 2 (60)
-    assert codes_with_absence({0: 999, **areas}, 0, 3) == {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 2}
+def test_codes_are_dealt_in_turns_by_falling_area() -> None:
+    areas = {1: 10, 2: 50, 3: 30, 4: 15, 5: 14, 6: 100, 0: 999}
+    assert codes_with_absence(areas, 0, 3) == {0: 0, 6: 1, 2: 2, 3: 3, 4: 1, 5: 2, 1: 3}
+    assert codes_with_absence(areas, None, 2) == {0: 1, 6: 2, 2: 1, 3: 2, 4: 1, 5: 2, 1: 1}
 
 
 @given(AREAS, st.integers(1, 15))
-def test_every_class_has_a_code_and_large_ones_their_own(areas: dict[int, int], available: int) -> None:
+def test_every_class_has_a_code_and_all_codes_are_used(areas: dict[int, int], available: int) -> None:
     codes = codes_with_absence(areas, None, available)
     assert codes.keys() == areas.keys()
     assert set(codes.values()) == set(range(1, min(available, len(areas)) + 1))

@@ -50,5 +50,5 @@ def test_what_is_no_coding_is_one_line(tmp_path: Path, text: str, message: str) 
 def test_a_coding_says_what_was_chosen() -> None:
     assert one_object("why").sentence() == "codes: one pattern on the object, none elsewhere: why"
     told = coding_of({number: 100 - number for number in range(14)}, 5, "why").sentence()
-    assert told == "codes: a pattern for each of 13 classes, none for class 5: why; classes beyond 12 share codes"
+    assert told == "codes: 2 patterns for 13 classes, none for class 5: why"
     assert Coding({1: 1}, "why").book == BOOK and Coding({1: 1}, "why").absent == frozenset()

@@ -142,7 +142,7 @@ class ObjectOptions:
         str,
         typer.Option(
             help="What is the object: all; things (or multi), countable ones only; class ids such as 3,4 or 1-5; "
-            "by-class: every class has its own noise; auto: all, or by-class where classes cover the images."
+            "by-class: noises that tell classes apart; auto: all, or by-class where classes cover the images."
         ),
     ] = "auto"
     ignore_label: Annotated[int, typer.Option(help="Class id that is never the object; -1: none.")] = 255

@@ -17,7 +17,15 @@ from unseg.evaluation.hashes import SHORT
 from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, Truth
 from unseg.method.coded_noise import apply_codes
-from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class, class_areas, code_map, codes_with_absence
+from unseg.method.codes import (
+    CODES_IN_USE,
+    LOOKS_IMAGES,
+    Looks,
+    absent_class,
+    class_areas,
+    code_map,
+    codes_with_absence,
+)
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, BOOK
 from unseg.storage.image_decoding import decode_samples
@@ -90,7 +98,7 @@ def allocate(
     absent = NO_CLASS if background else absent_class(areas, _variances(images, truth, labels))
     if told_apart == "object" or (told_apart is None and background):
         return Allocation({label: ABSENCE if label == absent else 1 for label in areas}, unseen=1)
-    return Allocation(codes_with_absence(areas, absent, BOOK.codes), unseen=ABSENCE)
+    return Allocation(codes_with_absence(areas, absent), unseen=ABSENCE)
 
 
 def _variances(images: Images, truth: Truth, labels: Labels) -> dict[int, float]:
@@ -139,4 +147,7 @@ def coded(allocation: Allocation, labels: Labels, budget: Budget, options: Coded
 def coded_identity(options: CodedOptions) -> Json:
     """Returns what coded images depend on besides the budget, the seed and the classes."""
     book = hashlib.sha256(repr(BOOK).encode()).hexdigest()[:SHORT]  # a constant that is tried out makes images anew
-    return {"codes": BOOK.version, "book": book, **{name: value for name, value in asdict(options).items() if value}}
+    identity: Json = {"codes": BOOK.version, "book": book}
+    if options.told_apart != "object":
+        identity["in_use"] = CODES_IN_USE
+    return {**identity, **{name: value for name, value in asdict(options).items() if value}}

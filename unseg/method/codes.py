@@ -9,6 +9,7 @@ import numpy as np
 
 from unseg.method.patterns import ABSENCE, NO_CODE
 
+CODES_IN_USE = 2  # by the classes of a set: networks tell few patterns apart sooner, and learn less of the images
 OBJECT = 1  # the code of an object that is told from nothing else but the rest
 ABSENT_SHARE = 0.08  # of the pixels of all classes, that a class needs at least to be the absent one
 LOOKS_IMAGES = 64  # whose pixels say how varied the classes look
@@ -111,20 +112,14 @@ def absent_class(areas: Mapping[int, int], variances: Mapping[int, float]) -> in
     return max(areas, key=lambda label: (areas[label], -label))
 
 
-def codes_with_absence(areas: Mapping[int, int], absent: int | None, available: int) -> dict[int, int]:
-    """Returns class → code: `ABSENCE` for the absent class; for the others codes from 1 to `available`.
+def codes_with_absence(areas: Mapping[int, int], absent: int | None, in_use: int = CODES_IN_USE) -> dict[int, int]:
+    """Returns class → code: `ABSENCE` for the absent class; for the others codes from 1 to `in_use`, dealt in turns.
 
-    The larger a class, the lower its code, hence the easier it is detected. Where the classes are more than the codes,
-    each further one, by falling area, shares the code whose classes have the fewest pixels by then: large classes keep
-    codes of their own, and the smallest ones share.
+    The class of the largest area gets code 1, the next code 2, and after the last code the first again, so that each
+    code's classes have about as many pixels. Of equal areas the lower class comes first.
     """
     ranked = sorted((label for label in areas if label != absent), key=lambda label: (-areas[label], label))
-    codes = {label: rank for rank, label in enumerate(ranked[:available], start=1)}
-    held = {code: areas[label] for label, code in codes.items()}
-    for label in ranked[available:]:
-        code = min(held, key=lambda code: (held[code], code))
-        codes[label] = code
-        held[code] += areas[label]
+    codes = {label: rank % in_use + 1 for rank, label in enumerate(ranked)}
     return codes if absent is None else {absent: ABSENCE, **codes}
 
 

@@ -48,9 +48,11 @@ class Coding:
         if self.codes is None:
             return f"codes: one pattern on the object, none elsewhere: {self.reason}"
         free = ", ".join(str(label) for label in sorted(self.absent)) or "none"
-        classes = len(self.codes) - len(self.absent)
-        shared = f"; classes beyond {self.book.codes} share codes" if classes > self.book.codes else ""
-        return f"codes: a pattern for each of {classes} classes, none for class {free}: {self.reason}{shared}"
+        classes, patterns = len(self.codes) - len(self.absent), len(set(self.codes.values()) - {ABSENCE})
+        which = f"a pattern for each of {classes} classes"
+        if patterns < classes:
+            which = f"{patterns} pattern{'' if patterns == 1 else 's'} for {classes} classes"
+        return f"codes: {which}, none for class {free}: {self.reason}"
 
 
 def one_object(reason: str) -> Coding:
@@ -60,7 +62,7 @@ def one_object(reason: str) -> Coding:
 
 def coding_of(areas: Mapping[int, int], absent: int | None, reason: str, book: CodeBook = BOOK) -> Coding:
     """Returns the coding of classes with these pixels over all masks."""
-    return Coding(codes_with_absence(areas, absent, book.codes), reason, book)
+    return Coding(codes_with_absence(areas, absent), reason, book)
 
 
 def read_coding(path: Path) -> Coding:
