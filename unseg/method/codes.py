@@ -115,8 +115,8 @@ def absent_class(areas: Mapping[int, int], variances: Mapping[int, float]) -> in
 def codes_with_absence(areas: Mapping[int, int], absent: int | None, in_use: int = CODES_IN_USE) -> dict[int, int]:
     """Returns class → code: `ABSENCE` for the absent class; for the others codes from 1 to `in_use`, dealt in turns.
 
-    The class of the largest area gets code 1, the next code 2, and after the last code the first again, so that each
-    code's classes have about as many pixels. Of equal areas the lower class comes first.
+    The class of the largest area gets code 1, the next code 2, and after the last code the first again, so that the
+    largest classes have different codes. Of equal areas the lower class comes first.
     """
     ranked = sorted((label for label in areas if label != absent), key=lambda label: (-areas[label], label))
     codes = {label: rank % in_use + 1 for rank, label in enumerate(ranked)}
