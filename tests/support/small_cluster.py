@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +35,23 @@ class SmallCluster:
         self._others.append(self._cluster.add_node(num_cpus=1, object_store_memory=STORE))
 
     def kill(self) -> None:
-        """Kills the node that was started first, with everything that runs there, without a word to the head."""
-        self._cluster.remove_node(self._others.pop(0), allow_graceful=False)
+        """Kills a node where an actor lives, with everything that runs there, without a word to the head.
+
+        Waits until there is one: on a slow day the head's actor does much before the others have started, and the death
+        of a node where nothing runs would never be noticed.
+        """
+        from ray._private.state import actors  # Ray's public listing asks its dashboard, which does not run here
+
+        until = time.monotonic() + 60
+        while True:
+            lives = {told["Address"]["NodeID"] for told in actors().values() if told["State"] == "ALIVE"}
+            for node in self._others:
+                if node.node_id in lives:
+                    self._others.remove(node)
+                    self._cluster.remove_node(node, allow_graceful=False)
+                    return
+            assert time.monotonic() < until, "no actor has started but on the head"
+            time.sleep(0.02)
 
 
 @contextmanager
