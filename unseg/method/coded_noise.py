@@ -6,6 +6,8 @@ construction. Where an image is white or black already, a pattern keeps the half
 
 from __future__ import annotations
 
+from functools import reduce
+
 import cv2
 import numpy as np
 
@@ -41,21 +43,20 @@ def apply_codes(
     check_image(image_HWC)
     if codes_HW.shape != image_HWC.shape[:2] or codes_HW.dtype != np.uint8:
         raise ValueError(f"codes: expected uint8 of the image's size, got {codes_HW.shape} {codes_HW.dtype}")
-    height, width = codes_HW.shape
+    height, width, channels = image_HWC.shape
     present = present_codes(codes_HW, book)
     if not present:
         return image_HWC.copy()
     level, grey = int(budget.object * VALUES_A_GREY_LEVEL[image_HWC.dtype]), is_grey(image_HWC)
     patterns = ImagePatterns(book, height, width, key=key, digest=image_digest(image_HWC), grey=grey or survive_grey)
     axes = {code: axis_of(book, code, grey=grey, survive_grey=survive_grey) for code in present}
-    tables = _tables(axes, level, image_HWC.shape[2], image_HWC.dtype)
     limits = _contrast_limits(image_HWC, level, patterns.scale) if mask_by_contrast else None
     changed = np.empty_like(image_HWC)
     for rows in bands(height, width):
         states = states_of(codes_HW, rows, present, patterns)
-        up, down = (_looked_up(states, table) for table in tables)
+        up, down = _moves(states, axes, level, channels, image_HWC.dtype)
         if limits is not None:
-            most = cv2.merge([limits[rows]] * image_HWC.shape[2])
+            most = cv2.merge([limits[rows]] * channels)
             up, down = cv2.min(up, most), cv2.min(down, most)
         part = cv2.subtract(cv2.add(np.ascontiguousarray(image_HWC[rows]), up), down)
         changed[rows] = part.reshape(changed[rows].shape)
@@ -71,22 +72,22 @@ def code_signs(image_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook, key:
     grey = is_grey(image_HWC)
     patterns = ImagePatterns(book, height, width, key=key, digest=image_digest(image_HWC), grey=grey)
     present = present_codes(codes_HW, book)
-    up, down = _tables({code: axis_of(book, code, grey=grey, survive_grey=False) for code in present}, 1, 3, np.uint8)
+    axes = {code: axis_of(book, code, grey=grey, survive_grey=False) for code in present}
     signs = np.empty((height, width, 3), np.int8)
     for rows in bands(height, width):
         states = states_of(codes_HW, rows, present, patterns)
-        part = _looked_up(states, up).astype(np.int8) - _looked_up(states, down).astype(np.int8)
-        signs[rows] = part.reshape(signs[rows].shape)
+        up, down = (part.view(np.int8) for part in _moves(states, axes, 1, 3, np.dtype(np.uint8)))
+        signs[rows] = up - down
     return signs
 
 
 def present_codes(codes_HW: np.ndarray, book: CodeBook) -> list[int]:
     """Returns the codes that a map holds and that have a pattern."""
-    counts = cv2.calcHist([np.ascontiguousarray(codes_HW)], [0], None, [256], [0, 256]).ravel()
-    present = [code for code in np.flatnonzero(counts).tolist() if code not in (ABSENCE, NO_CODE)]
-    if present and present[-1] > book.codes:
-        raise ValueError(f"codes: {present[-1]} has no pattern; the book {book.version} ends at {book.codes}")
-    return present
+    known = codes_HW * (codes_HW != NO_CODE)
+    last = int(known.max(initial=ABSENCE))
+    if last > book.codes:
+        raise ValueError(f"codes: {last} has no pattern; the book {book.version} ends at {book.codes}")
+    return [code for code in range(1, last + 1) if (known == code).any()]
 
 
 def axis_of(book: CodeBook, code: int, grey: bool, survive_grey: bool) -> Axis:
@@ -98,10 +99,8 @@ def axis_of(book: CodeBook, code: int, grey: bool, survive_grey: bool) -> Axis:
 
 def states_of(codes_HW: np.ndarray, rows: slice, present: list[int], patterns: ImagePatterns) -> np.ndarray:
     """Returns, for rows of an image, H×W uint8: 2·code where its pattern is +, 2·code − 1 where it is −, else 0."""
-    codes = np.ascontiguousarray(codes_HW[rows])
-    table = np.zeros(256, np.uint8)
-    table[present] = 2 * np.array(present) - 1
-    states = cv2.LUT(codes, table).reshape(codes.shape)
+    codes = codes_HW[rows]
+    states = np.zeros(codes.shape, np.uint8)
     for code in present:
         here = (codes == code).view(np.uint8)
         left, top, width, height = cv2.boundingRect(here)
@@ -109,28 +108,39 @@ def states_of(codes_HW: np.ndarray, rows: slice, present: list[int], patterns: I
             continue
         inside = (slice(top, top + height), slice(left, left + width))
         below = slice(rows.start + top, rows.start + top + height)
-        states[inside] += here[inside] & patterns.signs(code, below, inside[1]).view(np.uint8)
+        here = here[inside]
+        states[inside] += here * (2 * code - 1) + (here & patterns.signs(code, below, inside[1]).view(np.uint8))
     return states
 
 
-def _tables(
-    axes: dict[int, Axis], level: int, channels: int, kind: np.typing.DTypeLike
+def _moves(
+    states_HW: np.ndarray, axes: dict[int, Axis], level: int, channels: int, kind: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what each state adds and what it subtracts, 256×1×channels each."""
-    change = np.zeros((256, 1, channels), np.int64)
+    """Returns how far values move up and how far down, by `level` or 0: each H×W×channels of the type `kind`.
+
+    states: as of `states_of`. Comparing whole planes and joining them is several times as fast as OpenCV's tables.
+    """
+    plus: dict[Axis, np.ndarray] = {}
+    minus: dict[Axis, np.ndarray] = {}
     for code, axis in axes.items():
-        change[2 * code] = np.array(axis[:channels]) * level
-        change[2 * code - 1] = -change[2 * code]
-    return np.maximum(change, 0).astype(kind), np.maximum(-change, 0).astype(kind)
+        for found, state in ((plus, 2 * code), (minus, 2 * code - 1)):
+            here = (states_HW == state).view(np.uint8)
+            found[axis] = found[axis] | here if axis in found else here
+    nowhere = np.zeros(states_HW.shape, np.uint8)
+    planes: dict[tuple[int, ...], np.ndarray] = {}
 
+    def plane(directions: tuple[int, ...]) -> np.ndarray:
+        """Joins for each axis where it goes this way: plus where the channel's number is 1, minus where it is −1."""
+        if directions not in planes:
+            moved = [(plus if way > 0 else minus)[axis] for axis, way in zip(plus, directions, strict=True) if way]
+            planes[directions] = reduce(np.bitwise_or, moved, nowhere).astype(kind, copy=False) * level
+        return planes[directions]
 
-def _looked_up(states_HW: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Returns what the table says of every state, H×W×channels. Plane by plane is faster than all at once."""
-    planes: dict[bytes, np.ndarray] = {}
-    for column in table.transpose(2, 0, 1):
-        if column.tobytes() not in planes:
-            planes[column.tobytes()] = cv2.LUT(states_HW, np.ascontiguousarray(column))
-    return cv2.merge([planes[column.tobytes()] for column in table.transpose(2, 0, 1)])
+    ways = [tuple(axis[channel] for axis in plus) for channel in range(channels)]
+    shape = (*states_HW.shape, channels)
+    up = cv2.merge([plane(way) for way in ways])
+    down = cv2.merge([plane(tuple(-number for number in way)) for way in ways])
+    return up.reshape(shape), down.reshape(shape)
 
 
 def _contrast_limits(image_HWC: np.ndarray, level: int, scale: float) -> np.ndarray:
