@@ -13,6 +13,8 @@ shares of pixels named rightly, by 50 steps: `accuracy` with the code, `told` as
 - learned, learned-book: code1 and book as the network of --learned changes them
 - SHAPE:DEGREES:PERIODS:AXIS: a pattern of your own, such as checkers:0:16:++- or stripes:45:11.3+45:+-+ (two waves)
 
+With --grey the photographs are turned grey first; codes have their forms for grey images then, and `tint` is brighter.
+
 Needs BSDS500 and the package of EfficientNet-lite0's weights. A pattern takes two minutes of one core, the book three.
 What the file holds is not measured again, so a run that was stopped goes on.
 """
@@ -30,6 +32,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -43,7 +46,8 @@ from unseg.evaluation.time_to_detect import Detecting, Question, time_to_detect
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
 from unseg.method.learned_codes import apply_learned_codes
-from unseg.method.patterns import BOOK, Axis, CodeBook, Grating, Pattern
+from unseg.method.patterns import BOOK, GREY_AXIS, Axis, CodeBook, Grating, Pattern
+from unseg.method.pixels import is_grey
 from unseg.storage.coded_weights import LoadedCoded, load_coded
 from unseg.storage.files import write_bytes
 from unseg.storage.image_decoding import read_image
@@ -52,7 +56,7 @@ from unseg.storage.label_decoding import open_label
 SPLITS = ("train", "test")
 KEY = b"benchmarks.detect_patterns"
 BOOK_STEPS = 200  # of many codes, which take longer
-TINT = (1, -1, 1)
+TINT = (1, -1, 1)  # in grey photographs (1, 1, 1)
 LEARNED = {"learned": 1, "learned-book": BOOK.codes}  # how many codes
 SIGNS = {"+": 1, "-": -1, "0": 0}
 # From an image, H×W×3 uint8, and its map of codes, H×W uint8, to the noised image.
@@ -97,7 +101,8 @@ def _learned(network: CodedGenerator, budget: Budget) -> Noise:
 
 def _flat(budget: Budget) -> Noise:
     def noised(pixels: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        change = np.array(TINT) * int(budget.object) * (codes > 0)[..., None]
+        tint = GREY_AXIS if is_grey(pixels) else TINT
+        change = np.array(tint) * int(budget.object) * (codes > 0)[..., None]
         return np.clip(pixels + change, 0, 255).astype(np.uint8)
 
     return noised
@@ -124,8 +129,8 @@ class Segmented:
     segments: Sequence[np.ndarray]
 
     @classmethod
-    def read(cls, root: Path, progress: Progress) -> Segmented:
-        """Reads BSDS500; UserError where it is not there."""
+    def read(cls, root: Path, progress: Progress, grey: bool = False) -> Segmented:
+        """Reads BSDS500; UserError where it is not there. grey: without colour, H×W×3 all the same."""
         paths = [path for split in SPLITS for path in sorted((root / "images" / split).glob("*.jpg"))]
         if not paths:
             raise UserError(f"--data {root}: no photographs in images/train or images/test; give BSDS500's folder")
@@ -133,7 +138,8 @@ class Segmented:
         with progress.bar("reading BSDS500", len(paths)) as tick:
             for path in paths:
                 labels = open_label(root / "segments" / path.parent.name / f"{path.stem}.b.png").values
-                images.append(read_image(path).pixels)
+                pixels = read_image(path).pixels
+                images.append(np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, 2) if grey else pixels)
                 segments.append(np.unique(labels, return_inverse=True)[1].reshape(labels.shape))
                 tick()
         return cls(images, segments)
@@ -164,10 +170,11 @@ def measured(asked: Candidate, photographs: Segmented, options: Detecting, progr
     }
 
 
-def settings_of(options: Detecting, budget: Budget, learned: LoadedCoded | None) -> dict[str, Any]:
+def settings_of(options: Detecting, budget: Budget, learned: LoadedCoded | None, grey: bool) -> dict[str, Any]:
     """Returns what all figures of a file share."""
     weights = {"learned": learned.sha256} if learned else {}
-    return {"book": BOOK.version, "budget": budget.object, **asdict(options), **weights}
+    photographs = {"photographs": "grey"} if grey else {}
+    return {"book": BOOK.version, "budget": budget.object, **asdict(options), **weights, **photographs}
 
 
 def earlier(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("data/bsds500"), help="BSDS500: images/ and segments/")
     parser.add_argument("--out", type=Path, default=Path("runs/detect.json"), help="where the figures go, as JSON")
     parser.add_argument("--learned", type=Path, help="weights of a network that changes codes")
+    parser.add_argument("--grey", action="store_true", help="turn the photographs grey before they are noised")
     parser.add_argument("--epsilon", type=float, default=8.0, help="budget, grey levels of 255")
     parser.add_argument("--steps", type=int, default=150, help="of one pattern; a book is given 200 or more")
     parser.add_argument("--seed", type=int, default=0, help="of the network's weights, views and noised segments")
@@ -198,9 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         learned = load_coded(options.learned) if options.learned else None
         asked = [candidate(name, budget, learned.network if learned else None) for name in options.patterns]
-        figures = earlier(options.out, settings_of(training, budget, learned))
+        figures = earlier(options.out, settings_of(training, budget, learned, options.grey))
         left = [one for one in asked if one.name not in figures["patterns"]]
-        photographs = Segmented.read(options.data, terminal) if left else None
+        photographs = Segmented.read(options.data, terminal, options.grey) if left else None
         for one in left:
             assert photographs is not None
             figures["patterns"][one.name] = measured(one, photographs, training, terminal)

@@ -110,3 +110,15 @@ def test_what_is_measured_is_kept(
     assert "was made with other settings" in capsys.readouterr().err
     assert main(["tint", "--data", str(tmp_path), "--out", str(tmp_path / "other.json")]) == 2
     assert "no photographs" in capsys.readouterr().err
+
+
+def test_grey_photographs_get_the_codes_of_grey_images(tmp_path: Path) -> None:
+    root = mini_bsds(tmp_path)
+    photographs, coloured = (Segmented.read(root, SILENT, grey=grey) for grey in (True, False))
+    pixels, codes = photographs.question(candidate("code1", BUDGET)).visit(0, np.random.default_rng(1))
+    grey = photographs.images[0]
+    assert (abs(grey - (coloured.images[0] @ [0.299, 0.587, 0.114])[..., None]) <= 1).all()
+    change = pixels.astype(int) - grey
+    assert set(np.unique(change[codes == 1])) <= {-8, 8} and (change == change[..., :1]).all()
+    flat = candidate("tint", BUDGET).noise(grey, codes).astype(int) - grey
+    assert (flat[codes == 1] == 8).all()
