@@ -7,7 +7,8 @@ are common to all classes decide nothing. For segmentation the unit that has a l
 into aligned blocks of BLOCK×BLOCK pixels, a linear model reads each block's most frequent class from its
 3 · BLOCK² = 768 values, and k − 1 directions are taken out of every block. It finds all that is linear in the values
 and has a fixed place in the image: a tint a class, and patterns whose period divides BLOCK. A pattern whose phase
-drifts over the image has no linear readout, so this defence leaves it.
+drifts over the image has no linear readout, so this defence leaves most of it. It changes images much, and the edges of
+its blocks are everywhere: networks may miss a pattern that is still there.
 """
 
 from __future__ import annotations
