@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.edition_sets import BUILDERS, LEFT, RIGHT, class_map
 from unseg import cli
+from unseg.commands.datasets import edition
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.json_stream import open_json
 from unseg.data.annotations.names import ImagesFolder
@@ -292,6 +293,9 @@ def test_a_script_documents_its_settings(name: str) -> None:
     }
     assert {word for word in wanted if not re.search(rf"\b{word}\b", header)} == set()
     assert f"EPSILON={row.budget.object:g} on the object, BACKGROUND_EPSILON={row.budget.background:g}" in header
+    said = {"the command's help": edition.__doc__ or "", "the guide": (ROOT / "docs/guide/editions.md").read_text()}
+    lacking = {where: {word for word in wanted if not re.search(rf"\b{word}\b", text)} for where, text in said.items()}
+    assert lacking == {where: set() for where in said}
 
 
 # --- json with new names ---------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_records_that_are_no_file_are_one_line(
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder in which other processes write meanwhile: what one of them renames is gone when its turn comes."""
+    """Removes a folder in which other processes write: what they rename meanwhile is gone when its turn comes."""
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -69,7 +69,8 @@ def edition(
 ) -> None:
     """Make the unlearnable edition of a data set, as scripts/generate_NAME.sh does; settings come from the environment.
 
-    DATA_ROOT, OUT, SPLIT, SET, ANNOTATIONS, OBJECTS, EPSILON, BACKGROUND_EPSILON, REGION, GENERATOR, NAMES, FORMAT,
+    DATA_ROOT, LINKED_ROOTS, OUT, SPLIT, SET, ANNOTATIONS, OBJECTS, NOISE, GENERATOR, KEY, CODES, STRENGTH, EPSILON,
+    BACKGROUND_EPSILON, REGION, NAMES, FORMAT,
     VAL, LIMIT, DRY_RUN, NGPU, NPROC, SHARD, ENGINE: see the header of that script. Run the same command again to go on
     after an interruption. Exit codes: 0 every image was protected; 1 some were not, the table says which and why; 2 it
     could not start or go on; 130 Ctrl-C; 143 terminated.

@@ -16,7 +16,7 @@ from unseg.storage.files import printable
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN…", help="Folders with a results.json of `unseg evaluate`, or such files."),
+        typer.Argument(metavar="RUN…", help="Folders with a results.json of `evaluate` or `bench`, or such files."),
     ],
     out: Annotated[
         Path | None,
