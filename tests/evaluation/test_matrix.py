@@ -25,7 +25,7 @@ from unseg.evaluation.matrix import Bench, Matrix, Pace, finished, measured_pace
 from unseg.evaluation.on_the_way import OnTheWay
 from unseg.evaluation.practice import Practice
 from unseg.evaluation.schedule import Schedule
-from unseg.evaluation.study import ConditionSource, RunName
+from unseg.evaluation.study import ConditionSource, RunName, Study
 from unseg.method.config import Budget
 from unseg.report.heat_map import grid_of
 from unseg.report.sections import read_sections
@@ -228,14 +228,30 @@ def test_what_follows_from_a_curve_takes_no_time(tmp_path: Path, monkeypatch: py
 def test_a_trial_takes_off_what_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini_camvid(tmp_path)
     study = Bench(setup(tmp_path), matrix()).study("camvid-binary")
-    monkeypatch.setattr(matrix_module, "_seconds_of", lambda study, network, steps: 30.0 + 0.5 * steps)
+    asked: list[int] = []
+
+    def seconds(_study: Study, _network: str, steps: int) -> float:
+        asked.append(steps)
+        return 30.0 + 0.5 * steps + (9.0 if len(asked) == 1 else 0.0)  # libraries start at the first one
+
+    monkeypatch.setattr(matrix_module, "_seconds_of", seconds)
+    assert tried_pace(study, NETWORK) == Pace(0.5, False)
+
+
+def test_a_short_trial_that_took_longer_than_the_long_one_does_not_make_steps_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini_camvid(tmp_path)
+    study = Bench(setup(tmp_path), matrix()).study("camvid-binary")
+    taken = {1: 1.0, 2: 6.0, 8: 4.0}
+    monkeypatch.setattr(matrix_module, "_seconds_of", lambda study, network, steps: taken[steps])
     assert tried_pace(study, NETWORK) == Pace(0.5, False)
 
 
 def test_a_trial_leaves_nothing_behind(tmp_path: Path) -> None:
     mini_camvid(tmp_path)
     bench = Bench(setup(tmp_path), matrix())
-    assert bench.seconds(bench.left())[0] >= 0 and not bench.pace(bench.left()[0]).measured
+    assert bench.seconds(bench.left())[0] > 0 and not bench.pace(bench.left()[0]).measured
     assert not (tmp_path / "out").exists()
 
 
