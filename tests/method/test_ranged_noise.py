@@ -31,7 +31,7 @@ def test_pictures_get_the_noise_of_pictures(channels: int, options: dict[str, bo
     values = _values(channels, "u1")
     plain = apply_codes(values, _codes(), BOOK, KEY, Budget(8, 0), **options)
     ranged = apply_codes_in_range(
-        values, _codes(), BOOK, KEY, [8.0] * channels, grey_levels_C=[1.0] * channels, **options
+        values, _codes(), BOOK, KEY, [8.0] * channels, ranges_C=[(0, 255)] * channels, **options
     )
     apart = np.abs(plain.astype(int) - ranged)
     if "mask_by_contrast" in options:  # in which brightness is a sum of floats, and a limit may fall to either side

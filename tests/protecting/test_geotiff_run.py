@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,81 @@ def test_all_but_the_values_stays(tmp_path: Path, dtype: str, bands: int, option
         assert most - 1 < inside.max() <= most and np.median(inside) > 0.9 * most - 1
     result = verify(tmp_path / "out")
     assert result.exit_code == 0, result
+
+
+def test_a_value_that_means_none_in_one_band_alone_stays_and_its_pixel_has_noise(tmp_path: Path) -> None:
+    """A yellow field has blue 0; where 0 means no value, GDAL takes a pixel for none if all bands are 0."""
+    values = scene(HEIGHT, WIDTH, 3, "uint8")
+    values[2, :, 60:200] = 0
+    values[:, :, :50] = 0
+    raster(tmp_path / "in" / "a.tif", values, photometric="rgb", nodata=0)
+    region = _mask(tmp_path / "masks")
+    (entry,) = _protect(tmp_path).entries
+    assert entry.status == "protected", entry.reason
+    with rasterio.open(tmp_path / "out" / "a.tif") as after:
+        change = after.read().astype(int) - values
+    valid = region & values.any(axis=0)
+    assert not change[values == 0].any() and not change[:, ~valid].any()
+    moved = np.abs(change).max(axis=0)
+    assert np.mean(moved[valid] > 0) > 0.95 and entry.object_share == pytest.approx(valid.mean())
+    assert verify(tmp_path / "out").exit_code == 0
+
+
+def test_an_object_without_any_value_is_told(tmp_path: Path) -> None:
+    values = scene(HEIGHT, WIDTH, 1, "int16")
+    _mask(tmp_path / "masks")
+    values[:, 20:150, 40:260] = NONE
+    raster(tmp_path / "in" / "a.tif", values, nodata=NONE)
+    (entry,) = _protect(tmp_path).entries
+    assert (entry.status, entry.reason) == (
+        "failed",
+        "every pixel of its object stands for no value (nodata, padding or a mask)",
+    )
+
+
+def test_pixels_without_a_value_do_not_count_as_contrast(tmp_path: Path) -> None:
+    """The usual value for none in floats is the lowest there is: its square is beyond all floats."""
+    values = scene(HEIGHT, WIDTH, 1, "float32")
+    values[0, :30] = np.finfo(np.float32).min
+    raster(tmp_path / "in" / "a.tif", values, nodata=float(np.finfo(np.float32).min))
+    region = _mask(tmp_path / "masks")
+    (entry,) = _protect(tmp_path, replace(SETTINGS, mask_by_contrast=True)).entries
+    assert entry.status == "protected", entry.reason
+    with rasterio.open(tmp_path / "out" / "a.tif") as after:
+        change = np.abs(after.read(1).astype(np.float64) - values[0])
+    region[:30] = False
+    assert np.mean(change[region] > 0) > 0.95 and not change[:30].any()
+    assert verify(tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text"),
+    [
+        ("float32", "-9999.0"),
+        ("float32", "-9999."),
+        ("float32", "-3.4e+38"),
+        ("float32", "-3.40282306073709653e+38"),
+        ("float64", "-1.7976931348623157e+308"),
+        ("float32", "NaN"),
+        ("int16", "-32768.000000"),
+        ("int64", "-9223372036854775808"),
+    ],
+)
+def test_the_value_for_none_may_be_worded_in_any_way(tmp_path: Path, dtype: str, text: str) -> None:
+    (tmp_path / "in").mkdir()
+    values = scene(HEIGHT, WIDTH, 1, "int16")[0].astype(dtype)
+    values[:9] = np.iinfo(dtype).min if dtype.startswith("int") else np.float64(text)
+    place = [(33550, "d", 3, (2.0, 2.0, 0.0)), (33922, "d", 6, (0.0, 0.0, 0.0, 5e5, 4.6e6, 0.0))]
+    tags = [(code, kind, count, value, True) for code, kind, count, value in place]
+    tifffile.imwrite(tmp_path / "in" / "a.tif", values, extratags=[*tags, (42113, "s", 0, text, True)])
+    region = np.zeros((HEIGHT, WIDTH), np.uint8)
+    region[20:150, 40:260] = 1
+    tifffile.imwrite(tmp_path / "masks.tif", region, extratags=tags)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks.tif").rename(tmp_path / "masks" / "a.tif")
+    (entry,) = _protect(tmp_path).entries
+    assert entry.status == "protected", entry.reason
+    assert verify(tmp_path / "out").exit_code == 0
 
 
 def test_a_cog_stays_a_cog(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import resource
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -61,6 +62,30 @@ def test_a_real_volume_changes_in_its_values_alone(tmp_path: Path, name: str) ->
     ]
     begin = int(before.header["vox_offset"])
     assert raw[0][:begin] == raw[1][:begin] and len(raw[0]) == len(raw[1])  # the affine and all else of the header
+    assert verify(tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"mask_by_contrast": True}])
+@pytest.mark.parametrize("value", [-(2**63), 2**62, 2**63 - 1])
+def test_whole_numbers_beyond_floats_stay_and_hide_nothing(
+    tmp_path: Path, value: int, options: dict[str, bool]
+) -> None:
+    values = np.random.default_rng(4).integers(0, 1000, (60, 50, 6), dtype=np.int64)
+    values[20:50:10, 20:24, 2] = value  # few: the range of all values is that of the others
+    _save(tmp_path / "in" / "a.nii", nibabel.Nifti1Image(values, AFFINE, dtype=np.int64))
+    region = np.zeros(values.shape, np.uint8)
+    region[10:50, 5:45] = 1
+    _save(tmp_path / "masks" / "a.nii", nibabel.Nifti1Image(region, AFFINE))
+    settings = replace(SETTINGS, **options)
+    (entry,) = protect(tmp_path / "in", tmp_path / "out", settings, masks=tmp_path / "masks", key=KEY).entries
+    assert entry.status == "protected", entry.reason
+    after = np.asarray(nibabel.load(tmp_path / "out" / "a.nii").dataobj.get_unscaled())
+    beyond = values == value
+    assert np.array_equal(after[beyond], values[beyond])
+    change = np.abs(np.where(beyond, 0, after) - np.where(beyond, 0, values))
+    low, high = entry.value_ranges[0]
+    assert change.max() <= 8 * (high - low) / 255 and not change[region == 0].any()
+    assert (change[(region > 0) & ~beyond] > 0).mean() > 0.95
     assert verify(tmp_path / "out").exit_code == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -114,8 +115,38 @@ def test_one_pixel_beyond_its_budget_is_found(protected: Path, row: int, by: int
 
 
 def test_a_change_within_the_budget_is_still_a_change(protected: Path) -> None:
-    shutil.copy(protected.parent / "photos" / "a.png", protected / "a.png")
+    pixels = read_image(protected / "a.png").pixels.copy()
+    pixels[30, 7, 1] = read_image(protected.parent / "photos" / "a.png").pixels[30, 7, 1]
+    write_png(protected / "a.png", pixels)
     assert problem(verify(protected)) == "a.png: changed since it was written (another sha256)"
+
+
+def relabelled(folder: Path, **header: str) -> None:
+    """Lets the manifest say that its files are as they are now. header: fields of its first line."""
+    first, *lines = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+    for line in lines:
+        line["output_sha256"] = hashlib.sha256((folder / line["output"]).read_bytes()).hexdigest()
+    text = "".join(f"{json.dumps(line)}\n" for line in ({**first, **header}, *lines))
+    (folder / MANIFEST).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("by", "version", "share"),
+    [(0, "0.2.0", 0), (1, "0.2.0", 1), (0, "0.1.0", 0), (1, "0.1.0", None), (2, "0.2.0", None)],
+)
+def test_what_changed_too_little_is_not_called_protected_whatever_its_line_says(
+    protected: Path, by: int, version: str, share: int | None
+) -> None:
+    """A quarter of 8 is enough. Version 0.1 did not tell weak images apart, but nothing is never enough."""
+    original = read_image(protected.parent / "photos" / "a.png").pixels
+    write_png(protected / "a.png", original + np.where(np.arange(40)[:, None, None] >= 20, by, 0).astype(np.uint8))
+    relabelled(protected, unseg=version)
+    found = verify(protected)
+    if share is None:
+        assert found.exit_code == 0
+        return
+    under = f"its object changed by {share} grey levels on average, under a quarter of 8"
+    assert problem(found) == f"a.png: is called protected, but {under}"
 
 
 def test_any_changed_byte_is_found(protected: Path) -> None:

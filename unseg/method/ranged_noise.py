@@ -8,7 +8,7 @@ import numpy as np
 
 from unseg.method.coded_noise import axis_of, contrast_shares, present_codes, states_of
 from unseg.method.patterns import CodeBook, ImagePatterns, image_digest
-from unseg.method.pixels import LUMINANCE, bands, is_grey
+from unseg.method.pixels import GREY_LEVELS, LUMINANCE, bands, is_grey
 
 WIDEST = 2**53  # integers beyond it are not computed with exactly
 
@@ -24,14 +24,17 @@ def apply_codes_in_range(
     highest: float | None = None,
     mask_by_contrast: bool = False,
     survive_grey: bool = False,
-    grey_levels_C: Sequence[float] = (),
+    ranges_C: Sequence[tuple[float, float]] = (),
+    void_HW: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the values with the pattern of each pixel's code; others stay as they are.
 
     values: H×W×C integers or floats. Three channels are colours; of any other number, all follow the codes' grey twins
     together. codes: as for `unseg.method.coded_noise.apply_codes`. most: the largest change of a value in each channel,
     in values of its own; integers change by whole numbers up to it. lowest, highest: values that may be written; None:
-    the type's. mask_by_contrast, survive_grey: as there; the former needs grey_levels, how many values a grey level is.
+    the type's. mask_by_contrast, survive_grey: as there; the former needs ranges, the values from black to white of
+    each channel, and takes the contrast of what is shown of them. void: pixels that stand for no value and have no code
+    (H×W bool), which count there as the mean of the others.
 
     |changed − value| ≤ most holds exactly, floats included: where rounding would break it, the next float towards the
     value is taken. Values that are not finite stay.
@@ -50,7 +53,7 @@ def apply_codes_in_range(
         axis = axis_of(book, code, grey=grey, survive_grey=survive_grey)
         signs[2 * code] = axis if channels == 3 else axis[0]
         signs[2 * code - 1] = -signs[2 * code]
-    shares = _shares(values_HWC, grey_levels_C, patterns.scale) if mask_by_contrast else None
+    shares = _shares(values_HWC, ranges_C, void_HW, patterns.scale) if mask_by_contrast else None
     for rows in bands(height, width):
         most = np.asarray(most_C, np.float64)
         most_HWC = np.broadcast_to(most, changed[rows].shape) if shares is None else shares[rows][..., None] * most
@@ -73,11 +76,14 @@ def _moved_whole(
 ) -> np.ndarray:
     """Returns integers moved by whole numbers; those beyond 2^53 stay, since floats do not tell them apart."""
     kind = values_HWC.dtype
-    before = values_HWC.astype(np.int64) if kind != np.uint64 else np.minimum(values_HWC, WIDEST).astype(np.int64)
+    beyond = values_HWC >= WIDEST
+    if kind.kind == "i":
+        beyond |= values_HWC <= -WIDEST  # not by the absolute value, which the lowest of a type has none of
+    before = np.where(beyond, kind.type(0), values_HWC).astype(np.int64)
     low, high = max(int(limits[0]), -WIDEST), min(int(limits[1]), WIDEST)
     moved = before + signs_HWC * np.floor(np.minimum(most_HWC, WIDEST)).astype(np.int64)
     moved = np.clip(moved, np.minimum(before, low), np.maximum(before, high))
-    return np.where(np.abs(before) >= WIDEST, values_HWC, moved.astype(kind))
+    return np.where(beyond, values_HWC, moved.astype(kind))
 
 
 def _moved(
@@ -94,11 +100,16 @@ def _moved(
     return np.where(kept, values_HWC, moved)
 
 
-def _shares(values_HWC: np.ndarray, grey_levels_C: Sequence[float], scale: float) -> np.ndarray:
+def _shares(
+    values_HWC: np.ndarray, ranges_C: Sequence[tuple[float, float]], void_HW: np.ndarray | None, scale: float
+) -> np.ndarray:
     """Returns the share of the budget that each pixel's surroundings allow, H×W."""
     channels = values_HWC.shape[2]
-    weights = np.array(LUMINANCE if channels == 3 else [1 / channels] * channels) / np.asarray(grey_levels_C)
+    weights = LUMINANCE if channels == 3 else [1 / channels] * channels
     brightness = np.zeros(values_HWC.shape[:2], np.float32)
-    for channel, weight in enumerate(weights):
-        brightness += np.nan_to_num(values_HWC[..., channel] * weight, posinf=0, neginf=0).astype(np.float32)
-    return contrast_shares(brightness - np.float32(brightness.mean()), scale)
+    for channel, (weight, (low, high)) in enumerate(zip(weights, ranges_C, strict=True)):
+        shown = np.clip(np.nan_to_num(values_HWC[..., channel].astype(np.float64), nan=low), low, high)
+        brightness += ((shown - low) * (weight * GREY_LEVELS / (high - low))).astype(np.float32)
+    if void_HW is not None and void_HW.any() and not void_HW.all():
+        brightness[void_HW] = brightness[~void_HW].mean()
+    return contrast_shares(brightness, scale)

@@ -81,12 +81,11 @@ class CodedSource(NoiseSource, SourcePlan):
             highest=layout.highest,
             mask_by_contrast=self.mask_by_contrast,
             survive_grey=self.survive_grey,
-            grey_levels_C=levels,
+            ranges_C=[(found.low, found.high) for found in layout.ranges],
+            void_HW=samples.fixed_HW,
         )
-        if samples.forbidden is None:
-            return changed_HWC
-        low, high = samples.forbidden
-        return np.where((changed_HWC >= low) & (changed_HWC <= high), values_HWC, changed_HWC)
+        stays = samples.void(values_HWC) | samples.void(changed_HWC)
+        return np.where(stays, values_HWC, changed_HWC) if stays.any() else changed_HWC
 
     def for_worker(self) -> SourcePlan:
         return self

@@ -10,7 +10,8 @@ import numpy as np
 
 from unseg.method.metrics import psnr
 from unseg.method.pixels import VALUES_A_GREY_LEVEL
-from unseg.protecting.manifest import Entry
+from unseg.protecting.effect import effect
+from unseg.protecting.manifest import Entry, Status
 from unseg.protecting.originals import Broken, Originals, size_of
 from unseg.storage import image_decoding
 from unseg.storage.files import is_missing, link_on_the_way
@@ -47,6 +48,9 @@ def compare(entry: Entry, originals: Originals) -> Comparison:
     beyond = breaches(entry, on_object, elsewhere)
     others = _other_differences(entry, originals.settings.metadata, output, original)
     ratio = psnr(original.samples, changed_HWC)
+    if entry.object_budget is not None:
+        status, reason = effect(original.samples, changed_HWC, region_HW, entry.object_budget)
+        beyond += overclaims(entry, status, reason, originals.settings.calls_weak or not np.isfinite(ratio))
     return Comparison((*beyond, *others), on_object, elsewhere, psnr=ratio if np.isfinite(ratio) else None)
 
 
@@ -60,6 +64,15 @@ def breaches(entry: Entry, on_object: float | None, elsewhere: float | None) -> 
         )
         if value is not None and limit is not None and value > limit
     ]
+
+
+def overclaims(entry: Entry, status: Status, reason: str | None, calls_weak: bool) -> list[str]:
+    """Returns that a line calls an image protected which, by its files, has another status for this reason.
+
+    calls_weak: whether little change is told apart from enough.
+    """
+    is_good = entry.status != "protected" or status == "protected" or (status == "weak" and not calls_weak)
+    return [] if is_good else [f"is called protected, but {reason}"]
 
 
 def output_of(entry: Entry, originals: Originals) -> image_decoding.Image:

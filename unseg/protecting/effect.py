@@ -41,14 +41,17 @@ def effect_of(
     region_HW: np.ndarray,
     budget: Budget,
     *,
-    lossy: bool = False,
+    noised_HWC: np.ndarray | None = None,
     quality: bool = False,
 ) -> Effect:
     """Returns what became of an image, from it and from what is read back of its protected version.
 
-    original, stored: H×W×C alike, uint8 or uint16. region: where the object's budget holds, H×W bool. lossy: the file's
-    format breaks the bound, and by how much is measured. quality: colour differences on the region and SSIM, too.
+    original, stored: H×W×C alike, uint8 or uint16. region: where the object's budget holds, H×W bool. noised: for a
+    file whose format changes values, the image as it was before; by how much the file breaks the bound is measured
+    then, and it is called protected only where the noise itself is enough, too. quality: colour differences on the
+    region and SSIM, too.
     """
+    lossy = noised_HWC is not None
     over_budget, max_over = breach(original_HWC, stored_HWC, region_HW, budget) if lossy else (None, None)
     ratio = psnr(original_HWC, stored_HWC)
     changed = math.isfinite(ratio)
@@ -57,6 +60,8 @@ def effect_of(
         clean, noised = eight_bit_rgb(original_HWC), eight_bit_rgb(stored_HWC)
         seen, similarity = visibility_of_change(clean, noised, region_HW), structural_similarity(clean, noised)
     status, reason = effect(original_HWC, stored_HWC, region_HW, budget.object)
+    if noised_HWC is not None and status == "protected":
+        status, reason = effect(original_HWC, noised_HWC, region_HW, budget.object)
     return Effect(
         status,
         reason,
@@ -89,6 +94,45 @@ def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
     if change >= WEAK_SHARE * budget and change > 0:
         return "protected", None
     return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
+
+
+class PlaneChanges:
+    """Adds up how the object of each plane of a file changes, part by part."""
+
+    def __init__(self) -> None:
+        self._pixels: dict[int, int] = {}
+        self._sums: dict[int, float] = {}
+
+    def add(self, plane: int, levels_HWC: np.ndarray, object_HW: np.ndarray) -> None:
+        """Adds a part of a plane. levels: how far its values changed, in grey levels. object: H×W bool."""
+        pixels = int(np.count_nonzero(object_HW))
+        if pixels:
+            self._pixels[plane] = self._pixels.get(plane, 0) + pixels
+            self._sums[plane] = self._sums.get(plane, 0.0) + float(levels_HWC[object_HW].sum()) / levels_HWC.shape[2]
+
+    @property
+    def pixels(self) -> int:
+        """Returns the pixels of the object in all planes."""
+        return sum(self._pixels.values())
+
+    def status(self, budget: float) -> tuple[Status, str | None]:
+        """Returns what the file is called, and why if not "protected": it is, where the object of every plane is.
+
+        budget: of the object, grey levels.
+        """
+        pixels = self.pixels
+        status, reason = status_of(sum(self._sums.values()) / pixels if pixels else None, budget)
+        if status != "protected":
+            return status, reason
+        means = {plane: self._sums[plane] / count for plane, count in self._pixels.items()}
+        weak = [plane for plane, mean in means.items() if status_of(mean, budget)[0] != "protected"]
+        if not weak:
+            return status, reason
+        least = min(weak, key=lambda plane: means[plane])
+        return "weak", (
+            f"in {len(weak)} of {len(means)} planes with an object it changed by under a quarter of {budget:g} grey"
+            f" levels on average, by {means[least]:.2g} in the {least + 1}. plane"
+        )
 
 
 def breach(

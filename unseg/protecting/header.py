@@ -108,7 +108,8 @@ class Recorded:
     rule: None where no mask says what the object is. kind: of mask files; None where annotations take their place.
     holds_images: whether the annotations hold the images themselves. format: of the annotations, as it was asked for.
     image_size, mask_size: sides of the network's frame and of its mask prompt, in pixels; 0 where there is no network.
-    absent: classes whose code is no noise.
+    absent: classes whose code is no noise. calls_weak: whether its version called images weak whose object changed
+    little; 0.1 called them protected.
     """
 
     rule: ObjectRule | None
@@ -120,6 +121,7 @@ class Recorded:
     region: Region
     metadata: str
     absent: frozenset[int] = frozenset()
+    calls_weak: bool = True
 
     @property
     def is_annotated(self) -> bool:
@@ -153,7 +155,12 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
         image_size=settings.get("image_size") or 0,
         mask_size=settings.get("mask_size") or 0,
         absent=frozenset(_absent(settings)),
+        calls_weak=not _is_of_first_version(manifest.header),
     )
+
+
+def _is_of_first_version(header: Mapping[str, Any]) -> bool:
+    return str(header.get("unseg")).startswith("0.1.")
 
 
 def note_on_noise(manifest: Manifest) -> str | None:
@@ -166,7 +173,7 @@ def note_on_noise(manifest: Manifest) -> str | None:
         return None
     kind = "--noise tint" if "codes" in settings else "--noise compact"
     note = "noise of codes, the default, holds better where people train"
-    if str(header.get("unseg")).startswith("0.1."):
+    if _is_of_first_version(header):
         return f"this is noise of version 0.1, today's {kind}; {note}: protect the originals anew to have it"
     return f"this is noise of a small network ({kind}); {note}"
 

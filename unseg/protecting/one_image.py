@@ -126,12 +126,13 @@ class ImageMaker:
         """
         protected = self.source.apply(loaded.image.samples, loaded.prepared, noise)
         data = encoded(loaded.image, protected, self.settings, loaded.facts.orientation or 1)
+        lossy = self.settings.format == "jpeg"
         effect = effect_of(
             loaded.image.samples,
-            image_decoding.decode_samples(data) if self.settings.format == "jpeg" else protected,
+            image_decoding.decode_samples(data) if lossy else protected,
             loaded.prepared.region_HW,
             Budget(self.settings.budget.object, self.source.background_budget),
-            lossy=self.settings.format == "jpeg",
+            noised_HWC=protected if lossy else None,
             quality=self.settings.quality,
         )
         return data, replace(loaded.facts, **effect.facts())

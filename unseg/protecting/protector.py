@@ -264,7 +264,7 @@ class Protector:
             decode_samples(image) if given.lossy else changed_HWC,
             region_HW,
             self.budget if self._network is not None else Budget(self.budget.object, 0),
-            lossy=given.lossy,
+            noised_HWC=changed_HWC if given.lossy else None,
             quality=self.settings.quality,
         )
         return ProtectedImage(image, effect, given.note)

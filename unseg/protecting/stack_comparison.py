@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from unseg.method.pixels import GREY_LEVELS
-from unseg.protecting.comparison import Comparison, breaches, path_of_output
+from unseg.protecting.comparison import Comparison, breaches, overclaims, path_of_output
+from unseg.protecting.effect import PlaneChanges
 from unseg.protecting.manifest import Entry
 from unseg.protecting.objects import WHOLE_IMAGE, FoundObject, Refused
 from unseg.protecting.originals import Broken, Originals
@@ -35,7 +36,7 @@ def compare_stacks(entry: Entry, originals: Originals) -> Comparison:
             changes = _Changes(stack)
             objects = _objects(entry, originals, stack)
             for part in stack.parts():
-                changes.add(stack.read(part), proof.pair(part), objects.found(part).mask_HW)
+                changes.add(stack.read(part), proof.pair(part), objects.found(part).mask_HW, part.plane)
             others = tuple(_other_differences(entry, stack, proof))
         finally:
             proof.close()
@@ -46,6 +47,8 @@ def compare_stacks(entry: Entry, originals: Originals) -> Comparison:
     if sha256_of(original) != entry.input_sha256:
         others += ("its original changed since (another sha256)",)
     beyond = breaches(entry, changes.on_object, changes.elsewhere)
+    if entry.object_budget is not None:
+        beyond += overclaims(entry, *changes.planes.status(entry.object_budget), originals.settings.calls_weak)
     return Comparison((*beyond, *changes.problems, *others), changes.on_object, changes.elsewhere, changes.psnr)
 
 
@@ -84,6 +87,7 @@ class _Changes:
         self._levels = np.array([found.grey_level for found in stack.layout.ranges])
         self.on_object: float | None = None
         self.elsewhere: float | None = None
+        self.planes = PlaneChanges()
         self._squares, self._values = 0.0, 0
         self._problems: dict[str, None] = {}
 
@@ -99,8 +103,8 @@ class _Changes:
             return None
         return 10 * math.log10(GREY_LEVELS**2 / (self._squares / self._values))
 
-    def add(self, samples: Samples, pair: tuple[np.ndarray, np.ndarray], region_HW: np.ndarray) -> None:
-        """Adds a part. samples: as the protecting reader has the original; pair: as another has both files."""
+    def add(self, samples: Samples, pair: tuple[np.ndarray, np.ndarray], region_HW: np.ndarray, plane: int) -> None:
+        """Adds a part of a plane. samples: as the protecting reader has the original; pair: as another has both."""
         before, after = pair
         if before.shape != after.shape or before.dtype != after.dtype:
             raise Broken(f"its values are {after.shape} {after.dtype}, its original's {before.shape} {before.dtype}")
@@ -109,9 +113,11 @@ class _Changes:
         if before.dtype.kind == "f" and not np.array_equal(np.isfinite(before), np.isfinite(after)):
             self._problems["values that are not finite are not the original's"] = None
         change = _difference(before, after)
-        if change[samples.fixed_HW].any():
+        void = samples.void(before)
+        if change[samples.fixed_HW].any() or change[void].any() or (samples.void(after) & ~void).any():
             self._problems["pixels that stand for no value are not the original's"] = None
         levels = change / self._levels
+        self.planes.add(plane, levels, region_HW & ~samples.fixed_HW)
         self._squares += float((levels * levels).sum())
         self._values += levels.size
         largest = levels.max(axis=2)

@@ -11,7 +11,7 @@ import numpy as np
 
 from unseg.method.pixels import GREY_LEVELS
 from unseg.protecting.coded_source import CodedSource
-from unseg.protecting.effect import status_of
+from unseg.protecting.effect import PlaneChanges
 from unseg.protecting.manifest import Entry
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import Objects, Refused
@@ -57,8 +57,11 @@ class StackMaker:
             stack.write(target, _changed(stack, objects, source, tally), source.key)
         finally:
             stack.close()
-        if not tally.pixels:
+        if not tally.changes.pixels:
+            if tally.void:
+                raise Refused("failed", "every pixel of its object stands for no value (nodata, padding or a mask)")
             raise objects.refusal()
+        tally.check(self.settings.budget.object)
         self._prove(job, target)
         return self._entry(job, stack, objects, tally, sha256=sha256)
 
@@ -88,7 +91,7 @@ class StackMaker:
 
     def _entry(self, job: Job, stack: Stack, objects: PlaneObjects, tally: _Tally, sha256: str | None) -> Entry:
         layout = stack.layout
-        status, reason = status_of(tally.mean_change, self.settings.budget.object)
+        status, reason = tally.changes.status(self.settings.budget.object)
         return Entry(
             *job.key,
             status,
@@ -106,7 +109,7 @@ class StackMaker:
             value_ranges=tuple((found.low, found.high) for found in layout.ranges),
             object_budget=float(self.settings.budget.object),
             background_budget=self.source.background_budget,
-            object_share=tally.pixels / layout.pixels,
+            object_share=tally.changes.pixels / layout.pixels,
             psnr=tally.psnr,
             **objects.facts,
         )
@@ -120,29 +123,33 @@ def _changed(
         samples = stack.read(part)
         prepared = source.prepare(samples.values_HWC, objects.found(part))
         changed_HWC = source.apply_in_range(samples, prepared, stack.layout)
-        tally.add(samples, changed_HWC, prepared.region_HW)
+        tally.add(samples, changed_HWC, prepared.region_HW, part.plane)
         yield part, changed_HWC
 
 
 class _Tally:
-    """Adds up how a file changes, part by part. pixels: of the object so far."""
+    """Adds up how a file changes, part by part. void: pixels of the object that stand for no value."""
 
     def __init__(self, ranges: tuple[ValueRange, ...]) -> None:
         self._levels = np.array([found.grey_level for found in ranges])
-        self.pixels, self._sum, self._squares, self._values = 0, 0.0, 0.0, 0
+        self.changes, self.void = PlaneChanges(), 0
+        self._greatest, self._squares, self._values = 0.0, 0.0, 0
 
-    def add(self, samples: Samples, changed_HWC: np.ndarray, region_HW: np.ndarray) -> None:
-        change = np.abs(changed_HWC.astype(np.float64) - samples.values_HWC) / self._levels
-        change = np.nan_to_num(change, nan=0.0, posinf=0.0)
-        self.pixels += int(np.count_nonzero(region_HW & ~samples.fixed_HW))
-        self._sum += float(change[region_HW].sum())
+    def add(self, samples: Samples, changed_HWC: np.ndarray, region_HW: np.ndarray, plane: int) -> None:
+        before = samples.values_HWC.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # what is not finite stays as it is
+            change = np.abs(changed_HWC.astype(np.float64) - before)
+        change = np.where(np.isfinite(before), change, 0.0) / self._levels
+        self.changes.add(plane, change, region_HW & ~samples.fixed_HW)
+        self.void += int(np.count_nonzero(region_HW & samples.fixed_HW))
+        self._greatest = max(self._greatest, float(change.max()))
         self._squares += float((change * change).sum())
         self._values += change.size
 
-    @property
-    def mean_change(self) -> float | None:
-        """Returns the mean change on the object, in grey levels; None where there is no pixel of it."""
-        return self._sum / self.pixels / len(self._levels) if self.pixels else None
+    def check(self, budget: float) -> None:
+        """Raises Refused where a value changed by more than it may, so that no fault of ours is called protected."""
+        if not self._greatest <= budget * (1 + 1e-9):
+            raise Refused("failed", f"a value would change by {self._greatest:g} grey levels, and may by {budget:g}")
 
     @property
     def psnr(self) -> float | None:

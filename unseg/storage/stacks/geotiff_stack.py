@@ -93,9 +93,10 @@ class GeoTiffStack(Stack):
         window = window_of(part)
         with raster_errors(self.path):
             values = np.moveaxis(self.data_set.read(self._bands, window=window), 0, -1)
-            fixed = ~np.isfinite(values).all(axis=2)
+            void = ~np.isfinite(values)
             if self._none is not None:
-                fixed |= (values == self._none).any(axis=2)
+                void |= values == self._none
+            fixed = void.all(axis=2)  # a yellow field has blue 0, and is none where 0 means no value
             if self._has_mask:
                 fixed |= self.data_set.read_masks(self._bands[0], window=window) == 0
         forbidden = None if self._none is None or math.isnan(self._none) else (self._none, self._none)

@@ -118,13 +118,20 @@ class Stack(Opened):
 class Samples:
     """Values of a part: H×W×C as stored.
 
-    fixed: H×W bool, pixels that stand for no value and stay as they are. forbidden: the lowest and the highest value
-    that mean so, which no changed pixel may take.
+    fixed: H×W bool, pixels that stand for no value in any channel and stay as they are. forbidden: the lowest and the
+    highest value that mean so: a channel's value among them stays, and no changed one may become one of them.
     """
 
     values_HWC: np.ndarray
     fixed_HW: np.ndarray
     forbidden: tuple[float, float] | None = None
+
+    def void(self, values_HWC: np.ndarray) -> np.ndarray:
+        """Returns which values are among the forbidden ones, H×W×C bool. values: of this part, changed or not."""
+        if self.forbidden is None:
+            return np.zeros(values_HWC.shape, bool)
+        low, high = self.forbidden
+        return (values_HWC >= low) & (values_HWC <= high)
 
 
 class Labels(ABC):
