@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -334,6 +336,31 @@ def test_a_file_of_the_user_stays(tars: Path, shards: tuple[Shard | None, ...]) 
     assert mine.read_text() == "mine"
 
 
+def test_a_file_of_the_user_stays_after_a_first_run_on_a_few_images(tars: Path) -> None:
+    run(tars, limit=1)
+    mine = tars.parent / "out" / "more" / "b-1.tar"
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=r"more/b-1\.tar exists and was not written by unseg; give another folder"):
+        run(tars)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("shard", [None, Shard(2, 2)])
+def test_a_file_that_comes_while_images_are_made_stays(tars: Path, shard: Shard | None) -> None:
+    if shard is not None:
+        run(tars, shard=Shard(0, 2))
+    mine = tars.parent / "out" / "more" / "b-1.tar"
+
+    def come() -> None:
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("mine")
+
+    with pytest.raises(UserError, match=r"more/b-1\.tar exists and was not written by unseg; give another folder"):
+        run(tars, shard=shard, progress=Acting(1, come, of="images"))
+    assert mine.read_text() == "mine"
+
+
 def test_tars_without_images_or_masks_are_one_line(tars: Path) -> None:
     with pytest.raises(UserError, match=rf"^--webdataset seg\.png: no image in {tars} has a member seg\.png; name"):
         run(tars, webdataset="seg.png")
@@ -401,13 +428,59 @@ def test_a_picture_that_would_stay_as_it_is_is_refused(tars: Path, name: str) ->
 @pytest.mark.parametrize("name", ["00007.left.jpg", "00007.view.webp", "00008.img.png", "00007.bin", "00007"])
 def test_a_picture_under_a_name_of_another_kind_is_refused(tars: Path, name: str) -> None:
     """00008 is a sample without an image; 00007.depth.png lies beside one, and is a label map."""
-    beside = ("00007.depth.png", sample(7, (33, 47))[1][1])
-    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside, (name, beside[1])])
+    beside = ("00007.depth.png", encoded(np.arange(33 * 47, dtype=np.uint8).reshape(33, 47), "PNG"))
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside, (name, picture())])
     with pytest.raises(UserError, match=f"c-2.tar: {name} is a picture that would stay as it is"):
         run(tars)
     write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), beside])
     run(tars)
     assert dict(content(tars.parent / "out" / "c-2.tar"))["00007.depth.png"] == beside[1]
+
+
+def array(*shape: int) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.random.default_rng(2).integers(0, 256, shape).astype(np.uint8))
+    return file.getvalue()
+
+
+def picture(size: tuple[int, int] = (33, 47)) -> bytes:
+    return sample(9, size)[1][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("00007.right.png", picture()),
+        ("00007.right.tif", encoded(np.random.default_rng(3).integers(0, 256, (33, 47, 3)).astype(np.uint8), "TIFF")),
+        ("00007.jpg.gz", gzip.compress(picture())),
+        ("00007.npy", array(33, 47, 3)),
+        ("00007.chw.npy", array(3, 33, 47)),
+    ],
+)
+def test_a_photograph_that_lies_beside_an_image_is_refused(tars: Path, name: str, data: bytes) -> None:
+    """The other eye's view, a packed file, pixels as an array."""
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), (name, data)])
+    with pytest.raises(UserError, match=f"c-2.tar: {re.escape(name)} is a picture that would stay as it is"):
+        run(tars)
+
+
+def test_what_belongs_to_an_image_and_is_no_picture_comes_along(tars: Path) -> None:
+    """Classes in colours, depth in grey and in 16 bits, features, packed words."""
+    classes = np.random.default_rng(3).integers(0, 3, (33, 47))
+    colours = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 64]], np.uint8)[classes]
+    depth = np.random.default_rng(4).integers(0, 2**16, (33, 47)).astype(np.uint16)
+    beside = [
+        ("00007.seg.png", encoded(colours, "PNG")),
+        ("00007.depth.png", encoded((depth >> 8).astype(np.uint8), "PNG")),
+        ("00007.deep.png", encoded(depth, "PNG")),
+        ("00007.npy", array(33, 47, 16)),
+        ("00007.vector.npy", array(512)),
+        ("00007.txt.gz", gzip.compress(b"words " * 100)),
+    ]
+    write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), *beside])
+    run(tars)
+    made = dict(content(tars.parent / "out" / "c-2.tar"))
+    assert {name: made[name] for name, _ in beside} == dict(beside)
 
 
 @pytest.mark.parametrize("beside", [True, False])

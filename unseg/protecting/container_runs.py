@@ -12,7 +12,7 @@ import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
 from pathlib import Path
@@ -41,7 +41,7 @@ from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.opened_containers import Containers, facts_of, open_containers
 from unseg.protecting.planning import NO_ROOT
 from unseg.protecting.request import Request
-from unseg.protecting.shards import Shard, earlier_manifest
+from unseg.protecting.shards import SHARDS, Shard, earlier_manifest
 from unseg.storage.containers import Container, ContainerFolder
 from unseg.storage.files import (
     blocks_of,
@@ -57,6 +57,7 @@ from unseg.storage.sequences import in_order
 
 LOOSE = ".unseg-members"
 CONTAINERS = "containers"  # in the first line of a manifest: what files there are, see `Containers.facts`
+CLAIMS = "unseg-claims.json"  # beside a run's manifest: the names of files that it is about to write
 FACTS = "unseg-containers.json"  # in the folder of loose files: the same, for whoever merges shards
 Run = Callable[[Request, bool, Progress], Summary]
 
@@ -141,12 +142,27 @@ def _check_out(request: Request, out: Path, opened: Containers, anew: Rewriting)
         raise UserError(f"--out {request.out}: is finished, `unseg verify` proves it; give another folder")
     shard = request.shard
     records = out / LOOSE if shard is None else shard.folder(out / LOOSE)
-    if read_manifest(records) is not None:
-        return  # an earlier run of ours was cut off: its manifest was there before any file of its
-    names = [*anew.files, *(opened.beside if shard is not None and shard.is_plan else ())]
-    there = next((name for name in names if os.path.lexists(out / name)), None)
+    if shard is None or not shard.is_plan:
+        _check_free(out, anew.files, records)
+    elif read_manifest(records) is None:  # else its shards may have written theirs
+        _check_free(out, [*anew.files, *opened.beside], records)
+
+
+def _check_free(out: Path, names: Sequence[str], records: Path) -> None:
+    """Raises UserError where a file lies in the output that no run of ours claimed before it wrote it."""
+    claimed = _claimed(records)
+    there = next((name for name in names if name not in claimed and os.path.lexists(out / name)), None)
     if there is not None:
-        raise UserError(f"--out {request.out}: {there} exists and was not written by unseg; give another folder")
+        raise UserError(f"--out {out}: {there} exists and was not written by unseg; give another folder")
+
+
+def _claimed(records: Path) -> set[str]:
+    """Returns the names that a run claimed, or the shards of one."""
+    claimed = set[str]()
+    for folder in (records, *sorted((records / SHARDS).glob("*"))):
+        with suppress(OSError, ValueError, TypeError):  # there is none, or it was cut short: nothing is claimed
+            claimed.update(json.loads(read_text(folder / CLAIMS)))
+    return claimed
 
 
 def _samples(
@@ -259,7 +275,9 @@ class Rewriting:
         out = self.loose.parent
         manifest = read_manifest(records)
         assert manifest is not None, "a run that came to its end has a manifest"
+        _check_free(out, self.files, records)  # again: images take hours, and files may have come meanwhile
         try:
+            write_bytes(records / CLAIMS, json.dumps(self.files).encode(), durable=True)
             left = _without_left_out(manifest, self.own)
             if left is not manifest:
                 write_manifest(records, left, finished=True)

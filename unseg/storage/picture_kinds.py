@@ -28,6 +28,7 @@ PACKED_SUFFIX = ".nii.gz"
 # Endings of the files beside one of outlines, without which it cannot be read, or not as it is.
 SIDE_SUFFIXES = {".shp": (".dbf", ".shx", ".prj", ".cpg"), ".gpkg": (".gpkg-wal", ".gpkg-shm", ".gpkg-journal")}
 PICTURES = frozenset(IMAGE_SUFFIXES) - {".tif", ".tiff"}
+PACKED = b"\x1f\x8b\x08"  # by gzip
 START = 352  # bytes that tell a kind: as many as NIfTI needs
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
@@ -70,8 +71,12 @@ def kind_of(start: bytes) -> str | None:
         if any(brand in AVIF_BRANDS for brand in brands):
             return "AVIF"
         return "HEIF" if any(brand in HEIF_BRANDS for brand in brands) else None
-    if start[:3] == b"\x1f\x8b\x08":  # packed: the first bytes that unpack from so few may be fewer than a header
-        return "NIfTI" if _unpacked(start)[:4] in NIFTI_SIZES else None
+    if start[:3] == PACKED:  # the first bytes that unpack from so few may be fewer than a header
+        inside = _unpacked(start)
+        if inside[:4] in NIFTI_SIZES:
+            return "NIfTI"
+        kind = None if inside[:3] == PACKED else kind_of(inside)
+        return kind and f"packed {kind}"
     return next((kind for kind, signature in SIGNATURES if signature.match(start)), None)
 
 

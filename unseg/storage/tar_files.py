@@ -16,15 +16,21 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from unseg.errors import UserError
 from unseg.storage.containers import Container
 from unseg.storage.files import BLOCK, open_for_reading, sha256_of_blocks, stays_inside, writing
+from unseg.storage.image_decoding import decode_image
+from unseg.storage.image_limits import ImageError
 from unseg.storage.picture_kinds import START, is_picture_name, kind_of
 from unseg.storage.sequences import Lazy, Places, Spooled
 
 TAR = ".tar"
 IMAGES = ("jpg", "jpeg", "png", "webp")
-LABELS = ("png", "tif", "tiff")  # behind a further dot, beside an image: not pictures
+LABELS = ("png", "tif", "tiff")  # behind a further dot, beside an image: not pictures, unless they show many colours
+LABEL_COLOURS = 256  # of a map of classes in colours, at most
+LOOKED_PIXELS = 2**18  # of a map, whose colours are counted
 LOOKED = 20  # members of a suffix whose first bytes are looked at before a run begins
 STAYS = "that would stay as it is"
 IS_PICTURE, HOLDS_PICTURE = "is a picture", "holds a picture as text"
@@ -32,6 +38,8 @@ IS_PICTURE, HOLDS_PICTURE = "is a picture", "holds a picture as text"
 LONGEST = 256  # bytes that the beginning of one takes, spaces included
 PICTURE_TEXT = re.compile(rb'"imageData"\s*:\s*"[^"]|"data:image/[^",]{1,60};base64,')
 MEMBERS = 1_000_000  # of a tar file, at most
+COLOURED = (b"\x08\x02", b"\x08\x06")  # of PNG: 8 bits a channel, colours without a palette
+ARRAY = re.compile(rb"\x93NUMPY.{2,6}\{'descr': '\|u1', 'fortran_order': \w+, 'shape': \(([\d, ]+)\)", re.DOTALL)
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
 
@@ -282,22 +290,29 @@ def _strays(tar: Path, found: Sequence[Member], masks: str, most: int = MEMBERS)
     """Yields what would stay as it is, and pass for protected: pictures, by their names or first bytes, and JSON that
     holds one.
 
-    A label map beside a sample's image, such as 000012.depth.png, is none. masks: the suffix of members with masks.
-    most: members of a suffix whose contents are looked at.
+    A label map beside a sample's image, such as 000012.depth.png, is none, if it is grey or shows few colours. masks:
+    the suffix of members with masks. most: members of a suffix whose contents are looked at.
     """
     pictured = {member.sample for member in found if member.suffix in IMAGES and member.suffix != masks}
     labels = set() if holds_outlines(masks) else {masks}
     looked = Counter[str]()
     with open_for_reading(tar) as file:
         for member in found:
-            if member.suffix in labels or member.suffix in IMAGES or _is_label_map(member, pictured):
+            if member.suffix in labels or member.suffix in IMAGES:
+                continue
+            if _is_called_label_map(member, pictured):
+                if looked[member.suffix] < most:
+                    looked[member.suffix] += 1
+                    if _shows_many_colours(tar, b"".join(content(file, member))):
+                        yield member, IS_PICTURE
                 continue
             if is_picture_name(f"name.{member.suffix}"):
                 yield member, IS_PICTURE
             elif member.size and looked[member.suffix] < most:
                 looked[member.suffix] += 1
                 file.seek(member.start)
-                if kind_of(file.read(min(START, member.size))) is not None:
+                start = file.read(min(START, member.size))
+                if kind_of(start) is not None or _is_array_of_colours(start):
                     yield member, IS_PICTURE
                 elif holds_outlines(member.suffix) and _holds_picture_text(file, member):
                     yield member, HOLDS_PICTURE
@@ -314,9 +329,32 @@ def _holds_picture_text(file: BinaryIO, member: Member) -> bool:
     return False
 
 
-def _is_label_map(member: Member, pictured: Collection[str]) -> bool:
+def _is_called_label_map(member: Member, pictured: Collection[str]) -> bool:
     name, _, last = member.suffix.rpartition(".")
     return bool(name) and last in LABELS and member.sample in pictured
+
+
+def _shows_many_colours(tar: Path, data: bytes) -> bool:
+    """Returns whether an image shows more colours than classes have: a photograph, such as the other eye's view."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] not in COLOURED:
+        return False
+    try:
+        image = decode_image(tar, data)
+    except ImageError:
+        return False
+    samples = image.samples
+    if samples.dtype != np.uint8 or samples.shape[2] != 3:
+        return False
+    rows = samples[:: max(1, samples.shape[0] * samples.shape[1] // LOOKED_PIXELS)].astype(np.uint32)
+    colours = rows[..., 0] << 16 | rows[..., 1] << 8 | rows[..., 2]
+    return len(np.unique(colours)) > LABEL_COLOURS
+
+
+def _is_array_of_colours(start: bytes) -> bool:
+    """Returns whether a member begins as a NumPy array of 8-bit pixels of three or four channels (NEP 1)."""
+    found = ARRAY.match(start)
+    sides = [] if found is None else [int(side) for side in found[1].split(b",") if side.strip()]
+    return len(sides) == 3 and (sides[-1] in (3, 4) or sides[0] in (3, 4))
 
 
 def content(file: BinaryIO, member: Member) -> Iterator[bytes]:
