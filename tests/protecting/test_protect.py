@@ -29,6 +29,7 @@ from unseg.protecting.manifest import FORMAT, MANIFEST, Entry, ManifestWriter, r
 from unseg.protecting.network_protector import NetworkProtector, image_region
 from unseg.protecting.prompt_files import of_images, read_boxes
 from unseg.protecting.run import ProtectSettings, Summary, protect
+from unseg.protecting.verification import verify
 from unseg.storage import image_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import read_image
@@ -342,17 +343,38 @@ def test_a_bad_boxes_file_is_a_user_error(tmp_path: Path, content: str) -> None:
 # --- going on, and overwriting nothing
 
 
-def test_finished_files_are_kept_and_changed_ones_made_again(folder: Path, tmp_path: Path) -> None:
+def test_finished_files_are_kept_and_missing_ones_made_again(folder: Path, tmp_path: Path) -> None:
     out, masks = tmp_path / "out", add_masks(folder)
     run(folder, out, masks=masks)
     before = files(out)
-    (out / "b.png").write_bytes(b"damaged")
+    (out / "b.png").unlink()
     (out / "sub" / "e.png").unlink()
     Pillow.fromarray(photograph(*SIZES["a.jpg"], 99)).save(folder / "a.jpg")
     summary = run(folder, out, masks=masks)
     assert summary.kept == 2 and summary.exit_code == 0
     after = files(out)
     assert {name for name in before if before[name] != after[name]} == {"a.png", MANIFEST}
+
+
+@pytest.mark.parametrize("also", ["nothing", "its mask", "its image"])
+def test_a_finished_file_that_somebody_changed_stays_until_it_is_moved(folder: Path, tmp_path: Path, also: str) -> None:
+    """A picture that was retouched, or one that a disk damaged: the run cannot tell, and loses neither."""
+    out, masks = tmp_path / "out", add_masks(folder)
+    run(folder, out, masks=masks)
+    (out / "b.png").write_bytes(b"mine")
+    if also == "its mask":
+        Pillow.fromarray(np.full((64, 64), 3, np.uint8)).save(masks / "b.png")
+    if also == "its image":
+        Pillow.fromarray(photograph(*SIZES["b.png"], 99)).save(folder / "b.png")
+    for _ in range(2):
+        summary = run(folder, out, masks=masks)
+        (line,) = summary.of("failed")
+        assert summary.exit_code == 1 and line.input == "b.png" and (out / "b.png").read_bytes() == b"mine"
+        assert line.reason == (
+            "b.png in the output changed since it was written: move it away, and the same command makes it anew"
+        )
+    (out / "b.png").rename(tmp_path / "mine.png")
+    assert run(folder, out, masks=masks).exit_code == 0 and verify(out).exit_code == 0
 
 
 def test_a_changed_mask_protects_anew(folder: Path, tmp_path: Path) -> None:

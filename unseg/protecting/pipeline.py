@@ -147,6 +147,7 @@ class Pipeline:
                 if self.settings.keep_times:
                     self._set_times(job, job.planned.output)
                 return Result(replace(job.earlier, claims=None), kept=True)
+            self._check_untouched(job)
             if job.kind is not None:
                 return self._stacked(job)
             return self.maker.decode(job, self.may_be_whole(job))
@@ -193,6 +194,19 @@ class Pipeline:
             and self.objects.is_same(job.sample, earlier)
             and not self._lacks_quality(earlier)
         )
+
+    def _check_untouched(self, job: Job) -> None:
+        """Raises Refused where somebody changed what an earlier run wrote for an input: it is theirs now."""
+        earlier = job.earlier
+        if earlier is None or earlier.output is None or earlier.output_sha256 is None:
+            return
+        there = sha256_of(self.out / earlier.output)
+        if earlier.output in (job.planned.output, job.planned.copy) and there not in (None, earlier.output_sha256):
+            raise Refused(
+                "failed",
+                f"{earlier.output} in the output changed since it was written: move it away, and the same command"
+                " makes it anew",
+            )
 
     def _lacks_quality(self, earlier: Entry) -> bool:
         """Returns whether measures are asked for that an earlier run did not take.
