@@ -205,6 +205,7 @@ def test_json_goes_where_no_image_goes(feed: Feed, capsysbinary: pytest.CaptureF
         (["-", "--whole-image", "--out", "b.gif"], "--out b.gif: is not written; give a name that ends with .png"),
         (["-", "--whole-image", "--out", "b.tif", "--format", "png"], "--out b.tif: --format png asks for a name that"),
         (["-", "--whole-image", "--out", "mask.png"], "mask.png: exists already; give another name, or move it away"),
+        (["-", "--whole-image", "--key", "k.png", "--out", "k.png"], "--key k.png: is the file of --out; give the key"),
         (["-", "--whole-image", "--key", "mask.png"], "mask.png: holds no key of 32 bytes"),
         (["-", "--whole-image", "--epsilon", "3", "--strength", "strong"], "--strength strong and --epsilon 3: give"),
         (["-", "--mask", "mask.png", "--whole-image"], "--mask and --whole-image: give one of them"),

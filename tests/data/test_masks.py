@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from unseg.data.finding import find_samples
 from unseg.data.masks import MaskKind, box_mask, fits, object_mask, scaled
@@ -144,7 +145,10 @@ def test_fifty_thousand_boxes_take_no_longer_than_one() -> None:
 
 def test_what_is_not_there_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "both").mkdir()
+    Pillow.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "both" / "a.png")
     for inputs, masks, message in (
+        ([tmp_path / "both"], tmp_path / "both" / ".." / "both", "is the folder of the images, where every .png is a"),
         ([tmp_path / "none"], None, "none: no such file or folder"),
         ([tmp_path / "empty"], None, "no image found"),
         ([tmp_path / "empty"], tmp_path / "none", "--masks .*none: no such folder"),

@@ -51,7 +51,7 @@ def test_a_map_holds_the_code_of_every_pixels_class(classes: list[int]) -> None:
 
 @pytest.mark.parametrize("codes", [{0: 1}, {0: 1, 5: 255}, {0: 1, 5: -1}])
 def test_a_class_without_a_usable_code_is_an_error(codes: dict[int, int]) -> None:
-    with pytest.raises(ValueError, match="class 5 has code"):
+    with pytest.raises(ValueError, match="class 5 has (no code$|code 255, and|code -1, and)"):
         code_map(np.array([[0, 5]], np.uint8), codes)
 
 

@@ -170,7 +170,7 @@ def test_later_images_keep_the_codes_whatever_their_masks_hold(photos: Path, tmp
 def test_a_class_without_a_code_is_told_with_its_image(photos: Path, tmp_path: Path) -> None:
     summary = run(photos, tmp_path / "out", masks=masks_of(photos, [4, 7, 2]), codes={4: 0, 7: 1})
     assert {entry.status for entry in summary.entries} == {"failed"}
-    assert "class 2 has code None" in summary.entries[0].reason and "--codes" in summary.entries[0].reason
+    assert "class 2 has no code" in summary.entries[0].reason and "--codes" in summary.entries[0].reason
     masks = masks_of(photos, [4, 7, 2])
     assert run(photos, tmp_path / "out", masks=masks, codes={4: 0, 7: 1, 2: 5}).exit_code == 0
     with pytest.raises(UserError, match=r"codes\.7: 1, now 3"):
@@ -317,6 +317,9 @@ def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: 
     image, mask = Image.open(photos / "a.png"), Image.open(masks / "a.png")
     for made in (unseg.protect(image, mask=mask, key=key), unseg.Protector(key=read_key(key))(image, mask)):
         assert np.array_equal(np.asarray(made), pixels(out / "a.png"))
+    numbers = {np.int64(1): np.uint8(1), np.int32(0): 0}
+    of_numpy = unseg.Protector(key=bytearray(range(32)), codes=numbers, epsilon=np.float32(8))
+    assert of_numpy.key == bytes(range(32)) and of_numpy.codes == {0: 0, 1: 1} and of_numpy.budget.object == 8
     drawn = unseg.Protector()
     assert len(drawn.key) == 32 and drawn.key != unseg.Protector().key
     pixels_of = np.asarray(image)
@@ -328,11 +331,14 @@ def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: 
     ("given", "call", "message"),
     [
         ({"key": b"short"}, {}, "key: has 5 bytes"),
+        ({"key": 7}, {}, "key: is of type int; give 32 bytes, or the file that holds them"),
+        ({"epsilon": "8"}, {}, "epsilon: is '8', a str; give a number of grey levels"),
+        ({"codes": {1: True}}, {}, "'1': True: give class ids"),
         ({"generator": "compact", "key": bytes(32)}, {}, "key, codes, survive_grey and mask_by_contrast: are for"),
         ({"region": "published"}, {}, "region: 'published'"),
         ({"codes": {1: 99}}, {}, "'1': 99"),
         ({}, {"classes": np.zeros((41, 60), int)}, "classes: need codes"),
-        ({"codes": {1: 1}}, {"classes": np.zeros((41, 60), int)}, "class 0 has code None"),
+        ({"codes": {1: 1}}, {"classes": np.zeros((41, 60), int)}, "class 0 has no code"),
         ({"codes": {1: 1}}, {"classes": np.ones((4, 6), int)}, "expected 41×60"),
         ({"codes": {1: 1}}, {"classes": np.ones((41, 60))}, "whole numbers"),
         ({"codes": {1: 1}}, {"classes": np.ones((41, 60), int), "mask": np.ones((41, 60), bool)}, "leave out mask"),

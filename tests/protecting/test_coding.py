@@ -24,6 +24,9 @@ def test_a_coding_is_read_from_a_manifest_and_from_json_by_hand(tmp_path: Path) 
     assert read_coding(manifest) == coding
     by_hand = tmp_path / "codes.json"
     by_hand.write_text('{\n "codes": {"3": 0,\n "7": 1}}')
+    lowest = tmp_path / "lowest.json"
+    lowest.write_text('{"codes": {"-2000000000": 1, "3": 0}}')  # of 32 bits, as a NIfTI mask may have it
+    assert read_coding(lowest).codes == {-2000000000: 1, 3: 0}
     assert read_coding(by_hand).codes == {3: 0, 7: 1} and read_coding(by_hand).absent == {3}
 
 
@@ -37,6 +40,12 @@ def test_a_coding_is_read_from_a_manifest_and_from_json_by_hand(tmp_path: Path) 
         ('{"codes": {"0": 1.5}}', "give class ids"),
         ('{"codes": {"0": 0}}', "no class has a code above 0"),
         ('{"book": "other", "codes": {"0": 1}}', "of the book 'other'"),
+        ('{"codes": {"1": 1, "01": 2}}', "class 1 is there twice"),
+        ('{"codes": {"1": 1, "1": 2}}', "'1' is there twice"),
+        ('{"codes": {"1": true}}', "'1': True: give class ids"),
+        ('{"codes": {"-12345678901": 1}}', "give class ids"),
+        ('{"objects": "all", "codes": {"object": 5}}', "codes of one object are always"),
+        ('{"objects": "some", "codes": {"1": 1}}', "objects are 'some'; give 'all' or 'by-class'"),
         ('{"settings": {}}', "this manifest holds no codes"),
     ],
 )

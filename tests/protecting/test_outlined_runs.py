@@ -148,6 +148,23 @@ def test_filled_and_refined_boxes_do_not_mix(photos: Path, tmp_path: Path) -> No
         protect(photos, tmp_path / "out", SETTINGS, boxes=tmp_path / "boxes.json", generator=loaded())
 
 
+def test_points_beside_the_image_are_told(photos: Path, tmp_path: Path) -> None:
+    content = dict.fromkeys(NAMES, {"object": [INSIDE, [85, 53]], "background": [OUTSIDE, [-5, 4], [3, HEIGHT]]})
+    summary = run(photos, tmp_path / "out", content, "points")
+    assert summary.exit_code == 0
+    assert {entry.note.split("; ")[-1] for entry in summary.entries} == {"2 of 5 points lie outside the image"}
+
+
+def test_an_outline_that_is_the_whole_image_is_none(photos: Path, tmp_path: Path) -> None:
+    """Every pixel of a plain picture is as near to the point as its neighbour."""
+    Pillow.new("RGB", (WIDTH, HEIGHT), (50, 70, 90)).save(photos / "a.png")
+    summary = run(photos, tmp_path / "out", {"a.png": [[50, 40]]}, "points")
+    assert (summary.entries[0].status, summary.entries[0].reason) == (
+        "failed",
+        "no outline was found around its points; give it more points, boxes or a mask",
+    )
+
+
 def test_images_without_points_are_not_called_protected(photos: Path, tmp_path: Path) -> None:
     speck = np.full((HEIGHT, WIDTH, 3), (50, 70, 90), np.uint8)
     speck[40, 50] = (255, 0, 0)
@@ -176,7 +193,9 @@ def test_a_box_without_an_outline_is_filled_and_said_so(photos: Path, tmp_path: 
     plain = [30, 30, 90, 80]
     summary = run(photos, tmp_path / "out", {"a.png": [plain, [400, 4, 500, 9]]}, "boxes")
     entry = summary.entries[0]
-    assert entry.note == "no outline was found in 1 of 2 boxes, which count as object whole"
+    assert entry.note == (
+        "1 of 2 boxes hold no pixel of the image; no outline was found in 1 of 2 boxes, which count as object whole"
+    )
     assert outline_of(entry).sum() == 61 * 51 and verify(tmp_path / "out").findings[0].problem is None
 
 

@@ -64,6 +64,11 @@ def check_for_one(inputs: list[Path], out: Path | None, for_folders: Mapping[str
         refuse_existing([out])
 
 
+def _check_key(key: Path | None, out: Path | None) -> None:
+    if key is not None and out is not None and os.path.realpath(key) == os.path.realpath(out):
+        raise UserError(f"--key {key}: is the file of --out; give the key a place of its own")
+
+
 def _in_place_of(option: str, nameless: bool) -> str:
     """Returns the remedy for an option that is for folders. nameless: the image comes from standard input."""
     if not nameless:
@@ -115,6 +120,7 @@ class OneImage:
                 raise UserError(
                     "one image by itself is protected on this machine; copy its mask or its annotations there"
                 )
+            _check_key(self.hints["key"], self._file)
             data = None
             if STREAM in self.inputs:
                 data = _standard_input(self.settings.max_pixels)

@@ -118,7 +118,7 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
     if breach is not None:
         console.print(
             f"JPEG breaks the bound: {breach['share']:.2%} of the values are beyond the budget (--epsilon "
-            f"{settings.budget.object:g}, --background-epsilon {settings.budget.background:g}), by up to "
+            f"{settings.budget.object:g}, {_elsewhere(settings)}), by up to "
             f"{breach['grey_levels']} grey levels. PNG keeps it exactly.",
             style="yellow",
             soft_wrap=True,
@@ -132,6 +132,11 @@ def print_summary(console: Console, summary: Summary, out: Path, settings: Prote
             markup=False,
             soft_wrap=True,
         )
+
+
+def _elsewhere(settings: ProtectSettings) -> str:
+    """Returns the budget beside the object, as the user gave it; codes leave the rest as it is."""
+    return "0 elsewhere" if settings.kind == "codes" else f"--background-epsilon {settings.budget.background:g}"
 
 
 def print_counts(console: Console, summary: Summary, out: Path) -> Protected:

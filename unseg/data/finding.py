@@ -53,12 +53,21 @@ def find_samples(inputs: Sequence[str | Path], masks: str | Path | None = None, 
         for sample in _samples_of(given, masks, out, problems, others=others, into_output=into_output)
     )
     samples = kept_samples(found if len(several) == 1 else _each_once(spooled_samples(found)))
+    if not samples and not problems and masks is not None and any(_is_same(masks, given) for given in several):
+        raise UserError(
+            f"--masks {masks}: is the folder of the images, where every .png is a mask, and nothing else is there; give"
+            " the masks a folder of their own"
+        )
     if not samples and not problems:
         raise UserError(f"{', '.join(map(str, inputs))}: no image found ({', '.join(IMAGE_SUFFIXES)})")
     unused: Sequence[str] = ()
     if masks is not None:
         samples, unused = pair_with_masks(samples, masks, problems)
     return SampleList(samples, sorted(set(problems)), unused, kept_texts(others), sorted(into_output))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _each_once(samples: Sequence[SampleFile]) -> Iterator[SampleFile]:

@@ -131,7 +131,9 @@ def code_map(classes_HW: np.ndarray, codes: Mapping[int, int], ignore_label: int
     present = sorted(_counts(classes_HW).keys() - {ignore_label})
     for value in present:
         if not 0 <= codes.get(value, -1) < NO_CODE:
-            raise ValueError(f"class {value} has code {codes.get(value)}; a map holds codes from 0 to {NO_CODE - 1}")
+            given = codes.get(value)
+            has = "no code" if given is None else f"code {given}, and a map holds codes from 0 to {NO_CODE - 1}"
+            raise ValueError(f"class {value} has {has}")
     coded = np.full(classes_HW.shape, NO_CODE, np.uint8)
     if present and present[-1] - present[0] < CLOSE:
         table = np.full(present[-1] - present[0] + 2, NO_CODE, np.uint8)  # the last one: for all that is no class

@@ -15,6 +15,8 @@ from unseg.storage.files import read_text
 
 ALL, BY_CLASS = "all", "by-class"
 BACKGROUND, OBJECT_NAME = "background", "object"  # what JSON calls them where there are no class ids
+ONE_OBJECT = {BACKGROUND: ABSENCE, OBJECT_NAME: OBJECT}
+LONGEST_LABEL = 11  # characters of a class id of 32 bits
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Coding:
     def as_json(self) -> dict[str, Any]:
         """Returns the coding as a manifest's first line and files for `--codes` hold it."""
         if self.codes is None:
-            codes = {BACKGROUND: ABSENCE, OBJECT_NAME: OBJECT}
+            codes = dict(ONE_OBJECT)
         else:
             codes = {str(label): code for label, code in sorted(self.codes.items())}
         objects = ALL if self.codes is None else BY_CLASS
@@ -88,9 +90,19 @@ def read_coding(path: Path) -> Coding:
 def _first_json(text: str) -> Any:
     """Returns the JSON of a file, or of its first line where it has one a line."""
     try:
-        return json.loads(text)
-    except ValueError:
-        return json.loads(text.split("\n", 1)[0])
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError:
+        return json.loads(text.split("\n", 1)[0], object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; ValueError where it names something twice, of which the last would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:40]!r} is there twice")
+    return found
 
 
 def coding_from(values: Any, source: str) -> Coding:
@@ -101,15 +113,23 @@ def coding_from(values: Any, source: str) -> Coding:
     if version != BOOK.version:
         raise UserError(f"{source}: its codes are of the book {str(version)[:40]!r}, this version has {BOOK.version}")
     reason = str(values.get("reason", "given with --codes"))
-    if values.get("objects", BY_CLASS) == ALL:
+    objects = values.get("objects", BY_CLASS)
+    if objects == ALL:
+        if values["codes"] != ONE_OBJECT:
+            raise UserError(f"{source}: codes of one object are always {json.dumps(ONE_OBJECT)}; give codes of classes")
         return Coding(None, reason)
+    if objects != BY_CLASS:
+        raise UserError(f"{source}: objects are {str(objects)[:40]!r}; give {ALL!r} or {BY_CLASS!r}")
     codes: dict[int, int] = {}
     for label, code in values["codes"].items():
-        if not _is_class(label) or not isinstance(code, int) or not ABSENCE <= code <= BOOK.codes:
+        is_code = isinstance(code, int) and not isinstance(code, bool) and ABSENCE <= code <= BOOK.codes
+        if not _is_class(label) or not is_code:
             raise UserError(
                 f"{source}: {str(label)[:40]!r}: {str(code)[:40]}: give class ids, each with a code from 0 (no noise)"
                 f" to {BOOK.codes}"
             )
+        if int(label) in codes:
+            raise UserError(f"{source}: class {int(label)} is there twice; give each class one code")
         codes[int(label)] = code
     if not any(codes.values()):
         raise UserError(f"{source}: no class has a code above 0, so that nothing would be protected")
@@ -117,4 +137,5 @@ def coding_from(values: Any, source: str) -> Coding:
 
 
 def _is_class(label: str) -> bool:
-    return label.removeprefix("-").isascii() and label.removeprefix("-").isdigit() and len(label) <= 10
+    digits = label.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(label) <= LONGEST_LABEL

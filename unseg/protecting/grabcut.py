@@ -57,7 +57,7 @@ def outline_of_boxes(samples_HWC: np.ndarray, boxes_N4: Sequence[Sequence[float]
 
 
 def outline_around(samples_HWC: np.ndarray, points: Points) -> np.ndarray | None:
-    """Returns the object that points show, H×W bool; None where nothing but the points themselves is found.
+    """Returns the object that points show, H×W bool; None where that is the points alone, or the whole image.
 
     samples: as for boxes. points: in pixels; at least one of the object's must lie on the image.
     """
@@ -73,7 +73,7 @@ def outline_around(samples_HWC: np.ndarray, points: Points) -> np.ndarray | None
         found = _without_holes(_touching(_segmented(view.pixels, marks, POINT_ROUNDS), on))
         if _border_of(found).mean() <= LEAKED:
             break
-    if found.sum() <= 2 * on.sum():
+    if found.sum() <= 2 * on.sum() or found.all():
         return None
     return view.enlarged(found)
 

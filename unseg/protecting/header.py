@@ -16,7 +16,7 @@ from unseg.data.masks import MASK_KINDS, MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.patterns import ABSENCE, BOOK
-from unseg.protecting.coding import BACKGROUND, OBJECT_NAME
+from unseg.protecting.coding import BACKGROUND, LONGEST_LABEL, OBJECT_NAME
 from unseg.protecting.manifest import FORMAT, MANIFEST, Manifest
 from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
@@ -34,7 +34,6 @@ WRITTEN_IF_OTHER = {
     "bands": None,
 }
 CODES = "codes"  # what settings call noise of patterns
-LONGEST_LABEL = 11  # characters of a class id of 32 bits
 MASK_RULE = {"kind", "objects", "ignore_label", "background_label"}
 
 

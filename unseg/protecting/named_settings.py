@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -90,6 +91,9 @@ def named_budget(
     base: Budget, word: str | None = None, epsilon: float | None = None, background: float | None = None
 ) -> Budget:
     """Returns the budget of --strength, --epsilon and --background-epsilon; what is None is as in `base`."""
+    for name, value in (("epsilon", epsilon), ("background_epsilon", background)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise UserError(f"{name}: is {str(value)[:40]!r}, a {type(value).__name__}; give a number of grey levels")
     if word is not None and epsilon is not None:
         raise UserError(f"--strength {word} and --epsilon {epsilon:g}: give one of them, each says how much may change")
     if word is not None:

@@ -89,6 +89,6 @@ def codes_of(found: FoundObject, codes: Mapping[int, int]) -> np.ndarray:
     except ValueError as error:
         raise Refused(
             "failed",
-            f"{error}: its classes changed since they were counted; run the same command again, or give codes for all"
-            " classes with --codes",
+            f"{error}: the codes are those of the masks that were there at first, or of --codes; give them all, with"
+            " one for each such class, with --codes",
         ) from error

@@ -18,6 +18,11 @@ class Points:
     object: tuple[Point, ...]
     background: tuple[Point, ...] = ()
 
+    @property
+    def count(self) -> int:
+        """Returns how many there are."""
+        return len(self.object) + len(self.background)
+
     def inside(self, height: int, width: int) -> Points:
         """Returns the points that lie on an image of that size."""
         return Points(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.runs import counts_of_mask
-from unseg.data.masks import box_mask
+from unseg.data.masks import box_mask, box_spans
 from unseg.data.samples import SampleFile
 from unseg.protecting.given_images import Boxes
 from unseg.protecting.grabcut import outline_around, outline_of_boxes
@@ -37,7 +37,9 @@ class BoxFile(Objects):
         mask = box_mask(boxes, frame.height, frame.width)
         if not mask.any():
             raise Refused("failed", f"every box lies outside the image ({frame.width}×{frame.height})")
-        return FoundObject(mask, {"boxes": boxes}, boxes)
+        outside = len(boxes) - len(box_spans(boxes, frame.height, frame.width))
+        note = f"{outside} of {len(boxes)} boxes hold no pixel of the image"
+        return FoundObject(mask, {"boxes": boxes}, boxes, notes=(note,) if outside else ())
 
     def lacks(self, sample: SampleFile) -> bool:
         return not self.boxes.get(sample.name)
@@ -69,9 +71,13 @@ class PointFile(Objects):
         points = self.points.get(sample.name)
         if points is None or not points.object:
             raise Refused("unmasked", "no point of an object for it in the points file")
-        if not points.inside(frame.height, frame.width).object:
+        inside = points.inside(frame.height, frame.width)
+        if not inside.object:
             raise Refused("failed", f"every point of its object lies outside the image ({frame.width}×{frame.height})")
-        return FoundObject(np.ones((frame.height, frame.width), bool), {"points": points})  # until the pixels say more
+        outside, given = points.count - inside.count, points.count
+        note = f"{outside} of {given} points lie outside the image"
+        everywhere = np.ones((frame.height, frame.width), bool)  # until the pixels say more
+        return FoundObject(everywhere, {"points": points}, notes=(note,) if outside else ())
 
     def lacks(self, sample: SampleFile) -> bool:
         points = self.points.get(sample.name)
@@ -90,4 +96,5 @@ class PointFile(Objects):
 
 
 def _outlined(found: FoundObject, mask_HW: np.ndarray, notes: tuple[str, ...] = ()) -> FoundObject:
-    return FoundObject(mask_HW, {**found.facts, "outline": counts_of_mask(mask_HW)}, notes=notes)
+    facts = {**found.facts, "outline": counts_of_mask(mask_HW)}
+    return FoundObject(mask_HW, facts, notes=(*found.notes, *notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -350,10 +351,12 @@ def _together(images: Iterable[Any], columns: Mapping[str, Iterable[Any]]) -> It
 def _key_of(given: bytes | str | Path | None) -> bytes:
     if given is None:
         return new_key()
-    if isinstance(given, bytes):
-        if len(given) != KEY_BYTES:
-            raise UserError(f"key: has {len(given)} bytes; give {KEY_BYTES}, or the file that holds them")
-        return given
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        if len(bytes(given)) != KEY_BYTES:
+            raise UserError(f"key: has {len(bytes(given))} bytes; give {KEY_BYTES}, or the file that holds them")
+        return bytes(given)
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserError(f"key: is of type {type(given).__name__}; give {KEY_BYTES} bytes, or the file that holds them")
     return read_key(Path(given))
 
 
@@ -361,7 +364,8 @@ def _codes_of(given: Codes | str | Path | None) -> Codes | None:
     if given is None:
         return None
     if isinstance(given, Mapping):
-        return coding_from({"codes": {str(label): code for label, code in given.items()}}, "codes").codes
+        whole = {str(label): int(code) if isinstance(code, np.integer) else code for label, code in given.items()}
+        return coding_from({"codes": whole}, "codes").codes
     coding = read_coding(Path(given))
     if coding.codes is None:
         raise UserError(f"codes: {given} holds one code for the object, none for classes; leave it out")
