@@ -144,6 +144,14 @@ def test_grey_twins_have_their_own_geometry() -> None:
     assert (colour == colour[0]).all() and (grey == grey[:, :1]).all() and (grey != grey[0]).any()
 
 
+def test_the_first_code_has_waves_of_eleven_pixels_in_colour_and_of_five_in_grey() -> None:
+    """Half an edge a pixel of the wave, along a row; a key stretches waves by up to 15 % and turns them a little."""
+    for grey, along in ((False, 16.0), (True, 5.0)):
+        found = sign_map(BOOK, 1, 60, 700, key=KEY, digest=DIGEST, grey=grey)
+        edges = (found[:, 1:] != found[:, :-1]).sum(axis=1).mean()
+        assert 2 * 700 / edges == pytest.approx(along, rel=0.35 if not grey else 0.2)
+
+
 def test_the_book_in_use_has_twelve_patterns_that_all_differ_in_colour_and_in_grey() -> None:
     assert BOOK.codes == 12
     assert len({(pattern.axis, pattern.colour) for pattern in BOOK.patterns}) == 12

@@ -96,3 +96,11 @@ def test_other_numbers_of_channels_move_together() -> None:
         8,
         10,
     ]
+
+
+def test_floats_without_colour_get_the_noise_of_grey_images_also_where_they_are_no_numbers() -> None:
+    values = np.repeat(_values(1, "f4"), 3, axis=2)
+    values[3:9, 11:40] = np.nan
+    change = apply_codes_in_range(values, _codes(), BOOK, KEY, [8.0] * 3) - values
+    change = np.nan_to_num(change)
+    assert change.any() and np.array_equal(change[..., 0], change[..., 1]) and (change[..., 0] == change[..., 2]).all()

@@ -355,6 +355,14 @@ def test_what_python_callers_get_wrong_is_one_line(given: dict, call: dict, mess
     assert message in str(error.value)
 
 
+def test_no_key_is_drawn_into_a_protected_folder(photos: Path, tmp_path: Path) -> None:
+    masks, out = object_masks(photos), tmp_path / "out"
+    assert protect(photos, out, SETTINGS, masks=masks).exit_code == 0
+    with pytest.raises(UserError, match=r"--out .*out/more: lies in .*out, a protected folder, with which its key"):
+        protect(photos, out / "more", SETTINGS, masks=masks)
+    assert not (out / "more.key").exists() and verify(out).exit_code == 0
+
+
 def test_noise_of_codes_needs_no_torch(photos: Path, tmp_path: Path) -> None:
     command = ["protect", str(photos), "--masks", str(object_masks(photos)), "--out", "out"]
     code = (

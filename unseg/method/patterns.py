@@ -89,15 +89,18 @@ class CodeBook:
         return len(self.patterns)
 
 
-def _crossed(axes: Sequence[Axis], forms: Sequence[Grating], grey_periods: Sequence[float]) -> tuple[Pattern, ...]:
+def _crossed(
+    axes: Sequence[Axis], forms: Sequence[Grating], grey_forms: Sequence[Grating], stretches: Sequence[float]
+) -> tuple[Pattern, ...]:
     """Returns a pattern for each axis and form, the forms of one axis after another.
 
-    grey_periods: for each axis the period that stands for it in grey images, relative to the form's own.
+    grey_forms: the forms that stand for these in grey images. stretches: for each axis how many times longer their
+    periods are, since there is no other colour.
     """
     return tuple(
-        Pattern(axis, form, Grating(form.shape, form.direction, tuple(factor * period for period in form.periods)))
-        for axis, factor in zip(axes, grey_periods, strict=True)
-        for form in forms
+        Pattern(axis, form, Grating(grey.shape, grey.direction, tuple(stretch * period for period in grey.periods)))
+        for axis, stretch in zip(axes, stretches, strict=True)
+        for form, grey in zip(forms, grey_forms, strict=True)
     )
 
 
@@ -115,7 +118,15 @@ BOOK = CodeBook(
             Grating("stripes", math.pi / 2, (16.0,)),
             Grating("checkers", 0.0, (16.0,)),
         ),
-        grey_periods=(1.0, 0.5, 2.0),
+        # Brightness has less texture of its own the finer it is, so fine waves are found sooner; finer ones than these
+        # are gone in images that a trainer shrinks.
+        grey_forms=(
+            Grating("stripes", 0.0, (5.0,)),
+            Grating("stripes", math.pi / 4, (5.0,)),
+            Grating("stripes", math.pi / 2, (5.0,)),
+            Grating("checkers", 0.0, (5 * math.sqrt(2),)),  # whose waves lie 5 pixels apart along the diagonals
+        ),
+        stretches=(1.0, 2.0, 4.0),
     ),
     trained_side=724,  # between 512 and 1,024
     octaves_from=2048,

@@ -25,10 +25,17 @@ def check_image(image_HWC: np.ndarray) -> None:
 
 
 def is_grey(image_HWC: np.ndarray) -> bool:
-    """Returns whether an image shows no colour: it has one channel, or three that are equal at every pixel."""
+    """Returns whether an image shows no colour: it has one channel, or three that are equal at every pixel.
+
+    Where no channel is a number, there is no colour.
+    """
     if image_HWC.shape[2] == 1:
         return True
-    sample = image_HWC[::16, ::16]
-    if (sample != sample[..., :1]).any():  # so most colour images are told at once
+    floats = image_HWC.dtype.kind == "f"
+    if not _are_equal(image_HWC[::16, ::16], floats):  # so most colour images are told at once
         return False
-    return all(np.array_equal(image_HWC[..., 0], image_HWC[..., channel]) for channel in (1, 2))
+    return _are_equal(image_HWC, floats)
+
+
+def _are_equal(image_HWC: np.ndarray, floats: bool) -> bool:
+    return all(np.array_equal(image_HWC[..., 0], image_HWC[..., channel], equal_nan=floats) for channel in (1, 2))

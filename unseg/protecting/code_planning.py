@@ -103,6 +103,12 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
             " --key, or give another --out"
         )
     else:
+        around = next((folder for folder in out.parents if os.path.lexists(folder / MANIFEST)), None)
+        if around is not None:
+            raise UserError(
+                f"--out {out}: lies in {around}, a protected folder, with which its key would be published; give"
+                " another --out, or a file with --key"
+            )
         return RunKey(new_key(), key_beside(out), is_new=True)
     if known is not None and key_hash(key.key) != known:
         raise UserError(
