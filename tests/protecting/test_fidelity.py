@@ -514,8 +514,15 @@ def test_depths_that_cannot_be_kept_are_refused_by_name(tmp_path: Path) -> None:
         "float.tif": (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.float32)), "floating-point"),
         "half.tif": (
             lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.float16)),
-            "floating-point|broken|a kind that is not read",
+            "floating-point values: convert it",
         ),
+        **{
+            f"rgb{bits}.tif": (
+                lambda path, bits=bits: tifffile.imwrite(path, np.zeros((9, 9, 3), f"f{bits // 8}"), photometric="rgb"),
+                "floating-point values: convert it",
+            )
+            for bits in (16, 32, 64)
+        },
         "wide.tif": (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.uint32)), "32 bits a channel"),
         "signed.tif": (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.int16)), "signed values"),
         "planes.tif": (

@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
 from unseg.storage.image_headers import bytes_of_image
-from unseg.storage.image_limits import FORMATS, MAX_PIXELS, ImageError
+from unseg.storage.image_limits import CONVERT, FORMATS, MAX_PIXELS, ImageError
 from unseg.storage.image_metadata import NO_GEOREFERENCE, NO_METADATA, Metadata, exif_of, metadata_of, telling_kinds
 from unseg.storage.image_opening import ORIENTATION, Opened, opened
 from unseg.storage.png_structure import transparent_level
@@ -204,7 +204,7 @@ def _check_kind(path: Path, image: Pillow.Image, data: bytes) -> int:
     bits = header_bits(image, data)
     if bits > 8:
         if unusable := _unusable_depth(image, bits):
-            raise ImageError(path, f"{unusable}: convert it to 8 or 16 bits a channel, unsigned, first")
+            raise ImageError(path, f"{unusable}: {CONVERT}")
         bits = 16
     if image.mode not in (*GREY_MODES, *RGB_MODES):
         raise ImageError(path, f"{image.mode} colours: save it as RGB or grey first")

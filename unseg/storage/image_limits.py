@@ -29,6 +29,7 @@ IMAGE_SUFFIXES = (
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JXL")
 MAX_PIXELS = 200_000_000
+CONVERT = "convert it to 8 or 16 bits a channel, unsigned, first"
 SEVERAL_FRAMES = "several frames or pages: only still images can be protected"
 # What Pillow and OpenCV raise on broken files of the formats above; anything else is a bug and must be seen.
 DECODE_ERRORS = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from PIL import ExifTags
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -18,12 +18,20 @@ from unseg.storage.bmp_structure import check_bmp
 from unseg.storage.cleaned_file import KEEPS_BUSY, CleanedFile
 from unseg.storage.gif_structure import clean_gif
 from unseg.storage.image_headers import promised_size
-from unseg.storage.image_limits import FORMATS, SEVERAL_FRAMES, ImageError, check_header, check_size, image_errors
+from unseg.storage.image_limits import (
+    CONVERT,
+    FORMATS,
+    SEVERAL_FRAMES,
+    ImageError,
+    check_header,
+    check_size,
+    image_errors,
+)
 from unseg.storage.jpeg_structure import clean_jpeg
 from unseg.storage.jxl_structure import jxl_header
 from unseg.storage.picture_kinds import PLANES, START, kind_of
 from unseg.storage.png_structure import clean_png
-from unseg.storage.tiff_structure import check_tiff
+from unseg.storage.tiff_structure import check_tiff, holds_floats
 from unseg.storage.tiff_tags import has_sound_exif, unfolds
 
 PLUGINS = {"HEIF": ("HEIC", "pillow_heif"), "JXL": ("JPEG XL", "pillow_jxl")}
@@ -80,11 +88,20 @@ def opened(path: Path, data: bytes, max_pixels: int) -> Iterator[Opened]:
             raise ImageError(path, f"metadata that unfold into more than the file: {KEEPS_BUSY}")
         else:
             cleaned = CleanedFile(data)
-        with Pillow.open(io.BytesIO(cleaned.data), formats=[kind]) as image:
+        with _recognised(path, cleaned.data, kind) as image:
             check_header(path, image, max_pixels)
             _upright(image)
             turned_by = image.tag_v2.get(ORIENTATION, 1) if isinstance(image, TiffImageFile) else 1
             yield Opened(image, cleaned, _has_sound_exif(image), turned_by)
+
+
+def _recognised(path: Path, data: bytes, kind: str) -> Pillow.Image:
+    try:
+        return Pillow.open(io.BytesIO(data), formats=[kind])
+    except UnidentifiedImageError:
+        if kind == "TIFF" and holds_floats(data):
+            raise ImageError(path, f"floating-point values: {CONVERT}") from None
+        raise
 
 
 def _known_kind(path: Path, data: bytes) -> str:

@@ -22,6 +22,7 @@ GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 50844)  
 COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}  # of photometric interpretations that have more than one
 NAMES = {1: "grey", 3: "red, green and blue", 4: "cyan, magenta, yellow and black"}
 UNSPECIFIED, PREMULTIPLIED = 0, 1  # of ExtraSamples
+FLOATS = 3  # of SampleFormat
 LARGE_TILE = 2**22  # pixels of a tile that any image may have; others have tiles of so many times the image
 TILE_SHARE = 4
 MOST_PAGES = 64  # of a GeoTIFF: its image, its mask, and the overviews of both
@@ -102,6 +103,14 @@ def check_tiff(path: Path, data: bytes) -> CleanedFile:
         left_out.append("premultiplied alpha to straight")
     tells = ("a georeference",) if any(tag in directory.fields for tag in GEOREFERENCE) else ()
     return CleanedFile(data, tuple(left_out), tells)
+
+
+def holds_floats(data: bytes) -> bool:
+    """Returns whether a TIFF file says that its values are floating-point numbers, of any width."""
+    try:
+        return FLOATS in read_directory(io.BytesIO(data)).numbers(SAMPLE_FORMAT, (1,))
+    except BadTiff:
+        return False
 
 
 def georeference_of(data: bytes) -> Georeference:
