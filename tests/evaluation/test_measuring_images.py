@@ -79,6 +79,17 @@ def test_ccp_has_seven_groups_and_the_second_half_of_its_training_images(tmp_pat
     assert sorted(number for ids in CCP_GROUPS.values() for number in ids) == list(range(59))
 
 
+def test_a_row_may_turn_its_images_grey_before_any_noise(tmp_path: Path) -> None:
+    root, row = mini_carparts(tmp_path), measuring_set("carparts-grey")
+    plain, grey = (open_measuring_set(root, measuring_set(name)) for name in ("carparts", "carparts-grey"))
+    for before, after in ((plain.train, grey.train), (plain.test, grey.test)):
+        pixels = after.pixels(0).astype(int)
+        exact = before.pixels(0).astype(float) @ [0.299, 0.587, 0.114]
+        assert (pixels == pixels[..., :1]).all() and np.abs(pixels[..., 0] - exact).max() <= 1
+        assert np.array_equal(before.annotated(0).values, after.annotated(0).values)
+    assert replace(row, name="carparts", title=measuring_set("carparts").title, grey=False) == measuring_set("carparts")
+
+
 @pytest.mark.parametrize("name", list(MEASURING_SETS))
 def test_labels_and_names_of_a_row_belong_together(name: str) -> None:
     row = MEASURING_SETS[name]

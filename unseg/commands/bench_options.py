@@ -27,7 +27,7 @@ class CrossedOptions:
     """What is crossed with what."""
 
     PANEL: ClassVar[str] = "What is measured"
-    sets: Annotated[str, typer.Option(help="carparts, camvid11, ccp, camvid-binary, carparts4000.")] = (
+    sets: Annotated[str, typer.Option(help="carparts, camvid11, ccp, camvid-binary, carparts4000, carparts-grey.")] = (
         "carparts,camvid11"
     )
     noises: Annotated[

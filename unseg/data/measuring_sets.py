@@ -40,8 +40,9 @@ class MeasuringSet:
     pixels outside all outlines; None in label maps. background: the label whose pixels are no object; None where
     classes tile the picture. binary: whether the label 1 is learnt against the rest. long_side: pixels that images are
     shrunk to before anything else; None: they stay. enlarged: long side in pixels that images are enlarged to first;
-    they get their noise at that size, and a trainer shrinks them to `long_side` only then; None: they are not. licence:
-    a sentence for whoever wants to publish figures.
+    they get their noise at that size, and a trainer shrinks them to `long_side` only then; None: they are not. grey:
+    whether all images are turned grey before anything else, as radiographs are. licence: a sentence for whoever wants
+    to publish figures.
     """
 
     name: str
@@ -58,6 +59,7 @@ class MeasuringSet:
     binary: bool = False
     long_side: int | None = None
     enlarged: int | None = None
+    grey: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ CARPARTS_4000 = replace(
     enlarged=4000,
 )
 
+CARPARTS_GREY = replace(CARPARTS, name="carparts-grey", title="Car Parts turned grey before any noise", grey=True)
+
 # CCP's 59 class ids in seven groups; ids as in its classes.txt.
 CCP_GROUPS: dict[str, tuple[int, ...]] = {
     "background": (0,),
@@ -189,7 +193,7 @@ CCP = MeasuringSet(
 # Photographs that nothing is measured on, for whoever trains with the public code against the noise.
 CCP_OTHERS = MeasuringPart("images/train", "labels/train", at_most=100)
 
-MEASURING_SETS = {row.name: row for row in (CARPARTS, CAMVID_11, CCP, CAMVID_BINARY, CARPARTS_4000)}
+MEASURING_SETS = {row.name: row for row in (CARPARTS, CAMVID_11, CCP, CAMVID_BINARY, CARPARTS_4000, CARPARTS_GREY)}
 
 
 def measuring_set(name: str) -> MeasuringSet:

@@ -11,6 +11,7 @@ import numpy as np
 from unseg.data.annotations import Annotated, ClassMap, ClassTable, ObjectRule
 from unseg.data.measuring_sets import CCP, CCP_OTHERS, UNLABELLED, MeasuringSet, OpenedPart, home_of_set, open_part
 from unseg.errors import UserError
+from unseg.evaluation.defences.grey import turned_grey
 from unseg.evaluation.hashes import fingerprint
 from unseg.evaluation.sets import Images, annotation_files
 from unseg.storage.image_decoding import read_image
@@ -57,8 +58,10 @@ class MeasuringImages(Images):
         return shrunk(pixels_HW3, self.row.long_side, cv2.INTER_AREA)
 
     def _read(self, index: int) -> np.ndarray:
-        """Returns an image as its file has it, and keeps its labels."""
+        """Returns an image as its file has it, or grey where the row says so, and keeps its labels."""
         pixels = read_image(self.files[index]).pixels
+        if self.row.grey:
+            pixels = turned_grey(pixels)
         if index not in self._labels:
             labels = label_map(self.part.annotations.read(self.names[index], *pixels.shape[:2]), self.row)
             self._labels[index] = shrunk(self.enlarged_labels(labels), self.row.long_side, cv2.INTER_NEAREST_EXACT)

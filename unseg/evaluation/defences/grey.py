@@ -12,7 +12,9 @@ from unseg.evaluation.defences.kinds import ImageDefence
 def grey() -> ImageDefence:
     """Returns the defence that gives all three channels the luminance of ITU-R BT.601."""
 
-    def change(name: str, pixels_HW3: np.ndarray) -> np.ndarray:
-        return cv2.cvtColor(cv2.cvtColor(pixels_HW3, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return ImageDefence("grey", lambda name, pixels: turned_grey(pixels), at_test=True)
 
-    return ImageDefence("grey", change, at_test=True)
+
+def turned_grey(pixels_HW3: np.ndarray) -> np.ndarray:
+    """Returns an RGB image (uint8) with its luminance in all three channels."""
+    return cv2.cvtColor(cv2.cvtColor(pixels_HW3, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
