@@ -14,7 +14,8 @@ from tests.support.measuring_folders import mini_camvid, mini_carparts
 from unseg.compute.progress import SILENT
 from unseg.data.annotations import NO_CLASS, ObjectRule
 from unseg.data.measuring_sets import measuring_set
-from unseg.evaluation.coded_images import CODED, UNLABELLED, Allocation, Labels, allocate, coded, key_of
+from unseg.evaluation import coded_images
+from unseg.evaluation.coded_images import CODED, UNLABELLED, Allocation, Labels, allocate, coded, coded_identity, key_of
 from unseg.evaluation.measuring_images import OpenedSet, open_measuring_set
 from unseg.evaluation.on_the_way import object_rule
 from unseg.evaluation.sets import truth_by
@@ -61,6 +62,20 @@ def test_one_code_on_objects_where_there_is_a_background(tmp_path: Path) -> None
     assert np.array_equal(changed, apply_codes(clean, codes, BOOK, key_of("comparison", 0), BUDGET))
     assert np.array_equal(changed, noised(opened, "codes-one")[0])
     assert (changed[labels == 0] == clean[labels == 0]).all() and (changed[labels > 0] != clean[labels > 0]).any()
+
+
+def test_grey_twins_count_where_images_may_be_grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of colour images that were measured stays theirs when another grey form is tried out."""
+    plain, safe = CODED["codes"], CODED["codes-grey-safe"]
+    before = [coded_identity(plain, False), coded_identity(plain, True), coded_identity(safe, False)]
+    first, *others = BOOK.patterns
+    grey = replace(BOOK, patterns=(replace(first, grey=replace(first.grey, periods=(7.0,))), *others))
+    colour = replace(BOOK, patterns=(replace(first, colour=replace(first.colour, periods=(7.0,))), *others))
+    drift = replace(BOOK, drift_turns=0.1)
+    for book, changed in ((grey, [False, True, True]), (colour, [True] * 3), (drift, [True] * 3)):
+        monkeypatch.setattr(coded_images, "BOOK", book)
+        after = [coded_identity(plain, False), coded_identity(plain, True), coded_identity(safe, False)]
+        assert [one != other for one, other in zip(before, after, strict=True)] == changed
 
 
 def test_codes_for_classes_beside_a_background(tmp_path: Path) -> None:

@@ -109,7 +109,13 @@ def _rule(opened: OpenedSet) -> ObjectRule:
 def _sources(opened: OpenedSet, setup: BenchSetup, conditions: Sequence[str]) -> dict[str, ConditionSource]:
     """Returns how the images of each noise are made. A generator is loaded only where a condition asks for it."""
     makes = Sources(
-        opened.train, truth_by(_rule(opened)), opened.rule, setup.budget, binary=opened.row.binary, by_class=True
+        opened.train,
+        truth_by(_rule(opened)),
+        opened.rule,
+        setup.budget,
+        binary=opened.row.binary,
+        by_class=True,
+        grey=opened.row.grey,
     )
     bases = {parse_condition(name, known_bases([MADE, LEARNED])).base for name in conditions}
     sources = {name: source for name, source in makes.controls().items() if name in bases}

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
@@ -144,10 +144,21 @@ def coded(allocation: Allocation, labels: Labels, budget: Budget, options: Coded
     return change
 
 
-def coded_identity(options: CodedOptions) -> Json:
-    """Returns what coded images depend on besides the budget, the seed and the classes."""
-    book = hashlib.sha256(repr(BOOK).encode()).hexdigest()[:SHORT]  # a constant that is tried out makes images anew
-    identity: Json = {"codes": BOOK.version, "book": book}
+def _short(*values: Any) -> str:
+    """Returns a hash of constants: one that is tried out makes images anew."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:SHORT]
+
+
+def coded_identity(options: CodedOptions, grey: bool) -> Json:
+    """Returns what coded images depend on besides the budget, the seed and the classes.
+
+    grey: whether images may be without colour, so that the patterns' grey twins count, too.
+    """
+    book = {field.name: getattr(BOOK, field.name) for field in fields(BOOK)}
+    patterns, grey_safe_axis = book.pop("patterns"), book.pop("grey_safe_axis")
+    identity: Json = {"codes": BOOK.version, "book": _short(book, [(one.axis, one.colour) for one in patterns])}
+    if grey or options.survive_grey:
+        identity["grey_book"] = _short(grey_safe_axis, [one.grey for one in patterns])
     if options.told_apart != "object":
         identity["in_use"] = CODES_IN_USE
     return {**identity, **{name: value for name, value in asdict(options).items() if value}}

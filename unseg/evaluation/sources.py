@@ -47,14 +47,23 @@ class Sources:
     """Makes the sources of a comparison's conditions from its training images.
 
     truth: the object and the classes of an image. rule: which pixels are ignored. binary: whether classes are the
-    object and the rest. by_class: whether a generator is told every pixel's class.
+    object and the rest. by_class: whether a generator is told every pixel's class. grey: whether images may be without
+    colour.
     """
 
     def __init__(
-        self, train: Images, truth: Truth, rule: ObjectRule, budget: Budget, *, binary: bool, by_class: bool
+        self,
+        train: Images,
+        truth: Truth,
+        rule: ObjectRule,
+        budget: Budget,
+        *,
+        binary: bool,
+        by_class: bool,
+        grey: bool = True,
     ) -> None:
         self.train, self.truth, self.rule, self.budget = train, truth, rule, budget
-        self.binary, self.by_class = binary, by_class
+        self.binary, self.by_class, self.grey = binary, by_class, grey
         self.identity: Json = {"budget": {"object": budget.object, "background": budget.background}}
         if by_class and rule.which != "all":
             self.identity["object_budget_on"] = "every labelled pixel"
@@ -77,7 +86,7 @@ class Sources:
                 allocated.append(allocate(self.train, self.truth, labels, options.told_apart, progress))
             return coded(allocated[0], labels, self.budget, options, key_of("comparison", seed))
 
-        return ConditionSource(change_of, {**self.identity, **coded_identity(options)})
+        return ConditionSource(change_of, {**self.identity, **coded_identity(options, self.grey)})
 
     def learned(self, path: Path) -> ConditionSource:
         """Returns the source of codes that a network changes image by image. path: of its weights; UserError where they
@@ -105,7 +114,7 @@ class Sources:
                 allocated.append(allocate(self.train, self.truth, labels, options.told_apart, progress))
             return coded_by_network(allocated[0], labels, with_codes, key_of("comparison", seed))
 
-        return ConditionSource(change_of, {**self.identity, **coded_identity(options), **identity})
+        return ConditionSource(change_of, {**self.identity, **coded_identity(options, self.grey), **identity})
 
     def baseline(self, name: str, shipped: Callable[[], OnTheWay] | None) -> ConditionSource:
         """Returns the source of a published noise. shipped: loads this project's compact generator, for `tint`."""
