@@ -180,6 +180,18 @@ def test_a_script_writes_the_edition(made: Made) -> None:
         assert name in made.told
 
 
+# Which sets' own masks leave no pixel open, so that one pattern on all of them would tell a network nothing.
+COVERED = {"ade20k", "camvid", "cityscapes", "coco"}
+
+
+@every_set
+def test_classes_are_told_apart_where_they_cover_the_images(made: Made) -> None:
+    header = json.loads((made.out / MANIFEST).read_text().splitlines()[0])
+    covered = name_of(made) in COVERED
+    assert header["codes"]["objects"] == ("by-class" if covered else "all"), header["codes"]["reason"]
+    assert not covered or 0 in header["codes"]["codes"].values()
+
+
 @every_set
 @pytest.mark.slow
 def test_a_second_run_does_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

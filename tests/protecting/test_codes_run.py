@@ -355,6 +355,16 @@ def test_what_python_callers_get_wrong_is_one_line(given: dict, call: dict, mess
     assert message in str(error.value)
 
 
+def test_class_maps_mean_the_same_as_masks_and_as_annotations(photos: Path, tmp_path: Path) -> None:
+    masks = masks_of(photos, [4, 7, 7, 2])
+    of_masks, of_annotations = tmp_path / "of_masks", tmp_path / "of_annotations"
+    assert protect(photos, of_masks, SETTINGS, masks=masks, key=bytes(32)).exit_code == 0
+    assert protect(photos, of_annotations, SETTINGS, annotations=masks, key=bytes(32)).exit_code == 0
+    assert read_manifest(of_annotations).header["codes"] == read_manifest(of_masks).header["codes"]
+    pictures = [name for name in tree(of_masks) if name.endswith(".png")]
+    assert pictures and all(tree(of_annotations)[name] == tree(of_masks)[name] for name in pictures)
+
+
 def test_no_key_is_drawn_into_a_protected_folder(photos: Path, tmp_path: Path) -> None:
     masks, out = object_masks(photos), tmp_path / "out"
     assert protect(photos, out, SETTINGS, masks=masks).exit_code == 0

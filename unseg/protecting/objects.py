@@ -17,7 +17,7 @@ import numpy as np
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
 from unseg.compute.threads import in_order
-from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
+from unseg.data.annotations import NO_CLASS, Annotated, ClassMap, Unannotated
 from unseg.data.annotations.core import Indexed, first_few
 from unseg.data.masks import MaskKind, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
@@ -312,12 +312,13 @@ class AnnotationObjects(ClassedObjects):
         return AnnotationObjects(self.opened, rule, self.place, self.max_pixels, self.upright)
 
     def tiles(self) -> bool:
-        """Returns whether the first image that can be read has regions that never overlap."""
+        """Returns whether the first image that can be read has regions that never overlap, or a class at every pixel."""
         for name in self._readable_names() if self.has_classes else ():
             try:
-                return isinstance(self._annotated(name), Indexed)
+                annotated = self._annotated(name)
             except ImageError:
                 continue
+            return isinstance(annotated, Indexed) or (isinstance(annotated, ClassMap) and annotated.kind == "index")
         return False
 
     def shows(self, labels: Collection[int], pool: Executor) -> bool:
