@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.support.measuring_folders import mini_camvid, mini_carparts
+from tests.support.measuring_folders import mini_camvid, mini_carparts, write_labels
 from unseg import cli
 
 SMALL = ["--networks", "unet_resnet18", "--steps", "2", "--batch", "2", "--crop", "32", "--device", "cpu"]
@@ -51,8 +52,19 @@ def test_other_steps_are_refused_in_the_same_folder(tmp_path: Path, capsys: pyte
     mini_camvid(tmp_path)
     assert cli.main(command(tmp_path, "--noises", "clean", "--defences", "none")) == 0
     capsys.readouterr()
-    assert cli.main(command(tmp_path, "--noises", "random", "--defences", "none", "--steps", "3")) == 2
-    assert "steps" in capsys.readouterr().err
+    for noises in ("random", "clean"):  # also where nothing is left to train
+        for more in ([], ["--dry-run"]):
+            assert cli.main(command(tmp_path, "--noises", noises, "--defences", "none", "--steps", "3", *more)) == 2
+            assert "steps" in capsys.readouterr().err
+
+
+def test_other_labels_are_refused_in_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mini_camvid(tmp_path)
+    assert cli.main(command(tmp_path, "--noises", "clean", "--defences", "none")) == 0
+    label = next((tmp_path / "camvid/labels/val").iterdir())
+    write_labels(label, np.zeros((24, 48)))
+    assert cli.main(command(tmp_path, "--noises", "clean", "--defences", "none")) == 2
+    assert "give another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -66,7 +78,10 @@ def test_other_steps_are_refused_in_the_same_folder(tmp_path: Path, capsys: pyte
         (["--defences", "jpeg75,rot13"], "--defences rot13: unknown defence 'rot13'"),
         (["--networks", "maskrcnn_resnet50_fpn"], "maskrcnn_resnet50_fpn"),
         (["--limit-hours", "0"], "--limit-hours 0.0: give a number above 0"),
-        (["--threads", "0"], "--threads 0: give at least 1"),
+        (["--threads", "0"], "--threads 0: give a whole number from 1 to 1,024"),
+        (["--threads", "99999999999"], "--threads 99999999999: give a whole number from 1 to 1,024"),
+        (["--learned", "no.pt"], "--learned no.pt: makes the noise codes-learned, which is not among --noises"),
+        (["--generator", "no.pt"], "--generator no.pt: makes the noise protected, which is not among --noises"),
         (["--freeze", "head"], "--freeze head: give encoder"),
         (["--crop", "8"], "--crop 8"),
     ],

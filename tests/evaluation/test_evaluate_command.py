@@ -96,7 +96,7 @@ def test_options_are_checked() -> None:
         ({"task": "medical", "binary": True}, "--binary: is for --task semantic, not for medical"),
         ({"generator": "compact", "protected": ["nothing"]}, "--generator and --protected: give one of the two"),
         ({"shares": "0,50"}, "--shares: there is no --protected folder and no --generator"),
-        ({"threads": 0}, "--threads 0: give at least 1"),
+        ({"threads": 0}, "--threads 0: give a whole number from 1 to 1,024"),
     ],
 )
 def test_options_are_checked_before_anything_is_read(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

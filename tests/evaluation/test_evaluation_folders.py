@@ -33,7 +33,7 @@ from unseg.evaluation.sets import choose_share, open_clean
 from unseg.evaluation.tasks.label_arrays import Arrays
 from unseg.evaluation.tasks.labelling import TableLabelling, labelling_of
 from unseg.evaluation.tasks.registry import TASKS, find_maker
-from unseg.evaluation.tasks.semantic import SemanticLearner
+from unseg.evaluation.tasks.semantic import SemanticLearner, labelled_cross_entropy
 from unseg.evaluation.trainer import Checkpoint, train
 from unseg.evaluation.weight_choice import local_weights
 from unseg.method import metrics
@@ -192,6 +192,8 @@ def test_shares_are_nested_and_drawn_by_seed() -> None:
         set(small) < set(large) and small == sorted(small) for small, large in zip(chosen, chosen[1:], strict=False)
     )
     assert choose_share(names, 40, 4) != chosen[2]
+    assert "@5: 5 % of 6 training images is no image; give another share" in refused(choose_share, names[:6], 5, 3)
+    assert "@95: 95 % of 6 training images is every image" in refused(choose_share, names[:6], 95, 3)
 
 
 def test_names_of_shares() -> None:
@@ -349,6 +351,20 @@ def test_images_without_annotations_are_left_out_and_said(
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"momentum": 0.5}, "--momentum 0.5: is of sgd"),
+        ({"momentum": 0.5, "optimizer": "sgd", "decay": "onecycle"}, "--momentum 0.5: follows the cycle"),
+        ({"warm_up": 0.2, "decay": "constant"}, "--warm-up 0.2: there is none with --decay constant"),
+        ({"epochs": float("inf")}, "--epochs inf: give a number above 0 and below"),
+        ({"epochs": float("nan")}, "--epochs nan: give a number above 0 and below"),
+    ],
+)
+def test_what_a_schedule_has_no_use_for_is_refused(given: dict[str, object], told: str) -> None:
+    assert told in refused(presets.choose, None, "semantic", given)
 
 
 def test_presets_and_what_goes_before_them() -> None:
@@ -751,6 +767,7 @@ def test_weights_are_part_of_a_runs_settings(folders: Path, tmp_path: Path) -> N
         evaluate, folders, out, conditions="clean", weights=[str(tmp_path / "b.pth")]
     )
     assert "not among --networks" in refused(evaluate, folders, out, weights=[f"tiny_two={tmp_path / 'a.pth'}"])
+    assert "were made with weights" in refused(evaluate, folders, out, conditions="random")  # from random weights
 
 
 def test_weights_from_the_hugging_face_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -769,6 +786,17 @@ def test_weights_from_the_hugging_face_cache(tmp_path: Path, monkeypatch: pytest
     assert "cache of this machine does not hold it" in refused(local_weights, Path("other/model"))
     assert "nothing is downloaded" in refused(local_weights, Path("a/b/c"))
     assert local_weights(tmp_path) == tmp_path
+
+
+def test_a_batch_without_a_labelled_pixel_costs_nothing() -> None:
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    target = torch.full((2, 4, 5), 255)
+    loss = labelled_cross_entropy(logits, target)
+    loss.backward()
+    assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()
+    target[1, 2, 3] = 2
+    expected = torch.logsumexp(logits[1, :, 2, 3], 0) - logits[1, 2, 2, 3]
+    assert labelled_cross_entropy(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 # --- quality ---------------------------------------------------------------------------------------------------------

@@ -52,6 +52,22 @@ def opened_with_classes_in_blue(opened: OpenedSet) -> Probe:
     return Probe(test, truth_by(opened.rule), len(opened.row.classes), opened.row.background)
 
 
+def test_the_one_noise_is_that_of_an_object_and_never_of_the_rest(tmp_path: Path) -> None:
+    """In the binary task most pixels are beside the object, and have no noise."""
+    opened = open_measuring_set(mini_camvid(tmp_path), measuring_set("camvid-binary"))
+    seen: list[np.ndarray] = []
+
+    def told(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        if name.endswith(" one"):
+            seen.append(classes)
+        return pixels
+
+    labels = opened.test.annotated(0).values if opened.test.pixels(0) is not None else None
+    assert (labels == 0).sum() > (labels == 1).sum() > 0
+    followed(Reader(0, 2), CPU, told, Probe(opened.test, truth_by(opened.rule), 2, None, rest=0))
+    assert seen and all(set(np.unique(classes)) <= {1, 255} for classes in seen)
+
+
 def test_a_network_that_reads_the_noise_follows_it(tmp_path: Path) -> None:
     probe = opened_with_classes_in_blue(open_measuring_set(mini_camvid(tmp_path), measuring_set("camvid11")))
     assert followed(Reader(0, 11), CPU, marked, probe) == {

@@ -177,6 +177,20 @@ def test_the_closing_table_fits_in_80_columns() -> None:
         assert len(line) <= 80 and "…" not in line
 
 
+SCORES = (("clean", "", 0.8), ("random", "", 0.5), ("clean", "+resize64", 0.6), ("random", "+resize64", 0.5))
+
+
+def test_retained_learning_takes_the_trivial_answer_of_its_own_test_images() -> None:
+    """A defence that shrinks test images may leave a class out, and an answer that was not learned scores more then."""
+    runs = [done("semantic", base + suffix, final, 0) for base, suffix, final in SCORES]
+    for one in runs:
+        one["result"]["trivial"] = {"miou": 0.4 if "resize64" in one["settings"]["condition"] else 0.2}
+    results = {"tasks": {"semantic": {"metric": "miou", "trivial": {"miou": 0.2}}}, "runs": runs}
+    found = {row.condition: row.retained.mean for row in rows(results) if row.retained is not None}
+    assert found["random"] == pytest.approx((0.5 - 0.2) / (0.8 - 0.2))
+    assert found["random+resize64"] == pytest.approx((0.5 - 0.4) / (0.6 - 0.4))
+
+
 def test_finished_runs_are_kept_and_others_repeated(data: Path, tmp_path: Path) -> None:
     out, first, second, third = tmp_path / "out", Runs(), Runs(), Runs()
     run(data, out, progress=first)

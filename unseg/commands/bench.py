@@ -23,7 +23,9 @@ from unseg.commands.bench_options import (
 )
 from unseg.commands.config_file import ConfigFile
 from unseg.commands.console import Terminal, printable, to_go_on_later
+from unseg.commands.evaluate_parsing import parse_seeds
 from unseg.commands.option_groups import first_given, grouped
+from unseg.compute.threads import check_threads
 from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -61,6 +63,10 @@ def bench(
     terminal = Terminal(to_stderr=detecting.as_json)
     if detecting.detect is not None:
         _check_alone(data_root, crossed, noises, training, running)
+        if len(parse_seeds(crossed.seeds)) > 1:
+            raise UserError(f"--seeds {crossed.seeds}: --detect trains once; give one seed")
+        if running.threads is not None:
+            check_threads(running.threads, least=1)
         _load("time_to_detect")
         with to_go_on_later():
             found = detect(detecting, detecting.detect, out, running, crossed.first_seed(), terminal)
@@ -72,7 +78,7 @@ def bench(
         raise UserError(f"{unused}: is for --detect DIR; leave it out")
     if data_root is None or out is None:
         raise UserError(f"--{'out' if data_root else 'data-root'}: is needed, unless you give --detect DIR")
-    check_options(training, running)
+    check_options(crossed, noises, training, running)
     _load("bench_study", "matrix")
     with to_go_on_later():
         matrix = bench_of(data_root, out, crossed, noises, training, running, terminal)

@@ -14,6 +14,7 @@ import typer
 from unseg.commands.bench_options import RunningOptions
 from unseg.commands.console import Terminal
 from unseg.compute.progress import Progress, track
+from unseg.compute.threads import check_threads
 from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs
@@ -64,7 +65,10 @@ def detect(
         raise UserError(f"--long-side {options.long_side}: give at least 64 pixels")
     if out is not None and (out / RESULT).exists():
         raise UserError(f"--out {out}: holds a {RESULT} already; give another folder or remove it")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; give a folder for {RESULT}")
     if running.threads is not None:
+        check_threads(running.threads, least=1)
         torch.set_num_threads(running.threads)
     training, chosen = Detecting(seed=seed), choose_device(running.device)
     with single_threaded_pool(cores()) as pool:

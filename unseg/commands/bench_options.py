@@ -11,6 +11,7 @@ import typer
 
 from unseg.commands.evaluate_parsing import named_weights, parse_seeds, split_list
 from unseg.compute.progress import Progress
+from unseg.compute.threads import check_threads
 from unseg.errors import UserError
 from unseg.method.config import Budget
 
@@ -131,6 +132,7 @@ def bench_of(
     from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS
 
     if running.threads is not None:
+        check_threads(running.threads, least=1)
         torch.set_num_threads(running.threads)
     budget = Budget(noises.epsilon, noises.background_epsilon)
     networks = split_list("--networks", crossed.networks or DEFAULT_NETWORKS["semantic"])
@@ -164,12 +166,23 @@ def bench_of(
     return Bench(setup, matrix, progress)
 
 
-def check_options(training: TrainingOptions, running: RunningOptions) -> None:
-    """Raises UserError for an option that is wrong whatever is measured; it needs no torch."""
+def check_options(
+    crossed: CrossedOptions, noises: NoiseOptions, training: TrainingOptions, running: RunningOptions
+) -> None:
+    """Raises UserError for an option that is wrong whatever is measured, or not asked for; it needs no torch."""
+    names = split_list("--noises", crossed.noises)
+    for option, given, noise in (
+        ("--learned", noises.learned, "codes-learned"),
+        ("--generator", noises.generator, "protected"),
+    ):
+        if given is not None and noise not in names:
+            raise UserError(
+                f"{option} {given}: makes the noise {noise}, which is not among --noises; add it or leave this out"
+            )
     if training.freeze not in (None, ENCODER):
         raise UserError(f"--freeze {training.freeze}: give {ENCODER}, or leave it out")
-    if running.threads is not None and running.threads < 1:
-        raise UserError(f"--threads {running.threads}: give at least 1")
+    if running.threads is not None:
+        check_threads(running.threads, least=1)
     if running.limit_hours is not None and not running.limit_hours > 0:
         raise UserError(f"--limit-hours {running.limit_hours}: give a number above 0")
 

@@ -22,7 +22,7 @@ from unseg.commands.evaluate_options import (
 from unseg.commands.evaluate_tables import show_results
 from unseg.commands.option_groups import grouped
 from unseg.compute.progress import SILENT
-from unseg.errors import UserError
+from unseg.compute.threads import check_threads
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from unseg.evaluation.on_the_way import OnTheWay
@@ -65,8 +65,7 @@ def compare(options: EvaluateOptions) -> None:
 
     threads, device, budget = options.machine.threads, options.machine.device, options.conditions.budget()
     if threads is not None:
-        if threads < 1:
-            raise UserError(f"--threads {threads}: give at least 1")
+        check_threads(threads, least=1)
         torch.set_num_threads(threads)
     setup, folders = options.setup(), options.folders(lambda name: load_noise(name, budget, device))
     terminal = Terminal()

@@ -15,6 +15,7 @@ import typer
 from unseg import __version__
 from unseg.commands.console import Terminal, to_go_on_later
 from unseg.compute.progress import SILENT, Progress, Tick
+from unseg.compute.threads import check_threads
 from unseg.errors import UserError
 from unseg.training.recipes import RECIPES
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from unseg.training.loop import Outcome, RunOptions
     from unseg.training.players import Starts
 
-MOST_THREADS = 1024
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -303,8 +303,7 @@ def _use_threads(count: int) -> None:
     """Lets torch use so many threads; 0 leaves the number as it is."""
     import torch
 
-    if not 0 <= count <= MOST_THREADS:
-        raise UserError(f"--threads {count}: give a whole number from 0 to {MOST_THREADS:,}")
+    check_threads(count)
     if count:
         torch.set_num_threads(count)
 

@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
+from unseg.errors import UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MOST_THREADS = 1024  # that anybody asks torch for
 AHEAD = 256  # items that a pool is given before the first result is asked for
 
 
@@ -100,3 +103,9 @@ def _own_number() -> int | None:
     """
     torch = sys.modules.get("torch")
     return None if torch is None else torch.get_num_threads()
+
+
+def check_threads(count: int, least: int = 0) -> None:
+    """Raises UserError where torch cannot use so many threads. least: 0 where that leaves the number as it is."""
+    if not least <= count <= MOST_THREADS:
+        raise UserError(f"--threads {count}: give a whole number from {least} to {MOST_THREADS:,}")

@@ -142,7 +142,8 @@ def _probe(
     opened: OpenedSet, sources: Mapping[str, ConditionSource], progress: Progress
 ) -> Callable[[RunName, nn.Module, torch.device], Json]:
     """Returns what asks networks whether they follow the noise, those that were trained under no defence."""
-    asked = Probe(opened.test, truth_by(_rule(opened)), len(opened.row.classes), opened.row.background)
+    rest = 0 if opened.row.binary else None
+    asked = Probe(opened.test, truth_by(_rule(opened)), len(opened.row.classes), opened.row.background, rest)
 
     def probe(run: RunName, network: nn.Module, device: torch.device) -> Json:
         if run.condition not in sources or run.condition == WITHOUT_CLASSES:

@@ -50,7 +50,7 @@ def write_changed(study: Study, run: RunName, changed_images: Images) -> list[Js
         clean, changed = study.train.pixels(index), changed_images.pixels(index)
         if np.array_equal(clean, changed):
             continue
-        folder = f"examples/training-{run.condition}-{run.seed}"
+        folder = f"examples/{slug(f'training-{study.task}-{run.condition}-{run.seed}')}"
         paths = {kind: f"{folder}/{slug(name)}-{kind}.png" for kind in ("clean", "changed")}
         for path, pixels in zip(paths.values(), (clean, changed), strict=True):
             write_png(study.out / path, _middle(pixels))

@@ -5,10 +5,11 @@ images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unseg import __version__
 from unseg.compute.progress import SILENT, Progress, Tick
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
@@ -140,7 +141,7 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
         sources=_sources(folders, setup, opened, truth, conditions),
         seeds=setup.seeds,
         device=setup.device,
-        common=_common(folders.rule, setup, opened),
+        common=_common(folders, setup, opened),
         facts={"remarks": _remarks(setup, opened)},
         weights=weights_of(starts),
         code=code_of(setup.networks),
@@ -236,14 +237,27 @@ def _sources(
     for name in BASELINES:
         if name in bases and name not in sources:
             made = makes.baseline(name, folders.shipped)  # some train networks: their images are made once
-            sources[name] = kept(made, setup.out / "images", name, {"train": opened.train_hash})
+            sources[name] = kept(made, setup.out / "images", name, _labels_of(folders, setup, opened))
     return sources
 
 
-def _common(rule: ObjectRule, setup: Setup, opened: _Opened) -> Json:
+def _labels_of(folders: Folders, setup: Setup, opened: _Opened) -> Json:
+    """Returns what noise that is fitted to labels depends on besides its own settings."""
+    return {
+        "train": opened.train_hash,
+        "version": __version__,
+        "format": folders.annotations_format,
+        "rule": asdict(folders.rule),
+        "binary": setup.binary,
+        "by_class": setup.by_class,
+    }
+
+
+def _common(folders: Folders, setup: Setup, opened: _Opened) -> Json:
     """Returns the settings that all runs share. Those that earlier versions did not have are there only where they are
     set.
     """
+    rule, named = folders.rule, folders.annotations_format
     return {
         **_views(setup),
         "options": dict(setup.extra),
@@ -253,6 +267,7 @@ def _common(rule: ObjectRule, setup: Setup, opened: _Opened) -> Json:
         "train": opened.train_hash,
         "test": opened.test_hash,
         **({"by_class": True} if setup.by_class else {}),
+        **({} if named == "auto" else {"annotations_format": named}),
     }
 
 

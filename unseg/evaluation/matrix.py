@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from unseg.compute.progress import SILENT, Progress
 from unseg.data.measuring_sets import measuring_set
@@ -25,7 +25,7 @@ from unseg.evaluation.results import Json, read_results, results_folder
 from unseg.evaluation.sets import PartOfImages
 from unseg.evaluation.sources import MADE, known_bases
 from unseg.evaluation.study import RunName, RunOptions, Study
-from unseg.evaluation.study_runs import carry_out
+from unseg.evaluation.study_runs import carry_out, results_of
 from unseg.evaluation.trainer import train
 from unseg.storage.locks import Held
 
@@ -33,6 +33,7 @@ CLEAN = "clean"
 TRIAL_STEPS = (2, 8)  # of a short trial, and of a longer one
 TRIAL_IMAGES, TRIAL_TESTS = 12, 2
 HOUR = 3600.0
+RUN_NAME = tuple(field.name for field in fields(RunName))
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class Bench:
             cells = [cell for cell in self.matrix.cells() if cell.set == name]
             conditions = tuple(dict.fromkeys(cell.condition for cell in cells))
             opened = open_measuring_set(self.setup.data_root, measuring_set(name))
-            self._studies[name] = study_of_set(opened, self.setup, conditions, self.progress)
+            study = study_of_set(opened, self.setup, conditions, self.progress)
+            results_of(study)  # raises UserError where its folder holds runs that cannot be compared
+            self._studies[name] = study
         return self._studies[name]
 
     def open(self) -> None:
@@ -182,13 +185,10 @@ class Bench:
 
 
 def finished(study: Study) -> set[RunName]:
-    """Returns the runs that results.json holds with images made as they would be made now."""
-    held = (run["settings"] for run in _runs(study))
+    """Returns the runs that results.json holds as they would be made now."""
+    held = ((run["settings"], RunName(*(run["settings"][name] for name in RUN_NAME))) for run in _runs(study))
     return {
-        RunName(settings["network"], settings["condition"], settings["seed"])
-        for settings in held
-        if settings["condition"] in study.conditions
-        and settings.get("images") == study.images_identity(settings["condition"])
+        name for settings, name in held if name.condition in study.conditions and settings == study.settings_of(name)
     }
 
 

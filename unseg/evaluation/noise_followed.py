@@ -27,12 +27,14 @@ MOST_IMAGES = 20  # test images, evenly spread
 @dataclass(frozen=True)
 class Probe:
     """What networks are asked about. test: clean images, whose class maps hold labels below `class_count`. truth: their
-    object and classes. background: the label that is no object, or None."""
+    object and classes. background: the label that is no object, or None. rest: in the binary task the label of what is
+    beside the object, which has no noise; else None."""
 
     test: Images
     truth: Truth
     class_count: int
     background: int | None
+    rest: int | None = None
 
     def indices(self) -> range:
         """Returns which test images are asked about."""
@@ -96,5 +98,8 @@ def _most_frequent(probe: Probe) -> int:
     for index in probe.indices():
         probe.test.pixels(index)
         mask, classes = probe.truth(probe.test.annotated(index))
-        counts += np.bincount(classes[mask & (classes != IGNORE_LABEL)], minlength=probe.class_count)
+        is_object = mask & (classes != IGNORE_LABEL)
+        if probe.rest is not None:
+            is_object &= classes != probe.rest
+        counts += np.bincount(classes[is_object], minlength=probe.class_count)
     return int(counts.argmax())

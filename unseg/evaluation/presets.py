@@ -12,6 +12,7 @@ from typing import Any
 
 from unseg.errors import UserError
 
+MOST_EPOCHS = 1_000_000
 Values = dict[str, Any]  # fields of `Schedule`, `size` as WIDTHxHEIGHT, `epochs` in place of `steps`
 
 # 128×96 is CamVid's shape. Instances, boxes and prompts cost several times a semantic network's step, so they get fewer
@@ -144,6 +145,16 @@ class Choices:
         return {**self.schedule, "steps": max(1, round(self.epochs * train_images / self.schedule["batch"]))}
 
 
+def _check_used(said: Values, values: Values) -> None:
+    """Raises UserError where the user gave what the schedule has no use for. values: what was said and the preset."""
+    if "momentum" in said and values.get("optimizer", "adamw") == "adamw":
+        raise UserError(f"--momentum {said['momentum']}: is of sgd; give --optimizer sgd, or leave it out")
+    if "momentum" in said and values.get("decay") == "onecycle":
+        raise UserError(f"--momentum {said['momentum']}: follows the cycle with --decay onecycle; give another --decay")
+    if "warm_up" in said and values.get("decay") == "constant":
+        raise UserError(f"--warm-up {said['warm_up']}: there is none with --decay constant; leave one of the two out")
+
+
 def choose(preset: str | None, task: str, given: Values, *, practice: bool = False) -> Choices:
     """Returns the preset with what the user gave (None: not given) in its place. practice: see `preset_values`."""
     said = {key: value for key, value in given.items() if value is not None}
@@ -154,6 +165,7 @@ def choose(preset: str | None, task: str, given: Values, *, practice: bool = Fal
         if one in said:
             values.pop(other, None)
     values |= said
-    if values.get("epochs") is not None and not values["epochs"] > 0:
-        raise UserError(f"--epochs {values['epochs']}: give a number above 0")
+    if values.get("epochs") is not None and not 0 < values["epochs"] < MOST_EPOCHS:
+        raise UserError(f"--epochs {values['epochs']}: give a number above 0 and below {MOST_EPOCHS:,}")
+    _check_used(said, values)
     return Choices(values.pop("size", None), values.pop("epochs", None), values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,15 @@ class Results:
     """
 
     def __init__(
-        self, out: Path, common: Json, facts: Json, weights: Json | None = None, held: Held | None = None
+        self, out: Path, common: Json, facts: Json, networks: Mapping[str, Json], held: Held | None = None
     ) -> None:
-        """common: the settings that every run of the task shares. facts: what every table of the task needs. weights:
-        for each network the pretrained weights that all its runs share. held: the folder as this process holds it; None
-        where it only reads. Raises UserError where the file holds runs of other settings.
+        """common: the settings that every run of the task shares. facts: what every table of the task needs. networks:
+        for each network the settings that all its runs share besides; None where they are not to have one. held: the
+        folder as this process holds it; None where it only reads. Raises UserError where the file holds runs of other
+        settings.
         """
         self.path, self.curves, self.held = out / "results.json", out / "curves.jsonl", held
-        self.common, self.facts, self.weights = common, facts, weights or {}
+        self.common, self.facts, self.networks = common, facts, networks
         self.content()
 
     def content(self) -> Json:
@@ -60,16 +61,19 @@ class Results:
                 "give another --out"
             )
         network = before["network"]
-        if network not in self.weights:
-            return
-        for phrase in differences({"weights": before.get("weights")}, {"weights": self.weights[network]}):
+        now = self.networks.get(network, {})
+        for phrase in differences({name: before.get(name) for name in now}, now):
             raise UserError(
                 f"--out {self.path.parent}: its runs of {network} were made with {phrase}; give another --out"
             )
 
-    def add_facts(self, more: Json) -> None:
-        """Adds what only learners know of the task."""
-        self.facts = {**self.facts, **more}
+    def add_facts(self, more: Json, of_clean: bool) -> None:
+        """Adds what only learners know of the task.
+
+        of_clean: whether the run's test images are the set's own. Other runs tell only what none has told before.
+        """
+        known = {**self.content()["tasks"][self.facts["task"]], **self.facts}
+        self.facts = {**self.facts, **{name: value for name, value in more.items() if of_clean or name not in known}}
 
     def holds(self, settings: Json) -> bool:
         """Returns whether there is a run of these settings."""
@@ -307,12 +311,18 @@ def rows(results: Json) -> list[Row]:
             )
             ratio = spread((run.get("quality") or {}).get("psnr") for run in runs.values())
             retained = spread(
-                metrics.retained_learning(run["final"], clean[seed]["final"], trivial)
+                metrics.retained_learning(run["final"], clean[seed]["final"], _own_trivial(run, trivial))
                 for seed, run in runs.items()
                 if seed in clean
             )
             table.append(Row(task, network, condition, tuple(runs), final, best, ratio, loss, retained))
     return table
+
+
+def _own_trivial(result: Json, otherwise: float) -> float:
+    """Returns the trivial answer's metric on a run's own test images, which some defences change."""
+    own = result.get("trivial", {}).get(result["metric"])
+    return otherwise if own is None else own
 
 
 def shown_metric(name: str) -> str:

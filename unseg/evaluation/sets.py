@@ -236,8 +236,12 @@ def choose_share(names: Sequence[str], share: int, seed: int) -> list[int]:
 
     They are drawn by seed and name, so that what is in 20 % is in 40 % too.
     """
+    count = round(len(names) * share / 100)
+    if 0 < share < 100 and not 0 < count < len(names):
+        which = "no image" if count == 0 else "every image"
+        raise UserError(f"@{share}: {share} % of {len(names)} training images is {which}; give another share")
     order = sorted(range(len(names)), key=lambda index: hashlib.sha256(f"{seed} {names[index]}".encode()).digest())
-    return sorted(order[: round(len(names) * share / 100)])
+    return sorted(order[:count])
 
 
 def truth_by(rule: ObjectRule) -> Truth:

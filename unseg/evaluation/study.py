@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -107,6 +107,20 @@ class Study:
     def bases(self) -> list[str]:
         """Returns what a condition's name may begin with."""
         return ["clean", *self.sources]
+
+    @property
+    def shared(self) -> Json:
+        """Returns the settings that all runs of the task share, the schedule among them."""
+        return {"task": self.task, **asdict(self.schedule), **self.common}
+
+    def of_network(self, network: str) -> Json:
+        """Returns the settings that all runs of a network share; None where it has no such thing."""
+        return {"weights": self.weights.get(network), "code": self.code.get(network)}
+
+    def settings_of(self, run: RunName) -> Json:
+        """Returns a run's settings, as results.json holds them: a run of equal ones is not repeated."""
+        own = {name: value for name, value in self.of_network(run.network).items() if value is not None}
+        return {**self.shared, **asdict(run), "images": self.images_identity(run.condition), **own}
 
     def images_identity(self, condition: str) -> Json:
         """Returns what the images of a condition depend on besides the seed; {} for clean ones without a defence."""

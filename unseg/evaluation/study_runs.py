@@ -39,10 +39,8 @@ def run_study(study: Study, world: World | None = None, progress: Progress = SIL
 
 def carry_out(study: Study, held: Held | None, world: World | None = None, progress: Progress = SILENT) -> Json:
     """Does what `run_study` does, for a caller that holds the folder. held: as it does; None: another process does."""
-    common = {"task": study.task, **asdict(study.schedule), **study.common}
-    facts = {"task": study.task, "train_images": len(study.train), "test_images": len(study.test), **study.facts}
-    results = Results(study.out, common, facts, study.weights, held)
-    going = _Going(study, common, results, world or World(device=choose_device(study.device)), progress)
+    results = results_of(study, held)
+    going = _Going(study, results, world or World(device=choose_device(study.device)), progress)
     sets = ConditionSets(study, progress)
     for seed, condition in itertools.product(study.seeds, study.conditions):
         for network in study.networks:
@@ -51,19 +49,25 @@ def carry_out(study: Study, held: Held | None, world: World | None = None, progr
     return results.content()
 
 
+def results_of(study: Study, held: Held | None = None) -> Results:
+    """Returns the results of a study; UserError where its folder holds runs that cannot be compared with its own."""
+    facts = {"task": study.task, "train_images": len(study.train), "test_images": len(study.test), **study.facts}
+    networks = {network: study.of_network(network) for network in study.networks}
+    return Results(study.out, study.shared, facts, networks, held)
+
+
 @dataclass(frozen=True)
 class _Going:
-    """A study that is being carried out. common: the settings that its runs share."""
+    """A study that is being carried out."""
 
     study: Study
-    common: Json
     results: Results
     world: World
     progress: Progress
 
     def take(self, run: RunName, sets: ConditionSets) -> None:
         """Runs `run` unless results.json holds it."""
-        settings = self._settings(run)
+        settings = self.study.settings_of(run)
         path = self.study.out / "checkpoints" / f"{slug(run.file(self.study.task))}.pt"
         checkpoint = Checkpoint(path, settings, self.study.checkpoint_every, self.results.held)
         # All processes do as the first one reads the file, which another process may write meanwhile.
@@ -76,22 +80,13 @@ class _Going:
         if self.world.leads:
             checkpoint.remove()
 
-    def _settings(self, run: RunName) -> Json:
-        study = self.study
-        settings = {**self.common, **asdict(run), "images": study.images_identity(run.condition)}
-        if run.network in study.weights:
-            settings["weights"] = study.weights[run.network]
-        if run.network in study.code:
-            settings["code"] = study.code[run.network]
-        return settings
-
     def _tell_by_curve(self, run: RunName, settings: Json) -> bool:
         """Records a run whose only difference from a recorded one is which of its tests counts; returns whether it did.
 
         The trainings of `X` and `X+early` are the same to the last number.
         """
         whole = replace(run, condition=without_defence(run.condition, EARLY))
-        result = None if whole == run else self.results.result_of(self._settings(whole))
+        result = None if whole == run else self.results.result_of(self.study.settings_of(whole))
         if result is None:
             return False
         final = early().choose([point["score"] for point in result["curve"]])
@@ -122,7 +117,7 @@ class _Going:
             what=str(run),
         )
         if self.world.leads:
-            self.results.add_facts(_facts_of(learner))
+            self.results.add_facts(_facts_of(learner), of_clean=run.condition == "clean")
             self.results.add(settings, self._recorded(run, made, learner, trained))
         self.world.barrier()
 

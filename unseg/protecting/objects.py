@@ -312,7 +312,7 @@ class AnnotationObjects(ClassedObjects):
         return AnnotationObjects(self.opened, rule, self.place, self.max_pixels, self.upright)
 
     def tiles(self) -> bool:
-        """Returns whether the first image that can be read has regions that never overlap, or a class at every pixel."""
+        """Returns whether the first readable image has a class at every pixel, or regions that never overlap."""
         for name in self._readable_names() if self.has_classes else ():
             try:
                 annotated = self._annotated(name)

@@ -27,7 +27,13 @@ from unseg.evaluation.tasks.practice_semantic import (
     learn_native,
     network_input,
 )
-from unseg.evaluation.tasks.semantic import EVAL_BATCH, SemanticLearner, learn_labels, predict
+from unseg.evaluation.tasks.semantic import (
+    EVAL_BATCH,
+    SemanticLearner,
+    labelled_cross_entropy,
+    learn_labels,
+    predict,
+)
 from unseg.method import metrics
 from unseg.method.losses import dice_loss
 
@@ -68,9 +74,7 @@ class MedicalLearner(SemanticLearner):
 
     def criterion(self, logits_BCHW: torch.Tensor, target_BHW: torch.Tensor) -> torch.Tensor:
         """Returns cross entropy + dice of the object; 255, which lies outside a view's image, is not counted."""
-        return F.cross_entropy(logits_BCHW, target_BHW, ignore_index=metrics.IGNORE_LABEL) + object_dice(
-            logits_BCHW, target_BHW
-        )
+        return labelled_cross_entropy(logits_BCHW, target_BHW) + object_dice(logits_BCHW, target_BHW)
 
     def evaluate(self, model: nn.Module, device: torch.device) -> Metrics:
         """Returns the `summary` over all test images."""

@@ -83,7 +83,7 @@ class SemanticLearner(PartedLearner):
 
     def criterion(self, logits_BCHW: torch.Tensor, target_BHW: torch.Tensor) -> torch.Tensor:
         """Returns the loss of a batch, a scalar. target: int64; 255 is not counted."""
-        return F.cross_entropy(logits_BCHW, target_BHW, ignore_index=metrics.IGNORE_LABEL)
+        return labelled_cross_entropy(logits_BCHW, target_BHW)
 
     def _batch(self, indices: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self._train.images, self._train.maps
@@ -111,6 +111,13 @@ class SemanticLearner(PartedLearner):
             Example(name, image, coloured(truth), coloured(answer))
             for name, image, truth, answer in zip(names, images, maps, answers, strict=False)
         ]
+
+
+def labelled_cross_entropy(logits_BCHW: torch.Tensor, target_BHW: torch.Tensor) -> torch.Tensor:
+    """Returns the mean cross entropy of the labelled pixels, a scalar; 0, with a graph, where a batch has none."""
+    if not bool((target_BHW != metrics.IGNORE_LABEL).any()):
+        return logits_BCHW.sum() * 0
+    return F.cross_entropy(logits_BCHW, target_BHW, ignore_index=metrics.IGNORE_LABEL)
 
 
 def confusion_metrics(confusion: torch.Tensor, class_names: Sequence[str]) -> Metrics:
