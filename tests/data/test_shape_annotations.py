@@ -271,3 +271,48 @@ def test_nothing_is_read_of_a_document_that_is_too_large(tmp_path: Path, name: s
         assert tracemalloc.get_traced_memory()[1] < 20 << 20
     finally:
         tracemalloc.stop()
+
+
+def _studio_task(root: Path, results: list[dict[str, Any]], **data: str) -> Path:
+    sized = [{"original_width": WIDTH, "original_height": HEIGHT, **result} for result in results]
+    (root / "studio.json").write_text(json.dumps([{"data": data, "annotations": [{"result": sized}]}]))
+    return root / "studio.json"
+
+
+BOX = {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0}
+
+
+def test_a_shape_whose_label_is_a_result_of_its_own_is_read(tmp_path: Path) -> None:
+    """As projects with <Rectangle> and <Labels> export them: the same id, the sides in both."""
+    Pillow.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "cat.png")
+    results = [
+        {"id": "a", "type": "rectangle", "value": BOX},
+        {"id": "a", "type": "labels", "value": {**BOX, "labels": ["cat"]}},
+    ]
+    path = _studio_task(tmp_path, results, caption="a cat", photo="/data/upload/1/0a1b2c3d-cat.png")
+    annotated = open_annotations(path, tmp_path).read("cat.png", HEIGHT, WIDTH)
+    found = annotated.object_mask(ObjectRule("all"))
+    top, left = HEIGHT * 2 // 10, WIDTH // 10
+    assert found[top : top + HEIGHT * 4 // 10, left : left + WIDTH * 3 // 10].all()
+    assert found.sum() == (HEIGHT * 4 // 10) * (WIDTH * 3 // 10)
+
+
+def test_a_shape_without_a_label_is_no_reason_to_leave_an_object_out(tmp_path: Path) -> None:
+    Pillow.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "cat.png")
+    path = _studio_task(tmp_path, [{"id": "a", "type": "rectangle", "value": BOX}], image="cat.png")
+    with pytest.raises(UserError, match="result 0: a rectangle without a label: give it one in Label Studio"):
+        open_annotations(path, tmp_path)
+
+
+@pytest.mark.parametrize("said", ["cat.jpg", "cat", ""])
+def test_a_voc_file_is_for_the_image_of_its_name_whatever_suffix_it_says(said: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "xml").mkdir()
+    Pillow.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "cat.png")
+    box = "<xmin>11</xmin><ymin>11</ymin><xmax>20</xmax><ymax>15</ymax>"
+    (tmp_path / "xml" / "cat.xml").write_text(
+        f"<annotation><filename>{said}</filename><object><name>x</name><bndbox>{box}</bndbox></object></annotation>"
+    )
+    annotations = open_annotations(tmp_path / "xml", tmp_path / "images")
+    assert list(annotations.names()) == ["cat.png"] and not annotations.missing
+    assert annotations.read("cat.png", HEIGHT, WIDTH).object_mask(ObjectRule("all")).sum() == 50

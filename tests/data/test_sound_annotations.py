@@ -81,6 +81,25 @@ def test_an_object_of_some_size_without_an_outline_is_not_passed_over(said: dict
         annotations.read("x.png", 6, 8)
 
 
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ([[]], "its outline has fewer than 3 corners, but it has a box or an area"),
+        ([[5, 5, 7, 6]], "its outline has fewer than 3 corners"),
+        ([5, 5, 7, 6], "its outline has fewer than 3 corners"),
+        ({"size": [6, 8], "counts": [48]}, "its run lengths show no pixel, but it has a box or an area"),
+    ],
+)
+def test_an_outline_without_pixels_of_an_object_of_some_size_is_not_passed_over(
+    shape: object, told: str, tmp_path: Path
+) -> None:
+    annotations = coco(tmp_path, {"segmentation": [SQUARE]}, {"segmentation": shape, "bbox": [5, 5, 2, 1], "area": 2})
+    with pytest.raises(ImageError, match=rf"annotations\[1\]: {told}"):
+        annotations.read("x.png", 6, 8)
+    plain = coco(tmp_path, {"segmentation": [SQUARE]}, {"segmentation": shape}).read("x.png", 6, 8)
+    assert plain.object_mask(ALL).sum() == 6 and len(plain.notes) == 1
+
+
 def test_yolo_and_labelme_entries_without_area_are_left_out_with_a_note(tmp_path: Path) -> None:
     image(tmp_path / "images" / "x.png")
     (tmp_path / "labels").mkdir()

@@ -22,6 +22,7 @@ from PIL import Image as Pillow
 from tests.support.edition_sets import BUILDERS, HEIGHT, LEFT, RIGHT, RING, WIDTH, Mini, class_map
 from tests.support.light_base import BLOCK
 from unseg import cli
+from unseg.data.edition_catalog import EDITIONS
 from unseg.editions.audit import verify_edition
 from unseg.editions.carried import CARRIED
 from unseg.editions.description import EDITION
@@ -416,11 +417,36 @@ def test_a_limited_run_is_a_try_and_the_whole_goes_on_from_it(
     assert set(files_in(out)) == {first, MANIFEST, EDITION, CARRIED}
     assert "run it without LIMIT to complete it" in capsys.readouterr().out
     assert not json.loads((out / EDITION).read_text())["complete"]
-    assert verify_edition(out).exit_code == 0
+    tried = verify_edition(out)
+    assert tried.exit_code == 1 and [finding.name for finding in tried.other_files] == [EDITION]
+    assert "made with LIMIT, a part of the images without annotations" in tried.other_files[0].problem
     time_ns = (out / first).stat().st_mtime_ns
     assert run(coco.root, out, "coco", monkeypatch) == 1
     assert (out / first).stat().st_mtime_ns == time_ns and json.loads((out / EDITION).read_text())["complete"]
     assert coco.carried <= set(files_in(out))
+
+
+def test_a_set_that_was_only_tried_keeps_an_edition_from_being_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini, out = BUILDERS["medical"](tmp_path / "data"), tmp_path / "out"
+    first, second = (row.name for row in EDITIONS["medical"].trained_on)
+    run(mini.root, out, "medical", monkeypatch, SET=first)
+    assert json.loads((out / EDITION).read_text())["complete"]
+    run(mini.root, out, "medical", monkeypatch, SET=second, LIMIT="1")
+    found = json.loads((out / EDITION).read_text())
+    assert (found["complete"], found["tried"]) == (False, [second])
+    assert any(f"{second}: made with LIMIT" in finding.problem for finding in verify_edition(out).other_files)
+    run(mini.root, out, "medical", monkeypatch, SET=first, LIMIT="1")  # whole already
+    assert json.loads((out / EDITION).read_text())["tried"] == [second]
+    run(mini.root, out, "medical", monkeypatch, SET=second)
+    found = json.loads((out / EDITION).read_text())
+    assert found["complete"] and "tried" not in found
+
+
+def test_shards_and_a_limit_are_refused_together(coco: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(coco.root, tmp_path / "out", "coco", monkeypatch, SHARD="plan/2", LIMIT="1") == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_jpeg_on_request_says_how_far_it_breaks_the_bound(

@@ -86,6 +86,30 @@ def test_a_table_that_holds_its_images_needs_no_folder(suffix: str, tmp_path: Pa
     assert not (tmp_path / "dry").exists()
 
 
+def test_an_image_that_exif_turns_is_told_where_annotations_speak_of_it(tmp_path: Path) -> None:
+    """Outlines may be of the picture as it is stored; where its size stays, nothing else would tell."""
+    (tmp_path / "photos").mkdir()
+    exif = Pillow.Exif()
+    exif[0x112] = 3
+    for name, more in (("turned.jpg", {"exif": exif}), ("plain.jpg", {})):
+        noise = np.random.default_rng(3).integers(60, 190, (40, 60, 3)).astype(np.uint8)
+        Pillow.fromarray(noise).save(tmp_path / "photos" / name, quality=95, **more)
+    outline = {"category_id": 1, "iscrowd": 0, "segmentation": [[5, 5, 35, 5, 35, 25, 5, 25]]}
+    images = [
+        {"id": n, "file_name": name, "width": 60, "height": 40} for n, name in enumerate(("turned.jpg", "plain.jpg"))
+    ]
+    content = {
+        "images": images,
+        "annotations": [{"id": n, "image_id": n, **outline} for n in (0, 1)],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    summary = protect(tmp_path / "photos", tmp_path / "out", SETTINGS, annotations=tmp_path / "a.json")
+    notes = {entry.input: entry.note for entry in summary.entries}
+    assert "EXIF turns it (orientation 3): its annotations are taken as upright" in (notes["turned.jpg"] or "")
+    assert "EXIF" not in (notes["plain.jpg"] or "") and verify(tmp_path / "out").exit_code == 0
+
+
 # --- what is the object
 
 

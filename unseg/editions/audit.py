@@ -12,7 +12,7 @@ from unseg.data.edition_catalog import READER, edition_row
 from unseg.data.edition_layout import locate
 from unseg.editions.carried import Carried, read_carried
 from unseg.editions.data_set import open_data_set
-from unseg.editions.description import is_described, read_edition
+from unseg.editions.description import is_described, not_complete, read_edition
 from unseg.errors import UserError
 from unseg.protecting.findings import Finding
 from unseg.protecting.manifest import CARRIED, EDITION, Manifest, read_manifest
@@ -43,6 +43,8 @@ def verify_edition(folder: str | Path, *, originals: str | Path | None = None, *
     faults = (*result.other_files, *_faults(folder, carried))
     if not is_described(edition, _manifest(folder), carried.values()):
         faults = (*faults, Finding(EDITION, CUT_OFF))
+    elif (tried := not_complete(edition)) is not None:
+        faults = (*faults, Finding(EDITION, tried))
     extra = tuple(name for name in result.extra if name not in carried and name not in (EDITION, CARRIED))
     missing = tuple(sorted({*result.missing, *(fault.name for fault in faults if fault.problem == "missing")}))
     return replace(result, extra=extra, missing=missing, other_files=faults)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,17 @@ def write_edition(
     complete: whether annotations came along. held: the folder as the run has locked it. Sets that earlier runs into the
     folder made stay described.
     """
-    sets = {**(earlier or {}).get("sets", {}), **description["sets"]}
+    before = earlier or {}
+    sets = {**before.get("sets", {}), **description["sets"]}
+    tried = _tried(before)
+    tried = (
+        tried - set(description["sets"]) if complete else tried | (description["sets"].keys() - before.get("sets", {}))
+    )
     content = {
         **description,
         "sets": dict(sorted(sets.items())),
-        "complete": complete or bool((earlier or {}).get("complete")),
+        "complete": not tried,
+        **({"tried": sorted(tried)} if tried else {}),
         **_counts(manifest, carried),
         "rewritten": {line.name: line.sha256 for line in carried if line.how == "rewritten"},
     }
@@ -97,6 +103,19 @@ def write_edition(
             held.check()
     except OSError as error:
         raise cannot_go_on(out, error) from error
+
+
+def _tried(edition: Mapping[str, Any]) -> set[str]:
+    """Returns the sets of an edition of which a limited run made some images alone."""
+    return set(edition.get("tried", () if edition.get("complete", True) else edition.get("sets", ())))
+
+
+def not_complete(edition: Mapping[str, Any]) -> str | None:
+    """Returns what to say of an edition of which a part was only tried; None where all of it is there."""
+    tried = sorted(_tried(edition))
+    if not tried:
+        return None
+    return f"{', '.join(tried)}: made with LIMIT, a part of the images without annotations; run it again without LIMIT"
 
 
 def is_described(edition: dict[str, Any], manifest: Manifest, carried: Iterable[Carried]) -> bool:

@@ -162,6 +162,8 @@ def _check(settings: EditionSettings) -> None:
         raise UserError(f"OBJECTS=by-class REGION={settings.region}: by class there is no prompt; leave REGION out")
     if settings.merge and (settings.dry_run or settings.limit is not None):
         raise UserError("SHARD=merge: makes whole what the shards wrote; leave out DRY_RUN and LIMIT")
+    if settings.shard is not None and settings.limit is not None:
+        raise UserError(f"SHARD={settings.shard}: shards make an edition whole; leave out LIMIT")
     if settings.engine is not None and (settings.merge or settings.shard is not None):
         word = MERGE if settings.merge else settings.shard
         raise UserError(f"SHARD={word}: ENGINE=ray makes all shards and merges them; leave out one of the two")

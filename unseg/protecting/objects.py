@@ -285,7 +285,10 @@ class AnnotationObjects(ClassedObjects):
         if not found.mask_HW.any():
             there = _ids_there(self.rule, (segment.class_id for segment in annotated.segments))
             raise Refused("unmasked", f"no object in its annotations{there}", facts)
-        return FoundObject(found.mask_HW, facts, None, found.classes_HW, found.no_class, found.notes)
+        notes = found.notes
+        if self.upright and frame.orientation != 1:
+            notes = (*notes, f"EXIF turns it (orientation {frame.orientation}): its annotations are taken as upright")
+        return FoundObject(found.mask_HW, facts, None, found.classes_HW, found.no_class, notes)
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         try:

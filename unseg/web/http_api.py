@@ -77,9 +77,12 @@ class Call:
         if name not in self.words:
             return None
         try:
-            return json.loads(self.words[name])
+            value = json.loads(self.words[name])
         except (ValueError, RecursionError) as error:
             raise UserError(f"{name}: is no JSON ({error}); {FIELDS[name].told}") from error
+        if value is None:
+            raise UserError(f"{name}: is null; leave the field out, or: {FIELDS[name].told}")
+        return value
 
     def settings(self, max_pixels: int) -> ProtectSettings:
         """Returns what the run may vary, as the call wants it; UserError names what cannot be."""
@@ -91,6 +94,8 @@ class Call:
         return replace(DEFAULTS, budget=self._budget(), workers=1, max_megapixels=max_pixels / 1e6, **words)
 
     def _budget(self) -> Budget:
+        if "epsilon" in self.words and "strength" in self.words:
+            raise UserError("epsilon and strength: give one of them, each says how much may change")
         if "epsilon" not in self.words:
             return Budget(strength(self.words.get("strength", "standard"), "strength"))
         try:

@@ -29,7 +29,7 @@ from unseg.data.annotations.core import (
 )
 from unseg.data.annotations.json_stream import read_entries
 from unseg.data.annotations.names import ImagesFolder, absent, number_in, safe_name, shown, whole_number
-from unseg.data.annotations.outlines import OutlineCollector
+from unseg.data.annotations.outlines import FEWEST_CORNERS, OutlineCollector
 from unseg.data.name_matching import file_form
 from unseg.data.samples import Problem
 from unseg.errors import UserError
@@ -166,6 +166,8 @@ def add_entry(outlines: OutlineCollector, what: str, entry: dict[str, Any], clas
     if isinstance(shape, list):
         shape = shape if isinstance(shape[0], list) else [shape]  # one polygon without the list around it
         polygons = [_corners(path, f"{what}.segmentation[{part}]", flat) for part, flat in enumerate(shape)]
+        if all(len(polygon) < FEWEST_CORNERS for polygon in polygons):
+            _check_says_nothing(path, what, entry, f"its outline has fewer than {FEWEST_CORNERS} corners", crowd=crowd)
         outlines.add_polygons(what, polygons, *facts)
         return
     counts = shape.get("counts") if isinstance(shape, dict) else None
@@ -180,7 +182,14 @@ def add_entry(outlines: OutlineCollector, what: str, entry: dict[str, Any], clas
             f"{what}: its run-length mask is of {declared} pixels, the image (upright) is"
             f" {outlines.width}×{outlines.height}",
         )
-    outlines.add_counts(what, counts, *facts)
+    if not outlines.add_counts(what, counts, *facts):
+        _check_says_nothing(path, what, entry, "its run lengths show no pixel", crowd=crowd)
+
+
+def _check_says_nothing(path: Path, what: str, entry: dict[str, Any], reason: str, *, crowd: bool) -> None:
+    """Raises ImageError where an entry without a usable outline says of an object that it has an area."""
+    if not crowd and _has_area(entry):
+        raise ImageError(path, f"{what}: {reason}, but it has a box or an area: its pixels are unknown")
 
 
 def _has_area(entry: dict[str, Any]) -> bool:

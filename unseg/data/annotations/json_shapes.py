@@ -126,8 +126,13 @@ def _tasks(values: list[Any], path: Path) -> Iterator[Item]:
         made = _member(task, "annotations" if "annotations" in task else "completions", list, where)
         kept = [item for item in made if isinstance(item, dict) and not item.get("was_cancelled")]
         results = [_member(item, "result", list, where) for item in kept[:1]]  # the first answer of several people
-        described = _task(where, _names_of(texts[0]), results[0] if results else [])
+        names = dict.fromkeys(name for text in texts for name in _names_of(text))
+        described = _task(where, list(names), results[0] if results else [])
         yield partial(_same, described), described
+
+
+SHAPES = ("rectangle", "ellipse", "polygon", "brush")
+OF_SIDES = (("points", "polygonlabels"), ("radiusX", "ellipselabels"), ("width", "rectanglelabels"))
 
 
 def _names_of(text: str) -> list[str]:
@@ -144,11 +149,14 @@ def _task(where: str, names: list[str], results: list[Any]) -> Described:
     size: tuple[int, int] | None = None
     shapes: list[Shape] = []
     left_out: list[str] = []
+    labelled = {result.get("id") for result in results if isinstance(result, dict) and result.get("type") == "labels"}
     for number, result in enumerate(results):
         what = f"{where}: result {number}"
         kind = str(result.get("type")) if isinstance(result, dict) else ""
+        if kind in SHAPES and (result.get("id") is None or result["id"] not in labelled):
+            raise UserError(f"{what}: a {kind} without a label: give it one in Label Studio, or delete it")
         if not kind.endswith("labels"):
-            continue  # choices, texts, relations, and shapes that have no label yet
+            continue  # choices, texts, relations, and shapes whose labels are a result of their own
         height, width = (whole_number(result.get(f"original_{side}"), what) for side in ("height", "width"))
         size = height, width
         shape = _studio_shape(_member(result, "value", dict, what), kind, (height, width), what)
@@ -166,6 +174,8 @@ def _studio_shape(value: dict[str, Any], kind: str, size: tuple[int, int], what:
         return None
     labels = value.get(kind)
     label = label_in(labels[0] if isinstance(labels, list) and labels else None, what)
+    if kind == "labels":  # of a shape that was drawn by itself; what is told of it is told here again
+        kind = next((named for side, named in OF_SIDES if side in value), kind)
     scale = np.array([width, height]) / PERCENT
     if kind == "polygonlabels":
         return Shape(what, label, corners_in(value.get("points"), what) * scale)

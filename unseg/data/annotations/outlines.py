@@ -78,14 +78,17 @@ class OutlineCollector:
 
     def add_counts(
         self, what: str, counts: str | Sequence[object], class_id: int, instance_id: int | None, crowd: bool = False
-    ) -> None:
-        """Adds a segment from COCO's compressed text or its run lengths."""
+    ) -> bool:
+        """Adds a segment from COCO's compressed text or its run lengths; returns whether it shows a pixel."""
         try:
             lengths = parse_counts(counts) if isinstance(counts, str) else _whole_numbers(counts)
             runs = runs_of_counts(lengths, self.height, self.width)
         except OutlineError as error:
             raise ImageError(self.path, f"{what}: {error}") from error
+        if not runs.starts.size:
+            self._unseen.append(what)
         self._add(what, runs, class_id, instance_id, crowd)
+        return bool(runs.starts.size)
 
     def add_mask(self, what: str, mask_HW: np.ndarray, class_id: int, instance_id: int | None) -> None:
         """Adds a segment from its H×W bool mask."""

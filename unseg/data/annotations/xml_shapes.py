@@ -30,6 +30,7 @@ from unseg.data.annotations.shapes import (
 from unseg.data.samples import Problem, stem_of, walk
 from unseg.errors import UserError
 from unseg.storage.files import open_for_reading
+from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 DEEPEST = 50
 START = 1 << 16
@@ -107,10 +108,12 @@ def _voc(file: Path, root: Path) -> Described:
     said = (tree.findtext("filename") or "").replace("\\", "/").rpartition("/")[2].strip()
     relative = file.relative_to(root)
     beside = (relative.parent / said).as_posix() if said else ""
-    suffix = Path(said).suffix or ".jpg"
-    own = f"{stem_of(relative.as_posix())}{suffix}"
+    stem = stem_of(relative.as_posix())
+    # The file's own name counts first, with the suffix that it says, and with any other last.
+    own = f"{stem}{Path(said).suffix or '.jpg'}"
+    others = [f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES]
     shapes = [_voc_object(item, f"{file}: object {number}") for number, item in enumerate(tree.iter("object"), 1)]
-    return Described(str(file), [name for name in (own, beside, said) if name], _voc_size(tree, file), shapes)
+    return Described(str(file), [name for name in (own, beside, said, *others) if name], _voc_size(tree, file), shapes)
 
 
 def _voc_size(tree: Element, file: Path) -> tuple[int, int] | None:
