@@ -23,6 +23,7 @@ from tests.support.told_progress import Told
 from tests.support.training_runs import SMOKE, final_state, made_samples, run, same
 from unseg.cli import main
 from unseg.commands import train as train_options
+from unseg.data.catalog import Pair
 from unseg.errors import UserError
 from unseg.storage import checkpoint_files
 from unseg.training import checkpoints, loop, steps
@@ -504,3 +505,16 @@ def test_epochs_end_with_a_checkpoint(tmp_path):
 def test_threads_that_no_machine_has_are_one_line(tmp_path, capsys, threads):
     assert main(["train", "--data-root", str(tmp_path), "--output", str(tmp_path / "run"), "--threads", threads]) == 2
     assert capsys.readouterr().err == f"unseg: error: --threads {threads}: give a whole number from 0 to 1,024\n"
+
+
+def test_other_files_under_the_same_names_are_other_data(tmp_path: Path) -> None:
+    """A training that goes on compares names and sizes of all its files, without reading them."""
+    image, mask = tmp_path / "a.jpg", tmp_path / "a.png"
+    image.write_bytes(b"photograph")
+    mask.write_bytes(b"mask")
+    pair = Pair("a", str(image), (str(mask),))
+    before = train_options.described(pair)
+    mask.write_bytes(b"MASK")
+    assert train_options.described(pair) == before
+    mask.write_bytes(b"another")
+    assert train_options.described(pair) != before

@@ -21,6 +21,7 @@ from unseg.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from unseg.compute.distributed import World
+    from unseg.data.catalog import Pair
     from unseg.method.config import TrainConfig
     from unseg.training.loop import Outcome, RunOptions
     from unseg.training.players import Starts
@@ -268,7 +269,7 @@ def _train(
         options=replace(
             options,
             facts={**options.facts, **facts},
-            same={"samples": _digest([pair.name for pair in opened.train.pairs])},
+            same={"samples": _digest([described(pair) for pair in opened.train.pairs])},
         ),
         progress=progress,
     )
@@ -342,6 +343,11 @@ def _starts(sam: Path | None, mae: Path | None) -> Starts:
 def _local_processes() -> int:
     """Returns how many training processes share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def described(pair: Pair) -> str:
+    """Returns a pair's name with the sizes of its files: enough to tell other data, without reading it."""
+    return " ".join([pair.name, *(str(os.stat(path).st_size) for path in (pair.image, *pair.masks))])
 
 
 def _digest(names: list[str]) -> str:
