@@ -119,6 +119,38 @@ def test_single_files_zips_and_the_command_give_the_same_bytes(client, tmp_path,
     assert cli.main(["verify", str(tmp_path / "protected"), "--quiet"]) == 0
 
 
+def test_pictures_that_have_another_name_here_and_those_without_an_object_are_named_beside_the_commands(
+    client, tmp_path
+):
+    """With the names that are told, and what was not marked elsewhere, both commands do what is said of them."""
+    originals = tmp_path / "originals"
+    originals.mkdir()
+    contents = {
+        "cat.jpg": file_of(photograph(), "JPEG"),
+        "cat.png": file_of(photograph(1)),
+        "not.png": file_of(photograph(2)),
+    }
+    marked = [add(client, contents[name], name) for name in ("cat.jpg", "cat.png", "not.png")]
+    mark(client, marked[0], object_of())
+    assert client.put(f"{marked[1]}/object?whole=1").status_code == 200
+    making = made(client)
+    assert making["state"] == "done", making
+    unzip(client, "protected", tmp_path)
+    unzip(client, "private", tmp_path)
+    told = (tmp_path / "READ-ME.txt").read_text()
+    assert "    cat.png -> cat-2.png\n" in told and "keep them elsewhere:\n\n    not.png\n" in told
+    for name, content in contents.items():
+        if name != "not.png":
+            (originals / {"cat.png": "cat-2.png"}.get(name, name)).write_bytes(content)
+    masks = str(tmp_path / "masks")
+    assert cli.main(["verify", str(tmp_path / "protected"), "--originals", str(originals), "--masks", masks]) == 0
+    words = making["command"].replace("ORIGINALS", "originals").split()[1:]
+    paths = {"originals", "masks", "protected.key", "protected-again"}
+    assert cli.main([*(str(tmp_path / part) if part in paths else part for part in words), "--quiet"]) == 0
+    for name in ("cat.png", "cat-2.png"):
+        assert (tmp_path / "protected-again" / name).read_bytes() == (tmp_path / "protected" / name).read_bytes()
+
+
 def test_verify_takes_the_zips_with_the_originals_elsewhere(client, tmp_path):
     picture = add(client, file_of(photograph()), "cat.png")
     mark(client, picture, object_of())

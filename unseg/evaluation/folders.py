@@ -32,6 +32,7 @@ from unseg.evaluation.sets import (
     Truth,
     annotation_files,
     check_apart,
+    check_sizes,
     open_alike,
     open_clean,
     protected_files,
@@ -196,6 +197,8 @@ def _open(folders: Folders, progress: Progress) -> _Opened:
         opened.annotations.check_rule(folders.rule)
     stems = [train.stem(index) for index in range(len(train))]
     protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
+    for files in protected.values():
+        check_sizes(files, train.files)
     train_files = [*train.files, *annotation_files(annotations)]
     test_files = [*test.files, *annotation_files(test_annotations)]
     count = sum(map(len, (train_files, test_files, *protected.values())))

@@ -41,16 +41,27 @@ This command makes the same files again, byte for byte, from the folder or the f
 After unpacking protected.zip and this archive into one folder, this one compares them with your originals:
 
     unseg verify protected --originals ORIGINALS{masks}
+{before}"""
+RENAMED = """
+Before either command, give these originals the names that they have here:
+
+{names}
+"""
+UNMARKED = """
+The first command takes every picture that is there. You said nothing of these, so keep them elsewhere:
+
+{names}
 """
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made: of which pictures, how strong, in which format."""
+    """What is to be made: of which pictures, how strong and in which format. unmarked: names of the other pictures."""
 
     pictures: Sequence[Picture]
     word: str
     form: Form
+    unmarked: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         strength(self.word, "strength")
@@ -80,6 +91,15 @@ class Order:
             unmasked="whole" if self.has_masks and self.has_whole else "skip",
             max_megapixels=max_pixels / 1e6,
         )
+
+    def read_me(self) -> str:
+        """Returns what is said beside the key: which commands make and check the same files, and what they need."""
+        renamed = [f"    {one.dropped_as} -> {one.name}" for one in self.pictures if one.dropped_as is not None]
+        before = RENAMED.format(names="\n".join(renamed)) if renamed else ""
+        if self.has_whole and self.unmarked:
+            before += UNMARKED.format(names="\n".join(f"    {name}" for name in self.unmarked))
+        masks = f" --masks {MASKS}" if self.has_masks else ""
+        return READ_ME.format(command=self.command(), masks=masks, before=before)
 
     def command(self) -> str:
         """Returns the command that makes the same files."""
@@ -200,9 +220,8 @@ class Results:
         )
         write_key(key, self.key)
         pack(self.folder / PUBLIC, [(f"{PROTECTED}/{name}", path) for name, path in _below(out)])
-        with_masks = f" --masks {MASKS}" if order.has_masks else ""
         read_me = self.folder / "READ-ME.txt"
-        read_me.write_text(READ_ME.format(command=order.command(), masks=with_masks), encoding="utf-8")
+        read_me.write_text(order.read_me(), encoding="utf-8")
         private = [(f"{MASKS}/{name}", path) for name, path in _below(masks)]
         pack(self.folder / PRIVATE, [(KEY, key), (read_me.name, read_me), *private])
         shutil.rmtree(out, ignore_errors=True)

@@ -305,9 +305,11 @@ async def show_looks(request: Request) -> Response:
 async def make_files(request: Request) -> Response:
     """Begins to make the files of all pictures that have an object."""
     tab, wanted = _tab(request), _json(await read_body(request, FORM_BYTES, "the request"))
-    pictures = [picture for picture in list(tab.pictures.values()) if picture.is_marked]
+    there = list(tab.pictures.values())
+    pictures, unmarked = ([one for one in there if one.is_marked is marked] for marked in (True, False))
     form: Any = wanted.get("format", "png")  # of a few; Order refuses others
-    order = Order(pictures, str(wanted.get("strength", "standard")), form)
+    names = [picture.name for picture in unmarked]
+    order = Order(pictures, str(wanted.get("strength", "standard")), form, names)
     return JSONResponse(tab.results.make(order, _state(request).max_pixels).as_json(), 202)
 
 

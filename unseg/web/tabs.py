@@ -74,7 +74,8 @@ class Tab:
             renamed = None if own_name == name else f"called {own_name} here, since another picture has its name"
             self._numbers += 1
             note = "; ".join(filter(None, (image.note, renamed))) or None
-            picture = Picture(self._numbers, own_name, target, height, width, note, size)
+            came_as = None if renamed is None else name
+            picture = Picture(self._numbers, own_name, target, height, width, note, size, dropped_as=came_as)
             self.pictures[picture.number] = picture
         self.darkroom.keep(target, image)
         return picture

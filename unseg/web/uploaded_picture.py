@@ -25,7 +25,7 @@ class Picture:
 
     name: relative to what was dropped. path: its file. height, width: upright, in pixels. note: what decoding changed,
     in words. runs: which object each pixel belongs to, see `runs_of`; None before there is one. whole: all of it is the
-    object.
+    object. dropped_as: the name that it came with, where another picture has that; else None.
     """
 
     number: int
@@ -37,6 +37,7 @@ class Picture:
     size: int
     runs: bytes | None = None
     whole: bool = False
+    dropped_as: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
