@@ -38,6 +38,7 @@ IS_PICTURE, HOLDS_PICTURE = "is a picture", "holds a picture as text"
 LONGEST = 256  # bytes that the beginning of one takes, spaces included
 PICTURE_TEXT = re.compile(rb'"imageData"\s*:\s*"[^"]|"data:image/[^",]{1,60};base64,')
 MEMBERS = 1_000_000  # of a tar file, at most
+PNG = b"\x89PNG\r\n\x1a\n"  # its signature; bits and kind of colour follow 16 bytes later
 COLOURED = (b"\x08\x02", b"\x08\x06")  # of PNG: 8 bits a channel, colours without a palette
 ARRAY = re.compile(rb"\x93NUMPY.{2,6}\{'descr': '\|u1', 'fortran_order': \w+, 'shape': \(([\d, ]+)\)", re.DOTALL)
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
@@ -303,7 +304,7 @@ def _strays(tar: Path, found: Sequence[Member], masks: str, most: int = MEMBERS)
             if _is_called_label_map(member, pictured):
                 if looked[member.suffix] < most:
                     looked[member.suffix] += 1
-                    if _shows_many_colours(tar, b"".join(content(file, member))):
+                    if _may_show_colours(file, member) and _shows_many_colours(tar, b"".join(content(file, member))):
                         yield member, IS_PICTURE
                 continue
             if is_picture_name(f"name.{member.suffix}"):
@@ -334,10 +335,15 @@ def _is_called_label_map(member: Member, pictured: Collection[str]) -> bool:
     return bool(name) and last in LABELS and member.sample in pictured
 
 
+def _may_show_colours(file: BinaryIO, member: Member) -> bool:
+    """Returns whether an image's first bytes leave it open that it shows colours; so most maps are not read."""
+    file.seek(member.start)
+    start = file.read(min(len(PNG) + 18, member.size))
+    return not start.startswith(PNG) or start[-2:] in COLOURED
+
+
 def _shows_many_colours(tar: Path, data: bytes) -> bool:
     """Returns whether an image shows more colours than classes have: a photograph, such as the other eye's view."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] not in COLOURED:
-        return False
     try:
         image = decode_image(tar, data)
     except ImageError:
