@@ -178,7 +178,7 @@ def test_codes_and_what_masks_hold_stay_as_the_first_line_has_them(
         add(folders, "c.png", 3, classes=(7, 3))
         told.wait_for("c.png: protected")
         add(folders, "d.png", 4, classes=(3, 9))
-        told.wait_for("d.png: failed: class 9 has code None")
+        told.wait_for("d.png: failed: class 9 has no code")
         assert read_manifest(folders / "out").header == header
     with watch(folders, monkeypatch) as told:
         told.wait_for("3 protected, 1 not: ")

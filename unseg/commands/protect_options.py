@@ -67,7 +67,8 @@ class NoiseOptions:
         typer.Option(help="Which class has which code: the manifest of an earlier run, or JSON as in its first line."),
     ] = None
     survive_grey: Annotated[
-        bool, typer.Option("--survive-grey", help="Codes that are left in copies turned grey; in colour a little weaker.")
+        bool,
+        typer.Option("--survive-grey", help="Codes that are left in copies turned grey; in colour a bit weaker."),
     ] = False
     mask_by_contrast: Annotated[
         bool, typer.Option("--mask-by-contrast", help="Less noise on flat areas, where it is seen.")

@@ -19,6 +19,7 @@ from unseg.evaluation.coded_images import CODED
 from unseg.evaluation.condition_names import parse_condition, sweep
 from unseg.evaluation.condition_sets import left_to_learners
 from unseg.evaluation.hashes import digest, fingerprint
+from unseg.evaluation.image_sizes import check_sizes
 from unseg.evaluation.kept_images import kept
 from unseg.evaluation.learner import LearnerOptions
 from unseg.evaluation.on_the_way import OnTheWay, object_rule
@@ -32,7 +33,6 @@ from unseg.evaluation.sets import (
     Truth,
     annotation_files,
     check_apart,
-    check_sizes,
     open_alike,
     open_clean,
     protected_files,

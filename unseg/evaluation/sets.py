@@ -31,10 +31,9 @@ from unseg.errors import UserError
 from unseg.evaluation.conditions import Change
 from unseg.evaluation.defences.kinds import ImageChange
 from unseg.evaluation.hashes import digest
+from unseg.evaluation.image_sizes import other_size
 from unseg.evaluation.quality import Meter
-from unseg.storage.files import open_for_reading
 from unseg.storage.image_decoding import read_image
-from unseg.storage.image_headers import promised_size
 from unseg.storage.image_limits import IMAGE_SUFFIXES
 
 LABEL_FOLDERS = ("labels", "masks", "annotations", "gt", "groundtruth")
@@ -164,7 +163,7 @@ class ProtectedImages(Derived):
             clean = self.base.pixels(index)
             if protected.shape != clean.shape:
                 (height, width), (high, wide) = protected.shape[:2], clean.shape[:2]
-                raise UserError(_other_size(self.files[index], (width, height), (wide, high)))
+                raise UserError(other_size(self.files[index], (width, height), (wide, high)))
             self.meter.add(index, clean, protected, self.truth(self.base.annotated(index))[0])
         return protected
 
@@ -329,28 +328,6 @@ def _kind_of_both(train: LabelFiles, test: LabelFiles) -> MaskKind | None:
 def _open_one(part: tuple[str, Path, Path | None], form: str, progress: Progress) -> tuple[CleanImages, Path]:
     option, folder, annotations = part
     return open_clean(folder, annotations, form, option, progress)
-
-
-def check_sizes(protected: Sequence[Path], clean: Sequence[Path]) -> None:
-    """Raises UserError where a protected image is of another size than the clean one, as far as headers say.
-
-    So that a training of hours does not come before it. Sides may be exchanged, as EXIF does.
-    """
-    for one, other in zip(protected, clean, strict=True):
-        sizes = []
-        for path in (one, other):
-            with open_for_reading(path) as file:
-                sizes.append(promised_size(file))
-        if all(map(all, sizes)) and sorted(sizes[0]) != sorted(sizes[1]):
-            raise UserError(_other_size(one, *sizes))
-
-
-def _other_size(path: Path, size: tuple[int, int], clean: tuple[int, int]) -> str:
-    """Returns what is wrong with a protected image. size, clean: width and height."""
-    return (
-        f"{path}: {size[0]}×{size[1]} pixels, but the clean image has {clean[0]}×{clean[1]}; protect the images at full"
-        " size"
-    )
 
 
 def protected_files(folder: Path, stems: Sequence[str], option: str = "--protected") -> list[Path]:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
 from unseg.compute.threads import in_order
-from unseg.data.annotations import NO_CLASS, Annotated, ClassMap, Unannotated
-from unseg.data.annotations.core import Indexed, first_few
+from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
+from unseg.data.annotations.core import covers, first_few
 from unseg.data.masks import MaskKind, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import UNREADABLE, SampleFile
@@ -273,7 +274,7 @@ class AnnotationObjects(ClassedObjects):
 
     def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
         try:
-            annotated = self._read(self.opened.name_of(sample), frame.height, frame.width)
+            annotated = self.opened.reader.read(self.opened.name_of(sample), frame.height, frame.width)
             found = found_in(annotated, self.rule)
         except Unannotated as error:
             if self.unreadable is not None:
@@ -292,7 +293,7 @@ class AnnotationObjects(ClassedObjects):
 
     def is_same(self, sample: SampleFile, entry: Entry) -> bool:
         try:
-            annotated = self._read(self.opened.name_of(sample), entry.height or 0, entry.width or 0)
+            annotated = self.opened.reader.read(self.opened.name_of(sample), entry.height or 0, entry.width or 0)
             return found_in(annotated, self.rule).facts["mask_sha256"] == entry.mask_sha256
         except ImageError:
             return False  # as its new line will tell
@@ -317,11 +318,8 @@ class AnnotationObjects(ClassedObjects):
     def tiles(self) -> bool:
         """Returns whether the first readable image has a class at every pixel, or regions that never overlap."""
         for name in self._readable_names() if self.has_classes else ():
-            try:
-                annotated = self._annotated(name)
-            except ImageError:
-                continue
-            return isinstance(annotated, Indexed) or (isinstance(annotated, ClassMap) and annotated.kind == "index")
+            with suppress(ImageError):
+                return covers(self._annotated(name))
         return False
 
     def shows(self, labels: Collection[int], pool: Executor) -> bool:
@@ -347,10 +345,7 @@ class AnnotationObjects(ClassedObjects):
         data = None if root is not None else reader.image_bytes(name)
         path = (self.opened.path if root is None else root) / name
         frame = image_decoding.frame_of(path, self.max_pixels, data, upright=self.upright)
-        return self._read(name, frame.height, frame.width)
-
-    def _read(self, name: str, height: int, width: int) -> Annotated:
-        return self.opened.reader.read(name, height, width)
+        return self.opened.reader.read(name, frame.height, frame.width)
 
 
 def whole_image(frame: Frame, refused: Refused | None = None) -> FoundObject:

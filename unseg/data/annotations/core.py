@@ -222,6 +222,11 @@ class ClassMap(Annotated):
         return rule
 
 
+def covers(annotated: Annotated) -> bool:
+    """Returns whether every pixel can have a class: one at each, or regions that never overlap."""
+    return isinstance(annotated, Indexed) or (isinstance(annotated, ClassMap) and annotated.kind == "index")
+
+
 class Annotations(ABC):
     """The annotations of a set of images, opened and checked; single images are decoded on demand, from any thread.
 
