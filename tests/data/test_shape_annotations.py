@@ -299,9 +299,10 @@ def test_a_shape_whose_label_is_a_result_of_its_own_is_read(tmp_path: Path) -> N
 
 def test_a_shape_without_a_label_is_no_reason_to_leave_an_object_out(tmp_path: Path) -> None:
     Pillow.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "cat.png")
-    path = _studio_task(tmp_path, [{"id": "a", "type": "rectangle", "value": BOX}], image="cat.png")
-    with pytest.raises(UserError, match="result 0: a rectangle without a label: give it one in Label Studio"):
-        open_annotations(path, tmp_path)
+    for own in ("a", ["a"], {}):  # whatever a stranger's export has for an id
+        path = _studio_task(tmp_path, [{"id": own, "type": "rectangle", "value": BOX}], image="cat.png")
+        with pytest.raises(UserError, match="result 0: a rectangle without a label: give it one in Label Studio"):
+            open_annotations(path, tmp_path)
 
 
 @pytest.mark.parametrize("said", ["cat.jpg", "cat", ""])

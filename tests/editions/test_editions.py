@@ -437,6 +437,10 @@ def test_a_set_that_was_only_tried_keeps_an_edition_from_being_complete(
     found = json.loads((out / EDITION).read_text())
     assert (found["complete"], found["tried"]) == (False, [second])
     assert any(f"{second}: made with LIMIT" in finding.problem for finding in verify_edition(out).other_files)
+    for told in (5, [[1], second], None):  # of a stranger
+        (out / EDITION).write_text(json.dumps({**found, "tried": told}))
+        assert verify_edition(out).exit_code == 1
+    (out / EDITION).write_text(json.dumps(found))
     run(mini.root, out, "medical", monkeypatch, SET=first, LIMIT="1")  # whole already
     assert json.loads((out / EDITION).read_text())["tried"] == [second]
     run(mini.root, out, "medical", monkeypatch, SET=second)

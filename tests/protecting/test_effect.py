@@ -24,8 +24,7 @@ def test_planes_count_by_themselves() -> None:
     assert changes.pixels == 4 * 4 * WIDTH
     status, reason = changes.status(8)  # 2.6 on average
     assert status == "weak" and reason == (
-        "in 2 of 4 planes with an object it changed by under a quarter of 8 grey levels on average, by 0.5 in the 3. "
-        "plane"
+        "in 2 of 4 planes with an object it changed by under a quarter of 8 grey levels on average, by 0.5 in plane 3"
     )
     assert changes.status(2) == ("protected", None)
     assert changes.status(20) == ("weak", "its object changed by 2.6 grey levels on average, under a quarter of 20")

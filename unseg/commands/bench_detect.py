@@ -14,7 +14,6 @@ import typer
 from unseg.commands.bench_options import RunningOptions
 from unseg.commands.console import Terminal
 from unseg.compute.progress import Progress, track
-from unseg.compute.threads import check_threads
 from unseg.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only when the command runs
@@ -68,7 +67,6 @@ def detect(
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder for {RESULT}")
     if running.threads is not None:
-        check_threads(running.threads, least=1)
         torch.set_num_threads(running.threads)
     training, chosen = Detecting(seed=seed), choose_device(running.device)
     with single_threaded_pool(cores()) as pool:

@@ -132,7 +132,6 @@ def bench_of(
     from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS
 
     if running.threads is not None:
-        check_threads(running.threads, least=1)
         torch.set_num_threads(running.threads)
     budget = Budget(noises.epsilon, noises.background_epsilon)
     networks = split_list("--networks", crossed.networks or DEFAULT_NETWORKS["semantic"])

@@ -107,7 +107,8 @@ def write_edition(
 
 def _tried(edition: Mapping[str, Any]) -> set[str]:
     """Returns the sets of an edition of which a limited run made some images alone."""
-    return set(edition.get("tried", () if edition.get("complete", True) else edition.get("sets", ())))
+    told = edition.get("tried", [] if edition.get("complete", True) else list(edition.get("sets", ())))
+    return {name for name in told if isinstance(name, str)} if isinstance(told, list) else set(edition.get("sets", ()))
 
 
 def not_complete(edition: Mapping[str, Any]) -> str | None:

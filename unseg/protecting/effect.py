@@ -131,7 +131,7 @@ class PlaneChanges:
         least = min(weak, key=lambda plane: means[plane])
         return "weak", (
             f"in {len(weak)} of {len(means)} planes with an object it changed by under a quarter of {budget:g} grey"
-            f" levels on average, by {means[least]:.2g} in the {least + 1}. plane"
+            f" levels on average, by {means[least]:.2g} in plane {least + 1}"
         )
 
 

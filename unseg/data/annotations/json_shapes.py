@@ -149,11 +149,12 @@ def _task(where: str, names: list[str], results: list[Any]) -> Described:
     size: tuple[int, int] | None = None
     shapes: list[Shape] = []
     left_out: list[str] = []
-    labelled = {result.get("id") for result in results if isinstance(result, dict) and result.get("type") == "labels"}
+    # As text, since a stranger's ids may be lists.
+    labelled = {str(one.get("id")) for one in results if isinstance(one, dict) and one.get("type") == "labels"}
     for number, result in enumerate(results):
         what = f"{where}: result {number}"
         kind = str(result.get("type")) if isinstance(result, dict) else ""
-        if kind in SHAPES and (result.get("id") is None or result["id"] not in labelled):
+        if kind in SHAPES and (result.get("id") is None or str(result["id"]) not in labelled):
             raise UserError(f"{what}: a {kind} without a label: give it one in Label Studio, or delete it")
         if not kind.endswith("labels"):
             continue  # choices, texts, relations, and shapes whose labels are a result of their own
