@@ -1,8 +1,9 @@
-"""What all tests share: fast tests run first, and torch works on two threads."""
+"""What all tests share: fast tests run first, torch works on two threads, and signals arrive."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -14,3 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: a broken rule shows in seconds, not after the slow ones. Otherwise the order stays."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def heard() -> None:
+    """Ctrl-C and SIGTERM arrive, here and in the processes that a test starts.
+
+    A job in the background ignores them, and so do all its processes. Libraries such as Ray change what a signal does.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

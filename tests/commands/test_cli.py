@@ -414,10 +414,9 @@ def test_a_real_interrupt_leaves_no_temporary_file_and_the_next_run_finishes(tmp
     (tmp_path / "photos").mkdir()
     for number in range(24):
         Pillow.fromarray(np.roll(np.tile(PHOTO, (12, 12, 1)), number, 1)).save(tmp_path / "photos" / f"{number:02}.png")
-    # A fifth of a second an image: time to be interrupted on the busiest machine. The handler is set because a shell's
-    # background job, and so whatever it starts, ignores SIGINT.
+    # A fifth of a second an image: time to be interrupted on the busiest machine.
     script = (
-        "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import sys, time;"
         "sys.path.insert(0, {!r});"
         "import unseg.protecting.inputs; from tests.support.fake_generator import loaded; from unseg import cli;"
         "slow = loaded(); fast = slow.network.forward;"

@@ -308,7 +308,6 @@ def test_a_signal_to_the_launcher_saves_once_and_leaves(photographs, tmp_path, n
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     wait_for(tmp_path / "run/checkpoints/step_00000004.json", process)
     process.send_signal(number)
@@ -470,7 +469,6 @@ def test_a_signal_to_the_launcher_is_one_line_at_any_moment(tmp_path, moment, nu
         text=True,
         cwd=tmp_path,
         timeout=120,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (process.returncode, process.stdout, process.stderr) == (128 + number, said, told)
     assert not list(tmp_path.glob("unseg-*"))

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 # Runs a command as the console script does. The process sends itself a signal when it begins to import a module.
 PROGRAM = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+import os, sys
 class Sender:
     def find_spec(self, name, path=None, target=None):
         if name == module:
@@ -32,14 +30,6 @@ sys.meta_path.insert(0, Sender())
 from unseg.cli import main
 sys.exit(main())
 """
-
-
-@pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
-    """Ctrl-C is heard, also where a shell's background job runs these tests and ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def stopped(module: str, number: int, *command: str) -> tuple[int, str]:
@@ -72,9 +62,7 @@ def test_what_a_command_imports_when_it_runs_ends_in_one_line(module: str, comma
 
 
 def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
-    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + PROGRAM.replace(
-        "signal.signal(signal.SIGINT, signal.default_int_handler)", ""
-    )
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + PROGRAM
     run = [sys.executable, "-c", code, "typer", str(int(signal.SIGINT)), "--version"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stderr) == (0, "")

@@ -118,14 +118,13 @@ def test_a_disk_that_takes_nothing_more_of_a_process_ends_all_in_one_line(tmp_pa
 # --- how it ends
 
 SLOW = """
-import signal, sys, time
+import sys, time
 sys.path.insert(0, {root!r})
 import unseg.protecting.run
 from tests.support import slow_generator
 from unseg import cli
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     run = unseg.protecting.run.protect
     unseg.protecting.run.protect = lambda *given, **options: run(*given, **options, generator=slow_generator.loaded())
     sys.exit(cli.main(sys.argv[1:]))

@@ -28,8 +28,7 @@ from unseg.protecting.verification import verify
 
 DRAW = np.random.default_rng(4)
 PROGRAM = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+import sys
 from unseg.cli import main
 sys.exit(main())
 """
