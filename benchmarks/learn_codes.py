@@ -7,8 +7,10 @@ noise is to be half as visible as the codes; with 1 no more visible than they; w
 happens is in `benchmarks.bilevel_codes`. Needs the package of EfficientNet-lite0's weights.
 
 The same command goes on after any stop, to the same weights as if there had been none; with more --hours it goes on
-further. Ctrl-C and SIGTERM end it after its step, with a checkpoint. OUT/log.jsonl gets a line every --log-every
-seconds, with means since the line before:
+further. Ctrl-C and SIGTERM end it after its step, with a checkpoint. Where the checkpoints are gone, --start FILE goes
+on from weights that it wrote, with new victims; the hours of that file count.
+
+OUT/log.jsonl gets a line every --log-every seconds, with means since the line before:
 
 - victim_0, victim_1, victim_2: losses of the victims while they learn (ImageNet weights with a short and a long life,
   random weights); loss: that of the generator's steps, of given and swapped views
@@ -58,7 +60,7 @@ from unseg.data.measuring_sets import CCP, CCP_GROUPS, MeasuringPart, home_of_se
 from unseg.errors import UserError
 from unseg.evaluation.measuring_images import MeasuringImages
 from unseg.storage.checkpoint_files import taken_over
-from unseg.storage.coded_weights import save_coded
+from unseg.storage.coded_weights import LoadedCoded, load_coded, save_coded
 from unseg.storage.files import open_for_appending, write_bytes
 from unseg.training.checkpoints import GENERATOR_FILE, REMEDY, RunFolder, read_state
 from unseg.training.log import LOG_FILE
@@ -86,10 +88,12 @@ class Trained:
     sums: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, config: Learning, classes: int) -> Trained:
-        """Returns a new training."""
+    def begin(cls, config: Learning, classes: int, start: LoadedCoded | None = None) -> Trained:
+        """Returns a new training, or one that goes on from the weights and the hours of an earlier one."""
         torch.manual_seed(config.seed)
         generator, average = CodedGenerator(config.widths), CodedGenerator(config.widths)
+        if start is not None:
+            generator.load_state_dict(start.network.state_dict())
         average.load_state_dict(generator.state_dict())
         average.eval().requires_grad_(False)
         optimizer = torch.optim.Adam(generator.parameters(), lr=config.learning_rate)
@@ -105,6 +109,7 @@ class Trained:
             readouts=readouts,
             readout_optimizer=torch.optim.Adam(readouts.parameters(), lr=config.readout_rate),
             births=len(config.victims),
+            seconds=hours_of(start) * HOUR,
         )
 
     def count(self, **values: float) -> None:
@@ -246,14 +251,33 @@ class Until:
         return trained.seconds >= self.hours * HOUR or 0 < self.steps <= trained.step
 
 
+def hours_of(start: LoadedCoded | None) -> float:
+    """Returns the processor time that the weights in a file took, in hours; UserError where the file does not tell."""
+    if start is None:
+        return 0.0
+    try:
+        return float(start.facts["hours"])
+    except (KeyError, ValueError):
+        raise UserError("--start: does not tell its hours; give a file that benchmarks.learn_codes wrote") from None
+
+
 def learn(
-    config: Learning, photographs: Photographs, out: Path, until: Until = Until(), progress: Progress = SILENT
+    config: Learning,
+    photographs: Photographs,
+    out: Path,
+    until: Until = Until(),
+    progress: Progress = SILENT,
+    start: LoadedCoded | None = None,
 ) -> Trained:
-    """Trains, or goes on with the training in `out`, until the time is over or a signal comes."""
+    """Trains, or goes on with the training in `out`, until the time is over or a signal comes.
+
+    start: weights that a training without checkpoints in `out` begins with.
+    """
     folder = RunFolder(out, keep=2)
     settings = {**json.loads(json.dumps(asdict(config))), "photographs": len(photographs.images)}
+    settings["start"] = start.sha256 if start is not None else ""
     with folder, StopRequest() as stop:
-        trained = Trained.begin(config, photographs.classes)
+        trained = Trained.begin(config, photographs.classes, start)
         newest = folder.newest(settings, progress)
         if newest is not None:
             with taken_over(newest, REMEDY):
@@ -343,10 +367,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-every", type=float, default=60.0, help="seconds between lines of the log")
     parser.add_argument("--save-every", type=float, default=180.0, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="weights of an earlier training to go on from")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     terminal = Terminal()
     try:
+        start = None if given.start is None else load_coded(given.start)
         photographs = read_photographs(given.data_root, terminal)
         config = Learning(
             epsilon=given.epsilon,
@@ -356,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         until = Until(given.hours, given.steps, given.log_every, given.save_every)
         with denormals_flushed():
-            learn(config, photographs, given.out, until, terminal)
+            learn(config, photographs, given.out, until, terminal, start)
     except UserError as error:
         print(f"learn_codes: error: {error}", file=sys.stderr)
         return 2

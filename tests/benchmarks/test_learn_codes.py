@@ -19,6 +19,7 @@ from unseg.errors import UserError
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, BOOK
+from unseg.storage.coded_weights import load_coded
 from unseg.training.checkpoints import RunFolder
 
 TINY = Learning(
@@ -152,6 +153,23 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "broken").steps() == [6, 5] and (tmp_path / "broken/generator.safetensors").exists()
     with pytest.raises(UserError, match=r"visibility: 0\.5, now 0\.0"):
         learn(replace(TINY, visibility=0.0), photographs, tmp_path / "broken", every_step)
+
+
+def test_weights_without_checkpoints_go_on_with_their_hours(tmp_path):
+    config, photographs = replace(TINY, widths=(48, 64, 96)), made_photographs()
+    first = learn(config, photographs, tmp_path / "first", Until(steps=2))
+    start = load_coded(tmp_path / "first/generator.safetensors")
+    begun = Trained.begin(config, 4, start)
+    for network in (begun.generator, begun.average):
+        assert same(network.state_dict(), first.average.state_dict())
+    assert begun.step == 0 and begun.seconds == pytest.approx(first.seconds, abs=2)  # the file tells 0.001 hours
+    then = learn(config, photographs, tmp_path / "then", Until(steps=1), start=start)
+    assert then.seconds > begun.seconds
+    assert float(load_coded(tmp_path / "then/generator.safetensors").facts["hours"]) >= float(start.facts["hours"])
+    with pytest.raises(UserError, match="start: "):  # other weights than those it began with
+        learn(config, photographs, tmp_path / "then", Until(steps=2))
+    with pytest.raises(UserError, match="--start: does not tell its hours"):
+        Trained.begin(config, 4, replace(start, facts={}))
 
 
 def test_data_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -20,10 +20,11 @@ KIND = "network"  # the entry of the metadata that tells whose weights a file ho
 
 @dataclass(frozen=True)
 class LoadedCoded:
-    """A coded generator ready to use, and the sha256 of its file."""
+    """A coded generator ready to use, the sha256 of its file, and the facts of its training that the file tells."""
 
     network: CodedGenerator
     sha256: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_coded(path: Path) -> LoadedCoded:
@@ -32,7 +33,7 @@ def load_coded(path: Path) -> LoadedCoded:
     if misfit := compare(file.shapes, shapes_of(network.state_dict())):
         raise UserError(f"{path}: is not a coded generator: {misfit}; give a file that benchmarks.learn_codes wrote")
     network.load_state_dict(file.read_floats(), strict=True)
-    return LoadedCoded(network.eval().requires_grad_(False), sha256_or_refuse(path))
+    return LoadedCoded(network.eval().requires_grad_(False), sha256_or_refuse(path), file.metadata)
 
 
 def save_coded(network: CodedGenerator, path: Path, facts: Mapping[str, str]) -> str:
