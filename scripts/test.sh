@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Sets up the project, checks its code, builds its documentation and runs its tests, fast ones first.
+# Sets up the project, checks its code, builds its documentation and runs its tests, fast ones first: two processes share
+# those. Slow tests start processes of their own and run one by one.
 #
 #   bash scripts/test.sh                  the checks, the documentation, all tests
-#   bash scripts/test.sh -m "not slow"    the same with the fast tests alone; every argument goes to pytest
+#   bash scripts/test.sh -m "not slow"    the same with the fast tests alone; every argument goes to pytest, which then
+#                                         runs once, in one process
 #   CHECKS=0 bash scripts/test.sh -k box  tests alone, while you work on them
 #
 # Needs: what install.sh needs; no GPU, no data, and no network once .venv is there.
@@ -20,4 +22,11 @@ if [[ ${CHECKS:-1} != 0 ]]; then
     .venv/bin/mypy
     NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 fi
-exec .venv/bin/python -m pytest --durations=10 "$@"
+tests=(.venv/bin/python -m pytest --durations=10)
+if (($#)); then
+    exec "${tests[@]}" "$@"
+fi
+failed=0
+"${tests[@]}" -m "not slow" -n 2 --dist loadfile || failed=$?
+"${tests[@]}" -m slow || failed=$?
+exit "$failed"

@@ -8,8 +8,11 @@ import signal
 import pytest
 
 # Set before torch is imported, and inherited by the processes that tests start: on a machine with many more cores than
-# a container may use, torch would otherwise start a thread for each of them.
+# a container may use, torch would otherwise start a thread for each of them. Processes that share the tests have one
+# each; they inherit what the first one set.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
