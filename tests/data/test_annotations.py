@@ -140,7 +140,7 @@ def test_an_image_without_annotation_and_annotations_without_an_image_are_told(n
     assert read(annotations, built, "a.png").object_mask(ALL).any()
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - {"yolo"}))  # whose outlines are shares of whatever size there is
+@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - {"yolo"}))  # whose outlines are shares of any size
 def test_an_image_of_another_size_is_refused_by_itself(name: str, tmp_path: Path) -> None:
     built = build(name, tmp_path)
     annotations = opened(built)
