@@ -197,7 +197,7 @@ def test_a_key_and_codes_are_for_codes(photos: Path, tmp_path: Path) -> None:
     masks = object_masks(photos)
     with pytest.raises(UserError, match="--key: is for noise of codes"):
         run(photos, tmp_path / "out", replace(SETTINGS, noise="compact"), masks=masks, key=bytes(32))
-    with pytest.raises(UserError, match="--codes: holds a code a class; give --objects by-class"):
+    with pytest.raises(UserError, match="--codes: holds codes of classes; give --objects by-class"):
         run(photos, tmp_path / "out", replace(SETTINGS, auto_objects=False), masks=masks, codes={1: 1})
     with pytest.raises(UserError, match="nothing here tells classes apart"):
         run(photos, tmp_path / "out", masks=masks, codes={1: 1})

@@ -134,9 +134,9 @@ def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
         else:
             coding = coding_from({"codes": {str(label): code for label, code in given.items()}}, "codes")
         if rule.by_class and coding.codes is None:
-            raise UserError("--codes: holds one code for the object, but --objects by-class asks for a code a class")
+            raise UserError("--codes: holds one code for the object, but --objects by-class asks for codes of classes")
         if not rule.by_class and coding.codes is not None and not _is_free(request):
-            raise UserError("--codes: holds a code a class; give --objects by-class, or leave --objects out")
+            raise UserError("--codes: holds codes of classes; give --objects by-class, or leave --objects out")
         return coding
     if before.get("codes") is None or "book" not in before.get("settings", {}):  # else they are of tints
         return None
@@ -176,7 +176,9 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
 def _by_class(request: Request, objects: Objects) -> ClassedObjects:
     """Returns the objects with their classes told apart, the background among them."""
     if not isinstance(objects, ClassedObjects) or not objects.has_classes:
-        raise UserError("--codes: holds a code a class, but nothing here tells classes apart; give masks of class ids")
+        raise UserError(
+            "--codes: holds codes of classes, but nothing here tells classes apart; give masks of class ids"
+        )
     rule: ObjectRule = replace(request.settings.rule, by_class=True, background_label=None)
     return objects.ruled(rule)
 

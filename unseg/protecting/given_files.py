@@ -83,7 +83,7 @@ def _decoded(path: Path, data: bytes, settings: ProtectSettings) -> image_decodi
 def mask_in_file(mask: GivenFile, image: GivenImage, settings: ProtectSettings) -> np.ndarray:
     """Returns the object that a mask's file shows, H×W bool, as `unseg protect --mask` takes it; UserError else.
 
-    Class ids are an object where some of them are background; else they ask for `classes`, a code each.
+    Class ids are an object where some of them are background; else they ask for `classes`, which tells them apart.
     """
     path = Path(mask) if isinstance(mask, (str, os.PathLike)) else Path("mask")
     data = bytes(mask) if isinstance(mask, (bytes, bytearray, memoryview)) else None

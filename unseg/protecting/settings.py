@@ -41,7 +41,7 @@ class ProtectSettings:
     noise: codes (patterns by formula, without a network), sam (a generator derived from SAM, whose weights `generator`
     names), compact (the one that ships) or tint (its flat colours, one a class); None is codes, or the network that
     `generator` names. auto_objects: whether a run with codes decides by its masks between one code for the object and
-    a code a class; only where `rule` takes all objects together. rule: which part of masks or annotations is the
+    codes of classes; only where `rule` takes all objects together. rule: which part of masks or annotations is the
     object; by class no class but the ignored one is left out, and the background has no noise with codes, its own with
     tints. mask_by_contrast, survive_grey: of codes, see `unseg.method.coded_noise`. mask_type: what the values of masks
     mean; "auto" finds out. mask_frame, fit_masks: how masks lie, see `unseg.protecting.mask_placing.Placing`.
