@@ -28,5 +28,6 @@ if (($#)); then
 fi
 failed=0
 "${tests[@]}" -m "not slow" -n 2 --dist loadfile || failed=$?
+((failed <= 1)) || exit "$failed" # stopped with Ctrl-C, or not begun: 1 is of failed tests
 "${tests[@]}" -m slow || failed=$?
 exit "$failed"
