@@ -5,7 +5,8 @@ apart.
 
 A fresh network is trained on the train and test photographs of BSDS500, where each segment of the median annotation
 (NAME.b.png) carries noise or not at random, anew at each visit; see `unseg.evaluation.time_to_detect`. The figures are
-shares of pixels named rightly, by 50 steps: `accuracy` with the code, `told` as noised or not. Names:
+shares of pixels named rightly, by 50 steps: `accuracy` with the code, `told` as noised or not. `left_by_notch` is the
+share of the noise's energy that the defence `notch` leaves where all segments of these photographs carry noise. Names:
 
 - code1 to code12: a code of the book in use; grey1 … its form that survives grey copies
 - book: all codes of the book and absence, each segment one of them
@@ -14,6 +15,7 @@ shares of pixels named rightly, by 50 steps: `accuracy` with the code, `told` as
 - SHAPE:DEGREES:PERIODS:AXIS: a pattern of your own, such as checkers:0:16:++- or stripes:45:11.3+45:+-+ (two waves)
 
 With --grey the photographs are turned grey first; codes have their forms for grey images then, and `tint` is brighter.
+With --period-spread and --direction-spread patterns vary by as much from image to image, not by what the book says.
 
 Needs BSDS500 and the package of EfficientNet-lite0's weights. A pattern takes two minutes of one core, the book three.
 What the file holds is not measured again, so a run that was stopped goes on.
@@ -42,6 +44,7 @@ from segment_anything_training.coded import CodedGenerator
 from unseg.commands.console import Terminal
 from unseg.compute.progress import Progress
 from unseg.errors import UserError
+from unseg.evaluation.defences.notch import find_peaks, mean_log_spectrum, without_peaks
 from unseg.evaluation.time_to_detect import Detecting, Question, time_to_detect
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
@@ -72,31 +75,31 @@ class Candidate:
     codes: int = 1
 
 
-def candidate(name: str, budget: Budget, learned: CodedGenerator | None = None) -> Candidate:
+def candidate(name: str, budget: Budget, learned: CodedGenerator | None = None, book: CodeBook = BOOK) -> Candidate:
     """Returns what a name stands for; UserError where it stands for nothing. learned: the network of learned codes."""
     numbered = re.fullmatch(r"(code|grey)([1-9]\d?)", name, re.ASCII)
-    if numbered and int(numbered[2]) <= BOOK.codes:
-        one = replace(BOOK, patterns=(BOOK.patterns[int(numbered[2]) - 1],))
+    if numbered and int(numbered[2]) <= book.codes:
+        one = replace(book, patterns=(book.patterns[int(numbered[2]) - 1],))
         return Candidate(name, _of_book(one, budget, survive_grey=numbered[1] == "grey"))
     if name == "book":
-        return Candidate(name, _of_book(BOOK, budget), BOOK.codes)
+        return Candidate(name, _of_book(book, budget), book.codes)
     if name == "tint":
         return Candidate(name, _flat(budget))
     if name in LEARNED:
         if learned is None:
             raise UserError(f"{name}: needs --learned FILE, the weights of the network")
-        return Candidate(name, _learned(learned, budget), LEARNED[name])
+        return Candidate(name, _learned(learned, budget, book), LEARNED[name])
     if name.count(":") == 3:
-        return Candidate(name, _of_book(replace(BOOK, patterns=(_own(name),)), budget))
-    raise UserError(f"{name}: give code1 to code{BOOK.codes}, grey1, book, tint, learned or SHAPE:DEGREES:PERIODS:AXIS")
+        return Candidate(name, _of_book(replace(book, patterns=(_own(name),)), budget))
+    raise UserError(f"{name}: give code1 to code{book.codes}, grey1, book, tint, learned or SHAPE:DEGREES:PERIODS:AXIS")
 
 
 def _of_book(book: CodeBook, budget: Budget, survive_grey: bool = False) -> Noise:
     return lambda pixels, codes: apply_codes(pixels, codes, book, KEY, budget, survive_grey=survive_grey)
 
 
-def _learned(network: CodedGenerator, budget: Budget) -> Noise:
-    return lambda pixels, codes: apply_learned_codes(network, pixels, codes, BOOK, KEY, budget)
+def _learned(network: CodedGenerator, budget: Budget, book: CodeBook) -> Noise:
+    return lambda pixels, codes: apply_learned_codes(network, pixels, codes, book, KEY, budget)
 
 
 def _flat(budget: Budget) -> Noise:
@@ -156,6 +159,25 @@ class Segmented:
         return Question(visit, len(self.images), asked.codes)
 
 
+def left_by_notch(asked: Candidate, photographs: Segmented) -> float:
+    """Returns the share of the noise's energy that a notch filter leaves, which is fitted to these photographs.
+
+    Every segment carries noise, so the filter has as much to find as there can be.
+    """
+    random = np.random.default_rng(0)
+    noised = []
+    for pixels, segments in zip(photographs.images, photographs.segments, strict=True):
+        codes = random.integers(1, asked.codes + 1, int(segments.max()) + 1).astype(np.uint8)
+        noised.append(asked.noise(pixels, codes[segments]))
+    peaks = find_peaks(mean_log_spectrum(noised))
+    before = after = 0.0
+    for pixels, changed in zip(photographs.images, noised, strict=True):
+        left = without_peaks(changed, peaks).astype(np.float64) - without_peaks(pixels, peaks)
+        before += float(np.square(changed.astype(np.float64) - pixels).sum())
+        after += float(np.square(left).sum())
+    return after / before
+
+
 def measured(asked: Candidate, photographs: Segmented, options: Detecting, progress: Progress) -> dict[str, Any]:
     """Returns the figures of a candidate."""
     steps = options.steps if asked.codes == 1 else max(options.steps, BOOK_STEPS)
@@ -166,15 +188,19 @@ def measured(asked: Candidate, photographs: Segmented, options: Detecting, progr
     return {
         "codes": asked.codes,
         "windows": [asdict(window) for window in windows],
+        "left_by_notch": round(left_by_notch(asked, photographs), 4),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def settings_of(options: Detecting, budget: Budget, learned: LoadedCoded | None, grey: bool) -> dict[str, Any]:
+def settings_of(
+    options: Detecting, budget: Budget, book: CodeBook, learned: LoadedCoded | None, grey: bool
+) -> dict[str, Any]:
     """Returns what all figures of a file share."""
+    spreads = {"period_spread": book.period_spread, "direction_spread": book.direction_spread}
     weights = {"learned": learned.sha256} if learned else {}
     photographs = {"photographs": "grey"} if grey else {}
-    return {"book": BOOK.version, "budget": budget.object, **asdict(options), **weights, **photographs}
+    return {"book": book.version, **spreads, "budget": budget.object, **asdict(options), **weights, **photographs}
 
 
 def earlier(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -198,15 +224,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epsilon", type=float, default=8.0, help="budget, grey levels of 255")
     parser.add_argument("--steps", type=int, default=150, help="of one pattern; a book is given 200 or more")
     parser.add_argument("--seed", type=int, default=0, help="of the network's weights, views and noised segments")
+    parser.add_argument("--period-spread", type=float, default=BOOK.period_spread, help="default: the book's")
+    parser.add_argument("--direction-spread", type=float, default=BOOK.direction_spread, help="radians; likewise")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args(arguments)
     terminal, budget = Terminal(), Budget(options.epsilon, 0)
     training = Detecting(steps=options.steps, seed=options.seed)
+    book = replace(BOOK, period_spread=options.period_spread, direction_spread=options.direction_spread)
     torch.set_num_threads(options.threads)
     try:
         learned = load_coded(options.learned) if options.learned else None
-        asked = [candidate(name, budget, learned.network if learned else None) for name in options.patterns]
-        figures = earlier(options.out, settings_of(training, budget, learned, options.grey))
+        asked = [candidate(name, budget, learned.network if learned else None, book) for name in options.patterns]
+        figures = earlier(options.out, settings_of(training, budget, book, learned, options.grey))
         left = [one for one in asked if one.name not in figures["patterns"]]
         photographs = Segmented.read(options.data, terminal, options.grey) if left else None
         for one in left:
@@ -221,10 +250,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _table(patterns: dict[str, Any]) -> Table:
-    table = Table("pattern", "codes", "share named rightly, by 50 steps", "told from none")
+    table = Table("pattern", "codes", "share named rightly, by 50 steps", "told from none", "left by notch")
     for name, figures in patterns.items():
         shares = [" ".join(f"{window[key]:.2f}" for window in figures["windows"]) for key in ("accuracy", "told")]
-        table.add_row(name, str(figures["codes"]), *shares)
+        table.add_row(name, str(figures["codes"]), *shares, f"{figures['left_by_notch']:.2f}")
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import detect_patterns
-from benchmarks.detect_patterns import KEY, Segmented, candidate, main
+from benchmarks.detect_patterns import KEY, Candidate, Segmented, candidate, left_by_notch, main
 from segment_anything_training.coded import CodedGenerator
 from tests.support.measuring_folders import write_labels
 from unseg.compute.progress import SILENT
@@ -110,6 +111,42 @@ def test_what_is_measured_is_kept(
     assert "was made with other settings" in capsys.readouterr().err
     assert main(["tint", "--data", str(tmp_path), "--out", str(tmp_path / "other.json")]) == 2
     assert "no photographs" in capsys.readouterr().err
+
+
+def test_what_a_notch_filter_leaves_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two waves of one amplitude, each in a segment of its own, the filter takes one: half the energy is left."""
+    x = np.arange(128)
+    flat = np.full((128, 256, 3), 100, np.uint8)
+    waves = [np.round(8 * np.sin(2 * np.pi * cycles * np.tile(x, 2) / 128)) for cycles in (8, 16)]
+
+    def noise(pixels: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        assert (codes == 1).all()  # every segment carries noise
+        return (pixels + (waves[0] + waves[1]).astype(int)[None, :, None]).astype(np.uint8)
+
+    photographs = Segmented([flat], [np.zeros((128, 256), int)])
+    taken = np.zeros((128, 128, 3), bool)
+    monkeypatch.setattr(detect_patterns, "find_peaks", lambda spectrum: taken)
+    assert left_by_notch(Candidate("two waves", noise), photographs) == 1
+    taken[0, [16, -16]] = True
+    assert left_by_notch(Candidate("two waves", noise), photographs) == pytest.approx(0.5, abs=0.02)
+
+
+def test_spreads_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns vary by them, and figures of other spreads are not mixed with theirs."""
+    asked: list[Question] = []
+
+    def measured(question: Question, options: Detecting, *, progress: object, what: str) -> list[Window]:
+        asked.append(question)
+        return [Window(50, 0.25, 0.5)]
+
+    monkeypatch.setattr(detect_patterns, "time_to_detect", measured)
+    command = ["--data", str(mini_bsds(tmp_path / "bsds")), "--out", str(tmp_path / "found.json")]
+    assert main(["code2", *command, "--period-spread", "0.1", "--direction-spread", "0"]) == 0
+    pixels, codes = asked[0].visit(0, np.random.default_rng(1))
+    photo = Segmented.read(tmp_path / "bsds", SILENT).images[0]
+    narrow = replace(BOOK, patterns=(BOOK.patterns[1],), period_spread=0.1, direction_spread=0.0)
+    assert np.array_equal(pixels, apply_codes(photo, codes, narrow, KEY, BUDGET)) and (codes == 1).any()
+    assert main(["code2", *command]) == 2
 
 
 def test_grey_photographs_get_the_codes_of_grey_images(tmp_path: Path) -> None:
