@@ -233,6 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
     book = replace(BOOK, period_spread=options.period_spread, direction_spread=options.direction_spread)
     torch.set_num_threads(options.threads)
     try:
+        if not 0 <= book.period_spread < 1:
+            raise UserError(f"--period-spread {book.period_spread}: give 0 or more, and less than 1")
+        if not 0 <= book.direction_spread <= math.pi:
+            raise UserError(f"--direction-spread {book.direction_spread}: give radians from 0 to 3.14")
         learned = load_coded(options.learned) if options.learned else None
         asked = [candidate(name, budget, learned.network if learned else None, book) for name in options.patterns]
         figures = earlier(options.out, settings_of(training, budget, book, learned, options.grey))

@@ -114,7 +114,7 @@ def test_what_is_measured_is_kept(
 
 
 def test_what_a_notch_filter_leaves_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two waves of one amplitude, each in a segment of its own, the filter takes one: half the energy is left."""
+    """Of two waves of one amplitude the filter takes one: half the energy is left."""
     x = np.arange(128)
     flat = np.full((128, 256, 3), 100, np.uint8)
     waves = [np.round(8 * np.sin(2 * np.pi * cycles * np.tile(x, 2) / 128)) for cycles in (8, 16)]
@@ -123,7 +123,7 @@ def test_what_a_notch_filter_leaves_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
         assert (codes == 1).all()  # every segment carries noise
         return (pixels + (waves[0] + waves[1]).astype(int)[None, :, None]).astype(np.uint8)
 
-    photographs = Segmented([flat], [np.zeros((128, 256), int)])
+    photographs = Segmented([flat], [np.tile(np.arange(256) // 32, (128, 1))])
     taken = np.zeros((128, 128, 3), bool)
     monkeypatch.setattr(detect_patterns, "find_peaks", lambda spectrum: taken)
     assert left_by_notch(Candidate("two waves", noise), photographs) == 1
@@ -147,6 +147,12 @@ def test_spreads_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     narrow = replace(BOOK, patterns=(BOOK.patterns[1],), period_spread=0.1, direction_spread=0.0)
     assert np.array_equal(pixels, apply_codes(photo, codes, narrow, KEY, BUDGET)) and (codes == 1).any()
     assert main(["code2", *command]) == 2
+
+
+@pytest.mark.parametrize(("option", "value"), [("--period-spread", "1"), ("--direction-spread", "nan")])
+def test_spreads_that_no_pattern_can_have(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["code1", option, value]) == 2
+    assert option in capsys.readouterr().err
 
 
 def test_grey_photographs_get_the_codes_of_grey_images(tmp_path: Path) -> None:
