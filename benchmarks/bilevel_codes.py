@@ -31,7 +31,7 @@ from unseg.evaluation.practice_views import draw_practice_views
 from unseg.method.coded_noise import code_signs
 from unseg.method.codes import code_map
 from unseg.method.metrics import IGNORE_LABEL
-from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
+from unseg.method.patterns import ABSENCE, BOOK, NO_CODE, CodeBook, book_of
 from unseg.method.prompts import seeded
 from unseg.storage.key_file import KEY_BYTES
 from unseg.victims.imagenet import encoder_of, load_imagenet
@@ -115,6 +115,11 @@ class Coding:
     codes: Mapping[int, int]
     key: bytes
 
+    @property
+    def book(self) -> CodeBook:
+        """Returns the book of these codes."""
+        return book_of(self.codes.values())
+
     @classmethod
     def draw(cls, config: Learning, classes: int, random: np.random.Generator) -> Coding:
         """Draws one code for everything but the background, or a code a class and one class without."""
@@ -197,7 +202,8 @@ def draw_batch(
         is_swapped = place >= config.batch - swapped
         given = coding.swapped(random) if is_swapped else coding.codes
         codes_HW = code_map(labels, given)
-        part = noised_part(generator, photographs.images[index], codes_HW, coding.key, sight, config.epsilon)
+        image_HW3 = photographs.images[index]
+        part = noised_part(generator, image_HW3, codes_HW, coding.book, coding.key, sight, config.epsilon)
         if look and not is_swapped and part.signs.any():
             batch.seen.append(part.seen_share())
         shown = sight.labels(labels)
@@ -228,13 +234,19 @@ class Part:
 
 
 def noised_part(
-    generator: CodedGenerator, image_HW3: np.ndarray, codes_HW: np.ndarray, key: bytes, sight: Sight, epsilon: float
+    generator: CodedGenerator,
+    image_HW3: np.ndarray,
+    codes_HW: np.ndarray,
+    book: CodeBook,
+    key: bytes,
+    sight: Sight,
+    epsilon: float,
 ) -> Part:
     """Returns the part of an image that a view depends on, with the generator's noise as it is published: whole grey
     levels within the budget, 0 to 255."""
     level = int(epsilon)
     inside = (sight.rows, sight.columns)
-    signs_HW3 = code_signs(image_HW3, codes_HW, BOOK, key)[inside]
+    signs_HW3 = code_signs(image_HW3, codes_HW, book, key)[inside]
     signs, clean = (
         torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
         for pixels in (signs_HW3, image_HW3[inside])

@@ -15,7 +15,7 @@ share of the noise's energy that the defence `notch` leaves where all segments o
 - SHAPE:DEGREES:PERIODS:AXIS: a pattern of your own, such as checkers:0:16:++- or stripes:45:11.3+45:+-+ (two waves)
 
 With --grey the photographs are turned grey first; codes have their forms for grey images then, and `tint` is brighter.
-With --period-spread and --direction-spread patterns vary by as much from image to image, not by what the book says.
+With --period-spread and --direction-spread patterns vary by as much from image to image, not as several codes do.
 
 Needs BSDS500 and the package of EfficientNet-lite0's weights. A pattern takes two minutes of one core, the book three.
 What the file holds is not measured again, so a run that was stopped goes on.
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epsilon", type=float, default=8.0, help="budget, grey levels of 255")
     parser.add_argument("--steps", type=int, default=150, help="of one pattern; a book is given 200 or more")
     parser.add_argument("--seed", type=int, default=0, help="of the network's weights, views and noised segments")
-    parser.add_argument("--period-spread", type=float, default=BOOK.period_spread, help="default: the book's")
+    parser.add_argument("--period-spread", type=float, default=BOOK.period_spread, help="default: of several codes")
     parser.add_argument("--direction-spread", type=float, default=BOOK.direction_spread, help="radians; likewise")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args(arguments)

@@ -22,7 +22,7 @@ from unseg.evaluation.sets import truth_by
 from unseg.evaluation.sources import Sources
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
-from unseg.method.patterns import BOOK
+from unseg.method.patterns import BOOK, ONE_CODE_BOOK
 from unseg.storage.coded_weights import save_coded
 from unseg.storage.image_decoding import decode_samples
 from unseg.storage.image_encoding import encode_jpeg
@@ -59,7 +59,7 @@ def test_one_code_on_objects_where_there_is_a_background(tmp_path: Path) -> None
     opened = opened_set(tmp_path, "carparts")
     changed, clean, labels = noised(opened, "codes")
     codes = np.where(labels > 0, 1, 0).astype(np.uint8)
-    assert np.array_equal(changed, apply_codes(clean, codes, BOOK, key_of("comparison", 0), BUDGET))
+    assert np.array_equal(changed, apply_codes(clean, codes, ONE_CODE_BOOK, key_of("comparison", 0), BUDGET))
     assert np.array_equal(changed, noised(opened, "codes-one")[0])
     assert (changed[labels == 0] == clean[labels == 0]).all() and (changed[labels > 0] != clean[labels > 0]).any()
 
@@ -68,14 +68,17 @@ def test_grey_twins_count_where_images_may_be_grey(monkeypatch: pytest.MonkeyPat
     """Noise of colour images that were measured stays theirs when another grey form is tried out."""
     plain, safe = CODED["codes"], CODED["codes-grey-safe"]
     before = [coded_identity(plain, False), coded_identity(plain, True), coded_identity(safe, False)]
-    first, *others = BOOK.patterns
-    grey = replace(BOOK, patterns=(replace(first, grey=replace(first.grey, periods=(7.0,))), *others))
-    colour = replace(BOOK, patterns=(replace(first, colour=replace(first.colour, periods=(7.0,))), *others))
-    drift = replace(BOOK, drift_turns=0.1)
-    for book, changed in ((grey, [False, True, True]), (colour, [True] * 3), (drift, [True] * 3)):
-        monkeypatch.setattr(coded_images, "BOOK", book)
-        after = [coded_identity(plain, False), coded_identity(plain, True), coded_identity(safe, False)]
-        assert [one != other for one, other in zip(before, after, strict=True)] == changed
+    for name in ("BOOK", "ONE_CODE_BOOK"):
+        book = getattr(coded_images, name)
+        first, *others = book.patterns
+        grey = replace(book, patterns=(replace(first, grey=replace(first.grey, periods=(7.0,))), *others))
+        colour = replace(book, patterns=(replace(first, colour=replace(first.colour, periods=(7.0,))), *others))
+        drift = replace(book, drift_turns=0.1)
+        for tried, changed in ((grey, [False, True, True]), (colour, [True] * 3), (drift, [True] * 3)):
+            with monkeypatch.context() as patched:
+                patched.setattr(coded_images, name, tried)
+                after = [coded_identity(plain, False), coded_identity(plain, True), coded_identity(safe, False)]
+            assert [one != other for one, other in zip(before, after, strict=True)] == changed
 
 
 def test_codes_for_classes_beside_a_background(tmp_path: Path) -> None:
@@ -141,11 +144,15 @@ def test_options_are_those_of_the_method_and_of_its_files(tmp_path: Path) -> Non
     plain, clean, labels = noised(opened, "codes")
     codes, key = np.where(labels > 0, 1, 0).astype(np.uint8), key_of("comparison", 0)
     safe, contrast, jpeg = (noised(opened, f"codes-{name}")[0] for name in ("grey-safe", "by-contrast", "jpeg"))
-    assert np.array_equal(safe, apply_codes(clean, codes, BOOK, key, BUDGET, survive_grey=True))
-    assert np.array_equal(contrast, apply_codes(clean, codes, BOOK, key, BUDGET, mask_by_contrast=True))
+    assert np.array_equal(safe, apply_codes(clean, codes, ONE_CODE_BOOK, key, BUDGET, survive_grey=True))
+    assert np.array_equal(contrast, apply_codes(clean, codes, ONE_CODE_BOOK, key, BUDGET, mask_by_contrast=True))
     assert np.array_equal(jpeg, decode_samples(encode_jpeg(plain)))
     identities = {name: str(sources_of(opened).coded(name).identity) for name in CODED}
-    assert len(set(identities.values())) == len(CODED) and BOOK.version in identities["codes"]
+    assert (
+        len(set(identities.values())) == len(CODED)
+        and BOOK.version in identities["codes"]
+        and ONE_CODE_BOOK.version in identities["codes"]
+    )
 
 
 def test_a_network_changes_the_codes_within_the_bound(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,9 @@ from unseg.evaluation.defences.cutmix import cutmix
 from unseg.evaluation.defences.defence_names import DEFENCES, Tools, parse_chain, parse_defence
 from unseg.evaluation.defences.denoise import CROP, Denoiser, denoise, denoised, train_denoiser
 from unseg.evaluation.defences.kinds import Batch, BatchDefence, ImageDefence, ScoreDefence, SetDefence, TrainingSet
+from unseg.method.coded_noise import apply_codes
+from unseg.method.config import Budget
+from unseg.method.patterns import ONE_CODE_BOOK, CodeBook
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 47, 3)).astype(np.uint8)
 
@@ -301,6 +306,26 @@ def test_notch_takes_out_a_grating_and_little_else() -> None:
         for images in (marked, restored)
     ]
     assert errors[1] < errors[0]
+
+
+def test_notch_leaves_most_of_a_code_alone() -> None:
+    """Stripes that vary from image to image raise no frequency much; half the book's spreads are too little."""
+    size, key = (150, 210), b"key"
+    clean = photographs(30, size)
+
+    def left(book: CodeBook) -> float:
+        """The share of the noise's energy after the filter, of images that are noised everywhere."""
+        noised = [apply_codes(image, np.ones(size, np.uint8), book, key, Budget(8, 0)) for image in clean]
+        peaks = notch.find_peaks(notch.mean_log_spectrum(noised))
+        rests = [
+            notch.without_peaks(changed, peaks).astype(float) - notch.without_peaks(image, peaks)
+            for image, changed in zip(clean, noised, strict=True)
+        ]
+        return float(np.square(rests).sum() / np.square(np.subtract(noised, clean, dtype=float)).sum())
+
+    assert left(ONE_CODE_BOOK) > 0.75
+    spreads = ONE_CODE_BOOK.period_spread / 2, ONE_CODE_BOOK.direction_spread / 2
+    assert left(replace(ONE_CODE_BOOK, period_spread=spreads[0], direction_spread=spreads[1])) < 0.65
 
 
 def test_notch_looks_for_no_wave_that_is_longer_than_it_says() -> None:

@@ -11,7 +11,17 @@ import pytest
 
 from tests.support.code_signs import sign_map
 from unseg.method import patterns
-from unseg.method.patterns import BOOK, CodeBook, Grating, ImagePatterns, Pattern, image_digest
+from unseg.method.patterns import (
+    BOOK,
+    BOOKS,
+    ONE_CODE_BOOK,
+    CodeBook,
+    Grating,
+    ImagePatterns,
+    Pattern,
+    book_of,
+    image_digest,
+)
 
 KEY, DIGEST = bytes(range(32)), b"sixteen bytes it"
 
@@ -180,3 +190,11 @@ def test_a_digest_tells_samples_shapes_and_depths_apart() -> None:
     assert len(digests) == 4
     assert image_digest(image) == image_digest(np.asfortranarray(image)) == image_digest(image[:, ::-1][:, ::-1])
     assert len(image_digest(np.zeros((3000, 2000, 3), np.uint8))) == 16
+
+
+def test_a_code_alone_varies_more() -> None:
+    assert [book_of(codes) for codes in ([0, 1], [1], [], [0, 5, 5, 255])] == [ONE_CODE_BOOK] * 4
+    assert [book_of(codes) for codes in ([0, 1, 2], [3, 1], {7: 2, 1: 1}.values())] == [BOOK] * 3
+    assert ONE_CODE_BOOK.patterns == BOOK.patterns and list(BOOKS.values()) == [BOOK, ONE_CODE_BOOK]
+    assert ONE_CODE_BOOK.period_spread > BOOK.period_spread
+    assert ONE_CODE_BOOK.direction_spread > BOOK.direction_spread

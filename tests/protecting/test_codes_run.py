@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import stat
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from unseg import cli
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
+from unseg.method.patterns import BOOK
+from unseg.protecting import coding
 from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify
@@ -165,6 +168,38 @@ def test_later_images_keep_the_codes_whatever_their_masks_hold(photos: Path, tmp
     assert shared == before
     by_hand, _ = chosen(photos, masks, tmp_path / "hand", codes={4: 2, 7: 0, 2: 1})
     assert by_hand["codes"] == {"2": 1, "4": 2, "7": 0}
+
+
+def test_an_output_keeps_the_book_that_it_was_begun_with(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a version whose single code varied less: later images, single calls and `--codes` go on like it."""
+    masks, key, out = object_masks(photos), bytes(range(32)), tmp_path / "out"
+    with monkeypatch.context() as older:
+        older.setattr(coding, "ONE_CODE_BOOK", BOOK)
+        run(photos, tmp_path / "whole", masks=masks, key=key)
+        run(photos / "a.png", out, masks=masks, key=key)
+    assert run(photos, out, masks=masks, key=key).kept == 1 and tree(out) == tree(tmp_path / "whole")
+    assert verify(out).note == "its codes are of the book gratings-1; today's are of gratings-2"
+    run(photos, tmp_path / "shared", masks=masks, key=key, codes=out / MANIFEST)
+    run(photos, tmp_path / "today", masks=masks, key=key)
+    assert verify(tmp_path / "today").note is None
+    image, mask = np.asarray(Image.open(photos / "a.png")), pixels(masks / "a.png") > 0
+    for folder, codes in ((tmp_path / "shared", out / MANIFEST), (tmp_path / "today", None)):
+        for protector in (unseg.Protector(key=key, codes=codes), pickled(unseg.Protector(key=key, codes=codes))):
+            assert np.array_equal(protector(image, mask), pixels(folder / "a.png"))
+    assert np.array_equal(pixels(tmp_path / "shared" / "a.png"), pixels(out / "a.png"))
+    assert not np.array_equal(pixels(tmp_path / "today" / "a.png"), pixels(out / "a.png"))
+    image, classes = np.asarray(Image.open(photos / "a.png")), np.where(mask, 7, 3)
+    of_manifest = tmp_path / "codes.json"
+    of_manifest.write_text(json.dumps({"book": BOOK.version, "codes": {"3": 0, "7": 1}}))
+    assert np.array_equal(
+        pickled(unseg.Protector(key=key, codes=of_manifest))(image, classes=classes), pixels(out / "a.png")
+    )
+
+
+def pickled(protector: unseg.Protector) -> unseg.Protector:
+    return pickle.loads(pickle.dumps(protector))
 
 
 def test_a_class_without_a_code_is_told_with_its_image(photos: Path, tmp_path: Path) -> None:

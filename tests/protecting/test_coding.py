@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unseg.errors import UserError
-from unseg.method.patterns import BOOK
+from unseg.method.patterns import BOOK, ONE_CODE_BOOK
 from unseg.protecting.coding import Coding, coding_from, coding_of, one_object, read_coding
 
 
@@ -60,4 +60,20 @@ def test_a_coding_says_what_was_chosen() -> None:
     assert one_object("why").sentence() == "codes: one pattern on the object, none elsewhere: why"
     told = coding_of({number: 100 - number for number in range(14)}, 5, "why").sentence()
     assert told == "codes: 2 patterns for 13 classes, none for class 5: why"
-    assert Coding({1: 1}, "why").book == BOOK and Coding({1: 1}, "why").absent == frozenset()
+    assert Coding({1: 1}, "why", BOOK).absent == frozenset()
+
+
+def test_a_code_alone_has_the_book_of_its_own(tmp_path: Path) -> None:
+    assert one_object("why").book == ONE_CODE_BOOK
+    assert coding_of({3: 5, 8: 2}, 3, "why").book == ONE_CODE_BOOK  # one class has none
+    assert coding_of({3: 5, 8: 2, 9: 1}, 3, "why").book == BOOK
+    assert coding_of({3: 5, 8: 2}, None, "why").book == BOOK
+    path = tmp_path / "codes.json"
+    for codes, book in (({"0": 0, "5": 1, "7": 1}, ONE_CODE_BOOK), ({"0": 0, "5": 1, "7": 2}, BOOK)):
+        path.write_text(json.dumps({"codes": codes}))
+        assert read_coding(path).book == book
+        for told in (BOOK, ONE_CODE_BOOK):
+            path.write_text(json.dumps({"codes": codes, "book": told.version}))
+            assert read_coding(path).book == told
+        path.write_text(json.dumps({"codes": codes}))
+        assert read_coding(path, BOOK).book == BOOK and read_coding(path, ONE_CODE_BOOK).book == ONE_CODE_BOOK

@@ -23,7 +23,7 @@ from unseg.errors import UserError
 from unseg.method.code_prompts import code_prompt
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
+from unseg.method.patterns import ABSENCE, BOOK, NO_CODE, ONE_CODE_BOOK
 from unseg.protecting.manifest import MANIFEST, read_manifest
 from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import verify
@@ -251,7 +251,7 @@ def test_protecting_gives_the_codes_and_keeps_the_key(weights, photos, tmp_path)
     assert [entry.status for entry in summary.entries] == ["protected"] * 2, summary.entries
     key = read_key(tmp_path / "out.key")
     header = read_manifest(out).header
-    assert header["settings"]["key"] == key_hash(key) and header["settings"]["book"] == BOOK.version
+    assert header["settings"]["key"] == key_hash(key) and header["settings"]["book"] == ONE_CODE_BOOK.version
     assert header["settings"]["codes"] == {"background": 0, "object": 1}
     assert verify(out).exit_code == 0 and verify(out).note is None
     again = tmp_path / "again"
@@ -304,11 +304,12 @@ def test_a_comparison_gives_the_codes_of_protect(weights, photos):
     pixels_of = pixels(photos / "a.png").astype(np.uint8)
     codes = np.full(pixels_of.shape[:2], ABSENCE, np.uint8)
     codes[4:30, 9:40], codes[30:, :20] = 3, NO_CODE
-    changed = noise.with_codes(pixels_of, codes, bytes(32))
+    changed = noise.with_codes(pixels_of, codes, BOOK, bytes(32))
     change = np.abs(changed.astype(int) - pixels_of).max(axis=2)
     assert change[codes == 3].max() <= 8 and change[codes != 3].max() <= 2 and change.max() > 2
-    assert np.array_equal(changed, noise.with_codes(pixels_of, codes, bytes(32)))
-    assert not np.array_equal(changed, noise.with_codes(pixels_of, codes, bytes(range(32))))
+    assert np.array_equal(changed, noise.with_codes(pixels_of, codes, BOOK, bytes(32)))
+    assert not np.array_equal(changed, noise.with_codes(pixels_of, codes, BOOK, bytes(range(32))))
+    assert not np.array_equal(changed, noise.with_codes(pixels_of, codes, ONE_CODE_BOOK, bytes(32)))
     assert load_noise("compact", Budget(8, 2), "cpu").with_codes is None
 
 
@@ -326,7 +327,7 @@ def test_a_manifest_of_codes_that_a_stranger_wrote_is_told_in_one_line(weights, 
     except UserError as error:
         assert "codes" in str(error) and "\n" not in str(error)
     else:
-        assert note == f"its codes are of the book gratings-0, not {BOOK.version}"
+        assert note == f"its codes are of the book gratings-0; today's are of {ONE_CODE_BOOK.version}"
 
 
 def test_a_key_for_a_generator_that_takes_no_codes_is_refused(photos, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from unseg.method.codes import (
     codes_with_absence,
 )
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK
+from unseg.method.patterns import ABSENCE, BOOK, ONE_CODE_BOOK, Axis, CodeBook, Grating, book_of
 from unseg.storage.image_decoding import decode_samples
 from unseg.storage.image_encoding import encode_jpeg
 
@@ -79,6 +79,11 @@ class Allocation:
     codes: Mapping[int, int]
     unseen: int
 
+    @property
+    def book(self) -> CodeBook:
+        """Returns the book of these codes."""
+        return book_of(self.codes.values())
+
     def map_of(self, labels_HW: np.ndarray) -> np.ndarray:
         """Returns the codes of a map of labels, H×W uint8, NO_CODE where it is UNLABELLED."""
         present = class_areas([labels_HW], UNLABELLED)
@@ -113,15 +118,15 @@ def key_of(purpose: str, seed: int | str) -> bytes:
     return hashlib.sha256(f"unseg {purpose} {seed}".encode()).digest()
 
 
-# From an image, its codes and a key to the image with what a network makes of them.
-WithCodes = Callable[[np.ndarray, np.ndarray, bytes], np.ndarray]
+# From an image, its codes, their book and a key to the image with what a network makes of them.
+WithCodes = Callable[[np.ndarray, np.ndarray, CodeBook, bytes], np.ndarray]
 
 
 def coded_by_network(allocation: Allocation, labels: Labels, with_codes: WithCodes, key: bytes) -> Change:
     """Returns the change that gives every pixel what a network makes of its label's code."""
 
     def change(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        return with_codes(pixels, allocation.map_of(labels.of(mask, classes)), key)
+        return with_codes(pixels, allocation.map_of(labels.of(mask, classes)), allocation.book, key)
 
     return change
 
@@ -133,7 +138,7 @@ def coded(allocation: Allocation, labels: Labels, budget: Budget, options: Coded
         changed = apply_codes(
             pixels,
             allocation.map_of(labels.of(mask, classes)),
-            BOOK,
+            allocation.book,
             key,
             budget,
             mask_by_contrast=options.mask_by_contrast,
@@ -149,16 +154,21 @@ def _short(*values: Any) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:SHORT]
 
 
+def _colours_of(book: CodeBook) -> tuple[dict[str, Any], list[tuple[Axis, Grating]]]:
+    """Returns what images of colours depend on."""
+    others = {name: value for name, value in vars(book).items() if name not in ("patterns", "grey_safe_axis")}
+    return others, [(one.axis, one.colour) for one in book.patterns]
+
+
 def coded_identity(options: CodedOptions, grey: bool) -> Json:
     """Returns what coded images depend on besides the budget, the seed and the classes.
 
     grey: whether images may be without colour, so that the patterns' grey twins count, too.
     """
-    book = {field.name: getattr(BOOK, field.name) for field in fields(BOOK)}
-    patterns, grey_safe_axis = book.pop("patterns"), book.pop("grey_safe_axis")
-    identity: Json = {"codes": BOOK.version, "book": _short(book, [(one.axis, one.colour) for one in patterns])}
+    books = [ONE_CODE_BOOK] if options.told_apart == "object" else [BOOK, ONE_CODE_BOOK]
+    identity: Json = {"codes": ", ".join(book.version for book in books), "book": _short(*map(_colours_of, books))}
     if grey or options.survive_grey:
-        identity["grey_book"] = _short(grey_safe_axis, [one.grey for one in patterns])
+        identity["grey_book"] = _short(*((book.grey_safe_axis, [one.grey for one in book.patterns]) for book in books))
     if options.told_apart != "object":
         identity["in_use"] = CODES_IN_USE
     return {**identity, **{name: value for name, value in asdict(options).items() if value}}

@@ -10,6 +10,7 @@ import numpy as np
 from unseg.compute.progress import Progress, track
 from unseg.data.annotations import NO_CLASS, ObjectRule
 from unseg.errors import UserError
+from unseg.evaluation.coded_images import WithCodes
 from unseg.evaluation.conditions import Change
 from unseg.evaluation.results import Json
 from unseg.evaluation.sets import Images, Truth
@@ -26,8 +27,8 @@ class OnTheWay:
     name: what the user calls the generator. by_mask: from an image (H×W×3 uint8) and its object (H×W bool) to the
     protected image. by_codes: the same from a map of codes (H×W uint8, 255: none). codes: how many codes the generator
     tells apart. identity: what the noise depends on besides the budget. with_codes: from an image, a map of codes as
-    `unseg.method.patterns` has them, and a key to the protected image, where the generator takes codes; it is then used
-    in place of the other two.
+    `unseg.method.patterns` has them, their book and a key to the protected image, where the generator takes codes; it
+    is then used in place of the other two.
     """
 
     name: str
@@ -35,7 +36,7 @@ class OnTheWay:
     by_codes: Protect
     codes: int
     identity: Json
-    with_codes: Callable[[np.ndarray, np.ndarray, bytes], np.ndarray] | None = None
+    with_codes: WithCodes | None = None
 
 
 def object_rule(rule: ObjectRule, *, binary: bool, by_class: bool) -> ObjectRule:

@@ -31,7 +31,7 @@ from unseg.evaluation.study import ConditionSource
 from unseg.method.config import Budget
 from unseg.method.learned_codes import apply_learned_codes
 from unseg.method.metrics import IGNORE_LABEL
-from unseg.method.patterns import BOOK
+from unseg.method.patterns import CodeBook
 from unseg.storage.coded_weights import load_coded
 
 MADE = "protected"  # the condition that a generator makes on the way
@@ -93,8 +93,8 @@ class Sources:
         are none."""
         loaded, budget = load_coded(path), self.budget
 
-        def with_codes(pixels: np.ndarray, codes: np.ndarray, key: bytes) -> np.ndarray:
-            return apply_learned_codes(loaded.network, pixels, codes, BOOK, key, budget)
+        def with_codes(pixels: np.ndarray, codes: np.ndarray, book: CodeBook, key: bytes) -> np.ndarray:
+            return apply_learned_codes(loaded.network, pixels, codes, book, key, budget)
 
         return self._by_network(with_codes, {"learned": loaded.sha256})
 

@@ -19,7 +19,7 @@ from unseg.evaluation.sources import TINT
 from unseg.evaluation.study import Make, RunOptions
 from unseg.evaluation.weight_choice import Start
 from unseg.method.config import Budget
-from unseg.method.patterns import BOOK
+from unseg.method.patterns import BOOKS
 from unseg.victims.semantic_networks import own_source
 
 
@@ -47,7 +47,7 @@ def denoising_of(
     identity = {**noise.identity, "photographs": digest, **({"by_class": True} if by_class else {})}
     return Denoising(
         lambda: _pairs_of(photographs, noise, budget, by_class=by_class, progress=progress),
-        {**identity, "noises": list(DENOISED), "codes": BOOK.version},
+        {**identity, "noises": list(DENOISED), "codes": ", ".join(BOOKS)},
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from unseg.method.coded_noise import code_signs
 from unseg.method.codes import OBJECT, code_map
 from unseg.method.letterbox import image_frame
-from unseg.method.patterns import ABSENCE, BOOK, CodeBook
+from unseg.method.patterns import ABSENCE, ONE_CODE_BOOK, CodeBook
 from unseg.storage.key_file import KEY_BYTES
 
 ON = 255  # of a label's pixels: above a half of it is the object
@@ -35,7 +35,7 @@ def object_code_prompt(
     view: colours and label, uint8. The key is drawn from `random`, and so is the code, unless it is given.
     """
     key = random.bytes(KEY_BYTES)
-    drawn = int(random.integers(OBJECT, BOOK.codes + 1)) if code is None else code
+    drawn = int(random.integers(OBJECT, ONE_CODE_BOOK.codes + 1)) if code is None else code
     is_object_HW = (view_4VV[3] > ON // 2).astype(np.uint8)
     codes_HW = code_map(is_object_HW, {0: ABSENCE, 1: drawn})
-    return code_prompt(np.ascontiguousarray(view_4VV[:3].transpose(1, 2, 0)), codes_HW, BOOK, key, side)
+    return code_prompt(np.ascontiguousarray(view_4VV[:3].transpose(1, 2, 0)), codes_HW, ONE_CODE_BOOK, key, side)

@@ -20,6 +20,7 @@ from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class
+from unseg.method.patterns import BOOKS
 from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.coding import Coding, coding_from, coding_of, one_object, read_coding
 from unseg.protecting.inputs import Inputs
@@ -128,11 +129,12 @@ def _is_inside(path: Path, folder: Path) -> bool:
 def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
     """Returns the coding that the user gives, else the one of an earlier run, where it is of the kind asked for."""
     rule, given = request.settings.rule, request.codes
+    book = BOOKS.get(str(before.get("settings", {}).get("book")))  # further classes do not change it
     if given is not None:
         if isinstance(given, Path):
-            coding = read_coding(given)
+            coding = read_coding(given, book)
         else:
-            coding = coding_from({"codes": {str(label): code for label, code in given.items()}}, "codes")
+            coding = coding_from({"codes": {str(label): code for label, code in given.items()}}, "codes", book)
         if rule.by_class and coding.codes is None:
             raise UserError("--codes: holds one code for the object, but --objects by-class asks for codes of classes")
         if not rule.by_class and coding.codes is not None and not _is_free(request):

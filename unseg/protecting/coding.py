@@ -10,7 +10,7 @@ from typing import Any
 
 from unseg.errors import UserError
 from unseg.method.codes import OBJECT, codes_with_absence
-from unseg.method.patterns import ABSENCE, BOOK, CodeBook
+from unseg.method.patterns import ABSENCE, BOOKS, ONE_CODE_BOOK, CodeBook, book_of
 from unseg.storage.files import read_text
 
 ALL, BY_CLASS = "all", "by-class"
@@ -29,7 +29,7 @@ class Coding:
 
     codes: Mapping[int, int] | None
     reason: str
-    book: CodeBook = BOOK
+    book: CodeBook
 
     @property
     def absent(self) -> frozenset[int]:
@@ -59,18 +59,20 @@ class Coding:
 
 def one_object(reason: str) -> Coding:
     """Returns the coding of an object and the rest."""
-    return Coding(None, reason)
+    return Coding(None, reason, ONE_CODE_BOOK)
 
 
-def coding_of(areas: Mapping[int, int], absent: int | None, reason: str, book: CodeBook = BOOK) -> Coding:
+def coding_of(areas: Mapping[int, int], absent: int | None, reason: str) -> Coding:
     """Returns the coding of classes with these pixels over all masks."""
-    return Coding(codes_with_absence(areas, absent), reason, book)
+    codes = codes_with_absence(areas, absent)
+    return Coding(codes, reason, book_of(codes.values()))
 
 
-def read_coding(path: Path) -> Coding:
+def read_coding(path: Path, book: CodeBook | None = None) -> Coding:
     """Returns the coding in a file: a manifest, or JSON as a manifest's first line holds it under "codes".
 
-    By hand, {"codes": {"0": 0, "7": 1}} is enough: class 0 has no noise, class 7 has code 1. UserError for all else.
+    By hand, {"codes": {"0": 0, "7": 1}} is enough: class 0 has no noise, class 7 has code 1. book: see `coding_from`.
+    UserError for all else.
     """
     try:
         text = read_text(path)
@@ -84,7 +86,7 @@ def read_coding(path: Path) -> Coding:
         values = values.get("codes")
         if values is None:
             raise UserError(f"--codes {path}: this manifest holds no codes; its images have another noise")
-    return coding_from(values, f"--codes {path}")
+    return coding_from(values, f"--codes {path}", book)
 
 
 def _first_json(text: str) -> Any:
@@ -105,35 +107,49 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def coding_from(values: Any, source: str) -> Coding:
-    """Returns the coding that JSON holds; UserError, which names `source`, where it holds none of this version."""
+def coding_from(values: Any, source: str, book: CodeBook | None = None) -> Coding:
+    """Returns the coding that JSON holds.
+
+    book: of codes that do not tell it; None: the one that `book_of` has for them. UserError, which names `source`,
+    where the JSON holds no codes, or codes of a book that this version has not.
+    """
     if not isinstance(values, dict) or not isinstance(values.get("codes"), dict):
         raise UserError(f'{source}: holds no codes; give {{"codes": {{"0": 0, "7": 1}}}}, class → code')
-    version = values.get("book", BOOK.version)
-    if version != BOOK.version:
-        raise UserError(f"{source}: its codes are of the book {str(version)[:40]!r}, this version has {BOOK.version}")
+    book = _book_in(values, source) or book
     reason = str(values.get("reason", "given with --codes"))
     objects = values.get("objects", BY_CLASS)
     if objects == ALL:
         if values["codes"] != ONE_OBJECT:
             raise UserError(f"{source}: codes of one object are always {json.dumps(ONE_OBJECT)}; give codes of classes")
-        return Coding(None, reason)
+        return Coding(None, reason, book or ONE_CODE_BOOK)
     if objects != BY_CLASS:
         raise UserError(f"{source}: objects are {str(objects)[:40]!r}; give {ALL!r} or {BY_CLASS!r}")
     codes: dict[int, int] = {}
+    available = min(book.codes for book in BOOKS.values())
     for label, code in values["codes"].items():
-        is_code = isinstance(code, int) and not isinstance(code, bool) and ABSENCE <= code <= BOOK.codes
+        is_code = isinstance(code, int) and not isinstance(code, bool) and ABSENCE <= code <= available
         if not _is_class(label) or not is_code:
             raise UserError(
                 f"{source}: {str(label)[:40]!r}: {str(code)[:40]}: give class ids, each with a code from 0 (no noise)"
-                f" to {BOOK.codes}"
+                f" to {available}"
             )
         if int(label) in codes:
             raise UserError(f"{source}: class {int(label)} is there twice; give each class one code")
         codes[int(label)] = code
     if not any(codes.values()):
         raise UserError(f"{source}: no class has a code above 0, so that nothing would be protected")
-    return Coding(codes, reason)
+    return Coding(codes, reason, book or book_of(codes.values()))
+
+
+def _book_in(values: Mapping[str, Any], source: str) -> CodeBook | None:
+    """Returns the book that JSON of codes tells, or None; UserError where this version has no such book."""
+    version = values.get("book")
+    if version is None:
+        return None
+    if not isinstance(version, str) or version not in BOOKS:
+        known = " and ".join(BOOKS)
+        raise UserError(f"{source}: its codes are of the book {str(version)[:40]!r}, this version has {known}")
+    return BOOKS[version]
 
 
 def _is_class(label: str) -> bool:

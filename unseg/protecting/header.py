@@ -15,7 +15,7 @@ from unseg.data.edition_catalog import READER
 from unseg.data.masks import MASK_KINDS, MaskKind
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
-from unseg.method.patterns import ABSENCE, BOOK
+from unseg.method.patterns import ABSENCE, book_of
 from unseg.protecting.coding import BACKGROUND, LONGEST_LABEL, OBJECT_NAME
 from unseg.protecting.manifest import FORMAT, MANIFEST, Manifest
 from unseg.protecting.objects import AnnotationObjects
@@ -166,8 +166,8 @@ def note_on_noise(manifest: Manifest) -> str | None:
     """Returns what to say of noise that an older version made, or that holds less than the default; else None."""
     header, settings = manifest.header, manifest.header.get("settings", {})
     if settings.get("noise") == CODES or "book" in settings:  # of a network that takes codes, without the word
-        book = settings.get("book")
-        return None if book == BOOK.version else f"its codes are of the book {str(book)[:40]}, not {BOOK.version}"
+        book, now = settings.get("book"), book_of((settings.get("codes") or {}).values()).version
+        return None if book == now else f"its codes are of the book {str(book)[:40]}; today's are of {now}"
     if _generator_name(header) != COMPACT:
         return None
     kind = "--noise tint" if "codes" in settings else "--noise compact"

@@ -17,7 +17,7 @@ from unseg.method.code_prompts import code_prompt
 from unseg.method.codes import OBJECT
 from unseg.method.config import Budget
 from unseg.method.letterbox import Framed
-from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
+from unseg.method.patterns import ABSENCE, NO_CODE, ONE_CODE_BOOK, CodeBook
 from unseg.protecting.generators import AnyGenerator, fastest_generator
 from unseg.protecting.given_images import AnyImage, AnyMask, Boxes, read_given
 from unseg.protecting.given_objects import given_object
@@ -148,13 +148,13 @@ class NetworkProtector:
         changed = noise.apply_tints(given.samples_HWC, codes_HW, self.calls.tints(), self.budget)
         return cast(AnyImage, given.back(changed))
 
-    def with_codes(self, image_HWC: np.ndarray, codes_HW: np.ndarray, key: bytes) -> np.ndarray:
-        """Returns an image with the noise of a generator that takes codes, given these and this key.
+    def with_codes(self, image_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook, key: bytes) -> np.ndarray:
+        """Returns an image with the noise of a generator that takes codes, given these of a book and this key.
 
         image: H×W×C uint8 or uint16. codes: H×W uint8; the object's budget holds where there is one with a pattern.
         """
         mask_HW = (codes_HW != ABSENCE) & (codes_HW != NO_CODE)
-        noise_3NN = self.noise([self.frame(image_HWC, mask_HW, codes_HW=codes_HW, key=key)])[0]
+        noise_3NN = self.noise([self.frame(image_HWC, mask_HW, codes_HW=codes_HW, book=book, key=key)])[0]
         return noise.apply(image_HWC, noise_3NN, mask_HW, self.budget)
 
     def region(self, mask_HW: np.ndarray) -> np.ndarray:
@@ -167,12 +167,13 @@ class NetworkProtector:
         mask_HW: np.ndarray,
         boxes: Boxes | None = None,
         codes_HW: np.ndarray | None = None,
+        book: CodeBook = ONE_CODE_BOOK,
         key: bytes | None = None,
     ) -> Framed:
         """Returns image and prompt in the network's frame: a box prompt around `boxes` where given, else the mask.
 
-        codes: of every pixel, H×W uint8, for generators that take them; None: the first code on the object. key: of
-        the codes; None: the protector's own.
+        codes: of every pixel, H×W uint8, for generators that take them; None: the first code on the object. book: that
+        of the codes. key: likewise; None: the protector's own.
         """
         framed, network = self._framed(image_HWC, mask_HW, boxes), self.network
         if not takes_codes(network):
@@ -182,7 +183,7 @@ class NetworkProtector:
         key = self.key if key is None else key
         assert key is not None, "it was drawn when the network was loaded"
         image = image_decoding.eight_bit_rgb(image_HWC)
-        return replace(framed, codes_3MM=code_prompt(image, codes_HW, BOOK, key, network.mask_size))
+        return replace(framed, codes_3MM=code_prompt(image, codes_HW, book, key, network.mask_size))
 
     def _framed(self, image_HWC: np.ndarray, mask_HW: np.ndarray, boxes: Boxes | None) -> Framed:
         height, width = image_HWC.shape[:2]

@@ -79,7 +79,8 @@ class NetworkSource(NoiseSource):
     def prepare(self, image_HWC: np.ndarray, found: FoundObject) -> Prepared:
         if self._coded is not None:
             coded = self._coded.prepare(image_HWC, found)
-            framed = self.protector.frame(image_HWC, coded.region_HW, found.boxes, coded.codes_HW)
+            book = self._coded.coding.book
+            framed = self.protector.frame(image_HWC, coded.region_HW, found.boxes, coded.codes_HW, book)
             return Prepared(self.protector.region(coded.region_HW), framed=framed)
         region_HW = self.protector.region(found.mask_HW)
         if self.codes is not None:

@@ -22,9 +22,9 @@ from unseg.errors import UserError, WeakProtection
 from unseg.method.coded_noise import apply_codes
 from unseg.method.codes import OBJECT, code_map
 from unseg.method.config import Budget
-from unseg.method.patterns import ABSENCE, BOOK, NO_CODE
+from unseg.method.patterns import ABSENCE, NO_CODE, ONE_CODE_BOOK, CodeBook
 from unseg.method.visibility import check_can_measure
-from unseg.protecting.coding import coding_from, read_coding
+from unseg.protecting.coding import Coding, coding_from, read_coding
 from unseg.protecting.effect import Effect, effect_of
 from unseg.protecting.foreground_object import is_auto
 from unseg.protecting.generators import AnyGenerator
@@ -76,8 +76,8 @@ class Protector:
     the attribute `key` holds: keep it where an image is to get the same noise again.
 
     Of codes only: codes, class → code, or a file that says so (a manifest, or JSON as `--codes` takes it), for calls
-    with `classes`. Of networks only: region, see
-    `unseg.protecting.network_protector.NetworkProtector`.
+    with `classes`; a manifest of one code for the object makes calls with a mask as its own version did. Of networks
+    only: region, see `unseg.protecting.network_protector.NetworkProtector`.
 
     options: the command's, by their names: noise, strength, epsilon, background_epsilon, survive_grey,
     mask_by_contrast, device, batch_size, precision, quality, auto_model; for images and masks in files also format,
@@ -94,7 +94,7 @@ class Protector:
         region: Region = "mask",
         *,
         key: bytes | str | Path | None = None,
-        codes: Codes | str | Path | None = None,
+        codes: Codes | Coding | str | Path | None = None,
         **options: Unpack[ImageOptions],
     ) -> None:
         self.settings = _settings(generator, budget, options)
@@ -102,13 +102,15 @@ class Protector:
         self._network = cast(NetworkProtector | None, None)
         self._key: bytes | None = None
         self.codes: Codes | None = None
+        self._coding: Coding | None = None
         if generator is None and self.settings.kind == "codes":
             if region != "mask":
                 raise UserError(f"region: {region!r} follows a network's prompt; leave it out, or give a generator")
-            self._key, self.codes = _key_of(key), _codes_of(codes)
+            self._key, self._coding = _key_of(key), _coding_of(codes)
+            self.codes = None if self._coding is None else self._coding.codes
         else:
             self._take_network(self.settings.network if generator is None else generator, key, codes)
-        self._made_of = partial(Protector, generator, self.budget, region, codes=self.codes)
+        self._made_of = partial(Protector, generator, self.budget, region, codes=self._coding or self.codes)
         self._options = {name: value for name, value in options.items() if name not in BUDGET}
 
     @property
@@ -117,7 +119,7 @@ class Protector:
         return self._key if self._network is None else self._network.key
 
     def _take_network(
-        self, generator: AnyGenerator, key: bytes | str | Path | None, codes: Codes | str | Path | None
+        self, generator: AnyGenerator, key: bytes | str | Path | None, codes: Codes | Coding | str | Path | None
     ) -> None:
         settings = self.settings
         tinted = settings.noise == "tint"
@@ -215,7 +217,9 @@ class Protector:
             raise UserError("mask: no object in it; give one that shows the object")
         if self._network is None:
             codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
-            return self._finished(given, self._coded(given.samples_HWC, codes_HW), found.mask_HW)
+            coding = self._coding
+            book = ONE_CODE_BOOK if coding is None or coding.codes is not None else coding.book
+            return self._finished(given, self._coded(given.samples_HWC, codes_HW, book), found.mask_HW)
         if self.settings.noise == "tint":
             raise UserError("noise 'tint': tells classes apart; give classes")
         with _as_in_a_run(self._network):
@@ -270,16 +274,17 @@ class Protector:
         )
         return ProtectedImage(image, effect, given.note)
 
-    def _coded(self, samples_HWC: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
+    def _coded(self, samples_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook) -> np.ndarray:
         assert self._key is not None, "noise of codes has a key"
         options = {"survive_grey": self.settings.survive_grey, "mask_by_contrast": self.settings.mask_by_contrast}
-        return apply_codes(samples_HWC, codes_HW, BOOK, self._key, self.budget, **options)
+        return apply_codes(samples_HWC, codes_HW, book, self._key, self.budget, **options)
 
     def _with_classes(self, samples_HWC: np.ndarray, classes_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the changed samples, and where there is noise, H×W bool."""
         codes_HW = self._codes_of_classes(classes_HW, samples_HWC.shape[:2])
         if self._network is None:
-            return self._coded(samples_HWC, codes_HW), (codes_HW != ABSENCE) & (codes_HW != NO_CODE)
+            assert self._coding is not None, "its codes are the protector's"
+            return self._coded(samples_HWC, codes_HW, self._coding.book), (codes_HW != ABSENCE) & (codes_HW != NO_CODE)
         return self._network.by_class(samples_HWC, codes_HW), codes_HW != NO_CODE
 
     def _codes_of_classes(self, classes_HW: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -360,13 +365,10 @@ def _key_of(given: bytes | str | Path | None) -> bytes:
     return read_key(Path(given))
 
 
-def _codes_of(given: Codes | str | Path | None) -> Codes | None:
-    if given is None:
-        return None
+def _coding_of(given: Codes | Coding | str | Path | None) -> Coding | None:
+    if given is None or isinstance(given, Coding):
+        return given
     if isinstance(given, Mapping):
         whole = {str(label): int(code) if isinstance(code, np.integer) else code for label, code in given.items()}
-        return coding_from({"codes": whole}, "codes").codes
-    coding = read_coding(Path(given))
-    if coding.codes is None:
-        raise UserError(f"codes: {given} holds one code for the object, none for classes; leave it out")
-    return coding.codes
+        return coding_from({"codes": whole}, "codes")
+    return read_coding(Path(given))
