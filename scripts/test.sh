@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up the project, checks its code, builds its documentation and runs its tests, fast ones first: two processes share
-# those. Slow tests start processes of their own and run one by one.
+# Sets up the project, checks its code, builds its documentation and runs its tests, fast ones first. Two processes share
+# the tests, a file of them at a time.
 #
 #   bash scripts/test.sh                  the checks, the documentation, all tests
 #   bash scripts/test.sh -m "not slow"    the same with the fast tests alone; every argument goes to pytest, which then
@@ -27,7 +27,8 @@ if (($#)); then
     exec "${tests[@]}" "$@"
 fi
 failed=0
-"${tests[@]}" -m "not slow" -n 2 --dist loadfile || failed=$?
+shared=(-n 2 --dist loadfile)
+"${tests[@]}" -m "not slow" "${shared[@]}" || failed=$?
 ((failed <= 1)) || exit "$failed" # stopped with Ctrl-C, or not begun: 1 is of failed tests
-"${tests[@]}" -m slow || failed=$?
+"${tests[@]}" -m slow "${shared[@]}" || failed=$?
 exit "$failed"
