@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import stat
 import subprocess
 import sys
@@ -17,65 +16,32 @@ import torch
 from PIL import Image
 
 import unseg
+from tests.support.coded_folders import (
+    NAMES,
+    SETTINGS,
+    draw_photos,
+    masks_of,
+    object_masks,
+    pixels,
+    run,
+    tree,
+    write,
+)
 from tests.support.told_progress import Told
 from unseg import cli
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget
-from unseg.method.patterns import BOOK
-from unseg.protecting import coding
 from unseg.protecting.manifest import MANIFEST, read_manifest
-from unseg.protecting.run import ProtectSettings, Summary, protect
+from unseg.protecting.run import ProtectSettings, protect
 from unseg.protecting.verification import verify
 from unseg.storage.image_encoding import write_png
 from unseg.storage.key_file import read_key
 
-SETTINGS = ProtectSettings(workers=2)
-DRAW = np.random.default_rng(11)
-NAMES = ("a.png", "b.png", "sub/c.png")
-
-
-def write(folder: Path, name: str, values: np.ndarray) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(folder / name)
-
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for place, name in enumerate(NAMES):
-        write(tmp_path / "photos", name, DRAW.integers(20, 230, (41, 60 + place, 3)).astype(np.uint8))
-    return tmp_path / "photos"
-
-
-def masks_of(photos: Path, labels: list[int]) -> Path:
-    """Masks of class ids in blocks of unlike size, in a folder beside the photographs."""
-    folder = photos.parent / f"masks{'-'.join(map(str, labels))}"
-    for place, name in enumerate(NAMES):
-        values = np.array(labels, np.uint8)[
-            (np.arange(60 + place)[None] // 7 + np.arange(41)[:, None] // 30) % len(labels)
-        ]
-        write(folder, name, values)
-    return folder
-
-
-def object_masks(photos: Path) -> Path:
-    for place, name in enumerate(NAMES):
-        mask = np.zeros((41, 60 + place), np.uint8)
-        mask[5:30, 11:40] = 255
-        write(photos.parent / "objects", name, mask)
-    return photos.parent / "objects"
-
-
-def run(photos: Path, out: Path, settings: ProtectSettings = SETTINGS, **given: object) -> Summary:
-    return protect(photos, out, settings, **given)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(int)
+    return draw_photos(tmp_path / "photos")
 
 
 # --- the key
@@ -157,9 +123,11 @@ def test_by_class_gives_absence_to_the_background(photos: Path, tmp_path: Path) 
 
 def test_later_images_keep_the_codes_whatever_their_masks_hold(photos: Path, tmp_path: Path) -> None:
     masks, out = masks_of(photos, [4, 7, 7, 2]), tmp_path / "out"
+    image, is_varied = pixels(photos / "a.png"), pixels(masks / "a.png") == 7
+    write(photos, "a.png", np.where(is_varied[..., None], image // 2 + 60, 100).astype(np.uint8))
     before, _ = chosen(photos / "a.png", masks, out)
-    for name in NAMES[1:]:
-        write(masks, name, np.full_like(pixels(masks / name), 4, dtype=np.uint8))  # now class 4 is by far the largest
+    for name in NAMES[1:]:  # now class 4 is by far the largest, and looks most varied
+        write(masks, name, np.full_like(pixels(masks / name), 4, dtype=np.uint8))
     after, _ = chosen(photos, masks, out)
     assert after == before and verify(out).failures == []
     other, _ = chosen(photos, masks, tmp_path / "other")
@@ -168,38 +136,6 @@ def test_later_images_keep_the_codes_whatever_their_masks_hold(photos: Path, tmp
     assert shared == before
     by_hand, _ = chosen(photos, masks, tmp_path / "hand", codes={4: 2, 7: 0, 2: 1})
     assert by_hand["codes"] == {"2": 1, "4": 2, "7": 0}
-
-
-def test_an_output_keeps_the_book_that_it_was_begun_with(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As of a version whose single code varied less: later images, single calls and `--codes` go on like it."""
-    masks, key, out = object_masks(photos), bytes(range(32)), tmp_path / "out"
-    with monkeypatch.context() as older:
-        older.setattr(coding, "ONE_CODE_BOOK", BOOK)
-        run(photos, tmp_path / "whole", masks=masks, key=key)
-        run(photos / "a.png", out, masks=masks, key=key)
-    assert run(photos, out, masks=masks, key=key).kept == 1 and tree(out) == tree(tmp_path / "whole")
-    assert verify(out).note == "its codes are of the book gratings-1; today's are of gratings-2"
-    run(photos, tmp_path / "shared", masks=masks, key=key, codes=out / MANIFEST)
-    run(photos, tmp_path / "today", masks=masks, key=key)
-    assert verify(tmp_path / "today").note is None
-    image, mask = np.asarray(Image.open(photos / "a.png")), pixels(masks / "a.png") > 0
-    for folder, codes in ((tmp_path / "shared", out / MANIFEST), (tmp_path / "today", None)):
-        for protector in (unseg.Protector(key=key, codes=codes), pickled(unseg.Protector(key=key, codes=codes))):
-            assert np.array_equal(protector(image, mask), pixels(folder / "a.png"))
-    assert np.array_equal(pixels(tmp_path / "shared" / "a.png"), pixels(out / "a.png"))
-    assert not np.array_equal(pixels(tmp_path / "today" / "a.png"), pixels(out / "a.png"))
-    image, classes = np.asarray(Image.open(photos / "a.png")), np.where(mask, 7, 3)
-    of_manifest = tmp_path / "codes.json"
-    of_manifest.write_text(json.dumps({"book": BOOK.version, "codes": {"3": 0, "7": 1}}))
-    assert np.array_equal(
-        pickled(unseg.Protector(key=key, codes=of_manifest))(image, classes=classes), pixels(out / "a.png")
-    )
-
-
-def pickled(protector: unseg.Protector) -> unseg.Protector:
-    return pickle.loads(pickle.dumps(protector))
 
 
 def test_a_class_without_a_code_is_told_with_its_image(photos: Path, tmp_path: Path) -> None:
@@ -369,6 +305,7 @@ def test_one_image_in_memory_is_what_the_command_writes(photos: Path, tmp_path: 
         ({"key": 7}, {}, "key: is of type int; give 32 bytes, or the file that holds them"),
         ({"epsilon": "8"}, {}, "epsilon: is '8', a str; give a number of grey levels"),
         ({"codes": {1: True}}, {}, "'1': True: give class ids"),
+        ({"codes": [1, 2]}, {}, "codes: is of type list; give {class: code}, or the file that holds them"),
         ({"generator": "compact", "key": bytes(32)}, {}, "key, codes, survive_grey and mask_by_contrast: are for"),
         ({"region": "published"}, {}, "region: 'published'"),
         ({"codes": {1: 99}}, {}, "'1': 99"),

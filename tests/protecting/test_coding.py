@@ -22,6 +22,9 @@ def test_a_coding_is_read_from_a_manifest_and_from_json_by_hand(tmp_path: Path) 
     manifest = tmp_path / "unseg-manifest.jsonl"
     manifest.write_text(json.dumps({"settings": {}, "codes": coding.as_json()}) + '\n{"input": "a"}\n')
     assert read_coding(manifest) == coding
+    marked = tmp_path / "marked.json"
+    marked.write_bytes('{"codes": {"3": 0, "7": 1}}'.encode("utf-8-sig"))
+    assert read_coding(marked).codes == {3: 0, 7: 1}
     by_hand = tmp_path / "codes.json"
     by_hand.write_text('{\n "codes": {"3": 0,\n "7": 1}}')
     lowest = tmp_path / "lowest.json"

@@ -332,6 +332,7 @@ def test_class_ids_that_are_not_there_are_told_with_those_that_are(folder: Path,
         '{"a.jpg": [[5, 5, 4, 9]]}',
         '{"a.jpg": [[1, 2, 3, "4"]]}',
         '{"a.jpg": [[1, 2, 3, NaN]]}',
+        '{"a.jpg": [[1, 2, 3, 4]], "a.jpg": [[5, 6, 7, 8]]}',
     ],
 )
 def test_a_bad_boxes_file_is_a_user_error(tmp_path: Path, content: str) -> None:

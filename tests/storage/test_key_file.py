@@ -36,6 +36,11 @@ def test_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
         read_key(tmp_path / "a.key")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    (tmp_path / "a.key").write_bytes(b"\xef\xbb\xbf" + b"0a" * 32 + b"\r\n")
+    assert read_key(tmp_path / "a.key") == b"\n" * 32
+
+
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.key: the key cannot be read"):
         read_key(tmp_path / "none.key")

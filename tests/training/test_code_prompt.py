@@ -327,7 +327,7 @@ def test_a_manifest_of_codes_that_a_stranger_wrote_is_told_in_one_line(weights, 
     except UserError as error:
         assert "codes" in str(error) and "\n" not in str(error)
     else:
-        assert note == f"its codes are of the book gratings-0; today's are of {ONE_CODE_BOOK.version}"
+        assert note == f"its codes are of the book gratings-0; by default they are of {ONE_CODE_BOOK.version}"
 
 
 def test_a_key_for_a_generator_that_takes_no_codes_is_refused(photos, tmp_path):

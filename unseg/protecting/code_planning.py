@@ -22,7 +22,7 @@ from unseg.errors import UserError
 from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class
 from unseg.method.patterns import BOOKS
 from unseg.protecting.coded_source import CodedSource
-from unseg.protecting.coding import Coding, coding_from, coding_of, one_object, read_coding
+from unseg.protecting.coding import Coding, coding_from, coding_of, coding_of_mapping, one_object, read_coding
 from unseg.protecting.inputs import Inputs
 from unseg.protecting.manifest import MANIFEST, Manifest
 from unseg.protecting.objects import ClassedObjects, Objects, Refused
@@ -65,19 +65,26 @@ def plan_codes(
     """
     before: Mapping[str, Any] = {} if earlier is None else earlier.header
     key = _key(request, before.get("settings", {}))
-    coding = _given_coding(request, before) or _decided(request, inputs, objects, pool, progress)
-    progress.say(coding.sentence())
-    if coding.codes is not None:
-        objects = _by_class(request, objects)
+    coding = _given_coding(request, before)
+    if coding is not None:
+        source, settled = f"--codes {request.codes}" if isinstance(request.codes, Path) else "codes", ""
+        if request.codes is None:
+            source, settled = f"--out {request.out}", f"; so it was settled for the images in {request.out}"
+        progress.say(f"{coding.sentence()}{settled}")
+        objects = objects if coding.codes is None else _by_class(request, objects, source)
+    else:
+        coding = _decided(request, inputs, objects, pool, progress)
+        progress.say(coding.sentence())
+        objects = objects if coding.codes is None else _by_class(request, objects, "--objects by-class")
     settings = request.settings
-    source = CodedSource(
+    noise = CodedSource(
         key.key,
         coding,
         settings.budget,
         mask_by_contrast=settings.mask_by_contrast,
         survive_grey=settings.survive_grey,
     )
-    return CodedPlan(objects, source, key)
+    return CodedPlan(objects, noise, key)
 
 
 # --- the key
@@ -131,10 +138,7 @@ def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
     rule, given = request.settings.rule, request.codes
     book = BOOKS.get(str(before.get("settings", {}).get("book")))  # further classes do not change it
     if given is not None:
-        if isinstance(given, Path):
-            coding = read_coding(given, book)
-        else:
-            coding = coding_from({"codes": {str(label): code for label, code in given.items()}}, "codes", book)
+        coding = read_coding(given, book) if isinstance(given, Path) else coding_of_mapping(given, book)
         if rule.by_class and coding.codes is None:
             raise UserError("--codes: holds one code for the object, but --objects by-class asks for codes of classes")
         if not rule.by_class and coding.codes is not None and not _is_free(request):
@@ -142,6 +146,8 @@ def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
         return coding
     if before.get("codes") is None or "book" not in before.get("settings", {}):  # else they are of tints
         return None
+    if isinstance(before["settings"].get("codes"), dict) and not any(before["settings"]["codes"].values()):
+        return None  # the images showed the class without noise alone
     coding = coding_from(before["codes"], str(request.out / MANIFEST))
     return coding if _is_free(request) or (coding.codes is not None) == rule.by_class else None
 
@@ -162,7 +168,7 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
             return one_object("--objects asks for it")
         if not objects.tiles():
             return one_object("the masks show objects and leave the rest open")
-    classed = _by_class(request, objects)
+    classed = _by_class(request, objects, "--objects by-class")
     if _is_free(request) and background is not None and classed.shows([background], pool):
         return one_object(f"the masks have a background (class {background})")
     areas = classed.class_areas(pool, progress)
@@ -170,16 +176,19 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
         return one_object("the masks hold one class")
     if background in areas:
         return coding_of(areas, background, f"class {background} is the background")
+    if len(areas) < 2 or not objects.tiles():
+        return coding_of(areas, None, "the masks hold one class" if objects.tiles() else "the rest has no class")
     looks = _looks(classed, inputs.found.samples, request.settings, pool, progress=progress)
     absent = absent_class(areas, looks.variances())
     return coding_of(areas, absent, f"classes cover the images, and class {absent} is large and looks most varied")
 
 
-def _by_class(request: Request, objects: Objects) -> ClassedObjects:
-    """Returns the objects with their classes told apart, the background among them."""
+def _by_class(request: Request, objects: Objects, source: str) -> ClassedObjects:
+    """Returns the objects with their classes told apart, the background among them. source: what asks for it."""
     if not isinstance(objects, ClassedObjects) or not objects.has_classes:
+        other = ", or another --out" if source.startswith("--out") else ""
         raise UserError(
-            "--codes: holds codes of classes, but nothing here tells classes apart; give masks of class ids"
+            f"{source}: has codes of classes, but nothing here tells classes apart; give masks of class ids{other}"
         )
     rule: ObjectRule = replace(request.settings.rule, by_class=True, background_label=None)
     return objects.ruled(rule)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unseg.errors import UserError
 from unseg.method.codes import OBJECT, codes_with_absence
 from unseg.method.patterns import ABSENCE, BOOKS, ONE_CODE_BOOK, CodeBook, book_of
-from unseg.storage.files import read_text
+from unseg.storage.strict_json import loads_once
+from unseg.storage.text_encoding import open_text
 
 ALL, BY_CLASS = "all", "by-class"
 BACKGROUND, OBJECT_NAME = "background", "object"  # what JSON calls them where there are no class ids
@@ -49,12 +52,13 @@ class Coding:
         """Returns what the user is told."""
         if self.codes is None:
             return f"codes: one pattern on the object, none elsewhere: {self.reason}"
-        free = ", ".join(str(label) for label in sorted(self.absent)) or "none"
         classes, patterns = len(self.codes) - len(self.absent), len(set(self.codes.values()) - {ABSENCE})
-        which = f"a pattern for each of {classes} classes"
+        which = "a pattern for one class" if classes == 1 else f"a pattern for each of {classes} classes"
         if patterns < classes:
             which = f"{patterns} pattern{'' if patterns == 1 else 's'} for {classes} classes"
-        return f"codes: {which}, none for class {free}: {self.reason}"
+        free = ", ".join(str(label) for label in sorted(self.absent))
+        elsewhere = f"none for class {free}" if free else "none elsewhere"
+        return f"codes: {which}, {elsewhere}: {self.reason}"
 
 
 def one_object(reason: str) -> Coding:
@@ -75,7 +79,8 @@ def read_coding(path: Path, book: CodeBook | None = None) -> Coding:
     UserError for all else.
     """
     try:
-        text = read_text(path)
+        with open_text(path) as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--codes {path}: cannot be read ({error})") from error
     try:
@@ -92,19 +97,15 @@ def read_coding(path: Path, book: CodeBook | None = None) -> Coding:
 def _first_json(text: str) -> Any:
     """Returns the JSON of a file, or of its first line where it has one a line."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return loads_once(text)
     except json.JSONDecodeError:
-        return json.loads(text.split("\n", 1)[0], object_pairs_hook=_once)
+        return loads_once(text.split("\n", 1)[0])
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object of JSON; ValueError where it names something twice, of which the last would count."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:40]!r} is there twice")
-    return found
+def coding_of_mapping(given: Mapping[int, int], book: CodeBook | None = None) -> Coding:
+    """Returns the coding of a caller's class → code; numbers of numpy count as Python's. Else as `coding_from`."""
+    codes = {str(label): int(code) if isinstance(code, np.integer) else code for label, code in given.items()}
+    return coding_from({"codes": codes}, "codes", book)
 
 
 def coding_from(values: Any, source: str, book: CodeBook | None = None) -> Coding:

@@ -167,7 +167,7 @@ def note_on_noise(manifest: Manifest) -> str | None:
     header, settings = manifest.header, manifest.header.get("settings", {})
     if settings.get("noise") == CODES or "book" in settings:  # of a network that takes codes, without the word
         book, now = settings.get("book"), book_of((settings.get("codes") or {}).values()).version
-        return None if book == now else f"its codes are of the book {str(book)[:40]}; today's are of {now}"
+        return None if book == now else f"its codes are of the book {str(book)[:40]}; by default they are of {now}"
     if _generator_name(header) != COMPACT:
         return None
     kind = "--noise tint" if "codes" in settings else "--noise compact"

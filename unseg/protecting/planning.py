@@ -105,17 +105,18 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     """
     out, settings = request.out, request.settings
     objects, earlier = _objects(request, inputs, pool, progress), earlier_manifest(out, request.shard)
+    settled = earlier if earlier is not None and (request.shard is not None or _has_images(earlier)) else None
     if isinstance(objects, ClassedObjects) and (request.shard is None or request.shard.is_plan):
         _check_ids(objects, settings.unmasked == "skip", pool, progress)
     source: NoiseSource
     key = None
     if inputs.loaded is None or inputs.device is None:
-        coded = plan_codes(request, inputs, objects, earlier, pool, progress)
+        coded = plan_codes(request, inputs, objects, settled, pool, progress)
         objects, source, key = coded.objects, coded.source, coded.key
     else:
         own, loaded = request.generator is not None, inputs.loaded
         if takes_codes(loaded.network):
-            coded = plan_codes(request, inputs, objects, earlier, pool, progress)
+            coded = plan_codes(request, inputs, objects, settled, pool, progress)
             objects, key = coded.objects, coded.key
             source = NetworkSource(settings, loaded, inputs.device, own=own, coded=coded.source)
         else:
@@ -124,7 +125,7 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
             source = NetworkSource(settings, loaded, inputs.device, tints, own=own)
     pipeline = Pipeline(settings, source, out, objects, settings.workers or cores(), held)
     header = header_of(pipeline)
-    check_same_settings(header, earlier, out)
+    check_same_settings(header, settled, out)
     keyed = KeyedSamples(inputs.found.samples, out)
     chosen = keyed.keys[: request.limit]
     last = chosen[-1][0] if request.limit is not None and chosen else None
@@ -143,6 +144,11 @@ def plan_run(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     )
     plan = plan if request.shard is None else _part_of(plan, request.shard, request.parts, earlier)
     return replace(plan, processes=max(1, min(plan.processes, len(plan.jobs))))
+
+
+def _has_images(earlier: Manifest) -> bool:
+    """Returns whether earlier runs wrote an image; where none came about, nothing is settled."""
+    return any(entry.owned for entry in earlier.entries.values())
 
 
 def _part_of(plan: RunPlan, shard: Shard, parts: tuple[int, ...] | None, earlier: Manifest | None) -> RunPlan:

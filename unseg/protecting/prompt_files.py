@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from unseg.errors import UserError
 from unseg.protecting.points import Points, is_coordinate, points_of
 from unseg.storage import image_limits
 from unseg.storage.image_limits import ImageError
+from unseg.storage.strict_json import loads_once
 
 BoxesOf = dict[str, tuple[tuple[float, ...], ...]]
 PointsOf = dict[str, Points]
@@ -68,7 +68,7 @@ def read_points(path: Path, alone: str | None = None) -> PointsOf:
 
 def _read(path: Path, option: str, form: str, alone: str | None) -> dict[str, Any]:
     try:
-        content = json.loads(image_limits.read_bytes(path))
+        content = loads_once(image_limits.read_bytes(path))
     except ImageError as error:
         raise UserError(f"{option} {path}: {error.reason}") from error
     except (ValueError, RecursionError) as error:

@@ -24,7 +24,7 @@ from unseg.method.codes import OBJECT, code_map
 from unseg.method.config import Budget
 from unseg.method.patterns import ABSENCE, NO_CODE, ONE_CODE_BOOK, CodeBook
 from unseg.method.visibility import check_can_measure
-from unseg.protecting.coding import Coding, coding_from, read_coding
+from unseg.protecting.coding import Coding, coding_of_mapping, read_coding
 from unseg.protecting.effect import Effect, effect_of
 from unseg.protecting.foreground_object import is_auto
 from unseg.protecting.generators import AnyGenerator
@@ -76,8 +76,8 @@ class Protector:
     the attribute `key` holds: keep it where an image is to get the same noise again.
 
     Of codes only: codes, class → code, or a file that says so (a manifest, or JSON as `--codes` takes it), for calls
-    with `classes`; a manifest of one code for the object makes calls with a mask as its own version did. Of networks
-    only: region, see `unseg.protecting.network_protector.NetworkProtector`.
+    with `classes`; objects of calls with a mask get the first code of the same book. Of networks only: region, see
+    `unseg.protecting.network_protector.NetworkProtector`.
 
     options: the command's, by their names: noise, strength, epsilon, background_epsilon, survive_grey,
     mask_by_contrast, device, batch_size, precision, quality, auto_model; for images and masks in files also format,
@@ -217,8 +217,7 @@ class Protector:
             raise UserError("mask: no object in it; give one that shows the object")
         if self._network is None:
             codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
-            coding = self._coding
-            book = ONE_CODE_BOOK if coding is None or coding.codes is not None else coding.book
+            book = ONE_CODE_BOOK if self._coding is None else self._coding.book
             return self._finished(given, self._coded(given.samples_HWC, codes_HW, book), found.mask_HW)
         if self.settings.noise == "tint":
             raise UserError("noise 'tint': tells classes apart; give classes")
@@ -369,6 +368,7 @@ def _coding_of(given: Codes | Coding | str | Path | None) -> Coding | None:
     if given is None or isinstance(given, Coding):
         return given
     if isinstance(given, Mapping):
-        whole = {str(label): int(code) if isinstance(code, np.integer) else code for label, code in given.items()}
-        return coding_from({"codes": whole}, "codes")
+        return coding_of_mapping(given)
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserError(f"codes: is of type {type(given).__name__}; give {{class: code}}, or the file that holds them")
     return read_coding(Path(given))

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from unseg.errors import UserError
-from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, read_text, sync_folder
+from unseg.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sync_folder
+from unseg.storage.text_encoding import open_text
 
 KEY_BYTES = 32
 SUFFIX = ".key"
@@ -40,7 +41,8 @@ def key_beside(out: Path) -> Path:
 def read_key(path: Path) -> bytes:
     """Returns the key in a file; raises UserError where it holds none."""
     try:
-        text = read_text(path).strip().lower()
+        with open_text(path) as file:
+            text = file.read().strip().lower()
     except OSError as error:
         raise UserError(f"{path}: the key cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError:
