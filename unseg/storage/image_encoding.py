@@ -7,36 +7,23 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from isal import isal_zlib
 from PIL import Image as Pillow
 
+from unseg.storage.deflate import deflater
 from unseg.storage.files import write_durably
 from unseg.storage.image_metadata import NO_METADATA, Metadata
 from unseg.storage.tiff_tags import SIZES, Order
 
 WEBP_SIDE, JPEG_SIDE = 16_383, 65_500  # the most that libwebp and libjpeg write
 Z_RLE, Z_FILTERED = 3, 1  # zlib strategies
-ISAL_LEVEL = 2  # of its 0 to 3: 0.51 of the raw size in 13 ms a megapixel; 1: 0.52 in 12; 3: 0.51 in 21
 PNG_HEADER_END = 33  # signature 8, IHDR 25
 PNG_BAND, PNG_CHUNK = 2**18, 2**30  # bytes that are filtered at once; most bytes of a chunk
 TIFF_STRIP = 2**20  # bytes of pixels in a strip, at most
 TIFF_SHORT, TIFF_LONG, TIFF_BYTES = (3, 2), (4, 4), (7, 1)  # a value's type in TIFF 6.0, and its size in bytes
 XMP_TAG, ICC_TAG = 700, 34675
-
-
-class Deflater(Protocol):
-    """A compressor of a stream, as zlib.compressobj makes it."""
-
-    def compress(self, data: Any, /) -> bytes:
-        """Takes the next bytes of the stream, in any buffer, and returns those that are ready."""
-        ...
-
-    def flush(self) -> bytes:
-        """Returns the rest of the compressed stream."""
-        ...
 
 
 def unsupported(form: str, samples_HWC: np.ndarray, alpha_HW: np.ndarray | None) -> str | None:
@@ -138,7 +125,7 @@ def _png_of_row_differences(samples_HWC: np.ndarray, level: int) -> bytes:
     height, width, channels = samples_HWC.shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 8 * samples_HWC.itemsize, colour_type, 0, 0, 0)
-    packer, packed = _deflater(level), []
+    packer, packed = deflater(level), []
     step = max(1, PNG_BAND // (width * channels * samples_HWC.itemsize))
     above = np.zeros((1, width * channels * samples_HWC.itemsize), np.uint8)
     for top in range(0, height, step):  # a band at a time stays in the processor's cache and takes no memory
@@ -218,7 +205,7 @@ def _tiff_strip(rows_HWC: np.ndarray, level: int, order: Order) -> bytes:
     """Returns rows as differences to the sample on the left, deflated."""
     strip = rows_HWC.copy()
     strip[:, 1:] -= rows_HWC[:, :-1]
-    packer = _deflater(level)
+    packer = deflater(level)
     return packer.compress(strip.astype(strip.dtype.newbyteorder(order)).tobytes()) + packer.flush()
 
 
@@ -286,8 +273,3 @@ def _with_alpha(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     """Returns H×W×C with the alpha channel, if any, as the last one."""
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     return pixels if alpha is None else np.dstack([pixels, alpha])
-
-
-def _deflater(level: int) -> Deflater:
-    """Returns a stream compressor of the zlib format. level: see `encode_png`."""
-    return isal_zlib.compressobj(ISAL_LEVEL) if level == 1 else zlib.compressobj(level)
