@@ -116,10 +116,10 @@ def test_what_was_settled_is_told_as_such(photos: Path, tmp_path: Path) -> None:
 def test_masks_that_tell_no_classes_apart_are_refused_by_the_folder(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(photos, out, masks=masks_of(photos, [4, 7, 2]))
-    with pytest.raises(UserError, match=r"--out .*out: has codes of classes, but nothing here .* or another --out"):
+    with pytest.raises(UserError, match=r"--out .*out: asks for codes of classes, but nothing .* or another --out"):
         run(photos, out, masks=object_masks(photos))
     (tmp_path / "codes.json").write_text(json.dumps({"codes": {"4": 0, "7": 1}}))
-    with pytest.raises(UserError, match=r"--codes .*codes\.json: has codes of classes, but nothing here"):
+    with pytest.raises(UserError, match=r"--codes .*codes\.json: asks for codes of classes, but nothing here"):
         run(photos, tmp_path / "new", masks=object_masks(photos), codes=tmp_path / "codes.json")
 
 

@@ -188,7 +188,7 @@ def _by_class(request: Request, objects: Objects, source: str) -> ClassedObjects
     if not isinstance(objects, ClassedObjects) or not objects.has_classes:
         other = ", or another --out" if source.startswith("--out") else ""
         raise UserError(
-            f"{source}: has codes of classes, but nothing here tells classes apart; give masks of class ids{other}"
+            f"{source}: asks for codes of classes, but nothing here tells classes apart; give masks of class ids{other}"
         )
     rule: ObjectRule = replace(request.settings.rule, by_class=True, background_label=None)
     return objects.ruled(rule)
