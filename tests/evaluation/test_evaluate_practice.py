@@ -35,7 +35,6 @@ from unseg.evaluation.tasks.practice_semantic import PracticeSemanticLearner
 from unseg.evaluation.tasks.registry import DEFAULT_NETWORKS, as_in_practice
 from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
-from unseg.method.patterns import BOOK
 from unseg.storage.image_encoding import write_png
 from unseg.victims.semantic_networks import NETWORKS
 
@@ -328,7 +327,7 @@ def test_denoise_learns_from_other_photographs(data: Path, tmp_path: Path, monke
     images = [run["settings"]["images"] for run in results["runs"]]
     assert images[0].keys() == {"denoise"} and images[1].keys() == {"denoise", "budget"}
     assert (
-        images[0]["denoise"]["codes"] == BOOK.version
+        images[0]["denoise"]["codes"] == "gratings-1, gratings-2"
         and images[0]["denoise"]["by"] == "us"
         and len(images[0]["denoise"]["photographs"]) == 16
     )
