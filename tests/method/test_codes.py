@@ -55,6 +55,12 @@ def test_a_class_without_a_usable_code_is_an_error(codes: dict[int, int]) -> Non
         code_map(np.array([[0, 5]], np.uint8), codes)
 
 
+@pytest.mark.parametrize("lowest", [2**63, 2**63 - 2])
+def test_a_class_beyond_64_bits_with_a_sign_has_no_code(lowest: int) -> None:
+    with pytest.raises(ValueError, match=f"class {lowest} has no code"):
+        code_map(np.array([[lowest, lowest + 3]], np.uint64), {0: 1})
+
+
 def test_where_no_label_is_ignored_every_value_needs_a_code() -> None:
     with pytest.raises(ValueError, match="class 255"):
         code_map(np.array([[255]], np.uint8), {0: 0}, ignore_label=None)

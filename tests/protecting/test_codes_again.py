@@ -142,3 +142,24 @@ def test_the_rest_of_annotated_objects_has_no_noise(photos: Path, tmp_path: Path
     assert "codes: a pattern for each of 2 classes, none elsewhere: the rest has no class" in told.sentences
     change = np.abs(pixels(tmp_path / "out" / "a.png") - pixels(photos / "a.png")).max(axis=2)
     assert change[4:14, 5:18].min() > 0 and change[22:35, 32:48].min() > 0 and not change[:, 52:].any()
+
+
+def test_a_dry_run_calls_nothing_protected_that_the_run_will_not(photos: Path, tmp_path: Path) -> None:
+    """An image of a class without a code, one that shows the class without noise alone, and one with an object."""
+    masks, codes = masks_of(photos, [4, 7]), {4: 0, 7: 1}
+    write(masks, "a.png", np.full((41, 60), 4, np.uint8))
+    write(masks, "b.png", np.where(np.arange(61) < 9, 2, 7).astype(np.uint8)[None].repeat(41, 0))
+    foreseen = run(photos, tmp_path / "out", masks=masks, codes=codes, dry_run=True)
+    assert not (tmp_path / "out").exists()
+    done = run(photos, tmp_path / "out", masks=masks, codes=codes)
+    assert [entry.status for entry in done.entries] == ["uncoded", "failed", "protected"]
+    for before, after in zip(foreseen.entries, done.entries, strict=True):
+        assert (before.input, before.status, before.reason) == (after.input, after.status, after.reason)
+
+
+@pytest.mark.parametrize(("label", "is_told"), [(7, True), (4, False), (255, False), (None, False)])
+def test_a_code_of_the_ignored_class_is_told(photos: Path, tmp_path: Path, label: int | None, is_told: bool) -> None:
+    told, settings = Told(), replace(SETTINGS, rule=ObjectRule(by_class=True, ignore_label=label))
+    run(photos, tmp_path / "out", settings, masks=masks_of(photos, [4, 7, 2]), codes={4: 0, 7: 1, 2: 1}, progress=told)
+    note = "note: codes gives class 7 a code, but --ignore-label 7 leaves its pixels without noise; give another"
+    assert [note in sentence for sentence in told.sentences].count(True) == int(is_told)

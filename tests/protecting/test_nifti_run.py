@@ -121,6 +121,32 @@ def test_a_mask_of_another_place_or_size_is_refused(tmp_path: Path) -> None:
     assert "another affine" in (first.reason or "") and "is 14×18×4, its image is 14×18×5" in (second.reason or "")
 
 
+def test_a_dry_run_looks_at_every_plane_of_the_masks(tmp_path: Path) -> None:
+    """Of a volume without an object, one with a class in its last plane that has no code, and one with an object."""
+    values = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    empty, unknown, good = np.zeros(SHAPE, np.uint8), _ball(SHAPE) * np.uint8(2), _ball(SHAPE) * np.uint8(2)
+    unknown[3, -1, 2] = 9
+    for name, mask in (("a", empty), ("b", unknown), ("c", good)):
+        _save(tmp_path / "in" / f"{name}.nii", nibabel.Nifti1Image(values, AFFINE))
+        _save(tmp_path / "masks" / f"{name}.nii", nibabel.Nifti1Image(mask, AFFINE))
+    settings = replace(SETTINGS, mask_type="index")
+    foreseen, done = (
+        protect(
+            tmp_path / "in",
+            tmp_path / "out",
+            settings,
+            masks=tmp_path / "masks",
+            key=KEY,
+            codes={0: 0, 2: 1},
+            dry_run=dry_run,
+        ).entries
+        for dry_run in (True, False)
+    )
+    assert [entry.status for entry in done] == ["skipped", "failed", "protected"], done
+    for before, after in zip(foreseen, done, strict=True):
+        assert (before.input, before.status, before.reason) == (after.input, after.status, after.reason)
+
+
 def test_a_changed_header_and_a_broken_bound_are_found(tmp_path: Path) -> None:
     values = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
     _save(tmp_path / "in" / "a.nii", nibabel.Nifti1Image(values, AFFINE))

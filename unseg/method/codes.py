@@ -31,7 +31,7 @@ def _counts(values_HW: np.ndarray) -> dict[int, int]:
     if values_HW.size == 0:
         return {}
     lowest, span = int(values_HW.min()), int(values_HW.max()) - int(values_HW.min()) + 1
-    if span > CLOSE:
+    if span > CLOSE or lowest + span > 2**63:  # beyond int64
         return dict(zip(*(part.tolist() for part in np.unique(values_HW, return_counts=True)), strict=True))
     counts = np.zeros(span, np.int64)
     for band in _bands(values_HW):

@@ -20,7 +20,7 @@ from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class
-from unseg.method.patterns import BOOKS
+from unseg.method.patterns import ABSENCE, BOOKS
 from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.coding import Coding, coding_from, coding_of, coding_of_mapping, one_object, read_coding
 from unseg.protecting.inputs import Inputs
@@ -72,6 +72,12 @@ def plan_codes(
             source, settled = f"--out {request.out}", f"; so it was settled for the images in {request.out}"
         progress.say(f"{coding.sentence()}{settled}")
         objects = objects if coding.codes is None else _by_class(request, objects, source)
+        ignored = request.settings.rule.ignore_label
+        if ignored is not None and (coding.codes or {}).get(ignored, ABSENCE) != ABSENCE:
+            progress.say(
+                f"note: {source} gives class {ignored} a code, but --ignore-label {ignored} leaves its pixels without"
+                " noise; give another --ignore-label where it is a class"
+            )
     else:
         coding = _decided(request, inputs, objects, pool, progress)
         progress.say(coding.sentence())

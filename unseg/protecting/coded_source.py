@@ -46,12 +46,17 @@ class CodedSource(NoiseSource, SourcePlan):
     def description(self) -> dict[str, Any]:
         return {"codes": self.coding.as_json()}
 
+    def region(self, found: FoundObject) -> np.ndarray:
+        return _has_noise(self._codes(found))
+
     def prepare(self, image_HWC: np.ndarray, found: FoundObject) -> Prepared:
+        codes_HW = self._codes(found)
+        return Prepared(_has_noise(codes_HW), codes_HW=codes_HW)
+
+    def _codes(self, found: FoundObject) -> np.ndarray:
         if self.coding.codes is None:
-            codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
-        else:
-            codes_HW = codes_of(found, self.coding.codes)
-        return Prepared((codes_HW != ABSENCE) & (codes_HW != NO_CODE), codes_HW=codes_HW)
+            return np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
+        return codes_of(found, self.coding.codes)
 
     def apply(self, image_HWC: np.ndarray, prepared: Prepared, noise: Any) -> np.ndarray:
         if prepared.codes_HW is None:
@@ -92,3 +97,7 @@ class CodedSource(NoiseSource, SourcePlan):
 
     def build(self, rank: int) -> NoiseSource:
         return self
+
+
+def _has_noise(codes_HW: np.ndarray) -> np.ndarray:
+    return (codes_HW != ABSENCE) & (codes_HW != NO_CODE)

@@ -96,6 +96,14 @@ def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
     return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
 
 
+def foreseen_status(has_noise: bool) -> tuple[Status, str | None]:
+    """Returns what an image is called as far as is known before its noise is made.
+
+    has_noise: whether a pixel gets any.
+    """
+    return ("protected", None) if has_noise else status_of(None, 0)
+
+
 class PlaneChanges:
     """Adds up how the object of each plane of a file changes, part by part."""
 

@@ -19,6 +19,7 @@ from unseg.compute.progress import Progress, track
 from unseg.compute.threads import in_order
 from unseg.errors import UserError
 from unseg.protecting import processes
+from unseg.protecting.effect import foreseen_status
 from unseg.protecting.forecast import Forecast
 from unseg.protecting.manifest import (
     Entry,
@@ -153,12 +154,13 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
             raise Refused("failed", reason)
         with PIXELS.room_for(frame.height * frame.width):
             found = pipeline.maker.find(job.sample, frame, pipeline.may_be_whole(job))
+            status, reason = foreseen_status(bool(pipeline.source.region(found).any()))
     except Refused as refused:
         return pipeline.foreseen_line(job, refused)
     except ImageError as error:
         return Entry(*job.key, "failed", reason=error.reason)
     note = "; ".join(filter(None, (job.planned.note, *found.notes))) or None
-    return Entry(*job.key, "protected", output=job.planned.output, note=note)
+    return Entry(*job.key, status, output=job.planned.output, reason=reason, note=note)
 
 
 def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Generator[Result, None, None]:

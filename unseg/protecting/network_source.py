@@ -76,6 +76,11 @@ class NetworkSource(NoiseSource):
             "generator": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
         }
 
+    def region(self, found: FoundObject) -> np.ndarray:
+        if self.codes is not None:
+            codes_of(found, self.codes)
+        return self.protector.region(found.mask_HW if self._coded is None else self._coded.region(found))
+
     def prepare(self, image_HWC: np.ndarray, found: FoundObject) -> Prepared:
         if self._coded is not None:
             coded = self._coded.prepare(image_HWC, found)

@@ -52,6 +52,10 @@ class NoiseSource(ABC):
         """Returns what else a manifest's first line says of it."""
 
     @abstractmethod
+    def region(self, found: FoundObject) -> np.ndarray:
+        """Returns where the object's budget holds, H×W bool; raises Refused where a class of the image has no code."""
+
+    @abstractmethod
     def prepare(self, image_HWC: np.ndarray, found: FoundObject) -> Prepared:
         """Returns an image ready for its noise; raises Refused where it cannot have any."""
 

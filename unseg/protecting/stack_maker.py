@@ -38,9 +38,12 @@ class StackMaker:
         """
         stack = self._open(job)
         try:
-            objects = self._objects(job, stack, may_be_whole)
+            source, objects = self._source(stack), self._objects(job, stack, may_be_whole)
+            has_noise = [bool(source.region(objects.found(part)).any()) for part in stack.parts()]
         finally:
             stack.close()
+        if not any(has_noise):
+            raise objects.refusal()
         note = "; ".join(filter(None, (*stack.layout.notes, job.planned.note, *objects.notes))) or None
         return Entry(*job.key, "protected", output=job.planned.output, note=note, kind=job.kind)
 
