@@ -61,9 +61,12 @@ version() {
 }
 
 # pip with its output in the log. It compiles no Python: that takes a third of the time, on one core, and most of it is
-# never imported; Python compiles what is, at its first import.
+# never imported; Python compiles what is, at its first import. Where it may not write what it compiles, it would do so at
+# every import.
 pip_logged() {
-    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-compile "$@" >>.venv/install.log 2>&1
+    local compile=--no-compile
+    [[ -z ${PYTHONDONTWRITEBYTECODE:-} ]] || compile=--compile
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off $compile "$@" >>.venv/install.log 2>&1
 }
 
 # The same; a failure becomes one line.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up the project, checks its code, builds its documentation and runs its tests, fast ones first. Two processes share
-# the tests, a file of them at a time.
+# the tests, the fast or the slow ones of a file at a time.
 #
 #   bash scripts/test.sh                  the checks, the documentation, all tests
 #   bash scripts/test.sh -m "not slow"    the same with the fast tests alone; every argument goes to pytest, which then
@@ -14,6 +14,8 @@
 #           GOMP_SPINCOUNT=10000 (how long OpenMP's threads wait awake; its own default holds cores that others use for longer)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Tests start hundreds of Pythons: without compiled modules on disk each of them compiles torch anew.
+unset PYTHONDONTWRITEBYTECODE
 bash install.sh
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 if [[ ${CHECKS:-1} != 0 ]]; then
@@ -26,9 +28,5 @@ tests=(.venv/bin/python -m pytest --durations=10)
 if (($#)); then
     exec "${tests[@]}" "$@"
 fi
-failed=0
-shared=(-n 2 --dist loadfile)
-"${tests[@]}" -m "not slow" "${shared[@]}" || failed=$?
-((failed <= 1)) || exit "$failed" # stopped with Ctrl-C, or not begun: 1 is of failed tests
-"${tests[@]}" -m slow "${shared[@]}" || failed=$?
-exit "$failed"
+# Groups and their order are those of tests/conftest.py: fast tests first.
+exec "${tests[@]}" -n 2 --dist loadgroup --no-loadscope-reorder

@@ -1,9 +1,11 @@
-"""What all tests share: fast tests run first, torch works on two threads, and signals arrive."""
+"""What all tests share: fast tests run first, the longest of the slow ones then, and signals arrive."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +18,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a broken rule shows in seconds, not after the slow ones. Otherwise the order stays."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Fast tests first: a broken rule shows in seconds, not after the slow ones. Otherwise the order stays.
+
+    Processes that share the tests (`--dist loadgroup`) take the fast or the slow tests of one file together. The slow
+    tests that say their seconds come before the others, so that no process waits for a long one at the end.
+    """
+
+    longest: dict[Path, int] = {}
+    for item in items:
+        slow = item.get_closest_marker("slow")
+        if slow is not None:
+            longest[item.path] = max(longest.get(item.path, 0), slow.kwargs.get("seconds", 0))
+        file = item.path.relative_to(item.config.rootpath).as_posix()
+        item.add_marker(pytest.mark.xdist_group(file if slow is None else f"{file}, slow"))
+    items.sort(key=lambda item: -longest[item.path] if item.get_closest_marker("slow") else -sys.maxsize)
 
 
 @pytest.fixture(autouse=True)

@@ -124,3 +124,10 @@ def test_without_a_gpu_cpu_builds_are_asked_for_in_the_pinned_versions_and_may_b
         [f"torch=={pins['torch']}+cpu", f"torchvision=={pins['torchvision']}+cpu"]
     ]
     assert installed(tree) == ["setuptools", FULL]
+
+
+@pytest.mark.parametrize(("forbidden", "option"), [("", "--no-compile"), ("1", "--compile")])
+def test_python_is_compiled_where_imports_may_not_write_what_they_compile(tree, forbidden, option):
+    assert start(tree, PYTHONDONTWRITEBYTECODE=forbidden).wait(timeout=60) == 0
+    lines = [line for line in (tree / "installs").read_text().splitlines() if "install" in line]
+    assert lines and all(option in line.split() for line in lines), lines

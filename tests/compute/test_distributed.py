@@ -231,7 +231,7 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=45)
 def test_smoke_on_two_processes_killed_and_resumed_is_the_unbroken_run(photographs, tmp_path):
     """Through scripts/run_train.sh, from another folder, with relative paths."""
     (tmp_path / "data").symlink_to(photographs)

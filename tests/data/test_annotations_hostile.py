@@ -52,7 +52,7 @@ def test_the_fuzzer_starts_from_annotations_that_reach_the_decoders(tmp_path: Pa
         assert use(folder / place, folder / "images", {"x.png": fuzz_annotations.SIZE}) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=130)
 def test_annotations_made_to_exhaust_a_reader_stay_within_bounds() -> None:
     """In two processes, each with half of them.
 

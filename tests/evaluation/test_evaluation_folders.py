@@ -560,12 +560,12 @@ def command_line(root: Path, out: Path, *more: str) -> list[str]:
 WHOLE = ["--views", "whole", "--size", f"{WIDTH}x{HEIGHT}"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=35)
 @pytest.mark.parametrize("views", [WHOLE, ["--crop", "48", "--weights", "none"]], ids=["whole", "practice"])
 def test_kill_9_then_the_same_command_ends_with_the_same_metrics(
     folders: Path, tmp_path: Path, views: list[str]
 ) -> None:
-    schedule = ["--steps", "30", "--eval-every", "5", *views]
+    schedule = ["--steps", "15", "--eval-every", "3", *views]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen(
         command_line(folders, tmp_path / "killed", *schedule), stdout=subprocess.DEVNULL, env=environment

@@ -51,7 +51,7 @@ def run_until(checkpoint, command):
     return process.communicate()[0]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 def test_the_papers_recipe_starts_steps_checkpoints_and_resumes(data, tmp_path):
     command = [
         sys.executable,
