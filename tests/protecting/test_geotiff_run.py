@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 import tifffile
+from PIL import Image
 from rasterio.transform import from_origin
 
 from tests.support.geotiff_files import NONE, PLACE, raster, scene
@@ -187,6 +188,18 @@ def test_chosen_bands_and_an_internal_mask(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "out" / "a.tif", "r+") as file:
         file.write(values[0] + 1, 1)
     assert "bands that were not to change" in str(verify(tmp_path / "out").findings[0].problem)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_picture_whose_bands_are_not_chosen_says_so(tmp_path: Path, dry_run: bool) -> None:
+    raster(tmp_path / "in" / "a.tif", scene(HEIGHT, WIDTH, 4, "uint16"))
+    Image.fromarray(np.moveaxis(scene(HEIGHT, WIDTH, 3, "uint8"), 0, 2)).save(tmp_path / "in" / "b.png")
+    settings, key = ProtectSettings(workers=1, bands=(2, 4)), bytes(range(32))
+    map_, picture = protect(
+        tmp_path / "in", tmp_path / "out", settings, whole_image=True, key=key, dry_run=dry_run
+    ).entries
+    assert picture.note == "--bands is for GeoTIFF: all its colours are protected" != map_.note
+    assert picture.status == map_.status == "protected"
 
 
 def _polygon() -> list[list[float]]:

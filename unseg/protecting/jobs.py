@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unseg.data.samples import SampleFile
@@ -16,6 +17,9 @@ from unseg.protecting.shards import begun
 from unseg.storage.mounts import is_in_a_file
 from unseg.storage.sequences import Made, order_of
 from unseg.storage.stacks.stack_kinds import KINDS, stack_kind_of
+
+OF_BANDS = "GeoTIFF"  # the one format whose bands `--bands` chooses
+NO_BANDS = f"--bands is for {OF_BANDS}: all its colours are protected"
 
 
 class KeyedSamples:
@@ -61,8 +65,10 @@ def planned_jobs(
     )
 
     def job(place: int) -> Job:
-        key = keys[place]
-        return Job(samples[place], planned[place], key, before.get(key), names[kinds[place]])
+        key, plan, kind = keys[place], planned[place], names[kinds[place]]
+        if settings.bands is not None and kind != OF_BANDS:
+            plan = replace(plan, note="; ".join(filter(None, (plan.note, NO_BANDS))))
+        return Job(samples[place], plan, key, before.get(key), kind)
 
     return Made(range(chosen), job)
 
