@@ -198,7 +198,7 @@ def test_a_picture_whose_bands_are_not_chosen_says_so(tmp_path: Path, dry_run: b
     map_, picture = protect(
         tmp_path / "in", tmp_path / "out", settings, whole_image=True, key=key, dry_run=dry_run
     ).entries
-    assert picture.note == "--bands is for GeoTIFF: all its colours are protected" != map_.note
+    assert picture.note == "--bands is for GeoTIFF with noise of codes, and chooses nothing here" != map_.note
     assert picture.status == map_.status == "protected"
 
 

@@ -19,7 +19,7 @@ from unseg.storage.sequences import Made, order_of
 from unseg.storage.stacks.stack_kinds import KINDS, stack_kind_of
 
 OF_BANDS = "GeoTIFF"  # the one format whose bands `--bands` chooses
-NO_BANDS = f"--bands is for {OF_BANDS}: all its colours are protected"
+NO_BANDS = f"--bands is for {OF_BANDS} with noise of codes, and chooses nothing here"
 
 
 class KeyedSamples:
