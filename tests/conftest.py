@@ -23,7 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Processes that share the tests (`--dist loadgroup`) take the fast or the slow tests of one file together. The slow
     tests that say their seconds come before the others, so that no process waits for a long one at the end.
     """
-
     longest: dict[Path, int] = {}
     for item in items:
         slow = item.get_closest_marker("slow")
