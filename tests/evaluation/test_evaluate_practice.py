@@ -300,10 +300,10 @@ def test_denoise_learns_from_other_photographs(data: Path, tmp_path: Path, monke
     In turn they carry codes, each under a key of its own, and the shipped generator's noise.
     """
     draw, pairs = np.random.default_rng(5), []
-    photographs = [draw.integers(0, 200, (80, 70, 3), dtype=np.uint8) for _ in range(3)]
+    photographs = [draw.integers(0, 200, (135, 130, 3), dtype=np.uint8) for _ in range(3)]
     for number, pixels in enumerate(photographs):
         write_png(tmp_path / "others" / "images" / f"{number}.png", pixels)
-        write_png(tmp_path / "others" / "masks" / f"{number}.png", np.eye(80, 70, dtype=np.uint8))
+        write_png(tmp_path / "others" / "masks" / f"{number}.png", np.eye(135, 130, dtype=np.uint8))
     kept = denoise.train_denoiser
 
     def few_steps(given: denoise.Pairs, steps: int, seed: int, *, progress: Any) -> denoise.Denoiser:
@@ -319,7 +319,7 @@ def test_denoise_learns_from_other_photographs(data: Path, tmp_path: Path, monke
     results = evaluate(tmp_path / "out", **options, conditions="clean+denoise,random+denoise")
     assert len(pairs) == 1  # one denoiser for all conditions of a seed
     assert all(np.array_equal(clean, pixels) for (clean, _), pixels in zip(pairs[0], photographs, strict=True))
-    mask = np.eye(80, 70, dtype=np.uint8)[..., None]
+    mask = np.eye(135, 130, dtype=np.uint8)[..., None]
     changes = [protected.astype(int) - clean for clean, protected in pairs[0]]
     assert np.array_equal(changes[1], 7 * mask.repeat(3, 2))
     assert all((change[mask[..., 0] == 0] == 0).all() and np.abs(change).max() == 8 for change in changes[::2])
@@ -329,6 +329,7 @@ def test_denoise_learns_from_other_photographs(data: Path, tmp_path: Path, monke
     assert (
         images[0]["denoise"]["codes"] == "gratings-1, gratings-2"
         and images[0]["denoise"]["by"] == "us"
+        and images[0]["denoise"]["network"] == denoise.VERSION
         and len(images[0]["denoise"]["photographs"]) == 16
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from unseg.compute.progress import Progress, track
 from unseg.data.annotations import ObjectRule
 from unseg.evaluation.coded_images import CODED, Labels, allocate, coded, key_of
-from unseg.evaluation.defences.denoise import Pairs
+from unseg.evaluation.defences.denoise import VERSION, Pairs
 from unseg.evaluation.hashes import digest, weights_identity
 from unseg.evaluation.learner import AnnotatedImages, Learner, LearnerOptions, MakeLearner
 from unseg.evaluation.on_the_way import OnTheWay, source_on_the_way
@@ -47,7 +47,7 @@ def denoising_of(
     identity = {**noise.identity, "photographs": digest, **({"by_class": True} if by_class else {})}
     return Denoising(
         lambda: _pairs_of(photographs, noise, budget, by_class=by_class, progress=progress),
-        {**identity, "noises": list(DENOISED), "codes": ", ".join(BOOKS)},
+        {**identity, "noises": list(DENOISED), "codes": ", ".join(BOOKS), "network": VERSION},
     )
 
 
