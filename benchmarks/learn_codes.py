@@ -40,6 +40,7 @@ import numpy as np
 import torch
 
 from benchmarks.bilevel_codes import (
+    LAYOUT,
     Batch,
     Coding,
     Learning,
@@ -95,6 +96,8 @@ class Trained:
         if start is not None:
             generator.load_state_dict(start.network.state_dict())
         average.load_state_dict(generator.state_dict())
+        generator.to(memory_format=LAYOUT)
+        average.to(memory_format=LAYOUT)
         average.eval().requires_grad_(False)
         optimizer = torch.optim.Adam(generator.parameters(), lr=config.learning_rate)
         encoder, channels = imagenet_encoder(config.readout_imagenet)
