@@ -30,7 +30,7 @@ from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
 from unseg.evaluation.defences.denoise import STEPS, VERSION, Denoiser, Pairs, denoised, train_denoiser
 from unseg.evaluation.measuring_images import open_photographs
-from unseg.evaluation.study_parts import DENOISED, denoising_of
+from unseg.evaluation.study_parts import denoising_of, noise_of_pair
 from unseg.method.config import Budget
 from unseg.storage.files import write_bytes
 
@@ -77,7 +77,7 @@ def measure(root: Path, steps: int, seed: int, *, progress: Progress = SILENT) -
     assert source.pairs is not None
     pairs = source.pairs()
     seen, held = pairs[:-HELD_OUT], pairs[-HELD_OUT:]
-    kinds = [DENOISED[index % len(DENOISED)] for index in range(len(pairs))][-HELD_OUT:]
+    kinds = [noise_of_pair(index) for index in range(len(seen), len(pairs))]
     network = train_denoiser(seen, steps, seed, progress=progress)
     return {
         "machine": machine(),

@@ -363,9 +363,15 @@ def test_untrained_denoiser_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 30), (33, 40), (16, 8)])
-def test_denoiser_keeps_the_size(size: tuple[int, int]) -> None:
+def test_denoiser_takes_images_of_any_size_as_if_their_last_lines_went_on(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = Denoiser().requires_grad_(False)
+    torch.nn.init.normal_(network.noise.weight)
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert np.array_equal(denoised(Denoiser().requires_grad_(False), pixels), pixels)
+    longer = np.pad(pixels, ((0, -size[0] % 8), (0, -size[1] % 8), (0, 0)), "edge")
+    found = denoised(network, pixels)
+    assert np.array_equal(found, denoised(network, longer)[: size[0], : size[1]])
+    assert not np.array_equal(found, pixels)
 
 
 def test_denoiser_sees_several_waves() -> None:

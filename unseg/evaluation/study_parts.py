@@ -35,6 +35,11 @@ class Denoising:
 DENOISED = ("codes-one", TINT, "codes-one", "codes-by-class")
 
 
+def noise_of_pair(index: int) -> str:
+    """Returns the noise of the photograph of that place."""
+    return DENOISED[index % len(DENOISED)]
+
+
 def denoising_of(
     photographs: Images, digest: str, noise: OnTheWay, budget: Budget, *, by_class: bool, progress: Progress
 ) -> Denoising:
@@ -62,7 +67,7 @@ def _pairs_of(photographs: Images, noise: OnTheWay, budget: Budget, *, by_class:
         if name != TINT
     }
     for index in track(progress, range(count), count, "denoise: protecting photographs"):
-        pixels, kind, stem = photographs.pixels(index), DENOISED[index % len(DENOISED)], photographs.stem(index)
+        pixels, kind, stem = photographs.pixels(index), noise_of_pair(index), photographs.stem(index)
         mask, classes = truth(photographs.annotated(index))
         change = tint
         if kind != TINT:
