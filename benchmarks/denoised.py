@@ -8,7 +8,7 @@ images after the network by that before it, so 0 is all removed, and 1 as bad as
 noise that the network takes away (its projection on the noise). `changed_clean` is the mean absolute change of clean
 photographs, in grey levels, and `noise` that of the noise itself.
 
-Needs the folder `ccp` below the data root. Takes six minutes of one core.
+Needs the folder `ccp` below the data root. Takes four minutes of one core.
 """
 
 from __future__ import annotations
