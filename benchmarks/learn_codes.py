@@ -363,6 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, checkpoints and the log")
     parser.add_argument("--visibility", type=float, default=0.0, help="share of the codes' own; 0: no such term")
     parser.add_argument("--epsilon", type=float, default=8.0, help="grey levels (default: 8)")
+    parser.add_argument("--grey-share", type=float, default=0.1, help="share of views turned grey (default: 0.1)")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="0: a control, the codes as they are")
     parser.add_argument("--hours", type=float, default=12.0, help="processor time of the whole training (default: 12)")
     parser.add_argument("--steps", type=int, default=0, help="of the whole training; 0: as many as there is time for")
@@ -375,11 +376,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     terminal = Terminal()
     try:
+        if not 0 <= given.grey_share <= 1:
+            raise UserError(f"--grey-share {given.grey_share:g}: give a share of views, 0 to 1")
         start = None if given.start is None else load_coded(given.start)
         photographs = read_photographs(given.data_root, terminal)
         config = Learning(
             epsilon=given.epsilon,
             visibility=given.visibility,
+            grey_share=given.grey_share,
             learning_rate=given.learning_rate,
             seed=given.seed,
         )

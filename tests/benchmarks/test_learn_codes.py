@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from benchmarks import learn_codes
-from benchmarks.bilevel_codes import Coding, Learning, Photographs, VictimKind, cross_entropy, draw_batch, looked_up
+from benchmarks.bilevel_codes import (
+    Coding,
+    Learning,
+    Photographs,
+    VictimKind,
+    cross_entropy,
+    draw_batch,
+    looked_up,
+    published,
+)
 from benchmarks.learn_codes import Trained, Until, learn, take_step
 from segment_anything_training.coded import CodedGenerator
 from tests.support.training_runs import final_state, same
@@ -178,6 +187,20 @@ def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
     assert learn_codes.main(["--data-root", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert told.startswith("learn_codes: error: --data-root") and told.count("\n") == 1
+
+
+def test_the_command_says_how_many_views_are_turned_grey(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(learn_codes, "read_photographs", lambda *_: made_photographs())
+    monkeypatch.setattr(learn_codes, "learn", lambda config, *_: asked.append(config))
+    command = ["--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert [learn_codes.main([*command, *more]) for more in ([], ["--grey-share", "1"])] == [0, 0]
+    assert learn_codes.main([*command, "--grey-share", "1.1"]) == 2
+    assert capsys.readouterr().err == "learn_codes: error: --grey-share 1.1: give a share of views, 0 to 1\n"
+    assert asked == [Learning(), Learning(grey_share=1.0)]
+    colours = torch.arange(3 * 5 * 4).reshape(3, 5, 4) * 4.0
+    turned = published(colours, replace(asked[1], jpeg_share=0.0), np.random.default_rng(0))
+    assert (turned == turned[:1]).all() and not (colours[1:] == colours[:1]).any()
 
 
 @pytest.mark.parametrize("aim", ["victim", "visibility"])
