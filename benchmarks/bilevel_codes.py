@@ -58,17 +58,21 @@ class Learning:
     """Everything that decides what a training computes.
 
     epsilon: the budget in grey levels. visibility: how visible the noise may be, as a share of that of the codes it
-    starts from; 0: as visible as it likes, within the budget. detect_weight, visibility_weight: of these terms beside
-    the victims' loss. jpeg_share, grey_share: of the views that are JPEG of a quality of `qualities`, or turned grey.
-    object_share: of the lives in which everything but the background has one code. background_share: of the other lives
-    in which the background has no noise, in place of another class. warm_up: steps in which the generator's rate rises.
-    young: victims of fewer steps say nothing yet.
-    average: of the weights that are written, over steps.
+    starts from; 0: as visible as it likes, within the budget. fill: its least mean absolute change, as a share of that
+    of the codes; 0: no such term. Codes use the whole budget, so whatever chance does to them makes them fainter; where
+    the noise need not be fainter than they, this holds it. detect_weight, visibility_weight, fill_weight: of these
+    terms beside the victims' loss. jpeg_share, grey_share: of the views that are JPEG of a quality of `qualities`, or
+    turned grey. object_share: of the lives in which everything but the background has one code. background_share: of
+    the other lives in which the background has no noise, in place of another class. warm_up: steps in which the
+    generator's rate rises. young: victims of fewer steps say nothing yet. average: of the weights that are written,
+    over steps.
     """
 
     epsilon: float = 8.0
     visibility: float = 0.0
     visibility_weight: float = 4.0
+    fill: float = 0.0
+    fill_weight: float = 4.0
     detect_weight: float = 0.5
     batch: int = 4
     crop: int = 128
@@ -156,13 +160,14 @@ class Coding:
 @dataclass
 class Batch:
     """Views with noise. images: B×3×C×C in grey levels. answers: B×C×C, what victims are to say. codes: B×C×C, the code
-    of each pixel in swapped views, 255 in the others and where there is no image. seen: for given views, how visible
-    the noise is as a share of the codes' own."""
+    of each pixel in swapped views, 255 in the others and where there is no image. seen, filled: for given views, how
+    visible the noise is, and its mean absolute change, as shares of the codes' own."""
 
     images: Tensor
     answers: Tensor
     codes: Tensor
     seen: list[Tensor] = field(default_factory=list)
+    filled: list[Tensor] = field(default_factory=list)
 
     @property
     def standardised(self) -> Tensor:
@@ -189,7 +194,8 @@ def draw_batch(
 ) -> Batch:
     """Draws views, the last `swapped` of them with codes that say nothing of the classes.
 
-    purpose: what the draws depend on besides the seed. look: whether it is measured how visible the noise is.
+    purpose: what the draws depend on besides the seed. look: whether it is measured how visible the noise is, and how
+    much of the codes' change is left.
     """
     random = seeded(config.seed, "batch", *purpose)
     draw = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -207,6 +213,7 @@ def draw_batch(
         part = noised_part(generator, image_HW3, codes_HW, coding.book, coding.key, sight, config.epsilon)
         if look and not is_swapped and part.signs.any():
             batch.seen.append(part.seen_share())
+            batch.filled.append(part.filled_share())
         shown = sight.labels(labels)
         images.append(sight.image(published(part.changed, config, random)))
         answers.append(looked_up(shown, coding.answers(given)))
@@ -228,10 +235,19 @@ class Part:
     def seen_share(self) -> Tensor:
         """Returns how visible the noise is as a share of what the codes' own noise is there."""
         where = (self.signs != 0).any(dim=0)
-        codes = (self.clean + self.level * self.signs).clamp(0, 255)
         with torch.no_grad():
-            own = seen_change(self.clean, codes, where)
+            own = seen_change(self.clean, self.codes, where)
         return seen_change(self.clean, self.changed, where) / own
+
+    def filled_share(self) -> Tensor:
+        """Returns the mean absolute change as a share of the codes' own; 1 where theirs is nothing."""
+        own = (self.codes - self.clean).abs().sum()
+        return (self.changed - self.clean).abs().sum() / own if own > 0 else torch.ones(())
+
+    @property
+    def codes(self) -> Tensor:
+        """Returns the part with the codes' own noise."""
+        return (self.clean + self.level * self.signs).clamp(0, 255)
 
 
 def noised_part(

@@ -3,8 +3,9 @@
     python -m benchmarks.learn_codes --data-root DATA --out runs/learned --visibility 0.5 --hours 4
 
 DATA holds CCP as `ccp`; its first 300 training images are used, which nothing is measured on. With --visibility 0.5 the
-noise is to be half as visible as the codes; with 1 no more visible than they; without, within the budget alone. What
-happens is in `benchmarks.bilevel_codes`. Needs the package of EfficientNet-lite0's weights.
+noise is to be half as visible as the codes; with 1 no more visible than they; without, within the budget alone. With
+--fill 0.9 its mean absolute change is to be 0.9 of theirs at least. What happens is in `benchmarks.bilevel_codes`.
+Needs the package of EfficientNet-lite0's weights.
 
 The same command goes on after any stop, to the same weights as if there had been none; with more --hours it goes on
 further. Ctrl-C and SIGTERM end it after its step, with a checkpoint. Where the checkpoints are gone, --start FILE goes
@@ -16,6 +17,7 @@ OUT/log.jsonl gets a line every --log-every seconds, with means since the line b
   random weights); loss: that of the generator's steps, of given and swapped views
 - followed: the share of pixels where victims go by the codes although they say nothing of the classes
 - detectability, detect_loss: the share of codes named by a fresh readout of a frozen encoder, and the readouts' loss
+- fill: the noise's mean absolute change, as a share of that of the codes
 - visibility, visibility_of_average: of the noise, as a share of that of the codes: the network in training, and the
   averaged weights on photographs that are always the same
 
@@ -179,7 +181,7 @@ def _improve(trained: Trained, victim: Victim, photographs: Photographs) -> None
         config,
         purpose,
         swapped=config.batch // 2,
-        look=config.visibility > 0,
+        look=config.visibility > 0 or config.fill > 0,
     )
     with frozen(victim.network), frozen(trained.readouts):
         logits = victim.network(batch.standardised)
@@ -187,7 +189,7 @@ def _improve(trained: Trained, victim: Victim, photographs: Photographs) -> None
         features = trained.readouts.features(batch.standardised[-(config.batch // 2) :])
         codes = batch.codes[-(config.batch // 2) :]
         found, right = trained.readouts.loss(features, codes)
-        total = loss + config.detect_weight * found + _visible(trained, batch)
+        total = loss + config.detect_weight * found + _seen_cost(trained, batch)
         trained.optimizer.zero_grad(set_to_none=True)
         total.backward()
     if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained.generator.parameters()):
@@ -204,13 +206,16 @@ def _improve(trained: Trained, victim: Victim, photographs: Photographs) -> None
     _teach_readouts(trained, [feature.detach() for feature in features], codes)
 
 
-def _visible(trained: Trained, batch: Batch) -> torch.Tensor:
-    """Returns what it costs that the noise is more visible than it may be."""
+def _seen_cost(trained: Trained, batch: Batch) -> torch.Tensor:
+    """Returns what it costs that the noise is more visible than it may be, or changes less than it is to."""
+    config, cost = trained.config, torch.zeros(())
     if not batch.seen:
-        return torch.zeros(())
-    share = torch.stack(batch.seen).mean()
-    trained.count(visibility=float(share.detach()))
-    return trained.config.visibility_weight * (share - trained.config.visibility).clamp(min=0)
+        return cost
+    seen, filled = torch.stack(batch.seen).mean(), torch.stack(batch.filled).mean()
+    trained.count(visibility=float(seen.detach()), fill=float(filled.detach()))
+    if config.visibility > 0:
+        cost = cost + config.visibility_weight * (seen - config.visibility).clamp(min=0)
+    return cost + config.fill_weight * (config.fill - filled).clamp(min=0)
 
 
 def _followed(logits: torch.Tensor, batch: Batch, swapped: int) -> float:
@@ -363,6 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, checkpoints and the log")
     parser.add_argument("--visibility", type=float, default=0.0, help="share of the codes' own; 0: no such term")
     parser.add_argument("--epsilon", type=float, default=8.0, help="grey levels (default: 8)")
+    parser.add_argument("--fill", type=float, default=0.0, help="least mean absolute change, as a share of the codes'")
     parser.add_argument("--grey-share", type=float, default=0.1, help="share of views turned grey (default: 0.1)")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="0: a control, the codes as they are")
     parser.add_argument("--hours", type=float, default=12.0, help="processor time of the whole training (default: 12)")
@@ -376,13 +382,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     terminal = Terminal()
     try:
-        if not 0 <= given.grey_share <= 1:
-            raise UserError(f"--grey-share {given.grey_share:g}: give a share of views, 0 to 1")
+        for option, share in (("--grey-share", given.grey_share), ("--fill", given.fill)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{option} {share:g}: give a share, 0 to 1")
         start = None if given.start is None else load_coded(given.start)
         photographs = read_photographs(given.data_root, terminal)
         config = Learning(
             epsilon=given.epsilon,
             visibility=given.visibility,
+            fill=given.fill,
             grey_share=given.grey_share,
             learning_rate=given.learning_rate,
             seed=given.seed,

@@ -12,8 +12,10 @@ import torch
 
 from benchmarks import learn_codes
 from benchmarks.bilevel_codes import (
+    Batch,
     Coding,
     Learning,
+    Part,
     Photographs,
     VictimKind,
     cross_entropy,
@@ -106,6 +108,7 @@ def test_swapped_views_are_the_last_ones_and_visibility_is_that_of_the_codes_at_
     )
     assert (batch.codes[:4] == 255).all() and set(batch.codes[4:].unique().tolist()) <= {0, 5, 9, 255}
     assert 0 < len(batch.seen) <= 4 and all(share.item() == pytest.approx(1, abs=1e-4) for share in batch.seen)
+    assert len(batch.filled) == len(batch.seen) and all(share.item() == 1 for share in batch.filled)
     assert batch.images.shape == (6, 3, 32, 32) and torch.equal(batch.images, batch.images.round())
     assert batch.images.min() >= 0 and batch.images.max() <= 255
 
@@ -189,15 +192,35 @@ def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
     assert told.startswith("learn_codes: error: --data-root") and told.count("\n") == 1
 
 
-def test_the_command_says_how_many_views_are_turned_grey(tmp_path, monkeypatch, capsys):
+def test_the_change_that_is_left_is_a_share_of_what_the_codes_change():
+    """Beside white, codes that would go beyond 255 change less; where they change nothing, nothing is missing."""
+    clean = torch.tensor([100.0, 252.0, 255.0]).reshape(1, 1, 3).repeat(3, 1, 1)
+    signs = torch.tensor([-1.0, 1.0, 1.0]).reshape(1, 1, 3).repeat(3, 1, 1)
+    changed = clean + torch.tensor([-4.0, 2.0, 0.0]).reshape(1, 1, 3)
+    assert Part(clean, changed, signs, 8).filled_share().item() == pytest.approx(6 / 11)
+    assert Part(clean[..., 2:], clean[..., 2:], signs[..., 2:], 8).filled_share().item() == 1
+
+
+def test_noise_that_is_fainter_than_it_is_to_be_costs():
+    trained = Trained.begin(replace(TINY, visibility=1.0, fill=0.9), 4)
+    batch = Batch(*(torch.empty(0) for _ in range(3)))
+    batch.seen, batch.filled = [torch.tensor(0.7), torch.tensor(1.5)], [torch.tensor(0.5), torch.tensor(0.9)]
+    assert learn_codes._seen_cost(trained, batch).item() == pytest.approx(4 * (0.1 + 0.2))
+    assert (trained.sums["fill"], trained.sums["visibility"]) == ([pytest.approx(0.7), 1], [pytest.approx(1.1), 1])
+    for config, cost in ((replace(TINY, visibility=0.0, fill=0.9), 0.8), (replace(TINY, visibility=0.5), 2.4)):
+        trained = Trained.begin(config, 4)
+        assert learn_codes._seen_cost(trained, batch).item() == pytest.approx(cost)
+
+
+def test_the_command_says_what_the_noise_is_to_withstand_and_to_fill(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(learn_codes, "read_photographs", lambda *_: made_photographs())
     monkeypatch.setattr(learn_codes, "learn", lambda config, *_: asked.append(config))
     command = ["--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
-    assert [learn_codes.main([*command, *more]) for more in ([], ["--grey-share", "1"])] == [0, 0]
+    assert [learn_codes.main([*command, *more]) for more in ([], ["--grey-share", "1", "--fill", ".9"])] == [0, 0]
     assert learn_codes.main([*command, "--grey-share", "1.1"]) == 2
-    assert capsys.readouterr().err == "learn_codes: error: --grey-share 1.1: give a share of views, 0 to 1\n"
-    assert asked == [Learning(), Learning(grey_share=1.0)]
+    assert capsys.readouterr().err == "learn_codes: error: --grey-share 1.1: give a share, 0 to 1\n"
+    assert asked == [Learning(), Learning(grey_share=1.0, fill=0.9)]
     colours = torch.arange(3 * 5 * 4).reshape(3, 5, 4) * 4.0
     turned = published(colours, replace(asked[1], jpeg_share=0.0), np.random.default_rng(0))
     assert (turned == turned[:1]).all() and not (colours[1:] == colours[:1]).any()
