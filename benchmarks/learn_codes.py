@@ -349,7 +349,7 @@ def _cut_log(path: Path, step: int) -> None:
 def read_photographs(root: Path, progress: Progress, at_most: int = OWN_TO_FIT) -> Photographs:
     """Returns the images of CCP that noise may be fitted to; UserError where CCP is not there."""
     part = MeasuringPart(CCP.train.images, CCP.train.annotations, at_most=at_most)
-    opened = MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP), part))
+    opened = MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP, "give another --data-root"), part))
     images, labels = [], []
     with progress.bar("reading CCP", len(opened)) as tick:
         for index in range(len(opened)):

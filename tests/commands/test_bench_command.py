@@ -76,6 +76,7 @@ def test_other_labels_are_refused_in_the_same_folder(tmp_path: Path, capsys: pyt
         (["--noises", "codes-learned"], "--learned"),
         (["--noises", "codes-learned", "--learned", "no.safetensors"], "no.safetensors"),
         (["--defences", "jpeg75,rot13"], "--defences rot13: unknown defence 'rot13'"),
+        (["--defences", "denoise"], "ccp, or leave denoise, which learns from its first images, out of --defences"),
         (["--networks", "maskrcnn_resnet50_fpn"], "maskrcnn_resnet50_fpn"),
         (["--limit-hours", "0"], "--limit-hours 0.0: give a number above 0"),
         (["--threads", "0"], "--threads 0: give a whole number from 1 to 1,024"),

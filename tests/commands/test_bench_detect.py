@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,19 @@ def test_originals_may_have_moved(folder: Path, asked: list[Question], capsys: p
     error = capsys.readouterr().err.splitlines()[-1]  # below the bar
     assert error.startswith("unseg: error: ") and "0.png" in error and "is not there: give --originals" in error
     assert cli.main([*command, "--originals", str(folder / "elsewhere")]) == 0 and len(asked) == 1
+
+
+def test_an_interrupt_does_not_say_that_anything_is_kept(
+    folder: Path, asked: list[Question], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(question: Question, *arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unseg.evaluation.time_to_detect.time_to_detect", interrupted)
+    assert cli.main(["bench", "--detect", str(folder / "out")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "unseg: interrupted; nothing is kept of a measurement that takes minutes, run the same command again"
+    )
 
 
 def test_what_cannot_be_measured_is_one_line(

@@ -55,9 +55,17 @@ def test_a_class_without_a_usable_code_is_an_error(codes: dict[int, int]) -> Non
         code_map(np.array([[0, 5]], np.uint8), codes)
 
 
+def test_all_classes_without_a_code_are_named_or_as_many_as_a_line_bears() -> None:
+    labels = np.arange(-1, 12)[None]
+    with pytest.raises(ValueError, match=r"^classes -1 and 3 have no code$"):
+        code_map(labels, {label: 1 for label in range(12) if label != 3})
+    with pytest.raises(ValueError, match=r"^classes -1, 0, 1, 2, 4, 5, 6 and others have no code$"):
+        code_map(labels, {3: 1})
+
+
 @pytest.mark.parametrize("lowest", [2**63, 2**63 - 2])
 def test_a_class_beyond_64_bits_with_a_sign_has_no_code(lowest: int) -> None:
-    with pytest.raises(ValueError, match=f"class {lowest} has no code"):
+    with pytest.raises(ValueError, match=f"classes {lowest} and {lowest + 3} have no code"):
         code_map(np.array([[lowest, lowest + 3]], np.uint64), {0: 1})
 
 

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unseg.commands.bench_detect import DetectOptions, detect
+from unseg.commands.bench_detect import BEGINS_AGAIN, DetectOptions, detect
 from unseg.commands.bench_options import (
     CrossedOptions,
     NoiseOptions,
@@ -68,7 +68,7 @@ def bench(
         if running.threads is not None:
             check_threads(running.threads, least=1)
         _load("time_to_detect")
-        with to_go_on_later():
+        with to_go_on_later(BEGINS_AGAIN):
             found = detect(detecting, detecting.detect, out, running, crossed.first_seed(), terminal)
         if detecting.as_json:
             print(json.dumps(found, indent=1, ensure_ascii=False))

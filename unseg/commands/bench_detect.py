@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch is imported only when the command runs
 
 MOST_IMAGES, FEWEST_IMAGES = 200, 8  # evenly spread; with fewer a network could learn the photographs by heart
 RESULT = "detect.json"
+BEGINS_AGAIN = "interrupted; nothing is kept of a measurement that takes minutes, run the same command again"
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,13 @@ def print_list(console: Console, title: str, lines: Sequence[str], style: str, w
 
 
 @contextmanager
-def to_go_on_later() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM end a run in good order, as a KeyboardInterrupt that says how the run goes on."""
+def to_go_on_later(how: str = GOES_ON) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM end a run in good order, as a KeyboardInterrupt that says how the run goes on.
+
+    how: what it says where the run itself says nothing.
+    """
     try:
         with in_good_order():
             yield
     except KeyboardInterrupt as stop:
-        raise type(stop)(str(stop) or GOES_ON) from None
+        raise type(stop)(str(stop) or how) from None

@@ -203,15 +203,18 @@ def measuring_set(name: str) -> MeasuringSet:
     return MEASURING_SETS[name]
 
 
-def home_of_set(root: Path, row: MeasuringSet) -> Path:
-    """Returns the folder under the data root that holds the set. UserError names the one that should."""
+def home_of_set(root: Path, row: MeasuringSet, instead: str | None = None) -> Path:
+    """Returns the folder under the data root that holds the set. UserError names the one that should.
+
+    instead: what else the user can do where it is not there; None: leave the set out.
+    """
     needed = [path for part in (row.train, row.test) for path in (part.images, part.annotations)]
     for home in row.homes:
         if all((root / home / path).exists() for path in needed):
             return root / home
     raise UserError(
-        f"--data-root {root}: {row.title} is not there; put {', '.join(needed)} into {root / row.homes[0]}, or leave "
-        f"{row.name} out of --sets"
+        f"--data-root {root}: {row.title} is not there; put {', '.join(needed)} into {root / row.homes[0]}, or "
+        f"{instead or f'leave {row.name} out of --sets'}"
     )
 
 

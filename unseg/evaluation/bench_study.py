@@ -176,7 +176,8 @@ def _denoising(setup: BenchSetup, conditions: Sequence[str], progress: Progress)
     `denoise`. They are made by the public code, whatever the noise is that it is used against."""
     if not asks_for("denoise", conditions):
         return Denoising()
-    photographs = open_photographs(setup.data_root)
+    instead = "leave denoise, which learns from its first images, out of --defences"
+    photographs = open_photographs(setup.data_root, instead)
     return denoising_of(
         photographs, photographs.hash(), setup.shipped(), setup.budget, by_class=True, progress=progress
     )

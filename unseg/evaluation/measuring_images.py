@@ -96,9 +96,12 @@ def open_measuring_set(root: Path, row: MeasuringSet) -> OpenedSet:
     return OpenedSet(row, train, test)
 
 
-def open_photographs(root: Path) -> MeasuringImages:
-    """Returns photographs of a data root that nothing is measured on: the first of CCP's training images."""
-    return MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP), CCP_OTHERS))
+def open_photographs(root: Path, instead: str = "give another --data-root") -> MeasuringImages:
+    """Returns photographs of a data root that nothing is measured on: the first of CCP's training images.
+
+    instead: what the user can do where CCP is not there, which is a UserError.
+    """
+    return MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP, instead), CCP_OTHERS))
 
 
 def class_table(row: MeasuringSet) -> ClassTable:

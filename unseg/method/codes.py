@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from unseg.method.patterns import ABSENCE, NO_CODE
 CODES_IN_USE = 2  # by the classes of a set: networks tell few patterns apart sooner, and learn less of the images
 OBJECT = 1  # the code of an object that is told from nothing else but the rest
 ABSENT_SHARE = 0.08  # of the pixels of all classes, that a class needs at least to be the absent one
+NAMED_CLASSES = 8  # at most, in a message
 LOOKS_IMAGES = 64  # whose pixels say how varied the classes look
 CLOSE, BAND = 2**16, 2**20  # a span of values that may be counted in a table; pixels that are looked at together
 
@@ -123,17 +124,26 @@ def codes_with_absence(areas: Mapping[int, int], absent: int | None, in_use: int
     return codes if absent is None else {absent: ABSENCE, **codes}
 
 
+def _classes(labels: Sequence[str]) -> str:
+    """Returns the subject of a sentence and its verb: `class 2 has`, `classes 2, 5 and 9 have`."""
+    if len(labels) == 1:
+        return f"class {labels[0]} has"
+    named = labels if len(labels) <= NAMED_CLASSES else [*labels[: NAMED_CLASSES - 1], "others"]
+    return f"classes {', '.join(named[:-1])} and {named[-1]} have"
+
+
 def code_map(classes_HW: np.ndarray, codes: Mapping[int, int], ignore_label: int | None = 255) -> np.ndarray:
     """Returns a map of classes (H×W integers) as a map of codes: H×W uint8, NO_CODE where it is `ignore_label`.
 
-    ValueError where a class has no code, or one that a map cannot hold (0 to 254).
+    ValueError where classes have no code, which it names, or one that a map cannot hold (0 to 254).
     """
     present = sorted(_counts(classes_HW).keys() - {ignore_label})
+    lacking = [str(value) for value in present if codes.get(value) is None]
+    if lacking:
+        raise ValueError(f"{_classes(lacking)} no code")
     for value in present:
-        if not 0 <= codes.get(value, -1) < NO_CODE:
-            given = codes.get(value)
-            has = "no code" if given is None else f"code {given}, and a map holds codes from 0 to {NO_CODE - 1}"
-            raise ValueError(f"class {value} has {has}")
+        if not 0 <= codes[value] < NO_CODE:
+            raise ValueError(f"class {value} has code {codes[value]}, and a map holds codes from 0 to {NO_CODE - 1}")
     coded = np.full(classes_HW.shape, NO_CODE, np.uint8)
     if present and present[-1] - present[0] < CLOSE:
         table = np.full(present[-1] - present[0] + 2, NO_CODE, np.uint8)  # the last one: for all that is no class

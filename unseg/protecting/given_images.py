@@ -143,7 +143,8 @@ def read_mask(mask: AnyMask, height: int, width: int) -> np.ndarray:
     highest = values.max(initial=0)
     if highest not in (0, 1, 255) or not np.isin(values, (0, highest)).all():
         raise UserError(
-            "mask: holds other values than 0 and 255; give a bool array, for example `labels == 3` or `scores > 0.5`"
+            "mask: holds other values than 0 and 255; give a bool array, for example `labels == 3` or `scores > 0.5`,"
+            " or the path of the mask's file, which is read as --mask reads it"
         )
     return values > 0
 

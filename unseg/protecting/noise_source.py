@@ -93,6 +93,6 @@ def codes_of(found: FoundObject, codes: Mapping[int, int]) -> np.ndarray:
     except ValueError as error:
         raise Refused(
             "failed",
-            f"{error}: the codes are those of the masks that were there at first, or of --codes; give them all, with"
-            " one for each such class, with --codes",
+            f"{error}: the codes are those of the masks that were there at first, or of --codes; give a file with a"
+            " code for every class (0: no noise) with --codes",
         ) from error
