@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from unseg import __version__, cli
+from tests.support.old_manifests import as_of_now
+from unseg import cli
 from unseg.editions.audit import verify_edition
 from unseg.editions.carried import read_carried
 from unseg.protecting.manifest import MANIFEST
@@ -47,9 +48,7 @@ def test_an_old_edition_holds(old: Path) -> None:
 def test_the_same_command_leaves_or_restores_every_byte(
     old: Path, lost: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = old / MANIFEST
-    named = manifest.read_bytes().replace(b'"unseg": "0.1.0"', f'"unseg": "{__version__}"'.encode(), 1)
-    before = contents(old) | {MANIFEST: named}  # its first line names the version that wrote it
+    before = contents(old) | {MANIFEST: as_of_now((old / MANIFEST).read_bytes())}
     if lost is not None:
         names = {"image": "coco/train2017", "annotations": "coco/annotations"}[lost]
         min((old / names).iterdir()).unlink()

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unseg import __version__, cli
+from tests.support.old_manifests import as_of_now
+from unseg import cli
 from unseg.protecting.manifest import MANIFEST
 from unseg.storage.image_decoding import read_image
 from unseg.storage.image_encoding import write_png
@@ -63,11 +64,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def of_this_version(folder: Path) -> dict[str, bytes]:
-    """The folder's files; its manifest as this version names itself in it."""
-    return {
-        name: data.replace(b'"unseg": "0.1.0"', f'"unseg": "{__version__}"'.encode(), 1) if name == MANIFEST else data
-        for name, data in contents(folder).items()
-    }
+    """The folder's files; its manifest as this version names itself and counts the lines in it."""
+    return {name: as_of_now(data) if name == MANIFEST else data for name, data in contents(folder).items()}
 
 
 def protect(out: str, name: str, capsys: pytest.CaptureFixture) -> dict[str, Any]:

@@ -260,6 +260,11 @@ def test_missing_foreign_and_overlapping_shards_are_named(photos: Path) -> None:
     with pytest.raises(UserError, match=r"shards 1/3 and 2/3 overlap: both speak of a\.jpg"):
         merge(out)
     (folder / MANIFEST).write_text("".join(lines[:-1]))
+    with pytest.raises(UserError, match="shard 2/3 was cut off; run it, then merge"):
+        merge(out)
+    uncounted = lines[0].replace(', "lines": 2', "")  # as versions before wrote it
+    assert uncounted != lines[0]
+    (folder / MANIFEST).write_text("".join([uncounted, *lines[1:-1]]))
     with pytest.raises(UserError, match="shard 2/3 speaks of 1 of its 2 images; run it again"):
         merge(out)
     (folder / MANIFEST).write_text(own.replace('"device": "cpu"', '"device": "cuda"', 1))

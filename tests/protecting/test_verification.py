@@ -146,6 +146,7 @@ def test_what_changed_too_little_is_not_called_protected_whatever_its_line_says(
         assert found.exit_code == 0
         return
     under = f"its object changed by {share} grey levels on average, under a quarter of 8"
+    under = under if share else "its object did not change; the budget is 8 grey levels"
     assert problem(found) == f"a.png: is called protected, but {under}"
 
 
@@ -301,7 +302,8 @@ def test_what_a_run_left_that_was_cut_off_is_never_taken_for_the_whole(protected
     assert result.exit_code == 1 and result.as_dict()["other_files"] == [
         {
             "name": MANIFEST,
-            "problem": "the run was cut off before its end, and may have left images out: run the same command again",
+            "problem": "the run, or this file, was cut off before its end, and images may be missing: run the same"
+            " command again",
         }
     ]
 
@@ -319,6 +321,24 @@ def test_a_manifest_cut_short_anywhere_is_read_as_far_as_it_goes(protected: Path
             assert "\n" not in str(error) and end < len(running) - len(lines)
         else:
             assert end >= len(running) - len(lines) - 1
+
+
+@pytest.mark.parametrize("lost", [1, 5, "line"])
+def test_a_finished_manifest_that_lost_its_end_is_told(protected: Path, lost: int | str) -> None:
+    """The last line may be that of an image that is not protected, which nothing else would miss."""
+    content = (protected / MANIFEST).read_bytes()
+    header, *lines = content.splitlines(keepends=True)
+    assert json.loads(header)["lines"] == len(lines) and verify(protected, workers=1).other_files == ()
+    (protected / MANIFEST).write_bytes(b"".join([header, *lines[:-1]]) if lost == "line" else content[: -int(lost)])
+    result = verify(protected, workers=1)
+    assert result.exit_code == 1 and "cut off" in {one.name: one.problem for one in result.other_files}[MANIFEST]
+
+
+def test_a_manifest_that_counts_no_lines_is_one_of_an_earlier_version(protected: Path) -> None:
+    header, rest = (protected / MANIFEST).read_text().split("\n", 1)
+    before = {name: value for name, value in json.loads(header).items() if name != "lines"}
+    (protected / MANIFEST).write_text(json.dumps(before) + "\n" + rest)
+    assert verify(protected, workers=1).exit_code == 0
 
 
 @pytest.mark.parametrize("form", ["png", "tiff", "webp"])

@@ -33,9 +33,11 @@ SHARDS = ".unseg-shards"  # a folder: of each shard of a run, its lock and its m
 OWN_NAMES = frozenset(
     (MANIFEST, LOCK_FILE, EDITION, CARRIED, SHARDS)
 )  # in an output folder: no image is ever called so
+REMEDY = "put the manifest that the run wrote in its place, or protect into another folder"
 MAX_LINE = 8 << 20  # bytes; a line with a hundred thousand boxes is shorter
 AGREED = "shards"  # in the first line of a plan and of its shards: what all of them share
 UNFINISHED = "unfinished"  # in the first line of a run that has not come to its end; later lines may be missing then
+LINES = "lines"  # in the first line of a run that has come to its end: how many lines follow
 FORMAT = 2  # 1: grey images became RGB, and the settings named no metadata policy
 Status = Literal["protected", "weak", "uncoded", "copied", "skipped", "failed", "started"]
 WRITTEN: tuple[Status, ...] = ("protected", "weak", "uncoded")  # with noise, as far as there is any
@@ -162,41 +164,44 @@ def _unchanging(value: Any) -> Any:
 def read_manifest(folder: Path) -> Manifest | None:
     """Returns the manifest of an output folder, or None where there is none.
 
-    A last line that was cut short by a crash is left out. Raises UserError where the file is no manifest of unseg.
+    A last line that was cut short is left out. Where it is, or where there are not as many lines as the first one says,
+    the manifest counts as that of an unfinished run. Raises UserError where the file is no manifest of unseg.
     """
     path = folder / MANIFEST
     if os.path.islink(path):
-        raise UserError(f"{path}: is a link, which is not followed; choose another --out")
+        raise UserError(f"{path}: is a link, which is not followed; {REMEDY}")
     number = 1
     try:
         with open_for_reading(path) as file:
-            lines = _lines(file)
+            torn: list[int] = []
+            lines = _lines(file, torn)
             header = json.loads(next(lines, ""))
             if not isinstance(header, dict) or not isinstance(header.get("settings", {}), dict):
                 raise ValueError("no object with settings")
             if header.get("format") != FORMAT:
-                raise UserError(
-                    f"{path}: format {header.get('format')}, this version reads {FORMAT}; choose another --out"
-                )
+                raise UserError(f"{path}: format {header.get('format')}, this version reads {FORMAT}; {REMEDY}")
             entries = spooled_lines()
             for line in lines:
                 number = len(entries) + 2
                 entry = _entry(json.loads(line))
                 _check_budgets(entry, header.get("settings", {}))
                 entries.add(entry)
+            if header.pop(LINES, len(entries)) != len(entries) or torn:
+                header[UNFINISHED] = True
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}; choose another --out") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; {REMEDY}") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not a manifest of unseg (line {number}: {str(error)[:100]}); choose another --out or remove it"
-        ) from error
+        raise UserError(f"{path}: not a manifest of unseg (line {number}: {str(error)[:100]}); {REMEDY}") from error
     return Manifest(header, by_key(entries))
 
 
-def _lines(file: BinaryIO) -> Iterator[str]:
-    """Yields the complete lines, which end in a line feed; where there is none, what is there of the first."""
+def _lines(file: BinaryIO, torn: list[int]) -> Iterator[str]:
+    """Yields the complete lines, which end in a line feed; where there is none, what is there of the first.
+
+    torn: gets the bytes of a last line that was cut short.
+    """
     first = True
     while line := file.readline(MAX_LINE):
         if not line.endswith(b"\n"):
@@ -204,6 +209,7 @@ def _lines(file: BinaryIO) -> Iterator[str]:
             if len(line) == MAX_LINE:
                 raise ValueError(f"over {MAX_LINE >> 20} MB")
             if not first or not line:
+                torn.append(len(line))
                 continue
         yield line.decode()
         first = False
@@ -319,7 +325,7 @@ def write_manifest(folder: Path, manifest: Manifest, finished: bool) -> None:
     """Writes a manifest whole, its lines sorted, and waits for the disk. finished: as `ManifestWriter` says."""
 
     def blocks() -> Iterable[bytes]:
-        header = manifest.header if finished else {**manifest.header, UNFINISHED: True}
+        header = {**manifest.header, **({LINES: len(manifest.entries)} if finished else {UNFINISHED: True})}
         yield (json.dumps(header) + "\n").encode()
         for entry in in_order(manifest.entries):
             yield _line(entry).encode()

@@ -27,7 +27,7 @@ from unseg.storage.files import is_link, raised, walk_folders
 from unseg.storage.locks import LOCK_FILE, holder_of
 from unseg.storage.sequences import Made, Places, in_order
 
-CUT_OFF = "the run was cut off before its end, and may have left images out: run the same command again"
+CUT_OFF = "the run, or this file, was cut off before its end, and images may be missing: run the same command again"
 
 
 @dataclass(frozen=True)
