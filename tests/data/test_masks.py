@@ -73,9 +73,19 @@ def test_class_ids_for_binary_masks_are_a_user_error() -> None:
 
 def test_objects_are_parsed() -> None:
     assert parse_objects("all") is None and parse_objects("4, 3") == (3, 4) and parse_objects("1-3,9") == (1, 2, 3, 9)
-    for text in ("", "a", "3,", "5-1", "-1"):
+    assert parse_objects(f"{2**64 - 1}") == (2**64 - 1,)
+    for text in ("", "a", "3,", "5-1", "-1", "1-", "²", "1-²", f"{2**64}", "9" * 5000):
         with pytest.raises(UserError, match="--objects"):
             parse_objects(text)
+
+
+@pytest.mark.parametrize("label", [2**64, -(2**63) - 1])
+def test_labels_that_no_mask_can_hold_are_refused(label: int) -> None:
+    ObjectRule(ignore_label=2**64 - 1, background_label=-(2**63))
+    with pytest.raises(UserError, match=f"--ignore-label {label}: class ids have at most 64 bits"):
+        ObjectRule(ignore_label=label)
+    with pytest.raises(UserError, match=f"--background-label {label}: "):
+        ObjectRule(background_label=label)
 
 
 def test_box_corners_are_inclusive_and_boxes_are_cut_at_the_border() -> None:

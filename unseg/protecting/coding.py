@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unseg.data.object_rule import LONGEST_ID, is_class_id
 from unseg.errors import UserError
 from unseg.method.codes import OBJECT, codes_with_absence
 from unseg.method.patterns import ABSENCE, BOOKS, ONE_CODE_BOOK, CodeBook, book_of
@@ -19,7 +20,6 @@ from unseg.storage.text_encoding import open_text
 ALL, BY_CLASS = "all", "by-class"
 BACKGROUND, OBJECT_NAME = "background", "object"  # what JSON calls them where there are no class ids
 ONE_OBJECT = {BACKGROUND: ABSENCE, OBJECT_NAME: OBJECT}
-LONGEST_LABEL = 11  # characters of a class id of 32 bits
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def read_coding(path: Path, book: CodeBook | None = None) -> Coding:
         with open_text(path) as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--codes {path}: cannot be read ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"--codes {path}: cannot be read ({why}); name a manifest, or a JSON file of codes") from error
     try:
         values = _first_json(text)
     except (ValueError, RecursionError) as error:
@@ -129,7 +130,7 @@ def coding_from(values: Any, source: str, book: CodeBook | None = None) -> Codin
     available = min(book.codes for book in BOOKS.values())
     for label, code in values["codes"].items():
         is_code = isinstance(code, int) and not isinstance(code, bool) and ABSENCE <= code <= available
-        if not _is_class(label) or not is_code:
+        if not is_class(label) or not is_code:
             raise UserError(
                 f"{source}: {str(label)[:40]!r}: {str(code)[:40]}: give class ids, each with a code from 0 (no noise)"
                 f" to {available}"
@@ -153,6 +154,7 @@ def _book_in(values: Mapping[str, Any], source: str) -> CodeBook | None:
     return BOOKS[version]
 
 
-def _is_class(label: str) -> bool:
+def is_class(label: str) -> bool:
+    """Returns whether a text is a class id, as JSON has it."""
     digits = label.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(label) <= LONGEST_LABEL
+    return digits.isascii() and digits.isdigit() and len(label) <= LONGEST_ID and is_class_id(int(label))

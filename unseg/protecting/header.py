@@ -13,11 +13,11 @@ from unseg import __version__
 from unseg.data.annotations import FORMATS
 from unseg.data.edition_catalog import READER
 from unseg.data.masks import MASK_KINDS, MaskKind
-from unseg.data.object_rule import ObjectRule
+from unseg.data.object_rule import ObjectRule, is_class_id
 from unseg.errors import UserError
 from unseg.method.patterns import ABSENCE, book_of
-from unseg.protecting.coding import BACKGROUND, LONGEST_LABEL, OBJECT_NAME
-from unseg.protecting.manifest import FORMAT, MANIFEST, Manifest
+from unseg.protecting.coding import BACKGROUND, OBJECT_NAME, is_class
+from unseg.protecting.manifest import FORMAT, MANIFEST, REMEDY, Manifest
 from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.settings import COMPACT, Region
@@ -134,7 +134,7 @@ def recorded(manifest: Manifest, folder: Path) -> Recorded:
     expected = {**EXPECTED, **(OF_CODES if settings.get("noise") == CODES else {})}
     wrong = [name for name, is_good in expected.items() if not is_good(settings.get(name))]
     if wrong:
-        raise UserError(f"{folder / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)})")
+        raise UserError(f"{folder / MANIFEST}: not a manifest of unseg (settings: {', '.join(wrong)}); {REMEDY}")
     masks, annotated = settings.get("mask_rule"), settings.get("annotations")
     rule = kind = None
     if annotated is not None:
@@ -193,17 +193,12 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and 0 < value <= 2**16
 
 
-def _is_id(value: Any) -> bool:
-    """Returns whether a value can be a class id: a 32-bit number."""
-    return isinstance(value, int) and abs(value) < 2**31
-
-
 def _are_labels(rule: Mapping[str, Any]) -> bool:
-    return all(rule[name] is None or _is_id(rule[name]) for name in ("ignore_label", "background_label"))
+    return all(rule[name] is None or is_class_id(rule[name]) for name in ("ignore_label", "background_label"))
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_id, value))
+    return isinstance(value, list) and all(map(is_class_id, value))
 
 
 def _is_mask_rule(value: Any) -> bool:
@@ -235,13 +230,9 @@ def _is_coded(value: Any) -> bool:
     if value is None:
         return True
     return isinstance(value, dict) and all(
-        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or _is_number(label))
+        isinstance(code, int) and (label in (BACKGROUND, OBJECT_NAME) or is_class(label))
         for label, code in value.items()
     )
-
-
-def _is_number(label: str) -> bool:
-    return label.removeprefix("-").isdecimal() and len(label) <= LONGEST_LABEL
 
 
 EXPECTED: dict[str, Callable[[Any], bool]] = {
