@@ -42,6 +42,21 @@ def run(photos: Path, **options: object) -> Summary:
     return protect([photos], photos.parent / "out", SETTINGS, generator=options.pop("generator", loaded()), **options)
 
 
+def test_what_a_format_cannot_hold_is_foreseen(photos: Path) -> None:
+    """16 bits and transparency: the header tells."""
+    deep = np.random.default_rng(1).integers(0, 2**16, (24, 32), dtype=np.uint16)
+    Pillow.fromarray(deep).save(photos / "deep.png")
+    Pillow.fromarray(np.dstack([PHOTO, PHOTO[..., 0]])).save(photos / "glass.png")
+    failing = {"webp": {"deep.png"}, "jpeg": {"deep.png", "glass.png"}, "tiff": set(), "png": set()}
+    for form, names in failing.items():
+        told = []
+        for dry in (True, False):
+            summary = protect([photos], photos.parent / form, whole_image=True, format=form, dry_run=dry)
+            assert {entry.input for entry in summary.of("failed")} == names
+            told.append([entry.reason for entry in summary.entries])
+        assert told[0] == told[1]
+
+
 def only_failure(photos: Path, summary: Summary) -> str:
     """The reason of the one failure, after a look at everything else."""
     assert summary.exit_code == 1

@@ -92,6 +92,9 @@ def test_headers_promise_what_is_decoded() -> None:
             assert sorted(promised) == sorted((height, width)), odd.name
         frame = frame_of(Path(odd.name), data=odd.data)
         assert (frame.height, frame.width) == (height, width), odd.name
+        read = decode_image(Path(odd.name), odd.data)
+        kind = (read.samples.shape[2], read.samples.itemsize * 8, read.alpha is not None)
+        assert (frame.channels, frame.bits, frame.has_alpha) == kind, odd.name
 
 
 def test_the_second_decoder_sees_what_the_first_lost() -> None:

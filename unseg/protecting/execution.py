@@ -148,8 +148,8 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         data = pipeline.objects.image_bytes(job.sample)
         upright = not pipeline.settings.keep_frame
         frame = image_decoding.frame_of(job.sample.image, pipeline.settings.max_pixels, data, upright=upright)
-        pixels = np.broadcast_to(np.uint8(0), (frame.height, frame.width, 3))  # takes one byte: only sides count
-        reason = image_encoding.unsupported(pipeline.settings.format, pixels, None)
+        samples, alpha = _as_large(frame)
+        reason = image_encoding.unsupported(pipeline.settings.format, samples, alpha)
         if reason:
             raise Refused("failed", reason)
         with PIXELS.room_for(frame.height * frame.width):
@@ -161,6 +161,13 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
         return Entry(*job.key, "failed", reason=error.reason)
     note = "; ".join(filter(None, (job.planned.note, *found.notes))) or None
     return Entry(*job.key, status, output=job.planned.output, reason=reason, note=note)
+
+
+def _as_large(frame: image_decoding.Frame) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns samples and alpha of an image of this kind; they take two bytes, whatever their size."""
+    value = np.uint16(0) if frame.bits == 16 else np.uint8(0)
+    alpha = np.broadcast_to(value, (frame.height, frame.width)) if frame.has_alpha else None
+    return np.broadcast_to(value, (frame.height, frame.width, frame.channels)), alpha
 
 
 def _results(plan: RunPlan, manifest: ManifestWriter, pool: Executor) -> Generator[Result, None, None]:

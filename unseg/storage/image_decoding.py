@@ -154,11 +154,17 @@ def decode_samples(data: bytes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Frame:
-    """The size of an image as it lies, and how EXIF says that it was turned: orientation 1 to 8."""
+    """The size of an image as it lies, and how EXIF says that it was turned: orientation 1 to 8.
+
+    channels: of colour, 1 or 3. bits: of a channel, 8 or 16. has_alpha: whether there is transparency beside them.
+    """
 
     height: int
     width: int
     orientation: int = 1
+    channels: int = 3
+    bits: int = 8
+    has_alpha: bool = False
 
     @property
     def is_turned(self) -> bool:
@@ -175,11 +181,12 @@ def frame_of(path: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None
     data = bytes_of_image(path, max_pixels) if data is None else data
     with opened(path, data, max_pixels) as found:
         image = found.image
-        _check_kind(path, image, data)
+        bits, has_alpha = _check_kind(path, image, data), _has_alpha(image)
         exif, _ = exif_of(image, found.sound_exif)
         orientation = known_orientation(exif.get(ORIENTATION, 1))
         height, width = size_upright(image, orientation) if upright else (image.height, image.width)
-        return Frame(height, width, orientation)
+        is_grey = image.mode in GREY_MODES if bits == 8 or not has_alpha else _is_grey_png(image, data)
+        return Frame(height, width, orientation, 1 if is_grey else 3, bits, has_alpha)
 
 
 def size_upright(image: Pillow.Image, orientation: int) -> tuple[int, int]:
@@ -276,8 +283,12 @@ def _deep_samples(
         alpha = (colours != np.asarray(image.info["transparency"], np.uint16)).any(axis=2) * np.uint16(65535)
     if not _high_bytes_agree(image, colours, alpha):
         raise ImageError(path, "16 bits a channel, stored in a way that is not read exactly: save it as 16-bit PNG")
-    grey = image.format == "PNG" and data[25] in (0, 4)  # colour types without colour
+    grey = _is_grey_png(image, data)
     return colours[..., :1] if grey else colours, alpha, grey
+
+
+def _is_grey_png(image: Pillow.Image, data: bytes) -> bool:
+    return image.format == "PNG" and data[25] in (0, 4)  # colour types without colour
 
 
 def _high_bytes_agree(image: Pillow.Image, colours_HW3: np.ndarray, alpha_HW: np.ndarray | None) -> bool:
