@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -166,7 +167,7 @@ def test_tints_have_the_codes_that_are_given(tmp_path: Path) -> None:
 def test_what_is_weak_warns_and_the_result_says_why() -> None:
     protector = Protector(key=KEY, budget=unseg.Budget(0.0, 0.0))
     image = colours()
-    with pytest.warns(unseg.WeakProtection, match="weak, not protected: its object changed by 0 grey levels") as caught:
+    with pytest.warns(unseg.WeakProtection, match="weak, not protected: its object did not change") as caught:
         assert np.array_equal(protector(image, MASK), image)
     assert caught[0].filename == __file__
     made = protector.result(colours(), MASK)
@@ -242,6 +243,56 @@ def test_class_ids_with_a_background_are_one_object(tmp_path: Path) -> None:
 def test_options_that_cannot_be_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         unseg.protect(colours(), MASK, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"survive_grey": "no"}, "survive_grey: is 'no', a str; give True or False"),
+        ({"mask_by_contrast": 1}, "mask_by_contrast: is '1', an int; give True or False"),
+        ({"epsilon": "8"}, "epsilon: is '8', a str; give a number, or None"),
+        ({"epsilon": True}, "epsilon: is 'True', a bool; give a number, or None"),
+        ({"png_level": 1.5}, "png_level: is '1.5', a float; give a whole number"),
+        ({"max_megapixels": None}, "max_megapixels: is 'None', a NoneType; give a number"),
+        ({"batch_size": "3"}, "batch_size: is '3', a str; give a whole number, or None"),
+        ({"device": 0}, "device: is '0', an int; give a text"),
+    ],
+)
+def test_options_of_another_kind_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        unseg.protect(colours(), MASK, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objects": 1}, "objects: is '1', an int; give a text"),
+        ({"ignore_label": None}, "ignore_label: is 'None', a NoneType; give a whole number"),
+        ({"bands": "1"}, "bands: is '1', a str; give a tuple of numbers, or None"),
+        ({"bands": (1, "2")}, "bands: is"),
+        ({"processes": "2"}, "processes: is '2', a str; give a whole number"),
+        ({"limit": 1.0}, "limit: is '1.0', a float; give a whole number, or None"),
+        ({"dry_run": "no"}, "dry_run: is 'no', a str; give True or False"),
+        ({"workers": "2"}, "workers: is '2', a str; give a whole number, or None"),
+    ],
+)
+def test_options_of_folders_of_another_kind_are_one_line(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        unseg.protect_folder(tmp_path, tmp_path / "out", whole_image=True, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_numpy_are_numbers_and_workers_are_at_least_one(tmp_path: Path) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    photo = tmp_path / "a.png"
+    options = {"epsilon": np.float32(4), "png_level": np.int64(2), "survive_grey": np.bool_(True)}
+    assert unseg.protect_folder(photo, tmp_path / "out", whole_image=True, **options).exit_code == 0
+    with pytest.raises(UserError, match="^workers -1: give 1 or more"):
+        unseg.verify(tmp_path / "out", workers=-1)
+    with pytest.raises(UserError, match="^workers: is '2', a str; give a whole number, or None"):
+        unseg.verify(tmp_path / "out", workers="2")
+    with pytest.raises(UserError, match="^workers -1: give 1 or more"):
+        list(unseg.Protector().many([colours()], [MASK], workers=-1))
 
 
 def test_an_option_that_there_is_not_is_a_type_error() -> None:

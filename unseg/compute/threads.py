@@ -44,6 +44,8 @@ def worker_threads(workers: int, each: int = 1) -> ThreadPoolExecutor:
 
     This is the only way to make a pool: threads that were told nothing would each take as many as there are cores.
     """
+    if workers < 1:
+        raise UserError(f"workers {workers}: give 1 or more")
     _own_number()  # so that the caller has a number of its own before a worker changes the global one
     return ThreadPoolExecutor(workers, initializer=use_threads, initargs=(each,))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from numbers import Real
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
 from unseg.method.config import Budget, strength
+from unseg.protecting.option_kinds import of_kinds
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def named_settings(base: ProtectSettings = DEFAULTS, /, **options: Unpack[NamedO
     unknown = given.keys() - NamedOptions.__annotations__.keys() - {field.name for field in fields(ProtectSettings)}
     if unknown:
         raise TypeError(f"unexpected option {sorted(unknown)[0]!r}; `unseg protect --help` lists what there is")
+    given = of_kinds(given, _kinds())
     taken = {name: given.pop(name) for name in NOT_FIELDS if name in given}
     if given.get("names") == "png":
         given["names"] = "suffix"
@@ -83,6 +85,12 @@ def named_settings(base: ProtectSettings = DEFAULTS, /, **options: Unpack[NamedO
     return replace(base, **given)
 
 
+@cache
+def _kinds() -> dict[str, Any]:
+    """Returns the kind of each option."""
+    return get_type_hints(NamedOptions)
+
+
 BUDGET = ("strength", "epsilon", "background_epsilon")
 NOT_FIELDS = (*BUDGET, "objects", "ignore_label", "background_label")
 
@@ -91,9 +99,6 @@ def named_budget(
     base: Budget, word: str | None = None, epsilon: float | None = None, background: float | None = None
 ) -> Budget:
     """Returns the budget of --strength, --epsilon and --background-epsilon; what is None is as in `base`."""
-    for name, value in (("epsilon", epsilon), ("background_epsilon", background)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise UserError(f"{name}: is {str(value)[:40]!r}, a {type(value).__name__}; give a number of grey levels")
     if word is not None and epsilon is not None:
         raise UserError(f"--strength {word} and --epsilon {epsilon:g}: give one of them, each says how much may change")
     if word is not None:

@@ -33,6 +33,7 @@ from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, G
 from unseg.protecting.given_objects import given_object
 from unseg.protecting.named_settings import BUDGET, ImageOptions, named_settings
 from unseg.protecting.network_protector import NetworkProtector
+from unseg.protecting.option_kinds import of_kinds
 from unseg.protecting.settings import COMPACT, ProtectSettings, Region
 from unseg.storage.image_decoding import decode_samples
 from unseg.storage.key_file import KEY_BYTES, new_key, read_key
@@ -242,6 +243,7 @@ class Protector:
         masks, boxes, points, classes: one for each image, or masks="auto"; UserError where they are fewer or more.
         workers: threads; None: one a core. A few images are ahead at a time, so that any number of them flows through.
         """
+        workers = of_kinds({"workers": workers}, {"workers": int | None})["workers"]
         of_all: dict[str, Any] = {"refine_boxes": refine_boxes, "whole_image": whole_image}
         if is_auto(masks):
             masks, of_all["mask"] = None, masks

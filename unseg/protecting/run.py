@@ -22,6 +22,7 @@ from unseg.protecting.inputs import load_libraries, read_inputs
 from unseg.protecting.mask_finding import with_masks
 from unseg.protecting.named_settings import RunOptions, named_settings
 from unseg.protecting.open_annotations import OpenAnnotations
+from unseg.protecting.option_kinds import of_kinds
 from unseg.protecting.planning import RunPlan, as_planned, plan_run
 from unseg.protecting.request import Request
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
@@ -35,6 +36,12 @@ from unseg.storage.mirror import as_written
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("refine_boxes", "whole_image", "dry_run", "watch"), bool),
+    "limit": int | None,
+    "processes": int,
+    "gpus": int | None,
+}
 GIVEN_THEMSELVES: dict[str, type] = {"annotations": OpenAnnotations, "key": bytes, "codes": Mapping}
 __all__ = ["ProtectSettings", "Summary", "protect"]
 
@@ -78,6 +85,9 @@ def protect(
     masks may go with, says what the object is. samples: the images, in place of those under `inputs`; each is the file
     of its name under its root. watch, shard, engine: see `watching`, `shards` and `engine_runs`.
     """
+    own = (refine_boxes, whole_image, dry_run, watch, limit, processes, gpus)
+    given = of_kinds(dict(zip(KINDS, own, strict=True)), KINDS)
+    refine_boxes, whole_image, dry_run, watch, limit, processes, gpus = given.values()
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
     settings, processes = _on_gpus(named_settings(settings, **options), processes, gpus, engine)

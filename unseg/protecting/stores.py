@@ -27,6 +27,7 @@ from unseg.protecting.execution import Summary
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
 from unseg.protecting.open_annotations import OpenAnnotations, looked_through
+from unseg.protecting.option_kinds import of_kinds
 from unseg.protecting.request import Request
 from unseg.protecting.shards import MOST, Shard, is_done
 from unseg.protecting.verification import Verification, verify
@@ -336,10 +337,12 @@ def verify_anywhere(
     actor. max_megapixels: larger images are not decoded. engine: whose actors share the work. progress: is told the bar
     "verify". on_disk: verifies folders of images on a disk. UserError where the folder cannot be verified at all.
     """
+    kinds = {"workers": int | None, "max_megapixels": float}
+    options = of_kinds({"workers": workers, "max_megapixels": max_megapixels}, kinds)
     folder, engine = Path(folder), Engine.named(engine)
     given: dict[str, Any] = {"originals": originals, "masks": masks, "annotations": annotations}
     given = {name: Path(place) if isinstance(place, str) else place for name, place in given.items()}
-    options: dict[str, Any] = {"workers": workers, "max_megapixels": max_megapixels, "engine": engine}
+    options["engine"] = engine
     if not any(map(is_url, (folder, *given.values()))):
         return _verified(folder, on_disk, **given, **options, progress=progress)
     with mirrored() as mirror:
