@@ -123,6 +123,27 @@ def test_protect_as_json(photos: Path, capsys: pytest.CaptureFixture) -> None:
     assert foreseen["seconds"] > 0 and foreseen["bytes_out"] > 0 and not other.exists()
 
 
+def test_noise_that_is_the_same_all_over_is_told(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    """By --whole-image, by masks without a rest, and not where a mask leaves some of the image."""
+    masks = photos.parent / "masks"
+    masks.mkdir()
+    for name, top in (("a.png", 0), ("b.png", 5)):
+        shown = np.zeros(PHOTO.shape[:2], np.uint8)
+        shown[top:] = 255
+        Pillow.fromarray(shown).save(masks / name)
+    told = "the noise is all over, which cannot keep networks from learning the objects"
+    for what, number in ((["--whole-image"], 2), (["--masks", str(masks), "--mask-type", "binary"], 1)):
+        out = str(photos.parent / f"out{number}")
+        assert cli.main(["protect", str(photos), *what, "--out", out]) == 0
+        assert f"In {number} of 2 protected images {told}" in capsys.readouterr().out
+        assert cli.main(["protect", str(photos), *what, "--out", out, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["noise_all_over"] == number
+    (masks / "a.png").write_bytes((masks / "b.png").read_bytes())
+    out = str(photos.parent / "parts")
+    assert cli.main(["protect", str(photos), "--masks", str(masks), "--fit-masks", "--out", out]) == 0
+    assert told not in capsys.readouterr().out
+
+
 def test_before_the_run_it_says_how_many_how_big_and_where_to(photos: Path, capsys: pytest.CaptureFixture) -> None:
     out = photos.parent / "out"
     cli.main(["protect", "--whole-image", str(photos), "--out", str(out), "--device", "cpu"])

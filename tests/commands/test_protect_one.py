@@ -153,7 +153,10 @@ def test_a_key_is_made_where_one_is_named_and_never_lost_in_silence(
 def test_what_is_weak_is_written_and_told(feed: Feed, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert cli.main(["protect", "-", "--whole-image", "--key", "my.key", "--epsilon", "0"]) == 1
     told = capsysbinary.readouterr()
-    assert Image.open(io.BytesIO(told.out)).size == (67, 41) and b"standard input: weak: its object changed" in told.err
+    assert (
+        Image.open(io.BytesIO(told.out)).size == (67, 41)
+        and b"standard input: weak: its object did not change" in told.err
+    )
 
 
 @pytest.mark.parametrize(("unmasked", "written"), [("skip", False), ("fail", False), ("copy", True), ("whole", True)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unseg.method.config import Budget
-from unseg.protecting.effect import PlaneChanges, effect_of
+from unseg.protecting.effect import PlaneChanges, effect_of, status_of
 
 HEIGHT, WIDTH = 7, 11
 OBJECT = np.arange(HEIGHT)[:, None] >= 3 + np.zeros(WIDTH)
@@ -28,6 +28,18 @@ def test_planes_count_by_themselves() -> None:
     )
     assert changes.status(2) == ("protected", None)
     assert changes.status(20) == ("weak", "its object changed by 2.6 grey levels on average, under a quarter of 20")
+
+
+@pytest.mark.parametrize(
+    ("change", "budget", "reason"),
+    [
+        (0.999, 4.0, "its object changed by 0.99 grey levels on average, under a quarter of 4"),
+        (0.001, 4.0, "its object changed by 0.01 grey levels on average, under a quarter of 4"),
+        (0.0, 8.0, "its object did not change; the budget is 8 grey levels"),
+    ],
+)
+def test_a_reason_never_shows_a_quarter_of_the_budget(change: float, budget: float, reason: str) -> None:
+    assert status_of(change, budget) == ("weak", reason)
 
 
 def test_parts_of_a_plane_count_together() -> None:

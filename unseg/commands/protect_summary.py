@@ -26,6 +26,7 @@ UNPROTECTED = (  # status, title and colour of what is not protected
     ("skipped", "left out: no object", "yellow"),
     ("failed", "failed", "red"),
 )
+ALL_OVER = 0.99  # share of the pixels from which on hardly any tells the object from the rest
 EXPLAINED = {
     "weak": "written, but their objects changed too little to protect them",
     "uncoded": "written without noise: no pixel has a code",
@@ -59,6 +60,7 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
         "psnr": protected.psnr(),
         "quality": protected.quality(),
         "over_budget": protected.breach(),
+        "noise_all_over": protected.all_over,
         "not_protected": [
             {"input": entry.input, "input_root": entry.input_root, "status": entry.status, "reason": entry.reason}
             for entry in summary.entries
@@ -69,11 +71,15 @@ def as_dict(summary: Summary, out: Path) -> dict[str, Any]:
 
 
 class Protected:
-    """What is told of all protected images of a run together: eight bytes a value of each, and notes."""
+    """What is told of all protected images of a run together: eight bytes a value of each, and notes.
+
+    all_over: how many have the noise of an object on all of the image, so that nothing tells the object from the rest.
+    """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._values = {name: array("d") for name in ("psnr", *MEASURES, "over_budget", "max_over")}
         self.notes: list[tuple[str, str]] = []
+        self.all_over = 0
         for entry in entries:
             if entry.status == "protected":
                 self._add(entry)
@@ -85,6 +91,8 @@ class Protected:
                 values.append(value)
         if entry.note:
             self.notes.append((entry.input, entry.note))
+        covered = entry.prompt != "classes" and (entry.object_share or 0) >= ALL_OVER
+        self.all_over += bool(covered or entry.object is not None)
 
     def _mean(self, name: str) -> float | None:
         values = self._values[name]
@@ -114,7 +122,16 @@ class Protected:
 
 def print_summary(console: Console, summary: Summary, out: Path, settings: ProtectSettings) -> None:
     """Prints the closing table, and below it what is not protected and why."""
-    breach = print_counts(console, summary, out).breach()
+    protected = print_counts(console, summary, out)
+    if protected.all_over:
+        of = f"{protected.all_over} of {summary.counts['protected']} protected images"
+        console.print(
+            f"In {of} the noise is all over, which cannot keep networks from learning the objects;"
+            " give masks of the objects.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    breach = protected.breach()
     if breach is not None:
         console.print(
             f"JPEG breaks the bound: {breach['share']:.2%} of the values are beyond the budget (--epsilon "

@@ -93,7 +93,10 @@ def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
         return "uncoded", "every pixel is of a class without noise, or of none: nothing was changed"
     if change >= WEAK_SHARE * budget and change > 0:
         return "protected", None
-    return "weak", f"its object changed by {change:.2g} grey levels on average, under a quarter of {budget:g}"
+    if change == 0:
+        return "weak", f"its object did not change; the budget is {budget:g} grey levels"
+    shown = math.floor(100 * change) / 100 or 0.01  # rounded up it could be a quarter
+    return "weak", f"its object changed by {shown:.2g} grey levels on average, under a quarter of {budget:g}"
 
 
 def foreseen_status(has_noise: bool) -> tuple[Status, str | None]:
