@@ -450,7 +450,7 @@ def picture(size: tuple[int, int] = (33, 47)) -> bytes:
     [
         ("00007.right.png", picture()),
         ("00007.right.tif", encoded(np.random.default_rng(3).integers(0, 256, (33, 47, 3)).astype(np.uint8), "TIFF")),
-        ("00007.jpg.gz", gzip.compress(picture())),
+        ("00007.jpg.gz", gzip.compress(picture(), mtime=0)),
         ("00007.npy", array(33, 47, 3)),
         ("00007.chw.npy", array(3, 33, 47)),
     ],
@@ -473,7 +473,7 @@ def test_what_belongs_to_an_image_and_is_no_picture_comes_along(tars: Path) -> N
         ("00007.deep.png", encoded(depth, "PNG")),
         ("00007.npy", array(33, 47, 16)),
         ("00007.vector.npy", array(512)),
-        ("00007.txt.gz", gzip.compress(b"words " * 100)),
+        ("00007.txt.gz", gzip.compress(b"words " * 100, mtime=0)),
     ]
     write_tar(tars / "c-2.tar", [*sample(7, (33, 47)), *beside])
     run(tars)

@@ -240,7 +240,11 @@ def test_a_long_list_of_members_is_refused(client, monkeypatch):
     assert answer.status_code == 422 and "its list of files is too long" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("content", [b"PK\3\4 and no more", b"not a zip", zipped([("a.jpg", b"x")])[:-30]])
+@pytest.mark.parametrize(  # named, since a name of bytes would hold the time of the archive
+    "content",
+    [b"PK\3\4 and no more", b"not a zip", zipped([("a.jpg", b"x")])[:-30]],
+    ids=["begins like one", "none", "cut short"],
+)
 def test_a_broken_zip_is_one_line(client, content):
     answer = send(client, content, "x.zip", "archives")
     assert answer.status_code == 422 and answer.json()["error"].startswith("x.zip: cannot be read as a zip file")
