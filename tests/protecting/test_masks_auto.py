@@ -175,7 +175,7 @@ def test_damaged_image_and_limit(photos: Path, tmp_path: Path) -> None:
 def test_unmasked_says_what_becomes_of_unclear_images(photos: Path, tmp_path: Path) -> None:
     summary = run(photos, tmp_path / "whole", with_=ProtectSettings(unmasked="whole"))
     assert summary.exit_code == 0
-    with pytest.raises(UserError, match=r"--unmasked fail: 1 images .*wall"):
+    with pytest.raises(UserError, match=r"--unmasked fail: images without mask.* 1 \(.*wall"):
         run(photos, tmp_path / "fail", with_=ProtectSettings(unmasked="fail"))
     assert not (tmp_path / "fail").exists()
 

@@ -72,7 +72,7 @@ def test_a_plan_knows_every_image_and_writes_nothing(request_: Request, pool: Th
     assert plan.to_do == list(plan.jobs) and plan.problems == () and plan.before == {} and plan.processes == 1
     rule = {"kind": "index", "objects": None, "ignore_label": 255, "background_label": 0}
     assert plan.header["settings"]["mask_rule"] == rule and plan.header["settings"]["prompt"] == "mask"
-    assert told.sentences == ["note: 1 masks have no image (other.png)", told.sentences[1]]
+    assert told.sentences == ["note: masks without an image: 1 (other.png)", told.sentences[1]]
     assert told.sentences[1].startswith("masks: class ids (4 of them, 3 to 6)")
     assert told.bars == [("masks", 3, 3)] and not request_.out.exists()
 

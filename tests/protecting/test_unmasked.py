@@ -82,7 +82,7 @@ def test_what_becomes_of_images_without_an_object(place: Path, unmasked: str, st
 
 
 def test_fail_ends_a_run_before_it_writes(place: Path) -> None:
-    with pytest.raises(UserError, match=r"--unmasked fail: 1 images have no mask, box or annotation \(bare.png\)"):
+    with pytest.raises(UserError, match=r"--unmasked fail: images without mask, box or annotation: 1 \(bare.png\)"):
         run(place, "fail")
     assert not (place / "out" / "masked.png").exists()
     (place / "in" / "bare.png").unlink()

@@ -229,7 +229,7 @@ def _decide(seen: _Seen) -> Detected:
         return _of_colours(seen)
     values = set(seen.pixels)
     if not values and not seen.jpeg:
-        return Detected("binary", "binary, though none of the files could be read", fits=MASK_KINDS)
+        return Detected("binary", "taken for binary, since none of the files could be read", fits=MASK_KINDS)
     if seen.jpeg and values <= {BLACK, WHITE}:
         return _of_jpegs(seen)
     if values <= {BLACK}:

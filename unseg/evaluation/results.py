@@ -18,6 +18,7 @@ from unseg.storage.locks import FolderLock, Held, writing_into
 from unseg.storage.settings_diff import differences
 
 Json = dict[str, Any]
+REMEDY = "put a whole one in its place, or measure into another folder"
 PRACTICE = "practice"  # what the setting "views" says of runs with views as in practice; others do not have it
 
 
@@ -150,14 +151,14 @@ def read_results(path: Path) -> Json:
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable results.json ({error}); remove it or give another --out") from None
+        raise UserError(f"{path}: not a readable results.json ({error}); {REMEDY}") from None
     if not (
         isinstance(content, dict)
         and isinstance(content.get("tasks"), dict)
         and isinstance(content.get("runs"), list)
         and all(map(_is_run, content["runs"]))
     ):
-        raise UserError(f"{path}: not the results of unseg evaluate; remove it or give another --out")
+        raise UserError(f"{path}: not the results of unseg evaluate; {REMEDY}")
     try:
         return upgraded(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

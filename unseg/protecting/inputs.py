@@ -196,11 +196,11 @@ def _tell_leftovers(
     hints = {**boxes, **points}
     names = {sample.name for sample in found.samples if sample.name in hints}
     for what, left in (
-        ("files are no images and are left out", found.other_files),
-        ("links lead into the output folder and are left out", found.into_output),
-        ("masks have no image", found.unused_masks),
-        ("boxes have no image", sorted(set(boxes) - names)),
-        ("points have no image", sorted(set(points) - names)),
+        ("left out, since they are no images", found.other_files),
+        ("left out, since they are links into the output folder", found.into_output),
+        ("masks without an image", found.unused_masks),
+        ("boxes without an image", sorted(set(boxes) - names)),
+        ("points without an image", sorted(set(points) - names)),
     ):
         if left:
-            progress.say(f"note: {len(left)} {what} ({', '.join(left[:3])}{', …' if len(left) > 3 else ''})")
+            progress.say(f"note: {what}: {len(left)} ({', '.join(left[:3])}{', …' if len(left) > 3 else ''})")

@@ -259,8 +259,8 @@ def _check_none_lacks(objects: Objects, samples: Sequence[SampleFile]) -> None:
     lacking = [sample.name for sample in samples if objects.lacks(sample)]
     if lacking:
         raise UserError(
-            f"--unmasked fail: {len(lacking)} images have no mask, box or annotation ({first_few(lacking)}); add it, or"
-            " leave these images out with --unmasked skip"
+            f"--unmasked fail: images without mask, box or annotation: {len(lacking)} ({first_few(lacking)}); add it,"
+            " or leave them out with --unmasked skip"
         )
 
 

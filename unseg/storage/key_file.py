@@ -44,7 +44,10 @@ def read_key(path: Path) -> bytes:
         with open_text(path) as file:
             text = file.read().strip().lower()
     except OSError as error:
-        raise UserError(f"{path}: the key cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{path}: the key cannot be read ({error.strerror or error}); name the file that holds it with --key, or"
+            " leave --key out where a new one may be drawn"
+        ) from error
     except UnicodeDecodeError:
         text = ""
     if not _TEXT.fullmatch(text):
