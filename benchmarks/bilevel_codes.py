@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,11 @@ from torch import Tensor, nn
 from benchmarks.soft_views import Sight, eight_bit, grey, jpeg, through
 from benchmarks.soft_visibility import seen_change
 from segment_anything_training.coded import CodedGenerator
+from unseg.compute.progress import Progress
+from unseg.data.annotations import ClassMap
+from unseg.data.measuring_sets import CCP, CCP_GROUPS, MeasuringPart, home_of_set, open_part
 from unseg.evaluation.augmentation import standardised
+from unseg.evaluation.measuring_images import MeasuringImages
 from unseg.evaluation.practice_views import draw_practice_views
 from unseg.method.coded_noise import code_signs
 from unseg.method.codes import code_map
@@ -40,6 +45,7 @@ from unseg.victims.semantic_networks import build_network
 IMAGENET_NETWORK = "deeplabv3plus_timm-tf_efficientnet_lite0"
 STRIDES = (2, 4, 8, 16)  # of the features that are read out
 LAYOUT = torch.channels_last  # of all networks: a step takes a tenth less processor time so
+OWN_TO_FIT = 300  # of CCP's training images, the first by name
 NAMED_STRIDE = 2  # the place of the stride whose readout the log names
 
 
@@ -108,6 +114,21 @@ class Photographs:
     images: Sequence[np.ndarray]
     labels: Sequence[np.ndarray]
     classes: int
+
+
+def read_photographs(root: Path, progress: Progress, at_most: int = OWN_TO_FIT) -> Photographs:
+    """Returns the images of CCP that noise may be fitted to; UserError where CCP is not there."""
+    part = MeasuringPart(CCP.train.images, CCP.train.annotations, at_most=at_most)
+    opened = MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP, "give another --data-root"), part))
+    images, labels = [], []
+    with progress.bar("reading CCP", len(opened)) as tick:
+        for index in range(len(opened)):
+            images.append(opened.pixels(index))
+            annotated = opened.annotated(index)
+            assert isinstance(annotated, ClassMap), "MeasuringImages gives class maps"
+            labels.append(annotated.values.astype(np.uint8))
+            tick()
+    return Photographs(images, labels, len(CCP_GROUPS))
 
 
 # --- codes of a victim's life

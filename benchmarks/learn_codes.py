@@ -38,7 +38,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.bilevel_codes import (
@@ -52,16 +51,14 @@ from benchmarks.bilevel_codes import (
     cross_entropy,
     draw_batch,
     imagenet_encoder,
+    read_photographs,
 )
 from segment_anything_training.coded import CodedGenerator
 from unseg.commands.console import Terminal
 from unseg.compute.device import denormals_flushed
 from unseg.compute.progress import SILENT, Progress
 from unseg.compute.stopping import StopRequest
-from unseg.data.annotations import ClassMap
-from unseg.data.measuring_sets import CCP, CCP_GROUPS, MeasuringPart, home_of_set, open_part
 from unseg.errors import UserError
-from unseg.evaluation.measuring_images import MeasuringImages
 from unseg.storage.checkpoint_files import taken_over
 from unseg.storage.coded_weights import LoadedCoded, load_coded, save_coded
 from unseg.storage.files import open_for_appending, write_bytes
@@ -69,7 +66,6 @@ from unseg.training.checkpoints import GENERATOR_FILE, REMEDY, RunFolder, read_s
 from unseg.training.log import LOG_FILE
 from unseg.training.steps import frozen
 
-OWN_TO_FIT = 300  # of CCP's training images, the first by name
 HOUR = 3600.0
 
 
@@ -344,21 +340,6 @@ def _cut_log(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue  # half a line, of a run that was killed
     write_bytes(path, "".join(kept).encode())
-
-
-def read_photographs(root: Path, progress: Progress, at_most: int = OWN_TO_FIT) -> Photographs:
-    """Returns the images of CCP that noise may be fitted to; UserError where CCP is not there."""
-    part = MeasuringPart(CCP.train.images, CCP.train.annotations, at_most=at_most)
-    opened = MeasuringImages(CCP, open_part(CCP, home_of_set(root, CCP, "give another --data-root"), part))
-    images, labels = [], []
-    with progress.bar("reading CCP", len(opened)) as tick:
-        for index in range(len(opened)):
-            images.append(opened.pixels(index))
-            annotated = opened.annotated(index)
-            assert isinstance(annotated, ClassMap), "MeasuringImages gives class maps"
-            labels.append(annotated.values.astype(np.uint8))
-            tick()
-    return Photographs(images, labels, len(CCP_GROUPS))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -79,15 +79,12 @@ def protect(
 
     What concerns an image is in the summary and the manifest; what concerns the run is a UserError before any writing.
     inputs: folders (recursive) and files, or one of them; none where annotations hold the images themselves. out: the
-    output folder, locked meanwhile; `unseg.protecting.manifest` and `unseg.protecting.outputs` say what is found there.
-    All else is as the command's option of that name (`unseg protect --help`); `options` come on top of `settings`. One
-    of masks ("auto": they are found), mask, boxes, points, annotations, whole_image, webdataset and huggingface, which
-    masks may go with, says what the object is. samples: the images, in place of those under `inputs`; each is the file
-    of its name under its root. watch, shard, engine: see `watching`, `shards` and `engine_runs`.
+    output folder, locked meanwhile; see `unseg.protecting.manifest` and `outputs`. All else is as the command's option
+    of that name (`unseg protect --help`); `options` come on top of `settings`. One of masks ("auto": they are found),
+    mask, boxes, points, annotations, whole_image, webdataset and huggingface, which masks may go with, says what the
+    object is. samples: the images, in place of those of `inputs`. watch, shard, engine: `watching`, `shards`, `engine_runs`.
     """
-    own = (refine_boxes, whole_image, dry_run, watch, limit, processes, gpus)
-    given = of_kinds(dict(zip(KINDS, own, strict=True)), KINDS)
-    refine_boxes, whole_image, dry_run, watch, limit, processes, gpus = given.values()
+    of_kinds(locals(), KINDS)
     if isinstance(generator, (str, Path)):
         settings, generator = replace(settings, generator=generator), None
     settings, processes = _on_gpus(named_settings(settings, **options), processes, gpus, engine)
