@@ -82,7 +82,7 @@ def protect(
     output folder, locked meanwhile; see `unseg.protecting.manifest` and `outputs`. All else is as the command's option
     of that name (`unseg protect --help`); `options` come on top of `settings`. One of masks ("auto": they are found),
     mask, boxes, points, annotations, whole_image, webdataset and huggingface, which masks may go with, says what the
-    object is. samples: the images, in place of those of `inputs`. watch, shard, engine: `watching`, `shards`, `engine_runs`.
+    object is. samples: the images, in place of those of `inputs`. Of watch, shard, engine tell their own modules.
     """
     of_kinds(locals(), KINDS)
     if isinstance(generator, (str, Path)):
