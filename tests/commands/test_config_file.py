@@ -101,6 +101,7 @@ def test_the_command_line_wins(run: Callable[..., dict], tmp_path: Path) -> None
         ("name: {a: 1}", "name: give a value, or a list of values"),
         ("objects: [[3], 4]", "objects: give a value, or a list of values"),
         ("", "give names of options and their values"),
+        ("width: 4\nname: a\nwidth: 5", "width is there twice; give it once"),
         ("a: [", "cannot be read as YAML: while parsing"),
         ("a: !!python/object/apply:os.abort []", "a is no option of `unseg draw`"),
     ],

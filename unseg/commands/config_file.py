@@ -97,13 +97,19 @@ def _mapping(path: Path) -> dict[str, Any]:
     import yaml  # which most runs do not need
 
     try:
-        content = yaml.load(read_text(path), yaml.BaseLoader)  # texts, lists and mappings alone
+        text = read_text(path)
+        written = yaml.compose(text, yaml.BaseLoader)
+        content = yaml.load(text, yaml.BaseLoader)  # texts, lists and mappings alone
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"--config {path}: give names of options and their values, such as `objects: 3,4`")
+    names = [name.value for name, _ in written.value]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--config {path}: {twice} is there twice; give it once")
     return content
 
 
