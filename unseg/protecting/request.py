@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unseg.compute.engine import Engine
+from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleList
 from unseg.errors import UserError
 from unseg.method.visibility import check_can_measure
@@ -202,6 +203,15 @@ class Request:
             raise UserError(f"--mask-type {mask_type}: is for --masks; name annotations with --annotations-format")
         if mask_type != "auto" and self.finds_masks:
             raise UserError(f"--mask-type {mask_type}: is for masks of your own, not for --masks auto; leave it out")
+        if mask_type != "auto" and not masked:
+            raise UserError(f"--mask-type {mask_type}: is for --masks; leave it out")
+        usual = ObjectRule()
+        for option, label, other in (
+            ("--ignore-label", rule.ignore_label, usual.ignore_label),
+            ("--background-label", rule.background_label, usual.background_label),
+        ):
+            if not labelled and label not in (None, other):
+                raise UserError(f"{option} {label}: is for --masks and --annotations; leave it out")
         if not masked and (self.settings.fit_masks or self.settings.mask_frame != "auto"):
             option = "--fit-masks" if self.settings.fit_masks else f"--mask-frame {self.settings.mask_frame}"
             raise UserError(f"{option}: is for --masks; leave it out")
