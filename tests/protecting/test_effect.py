@@ -34,6 +34,7 @@ def test_planes_count_by_themselves() -> None:
     ("change", "budget", "reason"),
     [
         (0.999, 4.0, "its object changed by 0.99 grey levels on average, under a quarter of 4"),
+        (9.999, 40.0, "its object changed by 9.99 grey levels on average, under a quarter of 40"),
         (0.001, 4.0, "its object changed by 0.01 grey levels on average, under a quarter of 4"),
         (0.0, 8.0, "its object did not change; the budget is 8 grey levels"),
     ],

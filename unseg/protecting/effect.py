@@ -95,8 +95,8 @@ def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
         return "protected", None
     if change == 0:
         return "weak", f"its object did not change; the budget is {budget:g} grey levels"
-    shown = math.floor(100 * change) / 100 or 0.01  # rounded up it could be a quarter
-    return "weak", f"its object changed by {shown:.2g} grey levels on average, under a quarter of {budget:g}"
+    shown = math.floor(100 * change + 1e-6) / 100 or 0.01  # rounded up it could be a quarter
+    return "weak", f"its object changed by {shown:g} grey levels on average, under a quarter of {budget:g}"
 
 
 def foreseen_status(has_noise: bool) -> tuple[Status, str | None]:
