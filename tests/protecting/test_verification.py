@@ -339,6 +339,9 @@ def test_a_manifest_that_counts_no_lines_is_one_of_an_earlier_version(protected:
     before = {name: value for name, value in json.loads(header).items() if name != "lines"}
     (protected / MANIFEST).write_text(json.dumps(before) + "\n" + rest)
     assert verify(protected, workers=1).exit_code == 0
+    (protected / MANIFEST).write_text(json.dumps(before) + "\n" + rest[:-1])  # it had a line feed at its end, too
+    result = verify(protected, workers=1)
+    assert "cut off" in {one.name: one.problem for one in result.other_files}[MANIFEST]
 
 
 @pytest.mark.parametrize("form", ["png", "tiff", "webp"])
