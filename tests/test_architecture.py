@@ -39,7 +39,7 @@ FLOORS = (
     ("unseg.victims", "unseg.data"),
     ("unseg.method",),
     ("unseg.storage", "unseg.compute"),
-    ("segment_anything_training", "unseg.errors"),
+    ("segment_anything_training", "unseg.errors", "unseg.counts"),
 )
 FACE = "unseg"  # the package itself: it hands names on when they are asked for, and everybody may read its version
 ENTRIES = FLOORS[0]

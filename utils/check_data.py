@@ -24,6 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unseg.compute.threads import cores
+from unseg.counts import count_of
 from unseg.data.catalog import HQSEG, MISSING_SET, Pair, hqseg_root, pair_plain, pair_set
 from unseg.data.samples import Problem
 from unseg.data.training_data import read_training_image
@@ -109,15 +110,15 @@ def as_text(sets: list[SetReport]) -> Iterator[str]:
     """Yields the report's lines: one a set, one a problem, and the sum."""
     for part in sets:
         missing = any(problem.reason == MISSING_SET for problem in part.problems)
-        count = "missing" if missing else f"{len(part.pairs):,} pairs"
+        count = "missing" if missing else count_of(len(part.pairs), "pair")
         if part.published and not missing and len(part.pairs) != part.published:
             count += f" (published: {part.published:,})"
         faults = len(part.problems) - missing
-        yield f"{part.name:<16} {part.role:<10} {count}" + (f", {faults} problems" if faults else "")
+        yield f"{part.name:<16} {part.role:<10} {count}" + (f", {count_of(faults, 'problem')}" if faults else "")
     for part in sets:
         yield from (f"{problem.name}: {problem.reason}" for problem in part.problems)
     total = sum(len(part.problems) for part in sets)
-    yield f"{total:,} problems" if total else "nothing to complain of"
+    yield count_of(total, "problem") if total else "nothing to complain of"
 
 
 def main() -> int:

@@ -33,6 +33,7 @@ from unseg.storage import image_decoding
 from unseg.storage.image_limits import ImageError
 from unseg.storage.key_file import KEY_BYTES, key_beside, key_hash, new_key, read_key
 from unseg.storage.mounts import place_of, url_of_file
+from unseg.storage.places import lies_in
 from unseg.storage.stacks.stack_kinds import stack_kind_of
 
 LOOKS_PIXELS = 2**18  # of an image, about, that say how varied its classes look
@@ -104,7 +105,7 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
             raise UserError(f"key: has {len(request.key)} bytes; give {KEY_BYTES}")
         key = RunKey(request.key, key_beside(out))
     elif request.key is not None:
-        if _is_inside(request.key, out):
+        if lies_in(request.key, out):
             raise UserError(f"--key {request.key}: lies in --out {out}, with which it would be published; move it away")
         key = RunKey(read_key(request.key), request.key)
     elif url_of_file(out) is not None:
@@ -130,10 +131,6 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
             " give another --out"
         )
     return key
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    return os.path.realpath(folder) in map(str, Path(os.path.realpath(path)).parents)
 
 
 # --- the codes

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unseg.counts import count_of
 from unseg.data.object_rule import LONGEST_ID, is_class_id
 from unseg.errors import UserError
 from unseg.method.codes import OBJECT, codes_with_absence
@@ -55,7 +56,7 @@ class Coding:
         classes, patterns = len(self.codes) - len(self.absent), len(set(self.codes.values()) - {ABSENCE})
         which = "a pattern for one class" if classes == 1 else f"a pattern for each of {classes} classes"
         if patterns < classes:
-            which = f"{patterns} pattern{'' if patterns == 1 else 's'} for {classes} classes"
+            which = f"{count_of(patterns, 'pattern')} for {classes} classes"
         free = ", ".join(str(label) for label in sorted(self.absent))
         elsewhere = f"none for class {free}" if free else "none elsewhere"
         return f"codes: {which}, {elsewhere}: {self.reason}"

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from rich.filesize import decimal
 
+from unseg.counts import count_of
+
 T = TypeVar("T")
 
 
@@ -43,7 +45,7 @@ class Forecast:
         """Returns what the user is told before the run."""
         to_do = self.images - self.finished
         begun = f"; {self.finished:,} are finished already" if self.finished else ""
-        said = [f"{to_do:,} image{'' if to_do == 1 else 's'} to protect ({decimal(self.bytes_in)}), into {out}{begun}"]
+        said = [f"{count_of(to_do, 'image')} to protect ({decimal(self.bytes_in)}), into {out}{begun}"]
         if self.seconds is not None and self.bytes_out is not None:
             room = "" if self.bytes_free is None else f"; {decimal(self.bytes_free)} are free"
             said.append(f"this will take about {duration(self.seconds)} and {decimal(self.bytes_out)} on disk{room}")

@@ -14,6 +14,7 @@ from unseg.data.samples import SampleFile
 from unseg.errors import UserError
 from unseg.protecting.manifest import OWN_NAMES, Entry, Key
 from unseg.storage.files import WINDOWS, is_relative, link_on_the_way
+from unseg.storage.places import lies_in
 from unseg.storage.sequences import Made, Places, Spooled, in_order
 from unseg.storage.windows_names import for_windows
 
@@ -38,22 +39,15 @@ def check_folders(inputs: Sequence[Path], out: Path, masks: Path | None) -> None
 
     A later run would take outputs for inputs.
     """
-    real_out = _real(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder")
     for given in inputs:
-        real = _real(given)
-        if given.is_dir() and (real_out == real or real in real_out.parents):
+        if given.is_dir() and lies_in(out, given):
             raise UserError(f"--out {out}: lies in the input folder {given}; give a folder beside it")
-        if real_out in real.parents:
+        if lies_in(given, out):
             raise UserError(f"--out {out}: holds the input {given}; give another folder")
-    if masks is not None and _real(masks) in (real_out, *real_out.parents):
+    if masks is not None and lies_in(out, masks):
         raise UserError(f"--out {out}: lies in {masks}, where the masks or annotations are; give a folder beside it")
-
-
-def _real(path: Path) -> Path:
-    """Returns where `path` leads; a link that leads to itself stays as it is, and whoever opens it learns so."""
-    return Path(os.path.realpath(path))
 
 
 def plan_outputs(
@@ -113,9 +107,8 @@ def looked_for(planned: Iterable[tuple[Key, Planned]], out: Path, earlier: Mappi
         yield plan if free else replace(plan, copy=None)
     if first is not None:
         others = f" and {more - 1} more" if more > 1 else ""
-        raise UserError(
-            f"--out {out}: {first}{others} exists and was not written by unseg for this input; give another folder"
-        )
+        are = "exist and were" if others else "exists and was"
+        raise UserError(f"--out {out}: {first}{others} {are} not written by unseg for this input; give another folder")
 
 
 def plan_masks(samples: Mapping[Key, SampleFile], folder: Path, earlier: Mapping[Key, str]) -> dict[Key, str]:

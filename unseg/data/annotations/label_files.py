@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress
+from unseg.counts import count_of
 from unseg.data.annotations.core import (
     Annotated,
     Annotations,
@@ -212,7 +213,7 @@ def detected_label_files(
 
 def _statement(format_name: str, folder: Path, count: int, told: str) -> str:
     what = "VOC palette PNG" if format_name == "voc" else f"{format_name} masks"
-    return f"{what}: {count} files in {folder}, {told}"
+    return f"{what}: {count_of(count, 'file')} in {folder}, {told}"
 
 
 def _all_of_voc(folder: Path, paths: Sequence[Path]) -> bool:
