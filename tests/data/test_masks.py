@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -82,10 +83,16 @@ def test_objects_are_parsed() -> None:
 @pytest.mark.parametrize("label", [2**64, -(2**63) - 1])
 def test_labels_that_no_mask_can_hold_are_refused(label: int) -> None:
     ObjectRule(ignore_label=2**64 - 1, background_label=-(2**63))
-    with pytest.raises(UserError, match=f"--ignore-label {label}: class ids have at most 64 bits"):
+    with pytest.raises(UserError, match=f"--ignore-label {label}: a class id is an int of at most 64 bits"):
         ObjectRule(ignore_label=label)
     with pytest.raises(UserError, match=f"--background-label {label}: "):
         ObjectRule(background_label=label)
+
+
+def test_a_label_that_is_no_int_of_python_is_refused_as_such() -> None:
+    for label in (np.int64(5), True, "5", 5.0):
+        with pytest.raises(UserError, match=f"--background-label {re.escape(repr(label))}: a class id is an int"):
+            ObjectRule(background_label=label)  # type: ignore[arg-type]  # what it tells
 
 
 def test_box_corners_are_inclusive_and_boxes_are_cut_at_the_border() -> None:

@@ -138,6 +138,20 @@ def test_later_images_keep_the_codes_whatever_their_masks_hold(photos: Path, tmp
     assert by_hand["codes"] == {"2": 1, "4": 2, "7": 0}
 
 
+def test_precision_is_no_setting_of_codes_which_no_network_computes(photos: Path, tmp_path: Path) -> None:
+    masks = masks_of(photos, [4, 7, 2])
+    run(photos, tmp_path / "out", masks=masks)
+    manifest = tmp_path / "out" / MANIFEST
+    header, *lines = manifest.read_text().splitlines()
+    assert '"precision"' not in header
+    again = run(photos, tmp_path / "out", masks=masks, settings=replace(SETTINGS, precision="bfloat16"))
+    assert again.kept == len(NAMES)
+    first = json.loads(header)
+    first["settings"]["precision"] = "bfloat16"  # as some manifests have it
+    manifest.write_text("\n".join([json.dumps(first), *lines]) + "\n")
+    assert run(photos, tmp_path / "out", masks=masks).kept == len(NAMES)
+
+
 def test_a_class_without_a_code_is_told_with_its_image(photos: Path, tmp_path: Path) -> None:
     summary = run(photos, tmp_path / "out", masks=masks_of(photos, [4, 7, 2]), codes={4: 0, 7: 1})
     assert {entry.status for entry in summary.entries} == {"failed"}

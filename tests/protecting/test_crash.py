@@ -433,7 +433,7 @@ def test_other_settings_are_all_named(photos: Path) -> None:
             masks=photos.parent / "masks",
             generator=loaded(),
         )
-    assert "(object_budget: 8.0, now 4.0; format: png, now tiff; metadata: icc, now none)" in str(raised.value)
+    assert "(--epsilon: 8.0, now 4.0; --format: png, now tiff; --metadata: icc, now none)" in str(raised.value)
 
 
 def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
@@ -451,22 +451,19 @@ def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
     with pytest.raises(UserError) as raised:
         check_same_settings({"settings": other}, Manifest({"settings": header}, {}), out)
     said = str(raised.value)
-    assert (
-        "(names: keep, now suffix; " in said
-        and "; mask_rule.background_label: 0, now null; codes.33: 9, now 11)" in said
-    )
-    assert re.search(r"; mask_rule\.objects: ….{15,25} 50, 51,.{40,60}…, now ….{15,25} 500, 51,.{40,60}…; ", said), said
+    assert "(--names: keep, now png; " in said and "; --background-label: 0, now null; codes.33: 9, now 11)" in said
+    assert re.search(r"; --objects: ….{15,25} 50, 51,.{40,60}…, now ….{15,25} 500, 51,.{40,60}…; ", said), said
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"png_level": 6}, "png_level: 1, now 6"),
-        ({"names": "keep"}, "names: suffix, now keep"),
-        ({"precision": "bfloat16"}, "precision: float32, now bfloat16"),
-        ({"region": "published"}, "region: mask, now published"),
-        ({"rule": ObjectRule(background_label=None)}, "mask_rule.background_label: 0, now null"),
-        ({"budget": Budget(8, 3)}, "background_budget: 2.0, now 3.0"),
+        ({"png_level": 6}, "--png-level: 1, now 6"),
+        ({"names": "keep"}, "--names: png, now keep"),
+        ({"precision": "bfloat16"}, "--precision: float32, now bfloat16"),
+        ({"region": "published"}, "--region: mask, now published"),
+        ({"rule": ObjectRule(background_label=None)}, "--background-label: 0, now null"),
+        ({"budget": Budget(8, 3)}, "--background-epsilon: 2.0, now 3.0"),
     ],
 )
 def test_each_setting_that_changes_bytes_is_compared(photos: Path, changed: dict, said: str) -> None:

@@ -144,7 +144,7 @@ def test_only_images_whose_points_changed_are_made_again(photos: Path, tmp_path:
 
 def test_filled_and_refined_boxes_do_not_mix(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "out", dict.fromkeys(NAMES, [BOX]), "boxes")
-    with pytest.raises(UserError, match="refined: true, now false"):
+    with pytest.raises(UserError, match="--refine-boxes: true, now false"):
         protect(photos, tmp_path / "out", SETTINGS, boxes=tmp_path / "boxes.json", generator=loaded())
 
 

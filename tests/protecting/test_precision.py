@@ -98,7 +98,7 @@ def test_precisions_are_not_mixed_in_one_folder(
     finally:
         torch.set_num_threads(threads)
     assert np.array_equal(read_image(tmp_path / "out" / "a.png").pixels, expected)
-    with pytest.raises(UserError, match="precision: bfloat16, now float32"):
+    with pytest.raises(UserError, match="--precision: bfloat16, now float32"):
         protect(
             [tmp_path / "in"],
             tmp_path / "out",

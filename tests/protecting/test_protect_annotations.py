@@ -282,7 +282,7 @@ def test_kept_names_hold_what_the_format_says_and_are_read_by_content(tmp_path: 
                 1
             }  # quality 100
             assert [sampling[1:3] for sampling in image.layer] == [(1, 1)] * 3  # 4:4:4
-    with pytest.raises(UserError, match="made with other settings .*names: keep, now suffix"):
+    with pytest.raises(UserError, match="made with other settings .*--names: keep, now png"):
         protect(inputs, png, SETTINGS, generator=loaded(), whole_image=True)
     with pytest.raises(UserError, match="--names both: choose from suffix, keep"):
         replace(SETTINGS, names="both")

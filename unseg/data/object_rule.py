@@ -26,7 +26,9 @@ class ObjectRule:
     def __post_init__(self) -> None:
         for option, label in (("--ignore-label", self.ignore_label), ("--background-label", self.background_label)):
             if label is not None and not is_class_id(label):
-                raise UserError(f"{option} {label}: class ids have at most 64 bits; give one that the masks can hold")
+                raise UserError(
+                    f"{option} {label!r}: a class id is an int of at most 64 bits; give one that the masks can hold"
+                )
 
     @staticmethod
     def parse(

@@ -20,8 +20,8 @@ from unseg.protecting.coding import BACKGROUND, OBJECT_NAME, is_class
 from unseg.protecting.manifest import FORMAT, MANIFEST, REMEDY, Manifest
 from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
+from unseg.protecting.setting_words import differing_settings
 from unseg.protecting.settings import COMPACT, Region
-from unseg.storage.settings_diff import differences
 
 # Settings that the first line holds only where they have another value than this.
 WRITTEN_IF_OTHER = {
@@ -68,9 +68,10 @@ def _of_later_versions(pipeline: Pipeline) -> dict[str, Any]:
     """Returns the settings that the first manifests did not have, where they are not as they were then."""
     settings = pipeline.settings
     compresses = settings.format in ("png", "tiff")
+    networks = pipeline.source.generator is not None
     given = {
         "names": settings.names,
-        "precision": settings.precision,
+        "precision": settings.precision if networks else WRITTEN_IF_OTHER["precision"],
         "bands": None if settings.bands is None else list(settings.bands),
         "png_level": settings.png_level if compresses else WRITTEN_IF_OTHER["png_level"],
     }
@@ -82,9 +83,11 @@ def check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out
     if earlier is None:
         return
     before, now = ({**WRITTEN_IF_OTHER, **line.get("settings", {})} for line in (earlier.header, header))
+    if now.get("noise") == CODES:  # no network computes it, though some manifests hold how one would
+        before["precision"] = now["precision"]
     if "book" in now and _adds_codes(before.get("codes"), now.get("codes")):
         before["codes"] = now["codes"]
-    changed = list(differences(before, now))
+    changed = list(differing_settings(before, now))
     if changed:
         raise UserError(
             f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"

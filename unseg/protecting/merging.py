@@ -29,11 +29,11 @@ from unseg.protecting.manifest import (
     write_manifest,
 )
 from unseg.protecting.planning import NO_ROOT
+from unseg.protecting.setting_words import differing_lines
 from unseg.protecting.shards import MOST, PARTS, SHARD, Shard, begun, check_alone
 from unseg.storage.files import remove_temporaries
 from unseg.storage.locks import LOCK_FILE, FolderLock, Held
 from unseg.storage.sequences import Made, in_order, order_of
-from unseg.storage.settings_diff import differences
 
 
 def merge(out: str | Path, of_edition: bool = False) -> Summary:
@@ -157,7 +157,7 @@ def _faults(
     told_of = sum(entry.key[1] != NO_ROOT for entry in part.entries.values())
     if told_of != own and (shard.number != 1 or told_of < own):  # 1 also tells what is annotated and not there
         yield f"shard {shard} speaks of {told_of} of its {own} images; run it again"
-    told = "; ".join(differences(first, header))
+    told = "; ".join(differing_lines(first, header))
     if told:
         yield f"shards {Shard(1, shard.count)} and {shard} were made with other settings ({told})"
 

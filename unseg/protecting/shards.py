@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from unseg.errors import UserError
 from unseg.protecting.manifest import AGREED, SHARDS, UNFINISHED, Entry, Key, Manifest, lines_of, read_manifest
 from unseg.protecting.one_image import Job
+from unseg.protecting.setting_words import differing_lines
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.locks import holder_of
 from unseg.storage.sequences import in_order
-from unseg.storage.settings_diff import differences
 
 T = TypeVar("T")
 PLAN = "plan"
@@ -137,7 +137,7 @@ def check_agreed(shard: Shard, header: Mapping[str, Any], earlier: Manifest | No
     if earlier is None or AGREED not in earlier.header or (shard.is_plan and not begun(out)):
         return
     before, now = ({"settings": line.get("settings"), **line[AGREED]} for line in (earlier.header, header))
-    told = "; ".join(differences(before, now))
+    told = "; ".join(differing_lines(before, now))
     if told:
         raise UserError(
             f"--shard {shard}: is not what was planned in --out {out} ({told}); give the same command and the same"

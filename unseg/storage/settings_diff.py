@@ -11,18 +11,22 @@ SHOWN = 80  # characters of a value
 CONTEXT = 20  # characters before the place where two long values differ
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], within: str = "", words: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Yields a phrase for each setting that differs, "name: value, now value"; of nested settings, for each inner one.
 
     Both sides are compared as JSON holds them, so that a tuple equals a list. A setting that one side lacks is null.
+    words: what a setting is called in place of its path ("inner.name").
     """
     before, now = _as_json(before), _as_json(now)
     for name in dict.fromkeys([*now, *before]):
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from differences(old, new, f"{within}{name}.")
+            yield from differences(old, new, f"{within}{name}.", words)
         elif old != new:
-            yield f"{within}{name}: {', now '.join(_shown(old, new))}"
+            path = f"{within}{name}"
+            yield f"{(words or {}).get(path, path)}: {', now '.join(_shown(old, new))}"
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
