@@ -102,6 +102,7 @@ def test_every_type_and_byte_order(tmp_path: Path, kind: str, order: str) -> Non
     image.header.set_slope_inter(0.5, -3)
     _save(tmp_path / "in" / "a.nii", image)
     region = _ball(SHAPE)
+    region[2:12, 7, 1:] = True
     _save(tmp_path / "masks" / "a.nii.gz", nibabel.Nifti1Image(region.astype(np.int16), AFFINE))
     (entry,) = _protect(tmp_path).entries
     assert entry.status == "protected" and (entry.planes, entry.height, entry.width) == (18, 14, 5), entry.reason

@@ -229,7 +229,7 @@ def test_a_network_is_loaded_once(folders: Path, monkeypatch: pytest.MonkeyPatch
 def test_planes_with_masks_of_planes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).integers(0, 900, (9, 14, 3), np.int16)
     labels = np.zeros((9, 14, 3), np.uint8)
-    labels[2:5, 3:12, 1] = 1
+    labels[2:7, 3:12, 1] = 1
     nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folders / "masks" / "a.nii.gz")
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folders / "photos" / "a.nii.gz")
     with watch(folders, monkeypatch) as told:

@@ -96,7 +96,7 @@ def _scans(images: Path, masks: Path) -> None:
     made(images / "other.dcm", words[:1], SOPInstanceUID="1.2.3.4.7")
     made(images / "slices", words, SOPInstanceUID="1.2.3.4.8")
     shown = np.zeros((3, 10, 14), bool)
-    shown[0, 2:5, 3:9], shown[1, 6:9, 1:12], shown[2, 1:4, 2:6] = True, True, True
+    shown[0, 2:5, 3:9], shown[1, 6:9, 1:12], shown[2, 1:5, 2:11] = True, True, True
     sources = [("1.2.3.4.5", 2), ("1.2.3.4.5", 3), ("1.2.3.4.6", None)]
     segmentation(masks / "whole-series.dcm", shown, sources, [1, 1, 1])
     (masks / "scans").mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _volumes(images: Path, masks: Path) -> None:
     shape = (14, 18, 5)
     values = (np.arange(np.prod(shape), dtype=np.int16).reshape(shape) * 7) % 900
     ball = np.zeros(shape, np.uint8)
-    ball[3:9, 4:15, 1:4] = 1
+    ball[2:13, 4:15, 1:4] = 1
     for image, name, content, affine in (
         (images, "volume.nii.gz", values, AFFINE),
         (masks, "volume.nii", ball, AFFINE),

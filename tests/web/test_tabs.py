@@ -250,7 +250,17 @@ def test_what_changed_too_little_is_called_weak():
     found = verdict(changed, whole=False)
     assert (found["status"], found["largest"]) == ("weak", 1)
     assert found["sentences"][0].startswith("Weak, not protected: its object changed by 1 grey levels on average")
+    assert found["sentences"][0].endswith("Black or white areas have no room for noise.")
     assert verdict(changed, whole=True)["status"] == "weak"
+
+
+def test_an_object_of_few_pixels_is_called_weak():
+    pixels, few = np.full((60, 85, 3), 90, np.uint8), np.zeros((60, 85), bool)
+    few[20, 30:61] = True
+    status, reason = effect(pixels, pixels + 8, few, 8)
+    told = verdict(Changed((), image_decoding.Image(pixels), pixels + 8, few, status, reason), whole=False)["sentences"]
+    assert told[0].startswith("Weak, not protected: its object has 31 pixels: ")
+    assert told[0].endswith(" Mark a larger object.")
 
 
 def test_without_scikit_image_less_is_said(monkeypatch):

@@ -28,7 +28,7 @@ UNPROTECTED = (  # status, title and colour of what is not protected
 )
 ALL_OVER = 0.99  # share of the pixels from which on hardly any tells the object from the rest
 EXPLAINED = {
-    "weak": "written, but their objects changed too little to protect them",
+    "weak": "written, but their objects changed too little, or are too small, to protect them",
     "uncoded": "written without noise: no pixel has a code",
     "copied": "byte for byte, with all their metadata",
     "skipped": "nothing written; see --unmasked",

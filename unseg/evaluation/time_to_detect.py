@@ -63,6 +63,17 @@ class Detecting:
     network: str = NETWORK
     imagenet: bool = True
 
+    @property
+    def schedule(self) -> Schedule:
+        """Returns the schedule of the training."""
+        return Schedule(
+            steps=self.steps,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            eval_every=WINDOW,
+            decay="constant",
+        )
+
 
 @dataclass(frozen=True)
 class Window:
@@ -141,14 +152,14 @@ def time_to_detect(
     Raises UserError where its weights are not there.
     """
     learner = DetectionLearner(question, options)
-    schedule = Schedule(
-        steps=options.steps,
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        eval_every=WINDOW,
-        decay="constant",
+    train(
+        learner,
+        options.schedule,
+        options.seed,
+        World(device=device or torch.device("cpu")),
+        progress=progress,
+        what=what,
     )
-    train(learner, schedule, options.seed, World(device=device or torch.device("cpu")), progress=progress, what=what)
     return learner.windows
 
 

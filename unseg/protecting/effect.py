@@ -6,15 +6,22 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
+from unseg.counts import count_of
 from unseg.method.config import Budget
 from unseg.method.metrics import mean_change, psnr
+from unseg.method.patterns import BOOK
 from unseg.method.visibility import structural_similarity, visibility_of_change
 from unseg.protecting.manifest import Status
 from unseg.storage.image_decoding import eight_bit_rgb
 
 WEAK_SHARE = 0.25  # of the object's budget: an object that changes by less, on average, is not called protected
+# Networks hardly see noise on smaller objects than a disc of 6 pixels across, nor on thinner lines than of 2
+# (docs/research/patterns.md, from benchmarks/detect_small.py).
+SMALLEST = 32  # pixels of an object
+THINNEST = 2  # pixels across
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,46 @@ def effect_of(
 def effect(
     original_HWC: np.ndarray, changed_HWC: np.ndarray, region_HW: np.ndarray, budget: float
 ) -> tuple[Status, str | None]:
-    """Returns whether the object changed by enough to be called protected, and if not, why.
+    """Returns whether the object changed by enough, and is large enough, to be called protected, and if not, why.
 
     budget: of the object, grey levels.
     """
-    return status_of(mean_change(original_HWC, changed_HWC, region_HW), budget)
+    status, reason = status_of(mean_change(original_HWC, changed_HWC, region_HW), budget)
+    return ("weak", too_small(region_HW)) if status == "protected" and too_small(region_HW) else (status, reason)
+
+
+def too_small(region_HW: np.ndarray) -> str | None:
+    """Returns why networks hardly see noise on an object, H×W bool: it has few pixels, or is a thin line; else None.
+
+    Patterns of images larger than the book's `trained_side` are wider, so objects must be larger there.
+    """
+    pixels, (least, across) = int(np.count_nonzero(region_HW)), _least(*region_HW.shape)
+    if pixels < least:
+        return _too_few(pixels, least)
+    square = np.ones((across, across), np.uint8)
+    padded = np.pad(region_HW.astype(np.uint8), across)  # an opening by an even square moves what it leaves
+    if np.count_nonzero(cv2.morphologyEx(padded, cv2.MORPH_OPEN, square)) < least:
+        return (
+            f"its object is hardly anywhere {across} pixels across: in an image of this size, networks hardly see noise"
+            " on thinner lines"
+        )
+    return None
+
+
+def _least(height: int, width: int) -> tuple[int, int]:
+    """Returns how many pixels an object must have, and how many across: in proportion to the finest wave."""
+    side = max(height, width)
+    scale = side / BOOK.trained_side / (BOOK.octave_ratio if side > BOOK.octaves_from else 1)
+    return math.ceil(SMALLEST * max(1.0, scale) ** 2), max(THINNEST, round(THINNEST * scale))
+
+
+def _too_few(pixels: int, least: int) -> str | None:
+    if pixels >= least:
+        return None
+    return (
+        f"its object has {count_of(pixels, 'pixel')}: in an image of this size, networks hardly see noise on fewer than"
+        f" {least}"
+    )
 
 
 def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
@@ -99,18 +141,25 @@ def status_of(change: float | None, budget: float) -> tuple[Status, str | None]:
     return "weak", f"its object changed by {shown:g} grey levels on average, under a quarter of {budget:g}"
 
 
-def foreseen_status(has_noise: bool) -> tuple[Status, str | None]:
+def foreseen_status(region_HW: np.ndarray) -> tuple[Status, str | None]:
     """Returns what an image is called as far as is known before its noise is made.
 
-    has_noise: whether a pixel gets any.
+    region: where there will be noise, H×W bool.
     """
-    return ("protected", None) if has_noise else status_of(None, 0)
+    if not region_HW.any():
+        return status_of(None, 0)
+    reason = too_small(region_HW)
+    return ("weak", reason) if reason else ("protected", None)
 
 
 class PlaneChanges:
-    """Adds up how the object of each plane of a file changes, part by part."""
+    """Adds up how the object of each plane of a file changes, part by part.
 
-    def __init__(self) -> None:
+    height, width: of a plane.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self._least, _ = _least(height, width)
         self._pixels: dict[int, int] = {}
         self._sums: dict[int, float] = {}
 
@@ -129,7 +178,8 @@ class PlaneChanges:
     def status(self, budget: float) -> tuple[Status, str | None]:
         """Returns what the file is called, and why if not "protected": it is, where the object of every plane is.
 
-        budget: of the object, grey levels.
+        Objects begin and end small from plane to plane, so the largest of them must have pixels enough; parts do not
+        tell how thin it is. budget: of the object, grey levels.
         """
         pixels = self.pixels
         status, reason = status_of(sum(self._sums.values()) / pixels if pixels else None, budget)
@@ -138,7 +188,8 @@ class PlaneChanges:
         means = {plane: self._sums[plane] / count for plane, count in self._pixels.items()}
         weak = [plane for plane, mean in means.items() if status_of(mean, budget)[0] != "protected"]
         if not weak:
-            return status, reason
+            reason = _too_few(max(self._pixels.values()), self._least)
+            return ("weak", reason) if reason else (status, None)
         least = min(weak, key=lambda plane: means[plane])
         return "weak", (
             f"in {len(weak)} of {len(means)} planes with an object it changed by under a quarter of {budget:g} grey"

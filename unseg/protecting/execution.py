@@ -154,7 +154,7 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
             raise Refused("failed", reason)
         with PIXELS.room_for(frame.height * frame.width):
             found = pipeline.maker.find(job.sample, frame, pipeline.may_be_whole(job))
-            status, reason = foreseen_status(bool(pipeline.source.region(found).any()))
+            status, reason = foreseen_status(pipeline.source.region(found))
     except Refused as refused:
         return pipeline.foreseen_line(job, refused)
     except ImageError as error:

@@ -87,7 +87,7 @@ class _Changes:
         self._levels = np.array([found.grey_level for found in stack.layout.ranges])
         self.on_object: float | None = None
         self.elsewhere: float | None = None
-        self.planes = PlaneChanges()
+        self.planes = PlaneChanges(stack.layout.height, stack.layout.width)
         self._squares, self._values = 0.0, 0
         self._problems: dict[str, None] = {}
 

@@ -19,7 +19,7 @@ from unseg.protecting.one_image import Job
 from unseg.protecting.plane_objects import PlaneObjects, plane_objects
 from unseg.protecting.settings import ProtectSettings
 from unseg.storage.files import sha256_of
-from unseg.storage.stacks.stack import Part, Samples, Stack, ValueRange
+from unseg.storage.stacks.stack import Layout, Part, Samples, Stack
 from unseg.storage.stacks.stack_kinds import KINDS
 
 LOST_TOLD = 3  # of what was not kept, in the reason of a file that is refused
@@ -39,13 +39,17 @@ class StackMaker:
         stack = self._open(job)
         try:
             source, objects = self._source(stack), self._objects(job, stack, may_be_whole)
-            has_noise = [bool(source.region(objects.found(part)).any()) for part in stack.parts()]
+            changes = PlaneChanges(stack.layout.height, stack.layout.width)
+            for part in stack.parts():
+                region_HW = source.region(objects.found(part))
+                changes.add(part.plane, np.full((*region_HW.shape, 1), self.settings.budget.object), region_HW)
         finally:
             stack.close()
-        if not any(has_noise):
+        if not changes.pixels:
             raise objects.refusal()
+        status, reason = changes.status(self.settings.budget.object)
         note = "; ".join(filter(None, (*stack.layout.notes, job.planned.note, *objects.notes))) or None
-        return Entry(*job.key, "protected", output=job.planned.output, note=note, kind=job.kind)
+        return Entry(*job.key, status, output=job.planned.output, reason=reason, note=note, kind=job.kind)
 
     def make(self, job: Job, target: Path, may_be_whole: bool = True) -> Entry:
         """Writes the protected version of a file to `target`, and returns what its manifest line says of it.
@@ -56,7 +60,7 @@ class StackMaker:
         stack = self._open(job)
         try:
             source, objects = self._source(stack), self._objects(job, stack, may_be_whole)
-            sha256, tally = sha256_of(job.sample.image), _Tally(stack.layout.ranges)
+            sha256, tally = sha256_of(job.sample.image), _Tally(stack.layout)
             stack.write(target, _changed(stack, objects, source, tally), source.key)
         finally:
             stack.close()
@@ -133,9 +137,9 @@ def _changed(
 class _Tally:
     """Adds up how a file changes, part by part. void: pixels of the object that stand for no value."""
 
-    def __init__(self, ranges: tuple[ValueRange, ...]) -> None:
-        self._levels = np.array([found.grey_level for found in ranges])
-        self.changes, self.void = PlaneChanges(), 0
+    def __init__(self, layout: Layout) -> None:
+        self._levels = np.array([found.grey_level for found in layout.ranges])
+        self.changes, self.void = PlaneChanges(layout.height, layout.width), 0
         self._greatest, self._squares, self._values = 0.0, 0.0, 0
 
     def add(self, samples: Samples, changed_HWC: np.ndarray, region_HW: np.ndarray, plane: int) -> None:

@@ -62,7 +62,7 @@ FIELDS = {
     ),
 }
 HEADERS = {
-    "Unseg-Status": "protected; weak: the object changed too little for that; whole: noise over the whole image",
+    "Unseg-Status": "protected; weak: the object changed too little or is too small; whole: noise over the whole image",
     "Unseg-Reason": "why it is weak",
     "Unseg-Psnr": "PSNR in dB; missing where nothing changed",
     "Unseg-Key-Hash": "tells which key was used, and nothing of the key",

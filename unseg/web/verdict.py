@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from unseg.method.visibility import can_measure, visibility
+from unseg.protecting.effect import too_small
 from unseg.protecting.request import CANNOT
 from unseg.storage.image_decoding import eight_bit_rgb
 from unseg.web.darkroom import Changed
@@ -42,7 +43,8 @@ def verdict(changed: Changed, whole: bool) -> dict[str, Any]:
 def _status(changed: Changed, whole: bool) -> str:
     if changed.status == "protected":
         return f"Noise over the whole image, {CANNOT}." if whole else "Protected: the object carries the noise."
-    return f"Weak, not protected: {changed.reason}. Black or white areas have no room for noise."
+    advice = "Mark a larger object." if too_small(changed.mask_HW) else "Black or white areas have no room for noise."
+    return f"Weak, not protected: {changed.reason}. {advice}"
 
 
 def looks(changed: Changed) -> dict[str, Any]:
