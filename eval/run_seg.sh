@@ -39,7 +39,7 @@ fail() {
     exit 2
 }
 whole() { # NAME VALUE LEAST
-    [[ $2 =~ ^[0-9]+$ && $2 -ge $3 ]] || fail "$1=$2: give a whole number from $3"
+    [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ && $2 -ge $3 ]] || fail "$1=$2: give a whole number from $3"
 }
 
 data=${DATA_ROOT:-${DETECTRON2_DATASETS:-}}

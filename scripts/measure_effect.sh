@@ -29,6 +29,9 @@ data=${DATA_ROOT:-data/camvid}
 out=${OUT:-runs/effect}
 split=${TEST_SPLIT:-test}
 read -ra tasks <<<"${TASKS:-binary classes}"
+for task in "${tasks[@]}"; do
+    [[ $task == binary || $task == classes ]] || { echo "measure_effect.sh: TASKS=$task: give binary or classes" >&2 && exit 2; }
+done
 run= # what evaluate puts before its command
 if [[ ! -d $data ]]; then
     echo "measure_effect.sh: no data set in $data; put CamVid there (see data/README.md) or name its folder with DATA_ROOT=" >&2

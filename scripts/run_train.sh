@@ -22,7 +22,7 @@ fail() {
     exit 2
 }
 count() { # NAME VALUE LEAST
-    [[ $2 =~ ^[0-9]+$ && $2 -ge $3 ]] || fail "$1=$2: give a whole number from $3"
+    [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ && $2 -ge $3 ]] || fail "$1=$2: give a whole number from $3"
 }
 if [[ -z ${DATA_ROOT:-} ]]; then
     fail "DATA_ROOT is not set; name the folder of images and masks, as in DATA_ROOT=data/my_set"

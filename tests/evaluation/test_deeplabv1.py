@@ -602,7 +602,7 @@ def test_a_frozen_network_stays_frozen_where_processes_share_their_statistics() 
 
 
 def test_test_labels_that_training_lacks_are_refused() -> None:
-    with pytest.raises(UserError, match="test labels: class 4 is out of range; with 3 classes"):
+    with pytest.raises(UserError, match="test labels: class 4 is out of range; the training images have 3 classes"):
         learner_of(painted((20, 20)), painted((40, 40), classes=5))
 
 

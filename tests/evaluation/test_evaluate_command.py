@@ -253,9 +253,10 @@ def test_a_generator_protects_on_the_way_as_protect_does(data: Path, tmp_path: P
     assert source.identity == {"generator": sha256_of(tmp_path / "generator.safetensors"), "budget": "6, 1"}
 
 
-def test_a_generator_is_loaded_only_where_a_condition_asks_for_it(data: Path, tmp_path: Path) -> None:
+def test_a_generator_that_no_condition_asks_for_is_refused(data: Path, tmp_path: Path) -> None:
     options = {**split_options(data), **OPTIONS, "generator": str(tmp_path / "nothing.safetensors")}
-    evaluate(tmp_path / "out", conditions="clean,random", **options)
+    told = refused(evaluate, tmp_path / "out", conditions="clean,random", **options)
+    assert "--generator: makes the condition protected, which is not among --conditions; add it or leave" in told
     assert "nothing.safetensors" in refused(evaluate, tmp_path / "other", conditions="clean,protected", **options)
 
 
@@ -408,6 +409,13 @@ def recorded_calls(tmp_path: Path, **settings: str) -> dict[str, list[str]]:
     )
     blocks = (block.split("\n") for block in calls.read_text().strip().split("\n\n"))
     return {Path(words[words.index("--out") + 1]).name: words for words in blocks}
+
+
+def test_a_task_that_there_is_not_is_told_before_the_first_one_runs(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        recorded_calls(tmp_path, TASKS="binary foo")
+    assert failed.value.returncode == 2 and not (tmp_path / "tree" / "calls").exists()
+    assert failed.value.stderr.decode().splitlines() == ["measure_effect.sh: TASKS=foo: give binary or classes"]
 
 
 def value(words: list[str], option: str) -> str:

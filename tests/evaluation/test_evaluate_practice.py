@@ -167,7 +167,7 @@ def test_semantic_networks_see_views_as_in_practice_by_default() -> None:
             {"views": "whole", "crop": None, "freeze": "encoder"},
             "give encoder, with --views practice",
         ),
-        ({"crop": 16}, "--crop 16: give at least 32"),
+        ({"crop": 16}, "--crop 16: give 32 to 4096"),
         ({"conditions": "clean+cutmix", "views": "whole", "crop": None}, "cutmix needs --views practice"),
         ({"task": "instance", "conditions": "clean+cutmix", "views": "practice"}, "cutmix is for --task semantic and"),
         ({"conditions": "clean+denoise"}, "clean+denoise: denoise learns from other photographs with masks"),

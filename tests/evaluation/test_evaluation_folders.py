@@ -192,8 +192,8 @@ def test_shares_are_nested_and_drawn_by_seed() -> None:
         set(small) < set(large) and small == sorted(small) for small, large in zip(chosen, chosen[1:], strict=False)
     )
     assert choose_share(names, 40, 4) != chosen[2]
-    assert "@5: 5 % of 6 training images is no image; give another share" in refused(choose_share, names[:6], 5, 3)
-    assert "@95: 95 % of 6 training images is every image" in refused(choose_share, names[:6], 95, 3)
+    assert "@5: 5 % of 6 training images are none; give another share" in refused(choose_share, names[:6], 5, 3)
+    assert "@95: 95 % of 6 training images are all" in refused(choose_share, names[:6], 95, 3)
 
 
 def test_names_of_shares() -> None:
@@ -287,7 +287,7 @@ def test_labels_out_of_range_are_named() -> None:
 def test_a_class_that_only_test_images_show_is_named(folders: Path, tmp_path: Path) -> None:
     label = folders / "test" / "labels" / "sub" / "test1.png"
     write_png(label, np.full((HEIGHT, WIDTH), 5, np.uint8))
-    assert "test labels of sub/test1.png: class 5 is out of range; with 2 classes" in refused(
+    assert "test labels of sub/test1.png: class 5 is out of range; the training images have 2 classes" in refused(
         evaluate, folders, tmp_path / "out"
     )
 
@@ -332,6 +332,59 @@ def test_folders_that_do_not_fit_are_named(folders: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+@pytest.mark.parametrize("inside", ["train", "train/images/sub", "test/labels", "one/new"])
+def test_results_do_not_go_into_what_is_read(inside: str, folders: Path) -> None:
+    before = sorted(path for path in folders.rglob("*"))
+    told = refused(evaluate, folders, folders / inside)
+    assert "which is read; give a folder beside it" in told and f"--out {folders / inside}: lies in --" in told
+    assert sorted(path for path in folders.rglob("*")) == before
+
+
+def test_files_beside_the_masks_change_nothing(folders: Path, tmp_path: Path) -> None:
+    first = evaluate(folders, tmp_path / "out", conditions="clean")
+    (folders / "train" / "labels" / "notes.txt").write_text("mine")
+    assert evaluate(folders, tmp_path / "out", conditions="clean") == first
+    label = folders / "train" / "labels" / "sub" / "train3.png"
+    write_png(label, np.ones((HEIGHT, WIDTH), np.uint8))
+    told = "were made with other training images or annotations than these: a file there was changed"
+    assert told in refused(evaluate, folders, tmp_path / "out", conditions="clean")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"size": "100000x64"}, "--size 100000x64: give at most 4096x4096"),
+        ({"crop": 100_000, "preset": None, "size": None}, "--crop 100000: give 32 to 4096 pixels"),
+        ({"batch": 99_999_999}, "--batch 99999999: give at most 16,384"),
+        ({"checkpoint_every": float("nan")}, "--checkpoint-every nan: give a number of seconds above 0"),
+        ({"checkpoint_every": -1.0}, "--checkpoint-every -1.0: give a number of seconds above 0"),
+        ({"seeds": " "}, "--seeds  : give whole numbers from 0"),
+        (
+            {"conditions": "clean,protected@3"},
+            "--conditions, @3: 3 % of 10 training images are none; give another share",
+        ),
+        (
+            {"conditions": "clean", "generator": "compact", "protected": []},
+            "--generator: makes the condition protected",
+        ),
+        (
+            {"conditions": "clean", "denoise_photographs": Path("x")},
+            "--denoise-photographs: is for the defence denoise",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_trained(
+    options: dict[str, object], told: str, folders: Path, tmp_path: Path
+) -> None:
+    assert told in refused(evaluate, folders, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_one_line(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert "is no folder, or lies in a file; give another one" in refused(evaluate, folders, tmp_path / "out")
+
+
 @pytest.mark.parametrize("leak", ["train/images/sub/train3.png", "one/sub/train3.png"])
 def test_a_test_image_inside_train_is_named(folders: Path, tmp_path: Path, leak: str) -> None:
     shutil.copy(folders / leak, folders / "test" / "images" / "sub" / "test2.png")
@@ -345,7 +398,7 @@ def test_images_without_annotations_are_left_out_and_said(
     (folders / "train" / "labels" / "sub" / "train7.png").unlink()
     results = evaluate(folders, tmp_path / "out", conditions="clean")
     assert results["tasks"]["semantic"]["train_images"] == 9
-    assert "1 training images have no annotations and are left out (sub/train7.png)" in capsys.readouterr().out
+    assert "Left out, without annotations: 1 training image (sub/train7.png)" in capsys.readouterr().out
     for path in (folders / "test" / "labels" / "sub").iterdir():
         path.rename(path.with_name(f"x{path.name}"))
     assert "no mask there has the name of an image" in refused(evaluate, folders, tmp_path / "out2")

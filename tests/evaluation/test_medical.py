@@ -107,6 +107,11 @@ def test_trivial_is_the_better_of_everywhere_and_nowhere() -> None:
     )  # nowhere: right on the image without object
 
 
+def test_test_images_without_an_object_are_refused() -> None:
+    with pytest.raises(UserError, match="--test-annotations: no test image shows an object; --objects says"):
+        learner(test=LABELS[2:])
+
+
 # --- loss and labels -------------------------------------------------------------------------------------------------
 
 

@@ -148,6 +148,6 @@ def test_ranges_of_many_views() -> None:
 
 
 def test_tiny_crops_are_refused() -> None:
-    with pytest.raises(UserError, match="--crop 31: give at least 32"):
+    with pytest.raises(UserError, match="--crop 31: give 32 to 4096"):
         check_crop(31)
     check_crop(32)

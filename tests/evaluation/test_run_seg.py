@@ -203,6 +203,8 @@ def run_script(folder: Path, **settings: object) -> subprocess.CompletedProcess:
         ({}, "DATA_ROOT is not set"),
         ({"DATA_ROOT": "x", "EPOCHS": "many"}, "EPOCHS=many: give a whole number from 1"),
         ({"DATA_ROOT": "x", "BATCH": "1"}, "BATCH=1: give a whole number from 2"),
+        ({"DATA_ROOT": "x", "BATCH": "08"}, "BATCH=08: give a whole number from 2"),
+        ({"DATA_ROOT": "x", "EPOCHS": "9" * 20}, f"EPOCHS={'9' * 20}: give a whole number from 1"),
         ({"DATA_ROOT": "x", "STEPS": "0"}, "STEPS=0: give a whole number from 1"),
         ({"DATA_ROOT": "x", "NPROC": "0"}, "NPROC=0: give a whole number from 1"),
         ({"DATA_ROOT": "x", "PROTECTED": "y"}, "PROTECTED=y: no such folder"),

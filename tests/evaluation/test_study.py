@@ -26,7 +26,7 @@ from unseg.errors import UserError
 from unseg.evaluation.condition_names import BASES
 from unseg.evaluation.conditions import Change, unchanged
 from unseg.evaluation.kept_images import kept
-from unseg.evaluation.results import Spread, grouped, read_results, rows, spread
+from unseg.evaluation.results import REPLACED, Spread, grouped, read_results, rows, spread
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.sets import check_apart
 from unseg.evaluation.study import ConditionSource
@@ -200,6 +200,46 @@ def test_finished_runs_are_kept_and_others_repeated(data: Path, tmp_path: Path) 
     assert (second.trained, second.kept) == (["protected, seed 0"], ["clean, seed 0"])
     assert (third.trained, third.kept) == (["protected, seed 0"], ["clean, seed 0"])
     assert len(before["runs"]) == len(after["runs"]) == 2
+    # What was there is not lost, and the person is told.
+    (line,) = (out / REPLACED).read_text().splitlines()
+    assert json.loads(line) == before["runs"][1] != after["runs"][1]
+    told = "was measured with other images (images.files: x, now y) and is measured anew; replaced.jsonl keeps"
+    assert [text for text in third.sentences if told in text] and not any(REPLACED in text for text in second.sentences)
+    run(data, out, same("x"))
+    assert len((out / REPLACED).read_text().splitlines()) == 2
+
+
+EDITED = [  # from a path in results.json to its new value, and what is told
+    (("runs", 0, "result", "metric"), None, "metric is no name"),
+    (("runs", 0, "result", "final"), "x", "final is no number"),
+    (("runs", 0, "result", "final"), float("nan"), "final is no number"),
+    (("runs", 0, "result", "train_loss"), "x", "train_loss is no number"),
+    (("runs", 0, "result", "best"), [], "best is no number"),
+    (("runs", 0, "result", "notes"), None, "notes is no list of sentences"),
+    (("runs", 0, "result", "notes"), [1], "notes is no list of sentences"),
+    (("runs", 0, "result", "curve"), [{"step": 1}], "curve is no list of steps and scores"),
+    (("runs", 0, "result", "quality"), [1], "quality holds what is no number"),
+    (("runs", 0, "result", "trivial"), None, "trivial has no miou"),
+    (("runs", 0, "result", "trivial"), {"miou": "x"}, "trivial's miou is no number"),
+    (("runs", 0, "settings", "task"), "instance", "no task 'instance' in tasks"),
+    (("tasks", "binary", "absent_classes"), 5, "absent_classes is no list"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "said"), EDITED, ids=lambda value: str(value)[-40:])
+def test_edited_results_are_refused_before_anything_is_trained(
+    place: tuple, value: object, said: str, data: Path, tmp_path: Path
+) -> None:
+    content = run(data, tmp_path / "out")
+    inner = content
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (tmp_path / "out" / "results.json").write_text(json.dumps(content))
+    told = Runs()
+    with pytest.raises(UserError, match=f"not as unseg evaluate writes it \\(.*{re.escape(said)}\\); put a whole one"):
+        run(data, tmp_path / "out", same("x"), told)
+    assert told.trained == []
 
 
 def test_seeds_add_up_in_one_file(data: Path, tmp_path: Path) -> None:
@@ -236,7 +276,7 @@ def test_runs_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) ->
         run(data, out, rule=ObjectRule((2,)))
     pixels, _ = scene(np.random.default_rng(9))
     write_png(data / "images" / "test" / "test0.png", pixels)
-    with pytest.raises(UserError, match="made with test: "):
+    with pytest.raises(UserError, match="made with other test images or annotations than these: .*; hash: "):
         run(data, out)
     both = run(data, out, binary=False, rule=EVERY_CLASS)
     assert both["tasks"].keys() == {"binary", "semantic"}

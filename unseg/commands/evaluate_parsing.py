@@ -94,7 +94,7 @@ def split_list(option: str, text: str) -> tuple[str, ...]:
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Returns `0,1,2` as (0, 1, 2)."""
-    seeds = split_list("--seeds", text)
-    if not all(re.fullmatch(r"\d{1,18}", seed, re.ASCII) for seed in seeds):
+    seeds = split_list("--seeds", text) if text.strip(" ,") else ()
+    if not seeds or not all(re.fullmatch(r"\d{1,18}", seed, re.ASCII) for seed in seeds):
         raise UserError(f"--seeds {text}: give whole numbers from 0, such as 0,1,2")
     return tuple(dict.fromkeys(map(int, seeds)))

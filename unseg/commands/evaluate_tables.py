@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from unseg.counts import count_of
+
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from unseg.evaluation.results import Row, Spread
     from unseg.evaluation.study import Study
@@ -60,9 +62,10 @@ def remarks(results: dict[str, Any], study: Study) -> list[str]:
 
     facts, schedule = results["tasks"][study.task], study.schedule
     majority = f"; trivial = class {facts['majority_class']} everywhere" if "majority_class" in facts else ""
+    steps = f"{count_of(schedule.steps, 'step')} of {schedule.batch}"
     lines = [
         f"{facts['train_images']} training and {facts['test_images']} test images, "
-        f"{_views(study)}, {schedule.steps} steps of {schedule.batch}; n seeds, each against the clean run of the "
+        f"{_views(study)}, {steps}; n seeds, each against the clean run of the "
         f"same seed and defences: mean ± sample standard deviation{majority}."
     ]
     if facts.get("absent_classes"):

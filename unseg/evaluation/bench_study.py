@@ -75,7 +75,10 @@ def study_of_set(
             raise UserError(f"--networks {network}: cannot be trained on crops; give a semantic network")
     starts = choose_starts(setup.networks, setup.weights or {}, practice=True)
     options = LearnerOptions((setup.practice.crop,) * 2, rule=opened.rule, practice=setup.practice)
-    out, train_hash = setup.out / row.name, opened.train.hash()
+    out = setup.out / row.name
+    for folder in (opened.train, opened.test):
+        folder.check_beside(out)
+    train_hash = opened.train.hash()
     others = {"train": train_hash, "version": __version__}
     made = {name: made_once(source) for name, source in _sources(opened, setup, conditions).items()}
     denoising = _denoising(setup, conditions, progress)

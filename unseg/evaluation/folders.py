@@ -4,15 +4,17 @@ images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unseg import __version__
 from unseg.compute.progress import SILENT, Progress, Tick
+from unseg.counts import count_of
 from unseg.data.annotations import ObjectRule
 from unseg.data.annotations.core import first_few
+from unseg.data.annotations.label_files import LabelFiles
 from unseg.errors import UserError
 from unseg.evaluation.baselines.baseline_names import BASELINES
 from unseg.evaluation.coded_images import CODED
@@ -33,6 +35,7 @@ from unseg.evaluation.sets import (
     Truth,
     annotation_files,
     check_apart,
+    choose_share,
     open_alike,
     open_clean,
     protected_files,
@@ -45,8 +48,9 @@ from unseg.evaluation.tasks.labelling import labelling_of
 from unseg.evaluation.tasks.registry import find_maker
 from unseg.evaluation.weight_choice import choose_starts
 from unseg.method.config import Budget
+from unseg.storage.places import lies_in
 
-SMALLEST_SIDE = 32
+SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 CUTMIX, PIXEL_TASKS = "cutmix", ("semantic", "medical")  # it pastes the classes of pixels
 BY_CLASS = "By class: the generator is told every pixel's class; the object's budget holds on every labelled pixel."
 
@@ -77,6 +81,18 @@ class Folders:
     def made_or_found(self) -> list[str]:
         """Returns the names of the protected conditions."""
         return [*self.protected, *([MADE] if self.generator is not None else [])]
+
+    def read(self) -> Iterator[tuple[str, Path]]:
+        """Yields everything that is read, with its option."""
+        yield from (("--clean", self.clean), ("--test", self.test))
+        yield from (("--protected", folder) for folder in self.protected.values())
+        for option, place in (
+            ("--annotations", self.annotations),
+            ("--test-annotations", self.test_annotations),
+            ("--denoise-photographs", self.denoise_photographs),
+        ):
+            if place is not None:
+                yield option, place
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,10 @@ def study_of_folders(folders: Folders, setup: Setup, progress: Progress = SILENT
     starts = choose_starts(setup.networks, setup.weights, practice=setup.practice is not None)
     conditions = _conditions(folders, setup)
     opened = _open(folders, progress)
+    for name in conditions:
+        share = parse_condition(name, known_bases(folders.made_or_found)).share
+        if share is not None:
+            choose_share(opened.train.names, share, setup.seeds[0])  # one that is no image is told before any training
     denoising = _pairs(folders, setup, conditions, progress)
     options = LearnerOptions(
         setup.size,
@@ -157,12 +177,17 @@ def _check_setup(folders: Folders, setup: Setup) -> None:
     width, height = setup.size
     if min(width, height) < SMALLEST_SIDE:
         raise UserError(f"--size {width}x{height}: give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
+    if max(width, height) > LARGEST_SIDE:
+        raise UserError(f"--size {width}x{height}: give at most {LARGEST_SIDE}x{LARGEST_SIDE}")
     if setup.binary and setup.task != "semantic":
         raise UserError(f"--binary: is for --task semantic, not for {setup.task}")
     if folders.generator is not None and MADE in folders.protected:
         raise UserError(
             "--generator and --protected: give one of the two, or give the folder a name of its own with NAME=DIR"
         )
+    for option, folder in folders.read():
+        if folder.is_dir() and lies_in(setup.out, folder):
+            raise UserError(f"--out {setup.out}: lies in {option} {folder}, which is read; give a folder beside it")
 
 
 # --- what is opened --------------------------------------------------------------------------------------------------
@@ -199,14 +224,22 @@ def _open(folders: Folders, progress: Progress) -> _Opened:
     protected = {name: protected_files(folder, stems) for name, folder in folders.protected.items()}
     for files in protected.values():
         check_sizes(files, train.files)
-    train_files = [*train.files, *annotation_files(annotations)]
-    test_files = [*test.files, *annotation_files(test_annotations)]
+    train_files, test_files = _files_of(train, annotations), _files_of(test, test_annotations)
     count = sum(map(len, (train_files, test_files, *protected.values())))
     with progress.bar("reading files for their hashes", count) as tick:
         identities = {name: _hash_of(files, tick) for name, files in protected.items()}
         train_hash, test_hash = _hash_of(train_files, tick), _hash_of(test_files, tick)
     check_apart([*train.files, *(path for files in protected.values() for path in files)], test.files)
     return _Opened(train, test, protected, identities, train_hash, test_hash, _copies_among(protected, train.files))
+
+
+def _files_of(images: CleanImages, annotations: Path) -> list[Path]:
+    """Returns the images with the files that say what they show; of a folder of masks those of the images alone."""
+    told = annotation_files(annotations)
+    if isinstance(images.annotations, LabelFiles):
+        stems = {PurePosixPath(name).stem for name in images.names}
+        told = [path for path in told if path.stem in stems]
+    return [*images.files, *told]
 
 
 def _hash_of(files: Sequence[Path], tick: Tick) -> str:
@@ -299,7 +332,15 @@ def _conditions(folders: Folders, setup: Setup) -> tuple[str, ...]:
             )
     if setup.shares and not protected:
         raise UserError("--shares: there is no --protected folder and no --generator to mix with the clean images")
-    return tuple(dict.fromkeys([*chosen, *(sweep(protected, setup.shares) if setup.shares else ())]))
+    asked = tuple(dict.fromkeys([*chosen, *(sweep(protected, setup.shares) if setup.shares else ())]))
+    bases = {parse_condition(name, known_bases(protected)).base for name in asked}
+    for option, given, wanted in (
+        (f"--generator: makes the condition {MADE}", folders.generator, MADE in bases),
+        ("--denoise-photographs: is for the defence denoise", folders.denoise_photographs, asks_for("denoise", asked)),
+    ):
+        if given is not None and not wanted:
+            raise UserError(f"{option}, which is not among --conditions; add it or leave this out")
+    return asked
 
 
 def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: Progress) -> Denoising:
@@ -308,7 +349,7 @@ def _pairs(folders: Folders, setup: Setup, conditions: Sequence[str], progress: 
     if folder is None or folders.shipped is None or not asks_for("denoise", conditions):
         return Denoising()
     photographs, annotations = open_clean(folder, None, "auto", "--denoise-photographs", progress)
-    of_files = fingerprint([*photographs.files, *annotation_files(annotations)])
+    of_files = fingerprint(_files_of(photographs, annotations))
     return denoising_of(
         photographs, of_files, folders.shipped(), setup.budget, by_class=setup.by_class, progress=progress
     )
@@ -320,13 +361,13 @@ def _remarks(setup: Setup, opened: _Opened) -> list[str]:
     for images, kind in ((opened.train, "training"), (opened.test, "test")):
         if images.unannotated:
             remarks.append(
-                f"{len(images.unannotated)} {kind} images have no annotations and are left out "
+                f"Left out, without annotations: {count_of(len(images.unannotated), f'{kind} image')} "
                 f"({first_few(images.unannotated)})."
             )
         absent = images.annotations.missing
         if absent:
             remarks.append(
-                f"{len(absent)} annotated {kind} images are not there and are left out "
+                f"Left out, since they are not there: {count_of(len(absent), f'annotated {kind} image')} "
                 f"({first_few(problem.name for problem in absent)})."
             )
     for name, copies in opened.copies.items():

@@ -15,6 +15,7 @@ from unseg.evaluation.defences.grey import turned_grey
 from unseg.evaluation.hashes import fingerprint
 from unseg.evaluation.sets import Images, annotation_files
 from unseg.storage.image_decoding import read_image
+from unseg.storage.places import lies_in
 
 
 class MeasuringImages(Images):
@@ -66,6 +67,13 @@ class MeasuringImages(Images):
             labels = label_map(self.part.annotations.read(self.names[index], *pixels.shape[:2]), self.row)
             self._labels[index] = shrunk(self.enlarged_labels(labels), self.row.long_side, cv2.INTER_NEAREST_EXACT)
         return pixels
+
+    def check_beside(self, out: Path) -> None:
+        """Raises UserError where a folder of results would lie in one of these images or annotations."""
+        folders = {path.parent for path in self.files} | ({self.part.source} if self.part.source.is_dir() else set())
+        for folder in sorted(folders):
+            if lies_in(out, folder):
+                raise UserError(f"--out: {out} lies in {folder}, which is read; give another folder")
 
     def hash(self) -> str:
         """Returns a short hash of the files that these images and labels are read from."""

@@ -28,7 +28,7 @@ CONTRAST, SATURATION = (0.5, 1.5), (0.5, 1.5)  # factors
 HUE = 18  # of OpenCV's 180, up or down
 HUES = 180
 NUMBERS_A_VIEW = 13
-SMALLEST_CROP = 32
+SMALLEST_CROP, LARGEST_CROP = 32, 4096
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class View:
 
 
 def check_crop(crop: int) -> None:
-    """Raises UserError where a crop has too few pixels for networks that halve their input five times."""
-    if crop < SMALLEST_CROP:
-        raise UserError(f"--crop {crop}: give at least {SMALLEST_CROP} pixels")
+    """Raises UserError where a crop has too few pixels for networks that halve their input five times, or too many."""
+    if not SMALLEST_CROP <= crop <= LARGEST_CROP:
+        raise UserError(f"--crop {crop}: give {SMALLEST_CROP} to {LARGEST_CROP} pixels")
 
 
 def draw_practice_views(count: int, draw: torch.Generator, distort: bool = True) -> list[View]:

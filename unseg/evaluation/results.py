@@ -12,6 +12,7 @@ from typing import Any
 
 from unseg.errors import UserError
 from unseg.evaluation.condition_names import TRIVIAL, clean_beside, clean_of, in_order
+from unseg.evaluation.results_check import fault_of
 from unseg.method import metrics
 from unseg.storage.files import open_for_reading, read_text, remove_temporaries, write_durably
 from unseg.storage.locks import FolderLock, Held, writing_into
@@ -19,6 +20,11 @@ from unseg.storage.settings_diff import differences
 
 Json = dict[str, Any]
 REMEDY = "put a whole one in its place, or measure into another folder"
+REPLACED = "replaced.jsonl"  # runs whose place another took
+FILES = {  # what a hash of files stands for
+    "train": "other training images or annotations than these: a file there was changed, added or removed; hash",
+    "test": "other test images or annotations than these: a file there was changed, added or removed; hash",
+}
 PRACTICE = "practice"  # what the setting "views" says of runs with views as in practice; others do not have it
 
 
@@ -37,6 +43,7 @@ class Results:
         settings.
         """
         self.path, self.curves, self.held = out / "results.json", out / "curves.jsonl", held
+        self.replaced = out / REPLACED
         self.common, self.facts, self.networks = common, facts, networks
         self.content()
 
@@ -46,6 +53,9 @@ class Results:
         Raises UserError where its runs cannot be compared with this one's.
         """
         content = read_results(self.path) if self.path.exists() else {"tasks": {}, "runs": []}
+        fault = fault_of(content)
+        if fault is not None:
+            raise _edited(self.path, fault)
         for run in content["runs"]:
             if run["settings"]["task"] == self.common["task"]:
                 self._check(run["settings"])
@@ -56,7 +66,7 @@ class Results:
     def _check(self, before: Json) -> None:
         """Raises UserError where a run's settings are not those that the task's runs share."""
         shared = {key: before.get(key) for key in self.common}
-        for phrase in differences(shared, self.common):
+        for phrase in differences(shared, self.common, words=FILES):
             raise UserError(
                 f"--out {self.path.parent}: its runs of task {self.common['task']} were made with {phrase}; "
                 "give another --out"
@@ -84,10 +94,22 @@ class Results:
         """Returns the result of the run of these settings; None where there is none."""
         return next((run["result"] for run in self.content()["runs"] if run["settings"] == settings), None)
 
+    def differences_of(self, settings: Json) -> list[str]:
+        """Returns in which words a run that is there differs from one of these settings, which will take its place."""
+        same = [run["settings"] for run in self.content()["runs"] if _key(run["settings"]) == _key(settings)]
+        return [phrase for before in same for phrase in differences(before, settings)]
+
     def add(self, settings: Json, result: Json) -> None:
-        """Adds a run in place of one of the same task, network, condition and seed, and writes the file."""
+        """Adds a run in place of one of the same task, network, condition and seed, and writes the file.
+
+        The one whose place it takes goes to OUT/replaced.jsonl.
+        """
         with writing_into(self.held):
             content = self.content()
+            before = [run for run in content["runs"] if _key(run["settings"]) == _key(settings)]
+            if before:
+                lines = "".join(json.dumps(run, ensure_ascii=False) + "\n" for run in before).encode()
+                write_durably(self.replaced, b"".join(_lines_of(self.replaced)) + lines)
             content["runs"] = [run for run in content["runs"] if _key(run["settings"]) != _key(settings)]
             content["runs"].append({"settings": settings, "result": result})
             write_durably(self.path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
@@ -99,17 +121,18 @@ class Results:
         there go, and so does a line that a killed process did not finish.
         """
         with writing_into(self.held):
-            kept = [text for text in self._lines() if text.endswith(b"\n") and not _is_repeated(text, line)]
+            kept = [text for text in _lines_of(self.curves) if text.endswith(b"\n") and not _is_repeated(text, line)]
             write_durably(self.curves, b"".join(kept) + json.dumps(line).encode() + b"\n")
 
-    def _lines(self) -> list[bytes]:
-        try:
-            with open_for_reading(self.curves) as file:
-                return file.readlines()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f"{self.curves}: cannot be read ({error.strerror or error}); move it away") from None
+
+def _lines_of(path: Path) -> list[bytes]:
+    try:
+        with open_for_reading(path) as file:
+            return file.readlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); move it away") from None
 
 
 def _is_repeated(text: bytes, line: Json) -> bool:
@@ -162,10 +185,11 @@ def read_results(path: Path) -> Json:
     try:
         return upgraded(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not as unseg evaluate writes it ({type(error).__name__}: {error}); remove it or give another "
-            "--out"
-        ) from None
+        raise _edited(path, f"{type(error).__name__}: {error}") from None
+
+
+def _edited(path: Path, fault: str) -> UserError:
+    return UserError(f"{path}: not as unseg evaluate writes it ({fault}); {REMEDY}")
 
 
 # What older versions did without saying so; the first ones knew no other test split.

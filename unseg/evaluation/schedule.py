@@ -12,6 +12,7 @@ OPTIMIZERS, DECAYS = ("adamw", "sgd"), ("cosine", "poly", "onecycle", "constant"
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4  # shares of the peak rate
 ONECYCLE_MOMENTA = (0.85, 0.95)  # at the peak rate, and at the ends
 POLY_POWER = 0.9
+MOST_IMAGES = 16_384  # of a batch
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Schedule:
         for name, least in (("steps", 1), ("batch", 2), ("eval_every", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {least}")
+        if self.batch > MOST_IMAGES:
+            raise UserError(f"--batch {self.batch}: give at most {MOST_IMAGES:,}")
         for name, known in (("optimizer", OPTIMIZERS), ("decay", DECAYS)):
             if getattr(self, name) not in known:
                 raise UserError(f"--{name} {getattr(self, name)}: give {' or '.join(known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from unseg.compute.device import choose_device
 from unseg.compute.progress import Progress
+from unseg.errors import UserError
 from unseg.evaluation.condition_names import parse_condition
 from unseg.evaluation.conditions import Change, unchanged
 from unseg.evaluation.defences.denoise import Pairs
@@ -102,6 +104,8 @@ class Study:
         for name in self.conditions:
             parse_condition(name, self.bases)
         choose_device(self.device)
+        if not 0 < self.checkpoint_every < math.inf:
+            raise UserError(f"--checkpoint-every {self.checkpoint_every}: give a number of seconds above 0")
 
     @property
     def bases(self) -> list[str]:

@@ -21,7 +21,7 @@ from unseg.evaluation.condition_sets import ConditionSet, ConditionSets
 from unseg.evaluation.defences.early import EARLY, NOTE, early
 from unseg.evaluation.example_files import slug, write_changed, write_examples
 from unseg.evaluation.learner import Learner, Metrics
-from unseg.evaluation.results import Json, Results, results_folder, shown_metric
+from unseg.evaluation.results import REPLACED, Json, Results, results_folder, shown_metric
 from unseg.evaluation.study import RunName, RunOptions, Study
 from unseg.evaluation.trainer import Checkpoint, Evaluation, Trained, train
 from unseg.storage.locks import Held, writing_into
@@ -76,7 +76,7 @@ class _Going:
         elif self.world.from_first("told" if self.world.leads and self._tell_by_curve(run, settings) else ""):
             self.progress.say(f"{run}: the best test of the same training, which is done")
         else:
-            self._run(run, settings, sets.get(run.condition, run.seed), checkpoint)
+            self._run(run, sets.get(run.condition, run.seed), checkpoint)
         if self.world.leads:
             checkpoint.remove()
 
@@ -93,9 +93,15 @@ class _Going:
         self.results.add(settings, {**result, "final": final, "notes": [*result["notes"], NOTE]})
         return True
 
-    def _run(self, run: RunName, settings: Json, made: ConditionSet, checkpoint: Checkpoint) -> None:
+    def _run(self, run: RunName, made: ConditionSet, checkpoint: Checkpoint) -> None:
         """Trains one network on one condition and records it."""
-        study = self.study
+        study, settings = self.study, checkpoint.settings
+        told = self.results.differences_of(settings) if self.world.leads else []
+        if told:
+            self.progress.say(
+                f"{run}: was measured with other images ({'; '.join(told)}) and is measured anew; {REPLACED} keeps"
+                " what was there"
+            )
         options = RunOptions(run.seed, made.left, self.progress)
         learner = study.make(run.network, made.images, made.test, options)
 

@@ -143,7 +143,7 @@ def train(
     # Forked, so that a caller's own random numbers do not move; dropout and first weights use the global generator.
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _Training(learner, schedule, seed, world)
+        run = _Training(learner, schedule, seed, world, what)
         resumed = checkpoint is not None and run.load(checkpoint)
         if checkpoint is not None:
             run.check_room(checkpoint)
@@ -158,8 +158,8 @@ def train(
 class _Training:
     """A run between two steps."""
 
-    def __init__(self, learner: Learner, schedule: Schedule, seed: int, world: World) -> None:
-        self.learner, self.schedule, self.world = learner, schedule, world
+    def __init__(self, learner: Learner, schedule: Schedule, seed: int, world: World, what: str) -> None:
+        self.learner, self.schedule, self.world, self.what = learner, schedule, world, what
         model = learner.build().to(world.device)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
         if world.size > 1:
@@ -239,8 +239,8 @@ class _Training:
     def _finite(self, value: float) -> float:
         if not math.isfinite(value):
             raise UserError(
-                f"training diverged: the loss is {value} at step {self.step}; try another seed (--seeds), a larger "
-                "--batch or a smaller --learning-rate"
+                f"{self.what}: training diverged: the loss is {value} at step {self.step}; try another seed (--seeds), "
+                "a larger --batch or a smaller --learning-rate"
             )
         return value
 

@@ -125,6 +125,9 @@ class FolderLock:
         try:
             self._made = make_folders(self.folder)
             self._descriptor = self._acquire()
+        except (FileExistsError, NotADirectoryError) as error:
+            self._remove_made()
+            raise UserError(f"--out {self.folder}: is no folder, or lies in a file; give another one") from error
         except OSError as error:
             self._remove_made()
             which = f" ({LOCK_FILE} in it)" if error.filename == os.fspath(self.path) else ""

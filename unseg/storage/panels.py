@@ -28,8 +28,10 @@ def before_after_noise_mask(original: np.ndarray, unlearnable: np.ndarray, mask:
 
 
 def noise_panel(change_HW3: np.ndarray, gain: float) -> np.ndarray:
-    """Returns a change in grey levels, enlarged around grey (128 = no change): H×W×3 uint8. change: H×W×3 numbers."""
-    return np.rint(change_HW3 * gain + 128).clip(0, 255).astype(np.uint8)
+    """Returns a change in grey levels, enlarged around grey (128 = no change): H×W×3 uint8. change: H×W×3 numbers, of
+    which those that are not finite are drawn as no change.
+    """
+    return np.rint(np.nan_to_num(change_HW3, posinf=0, neginf=0) * gain + 128).clip(0, 255).astype(np.uint8)
 
 
 def mask_panel(mask_HW: np.ndarray) -> np.ndarray:

@@ -312,6 +312,6 @@ def _not_finite(
     path = folder.save_failure(training.own_state() | batch, training.step, rank)
     return UserError(
         f"step {training.step}: the {player}'s loss is {error.loss} or its gradient is not finite, on the images "
-        f"{', '.join(views.names)}; the state before the step and the batch are in {path}; lower the rate with "
-        f"--set {player}_learning_rate=… and another --output, or look at these images"
+        f"{', '.join(views.names)}; the state before the step and the batch are in {path}; lower the rates with "
+        "--set generator_learning_rate=… --set surrogate_learning_rate=… and another --output, or look at these images"
     )

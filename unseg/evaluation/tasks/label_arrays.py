@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from unseg.compute.progress import SILENT, Progress, track
+from unseg.counts import count_of
 from unseg.errors import UserError
 from unseg.evaluation.learner import AnnotatedImages
 from unseg.evaluation.tasks.labelling import Labelling
@@ -118,7 +119,8 @@ def check_labels(labels: np.ndarray, num_classes: int, what: str, names: Sequenc
         worst = int(labelled.max() if labelled.max() >= num_classes else labelled.min())
         if len(names) == len(labels):
             what += f" of {names[int(np.argmax((labels == worst).reshape(len(labels), -1).any(1)))]}"
+        there = count_of(num_classes, "class", "classes")
         raise UserError(
-            f"{what}: class {worst} is out of range; with {num_classes} classes, "
-            f"labels are 0 to {num_classes - 1} or {IGNORE_LABEL}"
+            f"{what}: class {worst} is out of range; the training images have {there}, "
+            f"labels 0 to {num_classes - 1} or {IGNORE_LABEL}; give both sets annotations of the same classes"
         )

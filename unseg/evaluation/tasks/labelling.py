@@ -113,8 +113,7 @@ class BinaryLabelling:
         for label, name in enumerate((BACKGROUND, OBJECT)):
             if not (train_maps == label).any():
                 raise UserError(
-                    f"--binary: no training image shows {name} (at this --size); --objects says which classes are the "
-                    "object"
+                    f"--binary: no training image shows {name}; --objects says which classes are the object"
                 )
         return [BACKGROUND, OBJECT]
 

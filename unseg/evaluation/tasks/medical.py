@@ -54,9 +54,7 @@ class ObjectLabelling:
     def names(self, train_maps: np.ndarray) -> list[str]:
         """Returns CLASSES; raises UserError where no training image shows an object."""
         if not train_maps.any():
-            raise UserError(
-                "--annotations: no training image shows an object (at this --size); --objects says which classes are"
-            )
+            raise UserError("--annotations: no training image shows an object; --objects says which classes are")
         return list(CLASSES)
 
 
@@ -118,7 +116,9 @@ def object_dice(logits_BCHW: torch.Tensor, targets_BHW: torch.Tensor) -> torch.T
 
 def constant_answer(train_maps: Sequence[np.ndarray], test_maps: Sequence[np.ndarray]) -> tuple[str, Metrics]:
     """Returns "object" everywhere or nowhere, whichever has the better Dice on the training maps, and its metrics on
-    the test maps. Maps are H×W uint8, perhaps of several sizes."""
+    the test maps. Maps are H×W uint8, perhaps of several sizes. UserError where no test map shows an object."""
+    if not any((label == 1).any() for label in test_maps):
+        raise UserError("--test-annotations: no test image shows an object; --objects says which classes are")
     answer = int(np.argmax([_always(train_maps, guess)["dice"] for guess in (0, 1)]))
     return CLASSES[answer], _always(test_maps, answer)
 
