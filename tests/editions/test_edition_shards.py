@@ -30,7 +30,7 @@ def test_an_edition_in_shards_is_the_edition(
     assert run(mini.root, tmp_path / "alone", name, monkeypatch, **more) == 1
     out = tmp_path / "out"
     assert run(mini.root, out, name, monkeypatch, SHARD="1/2", **more) == 2
-    assert "SHARD=1/2: nothing in --out" in capsys.readouterr().err
+    assert "SHARD=1/2: nothing in OUT=" in capsys.readouterr().err
     assert run(mini.root, out, name, monkeypatch, SHARD="plan/2", **more) == 0
     assert run(mini.root, out, name, monkeypatch, SHARD="2/2", **more) in (0, 1)
     assert run(mini.root, out, name, monkeypatch, SHARD="merge", **more) == 2

@@ -419,7 +419,7 @@ def test_a_limited_run_is_a_try_and_the_whole_goes_on_from_it(
     assert not json.loads((out / EDITION).read_text())["complete"]
     tried = verify_edition(out)
     assert tried.exit_code == 1 and [finding.name for finding in tried.other_files] == [EDITION]
-    assert "made with LIMIT, a part of the images without annotations" in tried.other_files[0].problem
+    assert "made with LIMIT, which brings no annotations" in tried.other_files[0].problem
     time_ns = (out / first).stat().st_mtime_ns
     assert run(coco.root, out, "coco", monkeypatch) == 1
     assert (out / first).stat().st_mtime_ns == time_ns and json.loads((out / EDITION).read_text())["complete"]
@@ -575,14 +575,98 @@ def test_another_edition_is_not_mixed_in(
     assert run(coco.root, out, "coco", monkeypatch, LIMIT="1") == 0
     for name, settings, told in (
         ("pascal", {}, "dataset: coco, now pascal"),
-        ("coco", {"OBJECTS": "multi"}, "objects: auto, now multi"),
-        ("coco", {"EPSILON": "6"}, "budget.object: 8, now 6.0"),
-        ("coco", {"NAMES": "png"}, "names: keep, now png"),
-        ("coco", {"SPLIT": "val"}, "split: train, now val"),
+        ("coco", {"OBJECTS": "multi"}, "OBJECTS: auto, now multi"),
+        ("coco", {"EPSILON": "6"}, "EPSILON: 8, now 6.0"),
+        ("coco", {"NAMES": "png"}, "NAMES: keep, now png"),
+        ("coco", {"SPLIT": "val"}, "SPLIT: train, now val"),
     ):
         capsys.readouterr()
         assert run(coco.root, out, name, monkeypatch, **settings) == 2
         assert f"holds another edition ({told})" in error_of(capsys)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"edition": 1, "sets"', b"[]"])
+def test_a_torn_description_says_what_helps(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mini, out = BUILDERS["pascal"](tmp_path / "data"), tmp_path / "out"
+    code = run(mini.root, out, "pascal", monkeypatch)
+    before = (out / EDITION).read_bytes()
+    (out / EDITION).write_bytes(content)
+    capsys.readouterr()
+    assert run(mini.root, out, "pascal", monkeypatch) == 2
+    assert "; remove it: the command that made the edition writes it anew" in error_of(capsys)
+    (out / EDITION).unlink()
+    assert run(mini.root, out, "pascal", monkeypatch) == code
+    assert (out / EDITION).read_bytes() == before and verify_edition(out).failures == []
+
+
+def test_an_edition_without_its_manifest_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mini, out = BUILDERS["camvid"](tmp_path / "data"), tmp_path / "out"
+    run(mini.root, out, "camvid", monkeypatch)
+    (out / MANIFEST).unlink()
+    capsys.readouterr()
+    assert cli.main(["verify", str(out)]) == 2
+    assert f"{out}: no {MANIFEST} in it" in error_of(capsys)
+
+
+def test_images_of_both_splits_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mini, out = BUILDERS["pascal"](tmp_path / "data"), tmp_path / "out"
+    lists = mini.root / "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    first = (lists / "train.txt").read_text().split()[0]
+    with (lists / "val.txt").open("a") as file:
+        file.write(f"{first}\n")
+    run(mini.root, out, "pascal", monkeypatch)
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "note: 1 image of VOC2012 for evaluation (val) with noise, since the protected split lists them, too:"
+        f" VOCdevkit/VOC2012/JPEGImages/{first}.jpg" in told
+    )
+
+
+def test_a_list_that_names_no_image_is_the_one_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mini = BUILDERS["pascal"](tmp_path / "data")
+    (mini.root / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").write_text("z1\nz2\n")
+    assert run(mini.root, tmp_path / "out", "pascal", monkeypatch) == 2
+    assert "Segmentation/train.txt: none of the images that it names is in " in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"EPSILON": "4", "STRENGTH": "strong"}, "STRENGTH=strong and EPSILON=4: give one of them"),
+        ({"NOISE": "codes", "KEY": "nowhere/x.key"}, "name the file that holds it with KEY, or leave KEY out"),
+        ({"NOISE": "codes", "CODES": "nowhere.json"}, "CODES=nowhere.json: "),
+        ({"NOISE": "codes", "REGION": "published"}, "REGION=published: follows a network's prompt"),
+        ({"SHARD": "1/2"}, "SHARD=1/2: nothing in OUT="),
+    ],
+)
+def test_messages_name_variables(
+    variables: dict[str, str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    mini = BUILDERS["camvid"](tmp_path / "data")
+    assert run(mini.root, tmp_path / "out", "camvid", monkeypatch, **variables) == 2
+    error = error_of(capsys)
+    assert told in error and "--" not in error
+
+
+def test_an_output_that_is_a_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mini, out = BUILDERS["camvid"](tmp_path / "data"), tmp_path / "out"
+    out.write_text("mine")
+    assert run(mini.root, out, "camvid", monkeypatch) == 2
+    assert "is no folder; give another one" in error_of(capsys) and out.read_text() == "mine"
 
 
 def test_a_mask_beside_its_image_keeps_its_name(

@@ -81,6 +81,31 @@ def edition(
     raise typer.Exit(_run(settings_from(edition_row(name), os.environ)))
 
 
+# Options of `unseg protect` that are variables here.
+VARIABLES = {
+    option: option.upper().replace("-", "_")
+    for option in (
+        "out", "key", "codes", "region", "generator", "shard", "epsilon", "background-epsilon", "strength", "noise",
+        "format", "names", "objects", "limit", "engine",
+    )
+} | {"processes": "NPROC"}  # fmt: skip
+_OPTION = re.compile(rf"(^)?--({'|'.join(sorted(VARIABLES, key=len, reverse=True))})\b(?: (?=(\S*[/.\d])|))?")
+
+
+def in_variables(said: str) -> str:
+    """Returns a message of `unseg protect` with variables in place of options: `--out a/b: …` becomes `OUT=a/b: …`.
+
+    An option at the start has its value behind it; elsewhere, what looks like a path or a number is taken for one.
+    """
+
+    def variable(option: re.Match[str]) -> str:
+        space = option[0].endswith(" ")
+        has_value = space and (option[1] is not None or option[3])
+        return VARIABLES[option[2]] + ("=" if has_value else " " * space)
+
+    return _OPTION.sub(variable, said)
+
+
 def _run(settings: EditionSettings) -> int:
     """Makes an edition, tells what was done and returns the exit code."""
     from unseg.editions.edition import make_edition, protect_settings
@@ -89,9 +114,8 @@ def _run(settings: EditionSettings) -> int:
     try:
         with to_go_on_later(), quiet_decoders():
             made = make_edition(settings, terminal)
-    except UserError as error:  # options of `unseg protect` are variables here
-        said = re.sub(r"(?:^|(?<=with ))--(out|generator|shard) ", lambda option: f"{option[1].upper()}=", str(error))
-        raise UserError(said.replace("with --key", "with KEY")) from error
+    except UserError as error:
+        raise UserError(in_variables(str(error))) from error
     if not made.summary.planned:
         print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0))
     if made.carried is not None:

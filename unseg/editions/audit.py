@@ -18,7 +18,7 @@ from unseg.protecting.findings import Finding
 from unseg.protecting.manifest import CARRIED, EDITION, Manifest, read_manifest
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.originals import LOOKED_AT, LOOKED_AT_A_LINE, looked_at
-from unseg.protecting.verification import CUT_OFF, Verification, verify
+from unseg.protecting.verification import CUT_OFF, Verification, finished_manifest, verify
 from unseg.storage.files import link_on_the_way, sha256_of
 
 
@@ -30,6 +30,7 @@ def verify_edition(folder: str | Path, *, originals: str | Path | None = None, *
     """
     folder = Path(folder)
     edition = read_edition(folder)
+    finished_manifest(folder)  # of an edition that has lost it nothing can be said
     if edition is None:
         return _without_description(folder, verify(folder, originals=originals, **options))
     for name in ("masks", "annotations"):
@@ -60,7 +61,7 @@ def _without_description(folder: Path, result: Verification) -> Verification:
 
 def _manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
-    assert manifest is not None, "a folder without a manifest is refused when it is verified"
+    assert manifest is not None, "a folder without a manifest is refused before"
     return manifest
 
 

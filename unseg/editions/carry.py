@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from unseg.compute.progress import SILENT, Progress, track
+from unseg.counts import count_of
+from unseg.data.annotations.core import first_few
 from unseg.data.annotations.json_stream import JsonStream, stamp
 from unseg.data.edition_layout import EditionRow, Located, locate
 from unseg.data.samples import Problem, walk
@@ -73,10 +75,17 @@ def list_items(
     for place in evaluation_places(row, root, places, notes if untouched != "none" else []):
         for item in _annotation_items(place, protected):
             items.setdefault(item.name, Item(item.name, item.how))  # what belongs to untouched images stays as it is
-        if untouched != "none":
-            for name in _image_names(place):
-                if name not in protected:
-                    items.setdefault(name, Item(name, "linked" if untouched == "link" else "copied"))
+        both = []
+        for name in _image_names(place) if untouched != "none" else ():
+            if name in protected:
+                both.append(name)
+            else:
+                items.setdefault(name, Item(name, "linked" if untouched == "link" else "copied"))
+        if both:
+            notes.append(
+                f"{count_of(len(both), 'image')} of {place.set.name} for evaluation ({place.split}) with noise, since"
+                f" the protected split lists them, too: {first_few(both)}"
+            )
     return [items[name] for name in sorted(items)], notes
 
 

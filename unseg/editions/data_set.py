@@ -135,9 +135,10 @@ def open_data_set(places: Sequence[Located], cities: Sequence[str] = (), linked_
         if cities:
             names = _in_cities(place, names, reader, cities)
         if not names:
-            raise UserError(
-                f"{place.path(place.source.images)}: no image of {place.set.name} in it ({', '.join(IMAGE_SUFFIXES)})"
-            )
+            where, listing = place.path(place.source.images), place.source.listing
+            if listing is not None:
+                raise UserError(f"{place.path(listing)}: none of the images that it names is in {where}; check both")
+            raise UserError(f"{where}: no image of {place.set.name} in it ({', '.join(IMAGE_SUFFIXES)})")
         parts[folder] = reader
         samples += [
             SampleFile(f"{folder}/{name}", root / folder / name, root, within=(root, *linked_roots)) for name in names

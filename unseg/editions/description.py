@@ -23,7 +23,17 @@ from unseg.storage.locks import Held
 from unseg.storage.settings_diff import differences
 
 FORMAT = 1
+ANEW = "remove it: the command that made the edition writes it anew"
 SAME = ("dataset", "split", "objects", "names", "image_format", "budget", "region")  # settings that two runs must share
+VARIABLES = {  # what a user sets them by
+    "split": "SPLIT",
+    "objects": "OBJECTS",
+    "names": "NAMES",
+    "image_format": "FORMAT",
+    "budget.object": "EPSILON",
+    "budget.background": "BACKGROUND_EPSILON",
+    "region": "REGION",
+}
 
 
 def describe(settings: EditionSettings, places: Sequence[Located]) -> dict[str, Any]:
@@ -60,7 +70,7 @@ def check_same(description: dict[str, Any], earlier: dict[str, Any] | None, out:
     if earlier is None:
         return
     before, now = ({name: side.get(name) for name in SAME} for side in (earlier, description))
-    told = "; ".join(differences(before, now))
+    told = "; ".join(differences(before, now, words=VARIABLES))
     if told:
         raise UserError(f"OUT={out}: holds another edition ({told}); give another folder")
 
@@ -116,7 +126,8 @@ def not_complete(edition: Mapping[str, Any]) -> str | None:
     tried = sorted(_tried(edition))
     if not tried:
         return None
-    return f"{', '.join(tried)}: made with LIMIT, a part of the images without annotations; run it again without LIMIT"
+    what = "which brings no annotations and perhaps not all images"
+    return f"{', '.join(tried)}: made with LIMIT, {what}; run it again without LIMIT"
 
 
 def is_described(edition: dict[str, Any], manifest: Manifest, carried: Iterable[Carried]) -> bool:
@@ -144,12 +155,14 @@ def read_edition(out: Path) -> dict[str, Any] | None:
         content = json.loads(read_text(path))
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise UserError(f"{out}: is no folder; give another one") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not the description of an edition ({str(error)[:100]})") from error
+        raise UserError(f"{path}: not the description of an edition ({str(error)[:100]}); {ANEW}") from error
     if not _is_description(content):
-        raise UserError(f"{path}: not the description of an edition that this version reads")
+        raise UserError(f"{path}: not the description of an edition that this version reads; {ANEW}")
     return content
 
 
