@@ -199,7 +199,7 @@ def test_runs_of_images_that_were_made_otherwise_are_left_out_and_counted(tmp_pa
     fresh["settings"]["images"] = {"generator": "new"}
     root = read_page(sections_of(tmp_path, results([run(), stale, fresh])))
     assert table_rows(root.all("table")[0])["protected"][0] == "0.400"
-    assert "1 runs of images that were made otherwise" in root.text()
+    assert "Left out: 1 run that a later one of the same condition and seed, or of images" in root.text()
 
 
 @pytest.mark.parametrize(
@@ -241,6 +241,39 @@ def test_counts_are_whole_numbers(tmp_path: Path) -> None:
     assert table_rows(folded["counts"]) == {"prompts": ["40"], "images": ["1"]}
 
 
+def remarks_of(folder: Path, runs: list[dict[str, Any]]) -> str:
+    return " ".join(item.text() for item in read_page(sections_of(folder, results(runs))).all("li"))
+
+
+def test_why_retained_learning_is_blank_is_said(tmp_path: Path) -> None:
+    alone = [run(condition="protected"), run(condition="protected+jpeg75")]
+    assert "net: retained learning is blank without a run on clean and on clean, JPEG 75." in remarks_of(
+        tmp_path, alone
+    )
+    nothing = [run(final=0.3), run(condition="protected", final=0.2)]
+    told = "net: retained learning is blank where clean images taught it no more than the trivial answer"
+    assert told in remarks_of(tmp_path, nothing)
+    assert "blank" not in remarks_of(tmp_path, [run(), run(condition="protected", final=0.4)])
+
+
+def test_images_that_were_not_made_alike_are_said(tmp_path: Path) -> None:
+    runs = [run(), run(condition="codes"), run(condition="codes+jpeg75"), run("other"), run("other", condition="codes")]
+    for place, budget in enumerate((8, 8, 8, 4, 4)):
+        runs[place]["settings"]["images"] = (
+            {"budget": budget} if "codes" in runs[place]["settings"]["condition"] else {}
+        )
+    told = "Images of codes were not all made alike, so do not compare codes on net, codes, JPEG 75 on net and codes on"
+    assert told in remarks_of(tmp_path, runs)
+    for each in runs[1:3]:
+        each["settings"]["images"] = {"budget": 4, "denoise": "0a1b"}
+    assert "not all made alike" not in remarks_of(tmp_path, runs)
+
+
+def test_a_networks_name_stays_as_it_is_in_the_markdown(tmp_path: Path) -> None:
+    sections = sections_of(tmp_path, results([run("unet_x", notes=["starts at random."])]))
+    assert re.search(r"^- unet\\?_x: starts at random\.", markdown(sections), re.MULTILINE)
+
+
 def test_where_clean_images_teach_nothing_no_retained_learning_is_claimed(tmp_path: Path) -> None:
     root = read_page(sections_of(tmp_path, results([run(final=0.3), run(condition="protected", final=0.2)])))
     assert "retained" not in root.all("p", class_="finding")[0].text() and "retained" not in root.all("table")[0].text()
@@ -273,7 +306,10 @@ def test_several_files_are_sections_with_a_table_of_contents(tmp_path: Path) -> 
         write(tmp_path / "two", results([run(task="medical", metric="dice")])),
     )
     out = tmp_path / "both.html"
-    assert write_report([one, two, one], out).paths == [out, tmp_path / "both.md"]
+    assert write_report([one, two, one / "results.json", Path(f"{two}/../two")], out).paths == [
+        out,
+        tmp_path / "both.md",
+    ]
     root = Reader(out.read_text(encoding="utf-8")).root
     links = {link.text(): link.attributes["href"] for link in root.all("nav")[0].all("a")}
     assert links == {"one: semantic": "#s1", "two: medical": "#s2"}

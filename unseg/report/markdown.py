@@ -47,8 +47,8 @@ def _section(section: Section, pictures: Sequence[tuple[str, str]]) -> list[str]
             for condition in network.conditions
         ]
     lines += _table(head, rows)
-    notes = [text.table_note(section), text.not_measured(section), *section.remarks]
-    lines += [*(f"- {escaped(note[:1].upper() + note[1:])}" for note in notes if note), ""]
+    notes = [note[:1].upper() + note[1:] for note in (text.table_note(section), text.not_measured(section)) if note]
+    lines += [*(f"- {escaped(note)}" for note in (*notes, *section.remarks)), ""]  # remarks may begin with a name
     for caption, file in pictures:
         lines += [f"![{escaped(caption)}]({file})", ""]
     lines += ["<details><summary>Settings, data and machine</summary>", ""]

@@ -24,12 +24,17 @@ from unseg.storage.files import sha256_or_refuse
 RESULTS = "results.json"
 
 
+def results_file(path: Path) -> Path:
+    """Returns a results.json that is named itself, or by its folder."""
+    return path / RESULTS if path.is_dir() else path
+
+
 def read_sections(path: Path) -> list[Section]:
     """Returns the tasks of a results.json, in the file's order. path: the file, or its folder.
 
     Raises a UserError that names the place if the file is missing or broken.
     """
-    file = path / RESULTS if path.is_dir() else path
+    file = results_file(path)
     if not file.exists():
         what = f"no {RESULTS} in this folder" if path.is_dir() else "no such file or folder"
         raise UserError(f"{path}: {what}; give what unseg evaluate wrote with --out")

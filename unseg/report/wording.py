@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from unseg.evaluation.condition_names import shown_name
+from unseg.counts import count_of
+from unseg.evaluation.condition_names import clean_of, shown_name
 from unseg.evaluation.results import spread
 from unseg.report.json_node import Node, items, number
 from unseg.report.model import Network
 
+BASE = re.compile("[@+]")  # what begins a share or a defence in a condition's name
 PLACED = {"task", "network", "condition", "seed", "images"}  # settings that have a place of their own on the page
 # Facts of a task that stand among its settings, by the name that readers get.
 FACTS = {
@@ -72,10 +76,12 @@ def made_words(runs: Sequence[Node]) -> dict[str, str]:
 
 def remark_lines(facts: Node, runs: Sequence[Node], networks: Sequence[Network], left_out: int) -> list[str]:
     """Returns what a reader of tables and charts must know besides. left_out: runs that the page does not show."""
-    lines = [*_about_task(facts), *_about_seeds(runs), *_about_gaps(networks), *_about_defences(networks)]
+    lines = [*_about_task(facts), *_about_seeds(runs), *_about_gaps(networks), *_about_retained(networks)]
+    lines += [*_about_images(runs), *_about_defences(networks)]
     if left_out:
         lines.append(
-            f"{left_out} runs of images that were made otherwise than the latest ones of their condition are left out."
+            f"Left out: {count_of(left_out, 'run')} that a later one of the same condition and seed, or of images that"
+            " were made otherwise, took the place of."
         )
     for run in runs:
         network = run["settings"]["network"].text()
@@ -111,6 +117,41 @@ def _about_gaps(networks: Sequence[Network]) -> Iterator[str]:
             yield f"The conditions of {network.name} have between {uneven[0]} and {uneven[-1]} seeds."
     for missing, names in lacking.items():
         yield f"Not run on {', '.join(names)}: {missing}."
+
+
+def _about_retained(networks: Sequence[Network]) -> Iterator[str]:
+    """Yields why retained learning is blank where it is."""
+    for network in networks:
+        blank = [
+            condition.name
+            for condition in network.conditions
+            if condition.base != "clean" and all(run.retained is None for run in condition.runs)
+        ]
+        compared = {clean_of(name): network.find(clean_of(name)) or network.find("clean") for name in blank}
+        lacking = [shown_name(name) for name, clean in compared.items() if clean is None]
+        if lacking:
+            yield f"{network.name}: retained learning is blank without a run on {' and on '.join(lacking)}."
+        elif blank:
+            yield (
+                f"{network.name}: retained learning is blank where clean images taught it no more than the trivial"
+                " answer, or were not run with the same seed."
+            )
+
+
+def _about_images(runs: Sequence[Node]) -> Iterator[str]:
+    """Yields of which noise some conditions have images that were made otherwise than those of others."""
+    made: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        settings, images = run["settings"], run["settings"].get("images")
+        how = {} if images is None or not isinstance(images.value, dict) else dict(images.value)
+        how.pop("denoise", None)  # what a defence depends on
+        name, network = settings["condition"].text(), settings["network"].text()
+        by_way = made.setdefault(BASE.split(name)[0], {})
+        by_way.setdefault(json.dumps(how, sort_keys=True), []).append(f"{shown_name(name)} on {network}")
+    for base, ways in made.items():
+        if len(ways) > 1:
+            groups = " and ".join(", ".join(dict.fromkeys(names)) for names in ways.values())
+            yield f"Images of {shown_name(base)} were not all made alike, so do not compare {groups}."
 
 
 def _about_defences(networks: Sequence[Network]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from unseg.report.markdown import MARK, markdown
 from unseg.report.markup import svg_file
 from unseg.report.model import Section
 from unseg.report.page import GENERATOR, page
-from unseg.report.sections import read_sections
+from unseg.report.sections import read_sections, results_file
 from unseg.storage.files import open_for_reading, remove_temporaries, write_durably
 from unseg.storage.locks import holder_of
 
@@ -48,7 +48,8 @@ def write_report(
     out = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report.html"
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out {out}: give a name that ends in .html")
-    sections = [section for run in dict.fromkeys(runs) for section in read_sections(run)]
+    different = {os.path.realpath(results_file(run)): run for run in reversed(runs)}
+    sections = [section for run in reversed(different.values()) for section in read_sections(run)]
     if not sections:
         raise UserError(f"{runs[0]}: holds no run yet; let unseg evaluate finish one")
     made = page(sections, title)
