@@ -80,5 +80,5 @@ def test_a_shard_has_the_names_of_the_whole_and_looks_for_its_own(tmp_path: Path
         ("f.png", "f.jpg"),
     ]
     (tmp_path / "b.png").touch()
-    with pytest.raises(UserError, match=r"a\.png and 1 more exists and was not written by unseg"):
+    with pytest.raises(UserError, match=r"a\.png and 1 more exist and were not written by unseg"):
         plan_outputs(keys, tmp_path, "png", {})
