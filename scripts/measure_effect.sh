@@ -39,6 +39,12 @@ if [[ ! -d $data ]]; then
 fi
 bash "$root/install.sh"
 
+conditions=${CONDITIONS:-clean,random,pattern,protected,protected+jpeg75}
+making=() # a generator is for the images that it makes alone
+if [[ ,$conditions, == *,protected[,+@]* || " $* " == *" --shares"* ]]; then
+    making=(--generator "${GENERATOR:-compact}")
+fi
+
 evaluate() {
     local task=$1 learnt
     shift
@@ -53,9 +59,9 @@ evaluate() {
     $run "$root/.venv/bin/unseg" evaluate --task semantic --preset small-scratch "${learnt[@]}" --background-label -1 --no-colour-jitter \
         --clean "$data/images/train" --annotations "$data/labels/train" --annotations-format index \
         --test "$data/images/$split" --test-annotations "$data/labels/$split" --out "$out/$task" \
-        --generator "${GENERATOR:-compact}" \
+        ${making[@]+"${making[@]}"} \
         --networks "${NETWORKS:-unet_resnet18,fpn_resnet34,deeplabv3plus_mobilenet_v2,segformer_b0}" \
-        --conditions "${CONDITIONS:-clean,random,pattern,protected,protected+jpeg75}" --seeds "${SEEDS:-0,1,2}" \
+        --conditions "$conditions" --seeds "${SEEDS:-0,1,2}" \
         --size "${SIZE:-128x96}" --steps "${STEPS:-3000}" --batch "${BATCH:-4}" "$@"
 }
 

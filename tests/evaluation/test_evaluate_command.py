@@ -411,6 +411,12 @@ def recorded_calls(tmp_path: Path, **settings: str) -> dict[str, list[str]]:
     return {Path(words[words.index("--out") + 1]).name: words for words in blocks}
 
 
+def test_the_script_names_a_generator_where_its_images_are_asked_for(tmp_path: Path) -> None:
+    for conditions, is_named in (("clean,random", False), ("clean,protected", True), ("clean,protected+grey", True)):
+        calls = recorded_calls(tmp_path, TASKS="binary", CONDITIONS=conditions)
+        assert ("--generator" in calls["binary"]) == is_named
+
+
 def test_a_task_that_there_is_not_is_told_before_the_first_one_runs(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as failed:
         recorded_calls(tmp_path, TASKS="binary foo")
