@@ -361,7 +361,7 @@ def test_files_beside_the_masks_change_nothing(folders: Path, tmp_path: Path) ->
         ({"seeds": " "}, "--seeds  : give whole numbers from 0"),
         (
             {"conditions": "clean,protected@3"},
-            "--conditions, @3: 3 % of 10 training images are none; give another share",
+            "--conditions or --shares: @3: 3 % of 10 training images are none; give another share",
         ),
         (
             {"conditions": "clean", "generator": "compact", "protected": []},

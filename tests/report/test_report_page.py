@@ -254,6 +254,12 @@ def test_why_retained_learning_is_blank_is_said(tmp_path: Path) -> None:
     told = "net: retained learning is blank where clean images taught it no more than the trivial answer"
     assert told in remarks_of(tmp_path, nothing)
     assert "blank" not in remarks_of(tmp_path, [run(), run(condition="protected", final=0.4)])
+    # As people train nothing stands in for clean images under the same defence; in other views clean ones do.
+    defended = [run(), run(condition="protected+jpeg75", final=0.4)]
+    assert "blank" not in remarks_of(tmp_path, defended)
+    for each in defended:
+        each["settings"]["views"] = "practice"
+    assert "net: retained learning is blank without a run on clean, JPEG 75." in remarks_of(tmp_path, defended)
 
 
 def test_images_that_were_not_made_alike_are_said(tmp_path: Path) -> None:
@@ -306,6 +312,8 @@ def test_several_files_are_sections_with_a_table_of_contents(tmp_path: Path) -> 
         write(tmp_path / "two", results([run(task="medical", metric="dice")])),
     )
     out = tmp_path / "both.html"
+    write_report([one, two, one / "results.json"], out)
+    assert re.findall(r'href="(#s\d)">(\w+): ', out.read_text(encoding="utf-8"))[:2] == [("#s1", "one"), ("#s2", "two")]
     assert write_report([one, two, one / "results.json", Path(f"{two}/../two")], out).paths == [
         out,
         tmp_path / "both.md",

@@ -238,9 +238,8 @@ def choose_share(names: Sequence[str], share: int, seed: int) -> list[int]:
     count = round(len(names) * share / 100)
     if 0 < share < 100 and not 0 < count < len(names):
         which = "none" if count == 0 else "all"
-        raise UserError(
-            f"--conditions, @{share}: {share} % of {len(names)} training images are {which}; give another share"
-        )
+        told = f"{share} % of {len(names)} training images are {which}"
+        raise UserError(f"--conditions or --shares: @{share}: {told}; give another share")
     order = sorted(range(len(names)), key=lambda index: hashlib.sha256(f"{seed} {names[index]}".encode()).digest())
     return sorted(order[:count])
 

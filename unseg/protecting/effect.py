@@ -89,7 +89,7 @@ def effect(
     budget: of the object, grey levels.
     """
     status, reason = status_of(mean_change(original_HWC, changed_HWC, region_HW), budget)
-    return ("weak", too_small(region_HW)) if status == "protected" and too_small(region_HW) else (status, reason)
+    return foreseen_status(region_HW) if status == "protected" else (status, reason)
 
 
 def too_small(region_HW: np.ndarray) -> str | None:

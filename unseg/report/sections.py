@@ -72,7 +72,7 @@ def _section(
         subtitle=subtitle_words(facts, in_order),
         settings=settings_words(facts, in_order),
         made=made_words(in_order),
-        remarks=remark_lines(facts, in_order, drawn, left_out=len(runs) - len(in_order)),
+        remarks=remark_lines(facts, in_order, drawn, left_out=len(runs) - len(in_order), strict=strict),
     )
 
 

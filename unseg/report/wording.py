@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unseg.counts import count_of
-from unseg.evaluation.condition_names import clean_of, shown_name
+from unseg.evaluation.condition_names import clean_beside, clean_of, shown_name
 from unseg.evaluation.results import spread
 from unseg.report.json_node import Node, items, number
 from unseg.report.model import Network
@@ -74,9 +74,14 @@ def made_words(runs: Sequence[Node]) -> dict[str, str]:
     }
 
 
-def remark_lines(facts: Node, runs: Sequence[Node], networks: Sequence[Network], left_out: int) -> list[str]:
-    """Returns what a reader of tables and charts must know besides. left_out: runs that the page does not show."""
-    lines = [*_about_task(facts), *_about_seeds(runs), *_about_gaps(networks), *_about_retained(networks)]
+def remark_lines(
+    facts: Node, runs: Sequence[Node], networks: Sequence[Network], left_out: int, *, strict: bool
+) -> list[str]:
+    """Returns what a reader of tables and charts must know besides.
+
+    left_out: runs that the page does not show. strict: see `clean_beside`.
+    """
+    lines = [*_about_task(facts), *_about_seeds(runs), *_about_gaps(networks), *_about_retained(networks, strict)]
     lines += [*_about_images(runs), *_about_defences(networks)]
     if left_out:
         lines.append(
@@ -119,7 +124,7 @@ def _about_gaps(networks: Sequence[Network]) -> Iterator[str]:
         yield f"Not run on {', '.join(names)}: {missing}."
 
 
-def _about_retained(networks: Sequence[Network]) -> Iterator[str]:
+def _about_retained(networks: Sequence[Network], strict: bool) -> Iterator[str]:
     """Yields why retained learning is blank where it is."""
     for network in networks:
         blank = [
@@ -127,8 +132,9 @@ def _about_retained(networks: Sequence[Network]) -> Iterator[str]:
             for condition in network.conditions
             if condition.base != "clean" and all(run.retained is None for run in condition.runs)
         ]
-        compared = {clean_of(name): network.find(clean_of(name)) or network.find("clean") for name in blank}
-        lacking = [shown_name(name) for name, clean in compared.items() if clean is None]
+        there = {condition.name for condition in network.conditions}
+        alone = [clean_of(name) for name in blank if clean_beside(name, there, strict=strict) is None]
+        lacking = [shown_name(name) for name in dict.fromkeys(alone)]
         if lacking:
             yield f"{network.name}: retained learning is blank without a run on {' and on '.join(lacking)}."
         elif blank:

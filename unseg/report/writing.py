@@ -48,8 +48,10 @@ def write_report(
     out = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report.html"
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out {out}: give a name that ends in .html")
-    different = {os.path.realpath(results_file(run)): run for run in reversed(runs)}
-    sections = [section for run in reversed(different.values()) for section in read_sections(run)]
+    different: dict[str, Path] = {}
+    for run in runs:
+        different.setdefault(os.path.realpath(results_file(run)), run)
+    sections = [section for run in different.values() for section in read_sections(run)]
     if not sections:
         raise UserError(f"{runs[0]}: holds no run yet; let unseg evaluate finish one")
     made = page(sections, title)
