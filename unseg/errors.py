@@ -15,7 +15,8 @@ class UserError(Exception):
 
 
 class WeakProtection(UserWarning):
-    """An image came back that is not to be called protected: its object changed too little, or not at all."""
+    """An image came back that is not to be called protected: its object changed too little, or not at all; or its noise
+    is all over, so that nothing tells the object from the rest."""
 
 
 # Package → the extra that brings it. What stands in no extra is part of the base, or a user's own.

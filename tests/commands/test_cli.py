@@ -134,6 +134,8 @@ def test_noise_that_is_the_same_all_over_is_told(photos: Path, capsys: pytest.Ca
     told = "the noise is all over, which cannot keep networks from learning the objects"
     for what, number in ((["--whole-image"], 2), (["--masks", str(masks), "--mask-type", "binary"], 1)):
         out = str(photos.parent / f"out{number}")
+        assert cli.main(["protect", str(photos), *what, "--out", out, "--dry-run"]) == 0
+        assert f"In {number} of 2 protected images {told}" in capsys.readouterr().out
         assert cli.main(["protect", str(photos), *what, "--out", out]) == 0
         assert f"In {number} of 2 protected images {told}" in capsys.readouterr().out
         assert cli.main(["protect", str(photos), *what, "--out", out, "--json"]) == 0

@@ -210,7 +210,7 @@ def test_json_goes_where_no_image_goes(feed: Feed, capsysbinary: pytest.CaptureF
         (["-", "--whole-image", "--out", "mask.png"], "mask.png: exists already; give another name, or move it away"),
         (["-", "--whole-image", "--key", "k.png", "--out", "k.png"], "--key k.png: is the file of --out; give the key"),
         (["-", "--whole-image", "--key", "mask.png"], "mask.png: holds no key of 32 bytes"),
-        (["-", "--whole-image", "--epsilon", "3", "--strength", "strong"], "--strength strong and --epsilon 3: give"),
+        (["-", "--whole-image", "--epsilon", "3", "--strength", "loud"], "--strength loud: choose from"),
         (["-", "--mask", "mask.png", "--whole-image"], "--mask and --whole-image: give one of them"),
         (["photo.jpg", "mask.png", "--mask", "mask.png", "--out", "o"], "--mask mask.png: is of one image, and there"),
     ],
@@ -324,3 +324,44 @@ def test_a_key_that_another_process_makes_meanwhile_is_taken(
     capsysbinary.readouterr()
     assert cli.main(["protect", "-", "--whole-image", "--key", "other.key", "-q"]) == 0
     assert capsysbinary.readouterr().out == expected
+
+
+def test_a_new_key_does_not_lie_in_a_protected_folder(feed: Feed, capsys: pytest.CaptureFixture) -> None:
+    of_a_folder("--mask", "mask.png")
+    command = ["protect", "photo.jpg", "--mask", "mask.png", "--out", "one.png", "--key"]
+    os.mkdir("folder/keys")
+    for key in ("folder/k.key", "folder/keys/k.key"):
+        assert cli.main([*command, key]) == 2
+        assert "a protected folder, with which it would be published; name a file elsewhere" in capsys.readouterr().err
+        assert not os.path.lexists(key) and not os.path.lexists("one.png")
+    assert cli.main([*command, "beside.key"]) == 0 and os.path.exists("beside.key")
+
+
+@pytest.mark.parametrize(
+    "options", [["--whole-image"], ["--mask", "none.png", "--unmasked", "whole"], ["--mask", "all.png"]]
+)
+def test_noise_that_is_all_over_is_told_of_one_image(
+    feed: Feed, capsys: pytest.CaptureFixture, options: list[str]
+) -> None:
+    Image.fromarray(MASK * 0).save("none.png")
+    Image.fromarray(np.full_like(MASK, 255)).save("all.png")
+    kind = [] if "--whole-image" in options else ["--mask-type", "binary"]
+    command = ["protect", "photo.jpg", *options, *kind, "--key", "my.key", "--out"]
+    assert cli.main([*command, "one.png"]) == 0
+    assert (
+        "note: the noise is all over, which cannot keep networks from learning the objects" in capsys.readouterr().err
+    )
+    assert cli.main([*command, "two.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["noise_all_over"] is True
+    assert (
+        cli.main(["protect", "photo.jpg", "--mask", "mask.png", "--key", "my.key", "--out", "three.png", "--json"]) == 0
+    )
+    assert "noise_all_over" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_copied_image_has_no_key(feed: Feed, capsys: pytest.CaptureFixture) -> None:
+    Image.fromarray(MASK * 0).save("none.png")
+    command = ["protect", "photo.jpg", "--mask", "none.png", "--mask-type", "binary", "--unmasked", "copy"]
+    assert cli.main([*command, "--format", "jpeg", "--out", "copy.jpg"]) == 1
+    assert "key" not in capsys.readouterr().err
+    assert Path("copy.jpg").read_bytes() == Path("photo.jpg").read_bytes()

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unseg.method.codes
-from unseg.method.codes import Looks, absent_class, class_areas, class_codes, code_map, codes_with_absence
+from unseg.method.codes import (
+    Areas,
+    Looks,
+    absent_class,
+    areas_of,
+    class_areas,
+    class_codes,
+    code_map,
+    codes_with_absence,
+    total_of,
+)
 from unseg.method.patterns import NO_CODE
 
 AREAS = st.dictionaries(st.integers(0, 70_000), st.integers(1, 50), max_size=40)
@@ -143,3 +153,19 @@ def test_looks_of_grey_images_are_those_of_their_one_channel() -> None:
     looks = Looks()
     looks.add(np.array([[[0], [10]]], np.uint8), np.array([[2, 2]]))
     assert looks.variances() == {2: 25.0}
+
+
+def test_a_background_has_at_least_8_per_cent_or_one_class_beside_it() -> None:
+    assert Areas({0: 8, 1: 60, 2: 32}, unlabelled=900).has_background(0)  # exactly 8 % of the labelled pixels
+    assert not Areas({0: 7, 1: 61, 2: 32}).has_background(0)
+    assert Areas({0: 1, 2: 999}).has_background(0) and Areas({0: 5}).has_background(0)
+    assert not Areas({1: 5, 2: 5}).has_background(0) and not Areas({0: 50, 1: 50}).has_background(None)
+    assert not Areas().has_background(0)
+
+
+def test_areas_add_up_with_what_has_no_class() -> None:
+    first = areas_of(np.array([[3, 3, 9], [255, 255, 255]], np.uint8), 255)
+    assert first == Areas({3: 2, 9: 1}, 3) and first.unlabelled_share == 0.5 and not first.covers
+    both = total_of([first, areas_of(np.full((1, 2), 3), None), Areas()])
+    assert both == Areas({3: 4, 9: 1}, 3) and both.share_of(3) == 0.8 and both.share_of(7) == 0
+    assert areas_of(np.arange(200).reshape(2, 100), 7).covers and not areas_of(np.array([[1, 2]]), 2).covers

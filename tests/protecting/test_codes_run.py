@@ -64,7 +64,7 @@ def test_a_key_that_is_gone_or_another_stops_the_run(photos: Path, tmp_path: Pat
     run(photos / "a.png", out, masks=masks)
     written = tree(out)
     kept = key.rename(tmp_path / "elsewhere.key")
-    with pytest.raises(UserError, match=r"out\.key: is gone, and the images in --out .* were made with it"):
+    with pytest.raises(UserError, match=r"out\.key: is not there, and the images in --out .* were made with a key"):
         run(photos, out, masks=masks)
     key.write_text("ab" * 32)
     with pytest.raises(UserError, match=r"out\.key: is not the key that the images"):
@@ -182,7 +182,7 @@ def test_a_key_and_codes_are_for_codes(photos: Path, tmp_path: Path) -> None:
     masks = object_masks(photos)
     with pytest.raises(UserError, match="--key: is for noise of codes"):
         run(photos, tmp_path / "out", replace(SETTINGS, noise="compact"), masks=masks, key=bytes(32))
-    with pytest.raises(UserError, match="--codes: holds codes of classes; give --objects by-class"):
+    with pytest.raises(UserError, match="^codes: holds codes of classes; give --objects by-class"):
         run(photos, tmp_path / "out", replace(SETTINGS, auto_objects=False), masks=masks, codes={1: 1})
     with pytest.raises(UserError, match="nothing here tells classes apart"):
         run(photos, tmp_path / "out", masks=masks, codes={1: 1})
@@ -267,6 +267,15 @@ def test_strengths_are_budgets_and_the_background_stays(
     inside = pixels(masks / "a.png") > 0
     assert (change[inside] == largest).all() and not change[~inside].any()
     assert verify(out).largest_changes() == (largest, 0)
+
+
+def test_epsilon_overrides_strength(photos: Path, tmp_path: Path) -> None:
+    masks = object_masks(photos)
+    (tmp_path / "c.yaml").write_text("strength: subtle\n")
+    arguments = ["protect", str(photos), "--masks", str(masks), "--epsilon", "6", "-q", "--out"]
+    for name, options in (("a", ["--strength", "strong"]), ("b", ["--config", str(tmp_path / "c.yaml")])):
+        assert cli.main([*arguments, str(tmp_path / name), *options]) == 0
+        assert verify(tmp_path / name).largest_changes() == (6, 0)
 
 
 # --- the same bytes by every way

@@ -452,7 +452,7 @@ def test_the_difference_is_shown_wherever_it_lies(photos: Path) -> None:
         check_same_settings({"settings": other}, Manifest({"settings": header}, {}), out)
     said = str(raised.value)
     assert "(--names: keep, now png; " in said and "; --background-label: 0, now null; codes.33: 9, now 11)" in said
-    assert re.search(r"; --objects: ….{15,25} 50, 51,.{40,60}…, now ….{15,25} 500, 51,.{40,60}…; ", said), said
+    assert re.search(r"; --objects: ….{15,25},50,51,.{40,60}…, now ….{15,25},500,51,.{40,60}…; ", said), said
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_actors_write_what_one_run_writes(
     assert made.kept == (2 if what is TABLES else 3)  # what lost actors had made counts as found
     assert any(what == "images" and total == done for what, total, done in told.bars)
     assert not any("--shard" in text for text in told.sentences)
-    with pytest.raises(UserError, match="is finished, `unseg verify` proves it"):
+    with pytest.raises(UserError, match="is finished; `unseg verify` says what is protected there"):
         run(place, what)
     proven = found(place / "out", engine="ray")
     assert proven == found(place / "out") and (proven.failures, proven.other_files) == ([], ())

@@ -138,7 +138,7 @@ def test_other_settings_than_an_old_outputs_are_named(place: Path, capsys: pytes
     arguments = ["protect", "photos", *where, "--device", "cpu", *COMPACT]
     assert cli.main([*arguments, "--objects", "1,2", "--ignore-label", "-1"]) == 2
     error = capsys.readouterr().err
-    assert "--objects: null, now [1, 2]; --ignore-label: 255, now null" in error
+    assert "--objects: all, now 1,2; --ignore-label: 255, now null" in error
     assert contents(place / "masks_out") == contents(OLD / "masks_out")
 
 

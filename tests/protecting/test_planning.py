@@ -105,7 +105,7 @@ def test_a_plan_is_refused_where_the_settings_are_others(request_: Request, pool
     settings = dataclasses.replace(SETTINGS, rule=ObjectRule((3,)), format="tiff")
     with pytest.raises(UserError) as error:
         planned(dataclasses.replace(request_, settings=settings), pool, Told())
-    assert "(--format: png, now tiff; --objects: null, now [3])" in str(error.value)
+    assert "(--format: png, now tiff; --objects: all, now 3)" in str(error.value)
 
 
 def test_constructors_read_and_write_nothing(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from tests.support.slow_generator import loaded as slow_loaded
 from unseg import cli
 from unseg.data.annotations import ObjectRule, open_annotations
 from unseg.errors import UserError
+from unseg.protecting.annotation_objects import AnnotationObjects
 from unseg.protecting.manifest import Entry, read_manifest
-from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.pipeline import Result
 from unseg.protecting.processes import _Parts

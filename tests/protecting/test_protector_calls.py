@@ -177,6 +177,18 @@ def test_what_is_weak_warns_and_the_result_says_why() -> None:
     assert caught[0].filename == __file__
 
 
+def test_noise_that_is_all_over_warns() -> None:
+    protector = Protector(key=KEY)
+    with pytest.warns(unseg.WeakProtection, match="its noise is all over") as caught:
+        protector(colours(), np.ones_like(MASK))
+    assert caught[0].filename == __file__
+    assert protector.result(colours(), whole_image=True).all_over and not protector.result(colours(), MASK).all_over
+    with pytest.warns(unseg.WeakProtection, match="its noise is all over"):
+        unseg.protect(colours(), whole_image=True, key=KEY)
+    with pytest.raises(UserError, match="workers 0: give 1 or more"):
+        list(protector.many([colours()], [MASK], workers=0))
+
+
 def test_what_has_no_code_warns() -> None:
     protector = Protector(key=KEY, codes={3: 0, 4: 1})
     with pytest.warns(unseg.WeakProtection, match="uncoded, not protected: every pixel is of a class without noise"):
@@ -229,7 +241,7 @@ def test_class_ids_with_a_background_are_one_object(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"strength": "loud"}, "--strength loud: choose from subtle, standard, strong"),
-        ({"strength": "strong", "epsilon": 3}, "--strength strong and --epsilon 3: give one of them"),
+        ({"strength": "loud", "epsilon": 3}, "--strength loud: choose from"),
         ({"budget": unseg.Budget(3), "epsilon": 3}, "budget and epsilon: give one of them"),
         ({"epsilon": 300}, "--epsilon 300: give a number of grey levels from 0 to 255"),
         ({"names": "keep"}, "names: is for folders"),

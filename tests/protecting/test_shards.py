@@ -199,7 +199,7 @@ def test_a_shard_without_a_plan_says_how_to_make_one(photos: Path) -> None:
 
 def changed_settings() -> Iterator[tuple[str, dict[str, object]]]:
     yield "--unmasked: skip, now copy", {"settings": replace(SETTINGS, unmasked="copy")}
-    yield "--survive-grey: null, now true", {"settings": replace(SETTINGS, survive_grey=True)}
+    yield "--survive-grey: false, now true", {"settings": replace(SETTINGS, survive_grey=True)}
     yield "--quality: false, now true", {"settings": replace(SETTINGS, quality=True)}
     yield "images: 7, now 4", {"limit": 4}
     yield "codes.5", {"codes": {1: 0, 2: 1, 5: 7}, "settings": replace(SETTINGS, rule=ObjectRule(by_class=True))}

@@ -185,7 +185,9 @@ def test_a_run_that_is_cut_off_goes_on(tars: Path, bar: str) -> None:
         found(tars.parent / "out")
     run(tars)
     assert tree(tars.parent / "out") == tree(tars.parent / "alone")
-    with pytest.raises(UserError, match="is finished, `unseg verify` proves it; give another folder"):
+    with pytest.raises(
+        UserError, match="is finished; `unseg verify` says what is protected there. Give another folder"
+    ):
         run(tars)
 
 

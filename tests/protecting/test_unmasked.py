@@ -15,7 +15,7 @@ import unseg
 from tests.support.fake_generator import loaded
 from unseg.data.object_rule import ObjectRule
 from unseg.errors import UserError
-from unseg.protecting.objects import AnnotationObjects
+from unseg.protecting.annotation_objects import AnnotationObjects
 from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.protecting.run import ProtectSettings, Summary, protect
 from unseg.protecting.verification import verify

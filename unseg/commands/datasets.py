@@ -117,7 +117,7 @@ def _run(settings: EditionSettings) -> int:
     except UserError as error:
         raise UserError(in_variables(str(error))) from error
     if not made.summary.planned:
-        print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0))
+        print_summary(terminal.console, made.summary, settings.out, protect_settings(settings, 0), in_variables)
     if made.carried is not None:
         done = Counter(line.how for line in made.carried)
         told = ", ".join(f"{count:,} {how}" for how, count in sorted(done.items())) or "nothing else"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unseg.commands.console import Terminal, quiet_decoders
+from unseg.commands.protect_summary import ALL_OVER
 from unseg.commands.streams import write_binary
 from unseg.compute.interrupts import in_good_order
 from unseg.errors import UserError
@@ -130,7 +131,7 @@ class OneImage:
             made = protect_alone(request, _WithoutBars(terminal), data, STANDARD_INPUT)
             if made.data is not None:
                 self._write(made.data)
-                if request.kind == "codes" and self.hints["key"] is None:
+                if request.kind == "codes" and self.hints["key"] is None and made.entry.is_written:
                     terminal.say(NOT_KEPT)
             self._tell(made, terminal, as_json)
             return int(made.entry.status != "protected")
@@ -143,6 +144,7 @@ class OneImage:
         if path is None:  # beside the image it might be published with it
             return new_key()
         if not os.path.lexists(path):
+            self._refuse_published(path)
             try:
                 write_key(path, new_key())
                 terminal.say(f"key: drawn, and kept in {path}: keep it for later images, and do not publish it")
@@ -150,6 +152,19 @@ class OneImage:
                 if not os.path.lexists(path):  # else another process, which began together with this one, made it
                     raise
         return read_key(path)
+
+    @staticmethod
+    def _refuse_published(key: Path) -> None:
+        """Raises UserError where a new key would lie in a protected folder, with which it would be published."""
+        from unseg.protecting.manifest import MANIFEST
+
+        folder = Path(os.path.realpath(key.parent))
+        around = next((place for place in (folder, *folder.parents) if os.path.lexists(place / MANIFEST)), None)
+        if around is not None:
+            raise UserError(
+                f"--key {key}: lies in {around}, a protected folder, with which it would be published; name a file"
+                " elsewhere"
+            )
 
     @property
     def _file(self) -> Path | None:
@@ -167,6 +182,7 @@ class OneImage:
         if as_json:
             facts = {"ok": entry.status == "protected", **asdict(entry)}
             facts["output"] = str(self.out or STREAM) if made.data else None
+            facts["noise_all_over"] = True if entry.is_all_over else None
             facts = {name: value for name, value in facts.items() if value is not None and name not in OF_A_MANIFEST}
             print(json.dumps(facts, indent=1), file=sys.stderr if self._file is None else sys.stdout)
             return
@@ -180,6 +196,8 @@ class OneImage:
         terminal.console.print(f"{entry.input}: {told}{why}{share}{ratio}{seen}{breach}", markup=False, soft_wrap=True)
         if entry.note:
             terminal.say(f"note: {entry.note}")
+        if entry.is_all_over:
+            terminal.say(f"note: the noise is {ALL_OVER}")
 
 
 class _WithoutBars:

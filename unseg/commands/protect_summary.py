@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ UNPROTECTED = (  # status, title and colour of what is not protected
     ("skipped", "left out: no object", "yellow"),
     ("failed", "failed", "red"),
 )
-ALL_OVER = 0.99  # share of the pixels from which on hardly any tells the object from the rest
+ALL_OVER = "all over, which cannot keep networks from learning the objects; give masks of the objects"
 EXPLAINED = {
     "weak": "written, but their objects changed too little, or are too small, to protect them",
     "uncoded": "written without noise: no pixel has a code",
@@ -91,8 +91,7 @@ class Protected:
                 values.append(value)
         if entry.note:
             self.notes.append((entry.input, entry.note))
-        covered = entry.prompt != "classes" and (entry.object_share or 0) >= ALL_OVER
-        self.all_over += bool(covered or entry.object is not None)
+        self.all_over += entry.is_all_over
 
     def _mean(self, name: str) -> float | None:
         values = self._values[name]
@@ -120,14 +119,15 @@ class Protected:
         return said + ([f"{', '.join(means)} on average"] if means else [])
 
 
-def print_summary(console: Console, summary: Summary, out: Path, settings: ProtectSettings) -> None:
-    """Prints the closing table, and below it what is not protected and why."""
-    protected = print_counts(console, summary, out)
+def print_summary(
+    console: Console, summary: Summary, out: Path, settings: ProtectSettings, said: Callable[[str], str] = str
+) -> None:
+    """Prints the closing table, and below it what is not protected and why. said: puts reasons in a caller's words."""
+    protected = print_counts(console, summary, out, said)
     if protected.all_over:
         of = f"{protected.all_over} of {summary.counts['protected']} protected images"
         console.print(
-            f"In {of} the noise is all over, which cannot keep networks from learning the objects;"
-            " give masks of the objects.",
+            f"In {of} the noise is {ALL_OVER}.",
             style="yellow",
             soft_wrap=True,
         )
@@ -156,7 +156,7 @@ def _elsewhere(settings: ProtectSettings) -> str:
     return "0 elsewhere" if settings.kind == "codes" else f"--background-epsilon {settings.budget.background:g}"
 
 
-def print_counts(console: Console, summary: Summary, out: Path) -> Protected:
+def print_counts(console: Console, summary: Summary, out: Path, said: Callable[[str], str] = str) -> Protected:
     """Prints how many images have which status, every one that is not protected and why, and the notes.
 
     Returns what is told of those that are protected.
@@ -165,7 +165,10 @@ def print_counts(console: Console, summary: Summary, out: Path) -> Protected:
     console.print(_table(summary, protected))
     manifest = as_written(out / MANIFEST)
     for status, title, style in UNPROTECTED:
-        lines = [f"{entry.input}: {entry.reason}" for entry in (summary.of(status) if summary.counts[status] else ())]
+        lines = [
+            f"{entry.input}: {said(str(entry.reason))}"
+            for entry in (summary.of(status) if summary.counts[status] else ())
+        ]
         print_list(console, title, lines, style, manifest)
     notes = [f"{name}: {note}" for name, note in protected.notes]
     print_list(console, "notes", notes, "default", manifest)

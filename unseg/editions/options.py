@@ -93,10 +93,6 @@ def settings_from(row: EditionRow, environment: Mapping[str, str]) -> EditionSet
     words, out = given("STRENGTH"), given("OUT", f"runs/unlearnable/{row.name}")
     for name in ("KEY", "CODES", "LINKED_ROOTS"):
         _on_this_machine(name, given(name))
-    if words and given("EPSILON"):
-        raise UserError(
-            f"STRENGTH={words} and EPSILON={given('EPSILON')}: give one of them, each says how much may change"
-        )
     usual = strength(words, "STRENGTH") if words else row.budget.object
     kinds = tuple(dict.fromkeys(source.kind for set_row in row.sets for source in set_row.sources))
     return EditionSettings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,9 +13,57 @@ from unseg.method.patterns import ABSENCE, NO_CODE
 CODES_IN_USE = 2  # by the classes of a set: networks tell few patterns apart sooner, and learn less of the images
 OBJECT = 1  # the code of an object that is told from nothing else but the rest
 ABSENT_SHARE = 0.08  # of the pixels of all classes, that a class needs at least to be the absent one
+HARDLY = 0.01  # of the pixels, that may have no class where classes cover images
 NAMED_CLASSES = 8  # at most, in a message
 LOOKS_IMAGES = 64  # whose pixels say how varied the classes look
 CLOSE, BAND = 2**16, 2**20  # a span of values that may be counted in a table; pixels that are looked at together
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Holds pixels over label maps. classes: of every class. unlabelled: of none."""
+
+    classes: Mapping[int, int] = field(default_factory=dict)
+    unlabelled: int = 0
+
+    def share_of(self, label: int | None) -> float:
+        """Returns a class's share of the pixels that have a class, 0 to 1; None stands for no class."""
+        return 0 if label is None else self.classes.get(label, 0) / max(1, sum(self.classes.values()))
+
+    @property
+    def unlabelled_share(self) -> float:
+        """Returns the share of the pixels that have no class, 0 to 1."""
+        return self.unlabelled / max(1, self.unlabelled + sum(self.classes.values()))
+
+    @property
+    def covers(self) -> bool:
+        """Returns whether hardly a pixel has no class."""
+        return bool(self.classes) and self.unlabelled_share <= HARDLY
+
+    def has_background(self, label: int | None) -> bool:
+        """Returns whether a class that is called the background is one: not just a rim or a few stray pixels.
+
+        It has at least `ABSENT_SHARE` of the pixels, as the absent class must, or beside it there is at most one class.
+        """
+        if label is None or label not in self.classes:
+            return False
+        return len(self.classes) <= 2 or self.share_of(label) >= ABSENT_SHARE
+
+
+def areas_of(label_HW: np.ndarray, ignore_label: int | None) -> Areas:
+    """Returns the pixels of one label map of integers; `ignore_label` stands for no class."""
+    classes = class_areas([label_HW], ignore_label)
+    return Areas(classes, label_HW.size - sum(classes.values()))
+
+
+def total_of(parts: Iterable[Areas]) -> Areas:
+    """Returns the sum of the pixels."""
+    classes: Counter[int] = Counter()
+    unlabelled = 0
+    for part in parts:
+        classes.update(part.classes)
+        unlabelled += part.unlabelled
+    return Areas(classes, unlabelled)
 
 
 def class_areas(label_maps: Iterable[np.ndarray], ignore_label: int | None = 255) -> dict[int, int]:

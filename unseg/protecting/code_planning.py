@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ import numpy as np
 
 from unseg.compute.progress import Progress, track
 from unseg.compute.threads import in_order
+from unseg.data.fixed_choice import fixed_choice
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
-from unseg.method.codes import LOOKS_IMAGES, Looks, absent_class
+from unseg.method.codes import ABSENT_SHARE, LOOKS_IMAGES, Areas, Looks, absent_class
 from unseg.method.patterns import ABSENCE, BOOKS
 from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.coding import Coding, coding_from, coding_of, coding_of_mapping, one_object, read_coding
@@ -36,6 +35,7 @@ from unseg.storage.mounts import place_of, url_of_file
 from unseg.storage.places import lies_in
 from unseg.storage.stacks.stack_kinds import stack_kind_of
 
+MOSTLY = 0.5  # share of unlabelled pixels from which on it is they that go without noise, and no class
 LOOKS_PIXELS = 2**18  # of an image, about, that say how varied its classes look
 
 
@@ -73,7 +73,7 @@ def plan_codes(
             source, settled = f"--out {request.out}", f"; so it was settled for the images in {request.out}"
         progress.say(f"{coding.sentence()}{settled}")
         objects = objects if coding.codes is None else _by_class(request, objects, source)
-        ignored = request.settings.rule.ignore_label
+        ignored = request.settings.rule.ignore_label if _is_map(objects) else None
         if ignored is not None and (coding.codes or {}).get(ignored, ABSENCE) != ABSENCE:
             progress.say(
                 f"note: {source} gives class {ignored} a code, but --ignore-label {ignored} leaves its pixels without"
@@ -83,6 +83,11 @@ def plan_codes(
         coding = _decided(request, inputs, objects, pool, progress)
         progress.say(coding.sentence())
         objects = objects if coding.codes is None else _by_class(request, objects, "--objects by-class")
+    if coding.is_alike and isinstance(objects, ClassedObjects) and objects.areas_of_some(pool).covers:
+        progress.say(
+            "note: all classes have one pattern, and they cover the images; noise that is all over cannot keep networks"
+            " from learning: give --codes with another pattern, or 0 (no noise), for some of them"
+        )
     settings = request.settings
     noise = CodedSource(
         key.key,
@@ -114,8 +119,8 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
         key = RunKey(read_key(key_beside(out)), key_beside(out))
     elif known is not None:
         raise UserError(
-            f"{key_beside(out)}: is gone, and the images in --out {out} were made with it; put it back, name it with"
-            " --key, or give another --out"
+            f"{key_beside(out)}: is not there, and the images in --out {out} were made with a key; put it there,"
+            " name it with --key, or give another --out"
         )
     else:
         around = next((folder for folder in out.parents if os.path.lexists(folder / MANIFEST)), None)
@@ -141,11 +146,15 @@ def _given_coding(request: Request, before: Mapping[str, Any]) -> Coding | None:
     rule, given = request.settings.rule, request.codes
     book = BOOKS.get(str(before.get("settings", {}).get("book")))  # further classes do not change it
     if given is not None:
+        named = f"--codes {given}" if isinstance(given, Path) else "codes"
         coding = read_coding(given, book) if isinstance(given, Path) else coding_of_mapping(given, book)
         if rule.by_class and coding.codes is None:
-            raise UserError("--codes: holds one code for the object, but --objects by-class asks for codes of classes")
+            raise UserError(
+                f"{named}: holds one code for the object, but --objects by-class asks for codes of classes; leave one"
+                " of them out"
+            )
         if not rule.by_class and coding.codes is not None and not _is_free(request):
-            raise UserError("--codes: holds codes of classes; give --objects by-class, or leave --objects out")
+            raise UserError(f"{named}: holds codes of classes; give --objects by-class, or leave --objects out")
         return coding
     if before.get("codes") is None or "book" not in before.get("settings", {}):  # else they are of tints
         return None
@@ -163,7 +172,6 @@ def _is_free(request: Request) -> bool:
 
 def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor, progress: Progress) -> Coding:
     """Returns the coding that the masks suggest, or that the user's rule asks for."""
-    background = request.settings.rule.background_label
     if not isinstance(objects, ClassedObjects):
         return one_object("nothing tells classes apart")
     if not request.settings.rule.by_class:
@@ -172,18 +180,48 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
         if not objects.tiles():
             return one_object("the masks show objects and leave the rest open")
     classed = _by_class(request, objects, "--objects by-class")
-    if _is_free(request) and background is not None and classed.shows([background], pool):
-        return one_object(f"the masks have a background (class {background})")
-    areas = classed.class_areas(pool, progress)
-    if _is_free(request) and len(areas) < 2:
+    background = request.settings.rule.background_label if _is_map(objects) else None
+    with_background = one_object(f"the masks have a background (class {background})")
+    if _is_free(request) and classed.areas_of_some(pool).share_of(background) >= ABSENT_SHARE:
+        return with_background
+    areas = classed.areas(pool, progress)
+    if _is_free(request) and areas.has_background(background):
+        return with_background
+    if _is_free(request) and len(areas.classes) < 2:
         return one_object("the masks hold one class")
-    if background in areas:
-        return coding_of(areas, background, f"class {background} is the background")
-    if len(areas) < 2 or not objects.tiles():
-        return coding_of(areas, None, "the masks hold one class" if objects.tiles() else "the rest has no class")
-    looks = _looks(classed, inputs.found.samples, request.settings, pool, progress=progress)
-    absent = absent_class(areas, looks.variances())
-    return coding_of(areas, absent, f"classes cover the images, and class {absent} is large and looks most varied")
+    return _told_apart(request, inputs, classed, areas, background, pool=pool, progress=progress)
+
+
+def _told_apart(
+    request: Request,
+    inputs: Inputs,
+    objects: ClassedObjects,
+    areas: Areas,
+    background: int | None,
+    *,
+    pool: Executor,
+    progress: Progress,
+) -> Coding:
+    """Returns the coding of classes with these areas. background: what the background's class is, where it is one."""
+    if areas.has_background(background):
+        return coding_of(areas.classes, background, f"class {background} is the background")
+    if len(areas.classes) < 2 or not objects.tiles():
+        why = "the masks hold one class" if objects.tiles() else "the rest has no class"
+        return coding_of(areas.classes, None, why)
+    if areas.unlabelled_share > MOSTLY:
+        return coding_of(areas.classes, None, "most pixels are unlabelled, and stay as they are")
+    looks = _looks(objects, inputs.found.samples, request.settings, pool, progress=progress)
+    absent = absent_class(areas.classes, looks.variances())
+    why = f"classes cover the images, and class {absent} is large and looks most varied"
+    if background is not None and background in areas.classes:
+        share = areas.share_of(background)
+        told = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
+        why += f"; class {background} has {told} of the pixels, too little for a background"
+    return coding_of(areas.classes, absent, why)
+
+
+def _is_map(objects: Objects) -> bool:
+    return isinstance(objects, ClassedObjects) and objects.is_map
 
 
 def _by_class(request: Request, objects: Objects, source: str) -> ClassedObjects:
@@ -206,7 +244,7 @@ def _looks(
     progress: Progress,
 ) -> Looks:
     """Returns how varied the classes look, over a fixed choice of the images: those whose names hash lowest."""
-    chosen = nsmallest(LOOKS_IMAGES, samples, key=lambda sample: (_hash_of(sample.name), sample))
+    chosen = fixed_choice(samples, LOOKS_IMAGES, lambda sample: sample.name)
     looks = Looks()
 
     def read(sample: SampleFile) -> tuple[Any, Any, int | None] | None:
@@ -239,7 +277,3 @@ def _sampled(
     assert classes_HW is not None, "a rule by class finds classes"
     step = max(1, math.isqrt(max(1, classes_HW.size // LOOKS_PIXELS)))
     return samples_HWC[::step, ::step], classes_HW[::step, ::step], no_class
-
-
-def _hash_of(name: str) -> str:
-    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

@@ -40,6 +40,11 @@ class Coding:
         """Returns the classes without noise."""
         return frozenset(label for label, code in (self.codes or {}).items() if code == ABSENCE)
 
+    @property
+    def is_alike(self) -> bool:
+        """Returns whether classes are told apart, but have the same noise, and none is without."""
+        return self.codes is not None and len(set(self.codes.values()) - {ABSENCE}) == 1 and not self.absent
+
     def as_json(self) -> dict[str, Any]:
         """Returns the coding as a manifest's first line and files for `--codes` hold it."""
         if self.codes is None:
@@ -92,7 +97,10 @@ def read_coding(path: Path, book: CodeBook | None = None) -> Coding:
     if isinstance(values, dict) and "settings" in values:
         values = values.get("codes")
         if values is None:
-            raise UserError(f"--codes {path}: this manifest holds no codes; its images have another noise")
+            raise UserError(
+                f"--codes {path}: this manifest holds no codes, since its images have another noise;"
+                " name that of a folder with noise of codes"
+            )
     return coding_from(values, f"--codes {path}", book)
 
 

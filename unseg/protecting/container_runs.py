@@ -139,7 +139,10 @@ def _check_out(request: Request, out: Path, opened: Containers, anew: Rewriting)
     if place == opened.source or (place.is_relative_to(opened.source) and request.inputs[0].is_dir()):
         raise UserError(f"--out {request.out}: lies in the folder of the {opened.what}; give a folder beside it")
     if os.path.lexists(out / MANIFEST):
-        raise UserError(f"--out {request.out}: is finished, `unseg verify` proves it; give another folder")
+        raise UserError(
+            f"--out {request.out}: is finished; `unseg verify` says what is protected there. Give another folder, or"
+            " remove this one"
+        )
     shard = request.shard
     records = out / LOOSE if shard is None else shard.folder(out / LOOSE)
     if shard is None or not shard.is_plan:

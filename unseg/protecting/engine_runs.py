@@ -21,12 +21,13 @@ from unseg.compute.ray_cluster import OPTION
 from unseg.compute.threads import alone, single_threaded_pool
 from unseg.data.samples import SampleFile
 from unseg.errors import UserError
+from unseg.protecting.annotation_objects import AnnotationObjects
 from unseg.protecting.container_runs import FACTS, Rewriting, merge_any, rewriting_of, write_facts
 from unseg.protecting.execution import Summary, execute
 from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Entry, Key
 from unseg.protecting.merging import merge
 from unseg.protecting.noise_source import NoiseSource
-from unseg.protecting.objects import AnnotationObjects, Objects
+from unseg.protecting.objects import Objects
 from unseg.protecting.one_image import Job
 from unseg.protecting.opened_containers import Containers
 from unseg.protecting.outputs import looked_for

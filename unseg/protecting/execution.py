@@ -160,7 +160,18 @@ def _foreseen(job: Job, pipeline: Pipeline) -> Entry:
     except ImageError as error:
         return Entry(*job.key, "failed", reason=error.reason)
     note = "; ".join(filter(None, (job.planned.note, *found.notes))) or None
-    return Entry(*job.key, status, output=job.planned.output, reason=reason, note=note)
+    where = found.facts.get("object")
+    share = None if pipeline.objects.settings().get("refined") else float(found.mask_HW.mean())
+    return Entry(
+        *job.key,
+        status,
+        output=job.planned.output,
+        reason=reason,
+        note=note,
+        prompt=pipeline.objects.prompt,
+        object=where,
+        object_share=share,
+    )
 
 
 def _as_large(frame: image_decoding.Frame) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,9 +16,9 @@ from unseg.data.masks import MASK_KINDS, MaskKind
 from unseg.data.object_rule import ObjectRule, is_class_id
 from unseg.errors import UserError
 from unseg.method.patterns import ABSENCE, book_of
+from unseg.protecting.annotation_objects import AnnotationObjects
 from unseg.protecting.coding import BACKGROUND, OBJECT_NAME, is_class
 from unseg.protecting.manifest import FORMAT, MANIFEST, REMEDY, Manifest
-from unseg.protecting.objects import AnnotationObjects
 from unseg.protecting.pipeline import Pipeline
 from unseg.protecting.setting_words import differing_settings
 from unseg.protecting.settings import COMPACT, Region
@@ -87,12 +87,29 @@ def check_same_settings(header: Mapping[str, Any], earlier: Manifest | None, out
         before["precision"] = now["precision"]
     if "book" in now and _adds_codes(before.get("codes"), now.get("codes")):
         before["codes"] = now["codes"]
+    if (before.get("noise") == CODES) != (now.get("noise") == CODES):
+        raise UserError(_other_noise(earlier.header, out))
     changed = list(differing_settings(before, now))
     if changed:
         raise UserError(
             f"--out {out}: holds images made with other settings ({'; '.join(changed)}); give another folder or"
             " remove it"
         )
+
+
+def _other_noise(header: Mapping[str, Any], out: Path) -> str:
+    """Returns what is said where a folder has noise of codes, and now of a network, or the other way round."""
+    settings = header.get("settings", {})
+    if settings.get("noise") == CODES:
+        return (
+            f"--out {out}: holds images with noise of codes; leave out --noise and --generator, or give another --out"
+        )
+    described = header.get("generator")
+    name = described.get("name") if isinstance(described, dict) else None
+    option = "the same --generator"
+    if name == COMPACT:
+        option = "--noise tint" if settings.get("prompt") == "classes" else f"--noise {COMPACT}"
+    return f"--out {out}: holds images with the noise of a network; give {option}, or another --out"
 
 
 def _adds_codes(before: Any, now: Any) -> bool:

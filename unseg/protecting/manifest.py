@@ -44,6 +44,9 @@ WRITTEN: tuple[Status, ...] = ("protected", "weak", "uncoded")  # with noise, as
 Key = tuple[str, str]
 
 
+ALL_OVER = 0.99  # share of the pixels from which on hardly any tells the object from the rest
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """The line of one input: what became of it.
@@ -109,6 +112,14 @@ class Entry:
     def is_written(self) -> bool:
         """Returns whether its output is the image with its noise: nothing is left to do for this input."""
         return self.status in WRITTEN
+
+    @property
+    def is_all_over(self) -> bool:
+        """Returns whether an object's noise is on all of the image, or on all but a little, so that nothing tells the
+        object from the rest. Where classes are told apart their noise does."""
+        if self.status not in ("protected", "weak"):
+            return False
+        return self.object is not None or (self.prompt != "classes" and (self.object_share or 0) >= ALL_OVER)
 
     @property
     def owned(self) -> tuple[str, ...]:

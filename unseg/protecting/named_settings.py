@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
 from unseg.data.object_rule import ObjectRule
-from unseg.errors import UserError
 from unseg.method.config import Budget, strength
 from unseg.protecting.option_kinds import of_kinds
 from unseg.protecting.settings import DEFAULTS, ProtectSettings
@@ -65,7 +64,7 @@ class NamedOptions(RunOptions, total=False):
 def named_settings(base: ProtectSettings = DEFAULTS, /, **options: Unpack[NamedOptions]) -> ProtectSettings:
     """Returns `base` with these options; UserError for a value that cannot be, TypeError for a name that is none.
 
-    strength: "subtle", "standard" or "strong", or else epsilon, in grey levels. objects, ignore_label,
+    strength: "subtle", "standard" or "strong"; epsilon, in grey levels, overrides it. objects, ignore_label,
     background_label: as on the command line, where a label below 0 is none. names: "png" or "keep".
     """
     given: dict[str, Any] = dict(options)
@@ -98,11 +97,10 @@ NOT_FIELDS = (*BUDGET, "objects", "ignore_label", "background_label")
 def named_budget(
     base: Budget, word: str | None = None, epsilon: float | None = None, background: float | None = None
 ) -> Budget:
-    """Returns the budget of --strength, --epsilon and --background-epsilon; what is None is as in `base`."""
-    if word is not None and epsilon is not None:
-        raise UserError(f"--strength {word} and --epsilon {epsilon:g}: give one of them, each says how much may change")
-    if word is not None:
-        epsilon = strength(word)
+    """Returns the budget of --strength, --epsilon, which overrides it, and --background-epsilon; what is None is as in
+    `base`."""
+    of_word = None if word is None else strength(word)
+    epsilon = of_word if epsilon is None else epsilon
     return Budget(base.object if epsilon is None else epsilon, base.background if background is None else background)
 
 

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from unseg.compute.in_flight import PIXELS
 from unseg.compute.progress import Progress, track
 from unseg.compute.threads import in_order
-from unseg.data.annotations import NO_CLASS, Annotated, Unannotated
-from unseg.data.annotations.core import covers, first_few
+from unseg.data.annotations.core import first_few
+from unseg.data.fixed_choice import fixed_choice
 from unseg.data.masks import MaskKind, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
-from unseg.data.samples import UNREADABLE, SampleFile
-from unseg.method.codes import class_areas
+from unseg.data.samples import SampleFile
+from unseg.method.codes import Areas, areas_of, total_of
 from unseg.protecting.given_images import Boxes
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import STORED, Misfit, Placing
-from unseg.protecting.open_annotations import OpenAnnotations
 from unseg.storage import image_decoding, label_decoding
 from unseg.storage.files import sha256_of
 from unseg.storage.image_decoding import Frame
@@ -35,8 +31,8 @@ from unseg.storage.image_headers import pixel_count
 from unseg.storage.image_limits import ImageError
 from unseg.storage.stacks.stack_kinds import any_label
 
-T = TypeVar("T")
 LOOKED_AT = 32  # masks that are looked at together
+SAMPLED = 64  # masks that tell whether a set has a background
 WHOLE_IMAGE = "whole image"  # what a manifest's line calls the object where nothing says where it is
 
 
@@ -115,6 +111,11 @@ class ClassedObjects(Objects):
         """Returns whether there are class ids to tell apart."""
         return True
 
+    @property
+    @abstractmethod
+    def is_map(self) -> bool:
+        """Returns whether class ids are the values of maps: the rule's labels are of such ids alone."""
+
     @abstractmethod
     def ruled(self, rule: ObjectRule) -> ClassedObjects:
         """Returns the same objects by another rule."""
@@ -124,16 +125,31 @@ class ClassedObjects(Objects):
         """Returns whether every pixel can have a class: regions do not overlap, and none is left open."""
 
     @abstractmethod
-    def shows(self, labels: Collection[int], pool: Executor) -> bool:
-        """Returns whether any mask of the set shows one of these classes; those that cannot be read do not count."""
+    def _items(self) -> Sequence[str]:
+        """Returns the masks or annotated images of the whole set, also those of images that are not in this run: codes
+        must not depend on which images are protected together."""
 
     @abstractmethod
-    def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
-        """Returns the pixels of every class over the whole set, counted in the threads of `pool`.
+    def _areas_of(self, item: str) -> Areas:
+        """Returns the pixels of one of `_items`; none where it cannot be read, as its image's line tells."""
 
-        Images that are not in this run count too: codes must not depend on which images are protected together. What
-        cannot be read does not count; its image's line tells.
-        """
+    def shows(self, labels: Collection[int], pool: Executor) -> bool:
+        """Returns whether any mask of the set shows one of these classes; looks at no more of them than it must."""
+        items, wanted = self._items(), frozenset(labels)
+        for start in range(0, len(items), LOOKED_AT):
+            looked_at = pool.map(self._areas_of, items[start : start + LOOKED_AT])
+            if any(not wanted.isdisjoint(areas.classes) for areas in looked_at):
+                return True
+        return False
+
+    def areas(self, pool: Executor, progress: Progress) -> Areas:
+        """Returns the pixels of every class over the whole set, counted in the threads of `pool`."""
+        items = self._items()
+        return total_of(track(progress, in_order(pool, self._areas_of, items), len(items), "classes"))
+
+    def areas_of_some(self, pool: Executor) -> Areas:
+        """Returns the same over a fixed choice of the masks."""
+        return total_of(pool.map(self._areas_of, fixed_choice(self._items(), SAMPLED, os.path.basename)))
 
 
 class WholeImage(Objects):
@@ -203,7 +219,7 @@ class MaskFiles(ClassedObjects):
         }
         mask = object_mask(placed.values_HW, self.folder.kind, self.rule)
         if not mask.any():
-            there = _ids_there(self.rule, np.unique(values).tolist())
+            there = ids_there(self.rule, np.unique(values).tolist())
             raise Refused("unmasked", f"no object in its mask ({sample.mask_name}){there}", facts)
         classes = placed.values_HW if self.rule.by_class else None
         return FoundObject(mask, facts, classes_HW=classes, no_class=self.rule.ignore_label, notes=placed.notes)
@@ -228,124 +244,24 @@ class MaskFiles(ClassedObjects):
     def ruled(self, rule: ObjectRule) -> MaskFiles:
         return MaskFiles(self.folder, rule, self.max_pixels)
 
+    @property
+    def is_map(self) -> bool:
+        return self.has_classes
+
     def tiles(self) -> bool:
         return self.has_classes
 
-    def shows(self, labels: Collection[int], pool: Executor) -> bool:
-        return _any_shows(labels, self.folder.paths, self._areas_of, pool)
+    def _items(self) -> Sequence[str]:
+        return self.folder.paths
 
-    def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
-        paths = self.folder.paths
-        return _sum_of(track(progress, in_order(pool, self._areas_of, paths), len(paths), "classes"))
-
-    def _areas_of(self, text: str) -> Mapping[int, int]:
-        path = Path(text)
+    def _areas_of(self, item: str) -> Areas:
+        path = Path(item)
         try:
             with PIXELS.room_for(pixel_count(path)):
                 label = any_label(path, self.max_pixels)
-                return class_areas([values_of(label, self.folder.kind, path)], self.rule.ignore_label)
+                return areas_of(values_of(label, self.folder.kind, path), self.rule.ignore_label)
         except ImageError:
-            return {}
-
-
-class AnnotationObjects(ClassedObjects):
-    """The object is what a rule takes of annotations of any format.
-
-    place: their name in the manifest. upright: whether images are turned as EXIF says before anything is read of them.
-    """
-
-    def __init__(
-        self, opened: OpenAnnotations, rule: ObjectRule, place: str, max_pixels: int, upright: bool = True
-    ) -> None:
-        super().__init__(rule, max_pixels)
-        self.opened, self.place, self.upright = opened, place, upright
-        folders = [problem for problem in opened.reader.missing if problem.reason.startswith(UNREADABLE)]
-        self.unreadable = f"{folders[0].name}: {folders[0].reason}" if folders else None
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "mask_rule": None,
-            "annotations": {
-                "format": self.opened.reader.format,
-                "rule": asdict(self.rule),
-                "holds_images": self.opened.images_root is None,
-            },
-        }
-
-    def find(self, sample: SampleFile, frame: Frame) -> FoundObject:
-        try:
-            annotated = self.opened.reader.read(self.opened.name_of(sample), frame.height, frame.width)
-            found = found_in(annotated, self.rule)
-        except Unannotated as error:
-            if self.unreadable is not None:
-                raise Refused("failed", f"no annotation found for it, but {self.unreadable}") from error
-            raise Refused("unmasked", f"not annotated: {error.path.name} {error.reason}") from error
-        except ImageError as error:
-            raise Refused("failed", f"annotations: {error.path.name}: {error.reason}") from error
-        facts = {"mask": self.opened.name_of(sample), "mask_root": self.place, **found.facts}
-        if not found.mask_HW.any():
-            there = _ids_there(self.rule, (segment.class_id for segment in annotated.segments))
-            raise Refused("unmasked", f"no object in its annotations{there}", facts)
-        notes = found.notes
-        if self.upright and frame.orientation != 1:
-            notes = (*notes, f"EXIF turns it (orientation {frame.orientation}): its annotations are taken as upright")
-        return FoundObject(found.mask_HW, facts, None, found.classes_HW, found.no_class, notes)
-
-    def is_same(self, sample: SampleFile, entry: Entry) -> bool:
-        try:
-            annotated = self.opened.reader.read(self.opened.name_of(sample), entry.height or 0, entry.width or 0)
-            return found_in(annotated, self.rule).facts["mask_sha256"] == entry.mask_sha256
-        except ImageError:
-            return False  # as its new line will tell
-
-    def lacks(self, sample: SampleFile) -> bool:
-        return self.unreadable is None and self.opened.name_of(sample) not in self._names
-
-    @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(self.opened.reader.names())
-
-    def image_bytes(self, sample: SampleFile) -> bytes | None:
-        return self.opened.reader.image_bytes(sample.name) if self.opened.images_root is None else None
-
-    @property
-    def has_classes(self) -> bool:
-        return getattr(self.opened.reader, "kind", "index") == "index"
-
-    def ruled(self, rule: ObjectRule) -> AnnotationObjects:
-        return AnnotationObjects(self.opened, rule, self.place, self.max_pixels, self.upright)
-
-    def tiles(self) -> bool:
-        """Returns whether the first readable image has a class at every pixel, or regions that never overlap."""
-        for name in self._readable_names() if self.has_classes else ():
-            with suppress(ImageError):
-                return covers(self._annotated(name))
-        return False
-
-    def shows(self, labels: Collection[int], pool: Executor) -> bool:
-        return _any_shows(labels, self._readable_names(), self._areas_of, pool)
-
-    def _readable_names(self) -> list[str]:
-        missing = {problem.name for problem in self.opened.reader.missing}
-        return [name for name in self.opened.reader.names() if name not in missing]
-
-    def class_areas(self, pool: Executor, progress: Progress) -> Counter[int]:
-        names = self._readable_names()
-        return _sum_of(track(progress, in_order(pool, self._areas_of, names), len(names), "classes"))
-
-    def _areas_of(self, name: str) -> Mapping[int, int]:
-        try:
-            return class_areas([self._annotated(name).class_codes(self.rule)], NO_CLASS)
-        except ImageError:
-            return {}
-
-    def _annotated(self, name: str) -> Annotated:
-        """Returns an image's annotations, in the size that its header says."""
-        root, reader = self.opened.images_root, self.opened.reader
-        data = None if root is not None else reader.image_bytes(name)
-        path = (self.opened.path if root is None else root) / name
-        frame = image_decoding.frame_of(path, self.max_pixels, data, upright=self.upright)
-        return self.opened.reader.read(name, frame.height, frame.width)
+            return Areas()
 
 
 def whole_image(frame: Frame, refused: Refused | None = None) -> FoundObject:
@@ -355,45 +271,9 @@ def whole_image(frame: Frame, refused: Refused | None = None) -> FoundObject:
     return FoundObject(np.ones((frame.height, frame.width), bool), {**known, "object": WHOLE_IMAGE}, notes=notes)
 
 
-def found_in(annotated: Annotated, rule: ObjectRule) -> FoundObject:
-    """Returns what a rule takes of one image's annotations.
-
-    The sha256 among its facts changes where the object does. It is that of the mask's bits, row by row, eight a byte;
-    where classes are told apart, of the classes as 32-bit numbers, the low byte first.
-    """
-    if rule.by_class:
-        classes = annotated.class_codes(rule)
-        facts = _sha256_of(np.ascontiguousarray(classes, "<i4"))
-        return FoundObject(classes != NO_CLASS, facts, None, classes, NO_CLASS, annotated.notes)
-    mask = annotated.object_mask(rule)
-    return FoundObject(mask, _sha256_of(np.packbits(mask)), notes=annotated.notes)
-
-
-def _ids_there(rule: ObjectRule, ids: Iterable[int]) -> str:
+def ids_there(rule: ObjectRule, ids: Iterable[int]) -> str:
     """Returns which class ids were found where the user asked for others, to follow the reason; else nothing."""
     if not isinstance(rule.which, tuple):
         return ""
     found = sorted(set(ids))
     return f", which has the class ids {first_few(map(str, found), 20)}" if found else ", which has no class at all"
-
-
-def _sha256_of(determining: np.ndarray) -> dict[str, str]:
-    return {"mask_sha256": hashlib.sha256(determining.data).hexdigest()}
-
-
-def _any_shows(
-    labels: Collection[int], items: Sequence[T], areas_of: Callable[[T], Mapping[int, int]], pool: Executor
-) -> bool:
-    """Returns whether an item has pixels of one of the classes; looks at no more of them than it must."""
-    wanted = frozenset(labels)
-    for start in range(0, len(items), LOOKED_AT):
-        if any(not wanted.isdisjoint(areas) for areas in pool.map(areas_of, items[start : start + LOOKED_AT])):
-            return True
-    return False
-
-
-def _sum_of(counted: Iterable[Mapping[int, int]]) -> Counter[int]:
-    areas: Counter[int] = Counter()
-    for part in counted:
-        areas.update(part)
-    return areas

@@ -45,7 +45,7 @@ def protect_image(image: Any, mask: Any = None, **options: Any) -> Any:
     image: a numpy array, a PIL image, or the bytes of an image file, and the same comes back; or a path, for which a
     PIL image comes back. One of mask, boxes, points, classes and whole_image=True says what the object is: see
     `Protector.result`. All other options are those of `Protector`: epsilon, strength, key, codes, noise, generator and
-    more. Warns with WeakProtection where the image is not to be called protected.
+    more. Warns with WeakProtection where the image is not to be called protected, or the noise is all over.
 
     Without a key, one is drawn for all calls of this process. A generator that is given by its name is loaded once for
     all calls, whatever their keys, and so is the network of mask="auto". A weight file is loaded anew once it has

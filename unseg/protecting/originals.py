@@ -15,11 +15,12 @@ from unseg.data.masks import box_mask, object_mask, values_of
 from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import count_files
 from unseg.errors import UserError
+from unseg.protecting.annotation_objects import found_in
 from unseg.protecting.header import Recorded
 from unseg.protecting.manifest import Entry
 from unseg.protecting.mask_placing import Misfit, Placing
 from unseg.protecting.network_protector import image_region
-from unseg.protecting.objects import WHOLE_IMAGE, found_in
+from unseg.protecting.objects import WHOLE_IMAGE
 from unseg.protecting.open_annotations import OpenAnnotations, looked_through
 from unseg.storage import image_decoding, label_decoding
 from unseg.storage.files import is_missing

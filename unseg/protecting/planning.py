@@ -20,6 +20,7 @@ from unseg.data.object_rule import ObjectRule
 from unseg.data.samples import OF_MASKS, SampleFile, SampleList, kept_texts
 from unseg.errors import UserError
 from unseg.method.codes import class_codes
+from unseg.protecting.annotation_objects import AnnotationObjects
 from unseg.protecting.code_planning import RunKey, plan_codes
 from unseg.protecting.header import check_same_settings, header_of, recorded
 from unseg.protecting.inputs import Inputs
@@ -31,7 +32,6 @@ from unseg.protecting.network_protector import takes_codes
 from unseg.protecting.network_source import NetworkSource
 from unseg.protecting.noise_source import NoiseSource
 from unseg.protecting.objects import (
-    AnnotationObjects,
     ClassedObjects,
     MaskFiles,
     MaskFolder,
@@ -181,7 +181,10 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     rule = replace(settings.rule, background_label=None) if settings.rule.by_class else settings.rule
     if opened is not None:
         place = relative(opened.path, request.out)
-        return AnnotationObjects(opened, rule, place, settings.max_pixels, upright=not settings.keep_frame)
+        objects = AnnotationObjects(opened, rule, place, settings.max_pixels, upright=not settings.keep_frame)
+        if objects.lists_objects:
+            _check_labels(rule, opened.reader.format)
+        return objects
     if inputs.boxes is not None:
         return BoxFile(inputs.boxes, request.refine_boxes)
     if inputs.points is not None:
@@ -198,6 +201,20 @@ def _objects(request: Request, inputs: Inputs, pool: Executor, progress: Progres
     return MaskFiles(folder, rule, settings.max_pixels)
 
 
+def _check_labels(rule: ObjectRule, format_name: str) -> None:
+    """Raises UserError where a label of maps is given, and annotations have no maps to which it could belong."""
+    usual = ObjectRule()
+    for option, label, other in (
+        ("--ignore-label", rule.ignore_label, usual.ignore_label),
+        ("--background-label", rule.background_label, usual.background_label),
+    ):
+        if label not in (None, other):
+            raise UserError(
+                f"{option} {label}: is for masks with class numbers, and these annotations ({format_name}) list"
+                " objects; leave it out, and name the classes with --objects"
+            )
+
+
 def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executor, progress: Progress) -> MaskFolder:
     """Returns what lies in the folder of masks; tells what their values mean where that was detected.
 
@@ -211,12 +228,14 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     if not paths and not closed:
         raise UserError(f"--masks {masks}: holds no mask; name their folder (is a drive not mounted?)")
     if settings.mask_type == "auto":
-        kind = _detected(masks, paths, settings.rule, pool, progress)
+        place = f"--masks {masks}" if request.mask is None else f"--mask {request.mask}"
+        kind = _detected(place, paths, settings.rule, pool, progress)
     else:
         kind = settings.mask_type
     if settings.rule.by_class and kind != "index":
         raise UserError(
-            f"--objects by-class: the masks in {masks} hold no class ids; leave it out, or give --mask-type index"
+            f"{settings.by_class_option}: the masks in {masks} hold no class ids; leave it out, or give --mask-type"
+            " index"
         )
     check_kind(kind, settings.rule)
     placing = Placing(settings.mask_frame, settings.fit_masks)
@@ -224,13 +243,16 @@ def _mask_folder(request: Request, masks: Path, found: SampleList, pool: Executo
     return MaskFolder(relative(masks, request.out), kind, paths, placing, unreadable)
 
 
-def _detected(masks: Path, paths: Sequence[str], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
-    """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them."""
+def _detected(place: str, paths: Sequence[str], rule: ObjectRule, pool: Executor, progress: Progress) -> MaskKind:
+    """Returns what the values of masks mean, and tells it; whoever asks for class ids says that they hold them.
+
+    place: the option that names the masks.
+    """
     detected = detect_kind(paths, pool, progress, lambda path: any_label(Path(path)))
     if (rule.by_class or rule.which != "all") and (detected.kind is None or "index" in detected.fits):
         progress.say("masks: class ids, as --objects says")
         return "index"
-    kind = detected.settled(f"--masks {masks}", f"--mask-type {' or '.join(MASK_KINDS)}")
+    kind = detected.settled(place, f"--mask-type {' or '.join(MASK_KINDS)}")
     progress.say(f"masks: {detected.statement}{detected.otherwise}")
     return kind
 
@@ -244,7 +266,7 @@ def _check_ids(objects: ClassedObjects, nothing_else: bool, pool: Executor, prog
     if not isinstance(which, tuple) or not objects.has_classes or objects.shows(which, pool):
         return
     everything = objects.ruled(replace(objects.rule, which="all", background_label=None))
-    there = sorted(everything.class_areas(pool, progress))
+    there = sorted(everything.areas(pool, progress).classes)
     if not there:  # nothing that can be read: the line of each image tells
         return
     sentence = f"--objects: no image shows class {first_few(map(str, which))}; all classes that they show: "
@@ -282,7 +304,7 @@ def _tints(
         raise UserError(
             f"--objects by-class: generator {loaded.source} has no codes for classes; use --generator compact"
         )
-    codes = class_codes(objects.class_areas(pool, progress), available)
+    codes = class_codes(objects.areas(pool, progress).classes, available)
     shared = f"; classes beyond the {available} codes share one with a larger class" if len(codes) > available else ""
     progress.say(f"classes: {len(codes)}, codes by falling area{shared}")
     return codes

@@ -39,7 +39,9 @@ class BoxFile(Objects):
             raise Refused("failed", f"every box lies outside the image ({frame.width}×{frame.height})")
         outside = len(boxes) - len(box_spans(boxes, frame.height, frame.width))
         note = f"{outside} of {len(boxes)} boxes hold no pixel of the image"
-        return FoundObject(mask, {"boxes": boxes}, boxes, notes=(note,) if outside else ())
+        return FoundObject(
+            mask, {"boxes": boxes}, boxes, notes=(*((note,) if outside else ()), *_turned(frame, "boxes"))
+        )
 
     def lacks(self, sample: SampleFile) -> bool:
         return not self.boxes.get(sample.name)
@@ -76,8 +78,13 @@ class PointFile(Objects):
             raise Refused("failed", f"every point of its object lies outside the image ({frame.width}×{frame.height})")
         outside, given = points.count - inside.count, points.count
         note = f"{outside} of {given} points lie outside the image"
+        both = sorted(set(inside.object) & set(inside.background))
+        if both:
+            x, y = both[0]
+            raise Refused("failed", f"point ({x:g}, {y:g}) is of its object and of its background; leave one out")
         everywhere = np.ones((frame.height, frame.width), bool)  # until the pixels say more
-        return FoundObject(everywhere, {"points": points}, notes=(note,) if outside else ())
+        notes = (*((note,) if outside else ()), *_turned(frame, "points"))
+        return FoundObject(everywhere, {"points": points}, notes=notes)
 
     def lacks(self, sample: SampleFile) -> bool:
         points = self.points.get(sample.name)
@@ -93,6 +100,13 @@ class PointFile(Objects):
         if mask is None:
             raise Refused("failed", "no outline was found around its points; give it more points, boxes or a mask")
         return _outlined(found, mask)
+
+
+def _turned(frame: Frame, what: str) -> tuple[str, ...]:
+    """Returns the note on an image that is seen turned: its boxes or points may have been drawn on it as stored."""
+    if frame.orientation == 1:
+        return ()
+    return (f"EXIF turns it (orientation {frame.orientation}): its {what} are taken as upright",)
 
 
 def _outlined(found: FoundObject, mask_HW: np.ndarray, notes: tuple[str, ...] = ()) -> FoundObject:

@@ -31,6 +31,7 @@ from unseg.protecting.generators import AnyGenerator
 from unseg.protecting.given_files import AnyGiven, GivenFile, is_file, mask_in_file, read_any
 from unseg.protecting.given_images import AnyImage, AnyMask, AnyPoints, Boxes, GivenImage
 from unseg.protecting.given_objects import given_object
+from unseg.protecting.manifest import ALL_OVER
 from unseg.protecting.named_settings import BUDGET, ImageOptions, named_settings
 from unseg.protecting.network_protector import NetworkProtector
 from unseg.protecting.option_kinds import of_kinds
@@ -52,12 +53,14 @@ class ProtectedImage:
 
     image: of the kind that was given. effect: its status, "protected", "weak" (its object changed too little) or
     "uncoded" (no pixel has a code), the reason where it is not "protected", and how far it is from the original. note:
-    the conversion that the image took, in words, if any.
+    the conversion that the image took, in words, if any. all_over: whether the noise of an object is on all of the
+    image, or on all but a hundredth, which cannot keep networks from learning the object.
     """
 
     image: Any
     effect: Effect
     note: str | None = None
+    all_over: bool = False
 
     @property
     def is_protected(self) -> bool:
@@ -164,7 +167,8 @@ class Protector:
     def __call__(self, image: Any, mask: Any = None, *more: Any, **named: Any) -> Any:
         """Returns the unlearnable image, of the kind that was given; the given one stays as it is.
 
-        The arguments are those of `result`. Warns with WeakProtection where the image is not to be called protected.
+        The arguments are those of `result`. Warns with WeakProtection where the image is not to be called protected, or
+        the noise is all over.
         """
         made = self.result(image, mask, *more, **named)
         warn_if_weak(made, stacklevel=3)
@@ -216,15 +220,17 @@ class Protector:
         )
         if not found.mask_HW.any():
             raise UserError("mask: no object in it; give one that shows the object")
+        all_over = bool(found.mask_HW.mean() >= ALL_OVER)
         if self._network is None:
             codes_HW = np.where(found.mask_HW, np.uint8(OBJECT), np.uint8(ABSENCE))
             book = ONE_CODE_BOOK if self._coding is None else self._coding.book
-            return self._finished(given, self._coded(given.samples_HWC, codes_HW, book), found.mask_HW)
+            changed = self._coded(given.samples_HWC, codes_HW, book)
+            return self._finished(given, changed, found.mask_HW, all_over=all_over)
         if self.settings.noise == "tint":
             raise UserError("noise 'tint': tells classes apart; give classes")
         with _as_in_a_run(self._network):
             changed = self._network.changed(given.samples_HWC, found)
-            return self._finished(given, changed, self._network.region(found.mask_HW))
+            return self._finished(given, changed, self._network.region(found.mask_HW), all_over=all_over)
 
     def many(
         self,
@@ -241,9 +247,12 @@ class Protector:
         """Yields what `result` returns for each image, in their order, while later ones are worked on.
 
         masks, boxes, points, classes: one for each image, or masks="auto"; UserError where they are fewer or more.
-        workers: threads; None: one a core. A few images are ahead at a time, so that any number of them flows through.
+        workers: threads, 1 or more; None: one a core. A few images are ahead at a time, so that any number of them
+        flows through.
         """
         workers = of_kinds({"workers": workers}, {"workers": int | None})["workers"]
+        if workers is not None and workers < 1:
+            raise UserError(f"workers {workers}: give 1 or more")
         of_all: dict[str, Any] = {"refine_boxes": refine_boxes, "whole_image": whole_image}
         if is_auto(masks):
             masks, of_all["mask"] = None, masks
@@ -263,7 +272,9 @@ class Protector:
                 for future in ahead:
                     future.cancel()
 
-    def _finished(self, given: GivenImage, changed_HWC: np.ndarray, region_HW: np.ndarray) -> ProtectedImage:
+    def _finished(
+        self, given: GivenImage, changed_HWC: np.ndarray, region_HW: np.ndarray, all_over: bool = False
+    ) -> ProtectedImage:
         image = given.back(changed_HWC)
         effect = effect_of(
             given.samples_HWC,
@@ -273,7 +284,7 @@ class Protector:
             noised_HWC=changed_HWC if given.lossy else None,
             quality=self.settings.quality,
         )
-        return ProtectedImage(image, effect, given.note)
+        return ProtectedImage(image, effect, given.note, all_over)
 
     def _coded(self, samples_HWC: np.ndarray, codes_HW: np.ndarray, book: CodeBook) -> np.ndarray:
         assert self._key is not None, "noise of codes has a key"
@@ -304,9 +315,13 @@ class Protector:
 
 
 def warn_if_weak(made: ProtectedImage, stacklevel: int) -> None:
-    """Warns with WeakProtection, in the name of the caller that many levels up, unless an image is protected."""
+    """Warns with WeakProtection, in the name of the caller that many levels up, unless an image is protected and a part
+    of it is without the noise of its object."""
     if not made.is_protected:
         told = f"image: {made.effect.status}, not protected: {made.effect.reason}"
+        warnings.warn(told, WeakProtection, stacklevel=stacklevel)
+    elif made.all_over:
+        told = "image: its noise is all over, which cannot keep networks from learning the objects in it"
         warnings.warn(told, WeakProtection, stacklevel=stacklevel)
 
 

@@ -193,7 +193,8 @@ class Request:
         labelled = masked or self.is_annotated
         if rule.by_class and not labelled:
             raise UserError(
-                "--objects by-class: needs class ids; name the masks' folder with --masks, or give --annotations"
+                f"{self.settings.by_class_option}: needs class ids; name the masks' folder with --masks, or give"
+                " --annotations"
             )
         if rule.which == "things" and not self.is_annotated:
             raise UserError("--objects things: needs --annotations, of a format that tells things from stuff")

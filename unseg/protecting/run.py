@@ -70,7 +70,7 @@ def protect(
     generator: AnyGenerator | None = None,
     key: str | Path | bytes | None = None,
     codes: str | Path | Mapping[int, int] | None = None,
-    shard: Shard | None = None,
+    shard: Shard | str | None = None,
     engine: Engine | str | None = None,
     progress: Progress = SILENT,
     **options: Unpack[RunOptions],
@@ -102,7 +102,7 @@ def protect(
         whole_image=whole_image,
         webdataset=webdataset,
         huggingface=huggingface,
-        shard=shard,
+        shard=Shard.parse(shard, "shard ") if isinstance(shard, str) else shard,
         engine=Engine.named(engine),
     )
     return _carried_out(request, dry_run, watch, progress)

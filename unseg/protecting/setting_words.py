@@ -39,6 +39,7 @@ _IN_LINE = {
     "options.unmasked": "--unmasked",
     "options.quality": "--quality",
 }
+_IF_NOT_WRITTEN = {"mask_by_contrast": False, "survive_grey": False}
 _NAMES = {"suffix": "png"}  # of --names: as settings have it, and as the option has it
 
 
@@ -54,8 +55,18 @@ def differing_lines(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
 
 
 def _as_given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    names = settings.get("names")
-    return {**settings, **({"names": _NAMES[names]} if names in _NAMES else {})}
+    names, masks = settings.get("names"), settings.get("mask_rule")
+    given = {**_IF_NOT_WRITTEN, **settings, **({"names": _NAMES[names]} if names in _NAMES else {})}
+    if isinstance(masks, dict) and "objects" in masks:
+        given["mask_rule"] = {**masks, "objects": _ids(masks["objects"])}
+    return given
+
+
+def _ids(objects: Any) -> Any:
+    """Returns the class ids of a manifest as --objects has them."""
+    if objects is None:
+        return "all"
+    return ",".join(map(str, objects)) if isinstance(objects, list) else objects
 
 
 def _line_as_given(line: Mapping[str, Any]) -> dict[str, Any]:

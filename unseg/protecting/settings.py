@@ -105,6 +105,8 @@ class ProtectSettings:
     def __post_init__(self) -> None:
         self._check_noise()
         if self.noise == "tint" and not self.rule.by_class:
+            if self.rule.which == "all" and not self.auto_objects:
+                raise UserError("--objects all: --noise tint tells classes apart; leave one of them out")
             object.__setattr__(self, "rule", replace(self.rule, by_class=True))
         _check_choice("--region", self.region, ("mask", "published"))
         self._check_by_class()
@@ -138,13 +140,19 @@ class ProtectSettings:
             if is_on:
                 raise UserError(f"{option}: is for --noise codes; leave it out")
 
+    @property
+    def by_class_option(self) -> str:
+        """Returns the option that asks for classes told apart, where one does."""
+        return "--noise tint" if self.noise == "tint" else "--objects by-class"
+
     def _check_by_class(self) -> None:
+        option = self.by_class_option
         if self.rule.by_class and self.region != "mask":
-            raise UserError(f"--objects by-class: has no prompt, so no --region {self.region}; leave it out")
+            raise UserError(f"{option}: has no prompt, so no --region {self.region}; leave it out")
         if self.rule.by_class and self.mask_type not in ("auto", "index"):
-            raise UserError(f"--objects by-class: needs masks of class ids, so no --mask-type {self.mask_type}")
+            raise UserError(f"{option}: needs masks of class ids, so no --mask-type {self.mask_type}")
         if self.rule.by_class and self.unmasked == "whole":
-            raise UserError("--unmasked whole: what has no mask has no class for --objects by-class; leave it out")
+            raise UserError(f"--unmasked whole: what has no mask has no class for {option}; leave it out")
 
     def _check_numbers(self) -> None:
         if not 0 <= self.png_level <= 9:

@@ -94,10 +94,9 @@ class Call:
         return replace(DEFAULTS, budget=self._budget(), workers=1, max_megapixels=max_pixels / 1e6, **words)
 
     def _budget(self) -> Budget:
-        if "epsilon" in self.words and "strength" in self.words:
-            raise UserError("epsilon and strength: give one of them, each says how much may change")
+        of_word = strength(self.words.get("strength", "standard"), "strength")
         if "epsilon" not in self.words:
-            return Budget(strength(self.words.get("strength", "standard"), "strength"))
+            return Budget(of_word)
         try:
             return Budget(float(self.words["epsilon"]))
         except ValueError as error:

@@ -222,9 +222,12 @@ class ClassMap(Annotated):
         return rule
 
 
-def covers(annotated: Annotated) -> bool:
-    """Returns whether every pixel can have a class: one at each, or regions that never overlap."""
-    return isinstance(annotated, Indexed) or (isinstance(annotated, ClassMap) and annotated.kind == "index")
+def form_of(annotated: Annotated) -> Literal["map", "mask", "regions", "objects"]:
+    """Returns what annotations are: "map", a class id for every pixel; "mask", the object or not; "regions" of classes
+    that never overlap; else "objects" of classes, which may."""
+    if isinstance(annotated, ClassMap):
+        return "map" if annotated.kind == "index" else "mask"
+    return "regions" if isinstance(annotated, Indexed) else "objects"
 
 
 class Annotations(ABC):
