@@ -4,7 +4,7 @@
 #   bash install.sh                  everything: networks of torch, training, measuring, the tests
 #   PROFILE=light bash install.sh    what protects and verifies, without torch
 #
-# Needs: python3 >= 3.10 with venv, and the network the first time (about 3 GB, mostly PyTorch; light: 95 MB).
+# Needs: python3 >= 3.10 with venv, and the network the first time (about 3 GB, mostly PyTorch; light: 93 MB).
 # Takes: 2 to 5 minutes the first time (light: half a minute), a second when everything is there already.
 # Leaves: .venv/ (its log of the installation: .venv/install.log). Nothing outside this folder changes.
 # Settings: PROFILE=full (or light)  a light .venv becomes full; a full one stays full, whatever is asked for.
@@ -136,7 +136,7 @@ rm -f .venv/installed
 # pip and setuptools first, in their pinned versions: the project is then built with these, not with what is newest that day,
 # and pips from before 2024 take minutes to tell that a package does not fit.
 if [[ $profile == light ]]; then
-    echo "install.sh: installing UnSeg into .venv; the first time this downloads about 95 MB"
+    echo "install.sh: installing UnSeg into .venv; the first time this downloads about 93 MB"
     pip_install -c constraints.txt pip setuptools
     pip_install -c constraints.txt --no-build-isolation -e .
 else

@@ -16,7 +16,7 @@
 # Settings: DATA_ROOT or DETECTRON2_DATASETS (one is required)  OUT=runs/unlearnable/ade20k
 #           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
-#               codes need no network: install.sh then takes its light profile (95 MB), unless PROFILE=full
+#               codes need no network: install.sh then takes its light profile (93 MB), unless PROFILE=full
 #           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (val)
 #           OBJECTS=auto: all, or by-class where classes cover the images; all (labels other than 255), multi (the

@@ -15,7 +15,7 @@
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/interactive
 #           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
-#               codes need no network: install.sh then takes its light profile (95 MB), unless PROFILE=full
+#               codes need no network: install.sh then takes its light profile (93 MB), unless PROFILE=full
 #           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SET=DIS5K-TR, ThinObject5K-TR, FSS, DUTS-TR, DUTS-TE, ECSSD, MSRA_10K; several with commas (all)
 #           OBJECTS=all (the mask)

@@ -17,7 +17,7 @@
 # Settings: DATA_ROOT (required)  OUT=runs/unlearnable/remote
 #           LINKED_ROOTS=/a:/b (folders outside DATA_ROOT that links in it may lead to; others are refused)
 #           NOISE=codes (compact or tint; sam with GENERATOR, a weight file such as the published one)
-#               codes need no network: install.sh then takes its light profile (95 MB), unless PROFILE=full
+#               codes need no network: install.sh then takes its light profile (93 MB), unless PROFILE=full
 #           KEY (beside OUT) and CODES (those of the masks): files, for later images with the same codes
 #           SPLIT=train (val, test)
 #           SET=NWPU, WHU, SSDD; several with commas (all)

@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh
 #
-# Needs: what install.sh needs (95 MB from the network the first time); no GPU and no data: the photographs ship with UnSeg.
+# Needs: what install.sh needs (93 MB from the network the first time); no GPU and no data: the photographs ship with UnSeg.
 # Takes: half a minute the first time, then a few seconds.
 # Leaves: .venv/, and quickstart/ with photographs/, masks/, protected/ (and its manifest) and pictures/.
 # Settings: OUT=quickstart  where the results go (in the current folder)
