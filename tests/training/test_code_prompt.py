@@ -269,7 +269,7 @@ def test_protecting_gives_the_codes_and_keeps_the_key(weights, photos, tmp_path)
     assert np.array_equal(single(pixels(photos / "a.png").astype(np.uint8), mask), pixels(out / "a.png"))
     assert single.key == key
     (tmp_path / "out.key").unlink()
-    with pytest.raises(UserError, match="out.key: is gone"):
+    with pytest.raises(UserError, match="out.key: is not there"):
         protect(photos, out, settings, masks=tmp_path / "objects")
 
 
