@@ -156,10 +156,9 @@ class OneImage:
     @staticmethod
     def _refuse_published(key: Path) -> None:
         """Raises UserError where a new key would lie in a protected folder, with which it would be published."""
-        from unseg.protecting.manifest import MANIFEST
+        from unseg.protecting.manifest import protected_around
 
-        folder = Path(os.path.realpath(key.parent))
-        around = next((place for place in (folder, *folder.parents) if os.path.lexists(place / MANIFEST)), None)
+        around = protected_around(Path(os.path.realpath(key.parent)) / key.name)
         if around is not None:
             raise UserError(
                 f"--key {key}: lies in {around}, a protected folder, with which it would be published; name a file"

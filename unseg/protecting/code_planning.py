@@ -23,7 +23,7 @@ from unseg.method.patterns import ABSENCE, BOOKS
 from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.coding import Coding, coding_from, coding_of, coding_of_mapping, one_object, read_coding
 from unseg.protecting.inputs import Inputs
-from unseg.protecting.manifest import MANIFEST, Manifest
+from unseg.protecting.manifest import MANIFEST, Manifest, protected_around
 from unseg.protecting.objects import ClassedObjects, Objects, Refused
 from unseg.protecting.request import Request
 from unseg.protecting.settings import ProtectSettings
@@ -123,7 +123,7 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
             " name it with --key, or give another --out"
         )
     else:
-        around = next((folder for folder in out.parents if os.path.lexists(folder / MANIFEST)), None)
+        around = protected_around(out)
         if around is not None:
             raise UserError(
                 f"--out {out}: lies in {around}, a protected folder, with which its key would be published; give"
@@ -182,10 +182,11 @@ def _decided(request: Request, inputs: Inputs, objects: Objects, pool: Executor,
     classed = _by_class(request, objects, "--objects by-class")
     background = request.settings.rule.background_label if _is_map(objects) else None
     with_background = one_object(f"the masks have a background (class {background})")
-    if _is_free(request) and classed.areas_of_some(pool).share_of(background) >= ABSENT_SHARE:
+    may_be = _is_free(request) and background is not None
+    if may_be and classed.areas_of_some(pool).share_of(background) >= ABSENT_SHARE:
         return with_background
     areas = classed.areas(pool, progress)
-    if _is_free(request) and areas.has_background(background):
+    if may_be and areas.has_background(background):
         return with_background
     if _is_free(request) and len(areas.classes) < 2:
         return one_object("the masks hold one class")

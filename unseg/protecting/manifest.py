@@ -127,6 +127,11 @@ class Entry:
         return (*((self.output,) if self.output else ()), *(self.claims or ()))
 
 
+def protected_around(path: Path) -> Path | None:
+    """Returns the nearest protected folder that a path lies in, also deep in it: what is put there is published."""
+    return next((folder for folder in path.parents if os.path.lexists(folder / MANIFEST)), None)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """header: the run's settings. entries: the last line of each input, by key; see `lines_of`."""
