@@ -661,6 +661,17 @@ def test_messages_name_variables(
     assert told in error and "--" not in error
 
 
+def test_the_line_of_an_image_names_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    mini = BUILDERS["camvid"](tmp_path / "data")
+    (tmp_path / "codes.json").write_text('{"codes": {"0": 1, "3": 2}}')  # class 1 has none
+    variables = {"CODES": str(tmp_path / "codes.json")}
+    assert run(mini.root, tmp_path / "out", "camvid", monkeypatch, **variables) == 1
+    line = capsys.readouterr().out.replace("\n", " ").split("class 1 has no code")[1].split("Manifest:")[0]
+    assert "or of CODES; give a file with a code for every class (0: no noise) with CODES" in line and "--" not in line
+
+
 def test_an_output_that_is_a_file_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
