@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from tests.support.measuring_folders import mini_camvid, mini_carparts, write_image
 from tests.support.scenes import tiny
 from tests.support.told_progress import Told
 from unseg.compute.progress import SILENT, Progress
 from unseg.errors import UserError
+from unseg.evaluation import bench_study
 from unseg.evaluation import matrix as matrix_module
 from unseg.evaluation.baselines.baseline_names import BASELINES
 from unseg.evaluation.baselines.tap import TapOptions, tap
@@ -22,8 +25,10 @@ from unseg.evaluation.bench_study import BenchSetup
 from unseg.evaluation.conditions import Change
 from unseg.evaluation.kept_images import kept
 from unseg.evaluation.matrix import Bench, Matrix, Pace, finished, measured_pace, tried_pace
+from unseg.evaluation.noise_followed import Probe
 from unseg.evaluation.on_the_way import OnTheWay
 from unseg.evaluation.practice import Practice
+from unseg.evaluation.results import Json
 from unseg.evaluation.schedule import Schedule
 from unseg.evaluation.study import ConditionSource, RunName, Study
 from unseg.method.config import Budget
@@ -152,6 +157,32 @@ def test_the_matrix_is_measured_once_and_grows(tmp_path: Path) -> None:
     (section,) = read_sections(tmp_path / "out/camvid-binary")
     grid = grid_of(section.networks[0], "mIoU")
     assert list(grid.columns) == ["none", "grey"] and len(grid.rows) == 3
+
+
+def test_networks_are_asked_under_codes_of_another_key_and_under_noise_without_keys_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini_camvid(tmp_path)
+    real, drawn = bench_study.followed, list[tuple[np.ndarray, np.ndarray]]()
+
+    def followed(
+        network: nn.Module, device: torch.device, change: Change, probe: Probe, other_key: Change | None = None
+    ) -> Json:
+        if other_key is not None:
+            grey, all_of_it = np.full((40, 56, 3), 128, np.uint8), np.ones((40, 56), bool)
+            first, other = (one("a", grey, all_of_it, all_of_it.astype(np.int64)) for one in (change, other_key))
+            drawn.append((first, other))
+        return real(network, device, change, probe, other_key)
+
+    monkeypatch.setattr(bench_study, "followed", followed)
+    Bench(setup(tmp_path), matrix(noises=("clean", "codes", "tint"), defences=("none",))).run()
+    content = json.loads((tmp_path / "out/camvid-binary/results.json").read_text())
+    metrics = {run["settings"]["condition"]: run["result"]["metrics"] for run in content["runs"]}
+    other = "miou_under_another_key"
+    assert [condition for condition in metrics if other in metrics[condition]] == ["codes"]
+    assert "miou_under_one_noise" in metrics["tint"] and 0 <= metrics["codes"][other] <= 1
+    ((first, second),) = drawn
+    assert (first != 128).any() and (first != second).mean() > 0.3  # two keys' patterns, of the same code
 
 
 def test_a_stop_between_trainings_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,21 @@ def test_a_network_that_reads_the_image_does_not(tmp_path: Path) -> None:
     }
 
 
+def test_noise_of_another_key_has_a_figure_of_its_own(tmp_path: Path) -> None:
+    """The network reads red. One key's noise names one class there, the other's noise leaves the image's classes."""
+
+    def other_key(name: str, pixels: np.ndarray, mask: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        changed = pixels.copy()
+        changed[..., 0] = pixels[..., 2]
+        return changed
+
+    probe = opened_with_classes_in_blue(open_measuring_set(mini_camvid(tmp_path), measuring_set("camvid11")))
+    found = followed(Reader(0, 11), CPU, marked, probe, other_key)
+    assert found.pop("miou_under_another_key") == 1.0
+    assert found == followed(Reader(0, 11), CPU, marked, probe)
+    assert found["miou_under_one_noise"] == pytest.approx(3 / 17 / 11) and found["follows_one_noise"] == 1.0
+
+
 def test_every_other_label_is_the_next_and_the_background_stays(tmp_path: Path) -> None:
     probe = opened_with_classes_in_blue(open_measuring_set(mini_carparts(tmp_path), measuring_set("carparts")))
     others = probe.others()

@@ -151,7 +151,9 @@ def _probe(
     def probe(run: RunName, network: nn.Module, device: torch.device) -> Json:
         if run.condition not in sources or run.condition == WITHOUT_CLASSES:
             return {}
-        return followed(network, device, sources[run.condition].change_of(run.seed, progress), asked)
+        source = sources[run.condition]
+        other_key = source.change_of(run.seed + 1, progress) if run.condition in CODED else None
+        return followed(network, device, source.change_of(run.seed, progress), asked, other_key)
 
     return probe
 

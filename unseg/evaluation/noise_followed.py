@@ -4,7 +4,8 @@ Two questions are asked of a network that learned from noised images. Each pixel
 its own: does the network name the noise's class or the pixel's own? And all pixels get the noise of one class, the most
 frequent one that is an object: where it does not belong, does the network name it? The noise is the very one that the
 training images had, within the same budget. What the network still tells apart under one noise everywhere is what
-someone who tests gets back by adding it: noise that is the same on all objects only hides what was learned.
+someone who tests gets back by adding it: noise that is the same on all objects only hides what was learned. Noise that
+a key draws is also given with another key, as someone has it who knows the program but not the key.
 """
 
 from __future__ import annotations
@@ -48,16 +49,23 @@ class Probe:
         return others
 
 
-def followed(network: nn.Module, device: torch.device, change: Change, probe: Probe) -> Json:
+def followed(
+    network: nn.Module, device: torch.device, change: Change, probe: Probe, other_key: Change | None = None
+) -> Json:
     """Returns shares of pixels of clean test images with noise, each from 0 to 1.
 
+    change: gives the noise of the training images. other_key: gives it as another key draws it; None: no key draws it.
     follows_noise, follows_image: that are named as the class whose noise they got, or as their own. follows_one_noise:
     of all pixels of other classes, those named as the one class whose noise is everywhere. None where there is no such
-    pixel. miou_under_one_noise: the mIoU of the answers to that noise.
+    pixel. miou_under_one_noise: the mIoU of the answers to that noise. miou_under_another_key: the same with
+    `other_key`; absent without it.
     """
     others, most = probe.others(), _most_frequent(probe)
     by_noise, by_image, by_one = _Share(), _Share(), _Share()
-    confusion = torch.zeros(probe.class_count, probe.class_count, dtype=torch.int64)
+    under_one = {"miou_under_one_noise": change}
+    if other_key is not None:
+        under_one["miou_under_another_key"] = other_key
+    confusions = {name: torch.zeros(probe.class_count, probe.class_count, dtype=torch.int64) for name in under_one}
     for index in probe.indices():
         pixels, name = probe.test.pixels(index), f"probe/{probe.test.stem(index)}"
         mask, classes = probe.truth(probe.test.annotated(index))
@@ -67,14 +75,17 @@ def followed(network: nn.Module, device: torch.device, change: Change, probe: Pr
         by_noise.add(answer == aims, known)
         by_image.add(answer == classes, known)
         one = np.where(classes != IGNORE_LABEL, most, classes)
-        answer = answer_of(network, change(f"{name} one", pixels, classes != IGNORE_LABEL, one), device)
-        by_one.add(answer == most, (classes != IGNORE_LABEL) & (classes != most))
-        confusion += confusion_matrix(torch.from_numpy(classes), torch.from_numpy(answer), probe.class_count)
+        for metric, drawn in under_one.items():
+            answer = answer_of(network, drawn(f"{name} one", pixels, classes != IGNORE_LABEL, one), device)
+            confusion = confusion_matrix(torch.from_numpy(classes), torch.from_numpy(answer), probe.class_count)
+            confusions[metric] += confusion
+            if drawn is change:
+                by_one.add(answer == most, (classes != IGNORE_LABEL) & (classes != most))
     return {
         "follows_noise": by_noise.value(),
         "follows_image": by_image.value(),
         "follows_one_noise": by_one.value(),
-        "miou_under_one_noise": mean_iou(class_iou(confusion)),
+        **{metric: mean_iou(class_iou(confusion)) for metric, confusion in confusions.items()},
     }
 
 
