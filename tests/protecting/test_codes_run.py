@@ -76,6 +76,23 @@ def test_a_key_that_is_gone_or_another_stops_the_run(photos: Path, tmp_path: Pat
     assert run(photos, out, masks=masks, key=kept).exit_code == 0 and not key.exists()
 
 
+def test_a_named_key_is_drawn_where_none_is_and_no_images_go_by_one(photos: Path, tmp_path: Path) -> None:
+    masks, key, told = object_masks(photos), tmp_path / "keys" / "one.key", Told()
+    assert run(photos, tmp_path / "dry", masks=masks, key=key, dry_run=True).exit_code == 0 and not key.exists()
+    assert run(photos, tmp_path / "out", masks=masks, key=key, progress=told).exit_code == 0
+    assert any(f"key: drawn, and kept in {key}" in sentence for sentence in told.sentences)
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and not (tmp_path / "out.key").exists()
+    drawn = key.read_bytes()
+    assert run(photos, tmp_path / "more", masks=masks, key=key).exit_code == 0 and key.read_bytes() == drawn
+    assert tree(tmp_path / "more")["a.png"] == tree(tmp_path / "out")["a.png"]
+    written = tree(tmp_path / "out")
+    with pytest.raises(UserError, match=r"other\.key: the key cannot be read"):
+        run(photos, tmp_path / "out", masks=masks, key=tmp_path / "other.key")
+    with pytest.raises(UserError, match=r"--key .*new\.key: lies in .*out, a protected folder"):
+        run(photos, tmp_path / "third", masks=masks, key=tmp_path / "out" / "new.key")
+    assert tree(tmp_path / "out") == written and not (tmp_path / "other.key").exists()
+
+
 def test_a_dry_run_makes_no_key(photos: Path, tmp_path: Path) -> None:
     assert run(photos, tmp_path / "out", masks=object_masks(photos), dry_run=True).exit_code == 0
     assert not (tmp_path / "out.key").exists()

@@ -138,13 +138,14 @@ class OneImage:
 
     def _key(self, terminal: Terminal) -> bytes:
         """Returns the key of this image: from its file, which is made where there is none; or one that is not kept."""
+        from unseg.protecting.manifest import refuse_published_key
         from unseg.storage.key_file import new_key, read_key, write_key
 
         path: Path | None = self.hints["key"]
         if path is None:  # beside the image it might be published with it
             return new_key()
         if not os.path.lexists(path):
-            self._refuse_published(path)
+            refuse_published_key(path)
             try:
                 write_key(path, new_key())
                 terminal.say(f"key: drawn, and kept in {path}: keep it for later images, and do not publish it")
@@ -152,18 +153,6 @@ class OneImage:
                 if not os.path.lexists(path):  # else another process, which began together with this one, made it
                     raise
         return read_key(path)
-
-    @staticmethod
-    def _refuse_published(key: Path) -> None:
-        """Raises UserError where a new key would lie in a protected folder, with which it would be published."""
-        from unseg.protecting.manifest import protected_around
-
-        around = protected_around(Path(os.path.realpath(key.parent)) / key.name)
-        if around is not None:
-            raise UserError(
-                f"--key {key}: lies in {around}, a protected folder, with which it would be published; name a file"
-                " elsewhere"
-            )
 
     @property
     def _file(self) -> Path | None:

@@ -60,7 +60,7 @@ class NoiseOptions:
     ] = None
     key: Annotated[
         Path | None,
-        typer.Option(help="File of the key of codes. Default: OUT.key, beside --out, made by the first run."),
+        typer.Option(help="File of the key of codes; the first run makes it. Default: OUT.key, beside --out."),
     ] = None
     codes: Annotated[
         Path | None,

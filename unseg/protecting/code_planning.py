@@ -23,7 +23,7 @@ from unseg.method.patterns import ABSENCE, BOOKS
 from unseg.protecting.coded_source import CodedSource
 from unseg.protecting.coding import Coding, coding_from, coding_of, coding_of_mapping, one_object, read_coding
 from unseg.protecting.inputs import Inputs
-from unseg.protecting.manifest import MANIFEST, Manifest, protected_around
+from unseg.protecting.manifest import MANIFEST, Manifest, protected_around, refuse_published_key
 from unseg.protecting.objects import ClassedObjects, Objects, Refused
 from unseg.protecting.request import Request
 from unseg.protecting.settings import ProtectSettings
@@ -109,19 +109,24 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
         if len(request.key) != KEY_BYTES:
             raise UserError(f"key: has {len(request.key)} bytes; give {KEY_BYTES}")
         key = RunKey(request.key, key_beside(out))
-    elif request.key is not None:
-        if lies_in(request.key, out):
-            raise UserError(f"--key {request.key}: lies in --out {out}, with which it would be published; move it away")
-        key = RunKey(read_key(request.key), request.key)
-    elif url_of_file(out) is not None:
-        raise UserError(f"--out {out}: a key does not lie in a store where others may read; name its file with --key")
-    elif os.path.lexists(key_beside(out)):
-        key = RunKey(read_key(key_beside(out)), key_beside(out))
-    elif known is not None:
+    else:
+        path = key_beside(out) if request.key is None else request.key
+        _refuse_published(request.key, out)
+        if known is None and not os.path.lexists(path):
+            return _drawn(request.key, path, out)
+        key = RunKey(_read(request.key, path, out), path)
+    if known is not None and key_hash(key.key) != known:
         raise UserError(
-            f"{key_beside(out)}: is not there, and the images in --out {out} were made with a key; put it there,"
-            " name it with --key, or give another --out"
+            f"{key.path}: is not the key that the images in --out {out} were made with; name that one with --key, or"
+            " give another --out"
         )
+    return key
+
+
+def _drawn(given: Path | None, path: Path, out: Path) -> RunKey:
+    """Returns a new key for a file that is not there; UserError where it would be published with images."""
+    if given is not None:
+        refuse_published_key(given)
     else:
         around = protected_around(out)
         if around is not None:
@@ -129,13 +134,25 @@ def _key(request: Request, before: Mapping[str, Any]) -> RunKey:
                 f"--out {out}: lies in {around}, a protected folder, with which its key would be published; give"
                 " another --out, or a file with --key"
             )
-        return RunKey(new_key(), key_beside(out), is_new=True)
-    if known is not None and key_hash(key.key) != known:
+    return RunKey(new_key(), path, is_new=True)
+
+
+def _read(given: Path | None, path: Path, out: Path) -> bytes:
+    """Returns the key in a file that is named or lies beside `out`; UserError where it is not there."""
+    if given is None and not os.path.lexists(path):
         raise UserError(
-            f"{key.path}: is not the key that the images in --out {out} were made with; name that one with --key, or"
-            " give another --out"
+            f"{path}: is not there, and the images in --out {out} were made with a key; put it there, name it with"
+            " --key, or give another --out"
         )
-    return key
+    return read_key(path)
+
+
+def _refuse_published(given: Path | None, out: Path) -> None:
+    """Raises UserError where the file of a key lies in `out`, or beside it in a store."""
+    if given is None and url_of_file(out) is not None:
+        raise UserError(f"--out {out}: a key does not lie in a store where others may read; name its file with --key")
+    if given is not None and lies_in(given, out):
+        raise UserError(f"--key {given}: lies in --out {out}, with which it would be published; move it away")
 
 
 # --- the codes

@@ -132,6 +132,16 @@ def protected_around(path: Path) -> Path | None:
     return next((folder for folder in path.parents if os.path.lexists(folder / MANIFEST)), None)
 
 
+def refuse_published_key(key: Path) -> None:
+    """Raises UserError where a new key of that name would be published: in a protected folder."""
+    around = protected_around(Path(os.path.realpath(key.parent)) / key.name)
+    if around is not None:
+        raise UserError(
+            f"--key {key}: lies in {around}, a protected folder, with which it would be published; name a file"
+            " elsewhere"
+        )
+
+
 @dataclass(frozen=True)
 class Manifest:
     """header: the run's settings. entries: the last line of each input, by key; see `lines_of`."""

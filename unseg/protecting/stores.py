@@ -25,7 +25,15 @@ from unseg.protecting.container_runs import FACTS, LOOSE, merge_any, opened_for,
 from unseg.protecting.container_verification import holds_containers, verify_containers
 from unseg.protecting.execution import Summary
 from unseg.protecting.image_folder_runs import holds_image_folder, is_image_folder, verify_image_folder
-from unseg.protecting.manifest import AGREED, MANIFEST, SHARDS, Manifest, read_manifest, write_manifest
+from unseg.protecting.manifest import (
+    AGREED,
+    MANIFEST,
+    SHARDS,
+    Manifest,
+    read_manifest,
+    refuse_published_key,
+    write_manifest,
+)
 from unseg.protecting.open_annotations import OpenAnnotations, looked_through
 from unseg.protecting.option_kinds import of_kinds
 from unseg.protecting.request import Request
@@ -145,6 +153,7 @@ def _with_key(request: Request, dry_run: bool, progress: Progress) -> Request:
         return request
     if dry_run:
         return replace(request, key=new_key())
+    refuse_published_key(key)
     write_key(key, new_key())
     progress.say(f"key: drawn, and kept in {key}: keep it for later images, and do not publish it")
     return request
