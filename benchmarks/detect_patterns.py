@@ -6,7 +6,8 @@ apart.
 A fresh network is trained on the train and test photographs of BSDS500, where each segment of the median annotation
 (NAME.b.png) carries noise or not at random, anew at each visit; see `unseg.evaluation.time_to_detect`. The figures are
 shares of pixels named rightly, by 50 steps: `accuracy` with the code, `told` as noised or not. `left_by_notch` is the
-share of the noise's energy that the defence `notch` leaves where all segments of these photographs carry noise. Names:
+share of the noise's energy that the defence `notch` leaves where all segments of these photographs carry noise;
+`left_by_local_notch` that which `localnotch` leaves in every tenth photograph. Names:
 
 - code1 to code12: a code of the book in use; grey1 … its form that survives grey copies
 - book: all codes of the book and absence, each segment one of them
@@ -44,6 +45,7 @@ from segment_anything_training.coded import CodedGenerator
 from unseg.commands.console import Terminal
 from unseg.compute.progress import Progress
 from unseg.errors import UserError
+from unseg.evaluation.defences.local_notch import without_local_peaks
 from unseg.evaluation.defences.notch import find_peaks, mean_log_spectrum, without_peaks
 from unseg.evaluation.time_to_detect import Detecting, Question, time_to_detect
 from unseg.method.coded_noise import apply_codes
@@ -57,6 +59,7 @@ from unseg.storage.image_decoding import read_image
 from unseg.storage.label_decoding import open_label
 
 SPLITS = ("train", "test")
+LOCAL_STEP = 10  # a local notch filter takes half a second a photograph
 KEY = b"benchmarks.detect_patterns"
 BOOK_STEPS = 200  # of many codes, which take longer
 TINT = (1, -1, 1)  # in grey photographs (1, 1, 1)
@@ -159,10 +162,11 @@ class Segmented:
         return Question(visit, len(self.images), asked.codes)
 
 
-def left_by_notch(asked: Candidate, photographs: Segmented) -> float:
-    """Returns the share of the noise's energy that a notch filter leaves, which is fitted to these photographs.
+def left_by_notches(asked: Candidate, photographs: Segmented) -> dict[str, float]:
+    """Returns the shares of the noise's energy that notch filters leave: one that is fitted to these photographs, and
+    one that looks for peaks in each block of each.
 
-    Every segment carries noise, so the filter has as much to find as there can be.
+    Every segment carries noise, so the filters have as much to find as there can be.
     """
     random = np.random.default_rng(0)
     noised = []
@@ -170,12 +174,21 @@ def left_by_notch(asked: Candidate, photographs: Segmented) -> float:
         codes = random.integers(1, asked.codes + 1, int(segments.max()) + 1).astype(np.uint8)
         noised.append(asked.noise(pixels, codes[segments]))
     peaks = find_peaks(mean_log_spectrum(noised))
+    pairs = list(zip(photographs.images, noised, strict=True))
+    return {
+        "left_by_notch": energy_left(pairs, lambda pixels: without_peaks(pixels, peaks)),
+        "left_by_local_notch": energy_left(pairs[::LOCAL_STEP], without_local_peaks),
+    }
+
+
+def energy_left(pairs: Sequence[tuple[np.ndarray, np.ndarray]], change: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Returns the share of the noise's energy after a change of both images of each pair: clean and noised."""
     before = after = 0.0
-    for pixels, changed in zip(photographs.images, noised, strict=True):
-        left = without_peaks(changed, peaks).astype(np.float64) - without_peaks(pixels, peaks)
-        before += float(np.square(changed.astype(np.float64) - pixels).sum())
+    for pixels, noised in pairs:
+        left = change(noised).astype(np.float64) - change(pixels)
+        before += float(np.square(noised.astype(np.float64) - pixels).sum())
         after += float(np.square(left).sum())
-    return after / before
+    return round(after / before, 4)
 
 
 def measured(asked: Candidate, photographs: Segmented, options: Detecting, progress: Progress) -> dict[str, Any]:
@@ -188,7 +201,7 @@ def measured(asked: Candidate, photographs: Segmented, options: Detecting, progr
     return {
         "codes": asked.codes,
         "windows": [asdict(window) for window in windows],
-        "left_by_notch": round(left_by_notch(asked, photographs), 4),
+        **left_by_notches(asked, photographs),
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -254,11 +267,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _table(patterns: dict[str, Any]) -> Table:
-    table = Table("pattern", "codes", "share named rightly, by 50 steps", "told from none", "left by notch")
+    table = Table("pattern", "codes", "named rightly, by 50 steps", "told from none", "left by notch, local notch")
     for name, figures in patterns.items():
         shares = [" ".join(f"{window[key]:.2f}" for window in figures["windows"]) for key in ("accuracy", "told")]
-        table.add_row(name, str(figures["codes"]), *shares, f"{figures['left_by_notch']:.2f}")
+        table.add_row(name, str(figures["codes"]), *shares, _notches(figures))
     return table
+
+
+def _notches(figures: dict[str, Any]) -> str:
+    """Returns the shares that notch filters left. Files of earlier versions have no local one."""
+    names = ("left_by_notch", "left_by_local_notch")
+    return " ".join("-" if figures.get(name) is None else f"{figures[name]:.2f}" for name in names)
 
 
 if __name__ == "__main__":

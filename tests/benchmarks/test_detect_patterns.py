@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import detect_patterns
-from benchmarks.detect_patterns import KEY, Candidate, Segmented, candidate, left_by_notch, main
+from benchmarks.detect_patterns import KEY, Candidate, Segmented, candidate, left_by_notches, main
 from segment_anything_training.coded import CodedGenerator
 from tests.support.measuring_folders import write_labels
 from unseg.compute.progress import SILENT
@@ -126,9 +126,12 @@ def test_what_a_notch_filter_leaves_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     photographs = Segmented([flat], [np.tile(np.arange(256) // 32, (128, 1))])
     taken = np.zeros((128, 128, 3), bool)
     monkeypatch.setattr(detect_patterns, "find_peaks", lambda spectrum: taken)
-    assert left_by_notch(Candidate("two waves", noise), photographs) == 1
+    monkeypatch.setattr(detect_patterns, "without_local_peaks", lambda pixels: 100 + (pixels - 100.0) / 2)
+    left = left_by_notches(Candidate("two waves", noise), photographs)
+    assert left == {"left_by_notch": 1, "left_by_local_notch": 0.25}
     taken[0, [16, -16]] = True
-    assert left_by_notch(Candidate("two waves", noise), photographs) == pytest.approx(0.5, abs=0.02)
+    left = left_by_notches(Candidate("two waves", noise), photographs)
+    assert left["left_by_notch"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_spreads_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

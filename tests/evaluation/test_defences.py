@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.photographs import SHIPPED
 from tests.support.told_progress import Told
 from unseg.errors import UserError
 from unseg.evaluation.conditions import reencoded
@@ -22,6 +23,7 @@ from unseg.evaluation.defences.kinds import Batch, BatchDefence, ImageDefence, S
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
 from unseg.method.patterns import ONE_CODE_BOOK, CodeBook
+from unseg.storage.image_decoding import read_image
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 47, 3)).astype(np.uint8)
 
@@ -334,6 +336,41 @@ def test_notch_looks_for_no_wave_that_is_longer_than_it_says() -> None:
     found, missed = (notch.find_peaks(notch.mean_log_spectrum(with_grating(clean, period))) for period in (32, 48))
     assert found[4, 4, 0]  # 128 / 32 cycles a block
     assert not missed[:4, :4].any()  # 128 / 48 = 2.7
+
+
+def test_local_notch_takes_a_code_out_where_it_is_and_little_else() -> None:
+    """The stripes vary from image to image and lie on a part of each; the rest of the image has none."""
+    size, key = (150, 210), b"key"
+    codes = np.zeros(size, np.uint8)
+    codes[20:100, 30:170] = 1
+    here, there = codes == 1, np.zeros(size, bool)
+    there[130:, :] = True
+    before = after = 0.0
+    for name in ("chelsea.png", "rocket.jpg"):
+        image = read_image(SHIPPED / name).pixels[: size[0], : size[1]]
+        noised = apply_codes(image, codes, ONE_CODE_BOOK, key, Budget(8, 0))
+        clean, left = changed("localnotch", image).astype(float), changed("localnotch", noised).astype(float)
+        before += np.square(noised.astype(float) - image)[here].sum()
+        after += np.square(left - clean)[here].sum()
+        assert np.abs(left - clean)[there].max() <= 1
+        assert np.abs(clean - image).mean() < 1.5
+    assert after < 0.4 * before
+
+
+def test_local_notch_takes_images_of_any_size_and_leaves_flat_ones_alone() -> None:
+    """A wave of 8 pixels along x sticks out of its own block in each channel; one of 40 pixels stays."""
+    for size in ((3, 5), (64, 64), (65, 127)):
+        flat = np.full((*size, 3), (90, 140, 200), np.uint8)
+        assert np.array_equal(changed("localnotch", flat), flat)
+    y, x = np.indices((96, 160))
+    noise = np.random.default_rng(1).normal(0, 3, (96, 160))
+    for period, stays in ((8, False), (40, True)):
+        wave = 128 + 20 * np.cos(2 * np.pi * x / period) + noise
+        grey = np.repeat(np.clip(np.round(wave), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        inside = np.s_[16:80, 0:160]
+        turned = np.exp(2j * np.pi * x[inside] / period)
+        amplitude = 2 * abs((changed("localnotch", grey)[inside][..., 0] * turned).mean())
+        assert (amplitude > 18) if stays else (amplitude < 4)
 
 
 def test_notch_leaves_clean_images_nearly_as_they_are() -> None:

@@ -43,7 +43,7 @@ class CrossedOptions:
         str,
         typer.Option(
             help="What is done to all training images: none (always among them), jpeg75, grey, whiten, project, notch, "
-            "denoise, quarter, …; several joined by +."
+            "localnotch, denoise, quarter, …; several joined by +."
         ),
     ] = "none,jpeg75,grey"
     networks: Annotated[

@@ -18,6 +18,7 @@ from unseg.evaluation.defences.gaussian import gaussian
 from unseg.evaluation.defences.grey import grey
 from unseg.evaluation.defences.jpeg import jpeg
 from unseg.evaluation.defences.kinds import Defence
+from unseg.evaluation.defences.local_notch import local_notch
 from unseg.evaluation.defences.notch import notch
 from unseg.evaluation.defences.projection import project
 from unseg.evaluation.defences.resizing import down_and_up, resize
@@ -75,6 +76,7 @@ DEFENCES: dict[str, Row] = {
     "at": Row("at4", lambda number, tools: adversarial_training(number), 1, 32),
     "project": Row("project", lambda number, tools: project()),
     "notch": Row("notch", lambda number, tools: notch()),
+    "localnotch": Row("localnotch", lambda number, tools: local_notch()),
     "denoise": Row("denoise", _denoise),
     "early": Row("early", lambda number, tools: early()),
 }
