@@ -16,7 +16,8 @@ share of the noise's energy that the defence `notch` leaves where all segments o
 - SHAPE:DEGREES:PERIODS:AXIS: a pattern of your own, such as checkers:0:16:++- or stripes:45:11.3+45:+-+ (two waves)
 
 With --grey the photographs are turned grey first; codes have their forms for grey images then, and `tint` is brighter.
-With --period-spread and --direction-spread patterns vary by as much from image to image, not as several codes do.
+With --period-spread and --direction-spread patterns vary by as much from image to image, not as several codes do; with
+--drift-turns and --drift-cell their phase does within an image.
 
 Needs BSDS500 and the package of EfficientNet-lite0's weights. A pattern takes two minutes of one core, the book three.
 What the file holds is not measured again, so a run that was stopped goes on.
@@ -51,7 +52,7 @@ from unseg.evaluation.time_to_detect import Detecting, Question, time_to_detect
 from unseg.method.coded_noise import apply_codes
 from unseg.method.config import Budget
 from unseg.method.learned_codes import apply_learned_codes
-from unseg.method.patterns import BOOK, GREY_AXIS, Axis, CodeBook, Grating, Pattern
+from unseg.method.patterns import BOOK, DRIFT_ROWS, GREY_AXIS, Axis, CodeBook, Grating, Pattern
 from unseg.method.pixels import is_grey
 from unseg.storage.coded_weights import LoadedCoded, load_coded
 from unseg.storage.files import write_bytes
@@ -59,6 +60,7 @@ from unseg.storage.image_decoding import read_image
 from unseg.storage.label_decoding import open_label
 
 SPLITS = ("train", "test")
+MOST_TURNS = 8  # of drift; more are noise
 LOCAL_STEP = 10  # a local notch filter takes half a second a photograph
 KEY = b"benchmarks.detect_patterns"
 BOOK_STEPS = 200  # of many codes, which take longer
@@ -211,6 +213,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """Returns what all figures of a file share."""
     spreads = {"period_spread": book.period_spread, "direction_spread": book.direction_spread}
+    if (book.drift_turns, book.drift_cell) != (BOOK.drift_turns, BOOK.drift_cell):
+        spreads |= {"drift_turns": book.drift_turns, "drift_cell": book.drift_cell}
     weights = {"learned": learned.sha256} if learned else {}
     photographs = {"photographs": "grey"} if grey else {}
     return {"book": book.version, **spreads, "budget": budget.object, **asdict(options), **weights, **photographs}
@@ -239,17 +243,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the network's weights, views and noised segments")
     parser.add_argument("--period-spread", type=float, default=BOOK.period_spread, help="default: of several codes")
     parser.add_argument("--direction-spread", type=float, default=BOOK.direction_spread, help="radians; likewise")
+    parser.add_argument("--drift-turns", type=float, default=BOOK.drift_turns, help="largest shift of the phase")
+    parser.add_argument("--drift-cell", type=float, default=BOOK.drift_cell, help="pixels over which it changes")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args(arguments)
     terminal, budget = Terminal(), Budget(options.epsilon, 0)
     training = Detecting(steps=options.steps, seed=options.seed)
-    book = replace(BOOK, period_spread=options.period_spread, direction_spread=options.direction_spread)
+    varied = ("period_spread", "direction_spread", "drift_turns", "drift_cell")
+    book = replace(BOOK, **{name: getattr(options, name) for name in varied})
     torch.set_num_threads(options.threads)
     try:
         if not 0 <= book.period_spread < 1:
             raise UserError(f"--period-spread {book.period_spread}: give 0 or more, and less than 1")
         if not 0 <= book.direction_spread <= math.pi:
             raise UserError(f"--direction-spread {book.direction_spread}: give radians from 0 to 3.14")
+        if not 0 <= book.drift_turns <= MOST_TURNS:
+            raise UserError(f"--drift-turns {book.drift_turns}: give turns from 0 to {MOST_TURNS}")
+        if not DRIFT_ROWS <= book.drift_cell < math.inf:
+            raise UserError(f"--drift-cell {book.drift_cell}: give {DRIFT_ROWS} pixels or more")
         learned = load_coded(options.learned) if options.learned else None
         asked = [candidate(name, budget, learned.network if learned else None, book) for name in options.patterns]
         figures = earlier(options.out, settings_of(training, budget, book, learned, options.grey))

@@ -150,9 +150,18 @@ def test_spreads_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     narrow = replace(BOOK, patterns=(BOOK.patterns[1],), period_spread=0.1, direction_spread=0.0)
     assert np.array_equal(pixels, apply_codes(photo, codes, narrow, KEY, BUDGET)) and (codes == 1).any()
     assert main(["code2", *command]) == 2
+    drifting = [*command[:-1], str(tmp_path / "drift.json"), "--drift-turns", "0.7", "--drift-cell", "8"]
+    assert main(["code2", *drifting]) == 0
+    pixels, codes = asked[1].visit(0, np.random.default_rng(1))
+    winding = replace(BOOK, patterns=(BOOK.patterns[1],), drift_turns=0.7, drift_cell=8.0)
+    assert np.array_equal(pixels, apply_codes(photo, codes, winding, KEY, BUDGET)) and (codes == 1).any()
+    assert main(["code2", *drifting[:-1], "9"]) == 2
 
 
-@pytest.mark.parametrize(("option", "value"), [("--period-spread", "1"), ("--direction-spread", "nan")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--period-spread", "1"), ("--direction-spread", "nan"), ("--drift-turns", "-1"), ("--drift-cell", "3")],
+)
 def test_spreads_that_no_pattern_can_have(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["code1", option, value]) == 2
     assert option in capsys.readouterr().err
