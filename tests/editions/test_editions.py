@@ -642,7 +642,7 @@ def test_a_list_that_names_no_image_is_the_one_that_is_told(
     [
         ({"EPSILON": "many", "STRENGTH": "strong"}, "EPSILON=many: "),
         ({"EPSILON": "4", "STRENGTH": "loud"}, "STRENGTH loud: "),
-        ({"NOISE": "codes", "KEY": "nowhere/x.key"}, "name the file that holds it with KEY, or leave KEY out"),
+        ({"NOISE": "codes", "KEY": "/"}, "name the file that holds it with KEY, or leave KEY out"),
         ({"NOISE": "codes", "CODES": "nowhere.json"}, "CODES=nowhere.json: "),
         ({"NOISE": "codes", "REGION": "published"}, "REGION=published: follows a network's prompt"),
         ({"SHARD": "1/2"}, "SHARD=1/2: nothing in OUT="),
