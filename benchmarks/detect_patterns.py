@@ -19,8 +19,8 @@ With --grey the photographs are turned grey first; codes have their forms for gr
 With --period-spread and --direction-spread patterns vary by as much from image to image, not as several codes do; with
 --drift-turns and --drift-cell their phase does within an image.
 
-Needs BSDS500 and the package of EfficientNet-lite0's weights. A pattern takes two minutes of one core, the book three.
-What the file holds is not measured again, so a run that was stopped goes on.
+Needs BSDS500 and the package of EfficientNet-lite0's weights. A pattern takes three minutes of one core, the book
+longer. What the file holds is not measured again, so a run that was stopped goes on.
 """
 
 from __future__ import annotations

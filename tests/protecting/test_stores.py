@@ -307,7 +307,11 @@ def test_a_listing_holds_a_page_at_a_time(there: Any, monkeypatch: pytest.Monkey
 def test_a_key_is_drawn_on_this_machine_and_never_sent(there: Any, local: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--out s3://unseg-test/set/out: a key does not lie in a store"):
         run(local, key=None)
-    assert objects(there) == {}
+    published = tmp_path / "published"
+    protect(local / "photos", published, SETTINGS, masks=local / "masks")
+    with pytest.raises(UserError, match=r"--key .*in\.key: lies in .*published, a protected folder"):
+        run(local, key=published / "in.key")
+    assert objects(there) == {} and not (published / "in.key").exists()
     run(local, key=tmp_path / "new.key")
     key = (tmp_path / "new.key").read_text().strip()
     assert not any(key.encode() in data or bytes.fromhex(key) in data for data in objects(there).values())
